@@ -1,0 +1,19 @@
+"""`python -m trm.build_data data=NAME ...`: build the dataset folder `data.path`.
+
+Sudoku-Extreme comes from `data.train_csv` and `data.test_csv`, or is downloaded where they are not given; the other datasets
+are generated.
+"""
+
+from trm.config import Config
+from trm.data.build import build_dataset
+
+
+def run(cfg: Config) -> None:
+    """Build, or find built, the dataset of these settings, and say what it is."""
+    print(build_dataset(cfg.data))
+
+
+if __name__ == "__main__":
+    from trm.cli import hydra_command
+
+    hydra_command(run)

@@ -1,0 +1,276 @@
+"""Build a dataset folder from csv files or from generated puzzles.
+
+What is written is a function of the settings and of the csv files' content alone: no clock, no path, no library version.
+"""
+
+import dataclasses
+import fcntl
+import hashlib
+import json
+import logging
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trm.config import DataConfig
+from trm.data import csv_source
+from trm.data.format import ARRAYS, Metadata, array_path, read_build_record
+from trm.data.generate import SMALLEST_SIDE_WITH_CLASSES, generate
+from trm.data.hashing import Stream, hash64, permutations
+from trm.data.sudoku import PAD, Sudoku
+from trm.data.symmetry import augment, signature
+from trm.errors import DataError
+
+# Changes whenever the same settings give other bytes.
+FORMAT_VERSION = 1
+SPLITS = ("train", "test")
+# The settings that decide the content; csv files enter by their sha256.
+_SETTINGS = ("source", "box_rows", "box_cols", "num_puzzles", "num_test_puzzles", "num_aug", "seed")
+_GENERATED_TEST_PUZZLES = 1000
+# Rows augmented at a time: few enough that the work stays in the processor's cache.
+_CHUNK_ROWS = 1024
+
+_log = logging.getLogger(__name__)
+
+Rows = tuple[NDArray[np.uint8], NDArray[np.uint8]]
+
+
+@dataclass(frozen=True)
+class BuildReport:
+    """What `build_dataset` found or made; `built` is False where the folder was there already with the same settings."""
+
+    path: Path
+    built: bool
+    rows: dict[str, int]
+    puzzles: dict[str, int]
+    num_bytes: int
+    seconds: float
+    disjointness: str
+
+    def __str__(self) -> str:
+        """Several lines for the terminal."""
+        counts = [f"{split}: {self.puzzles[split]:,} puzzles, {self.rows[split]:,} rows" for split in SPLITS]
+        state = f"built in {self.seconds:.1f} s" if self.built else "already built with the same settings"
+        return "\n".join([f"{self.path}: {state}, {self.num_bytes / 1e6:.1f} MB", *counts, self.disjointness])
+
+
+def ensure_dataset(data: DataConfig) -> Path:
+    """The dataset folder `data.path`, built first where it is missing and nothing has to be downloaded.
+
+    Raises DataError where the folder was built with other settings, or where it must be built by hand (the command is named).
+    """
+    path = Path(data.path)
+    if not _is_absent(path):
+        _check_settings(path, data)
+        return path
+    if data.source == "csv" and not (data.train_csv and data.test_csv):
+        raise DataError(f"data.path={path} does not exist: build it with {build_command(data)}")
+    build_dataset(data)
+    return path
+
+
+def build_command(data: DataConfig) -> str:
+    """The command that builds this dataset; downloads Sudoku-Extreme where no csv files are named."""
+    keys = ["path", "num_puzzles", "num_test_puzzles", "num_aug", "seed", "train_csv", "test_csv"]
+    overrides = [f"data.{key}={getattr(data, key)}" for key in keys if getattr(data, key) is not None]
+    return " ".join(["python -m trm.build_data", f"data={data.name}", *overrides])
+
+
+def build_dataset(data: DataConfig) -> BuildReport:
+    """Write the dataset folder `data.path`, whole or not at all; processes that want the same folder build it once.
+
+    Raises DataError for wrong input, for a folder built with other settings, and where the folder cannot be written.
+    """
+    started = time.monotonic()
+    path = Path(data.path)
+    try:
+        with _lock(path):
+            if not _is_absent(path):
+                record = _check_settings(path, data)
+                if record is None:
+                    raise DataError(f"data.path={path} exists and was not built here: choose another data.path or remove it")
+                return _report(path, record, seconds=0.0, built=False)
+            _log.info("building the dataset %s", path)
+            record = _build(path, data)
+    except OSError as error:
+        raise DataError(f"data.path={path} cannot be written ({error}): choose another data.path") from error
+    return _report(path, record, seconds=time.monotonic() - started, built=True)
+
+
+def _build(path: Path, data: DataConfig) -> dict[str, Any]:
+    sudoku = Sudoku(data.box_rows, data.box_cols)
+    splits, csv_sha256 = _generated(sudoku, data) if data.source == "generated" else _from_csv(sudoku, data)
+    record: dict[str, Any] = {
+        "format_version": FORMAT_VERSION,
+        "settings": _settings(data),
+        "csv_sha256": csv_sha256,
+        "disjointness": _disjointness(sudoku, splits, generated=data.source == "generated"),
+        "puzzles": {split: len(splits[split][0]) for split in SPLITS},
+        "rows": {},
+        "sha256": {},
+    }
+    folder = path.with_name(f".{path.name}.building")
+    shutil.rmtree(folder, ignore_errors=True)
+    for split in SPLITS:
+        (folder / split).mkdir(parents=True)
+        num_aug = data.num_aug if split == "train" else 0
+        record["rows"][split] = _write_split(folder, split, sudoku, splits[split], num_aug=num_aug, seed=data.seed)
+        for name in ARRAYS:
+            with array_path(folder, split, name).open("rb") as file:
+                record["sha256"][f"{split}/{name}"] = hashlib.file_digest(file, "sha256").hexdigest()
+    _write_json(folder / "identifiers.json", ["<blank>"])
+    _write_json(folder / "build.json", record)
+    folder.replace(path)
+    return record
+
+
+def _from_csv(sudoku: Sudoku, data: DataConfig) -> tuple[dict[str, Rows], dict[str, str]]:
+    given = {"train": data.train_csv, "test": data.test_csv}
+    counts = {"train": data.num_puzzles, "test": data.num_test_puzzles}
+    streams = {"train": Stream.TRAIN_ROWS, "test": Stream.TEST_ROWS}
+    if not all(given.values()) and (data.box_rows, data.box_cols) != (3, 3):
+        raise DataError(
+            f"only 9x9 puzzles can be downloaded, not {sudoku.side}x{sudoku.side}: set data.train_csv and data.test_csv"
+        )
+    files, chosen, rows = {}, {}, {}
+    for split in SPLITS:
+        named = given[split]
+        source = Path(named) if named else csv_source.download(f"{split}.csv")
+        file = csv_source.scan(source, f"data.{split}_csv")
+        count = file.num_rows if counts[split] is None else counts[split]
+        key = "data.num_puzzles" if split == "train" else "data.num_test_puzzles"
+        assert count is not None
+        if count > file.num_rows:
+            raise DataError(f"{key}={count}, but {file.path} has {file.num_rows} puzzles: lower it")
+        order = permutations(hash64(streams[split], data.seed, np.arange(file.num_rows)))
+        files[split] = file
+        chosen[split] = order[:count] if count < file.num_rows else np.arange(count)
+    for split in SPLITS:
+        rows[split] = csv_source.read_rows(files[split], sudoku, chosen[split])
+    line_of = {row.tobytes(): i for i, row in zip(chosen["train"].tolist(), rows["train"][0], strict=True)}
+    for i, row in zip(chosen["test"].tolist(), rows["test"][0], strict=True):
+        if row.tobytes() in line_of:
+            in_train = f"{files['train'].path}:{line_of[row.tobytes()] + 2}"
+            raise DataError(f"{files['test'].path}:{i + 2}: the puzzle is also in {in_train}: remove one")
+    return rows, {split: files[split].sha256 for split in SPLITS}
+
+
+def _generated(sudoku: Sudoku, data: DataConfig) -> tuple[dict[str, Rows], dict[str, str]]:
+    num_test = _GENERATED_TEST_PUZZLES if data.num_test_puzzles is None else data.num_test_puzzles
+    questions, answers = generate(sudoku, num_test + data.num_puzzles, data.seed)
+    # The test puzzles come first, so that runs with more training puzzles are tested on the same ones.
+    return {"test": (questions[:num_test], answers[:num_test]), "train": (questions[num_test:], answers[num_test:])}, {}
+
+
+def _disjointness(sudoku: Sudoku, splits: dict[str, Rows], *, generated: bool) -> str:
+    """What is known about test puzzles that equal training puzzles, in one line."""
+    size = f"{sudoku.side}x{sudoku.side}"
+    signatures = {}
+    for split, (questions, answers) in splits.items():
+        blocks = range(0, len(questions), _CHUNK_ROWS)
+        parts = [signature(sudoku, questions[i : i + _CHUNK_ROWS], answers[i : i + _CHUNK_ROWS]) for i in blocks]
+        signatures[split] = np.concatenate(parts)
+    shared = int(np.isin(signatures["test"], signatures["train"]).sum())
+    if shared == 0:
+        return "train and test share no puzzle, nor any symmetric copy of one (digits, bands, rows, stacks, columns, transpose)"
+    so = f"{shared} of {len(signatures['test'])} test puzzles may be symmetric copies of a training puzzle"
+    if generated and sudoku.side < SMALLEST_SIDE_WITH_CLASSES:
+        so += f": {size} has too few puzzles that are not copies of one another to keep the two sets apart"
+    return f"train and test share no puzzle, but {so}"
+
+
+def _write_split(folder: Path, split: str, sudoku: Sudoku, base: Rows, *, num_aug: int, seed: int) -> int:
+    """Write one split's arrays and dataset.json; returns its number of rows N."""
+    num_groups = len(base[0])
+    num_rows = num_groups * (num_aug + 1)
+    header = {"descr": "|u1", "fortran_order": False, "shape": (num_rows, sudoku.num_cells)}
+    with array_path(folder, split, "inputs").open("wb") as inputs, array_path(folder, split, "labels").open("wb") as labels:
+        for file in (inputs, labels):
+            np.lib.format.write_array_header_1_0(file, header)
+        for start in range(0, num_rows, _CHUNK_ROWS):
+            rows = np.arange(start, min(start + _CHUNK_ROWS, num_rows))
+            puzzles, variants = np.divmod(rows, num_aug + 1)
+            questions, answers = augment(sudoku, *base, seed=seed, puzzles=puzzles, variants=variants)
+            inputs.write(questions.data)
+            labels.write(answers.data)
+    for name, array in {
+        "puzzle_identifiers": np.zeros(num_rows, np.int32),
+        "puzzle_indices": np.arange(num_rows + 1, dtype=np.int32),
+        "group_indices": np.arange(0, num_rows + 1, num_aug + 1, dtype=np.int32),
+    }.items():
+        np.save(array_path(folder, split, name), array)
+    metadata = Metadata(
+        seq_len=sudoku.num_cells,
+        vocab_size=sudoku.vocab_size,
+        pad_id=PAD,
+        ignore_label_id=PAD,
+        blank_identifier_id=0,
+        num_puzzle_identifiers=1,
+        total_groups=num_groups,
+        mean_puzzle_examples=1.0,
+        total_puzzles=num_rows,
+        sets=["all"],
+    )
+    _write_json(folder / split / "dataset.json", dataclasses.asdict(metadata))
+    return num_rows
+
+
+def _settings(data: DataConfig) -> dict[str, Any]:
+    return {key: getattr(data, key) for key in _SETTINGS}
+
+
+def _check_settings(path: Path, data: DataConfig) -> dict[str, Any] | None:
+    """The build record of a folder; None for a folder of the reference's builder, which says nothing of its settings."""
+    record = read_build_record(path)
+    if record is None:
+        return None
+    if record.get("format_version") != FORMAT_VERSION:
+        raise DataError(
+            f"data.path={path} has format version {record.get('format_version')}, not {FORMAT_VERSION}: "
+            f"remove it and build it again with {build_command(data)}"
+        )
+    for key, wanted in _settings(data).items():
+        built = record["settings"].get(key)
+        if built != wanted:
+            raise DataError(
+                f"data.{key}={wanted}, but the dataset {path} was built with data.{key}={built}: "
+                f"choose another data.path or set data.{key}={'null' if built is None else built}"
+            )
+    for split, named in (("train", data.train_csv), ("test", data.test_csv)):
+        # A built dataset does not need its csv files; where one is there it must be the same.
+        if named and Path(named).exists():
+            sha256 = csv_source.scan(Path(named), f"data.{split}_csv").sha256
+            if sha256 != record["csv_sha256"].get(split):
+                raise DataError(
+                    f"data.{split}_csv={named} is not the file that the dataset {path} was built from: choose another data.path"
+                )
+    return record
+
+
+def _report(path: Path, record: dict[str, Any], *, seconds: float, built: bool) -> BuildReport:
+    num_bytes = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+    return BuildReport(path, built, record["rows"], record["puzzles"], num_bytes, seconds, record["disjointness"])
+
+
+def _is_absent(path: Path) -> bool:
+    return not path.exists() or (path.is_dir() and not any(path.iterdir()))
+
+
+@contextmanager
+def _lock(path: Path) -> Iterator[None]:
+    """Hold the folder's lock file, which lies beside it; waits while another process builds the same folder."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.with_name(f".{path.name}.lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _write_json(file: Path, content: Any) -> None:
+    file.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

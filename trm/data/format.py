@@ -1,0 +1,181 @@
+"""A dataset folder: the reference's layout, read and checked here.
+
+    identifiers.json            names of the puzzle identifiers (Sudoku: one, "<blank>")
+    build.json                  how it was built; absent in folders made by the reference's builder
+    train/ test/
+      dataset.json              `Metadata`
+      all__inputs.npy           tokens [N, L]
+      all__labels.npy           tokens [N, L]; `ignore_label_id` marks cells without a label
+      all__puzzle_identifiers.npy   [N]
+      all__puzzle_indices.npy       [N + 1], first row of each puzzle (one row a puzzle: 0..N)
+      all__group_indices.npy        [G + 1], first puzzle of each group: a base puzzle and its stored variants
+
+Written here as uint8 (tokens) and int32; the reference's int64 arrays are read too.
+"""
+
+import dataclasses
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trm.data.sudoku import Sudoku
+from trm.errors import DataError
+
+ARRAYS = ("inputs", "labels", "puzzle_identifiers", "puzzle_indices", "group_indices")
+
+
+@dataclass(frozen=True)
+class Metadata:
+    """dataset.json: the reference's fields."""
+
+    seq_len: int
+    vocab_size: int
+    pad_id: int
+    ignore_label_id: int | None
+    blank_identifier_id: int
+    num_puzzle_identifiers: int
+    total_groups: int
+    mean_puzzle_examples: float
+    total_puzzles: int
+    sets: list[str]
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """One split: N rows of L tokens in G groups. `sudoku` is None where the rows are no Sudoku of a known box shape."""
+
+    inputs: NDArray[np.integer]
+    labels: NDArray[np.integer]
+    puzzle_identifiers: NDArray[np.integer]
+    puzzle_indices: NDArray[np.integer]
+    group_indices: NDArray[np.integer]
+    metadata: Metadata
+    sudoku: Sudoku | None
+
+    @property
+    def num_rows(self) -> int:
+        """Rows N, stored variants included."""
+        return len(self.inputs)
+
+    @property
+    def num_groups(self) -> int:
+        """Base puzzles G."""
+        return len(self.group_indices) - 1
+
+
+def array_path(folder: Path, split: str, name: str) -> Path:
+    """Where the array `name` (one of ARRAYS) of a split lies."""
+    return folder / split / f"all__{name}.npy"
+
+
+def load_dataset(path: Path, split: str) -> Dataset:
+    """Open one split ("train" or "test") of a dataset folder; the token arrays stay on disk (memory-mapped).
+
+    Raises DataError naming the file when one is missing, unreadable, or at odds with the others.
+    """
+    metadata = _load_metadata(path, split)
+    arrays = {name: _load_array(path, array_path(path, split, name)) for name in ARRAYS}
+    inputs = arrays["inputs"]
+    num_rows = len(inputs)
+    shapes = {
+        "inputs": (num_rows, metadata.seq_len),
+        "labels": (num_rows, metadata.seq_len),
+        "puzzle_identifiers": (num_rows,),
+        "puzzle_indices": (num_rows + 1,),
+        "group_indices": (metadata.total_groups + 1,),
+    }
+    for name, array in arrays.items():
+        file = array_path(path, split, name)
+        if array.shape != shapes[name] or not np.issubdtype(array.dtype, np.integer):
+            found = f"{array.dtype}{list(array.shape)}"
+            raise _broken(path, file, f"holds {found}, but dataset.json and inputs ask for integers {list(shapes[name])}")
+    if num_rows == 0:
+        raise _broken(path, array_path(path, split, "inputs"), "has no rows")
+    limits = {
+        "inputs": metadata.vocab_size,
+        "labels": metadata.vocab_size,
+        "puzzle_identifiers": metadata.num_puzzle_identifiers,
+    }
+    for name, limit in limits.items():
+        lowest, highest = int(arrays[name].min()), int(arrays[name].max())
+        if lowest < 0 or highest >= limit:
+            wrong = lowest if lowest < 0 else highest
+            raise _broken(path, array_path(path, split, name), f"holds {wrong}, outside 0..{limit - 1} of dataset.json")
+    if not np.array_equal(arrays["puzzle_indices"], np.arange(num_rows + 1)):
+        raise _broken(path, array_path(path, split, "puzzle_indices"), "must count one row a puzzle: 0..number of rows")
+    groups = arrays["group_indices"]
+    if groups[0] != 0 or groups[-1] != num_rows or (np.diff(groups) < 1).any():
+        raise _broken(path, array_path(path, split, "group_indices"), f"must rise from 0 to {num_rows}")
+    return Dataset(**arrays, metadata=metadata, sudoku=_sudoku_of(path, metadata))
+
+
+def read_build_record(path: Path) -> dict[str, Any] | None:
+    """build.json of a dataset folder, or None in a folder made by the reference's builder."""
+    file = path / "build.json"
+    if not file.exists():
+        return None
+    record = _read_json(path, file)
+    if not isinstance(record.get("settings"), dict):
+        raise _broken(path, file, "has no settings")
+    return record
+
+
+def _load_metadata(path: Path, split: str) -> Metadata:
+    file = path / split / "dataset.json"
+    plain = _read_json(path, file)
+    # The first releases of the reference's builder did not write total_puzzles.
+    plain.setdefault("total_puzzles", plain.get("total_groups"))
+    try:
+        metadata = Metadata(**{item.name: plain[item.name] for item in dataclasses.fields(Metadata)})
+    except KeyError as error:
+        raise _broken(path, file, f"has no {error.args[0]}") from error
+    for item in ("seq_len", "vocab_size", "total_groups", "num_puzzle_identifiers", "pad_id", "blank_identifier_id"):
+        value = getattr(metadata, item)
+        if not isinstance(value, int) or value < 0:
+            raise _broken(path, file, f"has {item}={value!r}, not a count")
+    return metadata
+
+
+def _load_array(path: Path, file: Path) -> NDArray[Any]:
+    try:
+        return np.asarray(np.load(file, mmap_mode="r", allow_pickle=False))
+    except FileNotFoundError as error:
+        raise _broken(path, file, "is missing") from error
+    except (ValueError, EOFError, OSError) as error:
+        raise _broken(path, file, f"is not a readable npy file ({str(error).splitlines()[0]})") from error
+
+
+def _read_json(path: Path, file: Path) -> dict[str, Any]:
+    try:
+        plain = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise _broken(path, file, "is missing") from error
+    except (ValueError, OSError) as error:
+        raise _broken(path, file, f"is not readable JSON ({error})") from error
+    if not isinstance(plain, dict):
+        raise _broken(path, file, "is not a JSON object")
+    return plain
+
+
+def _sudoku_of(path: Path, metadata: Metadata) -> Sudoku | None:
+    """Box shape from the build record; without one, square boxes if the sizes fit."""
+    record = read_build_record(path)
+    if record is not None:
+        try:
+            sudoku = Sudoku(int(record["settings"]["box_rows"]), int(record["settings"]["box_cols"]))
+        except (KeyError, TypeError, ValueError) as error:
+            raise _broken(path, path / "build.json", "has no box_rows and box_cols") from error
+    else:
+        box = math.isqrt(math.isqrt(metadata.seq_len))
+        sudoku = Sudoku(box, box)
+    fits = (sudoku.num_cells, sudoku.vocab_size) == (metadata.seq_len, metadata.vocab_size)
+    return sudoku if fits else None
+
+
+def _broken(path: Path, file: Path, what: str) -> DataError:
+    return DataError(f"{file} {what}: remove {path} and build it again with python -m trm.build_data data.path={path}")

@@ -1,0 +1,156 @@
+"""Batches of a dataset: a training stream that is a pure function of (seed, step), and an evaluation pass that counts once.
+
+The training stream is an endless row of positions. Position q is puzzle q mod G of epoch q // G's order (every base puzzle once
+an epoch), in a variant drawn by hashing (seed, q); step s takes positions [s * B, (s + 1) * B). So there is never a partial
+batch, any step can be drawn without the steps before it, and hosts that share a batch need not talk.
+Shapes: G groups, B rows of the global batch, L tokens.
+"""
+
+import math
+from collections.abc import Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trm.data.format import Dataset, Metadata
+from trm.data.hashing import Stream, hash64, permutations
+from trm.data.symmetry import augment
+from trm.errors import DataError
+
+IGNORED_LABEL = -100
+
+Batch = dict[str, NDArray[np.int32]]
+
+
+def _host_rows(global_batch_size: int, process_index: int, process_count: int) -> slice:
+    """The contiguous share of the global batch that one host loads."""
+    if global_batch_size % process_count:
+        raise DataError(f"a batch of {global_batch_size} rows does not divide over {process_count} hosts")
+    local = global_batch_size // process_count
+    return slice(process_index * local, (process_index + 1) * local)
+
+
+def _to_batch(
+    metadata: Metadata, inputs: NDArray[np.integer], labels: NDArray[np.integer], identifiers: NDArray[np.integer]
+) -> Batch:
+    targets = labels.astype(np.int32)
+    if metadata.ignore_label_id is not None:
+        targets[targets == metadata.ignore_label_id] = IGNORED_LABEL
+    return {
+        "inputs": inputs.astype(np.int32),
+        "labels": targets,
+        "puzzle_identifiers": identifiers.astype(np.int32),
+    }
+
+
+class TrainLoader:
+    """The training stream of one host.
+
+    `seed` orders puzzles and draws variants; `data_seed` (data.seed) is what the variants themselves are made from. Where the
+    dataset stores variants those are drawn from, else variants 0..on_the_fly_aug are made here; the stream is the same.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        *,
+        seed: int,
+        global_batch_size: int,
+        on_the_fly_aug: int,
+        data_seed: int,
+        process_index: int = 0,
+        process_count: int = 1,
+    ):
+        self._dataset = dataset
+        self._seed = seed
+        self._data_seed = data_seed
+        self._global_batch_size = global_batch_size
+        self._rows = _host_rows(global_batch_size, process_index, process_count)
+        self._first_row = np.asarray(dataset.group_indices[:-1], np.int64)
+        self._num_variants = np.diff(np.asarray(dataset.group_indices, np.int64))
+        self._on_the_fly = on_the_fly_aug > 0 and dataset.num_rows == dataset.num_groups
+        if self._on_the_fly:
+            if dataset.sudoku is None:
+                raise DataError("data.on_the_fly_aug works on Sudoku only: set data.on_the_fly_aug=0")
+            self._num_variants[:] = on_the_fly_aug + 1
+            self._inputs = np.asarray(dataset.inputs, np.uint8)
+            self._labels = np.asarray(dataset.labels, np.uint8)
+        self._orders: dict[int, NDArray[np.intp]] = {}
+
+    def batch(self, step: int) -> Batch:
+        """This host's rows of the batch of `step` (from 0): inputs, labels [B_local, L] and puzzle_identifiers [B_local]."""
+        start = step * self._global_batch_size
+        positions = np.arange(start + self._rows.start, start + self._rows.stop)
+        groups = self._groups_at(positions)
+        draws = hash64(Stream.VARIANT, self._seed, positions)
+        variants = (draws % self._num_variants[groups].astype(np.uint64)).astype(np.int64)
+        rows = self._first_row[groups]
+        inputs: NDArray[np.integer]
+        labels: NDArray[np.integer]
+        if self._on_the_fly:
+            assert self._dataset.sudoku is not None
+            inputs, labels = augment(
+                self._dataset.sudoku, self._inputs, self._labels, seed=self._data_seed, puzzles=groups, variants=variants
+            )
+        else:
+            rows = rows + variants
+            inputs, labels = self._dataset.inputs[rows], self._dataset.labels[rows]
+        return _to_batch(self._dataset.metadata, inputs, labels, self._dataset.puzzle_identifiers[rows])
+
+    def _groups_at(self, positions: NDArray[np.int64]) -> NDArray[np.intp]:
+        num_groups = self._dataset.num_groups
+        epochs, places = np.divmod(positions, num_groups)
+        wanted = np.unique(epochs).tolist()
+        # Only the orders that this batch needs are kept: the next batch mostly needs the same.
+        self._orders = {epoch: self._orders[epoch] if epoch in self._orders else self._order(epoch) for epoch in wanted}
+        groups = np.empty(len(positions), np.intp)
+        for epoch, order in self._orders.items():
+            here = epochs == epoch
+            groups[here] = order[places[here]]
+        return groups
+
+    def _order(self, epoch: int) -> NDArray[np.intp]:
+        return permutations(hash64(Stream.EPOCH, self._seed, epoch, np.arange(self._dataset.num_groups)))
+
+
+class EvalLoader:
+    """One pass over the first `max_puzzles` rows (None = all), in order; over all hosts every puzzle counts exactly once.
+
+    The last batch is filled with rows of padding whose labels are all IGNORED_LABEL. Iterating again repeats the pass.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        *,
+        global_batch_size: int,
+        max_puzzles: int | None = None,
+        process_index: int = 0,
+        process_count: int = 1,
+    ):
+        self._dataset = dataset
+        self._global_batch_size = global_batch_size
+        self._rows = _host_rows(global_batch_size, process_index, process_count)
+        self.num_puzzles = dataset.num_rows if max_puzzles is None else min(max_puzzles, dataset.num_rows)
+
+    def __len__(self) -> int:
+        """Batches of the pass, the same on every host."""
+        return math.ceil(self.num_puzzles / self._global_batch_size)
+
+    def __iter__(self) -> Iterator[Batch]:
+        """This host's rows of every batch, in the form of `TrainLoader.batch`."""
+        data, size = self._dataset, self._rows.stop - self._rows.start
+        for start in range(0, self.num_puzzles, self._global_batch_size):
+            first = min(start + self._rows.start, self.num_puzzles)
+            rows = slice(first, min(start + self._rows.stop, self.num_puzzles))
+            filled = _to_batch(data.metadata, data.inputs[rows], data.labels[rows], data.puzzle_identifiers[rows])
+            missing = size - (rows.stop - rows.start)
+            fill = {
+                "inputs": data.metadata.pad_id,
+                "labels": IGNORED_LABEL,
+                "puzzle_identifiers": data.metadata.blank_identifier_id,
+            }
+            yield {
+                name: np.pad(array, [(0, missing)] + [(0, 0)] * (array.ndim - 1), constant_values=fill[name])
+                for name, array in filled.items()
+            }

@@ -1,0 +1,133 @@
+"""Sudoku as tokens: text in and out, and the rules.
+
+A grid is its cells row by row. Token 0 is padding, 1 a blank cell, d + 1 the digit d. Shapes: N rows, L = side * side cells.
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trm.errors import DataError
+
+PAD = 0
+BLANK = 1
+DIGITS = "123456789ABCDEFGHIJKLMNOP"
+_BLANKS = ".0_"
+_SEPARATORS = "|-+"
+
+
+@dataclass(frozen=True)
+class Sudoku:
+    """A puzzle size: boxes of `box_rows` x `box_cols` cells, `side` = box_rows * box_cols digits."""
+
+    box_rows: int
+    box_cols: int
+
+    @property
+    def side(self) -> int:
+        """Cells along one side, and the number of digits."""
+        return self.box_rows * self.box_cols
+
+    @property
+    def num_cells(self) -> int:
+        """Cells of the grid, L."""
+        return self.side**2
+
+    @property
+    def vocab_size(self) -> int:
+        """Tokens: padding, blank and the digits."""
+        return self.side + 2
+
+    @cached_property
+    def units(self) -> NDArray[np.intp]:
+        """Cells of every row, then column, then box: [3 * side, side]."""
+        cells = np.arange(self.num_cells).reshape(self.side, self.side)
+        boxes = cells.reshape(self.box_cols, self.box_rows, self.box_rows, self.box_cols).swapaxes(1, 2)
+        return np.concatenate([cells, cells.T, boxes.reshape(self.side, self.side)])
+
+    def unit_name(self, unit: int) -> str:
+        """`units[unit]` in words, counted from 1."""
+        return f"{('row', 'column', 'box')[unit // self.side]} {unit % self.side + 1}"
+
+    def cell_name(self, cell: int) -> str:
+        """A cell in words, counted from 1."""
+        return f"row {cell // self.side + 1} column {cell % self.side + 1}"
+
+    @cached_property
+    def token_of_byte(self) -> NDArray[np.uint8]:
+        """Token of every byte of text [256]; 0 (padding) where the byte is no cell."""
+        table = np.full(256, PAD, np.uint8)
+        table[[ord(c) for c in _BLANKS]] = BLANK
+        for digit, char in enumerate(DIGITS[: self.side], start=1):
+            table[ord(char)] = table[ord(char.lower())] = digit + 1
+        return table
+
+    def parse(self, text: str) -> NDArray[np.uint8]:
+        """Tokens [L] of a puzzle written in one line or as a grid; `.`, `0` and `_` are blank.
+
+        White space and the lines of a drawn grid (`|`, `-`, `+`) are skipped. Raises DataError naming the position.
+        """
+        tokens = []
+        for position, char in enumerate(text, start=1):
+            if char.isspace() or char in _SEPARATORS:
+                continue
+            token = int(self.token_of_byte[ord(char)]) if ord(char) < 256 else PAD
+            if token == PAD:
+                raise DataError(
+                    f"position {position}: {char!r} is neither a digit 1-{DIGITS[self.side - 1]} nor a blank (one of {_BLANKS})"
+                )
+            tokens.append(token)
+        if len(tokens) != self.num_cells:
+            raise DataError(f"{len(tokens)} cells, but a {self.side}x{self.side} puzzle has {self.num_cells}")
+        return np.array(tokens, np.uint8)
+
+    def text(self, tokens: NDArray[np.integer]) -> str:
+        """One line of L characters, `.` for a cell without a digit; `parse` reads it back."""
+        return "".join(DIGITS[t - BLANK - 1] if t > BLANK else "." for t in tokens.tolist())
+
+    def grid(self, tokens: NDArray[np.integer]) -> str:
+        """A drawn grid of several lines; `parse` reads it back."""
+        text = self.text(tokens)
+        rule = "+".join("-" * (2 * self.box_cols + (1 if 0 < s < self.box_rows - 1 else 0)) for s in range(self.box_rows))
+        lines = []
+        for r in range(self.side):
+            if r and r % self.box_rows == 0:
+                lines.append(rule)
+            row = text[r * self.side : (r + 1) * self.side]
+            lines.append(" | ".join(" ".join(row[c : c + self.box_cols]) for c in range(0, self.side, self.box_cols)))
+        return "\n".join(lines)
+
+    def violations(self, question: NDArray[np.integer], answer: NDArray[np.integer]) -> list[str]:
+        """What is wrong with an answer [L] to a question [L], in words; empty when it solves it."""
+        found = []
+        blanks = np.flatnonzero(answer <= BLANK)
+        if len(blanks):
+            cells = "1 cell has" if len(blanks) == 1 else f"{len(blanks)} cells have"
+            found.append(f"{cells} no digit, the first in {self.cell_name(int(blanks[0]))}")
+        for cell in np.flatnonzero((question > BLANK) & (question != answer)).tolist():
+            found.append(f"{self.cell_name(cell)} was given as {self.text(question[[cell]])}, not {self.text(answer[[cell]])}")
+        for unit, cells in enumerate(self.units):
+            counts = np.bincount(answer[cells], minlength=self.vocab_size)
+            for token in np.flatnonzero(counts[BLANK + 1 :] > 1).tolist():
+                found.append(f"{self.unit_name(unit)} has {DIGITS[token]} more than once")
+        return found
+
+    def is_valid_solution(self, question: NDArray[np.integer], answer: NDArray[np.integer]) -> bool:
+        """Whether the answer [L] is complete, keeps the givens of the question [L] and obeys the rules."""
+        return not self.violations(question, answer)
+
+    def check_rows(self, questions: NDArray[np.uint8], answers: NDArray[np.uint8]) -> NDArray[np.bool_]:
+        """Which rows [N] are sound: every token of both [N, L] is a cell and the answer solves the question."""
+        sound: NDArray[np.bool_] = ((questions == BLANK) | (questions == answers)).all(axis=1)
+        sound &= (answers > BLANK).all(axis=1) & (answers < self.vocab_size).all(axis=1)
+        # Cells first: every operation below then runs over contiguous rows of N.
+        bits_LN = np.uint32(1) << answers.T.astype(np.uint32)
+        every_digit = np.uint32((1 << self.vocab_size) - (1 << (BLANK + 1)))
+        for cells in self.units:
+            seen = bits_LN[cells[0]].copy()
+            for cell in cells[1:]:
+                seen |= bits_LN[cell]
+            sound &= seen == every_digit
+        return sound
