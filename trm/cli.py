@@ -58,11 +58,26 @@ def fail_user_error(error: BaseException) -> NoReturn:
     sys.exit(EXIT_USER_ERROR)
 
 
-def hydra_command(run: Callable[[Config], None]) -> None:
+def plain_command(main: Callable[[list[str]], None], usage: str | None) -> None:
+    """Run a command that reads its own arguments; `--help` prints `usage`. User errors end as in `hydra_command`."""
+    arguments = sys.argv[1:]
+    if not arguments or "--help" in arguments or "-h" in arguments:
+        print(usage)
+        sys.exit(0 if arguments else EXIT_USER_ERROR)
+    try:
+        main(arguments)
+    except UserError as error:
+        fail_user_error(error)
+
+
+def hydra_command(run: Callable[[Config], None], *, run_folder: bool = True) -> None:
     """Run a command whose settings Hydra composes from conf/: overrides, --multirun, --cfg, --info and --help are Hydra's.
 
-    A wrong key or value ends in one line and exit code 2; any other exception keeps its traceback and exits with 1.
+    A wrong key or value ends in one line and exit code 2; any other exception keeps its traceback and exits with 1. Without
+    `run_folder` nothing is written under outputs/ and logging goes to the terminal alone.
     """
+    if not run_folder:
+        sys.argv += ["hydra.run.dir=.", "hydra.output_subdir=null", "hydra/job_logging=stdout"]
     register_schema()
     OmegaConf.register_new_resolver("trm_groups", describe_groups, replace=True)
     # Hydra prints its own multi-line report and exits with 1 unless this is set; then it lets exceptions through

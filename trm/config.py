@@ -316,22 +316,45 @@ def total_steps(cfg: Config, num_train_puzzles: int) -> int:
     return steps
 
 
-def numerics(cfg: Config) -> dict[str, Any]:
-    """The settings that change a run's numbers: two runs that agree here compute the same thing.
+def numerics(plain: dict[str, Any]) -> dict[str, Any]:
+    """Of a config made plain: the settings that change a run's numbers. Two runs that agree here compute the same thing.
 
-    Left out: names, paths, tracking, logging intervals and how many devices share the work.
+    Left out: names, paths, tracking, intervals of logging and saving, and how many devices share the work.
     """
-    plain = to_plain(cfg)
     data = {k: v for k, v in plain["data"].items() if k not in ("path", "train_csv", "test_csv", "num_test_puzzles")}
     return {
         **{group: plain[group] for group in ("model", "recursion", "ema", "optimizer")},
         "data": data,
         "hardware": {k: plain["hardware"][k] for k in ("dtype", "loss_dtype")},
         "train": {k: plain["train"][k] for k in ("max_steps", "epochs", "global_batch_size")},
-        "seed": cfg.seed,
+        "seed": plain["seed"],
     }
 
 
 def digest(cfg: Config) -> str:
-    """Sixteen hexadecimal digits that stand for `numerics(cfg)`."""
-    return hashlib.sha256(json.dumps(numerics(cfg), sort_keys=True).encode()).hexdigest()[:16]
+    """Sixteen hexadecimal digits that stand for the config's `numerics`."""
+    return hashlib.sha256(json.dumps(numerics(to_plain(cfg)), sort_keys=True).encode()).hexdigest()[:16]
+
+
+def differences(saved: dict[str, Any], current: dict[str, Any], prefix: str = "") -> list[str]:
+    """Keys in which two nested dicts differ, each as "KEY=there (there), here (here)"."""
+    found = []
+    for key in sorted(saved.keys() | current.keys()):
+        there, here = saved.get(key), current.get(key)
+        if isinstance(there, dict) and isinstance(here, dict):
+            found += differences(there, here, f"{prefix}{key}.")
+        elif there != here:
+            found.append(f"{prefix}{key}={there} there, {here} here")
+    return found
+
+
+def resume_conflicts(saved: dict[str, Any], cfg: Config) -> list[str]:
+    """Why a checkpoint with the plain config `saved` cannot be gone on with under `cfg`; empty where it can.
+
+    The length of the run may change, unless the learning rate depends on it.
+    """
+    there, here = numerics(saved), numerics(to_plain(cfg))
+    if cfg.optimizer.schedule == "constant":
+        for side in (there, here):
+            side["train"] = {"global_batch_size": side["train"]["global_batch_size"]}
+    return differences(there, here)

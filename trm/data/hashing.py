@@ -43,11 +43,14 @@ def hash64(*words: int | NDArray[np.integer]) -> NDArray[np.uint64]:
     return state
 
 
-def permutations(keys: NDArray[np.uint64]) -> NDArray[np.intp]:
+def permutations(keys: NDArray[np.uint64]) -> NDArray[np.int64]:
     """Uniform permutations of 0..n-1 from random keys [..., n]: the order of the keys, ties by position."""
     n = keys.shape[-1]
     bits = np.uint64((n - 1).bit_length())
     # Sorting keys that carry their index in the low bits is several times faster than argsort on short rows.
-    tagged = ((keys >> bits) << bits) | np.arange(n, dtype=np.uint64)
+    tagged = keys >> bits
+    tagged <<= bits
+    tagged |= np.arange(n, dtype=np.uint64)
     tagged.sort(axis=-1)
-    return (tagged & ((np.uint64(1) << bits) - np.uint64(1))).astype(np.intp)
+    tagged &= (np.uint64(1) << bits) - np.uint64(1)
+    return tagged.view(np.int64)

@@ -75,7 +75,7 @@ class TrainLoader:
             self._num_variants[:] = on_the_fly_aug + 1
             self._inputs = np.asarray(dataset.inputs, np.uint8)
             self._labels = np.asarray(dataset.labels, np.uint8)
-        self._orders: dict[int, NDArray[np.intp]] = {}
+        self._orders: dict[int, NDArray[np.int64]] = {}
 
     def batch(self, step: int) -> Batch:
         """This host's rows of the batch of `step` (from 0): inputs, labels [B_local, L] and puzzle_identifiers [B_local]."""
@@ -97,19 +97,19 @@ class TrainLoader:
             inputs, labels = self._dataset.inputs[rows], self._dataset.labels[rows]
         return _to_batch(self._dataset.metadata, inputs, labels, self._dataset.puzzle_identifiers[rows])
 
-    def _groups_at(self, positions: NDArray[np.int64]) -> NDArray[np.intp]:
+    def _groups_at(self, positions: NDArray[np.int64]) -> NDArray[np.int64]:
         num_groups = self._dataset.num_groups
         epochs, places = np.divmod(positions, num_groups)
         wanted = np.unique(epochs).tolist()
         # Only the orders that this batch needs are kept: the next batch mostly needs the same.
         self._orders = {epoch: self._orders[epoch] if epoch in self._orders else self._order(epoch) for epoch in wanted}
-        groups = np.empty(len(positions), np.intp)
+        groups = np.empty(len(positions), np.int64)
         for epoch, order in self._orders.items():
             here = epochs == epoch
             groups[here] = order[places[here]]
         return groups
 
-    def _order(self, epoch: int) -> NDArray[np.intp]:
+    def _order(self, epoch: int) -> NDArray[np.int64]:
         return permutations(hash64(Stream.EPOCH, self._seed, epoch, np.arange(self._dataset.num_groups)))
 
 

@@ -11,7 +11,7 @@ from trm.data.hashing import Stream, hash64, mix64, permutations
 from trm.data.sudoku import BLANK, Sudoku
 
 
-def _line_order(keys: NDArray[np.uint64], num_blocks: int, block: int) -> NDArray[np.intp]:
+def _line_order(keys: NDArray[np.uint64], num_blocks: int, block: int) -> NDArray[np.int64]:
     """Random order of lines that keeps blocks together: keys [N, num_blocks * (block + 1)] -> lines [N, num_blocks * block]."""
     outer = permutations(keys[:, :num_blocks])
     inner = permutations(keys[:, num_blocks:].reshape(-1, num_blocks, block))

@@ -1,0 +1,27 @@
+from pathlib import Path
+
+import pytest
+
+GOLDEN = Path(__file__).parent / "golden"
+SHARED = Path(__file__).parents[1].parent / "shared"
+
+
+def pytest_addoption(parser):
+    parser.addoption("--golden-dir", type=Path, default=GOLDEN, help="folder of NAME.json + NAME.npz parity cases")
+
+
+def pytest_generate_tests(metafunc):
+    if "golden_case" in metafunc.fixturenames:
+        folder = metafunc.config.getoption("--golden-dir")
+        names = sorted(p.stem for p in folder.glob("*.json") if p.with_suffix(".npz").exists())
+        if not names:
+            raise pytest.UsageError(f"--golden-dir {folder} holds no NAME.json with NAME.npz")
+        metafunc.parametrize("golden_case", [folder / name for name in names], ids=names)
+
+
+@pytest.fixture(scope="session")
+def shared_data():
+    folder = SHARED / "data"
+    if not folder.is_dir():
+        pytest.skip("the shared puzzle data is not beside this checkout")
+    return folder

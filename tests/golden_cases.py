@@ -1,0 +1,98 @@
+"""Loading a parity case (NAME.json + NAME.npz, see SPEC.md) as this project's settings, state and batches."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from trm.config import ModelConfig, OptimizerConfig, RecursionConfig
+from trm.interop import ModelTensors, from_reference
+from trm.model import Architecture, init_fixed
+from trm.step import METRICS, StepConfig, TrainState, empty_carry
+
+
+@dataclass
+class GoldenCase:
+    settings: dict
+    arrays: dict[str, np.ndarray]
+    dtype: torch.dtype
+
+    @property
+    def arch(self) -> Architecture:
+        s = self.settings
+        return Architecture(
+            model=ModelConfig(
+                mixer="mlp" if s["mlp_t"] else "attention",
+                hidden_size=s["hidden_size"],
+                num_layers=s["L_layers"],
+                num_heads=s["num_heads"],
+                expansion=s["expansion"],
+                positions={"rope": "rope", "learned": "learned"}.get(s["pos_encodings"], "none"),
+                rope_theta=s["rope_theta"],
+                rms_norm_eps=s["rms_norm_eps"],
+                puzzle_emb_ndim=s["puzzle_emb_ndim"],
+                puzzle_emb_len=s["puzzle_emb_len"],
+                loss="softmax" if s.get("loss_type", "stablemax").startswith("softmax") else "stablemax",
+            ),
+            recursion=RecursionConfig(
+                T=s["H_cycles"], n=s["L_cycles"], n_sup=s["halt_max_steps"], act_continue=not s.get("no_ACT_continue", True)
+            ),
+            seq_len=s["seq_len"],
+            vocab_size=s["vocab_size"],
+            num_puzzle_identifiers=s["num_puzzle_identifiers"],
+            dtype=self.dtype,
+            loss_dtype=torch.float64,
+        )
+
+    @property
+    def step_config(self) -> StepConfig:
+        s = self.settings
+        optimizer = OptimizerConfig(
+            lr=s["lr"],
+            weight_decay=s["weight_decay"],
+            beta1=s["beta1"],
+            beta2=s["beta2"],
+            warmup_steps=s["lr_warmup_steps"],
+            puzzle_emb_lr=s["puzzle_emb_lr"],
+            puzzle_emb_weight_decay=s["puzzle_emb_weight_decay"],
+        )
+        return StepConfig(self.arch, optimizer, s["ema_rate"], s["train_steps"])
+
+    def tensors(self, prefix: str) -> ModelTensors:
+        """The model saved under `prefix` ("init/", "final/", "ema/", "grad1/") in this project's names."""
+        named = {k.removeprefix(prefix): torch.tensor(v) for k, v in self.arrays.items() if k.startswith(prefix)}
+        return from_reference(named, self.arch, source=prefix)
+
+    def fixed(self) -> dict[str, torch.Tensor]:
+        """The latents' initial values of the case, with the rotary tables computed here."""
+        return init_fixed(self.arch, seed=0) | self.tensors("init/").fixed
+
+    def state(self) -> TrainState:
+        arch, model = self.arch, self.tensors("init/")
+        zeros = {k: torch.zeros_like(w) for k, w in model.weights.items()}
+        return TrainState(
+            weights=model.weights,
+            m=zeros,
+            v={k: z.clone() for k, z in zeros.items()},
+            ema={k: w.clone() for k, w in model.weights.items()},
+            puzzle_embedding=model.puzzle_embedding,
+            carry=empty_carry(arch, self.fixed(), self.settings["batch_size"]),
+            step=torch.zeros((), dtype=torch.int32),
+            metrics=torch.zeros(len(METRICS), dtype=arch.master_dtype),
+        )
+
+    def batch(self, step: int) -> dict[str, np.ndarray]:
+        """Training batch of a 0-based step, without exploration."""
+        names = ("inputs", "labels", "puzzle_identifiers")
+        batch = {k: self.arrays[f"train/{k}"][step].astype(np.int32) for k in names}
+        return batch | {"min_steps": np.zeros(self.settings["batch_size"], np.int32)}
+
+    def eval_batch(self) -> dict[str, np.ndarray]:
+        return {k: self.arrays[f"eval/{k}"].astype(np.int32) for k in ("inputs", "labels", "puzzle_identifiers")}
+
+
+def load_case(path: Path, dtype: torch.dtype = torch.float64) -> GoldenCase:
+    with np.load(path.with_suffix(".npz"), allow_pickle=False) as arrays:
+        return GoldenCase(json.loads(path.with_suffix(".json").read_text()), dict(arrays), dtype)

@@ -1,0 +1,128 @@
+"""Parity with the released code on recorded cases: `pytest tests/test_parity.py --golden-dir DIR` (default tests/golden).
+
+In float64 all recorded training steps and the evaluation must agree to 1e-6 of each array's largest value (evaluation logits
+1e-4); in float32 the first step to 1e-4. Each check runs through plain eager torch and through the compiled XLA step.
+"""
+
+import functools
+
+import numpy as np
+import pytest
+import torch
+from golden_cases import load_case
+
+from trm.config import HardwareConfig
+from trm.runtime import start
+from trm.step import METRICS, empty_carry, eval_step, loss_and_grads, train_step_with_outputs
+
+
+@pytest.fixture(scope="module", params=["xla", "eager"])
+def runtime(request):
+    # xla first: autograd makes its device queues at the first backward and must know the XLA device by then
+    return start(HardwareConfig(name="cpu", backend=request.param))
+
+
+@pytest.fixture(autouse=True)
+def fresh_compiler():
+    """Each case compiles the same functions for other constants; torch.compile counts that as recompiling."""
+    torch._dynamo.reset()
+
+
+def assert_close(name, ours, reference, tolerance):
+    ours, reference = np.asarray(ours, dtype=np.float64), np.asarray(reference, dtype=np.float64)
+    assert ours.shape == reference.shape, name
+    assert np.isfinite(ours).all(), name
+    error = np.abs(ours - reference).max() / max(np.abs(reference).max(), 1e-30)
+    if not reference.any():
+        error = np.abs(ours).max()
+    assert error <= tolerance, f"{name}: relative error {error:.2e} > {tolerance:g}"
+    return error
+
+
+def run_training(case, runtime, num_steps):
+    """Logs of each step as a dict of stacked arrays, the first and last logits, and the final state."""
+    cfg = case.step_config
+    step = runtime.compile(functools.partial(train_step_with_outputs, cfg))
+    state, fixed = case.state(), runtime.put_replicated(case.fixed())
+    state = runtime.put_replicated(state._replace(carry=None))._replace(carry=runtime.put_rows(state.carry))
+    logs, logits = [], {}
+    for i in range(num_steps):
+        state, out = step(state, fixed, runtime.put_batch(case.batch(i)))
+        runtime.end_step()
+        metrics, q_halt, halted, steps, logits[i + 1], loss = runtime.fetch(
+            (out.metrics, out.q_halt, state.carry.halted, state.carry.steps, out.logits, out.loss)
+        )
+        log = dict(zip(METRICS, metrics.tolist(), strict=True))
+        log |= {"halted": halted.numpy(), "steps_per_row": steps.numpy(), "q_halt_logits": q_halt.numpy(), "loss": loss.item()}
+        logs.append(log)
+    return {k: np.stack([log[k] for log in logs]) for k in logs[0]}, logits, runtime.fetch(state)
+
+
+def test_training_float64(golden_case, runtime):
+    case = load_case(golden_case)
+    num_steps = case.settings["train_steps"]
+    log, logits, state = run_training(case, runtime, num_steps)
+    log["loss"] = log["loss"] * case.settings["batch_size"]  # the record holds the sum over rows
+    errors = {}
+    for key, reference in case.arrays.items():
+        group, _, name = key.partition("/")
+        if group == "log":
+            errors[key] = assert_close(key, log[name], reference, 1e-6)
+        elif group == "logits":
+            errors[key] = assert_close(key, logits[int(name)], reference, 1e-6)
+    assert {"log/lm_loss", "log/q_halt_loss", "log/halted", "logits/1", f"logits/{num_steps}"} <= errors.keys()
+    final, ema = case.tensors("final/"), case.tensors("ema/")
+    for name, reference in final.weights.items():
+        errors[f"final/{name}"] = assert_close(f"final/{name}", state.weights[name], reference, 1e-6)
+        errors[f"ema/{name}"] = assert_close(f"ema/{name}", state.ema[name], ema.weights[name], 1e-6)
+    if final.puzzle_embedding is not None:
+        errors["final/puzzle"] = assert_close("puzzle embedding", state.puzzle_embedding, final.puzzle_embedding, 1e-6)
+    print(f"{golden_case.name}: largest relative error {max(errors.values()):.1e} of {len(errors)} arrays")
+
+
+def first_gradients(case, runtime):
+    function = runtime.compile(functools.partial(loss_and_grads, case.step_config))
+    state = case.state()
+    state = runtime.put_replicated(state._replace(carry=None))._replace(carry=runtime.put_rows(state.carry))
+    _, _, out = function(state, runtime.put_replicated(case.fixed()), runtime.put_batch(case.batch(0)))
+    runtime.end_step()
+    return runtime.fetch(out.grads)
+
+
+def test_first_gradients_float64(golden_case, runtime):
+    case = load_case(golden_case)
+    ours = first_gradients(case, runtime)
+    reference = case.tensors("grad1/").weights
+    assert ours.keys() == reference.keys()
+    error = max(assert_close(f"grad1/{k}", ours[k], reference[k], 1e-6) for k in reference)
+    print(f"{golden_case.name}: largest relative gradient error {error:.1e}")
+
+
+def test_evaluation_float64(golden_case, runtime):
+    case = load_case(golden_case)
+    arch, model = case.arch, case.tensors("final/")
+    step = runtime.compile(functools.partial(eval_step, arch))
+    fixed = runtime.put_replicated(case.fixed())
+    weights, table = runtime.put_replicated((model.weights, model.puzzle_embedding))
+    carry = runtime.put_rows(empty_carry(arch, case.fixed(), len(case.arrays["eval/inputs"])))
+    sums = runtime.put_replicated(torch.zeros(len(METRICS), dtype=arch.master_dtype))
+    batch = runtime.put_batch(case.eval_batch())
+    worst = 0.0
+    for i, (logits, q_halt) in enumerate(zip(case.arrays["eval/logits"], case.arrays["eval/q_halt_logits"], strict=True)):
+        carry, _, our_logits, our_q_halt = step(weights, fixed, table, carry, batch, sums)
+        runtime.end_step()
+        our_logits, our_q_halt = runtime.fetch((our_logits, our_q_halt))
+        worst = max(worst, assert_close(f"eval/logits step {i + 1}", our_logits, logits, 1e-4))
+        assert_close(f"eval/q_halt_logits step {i + 1}", our_q_halt, q_halt, 1e-4)
+    print(f"{golden_case.name}: largest relative error of evaluation logits {worst:.1e}")
+
+
+def test_first_step_float32(golden_case, runtime):
+    case = load_case(golden_case, torch.float32)
+    log, logits, _ = run_training(case, runtime, 1)
+    assert_close("logits/1", logits[1], case.arrays["logits/1"], 1e-4)
+    for name in ("lm_loss", "q_halt_loss"):
+        assert_close(name, log[name], case.arrays[f"log/{name}"][:1], 1e-4)
+    ours, reference = first_gradients(case, runtime), case.tensors("grad1/").weights
+    for name, gradient in ours.items():
+        assert_close(f"grad1/{name}", gradient, reference[name], 1e-4)

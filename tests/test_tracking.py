@@ -1,0 +1,542 @@
+import json
+import logging
+import os
+import resource
+import subprocess
+import sys
+import threading
+import time
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from fake_wandb import KEY, FakeWandb
+from hydra import compose, initialize_config_dir
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from trm.config import Config, TrackingConfig, register_schema
+from trm.tracking import JsonlTracker, open_trackers
+
+ROOT = Path(__file__).parents[1]
+
+
+def rows_of(path):
+    def refuse(name):
+        raise AssertionError(f"{name} is not JSON")
+
+    text = path.read_text()
+    assert text == "" or text.endswith("\n")
+    return [json.loads(line, parse_constant=refuse) for line in text.splitlines()]
+
+
+def local_trackers(run, resume_step=None, tensorboard=True):
+    cfg = Config(run_name="r1", tracking=TrackingConfig(wandb="disabled", tensorboard=tensorboard))
+    return open_trackers(cfg, run, is_main=True, resume_step=resume_step, wandb_run_id=None)
+
+
+@contextmanager
+def file_size_limit(size):
+    """A disk that is full: writing any file past `size` bytes raises OSError."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@contextmanager
+def logged_warnings():
+    records = []
+    handler = logging.Handler(logging.WARNING)
+    handler.emit = records.append
+    logging.getLogger("trm.tracking").addHandler(handler)
+    try:
+        yield records
+    finally:
+        logging.getLogger("trm.tracking").removeHandler(handler)
+
+
+# ---- metrics.jsonl ----
+
+
+def test_lines_are_strict_json_and_on_disk_at_once(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    tracker = JsonlTracker(path, None)
+    tracker.log("train", 1, {"loss": 0.1, "samples": 64})
+    tracker.log("eval", 1, {"a": float("nan"), "b": float("inf"), "c": -float("inf")})
+    assert rows_of(path) == [
+        {"kind": "train", "global_step": 1, "loss": 0.1, "samples": 64},
+        {"kind": "eval", "global_step": 1, "a": None, "b": None, "c": None},
+    ]
+    assert list(rows_of(path)[0]) == ["kind", "global_step", "loss", "samples"]
+    with pytest.raises(AssertionError):
+        tracker.log("train", 2, {"global_step": 3})
+    tracker.finish("completed", 0, {})
+    with pytest.raises(ValueError, match="closed"):
+        tracker.log("train", 2, {"loss": 1.0})
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    steps=st.lists(st.integers(1, 4), min_size=1, max_size=8).map(lambda gaps: [sum(gaps[: i + 1]) for i in range(len(gaps))]),
+    data=st.data(),
+)
+def test_a_killed_and_resumed_file_equals_an_uninterrupted_one(tmp_path_factory, steps, data):
+    folder = tmp_path_factory.mktemp("jsonl")
+
+    def log_from(path, resume_step):
+        tracker = JsonlTracker(path, resume_step)
+        for step in steps:
+            if resume_step is None or step > resume_step:
+                tracker.log("train", step, {"loss": 1 / step, "ä": 2.5})
+                tracker.log("eval", step, {"exact_accuracy": step / 100})
+        tracker.finish("completed", 0, {})
+
+    log_from(folder / "whole", None)
+    whole = (folder / "whole").read_bytes()
+    resume_step = data.draw(st.sampled_from([None, 0, *steps]), label="resume_step")
+    # Everything up to the checkpoint was flushed; the kill comes at any byte after that, or leaves garbage there.
+    flushed = sum(
+        len(line) for line in whole.splitlines(keepends=True) if json.loads(line)["global_step"] <= (resume_step or 0)
+    )
+    killed_at = data.draw(st.integers(flushed, len(whole)), label="killed_at")
+    garbage = data.draw(st.sampled_from([b"", b"\0\0\0", b"\xff{", b'{"global_step": "1"}\n', b"7\n"]), label="garbage")
+    (folder / "killed").write_bytes(whole[:killed_at] + garbage)
+    log_from(folder / "killed", resume_step)
+    assert (folder / "killed").read_bytes() == whole
+    assert sorted(p.name for p in folder.iterdir()) == ["killed", "whole"]
+
+
+def test_a_file_that_cannot_be_cut_is_left_whole(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    tracker = JsonlTracker(path, None)
+    for step in range(20):
+        tracker.log("train", step, {"loss": 1.0})
+    before = path.read_bytes()
+    with file_size_limit(100), pytest.raises(OSError, match="too large"):
+        JsonlTracker(path, 15)
+    assert path.read_bytes() == before
+    JsonlTracker(path, 15)
+    assert [row["global_step"] for row in rows_of(path)] == list(range(16))
+
+
+def test_an_error_of_the_record_ends_the_run(tmp_path):
+    trackers = local_trackers(tmp_path, tensorboard=False)
+    with file_size_limit(100):
+        for step in range(2):
+            trackers.log("train", step, {"loss": 1.0})
+        with pytest.raises(OSError, match="too large"):
+            trackers.log("train", 2, {"loss": 1.0})
+    assert (tmp_path / "metrics.jsonl").stat().st_size == 100
+    # The line torn by the full disk must not cost more than itself.
+    resumed = local_trackers(tmp_path, resume_step=100, tensorboard=False)
+    resumed.finish("failed", 1, {})
+    assert [row["global_step"] for row in rows_of(tmp_path / "metrics.jsonl")] == [0, 1]
+
+
+# ---- TensorBoard ----
+
+
+def scalars(folder):
+    events = EventAccumulator(str(folder))
+    events.Reload()
+    return {tag: [(e.step, e.value) for e in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
+
+
+def test_tensorboard_reads_back_and_resuming_purges(tmp_path):
+    first = local_trackers(tmp_path)
+    for step in range(1, 6):
+        first.log("train", step, {"loss": step / 4})
+    first.log("eval", 5, {"exact_accuracy": 0.5})
+    # No finish: a killed process has flushed what it logged.
+    assert scalars(tmp_path / "tensorboard") == {
+        "train/loss": [(s, s / 4) for s in range(1, 6)],
+        "eval/exact_accuracy": [(5, 0.5)],
+    }
+    time.sleep(1.1)  # event files are read in the order of the second in their names
+    second = local_trackers(tmp_path, resume_step=3)
+    second.log("train", 4, {"loss": 40.0})
+    second.finish("completed", 0, {})
+    assert scalars(tmp_path / "tensorboard") == {"train/loss": [(1, 0.25), (2, 0.5), (3, 0.75), (4, 40.0)]} | {
+        "eval/exact_accuracy": []
+    }
+    assert [(r["global_step"], r.get("loss")) for r in rows_of(tmp_path / "metrics.jsonl")] == [
+        (1, 0.25),
+        (2, 0.5),
+        (3, 0.75),
+        (4, 40.0),
+    ]
+    assert (first.warnings, second.warnings) == ([], [])
+
+
+def test_tensorboard_that_cannot_open_is_left_out_with_a_warning(tmp_path):
+    (tmp_path / "tensorboard").write_text("in the way")
+    with logged_warnings() as records:
+        trackers = local_trackers(tmp_path)
+        trackers.log("train", 1, {"loss": 1.0})
+        trackers.finish("completed", 0, {})
+    assert len(trackers.warnings) == 1
+    assert "TensorBoard cannot write" in trackers.warnings[0]
+    assert [r.getMessage() for r in records] == trackers.warnings
+    assert len(rows_of(tmp_path / "metrics.jsonl")) == 1
+
+
+# TensorBoard's writer thread reports the error twice: to the next call, and to the interpreter.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_tensorboard_that_breaks_is_dropped_with_one_warning(tmp_path):
+    values = {f"a_rather_long_name_of_a_value_{i}": float("nan") for i in range(30)}  # short in JSON, long as events
+    with logged_warnings() as records:
+        trackers = local_trackers(tmp_path)
+        with file_size_limit(8000):
+            for step in range(5):
+                trackers.log("train", step, values)
+        size = sum(f.stat().st_size for f in (tmp_path / "tensorboard").iterdir())
+        for step in range(5, 8):
+            trackers.log("train", step, values)
+        trackers.finish("completed", 0, {})
+    assert len(trackers.warnings) == 1
+    assert trackers.warnings[0].startswith("TensorBoard failed at step ")
+    assert [r.getMessage() for r in records] == trackers.warnings
+    assert [r["global_step"] for r in rows_of(tmp_path / "metrics.jsonl")] == list(range(8))
+    assert sum(f.stat().st_size for f in (tmp_path / "tensorboard").iterdir()) == size
+
+
+# ---- hosts and config group ----
+
+
+def test_hosts_other_than_rank_0_write_nothing(tmp_path):
+    cfg = Config(run_name="r1", tracking=TrackingConfig(wandb="online"))
+    trackers = open_trackers(cfg, tmp_path, is_main=False, resume_step=3, wandb_run_id="abc")
+    trackers.log("train", 1, {"loss": 1.0})
+    trackers.finish("completed", 0, {})
+    assert list(tmp_path.iterdir()) == []
+    assert (trackers.wandb_run_id, trackers.wandb_mode, trackers.warnings) == ("abc", "disabled", [])
+
+
+@pytest.mark.parametrize(
+    ("option", "wandb", "tensorboard"),
+    [
+        ("auto", "auto", True),
+        ("wandb", "online", True),
+        ("offline", "offline", True),
+        ("tensorboard", "disabled", True),
+        ("none", "disabled", False),
+    ],
+)
+def test_config_group(option, wandb, tensorboard):
+    register_schema()
+    with initialize_config_dir(str(ROOT / "conf"), version_base=None):
+        tracking = compose("config", [f"tracking={option}"]).tracking
+    assert (tracking.wandb, tracking.tensorboard) == (wandb, tensorboard)
+    assert (ROOT / "conf/tracking" / f"{option}.yaml").read_text().startswith("# ")
+
+
+def test_config_group_is_tested_whole():
+    files = {path.stem for path in (ROOT / "conf/tracking").iterdir()}
+    assert files == {"auto", "wandb", "offline", "tensorboard", "none"}
+
+
+# ---- W&B: the real client in its own process, as it keeps global state ----
+
+CLIENT = """
+import json, logging, os, signal, sys
+from pathlib import Path
+logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
+import trm.tracking as tracking
+from trm.config import Config, TrackingConfig
+from trm.errors import UserError
+
+run, mode = Path(sys.argv[1]), sys.argv[2]
+
+def start(run=run, resume_step=None, run_id=None, **more):
+    cfg = Config(run_name="the-run-name", tracking=TrackingConfig(wandb=mode, tensorboard=False, **more))
+    cfg.data.name, cfg.data.path, cfg.hardware.name = "tiny", "data/tiny", "cpu"
+    cfg.recursion.T = 5
+    return tracking.open_trackers(cfg, run, is_main=True, resume_step=resume_step, wandb_run_id=run_id)
+
+def report(t):
+    print(json.dumps({"id": t.wandb_run_id, "mode": t.wandb_mode, "warnings": t.warnings}))
+"""
+
+
+@pytest.fixture
+def client(tmp_path):
+    """Runs a script after CLIENT with an empty home and only the W&B variables given; returns what it reported."""
+    run = tmp_path / "run"
+    run.mkdir()
+    (tmp_path / "home").mkdir()
+    clean = {k: v for k, v in os.environ.items() if not k.startswith(("WANDB_", "XDG_")) and k != "NETRC"}
+    base = {**clean, "HOME": str(tmp_path / "home"), "NO_PROXY": "127.0.0.1", "PYTHONPATH": str(ROOT)}
+
+    def call(command, env):
+        done = subprocess.run(command, env=base | env, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done
+
+    def run_script(mode, script, **env):
+        done = call([sys.executable, "-c", CLIENT + script, str(run), mode], env)
+        for noise in ("wandb:", "Traceback", KEY):
+            assert noise not in done.stdout + done.stderr, done.stdout + done.stderr
+        return [json.loads(line) for line in done.stdout.splitlines()], done.stderr
+
+    def sync(server):
+        folders = sorted(str(p) for p in (run / "wandb").iterdir() if "run-2" in p.name and p.is_dir())
+        call([sys.executable, "-m", "wandb", "sync", *folders], online(server))
+
+    run_script.run, run_script.sync, run_script.home = run, sync, tmp_path / "home"
+    return run_script
+
+
+def online(server):
+    return {"WANDB_BASE_URL": server.url, "WANDB_API_KEY": KEY}
+
+
+def files_with(folder, text):
+    return [str(path) for path in folder.rglob("*") if path.is_file() and text.encode() in path.read_bytes()]
+
+
+LOG_3 = """
+for step in (1, 2, 3):
+    t.log("train", step, {"loss": 1 / step})
+"""
+ROWS_3 = [{"global_step": step, "train/loss": pytest.approx(1 / step)} for step in (1, 2, 3)]
+
+
+def test_online_run_is_preempted_and_resumed(client):
+    with FakeWandb() as server:
+        script = f"""
+t = start(group="the-group", tags=["one", "two"], notes="a note")
+{LOG_3}
+t.log("eval", 3, {{"exact_accuracy": 0.75}})
+t.finish("preempted", 143, {{"status": "preempted"}})
+report(t)
+"""
+        [told], _ = client("auto", script, **online(server))
+        assert (told["mode"], told["warnings"]) == ("online", [])
+        [(run_id, run)] = server.runs.items()
+        assert told["id"] == run_id
+        assert (run.preempting, run.exit_code, run.summary["status"]) == (True, 143, "preempted")
+        assert run.history == [*ROWS_3, {"global_step": 3, "eval/exact_accuracy": 0.75}]
+        assert {k: run.settings[k] for k in ("project", "groupName", "tags", "notes", "displayName")} == {
+            "project": "trm-scaling-study",
+            "groupName": "the-group",
+            "tags": ["one", "two"],
+            "notes": "a note",
+            "displayName": "the-run-name",
+        }
+        assert run.config["recursion"]["T"] == 5
+        assert run.config["optimizer"]["weight_decay"] == 1.0
+
+        script = f"""
+t = start(resume_step=3, run_id={run_id!r})
+t.log("train", 4, {{"loss": 0.2}})
+t.log("eval", 4, {{"exact_accuracy": 0.5}})
+t.log("eval", 5, {{"exact_accuracy": 0.25}})
+t.finish("completed", 0, {{"status": "completed", "best_exact_accuracy": 0.75}})
+report(t)
+"""
+        [told], _ = client("online", script, **online(server))
+        assert (told["id"], told["mode"], told["warnings"]) == (run_id, "online", [])
+        assert list(server.runs) == [run_id]
+        assert (run.starts, run.exit_code, len(run.history)) == (2, 0, 7)
+        assert run.history[:3] == ROWS_3
+        assert run.history[4] == {"global_step": 4, "train/loss": 0.2}
+        assert (run.summary["status"], run.summary["best_exact_accuracy"]) == ("completed", 0.75)
+        assert run.summary["eval/exact_accuracy"]["max"] >= 0.5  # of 0.5, then 0.25
+    assert [row["global_step"] for row in rows_of(client.run / "metrics.jsonl")] == [1, 2, 3, 3, 4, 4, 5]
+    assert files_with(client.run, "the-run-name")  # the search finds what is there
+    assert files_with(client.run, KEY) + files_with(client.home, KEY) == []
+    assert not any(KEY.encode() in body for body in run.files.values())
+    assert KEY not in json.dumps(run.settings) + json.dumps(run.streams)
+
+
+def test_auto_without_a_key_is_offline_and_can_be_synced(client):
+    script = f"""
+t = start()
+{LOG_3}
+t.finish("failed", 1, {{"status": "failed"}})
+report(t)
+"""
+    [told], err = client("auto", script)
+    assert (told["mode"], told["warnings"]) == ("offline", [])
+    assert f"INFO no W&B key: logging offline to {client.run}/wandb; `wandb sync" in err
+    assert "WARNING" not in err
+    [written] = (client.run / "wandb").glob(f"offline-run-*-{told['id']}/*.wandb")
+    assert written.stat().st_size > 500
+    with FakeWandb() as server:
+        client.sync(server)
+        run = server.runs[told["id"]]
+        assert run.history == ROWS_3
+        assert (run.exit_code, run.summary["status"], run.config["recursion"]["T"]) == (1, "failed", 5)
+
+
+def test_a_killed_offline_run_keeps_its_rows(client):
+    script = f"""
+import time
+t = start()
+{LOG_3}
+time.sleep(1.5)  # W&B flushes every second
+report(t)
+sys.stdout.flush()
+os.kill(core_pid(), signal.SIGKILL)
+os._exit(0)
+"""
+    [told], _ = client("offline", CORE_PID + script)
+    with FakeWandb() as server:
+        client.sync(server)
+        assert server.runs[told["id"]].history == ROWS_3
+
+
+CORE_PID = """
+def core_pid():
+    pids = [pid for task in Path("/proc/self/task").iterdir() for pid in (task / "children").read_text().split()]
+    [pid] = [pid for pid in pids if "wandb-core" in Path(f"/proc/{pid}/comm").read_text()]
+    return int(pid)
+"""
+
+
+def test_online_without_a_usable_key_is_the_users_error(client):
+    script = """
+try:
+    report(start())
+except UserError as error:
+    print(json.dumps({"error": str(error), "left": os.listdir(run)}))
+"""
+    for key in ({}, {"WANDB_API_KEY": "secretbutshort"}):
+        [told], _ = client("online", script, **key)
+        assert told["left"] == []
+        assert "tracking.wandb=online" in told["error"]
+        assert "wandb login" in told["error"]
+        assert "\n" not in told["error"]
+        assert "secret" not in told["error"]
+
+
+def test_auto_with_a_malformed_key_warns(client):
+    [told], err = client("auto", "report(start())", WANDB_API_KEY="secretbutshort")
+    assert told["mode"] == "offline"
+    assert len(told["warnings"]) == 1
+    assert "WANDB_API_KEY invalid" in told["warnings"][0]
+    assert "secret" not in err + told["warnings"][0]
+
+
+def test_online_falls_back_to_offline(client):
+    script = f"""
+tracking.WANDB_INIT_TIMEOUT_S = 1.0
+t = start(run_id="myrun001")
+{LOG_3}
+t.finish("completed", 0, {{}})
+report(t)
+"""
+    with FakeWandb() as server:
+        refusing, dead = server.url, None
+        [told], err = client("online", script, WANDB_BASE_URL=refusing, WANDB_API_KEY="x" * 40)
+        assert server.refused > 0
+        assert server.runs == {}
+        dead = online(server)
+    [unreachable], _ = client("auto", script, **dead)
+    for answer, cause in ((told, "401"), (unreachable, "")):
+        assert (answer["mode"], answer["id"], len(answer["warnings"])) == ("offline", "myrun001", 1)
+        assert answer["warnings"][0].startswith("W&B cannot start online (")
+        assert cause in answer["warnings"][0]
+    assert err.count("WARNING") == 1
+    assert len(list((client.run / "wandb").glob("offline-run-*-myrun001"))) >= 1
+    with FakeWandb() as server:
+        client.sync(server)
+        assert server.runs["myrun001"].history[:3] == ROWS_3
+
+
+def test_a_dead_wandb_process_is_dropped(client):
+    script = """
+t = start()
+t.log("train", 1, {"loss": 1.0})
+os.kill(core_pid(), signal.SIGKILL)
+for step in range(2, 50):
+    t.log("train", step, {"loss": 1.0})
+t.finish("completed", 0, {})
+report(t)
+(run / "next").mkdir()
+t = start(run=run / "next")  # a sweep's next job in the same process
+t.log("train", 1, {"loss": 1.0})
+t.finish("completed", 0, {})
+report(t)
+"""
+    [told, after], err = client("offline", CORE_PID + script)
+    assert len(told["warnings"]) == 1
+    assert told["warnings"][0].startswith("W&B failed at step ")
+    assert f"wandb sync {client.run}/wandb/" in told["warnings"][0]
+    assert err.count("WARNING") == 1
+    assert [row["global_step"] for row in rows_of(client.run / "metrics.jsonl")] == list(range(1, 50))
+    assert (after["mode"], after["warnings"]) == ("offline", [])
+    assert list((client.run / "next/wandb").glob(f"offline-run-*-{after['id']}/*.wandb"))
+
+
+def test_a_server_that_dies_holds_the_end_up_only_so_long(client):
+    script = f"""
+import time
+tracking.WANDB_FINISH_TIMEOUT_S = 2.0
+t = start()
+print(json.dumps(t.wandb_run_id), flush=True)
+{LOG_3}
+server_stops = Path(run, "stop")
+server_stops.touch()
+while server_stops.exists():
+    time.sleep(0.05)
+t.log("train", 4, {{"loss": 0.25}})
+began = time.monotonic()
+t.finish("completed", 0, {{}})
+print(time.monotonic() - began)
+report(t)
+"""
+    with FakeWandb() as server:
+
+        def stop_when_asked():
+            flag = client.run / "stop"
+            while not flag.exists():
+                time.sleep(0.05)
+            server.stop()
+            flag.unlink()
+
+        threading.Thread(target=stop_when_asked, daemon=True).start()
+        [run_id, waited, told], err = client("online", script, **online(server))
+    assert 1.5 < waited < 10
+    assert len(told["warnings"]) == 1
+    assert told["warnings"][0].startswith("W&B failed while finishing (Timed out")
+    assert err.count("WARNING") == 1
+    with FakeWandb() as second:
+        client.sync(second)
+        assert second.runs[run_id].history == [*ROWS_3, {"global_step": 4, "train/loss": 0.25}]
+
+
+def test_jobs_of_one_process_do_not_mix(client):
+    script = """
+first = start()
+first.log("train", 1, {"loss": 1.0})
+(run / "next").mkdir()
+second = start(run=run / "next")  # the first job died without finishing
+second.log("train", 2, {"loss": 2.0})
+second.finish("completed", 0, {})
+report(first)
+report(second)
+"""
+    with FakeWandb() as server:
+        [first, second], _ = client("online", script, **online(server))
+        assert server.runs[first["id"]].history == [{"global_step": 1, "train/loss": 1.0}]
+        assert server.runs[second["id"]].history == [{"global_step": 2, "train/loss": 2.0}]
+
+
+@pytest.mark.parametrize(("mode", "env"), [("disabled", {}), ("auto", {"WANDB_MODE": "disabled"})])
+def test_without_trackers_their_libraries_are_not_imported(client, mode, env):
+    script = f"""
+t = start()
+{LOG_3}
+t.finish("completed", 0, {{}})
+report(t)
+print(json.dumps([name for name in ("wandb", "tensorboard", "torch.utils.tensorboard") if name in sys.modules]))
+"""
+    [told, imported], _ = client(mode, script, WANDB_API_KEY=KEY, **env)
+    assert imported == []
+    assert told == {"id": None, "mode": "disabled", "warnings": []}
+    assert os.listdir(client.run) == ["metrics.jsonl"]

@@ -1,0 +1,155 @@
+"""Checkpoints: the full training state as safetensors plus JSON, written atomically and verified when read.
+
+RUN/checkpoints/step_N/ holds `state.safetensors` and `meta.json`; `latest` and `best` are relative links into it. Nothing in a
+checkpoint depends on the clock or on a path, so equal runs write equal bytes, and nothing in it can run code.
+"""
+
+import hashlib
+import json
+import os
+import re
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch.utils._pytree as pytree
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import Tensor
+
+from trm.errors import CheckpointError
+
+T = TypeVar("T")
+
+FORMAT_VERSION = 1
+STATE_FILE, META_FILE = "state.safetensors", "meta.json"
+
+
+@dataclass(frozen=True)
+class Meta:
+    """What a checkpoint says about itself, beside the tensors."""
+
+    step: int  # updates done
+    config: dict[str, Any]  # the resolved config, without names and paths
+    digest: str  # trm.config.digest: equal where two runs compute the same numbers
+    best_exact_accuracy: float | None
+    best_step: int | None
+    last_eval: dict[str, float] | None  # metrics of the last evaluation up to this step
+    last_eval_step: int | None
+    data: dict[str, int]  # seq_len, vocab_size, num_puzzle_identifiers
+
+
+def flatten(tree: Any) -> dict[str, Tensor]:
+    """The tensors of a tree under names made of their places, such as "weights/lm_head" or "carry/latents/z_H"."""
+    leaves, _ = pytree.tree_flatten_with_path(tree)
+    return {_name(path): leaf for path, leaf in leaves if leaf is not None}
+
+
+def unflatten(template: T, tensors: dict[str, Tensor], source: str) -> T:
+    """A tree like `template` with the named tensors in its places. Raises CheckpointError where names or shapes do not fit."""
+    leaves, structure = pytree.tree_flatten_with_path(template)
+    expected = {_name(path): leaf for path, leaf in leaves if leaf is not None}
+    wrong = sorted(expected.keys() ^ tensors.keys())
+    if wrong:
+        raise CheckpointError(f"{source}: tensor {wrong[0]} is {'missing' if wrong[0] in expected else 'not expected'}")
+    for name, tensor in expected.items():
+        found = tensors[name]
+        if found.shape != tensor.shape or found.dtype != tensor.dtype:
+            raise CheckpointError(
+                f"{source}: tensor {name} is {found.dtype} {list(found.shape)}, the configuration needs {tensor.dtype} "
+                f"{list(tensor.shape)}"
+            )
+    tree: T = pytree.tree_unflatten([None if leaf is None else tensors[_name(path)] for path, leaf in leaves], structure)
+    return tree
+
+
+def _name(path: tuple[Any, ...]) -> str:
+    return "/".join(str(getattr(entry, "name", getattr(entry, "key", getattr(entry, "idx", None)))) for entry in path)
+
+
+def save_checkpoint(run_dir: Path, tensors: dict[str, Tensor], meta: Meta, *, is_best: bool, keep: int) -> Path:
+    """Write RUN/checkpoints/step_N and point `latest` (and `best`) at it; keep the newest `keep` and the best.
+
+    The folder appears under its name only when complete and on disk: a crash at any moment leaves the previous checkpoints.
+    """
+    folder = run_dir / "checkpoints"
+    folder.mkdir(parents=True, exist_ok=True)
+    final = folder / f"step_{meta.step}"
+    temporary = folder / f".writing_step_{meta.step}"
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir()
+    blob = save({name: tensor.contiguous() for name, tensor in sorted(tensors.items())})
+    _write(temporary / STATE_FILE, blob)
+    body = {"format_version": FORMAT_VERSION, "state_sha256": hashlib.sha256(blob).hexdigest()} | meta.__dict__
+    _write(temporary / META_FILE, (json.dumps(body, indent=1, sort_keys=True) + "\n").encode())
+    _sync_folder(temporary)
+    if final.exists():  # the same step again, after a resume from before it
+        shutil.rmtree(final)
+    temporary.rename(final)
+    _sync_folder(folder)
+    if is_best:
+        _point(folder / "best", final.name)
+    _point(folder / "latest", final.name)
+    best = os.readlink(folder / "best") if (folder / "best").is_symlink() else None
+    for old in saved_steps(run_dir)[:-keep]:
+        if f"step_{old}" != best:
+            shutil.rmtree(folder / f"step_{old}")
+    return final
+
+
+def saved_steps(run_dir: Path) -> list[int]:
+    """Steps of the checkpoints of a run, ascending."""
+    names = (re.fullmatch(r"step_(\d+)", p.name) for p in (run_dir / "checkpoints").glob("step_*"))
+    return sorted(int(match[1]) for match in names if match)
+
+
+def load_checkpoint(folder: Path) -> tuple[dict[str, Tensor], Meta]:
+    """Read and verify one checkpoint folder. Raises CheckpointError naming the file and what is wrong with it."""
+    meta_path, state_path = folder / META_FILE, folder / STATE_FILE
+    try:
+        body = json.loads(meta_path.read_text())
+        blob = state_path.read_bytes()
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{error.filename}: no such file: {folder} is not a complete checkpoint") from error
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{meta_path}: not readable as JSON ({error}): use another checkpoint") from error
+    if not isinstance(body, dict) or body.get("format_version") != FORMAT_VERSION:
+        raise CheckpointError(f"{meta_path}: not a checkpoint of format version {FORMAT_VERSION}")
+    if hashlib.sha256(blob).hexdigest() != body.get("state_sha256"):
+        raise CheckpointError(f"{state_path}: damaged (its checksum does not match {META_FILE}): use another checkpoint")
+    try:
+        meta = Meta(**{name: body[name] for name in Meta.__dataclass_fields__})
+        return load(blob), meta
+    except (KeyError, SafetensorError) as error:
+        raise CheckpointError(f"{folder}: not a checkpoint ({error})") from error
+
+
+def find_checkpoint(path: Path) -> Path:
+    """The checkpoint folder that a user means by a run folder, a checkpoint folder, or the links `latest` and `best`."""
+    for candidate in (path, path / "checkpoints" / "latest", path / "latest"):
+        if (candidate / META_FILE).exists():
+            return candidate.resolve()
+    raise CheckpointError(f"checkpoint={path}: no checkpoint there: give a run folder (outputs/NAME) or its checkpoints/step_N")
+
+
+def _write(path: Path, content: bytes) -> None:
+    with path.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _sync_folder(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _point(link: Path, target: str) -> None:
+    temporary = link.with_name(f".{link.name}.new")
+    temporary.unlink(missing_ok=True)
+    temporary.symlink_to(target)
+    temporary.replace(link)

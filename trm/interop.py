@@ -1,0 +1,127 @@
+"""Weights in the released code's names: read its checkpoints here, write ours for it.
+
+The reference saves a state_dict with torch.save; keys may carry the prefixes of torch.compile and of the loss head
+(`_orig_mod.model.`), and its EMA files hold the trained weights only. Files are read with torch's weights-only unpickler,
+which cannot run code.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from trm.errors import CheckpointError
+from trm.model import Architecture, Weights, weight_shapes
+
+REFERENCE_PREFIX = "_orig_mod.model."
+_FIXED_NAMES = {"init.z_H": "inner.H_init", "init.z_L": "inner.L_init"}
+_PUZZLE_EMBEDDING = "inner.puzzle_emb.weights"
+_TOP_NAMES = {
+    "embed_tokens": "inner.embed_tokens.embedding_weight",
+    "embed_positions": "inner.embed_pos.embedding_weight",
+    "lm_head": "inner.lm_head.weight",
+    "q_head.weight": "inner.q_head.weight",
+    "q_head.bias": "inner.q_head.bias",
+}
+_NETWORKS = {"net": "L_level", "f_L": "L_level", "f_H": "H_level"}
+_LAYERS = {
+    "token_mlp.gate_up": "mlp_t.gate_up_proj.weight",
+    "token_mlp.down": "mlp_t.down_proj.weight",
+    "attention.qkv": "self_attn.qkv_proj.weight",
+    "attention.out": "self_attn.o_proj.weight",
+    "mlp.gate_up": "mlp.gate_up_proj.weight",
+    "mlp.down": "mlp.down_proj.weight",
+}
+
+
+@dataclass(frozen=True)
+class ModelTensors:
+    """The tensors of one model under this project's names."""
+
+    weights: Weights
+    fixed: Weights  # init.z_H, init.z_L; empty for a file without them (EMA)
+    puzzle_embedding: Tensor | None  # [I, E]; None for a model or a file without it
+
+
+def reference_name(name: str) -> str:
+    """The reference's name (without prefix) of one of our weights or fixed tensors."""
+    if name in _TOP_NAMES:
+        return _TOP_NAMES[name]
+    if name in _FIXED_NAMES:
+        return _FIXED_NAMES[name]
+    network, layer, rest = name.split(".", 2)
+    return f"inner.{_NETWORKS[network]}.layers.{layer}.{_LAYERS[rest]}"
+
+
+def _check_variant(arch: Architecture) -> None:
+    if arch.latent_names != ("z_H", "z_L"):
+        raise CheckpointError(
+            f"recursion.variant={arch.recursion.variant} has other latents than the reference's model: only variants with z_H and "
+            "z_L can be exchanged"
+        )
+
+
+def from_reference(tensors: Mapping[str, Tensor], arch: Architecture, source: str = "state_dict") -> ModelTensors:
+    """Tensors under the reference's names, with or without its prefixes, as this project's tensors for `arch`.
+
+    Every weight must be there with the right shape and nothing may be left over; latents' initial values and the puzzle embedding
+    may be absent (EMA files). Raises CheckpointError naming `source` and the tensor.
+    """
+    _check_variant(arch)
+    left = {re.sub(r"^(_orig_mod\.|model\.|module\.)+", "", name): tensor for name, tensor in tensors.items()}
+    weights: Weights = {}
+    for name, shape in weight_shapes(arch).items():
+        theirs = reference_name(name)
+        if theirs not in left:
+            raise CheckpointError(f"{source}: tensor {theirs} is missing: does the configuration (model=, data=) fit this file?")
+        weights[name] = _checked(left.pop(theirs), shape, theirs, source).to(arch.master_dtype)
+    fixed = {
+        name: _checked(left.pop(theirs), (arch.model.hidden_size,), theirs, source).to(arch.dtype)
+        for name, theirs in _FIXED_NAMES.items()
+        if theirs in left
+    }
+    table = None
+    if arch.model.puzzle_emb_ndim and _PUZZLE_EMBEDDING in left:
+        shape = (arch.num_puzzle_identifiers, arch.model.puzzle_emb_ndim)
+        table = _checked(left.pop(_PUZZLE_EMBEDDING), shape, _PUZZLE_EMBEDDING, source).to(arch.master_dtype)
+    # the reference's per-batch copies of puzzle vectors are buffers of its optimizer, not weights
+    left = {name: tensor for name, tensor in left.items() if not name.startswith("inner.puzzle_emb.local_")}
+    if left:
+        raise CheckpointError(f"{source}: tensor {min(left)} has no place in this configuration (model=, recursion=)")
+    return ModelTensors(weights, fixed, table)
+
+
+def _checked(tensor: Tensor, shape: tuple[int, ...], name: str, source: str) -> Tensor:
+    if tuple(tensor.shape) != shape:
+        raise CheckpointError(f"{source}: tensor {name} has shape {list(tensor.shape)}, the configuration needs {list(shape)}")
+    return tensor
+
+
+def to_reference(model: ModelTensors, arch: Architecture, prefix: str = REFERENCE_PREFIX) -> dict[str, Tensor]:
+    """This project's tensors as a state_dict of the reference's model, loadable with strict=True when nothing is absent."""
+    _check_variant(arch)
+    tensors = {reference_name(name): tensor for name, tensor in (model.weights | model.fixed).items() if not name.startswith("rope.")}
+    if model.puzzle_embedding is not None:
+        tensors[_PUZZLE_EMBEDDING] = model.puzzle_embedding
+    return {prefix + name: tensor.contiguous() for name, tensor in tensors.items()}
+
+
+def read_reference_file(path: Path, arch: Architecture) -> ModelTensors:
+    """Read a checkpoint file of the reference (torch.save of a state_dict)."""
+    try:
+        tensors = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{path}: no such file") from error
+    except Exception as error:  # noqa: BLE001 - torch.load raises many kinds for a file that is not a checkpoint
+        raise CheckpointError(f"{path}: not a checkpoint that torch can read safely ({type(error).__name__})") from error
+    if not isinstance(tensors, dict) or not all(isinstance(t, Tensor) for t in tensors.values()):
+        raise CheckpointError(f"{path}: holds no state_dict of tensors")
+    return from_reference(tensors, arch, source=str(path))
+
+
+def write_reference_file(path: Path, model: ModelTensors, arch: Architecture) -> None:
+    """Write a checkpoint file that the reference loads."""
+    torch.save(to_reference(model, arch), path)

@@ -1,0 +1,232 @@
+"""Devices, compilation, sharding and transfers. The only module that imports torch_xla.
+
+The rest of the project sees a `Runtime`: it compiles a pure function into one graph, puts state and batches on the devices, and
+fetches results. Under SPMD (several devices) the program sees global tensors: batch rows are sharded over a 1-D mesh, weights are
+replicated, and the compiler inserts the gradient all-reduce.
+"""
+
+import os
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol, TypeVar, cast
+
+import numpy as np
+import torch
+import torch.utils._pytree as pytree
+from torch import Tensor
+
+from trm.config import HardwareConfig
+from trm.errors import ConfigError
+
+F = TypeVar("F", bound=Callable[..., Any])
+T = TypeVar("T")
+
+
+class Runtime(Protocol):
+    """What a backend provides. Trees are nested dicts, tuples and NamedTuples of tensors (None allowed)."""
+
+    process_index: int
+    process_count: int
+    num_devices: int
+
+    @property
+    def is_main(self) -> bool:
+        """True on the one process that writes files and logs."""
+
+    def compile(self, function: F) -> F:
+        """The pure function as one compiled graph; compiles at the first call for given shapes."""
+
+    def put_replicated(self, tree: T) -> T:
+        """A CPU tree on the devices, every device holding all of it."""
+
+    def put_rows(self, tree: T) -> T:
+        """A CPU tree on the devices, the first axis (this process's rows of the global batch) split over them."""
+
+    def put_batch(self, batch: Mapping[str, np.ndarray]) -> dict[str, Tensor]:
+        """A host batch (this process's rows, int32 arrays) on the devices, split over its rows."""
+
+    def end_step(self) -> None:
+        """Hand the step's work to the device without waiting for its results."""
+
+    def fetch(self, tree: T) -> T:
+        """A tree of device tensors as CPU tensors. Waits for the devices."""
+
+    def compile_count(self) -> int:
+        """Graphs compiled so far in this process."""
+
+    def describe(self) -> str:
+        """One line: backend, devices, processes."""
+
+
+def _map_tensors(function: Callable[[Tensor], Tensor], tree: T) -> T:
+    result: T = pytree.tree_map(lambda leaf: function(leaf) if isinstance(leaf, Tensor) else leaf, tree)
+    return result
+
+
+class _XlaFunction:
+    """A pure function traced once by torch_xla's lazy tensors and from then on run as one cached XLA computation.
+
+    This is the second half of `torch.compile(backend="openxla")`, called directly: the step needs no bytecode analysis, since it is
+    a pure function of tensors by construction, and the analysis of 21 unrolled network passes takes longer than XLA's compile.
+    """
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self._function = function
+        self._graph: Callable[..., Any] | None = None
+        self._shapes: list[tuple[torch.Size, torch.dtype]] = []
+
+    def __call__(self, *args: Any) -> Any:
+        leaves, structure = pytree.tree_flatten(args)
+        tensors = [leaf for leaf in leaves if leaf is not None]
+        shapes = [(t.shape, t.dtype) for t in tensors]
+        if self._graph is None or shapes != self._shapes:
+            self._graph, self._shapes = self._trace(leaves, structure, tensors), shapes
+        results = iter(self._graph(*tensors))
+        return pytree.tree_unflatten([next(results) if there else None for there in self._result_there], self._result_structure)
+
+    def _trace(self, leaves: list[Any], structure: pytree.TreeSpec, tensors: list[Tensor]) -> Callable[..., Any]:
+        from torch_xla._dynamo import dynamo_bridge
+
+        there = [leaf is not None for leaf in leaves]
+
+        def flat(*flat_tensors: Tensor) -> list[Tensor]:
+            given = iter(flat_tensors)
+            args = pytree.tree_unflatten([next(given) if present else None for present in there], structure)
+            results, self._result_structure = pytree.tree_flatten(self._function(*args))
+            self._result_there = [result is not None for result in results]
+            return [result for result in results if result is not None]
+
+        flat.xla_args = tensors  # type: ignore[attr-defined]
+        flat.parameters = tuple  # type: ignore[attr-defined]
+        graph: Callable[..., Any] = dynamo_bridge.extract_internal(flat)
+        return graph
+
+
+class XlaRuntime:
+    """torch_xla on CPU or TPU; SPMD over a 1-D mesh where there is more than one device."""
+
+    def __init__(self, hardware: HardwareConfig) -> None:
+        os.environ["PJRT_DEVICE"] = hardware.platform.upper()
+        if hardware.platform == "cpu":
+            os.environ["CPU_NUM_DEVICES"] = str(hardware.devices_per_host)
+        try:
+            import torch_xla
+            import torch_xla.core.xla_model as xm
+            import torch_xla.debug.metrics as xla_metrics
+            import torch_xla.distributed.spmd as spmd
+            import torch_xla.runtime as xr
+        except ImportError as error:
+            raise ConfigError(
+                f"torch_xla does not load with torch {torch.__version__} ({error}): run `make setup`, or use hardware.backend=eager"
+            ) from error
+        self._torch_xla, self._xm, self._metrics, self._spmd = torch_xla, xm, xla_metrics, spmd
+        self._mesh = None
+        if hardware.num_devices > 1:
+            xr.use_spmd()
+        found = xr.global_runtime_device_count()
+        if found != hardware.num_devices:
+            raise ConfigError(
+                f"hardware={hardware.name} expects {hardware.num_devices} {hardware.platform} devices, found {found}: choose the "
+                "hardware= that matches this machine, for example hardware=cpu"
+            )
+        if hardware.num_devices > 1:
+            self._mesh = spmd.Mesh(np.arange(found), (found,), ("data",))
+        self.num_devices = found
+        self.process_index, self.process_count = xr.process_index(), xr.process_count()
+        self._device = torch_xla.device()
+        self._platform = hardware.platform
+
+    @property
+    def is_main(self) -> bool:
+        return self.process_index == 0
+
+    def compile(self, function: F) -> F:
+        compiled: Any = _XlaFunction(function)
+        return cast(F, compiled)
+
+    def put_replicated(self, tree: T) -> T:
+        def put(tensor: Tensor) -> Tensor:
+            on_device = tensor.to(self._device)
+            if self._mesh is not None:
+                self._spmd.mark_sharding(on_device, self._mesh, (None,) * tensor.ndim)
+            return on_device
+
+        placed = _map_tensors(put, tree)
+        self._torch_xla.sync()
+        return placed
+
+    def put_rows(self, tree: T) -> T:
+        return _map_tensors(self._put_rows, tree)
+
+    def _put_rows(self, tensor: Tensor) -> Tensor:
+        if self._mesh is None:
+            return tensor.to(self._device)
+        # minibatch: each process passes its own rows of the global tensor
+        sharding = self._spmd.ShardingSpec(self._mesh, ("data",) + (None,) * (tensor.ndim - 1), minibatch=self.process_count > 1)
+        on_device: Tensor = self._xm.send_cpu_data_to_device([tensor], self._device, input_sharding=sharding)[0]
+        return on_device
+
+    def put_batch(self, batch: Mapping[str, np.ndarray]) -> dict[str, Tensor]:
+        return {name: self._put_rows(torch.from_numpy(rows)) for name, rows in batch.items()}
+
+    def end_step(self) -> None:
+        self._torch_xla.sync()
+
+    def fetch(self, tree: T) -> T:
+        return _map_tensors(lambda tensor: tensor.cpu(), tree)
+
+    def compile_count(self) -> int:
+        return int(self._metrics.counter_value("UncachedCompile") or 0)
+
+    def describe(self) -> str:
+        return (
+            f"torch_xla {self._torch_xla.__version__} on {self.num_devices} {self._platform} device(s), "
+            f"process {self.process_index + 1} of {self.process_count}"
+        )
+
+
+class NativeRuntime:
+    """torch without torch_xla on one device: eager, or compiled by inductor."""
+
+    process_index, process_count, num_devices = 0, 1, 1
+    is_main = True
+
+    def __init__(self, hardware: HardwareConfig) -> None:
+        if hardware.platform == "cuda" and not torch.cuda.is_available():
+            raise ConfigError("hardware.platform=cuda, but torch finds no CUDA device: use hardware=cpu")
+        self._device = torch.device(hardware.platform)
+        self._backend = hardware.backend
+        self._compiled = 0
+
+    def compile(self, function: F) -> F:
+        if self._backend == "eager":
+            return function
+        compiled: F = torch.compile(function, backend="inductor", fullgraph=True, dynamic=False)
+        return compiled
+
+    def put_replicated(self, tree: T) -> T:
+        return _map_tensors(lambda tensor: tensor.to(self._device), tree)
+
+    def put_rows(self, tree: T) -> T:
+        return self.put_replicated(tree)
+
+    def put_batch(self, batch: Mapping[str, np.ndarray]) -> dict[str, Tensor]:
+        return {name: torch.from_numpy(rows).to(self._device) for name, rows in batch.items()}
+
+    def end_step(self) -> None:
+        pass
+
+    def fetch(self, tree: T) -> T:
+        return _map_tensors(lambda tensor: tensor.cpu(), tree)
+
+    def compile_count(self) -> int:
+        if self._backend == "eager":
+            return 0
+        return int(torch._dynamo.utils.counters["stats"]["unique_graphs"])
+
+    def describe(self) -> str:
+        return f"torch {torch.__version__} {self._backend} on one {self._device.type} device"
+
+
+def start(hardware: HardwareConfig) -> Runtime:
+    """Start the backend that the settings name. Raises ConfigError where the machine does not have what they ask for."""
+    return XlaRuntime(hardware) if hardware.backend == "xla" else NativeRuntime(hardware)

@@ -1,0 +1,301 @@
+"""Train one run: `python -m trm.train [GROUP=OPTION ...] [KEY=VALUE ...]`; `--help` lists both.
+
+Reads top to bottom: settings, data, devices, state (new or resumed), the loop (step, log, evaluate, save), the summary.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import OmegaConf
+
+from trm.checkpoint import Meta, flatten, load_checkpoint, save_checkpoint, saved_steps, unflatten
+from trm.cli import EXIT_FAILED, EXIT_PREEMPTED, hydra_command
+from trm.config import Config, digest, resume_conflicts, to_plain, total_steps
+from trm.data.build import ensure_dataset
+from trm.data.format import load_dataset
+from trm.data.loader import TrainLoader
+from trm.errors import CheckpointError
+from trm.evaluate import Evaluator, make_evaluator
+from trm.model import Weights, architecture, init_fixed, num_parameters
+from trm.progress import Clock, progress_bar
+from trm.runtime import Runtime, start
+from trm.saved_run import CONFIG_FILE
+from trm.signals import StopSignal
+from trm.step import METRICS, StepConfig, TrainState, draw_min_steps, init_state, train_step
+from trm.tracking import Trackers, open_trackers
+
+log = logging.getLogger(__name__)
+
+XLA_METRICS_EVERY_STEPS = 1000
+
+
+def train(cfg: Config) -> None:
+    """One run from its settings to its summary; see the module's docstring. Exits with 143 when preempted."""
+    run_dir = Path(HydraConfig.get().runtime.output_dir)
+    Run(cfg, run_dir).execute()
+
+
+class Run:
+    """One training run in its folder."""
+
+    def __init__(self, cfg: Config, run_dir: Path) -> None:
+        # ------------------------------------------------------------------------------------------------------------- data
+        self.cfg, self.run_dir = cfg, run_dir
+        dataset = load_dataset(ensure_dataset(cfg.data), "train")
+        self.total_steps = total_steps(cfg, dataset.num_groups)
+
+        # ---------------------------------------------------------------------------------------------------------- devices
+        self.runtime: Runtime = start(cfg.hardware)
+        self.local_batch_size = cfg.train.global_batch_size // self.runtime.process_count
+        self.loader = TrainLoader(
+            dataset,
+            seed=cfg.seed,
+            global_batch_size=cfg.train.global_batch_size,
+            on_the_fly_aug=cfg.data.on_the_fly_aug if cfg.data.num_aug == 0 else 0,
+            data_seed=cfg.data.seed,
+            process_index=self.runtime.process_index,
+            process_count=self.runtime.process_count,
+        )
+
+        # ------------------------------------------------------------------------------------------------------------ model
+        facts = dataset.metadata
+        self.data_sizes = {
+            "seq_len": facts.seq_len,
+            "vocab_size": facts.vocab_size,
+            "num_puzzle_identifiers": facts.num_puzzle_identifiers,
+        }
+        self.arch = architecture(cfg, **self.data_sizes)
+        self.step_config = StepConfig(self.arch, cfg.optimizer, cfg.ema.rate, self.total_steps)
+        self.best: tuple[float, int] | None = None  # exact accuracy, step
+        self.last_eval: dict[str, float] | None = None
+        self.last_eval_step: int | None = None
+        self.fixed = init_fixed(self.arch, cfg.seed)
+
+    # -------------------------------------------------------------------------------------------------------------- whole run
+
+    def execute(self) -> None:
+        """Build or resume the state, train, and write the summary whatever happens."""
+        cfg = self.cfg
+        state, self.start_step = self._new_or_resumed_state()
+        self.trackers: Trackers = open_trackers(
+            cfg, self.run_dir, is_main=self.runtime.is_main, resume_step=self.start_step or None, wandb_run_id=self._wandb_id()
+        )
+        if self.runtime.is_main:
+            saved = to_plain(cfg)
+            saved["data"]["path"] = str(Path(cfg.data.path).resolve())  # so that the run can be opened from any folder
+            OmegaConf.save(OmegaConf.create(saved), self.run_dir / CONFIG_FILE)
+            if self.trackers.wandb_run_id:
+                (self.run_dir / "wandb_run_id").write_text(self.trackers.wandb_run_id + "\n")
+        log.info("%s: %s parameters, %s steps, %s", cfg.run_name, f"{num_parameters(self.arch):,}", self.total_steps, self.runtime.describe())
+
+        self.clock, self.step = Clock(), self.start_step
+        self.seconds_to_first_step: float | None = None
+        status, exit_code, reason = "failed", EXIT_FAILED, None
+        try:
+            with StopSignal() as stop:
+                stopped = self._loop(state, stop)
+            status, exit_code = ("preempted", EXIT_PREEMPTED) if stopped else ("completed", 0)
+        except BaseException as error:
+            reason = f"{type(error).__name__}: {error}"
+            raise
+        finally:
+            summary = self._summary(status, reason)
+            self.trackers.finish(status, exit_code, summary)
+            if self.runtime.is_main:
+                summary["warnings"] = self.trackers.warnings  # finishing may have added one
+                (self.run_dir / "summary.json").write_text(json.dumps(summary, indent=1) + "\n")
+        if status == "preempted":
+            log.info("preempted at step %s; the same command goes on from there", self.step)
+            sys.exit(EXIT_PREEMPTED)
+        log.info("completed: exact accuracy %.4f (best %.4f) in %s", summary["exact_accuracy"], summary["best_exact_accuracy"], self.run_dir)
+
+    def _loop(self, state: TrainState, stop: StopSignal) -> bool:
+        """Train to the last step or until a stop is asked for (then True)."""
+        cfg, runtime, clock = self.cfg, self.runtime, self.clock
+        step_config, fixed = self.step_config, runtime.put_replicated(self.fixed)
+
+        def one_step(state: TrainState, fixed: Weights, batch: dict[str, torch.Tensor]) -> TrainState:
+            return train_step(step_config, state, fixed, batch)
+
+        step_function = runtime.compile(one_step)
+        evaluator = make_evaluator(cfg, runtime, self.arch, self.fixed)
+        no_metrics = runtime.put_replicated(torch.zeros(len(METRICS), dtype=self.arch.master_dtype))
+        state = runtime.put_replicated(state._replace(carry=None))._replace(carry=runtime.put_rows(state.carry))  # type: ignore[arg-type]
+        if self.start_step < self.total_steps:
+            log.info("compiling the training step (once per run) ...")
+
+        clock.reset(self.step)
+        with progress_bar(cfg.train.progress, self.start_step, self.total_steps) as bar:
+            while self.step < self.total_steps:
+                # ------------------------------------------------------------------------------------------------------ step
+                batch = runtime.put_batch(self._host_batch(self.step))
+                state = step_function(state, fixed, batch)
+                runtime.end_step()
+                self.step += 1
+                if self.seconds_to_first_step is None:
+                    runtime.fetch(state.step)
+                    self.seconds_to_first_step = clock.reset(self.step)
+                    log.info("first step after %.1f s", self.seconds_to_first_step)
+                bar.update()
+
+                # ------------------------------------------------------------------------------------------------------- log
+                if self.step % cfg.train.log_every_steps == 0 or self.step == self.total_steps:
+                    self._log_training(state, clock)
+                    state = state._replace(metrics=no_metrics)
+                if self.step % XLA_METRICS_EVERY_STEPS == 0:
+                    log.info("XLA Metrics at step %s: %s graphs compiled", self.step, runtime.compile_count())
+
+                # -------------------------------------------------------------------------------------- evaluate and save
+                last = self.step == self.total_steps or stop.requested
+                evaluate = self.step == self.total_steps or _due(self.step, cfg.train.eval_every_steps)
+                if evaluate or last or _due(self.step, cfg.train.checkpoint_every_steps):
+                    with clock.paused():
+                        is_best = evaluate and self._evaluate(evaluator, state)
+                        self._save(state, is_best)
+                if stop.requested:
+                    return self.step < self.total_steps
+        if self.start_step == self.total_steps:
+            log.info("nothing to do: the run folder already holds all %s steps", self.total_steps)
+        return False
+
+    def _host_batch(self, step: int) -> dict[str, Any]:
+        """This process's rows of the batch of a 0-based step."""
+        batch = self.loader.batch(step)
+        min_steps = draw_min_steps(self.cfg.recursion, self.cfg.seed, step, self.cfg.train.global_batch_size)
+        first = self.runtime.process_index * self.local_batch_size
+        return {**batch, "min_steps": min_steps[first : first + self.local_batch_size]}
+
+    # ------------------------------------------------------------------------------------------------------------------ pieces
+
+    def _new_or_resumed_state(self) -> tuple[TrainState, int]:
+        state = init_state(self.cfg, self.arch, self.fixed)
+        steps = saved_steps(self.run_dir)
+        if not steps or self.cfg.train.resume == "never":
+            return state, 0
+        folder = self.run_dir / "checkpoints" / f"step_{steps[-1]}"
+        tensors, meta = load_checkpoint(folder)
+        conflicts = resume_conflicts(meta.config, self.cfg)
+        if conflicts:
+            raise CheckpointError(
+                f"{folder}: was trained with other settings ({'; '.join(conflicts)}): choose another run_name, or "
+                "train.resume=never to start over in this folder"
+            )
+        init = {k.removeprefix("fixed/"): t for k, t in tensors.items() if k.startswith("fixed/")}
+        self.fixed |= init
+        state = unflatten(state, {k: t for k, t in tensors.items() if not k.startswith("fixed/")}, str(folder))
+        if meta.best_exact_accuracy is not None and meta.best_step is not None:
+            self.best = (meta.best_exact_accuracy, meta.best_step)
+        self.last_eval, self.last_eval_step = meta.last_eval, meta.last_eval_step
+        log.info("resuming from %s", folder)
+        return state, meta.step
+
+    def _wandb_id(self) -> str | None:
+        path = self.run_dir / "wandb_run_id"
+        return path.read_text().strip() if self.start_step and path.exists() else None
+
+    def _log_training(self, state: TrainState, clock: Clock) -> None:
+        """Fetch the metrics accumulated since the last log and write them everywhere."""
+        cfg = self.cfg
+        sums = dict(zip(METRICS, self.runtime.fetch(state.metrics).tolist(), strict=True))
+        steps, seconds = clock.lap(self.step)
+        halted = max(sums["count"], 1)
+        values = {name: sums[name] / halted for name in ("accuracy", "exact_accuracy", "q_halt_accuracy", "steps")}
+        losses = ("lm_loss", "q_halt_loss") + (("q_continue_loss",) if cfg.recursion.act_continue else ())
+        values |= {name: sums[name] / sums["rows"] for name in losses}
+        values["loss"] = values["lm_loss"] + 0.5 * sum(values[name] for name in losses[1:])
+        values["lr"] = self._learning_rate()
+        values["halted_rows"] = sums["count"]
+        if steps:  # none are timed where the first step is logged by itself
+            values["samples_per_s"] = steps * cfg.train.global_batch_size / seconds
+            values["step_time_s"] = seconds / steps
+        values["compiles"] = self.runtime.compile_count()
+        log.info("Step %s: loss=%.4f, lr=%.6f, time=%.2fs", self.step, values["loss"], values["lr"], seconds)
+        self.trackers.log("train", self.step, values)
+
+    def _learning_rate(self) -> float:
+        from trm.optim import learning_rate
+
+        step = torch.tensor(float(self.step), dtype=torch.float64)
+        return learning_rate(self.cfg.optimizer.lr, step, self.cfg.optimizer, self.total_steps).item()
+
+    def _evaluate(self, evaluator: Evaluator, state: TrainState) -> bool:
+        """Evaluate and log; True where this is the best exact accuracy so far."""
+        began = time.perf_counter()
+        result = evaluator.run(state.ema or state.weights, state.puzzle_embedding, self.cfg.recursion.n_sup)[-1]
+        log.info(
+            "Evaluation at step %s: exact_accuracy=%.4f, accuracy=%.4f, loss=%.4f, puzzles=%d, time=%.1fs",
+            self.step, result["exact_accuracy"], result["accuracy"], result["lm_loss"], result["count"], time.perf_counter() - began,
+        )  # fmt: skip
+        self.trackers.log("eval", self.step, result)
+        self.last_eval, self.last_eval_step = result, self.step
+        is_best = self.best is None or result["exact_accuracy"] > self.best[0]
+        if is_best:
+            self.best = (result["exact_accuracy"], self.step)
+        return is_best
+
+    def _save(self, state: TrainState, is_best: bool) -> None:
+        tensors = flatten(self.runtime.fetch(state)) | {f"fixed/{k}": t for k, t in self.fixed.items() if k.startswith("init.")}
+        if not self.runtime.is_main:
+            return
+        meta = Meta(
+            step=self.step,
+            config=_without_places(to_plain(self.cfg)),
+            digest=digest(self.cfg),
+            best_exact_accuracy=self.best[0] if self.best else None,
+            best_step=self.best[1] if self.best else None,
+            last_eval=self.last_eval,
+            last_eval_step=self.last_eval_step,
+            data=self.data_sizes,
+        )
+        save_checkpoint(self.run_dir, tensors, meta, is_best=is_best, keep=self.cfg.train.keep_checkpoints)
+
+    def _summary(self, status: str, reason: str | None) -> dict[str, Any]:
+        """The contents of summary.json."""
+        trained = max(self.step - self.start_step, 0)
+        seconds = self.clock.total_s
+        return {
+            "status": status,
+            "reason": reason,
+            "run_name": self.cfg.run_name,
+            "steps": self.step,
+            "total_steps": self.total_steps,
+            "resumed_from_step": self.start_step or None,
+            "exact_accuracy": self.last_eval["exact_accuracy"] if self.last_eval else None,
+            "best_exact_accuracy": self.best[0] if self.best else None,
+            "best_step": self.best[1] if self.best else None,
+            "last_eval": self.last_eval,
+            "last_eval_step": self.last_eval_step,
+            "seconds": round(seconds, 3),  # in training steps, without compiling, evaluating and saving
+            "seconds_to_first_step": self.seconds_to_first_step,
+            "samples_per_s": (trained - 1) * self.cfg.train.global_batch_size / seconds if trained > 1 and seconds else None,
+            "parameters": num_parameters(self.arch),
+            "config_digest": digest(self.cfg),
+            "seed": self.cfg.seed,
+            "hardware": self.cfg.hardware.name,
+            "runtime": self.runtime.describe(),
+            "compiles": self.runtime.compile_count(),
+            "wandb_mode": self.trackers.wandb_mode,
+            "warnings": self.trackers.warnings,
+        }
+
+
+def _due(step: int, every: int | None) -> bool:
+    return every is not None and step % every == 0
+
+
+def _without_places(config: dict[str, Any]) -> dict[str, Any]:
+    """The config without names and paths, which would make equal checkpoints differ."""
+    data = {k: v for k, v in config["data"].items() if k not in ("path", "train_csv", "test_csv")}
+    return {k: v for k, v in config.items() if k not in ("run_name", "tracking")} | {"data": data}
+
+
+if __name__ == "__main__":
+    hydra_command(train)
