@@ -44,9 +44,7 @@ def download(name: str) -> Path:
 
     def fetch(local_files_only: bool) -> Path:
         return Path(
-            hf_hub_download(
-                HUB_REPOSITORY, name, repo_type="dataset", revision=HUB_REVISION, local_files_only=local_files_only
-            )
+            hf_hub_download(HUB_REPOSITORY, name, repo_type="dataset", revision=HUB_REVISION, local_files_only=local_files_only)
         )
 
     try:
@@ -65,19 +63,23 @@ def download(name: str) -> Path:
 
 
 def scan(path: Path, key: str) -> CsvFile:
-    """Count and hash a csv file; raises DataError naming the config `key` or the file."""
+    """Count and hash a csv file and check its header; raises DataError naming the config `key` or the file."""
     digest, newlines, last = hashlib.sha256(), 0, b""
     try:
         with path.open("rb") as file:
+            header = file.readline().decode("utf-8-sig", errors="replace").strip()
+            file.seek(0)
             while block := file.read(_BLOCK_BYTES):
                 digest.update(block)
                 newlines += block.count(b"\n")
                 last = block[-1:]
     except OSError as error:
         raise DataError(f"{key}={path} cannot be read ({error.strerror}): give the path of a csv file") from error
+    if header != HEADER:
+        raise DataError(f"{path}:1: the header is {header[:80]!r}, not {HEADER}")
     num_lines = newlines + (last not in (b"", b"\n"))
     if num_lines < 2:
-        raise DataError(f"{path}: holds no puzzles: it needs the header {HEADER} and a row for each puzzle")
+        raise DataError(f"{path}: holds no puzzles: it needs a row for each puzzle after the header")
     return CsvFile(path, digest.hexdigest(), num_lines - 1)
 
 
@@ -91,13 +93,7 @@ def read_rows(file: CsvFile, sudoku: Sudoku, chosen: NDArray[np.integer]) -> tup
     place = np.full(file.num_rows, -1)
     place[chosen] = np.arange(len(chosen))
     start = 0
-    for block in _blocks_of_lines(file.path):
-        if start == 0:
-            end_of_header = block.index(b"\n") + 1
-            header = block[:end_of_header].decode("utf-8-sig", errors="replace").strip()
-            if header != HEADER:
-                raise DataError(f"{file.path}:1: the header is {header[:80]!r}, not {HEADER}")
-            block = block[end_of_header:]
+    for block in _blocks_of_rows(file.path):
         block_questions, block_answers = _parse_block(file.path, sudoku, block, first_line=start + 2)
         here = place[start : start + len(block_questions)]
         questions[here[here >= 0]] = block_questions[here >= 0]
@@ -106,10 +102,11 @@ def read_rows(file: CsvFile, sudoku: Sudoku, chosen: NDArray[np.integer]) -> tup
     return questions, answers
 
 
-def _blocks_of_lines(path: Path) -> Iterator[bytes]:
-    """The file in pieces of whole lines, each line with its newline."""
+def _blocks_of_rows(path: Path) -> Iterator[bytes]:
+    """What follows the header, in pieces of whole lines, each line with its newline."""
     rest = b""
     with path.open("rb") as file:
+        file.readline()
         while block := file.read(_BLOCK_BYTES):
             whole, newline, tail = (rest + block).rpartition(b"\n")
             rest = tail

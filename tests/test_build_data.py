@@ -1,0 +1,426 @@
+"""Building dataset folders from csv files and from generated puzzles."""
+
+import dataclasses
+import hashlib
+import json
+import multiprocessing
+import time
+
+import numpy as np
+import pytest
+
+from trm.config import Config, DataConfig
+from trm.data import csv_source
+from trm.data.build import build_command, build_dataset, ensure_dataset
+from trm.data.format import ARRAYS, array_path, load_dataset
+from trm.data.generate import generate
+from trm.data.sudoku import BLANK, Sudoku
+from trm.data.symmetry import signature
+from trm.errors import DataError
+
+NINE = Sudoku(3, 3)
+
+
+@pytest.fixture(scope="module")
+def puzzles():
+    return generate(NINE, 30, 0)
+
+
+def rows_of(puzzles, rows):
+    return [f"made,{NINE.text(puzzles[0][i])},{NINE.text(puzzles[1][i])},{i}" for i in rows]
+
+
+def write_csv(path, rows, end="\n"):
+    path.write_text(end.join([csv_source.HEADER, *rows, ""]), newline="")
+    return str(path)
+
+
+@pytest.fixture
+def data(puzzles, tmp_path):
+    """Settings with 20 training and 10 test puzzles in csv files."""
+    return DataConfig(
+        name="tiny",
+        path=str(tmp_path / "set"),
+        train_csv=write_csv(tmp_path / "train.csv", rows_of(puzzles, range(20))),
+        test_csv=write_csv(tmp_path / "test.csv", rows_of(puzzles, range(20, 30))),
+        num_puzzles=20,
+    )
+
+
+def contents(folder):
+    return {str(f.relative_to(folder)): hashlib.sha256(f.read_bytes()).hexdigest() for f in folder.rglob("*") if f.is_file()}
+
+
+def read_like_the_reference(folder, split, rng):
+    """What the reference's loader does with the files: one random variant of every group, as int32 with -100 for no label."""
+    metadata = json.loads((folder / split / "dataset.json").read_text())
+    names = {
+        "inputs": "r",
+        "labels": "r",
+        "puzzle_identifiers": None,
+        "puzzle_indices": None,
+        "group_indices": None,
+    }
+    (set_name,) = metadata["sets"]
+    arrays = {name: np.load(folder / split / f"{set_name}__{name}.npy", mmap_mode=mode) for name, mode in names.items()}
+    rows = []
+    for group in range(arrays["group_indices"].size - 1):
+        puzzle = rng.integers(arrays["group_indices"][group], arrays["group_indices"][group + 1])
+        start, stop = arrays["puzzle_indices"][puzzle], arrays["puzzle_indices"][puzzle + 1]
+        rows.append((start + rng.choice(stop - start, 1)[0], puzzle))
+    index, puzzle = map(np.array, zip(*rows, strict=True))
+    batch = {
+        "inputs": arrays["inputs"][index].astype(np.int32),
+        "labels": arrays["labels"][index].astype(np.int32),
+        "puzzle_identifiers": arrays["puzzle_identifiers"][puzzle].astype(np.int32),
+    }
+    batch["labels"][batch["labels"] == metadata["ignore_label_id"]] = -100
+    return metadata, batch
+
+
+def test_the_reference_loader_reads_what_is_written(data):
+    data.num_aug = 6
+    folder = build_dataset(data).path
+    metadata, batch = read_like_the_reference(folder, "train", np.random.default_rng(0))
+    assert metadata == {
+        "seq_len": 81,
+        "vocab_size": 11,
+        "pad_id": 0,
+        "ignore_label_id": 0,
+        "blank_identifier_id": 0,
+        "num_puzzle_identifiers": 1,
+        "total_groups": 20,
+        "mean_puzzle_examples": 1.0,
+        "total_puzzles": 140,
+        "sets": ["all"],
+    }
+    assert batch["inputs"].shape == batch["labels"].shape == (20, 81)
+    assert NINE.check_rows(batch["inputs"].astype(np.uint8), batch["labels"].astype(np.uint8)).all()
+    assert batch["puzzle_identifiers"].tolist() == [0] * 20
+    assert json.loads((folder / "identifiers.json").read_text()) == ["<blank>"]
+    assert len(read_like_the_reference(folder, "test", np.random.default_rng(0))[1]["inputs"]) == 10
+
+
+def test_rows_are_the_puzzle_and_then_its_variants(data, puzzles):
+    data.num_aug = 3
+    build_dataset(data)
+    train, test = (load_dataset(build_dataset(data).path, split) for split in ("train", "test"))
+    assert (train.num_rows, train.num_groups, test.num_rows, test.num_groups) == (80, 20, 10, 10)
+    assert np.array_equal(train.inputs[::4], puzzles[0][:20])
+    assert np.array_equal(train.labels[::4], puzzles[1][:20])
+    assert np.array_equal(test.inputs, puzzles[0][20:])
+    assert len(np.unique(train.inputs, axis=0)) == 80
+    signatures = signature(NINE, train.inputs, train.labels).reshape(20, 4)
+    assert (signatures == signatures[:, :1]).all()
+    assert len(np.unique(signatures[:, 0])) == 20
+    assert {train.inputs.dtype, train.labels.dtype} == {np.dtype(np.uint8)}
+    assert train.group_indices.dtype == np.int32
+
+
+@pytest.mark.parametrize("changes", [{}, {"num_puzzles": 7, "num_test_puzzles": 4, "num_aug": 2}])
+def test_two_builds_are_equal_to_the_byte_wherever_the_files_lie(data, tmp_path, changes):
+    first = dataclasses.replace(data, **changes)
+    build_dataset(first)
+    moved = dataclasses.replace(first, path=str(tmp_path / "elsewhere/again"), train_csv=str(tmp_path / "other.csv"))
+    (tmp_path / "other.csv").write_bytes((tmp_path / "train.csv").read_bytes())
+    again = build_dataset(moved)
+    assert contents(tmp_path / "set") == contents(again.path)
+    other = build_dataset(dataclasses.replace(first, path=str(tmp_path / "seed"), seed=1))
+    assert contents(other.path)["build.json"] != contents(again.path)["build.json"]
+    same_rows = contents(other.path)["train/all__inputs.npy"] == contents(again.path)["train/all__inputs.npy"]
+    assert same_rows == (not changes)
+
+
+def test_the_build_record_has_the_hash_of_every_array(data):
+    folder = build_dataset(data).path
+    record = json.loads((folder / "build.json").read_text())
+    files = {f"{split}/{name}": array_path(folder, split, name) for split in ("train", "test") for name in ARRAYS}
+    assert record["sha256"] == {key: hashlib.sha256(file.read_bytes()).hexdigest() for key, file in files.items()}
+    assert str(folder) not in json.dumps(record)
+
+
+def test_fewer_puzzles_are_drawn_with_the_seed(data, puzzles, tmp_path):
+    drawn = []
+    for seed in range(2):
+        build = dataclasses.replace(data, num_puzzles=5, num_test_puzzles=3, seed=seed, path=str(tmp_path / f"s{seed}"))
+        build_dataset(build)
+        train, test = load_dataset(tmp_path / f"s{seed}", "train"), load_dataset(tmp_path / f"s{seed}", "test")
+        known = {row.tobytes(): answer.tobytes() for row, answer in zip(*puzzles, strict=True)}
+        assert all(known[q.tobytes()] == a.tobytes() for q, a in zip(train.inputs, train.labels, strict=True))
+        assert len({row.tobytes() for row in train.inputs}) == 5
+        assert len(test.inputs) == 3
+        drawn.append(train.inputs.tolist())
+    assert drawn[0] != drawn[1]
+
+
+ROW = "x,{0},{1},3"
+Q = "53..7....6..195....98....6.8...6...34..8.3..17...2...6.6....28....419..5....8..79"
+A = "534678912672195348198342567859761423426853791713924856961537284287419635345286179"
+
+
+@pytest.mark.parametrize(
+    ("row", "reason"),
+    [
+        ("", "0 fields"),
+        ("x", "1 fields"),
+        (f"x,{Q},{A}", "3 fields"),
+        (f"x,{Q},{A},3,4", "5 fields"),
+        (f"a,b,{Q},{A},3", "5 fields"),
+        (f"x,{Q[:-1]},{A},3", "the question has 80 cells, not 81"),
+        (f"x,{Q},{A}1,3", "the answer has 82 cells"),
+        (f"x,{Q[:-1]},{A}1,3", "the question has 80 cells"),
+        (f"x,{Q[:3]}x{Q[4:]},{A},3", "the question: position 4: 'x'"),
+        (f"x,{Q},{A[:80]}?,3", r"the answer: position 81: '\?'"),
+        (f"x,{Q},{A[:80]}|,3", "the answer: 80 cells"),
+        (f"x,{Q},{A[:3]}.{A[4:]},3", "1 cell has no digit, the first in row 1 column 4"),
+        (f"x,{Q},{A[:2]}5{A[3:]},3", "row 1 has 5 more than once"),
+        (f"x,{Q},{A[9:]}{A[:9]},3", "row 1 column 1 was given as 5, not 6"),
+        (f'x,"{Q},{A},3', "unexpected end of data"),
+    ],
+)
+@pytest.mark.parametrize(("line", "end"), [(2, "\n"), (9, "\r\n"), (21, "\n")])
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_a_bad_row_is_refused_with_file_and_line(data, puzzles, tmp_path, row, reason, line, end, split):
+    rows = rows_of(puzzles, range(20) if split == "train" else [*range(20, 30)] * 2)
+    rows[line - 2] = row
+    file = write_csv(tmp_path / f"{split}.csv", rows, end)
+    # Only some rows are drawn, but all are checked.
+    bad = dataclasses.replace(data, num_puzzles=1, num_test_puzzles=1)
+    with pytest.raises(DataError, match=reason) as error:
+        build_dataset(bad)
+    assert str(error.value).startswith(f"{file}:{line}: ")
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "set").exists()
+
+
+def test_csv_forms_that_mean_the_same_give_the_same_rows(data, puzzles, tmp_path):
+    build_dataset(data)
+    plain = load_dataset(tmp_path / "set", "train")
+    rows = rows_of(puzzles, range(20))
+    quoted = [",".join(f'"{field}"' for field in row.split(",")) for row in rows]
+    comma = ['"a, b"' + row[row.index(",") :] for row in rows]
+    forms = {
+        "crlf": "\r\n".join([csv_source.HEADER, *rows, ""]),
+        "no last newline": "\n".join([csv_source.HEADER, *rows]),
+        "zeros": "\n".join([csv_source.HEADER, *rows, ""]).replace(".", "0"),
+        "byte order mark": "\N{ZERO WIDTH NO-BREAK SPACE}" + "\n".join([csv_source.HEADER, *rows, ""]),
+        "quoted": "\n".join([csv_source.HEADER, *quoted, ""]),
+        "comma in the source": "\n".join([csv_source.HEADER, *comma[:7], *rows[7:], ""]),
+    }
+    for name, text in forms.items():
+        (tmp_path / "form.csv").write_text(text, newline="", encoding="utf-8")
+        folder = tmp_path / name
+        build_dataset(dataclasses.replace(data, train_csv=str(tmp_path / "form.csv"), path=str(folder)))
+        assert np.array_equal(load_dataset(folder, "train").inputs, plain.inputs), name
+        assert np.array_equal(load_dataset(folder, "train").labels, plain.labels), name
+
+
+def test_a_file_of_several_blocks_is_read_like_one_block(data, tmp_path, monkeypatch):
+    build_dataset(data)
+    for size in (1, 100, 181, 1000):
+        monkeypatch.setattr(csv_source, "_BLOCK_BYTES", size)
+        again = build_dataset(dataclasses.replace(data, path=str(tmp_path / f"blocks{size}")))
+        assert contents(again.path) == contents(tmp_path / "set")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"num_puzzles": 21}, r"data\.num_puzzles=21, but .*train\.csv has 20 puzzles"),
+        ({"num_test_puzzles": 11}, r"data\.num_test_puzzles=11, but .*test\.csv has 10 puzzles"),
+        ({"train_csv": "missing.csv"}, r"data\.train_csv=missing\.csv cannot be read"),
+        ({"box_rows": 2}, "the question has 81 cells, not 36"),
+        ({"box_rows": 2, "train_csv": None}, "only 9x9 puzzles can be downloaded"),
+    ],
+)
+def test_wrong_settings_are_refused(data, changes, message):
+    with pytest.raises(DataError, match=message):
+        build_dataset(dataclasses.replace(data, **changes))
+
+
+def test_wrong_headers_and_empty_files_are_refused(data, tmp_path):
+    for text, message in [
+        ("", "train.csv:1: the header is ''"),
+        (csv_source.HEADER + "\n", "holds no puzzles"),
+        ("question,answer\n1,2\n", "train.csv:1: the header is 'question,answer'"),
+        (f"x,{Q},{A},3\n" * 2, "train.csv:1: the header"),
+    ]:
+        (tmp_path / "train.csv").write_text(text)
+        with pytest.raises(DataError, match=message):
+            build_dataset(data)
+
+
+def test_a_puzzle_in_both_files_is_refused_with_both_lines(data, puzzles, tmp_path):
+    write_csv(tmp_path / "test.csv", rows_of(puzzles, [25, 26, 3, 27]))
+    with pytest.raises(DataError, match=r"test\.csv:4: the puzzle is also in .*train\.csv:5"):
+        build_dataset(data)
+
+
+def test_symmetric_copies_in_the_test_file_are_counted(data, puzzles, tmp_path):
+    transposed = tuple(rows[3:5].reshape(2, 9, 9).swapaxes(1, 2).reshape(2, 81) for rows in puzzles)
+    write_csv(tmp_path / "test.csv", rows_of(puzzles, range(20, 25)) + rows_of(transposed, range(2)))
+    assert "2 of 7 test puzzles may be symmetric copies" in build_dataset(data).disjointness
+
+
+def test_without_csv_and_without_network_one_line_names_the_way_around(data, monkeypatch, tmp_path):
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    # Nothing listens on this port: as good as no network, on any machine.
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
+    started = time.monotonic()
+    with pytest.raises(DataError, match=r"cannot download train\.csv .*data\.train_csv=\.\.\. data\.test_csv=") as error:
+        build_dataset(dataclasses.replace(data, train_csv=None))
+    assert "\n" not in str(error.value)
+    assert time.monotonic() - started < 10
+
+
+def test_the_pinned_revision_is_a_full_commit():
+    assert len(csv_source.HUB_REVISION) == 40
+    int(csv_source.HUB_REVISION, 16)
+
+
+def test_ensure_names_the_command_where_it_would_have_to_download(data):
+    missing = dataclasses.replace(data, train_csv=None, test_csv=None)
+    with pytest.raises(DataError) as error:
+        ensure_dataset(missing)
+    assert str(error.value) == f"data.path={data.path} does not exist: build it with {build_command(missing)}"
+    assert f"data=tiny data.path={data.path} data.num_puzzles=20 data.num_aug=0 data.seed=0" in build_command(missing)
+
+
+def test_ensure_builds_once_and_then_checks(data, tmp_path):
+    folder = ensure_dataset(data)
+    before = {f: f.stat().st_mtime_ns for f in folder.rglob("*")}
+    assert ensure_dataset(data) == folder
+    assert not build_dataset(data).built
+    # The csv files are not needed any more, but where they are they must be the same.
+    assert ensure_dataset(dataclasses.replace(data, train_csv=None, test_csv=None)) == folder
+    assert {f: f.stat().st_mtime_ns for f in folder.rglob("*")} == before
+    for key, value in {"num_puzzles": 19, "num_test_puzzles": 9, "num_aug": 1, "seed": 5}.items():
+        message = rf"data\.{key}={value}, but .* built with data\.{key}=.*choose another data\.path"
+        for build in (ensure_dataset, build_dataset):
+            with pytest.raises(DataError, match=message):
+                build(dataclasses.replace(data, **{key: value}))
+    with (tmp_path / "train.csv").open("a") as file:
+        file.write(f"x,{Q},{A},1\n")
+    with pytest.raises(DataError, match=r"data\.train_csv=.* is not the file"):
+        ensure_dataset(data)
+
+
+def test_a_folder_of_another_format_version_is_refused(data):
+    record_file = build_dataset(data).path / "build.json"
+    record_file.write_text(json.dumps({**json.loads(record_file.read_text()), "format_version": 0}))
+    with pytest.raises(DataError, match="format version 0"):
+        ensure_dataset(data)
+
+
+def test_a_folder_of_the_reference_is_used_but_not_written_over(data):
+    folder = build_dataset(data).path
+    (folder / "build.json").unlink()
+    assert ensure_dataset(data) == folder
+    with pytest.raises(DataError, match="was not built here"):
+        build_dataset(data)
+
+
+def test_what_a_killed_build_left_is_cleared_away(data, tmp_path):
+    (tmp_path / ".set.building/train").mkdir(parents=True)
+    (tmp_path / ".set.building/train/all__inputs.npy").write_bytes(b"half")
+    build_dataset(data)
+    load_dataset(tmp_path / "set", "train")
+    assert not (tmp_path / ".set.building").exists()
+
+
+def test_a_folder_that_cannot_be_written_is_refused_in_one_line(data, tmp_path):
+    with pytest.raises(DataError, match=r"data\.path=.* cannot be written"):
+        build_dataset(dataclasses.replace(data, path=str(tmp_path / "train.csv/set")))
+
+
+def _ensure_and_report(data, queue):
+    queue.put(build_dataset(data).built)
+
+
+def test_processes_that_want_one_folder_build_it_once(data):
+    context = multiprocessing.get_context("fork")
+    queue = context.Queue()
+    processes = [context.Process(target=_ensure_and_report, args=(data, queue)) for _ in range(4)]
+    for process in processes:
+        process.start()
+    assert sorted(queue.get(timeout=60) for _ in processes) == [False, False, False, True]
+    for process in processes:
+        process.join()
+
+
+@pytest.mark.parametrize(("box_rows", "box_cols"), [(2, 2), (2, 3), (3, 3)])
+def test_generated_splits_share_no_puzzle(tmp_path, box_rows, box_cols):
+    sudoku = Sudoku(box_rows, box_cols)
+    data = DataConfig(
+        name="made",
+        source="generated",
+        box_rows=box_rows,
+        box_cols=box_cols,
+        path=str(tmp_path / "set"),
+        num_puzzles=40,
+        num_test_puzzles=20,
+    )
+    report = build_dataset(data)
+    train, test = load_dataset(report.path, "train"), load_dataset(report.path, "test")
+    assert (train.num_rows, test.num_rows) == (40, 20)
+    assert sudoku.check_rows(train.inputs, train.labels).all()
+    assert (train.inputs == BLANK).any()
+    rows = np.concatenate([train.inputs, test.inputs])
+    assert len(np.unique(rows, axis=0)) == 60
+    signatures = signature(sudoku, rows, np.concatenate([train.labels, test.labels]))
+    if sudoku.side == 4:
+        assert "too few puzzles that are not copies" in report.disjointness
+        assert "too few" in str(report)
+        assert json.loads((report.path / "build.json").read_text())["disjointness"] == report.disjointness
+    else:
+        assert len(np.unique(signatures)) == 60
+        assert "nor any symmetric copy" in report.disjointness
+    # More training puzzles leave the test puzzles as they are.
+    more = build_dataset(dataclasses.replace(data, num_puzzles=45, path=str(tmp_path / "more")))
+    assert np.array_equal(load_dataset(more.path, "test").inputs, test.inputs)
+
+
+def test_the_command_prints_what_it_wrote(tmp_path, capsys):
+    from trm.build_data import run
+
+    data = DataConfig(
+        name="made",
+        source="generated",
+        box_rows=2,
+        box_cols=2,
+        path=str(tmp_path / "set"),
+        num_puzzles=7,
+        num_test_puzzles=5,
+        num_aug=2,
+    )
+    run(Config(data=data))
+    out = capsys.readouterr().out
+    assert f"{tmp_path / 'set'}: built in" in out
+    assert "train: 7 puzzles, 21 rows" in out
+    assert "test: 5 puzzles, 5 rows" in out
+    run(Config(data=data))
+    assert "already built with the same settings" in capsys.readouterr().out
+
+
+def test_the_paper_dataset_is_built_fast_and_small(shared_data, tmp_path):
+    """1,000 puzzles of 1,001 variants: the reference takes 185 s and 1.3 GB."""
+    data = DataConfig(
+        name="sudoku_extreme",
+        path=str(tmp_path / "set"),
+        train_csv=str(shared_data / "sudoku_extreme_train_1k.csv"),
+        test_csv=str(shared_data / "sudoku_extreme_test_hard_10k.csv"),
+        num_aug=1000,
+    )
+    started = time.process_time()
+    report = build_dataset(data)
+    seconds = time.process_time() - started
+    assert report.rows == {"train": 1_001_000, "test": 10_000}
+    assert report.num_bytes < 1.3e9 / 6
+    # Processor time, with room for a busy machine: about 3 s here.
+    assert seconds < 12
+    assert "nor any symmetric copy" in report.disjointness
+    train = load_dataset(report.path, "train")
+    sample = np.random.default_rng(0).integers(train.num_rows, size=2000)
+    assert NINE.check_rows(train.inputs[sample], train.labels[sample]).all()
