@@ -205,6 +205,7 @@ def test_csv_forms_that_mean_the_same_give_the_same_rows(data, puzzles, tmp_path
         "zeros": "\n".join([csv_source.HEADER, *rows, ""]).replace(".", "0"),
         "byte order mark": "\N{ZERO WIDTH NO-BREAK SPACE}" + "\n".join([csv_source.HEADER, *rows, ""]),
         "quoted": "\n".join([csv_source.HEADER, *quoted, ""]),
+        "a grid as the first source": "\n".join([csv_source.HEADER, A + rows[0][rows[0].index(",") :], *quoted[1:], ""]),
         "comma in the source": "\n".join([csv_source.HEADER, *comma[:7], *rows[7:], ""]),
     }
     for name, text in forms.items():
@@ -380,6 +381,8 @@ def test_generated_splits_share_no_puzzle(tmp_path, box_rows, box_cols):
     # More training puzzles leave the test puzzles as they are.
     more = build_dataset(dataclasses.replace(data, num_puzzles=45, path=str(tmp_path / "more")))
     assert np.array_equal(load_dataset(more.path, "test").inputs, test.inputs)
+    other = build_dataset(dataclasses.replace(data, seed=1, path=str(tmp_path / "other")))
+    assert not np.array_equal(load_dataset(other.path, "test").inputs, test.inputs)
 
 
 def test_the_command_prints_what_it_wrote(tmp_path, capsys):
