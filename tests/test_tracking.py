@@ -1,6 +1,7 @@
 import json
 import logging
 import os
+import re
 import resource
 import subprocess
 import sys
@@ -20,6 +21,9 @@ from trm.config import Config, TrackingConfig, register_schema
 from trm.tracking import JsonlTracker, open_trackers
 
 ROOT = Path(__file__).parents[1]
+
+# TensorBoard's writer thread reports an error twice: to the next call, and to the interpreter.
+pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 
 
 def rows_of(path):
@@ -119,7 +123,9 @@ def test_a_file_that_cannot_be_cut_is_left_whole(tmp_path):
     with file_size_limit(100), pytest.raises(OSError, match="too large"):
         JsonlTracker(path, 15)
     assert path.read_bytes() == before
-    JsonlTracker(path, 15)
+    with path.open("rb") as old:  # replaced, not written over: there is no moment at which it is half cut
+        JsonlTracker(path, 15)
+        assert old.read() == before
     assert [row["global_step"] for row in rows_of(path)] == list(range(16))
 
 
@@ -151,7 +157,10 @@ def test_tensorboard_reads_back_and_resuming_purges(tmp_path):
     for step in range(1, 6):
         first.log("train", step, {"loss": step / 4})
     first.log("eval", 5, {"exact_accuracy": 0.5})
-    # No finish: a killed process has flushed what it logged.
+    # No finish: what a killed process logged is on disk a moment later.
+    deadline = time.monotonic() + 5
+    while scalars(tmp_path / "tensorboard").get("eval/exact_accuracy") is None and time.monotonic() < deadline:
+        time.sleep(0.05)
     assert scalars(tmp_path / "tensorboard") == {
         "train/loss": [(s, s / 4) for s in range(1, 6)],
         "eval/exact_accuracy": [(5, 0.5)],
@@ -184,8 +193,6 @@ def test_tensorboard_that_cannot_open_is_left_out_with_a_warning(tmp_path):
     assert len(rows_of(tmp_path / "metrics.jsonl")) == 1
 
 
-# TensorBoard's writer thread reports the error twice: to the next call, and to the interpreter.
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_tensorboard_that_breaks_is_dropped_with_one_warning(tmp_path):
     values = {f"a_rather_long_name_of_a_value_{i}": float("nan") for i in range(30)}  # short in JSON, long as events
     with logged_warnings() as records:
@@ -193,6 +200,7 @@ def test_tensorboard_that_breaks_is_dropped_with_one_warning(tmp_path):
         with file_size_limit(8000):
             for step in range(5):
                 trackers.log("train", step, values)
+                time.sleep(0.1)  # the writer's thread works behind
         size = sum(f.stat().st_size for f in (tmp_path / "tensorboard").iterdir())
         for step in range(5, 8):
             trackers.log("train", step, values)
@@ -202,6 +210,18 @@ def test_tensorboard_that_breaks_is_dropped_with_one_warning(tmp_path):
     assert [r.getMessage() for r in records] == trackers.warnings
     assert [r["global_step"] for r in rows_of(tmp_path / "metrics.jsonl")] == list(range(8))
     assert sum(f.stat().st_size for f in (tmp_path / "tensorboard").iterdir()) == size
+
+
+def test_tensorboard_that_breaks_after_the_last_log_is_reported(tmp_path):
+    trackers = local_trackers(tmp_path)
+    [events] = (tmp_path / "tensorboard").iterdir()
+    time.sleep(0.3)  # the header is written
+    with file_size_limit(events.stat().st_size + 10):
+        trackers.log("train", 1, {"loss": 1.0})
+        time.sleep(0.3)
+    trackers.finish("completed", 0, {})
+    assert len(trackers.warnings) == 1
+    assert trackers.warnings[0].startswith("TensorBoard failed while finishing (")
 
 
 # ---- hosts and config group ----
@@ -242,7 +262,7 @@ def test_config_group_is_tested_whole():
 # ---- W&B: the real client in its own process, as it keeps global state ----
 
 CLIENT = """
-import json, logging, os, signal, sys
+import json, logging, os, signal, sys, time
 from pathlib import Path
 logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
 import trm.tracking as tracking
@@ -282,9 +302,9 @@ def client(tmp_path):
             assert noise not in done.stdout + done.stderr, done.stdout + done.stderr
         return [json.loads(line) for line in done.stdout.splitlines()], done.stderr
 
-    def sync(server):
-        folders = sorted(str(p) for p in (run / "wandb").iterdir() if "run-2" in p.name and p.is_dir())
-        call([sys.executable, "-m", "wandb", "sync", *folders], online(server))
+    def sync(server, told_to_user):
+        [command] = re.findall("`(wandb sync [^`]*)`", told_to_user)
+        call(["bash", "-c", command], {**online(server), "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"})
 
     run_script.run, run_script.sync, run_script.home = run, sync, tmp_path / "home"
     return run_script
@@ -327,6 +347,10 @@ report(t)
             "notes": "a note",
             "displayName": "the-run-name",
         }
+        # W&B's code for metrics: 1 = name, 2 = glob, 5 = which of the list is the x axis, counted from 1.
+        metrics = json.loads(run.settings["config"])["_wandb"]["value"]["m"]
+        assert metrics[0]["1"] == "global_step"
+        assert {m.get("1") or m["2"]: m["5"] for m in metrics[1:]} == {"eval/exact_accuracy": 1, "*": 1}
         assert run.config["recursion"]["T"] == 5
         assert run.config["optimizer"]["weight_decay"] == 1.0
 
@@ -362,38 +386,22 @@ report(t)
 """
     [told], err = client("auto", script)
     assert (told["mode"], told["warnings"]) == ("offline", [])
-    assert f"INFO no W&B key: logging offline to {client.run}/wandb; `wandb sync" in err
+    assert f"INFO no W&B key: logging offline to {client.run}/wandb; " in err
     assert "WARNING" not in err
     [written] = (client.run / "wandb").glob(f"offline-run-*-{told['id']}/*.wandb")
     assert written.stat().st_size > 500
     with FakeWandb() as server:
-        client.sync(server)
+        client.sync(server, err)
         run = server.runs[told["id"]]
         assert run.history == ROWS_3
         assert (run.exit_code, run.summary["status"], run.config["recursion"]["T"]) == (1, "failed", 5)
 
 
-def test_a_killed_offline_run_keeps_its_rows(client):
-    script = f"""
-import time
-t = start()
-{LOG_3}
-time.sleep(1.5)  # W&B flushes every second
-report(t)
-sys.stdout.flush()
-os.kill(core_pid(), signal.SIGKILL)
-os._exit(0)
-"""
-    [told], _ = client("offline", CORE_PID + script)
-    with FakeWandb() as server:
-        client.sync(server)
-        assert server.runs[told["id"]].history == ROWS_3
-
-
 CORE_PID = """
 def core_pid():
     pids = [pid for task in Path("/proc/self/task").iterdir() for pid in (task / "children").read_text().split()]
-    [pid] = [pid for pid in pids if "wandb-core" in Path(f"/proc/{pid}/comm").read_text()]
+    # The one that was killed before is a zombie without a command line.
+    [pid] = [pid for pid in pids if "wandb-core" in Path(f"/proc/{pid}/cmdline").read_text()]
     return int(pid)
 """
 
@@ -404,22 +412,21 @@ try:
     report(start())
 except UserError as error:
     print(json.dumps({"error": str(error), "left": os.listdir(run)}))
+if "WANDB_API_KEY" in os.environ:
+    mode = "auto"
+    report(start())
 """
-    for key in ({}, {"WANDB_API_KEY": "secretbutshort"}):
-        [told], _ = client("online", script, **key)
+    [missing], _ = client("online", script)
+    [malformed, auto], err = client("online", script, WANDB_API_KEY="secretbutshort")
+    for told in (missing, malformed):
         assert told["left"] == []
         assert "tracking.wandb=online" in told["error"]
         assert "wandb login" in told["error"]
         assert "\n" not in told["error"]
-        assert "secret" not in told["error"]
-
-
-def test_auto_with_a_malformed_key_warns(client):
-    [told], err = client("auto", "report(start())", WANDB_API_KEY="secretbutshort")
-    assert told["mode"] == "offline"
-    assert len(told["warnings"]) == 1
-    assert "WANDB_API_KEY invalid" in told["warnings"][0]
-    assert "secret" not in err + told["warnings"][0]
+    assert auto["mode"] == "offline"
+    assert len(auto["warnings"]) == 1
+    assert "WANDB_API_KEY invalid" in auto["warnings"][0]
+    assert "secret" not in err + malformed["error"] + auto["warnings"][0]
 
 
 def test_online_falls_back_to_offline(client):
@@ -444,7 +451,7 @@ report(t)
     assert err.count("WARNING") == 1
     assert len(list((client.run / "wandb").glob("offline-run-*-myrun001"))) >= 1
     with FakeWandb() as server:
-        client.sync(server)
+        client.sync(server, unreachable["warnings"][0])
         assert server.runs["myrun001"].history[:3] == ROWS_3
 
 
@@ -452,6 +459,7 @@ def test_a_dead_wandb_process_is_dropped(client):
     script = """
 t = start()
 t.log("train", 1, {"loss": 1.0})
+time.sleep(1.5)  # W&B writes to disk every second
 os.kill(core_pid(), signal.SIGKILL)
 for step in range(2, 50):
     t.log("train", step, {"loss": 1.0})
@@ -462,12 +470,21 @@ t = start(run=run / "next")  # a sweep's next job in the same process
 t.log("train", 1, {"loss": 1.0})
 t.finish("completed", 0, {})
 report(t)
+(run / "last").mkdir()
+t = start(run=run / "last")  # nothing comes after this one, so the client's own exit is next
+os.kill(core_pid(), signal.SIGKILL)
+for step in range(2, 50):
+    t.log("train", step, {"loss": 1.0})
+report(t)
 """
-    [told, after], err = client("offline", CORE_PID + script)
+    [told, after, last], err = client("offline", CORE_PID + script)
+    assert len(last["warnings"]) == 1
     assert len(told["warnings"]) == 1
     assert told["warnings"][0].startswith("W&B failed at step ")
-    assert f"wandb sync {client.run}/wandb/" in told["warnings"][0]
-    assert err.count("WARNING") == 1
+    with FakeWandb() as server:
+        client.sync(server, told["warnings"][0])
+        assert server.runs[told["id"]].history == [{"global_step": 1, "train/loss": 1.0}]
+    assert err.count("WARNING") == 2
     assert [row["global_step"] for row in rows_of(client.run / "metrics.jsonl")] == list(range(1, 50))
     assert (after["mode"], after["warnings"]) == ("offline", [])
     assert list((client.run / "next/wandb").glob(f"offline-run-*-{after['id']}/*.wandb"))
@@ -475,7 +492,6 @@ report(t)
 
 def test_a_server_that_dies_holds_the_end_up_only_so_long(client):
     script = f"""
-import time
 tracking.WANDB_FINISH_TIMEOUT_S = 2.0
 t = start()
 print(json.dumps(t.wandb_run_id), flush=True)
@@ -506,7 +522,7 @@ report(t)
     assert told["warnings"][0].startswith("W&B failed while finishing (Timed out")
     assert err.count("WARNING") == 1
     with FakeWandb() as second:
-        client.sync(second)
+        client.sync(second, told["warnings"][0])
         assert second.runs[run_id].history == [*ROWS_3, {"global_step": 4, "train/loss": 0.25}]
 
 

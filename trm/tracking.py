@@ -6,11 +6,13 @@ breaks is dropped with one warning, which is logged and kept in `Trackers.warnin
 Both views name a value `kind/name` (train/loss, eval/exact_accuracy).
 """
 
+import contextlib
 import json
 import logging
 import math
 import os
 import secrets
+import shlex
 import string
 from collections.abc import Callable
 from pathlib import Path
@@ -117,11 +119,9 @@ class TensorBoardTracker:
         self._writer = SummaryWriter(str(folder), purge_step=purge_step)  # type: ignore[no-untyped-call]
 
     def log(self, kind: str, global_step: int, values: dict[str, float | int]) -> None:
-        """Write one scalar for each value."""
+        """Queue one scalar for each value; a thread of the writer appends them to the file at once."""
         for name, value in values.items():
             self._writer.add_scalar(f"{kind}/{name}", value, global_step)  # type: ignore[no-untyped-call]
-        # Else a killed process loses up to two minutes of points, and resuming does not bring back those before the checkpoint.
-        self._writer.flush()  # type: ignore[no-untyped-call]
 
     def finish(self, status: str, exit_code: int, summary: dict[str, Any]) -> None:
         """Close the event file."""
@@ -141,7 +141,8 @@ class WandbTracker:
         import wandb
 
         self.errors: tuple[type[Exception], ...] = _wandb_errors()
-        self.rescue = f"`wandb sync {run_dir}/wandb/*run-*-{run_id}` uploads what reached the disk, {METRICS_FILE} goes on"
+        folders = f"{shlex.quote(str(run_dir / 'wandb'))}/*run-*-{run_id}"
+        self.rescue = f"`wandb sync --include-online {folders}` uploads what reached the disk, {METRICS_FILE} goes on"
         _setup_wandb()
         tracking = cfg.tracking
         self._run = wandb.init(
@@ -211,15 +212,16 @@ def _setup_wandb() -> None:
 
 
 def _teardown_wandb() -> None:
-    """End W&B's process, whatever state it is in."""
+    """End W&B's process and an open run, whatever state they are in."""
     import wandb
 
     # SystemExit is how W&B reports that its process ended with an error.
     errors: tuple[type[BaseException], ...] = (*_wandb_errors(), SystemExit)
-    try:
-        wandb.teardown(exit_code=1)  # for a run that is still open; one that was finished keeps its own
-    except errors as error:
-        log.debug("wandb.teardown: %s", _one_line(error))
+    with contextlib.suppress(*errors):
+        if wandb.run is not None:  # else the client believes for ever that a run is open, and refuses to log in
+            wandb.run.finish(exit_code=1)
+    with contextlib.suppress(*errors):
+        wandb.teardown()
 
 
 def _one_line(error: BaseException) -> str:
@@ -329,7 +331,8 @@ def _choose_wandb_mode(wanted: str, run_dir: Path, warn: Callable[[str], None]) 
 
 
 def _offline(run_dir: Path) -> str:
-    return f"logging offline to {run_dir}/wandb; `wandb sync {run_dir}/wandb/offline-run-*` uploads it"
+    folder = run_dir / "wandb"
+    return f"logging offline to {folder}; `wandb sync {shlex.quote(str(folder))}/offline-run-*` uploads it"
 
 
 def _open_wandb(trackers: Trackers, cfg: Config, run_dir: Path, mode: WandbMode) -> None:
