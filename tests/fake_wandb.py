@@ -79,9 +79,7 @@ class FakeWandb:
             run.settings |= {key: value for key, value in variables.items() if value is not None}
             project = {"id": "p", "name": variables["project"], "entity": {"id": "e", "name": variables["entity"] or "tester"}}
             names = {"id": "b", "name": variables["name"], "displayName": run.settings.get("displayName", "")}
-            return {
-                "data": {"upsertBucket": {"bucket": {**names, "project": project, "historyLineCount": 0}, "inserted": True}}
-            }
+            return {"data": {"upsertBucket": {"bucket": {**names, "project": project, "historyLineCount": 0}, "inserted": True}}}
         if "RunResumeStatus" in query:
             known = self.runs.get(variables["name"])
             run = self.runs.setdefault(variables["name"], FakeRun())

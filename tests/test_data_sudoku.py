@@ -88,9 +88,7 @@ def test_units_of_a_6x6_grid():
 
 
 def test_grid_is_drawn_with_boxes():
-    assert (
-        Sudoku(2, 2).grid(Sudoku(2, 2).parse("12.. .... .... ..43")) == "1 2 | . .\n. . | . .\n----+----\n. . | . .\n. . | 4 3"
-    )
+    assert Sudoku(2, 2).grid(Sudoku(2, 2).parse("12.. .... .... ..43")) == "1 2 | . .\n. . | . .\n----+----\n. . | . .\n. . | 4 3"
 
 
 @pytest.mark.parametrize(

@@ -103,9 +103,7 @@ def test_a_killed_and_resumed_file_equals_an_uninterrupted_one(tmp_path_factory,
     whole = (folder / "whole").read_bytes()
     resume_step = data.draw(st.sampled_from([None, 0, *steps]), label="resume_step")
     # Everything up to the checkpoint was flushed; the kill comes at any byte after that, or leaves garbage there.
-    flushed = sum(
-        len(line) for line in whole.splitlines(keepends=True) if json.loads(line)["global_step"] <= (resume_step or 0)
-    )
+    flushed = sum(len(line) for line in whole.splitlines(keepends=True) if json.loads(line)["global_step"] <= (resume_step or 0))
     killed_at = data.draw(st.integers(flushed, len(whole)), label="killed_at")
     garbage = data.draw(st.sampled_from([b"", b"\0\0\0", b"\xff{", b'{"global_step": "1"}\n', b"7\n"]), label="garbage")
     (folder / "killed").write_bytes(whole[:killed_at] + garbage)

@@ -16,4 +16,4 @@ def run(cfg: Config) -> None:
 if __name__ == "__main__":
     from trm.cli import hydra_command
 
-    hydra_command(run)
+    hydra_command(run, run_folder=False)

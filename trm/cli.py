@@ -3,7 +3,9 @@
 Exit codes: 0 done; 1 failed; 2 the user's input is wrong (one line on stderr, no traceback); 143 preempted.
 """
 
+import difflib
 import os
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +16,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from trm.config import Config, from_composed, register_schema
+from trm.config import Config, all_keys, from_composed, register_schema, unknown_keys
 from trm.errors import ConfigError, UserError
 
 CONF_DIR = Path(__file__).resolve().parent.parent / "conf"
@@ -43,19 +45,43 @@ def describe_groups() -> str:
 
 
 def one_line(error: BaseException) -> str:
-    """The error's message on a single line."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    # omegaconf appends "full_key: a.b" and the object's type: keep the key, which says where, and drop the type
-    keys = [line.removeprefix("full_key: ") for line in lines if line.startswith("full_key: ")]
+    """The error's message on a single line, said in this project's terms where Hydra's would mislead."""
+    text = str(error)
+    unknown = re.match(r"Could not override '([^']+)'", text) or re.match(r"Key '([^']+)' (?:is )?not in", text)
+    if unknown:
+        return unknown_key(_full_key(text) or unknown[1])
+    if text.startswith("Error merging override") and error.__cause__ is not None:  # the reason is one level down
+        return f"{text.splitlines()[0].removeprefix('Error merging override ')}: {one_line(error.__cause__)}"
+    text = text.split("Config search path:")[0].split("\nSee https://hydra.cc")[0]
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
     lines = [line for line in lines if not line.startswith(("full_key:", "object_type=", "reference_type="))]
-    text = " ".join(lines)
-    return f"{keys[0]}: {text}" if keys and keys[0] not in text else text
+    key = _full_key(str(error))
+    return f"{key}: {' '.join(lines)}" if key and key not in " ".join(lines) else " ".join(lines)
+
+
+def _full_key(text: str) -> str | None:
+    """The key that omegaconf names on a line of its own."""
+    match = re.search(r"full_key: (\S+)", text)
+    return match[1] if match else None
+
+
+def unknown_key(key: str) -> str:
+    """What to say about a key that the schema does not have."""
+    similar = difflib.get_close_matches(key, all_keys(), n=1)
+    hint = f"did you mean {similar[0]}?" if similar else "`python -m trm.train --cfg job` prints all keys"
+    return f"{key} is not a config key: {hint}"
 
 
 def fail_user_error(error: BaseException) -> NoReturn:
     """Print the error as one line on stderr and exit with 2."""
     print(f"error: {one_line(error)}", file=sys.stderr)
     sys.exit(EXIT_USER_ERROR)
+
+
+def refuse_unknown_keys(composed: DictConfig) -> None:
+    """Raise ConfigError where +KEY=VALUE added a key that the schema does not have."""
+    for key in unknown_keys(composed):
+        raise ConfigError(unknown_key(key))
 
 
 def plain_command(main: Callable[[list[str]], None], usage: str | None) -> None:
@@ -85,7 +111,13 @@ def hydra_command(run: Callable[[Config], None], *, run_folder: bool = True) -> 
     os.environ["HYDRA_FULL_ERROR"] = "1"
 
     def task(composed: DictConfig) -> None:
-        run(from_composed(composed))
+        try:
+            refuse_unknown_keys(composed)
+            run(from_composed(composed))
+        except (UserError, OmegaConfBaseException) as error:  # here, before Hydra adds lines of its own
+            if full_error == "1":
+                raise
+            fail_user_error(error)
 
     task.__module__ = run.__module__  # Hydra names the job after the task's module
     task.__code__ = task.__code__.replace(co_filename=run.__code__.co_filename)
@@ -102,6 +134,8 @@ def compose(overrides: list[str]) -> Config:
     register_schema()
     with hydra.initialize_config_dir(version_base="1.3", config_dir=str(CONF_DIR)):
         try:
-            return from_composed(hydra.compose("config", overrides=overrides))
+            composed = hydra.compose("config", overrides=overrides)
+            refuse_unknown_keys(composed)
+            return from_composed(composed)
         except (HydraException, OmegaConfBaseException) as error:
             raise ConfigError(one_line(error)) from error

@@ -9,6 +9,7 @@ import dataclasses
 import hashlib
 import json
 import math
+import operator
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -110,8 +111,12 @@ class DataConfig:
     test_csv: str | None = _key(None, "csv of test puzzles")
     num_puzzles: int = _key(1000, "training puzzles, drawn from the source with data.seed", low=1)
     num_test_puzzles: int | None = _key(None, "test puzzles; null = all of a csv, 1000 of a generator", low=1)
-    num_aug: int = _key(0, "augmented variants of each training puzzle stored on disk (0 = augment on the fly)", low=0, high=1000000)
-    on_the_fly_aug: int = _key(1000, "augmented variants of each puzzle that the loader draws from when none are stored", low=0, high=1000000)
+    num_aug: int = _key(
+        0, "augmented variants of each training puzzle stored on disk (0 = augment on the fly)", low=0, high=1000000
+    )
+    on_the_fly_aug: int = _key(
+        1000, "augmented variants of each puzzle that the loader draws from when none are stored", low=0, high=1000000
+    )
     seed: int = _key(0, "seed of the dataset: choice of puzzles, generation, augmentation", low=0, high=2**31 - 1)
 
     @property
@@ -213,6 +218,29 @@ def from_composed(composed: DictConfig) -> Config:
     return cfg
 
 
+def all_keys(node: type = Config, prefix: str = "") -> list[str]:
+    """Every key of the schema with dots, groups included."""
+    keys = []
+    for item in dataclasses.fields(node):
+        keys.append(prefix + item.name)
+        if isinstance(item.type, type) and dataclasses.is_dataclass(item.type):
+            keys += all_keys(item.type, f"{prefix}{item.name}.")
+    return keys
+
+
+def unknown_keys(composed: DictConfig) -> list[str]:
+    """Keys of a composed config that the schema does not have (Hydra's +KEY=VALUE can add such)."""
+    found = []
+    for key, value in composed.items_ex(resolve=False):
+        group = str(key)
+        if group not in Config.__dataclass_fields__:
+            found.append(group)
+        elif isinstance(value, DictConfig):
+            known = getattr(Config.__dataclass_fields__[group].type, "__dataclass_fields__", {})
+            found += [f"{group}.{name}" for name in map(str, value) if name not in known]
+    return found
+
+
 def to_plain(cfg: Config) -> dict[str, Any]:
     """The settings as plain JSON-ready containers."""
     return dataclasses.asdict(cfg)
@@ -266,10 +294,11 @@ def validate(cfg: Config) -> None:
         raise ConfigError("data.train_csv and data.test_csv are for data.source=csv: remove them or choose another data=")
     if not 2 <= cfg.data.side <= 25:
         raise ConfigError(f"data.box_rows*data.box_cols={cfg.data.side}: the grid's side must be 2 to 25")
-    from trm.recursion import VARIANTS  # here, because recursion.py imports this module for its types
+    if cfg.recursion.variant != RecursionConfig.variant:  # importing torch takes seconds, which commands without a model save
+        from trm.recursion import VARIANTS
 
-    if cfg.recursion.variant not in VARIANTS:
-        raise ConfigError(f"recursion.variant={cfg.recursion.variant} is unknown: choose one of {', '.join(VARIANTS)}")
+        if cfg.recursion.variant not in VARIANTS:
+            raise ConfigError(f"recursion.variant={cfg.recursion.variant} is unknown: choose one of {', '.join(VARIANTS)}")
 
 
 def _check_ranges(node: Any, path: str) -> None:
@@ -286,10 +315,10 @@ def _check_ranges(node: Any, path: str) -> None:
         if isinstance(value, float) and not math.isfinite(value):
             raise ConfigError(f"{key}={value} is not a finite number")
         for name, wrong, words in (
-            ("low", lambda v, b: v < b, "at least"),
-            ("high", lambda v, b: v > b, "at most"),
-            ("above", lambda v, b: v <= b, "above"),
-            ("below", lambda v, b: v >= b, "below"),
+            ("low", operator.lt, "at least"),
+            ("high", operator.gt, "at most"),
+            ("above", operator.le, "above"),
+            ("below", operator.ge, "below"),
         ):
             bound = rule[name]
             if bound is not None and wrong(value, bound):

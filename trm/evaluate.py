@@ -38,13 +38,18 @@ class Evaluator:
 
         self._step = runtime.compile(step)
 
+    def prepare(self, weights: Weights, puzzle_embedding: Tensor | None) -> None:
+        """Compile the evaluation step now rather than at the first evaluation."""
+        batch = self.runtime.put_batch(next(iter(self.loader)))
+        self.runtime.prepare(self._step, weights, self._fixed, puzzle_embedding, self._carry, batch, self._zeros)
+
     def run(
         self, weights: Weights, puzzle_embedding: Tensor | None, num_steps: int, progress: Callable[[int, int], None] | None = None
     ) -> list[dict[str, float]]:
         """Metrics after each of `num_steps` supervision steps, the mean over all puzzles; the last entry is the result.
 
-        Weights are on the device. Keys: exact_accuracy, accuracy, lm_loss, q_halt_loss, q_halt_accuracy, steps, count. Nothing is read
-        from the device before the end.
+        Weights are on the device. Keys: exact_accuracy, accuracy, lm_loss, q_halt_loss, q_halt_accuracy, steps, count. Nothing is
+        read from the device before the end.
         """
         sums = [self._zeros] * num_steps
         for i, host_batch in enumerate(self.loader):

@@ -103,7 +103,9 @@ def _checked(tensor: Tensor, shape: tuple[int, ...], name: str, source: str) -> 
 def to_reference(model: ModelTensors, arch: Architecture, prefix: str = REFERENCE_PREFIX) -> dict[str, Tensor]:
     """This project's tensors as a state_dict of the reference's model, loadable with strict=True when nothing is absent."""
     _check_variant(arch)
-    tensors = {reference_name(name): tensor for name, tensor in (model.weights | model.fixed).items() if not name.startswith("rope.")}
+    tensors = {
+        reference_name(name): tensor for name, tensor in (model.weights | model.fixed).items() if not name.startswith("rope.")
+    }
     if model.puzzle_embedding is not None:
         tensors[_PUZZLE_EMBEDDING] = model.puzzle_embedding
     return {prefix + name: tensor.contiguous() for name, tensor in tensors.items()}
@@ -115,7 +117,7 @@ def read_reference_file(path: Path, arch: Architecture) -> ModelTensors:
         tensors = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
         raise CheckpointError(f"{path}: no such file") from error
-    except Exception as error:  # noqa: BLE001 - torch.load raises many kinds for a file that is not a checkpoint
+    except Exception as error:  # torch.load raises many kinds for a file that is no checkpoint
         raise CheckpointError(f"{path}: not a checkpoint that torch can read safely ({type(error).__name__})") from error
     if not isinstance(tensors, dict) or not all(isinstance(t, Tensor) for t in tensors.values()):
         raise CheckpointError(f"{path}: holds no state_dict of tensors")

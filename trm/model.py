@@ -94,8 +94,8 @@ def weight_shapes(arch: Architecture) -> dict[str, tuple[int, ...]]:
 
 
 def num_parameters(arch: Architecture) -> int:
-    """Trained values, the puzzle embedding included, as the paper counts them."""
-    return sum(math.prod(s) for s in weight_shapes(arch).values()) + arch.num_puzzle_identifiers * arch.model.puzzle_emb_ndim
+    """Trained values as the paper counts them: without the puzzle embedding, which is a buffer in the released code."""
+    return sum(math.prod(shape) for shape in weight_shapes(arch).values())
 
 
 def truncated_normal(shape: tuple[int, ...], std: float, seed: int, name: str, dtype: torch.dtype) -> Tensor:
@@ -128,7 +128,9 @@ def init_weights(arch: Architecture, seed: int) -> Weights:
 
 def init_fixed(arch: Architecture, seed: int) -> Weights:
     """Tensors that are never trained: each latent's initial value [D] in the forward dtype, and the rotary tables [L, K]."""
-    fixed = {f"init.{z}": truncated_normal((arch.model.hidden_size,), 1.0, seed, f"init.{z}", arch.dtype) for z in arch.latent_names}
+    fixed = {
+        f"init.{z}": truncated_normal((arch.model.hidden_size,), 1.0, seed, f"init.{z}", arch.dtype) for z in arch.latent_names
+    }
     if arch.model.positions == "rope":
         head_size = arch.model.hidden_size // arch.model.num_heads
         frequencies = 1.0 / arch.model.rope_theta ** (torch.arange(0, head_size, 2, dtype=arch.master_dtype) / head_size)

@@ -41,10 +41,7 @@ def update_weights(
         new_m[name] = cfg.beta1 * m[name] + (1 - cfg.beta1) * g
         new_v[name] = cfg.beta2 * v[name] + (1 - cfg.beta2) * g * g
         scale = torch.sqrt(new_v[name]) / correction2
-        if cfg.name == "adam_atan2":
-            direction = torch.atan2(new_m[name], scale)
-        else:
-            direction = new_m[name] / (scale + cfg.eps)
+        direction = torch.atan2(new_m[name], scale) if cfg.name == "adam_atan2" else new_m[name] / (scale + cfg.eps)
         new_weights[name] = p * (1 - lr * cfg.weight_decay) - lr / correction1 * direction
     return new_weights, new_m, new_v
 

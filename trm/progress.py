@@ -22,12 +22,10 @@ class Clock:
         """Seconds counted since the last reset; read it while the clock runs."""
         return self._counted + time.perf_counter() - self._started
 
-    def reset(self, step: int) -> float:
-        """Start over at `step` and return the seconds counted until now (those of the first step are mostly compiling)."""
-        seconds = self.total_s
+    def reset(self, step: int) -> None:
+        """Forget what was counted and start over at `step`."""
         self._counted, self._started = 0.0, time.perf_counter()
         self._lap_s, self._lap_step = 0.0, step
-        return seconds
 
     def lap(self, step: int) -> tuple[int, float]:
         """Steps and seconds since the last lap or reset."""

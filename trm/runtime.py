@@ -35,6 +35,9 @@ class Runtime(Protocol):
     def compile(self, function: F) -> F:
         """The pure function as one compiled graph; compiles at the first call for given shapes."""
 
+    def prepare(self, compiled: Callable[..., Any], *args: Any) -> None:
+        """Compile what `compile` returned for these arguments now, without running it, where the backend can."""
+
     def put_replicated(self, tree: T) -> T:
         """A CPU tree on the devices, every device holding all of it."""
 
@@ -75,13 +78,21 @@ class _XlaFunction:
         self._shapes: list[tuple[torch.Size, torch.dtype]] = []
 
     def __call__(self, *args: Any) -> Any:
+        graph, tensors = self._graph_for(args)
+        results = iter(graph(*tensors))
+        return pytree.tree_unflatten([next(results) if there else None for there in self._result_there], self._result_structure)
+
+    def prepare(self, *args: Any) -> None:
+        """Trace and compile for these arguments without running."""
+        self._graph_for(args)
+
+    def _graph_for(self, args: tuple[Any, ...]) -> tuple[Callable[..., Any], list[Tensor]]:
         leaves, structure = pytree.tree_flatten(args)
         tensors = [leaf for leaf in leaves if leaf is not None]
         shapes = [(t.shape, t.dtype) for t in tensors]
         if self._graph is None or shapes != self._shapes:
             self._graph, self._shapes = self._trace(leaves, structure, tensors), shapes
-        results = iter(self._graph(*tensors))
-        return pytree.tree_unflatten([next(results) if there else None for there in self._result_there], self._result_structure)
+        return self._graph, tensors
 
     def _trace(self, leaves: list[Any], structure: pytree.TreeSpec, tensors: list[Tensor]) -> Callable[..., Any]:
         from torch_xla._dynamo import dynamo_bridge
@@ -122,7 +133,13 @@ class XlaRuntime:
         self._mesh = None
         if hardware.num_devices > 1:
             xr.use_spmd()
-        found = xr.global_runtime_device_count()
+        try:
+            found = xr.global_runtime_device_count()
+        except (OSError, RuntimeError) as error:
+            raise ConfigError(
+                f"hardware={hardware.name} needs {hardware.num_devices} {hardware.platform} devices and this machine gives none "
+                f"({str(error).splitlines()[0]}): use hardware=cpu, or start on the right machine"
+            ) from error
         if found != hardware.num_devices:
             raise ConfigError(
                 f"hardware={hardware.name} expects {hardware.num_devices} {hardware.platform} devices, found {found}: choose the "
@@ -137,11 +154,14 @@ class XlaRuntime:
 
     @property
     def is_main(self) -> bool:
-        return self.process_index == 0
+        return bool(self.process_index == 0)
 
     def compile(self, function: F) -> F:
         compiled: Any = _XlaFunction(function)
         return cast(F, compiled)
+
+    def prepare(self, compiled: Callable[..., Any], *args: Any) -> None:
+        cast(_XlaFunction, compiled).prepare(*args)
 
     def put_replicated(self, tree: T) -> T:
         def put(tensor: Tensor) -> Tensor:
@@ -200,8 +220,11 @@ class NativeRuntime:
     def compile(self, function: F) -> F:
         if self._backend == "eager":
             return function
-        compiled: F = torch.compile(function, backend="inductor", fullgraph=True, dynamic=False)
-        return compiled
+        compiled: Any = torch.compile(function, backend="inductor", fullgraph=True, dynamic=False)
+        return cast(F, compiled)
+
+    def prepare(self, compiled: Callable[..., Any], *args: Any) -> None:
+        """Nothing: inductor compiles at the first call."""
 
     def put_replicated(self, tree: T) -> T:
         return _map_tensors(lambda tensor: tensor.to(self._device), tree)

@@ -2,13 +2,14 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from torch import Tensor
 
 from trm.checkpoint import Meta, find_checkpoint, load_checkpoint
-from trm.cli import CONF_DIR, compose, one_line
+from trm.cli import CONF_DIR, compose, one_line, refuse_unknown_keys
 from trm.config import Config, from_composed, to_plain
 from trm.errors import ConfigError
 from trm.model import Architecture, Weights, architecture, init_fixed
@@ -54,9 +55,9 @@ def open_run(path: Path, overrides: list[str]) -> SavedRun:
     tensors, meta = load_checkpoint(folder)
     run_config = folder.parent.parent / CONFIG_FILE
     if run_config.exists():
-        settings = OmegaConf.load(run_config)
+        settings = cast(DictConfig, OmegaConf.load(run_config))
     else:  # a checkpoint folder moved out of its run: everything but names and paths is in the checkpoint itself
-        settings = OmegaConf.merge(meta.config, {"run_name": folder.name, "data": {"path": "???"}})
+        settings = OmegaConf.create({**meta.config, "run_name": folder.name, "data": {**meta.config["data"], "path": "???"}})
     cfg = _with_overrides(settings, overrides)
     arch = architecture(cfg, **meta.data)
     weights = {k.removeprefix("weights/"): t for k, t in tensors.items() if k.startswith("weights/")}
@@ -73,8 +74,8 @@ def open_run(path: Path, overrides: list[str]) -> SavedRun:
     )
 
 
-def _with_overrides(settings: object, overrides: list[str]) -> Config:
-    merged = OmegaConf.merge(settings)  # type: ignore[arg-type]
+def _with_overrides(settings: DictConfig, overrides: list[str]) -> Config:
+    merged = settings.copy()
     try:
         OmegaConf.set_struct(merged, True)
         for override in overrides:
@@ -83,6 +84,7 @@ def _with_overrides(settings: object, overrides: list[str]) -> Config:
                 merged[key] = to_plain(compose([override]))[key]
             else:
                 OmegaConf.update(merged, key, OmegaConf.from_dotlist([f"value={value}"])["value"], force_add=False)
-        return from_composed(merged)  # type: ignore[arg-type]
+        refuse_unknown_keys(merged)
+        return from_composed(merged)
     except OmegaConfBaseException as error:
         raise ConfigError(one_line(error)) from error

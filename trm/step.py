@@ -18,8 +18,9 @@ from torch.func import grad_and_value
 
 from trm.config import Config, OptimizerConfig, RecursionConfig
 from trm.losses import IGNORE_LABEL, binary_cross_entropy, cell_cross_entropy
-from trm.model import Architecture, Latents, Output, Weights, forward, init_puzzle_embedding, init_weights, with_latents
+from trm.model import Architecture, Output, Weights, forward, init_puzzle_embedding, init_weights, with_latents
 from trm.optim import learning_rate, update_ema, update_puzzle_embedding, update_weights
+from trm.recursion import Latents
 
 Batch = dict[str, Tensor]  # inputs [B, C], labels [B, C], puzzle_identifiers [B], min_steps [B] (training); all int32
 
@@ -228,9 +229,7 @@ def loss_and_grads(
     return (grads, vector_grads), new_carry, StepOutputs(loss, grads, logits, q_halt, metrics)
 
 
-def train_step_with_outputs(
-    cfg: StepConfig, state: TrainState, fixed: Weights, batch: Batch
-) -> tuple[TrainState, StepOutputs]:
+def train_step_with_outputs(cfg: StepConfig, state: TrainState, fixed: Weights, batch: Batch) -> tuple[TrainState, StepOutputs]:
     """One training step, with what it computed on the way."""
     (grads, vector_grads), carry, outputs = loss_and_grads(cfg, state, fixed, batch)
     step = state.step + 1

@@ -35,6 +35,8 @@ from trm.tracking import Trackers, open_trackers
 log = logging.getLogger(__name__)
 
 XLA_METRICS_EVERY_STEPS = 1000
+SUMMARY_FILE = "summary.json"
+SHOWN_IN_LOG = {"exact_accuracy": "exact_accuracy", "accuracy": "accuracy", "loss": "lm_loss"}
 
 
 def train(cfg: Config) -> None:
@@ -85,6 +87,9 @@ class Run:
         """Build or resume the state, train, and write the summary whatever happens."""
         cfg = self.cfg
         state, self.start_step = self._new_or_resumed_state()
+        if self.start_step >= self.total_steps and (self.run_dir / SUMMARY_FILE).exists():
+            log.info("nothing to do: %s already holds all %s steps", self.run_dir, self.total_steps)
+            return
         self.trackers: Trackers = open_trackers(
             cfg, self.run_dir, is_main=self.runtime.is_main, resume_step=self.start_step or None, wandb_run_id=self._wandb_id()
         )
@@ -94,7 +99,13 @@ class Run:
             OmegaConf.save(OmegaConf.create(saved), self.run_dir / CONFIG_FILE)
             if self.trackers.wandb_run_id:
                 (self.run_dir / "wandb_run_id").write_text(self.trackers.wandb_run_id + "\n")
-        log.info("%s: %s parameters, %s steps, %s", cfg.run_name, f"{num_parameters(self.arch):,}", self.total_steps, self.runtime.describe())
+        log.info(
+            "%s: %s parameters, %s steps, %s",
+            cfg.run_name,
+            f"{num_parameters(self.arch):,}",
+            self.total_steps,
+            self.runtime.describe(),
+        )
 
         self.clock, self.step = Clock(), self.start_step
         self.seconds_to_first_step: float | None = None
@@ -111,11 +122,16 @@ class Run:
             self.trackers.finish(status, exit_code, summary)
             if self.runtime.is_main:
                 summary["warnings"] = self.trackers.warnings  # finishing may have added one
-                (self.run_dir / "summary.json").write_text(json.dumps(summary, indent=1) + "\n")
+                (self.run_dir / SUMMARY_FILE).write_text(json.dumps(summary, indent=1) + "\n")
         if status == "preempted":
             log.info("preempted at step %s; the same command goes on from there", self.step)
             sys.exit(EXIT_PREEMPTED)
-        log.info("completed: exact accuracy %.4f (best %.4f) in %s", summary["exact_accuracy"], summary["best_exact_accuracy"], self.run_dir)
+        log.info(
+            "completed: exact accuracy %.4f (best %.4f) in %s",
+            summary["exact_accuracy"],
+            summary["best_exact_accuracy"],
+            self.run_dir,
+        )
 
     def _loop(self, state: TrainState, stop: StopSignal) -> bool:
         """Train to the last step or until a stop is asked for (then True)."""
@@ -141,9 +157,7 @@ class Run:
                 runtime.end_step()
                 self.step += 1
                 if self.seconds_to_first_step is None:
-                    runtime.fetch(state.step)
-                    self.seconds_to_first_step = clock.reset(self.step)
-                    log.info("first step after %.1f s", self.seconds_to_first_step)
+                    self._after_first_step(state, evaluator)
                 bar.update()
 
                 # ------------------------------------------------------------------------------------------------------- log
@@ -162,9 +176,15 @@ class Run:
                         self._save(state, is_best)
                 if stop.requested:
                     return self.step < self.total_steps
-        if self.start_step == self.total_steps:
-            log.info("nothing to do: the run folder already holds all %s steps", self.total_steps)
         return False
+
+    def _after_first_step(self, state: TrainState, evaluator: Evaluator) -> None:
+        """Report the first step's time and compile the evaluation too: from here on nothing compiles any more."""
+        self.runtime.fetch(state.step)
+        self.seconds_to_first_step = self.clock.total_s
+        log.info("first step after %.1f s", self.seconds_to_first_step)
+        evaluator.prepare(state.ema or state.weights, state.puzzle_embedding)
+        self.clock.reset(self.step)
 
     def _host_batch(self, step: int) -> dict[str, Any]:
         """This process's rows of the batch of a 0-based step."""
@@ -230,10 +250,9 @@ class Run:
         """Evaluate and log; True where this is the best exact accuracy so far."""
         began = time.perf_counter()
         result = evaluator.run(state.ema or state.weights, state.puzzle_embedding, self.cfg.recursion.n_sup)[-1]
-        log.info(
-            "Evaluation at step %s: exact_accuracy=%.4f, accuracy=%.4f, loss=%.4f, puzzles=%d, time=%.1fs",
-            self.step, result["exact_accuracy"], result["accuracy"], result["lm_loss"], result["count"], time.perf_counter() - began,
-        )  # fmt: skip
+        shown = ", ".join(f"{name}={result[key]:.4f}" for name, key in SHOWN_IN_LOG.items())
+        seconds = time.perf_counter() - began
+        log.info("Evaluation at step %s: %s, puzzles=%d, time=%.1fs", self.step, shown, result["count"], seconds)
         self.trackers.log("eval", self.step, result)
         self.last_eval, self.last_eval_step = result, self.step
         is_best = self.best is None or result["exact_accuracy"] > self.best[0]
