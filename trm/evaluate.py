@@ -34,7 +34,8 @@ class Evaluator:
         self._zeros = runtime.put_replicated(torch.zeros(len(METRICS), dtype=arch.master_dtype))
 
         def step(*args: Any) -> tuple[Any, Tensor]:
-            return eval_step(arch, *args)[:2]
+            carry, sums, _, _ = eval_step(arch, *args)
+            return runtime.keep_rows(carry), sums
 
         self._step = runtime.compile(step)
 

@@ -38,6 +38,12 @@ class Runtime(Protocol):
     def prepare(self, compiled: Callable[..., Any], *args: Any) -> None:
         """Compile what `compile` returned for these arguments now, without running it, where the backend can."""
 
+    def keep_rows(self, tree: T) -> T:
+        """Inside a compiled function: results whose first axis stays split over the devices, as `put_rows` splits it.
+
+        Without it the compiler chooses, and a result that comes back as an input with another split needs another graph.
+        """
+
     def put_replicated(self, tree: T) -> T:
         """A CPU tree on the devices, every device holding all of it."""
 
@@ -163,6 +169,11 @@ class XlaRuntime:
     def prepare(self, compiled: Callable[..., Any], *args: Any) -> None:
         cast(_XlaFunction, compiled).prepare(*args)
 
+    def keep_rows(self, tree: T) -> T:
+        if self._mesh is not None:
+            _map_tensors(lambda t: self._spmd.mark_sharding(t, self._mesh, ("data",) + (None,) * (t.ndim - 1)), tree)
+        return tree
+
     def put_replicated(self, tree: T) -> T:
         def put(tensor: Tensor) -> Tensor:
             on_device = tensor.to(self._device)
@@ -225,6 +236,9 @@ class NativeRuntime:
 
     def prepare(self, compiled: Callable[..., Any], *args: Any) -> None:
         """Nothing: inductor compiles at the first call."""
+
+    def keep_rows(self, tree: T) -> T:
+        return tree
 
     def put_replicated(self, tree: T) -> T:
         return _map_tensors(lambda tensor: tensor.to(self._device), tree)

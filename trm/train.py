@@ -139,7 +139,8 @@ class Run:
         step_config, fixed = self.step_config, runtime.put_replicated(self.fixed)
 
         def one_step(state: TrainState, fixed: Weights, batch: dict[str, torch.Tensor]) -> TrainState:
-            return train_step(step_config, state, fixed, batch)
+            state = train_step(step_config, state, fixed, batch)
+            return state._replace(carry=runtime.keep_rows(state.carry))
 
         step_function = runtime.compile(one_step)
         evaluator = make_evaluator(cfg, runtime, self.arch, self.fixed)
