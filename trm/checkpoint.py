@@ -104,6 +104,16 @@ def saved_steps(run_dir: Path) -> list[int]:
     return sorted(int(match[1]) for match in names if match)
 
 
+def set_aside(run_dir: Path) -> None:
+    """Rename what an earlier start left (checkpoints, metrics.jsonl) to NAME.N, to start over without losing it."""
+    names = [name for name in ("checkpoints", "metrics.jsonl") if (run_dir / name).exists()]
+    number = 1
+    while any((run_dir / f"{name}.{number}").exists() for name in names):
+        number += 1
+    for name in names:
+        (run_dir / name).rename(run_dir / f"{name}.{number}")
+
+
 def load_checkpoint(folder: Path) -> tuple[dict[str, Tensor], Meta]:
     """Read and verify one checkpoint folder. Raises CheckpointError naming the file and what is wrong with it."""
     meta_path, state_path = folder / META_FILE, folder / STATE_FILE

@@ -3,6 +3,10 @@
 The reference saves a state_dict with torch.save; keys may carry the prefixes of torch.compile and of the loss head
 (`_orig_mod.model.`), and its EMA files hold the trained weights only. Files are read with torch's weights-only unpickler,
 which cannot run code.
+
+  python -m trm.interop export checkpoint=RUN FILE                       write a run's evaluation weights for the released code
+  python -m trm.interop import FILE RUN [GROUP=OPTION] [KEY=VALUE] ...   make RUN from a checkpoint file of the released code;
+                                                                         then: python -m trm.evaluate checkpoint=RUN
 """
 
 import re
@@ -11,10 +15,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from omegaconf import OmegaConf
 from torch import Tensor
 
-from trm.errors import CheckpointError
-from trm.model import Architecture, Weights, weight_shapes
+from trm.checkpoint import Meta, save_checkpoint
+from trm.cli import compose, plain_command
+from trm.config import digest, to_plain
+from trm.errors import CheckpointError, ConfigError
+from trm.model import Architecture, Weights, architecture, weight_shapes
+from trm.saved_run import CONFIG_FILE, open_run, split_arguments
 
 REFERENCE_PREFIX = "_orig_mod.model."
 _FIXED_NAMES = {"init.z_H": "inner.H_init", "init.z_L": "inner.L_init"}
@@ -127,3 +136,63 @@ def read_reference_file(path: Path, arch: Architecture) -> ModelTensors:
 def write_reference_file(path: Path, model: ModelTensors, arch: Architecture) -> None:
     """Write a checkpoint file that the reference loads."""
     torch.save(to_reference(model, arch), path)
+
+
+def export_run(arguments: list[str]) -> None:
+    """`export checkpoint=RUN FILE`: the weights that the run's evaluation uses, for the released code."""
+    path, overrides, rest = split_arguments(arguments)
+    if len(rest) != 1:
+        raise ConfigError("export needs checkpoint=RUN and one FILE to write")
+    run = open_run(path, overrides)
+    fixed = {name: tensor for name, tensor in run.fixed.items() if name in _FIXED_NAMES}
+    write_reference_file(Path(rest[0]), ModelTensors(run.eval_weights, fixed, run.puzzle_embedding), run.arch)
+    print(f"wrote {rest[0]}: {'EMA' if run.ema else 'training'} weights of {run.folder}")
+
+
+def import_file(arguments: list[str]) -> None:
+    """`import FILE RUN OVERRIDES`: a run folder whose checkpoint (step 0) holds the weights of FILE, to be evaluated here."""
+    names = [a for a in arguments if "=" not in a]
+    if len(names) != 2:
+        raise ConfigError("import needs FILE (the released code's checkpoint) and RUN (the folder to make), then overrides")
+    file, run_dir = map(Path, names)
+    if run_dir.exists():
+        raise ConfigError(f"{run_dir}: exists already: choose another folder")
+    cfg = compose([*(a for a in arguments if "=" in a), f"run_name={run_dir.name}"])
+    sizes = {"seq_len": cfg.data.side**2, "vocab_size": cfg.data.side + 2, "num_puzzle_identifiers": 1}
+    arch = architecture(cfg, **sizes)
+    model = read_reference_file(file, arch)
+    tensors = {f"weights/{name}": tensor for name, tensor in model.weights.items()}
+    if not model.fixed:
+        raise CheckpointError(f"{file}: holds no inner.H_init and inner.L_init (an EMA file?): import a full state_dict")
+    tensors |= {f"fixed/{name}": tensor for name, tensor in model.fixed.items()}
+    if model.puzzle_embedding is not None:
+        tensors["puzzle_embedding"] = model.puzzle_embedding
+    elif arch.model.puzzle_emb_ndim:
+        raise CheckpointError(f"{file}: holds no {_PUZZLE_EMBEDDING}: import a full state_dict, or set model.puzzle_emb_ndim=0")
+    plain = to_plain(cfg)
+    meta = Meta(
+        step=0,
+        config=plain,
+        digest=digest(cfg),
+        best_exact_accuracy=None,
+        best_step=None,
+        last_eval=None,
+        last_eval_step=None,
+        data=sizes,
+    )
+    save_checkpoint(run_dir, tensors, meta, is_best=True, keep=1)
+    plain["data"]["path"] = str(Path(cfg.data.path).resolve())
+    OmegaConf.save(OmegaConf.create(plain), run_dir / CONFIG_FILE)
+    print(f"made {run_dir}: python -m trm.evaluate checkpoint={run_dir}")
+
+
+def main(arguments: list[str]) -> None:
+    """The command: `export` or `import`."""
+    actions = {"export": export_run, "import": import_file}
+    if arguments[0] not in actions:
+        raise ConfigError(f"{arguments[0]}: not understood: say export or import first")
+    actions[arguments[0]](arguments[1:])
+
+
+if __name__ == "__main__":
+    plain_command(main, __doc__)

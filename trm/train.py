@@ -16,7 +16,7 @@ import torch
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 
-from trm.checkpoint import Meta, flatten, load_checkpoint, save_checkpoint, saved_steps, unflatten
+from trm.checkpoint import Meta, flatten, load_checkpoint, save_checkpoint, saved_steps, set_aside, unflatten
 from trm.cli import EXIT_FAILED, EXIT_PREEMPTED, hydra_command
 from trm.config import Config, digest, resume_conflicts, to_plain, total_steps
 from trm.data.build import ensure_dataset
@@ -119,10 +119,9 @@ class Run:
             raise
         finally:
             summary = self._summary(status, reason)
+            self._write_summary(summary)  # before the trackers, which may wait for a server
             self.trackers.finish(status, exit_code, summary)
-            if self.runtime.is_main:
-                summary["warnings"] = self.trackers.warnings  # finishing may have added one
-                (self.run_dir / SUMMARY_FILE).write_text(json.dumps(summary, indent=1) + "\n")
+            self._write_summary(summary)  # with the warnings of finishing
         if status == "preempted":
             log.info("preempted at step %s; the same command goes on from there", self.step)
             sys.exit(EXIT_PREEMPTED)
@@ -198,8 +197,10 @@ class Run:
 
     def _new_or_resumed_state(self) -> tuple[TrainState, int]:
         state = init_state(self.cfg, self.arch, self.fixed)
+        if self.cfg.train.resume == "never" and self.runtime.is_main:
+            set_aside(self.run_dir)
         steps = saved_steps(self.run_dir)
-        if not steps or self.cfg.train.resume == "never":
+        if not steps:
             return state, 0
         folder = self.run_dir / "checkpoints" / f"step_{steps[-1]}"
         tensors, meta = load_checkpoint(folder)
@@ -277,6 +278,12 @@ class Run:
         )
         save_checkpoint(self.run_dir, tensors, meta, is_best=is_best, keep=self.cfg.train.keep_checkpoints)
 
+    def _write_summary(self, summary: dict[str, Any]) -> None:
+        if self.runtime.is_main:
+            temporary = self.run_dir / f".{SUMMARY_FILE}.new"
+            temporary.write_text(json.dumps({**summary, "warnings": self.trackers.warnings}, indent=1) + "\n")
+            temporary.replace(self.run_dir / SUMMARY_FILE)
+
     def _summary(self, status: str, reason: str | None) -> dict[str, Any]:
         """The contents of summary.json."""
         trained = max(self.step - self.start_step, 0)
@@ -303,7 +310,6 @@ class Run:
             "runtime": self.runtime.describe(),
             "compiles": self.runtime.compile_count(),
             "wandb_mode": self.trackers.wandb_mode,
-            "warnings": self.trackers.warnings,
         }
 
 

@@ -1,0 +1,170 @@
+"""End-to-end runs of the real entry points on tiny sizes, with torch_xla on the CPU."""
+
+import json
+import re
+import signal
+import subprocess
+import time
+
+import pytest
+from running import TINY, command, environment, metrics, run, summary
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A working directory in which the run `outputs/whole` was trained without interruption."""
+    folder = tmp_path_factory.mktemp("work")
+    done = run(folder, "trm.train", *TINY, "run_name=whole", "tracking=tensorboard")
+    (folder / "stdout").write_text(done.stdout)
+    return folder
+
+
+@pytest.fixture
+def whole(folder):
+    return folder / "outputs" / "whole"
+
+
+def test_run_folder(whole):
+    names = {p.name for p in whole.iterdir()}
+    assert {"train.log", "metrics.jsonl", "summary.json", "config.yaml", "checkpoints", "tensorboard"} <= names
+    result = summary(whole)
+    assert result["status"] == "completed"
+    assert result["steps"] == result["total_steps"] == 20
+    assert result["exact_accuracy"] == metrics(whole, "eval")[-1]["exact_accuracy"]
+    assert result["best_exact_accuracy"] == max(line["exact_accuracy"] for line in metrics(whole, "eval"))
+    assert result["samples_per_s"] > 0
+    assert result["warnings"] == []
+    assert {p.name for p in (whole / "checkpoints").iterdir()} >= {"step_20", "latest", "best"}
+    assert (whole / "checkpoints" / "latest").resolve().name == "step_20"
+    assert (whole / "checkpoints" / "best" / "meta.json").exists()
+
+
+def test_metrics_have_every_step_once(whole):
+    train = metrics(whole, "train")
+    assert [line["global_step"] for line in train] == list(range(1, 21))
+    assert [line["global_step"] for line in metrics(whole, "eval")] == [10, 20]
+    assert all(line["count"] == 40 for line in metrics(whole, "eval"))  # 40 puzzles in batches of 16: padding does not count
+    assert train[0]["loss"] == pytest.approx(train[0]["lm_loss"] + 0.5 * train[0]["q_halt_loss"])
+    # warm-up: 1/2000 of lr a step
+    assert train[9]["lr"] == pytest.approx(1e-4 * 10 / 2000)
+
+
+def test_log_lines(folder, whole):
+    for text in ((whole / "train.log").read_text(), (folder / "stdout").read_text()):
+        assert re.search(r"Step 20: loss=\d+\.\d{4}, lr=\d\.\d{6}, time=\d+\.\d\ds", text)
+        assert re.search(r"Evaluation at step 10: exact_accuracy=\d\.\d{4}, accuracy=\d\.\d{4}, loss=\d+\.\d{4}", text)
+
+
+def test_nothing_compiles_after_the_first_step(whole):
+    """torch_xla's own counter, across logging, evaluation (10, 20) and checkpoints (5, 10, 15, 20)."""
+    compiles = [line["compiles"] for line in metrics(whole, "train")]
+    assert set(compiles) == {compiles[0]}
+    assert 2 <= compiles[0] <= 3  # the training step, the evaluation step, and placing the state
+
+
+def test_evaluate_reproduces_the_last_evaluation_exactly(folder, whole):
+    done = run(folder, "trm.evaluate", "checkpoint=outputs/whole")
+    result = json.loads(done.stdout.splitlines()[-1])
+    last = metrics(whole, "eval")[-1]
+    assert result.pop("checkpoint_step") == 20
+    assert result == {name: last[name] for name in result}
+    assert {"exact_accuracy", "accuracy", "lm_loss", "q_halt_accuracy"} <= result.keys()
+
+
+def test_solve(folder):
+    done = run(folder, "trm.solve", "checkpoint=outputs/whole", "1...|..1.|.1..|...1")
+    assert "question" in done.stdout
+    assert re.search(r"[1-4.]{16}: (valid solution|NOT a solution: )", done.stdout)
+    for puzzle, words in (("12", "2 cells"), ("x" * 16, "position 1"), ("test:64", "test:0 to test:63")):
+        refused = run(folder, "trm.solve", "checkpoint=outputs/whole", puzzle, check=2)
+        assert words in refused.stderr
+        assert len(refused.stderr.splitlines()) == 1
+
+
+def test_exchange_with_the_released_code(folder, whole):
+    """Export to the reference's names and back: the evaluation is the run's own."""
+    run(folder, "trm.interop", "export", "checkpoint=outputs/whole", "exported.pt")
+    run(folder, "trm.interop", "import", "exported.pt", "outputs/imported", *TINY)
+    done = run(folder, "trm.evaluate", "checkpoint=outputs/imported")
+    result = json.loads(done.stdout.splitlines()[-1])
+    assert result["lm_loss"] == metrics(whole, "eval")[-1]["lm_loss"]
+    refused = run(folder, "trm.interop", "import", "exported.pt", "outputs/wrong", *TINY, "model.num_layers=3", check=2)
+    assert "inner.L_level.layers.2" in refused.stderr
+
+
+def checkpoint_bytes(run_dir, step):
+    return {p.name: p.read_bytes() for p in sorted((run_dir / "checkpoints" / f"step_{step}").iterdir())}
+
+
+def test_resumed_run_ends_with_the_same_bytes(folder, whole):
+    run(folder, "trm.train", *TINY, "run_name=parts", "train.max_steps=7")
+    done = run(folder, "trm.train", *TINY, "run_name=parts")
+    parts = folder / "outputs" / "parts"
+    assert "resuming from" in done.stdout
+    assert summary(parts)["resumed_from_step"] == 7
+    ours, theirs = checkpoint_bytes(parts, 20), checkpoint_bytes(whole, 20)
+    assert ours["state.safetensors"] == theirs["state.safetensors"]
+    assert metrics(parts, "eval")[-1] == metrics(whole, "eval")[-1]
+    timing = ("samples_per_s", "step_time_s", "compiles")
+    losses = [[{k: v for k, v in line.items() if k not in timing} for line in metrics(r, "train")] for r in (parts, whole)]
+    assert losses[0] == losses[1]
+
+    again = run(folder, "trm.train", *TINY, "run_name=parts")
+    assert "nothing to do" in again.stdout
+    assert summary(parts)["status"] == "completed"
+
+    other = run(folder, "trm.train", *TINY, "run_name=parts", "seed=5", "optimizer.lr=0.5", check=2)
+    assert "optimizer.lr=0.0001 there, 0.5 here" in other.stderr
+    assert "seed=0 there, 5 here" in other.stderr
+    assert len(other.stderr.splitlines()) == 1
+
+
+def test_sigterm_saves_and_exits_143(folder):
+    arguments = [*TINY, "run_name=stopped", "train.max_steps=100000", "train.eval_every_steps=null"]
+    process = subprocess.Popen(
+        command("trm.train", *arguments), cwd=folder, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    log = folder / "outputs" / "stopped" / "train.log"
+    try:
+        deadline = time.monotonic() + 200
+        while not (log.exists() and "Step 3:" in log.read_text()):
+            assert process.poll() is None, process.stdout.read()
+            assert time.monotonic() < deadline
+            time.sleep(0.2)
+        process.send_signal(signal.SIGTERM)
+        output, _ = process.communicate(timeout=120)
+    finally:
+        process.kill()
+    assert process.returncode == 143, output
+    result = summary(folder / "outputs" / "stopped")
+    assert result["status"] == "preempted"
+    assert (folder / "outputs" / "stopped" / "checkpoints" / f"step_{result['steps']}" / "meta.json").exists()
+    assert "Traceback" not in output
+
+
+def test_user_errors_are_one_line(tmp_path):
+    for arguments, words in (
+        (["model.hiden_size=3"], "did you mean model.hidden_size"),
+        (["+foo=1"], "foo is not a config key"),
+        (["recursion=t9"], "t2_n2"),
+        (["recursion.T=0"], "recursion.T=0"),
+        (["data=sudoku_extreme"], "python -m trm.build_data"),
+        (["data=sudoku_4x4", "hardware=v4_64"], "hardware=cpu"),
+    ):
+        done = run(tmp_path, "trm.train", "tracking=none", *arguments, check=2)
+        errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+        assert len(errors) == 1
+        assert words in errors[0]
+        assert "Traceback" not in done.stderr
+
+
+def test_help_lists_every_group(tmp_path):
+    from trm.cli import CONF_DIR, GROUPS
+
+    done = run(tmp_path, "trm.train", "--help")
+    folders = {p.name for p in CONF_DIR.iterdir() if p.is_dir()} - {"hydra", "sweep"}
+    assert folders == GROUPS.keys()
+    for group in folders:
+        assert re.search(rf"^ +{group} +\w", done.stdout, re.MULTILINE)
+    job = run(tmp_path, "trm.train", "--cfg", "job", "recursion=t4_n6")
+    assert "T: 4" in job.stdout
