@@ -1,0 +1,39 @@
+# make setup | demo | test | lint | format | clean.  `make setup TORCH_INDEX=URL` takes torch from another index (CPU wheels).
+# EXTRAS adds optional packages: make setup EXTRAS=dev,tpu (also: plan, ray).
+SHELL := bash
+PYTHON ?= python3
+VENV := .venv
+PY := $(VENV)/bin/python
+TORCH_INDEX ?=
+EXTRAS ?= dev
+READY := $(VENV)/.ready-$(EXTRAS)
+
+.PHONY: setup demo test lint format clean
+setup: $(READY)
+
+$(READY): setup.cfg pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(not ((3, 11) <= sys.version_info < (3, 14)))' || \
+	  { echo "error: $$($(PYTHON) --version) found, Python 3.11 to 3.13 is needed: make setup PYTHON=python3.11" >&2; exit 2; }
+	@test -x $(PY) || $(PYTHON) -m venv $(VENV)
+	@echo "installing into $(VENV) (several GB with the default torch; TORCH_INDEX=URL takes CPU wheels) ..."
+	@if [ -n "$(TORCH_INDEX)" ]; then $(PY) -m pip install -q --index-url "$(TORCH_INDEX)" torch==2.9.1; fi
+	@$(PY) -m pip install -q -e '.[$(EXTRAS)]'
+	@touch $@
+
+demo: setup
+	@scripts/demo.sh
+
+test: setup
+	$(PY) -m pytest
+
+lint: setup
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+
+format: setup
+	$(VENV)/bin/ruff check --fix .
+	$(VENV)/bin/ruff format .
+
+clean:
+	rm -rf $(VENV) build *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
