@@ -31,7 +31,9 @@ GROUPS = {
     "data": "which puzzles, how many, how augmented",
     "hardware": "devices, number formats, backend",
     "tracking": "W&B and TensorBoard, beside metrics.jsonl",
+    "recipe": "batch and length of the study's or the paper's runs; experiments choose it",
     "experiment": "a named experiment: overrides on top of the groups above",
+    "sweep": "a named grid of experiments: +sweep=NAME runs them all",
 }
 
 
