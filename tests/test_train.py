@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import signal
 import subprocess
 import time
@@ -119,6 +120,17 @@ def test_resumed_run_ends_with_the_same_bytes(folder, whole):
     assert len(other.stderr.splitlines()) == 1
 
 
+def test_damaged_newest_checkpoint_falls_back(folder, whole):
+    copy = folder / "outputs" / "damaged"
+    shutil.copytree(whole, copy, symlinks=True)
+    newest = copy / "checkpoints" / "step_20" / "state.safetensors"
+    newest.write_bytes(newest.read_bytes()[:-1])
+    done = run(folder, "trm.train", *TINY, "run_name=damaged")
+    assert "checkpoints/step_15" in next(line for line in done.stdout.splitlines() if "resuming from" in line)
+    assert "step_20" in summary(copy)["warnings"][0]
+    assert checkpoint_bytes(copy, 20) == checkpoint_bytes(whole, 20)
+
+
 def test_sigterm_saves_and_exits_143(folder):
     arguments = [*TINY, "run_name=stopped", "train.max_steps=100000", "train.eval_every_steps=null"]
     process = subprocess.Popen(
@@ -131,6 +143,8 @@ def test_sigterm_saves_and_exits_143(folder):
             assert process.poll() is None, process.stdout.read()
             assert time.monotonic() < deadline
             time.sleep(0.2)
+        second = run(folder, "trm.train", *arguments, check=2)
+        assert "another process is training in this folder" in second.stderr
         process.send_signal(signal.SIGTERM)
         output, _ = process.communicate(timeout=120)
     finally:

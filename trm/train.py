@@ -5,7 +5,6 @@ Reads top to bottom: settings, data, devices, state (new or resumed), the loop (
 
 from __future__ import annotations
 
-import json
 import logging
 import sys
 import time
@@ -26,6 +25,7 @@ from trm.errors import CheckpointError
 from trm.evaluate import Evaluator, make_evaluator
 from trm.model import Weights, architecture, init_fixed, num_parameters
 from trm.progress import Clock, progress_bar
+from trm.run_folder import SUMMARY_FILE, exclusive, write_summary
 from trm.runtime import Runtime, start
 from trm.saved_run import CONFIG_FILE
 from trm.signals import StopSignal
@@ -35,14 +35,14 @@ from trm.tracking import Trackers, open_trackers
 log = logging.getLogger(__name__)
 
 XLA_METRICS_EVERY_STEPS = 1000
-SUMMARY_FILE = "summary.json"
 SHOWN_IN_LOG = {"exact_accuracy": "exact_accuracy", "accuracy": "accuracy", "loss": "lm_loss"}
 
 
 def train(cfg: Config) -> None:
     """One run from its settings to its summary; see the module's docstring. Exits with 143 when preempted."""
     run_dir = Path(HydraConfig.get().runtime.output_dir)
-    Run(cfg, run_dir).execute()
+    with exclusive(run_dir):
+        Run(cfg, run_dir).execute()
 
 
 class Run:
@@ -80,6 +80,7 @@ class Run:
         self.last_eval: dict[str, float] | None = None
         self.last_eval_step: int | None = None
         self.fixed = init_fixed(self.arch, cfg.seed)
+        self.warnings: list[str] = []  # of this module; the trackers keep their own
 
     # -------------------------------------------------------------------------------------------------------------- whole run
 
@@ -119,9 +120,11 @@ class Run:
             raise
         finally:
             summary = self._summary(status, reason)
-            self._write_summary(summary)  # before the trackers, which may wait for a server
+            if self.runtime.is_main:
+                write_summary(self.run_dir, summary)  # before the trackers finish, which may wait for a server
             self.trackers.finish(status, exit_code, summary)
-            self._write_summary(summary)  # with the warnings of finishing
+            if self.runtime.is_main:
+                write_summary(self.run_dir, summary | {"warnings": self.warnings + self.trackers.warnings})
         if status == "preempted":
             log.info("preempted at step %s; the same command goes on from there", self.step)
             sys.exit(EXIT_PREEMPTED)
@@ -199,11 +202,10 @@ class Run:
         state = init_state(self.cfg, self.arch, self.fixed)
         if self.cfg.train.resume == "never" and self.runtime.is_main:
             set_aside(self.run_dir)
-        steps = saved_steps(self.run_dir)
-        if not steps:
+        loaded = self._newest_whole_checkpoint()
+        if loaded is None:
             return state, 0
-        folder = self.run_dir / "checkpoints" / f"step_{steps[-1]}"
-        tensors, meta = load_checkpoint(folder)
+        folder, tensors, meta = loaded
         conflicts = resume_conflicts(meta.config, self.cfg)
         if conflicts:
             raise CheckpointError(
@@ -218,6 +220,21 @@ class Run:
         self.last_eval, self.last_eval_step = meta.last_eval, meta.last_eval_step
         log.info("resuming from %s", folder)
         return state, meta.step
+
+    def _newest_whole_checkpoint(self) -> tuple[Path, dict[str, torch.Tensor], Meta] | None:
+        """The newest checkpoint of the run folder that is not damaged; None where there is none at all."""
+        folders = [self.run_dir / "checkpoints" / f"step_{step}" for step in reversed(saved_steps(self.run_dir))]
+        for folder in folders:
+            try:
+                return folder, *load_checkpoint(folder)
+            except CheckpointError as error:
+                self.warnings.append(f"{error}; the checkpoint before it is used")
+                log.warning(self.warnings[-1])
+        if folders:
+            raise CheckpointError(
+                f"{self.run_dir}: every checkpoint is damaged: train.resume=never starts over and keeps them aside"
+            )
+        return None
 
     def _wandb_id(self) -> str | None:
         path = self.run_dir / "wandb_run_id"
@@ -278,12 +295,6 @@ class Run:
         )
         save_checkpoint(self.run_dir, tensors, meta, is_best=is_best, keep=self.cfg.train.keep_checkpoints)
 
-    def _write_summary(self, summary: dict[str, Any]) -> None:
-        if self.runtime.is_main:
-            temporary = self.run_dir / f".{SUMMARY_FILE}.new"
-            temporary.write_text(json.dumps({**summary, "warnings": self.trackers.warnings}, indent=1) + "\n")
-            temporary.replace(self.run_dir / SUMMARY_FILE)
-
     def _summary(self, status: str, reason: str | None) -> dict[str, Any]:
         """The contents of summary.json."""
         trained = max(self.step - self.start_step, 0)
@@ -310,6 +321,7 @@ class Run:
             "runtime": self.runtime.describe(),
             "compiles": self.runtime.compile_count(),
             "wandb_mode": self.trackers.wandb_mode,
+            "warnings": self.warnings + self.trackers.warnings,
         }
 
 
@@ -323,5 +335,10 @@ def _without_places(config: dict[str, Any]) -> dict[str, Any]:
     return {k: v for k, v in config.items() if k not in ("run_name", "tracking")} | {"data": data}
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """The command, also installed as `trm-train`: shell completion needs a program's name."""
     hydra_command(train)
+
+
+if __name__ == "__main__":
+    main()
