@@ -1,0 +1,440 @@
+"""Run folders to variants to files; the page in a browser is in test_report_page.py."""
+
+import csv
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from report_fixtures import config, write_grid, write_run, write_tn_sweep
+
+from trm import paper
+from trm.errors import ConfigError, UserError
+from trm.report.__main__ import main
+from trm.report.output import terminal
+from trm.report.runs import collect, flatten
+from trm.report.variants import compare, estimate
+
+PNG = b"\x89PNG\r\n\x1a\n"
+
+
+def report(*folders: Path, group: list[str] | None = None):
+    return compare(collect(list(folders)), group)
+
+
+def by_label(comparison):
+    return {variant.label: variant for variant in comparison.variants}
+
+
+def only_run(folder: Path):
+    (run,) = collect([folder])
+    return run
+
+
+@pytest.fixture(scope="module")
+def tn_sweep(tmp_path_factory):
+    return write_tn_sweep(tmp_path_factory.mktemp("multirun") / "tn_sweep")
+
+
+# ---------------------------------------------------------------------------------------------------------------- statistics
+
+
+def test_interval_is_students_t_by_hand():
+    # mean 0.855, s = 0.0129100, t(0.975, 3) = 3.182446: half width = 3.182446 * s / 2
+    found = estimate([0.84, 0.85, 0.86, 0.87])
+    assert found.n == 4
+    assert found.mean == pytest.approx(0.855)
+    assert found.half_width == pytest.approx(0.0205426, abs=1e-6)
+
+
+def test_two_seeds_have_a_wide_interval():
+    # t(0.975, 1) = 12.7062, s / sqrt(2) = 0.01
+    assert estimate([0.80, 0.82]).half_width == pytest.approx(0.127062, abs=1e-6)
+
+
+def test_one_seed_has_no_interval_and_none_has_no_mean():
+    assert estimate([0.9]).half_width is None
+    assert estimate([]) is None
+
+
+# ------------------------------------------------------------------------------------------------------------------ variants
+
+
+def test_seeds_of_a_variant_are_averaged(tn_sweep):
+    variants = by_label(report(tn_sweep))
+    assert list(variants) == ["t2_n2", "t2_n6", "t3_n4", "t3_n6", "t4_n6"]
+    full = variants["t3_n6"]
+    assert full.exact_accuracy.n == 3
+    assert full.exact_accuracy.mean == pytest.approx(0.93)
+    assert full.settings == {"recursion.T": [3], "recursion.n": [6]}
+    single = variants["t4_n6"]
+    assert single.exact_accuracy.mean == pytest.approx(0.87)
+    assert single.exact_accuracy.half_width is None
+
+
+def test_missing_jobs_are_told_to_their_variant_by_their_overrides(tn_sweep):
+    variants = by_label(report(tn_sweep))
+    assert [(len(v.counted), v.planned) for v in variants.values()] == [(3, 3), (2, 3), (2, 3), (3, 3), (1, 3)]
+
+
+def test_every_job_that_is_not_counted_has_its_reason(tn_sweep):
+    reasons = {run.name.partition("-")[0]: (run.status, reason) for run, reason in report(tn_sweep).not_counted}
+    assert reasons["5"] == ("failed", "RuntimeError: RESOURCE_EXHAUSTED: out of memory while allocating 34359738368 bytes")
+    assert reasons["7"] == ("preempted", "stopped at step 200 of 400; the same command goes on from there")
+    assert reasons["13"] == ("unfinished", "no summary.json: running or killed, last logged step 160 of 400")
+    assert reasons["14"] == ("missing", "no folder: the job has not started")
+    assert len(reasons) == 4
+
+
+def test_names_paths_tracking_and_logging_make_no_variants(tmp_path):
+    same = ["tracking=none", "tracking=offline", "train.log_every_steps=7", "train.resume=never", "data.path=elsewhere"]
+    for seed, override in enumerate(same):
+        write_run(tmp_path / str(seed), config("data=sudoku_4x4", override), seed=seed)
+    (variant,) = report(tmp_path).variants
+    assert variant.label == "t3_n6"
+    assert variant.exact_accuracy.n == len(same)
+
+
+def test_labels_name_what_differs_and_no_more(tmp_path):
+    cases = {
+        "a": [],
+        "b": ["ema=off"],
+        "c": ["model=attention"],  # positions go with the mixer
+        "d": ["optimizer.lr=3e-4"],
+        "e": ["data=sudoku_6x6"],  # so does the box with the dataset
+        "f": ["recursion=t2_n2", "recursion.variant=single_z"],
+    }
+    for name, overrides in cases.items():
+        write_run(tmp_path / name, config("data=sudoku_4x4", *overrides))
+    labels = {variant.counted[0].name: variant.label for variant in report(tmp_path).variants}
+    assert labels == {
+        "a": "t3_n6",
+        "b": "t3_n6, ema off",
+        "c": "t3_n6, attention",
+        "d": "t3_n6, optimizer.lr=0.0003",
+        "e": "t3_n6, sudoku_6x6",
+        "f": "t2_n2",
+    }
+
+
+def test_two_variants_are_both_named(tmp_path):
+    write_run(tmp_path / "a", config("data=sudoku_4x4"))
+    write_run(tmp_path / "b", config("data=sudoku_4x4", "ema=off"))
+    assert set(by_label(report(tmp_path))) == {"ema on", "ema off"}
+
+
+def test_named_experiments_give_the_names(tmp_path):
+    for i, override in enumerate(["ema=on", "ema=off", "recursion=t2_n2"]):
+        write_run(tmp_path / str(i), config("data=sudoku_4x4", override), experiment=["e10_base", "e2_ema", "e3_rec"][i])
+    write_run(tmp_path / "3", config("data=sudoku_4x4"), seed=1, experiment="e4_same_as_base")
+    variants = by_label(report(tmp_path))
+    assert list(variants) == ["e2_ema", "e3_rec", "e10_base = e4_same_as_base"]
+    assert variants["e2_ema"].description == "t3_n6, ema off"
+    assert list(by_label(report(tmp_path, group=["ema"]))) == ["ema off", "ema on"]
+
+
+def test_repeating_a_seed_adds_no_evidence(tmp_path):
+    for name, seed, accuracy in (("a", 0, 0.8), ("b", 0, 0.8), ("c", 1, 0.9)):
+        write_run(tmp_path / name, config("data=sudoku_4x4"), accuracy, seed=seed)
+    comparison = report(tmp_path)
+    assert comparison.variants[0].exact_accuracy.n == 2
+    assert comparison.variants[0].planned == 2
+    assert [(run.name, reason) for run, reason in comparison.not_counted] == [
+        ("b", "the same settings and seed as a, which is counted")
+    ]
+    assert "b repeat a seed" in comparison.warnings[0]
+
+
+def test_keys_that_a_run_predates_have_their_defaults(tmp_path):
+    old = config("data=sudoku_4x4")
+    del old["recursion"]["act_continue"]
+    write_run(tmp_path / "old", old, seed=0)
+    write_run(tmp_path / "new", config("data=sudoku_4x4"), seed=1)
+    assert len(report(tmp_path).variants) == 1
+
+
+# ------------------------------------------------------------------------------------------------------------------ grouping
+
+
+@pytest.fixture
+def mixed(tmp_path):
+    for i, (recursion, ema, lr) in enumerate([("t2_n2", "on", 1e-4), ("t2_n2", "off", 1e-4), ("t3_n6", "on", 1e-4),
+                                              ("t3_n6", "off", 1e-4), ("t3_n6", "off", 3e-4)]):  # fmt: skip
+        settings = config("data=sudoku_4x4", f"recursion={recursion}", f"ema={ema}", f"optimizer.lr={lr}")
+        write_run(tmp_path / ("first" if i < 3 else "second") / str(i), settings, 0.5 + i / 10)
+    return tmp_path
+
+
+def test_group_by_config_groups(mixed):
+    comparison = report(mixed, group=["recursion", "ema"])
+    assert list(by_label(comparison)) == ["t2_n2, ema off", "t2_n2, ema on", "t3_n6, ema off", "t3_n6, ema on"]
+    assert comparison.warnings == ['"t3_n6, ema off" pools runs that differ in optimizer.lr: its mean and interval mix settings']
+    assert "2 runs" in terminal(comparison)
+
+
+def test_group_by_one_key_does_not_claim_the_others(mixed):
+    assert list(by_label(report(mixed, group=["recursion.T"]))) == ["recursion.T=2", "recursion.T=3"]
+    assert list(by_label(report(mixed, group=["optimizer.lr"]))) == ["optimizer.lr=0.0001", "optimizer.lr=0.0003"]
+
+
+def test_group_by_what_is_the_same_everywhere(mixed):
+    (variant,) = report(mixed, group=["model"]).variants
+    assert variant.label == "mlp"
+    assert len(variant.counted) == 5
+
+
+def test_group_by_sweep_folder(mixed):
+    variants = by_label(report(mixed / "first", mixed / "second", group=["sweep"]))
+    assert {label: len(v.counted) for label, v in variants.items()} == {"sweep=first": 3, "sweep=second": 2}
+
+
+def test_group_by_an_unknown_key_is_refused(mixed):
+    with pytest.raises(ConfigError, match=r"--group recursion\.t is not a config key: did you mean recursion"):
+        report(mixed, group=["recursion.t"])
+
+
+# ----------------------------------------------------------------------------------------------------------------- the paper
+
+PAPER = {
+    "TRM, T=3 n=6, MLP": ["model=mlp"],
+    "with ACT continue loss": ["recursion.act_continue=true"],
+    "separate f_H and f_L networks": ["model.separate_networks=true"],
+    "no EMA": ["ema=off"],
+    "4 layers, n=3": ["model=deep", "recursion.n=3"],
+    "self-attention": ["model=attention"],
+    "T=2 n=2": ["recursion=t2_n2"],
+    "1-step gradient": ["recursion.variant=one_step_gradient"],
+    "multi-scale z": ["recursion.variant=multi_scale_z"],
+    "single z": ["recursion.variant=single_z"],
+}
+
+
+@pytest.mark.parametrize("row", PAPER)
+def test_the_papers_rows_are_the_default_settings_with_one_change(row):
+    match = paper.find(flatten(config("data=sudoku_extreme", *PAPER[row])), 65_104)
+    assert match.row.name == row
+    assert match.comparable
+
+
+@pytest.mark.parametrize(
+    ("overrides", "steps", "unlike"),
+    [
+        (["train.global_batch_size=256"], 65_104, "train.global_batch_size=256 (paper: 768)"),
+        (["data=sudoku_9x9"], 65_104, "data.name=sudoku_9x9 (paper: sudoku_extreme)"),
+        (["optimizer.lr=3e-4"], 65_104, "optimizer.lr=0.0003 (paper: 0.0001)"),
+        (["ema.rate=0.9"], 65_104, "ema.rate=0.9 (paper: 0.999)"),
+        (["data.on_the_fly_aug=0"], 65_104, "augmented variants=0 (paper: 1000)"),
+        ([], 400, "steps=400 (paper: 65104)"),
+    ],
+)
+def test_other_settings_leave_the_papers_value_without_a_difference(overrides, steps, unlike):
+    match = paper.find(flatten(config("data=sudoku_extreme", *overrides)), steps)
+    assert match.row.exact_accuracy == 0.874
+    assert match.unlike == (unlike,)
+
+
+def test_a_recursion_that_the_paper_does_not_report_has_no_value():
+    assert paper.find(flatten(config("data=sudoku_extreme", "recursion=t4_n6")), 65_104) is None
+
+
+def test_the_difference_is_given_only_on_the_papers_data(tmp_path):
+    for seed in range(2):
+        write_run(tmp_path / f"x{seed}", config("data=sudoku_extreme"), 0.85 + seed / 100, seed=seed, steps=65_104)
+        write_run(tmp_path / f"s{seed}", config("data=sudoku_4x4"), 0.95, seed=seed, steps=65_104)
+    extreme, small = (by_label(report(tmp_path))[label] for label in ("sudoku_extreme", "sudoku_4x4"))
+    assert extreme.difference == pytest.approx(0.855 - 0.874)
+    assert small.difference is None
+    assert small.paper.row.exact_accuracy == 0.874
+    text = terminal(report(tmp_path))
+    assert "87.4*" in text
+    assert "-1.9" in text
+
+
+# ---------------------------------------------------------------------------------------------------------- damaged and absent
+
+
+def test_torn_files_are_named(tmp_path):
+    good = write_run(tmp_path / "good")
+    torn = write_run(tmp_path / "torn")
+    (torn / "summary.json").write_text((good / "summary.json").read_text()[:50])
+    write_run(tmp_path / "yaml").joinpath("config.yaml").write_text("model: {mixer: [")
+    write_run(tmp_path / "empty").joinpath("config.yaml").write_text("")
+    write_run(tmp_path / "list").joinpath("summary.json").write_text("[1]")
+    write_run(tmp_path / "binary").joinpath("summary.json").write_bytes(b"\xff\x00")
+    write_run(tmp_path / "nan", exact_accuracy=float("nan"))  # written as NaN, which is not JSON but which Python reads
+    write_run(tmp_path / "odd", exact_accuracy="high")
+    write_run(tmp_path / "strange", status="sleeping")
+    write_run(tmp_path / "noconfig").joinpath("config.yaml").unlink()
+    comparison = report(tmp_path)
+    reasons = {run.name: (run.status, reason.split(":")[0]) for run, reason in comparison.not_counted}
+    assert reasons.pop("yaml") == ("damaged", "config.yaml")
+    assert reasons.pop("empty") == ("damaged", "config.yaml")
+    assert reasons.pop("noconfig") == ("damaged", "config.yaml is missing")
+    assert reasons == dict.fromkeys(["torn", "list", "binary", "nan", "odd", "strange"], ("damaged", "summary.json"))
+    assert [run.name for variant in comparison.variants for run in variant.counted] == ["good"]
+
+
+def test_a_torn_metrics_line_costs_only_that_line(tmp_path):
+    folder = write_run(tmp_path / "run")
+    text = (folder / "metrics.jsonl").read_text()
+    (folder / "metrics.jsonl").write_text(text + '{"kind": "eval", "glob')
+    run = only_run(folder)
+    assert run.status == "completed"
+    assert len(run.evaluations) == 5
+    assert run.warnings == ("metrics.jsonl: 1 unreadable line(s) left out",)
+    (folder / "summary.json").unlink()  # a killed run leaves a torn last line: nothing to warn of
+    assert only_run(folder).warnings == ()
+
+
+def test_a_job_that_died_before_its_first_step(tmp_path):
+    early = tmp_path / "sweep" / "0"
+    (early / "config").mkdir(parents=True)
+    (early / "config" / "hydra.yaml").write_text("hydra: {runtime: {choices: {experiment: null}}}\n")
+    (early / "config" / "config.yaml").write_text("recursion: {T: 2, n: 2}\nrun_name: run-${now:%Y}\n")
+    run = only_run(tmp_path / "sweep")
+    assert (run.status, run.experiment, run.settings["recursion.T"]) == ("unfinished", None, 2)
+    assert run.reason == "no summary.json: running or killed before the first logged step"
+
+
+def test_a_job_that_its_sweep_failed_before_it_began(tmp_path):
+    """The sweep writes such a summary; the job is told to its variant by its overrides."""
+    jobs = {str(seed): ["ema=off", f"seed={seed}"] for seed in range(2)}
+    write_run(tmp_path / "0", config("data=sudoku_4x4", "ema=off"))
+    (tmp_path / "1").mkdir()
+    (tmp_path / "1" / "summary.json").write_text('{"status": "failed", "reason": "TIMEOUT in the queue", "run_name": "1"}')
+    write_grid(tmp_path, jobs)
+    comparison = report(tmp_path)
+    ((run, reason),) = comparison.not_counted
+    assert (run.status, reason, run.seed) == ("failed", "TIMEOUT in the queue", 1)
+    assert [(len(v.counted), v.planned) for v in comparison.variants] == [(1, 2)]
+
+
+def test_a_sweep_of_which_nothing_started_and_a_damaged_grid(tmp_path):
+    write_grid(tmp_path, {"0": ["recursion=t2_n2", "seed=4"]})
+    run = only_run(tmp_path)
+    assert (run.name, run.status, run.seed) == ("0", "missing", 4)
+    assert report(tmp_path).variants == []
+    (tmp_path / "grid.json").write_text('{"jobs": 3}')
+    assert (only_run(tmp_path).name, only_run(tmp_path).status) == ("grid.json", "damaged")
+
+
+def test_runs_are_found_at_any_depth_and_once(tmp_path):
+    write_run(tmp_path / "a" / "b" / "run")
+    (tmp_path / "a" / "b" / "run" / "checkpoints" / "step_1").mkdir(parents=True)
+    (tmp_path / "conf").mkdir()
+    (tmp_path / "conf" / "config.yaml").write_text("defaults: [schema]\n")  # a Hydra source, not a run
+    assert [run.name for run in collect([tmp_path])] == ["a/b/run"]
+    assert len(collect([tmp_path, tmp_path / "a", tmp_path / "a" / "b" / "run"])) == 1
+    assert only_run(tmp_path / "a" / "b" / "run").name == "run"
+
+
+def test_no_runs_is_the_users_to_mend(tmp_path):
+    with pytest.raises(UserError, match="no runs in"):
+        collect([tmp_path])
+    with pytest.raises(UserError, match="is not a folder"):
+        collect([tmp_path / "nope"])
+
+
+# ------------------------------------------------------------------------------------------------------------------- outputs
+
+
+def test_files_hold_the_numbers(tn_sweep, tmp_path, capsys):
+    main([str(tn_sweep), "--out", str(tmp_path)])
+    rows = list(csv.DictReader((tmp_path / "report.csv").open()))
+    assert [row["variant"] for row in rows] == ["t2_n2", "t2_n6", "t3_n4", "t3_n6", "t4_n6"]
+    assert float(rows[3]["exact_accuracy_mean"]) == pytest.approx(0.93)
+    assert rows[4]["exact_accuracy_ci95_half_width"] == ""
+    record = json.loads((tmp_path / "report.json").read_text())
+    assert len(record["runs"]) == 15
+    assert [entry["status"] for entry in record["not_counted"]] == ["failed", "preempted", "unfinished", "missing"]
+    assert record["variants"][3]["unlike_paper"][0] == "data.name=sudoku_4x4 (paper: sudoku_extreme)"
+    for name in ("curves.png", "bars.png"):
+        assert (tmp_path / name).read_bytes().startswith(PNG)
+    page = (tmp_path / "index.html").read_text()
+    assert "http://" not in page
+    assert "https://" not in page
+    assert "default-src 'none'" in page
+    printed = capsys.readouterr().out
+    assert "93.0 ± 6.6" in printed
+    assert "87.0 (n=1)" in printed
+    assert "not in the means: 4 of 15 jobs" in printed
+    assert printed.rstrip().endswith(str(tmp_path / "index.html"))
+
+
+def test_the_same_runs_give_the_same_bytes(tn_sweep, tmp_path):
+    for name in ("one", "two"):
+        main([str(tn_sweep), "--out", str(tmp_path / name)])
+    for file in (tmp_path / "one").iterdir():
+        assert file.read_bytes() == (tmp_path / "two" / file.name).read_bytes(), file.name
+
+
+def test_table_columns_are_aligned(tn_sweep):
+    lines = terminal(report(tn_sweep)).splitlines()
+    assert len({len(line) for line in lines[:6]}) == 1
+
+
+def test_what_comes_from_files_cannot_steer_page_or_terminal(tmp_path):
+    evil = '<script>alert("x")</script>\x1b[31m$\\frac'
+    folder = write_run(tmp_path / "run", config("data=sudoku_4x4"), None, status="failed", reason=evil)
+    settings = config("data=sudoku_4x4") | {"<script>key": "<script>value"}
+    settings["data"]["name"] = evil.replace("\x1b", "")
+    write_run(tmp_path / "<script>run", settings, warnings=["<img src=x onerror=alert(1)>"])
+    main([str(tmp_path)])
+    page = (tmp_path / "report" / "index.html").read_text()
+    assert page.count("<script>") == 1  # the page's own
+    assert "&lt;script&gt;alert" in page
+    assert "<img src=x" not in page
+    assert "\x1b" not in terminal(report(tmp_path))
+    assert only_run(folder).reason == evil
+
+
+# ------------------------------------------------------------------------------------------------------------------- command
+
+
+def command(folder: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    done = subprocess.run(
+        [sys.executable, "-m", "trm.report", *arguments], cwd=folder, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert "Traceback" not in done.stderr, done.stderr
+    return done
+
+
+def test_command_with_one_folder_and_with_several(tmp_path):
+    write_run(tmp_path / "outputs" / "a")
+    write_run(tmp_path / "outputs" / "b", seed=1, status="failed", reason="no luck")
+    done = command(tmp_path, "outputs")
+    assert done.returncode == 0
+    assert "no luck" in done.stdout
+    assert (tmp_path / "outputs" / "report" / "index.html").exists()
+    assert command(tmp_path, "outputs/a", "outputs/b", "--group", "recursion,ema").returncode == 0
+    assert (tmp_path / "report" / "index.html").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["nope"], "nope is not a folder"),
+        (["."], "no runs in ."),
+        (["outputs", "--group", "speed"], "--group speed is not a config key"),
+        (["outputs", "--sort"], "unrecognized arguments: --sort"),
+        (["outputs", "--out", "file"], "--out file: cannot be written to"),
+        (["--group", "ema"], "give at least one folder"),
+    ],
+)
+def test_wrong_input_is_one_line(tmp_path, monkeypatch, capsys, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").write_text("")
+    if arguments[0] == "outputs":
+        write_run(tmp_path / "outputs" / "a")
+    with pytest.raises(UserError) as caught:
+        main(arguments)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_wrong_input_exits_with_2(tmp_path):
+    done = command(tmp_path, "nope")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("error: nope is not a folder")
+    assert done.stderr.count("\n") == 1

@@ -1,0 +1,139 @@
+"""The report's page in a real browser: headless Chromium, with no network."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from report_fixtures import write_tn_sweep
+
+from trm.report.__main__ import main
+
+webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed: pip install -e .[dev]")
+from selenium.webdriver.chrome.options import Options  # noqa: E402
+from selenium.webdriver.chrome.service import Service  # noqa: E402
+from selenium.webdriver.common.by import By  # noqa: E402
+from selenium.webdriver.common.keys import Keys  # noqa: E402
+from selenium.webdriver.support.ui import WebDriverWait  # noqa: E402
+
+CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
+pytestmark = pytest.mark.skipif(
+    not (CHROMIUM and DRIVER), reason="chromium or chromedriver is not installed: scripts/install_chromium.sh installs them"
+)
+FLAGS = [
+    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+    "--disable-component-update", "--disable-sync", "--disable-dev-shm-usage", "--window-size=1300,1000",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("page")
+    main([str(write_tn_sweep(out / "tn_sweep")), "--out", str(out)])
+    (out / "alone").mkdir()
+    # alone in its folder: nothing beside it can be loaded by accident
+    return Path(shutil.copy(out / "index.html", out / "alone" / "index.html"))
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory):
+    options = Options()
+    options.binary_location = CHROMIUM
+    for flag in [*FLAGS, f"--user-data-dir={tmp_path_factory.mktemp('profile')}"]:
+        options.add_argument(flag)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    driver = webdriver.Chrome(options=options, service=Service(DRIVER))
+    driver.set_page_load_timeout(60)
+    yield driver
+    driver.quit()
+
+
+@pytest.fixture
+def opened(browser, page):
+    browser.execute_cdp_cmd("Network.enable", {})
+    browser.execute_cdp_cmd(
+        "Network.emulateNetworkConditions", {"offline": True, "latency": 0, "downloadThroughput": 0, "uploadThroughput": 0}
+    )
+    browser.get_log("performance")
+    browser.get(page.as_uri())
+    return browser
+
+
+def column(browser, table: str, index: int) -> list[str]:
+    return [
+        row.find_elements(By.TAG_NAME, "td")[index].text for row in browser.find_elements(By.CSS_SELECTOR, f"#{table} tbody tr")
+    ]
+
+
+def sort_by(browser, table: str, index: int):
+    return browser.find_elements(By.CSS_SELECTOR, f"#{table} thead button")[index]
+
+
+def test_loads_without_network_and_without_complaint(opened, page):
+    assert opened.get_log("browser") == []
+    messages = [json.loads(entry["message"])["message"] for entry in opened.get_log("performance")]
+    urls = {m["params"]["request"]["url"] for m in messages if m["method"] == "Network.requestWillBeSent"}
+    assert {url for url in urls if not url.startswith("data:")} == {page.as_uri()}
+    assert opened.title == "TRM runs: tn_sweep"
+
+
+def test_shows_the_pictures(opened):
+    for name in ("curves", "bars"):
+        size = opened.execute_script("const i = document.getElementById(arguments[0]); return [i.complete, i.naturalWidth]", name)
+        assert size[0]
+        assert size[1] > 1000
+        assert opened.find_element(By.ID, name).is_displayed()
+
+
+def test_shows_results_and_failures(opened):
+    assert column(opened, "results", 0) == ["t2_n2", "t2_n6", "t3_n4", "t3_n6", "t4_n6"]
+    assert column(opened, "results", 2)[3:] == ["93.0 ± 6.6", "87.0 (n=1)"]
+    assert column(opened, "problems", 0) == ["failed", "preempted", "unfinished", "missing"]
+    assert "RESOURCE_EXHAUSTED" in column(opened, "problems", 3)[0]
+    assert len(column(opened, "runs", 0)) == 14
+    assert opened.find_elements(By.CSS_SELECTOR, "#differences tbody th")[1].text == "recursion.n"
+
+
+def test_sorts_by_click_numbers_best_first_and_back(opened):
+    sort_by(opened, "results", 2).click()
+    assert column(opened, "results", 0) == ["t3_n6", "t4_n6", "t2_n6", "t3_n4", "t2_n2"]
+    assert opened.find_element(By.CSS_SELECTOR, "#results th[aria-sort]").get_attribute("aria-sort") == "descending"
+    sort_by(opened, "results", 2).click()
+    assert column(opened, "results", 0) == ["t2_n2", "t3_n4", "t2_n6", "t4_n6", "t3_n6"]
+
+
+def test_sorts_with_the_keyboard(opened):
+    sort_by(opened, "results", 0).send_keys(Keys.ENTER)
+    sort_by(opened, "results", 0).send_keys(Keys.ENTER)
+    assert column(opened, "results", 0) == ["t4_n6", "t3_n6", "t3_n4", "t2_n6", "t2_n2"]
+
+
+def test_cells_without_a_value_stay_last(opened):
+    for _ in range(2):
+        sort_by(opened, "results", 7).click()
+        assert column(opened, "results", 7)[2:] == ["-", "-", "-"]
+    sort_by(opened, "runs", 0).click()
+    assert column(opened, "runs", 0)[1].startswith("1-")  # 10- comes after 9-
+    assert column(opened, "runs", 0)[-1].startswith("13-")
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_follows_the_colour_scheme(opened, scheme):
+    features = [{"name": "prefers-color-scheme", "value": scheme}]
+    opened.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
+    colour = opened.execute_script("return getComputedStyle(document.body).backgroundColor")
+    assert colour == {"light": "rgb(255, 255, 255)", "dark": "rgb(23, 27, 32)"}[scheme]
+    wanted = opened.execute_script(
+        "const i = document.getElementById('bars'); return arguments[0] ? i.parentNode.querySelector('source').srcset : i.src",
+        scheme == "dark",
+    )
+    assert wanted.startswith("data:image/png;base64,")
+    # the browser exchanges the picture a moment after the scheme
+    shown = "return document.getElementById('bars').currentSrc"
+    WebDriverWait(opened, 20).until(lambda driver: driver.execute_script(shown) == wanted)
+
+
+def test_fits_a_narrow_window(opened):
+    opened.set_window_size(500, 900)
+    assert opened.execute_script("return document.documentElement.scrollWidth <= document.documentElement.clientWidth")
+    opened.set_window_size(1300, 1000)

@@ -1,0 +1,1 @@
+"""Tables, plots and a page from run folders; see trm/report/__main__.py."""

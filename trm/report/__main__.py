@@ -1,0 +1,75 @@
+"""Compare runs from their folders alone: `python -m trm.report DIR... [--group KEY,...] [--out DIR]`.
+
+DIR is a run folder (outputs/NAME), a sweep folder (multirun/NAME) or any folder that holds such. Completed runs that differ in
+nothing but the seed are one variant. Prints a table and writes report.csv, report.json, curves.png, bars.png and index.html, a
+page that needs nothing else. No account and no network. Jobs that failed, are missing or still run are listed with the reason.
+
+  --group KEY,...  put runs into variants by these config keys or groups (recursion,ema or optimizer.lr), by `experiment` or by
+                   `sweep` (the folder that holds the runs), whatever else differs
+  --out DIR        where the files go: DIR/report of the one folder given, else ./report
+"""
+
+import argparse
+import io
+import os
+import sys
+from pathlib import Path
+from typing import NoReturn
+
+from trm.cli import plain_command
+from trm.errors import UserError
+from trm.report import plots
+from trm.report.output import BARS_FILE, CSV_FILE, CURVES_FILE, JSON_FILE, PAGE_FILE, csv_text, json_text, page, terminal
+from trm.report.runs import collect
+from trm.report.variants import Comparison, compare
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message}; `python -m trm.report --help` shows how")
+
+
+def write(comparison: Comparison, out: Path, title: str) -> list[Path]:
+    """Write all files into `out` and return their paths. Raises UserError where that cannot be written to."""
+    files = {
+        CSV_FILE: csv_text(comparison).encode(),
+        JSON_FILE: json_text(comparison).encode(),
+        CURVES_FILE: plots.curves(comparison),
+        BARS_FILE: plots.bars(comparison),
+        PAGE_FILE: page(comparison, title).encode(),
+    }
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        for name, content in files.items():
+            (out / name).write_bytes(content)
+    except OSError as error:
+        raise UserError(f"--out {out}: cannot be written to ({error.strerror}): choose another folder") from error
+    return [out / name for name in files]
+
+
+def main(arguments: list[str]) -> None:
+    """The command; see the module's docstring."""
+    parser = _Parser(add_help=False, allow_abbrev=False)
+    parser.add_argument("folders", nargs="*", type=Path)
+    parser.add_argument("--group", type=lambda text: [key.strip() for key in text.split(",") if key.strip()])
+    parser.add_argument("--out", type=Path)
+    given = parser.parse_args(arguments)
+    if not given.folders:
+        raise UserError("give at least one folder of runs, such as outputs/NAME or multirun/NAME")
+    if given.group == []:
+        raise UserError("--group needs config keys or groups, such as recursion,ema")
+    comparison = compare(collect(given.folders), given.group)
+    out = given.out or (given.folders[0] / "report" if len(given.folders) == 1 else Path("report"))
+    names = ", ".join(folder.resolve().name for folder in given.folders)
+    paths = write(comparison, out, f"TRM runs: {names}")
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a terminal that cannot show a character shows ? instead
+        sys.stdout.reconfigure(errors="replace")
+    try:
+        print(terminal(comparison))
+        print("\nwritten:", *paths, sep="\n  ", flush=True)
+    except BrokenPipeError:  # `| head` has read enough; the interpreter would complain once more when it flushes at its end
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+if __name__ == "__main__":
+    plain_command(main, __doc__)

@@ -1,0 +1,248 @@
+"""Writing: the terminal's table, CSV, JSON and the page. Shares of 1 in CSV and JSON as in summary.json, percent elsewhere."""
+
+import base64
+import csv
+import hashlib
+import io
+import json
+import textwrap
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, StrictUndefined
+from markupsafe import Markup
+
+from trm import paper
+from trm.report import plots
+from trm.report.runs import Run
+from trm.report.variants import Comparison, Estimate, Variant, show
+
+CSV_FILE, JSON_FILE, CURVES_FILE, BARS_FILE, PAGE_FILE = "report.csv", "report.json", "curves.png", "bars.png", "index.html"
+NO_VALUE = "-"
+UNLIKE_PAPER = "*"
+TEXT_WIDTH, LONGEST_REASON = 110, 300  # characters, on the terminal
+
+NOTES = (
+    "exact accuracy: share of held-out puzzles solved in every cell at the final evaluation, in percent; mean over the seeds of "
+    "completed runs, ± half the width of the 95 % Student-t interval (n=1: none can be given)",
+    "best: the highest evaluation of each run, mean over seeds; chosen on the test puzzles, so read it as optimistic",
+    "steps, samples/s and seconds: mean over seeds; seconds are those of training steps since the run was last started",
+    f"paper: {paper.CITATION}, {paper.DATASET_LABEL}; {UNLIKE_PAPER} = same ablation, but the runs differ from the paper in other "
+    "settings or data, so no difference is given",
+)
+
+
+# ------------------------------------------------------------------------------------------------------------------- columns
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of the results table: its text, and the number that it sorts by."""
+
+    title: str
+    text: Callable[[Variant], str]
+    number: Callable[[Variant], float | None] | None = None  # None: sorts as text
+
+
+def _percent(estimate: Estimate | None) -> str:
+    if estimate is None:
+        return NO_VALUE
+    width = "" if estimate.half_width is None else f" ± {100 * estimate.half_width:.1f}"
+    return f"{100 * estimate.mean:.1f}{width or ' (n=1)'}"
+
+
+def _optional(form: str, value: float | None) -> str:
+    return NO_VALUE if value is None else form.format(value)
+
+
+def _mean_of(estimate: Estimate | None) -> float | None:
+    return estimate.mean if estimate else None
+
+
+def _steps(run: Run) -> float | None:
+    return run.steps
+
+
+def _rate(run: Run) -> float | None:
+    return run.samples_per_s
+
+
+def _seconds(run: Run) -> float | None:
+    return run.seconds
+
+
+def _seeds(variant: Variant) -> str:
+    counted = len(variant.counted)
+    text = str(counted) if counted == variant.planned else f"{counted} of {variant.planned}"
+    return f"{text} runs" if variant.pooled else text
+
+
+def _paper_text(variant: Variant) -> str:
+    if variant.paper is None:
+        return NO_VALUE
+    return f"{100 * variant.paper.row.exact_accuracy:.1f}" + ("" if variant.paper.comparable else UNLIKE_PAPER)
+
+
+COLUMNS = (
+    Column("variant", lambda v: v.label),
+    Column("seeds", _seeds, lambda v: len(v.counted)),
+    Column("exact accuracy %", lambda v: _percent(v.exact_accuracy), lambda v: _mean_of(v.exact_accuracy)),
+    Column("best %", lambda v: _optional("{:.1f}", _times_100(_mean_of(v.best_exact_accuracy))),
+           lambda v: _mean_of(v.best_exact_accuracy)),
+    Column("steps", lambda v: _optional("{:,.0f}", v.mean(_steps)), lambda v: v.mean(_steps)),
+    Column("samples/s", lambda v: _optional("{:,.0f}", v.mean(_rate)), lambda v: v.mean(_rate)),
+    Column("seconds", lambda v: _optional("{:,.0f}", v.mean(_seconds)), lambda v: v.mean(_seconds)),
+    Column("paper (9x9) %", _paper_text, lambda v: v.paper.row.exact_accuracy if v.paper else None),
+    Column("difference", lambda v: _optional("{:+.1f}", _times_100(v.difference)), lambda v: v.difference),
+)  # fmt: skip
+
+
+def _times_100(value: float | None) -> float | None:
+    return None if value is None else 100 * value
+
+
+# ------------------------------------------------------------------------------------------------------------------ terminal
+
+
+def terminal(comparison: Comparison) -> str:
+    """The results table, what it means, the jobs that are not counted, and warnings."""
+    rows = [[column.title for column in COLUMNS]]
+    rows += [[column.text(variant) for column in COLUMNS] for variant in comparison.variants]
+    lines = _aligned(rows, [column.number is not None for column in COLUMNS]) if comparison.variants else []
+    notes = [*NOTES[:2], *([NOTES[3]] if any(v.paper for v in comparison.variants) else [])] if comparison.variants else []
+    for note in ["", *notes]:
+        lines += textwrap.wrap(note, TEXT_WIDTH, subsequent_indent="  ") or [""]
+    if comparison.not_counted:
+        lines += ["", f"not in the means: {len(comparison.not_counted)} of {len(comparison.runs)} jobs"]
+        reasons = [[_kind(run), run.name, textwrap.shorten(reason, LONGEST_REASON)] for run, reason in comparison.not_counted]
+        lines += [f"  {line}" for line in _aligned(reasons, [False] * 3)]
+    lines += ["", *(f"warning: {warning}" for warning in comparison.warnings)] if comparison.warnings else []
+    # names come from files: nothing in them may steer the terminal
+    return "\n".join("".join(c if c.isprintable() else "?" for c in line) for line in lines)
+
+
+def _kind(run: Run) -> str:
+    return "repeated" if run.status == "completed" else run.status
+
+
+def _aligned(rows: list[list[str]], right: list[bool]) -> list[str]:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = []
+    for row in rows:
+        cells = [c.rjust(w) if r else c.ljust(w) for c, w, r in zip(row, widths, right, strict=True)]
+        lines.append("  ".join(cells).rstrip())
+    return lines
+
+
+# --------------------------------------------------------------------------------------------------------------- CSV and JSON
+
+
+def variant_record(variant: Variant) -> dict[str, Any]:
+    """A variant's numbers under the names that CSV and JSON use."""
+    exact, best = variant.exact_accuracy, variant.best_exact_accuracy
+    bests = [run.best_exact_accuracy for run in variant.counted if run.best_exact_accuracy is not None]
+    return {
+        "variant": variant.label,
+        "settings": variant.description,
+        "seeds": len(variant.counted),
+        "jobs": variant.planned,
+        "pooled_over": " ".join(variant.pooled) or None,
+        "exact_accuracy_mean": exact.mean if exact else None,
+        "exact_accuracy_ci95_half_width": exact.half_width if exact else None,
+        "best_exact_accuracy_mean": best.mean if best else None,
+        "best_exact_accuracy_max": max(bests, default=None),
+        "steps": variant.mean(_steps),
+        "samples_per_s": variant.mean(_rate),
+        "seconds": variant.mean(_seconds),
+        "parameters": next((run.parameters for run in variant.counted if run.parameters is not None), None),
+        "paper_row": variant.paper.row.name if variant.paper else None,
+        "paper_exact_accuracy": variant.paper.row.exact_accuracy if variant.paper else None,
+        "paper_comparable": variant.paper.comparable if variant.paper else None,
+        "difference": variant.difference,
+    }
+
+
+def csv_text(comparison: Comparison) -> str:
+    """One row for each variant."""
+    records = [variant_record(variant) for variant in comparison.variants]
+    buffer = io.StringIO()
+    if records:
+        writer = csv.DictWriter(buffer, fieldnames=list(records[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(records)
+    return buffer.getvalue()
+
+
+def json_text(comparison: Comparison) -> str:
+    """Variants, runs with their evaluations, the jobs that are not counted, and warnings."""
+    homes = {id(run): variant.label for variant in comparison.variants for run in variant.runs}
+    counted = {id(run) for variant in comparison.variants for run in variant.counted}
+    variants = [
+        variant_record(variant)
+        | {
+            "config": dict(variant.settings),
+            "runs": [run.name for run in variant.counted],
+            "unlike_paper": list(variant.paper.unlike) if variant.paper else None,
+        }
+        for variant in comparison.variants
+    ]
+    simple: tuple[str, ...] = (
+        "name",
+        "status",
+        "reason",
+        "seed",
+        "experiment",
+        "exact_accuracy",
+        "best_exact_accuracy",
+        "best_step",
+        "steps",
+    )
+    simple += ("total_steps", "samples_per_s", "seconds", "parameters", "evaluations", "overrides", "warnings")
+    runs = [
+        {"variant": homes.get(id(run)), "counted": id(run) in counted} | {name: getattr(run, name) for name in simple}
+        for run in comparison.runs
+    ]
+    not_counted = [{"name": run.name, "status": _kind(run), "reason": reason} for run, reason in comparison.not_counted]
+    record = {"variants": variants, "runs": runs, "not_counted": not_counted, "warnings": comparison.warnings, "notes": NOTES}
+    return json.dumps(record, indent=1, allow_nan=False, default=str) + "\n"
+
+
+# ---------------------------------------------------------------------------------------------------------------------- page
+
+
+def page(comparison: Comparison, title: str) -> str:
+    """The page as one self-contained HTML file: pictures, style and script are inside, and its policy forbids any load."""
+    script = Path(__file__).with_name("sort.js").read_text(encoding="utf-8")
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    template = environment.from_string(Path(__file__).with_name("page.html").read_text(encoding="utf-8"))
+    tables = [
+        {"title": column.title, "numeric": column.number is not None, "text": column.text, "number": column.number or column.text}
+        for column in COLUMNS
+    ]
+    statuses = ("completed", "failed", "preempted", "unfinished", "missing", "damaged")
+    return template.render(
+        title=title,
+        comparison=comparison,
+        columns=tables,
+        statuses=[(status, sum(run.status == status for run in comparison.runs)) for status in statuses],
+        runs=[(variant, run) for variant in comparison.variants for run in variant.runs],
+        counted={id(run) for variant in comparison.variants for run in variant.counted},
+        kind=_kind,
+        show=show,
+        identity=id,
+        percent=lambda share: _optional("{:.1f}", _times_100(share)),
+        whole=lambda value: _optional("{:,.0f}", value),
+        notes=NOTES,
+        pictures={
+            name: {theme: _data_uri(draw(comparison, theme)) for theme in ("light", "dark")}
+            for name, draw in (("curves", plots.curves), ("bars", plots.bars))
+        },
+        script=Markup(script),  # ours, with nothing from run files in it
+        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+    )
+
+
+def _data_uri(png: bytes) -> str:
+    return "data:image/png;base64," + base64.b64encode(png).decode()

@@ -1,0 +1,315 @@
+"""Collecting: what run folders say, read as found. Nothing here raises on a damaged file; the run says what is wrong instead."""
+
+import json
+import math
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from trm.config import Config, to_plain
+from trm.errors import UserError
+from trm.tracking import METRICS_FILE
+
+# The names that trm/train.py and trm/saved_run.py write; importing those would import torch, seconds that a report need not wait.
+SUMMARY_FILE, CONFIG_FILE = "summary.json", "config.yaml"
+COMPOSED_FILE, HYDRA_FILE = "config/config.yaml", "config/hydra.yaml"  # Hydra writes these before the run begins
+GRID_FILE = "grid.json"
+NOT_RUNS = ("checkpoints", "tensorboard", "wandb", "__pycache__")
+
+Status = Literal["completed", "failed", "preempted", "unfinished", "missing", "damaged"]
+Points = list[tuple[int, float]]  # (global step, value)
+
+
+@dataclass(frozen=True)
+class Run:
+    """One job as its folder shows it. Accuracies are shares of 1; `settings` is the resolved config, flat with dotted keys."""
+
+    name: str
+    status: Status
+    reason: str = ""  # why the run is not counted; empty where it is completed
+    sweep: str = ""  # the folder that holds the run's folder
+    experiment: str | None = None
+    overrides: tuple[str, ...] = ()  # as the sweep's grid lists them
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    seed: int | None = None
+    exact_accuracy: float | None = None  # of the final evaluation
+    best_exact_accuracy: float | None = None  # of all evaluations
+    best_step: int | None = None
+    steps: int | None = None
+    total_steps: int | None = None
+    samples_per_s: float | None = None
+    seconds: float | None = None
+    parameters: int | None = None
+    evaluations: Points = field(default_factory=list)  # exact accuracy
+    losses: Points = field(default_factory=list)  # training loss
+    warnings: tuple[str, ...] = ()
+
+
+class _DamagedError(Exception):
+    """A file that cannot be read; the message names it."""
+
+
+def collect(folders: list[Path]) -> list[Run]:
+    """All runs below the folders, in the order of the folders and then of paths, each run once.
+
+    Jobs that a sweep's grid.json lists and that left no folder come as missing. Raises UserError where a folder does not exist
+    or nothing is found.
+    """
+    runs: dict[Path, Run] = {}
+    for given in folders:
+        if not given.is_dir():
+            raise UserError(f"{given} is not a folder: give run folders or sweep folders, such as outputs/NAME or multirun/NAME")
+        for folder, files in _walk(given):
+            if GRID_FILE in files:
+                _add_grid(runs, folder, given, len(folders) > 1)
+            if _is_run(folder):
+                _add(runs, folder, _name(folder, given, len(folders) > 1))
+    if not runs:
+        names = ", ".join(map(str, folders))
+        raise UserError(f"no runs in {names}: a run folder holds {SUMMARY_FILE} or {CONFIG_FILE}")
+    return list(runs.values())
+
+
+def _walk(top: Path) -> Iterator[tuple[Path, list[str]]]:
+    """Every folder below `top` that may be or hold a run, with its files; run folders are not looked into."""
+    for path, folders, files in os.walk(top):
+        folder = Path(path)
+        folders[:] = [] if _is_run(folder) else sorted(f for f in folders if f not in NOT_RUNS and not f.startswith("."))
+        yield folder, files
+
+
+def _is_run(folder: Path) -> bool:
+    if (folder / SUMMARY_FILE).is_file() or (folder / HYDRA_FILE).is_file():
+        return True
+    try:
+        return "defaults" not in _read_yaml(folder / CONFIG_FILE)  # with it, the file is a Hydra source such as conf/config.yaml
+    except FileNotFoundError:
+        return False
+    except _DamagedError:
+        return True
+
+
+def _name(folder: Path, given: Path, several: bool) -> str:
+    """How the report calls a folder: its path below the given one, with that one's where there are several."""
+    relative = folder.relative_to(given) if folder.is_relative_to(given) else Path(os.path.relpath(folder, given))
+    if relative == Path():
+        return given.resolve().name
+    return str(given / relative if several else relative)
+
+
+def _add(runs: dict[Path, Run], folder: Path, name: str, overrides: tuple[str, ...] = ()) -> None:
+    """Read the folder into `runs` unless it is there already."""
+    if folder.resolve() not in runs:
+        runs[folder.resolve()] = _read_run(folder, name, overrides)
+
+
+def _add_grid(runs: dict[Path, Run], sweep: Path, given: Path, several: bool) -> None:
+    """The jobs that a sweep's grid lists, with or without a folder."""
+    try:
+        jobs = _read_json(sweep / GRID_FILE).get("jobs")
+        if not isinstance(jobs, list) or not all(isinstance(j, dict) and isinstance(j.get("dir"), str) for j in jobs):
+            raise _DamagedError(f'{GRID_FILE}: needs "jobs", a list of objects with "dir"')
+    except _DamagedError as error:
+        name = _name(sweep / GRID_FILE, given, several)
+        runs[(sweep / GRID_FILE).resolve()] = Run(name, "damaged", f"{error}; jobs without a folder are not known")
+        return
+    for job in jobs:
+        folder = sweep / job["dir"]
+        overrides = tuple(str(o) for o in job.get("overrides") or ())
+        name = _name(folder, given, several)
+        if folder.is_dir() and _is_run(folder):
+            _add(runs, folder, name, overrides)
+        elif folder.resolve() not in runs:
+            reason = "its folder holds no run" if folder.is_dir() else "no folder: the job has not started"
+            runs[folder.resolve()] = Run(
+                name, "missing", reason, sweep=sweep.resolve().name, overrides=overrides, seed=_seed(overrides)
+            )
+
+
+def _seed(overrides: tuple[str, ...]) -> int | None:
+    seeds = [o.removeprefix("seed=") for o in overrides if o.startswith("seed=")]
+    return int(seeds[-1]) if seeds and seeds[-1].isdecimal() else None
+
+
+def _read_run(folder: Path, name: str, overrides: tuple[str, ...]) -> Run:
+    """One run folder. What cannot be read is named in `reason` (status damaged) or, where the result stands, in `warnings`."""
+    damage: list[str] = []
+    settings: dict[str, Any] = {}
+    summary: dict[str, Any] | None = None
+    try:
+        summary = _read_json(folder / SUMMARY_FILE)
+    except FileNotFoundError:
+        pass
+    except _DamagedError as error:
+        damage.append(str(error))
+    try:
+        settings = _read_settings(folder)
+    except FileNotFoundError:
+        if (summary or {}).get("status") != "failed":  # a job that died before it began is failed by its sweep, without a config
+            damage.append(f"{CONFIG_FILE} is missing")
+    except _DamagedError as error:
+        damage.append(str(error))
+
+    evaluations, losses, last_step, torn = _read_metrics(folder / METRICS_FILE)
+    values = summary or {}
+    status, reason = _status(values, last_step) if summary is not None else ("unfinished", _unfinished(last_step, settings))
+    if damage:
+        status, reason = "damaged", "; ".join(damage)
+    warnings = [str(w) for w in values.get("warnings") or ()] if isinstance(values.get("warnings"), list) else []
+    # a killed run's last line may be torn; in a run that ended by itself none is
+    if torn and (summary is not None or torn > 1):
+        warnings.append(f"{METRICS_FILE}: {torn} unreadable line(s) left out")
+    if status == "completed" and not evaluations:
+        warnings.append(f"{METRICS_FILE}: no evaluations, so no curve")
+
+    seed = settings.get("seed", values.get("seed", _seed(overrides)))
+    return Run(
+        name=name,
+        status=status,
+        reason=reason,
+        sweep=folder.resolve().parent.name,
+        experiment=_experiment(folder),
+        overrides=overrides,
+        settings=settings,
+        seed=seed if isinstance(seed, int) else None,
+        exact_accuracy=_number(values.get("exact_accuracy")),
+        best_exact_accuracy=_number(values.get("best_exact_accuracy")),
+        best_step=_integer(values.get("best_step")),
+        steps=last_step if values.get("steps") is None else _integer(values["steps"]),
+        total_steps=_integer(values.get("total_steps")) or _integer(settings.get("train.max_steps")),
+        samples_per_s=_number(values.get("samples_per_s")),
+        seconds=_number(values.get("seconds")),
+        parameters=_integer(values.get("parameters")),
+        evaluations=evaluations,
+        losses=losses,
+        warnings=tuple(warnings),
+    )
+
+
+def _status(summary: dict[str, Any], last_step: int | None) -> tuple[Status, str]:
+    """The status that a summary gives, and why the run does not count."""
+    status, reason = summary.get("status"), summary.get("reason")
+    if status == "completed":
+        accuracy = _number(summary.get("exact_accuracy"))
+        if accuracy is None or not 0 <= accuracy <= 1:
+            return "damaged", f"{SUMMARY_FILE}: exact_accuracy={summary.get('exact_accuracy')!r} is not a share of 1"
+        return "completed", ""
+    if status == "failed":
+        return "failed", str(reason or "no reason given in summary.json; see train.log")
+    if status == "preempted":
+        step, total = _integer(summary.get("steps")) or last_step, _integer(summary.get("total_steps"))
+        return "preempted", f"stopped at step {step}{f' of {total}' if total else ''}; the same command goes on from there"
+    return "damaged", f"{SUMMARY_FILE}: status={status!r} is not completed, failed or preempted"
+
+
+def _unfinished(last_step: int | None, settings: dict[str, Any]) -> str:
+    if last_step is None:
+        return f"no {SUMMARY_FILE}: running or killed before the first logged step"
+    total = settings.get("train.max_steps")
+    return f"no {SUMMARY_FILE}: running or killed, last logged step {last_step}" + (f" of {total}" if total else "")
+
+
+def _read_settings(folder: Path) -> dict[str, Any]:
+    """The run's resolved config over the schema's defaults, flat; a run that died early left only the composed one.
+
+    Raises FileNotFoundError where it left neither.
+    """
+    try:
+        found = _read_yaml(folder / CONFIG_FILE)
+    except FileNotFoundError:
+        found = _read_yaml(folder / COMPOSED_FILE)
+    # keys that the schema gained since the run was made have their defaults
+    defaults = {k: v for k, v in flatten(to_plain(Config())).items() if v != "???"}
+    return defaults | flatten(found)
+
+
+def flatten(nested: Mapping[Any, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested containers as one dict with dotted keys; lists are values."""
+    flat: dict[str, Any] = {}
+    for key, value in nested.items():
+        if isinstance(value, Mapping):
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def _experiment(folder: Path) -> str | None:
+    """The named experiment that the run was started as, from Hydra's record."""
+    try:
+        choice: Any = _read_yaml(folder / HYDRA_FILE)
+    except (FileNotFoundError, _DamagedError):
+        return None
+    for key in ("hydra", "runtime", "choices", "experiment"):
+        choice = choice.get(key) if isinstance(choice, dict) else None
+    return choice if isinstance(choice, str) and choice != "null" else None
+
+
+def _read_metrics(path: Path) -> tuple[Points, Points, int | None, int]:
+    """Exact accuracy of evaluations, training loss, the last step, and how many lines could not be read."""
+    evaluations: dict[int, float] = {}
+    losses: dict[int, float] = {}
+    last_step, torn = None, 0
+    try:
+        lines = path.read_bytes().splitlines()
+    except OSError:
+        lines = []
+    for line in lines:
+        try:
+            entry = json.loads(line)
+            kind, step = entry["kind"], int(entry["global_step"])
+        except (ValueError, TypeError, KeyError, RecursionError):
+            torn += 1
+            continue
+        last_step = step
+        exact, loss = _number(entry.get("exact_accuracy")), _number(entry.get("loss"))
+        if kind == "eval" and exact is not None:
+            evaluations[step] = exact
+        elif kind == "train" and loss is not None:
+            losses[step] = loss
+    return sorted(evaluations.items()), sorted(losses.items()), last_step, torn
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise
+    except (OSError, ValueError, RecursionError) as error:
+        raise _DamagedError(f"{path.name}: not readable as JSON ({_first_line(error)})") from error
+    if not isinstance(found, dict):
+        raise _DamagedError(f"{path.name}: holds a {type(found).__name__}, not an object")
+    return found
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        found = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
+    except FileNotFoundError:
+        raise
+    except (OSError, ValueError, RecursionError, yaml.YAMLError, OmegaConfBaseException) as error:
+        raise _DamagedError(f"{path.name}: not readable as YAML ({_first_line(error)})") from error
+    if not isinstance(found, dict) or not found:
+        raise _DamagedError(f"{path.name}: holds no settings")
+    return {str(key): value for key, value in found.items()}
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def _number(value: object) -> float | None:
+    """A finite number as it is, else None."""
+    usable = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return float(value) if usable else None  # type: ignore[arg-type]
+
+
+def _integer(value: object) -> int | None:
+    number = _number(value)
+    return int(number) if number is not None else None

@@ -1,0 +1,320 @@
+"""Comparing: which settings tell runs apart, the variants they make, and the statistics over each variant's seeds."""
+
+import json
+import math
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from scipy import stats
+
+from trm import paper
+from trm.cli import unknown_key
+from trm.config import all_keys
+from trm.errors import ConfigError
+from trm.report.runs import Run
+
+CONFIDENCE = 0.95
+
+# Settings that do not make another variant: seeds are what a variant is averaged over, and the others leave its numbers alone.
+NEUTRAL_GROUPS = ("tracking",)
+NEUTRAL = (
+    "seed",
+    "run_name",
+    "data.path",
+    "data.train_csv",
+    "data.test_csv",
+    "hardware.compile_cache",
+    "hardware.jobs",
+    "hardware.placement",
+    "evaluate.batch_size",
+    "train.log_every_steps",
+    "train.checkpoint_every_steps",
+    "train.keep_checkpoints",
+    "train.resume",
+    "train.progress",
+)
+# What --group may name beside config keys: the named experiment, and the folder that holds the run's folder.
+OTHER_KEYS: Mapping[str, Callable[[Run], Any]] = {"experiment": lambda run: run.experiment, "sweep": lambda run: run.sweep}
+
+# The settings that a label names first, with the words for them. A later one that tells no further runs apart is left out.
+Settings = Mapping[str, Any]
+RECURSION = ("recursion.T", "recursion.n")
+NAMES: Mapping[tuple[str, ...], Callable[[Settings], str]] = {
+    RECURSION: lambda s: f"t{s.get('recursion.T')}_n{s.get('recursion.n')}",
+    ("recursion.variant",): lambda s: str(s.get("recursion.variant")),
+    ("model.mixer",): lambda s: str(s.get("model.mixer")),
+    ("ema.enabled",): lambda s: "ema on" if s.get("ema.enabled") else "ema off",
+    ("data.name",): lambda s: str(s.get("data.name")),
+    ("optimizer.name",): lambda s: str(s.get("optimizer.name")),
+    ("hardware.name",): lambda s: str(s.get("hardware.name")),
+}
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """The mean of `n` values; `half_width` of the Student-t interval around it, None where one value gives none."""
+
+    mean: float
+    half_width: float | None
+    n: int
+
+
+def estimate(values: Iterable[float]) -> Estimate | None:
+    """Mean and 95 % interval of independent values: mean +- t(0.975, n-1) * s / sqrt(n). None without values."""
+    sample = np.asarray(list(values), dtype=np.float64)
+    if not sample.size:
+        return None
+    if sample.size == 1:
+        return Estimate(float(sample[0]), None, 1)
+    quantile = stats.t.ppf((1 + CONFIDENCE) / 2, sample.size - 1)
+    return Estimate(float(sample.mean()), float(quantile * sample.std(ddof=1) / math.sqrt(sample.size)), sample.size)
+
+
+@dataclass(frozen=True)
+class Variant:
+    """Runs that agree in what the report compares. `counted` are completed, one for each seed; the means are over them."""
+
+    label: str
+    description: str  # the label by settings, where `label` is an experiment's name
+    runs: list[Run]
+    counted: list[Run]
+    planned: int  # jobs, with those that left no folder or no settings
+    pooled: list[str]  # settings in which the counted runs differ: not one configuration then, and its interval not over seeds
+    settings: Mapping[str, list[Any]]  # of the settings that differ between the report's runs: the values here
+    paper: paper.PaperMatch | None
+
+    @property
+    def exact_accuracy(self) -> Estimate | None:
+        """Final exact accuracy over the seeds."""
+        return estimate(run.exact_accuracy for run in self.counted if run.exact_accuracy is not None)
+
+    @property
+    def best_exact_accuracy(self) -> Estimate | None:
+        """Each run's best evaluation, over the seeds."""
+        return estimate(run.best_exact_accuracy for run in self.counted if run.best_exact_accuracy is not None)
+
+    @property
+    def difference(self) -> float | None:
+        """The mean less the paper's value, where the runs differ from the paper in nothing."""
+        found = self.exact_accuracy
+        return found.mean - self.paper.row.exact_accuracy if found and self.paper and self.paper.comparable else None
+
+    def mean(self, quantity: Callable[[Run], float | None]) -> float | None:
+        """The mean of a quantity over the counted runs that have it."""
+        values = [value for value in map(quantity, self.counted) if value is not None]
+        return sum(values) / len(values) if values else None
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """All that the report says: the variants, and the jobs that are in none of their means."""
+
+    runs: list[Run]
+    variants: list[Variant]
+    not_counted: list[tuple[Run, str]]  # with the reason
+    keys: list[str]  # the settings that differ between the runs, neutral ones left out
+    warnings: list[str] = field(default_factory=list)
+
+
+def compare(runs: list[Run], group: list[str] | None = None) -> Comparison:
+    """Put runs into variants: by all settings that differ between them, or by the keys and config groups in `group`.
+
+    Raises ConfigError where `group` names no setting.
+    """
+    known = [run for run in runs if run.settings and run.status != "damaged"]
+    differing = differing_keys(known)
+    chosen = differing if group is None else _chosen_keys(known, group)
+    by_identity: dict[tuple[str, ...], list[Run]] = {}
+    for run in known:
+        by_identity.setdefault(_identity(run, chosen), []).append(run)
+    order = [key for unit in _units(chosen) for key in unit if key in chosen]
+    groups = sorted(by_identity.values(), key=lambda members: [_sort_key(_value(members[0], key)) for key in order])
+
+    descriptions = _labels([members[0] for members in groups], chosen, differing, group)
+    labels = _experiment_labels(groups) if group is None else None
+    missing = _missing_per_group(runs, groups)
+    variants, warnings = [], []
+    not_counted = [(run, run.reason) for run in runs if run.status != "completed"]
+    for i, members in enumerate(groups):
+        label = labels[i] if labels else descriptions[i]
+        counted, repeated = _one_for_each_seed(members)
+        for run, first in repeated:
+            not_counted.append((run, f"the same settings and seed as {first.name}, which is counted"))
+        pooled = differing_keys(counted)
+        if pooled:
+            warnings.append(f'"{label}" pools runs that differ in {", ".join(pooled)}: its mean and interval mix settings')
+        if repeated:
+            names = ", ".join(run.name for run, _ in repeated)
+            warnings.append(f'"{label}": {names} repeat a seed with the same settings and are left out, as no new evidence')
+        variants.append(
+            Variant(
+                label=label,
+                description=descriptions[i],
+                runs=members,
+                counted=counted,
+                planned=len(members) - len(repeated) + missing[i],
+                pooled=pooled,
+                settings={key: _distinct(_value(run, key) for run in members) for key in differing},
+                paper=_paper(counted or members),
+            )
+        )
+    if labels:
+        variants.sort(key=lambda variant: [int(p) if p.isdecimal() else p for p in re.split(r"(\d+)", variant.label)])
+    return Comparison(runs, variants, not_counted, differing, warnings)
+
+
+def differing_keys(runs: list[Run]) -> list[str]:
+    """The settings, neutral ones left out, that are not the same in all runs; in the schema's order, other keys after it."""
+    keys = {key for run in runs for key in run.settings if not is_neutral(key)}
+    order = {key: i for i, key in enumerate(all_keys())}
+    differing = [key for key in keys if len(_distinct(run.settings.get(key) for run in runs)) > 1]
+    return sorted(differing, key=lambda key: (order.get(key, len(order)), key))
+
+
+def is_neutral(key: str) -> bool:
+    """True for settings that do not make another variant."""
+    return key in NEUTRAL or key.partition(".")[0] in NEUTRAL_GROUPS
+
+
+def _chosen_keys(runs: list[Run], group: list[str]) -> list[str]:
+    """The keys that --group means: a config group stands for all its keys that are not neutral."""
+    settings = {key for run in runs for key in run.settings} | set(all_keys())
+    chosen: list[str] = []
+    for name in group:
+        inside = [key for key in all_keys() if key.startswith(f"{name}.") and (not is_neutral(key) or name in NEUTRAL_GROUPS)]
+        if not inside and name not in settings and name not in OTHER_KEYS:
+            raise ConfigError(f"--group {unknown_key(name)}")
+        chosen += [key for key in inside or [name] if key not in chosen]
+    return chosen
+
+
+def _value(run: Run, key: str) -> Any:
+    return OTHER_KEYS[key](run) if key in OTHER_KEYS else run.settings.get(key)
+
+
+def _identity(run: Run, keys: Iterable[str]) -> tuple[str, ...]:
+    """The run's values of the keys, as something that can be compared and hashed."""
+    return tuple(_plain(_value(run, key)) for key in keys)
+
+
+def _plain(value: Any) -> str:
+    # 1 and 1.0 are one setting, 1 and true are two
+    return json.dumps(float(value) if isinstance(value, int) and not isinstance(value, bool) else value, default=str)
+
+
+def _distinct(values: Iterable[Any]) -> list[Any]:
+    return list({_plain(value): value for value in values}.values())
+
+
+def _sort_key(value: Any) -> tuple[int, float, str]:
+    """An order over values of any type: numbers by size, then everything else by its text."""
+    if isinstance(value, int | float):
+        return 0, float(value), ""
+    return 1, 0.0, str(value)
+
+
+def _labels(runs: list[Run], keys: list[str], differing: list[str], group: list[str] | None) -> list[str]:
+    """A short name for each run, one of each variant, by the keys that tell them apart; of these only as many as it takes.
+
+    A value that more than half of the variants have goes without saying, but for the recursion and what --group asks for.
+    """
+    units = _units(keys)
+    always = {RECURSION} if group is None else {unit for unit in units if unit in NAMES or set(unit) & set(group)}
+    columns: list[list[str]] = []  # the words of each unit that is needed, a run each
+    identities: list[tuple[str, ...]] = [()] * len(runs)
+    for unit in units:
+        refined = [old + _identity(run, [key for key in unit if key in keys]) for run, old in zip(runs, identities, strict=True)]
+        if len(set(refined)) > len(set(identities)):
+            identities = refined
+            words = [_words(run, unit, keys, differing) for run in runs]
+            common, count = Counter(words).most_common(1)[0]
+            silent = unit not in always and 2 * count > len(runs)
+            columns.append(["" if silent and word == common else word for word in words])
+    fallback = [RECURSION] if group is None else [unit for unit in units if unit in always] or units[:1]
+    labels = [", ".join(filter(None, parts)) for parts in zip(*columns, strict=True)] if columns else [""] * len(runs)
+    return [
+        label or ", ".join(_words(run, unit, keys, differing) for unit in fallback) for label, run in zip(labels, runs, strict=True)
+    ]
+
+
+def _units(keys: list[str]) -> list[tuple[str, ...]]:
+    """The keys in the order in which labels name them; keys that are named together in one tuple."""
+    named = {key: unit for unit in NAMES for key in unit}
+    units = list(dict.fromkeys(named.get(key, (key,)) for key in keys))
+    return sorted(units, key=lambda unit: list(NAMES).index(unit) if unit in NAMES else len(NAMES))
+
+
+def _words(run: Run, unit: tuple[str, ...], keys: list[str], differing: list[str]) -> str:
+    if unit in NAMES and all(key in keys or key not in differing for key in unit):
+        return NAMES[unit](run.settings)
+    return ", ".join(f"{key}={show(_value(run, key))}" for key in unit if key in keys)
+
+
+def show(value: Any) -> str:
+    """A setting's value as a config file writes it."""
+    if value is None or isinstance(value, bool):
+        return json.dumps(value)
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _experiment_labels(groups: list[list[Run]]) -> list[str] | None:
+    """Names by experiment, where the runs were started as several named ones and each is one variant; else None."""
+    names = [sorted({run.experiment or "" for run in members}) for members in groups]
+    every = [name for found in names for name in found]
+    if len(set(every)) < 2 or "" in every or len(every) != len(set(every)):
+        return None
+    return [" = ".join(found) for found in names]
+
+
+def _missing_per_group(runs: list[Run], groups: list[list[Run]]) -> list[int]:
+    """How many jobs of each group left no settings: missing, damaged, or dead before they began.
+
+    Their group is told by the overrides that they share with a job of the same sweep.
+    """
+
+    def job(run: Run) -> tuple[str, tuple[str, ...]] | None:
+        overrides = tuple(sorted(o for o in run.overrides if not o.startswith("seed=")))
+        return (run.sweep, overrides) if run.overrides else None
+
+    jobs = [{job(run) for run in members} - {None} for members in groups]
+    placed = {id(run) for members in groups for run in members}
+    counts: Counter[int] = Counter()
+    for run in runs:
+        homes = [i for i, known in enumerate(jobs) if job(run) in known] if id(run) not in placed else []
+        if len(homes) == 1:
+            counts[homes[0]] += 1
+    return [counts[i] for i in range(len(groups))]
+
+
+def _one_for_each_seed(members: list[Run]) -> tuple[list[Run], list[tuple[Run, Run]]]:
+    """The completed runs with each seed of the same settings once, and the repeated ones with the run that stands for them."""
+    kept: dict[tuple[str, ...], Run] = {}
+    repeated = []
+    keys = sorted({key for run in members for key in run.settings if not is_neutral(key)})
+    for run in members:
+        if run.status == "completed":
+            first = kept.setdefault((*_identity(run, keys), str(run.seed)), run)
+            if first is not run:
+                repeated.append((run, first))
+    return list(kept.values()), repeated
+
+
+def _paper(runs: list[Run]) -> paper.PaperMatch | None:
+    """The row of the paper that all runs have; unlike it in what any of them is unlike it."""
+    matches = [paper.find(run.settings, _planned_steps(run)) for run in runs]
+    first = matches[0] if matches else None
+    if first is None or any(match is None or match.row is not first.row for match in matches):
+        return None
+    return paper.PaperMatch(first.row, tuple(dict.fromkeys(u for match in matches if match for u in match.unlike)))
+
+
+def _planned_steps(run: Run) -> int | None:
+    """The steps that the run is to train: its summary's, or as trm/config.py's total_steps has them."""
+    if run.total_steps is not None:
+        return run.total_steps
+    epochs, puzzles, batch = (run.settings.get(key) for key in ("train.epochs", "data.num_puzzles", "train.global_batch_size"))
+    return epochs * puzzles // batch if epochs and puzzles and batch else None
