@@ -10,6 +10,7 @@ import pytest
 from report_fixtures import config, write_grid, write_run, write_tn_sweep
 
 from trm import paper
+from trm.cli import CONF_DIR
 from trm.errors import ConfigError, UserError
 from trm.report.__main__ import main
 from trm.report.output import terminal
@@ -196,25 +197,15 @@ def test_group_by_an_unknown_key_is_refused(mixed):
 
 # ----------------------------------------------------------------------------------------------------------------- the paper
 
-PAPER = {
-    "TRM, T=3 n=6, MLP": ["model=mlp"],
-    "with ACT continue loss": ["recursion.act_continue=true"],
-    "separate f_H and f_L networks": ["model.separate_networks=true"],
-    "no EMA": ["ema=off"],
-    "4 layers, n=3": ["model=deep", "recursion.n=3"],
-    "self-attention": ["model=attention"],
-    "T=2 n=2": ["recursion=t2_n2"],
-    "1-step gradient": ["recursion.variant=one_step_gradient"],
-    "multi-scale z": ["recursion.variant=multi_scale_z"],
-    "single z": ["recursion.variant=single_z"],
-}
+EXPERIMENTS = sorted(path.stem for path in (CONF_DIR / "experiment").glob("paper_*.yaml") if path.stem != "paper_hrm_like")
 
 
-@pytest.mark.parametrize("row", PAPER)
-def test_the_papers_rows_are_the_default_settings_with_one_change(row):
-    match = paper.find(flatten(config("data=sudoku_extreme", *PAPER[row])), 65_104)
-    assert match.row.name == row
-    assert match.comparable
+def test_every_row_has_its_experiment_and_is_comparable_with_it():
+    matches = {name: paper.find(flatten(config(f"experiment={name}")), 65_104) for name in EXPERIMENTS}
+    assert {name: match.unlike for name, match in matches.items()} == dict.fromkeys(EXPERIMENTS, ())
+    assert sorted(match.row.name for match in matches.values()) == sorted(row.name for row in paper.ROWS)
+    assert matches["paper_no_ema"].row.exact_accuracy == 0.799
+    assert matches["paper_attention"].row.exact_accuracy == 0.747
 
 
 @pytest.mark.parametrize(
