@@ -1,0 +1,355 @@
+"""Checkpoints: round trips, links, what damage does, and what a crash leaves behind."""
+
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+import trm.checkpoint
+from trm.checkpoint import (
+    META_FILE,
+    STATE_FILE,
+    Meta,
+    find_checkpoint,
+    flatten,
+    load_checkpoint,
+    save_checkpoint,
+    saved_steps,
+    set_aside,
+    unflatten,
+)
+from trm.errors import CheckpointError
+
+TENSORS = {
+    "weights/w": torch.tensor([[1.5, -0.0], [float("nan"), 1e-40]]),  # NaN, a negative zero and a denormal
+    "carry/latents/z_H": torch.randn(2, 3, generator=torch.Generator().manual_seed(0)).to(torch.bfloat16),
+    "carry/halted": torch.tensor([True, False, True]),
+    "carry/steps": torch.tensor([1, 2**31 - 1], dtype=torch.int32),
+    "v/w": torch.randn(3, generator=torch.Generator().manual_seed(1), dtype=torch.float64),
+    "step": torch.tensor(7, dtype=torch.int32),
+}
+
+
+def make_meta(step, **changes):
+    values = {
+        "step": step,
+        "config": {"seed": 3, "optimizer": {"lr": 1e-4, "beta1": 0.9}, "train": {"max_steps": None}},
+        "digest": "0123456789abcdef",
+        "best_exact_accuracy": 0.1 + 0.2,
+        "best_step": 5,
+        "last_eval": {"exact_accuracy": 1 / 3},
+        "last_eval_step": 5,
+        "data": {"seq_len": 81, "vocab_size": 11, "num_puzzle_identifiers": 1},
+    }
+    return Meta(**(values | changes))
+
+
+def save(run_dir, step, *, is_best=False, keep=3, tensors=TENSORS):
+    return save_checkpoint(run_dir, tensors, make_meta(step), is_best=is_best, keep=keep)
+
+
+def bits(tensor):
+    return tensor.dtype, tensor.shape, bytes(tensor.contiguous().reshape(-1).view(torch.uint8).tolist())
+
+
+def refusal(folder):
+    """The one line that loading `folder` is refused with."""
+    with pytest.raises(CheckpointError) as caught:
+        load_checkpoint(folder)
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+# round trip --------------------------------------------------------------------------------------------------------------------
+
+
+def test_round_trip_is_bit_exact(tmp_path):
+    folder = save(tmp_path, 7)
+    assert folder == tmp_path / "checkpoints" / "step_7"
+    tensors, meta = load_checkpoint(folder)
+    assert tensors.keys() == TENSORS.keys()
+    for name, tensor in TENSORS.items():
+        assert bits(tensors[name]) == bits(tensor), name
+    assert meta == make_meta(7)  # floats survive JSON exactly
+    assert isinstance(meta.config["optimizer"]["lr"], float)
+
+
+def test_views_are_saved_by_value(tmp_path):
+    base = torch.arange(12.0).view(3, 4)
+    tensors = {"transposed": base.t(), "expanded": torch.tensor([1.0, 2.0]).expand(3, 2), "strided": torch.arange(8.0)[::2]}
+    loaded, _ = load_checkpoint(save(tmp_path, 1, tensors=tensors))
+    for name, tensor in tensors.items():
+        assert torch.equal(loaded[name], tensor)
+
+
+def test_equal_runs_write_equal_bytes(tmp_path):
+    first = save(tmp_path / "a", 4)
+    second = save(tmp_path / "elsewhere", 4, tensors=dict(reversed(TENSORS.items())))
+    for name in (STATE_FILE, META_FILE):
+        assert (first / name).read_bytes() == (second / name).read_bytes()
+    assert str(tmp_path) not in (first / META_FILE).read_text()
+
+
+class Tree(NamedTuple):
+    weights: dict
+    embedding: torch.Tensor | None
+    pair: tuple
+
+
+def make_tree(value=0.0, embedding=True):
+    return Tree(
+        {"net.0.w": torch.full((2, 2), value), "b": torch.full((3,), value, dtype=torch.bfloat16)},
+        torch.full((1,), value) if embedding else None,
+        (torch.tensor(value), {"halted": torch.tensor([bool(value)])}),
+    )
+
+
+@pytest.mark.parametrize("embedding", [True, False])
+def test_flatten_and_unflatten(embedding):
+    tree = make_tree(1.0, embedding)
+    named = flatten(tree)
+    assert named.keys() == {"weights/net.0.w", "weights/b", "pair/0", "pair/1/halted"} | ({"embedding"} if embedding else set())
+    back = unflatten(make_tree(0.0, embedding), dict(reversed(named.items())), "FILE")
+    assert isinstance(back, Tree)
+    assert (back.embedding is None) == (not embedding)
+    assert flatten(back).keys() == named.keys()
+    assert all(torch.equal(flatten(back)[name], tensor) for name, tensor in named.items())
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"weights/b": None}, ["weights/b", "missing"]),
+        ({"weights/extra": torch.zeros(1)}, ["weights/extra", "not expected"]),
+        ({"weights/b": torch.zeros(4, dtype=torch.bfloat16)}, ["weights/b", "[4]", "[3]"]),
+        ({"weights/b": torch.zeros(3)}, ["weights/b", "float32", "bfloat16"]),
+        ({"embedding": None}, ["embedding", "missing"]),
+    ],
+)
+def test_unflatten_names_what_does_not_fit(change, words):
+    named = {k: t for k, t in (flatten(make_tree()) | change).items() if t is not None}
+    with pytest.raises(CheckpointError) as caught:
+        unflatten(make_tree(), named, "runs/x/step_3")
+    for word in ["runs/x/step_3", *words]:
+        assert word in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+# which are kept ----------------------------------------------------------------------------------------------------------------
+
+
+def test_newest_and_best_are_kept(tmp_path):
+    for step in range(1, 8):
+        save(tmp_path, step, is_best=step == 2, keep=3)
+    assert saved_steps(tmp_path) == [2, 5, 6, 7]
+    save(tmp_path, 10, is_best=True, keep=3)  # 10 sorts after 7 as a number
+    assert saved_steps(tmp_path) == [6, 7, 10]
+    save(tmp_path, 11, keep=1)
+    assert saved_steps(tmp_path) == [10, 11]
+
+
+def test_links_are_relative_and_survive_a_move(tmp_path):
+    run = tmp_path / "run"
+    save(run, 1, is_best=True)
+    save(run, 2)
+    for name, target in (("best", "step_1"), ("latest", "step_2")):
+        assert os.readlink(run / "checkpoints" / name) == target
+    moved = run.rename(tmp_path / "moved")
+    assert load_checkpoint(moved / "checkpoints" / "latest")[1].step == 2
+    assert load_checkpoint(moved / "checkpoints" / "best")[1].step == 1
+    assert {p.name for p in (moved / "checkpoints").iterdir()} == {"step_1", "step_2", "best", "latest"}
+
+
+def test_saving_a_step_again_replaces_it(tmp_path):
+    save(tmp_path, 1)
+    save(tmp_path, 1, is_best=True, tensors={"w": torch.ones(1)})
+    assert load_checkpoint(tmp_path / "checkpoints" / "latest")[0].keys() == {"w"}
+
+
+def test_find_checkpoint(tmp_path):
+    save(tmp_path, 1, is_best=True)
+    save(tmp_path, 2)
+    first, second = (tmp_path / "checkpoints" / f"step_{step}" for step in (1, 2))
+    for path, found in (
+        (tmp_path, second),
+        (tmp_path / "checkpoints", second),
+        (first, first),
+        (tmp_path / "checkpoints" / "best", first),
+        (tmp_path / "checkpoints" / "latest", second),
+    ):
+        assert find_checkpoint(path) == found.resolve()
+    for path in (tmp_path / "nowhere", tmp_path / "checkpoints" / "step_9"):
+        with pytest.raises(CheckpointError, match=path.name) as caught:
+            find_checkpoint(path)
+        assert "\n" not in str(caught.value)
+
+
+def test_saved_steps_ignores_other_names(tmp_path):
+    save(tmp_path, 3)
+    for name in ("step_x", "step_4.old", ".writing_step_9", "step_"):
+        (tmp_path / "checkpoints" / name).mkdir()
+    assert saved_steps(tmp_path) == [3]
+    assert saved_steps(tmp_path / "nowhere") == []
+
+
+def test_set_aside_starts_over_without_losing_anything(tmp_path):
+    set_aside(tmp_path)  # nothing there yet
+    for number in (1, 2):
+        save(tmp_path, number)
+        (tmp_path / "metrics.jsonl").write_text(f"{number}\n")
+        set_aside(tmp_path)
+        assert saved_steps(tmp_path) == []
+        assert not (tmp_path / "metrics.jsonl").exists()
+        assert (tmp_path / f"metrics.jsonl.{number}").read_text() == f"{number}\n"
+        assert load_checkpoint(tmp_path / f"checkpoints.{number}" / "latest")[1].step == number
+
+
+# damage ------------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def intact(tmp_path_factory):
+    folder = save(tmp_path_factory.mktemp("intact"), 7)
+    return {name: (folder / name).read_bytes() for name in (STATE_FILE, META_FILE)}
+
+
+@pytest.fixture
+def damaged(tmp_path):
+    """A function that writes a checkpoint folder of these files and returns it."""
+
+    def write(files):
+        folder = tmp_path / "step_7"
+        folder.mkdir(exist_ok=True)
+        for name, content in files.items():
+            (folder / name).write_bytes(content)
+        return folder
+
+    return write
+
+
+shared_folder = settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+
+@shared_folder
+@given(data=st.data())
+def test_any_flipped_bit_of_the_state_is_noticed(intact, damaged, data):
+    content = bytearray(intact[STATE_FILE])
+    content[data.draw(st.integers(0, len(content) - 1))] ^= 1 << data.draw(st.integers(0, 7))
+    folder = damaged({**intact, STATE_FILE: bytes(content)})
+    assert str(folder / STATE_FILE) in refusal(folder)
+
+
+@shared_folder
+@given(data=st.data())
+def test_any_cut_of_a_file_is_noticed(intact, damaged, data):
+    name = data.draw(st.sampled_from([STATE_FILE, META_FILE]))
+    length = data.draw(st.integers(0, len(intact[name]) - 2))  # the last byte of the JSON is a line end, which may be missing
+    folder = damaged({**intact, name: intact[name][:length]})
+    assert str(folder / name) in refusal(folder)
+
+
+@shared_folder
+@given(data=st.data())
+def test_a_flipped_bit_of_the_json_gives_a_refusal_or_a_checkpoint(intact, damaged, data):
+    content = bytearray(intact[META_FILE])
+    content[data.draw(st.integers(0, len(content) - 1))] ^= 1 << data.draw(st.integers(0, 7))
+    folder = damaged({**intact, META_FILE: bytes(content)})
+    refusal = None
+    try:
+        load_checkpoint(folder)
+    except CheckpointError as error:
+        refusal = str(error)
+    assert refusal is None or (str(folder) in refusal and "\n" not in refusal)
+
+
+def test_appended_bytes_are_noticed(intact, damaged):
+    folder = damaged({**intact, STATE_FILE: intact[STATE_FILE] + b"\0"})
+    assert str(folder / STATE_FILE) in refusal(folder)
+
+
+@pytest.mark.parametrize("name", [STATE_FILE, META_FILE])
+def test_a_missing_file_is_named(intact, damaged, name):
+    folder = damaged(intact)
+    (folder / name).unlink()
+    assert str(folder / name) in refusal(folder)
+
+
+@pytest.mark.parametrize("content", [b"", b"[]", b"null", b'"x"', b"{}", b'{"format_version": 2}', b"\xff\xfe", b"{"])
+def test_json_that_is_no_checkpoint_is_refused(intact, damaged, content):
+    folder = damaged({**intact, META_FILE: content})
+    assert str(folder / META_FILE) in refusal(folder)
+
+
+def test_a_folder_that_does_not_exist_is_named(tmp_path):
+    assert str(tmp_path / "step_1") in refusal(tmp_path / "step_1")
+
+
+def test_state_that_is_no_safetensors_file_is_refused_though_its_checksum_fits(damaged, intact):
+    body = json.loads(intact[META_FILE]) | {"state_sha256": hashlib.sha256(b"junk").hexdigest()}
+    folder = damaged({STATE_FILE: b"junk", META_FILE: json.dumps(body).encode()})
+    assert str(folder) in refusal(folder)
+
+
+# crashes -----------------------------------------------------------------------------------------------------------------------
+
+
+class PowerCut(BaseException):
+    pass
+
+
+CRASHES = ["after the state is written", "before the rename", "before the links"]
+
+
+@pytest.mark.parametrize("moment", CRASHES)
+def test_a_crash_while_saving_leaves_the_previous_checkpoints(tmp_path, monkeypatch, moment):
+    save(tmp_path, 1, is_best=True)
+    save(tmp_path, 2)
+
+    def cut(*_args, **_kwargs):
+        raise PowerCut
+
+    with monkeypatch.context() as patch:
+        if moment == "after the state is written":
+            write = trm.checkpoint._write
+            patch.setattr(trm.checkpoint, "_write", lambda path, content: cut() if path.name == META_FILE else write(path, content))
+        elif moment == "before the rename":
+            patch.setattr(Path, "rename", cut)
+        else:
+            patch.setattr(trm.checkpoint, "_point", cut)
+        with pytest.raises(PowerCut):
+            save(tmp_path, 3, is_best=True)
+    assert load_checkpoint(find_checkpoint(tmp_path))[1].step == 2
+    assert load_checkpoint(tmp_path / "checkpoints" / "best")[1].step == 1
+    for step in saved_steps(tmp_path):  # whatever has a checkpoint's name is whole
+        load_checkpoint(tmp_path / "checkpoints" / f"step_{step}")
+    assert saved_steps(tmp_path) == ([1, 2, 3] if moment == "before the links" else [1, 2])
+    save(tmp_path, 3, is_best=True)  # the same save goes through afterwards and leaves nothing behind
+    assert {p.name for p in (tmp_path / "checkpoints").iterdir()} == {"step_1", "step_2", "step_3", "best", "latest"}
+    assert load_checkpoint(find_checkpoint(tmp_path))[1].step == 3
+
+
+def test_files_are_on_disk_before_the_folder_gets_its_name(tmp_path, monkeypatch):
+    events = []
+    fsync, rename = os.fsync, Path.rename
+
+    def logged_fsync(descriptor):
+        events.append(Path(os.readlink(f"/proc/self/fd/{descriptor}")).name)
+        fsync(descriptor)
+
+    def logged_rename(self, target):
+        events.append("rename")
+        return rename(self, target)
+
+    monkeypatch.setattr(os, "fsync", logged_fsync)
+    monkeypatch.setattr(Path, "rename", logged_rename)
+    save(tmp_path, 1)
+    before = events[: events.index("rename")]
+    assert {STATE_FILE, META_FILE, ".writing_step_1"} <= set(before)
+    assert "checkpoints" in events[events.index("rename") :]

@@ -1,0 +1,473 @@
+"""The settings' border: what composes, what is refused and in which words, and what identifies a run."""
+
+import dataclasses
+import json
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from trm.cli import CONF_DIR, GROUPS, compose
+from trm.config import (
+    Config,
+    all_keys,
+    differences,
+    digest,
+    from_plain,
+    numerics,
+    resume_conflicts,
+    to_plain,
+    total_steps,
+    validate,
+)
+from trm.errors import ConfigError
+
+# test_experiments.py composes every experiment and sweep
+PARTS = [group for group in GROUPS if group not in ("experiment", "sweep")]
+
+
+@pytest.fixture(scope="module")
+def default():
+    return compose(["run_name=r"])
+
+
+def changed(cfg, **keys):
+    """A copy of the config with GROUP__KEY=VALUE replaced, without composing again."""
+    for name, value in keys.items():
+        *groups, key = name.split("__")
+        if groups:
+            value = dataclasses.replace(getattr(cfg, groups[0]), **{key: value})
+            key = groups[0]
+        cfg = dataclasses.replace(cfg, **{key: value})
+    return cfg
+
+
+def with_values(cfg, values):
+    """The config with KEY: VALUE replaced, validated without composing, which is much slower."""
+    cfg = changed(cfg, **{key.replace(".", "__"): value for key, value in values.items()})
+    validate(cfg)
+    return cfg
+
+
+def refused_values(cfg, values):
+    """The one line with which these values are refused."""
+    with pytest.raises(ConfigError) as caught:
+        with_values(cfg, values)
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+def refusal(*overrides):
+    """The one line with which these overrides are refused."""
+    with pytest.raises(ConfigError) as caught:
+        compose(list(overrides))
+    message = str(caught.value)
+    assert message
+    assert "\n" not in message
+    return message
+
+
+# what composes -----------------------------------------------------------------------------------------------------------------
+
+
+def rounds():
+    """Overrides that choose an option of every group, until every option of every group was chosen."""
+    options = {group: [path.stem for path in sorted((CONF_DIR / group).glob("[!_]*.yaml"))] for group in PARTS}
+    assert all(options.values())
+    for i in range(max(map(len, options.values()))):
+        yield {group: names[i % len(names)] for group, names in options.items()}
+
+
+NUM_DEVICES = {"cpu": 1, "cpu_mesh": 8, "v4_8": 4, "v4_64": 32}
+
+
+@pytest.mark.parametrize("chosen", list(rounds()), ids=lambda chosen: "-".join(chosen.values()))
+def test_every_option_composes(chosen):
+    cfg = compose([*(f"{group}={option}" for group, option in chosen.items()), "run_name=r"])
+    assert isinstance(cfg, Config)
+    assert cfg.data.name == chosen["data"]
+    assert cfg.hardware.name == chosen["hardware"]
+    assert cfg.hardware.num_devices == NUM_DEVICES[chosen["hardware"]]
+    assert cfg.hardware.dtype == ("bfloat16" if cfg.hardware.platform == "tpu" else "float32")
+    assert cfg.optimizer.name == chosen["optimizer"]
+    assert cfg.ema.enabled == (chosen["ema"] == "on")
+    assert f"t{cfg.recursion.T}_n{cfg.recursion.n}" == chosen["recursion"]
+    assert cfg.model.mixer == ("attention" if chosen["model"] == "attention" else "mlp")
+
+
+def test_the_default_is_the_papers_recipe(default):
+    cfg = default
+    assert (cfg.recursion.T, cfg.recursion.n, cfg.recursion.n_sup, cfg.recursion.variant) == (3, 6, 16, "trm")
+    assert cfg.recursion.halt_exploration_prob == 0.1
+    assert not cfg.recursion.act_continue
+    assert (cfg.model.mixer, cfg.model.hidden_size, cfg.model.num_layers, cfg.model.positions) == ("mlp", 512, 2, "none")
+    assert (cfg.model.puzzle_emb_ndim, cfg.model.prefix_len, cfg.model.loss, cfg.model.rms_norm_eps) == (512, 16, "stablemax", 1e-5)
+    assert (cfg.ema.enabled, cfg.ema.rate) == (True, 0.999)
+    o = cfg.optimizer
+    assert (o.name, o.lr, o.weight_decay, o.beta1, o.beta2, o.warmup_steps) == ("adam_atan2", 1e-4, 1.0, 0.9, 0.95, 2000)
+    assert (o.schedule, o.puzzle_emb_lr, o.puzzle_emb_weight_decay) == ("constant", 1e-4, 1.0)
+    assert (cfg.train.epochs, cfg.train.max_steps, cfg.train.checkpoint_every_steps) == (50000, None, 2500)
+    assert (cfg.data.num_puzzles, cfg.data.on_the_fly_aug, cfg.data.num_aug) == (1000, 1000, 0)
+
+
+def test_overrides_reach_their_keys():
+    cfg = compose(["recursion.T=5", "optimizer.lr=3e-4", "train.max_steps=null", "tracking.tags=[a,b]", "seed=9", "ema=off"])
+    assert (cfg.recursion.T, cfg.optimizer.lr, cfg.train.max_steps, cfg.seed) == (5, 3e-4, None, 9)
+    assert cfg.tracking.tags == ["a", "b"]
+    assert not cfg.ema.enabled
+
+
+def test_a_dataset_folder_is_named_after_what_it_holds():
+    paths = {
+        compose(list(overrides)).data.path
+        for overrides in ([], ["data.seed=1"], ["data.num_puzzles=500"], ["data.num_aug=7"], ["data=sudoku_4x4"])
+    }
+    assert len(paths) == 5
+
+
+# what is refused ---------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("recursion.t=1", ["recursion.t "]),
+        ("+recursion.t=1", ["recursion.t "]),
+        ("++recursion.t=1", ["recursion.t "]),
+        ("optimizer.weight_decey=1", ["optimizer.weight_decey ", "optimizer.weight_decay"]),
+        ("sed=1", ["sed ", "did you mean seed?"]),
+        ("+sed=1", ["sed ", "did you mean seed?"]),
+        ("++train.max_step=1", ["train.max_step ", "did you mean train.max_steps?"]),
+        ("bogus.key=1", ["bogus.key ", "--cfg job"]),
+        ("+bogus.key=1", ["bogus", "--cfg job"]),
+    ],
+)
+def test_unknown_keys(override, words):
+    message = refusal(override)
+    for word in words:
+        assert word in message
+
+
+@pytest.mark.parametrize(
+    ("override", "value"),
+    [
+        ("model.hidden_size=wide", "wide"),
+        ("model.hidden_size=1.5", "1.5"),
+        ("model.hidden_size=null", "null"),
+        ("model.hidden_size=[1]", "[1]"),
+        ("model.separate_networks=perhaps", "perhaps"),
+        ("optimizer.lr=fast", "fast"),
+        ("train.max_steps=soon", "soon"),
+        ("seed=true", "true"),
+        ("tracking.tags=word", "str"),
+    ],
+)
+def test_wrong_types(override, value):
+    message = refusal(override)
+    assert override.partition("=")[0] in message
+    assert value in message
+
+
+@pytest.mark.parametrize("group", ["model", "hardware", "experiment"])
+def test_unknown_options_list_the_known_ones(group):
+    message = refusal(f"{group}=bogus")
+    assert f"{group}/bogus" in message
+    for path in (CONF_DIR / group).glob("[!_]*.yaml"):
+        assert path.stem in message
+
+
+def numeric_keys(node=Config, prefix=""):
+    for item in dataclasses.fields(node):
+        if dataclasses.is_dataclass(item.type):
+            yield from numeric_keys(item.type, f"{prefix}{item.name}.")
+        elif any(item.metadata.get(bound) is not None for bound in ("low", "high", "above", "below")):
+            yield prefix + item.name, item
+
+
+def just_outside(item):
+    """Values one step outside each bound of a key's range, with the word that the refusal uses for the bound."""
+    whole = "int" in str(item.type)
+    low, high, above, below = (item.metadata[bound] for bound in ("low", "high", "above", "below"))
+    for bound, step, word in ((low, -1, "at least"), (high, 1, "at most"), (above, 0, "above"), (below, 0, "below")):
+        if bound is not None:
+            yield (int(bound) if whole else float(bound)) + step, word
+
+
+OUTSIDE = [(key, value, word) for key, item in numeric_keys() for value, word in just_outside(item)]
+
+
+def test_every_number_has_a_lower_bound():
+    items = {key: item for key in all_keys() if (item := _field(key)) is not None}
+    numbers = {key for key, item in items.items() if "int" in str(item.type) or "float" in str(item.type)}
+    bounded = {key for key, item in numeric_keys() if item.metadata["low"] is not None or item.metadata["above"] is not None}
+    assert numbers == bounded
+
+
+def _field(key):
+    node = Config
+    *groups, name = key.split(".")
+    for group in groups:
+        node = node.__dataclass_fields__[group].type
+    item = node.__dataclass_fields__[name]
+    return None if dataclasses.is_dataclass(item.type) else item
+
+
+def test_out_of_range(default):
+    """Just outside every bound of every key: the refusal names key, value and bound."""
+    for key, value, word in OUTSIDE:
+        message = refused_values(default, {key: value})
+        assert f"{key}={value} is out of range" in message
+        assert word in message
+
+
+@pytest.mark.parametrize("override", ["ema.rate=1", "recursion.T=0", "seed=-1"])
+def test_out_of_range_on_the_command_line(override):
+    key, _, value = override.partition("=")
+    message = refusal(override)
+    assert f"{key}={value}" in message
+    assert "must be" in message
+
+
+@pytest.mark.parametrize("value", ["nan", "inf", "-inf"])
+def test_numbers_must_be_finite(default, value):
+    for key in ("optimizer.lr", "model.rope_theta", "ema.rate"):
+        assert f"{key}={value}" in refused_values(default, {key: float(value)})
+
+
+@pytest.mark.parametrize(
+    "key", ["model.mixer", "model.positions", "model.loss", "optimizer.name", "hardware.dtype", "train.resume"]
+)
+def test_choices_are_listed(default, key):
+    message = refused_values(default, {key: "bogus"})
+    assert f"{key}=bogus" in message
+    for choice in _field(key).metadata["choices"]:
+        assert choice in message
+
+
+def test_unknown_variants_are_listed():
+    message = refusal("recursion.variant=bogus")
+    for word in ("recursion.variant=bogus", "trm", "single_z", "multi_scale_z", "one_step_gradient"):
+        assert word in message
+
+
+TPU = {"hardware.platform": "tpu", "hardware.loss_dtype": "float32"}
+MESH = {"hardware.devices_per_host": 8}
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        (
+            {"hardware.devices_per_host": 32, "train.global_batch_size": 100},
+            ["train.global_batch_size=100", "32 devices", "96 or 128"],
+        ),
+        (MESH | {"train.global_batch_size": 7}, ["train.global_batch_size=7", "8 devices", "use 8"]),
+        (MESH | {"evaluate.batch_size": 12}, ["evaluate.batch_size=12", "8 or 16"]),
+        ({"model.mixer": "attention", "model.num_heads": 7}, ["model.num_heads=7", "model.hidden_size=512", "divisor"]),
+        (
+            {"model.mixer": "attention", "model.positions": "rope", "model.hidden_size": 40},
+            ["model.positions=rope", "even head size", "model.num_heads"],
+        ),
+        ({"model.positions": "rope"}, ["model.positions=rope", "model.mixer=attention"]),
+        ({"model.puzzle_emb_ndim": 0}, ["model.puzzle_emb_len=16", "model.puzzle_emb_len=0"]),
+        ({"model.puzzle_emb_len": 1, "model.puzzle_emb_ndim": 1025}, ["model.puzzle_emb_ndim=1025", "model.puzzle_emb_len to 3"]),
+        (TPU | {"hardware.dtype": "float64"}, ["hardware.platform=tpu", "bfloat16"]),
+        (TPU | {"hardware.loss_dtype": "float64"}, ["hardware.platform=tpu", "hardware.loss_dtype=float32"]),
+        (TPU | {"hardware.backend": "eager"}, ["hardware.platform=tpu", "hardware.backend=xla"]),
+        (MESH | {"hardware.backend": "eager"}, ["hardware.backend=eager", "hardware.devices_per_host=1"]),
+        (
+            {"hardware.dtype": "float64", "hardware.loss_dtype": "float32"},
+            ["hardware.dtype=float64", "hardware.loss_dtype=float64"],
+        ),
+        ({"data.source": "generated", "data.train_csv": "x.csv"}, ["data.train_csv", "data.source=csv"]),
+        ({"data.box_rows": 1, "data.box_cols": 1}, ["data.box_rows*data.box_cols=1", "2 to 25"]),
+    ],
+)
+def test_combinations_that_do_not_fit(default, values, words):
+    message = refused_values(default, values)
+    for word in words:
+        assert word in message
+
+
+def test_a_batch_that_does_not_divide_over_the_cluster():
+    assert "use 96 or 128" in refusal("hardware=v4_64", "train.global_batch_size=100")
+
+
+@pytest.mark.parametrize("overrides", [["a b"], ["seed"], ["seed='1"], ["seed=1,2"], ["data.path=${nope}"], ["~model.mixer"]])
+def test_overrides_that_do_not_parse(overrides):
+    refusal(*overrides)
+
+
+def test_a_file_with_wrong_settings_is_named(default):
+    with pytest.raises(ConfigError, match=r"^outputs/r/config.yaml: seed=-5"):
+        from_plain(to_plain(default) | {"seed": -5}, "outputs/r/config.yaml")
+
+
+# any valid value ---------------------------------------------------------------------------------------------------------------
+
+
+def values_of(item):
+    if item.metadata["choices"]:
+        return st.sampled_from(item.metadata["choices"])
+    low, high, above, below = (item.metadata[bound] for bound in ("low", "high", "above", "below"))
+    if "bool" in str(item.type):
+        return st.booleans()
+    if "int" in str(item.type):
+        ints = st.integers(low, 10**9 if high is None else high) | st.integers(
+            low, low + 8 if high is None else min(low + 8, high)
+        )  # small values fit together more often
+        return ints | st.none() if "None" in str(item.type) else ints
+    bottom, top = (low if above is None else above), (high if below is None else below)
+    top = 1e9 if top is None else top
+    return st.floats(bottom, top, exclude_min=above is not None, exclude_max=below is not None, allow_subnormal=False)
+
+
+def settable():
+    """Keys that are a choice, a bool or a number."""
+    for key in all_keys():
+        item = _field(key)
+        if item is not None and (item.metadata.get("choices") or any(kind in str(item.type) for kind in ("bool", "int", "float"))):
+            yield key, item
+
+
+SETTABLE = dict(settable())
+WITHIN_RANGE = st.lists(st.sampled_from(sorted(SETTABLE)), max_size=5, unique=True).flatmap(
+    lambda keys: st.fixed_dictionaries({key: values_of(SETTABLE[key]) for key in keys})
+)
+
+
+def check_values(chosen, build):
+    """Settings built with these values hold them, or are refused for a combination in one line."""
+    refusal = None
+    try:
+        cfg = build()
+    except ConfigError as error:
+        refusal = str(error)
+    if refusal is None:
+        plain = to_plain(cfg)
+        for key, value in chosen.items():
+            *groups, name = key.split(".")
+            assert (plain[groups[0]] if groups else plain)[name] == value
+    else:
+        assert "\n" not in refusal
+        assert any(f"{key}=" in refusal for key in all_keys()) or any(key in refusal for key in all_keys() if "." in key)
+        assert "is out of range" not in refusal
+        assert "is not one of" not in refusal
+
+
+@settings(deadline=None, max_examples=200)
+@given(chosen=WITHIN_RANGE)
+def test_values_within_range_are_taken_or_refused_as_a_combination(default, chosen):
+    check_values(chosen, lambda: with_values(default, chosen))
+
+
+@settings(deadline=None, max_examples=6)
+@given(chosen=WITHIN_RANGE)
+def test_values_within_range_on_the_command_line(chosen):
+    overrides = [f"{key}={'null' if value is None else value}" for key, value in chosen.items()]
+    check_values(chosen, lambda: compose(overrides))
+
+
+# length of a run ---------------------------------------------------------------------------------------------------------------
+
+
+def test_total_steps(default):
+    paper = changed(default, train__global_batch_size=768, train__epochs=50_000, train__max_steps=None)
+    assert total_steps(paper, 1000) == 65_104
+    assert total_steps(changed(paper, train__global_batch_size=256), 1000) == 195_312
+    assert total_steps(changed(paper, train__max_steps=123), 1000) == 123
+    assert total_steps(changed(paper, train__epochs=1, train__global_batch_size=1000), 1000) == 1
+    with pytest.raises(ConfigError, match=r"train.epochs=1 .*train.global_batch_size=768") as caught:
+        total_steps(changed(paper, train__epochs=1), 767)
+    assert "\n" not in str(caught.value)
+
+
+# what identifies a run ---------------------------------------------------------------------------------------------------------
+
+SAME_NUMBERS = {
+    "run_name": "other",
+    "tracking__wandb": "offline",
+    "tracking__tags": ["x"],
+    "hardware__name": "other",
+    "hardware__num_hosts": 2,
+    "hardware__devices_per_host": 8,
+    "hardware__compile_cache": "cache",
+    "data__path": "elsewhere",
+    "data__train_csv": "a.csv",
+    "train__log_every_steps": 7,
+    "train__checkpoint_every_steps": 7,
+    "train__eval_every_steps": 7,
+    "train__keep_checkpoints": 7,
+    "train__resume": "never",
+    "evaluate__max_puzzles": 5,
+}
+OTHER_NUMBERS = {
+    "seed": 1,
+    "model__hidden_size": 256,
+    "model__mixer": "attention",
+    "model__loss": "softmax",
+    "recursion__n_sup": 8,
+    "recursion__variant": "single_z",
+    "recursion__halt_exploration_prob": 0.2,
+    "ema__enabled": False,
+    "ema__rate": 0.99,
+    "optimizer__lr": 2e-4,
+    "optimizer__beta2": 0.99,
+    "data__seed": 1,
+    "data__num_puzzles": 500,
+    "data__num_aug": 3,
+    "data__on_the_fly_aug": 3,
+    "hardware__dtype": "bfloat16",
+    "hardware__loss_dtype": "float32",
+    "train__global_batch_size": 512,
+}
+
+
+def test_digest_is_short_and_stable(default):
+    assert len(digest(default)) == 16
+    assert int(digest(default), 16) >= 0
+    assert digest(default) == digest(compose(["run_name=another"]))
+    assert digest(default) == digest(from_plain(json.loads(json.dumps(to_plain(default))), "FILE"))
+
+
+@pytest.mark.parametrize("name", SAME_NUMBERS)
+def test_digest_and_resuming_do_not_mind(default, name):
+    other = changed(default, **{name: SAME_NUMBERS[name]})
+    assert to_plain(other) != to_plain(default)
+    assert digest(other) == digest(default)
+    assert resume_conflicts(to_plain(default), other) == []
+
+
+@pytest.mark.parametrize("name", OTHER_NUMBERS)
+def test_digest_and_resuming_mind(default, name):
+    other = changed(default, **{name: OTHER_NUMBERS[name]})
+    assert digest(other) != digest(default)
+    (conflict,) = resume_conflicts(to_plain(default), other)
+    key = name.replace("__", ".")
+    before = getattr(getattr(default, name.split("__")[0]), name.split("__")[1]) if "__" in name else getattr(default, name)
+    assert conflict == f"{key}={before} there, {OTHER_NUMBERS[name]} here"
+
+
+def test_the_length_may_change_unless_the_learning_rate_depends_on_it(default):
+    longer = changed(default, train__max_steps=99, train__epochs=7)
+    assert digest(longer) != digest(default)
+    assert resume_conflicts(to_plain(default), longer) == []
+    cosine = changed(default, optimizer__schedule="cosine")
+    longer = changed(cosine, train__max_steps=99)
+    assert resume_conflicts(to_plain(cosine), longer) == ["train.max_steps=None there, 99 here"]
+    assert resume_conflicts(to_plain(cosine), cosine) == []
+
+
+def test_resuming_reads_what_a_checkpoint_says(default):
+    saved = json.loads(json.dumps(to_plain(default)))
+    assert resume_conflicts(saved, default) == []
+    del saved["data"]["path"], saved["run_name"], saved["tracking"]  # a checkpoint leaves names and paths out
+    assert resume_conflicts(saved, default) == []
+    assert numerics(saved) == numerics(to_plain(default))
+
+
+def test_differences():
+    there, here = {"a": 1, "b": {"c": 2, "d": {"e": 3}}}, {"a": 1, "b": {"c": 5, "d": {"e": 4}}, "f": 6}
+    assert differences(there, here) == ["b.c=2 there, 5 here", "b.d.e=3 there, 4 here", "f=None there, 6 here"]
+    assert differences(there, there) == []

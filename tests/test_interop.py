@@ -1,0 +1,272 @@
+"""The released code's names and files: what goes out comes back, and what does not fit is refused by name."""
+
+import pickle
+from dataclasses import replace
+
+import pytest
+import torch
+
+from trm.config import ModelConfig, RecursionConfig
+from trm.errors import CheckpointError
+from trm.interop import ModelTensors, from_reference, read_reference_file, reference_name, to_reference, write_reference_file
+from trm.model import Architecture, init_fixed, init_puzzle_embedding, init_weights, weight_shapes
+
+MODELS = {
+    "mlp": {},
+    "attention": {"mixer": "attention", "positions": "rope", "puzzle_emb_ndim": 0},
+    "learned": {"mixer": "attention", "positions": "learned"},
+    "separate": {"separate_networks": True},
+}
+
+
+def make_arch(variant="trm", **model):
+    return Architecture(
+        model=ModelConfig(**({"hidden_size": 8, "num_heads": 2, "puzzle_emb_ndim": 8, "puzzle_emb_len": 0} | model)),
+        recursion=RecursionConfig(variant=variant, n=2),
+        seq_len=4,
+        vocab_size=5,
+        num_puzzle_identifiers=3,
+        dtype=torch.float32,
+        loss_dtype=torch.float64,
+    )
+
+
+def make_model(arch):
+    table = init_puzzle_embedding(arch)
+    if table is not None:
+        table = table + torch.arange(24.0).view(3, 8)
+    return ModelTensors(init_weights(arch, 1), init_fixed(arch, 1), table)
+
+
+def assert_same(ours, other, *, ema=False):
+    assert ours.weights.keys() == other.weights.keys()
+    assert all(torch.equal(ours.weights[k], other.weights[k]) for k in ours.weights)
+    if ema:
+        return
+    initial = {k: t for k, t in ours.fixed.items() if k.startswith("init.")}
+    assert initial.keys() == other.fixed.keys()
+    assert all(torch.equal(initial[k], other.fixed[k]) for k in initial)
+    if ours.puzzle_embedding is None:
+        assert other.puzzle_embedding is None
+    else:
+        assert torch.equal(ours.puzzle_embedding, other.puzzle_embedding)
+
+
+def refused(tensors, arch):
+    with pytest.raises(CheckpointError) as caught:
+        from_reference(tensors, arch, source="some/file")
+    message = str(caught.value)
+    assert message.startswith("some/file: ")
+    assert "\n" not in message
+    return message
+
+
+# names -------------------------------------------------------------------------------------------------------------------------
+
+
+def test_names_of_the_released_model():
+    """The state_dict of the released TinyRecursiveReasoningModel_ACTV1 with an MLP and a puzzle prefix, written out."""
+    block = ("mlp_t.gate_up_proj.weight", "mlp_t.down_proj.weight", "mlp.gate_up_proj.weight", "mlp.down_proj.weight")
+    expected = {f"_orig_mod.model.inner.L_level.layers.{i}.{part}" for i in (0, 1) for part in block}
+    expected |= {
+        f"_orig_mod.model.inner.{name}"
+        for name in (
+            "H_init",
+            "L_init",
+            "embed_tokens.embedding_weight",
+            "lm_head.weight",
+            "q_head.weight",
+            "q_head.bias",
+            "puzzle_emb.weights",
+        )
+    }
+    arch = make_arch()
+    assert to_reference(make_model(arch), arch).keys() == expected
+
+
+def test_attention_and_learned_positions_have_their_names():
+    names = to_reference(make_model(make_arch(**MODELS["learned"])), make_arch(**MODELS["learned"]), prefix="")
+    assert {"inner.L_level.layers.1.self_attn.qkv_proj.weight", "inner.L_level.layers.1.self_attn.o_proj.weight"} <= names.keys()
+    assert "inner.embed_pos.embedding_weight" in names
+    rope = make_arch(**MODELS["attention"])
+    assert not [name for name in to_reference(make_model(rope), rope) if "cos" in name or "sin" in name or "puzzle" in name]
+
+
+def test_separate_networks_are_the_two_levels():
+    arch = make_arch(separate_networks=True)
+    assert reference_name("f_H.1.mlp.down") == "inner.H_level.layers.1.mlp.down_proj.weight"
+    assert reference_name("f_L.0.token_mlp.gate_up") == "inner.L_level.layers.0.mlp_t.gate_up_proj.weight"
+    model = make_model(arch)
+    tensors = to_reference(model, arch, prefix="")
+    assert torch.equal(tensors["inner.H_level.layers.0.mlp.down_proj.weight"], model.weights["f_H.0.mlp.down"])
+    assert torch.equal(tensors["inner.L_level.layers.0.mlp.down_proj.weight"], model.weights["f_L.0.mlp.down"])
+    assert not torch.equal(model.weights["f_H.0.mlp.down"], model.weights["f_L.0.mlp.down"])
+
+
+@pytest.mark.parametrize("kind", MODELS)
+def test_no_two_tensors_share_a_name(kind):
+    arch = make_arch(**MODELS[kind])
+    names = [reference_name(name) for name in weight_shapes(arch)]
+    assert len(set(names)) == len(names)
+
+
+# round trips -------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("prefix", ["_orig_mod.model.", "model.", "", "_orig_mod.", "module.", "module._orig_mod.model."])
+@pytest.mark.parametrize("kind", MODELS)
+def test_round_trip(kind, prefix):
+    arch = make_arch(**MODELS[kind])
+    model = make_model(arch)
+    tensors = to_reference(model, arch, prefix)
+    assert all(name.startswith(prefix + "inner.") for name in tensors)
+    assert all(tensor.is_contiguous() for tensor in tensors.values())
+    assert_same(model, from_reference(tensors, arch))
+
+
+def test_the_default_prefix_is_the_one_of_a_compiled_model():
+    arch = make_arch()
+    assert all(name.startswith("_orig_mod.model.inner.") for name in to_reference(make_model(arch), arch))
+
+
+@pytest.mark.parametrize("kind", MODELS)
+def test_ema_files_hold_weights_alone(kind):
+    arch = make_arch(**MODELS[kind])
+    model = make_model(arch)
+    ema = ModelTensors(model.weights, {}, None)
+    tensors = to_reference(ema, arch, prefix="model.")
+    assert not [name for name in tensors if "init" in name or "puzzle" in name]
+    loaded = from_reference(tensors, arch)
+    assert_same(ema, loaded, ema=True)
+    assert loaded.fixed == {}
+    assert loaded.puzzle_embedding is None
+
+
+def test_dtypes_become_the_configurations():
+    arch = replace(make_arch(), dtype=torch.bfloat16)
+    tensors = {name: t.double() for name, t in to_reference(make_model(arch), arch).items()}
+    loaded = from_reference(tensors, arch)
+    assert {w.dtype for w in (*loaded.weights.values(), loaded.puzzle_embedding)} == {torch.float32}
+    assert {t.dtype for t in loaded.fixed.values()} == {torch.bfloat16}
+
+
+def test_the_optimizers_buffers_are_skipped():
+    arch = make_arch()
+    model = make_model(arch)
+    tensors = to_reference(model, arch)
+    tensors["_orig_mod.model.inner.puzzle_emb.local_weights"] = torch.zeros(4, 8)
+    tensors["_orig_mod.model.inner.puzzle_emb.local_ids"] = torch.zeros(4, dtype=torch.int32)
+    assert_same(model, from_reference(tensors, arch))
+
+
+def test_converting_does_not_modify_its_input():
+    arch = make_arch()
+    tensors = to_reference(make_model(arch), arch)
+    before = {name: t.clone() for name, t in tensors.items()}
+    from_reference(tensors, arch)
+    assert tensors.keys() == before.keys()
+    assert all(torch.equal(tensors[name], before[name]) for name in before)
+
+
+# files -------------------------------------------------------------------------------------------------------------------------
+
+
+def test_a_written_file_reads_back(tmp_path):
+    arch, path = make_arch(), tmp_path / "step_10"
+    model = make_model(arch)
+    write_reference_file(path, model, arch)
+    assert_same(model, read_reference_file(path, arch))
+    plain = torch.load(path, weights_only=True)  # what the released code reads
+    assert plain.keys() == to_reference(model, arch).keys()
+
+
+class RunsCode:
+    def __init__(self, target):
+        self.target = target
+
+    def __reduce__(self):
+        return open, (str(self.target), "w")
+
+
+def file_refusal(path):
+    with pytest.raises(CheckpointError) as caught:
+        read_reference_file(path, make_arch())
+    message = str(caught.value)
+    assert message.startswith(f"{path}: ")
+    assert "\n" not in message
+
+
+@pytest.mark.parametrize("how", ["torch", "pickle"])
+def test_a_file_that_would_run_code_is_refused_and_does_not_run_it(tmp_path, how):
+    path, target = tmp_path / "step_10", tmp_path / "created_by_the_file"
+    if how == "torch":
+        torch.save({"inner.H_init": RunsCode(target)}, path)
+    else:
+        path.write_bytes(pickle.dumps(RunsCode(target), protocol=2))
+    file_refusal(path)
+    assert not target.exists()
+
+
+def test_files_that_are_no_checkpoint_are_refused(tmp_path):
+    file_refusal(tmp_path / "nowhere")
+    file_refusal(tmp_path)
+    for name, content in (("empty", b""), ("text", b"hello"), ("zip", b"PK\x03\x04garbage")):
+        (tmp_path / name).write_bytes(content)
+        file_refusal(tmp_path / name)
+    for name, value in (("list", [torch.zeros(1)]), ("nested", {"model": {"w": torch.zeros(1)}}), ("tensor", torch.zeros(2))):
+        torch.save(value, tmp_path / name)
+        file_refusal(tmp_path / name)
+    whole = tmp_path / "whole"
+    write_reference_file(whole, make_model(make_arch()), make_arch())
+    (tmp_path / "cut").write_bytes(whole.read_bytes()[:-100])
+    file_refusal(tmp_path / "cut")
+
+
+# what does not fit -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", list(weight_shapes(make_arch())))
+def test_a_missing_weight_is_named(name):
+    arch = make_arch()
+    tensors = to_reference(make_model(arch), arch)
+    del tensors["_orig_mod.model." + reference_name(name)]
+    message = refused(tensors, arch)
+    assert reference_name(name) in message
+    assert "missing" in message
+
+
+def test_an_extra_tensor_is_named():
+    arch = make_arch()
+    tensors = to_reference(make_model(arch), arch)
+    message = refused(tensors | {"_orig_mod.model.inner.L_level.layers.2.mlp.down_proj.weight": torch.zeros(1)}, arch)
+    assert "inner.L_level.layers.2.mlp.down_proj.weight" in message
+
+
+@pytest.mark.parametrize("name", ["lm_head.weight", "H_init", "puzzle_emb.weights", "L_level.layers.1.mlp.down_proj.weight"])
+def test_a_tensor_of_another_shape_is_named_with_both_shapes(name):
+    arch = make_arch()
+    tensors = to_reference(make_model(arch), arch)
+    full = "_orig_mod.model.inner." + name
+    right, tensors[full] = list(tensors[full].shape), torch.zeros(9, 9)
+    message = refused(tensors, arch)
+    for word in (f"inner.{name}", "[9, 9]", str(right)):
+        assert word in message
+
+
+@pytest.mark.parametrize(("file", "config"), [("mlp", "attention"), ("separate", "mlp"), ("mlp", "separate"), ("learned", "mlp")])
+def test_a_file_of_another_model_is_refused(file, config):
+    source, target = make_arch(**MODELS[file]), make_arch(**MODELS[config])
+    refused(to_reference(make_model(source), source), target)
+
+
+@pytest.mark.parametrize("variant", ["single_z", "multi_scale_z"])
+def test_variants_with_other_latents_cannot_be_exchanged(variant):
+    arch = make_arch(variant)
+    for convert in (lambda: from_reference({}, arch), lambda: to_reference(make_model(arch), arch)):
+        with pytest.raises(CheckpointError, match=f"recursion.variant={variant}"):
+            convert()
+
+
+def test_one_step_gradient_can_be_exchanged():
+    arch = make_arch("one_step_gradient")
+    assert_same(make_model(arch), from_reference(to_reference(make_model(arch), arch), arch))

@@ -1,0 +1,126 @@
+"""Each recursion against a loop written out with .detach() in the place of no_grad: values, gradients, network calls."""
+
+import numpy as np
+import pytest
+import torch
+
+from trm.recursion import VARIANTS
+
+B, L, D = 2, 3, 4
+SIZES = [(1, 1), (1, 3), (2, 1), (3, 2), (4, 3)]
+
+
+def tensors(n):
+    """x, the networks' matrices and the initial latents, all leaves with gradient."""
+    random = np.random.default_rng(5)
+
+    def leaf(*shape):
+        return torch.from_numpy(random.normal(size=shape)).requires_grad_()
+
+    latents = {name: leaf(B, L, D) for name in ("z_H", "z_L", *(f"z_L{i}" for i in range(n)))}
+    return leaf(B, L, D), leaf(D, D), leaf(D, D), latents
+
+
+class CountingNet:
+    """h -> tanh(h W) that counts its calls, and those inside no_grad."""
+
+    def __init__(self, weight):
+        self.weight, self.calls, self.calls_without_gradient = weight, 0, 0
+
+    def __call__(self, h):
+        self.calls += 1
+        self.calls_without_gradient += not torch.is_grad_enabled()
+        return torch.tanh(h @ self.weight)
+
+
+def written_out(name, f_L, f_H, latents, x, T, n):
+    """The paper's pseudo-code: one list of latents, detached where the gradient must not pass."""
+    y = latents["z_H"]
+    z = [latents[z] for z in VARIANTS[name].latent_names(n)[1:]]
+    for t in range(T):
+        for i in range(n):
+            if name == "single_z":
+                y = f_L(x + y)
+            elif name == "multi_scale_z":
+                z[i] = f_L(x + y + sum(z))
+            else:
+                z = [f_L(x + y + z[0])]
+            if name == "one_step_gradient" and i < n - 1:  # only the last update of z keeps its gradient
+                z = [z[0].detach()]
+        y = f_H(y) if name == "single_z" else f_H(y + sum(z))
+        if t < T - 1:
+            y, z = y.detach(), [part.detach() for part in z]
+    if name == "single_z":
+        return {"z_H": y}
+    if name == "multi_scale_z":
+        return {"z_H": y} | {f"z_L{i}": part for i, part in enumerate(z)}
+    return {"z_H": y, "z_L": z[0]}
+
+
+def gradients(result, leaves):
+    random = np.random.default_rng(6)
+    loss = sum((torch.from_numpy(random.normal(size=(B, L, D))) * result[name]).sum() for name in sorted(result))
+    return torch.autograd.grad(loss, leaves, allow_unused=True)
+
+
+@pytest.mark.parametrize(("T", "n"), SIZES)
+@pytest.mark.parametrize("separate", [False, True], ids=["one-net", "two-nets"])
+@pytest.mark.parametrize("name", sorted(VARIANTS))
+def test_values_and_gradients(name, separate, T, n):
+    x, w_L, w_H, all_latents = tensors(n)
+    if not separate:
+        w_H = w_L
+    names = VARIANTS[name].latent_names(n)
+    latents = {z: all_latents[z] for z in names}
+    f_L, f_H = (lambda h: torch.tanh(h @ w_L)), (lambda h: torch.tanh(h @ w_H))
+    ours = VARIANTS[name].run(f_L, f_H, latents, x, T, n)
+    theirs = written_out(name, f_L, f_H, latents, x, T, n)
+    assert set(ours) == set(names) == set(theirs)
+    for z in names:
+        torch.testing.assert_close(ours[z], theirs[z], rtol=1e-12, atol=1e-12)
+    leaves = [x, w_L, w_H, *latents.values()] if separate else [x, w_L, *latents.values()]
+    for i, (our, their) in enumerate(zip(gradients(ours, leaves), gradients(theirs, leaves), strict=True)):
+        our, their = (torch.zeros(()) if g is None else g for g in (our, their))
+        assert our.any() == their.any(), i
+        if their.any():
+            torch.testing.assert_close(our, their, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize(("T", "n"), SIZES)
+@pytest.mark.parametrize("name", sorted(VARIANTS))
+def test_number_of_network_calls(name, T, n):
+    x, w_L, w_H, latents = tensors(n)
+    f_L, f_H = CountingNet(w_L), CountingNet(w_H)
+    VARIANTS[name].run(f_L, f_H, latents, x, T, n)
+    assert (f_L.calls, f_H.calls) == (T * n, T)
+    assert f_L.calls + f_H.calls == T * (n + 1)
+    with_gradient = (f_L.calls - f_L.calls_without_gradient, f_H.calls - f_H.calls_without_gradient)
+    assert with_gradient == ((1, 1) if name == "one_step_gradient" else (n, 1))
+
+
+@pytest.mark.parametrize("name", sorted(VARIANTS))
+def test_initial_latents_get_gradient_only_without_an_earlier_recursion(name):
+    """With T=1 and n=1 nothing runs without gradient, so it reaches the latents that came in; with T=2 it does not."""
+    x, w_L, w_H, all_latents = tensors(1)
+    latents = {z: all_latents[z] for z in VARIANTS[name].latent_names(1)}
+    for T, reached in ((1, True), (2, False)):
+        result = VARIANTS[name].run(CountingNet(w_L), CountingNet(w_H), latents, x, T, 1)
+        for gradient in gradients(result, list(latents.values())):
+            assert (gradient is not None and bool(gradient.any())) == reached
+
+
+@pytest.mark.parametrize("name", sorted(VARIANTS))
+def test_latents_that_came_in_are_not_modified(name):
+    x, w_L, w_H, all_latents = tensors(3)
+    latents = {z: all_latents[z].detach() for z in VARIANTS[name].latent_names(3)}
+    before = {z: value.clone() for z, value in latents.items()}
+    VARIANTS[name].run(CountingNet(w_L), CountingNet(w_H), latents, x, 2, 3)
+    assert latents.keys() == before.keys()
+    assert all(torch.equal(latents[z], before[z]) for z in before)
+
+
+def test_the_answer_comes_first_in_every_variant():
+    assert {name: v.latent_names(3)[0] for name, v in VARIANTS.items()} == dict.fromkeys(VARIANTS, "z_H")
+    assert VARIANTS["multi_scale_z"].latent_names(3) == ("z_H", "z_L0", "z_L1", "z_L2")
+    assert len(VARIANTS["multi_scale_z"].latent_names(6)) == 7  # n+1 latents
+    assert VARIANTS["single_z"].latent_names(6) == ("z_H",)

@@ -1,0 +1,548 @@
+"""The training and evaluation steps against a second trainer that keeps each row as an object and uses plain autograd."""
+
+import math
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+import torch.utils._pytree as pytree
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from trm.config import Config, EmaConfig, ModelConfig, OptimizerConfig, RecursionConfig, TrainConfig
+from trm.model import Architecture, forward, init_fixed, with_latents
+from trm.step import (
+    METRICS,
+    Carry,
+    StepConfig,
+    draw_min_steps,
+    empty_carry,
+    eval_step,
+    init_state,
+    loss_and_grads,
+    refill,
+    train_step,
+    train_step_with_outputs,
+)
+
+C, V, NUM_IDENTIFIERS = 4, 5, 3  # C cells, V vocabulary
+IGNORED = -100
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """Tensors are tiny here: handing them to threads takes longer than computing."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def make(rows=4, *, dtype=torch.float64, ema=True, q_bias=None, seed=0, total_steps=100, **settings):
+    """(step config, state, fixed) of a small model; `settings` go to the recursion, the model or the optimizer by name."""
+    recursion = {"T": 2, "n": 1, "n_sup": 3, "halt_exploration_prob": 0.0}
+    model = {"hidden_size": 8, "num_layers": 1, "puzzle_emb_ndim": 8, "puzzle_emb_len": 0}
+    optimizer = {"lr": 0.01, "weight_decay": 0.1, "puzzle_emb_lr": 0.01, "puzzle_emb_weight_decay": 0.1, "warmup_steps": 3}
+    for name, value in settings.items():
+        places = ((recursion, RecursionConfig), (model, ModelConfig), (optimizer, OptimizerConfig))
+        next(place for place, kind in places if hasattr(kind, name))[name] = value
+    arch = Architecture(
+        model=ModelConfig(**model),
+        recursion=RecursionConfig(**recursion),
+        seq_len=C,
+        vocab_size=V,
+        num_puzzle_identifiers=NUM_IDENTIFIERS,
+        dtype=dtype,
+        loss_dtype=torch.float64,
+    )
+    cfg = Config(
+        model=arch.model,
+        recursion=arch.recursion,
+        ema=EmaConfig(enabled=ema),
+        optimizer=OptimizerConfig(**optimizer),
+        train=TrainConfig(global_batch_size=rows),
+        seed=seed,
+    )
+    fixed = init_fixed(arch, seed)
+    state = init_state(cfg, arch, fixed)
+    random = np.random.default_rng(seed)
+    weights, table = dict(state.weights), state.puzzle_embedding
+    if q_bias is None:  # halting depends on the row
+        weights["q_head.weight"] = torch.from_numpy(random.normal(size=(2, 8))).to(arch.master_dtype)
+        weights["q_head.bias"] = torch.zeros(2, dtype=arch.master_dtype)
+    else:
+        weights["q_head.bias"] = torch.tensor(q_bias, dtype=arch.master_dtype)
+    if table is not None:
+        table = torch.from_numpy(random.normal(size=(NUM_IDENTIFIERS, 8))).to(arch.master_dtype)
+    state = state._replace(weights=weights, ema=dict(weights) if ema else {}, puzzle_embedding=table)
+    return StepConfig(arch, cfg.optimizer, 0.9, total_steps), state, fixed
+
+
+def make_batch(rows=4, seed=0, min_steps=None, unlabelled=0.2):
+    random = np.random.default_rng((7, seed))
+    labels = random.integers(0, V, (rows, C))
+    labels[random.random((rows, C)) < unlabelled] = IGNORED
+    arrays = {
+        "inputs": random.integers(0, V, (rows, C)),
+        "labels": labels,
+        "puzzle_identifiers": random.integers(0, NUM_IDENTIFIERS, rows),
+        "min_steps": np.zeros(rows) if min_steps is None else np.array(min_steps),
+    }
+    return {name: torch.from_numpy(a.astype(np.int32)) for name, a in arrays.items()}
+
+
+def named(metrics):
+    return dict(zip(METRICS, metrics.tolist(), strict=True))
+
+
+# the second trainer ------------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Row:
+    latents: dict = field(default_factory=dict)
+    inputs: torch.Tensor | None = None
+    labels: torch.Tensor | None = None
+    identifier: int = 0
+    steps: int = 0
+    halted: bool = True
+
+
+def cell_loss(logits, label, kind):
+    if kind == "softmax":
+        return F.cross_entropy(logits, torch.tensor(label))
+    s = [1 / (1 - x) if x < 0 else x + 1 for x in logits]
+    return torch.log(sum(s)) - torch.log(s[label])
+
+
+class SecondTrainer:
+    """One step at a time, row by row; parameters are leaves with .grad, moments and EMA live in dicts."""
+
+    def __init__(self, cfg, state, fixed):
+        self.cfg, self.fixed, self.t = cfg, fixed, 0
+        self.weights = {k: w.clone().requires_grad_() for k, w in state.weights.items()}
+        self.moments = {k: [torch.zeros_like(w), torch.zeros_like(w)] for k, w in state.weights.items()}
+        self.ema = {k: w.clone() for k, w in state.ema.items()}
+        self.table = None if state.puzzle_embedding is None else state.puzzle_embedding.clone().requires_grad_()
+        self.rows = [Row() for _ in state.carry.halted]
+        self.sums = dict.fromkeys(METRICS, 0.0)
+
+    def run(self, row):
+        vectors = None if self.table is None else self.table[row.identifier].unsqueeze(0)
+        return forward(self.cfg.arch, self.weights, self.fixed, vectors, row.latents, row.inputs.unsqueeze(0))
+
+    def step(self, batch):
+        arch, recursion = self.cfg.arch, self.cfg.arch.recursion
+        self.metrics, self.q_halt, total = dict.fromkeys(METRICS, 0.0), [], 0
+        for i, row in enumerate(self.rows):
+            if row.halted:
+                row.latents, row.steps = with_latents(arch, self.fixed, 1), 0
+                row.inputs, row.labels = batch["inputs"][i], batch["labels"][i].tolist()
+                row.identifier = batch["puzzle_identifiers"][i].item()
+            total = total + self._row_loss(row, batch["min_steps"][i].item(), recursion)
+        self.metrics["rows"] = len(self.rows)
+        self.loss = total / len(self.rows)
+        leaves = [*self.weights.values()] + ([] if self.table is None else [self.table])
+        grads = torch.autograd.grad(self.loss, leaves, allow_unused=True)  # lm_head is unused where no row has labels
+        grads = [torch.zeros_like(leaf) if g is None else g for leaf, g in zip(leaves, grads, strict=True)]
+        self.grads = dict(zip(self.weights, grads, strict=False))
+        for name, value in self.metrics.items():
+            self.sums[name] += value
+        self._update(grads[-1])
+
+    def _row_loss(self, row, min_steps, recursion):
+        out = self.run(row)
+        logits, q_halt, q_continue = out.logits[0], out.q_halt[0], out.q_continue[0]
+        self.q_halt.append(q_halt.item())
+        cells = [c for c in range(C) if row.labels[c] != IGNORED]
+        losses = [cell_loss(logits[c], row.labels[c], self.cfg.arch.model.loss) for c in cells]
+        lm_loss = sum(losses) / len(cells) if cells else torch.zeros(()).double()
+        right = [logits[c].argmax().item() == row.labels[c] for c in cells]
+        exact = all(right)
+        halt_loss = F.softplus(-q_halt) if exact else F.softplus(q_halt)
+        continue_loss = torch.zeros(()).double()
+        row.steps += 1
+        row.latents = {z: value.detach() for z, value in out.latents.items()}
+        last = row.steps >= recursion.n_sup
+        if recursion.act_continue and recursion.n_sup > 1:
+            after = self.run(row)
+            best = after.q_halt[0].item() if last else max(after.q_halt[0].item(), after.q_continue[0].item())
+            target = 1 / (1 + math.exp(-best))
+            continue_loss = target * F.softplus(-q_continue) + (1 - target) * F.softplus(q_continue)
+        row.halted = last
+        if recursion.n_sup > 1:
+            row.halted |= (q_halt > q_continue if recursion.act_continue else q_halt > 0).item()
+            row.halted &= row.steps >= min_steps
+        self.metrics["lm_loss"] += lm_loss.item()
+        self.metrics["q_halt_loss"] += halt_loss.item()
+        self.metrics["q_continue_loss"] += continue_loss.item()
+        if row.halted and cells:
+            self.metrics["count"] += 1
+            self.metrics["accuracy"] += sum(right) / len(cells)
+            self.metrics["exact_accuracy"] += exact
+            self.metrics["q_halt_accuracy"] += (q_halt.item() >= 0) == exact
+            self.metrics["steps"] += row.steps
+        return lm_loss + 0.5 * halt_loss + 0.5 * continue_loss
+
+    def _update(self, table_grad):
+        o, self.t = self.cfg.optimizer, self.t + 1
+        warm = min(1, self.t / o.warmup_steps)
+        with torch.no_grad():
+            for name, w in self.weights.items():
+                g, moments = self.grads[name], self.moments[name]
+                moments[0] = o.beta1 * moments[0] + (1 - o.beta1) * g
+                moments[1] = o.beta2 * moments[1] + (1 - o.beta2) * g**2
+                corrected = (moments[1] / (1 - o.beta2**self.t)).sqrt()
+                w *= 1 - o.lr * warm * o.weight_decay
+                w -= o.lr * warm / (1 - o.beta1**self.t) * torch.atan2(moments[0], corrected)
+                if self.ema:
+                    self.ema[name] += (1 - self.cfg.ema_rate) * (w - self.ema[name])
+            if self.table is not None:
+                for identifier in {row.identifier for row in self.rows}:
+                    p = self.table[identifier]
+                    p *= 1 - o.puzzle_emb_lr * warm * o.puzzle_emb_weight_decay
+                    p -= o.puzzle_emb_lr * warm * table_grad[identifier].sign()
+
+
+CASES = {
+    "plain": {},
+    "act": {"act_continue": True},
+    "act, one supervision step": {"act_continue": True, "n_sup": 1},
+    "one supervision step": {"n_sup": 1},
+    "softmax, no prefix, no ema": {"loss": "softmax", "puzzle_emb_ndim": 0, "ema": False},
+    "act, multi-scale": {"act_continue": True, "variant": "multi_scale_z", "n": 2},
+    "single z, attention": {"variant": "single_z", "mixer": "attention", "positions": "rope", "num_heads": 2},
+    "one-step gradient, two networks": {"variant": "one_step_gradient", "n": 2, "separate_networks": True},
+    "learned positions": {"positions": "learned"},
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_training_equals_the_second_trainer(case):
+    cfg, state, fixed = make(**CASES[case])
+    second = SecondTrainer(cfg, state, fixed)
+    halts, kept = 0, 0
+    for t in range(7):
+        min_steps = [0, 2, 3, 0] if t % 2 else None
+        batch = make_batch(seed=t, min_steps=min_steps, unlabelled=1.0 if t == 3 else 0.2)
+        second.step(batch)
+        state, out = train_step_with_outputs(cfg, state, fixed, batch)
+        np.testing.assert_allclose(out.loss, second.loss.item(), rtol=1e-8)
+        np.testing.assert_allclose(out.q_halt, second.q_halt, rtol=1e-6, atol=1e-9)
+        for name, gradient in second.grads.items():
+            torch.testing.assert_close(out.grads[name], gradient, rtol=1e-6, atol=1e-10)
+        for name, value in second.metrics.items():
+            assert named(out.metrics)[name] == pytest.approx(value, rel=1e-8, abs=1e-12), name
+        assert state.carry.halted.tolist() == [row.halted for row in second.rows]
+        assert state.carry.steps.tolist() == [row.steps for row in second.rows]
+        assert state.carry.labels.tolist() == [row.labels for row in second.rows]
+        halts, kept = halts + state.carry.halted.sum(), kept + (~state.carry.halted).sum()
+    assert halts
+    assert kept or cfg.arch.recursion.n_sup == 1  # both kinds of rows occurred
+    for name, w in second.weights.items():
+        torch.testing.assert_close(state.weights[name], w.detach(), rtol=1e-6, atol=1e-9)
+    assert state.ema.keys() == second.ema.keys()
+    for name, w in second.ema.items():
+        torch.testing.assert_close(state.ema[name], w, rtol=1e-6, atol=1e-9)
+    if second.table is not None:
+        torch.testing.assert_close(state.puzzle_embedding, second.table.detach(), rtol=1e-9, atol=1e-12)
+    for name, value in second.sums.items():  # accumulated since the start
+        assert named(state.metrics)[name] == pytest.approx(value, rel=1e-8, abs=1e-12), name
+    assert state.step.item() == 7
+
+
+# carry -------------------------------------------------------------------------------------------------------------------------
+
+
+def test_refill_takes_the_batch_where_rows_halted_and_nowhere_else():
+    cfg, _, fixed = make(rows=3)
+    old = make_batch(3, seed=1)
+    latents = {z: torch.full((3, 5, 8), 9.0, dtype=torch.float64) for z in ("z_H", "z_L")}
+    halted = torch.tensor([True, False, True])
+    carry = Carry(
+        latents, torch.tensor([3, 2, 1], dtype=torch.int32), halted, old["inputs"], old["labels"], old["puzzle_identifiers"]
+    )
+    batch = make_batch(3, seed=2)
+    new = refill(cfg.arch, fixed, carry, batch)
+    assert new.steps.tolist() == [0, 2, 0]
+    assert new.steps.dtype == new.inputs.dtype == new.labels.dtype == new.puzzle_identifiers.dtype == torch.int32
+    for row, source in enumerate((batch, old, batch)):
+        for name in ("inputs", "labels", "puzzle_identifiers"):
+            assert torch.equal(getattr(new, name)[row], source[name][row])
+    for z in ("z_H", "z_L"):
+        assert torch.equal(new.latents[z][1], latents[z][1])
+        for row in (0, 2):
+            assert (new.latents[z][row] == fixed[f"init.{z}"]).all()
+
+
+def test_first_batch_is_taken_whole():
+    cfg, state, fixed = make()
+    carry = empty_carry(cfg.arch, fixed, 4)
+    assert carry.halted.all()
+    batch = make_batch()
+    after = train_step(cfg, state, fixed, batch).carry
+    for name in ("inputs", "labels", "puzzle_identifiers"):
+        assert torch.equal(getattr(after, name), batch[name])
+    assert after.steps.tolist() == [1] * 4
+
+
+# halting -----------------------------------------------------------------------------------------------------------------------
+
+
+def halting_steps(q_bias, min_steps=(0, 0, 0, 0), num_steps=3, **settings):
+    """At which steps each of four rows halts, with q = `q_bias` whatever the input and no learning."""
+    cfg, state, fixed = make(q_bias=q_bias, lr=0.0, puzzle_emb_lr=0.0, **settings)
+    state = state._replace(weights=state.weights | {"q_head.weight": torch.zeros(2, 8, dtype=torch.float64)})
+    found = []
+    for t in range(num_steps):
+        state = train_step(cfg, state, fixed, make_batch(seed=t, min_steps=min_steps))
+        found.append(state.carry.halted.tolist())
+    return np.array(found)
+
+
+def test_q_halt_above_zero_halts_at_once():
+    assert halting_steps([1e-3, -9.0]).all()
+
+
+@pytest.mark.parametrize("q_halt", [-5.0, 0.0])
+def test_rows_halt_at_n_sup_at_the_latest(q_halt):
+    halted = halting_steps([q_halt, 5.0], num_steps=7)
+    assert halted.all(1).tolist() == [False, False, True, False, False, True, False]
+    assert halted.any(1).tolist() == halted.all(1).tolist()
+
+
+def test_min_steps_postpones_halting():
+    halted = halting_steps([5.0, 0.0], min_steps=(0, 2, 3, 2))
+    assert halted.tolist() == [[True, False, False, False], [True, True, False, True], [True, False, True, False]]
+
+
+def test_act_halts_where_halting_is_worth_more_than_going_on():
+    assert halting_steps([-3.0, -4.0], act_continue=True).all()
+    assert halting_steps([3.0, 4.0], act_continue=True).all(1).tolist() == [False, False, True]
+
+
+@pytest.mark.parametrize("act", [False, True])
+def test_one_supervision_step_always_halts(act):
+    assert halting_steps([-5.0, 5.0], n_sup=1, act_continue=act, min_steps=(3, 3, 3, 3)).all()
+
+
+def test_drawn_minimum_steps():
+    cfg = RecursionConfig(n_sup=6, halt_exploration_prob=0.1)
+    draws = np.stack([draw_min_steps(cfg, 3, step, 500) for step in range(100)])
+    assert draws.dtype == np.int32
+    assert set(np.unique(draws)) == {0, 2, 3, 4, 5, 6}
+    assert abs((draws > 0).mean() - 0.1) < 0.006  # 4 sigma of 50,000 draws
+    for value in range(2, 7):
+        assert abs((draws == value).sum() / (draws > 0).sum() - 0.2) < 0.025
+    per_row = (draws > 0).mean(0)
+    assert per_row.min() < 0.1 < per_row.max()  # drawn per row, not per step
+    assert np.array_equal(draws[7], draw_min_steps(cfg, 3, 7, 500))
+    assert not np.array_equal(draws[7], draw_min_steps(cfg, 4, 7, 500))
+    assert not np.array_equal(draws[7], draws[8])
+
+
+@given(n_sup=st.integers(1, 40), chance=st.floats(0, 1), seed=st.integers(0, 2**31 - 1), step=st.integers(0, 10**7))
+@settings(deadline=None, max_examples=50)
+def test_drawn_minimum_is_within_reach(n_sup, chance, seed, step):
+    draws = draw_min_steps(RecursionConfig(n_sup=n_sup, halt_exploration_prob=chance), seed, step, 20)
+    assert draws.shape == (20,)
+    assert ((draws == 0) | ((draws >= 2) & (draws <= n_sup))).all()
+
+
+def test_exploration_off_and_always():
+    assert not draw_min_steps(RecursionConfig(halt_exploration_prob=0.0), 0, 0, 1000).any()
+    assert (draw_min_steps(RecursionConfig(halt_exploration_prob=1.0), 0, 0, 1000) >= 2).all()
+
+
+# losses and metrics ------------------------------------------------------------------------------------------------------------
+
+
+def test_no_gradient_through_the_continue_target():
+    """The continue loss must pull q_continue towards a target that itself gets no gradient (by finite differences)."""
+    cfg, state, fixed = make(rows=2, act_continue=True, puzzle_emb_ndim=0)
+    batch = make_batch(2)
+    _, _, out = loss_and_grads(cfg, state, fixed, batch)
+
+    def loss_at(bias_continue, target_bias):
+        """The continue loss written out, with the target computed at another bias."""
+        total = 0.0
+        for row in range(2):
+            latents = with_latents(cfg.arch, fixed, 1)
+            weights = state.weights | {"q_head.bias": torch.tensor([0.0, bias_continue], dtype=torch.float64)}
+            first = forward(cfg.arch, weights, fixed, None, latents, batch["inputs"][row : row + 1])
+            weights = state.weights | {"q_head.bias": torch.tensor([0.0, target_bias], dtype=torch.float64)}
+            after = forward(cfg.arch, weights, fixed, None, first.latents, batch["inputs"][row : row + 1])
+            target = 1 / (1 + math.exp(-max(after.q_halt.item(), after.q_continue.item())))
+            x = first.q_continue.item()
+            total += target * math.log1p(math.exp(-x)) + (1 - target) * math.log1p(math.exp(x))
+        return 0.5 * total / 2
+
+    step = 1e-5
+    slope = (loss_at(step, 0.0) - loss_at(-step, 0.0)) / (2 * step)
+    through_target = (loss_at(step, step) - loss_at(-step, -step)) / (2 * step)
+    ours = out.grads["q_head.bias"][1].item()
+    assert ours == pytest.approx(slope, rel=1e-6)
+    assert abs(slope - through_target) > 1e-3 * abs(slope)  # the two differ, so this test tells them apart
+
+
+def test_metrics_cover_halted_rows_and_losses_cover_all():
+    cfg, state, fixed = make(rows=4, q_bias=[5.0, 0.0])
+    batch = make_batch(4, min_steps=[0, 2, 0, 2], unlabelled=0.0)
+    _, out = train_step_with_outputs(cfg, state, fixed, batch)
+    right = out.logits.argmax(-1) == batch["labels"]
+    metrics = named(out.metrics)
+    assert metrics["count"] == 2
+    assert metrics["accuracy"] == pytest.approx(right[[0, 2]].double().mean(-1).sum().item())
+    assert metrics["steps"] == 2
+    assert metrics["rows"] == 4
+    exact = right.all(-1)
+    assert metrics["q_halt_loss"] == pytest.approx(sum(math.log1p(math.exp(-5 if e else 5)) for e in exact))
+    # loss = (cells + halting / 2) / global batch
+    assert out.loss.item() == pytest.approx((metrics["lm_loss"] + 0.5 * metrics["q_halt_loss"]) / 4)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_state_keeps_its_dtypes(dtype):
+    cfg, state, fixed = make(dtype=dtype, act_continue=True)
+    after = train_step(cfg, state, fixed, make_batch())
+    before_leaves, structure = pytree.tree_flatten(state)
+    after_leaves, after_structure = pytree.tree_flatten(after)
+    assert structure == after_structure
+    assert [(t.dtype, t.shape) for t in before_leaves] == [(t.dtype, t.shape) for t in after_leaves]
+    assert {w.dtype for w in (*after.weights.values(), *after.ema.values(), *after.v.values())} == {torch.float32}
+    assert {z.dtype for z in after.carry.latents.values()} == {dtype}
+
+
+@pytest.mark.parametrize("act", [False, True])
+def test_steps_are_pure(act):
+    cfg, state, fixed = make(act_continue=act)
+    state, batch = train_step(cfg, state, fixed, make_batch(seed=9)), make_batch()
+    sums = torch.zeros(len(METRICS), dtype=torch.float64)
+    arguments = (state, fixed, batch, sums)
+    copies = pytree.tree_map(lambda t: t.clone(), arguments)
+    first = train_step_with_outputs(cfg, state, fixed, batch)
+    second = train_step_with_outputs(cfg, state, fixed, batch)
+    eval_step(cfg.arch, state.weights, fixed, state.puzzle_embedding, state.carry, batch, sums)
+    for ours, copy in zip(pytree.tree_leaves(arguments), pytree.tree_leaves(copies), strict=True):
+        assert torch.equal(ours, copy)
+    for a, b in zip(pytree.tree_leaves(first), pytree.tree_leaves(second), strict=True):
+        assert torch.equal(a, b)
+    assert not any(leaf.requires_grad for leaf in pytree.tree_leaves(first))
+
+
+def test_ema_off_stays_empty():
+    cfg, state, fixed = make(ema=False)
+    assert state.ema == {}
+    assert train_step(cfg, state, fixed, make_batch()).ema == {}
+
+
+# evaluation --------------------------------------------------------------------------------------------------------------------
+
+
+def evaluate(cfg, state, fixed, batch, num_steps):
+    carry = empty_carry(cfg.arch, fixed, len(batch["inputs"]))
+    zeros, results = torch.zeros(len(METRICS), dtype=torch.float64), []
+    for _ in range(num_steps):
+        carry, metrics, logits, q_halt = eval_step(cfg.arch, state.weights, fixed, state.puzzle_embedding, carry, batch, zeros)
+        results.append((carry, metrics, logits, q_halt))
+    return results
+
+
+def test_evaluation_equals_the_training_forward():
+    cfg, state, fixed = make(q_bias=[-50.0, 0.0], n_sup=4, lr=0.0, puzzle_emb_lr=0.0)
+    batch = make_batch(unlabelled=0.0)
+    for _, metrics, logits, q_halt in evaluate(cfg, state, fixed, batch, 4):
+        state, out = train_step_with_outputs(cfg, state, fixed, make_batch(seed=5) if state.step else batch)
+        torch.testing.assert_close(logits, out.logits, rtol=1e-11, atol=1e-13)
+        torch.testing.assert_close(q_halt, out.q_halt, rtol=1e-11, atol=1e-13)
+        losses = slice(METRICS.index("lm_loss"), None)
+        torch.testing.assert_close(metrics[losses], out.metrics[losses], rtol=1e-10, atol=1e-12)
+    assert out.metrics[0] == 4  # the last training step halts every row, so all metrics agree
+    torch.testing.assert_close(metrics, out.metrics, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("act", [False, True])
+def test_evaluation_never_halts(act):
+    cfg, state, fixed = make(q_bias=[50.0, 0.0], act_continue=act)
+    results = evaluate(cfg, state, fixed, make_batch(), 8)  # longer than N_sup = 3
+    for step, (carry, metrics, _, _) in enumerate(results, 1):
+        assert not carry.halted.any()
+        assert carry.steps.tolist() == [step] * 4
+        assert named(metrics)["steps"] == 4 * step
+    assert not torch.equal(results[2][2], results[7][2])
+
+
+def test_evaluation_metrics_by_hand():
+    cfg, state, fixed = make(rows=5)
+    batch = make_batch(5, unlabelled=0.3)
+    batch["labels"][2] = IGNORED
+    _, _, logits, q_halt = evaluate(cfg, state, fixed, batch, 2)[-1]
+    # make row 0 fully right, so that exact_accuracy counts something
+    batch["labels"][0] = logits[0].argmax(-1)
+    _, metrics, logits, q_halt = evaluate(cfg, state, fixed, batch, 2)[-1]
+    expected = dict.fromkeys(METRICS, 0.0)
+    for row in (0, 1, 3, 4):
+        cells = [c for c in range(C) if batch["labels"][row, c] != IGNORED]
+        right = [logits[row, c].argmax() == batch["labels"][row, c] for c in cells]
+        q = q_halt[row].item()
+        expected["count"] += 1
+        expected["rows"] += 1
+        expected["steps"] += 2
+        expected["accuracy"] += sum(right) / len(cells)
+        expected["exact_accuracy"] += all(right)
+        expected["q_halt_accuracy"] += (q >= 0) == all(right)
+        losses = [cell_loss(logits[row, c], batch["labels"][row, c].item(), "stablemax") for c in cells]
+        expected["lm_loss"] += sum(losses) / len(cells)
+        expected["q_halt_loss"] += math.log1p(math.exp(-q if all(right) else q))
+    assert expected["exact_accuracy"] >= 1
+    for name, value in expected.items():
+        assert named(metrics)[name] == pytest.approx(float(value), rel=1e-9), name
+
+
+def test_evaluation_adds_to_the_sums_it_is_given():
+    cfg, state, fixed = make()
+    carry = empty_carry(cfg.arch, fixed, 4)
+    given_sums = torch.arange(len(METRICS), dtype=torch.float64)
+    arguments = (cfg.arch, state.weights, fixed, state.puzzle_embedding, carry, make_batch())
+    alone, together = eval_step(*arguments, torch.zeros_like(given_sums))[1], eval_step(*arguments, given_sums)[1]
+    torch.testing.assert_close(together, alone + given_sums, rtol=1e-12, atol=0)
+
+
+@settings(deadline=None, max_examples=25)
+@given(padded=st.lists(st.booleans(), min_size=2, max_size=7), seed=st.integers(0, 50))
+def test_padded_rows_count_nowhere_and_disturb_nobody(padded, seed):
+    cfg, state, fixed = make()
+    rows = len(padded)
+    full = make_batch(rows, seed=seed, unlabelled=0.1)
+    full["labels"][:, 0] = 1  # no row of the full batch is without labels
+    keep = [row for row in range(rows) if not padded[row]]
+    garbage = make_batch(rows, seed=seed + 100)
+    mask = torch.tensor(padded)
+    mixed = {k: torch.where(mask.view(-1, *[1] * (full[k].ndim - 1)), garbage[k], full[k]) for k in full}
+    mixed["labels"][mask] = IGNORED
+    _, metrics, logits, q_halt = evaluate(cfg, state, fixed, mixed, 2)[-1]
+    assert named(metrics)["count"] == named(metrics)["rows"] == len(keep)
+    if not keep:
+        assert not metrics.any()
+        return
+    alone = {k: full[k][keep] for k in full}
+    _, alone_metrics, alone_logits, alone_q_halt = evaluate(cfg, state, fixed, alone, 2)[-1]
+    torch.testing.assert_close(logits[keep], alone_logits, rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(q_halt[keep], alone_q_halt, rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(metrics, alone_metrics, rtol=1e-10, atol=1e-12)
+
+
+def test_the_step_reads_the_schedule_at_a_counter_that_starts_at_one():
+    """With no gradient but decay, the first update shrinks weights by lr/warmup * decay exactly."""
+    cfg, state, fixed = make(q_bias=[-5.0, 0.0], weight_decay=2.0, warmup_steps=10)
+    cfg = replace(cfg, optimizer=replace(cfg.optimizer, lr=0.1))
+    batch = make_batch()
+    state = state._replace(weights=state.weights | {"f_unused": torch.ones(2, dtype=torch.float64)})
+    zeros = {"f_unused": torch.zeros(2, dtype=torch.float64)}
+    state = state._replace(m=state.m | zeros, v=state.v | zeros)
+    after = train_step(cfg, state, fixed, batch)
+    np.testing.assert_allclose(after.weights["f_unused"], 1 - 0.1 / 10 * 2.0, rtol=1e-12)
+    after = train_step(cfg, after, fixed, batch)
+    np.testing.assert_allclose(after.weights["f_unused"], (1 - 0.02) * (1 - 0.04), rtol=1e-12)
