@@ -28,6 +28,13 @@ def exclusive(run_dir: Path) -> Iterator[None]:
         yield
 
 
+def read_summary(run_dir: Path) -> dict[str, Any]:
+    """The summary that an earlier start of the run left; empty where there is none."""
+    path = run_dir / SUMMARY_FILE
+    summary: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+    return summary
+
+
 def write_summary(run_dir: Path, summary: dict[str, Any]) -> None:
     """Replace summary.json as a whole."""
     temporary = run_dir / f".{SUMMARY_FILE}.new"

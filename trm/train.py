@@ -25,7 +25,7 @@ from trm.errors import CheckpointError
 from trm.evaluate import Evaluator, make_evaluator
 from trm.model import Weights, architecture, init_fixed, num_parameters
 from trm.progress import Clock, progress_bar
-from trm.run_folder import SUMMARY_FILE, exclusive, write_summary
+from trm.run_folder import SUMMARY_FILE, exclusive, read_summary, write_summary
 from trm.runtime import Runtime, start
 from trm.saved_run import CONFIG_FILE
 from trm.signals import StopSignal
@@ -110,6 +110,7 @@ class Run:
 
         self.clock, self.step = Clock(), self.start_step
         self.seconds_to_first_step: float | None = None
+        self.seconds_before = read_summary(self.run_dir).get("seconds", 0.0) if self.start_step else 0.0
         status, exit_code, reason = "failed", EXIT_FAILED, None
         try:
             with StopSignal() as stop:
@@ -311,7 +312,8 @@ class Run:
             "best_step": self.best[1] if self.best else None,
             "last_eval": self.last_eval,
             "last_eval_step": self.last_eval_step,
-            "seconds": round(seconds, 3),  # in training steps, without compiling, evaluating and saving
+            # in training steps, without compiling, evaluating and saving, over all starts of the run
+            "seconds": round(self.seconds_before + seconds, 3),
             "seconds_to_first_step": self.seconds_to_first_step,
             "samples_per_s": (trained - 1) * self.cfg.train.global_batch_size / seconds if trained > 1 and seconds else None,
             "parameters": num_parameters(self.arch),
