@@ -9,7 +9,7 @@ import torch
 import yaml
 
 from trm.cli import CONF_DIR, compose, describe_groups
-from trm.config import digest, differences, numerics, to_plain, total_steps
+from trm.config import differences, digest, numerics, to_plain, total_steps
 from trm.model import architecture, init_weights, num_parameters, weight_shapes
 
 NAMES = sorted(path.stem for path in (CONF_DIR / "experiment").glob("*.yaml"))

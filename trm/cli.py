@@ -4,18 +4,24 @@ Exit codes: 0 done; 1 failed; 2 the user's input is wrong (one line on stderr, n
 """
 
 import difflib
+import importlib
 import os
 import re
+import shlex
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
 import hydra
+from hydra.core.config_store import ConfigStore
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.plugins import Plugins
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from trm import sweep
 from trm.config import Config, all_keys, from_composed, register_schema, unknown_keys
 from trm.errors import ConfigError, UserError
 
@@ -69,6 +75,8 @@ def _full_key(text: str) -> str | None:
 
 def unknown_key(key: str) -> str:
     """What to say about a key that the schema does not have."""
+    if key == "sweep":
+        return "sweep= is written with a plus: +sweep=NAME"
     similar = difflib.get_close_matches(key, all_keys(), n=1)
     hint = f"did you mean {similar[0]}?" if similar else "`python -m trm.train --cfg job` prints all keys"
     return f"{key} is not a config key: {hint}"
@@ -106,20 +114,28 @@ def hydra_command(run: Callable[[Config], None], *, run_folder: bool = True) -> 
     """
     if not run_folder:
         sys.argv += ["hydra.run.dir=.", "hydra.output_subdir=null", "hydra/job_logging=stdout"]
-    register_schema()
-    OmegaConf.register_new_resolver("trm_groups", describe_groups, replace=True)
+        sys.argv += ["hydra/sweeper=basic", "hydra/launcher=basic"]  # a sweep is of runs
+    _prepare_hydra()
     # Hydra prints its own multi-line report and exits with 1 unless this is set; then it lets exceptions through
     full_error = os.environ.get("HYDRA_FULL_ERROR")
     os.environ["HYDRA_FULL_ERROR"] = "1"
+    module, name = command_module(), run.__name__
 
     def task(composed: DictConfig) -> None:
-        try:
-            refuse_unknown_keys(composed)
-            run(from_composed(composed))
-        except (UserError, OmegaConfBaseException) as error:  # here, before Hydra adds lines of its own
-            if full_error == "1":
-                raise
-            fail_user_error(error)
+        # by name: a sweep's job is a process of its own, which imports the command only after it has its place on the machine
+        function = getattr(importlib.import_module(module), name) if module else run
+        hydra_config = HydraConfig.get()
+        if OmegaConf.is_missing(hydra_config.job, "num"):
+            try:
+                refuse_unknown_keys(composed)
+                function(from_composed(composed))
+            except (UserError, OmegaConfBaseException) as error:  # here, before Hydra adds lines of its own
+                if full_error == "1":
+                    raise
+                fail_user_error(error)
+        else:
+            with sweep.job(Path(hydra_config.runtime.output_dir)):
+                function(from_composed(composed))
 
     task.__module__ = run.__module__  # Hydra names the job after the task's module
     task.__code__ = task.__code__.replace(co_filename=run.__code__.co_filename)
@@ -131,9 +147,34 @@ def hydra_command(run: Callable[[Config], None], *, run_folder: bool = True) -> 
         fail_user_error(error)
 
 
+def _prepare_hydra() -> None:
+    """Make the schema, the resolvers of conf/ and the study's plugins known to Hydra."""
+    root = str(CONF_DIR.parent)
+    if root not in sys.path:  # hydra_plugins/ lies beside trm/
+        sys.path.append(root)
+    register_schema()
+    OmegaConf.register_new_resolver("trm_groups", describe_groups, replace=True)
+    OmegaConf.register_new_resolver("trm_sweep_name", sweep.sweep_name, replace=True)
+    Plugins.instance()  # imports all plugins; then conf/hydra/launcher takes the place of submitit's own defaults
+    for name in ("submitit_local", "submitit_slurm"):
+        ConfigStore.instance().repo["hydra"]["launcher"].pop(f"{name}.yaml", None)
+
+
+def command_module() -> str | None:
+    """The name of the module that `python -m MODULE` runs; None where a file runs."""
+    spec = sys.modules["__main__"].__spec__
+    return spec.name if spec else None
+
+
+def invocation() -> str:
+    """The command that started this process, as one would type it."""
+    module = command_module()
+    return shlex.join(["python", *(["-m", module] if module else [sys.argv[0]]), *sys.argv[1:]])
+
+
 def compose(overrides: list[str]) -> Config:
     """The settings that `python -m trm.train OVERRIDES` would run with, without running anything."""
-    register_schema()
+    _prepare_hydra()
     with hydra.initialize_config_dir(version_base="1.3", config_dir=str(CONF_DIR)):
         try:
             composed = hydra.compose("config", overrides=overrides)

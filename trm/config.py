@@ -137,11 +137,27 @@ class HardwareConfig:
     dtype: str = _key("float32", "forward dtype", choices=("float32", "bfloat16", "float64"))
     loss_dtype: str = _key("float64", "dtype of the cross-entropy", choices=("float32", "float64"))
     compile_cache: str | None = _key(None, "folder for compiled graphs kept between runs; null = none")
+    placement: str | None = _key(
+        None,
+        "part of the machine that one job gets; null = all of it (pod), or in a sweep on a TPU one chip",
+        choices=("chip", "host", "pod"),
+    )
+    jobs: int = _key(1, "jobs of a sweep side by side on one host (CPU and CUDA; on a TPU the placement says it)", low=1, high=256)
+
+    @property
+    def processes(self) -> int:
+        """Processes of one job, one on each of its hosts."""
+        return self.num_hosts if self.placement in (None, "pod") else 1
+
+    @property
+    def local_devices(self) -> int:
+        """Devices of one of the job's processes."""
+        return 1 if self.placement == "chip" else self.devices_per_host
 
     @property
     def num_devices(self) -> int:
         """Devices of the whole job."""
-        return self.num_hosts * self.devices_per_host
+        return self.processes * self.local_devices
 
 
 @dataclass
@@ -327,9 +343,13 @@ def _check_ranges(node: Any, path: str) -> None:
 
 def _check_batch(key: str, batch: int, num_devices: int) -> None:
     if batch % num_devices:
-        low = batch // num_devices * num_devices
-        nearest = " or ".join(str(v) for v in (low, low + num_devices) if v)
-        raise ConfigError(f"{key}={batch} does not divide over {num_devices} devices: use {nearest}")
+        raise ConfigError(f"{key}={batch} does not divide over {num_devices} devices: use {nearest_batches(batch, num_devices)}")
+
+
+def nearest_batches(batch: int, num_devices: int) -> str:
+    """The batches nearest to this one that divide over the devices, as words."""
+    low = batch // num_devices * num_devices
+    return " or ".join(str(v) for v in (low, low + num_devices) if v)
 
 
 def total_steps(cfg: Config, num_train_puzzles: int) -> int:

@@ -1,0 +1,62 @@
+"""A command with the real settings and sweeps but no training: writes a summary as a run does, or misbehaves where told to.
+
+FAKE_JOB is JSON: {"seed=1": "raise" | "user_error" | "exit" | "kill" | "hang" | "sleep", ...}, by a part of the run's name.
+"""
+
+import json
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from hydra.core.hydra_config import HydraConfig
+
+from trm.cli import EXIT_PREEMPTED, hydra_command
+from trm.config import digest
+from trm.errors import DataError
+from trm.run_folder import write_summary
+from trm.signals import StopSignal
+
+
+def run(cfg):
+    run_dir = Path(HydraConfig.get().runtime.output_dir)
+    rank = int(os.environ.get("SLURM_PROCID", "0"))
+    began = time.time()
+    tpu = {key: value for key, value in os.environ.items() if key.startswith(("TPU_", "CLOUD_TPU_"))}
+    orders = json.loads(os.environ.get("FAKE_JOB", "{}"))
+    order = next((what for part, what in orders.items() if part in f"{cfg.run_name},rank={rank}"), "")
+    summary = {"status": "completed", "reason": None, "run_name": cfg.run_name, "config_digest": digest(cfg), "steps": 1}
+    summary |= {"total_steps": 1, "exact_accuracy": 0.5, "group": cfg.tracking.group, "tpu": tpu, "began": began}
+    summary |= {"placement": cfg.hardware.placement, "pid": os.getpid(), "cores": len(os.sched_getaffinity(0))}
+    match order:
+        case "raise":
+            raise RuntimeError("a bad\nday")
+        case "user_error":
+            raise DataError("data.path=x is not there")
+        case "exit":
+            os._exit(3)
+        case "kill":
+            os.kill(os.getpid(), signal.SIGKILL)
+        case "hang":  # until a signal; the next start completes
+            marker = run_dir / "hung"
+            if not marker.exists():
+                with StopSignal() as stop:
+                    marker.write_text("")
+                    while not stop.requested:
+                        time.sleep(0.05)
+                write_summary(run_dir, summary | {"status": "preempted", "steps": 0})
+                sys.exit(EXIT_PREEMPTED)
+        case "wait":  # as in a collective: for ever
+            while True:
+                time.sleep(1)
+        case "sleep":
+            time.sleep(1.5)
+    if rank == 0:
+        write_summary(run_dir, summary | {"ended": time.time()})
+
+
+if __name__ == "__main__":
+    hydra_command(run)

@@ -1,0 +1,167 @@
+"""Where jobs run, as tables: TPU v4-8 and v4-64 under each placement, CPU slots, Slurm's words."""
+
+import pytest
+
+from trm.cli import compose
+from trm.config import HardwareConfig, validate
+from trm.errors import ConfigError
+from trm.placement import batch_per_device, cores_of_slot, environment, expand_indices, place, slots_of_host, slurm_resources
+
+
+def hardware(name, placement=None):
+    shapes = {"v4_8": (1, 4), "v4_64": (8, 4)}
+    hosts, devices = shapes[name]
+    return HardwareConfig(
+        name=name,
+        platform="tpu",
+        num_hosts=hosts,
+        devices_per_host=devices,
+        dtype="bfloat16",
+        loss_dtype="float32",
+        placement=placement,
+    )
+
+
+@pytest.mark.parametrize("name", ["v4_8", "v4_64"])
+def test_the_shapes_here_are_those_of_the_config_groups(name):
+    assert compose([f"hardware={name}", "run_name=r"]).hardware == hardware(name)
+
+
+# processes of a job, devices of each, jobs on a host, jobs at once, batch per chip at a global batch of 256
+TABLE = [
+    ("v4_8", "chip", 1, 1, 4, 4, 256),
+    ("v4_8", "host", 1, 4, 1, 1, 64),
+    ("v4_8", "pod", 1, 4, 1, 1, 64),
+    ("v4_8", None, 1, 4, 1, 1, 64),
+    ("v4_64", "chip", 1, 1, 4, 32, 256),
+    ("v4_64", "host", 1, 4, 1, 8, 64),
+    ("v4_64", "pod", 8, 4, 1, 1, 8),
+    ("v4_64", None, 8, 4, 1, 1, 8),
+]
+
+
+@pytest.mark.parametrize(("name", "placement", "processes", "devices", "per_host", "at_once", "batch"), TABLE)
+def test_processes_jobs_and_batch(name, placement, processes, devices, per_host, at_once, batch):
+    machine = hardware(name, placement)
+    placed = place(machine)
+    assert (placed.processes, placed.devices_per_process, placed.jobs_per_host, placed.jobs_at_once) == (
+        processes,
+        devices,
+        per_host,
+        at_once,
+    )
+    assert placed.devices == machine.num_devices == processes * devices
+    assert placed.jobs_at_once * placed.devices == machine.num_hosts * machine.devices_per_host  # no chip idle, none shared
+    assert batch_per_device(256, machine) == batch
+
+
+ALONE = {"TPU_PROCESS_BOUNDS": "1,1,1", "CLOUD_TPU_TASK_ID": "0"}
+
+
+@pytest.mark.parametrize(
+    ("name", "placement", "chips", "expected"),
+    [
+        ("v4_8", "chip", (2,), {"TPU_VISIBLE_CHIPS": "2", "TPU_CHIPS_PER_PROCESS_BOUNDS": "1,1,1", **ALONE}),
+        ("v4_64", "chip", (0,), {"TPU_VISIBLE_CHIPS": "0", "TPU_CHIPS_PER_PROCESS_BOUNDS": "1,1,1", **ALONE}),
+        ("v4_8", "host", (0, 1, 2, 3), {"TPU_VISIBLE_CHIPS": "0,1,2,3", "TPU_CHIPS_PER_PROCESS_BOUNDS": "2,2,1", **ALONE}),
+        ("v4_64", "host", (0, 1, 2, 3), {"TPU_VISIBLE_CHIPS": "0,1,2,3", "TPU_CHIPS_PER_PROCESS_BOUNDS": "2,2,1", **ALONE}),
+        ("v4_8", "pod", (0, 1, 2, 3), {"TPU_VISIBLE_CHIPS": "0,1,2,3", "TPU_CHIPS_PER_PROCESS_BOUNDS": "2,2,1", **ALONE}),
+        (
+            "v4_64",
+            "pod",
+            (0, 1, 2, 3),
+            {"TPU_VISIBLE_CHIPS": "0,1,2,3", "TPU_CHIPS_PER_PROCESS_BOUNDS": "2,2,1", "TPU_PROCESS_BOUNDS": "1,2,4"},
+        ),
+    ],
+)
+def test_what_libtpu_finds_in_the_environment(name, placement, chips, expected):
+    found = environment(hardware(name, placement), chips)
+    assert {key: value for key, value in found.items() if key not in ("TPU_PROCESS_PORT", "TPU_PROCESS_ADDRESSES")} == expected
+    bounds = [found[f"TPU_{part}_BOUNDS"].split(",") for part in ("CHIPS_PER_PROCESS", "PROCESS")]
+    tiles = 1
+    for factor in [*bounds[0], *bounds[1]]:
+        tiles *= int(factor)
+    assert tiles == hardware(name, placement).num_devices
+
+
+def test_jobs_on_one_host_have_ports_of_their_own():
+    found = [environment(hardware("v4_8", "chip"), slot) for slot in slots_of_host(hardware("v4_8", "chip"))]
+    assert len({env["TPU_PROCESS_PORT"] for env in found}) == 4
+    assert [env["TPU_PROCESS_ADDRESSES"] for env in found] == [f"localhost:{env['TPU_PROCESS_PORT']}" for env in found]
+
+
+@pytest.mark.parametrize(
+    ("placement", "chips"), [("chip", (0, 1)), ("chip", ()), ("chip", (4,)), ("host", (0,)), ("pod", (0, 0, 1, 2))]
+)
+def test_chips_that_do_not_fit_the_placement_are_refused(placement, chips):
+    with pytest.raises(ConfigError, match=r"hardware\.placement"):
+        environment(hardware("v4_64", placement), chips)
+
+
+def test_a_slice_that_does_not_exist_is_refused():
+    odd = HardwareConfig(name="odd", platform="tpu", num_hosts=3, devices_per_host=4, dtype="bfloat16", loss_dtype="float32")
+    with pytest.raises(ConfigError, match="3 hosts with 4 chips each are not a TPU v4 slice"):
+        environment(odd, (0, 1, 2, 3))
+
+
+def test_without_a_tpu_the_environment_is_left_alone():
+    assert environment(HardwareConfig(name="cpu"), (0,)) == {}
+
+
+@pytest.mark.parametrize(
+    ("name", "placement", "batch", "nearest"),
+    [("v4_64", "pod", 100, "96 or 128"), ("v4_64", "host", 255, "252 or 256"), ("v4_8", None, 3, "4"), ("v4_64", None, 31, "32")],
+)
+def test_a_batch_that_does_not_divide_is_refused_with_the_nearest_that_do(name, placement, batch, nearest):
+    with pytest.raises(ConfigError, match=f"train.global_batch_size={batch} does not divide .*: use {nearest}$"):
+        batch_per_device(batch, hardware(name, placement))
+    cfg = compose([f"hardware={name}", "run_name=r", f"hardware.placement={placement or 'null'}"])
+    cfg.train.global_batch_size = batch
+    with pytest.raises(ConfigError, match=f"use {nearest}$"):
+        validate(cfg)
+
+
+def test_any_batch_fits_one_chip():
+    assert (
+        compose(["hardware=v4_64", "hardware.placement=chip", "train.global_batch_size=101", "run_name=r"]).hardware.num_devices
+        == 1
+    )
+
+
+def test_slots_of_a_host():
+    assert slots_of_host(hardware("v4_64", "chip")) == [(0,), (1,), (2,), (3,)]
+    assert slots_of_host(hardware("v4_64", "host")) == [(0, 1, 2, 3)]
+    assert slots_of_host(HardwareConfig(name="cpu", jobs=3)) == [(0,), (1,), (2,)]
+    assert slots_of_host(HardwareConfig(name="cpu_mesh", devices_per_host=8)) == [(0,)]
+
+
+@pytest.mark.parametrize("cores", [1, 2, 3, 8])
+@pytest.mark.parametrize("slots", [1, 2, 3, 4])
+def test_slots_share_the_cores(cores, slots):
+    shares = [cores_of_slot(list(range(cores)), slot, slots) for slot in range(slots)]
+    assert all(shares)
+    assert {core for share in shares for core in share} == set(range(cores))
+    if cores >= slots:
+        assert sum(map(len, shares)) == cores
+
+
+@pytest.mark.parametrize(
+    ("name", "placement", "expected"),
+    [
+        ("v4_64", "chip", {"nodes": 1, "tasks_per_node": 1, "gres": "tpu:1", "array_parallelism": 32}),
+        ("v4_64", "host", {"nodes": 1, "tasks_per_node": 1, "gres": "tpu:4", "array_parallelism": 8}),
+        ("v4_64", "pod", {"nodes": 8, "tasks_per_node": 1, "gres": "tpu:4", "array_parallelism": 1}),
+        ("v4_8", "chip", {"nodes": 1, "tasks_per_node": 1, "gres": "tpu:1", "array_parallelism": 4}),
+    ],
+)
+def test_what_a_job_asks_of_slurm(name, placement, expected):
+    assert slurm_resources(hardware(name, placement)) == expected
+
+
+def test_a_cpu_job_asks_slurm_for_no_chips():
+    assert "gres" not in slurm_resources(HardwareConfig(name="cpu"))
+
+
+@pytest.mark.parametrize(("text", "indices"), [("0", (0,)), ("0-3", (0, 1, 2, 3)), ("0-1,3", (0, 1, 3)), ("2,0", (2, 0))])
+def test_slurms_lists_of_indices(text, indices):
+    assert expand_indices(text) == indices

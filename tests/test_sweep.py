@@ -1,0 +1,292 @@
+"""Sweeps: names, idempotence, failures, jobs side by side. Jobs are those of fake_job.py, each a process of its own."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from trm.cli import CONF_DIR
+from trm.sweep import job_names, process_rank, sweep_name
+
+FAKE_JOB = Path(__file__).parent / "fake_job.py"
+SEEDS = ["-m", "seed=0,1,2", "run_name=s"]
+
+
+def start(folder, *arguments, orders=None, command=(str(FAKE_JOB),)):
+    env = os.environ | {"FAKE_JOB": json.dumps(orders or {}), "PYTHONPATH": str(CONF_DIR.parent), "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(
+        [sys.executable, *command, *arguments], cwd=folder, env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+
+
+def sweep(folder, *arguments, **options):
+    process = start(folder, *arguments, **options)
+    out, err = process.communicate(timeout=240)
+    return process.returncode, out, err
+
+
+def summaries(folder):
+    return {path.parent.name: json.loads(path.read_text()) for path in sorted(folder.glob("multirun/*/*/summary.json"))}
+
+
+def wait_for(condition, timeout_s=60):
+    end = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.1)
+
+
+# -------------------------------------------------------------------------------------------------------------------- names
+
+
+@pytest.mark.parametrize(
+    ("overrides", "name"),
+    [
+        (["+sweep=tn_sweep"], "tn_sweep"),
+        (["+sweep=tn_sweep", "seed=0,1,2"], "tn_sweep,seed=0,1,2"),
+        (["data=sudoku_6x6", "+sweep=tn_sweep", "model=tiny"], "tn_sweep,data=sudoku_6x6,model=tiny"),
+        (["+sweep=tn_sweep", "run_name=mine"], "mine"),
+        (["+sweep=tn_sweep", "hardware.jobs=2", "tracking=none", "hardware.placement=chip"], "tn_sweep"),
+        (["optimizer.lr=1e-3,1e-4"], "lr=1e-3,1e-4"),
+        ([], "defaults"),
+    ],
+)
+def test_a_sweeps_folder_is_named_by_what_it_computes(overrides, name):
+    assert sweep_name(overrides) == name
+
+
+def test_a_sweeps_name_does_not_depend_on_the_order_of_its_overrides():
+    overrides = ["+sweep=tn_sweep", "train.max_steps=5", "recursion=glob(*)", "seed=0,1"]
+    assert sweep_name(overrides) == sweep_name(overrides[::-1])
+    assert sweep_name(overrides) != sweep_name([*overrides, "train.epochs=3"])
+
+
+@given(st.lists(st.lists(st.sampled_from("abc/ '=,*()é"), max_size=30).map("".join), min_size=1, max_size=4))
+def test_names_are_plain_file_names(values):
+    for name in [sweep_name([f"data.path={v}" for v in values]), *job_names([[f"data.path={v}"] for v in values])]:
+        assert name
+        assert "/" not in name
+        assert name not in (".", "..")
+        assert len(name) < 100
+        assert not set(name) & set("'\" *()")
+
+
+def test_jobs_are_named_by_what_differs_and_by_their_seed():
+    assert job_names([["recursion=t2_n2", "model=tiny"], ["recursion=t3_n6", "model=tiny"]]) == [
+        "recursion=t2_n2",
+        "recursion=t3_n6",
+    ]
+    assert job_names([["experiment=a", "seed=0", "ema=on"]]) == ["a,seed=0,ema=on"]
+    assert job_names([["experiment=a", "seed=0"], ["experiment=b", "seed=0"]]) == ["a,seed=0", "b,seed=0"]
+
+
+def test_job_names_are_unique_where_values_read_alike():
+    long = "x" * 200
+    jobs = [[f"data.path={long}{i}"] for i in range(3)] + [["data.path=a/b"], ["data.path=a b"]]
+    assert len(set(job_names(jobs))) == len(jobs)
+
+
+def test_a_process_outside_of_a_job_is_rank_0(monkeypatch):
+    monkeypatch.delenv("SUBMITIT_EXECUTOR", raising=False)
+    monkeypatch.setenv("SLURM_PROCID", "3")  # an interactive shell inside an allocation
+    monkeypatch.setenv("SLURM_NTASKS", "8")
+    assert process_rank() == (0, 1)
+    monkeypatch.setenv("SUBMITIT_EXECUTOR", "slurm")
+    assert process_rank() == (3, 8)
+
+
+# -------------------------------------------------------------------------------------------------------------- idempotence
+
+
+def test_one_failure_stops_nothing_and_the_same_command_runs_only_what_is_missing(tmp_path):
+    code, _, err = sweep(tmp_path, *SEEDS, orders={"seed=1": "raise"})
+    assert code == 1
+    assert "1 of 3 jobs did not complete in multirun/s:" in err
+    assert "  seed=1: failed: RuntimeError: a bad day" in err
+    assert f"  python {FAKE_JOB} -m seed=0,1,2 run_name=s" in err
+    assert "Traceback" not in err
+    first = summaries(tmp_path)
+    assert {name: summary["status"] for name, summary in first.items()} == {
+        "seed=0": "completed",
+        "seed=1": "failed",
+        "seed=2": "completed",
+    }
+    assert first["seed=0"]["group"] == "s"
+    assert first["seed=0"]["run_name"] == "seed=0"
+    assert "RuntimeError: a bad" in (tmp_path / "multirun/s/seed=1/train.log").read_text()
+    grid = json.loads((tmp_path / "multirun/s/grid.json").read_text())
+    assert [job["dir"] for job in grid["jobs"]] == ["seed=0", "seed=1", "seed=2"]
+    assert grid["jobs"][1]["overrides"] == ["seed=1", "run_name=s"]
+
+    code, out, err = sweep(tmp_path, *SEEDS)
+    assert (code, err) == (0, "")
+    assert "skipping 2 completed jobs: seed=0, seed=2" in out
+    assert "all 3 jobs completed in multirun/s" in out
+    second = summaries(tmp_path)
+    assert {name for name in second if second[name] != first[name]} == {"seed=1"}
+
+    code, out, err = sweep(tmp_path, *SEEDS)
+    assert (code, err) == (0, "")
+    assert "skipping 3 completed jobs" in out
+    assert summaries(tmp_path) == second
+
+
+def test_a_job_completed_with_other_settings_runs_again(tmp_path):
+    sweep(tmp_path, *SEEDS[:1], "seed=0,1", "run_name=s", "train.max_steps=5")
+    code, out, _ = sweep(tmp_path, *SEEDS[:1], "seed=0,1", "run_name=s", "train.max_steps=6")
+    assert code == 0
+    assert "skipping" not in out
+
+
+def test_dead_jobs_are_reported_and_the_others_finish(tmp_path):
+    orders = {"seed=0": "kill", "seed=1": "exit", "seed=2": "user_error"}
+    code, _, err = sweep(tmp_path, "-m", "seed=0,1,2,3", "run_name=s", "hardware.jobs=2", orders=orders)
+    assert code == 1
+    assert "3 of 4 jobs did not complete" in err
+    found = summaries(tmp_path)
+    assert [found[f"seed={i}"]["status"] for i in range(4)] == ["failed", "failed", "failed", "completed"]
+    assert "ended without a summary" in found["seed=0"]["reason"]
+    assert found["seed=2"]["reason"] == "DataError: data.path=x is not there"
+
+
+def test_a_summary_of_an_earlier_attempt_does_not_speak_for_a_later_one(tmp_path):
+    sweep(tmp_path, "-m", "seed=0", "run_name=s", orders={"seed=0": "raise"})
+    assert "a bad day" in summaries(tmp_path)["seed=0"]["reason"]
+    code, _, err = sweep(tmp_path, "-m", "seed=0", "run_name=s", orders={"seed=0": "kill"})
+    assert code == 1
+    assert "a bad day" not in err
+    assert "ended without a summary" in summaries(tmp_path)["seed=0"]["reason"]
+
+
+def test_in_process_jobs_fail_alone_too(tmp_path):
+    code, _, err = sweep(tmp_path, *SEEDS, "hydra/launcher=basic", orders={"seed=1": "user_error"})
+    assert code == 1
+    assert "1 of 3 jobs did not complete" in err
+    assert "seed=1: failed: DataError: data.path=x is not there" in err
+
+
+# ------------------------------------------------------------------------------------------------------------ wrong commands
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["-m", "recursion=glob(x*)"], "recursion=glob(x*) matches nothing: choose from t2_n2, t2_n6, t3_n4, t3_n6, t4_n6"),
+        (["-m", "seed=0,-1"], "job seed=-1: seed=-1 is out of range"),
+        (["-m", "seed=0,1", "+recursion.depth=3"], "recursion.depth is not a config key"),
+        (["+sweep=tn_sweep", "hardware=cpu_mesh", "train.global_batch_size=100"], "does not divide over 8 devices: use 96 or 104"),
+        (["sweep=tn_sweep"], "sweep= is written with a plus: +sweep=NAME"),
+        (["-m", "seed=0", "hardware=v4_64", "hardware.placement=pod", "hydra/launcher=submitit_slurm"], "srun"),
+    ],
+)
+def test_what_the_user_got_wrong_is_one_line_before_anything_starts(tmp_path, arguments, message):
+    if "srun" in message and any((Path(p) / "srun").exists() for p in os.environ["PATH"].split(":")):
+        pytest.skip("this machine has Slurm")
+    code, _, err = sweep(tmp_path, *arguments)
+    assert code == 2
+    assert message in err
+    assert len(err.strip().splitlines()) == 1
+    assert not list(tmp_path.glob("multirun/*/*/summary.json"))
+
+
+def test_the_same_sweep_twice_at_once_is_refused(tmp_path):
+    first = start(tmp_path, "-m", "seed=0", "run_name=s", orders={"seed=0": "hang"})
+    try:
+        wait_for((tmp_path / "multirun/s/seed=0/hung").exists)
+        code, _, err = sweep(tmp_path, "-m", "seed=0", "run_name=s")
+        assert code == 2
+        assert f"this sweep is already running (process {first.pid})" in err
+    finally:
+        first.terminate()
+        first.communicate(timeout=60)
+
+
+# ------------------------------------------------------------------------------------------------------------------ running
+
+
+@pytest.mark.parametrize(("jobs", "most"), [(1, 1), (2, 2)])
+def test_never_more_jobs_at_once_than_slots(tmp_path, jobs, most):
+    orders = dict.fromkeys(("seed=0", "seed=1", "seed=2", "seed=3"), "sleep")
+    code, _, err = sweep(tmp_path, "-m", "seed=0,1,2,3", "run_name=s", f"hardware.jobs={jobs}", orders=orders)
+    assert (code, err) == (0, "")
+    found = summaries(tmp_path)
+    moments = sorted([(s["began"], 1) for s in found.values()] + [(s["ended"], -1) for s in found.values()])
+    at_once = running = 0
+    for _, change in moments:
+        running += change
+        at_once = max(at_once, running)
+    assert at_once == most
+    assert len({s["pid"] for s in found.values()}) == 4
+    places = [json.loads(p.read_text())["slot"] for p in tmp_path.glob("multirun/s/*/placement.json")]
+    assert set(places) == set(range(most))
+    cores = len(os.sched_getaffinity(0))
+    assert all(s["cores"] == max(1, cores // jobs) for s in found.values())
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_stopped_sweep_lets_its_jobs_save_and_goes_on_later(tmp_path, number):
+    orders = {"seed=0": "hang"}
+    process = start(tmp_path, "-m", "seed=0,1", "run_name=s", orders=orders)
+    wait_for((tmp_path / "multirun/s/seed=0/hung").exists)
+    process.send_signal(number)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 143
+    assert "seed=0: preempted at step 0 of 1" in err
+    assert "seed=1: failed: not started: the sweep was stopped" in err
+    code, out, _ = sweep(tmp_path, "-m", "seed=0,1", "run_name=s", orders=orders)
+    assert code == 0
+    assert "skipping" not in out
+
+
+def test_a_tpu_host_gives_each_job_its_own_chip(tmp_path):
+    """hardware=v4_8: four jobs at once, one chip each, unless hardware.placement says otherwise."""
+    orders = dict.fromkeys(("seed=0", "seed=1", "seed=2", "seed=3", "seed=4"), "sleep")
+    code, _, err = sweep(tmp_path, "-m", "seed=0,1,2,3,4", "run_name=s", "hardware=v4_8", orders=orders)
+    assert (code, err) == (0, "")
+    found = sorted(summaries(tmp_path).values(), key=lambda s: s["began"])
+    assert {s["tpu"]["TPU_VISIBLE_CHIPS"] for s in found[:4]} == {"0", "1", "2", "3"}
+    assert {s["placement"] for s in found} == {"chip"}
+    by_chip = {}
+    for s in found:
+        by_chip.setdefault(s["tpu"]["TPU_VISIBLE_CHIPS"], []).append((s["began"], s["ended"]))
+    assert all(a[1] <= b[0] for spans in by_chip.values() for a, b in pairwise(sorted(spans)))
+
+
+# ------------------------------------------------------------------------------------------------------------ real commands
+
+
+def test_the_study_at_cpu_size_is_the_same_command_with_other_groups(tmp_path):
+    arguments = ["+sweep=tn_sweep", "data=sudoku_6x6", "model=tiny", "seed=0,1", "hardware.jobs=2"]
+    code, _, err = sweep(tmp_path, *arguments)
+    assert (code, err) == (0, "")
+    (folder,) = (tmp_path / "multirun").iterdir()
+    assert folder.name == "tn_sweep,data=sudoku_6x6,model=tiny,seed=0,1"
+    names = [f"e2_2_{grid},seed={seed}" for grid in ("t2_n2", "t2_n6", "t3_n4", "t3_n6", "t4_n6") for seed in (0, 1)]
+    assert sorted(summaries(tmp_path)) == sorted(names)
+    assert len({summary["config_digest"] for summary in summaries(tmp_path).values()}) == 10
+
+
+def test_a_sweep_of_real_runs(tmp_path):
+    """Two steps of two grid points by the real command; given again, nothing runs."""
+    arguments = ["+sweep=tn_sweep", "experiment=e2_2_t2_n2,e2_2_t2_n6", "data=sudoku_4x4", "data.num_puzzles=20"]
+    arguments += ["data.num_test_puzzles=8", "model=tiny", "train.max_steps=2", "train.global_batch_size=8", "recursion.n_sup=2"]
+    arguments += ["hardware.backend=eager", "tracking=none", "run_name=s"]
+    code, out, err = sweep(tmp_path, *arguments, command=("-m", "trm.train"))
+    assert (code, err) == (0, ""), err
+    found = summaries(tmp_path)
+    assert {name: (s["status"], s["steps"]) for name, s in found.items()} == {
+        "e2_2_t2_n2": ("completed", 2),
+        "e2_2_t2_n6": ("completed", 2),
+    }
+    code, out, _ = sweep(tmp_path, *arguments, command=("-m", "trm.train"))
+    assert code == 0
+    assert "skipping 2 completed jobs: e2_2_t2_n2, e2_2_t2_n6" in out
+    assert summaries(tmp_path) == found

@@ -1,0 +1,121 @@
+"""Where the jobs of a sweep run: hardware facts and `hardware.placement` to processes, environment and jobs at once.
+
+Pure: tables and arithmetic, no devices. Facts of TPU v4: a host has four chips in a 2x2x1 block, each chip is one device of the
+runtime (megacore), and a slice of H hosts is a block of hosts. libtpu reads from the environment which chips a process may use
+and how the processes of one job tile the slice (https://cloud.google.com/tpu/docs/v4; names as in torch_xla's tpu.py).
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from trm.config import HardwareConfig, nearest_batches
+from trm.errors import ConfigError
+
+CHIP_BOUNDS = {1: "1,1,1", 4: "2,2,1"}  # chips of one process -> how they lie
+HOST_BOUNDS = {1: "1,1,1", 2: "1,1,2", 4: "1,1,4", 8: "1,2,4", 16: "2,2,4"}  # hosts of a v4 slice -> how they lie
+FIRST_PORT = 8476
+
+
+@dataclass(frozen=True)
+class Placement:
+    """How the jobs of a sweep share a machine."""
+
+    processes: int  # of one job, one on each of its hosts
+    devices_per_process: int
+    jobs_per_host: int  # jobs that run on one host at once; 1 where a job needs several hosts
+    jobs_at_once: int  # on the whole machine
+
+    @property
+    def devices(self) -> int:
+        """Devices of one job."""
+        return self.processes * self.devices_per_process
+
+
+def place(hardware: HardwareConfig) -> Placement:
+    """How `hardware.placement` divides the machine. On CPU and CUDA as many jobs run side by side as hardware.jobs says."""
+    processes, per_process = hardware.processes, hardware.local_devices
+    per_host = hardware.jobs
+    if hardware.platform == "tpu":
+        per_host = hardware.devices_per_host // per_process
+    return Placement(processes, per_process, per_host, per_host * hardware.num_hosts // processes)
+
+
+def batch_per_device(global_batch: int, hardware: HardwareConfig) -> int:
+    """Rows of the global batch on each device of the job. Raises ConfigError, with the nearest batches that divide."""
+    devices = place(hardware).devices
+    if global_batch % devices:
+        nearest = nearest_batches(global_batch, devices)
+        raise ConfigError(f"train.global_batch_size={global_batch} does not divide over {devices} devices: use {nearest}")
+    return global_batch // devices
+
+
+def environment(hardware: HardwareConfig, chips: Sequence[int]) -> dict[str, str]:
+    """What libtpu must find in the environment of one process that may use these chips of its host. Empty without a TPU.
+
+    A job on a part of a slice is told that it is alone. A job on the whole slice takes its place in it from the TPU's metadata.
+    """
+    if hardware.platform != "tpu":
+        return {}
+    placed = place(hardware)
+    own = set(range(hardware.devices_per_host))
+    if not len(chips) == len(own & set(chips)) == placed.devices_per_process:
+        raise ConfigError(
+            f"hardware.placement={hardware.placement} gives a process {placed.devices_per_process} of the chips "
+            f"0..{hardware.devices_per_host - 1}, not {list(chips)}"
+        )
+    if len(chips) not in CHIP_BOUNDS or placed.processes not in HOST_BOUNDS:
+        raise ConfigError(
+            f"hardware={hardware.name}: {placed.processes} hosts with {len(chips)} chips each are not a TPU v4 slice: hosts must "
+            f"be one of {', '.join(map(str, HOST_BOUNDS))}, chips 1 or 4"
+        )
+    found = {
+        "TPU_VISIBLE_CHIPS": ",".join(map(str, chips)),
+        "TPU_CHIPS_PER_PROCESS_BOUNDS": CHIP_BOUNDS[len(chips)],
+        "TPU_PROCESS_BOUNDS": HOST_BOUNDS[placed.processes],
+    }
+    if placed.processes == 1:
+        port = FIRST_PORT + chips[0]
+        found |= {
+            "CLOUD_TPU_TASK_ID": "0",
+            "TPU_PROCESS_PORT": str(port),
+            "TPU_PROCESS_ADDRESSES": f"localhost:{port}",
+        }
+    return found
+
+
+def slots_of_host(hardware: HardwareConfig) -> list[tuple[int, ...]]:
+    """The slots of one host, each with the devices that it stands for (on CPU and CUDA only their number matters)."""
+    placed = place(hardware)
+    width = placed.devices_per_process if hardware.platform == "tpu" else 1
+    return [tuple(range(i * width, (i + 1) * width)) for i in range(placed.jobs_per_host)]
+
+
+def cores_of_slot(cores: Sequence[int], slot: int, slots: int) -> list[int]:
+    """The CPU cores for one of several jobs side by side: an equal share of those that the process may use, at least one."""
+    if slots <= 1:
+        return list(cores)
+    return list(cores[slot::slots]) or [cores[slot % len(cores)]]
+
+
+def slurm_resources(hardware: HardwareConfig) -> dict[str, Any]:
+    """What one job asks of Slurm, and how many of the sweep's jobs may run at once."""
+    placed = place(hardware)
+    asked: dict[str, Any] = {"nodes": placed.processes, "tasks_per_node": 1, "array_parallelism": placed.jobs_at_once}
+    if hardware.devices_per_host > 1 or hardware.platform == "tpu":
+        asked["gres"] = f"tpu:{placed.devices_per_process}"
+    return asked
+
+
+def expand_indices(text: str) -> tuple[int, ...]:
+    """Slurm's list of device indices, such as "0-1,3", as numbers."""
+    found: list[int] = []
+    for part in text.split(","):
+        first, _, last = part.partition("-")
+        found += range(int(first), int(last or first) + 1)
+    return tuple(found)
+
+
+def ray_resources(hardware: HardwareConfig) -> Mapping[str, float]:
+    """What one job asks of Ray."""
+    return {"TPU": float(place(hardware).devices_per_process)} if hardware.platform == "tpu" else {}
