@@ -1,11 +1,23 @@
-"""Where jobs run, as tables: TPU v4-8 and v4-64 under each placement, CPU slots, Slurm's words."""
+"""Where jobs run, as tables: TPU v4-8 and v4-64 under each placement, CPU slots, Slurm's words; and the pod script."""
+
+import os
+import subprocess
 
 import pytest
 
-from trm.cli import compose
+from trm.cli import CONF_DIR, compose
 from trm.config import HardwareConfig, validate
 from trm.errors import ConfigError
-from trm.placement import batch_per_device, cores_of_slot, environment, expand_indices, place, slots_of_host, slurm_resources
+from trm.placement import (
+    batch_per_device,
+    cores_of_slot,
+    environment,
+    expand_indices,
+    place,
+    ray_resources,
+    slots_of_host,
+    slurm_resources,
+)
 
 
 def hardware(name, placement=None):
@@ -165,3 +177,63 @@ def test_a_cpu_job_asks_slurm_for_no_chips():
 @pytest.mark.parametrize(("text", "indices"), [("0", (0,)), ("0-3", (0, 1, 2, 3)), ("0-1,3", (0, 1, 3)), ("2,0", (2, 0))])
 def test_slurms_lists_of_indices(text, indices):
     assert expand_indices(text) == indices
+
+
+def test_what_a_job_asks_of_ray():
+    assert ray_resources(hardware("v4_64", "chip")) == {"TPU": 1.0}
+    assert ray_resources(hardware("v4_8", "host")) == {"TPU": 4.0}
+    assert ray_resources(HardwareConfig(name="cpu")) == {}
+
+
+# ----------------------------------------------------------------------------------------------------- scripts/launch_pod.sh
+
+
+def launch_pod(*arguments, **env):
+    script = CONF_DIR.parent / "scripts" / "launch_pod.sh"
+    return subprocess.run([script, *arguments], capture_output=True, text=True, env=os.environ | env, check=False)
+
+
+POD = ("my-pod", "--zone=z", "--dir=a dir", "--", "python", "-m", "trm.train", "recursion=glob(*)", "run_name=it's")
+
+
+def test_the_pod_script_says_what_it_will_do_and_does_not_with_dry_run():
+    done = launch_pod("--dry-run", *POD)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "on every host of my-pod (z):" in done.stdout
+    assert "cd a\\ dir && exec python -m trm.train" in done.stdout
+    assert "--worker=all" in done.stdout
+
+
+def test_the_pod_script_gives_every_host_the_command_as_it_was(tmp_path):
+    """A stand-in for gcloud runs the remote command in a shell, as ssh does."""
+    (tmp_path / "a dir").mkdir()
+    gcloud, python = tmp_path / "gcloud", tmp_path / "python"
+    gcloud.write_text('#!/bin/bash\nprintf "%s\\n" "${@:1:$#-1}" > gcloud.txt\nexec bash -c "${!##--command=}"\n')
+    python.write_text('#!/bin/bash\nprintf "%s\\n" "$PWD" "$@" > ../command.txt\nexit 7\n')
+    for program in (gcloud, python):
+        program.chmod(0o755)
+    script = CONF_DIR.parent / "scripts" / "launch_pod.sh"
+    env = os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    done = subprocess.run([script, *POD], capture_output=True, text=True, env=env, cwd=tmp_path, check=False)
+    assert done.returncode == 7  # the command's own
+    assert "on every host" in done.stdout
+    said = (tmp_path / "gcloud.txt").read_text().split()
+    assert said == ["compute", "tpus", "tpu-vm", "ssh", "my-pod", "--zone=z", "--worker=all"]
+    ran = (tmp_path / "command.txt").read_text().splitlines()
+    assert ran == [str(tmp_path / "a dir"), "-m", "trm.train", "recursion=glob(*)", "run_name=it's"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--zone=z", "--", "true"), "TPU_NAME is missing"),
+        (("pod", "--", "true"), "--zone=ZONE is missing"),
+        (("pod", "--zone=z"), "-- COMMAND is missing"),
+        (("pod", "--zone=z", "true"), "the command comes after --"),
+        (("pod", "--worker=3"), "no such option"),
+    ],
+)
+def test_the_pod_script_refuses_half_a_command(arguments, message):
+    done = launch_pod(*arguments)
+    assert done.returncode == 2
+    assert message in done.stderr

@@ -155,8 +155,8 @@ def _prepare_hydra() -> None:
     register_schema()
     OmegaConf.register_new_resolver("trm_groups", describe_groups, replace=True)
     OmegaConf.register_new_resolver("trm_sweep_name", sweep.sweep_name, replace=True)
-    Plugins.instance()  # imports all plugins; then conf/hydra/launcher takes the place of submitit's own defaults
-    for name in ("submitit_local", "submitit_slurm"):
+    Plugins.instance()  # imports all plugins; then conf/hydra/launcher takes the place of their own defaults
+    for name in ("submitit_local", "submitit_slurm", "ray"):
         ConfigStore.instance().repo["hydra"]["launcher"].pop(f"{name}.yaml", None)
 
 

@@ -5,7 +5,7 @@ runtime (megacore), and a slice of H hosts is a block of hosts. libtpu reads fro
 and how the processes of one job tile the slice (https://cloud.google.com/tpu/docs/v4; names as in torch_xla's tpu.py).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -116,6 +116,6 @@ def expand_indices(text: str) -> tuple[int, ...]:
     return tuple(found)
 
 
-def ray_resources(hardware: HardwareConfig) -> Mapping[str, float]:
+def ray_resources(hardware: HardwareConfig) -> dict[str, float]:
     """What one job asks of Ray."""
     return {"TPU": float(place(hardware).devices_per_process)} if hardware.platform == "tpu" else {}

@@ -34,7 +34,7 @@ from trm import sweep as study
 from trm.cli import CONF_DIR, EXIT_FAILED, EXIT_PREEMPTED, invocation, one_line, refuse_unknown_keys
 from trm.config import Config, HardwareConfig, digest, from_composed
 from trm.errors import ConfigError, UserError
-from trm.placement import cores_of_slot, environment, expand_indices, place, slots_of_host, slurm_resources
+from trm.placement import cores_of_slot, environment, expand_indices, place, ray_resources, slots_of_host, slurm_resources
 
 log = logging.getLogger(__name__)
 
@@ -124,11 +124,32 @@ class StudySweeper(BasicSweeper):
         if isinstance(self.launcher, QueueLauncher):
             self.launcher.launch_jobs(sweep_dir, [job.dir for job in jobs], batch)
             return self.launcher.reasons, self.launcher.stopped
-        errors = {}
-        for job, result in zip(jobs, self.launcher.launch(batch, initial_job_idx=0), strict=True):
-            if result.status != JobStatus.COMPLETED:
-                errors[job.dir] = _one_line(result._return_value)
-        return errors, False
+        reasons = {}
+        try:
+            self._ask_ray()
+            for job, result in zip(jobs, self.launcher.launch(batch, initial_job_idx=0), strict=True):
+                if result.status != JobStatus.COMPLETED:
+                    reasons[job.dir] = _one_line(result._return_value)
+        except UserError:
+            raise
+        except Exception as error:  # noqa: BLE001 - a launcher may raise anything for a job that died; the summaries judge
+            log.warning("the launcher gave up: %s", _one_line(error))
+            reasons = {job.dir: f"no summary; the launcher gave up: {_one_line(error)}" for job in jobs}
+        return reasons, False
+
+    def _ask_ray(self) -> None:
+        """With hydra/launcher=ray: ask for the chips of hardware.placement, unless the launcher's settings say otherwise."""
+        ray = getattr(self.launcher, "ray_cfg", None)
+        if ray is None:
+            return
+        assert self.config is not None
+        hardware = _hardware(self.config)
+        if place(hardware).processes > 1:
+            raise ConfigError(
+                "hardware.placement=pod: Ray gives a job one host at most: use placement=host or chip, or submitit_slurm"
+            )
+        if not ray.remote.get("resources"):
+            ray.remote.resources = dict(ray_resources(hardware))
 
     def _launched_overrides(self, sweep_dir: Path, job: study.Job) -> list[str]:
         """The job's overrides, and where in the sweep it belongs."""
@@ -139,6 +160,12 @@ class StudySweeper(BasicSweeper):
         if self._compose(job.overrides).tracking.group is None:
             own.append(f"tracking.group={_quoted(sweep_dir.name)}")
         return own
+
+
+def _hardware(config: DictConfig) -> HardwareConfig:
+    hardware = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(HardwareConfig), config.hardware))
+    assert isinstance(hardware, HardwareConfig)
+    return hardware
 
 
 def _quoted(text: str) -> str:
@@ -174,9 +201,7 @@ class QueueLauncher(submitit_launcher.BaseSubmititLauncher):  # type: ignore[mis
     def hardware(self) -> HardwareConfig:
         """The machine of the sweep's jobs."""
         assert self.config is not None
-        hardware = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(HardwareConfig), self.config.hardware))
-        assert isinstance(hardware, HardwareConfig)
-        return hardware
+        return _hardware(self.config)
 
     def executor(self, folder: Path) -> Any:
         """submitit's executor with the launcher's settings; those that are null are left to submitit."""
