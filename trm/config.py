@@ -136,7 +136,7 @@ class HardwareConfig:
     devices_per_host: int = _key(1, "devices of each host", low=1, high=256)
     dtype: str = _key("float32", "forward dtype", choices=("float32", "bfloat16", "float64"))
     loss_dtype: str = _key("float64", "dtype of the cross-entropy", choices=("float32", "float64"))
-    compile_cache: str | None = _key(None, "folder for compiled graphs kept between runs; null = none")
+    compile_cache: str | None = _key(None, "folder for compiled graphs kept between runs (TPU only); null = none")
     placement: str | None = _key(
         None,
         "part of the machine that one job gets; null = all of it (pod), or in a sweep on a TPU one chip",
@@ -301,6 +301,10 @@ def validate(cfg: Config) -> None:
     if hardware.platform == "tpu" and (hardware.backend != "xla" or "float64" in (hardware.dtype, hardware.loss_dtype)):
         raise ConfigError(
             "hardware.platform=tpu needs hardware.backend=xla, hardware.dtype=bfloat16 or float32 and hardware.loss_dtype=float32"
+        )
+    if hardware.compile_cache is not None and hardware.platform != "tpu":
+        raise ConfigError(
+            f"hardware.compile_cache={hardware.compile_cache}: torch_xla loads compiled graphs again on a TPU only: set it to null"
         )
     if hardware.backend != "xla" and hardware.num_devices > 1:
         raise ConfigError(f"hardware.backend={hardware.backend} runs on one device: set hardware.devices_per_host=1")

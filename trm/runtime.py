@@ -137,6 +137,8 @@ class XlaRuntime:
             ) from error
         self._torch_xla, self._xm, self._metrics, self._spmd = torch_xla, xm, xla_metrics, spmd
         self._mesh = None
+        if hardware.compile_cache is not None:  # before the first use of the devices
+            xr.initialize_cache(os.path.abspath(hardware.compile_cache), readonly=False)
         if hardware.num_devices > 1:
             xr.use_spmd()
         try:
