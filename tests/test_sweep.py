@@ -3,45 +3,17 @@
 import json
 import os
 import signal
-import subprocess
-import sys
-import time
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from sweeping import FAKE_JOB, start, summaries, sweep, wait_for
 
-from trm.cli import CONF_DIR
 from trm.sweep import job_names, process_rank, sweep_name
 
-FAKE_JOB = Path(__file__).parent / "fake_job.py"
 SEEDS = ["-m", "seed=0,1,2", "run_name=s"]
-
-
-def start(folder, *arguments, orders=None, command=(str(FAKE_JOB),)):
-    env = os.environ | {"FAKE_JOB": json.dumps(orders or {}), "PYTHONPATH": str(CONF_DIR.parent), "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(
-        [sys.executable, *command, *arguments], cwd=folder, env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    )
-
-
-def sweep(folder, *arguments, **options):
-    process = start(folder, *arguments, **options)
-    out, err = process.communicate(timeout=240)
-    return process.returncode, out, err
-
-
-def summaries(folder):
-    return {path.parent.name: json.loads(path.read_text()) for path in sorted(folder.glob("multirun/*/*/summary.json"))}
-
-
-def wait_for(condition, timeout_s=60):
-    end = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < end, "waited in vain"
-        time.sleep(0.1)
 
 
 # -------------------------------------------------------------------------------------------------------------------- names
@@ -84,7 +56,8 @@ def test_jobs_are_named_by_what_differs_and_by_their_seed():
         "recursion=t2_n2",
         "recursion=t3_n6",
     ]
-    assert job_names([["experiment=a", "seed=0", "ema=on"]]) == ["a,seed=0,ema=on"]
+    assert job_names([["experiment=a", "ema=on", "tracking=none"]]) == ["a,ema=on"]
+    assert job_names([["model=tiny", "seed=0"], ["model=tiny", "seed=1"]]) == ["seed=0", "seed=1"]
     assert job_names([["experiment=a", "seed=0"], ["experiment=b", "seed=0"]]) == ["a,seed=0", "b,seed=0"]
 
 
@@ -183,6 +156,8 @@ def test_in_process_jobs_fail_alone_too(tmp_path):
         (["-m", "seed=0,-1"], "job seed=-1: seed=-1 is out of range"),
         (["-m", "seed=0,1", "+recursion.depth=3"], "recursion.depth is not a config key"),
         (["+sweep=tn_sweep", "hardware=cpu_mesh", "train.global_batch_size=100"], "does not divide over 8 devices: use 96 or 104"),
+        (["-m", "seed=0,1", "hydra/launcher=ray"], "hydra/launcher=ray is not installed: pip install -e '.[ray]'"),
+        (["-m", "hardware.placement=chip,host", "hardware=v4_8"], "hardware.placement and hardware= must be the same"),
         (["sweep=tn_sweep"], "sweep= is written with a plus: +sweep=NAME"),
         (["-m", "seed=0", "hardware=v4_64", "hardware.placement=pod", "hydra/launcher=submitit_slurm"], "srun"),
     ],

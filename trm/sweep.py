@@ -86,8 +86,8 @@ def job_names(jobs: Sequence[Sequence[str]]) -> list[str]:
         for override in job:
             values.setdefault(_key_and_value(override)[0], set()).add(override)
     shown = {key for key, found in values.items() if len(found) > 1 or key == "seed"} - {"sweep"}
-    if not shown - {"seed"}:
-        shown |= {key for key in values if not _is_neutral(key) and key != "sweep"}
+    if not shown:
+        shown = {key for key in values if not _is_neutral(key) and key != "sweep"}
     names = []
     for job in jobs:
         picked = [override for override in job if _key_and_value(override)[0] in shown]

@@ -7,6 +7,7 @@ slots, a Slurm sweep follows the queue itself (a requeued job is still under way
 import contextlib
 import json
 import logging
+import math
 import os
 import re
 import signal
@@ -17,6 +18,7 @@ import time
 import traceback
 from collections import deque
 from collections.abc import Iterator, Sequence
+from datetime import datetime
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -57,7 +59,12 @@ class StudySweeper(BasicSweeper):
         if config.hardware.platform == "tpu" and config.hardware.placement is None:
             config.hardware.placement = "chip"
             self.implied = ["hardware.placement=chip"]
-        super().setup(hydra_context=hydra_context, task_function=task_function, config=config)
+        try:
+            super().setup(hydra_context=hydra_context, task_function=task_function, config=config)
+        except (RuntimeError, ImportError) as error:
+            if "hydra_ray_launcher" not in str(error):
+                raise
+            raise UserError("hydra/launcher=ray is not installed: pip install -e '.[ray]'") from error
 
     def sweep(self, arguments: list[str]) -> None:
         """Run what is missing of the grid. Exits with 1 where a job did not complete, with 143 where the sweep was stopped."""
@@ -260,6 +267,8 @@ class QueueLauncher(submitit_launcher.BaseSubmititLauncher):  # type: ignore[mis
             sys.stdout.flush()
             sys.stderr.flush()
             os._exit(EXIT_FAILED)
+        if failed:
+            sys.exit(EXIT_FAILED)  # so that the queue knows it too
         return None  # what the job has to say is in its folder
 
     def goes_on_later(self, rank: int) -> bool:
@@ -428,7 +437,7 @@ class SlurmLauncher(QueueLauncher):
         if new:
             with _job_environment(1):
                 arguments = [self.arguments(job_overrides[number], number) for number in new]
-                jobs = executor.map_array(self, *zip(*arguments, strict=True))
+                jobs = _submitted(executor, self, arguments)
             under_way |= {names[number]: job.job_id for number, job in zip(new, jobs, strict=True)}
             ids.add(under_way)
             first = jobs[0].job_id.partition("_")[0]
@@ -473,7 +482,7 @@ class SlurmLauncher(QueueLauncher):
 
     def goes_on_later(self, rank: int) -> bool:
         """Requeue the job where it stopped for its time limit, at most max_num_timeout times; no other stop is."""
-        left_s = float(os.environ.get("SLURM_JOB_END_TIME", "inf")) - time.time()
+        left_s = _slurm_seconds_left(os.environ["SLURM_JOB_ID"])
         restarts = int(os.environ.get("SLURM_RESTART_COUNT", "0"))
         if left_s > self.params.get("signal_delay_s", 0) + REQUEUE_MARGIN_S or restarts >= self.params.get("max_num_timeout", 0):
             return False
@@ -482,6 +491,17 @@ class SlurmLauncher(QueueLauncher):
             subprocess.run(["scontrol", "requeue", os.environ["SLURM_JOB_ID"]], check=True, timeout=60)
         time.sleep(left_s + REQUEUE_MARGIN_S)  # Slurm ends this process; ending first would count as the job's own end
         return True
+
+
+def _submitted(executor: Any, function: Any, arguments: list[tuple[Any, ...]]) -> list[Any]:
+    """submitit's jobs for the calls. Raises UserError where Slurm refuses them."""
+    from submitit.core.utils import FailedJobError
+
+    try:
+        jobs: list[Any] = executor.map_array(function, *zip(*arguments, strict=True))
+    except FailedJobError as error:
+        raise UserError(f"Slurm refuses the jobs: {' '.join(str(error).split())}") from error
+    return jobs
 
 
 class _Queued:
@@ -509,6 +529,12 @@ def _in_queue() -> set[str]:
 def _slurm_show(job_id: str, *options: str) -> str:
     answer = subprocess.run(["scontrol", "show", "job", "-o", *options, job_id], capture_output=True, text=True, check=False)
     return answer.stdout
+
+
+def _slurm_seconds_left(job_id: str) -> float:
+    """Until the job's time limit."""
+    end = re.search(r"EndTime=(\d\S+)", _slurm_show(job_id))  # local time; "Unknown" without a limit
+    return (datetime.fromisoformat(end[1]) - datetime.now()).total_seconds() if end else math.inf
 
 
 def _slurm_state(job_id: str) -> str:

@@ -1,0 +1,35 @@
+"""Starting sweeps of fake_job.py (or of a real command) and reading what they leave behind."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+FAKE_JOB = Path(__file__).parent / "fake_job.py"
+ROOT = Path(__file__).parents[1]
+
+
+def start(folder, *arguments, orders=None, command=(str(FAKE_JOB),)):
+    env = os.environ | {"FAKE_JOB": json.dumps(orders or {}), "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(
+        [sys.executable, *command, *arguments], cwd=folder, env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+
+
+def sweep(folder, *arguments, **options):
+    process = start(folder, *arguments, **options)
+    out, err = process.communicate(timeout=240)
+    return process.returncode, out, err
+
+
+def summaries(folder):
+    return {path.parent.name: json.loads(path.read_text()) for path in sorted(folder.glob("multirun/*/*/summary.json"))}
+
+
+def wait_for(condition, timeout_s=60):
+    end = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.1)
