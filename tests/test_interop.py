@@ -81,7 +81,13 @@ def test_names_of_the_released_model():
         )
     }
     arch = make_arch()
-    assert to_reference(make_model(arch), arch).keys() == expected
+    model = make_model(arch)
+    tensors = to_reference(model, arch)
+    assert tensors.keys() == expected
+    for theirs, ours in (("H_init", model.fixed["init.z_H"]), ("L_init", model.fixed["init.z_L"])):
+        assert torch.equal(tensors[f"_orig_mod.model.inner.{theirs}"], ours)
+    assert torch.equal(tensors["_orig_mod.model.inner.lm_head.weight"], model.weights["lm_head"])
+    assert torch.equal(tensors["_orig_mod.model.inner.embed_tokens.embedding_weight"], model.weights["embed_tokens"])
 
 
 def test_attention_and_learned_positions_have_their_names():
