@@ -7,7 +7,6 @@ slots, a Slurm sweep follows the queue itself (a requeued job is still under way
 import contextlib
 import json
 import logging
-import math
 import os
 import re
 import signal
@@ -468,7 +467,7 @@ class SlurmLauncher(QueueLauncher):
     def placed(self, sweep_dir: str) -> Iterator[dict[str, Any]]:
         """The chips that Slurm gave to this job on this host."""
         job_id = os.environ["SLURM_JOB_ID"]
-        chips = _slurm_chips(job_id, os.environ.get("SLURMD_NODENAME", ""), self.hardware)
+        chips = _slurm_chips(job_id, self.hardware)
         yield {
             "sweep_dir": sweep_dir,
             "host": os.environ.get("SLURMD_NODENAME", socket.gethostname()),
@@ -484,7 +483,11 @@ class SlurmLauncher(QueueLauncher):
         """Requeue the job where it stopped for its time limit, at most max_num_timeout times; no other stop is."""
         left_s = _slurm_seconds_left(os.environ["SLURM_JOB_ID"])
         restarts = int(os.environ.get("SLURM_RESTART_COUNT", "0"))
-        if left_s > self.params.get("signal_delay_s", 0) + REQUEUE_MARGIN_S or restarts >= self.params.get("max_num_timeout", 0):
+        if (
+            left_s is None
+            or left_s > self.params.get("signal_delay_s", 0) + REQUEUE_MARGIN_S
+            or restarts >= self.params.get("max_num_timeout", 0)
+        ):
             return False
         if rank == 0:
             log.info("out of time: requeueing")
@@ -526,15 +529,21 @@ def _in_queue() -> set[str]:
         time.sleep(10 * QUEUE_POLL_S)
 
 
-def _slurm_show(job_id: str, *options: str) -> str:
-    answer = subprocess.run(["scontrol", "show", "job", "-o", *options, job_id], capture_output=True, text=True, check=False)
-    return answer.stdout
+def _slurm_show(job_id: str) -> str:
+    """What Slurm knows about a job, in one line; empty where it knows nothing."""
+    command = ["scontrol", "show", "job", "-d", "-o", job_id]
+    lines = subprocess.run(command, capture_output=True, text=True, check=False).stdout.splitlines()
+    # the id of an array's last task is that of the whole array, and shows all of its tasks
+    return next((line for line in lines if line.startswith(f"JobId={job_id} ")), lines[0] if lines else "")
 
 
-def _slurm_seconds_left(job_id: str) -> float:
-    """Until the job's time limit."""
-    end = re.search(r"EndTime=(\d\S+)", _slurm_show(job_id))  # local time; "Unknown" without a limit
-    return (datetime.fromisoformat(end[1]) - datetime.now()).total_seconds() if end else math.inf
+def _slurm_seconds_left(job_id: str) -> float | None:
+    """Until the time limit of a running job; None where it has none, or where the job is already being ended."""
+    line = _slurm_show(job_id)
+    end = re.search(r" EndTime=(\d\S+)", line)  # local time
+    if end is None or " JobState=RUNNING " not in line:
+        return None
+    return (datetime.fromisoformat(end[1]) - datetime.now()).total_seconds()
 
 
 def _slurm_state(job_id: str) -> str:
@@ -548,16 +557,14 @@ def _slurm_state(job_id: str) -> str:
     return state[1] + (f" ({reason[1]})" if reason and reason[1] not in ("None", state[1]) else "")
 
 
-def _slurm_chips(job_id: str, node: str, hardware: HardwareConfig) -> tuple[int, ...]:
-    """The chips of this host that the job may use. Slurm knows them where its gres.conf names device files."""
-    for line in _slurm_show(job_id, "-d").splitlines():
-        if not re.match(rf"JobId={job_id}\b", line):
-            continue
-        found = re.search(rf"Nodes=\S*{re.escape(node)}\S* .*?GRES=tpu\S*\(IDX:([-0-9,]+)\)", line) or re.search(
-            r"GRES=tpu\S*\(IDX:([-0-9,]+)\)", line
-        )
-        if found:
-            return expand_indices(found[1])
+def _slurm_chips(job_id: str, hardware: HardwareConfig) -> tuple[int, ...]:
+    """The chips of its host that the job may use. Slurm knows them where its gres.conf names device files.
+
+    One line is enough: a job is on one host, or has all chips of each.
+    """
+    found = re.search(r"GRES=tpu\S*\(IDX:([-0-9,]+)\)", _slurm_show(job_id))
+    if found:
+        return expand_indices(found[1])
     wanted = hardware.local_devices
     if wanted == hardware.devices_per_host:
         return tuple(range(wanted))

@@ -40,7 +40,15 @@ def _all_hosts_up_and_idle():
 
 def test_the_recursion_grid_trains_with_one_chip_for_each_job(tmp_path):
     """Real runs of two steps, on the CPU, with the placement of a v4-64."""
-    arguments = ["-m", "recursion=glob(*)", *CHIP, "hardware.platform=cpu", "hardware.backend=eager", "hardware.dtype=float32"]
+    arguments = [
+        "-m",
+        "recursion=glob(*)",
+        *CHIP,
+        "hardware.platform=cpu",
+        "hardware.backend=eager",
+        "hardware.dtype=float32",
+        "hardware.compile_cache=null",
+    ]
     arguments += ["data=sudoku_4x4", "data.num_puzzles=20", "data.num_test_puzzles=8", "model=tiny", "train.max_steps=2"]
     arguments += ["train.global_batch_size=8", "recursion.n_sup=2", "tracking=none"]
     code, out, err = sweep(tmp_path, *arguments, command=("-m", "trm.train"))
