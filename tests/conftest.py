@@ -19,6 +19,15 @@ def pytest_generate_tests(metafunc):
         metafunc.parametrize("golden_case", [folder / name for name in names], ids=names)
 
 
+def pytest_collection_finish(session):
+    """Start torch_xla before the first test that calls backward: autograd makes one queue a device then, and never again."""
+    if any("runtime" in getattr(item, "fixturenames", ()) for item in session.items):
+        from trm.config import HardwareConfig
+        from trm.runtime import start
+
+        start(HardwareConfig(name="cpu"))
+
+
 @pytest.fixture(scope="session")
 def shared_data():
     folder = SHARED / "data"

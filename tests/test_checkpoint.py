@@ -353,3 +353,36 @@ def test_files_are_on_disk_before_the_folder_gets_its_name(tmp_path, monkeypatch
     before = events[: events.index("rename")]
     assert {STATE_FILE, META_FILE, ".writing_step_1"} <= set(before)
     assert "checkpoints" in events[events.index("rename") :]
+
+
+@pytest.mark.parametrize(("old", "new"), [('"step": 7', '"step": 6'), ('"step": 7', '"step": "x"'), ('"digest"', '"digesu"')])
+def test_a_changed_meta_file_is_damaged(tmp_path, old, new):
+    folder = save(tmp_path, 7)
+    meta = folder / "meta.json"
+    text = meta.read_text()
+    assert old in text
+    meta.write_text(text.replace(old, new))
+    with pytest.raises(CheckpointError, match=r"meta\.json"):
+        load_checkpoint(folder)
+
+
+def test_a_crash_while_a_step_is_saved_again_leaves_a_checkpoint_to_open(tmp_path, monkeypatch):
+    save(tmp_path, 1)
+    save(tmp_path, 2)
+
+    def cut(*_):
+        raise PowerCut
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "rename", cut)
+        with pytest.raises(PowerCut):
+            save(tmp_path, 2)
+    assert load_checkpoint(find_checkpoint(tmp_path))[1].step == 1
+    save(tmp_path, 3)
+    assert not list((tmp_path / "checkpoints").glob(".writing*"))
+
+
+def test_the_checkpoint_just_written_is_never_deleted(tmp_path):
+    save(tmp_path, 100)
+    save(tmp_path, 60, keep=1)
+    assert load_checkpoint(find_checkpoint(tmp_path))[1].step == 60

@@ -471,3 +471,20 @@ def test_differences():
     there, here = {"a": 1, "b": {"c": 2, "d": {"e": 3}}}, {"a": 1, "b": {"c": 5, "d": {"e": 4}}, "f": 6}
     assert differences(there, here) == ["b.c=2 there, 5 here", "b.d.e=3 there, 4 here", "f=None there, 6 here"]
     assert differences(there, there) == []
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("model=3", "group"),
+        ("experiment=3", "group"),
+        ("run_name=", "run_name"),
+        ("run_name=../elsewhere", "run_name"),
+        ("hardware.platform=cuda", "hardware.backend"),
+        ("hardware.compile_cache=cache", "hardware.compile_cache"),
+        ("recursion.t=1", r"recursion\.T"),
+    ],
+)
+def test_refused_in_words_of_the_project(override, words):
+    with pytest.raises(ConfigError, match=words):
+        compose([override])

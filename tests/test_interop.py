@@ -276,3 +276,9 @@ def test_variants_with_other_latents_cannot_be_exchanged(variant):
 def test_one_step_gradient_can_be_exchanged():
     arch = make_arch("one_step_gradient")
     assert_same(make_model(arch), from_reference(to_reference(make_model(arch), arch), arch))
+
+
+def test_a_file_with_keys_that_are_no_names_is_refused(tmp_path):
+    torch.save({0: torch.zeros(1)}, tmp_path / "x.pt")
+    with pytest.raises(CheckpointError, match=r"x\.pt"):
+        read_reference_file(tmp_path / "x.pt", make_arch())

@@ -16,9 +16,8 @@ from trm.runtime import start
 from trm.step import METRICS, empty_carry, eval_step, loss_and_grads, train_step_with_outputs
 
 
-@pytest.fixture(scope="module", params=["xla", "eager"])
+@pytest.fixture(scope="module", params=["eager", "xla"])
 def runtime(request):
-    # xla first: autograd makes its device queues at the first backward and must know the XLA device by then
     return start(HardwareConfig(name="cpu", backend=request.param))
 
 

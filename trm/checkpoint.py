@@ -77,12 +77,13 @@ def save_checkpoint(run_dir: Path, tensors: dict[str, Tensor], meta: Meta, *, is
     folder.mkdir(parents=True, exist_ok=True)
     final = folder / f"step_{meta.step}"
     temporary = folder / f".writing_step_{meta.step}"
-    shutil.rmtree(temporary, ignore_errors=True)
+    for leftover in folder.glob(".writing_step_*"):  # of a process that was killed while saving
+        shutil.rmtree(leftover)
     temporary.mkdir()
     blob = save({name: tensor.contiguous() for name, tensor in sorted(tensors.items())})
     _write(temporary / STATE_FILE, blob)
     body = {"format_version": FORMAT_VERSION, "state_sha256": hashlib.sha256(blob).hexdigest()} | meta.__dict__
-    _write(temporary / META_FILE, (json.dumps(body, indent=1, sort_keys=True) + "\n").encode())
+    _write(temporary / META_FILE, (json.dumps(body | {"meta_sha256": _digest(body)}, indent=1, sort_keys=True) + "\n").encode())
     _sync_folder(temporary)
     if final.exists():  # the same step again, after a resume from before it
         shutil.rmtree(final)
@@ -93,7 +94,7 @@ def save_checkpoint(run_dir: Path, tensors: dict[str, Tensor], meta: Meta, *, is
     _point(folder / "latest", final.name)
     best = os.readlink(folder / "best") if (folder / "best").is_symlink() else None
     for old in saved_steps(run_dir)[:-keep]:
-        if f"step_{old}" != best:
+        if f"step_{old}" not in (best, final.name):
             shutil.rmtree(folder / f"step_{old}")
     return final
 
@@ -118,14 +119,18 @@ def load_checkpoint(folder: Path) -> tuple[dict[str, Tensor], Meta]:
     """Read and verify one checkpoint folder. Raises CheckpointError naming the file and what is wrong with it."""
     meta_path, state_path = folder / META_FILE, folder / STATE_FILE
     try:
-        body = json.loads(meta_path.read_text())
         blob = state_path.read_bytes()
+        body = json.loads(meta_path.read_bytes())
     except FileNotFoundError as error:
         raise CheckpointError(f"{error.filename}: no such file: {folder} is not a complete checkpoint") from error
-    except (OSError, ValueError) as error:
+    except OSError as error:
+        raise CheckpointError(f"{error.filename}: not readable ({error.strerror}): use another checkpoint") from error
+    except ValueError as error:
         raise CheckpointError(f"{meta_path}: not readable as JSON ({error}): use another checkpoint") from error
     if not isinstance(body, dict) or body.get("format_version") != FORMAT_VERSION:
         raise CheckpointError(f"{meta_path}: not a checkpoint of format version {FORMAT_VERSION}")
+    if body.pop("meta_sha256", None) != _digest(body):
+        raise CheckpointError(f"{meta_path}: damaged (its checksum does not match): use another checkpoint")
     if hashlib.sha256(blob).hexdigest() != body.get("state_sha256"):
         raise CheckpointError(f"{state_path}: damaged (its checksum does not match {META_FILE}): use another checkpoint")
     try:
@@ -135,9 +140,15 @@ def load_checkpoint(folder: Path) -> tuple[dict[str, Tensor], Meta]:
         raise CheckpointError(f"{folder}: not a checkpoint ({error})") from error
 
 
+def _digest(body: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
+
+
 def find_checkpoint(path: Path) -> Path:
     """The checkpoint folder that a user means by a run folder, a checkpoint folder, or the links `latest` and `best`."""
-    for candidate in (path, path / "checkpoints" / "latest", path / "latest"):
+    # by number last: a crash while the newest step was saved again can leave `latest` pointing at nothing
+    by_number = [path / "checkpoints" / f"step_{step}" for step in reversed(saved_steps(path))]
+    for candidate in (path, path / "checkpoints" / "latest", path / "latest", *by_number):
         if (candidate / META_FILE).exists():
             return candidate.resolve()
     raise CheckpointError(f"checkpoint={path}: no checkpoint there: give a run folder (outputs/NAME) or its checkpoints/step_N")

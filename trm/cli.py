@@ -77,7 +77,8 @@ def unknown_key(key: str) -> str:
     """What to say about a key that the schema does not have."""
     if key == "sweep":
         return "sweep= is written with a plus: +sweep=NAME"
-    similar = difflib.get_close_matches(key, all_keys(), n=1)
+    keys = all_keys()
+    similar = [k for k in keys if k.lower() == key.lower()] or difflib.get_close_matches(key, keys, n=1)
     hint = f"did you mean {similar[0]}?" if similar else "`python -m trm.train --cfg job` prints all keys"
     return f"{key} is not a config key: {hint}"
 
@@ -141,10 +142,15 @@ def hydra_command(run: Callable[[Config], None], *, run_folder: bool = True) -> 
     task.__code__ = task.__code__.replace(co_filename=run.__code__.co_filename)
     try:
         hydra.main(version_base="1.3", config_path=str(CONF_DIR), config_name="config")(task)()
-    except (UserError, HydraException, OmegaConfBaseException) as error:
-        if full_error == "1":
+    except (UserError, HydraException, OmegaConfBaseException, ValueError) as error:
+        if full_error == "1" or (type(error) is ValueError and not _is_group_choice(error)):
             raise
         fail_user_error(error)
+
+
+def _is_group_choice(error: Exception) -> bool:
+    """Whether this is what Hydra raises for a group's option that is no name (model=3), bare of its own error types."""
+    return str(error).startswith("Config group override must be a string")
 
 
 def _prepare_hydra() -> None:
@@ -180,5 +186,7 @@ def compose(overrides: list[str]) -> Config:
             composed = hydra.compose("config", overrides=overrides)
             refuse_unknown_keys(composed)
             return from_composed(composed)
-        except (HydraException, OmegaConfBaseException) as error:
+        except (HydraException, OmegaConfBaseException, ValueError) as error:
+            if type(error) is ValueError and not _is_group_choice(error):
+                raise
             raise ConfigError(one_line(error)) from error

@@ -307,7 +307,13 @@ def validate(cfg: Config) -> None:
             f"hardware.compile_cache={hardware.compile_cache}: torch_xla loads compiled graphs again on a TPU only: set it to null"
         )
     if hardware.backend != "xla" and hardware.num_devices > 1:
-        raise ConfigError(f"hardware.backend={hardware.backend} runs on one device: set hardware.devices_per_host=1")
+        raise ConfigError(
+            f"hardware.backend={hardware.backend} runs on one device: set hardware.devices_per_host=1 and hardware.num_hosts=1"
+        )
+    if hardware.backend == "xla" and hardware.platform == "cuda":
+        raise ConfigError("hardware.platform=cuda runs without torch_xla: set hardware.backend=inductor or eager")
+    if not cfg.run_name or cfg.run_name.startswith("/") or ".." in cfg.run_name.split("/"):
+        raise ConfigError(f"run_name={cfg.run_name!r} is no name for a folder under outputs/: choose letters, digits, - and _")
     if hardware.dtype == "float64" and hardware.loss_dtype != "float64":
         raise ConfigError("hardware.dtype=float64 needs hardware.loss_dtype=float64")
     if cfg.data.source == "generated" and (cfg.data.train_csv or cfg.data.test_csv):

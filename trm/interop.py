@@ -128,7 +128,7 @@ def read_reference_file(path: Path, arch: Architecture) -> ModelTensors:
         raise CheckpointError(f"{path}: no such file") from error
     except Exception as error:  # torch.load raises many kinds for a file that is no checkpoint
         raise CheckpointError(f"{path}: not a checkpoint that torch can read safely ({type(error).__name__})") from error
-    if not isinstance(tensors, dict) or not all(isinstance(t, Tensor) for t in tensors.values()):
+    if not isinstance(tensors, dict) or not all(isinstance(k, str) and isinstance(t, Tensor) for k, t in tensors.items()):
         raise CheckpointError(f"{path}: holds no state_dict of tensors")
     return from_reference(tensors, arch, source=str(path))
 
