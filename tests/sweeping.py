@@ -11,8 +11,8 @@ FAKE_JOB = Path(__file__).parent / "fake_job.py"
 ROOT = Path(__file__).parents[1]
 
 
-def start(folder, *arguments, orders=None, command=(str(FAKE_JOB),)):
-    env = os.environ | {"FAKE_JOB": json.dumps(orders or {}), "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+def start(folder, *arguments, orders=None, command=(str(FAKE_JOB),), **environment):
+    env = os.environ | environment | {"FAKE_JOB": json.dumps(orders or {}), "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(
         [sys.executable, *command, *arguments], cwd=folder, env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     )
