@@ -4,7 +4,6 @@ import json
 import os
 import signal
 from itertools import pairwise
-from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -202,6 +201,14 @@ def test_never_more_jobs_at_once_than_slots(tmp_path, jobs, most):
     assert set(places) == set(range(most))
     cores = len(os.sched_getaffinity(0))
     assert all(s["cores"] == max(1, cores // jobs) for s in found.values())
+
+
+def test_jobs_see_the_gpus_that_the_sweep_sees(tmp_path):
+    for visible in ("all", "1"):
+        environment = {} if visible == "all" else {"CUDA_VISIBLE_DEVICES": visible}
+        code, _, err = sweep(tmp_path, "-m", "seed=0", f"run_name=gpus{visible}", **environment)
+        assert (code, err) == (0, "")
+        assert json.loads((tmp_path / f"multirun/gpus{visible}/seed=0/summary.json").read_text())["gpus"] == visible
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

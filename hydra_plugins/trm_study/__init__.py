@@ -41,6 +41,7 @@ log = logging.getLogger(__name__)
 
 ROOT = CONF_DIR.parent
 CHIP_LOCKS = Path("/tmp/trm-tpu-chips")  # one per host: every sweep on it shares the same chips
+VISIBLE_GPUS = "TRM_VISIBLE_GPUS"  # the sweep's own CUDA_VISIBLE_DEVICES: submitit's local jobs start with an empty one
 POLL_S = 0.2
 QUEUE_POLL_S = 2.0
 REQUEUE_MARGIN_S = 60
@@ -359,6 +360,9 @@ class LocalLauncher(QueueLauncher):
             slot = _take_slot(stack, locks, slots)
             if hardware.platform == "cpu" and len(slots) > 1:
                 os.sched_setaffinity(0, cores_of_slot(sorted(os.sched_getaffinity(0)), slot, len(slots)))
+            os.environ["CUDA_VISIBLE_DEVICES"] = os.environ[VISIBLE_GPUS]
+            if os.environ["CUDA_VISIBLE_DEVICES"] == "all":
+                del os.environ["CUDA_VISIBLE_DEVICES"]
             yield {
                 "sweep_dir": sweep_dir,
                 "host": socket.gethostname(),
@@ -388,6 +392,7 @@ def _job_environment(jobs: int) -> Iterator[None]:
     """What jobs inherit: the import path, and a fair share of the cores for libraries that count them at start."""
     before = dict(os.environ)
     os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), *filter(None, [before.get("PYTHONPATH")])])
+    os.environ[VISIBLE_GPUS] = before.get("CUDA_VISIBLE_DEVICES", "all")
     if jobs > 1:
         os.environ.setdefault("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // jobs)))
     try:
