@@ -19,6 +19,12 @@ def pytest_generate_tests(metafunc):
         metafunc.parametrize("golden_case", [folder / name for name in names], ids=names)
 
 
+def pytest_collection_modifyitems(items):
+    """The slowest files first, so that two workers (make test) end together."""
+    slow = ["test_train.py", "test_sweep.py", "test_mesh.py", "test_parity.py", "test_experiments.py", "test_tracking.py"]
+    items.sort(key=lambda item: slow.index(item.path.name) if item.path.name in slow else len(slow))
+
+
 def pytest_collection_finish(session):
     """Start torch_xla before the first test that calls backward: autograd makes one queue a device then, and never again."""
     if any("runtime" in getattr(item, "fixturenames", ()) for item in session.items):

@@ -176,7 +176,7 @@ def test_help_lists_every_group(tmp_path):
     from trm.cli import CONF_DIR, GROUPS
 
     done = run(tmp_path, "trm.train", "--help")
-    folders = {p.name for p in CONF_DIR.iterdir() if p.is_dir()} - {"hydra", "sweep"}
+    folders = {p.name for p in CONF_DIR.iterdir() if p.is_dir()} - {"hydra"}
     assert folders == GROUPS.keys()
     for group in folders:
         assert re.search(rf"^ +{group} +\w", done.stdout, re.MULTILINE)

@@ -124,7 +124,7 @@ class XlaRuntime:
     def __init__(self, hardware: HardwareConfig) -> None:
         os.environ["PJRT_DEVICE"] = hardware.platform.upper()
         if hardware.platform == "cpu":
-            os.environ["CPU_NUM_DEVICES"] = str(hardware.devices_per_host)
+            os.environ["CPU_NUM_DEVICES"] = str(hardware.local_devices)
         try:
             import torch_xla
             import torch_xla.core.xla_model as xm

@@ -5,6 +5,7 @@ Reads top to bottom: settings, data, devices, state (new or resumed), the loop (
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import sys
 import time
@@ -30,6 +31,7 @@ from trm.runtime import Runtime, start
 from trm.saved_run import CONFIG_FILE
 from trm.signals import StopSignal
 from trm.step import METRICS, StepConfig, TrainState, draw_min_steps, init_state, train_step
+from trm.sweep import process_rank
 from trm.tracking import Trackers, open_trackers
 
 log = logging.getLogger(__name__)
@@ -41,7 +43,8 @@ SHOWN_IN_LOG = {"exact_accuracy": "exact_accuracy", "accuracy": "accuracy", "los
 def train(cfg: Config) -> None:
     """One run from its settings to its summary; see the module's docstring. Exits with 143 when preempted."""
     run_dir = Path(HydraConfig.get().runtime.output_dir)
-    with exclusive(run_dir):
+    # the ranks of a whole-pod job share one folder: the first one holds it for all
+    with exclusive(run_dir) if process_rank()[0] == 0 else contextlib.nullcontext():
         Run(cfg, run_dir).execute()
 
 
