@@ -24,7 +24,7 @@ demo: setup
 	@scripts/demo.sh
 
 test: setup
-	$(PY) -m pytest -n 2 --dist loadfile
+	$(PY) -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 test-slurm: setup   # as root: starts a throw-away Slurm on this machine
 	scripts/dev/test_slurm.sh

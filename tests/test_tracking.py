@@ -345,10 +345,10 @@ report(t)
             "notes": "a note",
             "displayName": "the-run-name",
         }
-        # W&B's code for metrics: 1 = name, 2 = glob, 5 = which of the list is the x axis, counted from 1.
+        # W&B's code for metrics, in any order: 1 = name, 2 = glob, 5 = which of the list is the x axis, counted from 1.
         metrics = json.loads(run.settings["config"])["_wandb"]["value"]["m"]
-        assert metrics[0]["1"] == "global_step"
-        assert {m.get("1") or m["2"]: m["5"] for m in metrics[1:]} == {"eval/exact_accuracy": 1, "*": 1}
+        axis = {m.get("1") or m["2"]: metrics[m["5"] - 1]["1"] if "5" in m else None for m in metrics}
+        assert axis == {"global_step": None, "eval/exact_accuracy": "global_step", "*": "global_step"}
         assert run.config["recursion"]["T"] == 5
         assert run.config["optimizer"]["weight_decay"] == 1.0
 
