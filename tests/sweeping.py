@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -13,8 +14,15 @@ ROOT = Path(__file__).parents[1]
 
 def start(folder, *arguments, orders=None, command=(str(FAKE_JOB),), **environment):
     env = os.environ | environment | {"FAKE_JOB": json.dumps(orders or {}), "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    # a test run started in the background ignores SIGINT, and would hand that down: a user's terminal does not
     return subprocess.Popen(
-        [sys.executable, *command, *arguments], cwd=folder, env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        [sys.executable, *command, *arguments],
+        cwd=folder,
+        env=env,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
 
 
