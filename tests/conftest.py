@@ -34,6 +34,17 @@ def pytest_collection_finish(session):
         start(HardwareConfig(name="cpu"))
 
 
+@pytest.fixture(scope="module")
+def one_thread():
+    """For modules of tiny tensors: handing them to threads takes longer than computing."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture(scope="session")
 def shared_data():
     folder = SHARED / "data"

@@ -31,14 +31,7 @@ from trm.model import (
     with_latents,
 )
 
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Tensors are tiny here: handing them to threads takes longer than computing."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def make_arch(dtype=torch.float64, seq_len=5, recursion=None, identifiers=3, **model):

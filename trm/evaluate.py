@@ -5,7 +5,6 @@
 
 import json
 import time
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -44,23 +43,19 @@ class Evaluator:
         batch = self.runtime.put_batch(next(iter(self.loader)))
         self.runtime.prepare(self._step, weights, self._fixed, puzzle_embedding, self._carry, batch, self._zeros)
 
-    def run(
-        self, weights: Weights, puzzle_embedding: Tensor | None, num_steps: int, progress: Callable[[int, int], None] | None = None
-    ) -> list[dict[str, float]]:
+    def run(self, weights: Weights, puzzle_embedding: Tensor | None, num_steps: int) -> list[dict[str, float]]:
         """Metrics after each of `num_steps` supervision steps, the mean over all puzzles; the last entry is the result.
 
         Weights are on the device. Keys: exact_accuracy, accuracy, lm_loss, q_halt_loss, q_halt_accuracy, steps, count. Nothing is
         read from the device before the end.
         """
         sums = [self._zeros] * num_steps
-        for i, host_batch in enumerate(self.loader):
+        for host_batch in self.loader:
             batch = self.runtime.put_batch(host_batch)
             carry = self._carry
             for s in range(num_steps):
                 carry, sums[s] = self._step(weights, self._fixed, puzzle_embedding, carry, batch, sums[s])
                 self.runtime.end_step()
-            if progress is not None:
-                progress(i + 1, len(self.loader))
         return [_means(total) for total in self.runtime.fetch(sums)]
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from trm.errors import UserError
 
-SUMMARY_FILE = "summary.json"
+SUMMARY_FILE, CONFIG_FILE = "summary.json", "config.yaml"
 
 
 @contextlib.contextmanager
@@ -28,11 +28,13 @@ def exclusive(run_dir: Path) -> Iterator[None]:
         yield
 
 
-def read_summary(run_dir: Path) -> dict[str, Any]:
-    """The summary that an earlier start of the run left; empty where there is none."""
-    path = run_dir / SUMMARY_FILE
-    summary: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
-    return summary
+def read_summary(run_dir: Path) -> dict[str, Any] | None:
+    """A run's summary.json; None where there is none, or where it is not whole."""
+    try:
+        summary = json.loads((run_dir / SUMMARY_FILE).read_text())
+    except (OSError, ValueError):
+        return None
+    return summary if isinstance(summary, dict) else None
 
 
 def write_summary(run_dir: Path, summary: dict[str, Any]) -> None:

@@ -13,8 +13,7 @@ from trm.cli import CONF_DIR, compose, one_line, refuse_unknown_keys
 from trm.config import Config, from_composed, to_plain
 from trm.errors import ConfigError
 from trm.model import Architecture, Weights, architecture, init_fixed
-
-CONFIG_FILE = "config.yaml"
+from trm.run_folder import CONFIG_FILE
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from trm.errors import UserError
-from trm.run_folder import SUMMARY_FILE, write_summary
+from trm.run_folder import SUMMARY_FILE, read_summary, write_summary
 
 log = logging.getLogger(__name__)
 
@@ -123,15 +123,6 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
     temporary = path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}")
     temporary.write_text(json.dumps(content, indent=1) + "\n")
     temporary.replace(path)
-
-
-def read_summary(run_dir: Path) -> dict[str, Any] | None:
-    """A run's summary.json; None where there is none, or where it is not whole."""
-    try:
-        summary = json.loads((run_dir / SUMMARY_FILE).read_text())
-    except (OSError, ValueError):
-        return None
-    return summary if isinstance(summary, dict) else None
 
 
 def is_completed(run_dir: Path, digest: str) -> bool:

@@ -26,9 +26,8 @@ from trm.errors import CheckpointError
 from trm.evaluate import Evaluator, make_evaluator
 from trm.model import Weights, architecture, init_fixed, num_parameters
 from trm.progress import Clock, progress_bar
-from trm.run_folder import SUMMARY_FILE, exclusive, read_summary, write_summary
+from trm.run_folder import CONFIG_FILE, SUMMARY_FILE, exclusive, read_summary, write_summary
 from trm.runtime import Runtime, start
-from trm.saved_run import CONFIG_FILE
 from trm.signals import StopSignal
 from trm.step import METRICS, StepConfig, TrainState, draw_min_steps, init_state, train_step
 from trm.sweep import process_rank
@@ -113,7 +112,7 @@ class Run:
 
         self.clock, self.step = Clock(), self.start_step
         self.seconds_to_first_step: float | None = None
-        self.seconds_before = read_summary(self.run_dir).get("seconds", 0.0) if self.start_step else 0.0
+        self.seconds_before = (read_summary(self.run_dir) or {}).get("seconds", 0.0) if self.start_step else 0.0
         status, exit_code, reason = "failed", EXIT_FAILED, None
         try:
             with StopSignal() as stop:
@@ -175,13 +174,14 @@ class Run:
                     log.info("XLA Metrics at step %s: %s graphs compiled", self.step, runtime.compile_count())
 
                 # -------------------------------------------------------------------------------------- evaluate and save
-                last = self.step == self.total_steps or stop.requested
+                stopping = stop.requested  # read once: a signal that comes while saving waits for the next step's save
+                last = self.step == self.total_steps or stopping
                 evaluate = self.step == self.total_steps or _due(self.step, cfg.train.eval_every_steps)
                 if evaluate or last or _due(self.step, cfg.train.checkpoint_every_steps):
                     with clock.paused():
                         is_best = evaluate and self._evaluate(evaluator, state)
                         self._save(state, is_best)
-                if stop.requested:
+                if stopping:
                     return self.step < self.total_steps
         return False
 

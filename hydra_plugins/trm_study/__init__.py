@@ -36,6 +36,7 @@ from trm.cli import CONF_DIR, EXIT_FAILED, EXIT_PREEMPTED, invocation, one_line,
 from trm.config import Config, HardwareConfig, digest, from_composed
 from trm.errors import ConfigError, UserError
 from trm.placement import cores_of_slot, environment, expand_indices, place, ray_resources, slots_of_host, slurm_resources
+from trm.run_folder import read_summary
 
 log = logging.getLogger(__name__)
 
@@ -322,7 +323,7 @@ class LocalLauncher(QueueLauncher):
             self.reasons[name] = "not started: the sweep was stopped"
 
     def _ended(self, run_dir: Path, number: int, total: int, name: str, job: Any, seconds: float) -> None:
-        summary = study.read_summary(run_dir) or {}
+        summary = read_summary(run_dir) or {}
         status = summary.get("status", "ended without a summary")
         score = summary.get("exact_accuracy")
         log.info(
@@ -463,7 +464,7 @@ class SlurmLauncher(QueueLauncher):
             queued = _in_queue()
             for name, job_id in [(name, job_id) for name, job_id in waiting.items() if job_id not in queued]:
                 del waiting[name]
-                summary = study.read_summary(sweep_dir / name) or {}
+                summary = read_summary(sweep_dir / name) or {}
                 state = _slurm_state(job_id)
                 log.info("%s: %s (Slurm job %s: %s)", name, summary.get("status", "ended without a summary"), job_id, state)
                 self.reasons[name] = f"Slurm job {job_id} ended as {state} without a summary"

@@ -14,10 +14,9 @@ from omegaconf.errors import OmegaConfBaseException
 
 from trm.config import Config, to_plain
 from trm.errors import UserError
+from trm.run_folder import CONFIG_FILE, SUMMARY_FILE
 from trm.tracking import METRICS_FILE
 
-# The names that trm/train.py and trm/saved_run.py write; importing those would import torch, seconds that a report need not wait.
-SUMMARY_FILE, CONFIG_FILE = "summary.json", "config.yaml"
 COMPOSED_FILE, HYDRA_FILE = "config/config.yaml", "config/hydra.yaml"  # Hydra writes these before the run begins
 GRID_FILE = "grid.json"
 NOT_RUNS = ("checkpoints", "tensorboard", "wandb", "__pycache__")
