@@ -1,4 +1,4 @@
-# make setup | demo | test | test-slurm | lint | format | clean.  `make setup TORCH_INDEX=URL` takes torch from another index (CPU wheels).
+# make setup | demo | test | test-faults | test-slurm | lint | format | clean.  `make setup TORCH_INDEX=URL` takes torch from another index (CPU wheels).
 # EXTRAS adds optional packages: make setup EXTRAS=dev,tpu (also: plan, ray).
 SHELL := bash
 PYTHON ?= python3
@@ -8,7 +8,7 @@ TORCH_INDEX ?=
 EXTRAS ?= dev
 READY := $(VENV)/.ready-$(EXTRAS)
 
-.PHONY: setup demo test test-slurm lint format clean
+.PHONY: setup demo test test-faults test-slurm lint format clean
 setup: $(READY)
 
 $(READY): setup.cfg pyproject.toml
@@ -25,6 +25,10 @@ demo: setup
 
 test: setup
 	$(PY) -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+
+# TRM_KILLS=50 TRM_FAULT_CASES=2000 make test-faults: a night's count
+test-faults: setup
+	$(PY) -m pytest -n 2 --dist loadfile tests/faults
 
 test-slurm: setup   # as root: starts a throw-away Slurm on this machine
 	scripts/dev/test_slurm.sh

@@ -1,21 +1,18 @@
 #!/usr/bin/env bash
-# make demo: train one run on 4x4 Sudoku, then solve a held-out puzzle with it.
+# make demo: the recursion grid on 4x4 Sudoku as a sweep, its report, and a held-out puzzle solved by one of its runs.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 PATH="$PWD/.venv/bin:$PATH"
-RUN=outputs/demo_4x4
+SWEEP=multirun/demo
 
-python -m trm.train experiment=demo_4x4 run_name=demo_4x4 tracking=tensorboard
+began=$SECONDS
+python -m trm.train +sweep=demo
 echo
-echo "A puzzle that was held out of training:"
-python -m trm.solve checkpoint=$RUN test:0
+echo "A puzzle that was held out of training, solved by the T=2 n=2 run:"
+python -m trm.solve "checkpoint=$SWEEP/recursion=t2_n2" test:0
 echo
-python - $RUN <<'PY'
-import json, pathlib, sys
-run = pathlib.Path(sys.argv[1])
-summary = json.loads((run / "summary.json").read_text())
-print(f"{summary['exact_accuracy']:.1%} of {summary['last_eval']['count']} held-out puzzles are solved exactly "
-      f"after {summary['steps']} steps ({summary['seconds']:.0f} s of training)")
-print(f"run folder: {run}   (train.log, metrics.jsonl, summary.json, checkpoints/)")
-print(f"curves:     .venv/bin/tensorboard --logdir {run}/tensorboard")
-PY
+python -m trm.report $SWEEP
+echo
+echo "page with table and curves:  $PWD/$SWEEP/report/index.html"
+echo "dashboard:                   .venv/bin/tensorboard --logdir $SWEEP   (then open http://localhost:6006)"
+echo "the demo took $((SECONDS - began)) s; the same command again runs only what is missing"

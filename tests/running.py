@@ -14,6 +14,10 @@ TINY = [
 ]  # fmt: skip
 
 
+# Values of metrics.jsonl that differ between two runs of the same.
+TIMES = ("samples_per_s", "step_time_s", "loader_wait_s", "compiles")
+
+
 def environment(**extra: str) -> dict[str, str]:
     """The environment of a command under test: no W&B account, whatever this machine has."""
     inherited = {k: v for k, v in os.environ.items() if not k.startswith("WANDB_") and k != "HYDRA_FULL_ERROR"}
@@ -40,3 +44,8 @@ def metrics(run_dir: Path, kind: str) -> list[dict]:
 
 def summary(run_dir: Path) -> dict:
     return json.loads((run_dir / "summary.json").read_text())
+
+
+def numbers(run_dir: Path, kind: str = "train") -> list[dict]:
+    """The metrics without those that depend on the clock."""
+    return [{name: value for name, value in line.items() if name not in TIMES} for line in metrics(run_dir, kind)]

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import threading
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,6 +16,7 @@ import trm.checkpoint
 from trm.checkpoint import (
     META_FILE,
     STATE_FILE,
+    CheckpointWriter,
     Meta,
     find_checkpoint,
     flatten,
@@ -46,6 +48,7 @@ def make_meta(step, **changes):
         "last_eval": {"exact_accuracy": 1 / 3},
         "last_eval_step": 5,
         "data": {"seq_len": 81, "vocab_size": 11, "num_puzzle_identifiers": 1},
+        "wandb_run_id": None,
     }
     return Meta(**(values | changes))
 
@@ -386,3 +389,36 @@ def test_the_checkpoint_just_written_is_never_deleted(tmp_path):
     save(tmp_path, 100)
     save(tmp_path, 60, keep=1)
     assert load_checkpoint(find_checkpoint(tmp_path))[1].step == 60
+
+
+# writing in the background -------------------------------------------------------------------------------------------------------
+
+
+def test_the_writer_writes_what_save_checkpoint_would(tmp_path):
+    writer = CheckpointWriter(tmp_path / "background", keep=2)
+    for step in (1, 2, 3):
+        writer.save(TENSORS, make_meta(step), is_best=step == 1)
+        save(tmp_path / "direct", step, is_best=step == 1, keep=2)
+    writer.close()
+    files = [
+        {p.relative_to(folder): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+        for folder in (tmp_path / "background", tmp_path / "direct")
+    ]
+    assert files[0] == files[1]
+
+
+def test_the_writer_does_not_hold_up_its_caller_and_tells_of_a_failure_later(tmp_path, monkeypatch):
+    go_on = threading.Event()
+
+    def slow(*args, **kwargs):
+        go_on.wait(30)
+        raise OSError("no room")
+
+    monkeypatch.setattr("trm.checkpoint.save_checkpoint", slow)
+    writer = CheckpointWriter(tmp_path, keep=1)
+    writer.save(TENSORS, make_meta(1), is_best=False)  # comes back though the write has not ended
+    writer.check()
+    go_on.set()
+    with pytest.raises(OSError, match="no room"):
+        writer.close()
+    writer.close()

@@ -9,6 +9,7 @@ import json
 import os
 import re
 import shutil
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -22,7 +23,7 @@ from trm.errors import CheckpointError
 
 T = TypeVar("T")
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 STATE_FILE, META_FILE = "state.safetensors", "meta.json"
 
 
@@ -38,6 +39,7 @@ class Meta:
     last_eval: dict[str, float] | None  # metrics of the last evaluation up to this step
     last_eval_step: int | None
     data: dict[str, int]  # seq_len, vocab_size, num_puzzle_identifiers
+    wandb_run_id: str | None  # the W&B run that a resumed run continues; None without W&B
 
 
 def flatten(tree: Any) -> dict[str, Tensor]:
@@ -97,6 +99,41 @@ def save_checkpoint(run_dir: Path, tensors: dict[str, Tensor], meta: Meta, *, is
         if f"step_{old}" not in (best, final.name):
             shutil.rmtree(folder / f"step_{old}")
     return final
+
+
+class CheckpointWriter:
+    """Writes the checkpoints of one run in a thread, one at a time, so that training waits only for the copy to the host.
+
+    An error while writing is raised by the next call of any method.
+    """
+
+    def __init__(self, run_dir: Path, keep: int) -> None:
+        self._run_dir, self._keep = run_dir, keep
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+        self._writing: Future[Path] | None = None
+
+    def save(self, tensors: dict[str, Tensor], meta: Meta, *, is_best: bool) -> None:
+        """Start writing `tensors`, which nobody may change any more; waits for the checkpoint before this one."""
+        self.wait()
+        self._writing = self._pool.submit(save_checkpoint, self._run_dir, tensors, meta, is_best=is_best, keep=self._keep)
+
+    def check(self) -> None:
+        """Raise the error of a write that has failed by now."""
+        if self._writing is not None and self._writing.done():
+            self.wait()
+
+    def wait(self) -> None:
+        """Wait until all is on disk."""
+        writing, self._writing = self._writing, None
+        if writing is not None:
+            writing.result()
+
+    def close(self) -> None:
+        """Wait, then end the thread."""
+        try:
+            self.wait()
+        finally:
+            self._pool.shutdown()
 
 
 def saved_steps(run_dir: Path) -> list[int]:

@@ -4,7 +4,9 @@ Exit codes: 0 done; 1 failed; 2 the user's input is wrong (one line on stderr, n
 """
 
 import difflib
+import errno
 import importlib
+import logging
 import os
 import re
 import shlex
@@ -23,9 +25,10 @@ from omegaconf.errors import OmegaConfBaseException
 
 from trm import sweep
 from trm.config import Config, all_keys, from_composed, register_schema, unknown_keys
-from trm.errors import ConfigError, UserError
+from trm.errors import ConfigError, RunFailure, UserError
 
 CONF_DIR = Path(__file__).resolve().parent.parent / "conf"
+UNWRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENOTDIR, errno.EEXIST, errno.EISDIR)
 EXIT_FAILED, EXIT_USER_ERROR, EXIT_PREEMPTED = 1, 2, 143
 
 # One line on each config group, in the order of conf/config.yaml; `--help` prints it with the group's options.
@@ -89,6 +92,12 @@ def fail_user_error(error: BaseException) -> NoReturn:
     sys.exit(EXIT_USER_ERROR)
 
 
+def fail_run(error: RunFailure) -> NoReturn:
+    """Print why the run cannot go on as one line on stderr and exit with 1."""
+    print(f"error: {error}", file=sys.stderr)
+    sys.exit(EXIT_FAILED)
+
+
 def refuse_unknown_keys(composed: DictConfig) -> None:
     """Raise ConfigError where +KEY=VALUE added a key that the schema does not have."""
     for key in unknown_keys(composed):
@@ -105,6 +114,8 @@ def plain_command(main: Callable[[list[str]], None], usage: str | None) -> None:
         main(arguments)
     except UserError as error:
         fail_user_error(error)
+    except RunFailure as error:
+        fail_run(error)
 
 
 def hydra_command(run: Callable[[Config], None], *, run_folder: bool = True) -> None:
@@ -120,6 +131,7 @@ def hydra_command(run: Callable[[Config], None], *, run_folder: bool = True) -> 
     # Hydra prints its own multi-line report and exits with 1 unless this is set; then it lets exceptions through
     full_error = os.environ.get("HYDRA_FULL_ERROR")
     os.environ["HYDRA_FULL_ERROR"] = "1"
+    logging.raiseExceptions = False  # a full disk that train.log meets is told once, by what the run itself cannot write
     module, name = command_module(), run.__name__
 
     def task(composed: DictConfig) -> None:
@@ -134,6 +146,10 @@ def hydra_command(run: Callable[[Config], None], *, run_folder: bool = True) -> 
                 if full_error == "1":
                     raise
                 fail_user_error(error)
+            except RunFailure as error:
+                if full_error == "1":
+                    raise
+                fail_run(error)
         else:
             with sweep.job(Path(hydra_config.runtime.output_dir)):
                 function(from_composed(composed))
@@ -146,6 +162,10 @@ def hydra_command(run: Callable[[Config], None], *, run_folder: bool = True) -> 
         if full_error == "1" or (type(error) is ValueError and not _is_group_choice(error)):
             raise
         fail_user_error(error)
+    except OSError as error:  # Hydra cannot make the run's folder, or its log in it
+        if full_error == "1" or error.errno not in UNWRITABLE:
+            raise
+        fail_user_error(UserError(f"{error.filename}: {error.strerror}: make it writable, or start in another folder"))
 
 
 def _is_group_choice(error: Exception) -> bool:

@@ -1,4 +1,4 @@
-"""Errors that are the user's to mend: each becomes one line on stderr and exit code 2 (see trm/cli.py)."""
+"""Errors that are told in one line on stderr (see trm/cli.py): the user's to mend (exit code 2), or a run that cannot go on (1)."""
 
 
 class UserError(Exception):
@@ -15,3 +15,7 @@ class DataError(UserError):
 
 class CheckpointError(UserError):
     """A checkpoint is missing, damaged or belongs to another configuration."""
+
+
+class RunFailure(Exception):
+    """A run cannot go on though its input is right: full disk, loss not finite, memory. One line that says what to do."""

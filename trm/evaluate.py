@@ -62,7 +62,8 @@ class Evaluator:
 def _means(total: Tensor) -> dict[str, float]:
     values = dict(zip(METRICS, total.tolist(), strict=True))
     count = values.pop("count")
-    del values["rows"], values["q_continue_loss"]  # every row is counted; the continue loss is of training alone
+    for name in ("rows", "q_continue_loss", "nonfinite_steps", "stop_votes"):  # every row counts; the others are of training alone
+        del values[name]
     return {"count": int(count)} | {name: value / max(count, 1) for name, value in values.items()}
 
 

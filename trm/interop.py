@@ -180,6 +180,7 @@ def import_file(arguments: list[str]) -> None:
         last_eval=None,
         last_eval_step=None,
         data=sizes,
+        wandb_run_id=None,
     )
     save_checkpoint(run_dir, tensors, meta, is_best=True, keep=1)
     plain["data"]["path"] = str(Path(cfg.data.path).resolve())

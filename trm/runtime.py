@@ -205,7 +205,11 @@ class XlaRuntime:
         self._torch_xla.sync()
 
     def fetch(self, tree: T) -> T:
-        return _map_tensors(lambda tensor: tensor.cpu(), tree)
+        leaves, structure = pytree.tree_flatten(tree)
+        # all in one transfer; under SPMD each tensor by itself is gathered by a computation of its own
+        fetched = iter(self._torch_xla._XLAC._xla_get_cpu_tensors([leaf for leaf in leaves if isinstance(leaf, Tensor)]))
+        result: T = pytree.tree_unflatten([next(fetched) if isinstance(leaf, Tensor) else leaf for leaf in leaves], structure)
+        return result
 
     def compile_count(self) -> int:
         return int(self._metrics.counter_value("UncachedCompile") or 0)

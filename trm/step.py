@@ -22,10 +22,13 @@ from trm.model import Architecture, Output, Weights, forward, init_puzzle_embedd
 from trm.optim import learning_rate, update_ema, update_puzzle_embedding, update_weights
 from trm.recursion import Latents
 
-Batch = dict[str, Tensor]  # inputs [B, C], labels [B, C], puzzle_identifiers [B], min_steps [B] (training); all int32
+# inputs [B, C], labels [B, C], puzzle_identifiers [B], min_steps [B] (training), stop [B] (of several hosts); all int32
+Batch = dict[str, Tensor]
 
 # Sums over rows. Training counts the rows that halted in the step, evaluation every puzzle; losses are sums over `rows` rows.
-METRICS = ("count", "accuracy", "exact_accuracy", "q_halt_accuracy", "steps", "rows", "lm_loss", "q_halt_loss", "q_continue_loss")
+# `nonfinite_steps` counts steps: those whose loss was not a finite number; `stop_votes` rows of hosts that want to stop.
+LOSS_TERMS = ("lm_loss", "q_halt_loss", "q_continue_loss")
+METRICS = ("count", "accuracy", "exact_accuracy", "q_halt_accuracy", "steps", "rows", *LOSS_TERMS, "nonfinite_steps", "stop_votes")
 
 
 class Carry(NamedTuple):
@@ -165,8 +168,12 @@ def sum_metrics(
     counted: Tensor,
     losses: list[Tensor],
     in_losses: Tensor | None = None,
+    stop: Tensor | None = None,
 ) -> Tensor:
-    """The METRICS vector [M]: quantities of the rows in `counted` [B] bool, and sums of losses over `in_losses` (None = all)."""
+    """The METRICS vector [M]: quantities of the rows in `counted` [B] bool, and sums of losses over `in_losses` (None = all).
+
+    `losses` are the sums that LOSS_TERMS name.
+    """
     counted = counted & rows.labelled
     values = [
         counted,
@@ -177,7 +184,10 @@ def sum_metrics(
         torch.ones_like(steps) if in_losses is None else in_losses,
     ]
     dtype = arch.master_dtype
-    return torch.stack([value.sum().to(dtype) for value in values] + [loss.to(dtype) for loss in losses])
+    nonfinite = ~torch.isfinite(sum(losses[1:], losses[0]))
+    stop_votes = torch.zeros_like(losses[0]) if stop is None else stop.sum()
+    totals = [value.sum() for value in values]
+    return torch.stack([value.to(dtype) for value in (*totals, *losses, nonfinite, stop_votes)])
 
 
 # --------------------------------------------------------------------------------------------------------------- training step
@@ -216,7 +226,7 @@ def loss_and_grads(
             q_continue_loss = binary_cross_entropy(out.q_continue, target).sum()
         loss = (lm_loss + 0.5 * (q_halt_loss + q_continue_loss)) / halted.shape[0]
         losses = [lm_loss.detach(), q_halt_loss.detach(), q_continue_loss.detach()]
-        metrics = sum_metrics(arch, out, rows, steps, halted, losses)
+        metrics = sum_metrics(arch, out, rows, steps, halted, losses, stop=batch.get("stop"))
         return loss, (latents, halted, out.logits.detach(), out.q_halt.detach(), metrics.detach())
 
     if vectors is None:

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
-from trm.errors import UserError
+from trm.errors import RunFailure, UserError
 from trm.run_folder import SUMMARY_FILE, read_summary, write_summary
 
 log = logging.getLogger(__name__)
@@ -175,7 +175,7 @@ def job(run_dir: Path) -> Iterator[None]:
         yield
     except Exception as error:
         reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
-        log.error("%s", reason, exc_info=not isinstance(error, UserError))
+        log.error("%s", reason, exc_info=not isinstance(error, (UserError, RunFailure)))
         if rank == 0 and _stamp(summary) == before:
             record_failure(run_dir, reason)
         elif rank:

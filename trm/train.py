@@ -10,20 +10,24 @@ import logging
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+import numpy as np
 import torch
+import torch.utils._pytree as pytree
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 
-from trm.checkpoint import Meta, flatten, load_checkpoint, save_checkpoint, saved_steps, set_aside, unflatten
+from trm.checkpoint import CheckpointWriter, Meta, flatten, load_checkpoint, saved_steps, set_aside, unflatten
 from trm.cli import EXIT_FAILED, EXIT_PREEMPTED, hydra_command
 from trm.config import Config, digest, resume_conflicts, to_plain, total_steps
 from trm.data.build import ensure_dataset
 from trm.data.format import load_dataset
 from trm.data.loader import TrainLoader
-from trm.errors import CheckpointError
+from trm.data.prefetch import Prefetcher
+from trm.errors import CheckpointError, RunFailure
 from trm.evaluate import Evaluator, make_evaluator
+from trm.failures import check_losses, check_weights, explained
 from trm.model import Weights, architecture, init_fixed, num_parameters
 from trm.progress import Clock, progress_bar
 from trm.run_folder import CONFIG_FILE, SUMMARY_FILE, exclusive, read_summary, write_summary
@@ -35,7 +39,9 @@ from trm.tracking import Trackers, open_trackers
 
 log = logging.getLogger(__name__)
 
+T = TypeVar("T")
 XLA_METRICS_EVERY_STEPS = 1000
+SLOW_LOADER_SHARE = 0.2  # of a step spent waiting for its batch, from which on the run warns
 SHOWN_IN_LOG = {"exact_accuracy": "exact_accuracy", "accuracy": "accuracy", "loss": "lm_loss"}
 
 
@@ -43,7 +49,7 @@ def train(cfg: Config) -> None:
     """One run from its settings to its summary; see the module's docstring. Exits with 143 when preempted."""
     run_dir = Path(HydraConfig.get().runtime.output_dir)
     # the ranks of a whole-pod job share one folder: the first one holds it for all
-    with exclusive(run_dir) if process_rank()[0] == 0 else contextlib.nullcontext():
+    with explained(cfg, run_dir), exclusive(run_dir) if process_rank()[0] == 0 else contextlib.nullcontext():
         Run(cfg, run_dir).execute()
 
 
@@ -83,6 +89,9 @@ class Run:
         self.last_eval_step: int | None = None
         self.fixed = init_fixed(self.arch, cfg.seed)
         self.warnings: list[str] = []  # of this module; the trackers keep their own
+        self.slow_loader_told = False
+        self.wandb_run_id: str | None = None  # of the run that is resumed
+        self.writer = CheckpointWriter(run_dir, cfg.train.keep_checkpoints)
 
     # -------------------------------------------------------------------------------------------------------------- whole run
 
@@ -94,14 +103,16 @@ class Run:
             log.info("nothing to do: %s already holds all %s steps", self.run_dir, self.total_steps)
             return
         self.trackers: Trackers = open_trackers(
-            cfg, self.run_dir, is_main=self.runtime.is_main, resume_step=self.start_step or None, wandb_run_id=self._wandb_id()
+            cfg,
+            self.run_dir,
+            is_main=self.runtime.is_main,
+            resume_step=self.start_step or None,
+            wandb_run_id=self.wandb_run_id,
         )
         if self.runtime.is_main:
             saved = to_plain(cfg)
             saved["data"]["path"] = str(Path(cfg.data.path).resolve())  # so that the run can be opened from any folder
             OmegaConf.save(OmegaConf.create(saved), self.run_dir / CONFIG_FILE)
-            if self.trackers.wandb_run_id:
-                (self.run_dir / "wandb_run_id").write_text(self.trackers.wandb_run_id + "\n")
         log.info(
             "%s: %s parameters, %s steps, %s",
             cfg.run_name,
@@ -115,11 +126,12 @@ class Run:
         self.seconds_before = (read_summary(self.run_dir) or {}).get("seconds", 0.0) if self.start_step else 0.0
         status, exit_code, reason = "failed", EXIT_FAILED, None
         try:
-            with StopSignal() as stop:
+            # a run ends when its last checkpoint is on disk
+            with StopSignal() as stop, explained(cfg, self.run_dir), contextlib.closing(self.writer):
                 stopped = self._loop(state, stop)
             status, exit_code = ("preempted", EXIT_PREEMPTED) if stopped else ("completed", 0)
         except BaseException as error:
-            reason = f"{type(error).__name__}: {error}"
+            reason = str(error) if isinstance(error, RunFailure) else f"{type(error).__name__}: {error}"
             raise
         finally:
             summary = self._summary(status, reason)
@@ -150,16 +162,21 @@ class Run:
         step_function = runtime.compile(one_step)
         evaluator = make_evaluator(cfg, runtime, self.arch, self.fixed)
         no_metrics = runtime.put_replicated(torch.zeros(len(METRICS), dtype=self.arch.master_dtype))
-        state = runtime.put_replicated(state._replace(carry=None))._replace(carry=runtime.put_rows(state.carry))  # type: ignore[arg-type]
+        carry = self._own_rows(state.carry)
+        state = runtime.put_replicated(state._replace(carry=None))._replace(carry=runtime.put_rows(carry))  # type: ignore[arg-type]
         if self.start_step < self.total_steps:
             log.info("compiling the training step (once per run) ...")
 
         clock.reset(self.step)
-        with progress_bar(cfg.train.progress, self.start_step, self.total_steps) as bar:
+        steps = range(self.start_step, self.total_steps)
+
+        def device_batch(step: int) -> dict[str, torch.Tensor]:
+            return runtime.put_batch(self._host_batch(step, stop))
+
+        with progress_bar(cfg.train.progress, self.start_step, self.total_steps) as bar, Prefetcher(device_batch, steps) as batches:
             while self.step < self.total_steps:
                 # ------------------------------------------------------------------------------------------------------ step
-                batch = runtime.put_batch(self._host_batch(self.step))
-                state = step_function(state, fixed, batch)
+                state = step_function(state, fixed, batches.next())
                 runtime.end_step()
                 self.step += 1
                 if self.seconds_to_first_step is None:
@@ -167,14 +184,16 @@ class Run:
                 bar.update()
 
                 # ------------------------------------------------------------------------------------------------------- log
+                stopping = stop.requested and runtime.process_count == 1
                 if self.step % cfg.train.log_every_steps == 0 or self.step == self.total_steps:
-                    self._log_training(state, clock)
+                    stop_votes = self._log_training(state, clock, batches)
+                    stopping = stopping or stop_votes > 0  # several hosts stop together, at a step where all read the votes
                     state = state._replace(metrics=no_metrics)
+                    self.writer.check()
                 if self.step % XLA_METRICS_EVERY_STEPS == 0:
                     log.info("XLA Metrics at step %s: %s graphs compiled", self.step, runtime.compile_count())
 
                 # -------------------------------------------------------------------------------------- evaluate and save
-                stopping = stop.requested  # read once: a signal that comes while saving waits for the next step's save
                 last = self.step == self.total_steps or stopping
                 evaluate = self.step == self.total_steps or _due(self.step, cfg.train.eval_every_steps)
                 if evaluate or last or _due(self.step, cfg.train.checkpoint_every_steps):
@@ -193,12 +212,19 @@ class Run:
         evaluator.prepare(state.ema or state.weights, state.puzzle_embedding)
         self.clock.reset(self.step)
 
-    def _host_batch(self, step: int) -> dict[str, Any]:
-        """This process's rows of the batch of a 0-based step."""
-        batch = self.loader.batch(step)
+    def _host_batch(self, step: int, stop: StopSignal) -> dict[str, Any]:
+        """This process's rows of the batch of a 0-based step; of several processes with their wish to stop."""
         min_steps = draw_min_steps(self.cfg.recursion, self.cfg.seed, step, self.cfg.train.global_batch_size)
+        batch = {**self.loader.batch(step), "min_steps": self._own_rows(min_steps)}
+        if self.runtime.process_count > 1:
+            batch["stop"] = np.full(self.local_batch_size, stop.requested, dtype=np.int32)
+        return batch
+
+    def _own_rows(self, tree: T) -> T:
+        """This process's rows of arrays or tensors whose first axis is the global batch."""
         first = self.runtime.process_index * self.local_batch_size
-        return {**batch, "min_steps": min_steps[first : first + self.local_batch_size]}
+        rows: T = pytree.tree_map(lambda leaf: leaf[first : first + self.local_batch_size], tree)
+        return rows
 
     # ------------------------------------------------------------------------------------------------------------------ pieces
 
@@ -222,6 +248,7 @@ class Run:
         if meta.best_exact_accuracy is not None and meta.best_step is not None:
             self.best = (meta.best_exact_accuracy, meta.best_step)
         self.last_eval, self.last_eval_step = meta.last_eval, meta.last_eval_step
+        self.wandb_run_id = meta.wandb_run_id
         log.info("resuming from %s", folder)
         return state, meta.step
 
@@ -232,23 +259,20 @@ class Run:
             try:
                 return folder, *load_checkpoint(folder)
             except CheckpointError as error:
-                self.warnings.append(f"{error}; the checkpoint before it is used")
-                log.warning(self.warnings[-1])
+                self._warn(f"{error}; the checkpoint before it is used")
         if folders:
             raise CheckpointError(
                 f"{self.run_dir}: every checkpoint is damaged: train.resume=never starts over and keeps them aside"
             )
         return None
 
-    def _wandb_id(self) -> str | None:
-        path = self.run_dir / "wandb_run_id"
-        return path.read_text().strip() if self.start_step and path.exists() else None
-
-    def _log_training(self, state: TrainState, clock: Clock) -> None:
-        """Fetch the metrics accumulated since the last log and write them everywhere."""
+    def _log_training(self, state: TrainState, clock: Clock, batches: Prefetcher[Any]) -> float:
+        """Fetch the metrics accumulated since the last log and write them everywhere; returns the votes to stop."""
         cfg = self.cfg
         sums = dict(zip(METRICS, self.runtime.fetch(state.metrics).tolist(), strict=True))
+        check_losses(sums, self.step, cfg, self.run_dir)
         steps, seconds = clock.lap(self.step)
+        made_s, waited_s = batches.lap()
         halted = max(sums["count"], 1)
         values = {name: sums[name] / halted for name in ("accuracy", "exact_accuracy", "q_halt_accuracy", "steps")}
         losses = ("lm_loss", "q_halt_loss") + (("q_continue_loss",) if cfg.recursion.act_continue else ())
@@ -259,9 +283,26 @@ class Run:
         if steps:  # none are timed where the first step is logged by itself
             values["samples_per_s"] = steps * cfg.train.global_batch_size / seconds
             values["step_time_s"] = seconds / steps
+            values["loader_wait_s"] = waited_s / steps
+            self._warn_of_slow_loader(made_s / steps, waited_s / steps, seconds / steps)
         values["compiles"] = self.runtime.compile_count()
         log.info("Step %s: loss=%.4f, lr=%.6f, time=%.2fs", self.step, values["loss"], values["lr"], seconds)
         self.trackers.log("train", self.step, values)
+        return float(sums["stop_votes"])
+
+    def _warn_of_slow_loader(self, made_s: float, waited_s: float, step_s: float) -> None:
+        """Once a run: seconds of a step to make a batch, to wait for it, and altogether."""
+        if waited_s < SLOW_LOADER_SHARE * step_s or self.slow_loader_told:
+            return
+        self.slow_loader_told = True
+        self._warn(
+            f"the loader needs {1e3 * made_s:.1f} ms for a batch and a step {1e3 * (step_s - waited_s):.1f} ms: the devices wait: "
+            "store the augmented variants (data.num_aug=1000), or free this machine's cores"
+        )
+
+    def _warn(self, text: str) -> None:
+        log.warning(text)
+        self.warnings.append(text)
 
     def _learning_rate(self) -> float:
         from trm.optim import learning_rate
@@ -284,9 +325,13 @@ class Run:
         return is_best
 
     def _save(self, state: TrainState, is_best: bool) -> None:
-        tensors = flatten(self.runtime.fetch(state)) | {f"fixed/{k}": t for k, t in self.fixed.items() if k.startswith("init.")}
+        """Copy the state to the host and have it written; the run stops here rather than save one that is not finite."""
+        host = self.runtime.fetch(state)
+        check_losses(dict(zip(METRICS, host.metrics.tolist(), strict=True)), self.step, self.cfg, self.run_dir)
+        check_weights(host.weights, self.step, self.cfg, self.run_dir)
         if not self.runtime.is_main:
             return
+        tensors = flatten(host) | {f"fixed/{k}": t for k, t in self.fixed.items() if k.startswith("init.")}
         meta = Meta(
             step=self.step,
             config=_without_places(to_plain(self.cfg)),
@@ -296,8 +341,9 @@ class Run:
             last_eval=self.last_eval,
             last_eval_step=self.last_eval_step,
             data=self.data_sizes,
+            wandb_run_id=self.trackers.wandb_run_id,
         )
-        save_checkpoint(self.run_dir, tensors, meta, is_best=is_best, keep=self.cfg.train.keep_checkpoints)
+        self.writer.save(tensors, meta, is_best=is_best)
 
     def _summary(self, status: str, reason: str | None) -> dict[str, Any]:
         """The contents of summary.json."""

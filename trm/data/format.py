@@ -74,7 +74,7 @@ def array_path(folder: Path, split: str, name: str) -> Path:
 
 
 def load_dataset(path: Path, split: str) -> Dataset:
-    """Open one split ("train" or "test") of a dataset folder; the token arrays stay on disk (memory-mapped).
+    """Read one split ("train" or "test") of a dataset folder into memory: a run does not miss files that vanish later.
 
     Raises DataError naming the file when one is missing, unreadable, or at odds with the others.
     """
@@ -143,7 +143,7 @@ def _load_metadata(path: Path, split: str) -> Metadata:
 
 def _load_array(path: Path, file: Path) -> NDArray[Any]:
     try:
-        return np.asarray(np.load(file, mmap_mode="r", allow_pickle=False))
+        return np.asarray(np.load(file, allow_pickle=False))
     except FileNotFoundError as error:
         raise _broken(path, file, "is missing") from error
     except (ValueError, EOFError, OSError) as error:

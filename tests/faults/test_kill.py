@@ -1,0 +1,79 @@
+"""kill -9 at any moment: the run goes on from its last checkpoint and ends with the bytes of one that was never hurt.
+
+TRM_KILLS=N sets how often (default 10; `make test-faults` of a night: 50), TRM_FAULT_SEED the random moments.
+"""
+
+import json
+import os
+import random
+import re
+import signal
+import subprocess
+import time
+
+from running import TINY, command, environment, numbers, run
+
+from trm.checkpoint import load_checkpoint, saved_steps
+
+KILLS = int(os.environ.get("TRM_KILLS", "10"))
+SEED = int(os.environ.get("TRM_FAULT_SEED", "0"))
+ENDLESS = [*TINY, "train.eval_every_steps=null", "train.checkpoint_every_steps=1"]
+
+
+def wait_for(process, condition, timeout_s=120):
+    end = time.monotonic() + timeout_s
+    while not condition():
+        assert process.poll() is None, process.returncode
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.0005)
+
+
+def test_killed_runs_lose_nothing_but_the_steps_since_the_last_checkpoint(tmp_path):
+    moments = random.Random(SEED)
+    run_dir = tmp_path / "outputs" / "killed"
+    checkpoints = run_dir / "checkpoints"
+    inside_a_write, resumed_after_s = 0, []
+    for kill in range(KILLS):
+        before = saved_steps(run_dir)[-1:] or [0]
+        began = time.monotonic()
+        with (tmp_path / f"out_{kill}").open("w") as out:
+            process = subprocess.Popen(
+                command("trm.train", *ENDLESS, "run_name=killed", "train.max_steps=100000"),
+                cwd=tmp_path, env=environment(), stdout=out, stderr=subprocess.STDOUT,
+            )  # fmt: skip
+        try:
+            if kill % 5 == 4:  # anywhere in the start-up
+                time.sleep(moments.uniform(0, 8))
+            else:
+                wait_for(process, lambda seen=before[0]: (saved_steps(run_dir)[-1:] or [0])[0] > seen)
+                resumed_after_s.append(time.monotonic() - began)
+                time.sleep(moments.uniform(0, 1))
+                if kill % 2 == 0:  # while a checkpoint is being written
+                    wait_for(process, lambda: any(checkpoints.glob(".writing_*")))
+                    time.sleep(moments.uniform(0, 0.002))
+            process.send_signal(signal.SIGKILL)
+        finally:
+            process.kill()
+            process.wait()
+        inside_a_write += any(checkpoints.glob(".writing_*"))
+        after = saved_steps(run_dir)[-1:] or [0]
+        assert after[0] >= before[0], "a checkpoint was lost"
+        output = (tmp_path / f"out_{kill}").read_text()
+        assert "Traceback" not in output
+        resumed = re.search(r"resuming from \S*step_(\d+)", output)
+        if resumed:
+            assert int(resumed[1]) == before[0], "not the newest checkpoint"
+        if after[0]:
+            load_checkpoint(checkpoints / f"step_{after[0]}")  # whole
+
+    last = after[0] + 5
+    run(tmp_path, "trm.train", *ENDLESS, "run_name=killed", f"train.max_steps={last}")
+    run(tmp_path, "trm.train", *ENDLESS, "run_name=whole", f"train.max_steps={last}", "train.checkpoint_every_steps=null")
+    whole = tmp_path / "outputs" / "whole"
+    names = [folder / "checkpoints" / f"step_{last}" / "state.safetensors" for folder in (run_dir, whole)]
+    assert names[0].read_bytes() == names[1].read_bytes()
+    assert numbers(run_dir) == numbers(whole)
+    assert [line["global_step"] for line in numbers(run_dir)] == list(range(1, last + 1))
+    mean = sum(resumed_after_s) / len(resumed_after_s)
+    facts = {"kills": KILLS, "inside_a_write": inside_a_write, "steps": last, "start_to_first_saved_step_s": round(mean, 1)}
+    print("\n" + json.dumps(facts))

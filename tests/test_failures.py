@@ -1,0 +1,86 @@
+"""What a run says when it cannot go on."""
+
+import errno
+import os
+
+import pytest
+import torch
+
+from trm.cli import compose
+from trm.errors import RunFailure
+from trm.failures import check_losses, check_weights, explained, memory_words
+from trm.step import METRICS
+
+# As the compiler for a v4 said it of a step that was too big.
+TPU_MESSAGE = (
+    "RESOURCE_EXHAUSTED: XLA:TPU compile permanent error. Ran out of memory in memory space hbm. "
+    "Used 48.98G of 30.75G hbm. Exceeded hbm capacity by 18.23G."
+)
+
+
+@pytest.fixture(scope="module")
+def cfg():
+    return compose(["data=sudoku_4x4", "model=tiny", "train.global_batch_size=768"])
+
+
+@pytest.fixture(scope="module")
+def pod():
+    return compose(["data=sudoku_4x4", "model=tiny", "hardware=v4_64", "train.global_batch_size=768"])
+
+
+def test_out_of_memory_names_the_batch_that_fits(pod):
+    line = memory_words(pod, TPU_MESSAGE)
+    assert "48.98G needed, 30.75G there" in line
+    assert "train.global_batch_size=480 should fit" in line  # 768 * 30.75 / 48.98 = 482, and 32 devices
+    assert "\n" not in line
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "CUDA out of memory. Tried to allocate 2.00 GiB.",
+        "[enforce fail at alloc_cpu.cpp:124] err == 0. DefaultCPUAllocator: can't allocate memory: you tried to allocate 99 bytes.",
+        "RESOURCE_EXHAUSTED: Out of memory allocating 12 bytes.",
+    ],
+)
+def test_without_numbers_half_the_batch_is_worth_a_try(cfg, message):
+    assert "train.global_batch_size=384 is worth a try" in memory_words(cfg, message)
+
+
+def test_a_single_row_that_does_not_fit_needs_something_else():
+    one = compose(["data=sudoku_4x4", "model=tiny", "train.global_batch_size=1"])
+    assert "use more devices" in memory_words(one, TPU_MESSAGE.replace("48.98G", "98.98G"))
+
+
+def test_other_errors_pass_as_they_are(cfg, tmp_path):
+    with pytest.raises(RuntimeError, match="shapes"), explained(cfg, tmp_path):
+        raise RuntimeError("shapes do not match")
+    with pytest.raises(ConnectionError), explained(cfg, tmp_path):
+        raise ConnectionResetError(errno.ECONNRESET, "reset")
+
+
+def test_a_real_allocation_that_is_too_large_is_explained(cfg, tmp_path):
+    with pytest.raises(RunFailure, match="out of memory"), explained(cfg, tmp_path):
+        torch.empty(2**62, dtype=torch.uint8)
+
+
+def test_a_full_disk_names_the_file_and_what_comes_next(cfg, tmp_path):
+    (tmp_path / "checkpoints" / "step_40").mkdir(parents=True)
+    with pytest.raises(RunFailure) as caught, explained(cfg, tmp_path):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(tmp_path / "metrics.jsonl"))
+    assert str(caught.value).startswith(f"{tmp_path / 'metrics.jsonl'}: No space left on device")
+    assert f"goes on from {tmp_path}/checkpoints/step_40" in str(caught.value)
+
+
+def test_losses_that_are_not_finite_are_told_with_their_first_step_and_terms(cfg, tmp_path):
+    sums = dict.fromkeys(METRICS, 1.0) | {"nonfinite_steps": 0.0}
+    check_losses(sums, 120, cfg, tmp_path)
+    with pytest.raises(RunFailure, match=r"^step 118: the loss is not finite \(q_halt_loss is inf\): no checkpoint"):
+        check_losses(sums | {"nonfinite_steps": 3.0, "q_halt_loss": float("inf")}, 120, cfg, tmp_path)
+
+
+def test_weights_that_are_not_finite_are_named(cfg, tmp_path):
+    weights = {"lm_head": torch.ones(2), "net.0": torch.tensor([1.0, float("nan")])}
+    with pytest.raises(RunFailure, match=r"^step 7: the weights net\.0 are not finite"):
+        check_weights(weights, 7, cfg, tmp_path)
+    check_weights({"lm_head": torch.ones(2)}, 7, cfg, tmp_path)
