@@ -1,5 +1,5 @@
 #!/bin/bash
-# Install what the report's browser test needs (tests/test_report_page.py) from Debian's packages. Run as root.
+# Install what the browser tests need (tests/browsing.py) from Debian's packages. Run as root.
 set -euo pipefail
 if command -v chromium >/dev/null && command -v chromedriver >/dev/null; then
   exit 0

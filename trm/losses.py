@@ -16,16 +16,20 @@ def log_stablemax(logits: Tensor) -> Tensor:
     return torch.log(s / s.sum(-1, keepdim=True))
 
 
+def log_probabilities(logits: Tensor, kind: str) -> Tensor:
+    """Logarithm of the probabilities over the last axis that the loss `kind` ("stablemax" or "softmax") gives to `logits`."""
+    return log_stablemax(logits) if kind == "stablemax" else F.log_softmax(logits, dim=-1)
+
+
 def cell_cross_entropy(logits_BCV: Tensor, labels_BC: Tensor, kind: str, dtype: torch.dtype) -> Tensor:
     """Mean cross-entropy over the labelled cells of each row, [B] in `dtype`; `kind` is "stablemax" or "softmax".
 
     Logits come in the forward dtype and are widened here. A row without labelled cells has loss 0.
     """
-    wide = logits_BCV.to(dtype)
-    log_probabilities = log_stablemax(wide) if kind == "stablemax" else F.log_softmax(wide, dim=-1)
+    log_share = log_probabilities(logits_BCV.to(dtype), kind)
     labelled = labels_BC != IGNORE_LABEL
     target = torch.where(labelled, labels_BC, 0).long().unsqueeze(-1)
-    cell_loss = -torch.where(labelled, log_probabilities.gather(-1, target).squeeze(-1), 0)
+    cell_loss = -torch.where(labelled, log_share.gather(-1, target).squeeze(-1), 0)
     return cell_loss.sum(-1) / labelled.sum(-1).clamp_min(1)
 
 

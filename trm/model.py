@@ -10,6 +10,7 @@ from __future__ import annotations  # torch.compile cannot evaluate the annotati
 
 import hashlib
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -232,20 +233,47 @@ class Output:
     q_continue: Tensor  # [B] likewise
 
 
+def decode(arch: Architecture, weights: Weights, answer_BLD: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The two heads on the answer latent: logits [B, C, V], q_halt [B] and q_continue [B]."""
+    logits = _linear(answer_BLD, weights["lm_head"])[:, arch.model.prefix_len :]
+    first = answer_BLD[:, 0]
+    q = F.linear(first, weights["q_head.weight"].to(first.dtype), weights["q_head.bias"].to(first.dtype)).to(arch.master_dtype)
+    return logits, q[:, 0], q[:, 1]
+
+
 def forward(
-    arch: Architecture, weights: Weights, fixed: Weights, puzzle_vectors: Tensor | None, latents: Latents, inputs_BC: Tensor
+    arch: Architecture,
+    weights: Weights,
+    fixed: Weights,
+    puzzle_vectors: Tensor | None,
+    latents: Latents,
+    inputs_BC: Tensor,
+    observe: Callable[[Tensor], None] | None = None,
 ) -> Output:
-    """One supervision step's forward pass: embed the question, recurse, decode the answer and the halting values."""
+    """One supervision step's forward pass: embed the question, recurse, decode the answer and the halting values.
+
+    `observe`, for looking at a step from outside, is called with what f_H returns, the answer latent [B, L, D] after each latent
+    recursion. Without it nothing changes in the graph.
+    """
     x = embed(arch, weights, puzzle_vectors, inputs_BC)
     separate = arch.model.separate_networks
     f_L = network(arch, weights, fixed, "f_L" if separate else "net")
     f_H = network(arch, weights, fixed, "f_H") if separate else f_L
+    if observe is not None:
+        f_H = _observed(f_H, observe)
     latents = VARIANTS[arch.recursion.variant].run(f_L, f_H, latents, x, arch.recursion.T, arch.recursion.n)
     answer = latents[arch.latent_names[0]]
-    logits = _linear(answer, weights["lm_head"])[:, arch.model.prefix_len :]
-    first = answer[:, 0]
-    q = F.linear(first, weights["q_head.weight"].to(first.dtype), weights["q_head.bias"].to(first.dtype)).to(arch.master_dtype)
-    return Output(latents, logits, q[:, 0], q[:, 1])
+    logits, q_halt, q_continue = decode(arch, weights, answer)
+    return Output(latents, logits, q_halt, q_continue)
+
+
+def _observed(net: Net, observe: Callable[[Tensor], None]) -> Net:
+    def run(h: Tensor) -> Tensor:
+        out = net(h)
+        observe(out)
+        return out
+
+    return run
 
 
 def with_latents(arch: Architecture, fixed: Weights, batch_size: int) -> Latents:

@@ -2,7 +2,8 @@
 
 A variant is one function here plus one YAML file in conf/recursion. It gets the two networks (one and the same unless
 model.separate_networks), the latents and the embedded question, and returns the updated latents. Gradients flow through
-whatever it does outside `torch.no_grad()`.
+whatever it does outside `torch.no_grad()`. f_H is called once in a latent recursion, at its end, and returns the answer latent:
+trm/thinking.py decodes what passes there.
 
 Shape legend: B rows, L tokens (prefix + cells), D hidden size. Every latent is [B, L, D].
 """

@@ -1,68 +1,75 @@
-"""Solve one puzzle with a trained model: `python -m trm.solve checkpoint=RUN PUZZLE`.
+"""Solve one puzzle with a trained model: `python -m trm.solve checkpoint=RUN PUZZLE [--watch] [--html FILE] [--gif FILE]`.
 
 PUZZLE is the grid row by row, with 1-9 (then A, B, ...) for digits and . or 0 for blanks. Quote it. `test:N` takes the N-th
-held-out puzzle (from 0) of the run's dataset.
+held-out puzzle (from 0) of the run's dataset, whose solution is known.
+
+  --watch      show the grid after every supervision step, with wrong, changed and given cells told apart
+  --html FILE  write a page with sliders over supervision steps and latent recursions; it needs nothing else
+  --gif FILE   write an animation, one picture for each latent recursion
 """
 
+import argparse
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
-import torch
 
 from trm.cli import plain_command
-from trm.config import HardwareConfig
 from trm.data.format import load_dataset
 from trm.data.sudoku import Sudoku
-from trm.errors import ConfigError
-from trm.runtime import start
+from trm.errors import ConfigError, UserError
 from trm.saved_run import SavedRun, open_run, split_arguments
-from trm.step import METRICS, empty_carry, eval_step
+from trm.show.animation import animation
+from trm.show.page import page
+from trm.show.terminal import Watcher
+from trm.thinking import Frame, Puzzle, think
 
 
-def predict(run: SavedRun, question: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The answer after each of N_sup supervision steps, [N_sup, C] tokens, and the probability of halting there, [N_sup].
-
-    `question` is [C] tokens. Runs eagerly on the CPU: for one puzzle that is faster than compiling.
-    """
-    runtime = start(HardwareConfig(name="eager", backend="eager"))
-    batch = runtime.put_batch(
-        {
-            "inputs": question[None].astype(np.int32),
-            "labels": np.full((1, len(question)), -100, np.int32),
-            "puzzle_identifiers": np.zeros(1, np.int32),
-        }
-    )
-    carry = empty_carry(run.arch, run.fixed, 1)
-    sums = torch.zeros(len(METRICS), dtype=run.arch.master_dtype)
-    answers, halting = [], []
-    with torch.no_grad():
-        for _ in range(run.cfg.recursion.n_sup):
-            carry, _, logits, q_halt = eval_step(run.arch, run.eval_weights, run.fixed, run.puzzle_embedding, carry, batch, sums)
-            answers.append(logits[0].argmax(-1).numpy())
-            halting.append(torch.sigmoid(q_halt[0]).item())
-    return np.stack(answers), np.array(halting)
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message}; `python -m trm.solve --help` shows how")
 
 
 def main(arguments: list[str]) -> None:
     """The command: print question and answer as grids, and whether the answer is valid."""
-    path, overrides, rest = split_arguments(arguments)
+    parser = _Parser(add_help=False, allow_abbrev=False)
+    parser.add_argument("rest", nargs="*")
+    parser.add_argument("--watch", action="store_true")
+    parser.add_argument("--html", type=Path)
+    parser.add_argument("--gif", type=Path)
+    given = parser.parse_intermixed_args(arguments)
+    path, overrides, rest = split_arguments(given.rest)
     if len(rest) != 1:
         raise ConfigError(f'one puzzle is needed after checkpoint=RUN, in quotes: "53..7...."; got {len(rest)}')
     run = open_run(path, overrides)
+    puzzle = find_puzzle(run, rest[0])
+    watcher = Watcher(puzzle, run.cfg.recursion.n_sup) if given.watch else None
+    frames: list[Frame] = []
+    for step in think(run.arch, run.eval_weights, run.fixed, run.puzzle_embedding, puzzle.question):
+        frames += step
+        if watcher:
+            watcher.show(step[-1])
+    last = frames[-1]
+    print(report(puzzle.sudoku, puzzle.question, last.answer))
+    print(f"halting probability {last.halting:.3f} after {last.step} supervision steps")
+    if given.html:
+        title = f"{run.cfg.run_name}, step {run.meta.step}: how the model thinks"
+        _write("--html", given.html, page(puzzle, frames, title).encode())
+    if given.gif:
+        _write("--gif", given.gif, animation(puzzle, frames))
+
+
+def find_puzzle(run: SavedRun, name: str) -> Puzzle:
+    """The puzzle that is written out, or that test:N names in the run's dataset. Raises ConfigError or DataError."""
     sudoku = Sudoku(run.cfg.data.box_rows, run.cfg.data.box_cols)
-    question = _held_out(run, rest[0]) if rest[0].startswith("test:") else sudoku.parse(rest[0])
-    answers, halting = predict(run, question)
-    print(report(sudoku, question, answers[-1]))
-    print(f"halting probability {halting[-1]:.3f} after {len(answers)} supervision steps")
-
-
-def _held_out(run: SavedRun, name: str) -> np.ndarray:
-    """The question [C] that test:N names."""
-    inputs = load_dataset(Path(run.cfg.data.path), "test").inputs
+    if not name.startswith("test:"):
+        question = sudoku.parse(name)
+        return Puzzle(sudoku.text(question), sudoku, question, None)
+    dataset = load_dataset(Path(run.cfg.data.path), "test")
     number = name.removeprefix("test:")
-    if not number.isdecimal() or int(number) >= len(inputs):
-        raise ConfigError(f"{name}: the dataset's held-out puzzles are test:0 to test:{len(inputs) - 1}")
-    return np.asarray(inputs[int(number)])
+    if not number.isdecimal() or int(number) >= dataset.num_rows:
+        raise ConfigError(f"{name}: the dataset's held-out puzzles are test:0 to test:{dataset.num_rows - 1}")
+    return Puzzle(name, sudoku, dataset.inputs[int(number)], dataset.labels[int(number)])
 
 
 def report(sudoku: Sudoku, question: np.ndarray, answer: np.ndarray) -> str:
@@ -73,6 +80,15 @@ def report(sudoku: Sudoku, question: np.ndarray, answer: np.ndarray) -> str:
     problems = sudoku.violations(question, answer)
     verdict = "valid solution" if not problems else f"NOT a solution: {'; '.join(problems)}"
     return "\n".join([*lines, f"{sudoku.text(answer)}: {verdict}"])
+
+
+def _write(option: str, path: Path, content: bytes) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+    except OSError as error:
+        raise UserError(f"{option} {path}: cannot be written to ({error.strerror}): choose another file") from error
+    print(f"written: {path}")
 
 
 if __name__ == "__main__":

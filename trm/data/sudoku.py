@@ -114,6 +114,15 @@ class Sudoku:
                 found.append(f"{self.unit_name(unit)} has {DIGITS[token]} more than once")
         return found
 
+    def conflicts(self, answer: NDArray[np.integer]) -> NDArray[np.bool_]:
+        """The cells [L] of an answer [L] whose digit stands a second time in their row, column or box."""
+        found = np.zeros(self.num_cells, np.bool_)
+        for cells in self.units:
+            digits = answer[cells]
+            repeated = np.bincount(digits, minlength=self.vocab_size)[digits] > 1
+            found[cells[repeated & (digits > BLANK)]] = True
+        return found
+
     def is_valid_solution(self, question: NDArray[np.integer], answer: NDArray[np.integer]) -> bool:
         """Whether the answer [L] is complete, keeps the givens of the question [L] and obeys the rules."""
         return not self.violations(question, answer)

@@ -1,0 +1,205 @@
+"""A model's thinking in the terminal and as an animation."""
+
+import fcntl
+import io
+import json
+import os
+import pty
+import re
+import struct
+import termios
+
+import numpy as np
+import pytest
+from PIL import Image, ImageChops
+from thinking_fixtures import SIZES, architecture, puzzle, thoughts
+
+from trm.data.sudoku import BLANK, Sudoku
+from trm.show import terminal
+from trm.show.animation import FRAME_MS, LAST_MS, animation
+from trm.show.page import FLAGS, page, page_data
+from trm.show.terminal import MARKS_LEGEND, Watcher
+from trm.thinking import Frame, Puzzle
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+SUDOKU = Sudoku(2, 2)
+MADE = Puzzle("p", SUDOKU, SUDOKU.parse("1...|..1.|.1..|...1"), SUDOKU.parse("1234|3412|2143|4321"))
+
+
+def frame(step: int, text: str, halting: float = 0.25) -> Frame:
+    return Frame(step, 1, SUDOKU.parse(text), np.full(16, 0.5), halting)
+
+
+STEPS = [frame(1, "1134|3412|2143|4321"), frame(2, "1234|3412|2143|432.", 0.9), frame(3, "1234|3412|2143|4321", 1.0)]
+
+
+def watched(stream, **env: str) -> None:
+    watcher = Watcher(MADE, 3, stream, env)
+    for step in STEPS:
+        watcher.show(step)
+
+
+def on_a_terminal(lines: int, columns: int, **env: str) -> str:
+    """What `watched` writes to a pseudo-terminal of this size."""
+    leader, follower = pty.openpty()
+    try:
+        fcntl.ioctl(follower, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
+        with open(follower, "w", closefd=False) as stream:
+            watched(stream, **env)
+        os.close(follower)
+        written = b""
+        while True:
+            try:
+                part = os.read(leader, 65536)
+            except OSError:  # Linux says so when the other end is closed and all has been read
+                break
+            if not part:
+                break
+            written += part
+    finally:
+        os.close(leader)
+    return written.decode().replace("\r\n", "\n")
+
+
+def screen(written: str) -> list[str]:
+    """The lines that stand on the terminal in the end: the two movements that the watcher uses, colours left out."""
+    lines = [""]
+    for token in re.findall(r"\x1b\[\d+A|\x1b\[J|\x1b\[[\d;]*m|\n|[^\x1b\n]+", written):
+        if re.fullmatch(r"\x1b\[\d+A", token):
+            up = int(token[2:-1])
+            assert lines[-1] == ""
+            lines = lines[:-up] if up < len(lines) else []
+            lines[-1] = ""
+        elif token == "\n":
+            lines.append("")
+        elif not token.startswith("\x1b"):
+            lines[-1] += token
+    return lines
+
+
+@pytest.fixture(autouse=True)
+def no_pause(monkeypatch):
+    monkeypatch.setattr(terminal, "PAUSE_S", 0)
+
+
+PLAIN = f"""\
+{MARKS_LEGEND}
+
+step 1/3  halting 0.250 [#####---------------]  wrong  1  changed  0
+[1]!1 | 3  4 
+ 3  4 |[1] 2 
+------+------
+ 2 [1]| 4  3 
+ 4  3 | 2 [1]
+
+step 2/3  halting 0.900 [##################--]  wrong  1  changed  2
+[1] 2*| 3  4 
+ 3  4 |[1] 2 
+------+------
+ 2 [1]| 4  3 
+ 4  3 | 2 !.*
+
+step 3/3  halting 1.000 [####################]  wrong  0  changed  1
+[1] 2 | 3  4 
+ 3  4 |[1] 2 
+------+------
+ 2 [1]| 4  3 
+ 4  3 | 2 [1]
+
+"""  # noqa: W291
+
+
+def test_a_file_gets_every_grid_with_marks_and_no_escapes():
+    stream = io.StringIO()
+    watched(stream, TERM="xterm")
+    assert stream.getvalue() == PLAIN
+
+
+def test_a_dumb_terminal_too():
+    assert on_a_terminal(40, 100, TERM="dumb") == PLAIN
+
+
+def test_a_terminal_keeps_a_line_for_each_step_and_the_last_grid():
+    written = on_a_terminal(40, 100, TERM="xterm")
+    lines = PLAIN.splitlines()
+    legend, steps = written.splitlines()[0], [line for line in lines if line.startswith("step")]
+    left = screen(written)
+    assert [word in legend for word in ("given", "wrong", "changed")] == [True] * 3
+    assert left[2:5] == steps
+    assert left[5:] == [" 1  2 | 3  4 ", " 3  4 | 1  2 ", "------+------", " 2  1 | 4  3 ", " 4  3 | 2  1 ", "", ""]
+
+
+def test_colours_tell_cells_apart():
+    written = on_a_terminal(40, 100, TERM="xterm")
+    first, second, third = re.split(r"step \d/3", written)[1:]
+    assert f"\x1b[{terminal.GIVEN}m 1 \x1b[0m\x1b[{terminal.WRONG}m 1 \x1b[0m| 3  4 " in first
+    assert f"\x1b[{terminal.GIVEN}m 1 \x1b[0m\x1b[{terminal.CHANGED}m 2 \x1b[0m| 3  4 " in second
+    assert f"\x1b[{terminal.WRONG_AND_CHANGED}m . \x1b[0m" in second
+    assert terminal.WRONG not in third
+    assert "!" not in written
+    assert "[1]" not in written
+
+
+def test_no_color_gives_marks_on_a_terminal():
+    written = on_a_terminal(40, 100, TERM="xterm", NO_COLOR="1")
+    assert not re.search(r"\x1b\[[\d;]*m", written)
+    assert screen(written)[0] == MARKS_LEGEND
+    assert screen(written)[5] == "[1] 2 | 3  4 "
+
+
+@pytest.mark.parametrize(("lines", "columns"), [(8, 100), (40, 12)])
+def test_a_terminal_too_small_for_the_grid_gets_one_below_the_other(lines, columns):
+    assert on_a_terminal(lines, columns, TERM="xterm", NO_COLOR="1") == PLAIN
+
+
+@pytest.mark.parametrize("sudoku", SIZES, ids=lambda s: f"{s.side}x{s.side}")
+def test_every_size_in_every_form(sudoku):
+    made = puzzle(sudoku)
+    frames = thoughts(architecture(sudoku, n_sup=2, T=2), made.question)
+    stream = io.StringIO()
+    watcher = Watcher(made, 2, stream, {})
+    for step in frames[1::2]:
+        watcher.show(step)
+    grids = stream.getvalue().split("\n\n")[1:3]
+    for grid, shown in zip(grids, frames[1::2], strict=True):
+        digits = "".join(re.sub(r"[-+\[\]!*| \n]", "", grid.partition("\n")[2]))
+        assert digits == sudoku.text(shown.answer)
+    picture = Image.open(io.BytesIO(animation(made, frames)))
+    assert picture.n_frames == len(frames)
+    data = page_data(made, frames)
+    assert [item["answer"] for item in data["frames"]] == [sudoku.text(f.answer) for f in frames]
+    for item, shown in zip(data["frames"], frames, strict=True):
+        assert [data["violations"][i] for i in item["violations"]] == sudoku.violations(made.question, shown.answer)
+        assert [bool(m & 1) for m in item["marks"]] == (made.question > BLANK).tolist()
+    assert FLAGS[0] == "given"
+    assert json.loads(json.dumps(data))["side"] == sudoku.side
+
+
+def difference(one: Image.Image, other: Image.Image, box: tuple[int, int, int, int]) -> int:
+    """The largest difference of a pixel in the box, in levels of 255."""
+    return max(high for _, high in ImageChops.difference(one.crop(box), other.crop(box)).getextrema())
+
+
+def test_animation_holds_the_last_frame_and_repeats():
+    picture = Image.open(io.BytesIO(animation(MADE, STEPS)))
+    durations, pictures = [], []
+    for i in range(picture.n_frames):
+        picture.seek(i)
+        durations.append(picture.info["duration"])
+        pictures.append(picture.convert("RGB"))
+    assert picture.info["loop"] == 0
+    assert durations == [FRAME_MS, FRAME_MS, LAST_MS]
+    # the second cell: wrong in the first frame, changed in the second, neither in the third
+    assert all(difference(pictures[i], pictures[j], (119, 14, 224, 119)) > 100 for i, j in ((0, 1), (1, 2), (0, 2)))
+    # the third: right all the time; the frames' palettes differ by a few levels
+    assert difference(pictures[0], pictures[1], (228, 18, 324, 115)) < 10
+
+
+def test_the_page_escapes_what_comes_from_outside():
+    evil = "</script><script>alert(1)</script><img src=x onerror=alert(1)>&\"'"
+    html = page(Puzzle(evil, SUDOKU, MADE.question, None), STEPS, f"run {evil}")
+    assert "<img" not in html
+    assert html.count("<script") == 2
+    assert html.count("</script>") == 2
+    assert "&lt;/script&gt;" in html
+    assert re.findall(r"""(?:src|href)\s*=\s*["']?(\w+)""", html.replace("src=x", "")) == ["data"]

@@ -1,0 +1,1 @@
+"""A model's thinking (trm/thinking.py) drawn in the terminal, as a page and as an animation."""

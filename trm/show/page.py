@@ -1,0 +1,65 @@
+"""One HTML file in which a reader moves through supervision steps and recursions; it needs no network and no other file."""
+
+import base64
+import hashlib
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, StrictUndefined
+from markupsafe import Markup
+
+from trm.thinking import Frame, Puzzle
+
+FLAGS = ("given", "wrong", "changed", "conflict")  # bit i of a cell's number in the page's data stands for FLAGS[i]
+
+
+def page(puzzle: Puzzle, frames: list[Frame], title: str) -> str:
+    """The page of all frames of a run of `think`. Everything that comes from the run or the user is escaped.
+
+    As in trm/report the page's policy forbids any load, and any script but the one whose hash it names.
+    """
+    script = _beside("page.js")
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    return environment.from_string(_beside("page.html")).render(
+        title=title,
+        puzzle=puzzle,
+        answer=puzzle.sudoku.text(frames[-1].answer),
+        valid=puzzle.sudoku.is_valid_solution(puzzle.question, frames[-1].answer),
+        steps=frames[-1].step,
+        recursions=frames[-1].recursion,
+        data=page_data(puzzle, frames),
+        script=Markup(script),  # ours, with nothing from the run in it
+        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+    )
+
+
+def page_data(puzzle: Puzzle, frames: list[Frame]) -> dict[str, Any]:
+    """What the page's script draws, ready for JSON: the frames in their order, grids as one line of text each."""
+    sudoku = puzzle.sudoku
+    numbers: dict[str, int] = {}  # a violation lasts for many frames: its words are written once
+    drawn = []
+    for frame, marks in zip(frames, puzzle.marks_of(frames), strict=True):
+        violations = sudoku.violations(puzzle.question, frame.answer)
+        drawn.append(
+            {
+                "answer": sudoku.text(frame.answer),
+                "confidence": frame.confidence.round(4).tolist(),
+                "halting": frame.halting,
+                "marks": sum(getattr(marks, name).astype(int) << bit for bit, name in enumerate(FLAGS)).tolist(),
+                "violations": [numbers.setdefault(text, len(numbers)) for text in violations],
+            }
+        )
+    return {
+        "side": sudoku.side,
+        "box_rows": sudoku.box_rows,
+        "box_cols": sudoku.box_cols,
+        "flags": FLAGS,
+        "recursions": frames[-1].recursion,
+        "solution": None if puzzle.solution is None else sudoku.text(puzzle.solution),
+        "violations": list(numbers),
+        "frames": drawn,
+    }
+
+
+def _beside(name: str) -> str:
+    return Path(__file__).with_name(name).read_text(encoding="utf-8")

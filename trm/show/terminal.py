@@ -1,0 +1,86 @@
+"""The grid after every supervision step, in the terminal: colours where it has them, marks in plain text otherwise."""
+
+import os
+import sys
+import time
+from collections.abc import Mapping
+from typing import TextIO
+
+from trm.thinking import Frame, Marks, Puzzle
+
+PAUSE_S = 0.3  # a terminal shows each step at least this long before it draws the next one over it
+BAR_WIDTH = 20  # characters
+GIVEN, WRONG, CHANGED, WRONG_AND_CHANGED, PLAIN = "1;34", "1;31;7", "4;36", "1;31;7;4", "0"  # ANSI: bold blue, red, underlined
+MARKS_LEGEND = "[5] given   !5  wrong   5* changed since the step before"
+
+
+class Watcher:
+    """Writes one line for each supervision step, and the grid: over the last grid on a terminal, below it in a file or pipe."""
+
+    def __init__(self, puzzle: Puzzle, num_steps: int, stream: TextIO = sys.stdout, env: Mapping[str, str] = os.environ) -> None:
+        """`env` is asked for NO_COLOR (https://no-color.org) and TERM."""
+        self._puzzle, self._num_steps, self._stream = puzzle, num_steps, stream
+        terminal = stream.isatty() and env.get("TERM") != "dumb"
+        self._colour = terminal and not env.get("NO_COLOR")
+        self._before: Frame | None = None
+        self._drawn = 0  # lines of the grid that stands on the terminal
+        self._in_place = terminal and _fits(os.get_terminal_size(stream.fileno()), puzzle)
+        print(f"{_coloured_legend() if self._colour else MARKS_LEGEND}\n", file=stream)
+
+    def show(self, frame: Frame) -> None:
+        """The next supervision step."""
+        marks = self._puzzle.marks(frame.answer, self._before.answer if self._before else None)
+        self._before = frame
+        if self._in_place and self._drawn:
+            time.sleep(PAUSE_S)
+            self._stream.write(f"\x1b[{self._drawn}A\x1b[J")  # up to where the grid began, and clear from there
+        grid = self._grid(frame, marks)
+        print(summary(frame, marks, self._num_steps), *grid, "", sep="\n", file=self._stream, flush=True)
+        self._drawn = len(grid) + 1
+
+    def _grid(self, frame: Frame, marks: Marks) -> list[str]:
+        sudoku, text = self._puzzle.sudoku, self._puzzle.sudoku.text(frame.answer)
+        flags = zip(marks.given.tolist(), marks.wrong.tolist(), marks.changed.tolist(), strict=True)
+        cells = [self._cell(char, *flag) for char, flag in zip(text, flags, strict=True)]
+        rule = "+".join("-" * (3 * sudoku.box_cols) for _ in range(sudoku.box_rows))
+        lines = []
+        for row in range(sudoku.side):
+            if row and row % sudoku.box_rows == 0:
+                lines.append(rule)
+            line = cells[row * sudoku.side : (row + 1) * sudoku.side]
+            boxes = [line[start : start + sudoku.box_cols] for start in range(0, sudoku.side, sudoku.box_cols)]
+            lines.append("|".join("".join(box) for box in boxes))
+        return lines
+
+    def _cell(self, char: str, given: bool, wrong: bool, changed: bool) -> str:
+        """Three columns of the terminal."""
+        if not self._colour:
+            if given and not wrong:
+                return f"[{char}]"
+            return f"{'!' if wrong else ' '}{char}{'*' if changed else ' '}"
+        if wrong:
+            return _paint(f" {char} ", WRONG_AND_CHANGED if changed else WRONG)
+        return _paint(f" {char} ", GIVEN if given else CHANGED if changed else PLAIN)
+
+
+def summary(frame: Frame, marks: Marks, num_steps: int) -> str:
+    """A step in one line: its number, the halting probability with a bar, and how many cells are wrong and changed."""
+    full = round(BAR_WIDTH * frame.halting)
+    bar = "#" * full + "-" * (BAR_WIDTH - full)
+    step = f"step {frame.step:>{len(str(num_steps))}}/{num_steps}"
+    return f"{step}  halting {frame.halting:.3f} [{bar}]  wrong {marks.wrong.sum():>2}  changed {marks.changed.sum():>2}"
+
+
+def _fits(size: os.terminal_size, puzzle: Puzzle) -> bool:
+    """Whether the terminal shows a whole grid: the cursor does not get back to lines that left the screen."""
+    side, boxes = puzzle.sudoku.side, puzzle.sudoku.box_rows
+    return size.lines > side + boxes + 2 and size.columns > 3 * side + boxes
+
+
+def _paint(text: str, code: str) -> str:
+    return text if code == PLAIN else f"\x1b[{code}m{text}\x1b[0m"
+
+
+def _coloured_legend() -> str:
+    names = {GIVEN: "given", WRONG: "wrong", CHANGED: "changed since the step before", WRONG_AND_CHANGED: "wrong and changed"}
+    return "  ".join(f"{_paint(' 5 ', code)} {name}" for code, name in names.items())
