@@ -12,6 +12,7 @@ import re
 import shlex
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
@@ -20,6 +21,7 @@ from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.plugins import Plugins
 from hydra.errors import HydraException
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -104,10 +106,10 @@ def refuse_unknown_keys(composed: DictConfig) -> None:
         raise ConfigError(unknown_key(key))
 
 
-def plain_command(main: Callable[[list[str]], None], usage: str | None) -> None:
+def plain_command(main: Callable[[list[str]], None], usage: str | None, *, needs_arguments: bool = True) -> None:
     """Run a command that reads its own arguments; `--help` prints `usage`. User errors end as in `hydra_command`."""
     arguments = sys.argv[1:]
-    if not arguments or "--help" in arguments or "-h" in arguments:
+    if "--help" in arguments or "-h" in arguments or (needs_arguments and not arguments):
         print(usage)
         sys.exit(0 if arguments else EXIT_USER_ERROR)
     try:
@@ -198,14 +200,31 @@ def invocation() -> str:
     return shlex.join(["python", *(["-m", module] if module else [sys.argv[0]]), *sys.argv[1:]])
 
 
+@dataclass(frozen=True)
+class Launch:
+    """What Hydra does with a run: where it writes, and what starts the jobs of a sweep."""
+
+    run_dir: Path
+    launcher: str  # the option of hydra/launcher
+    multirun: bool
+
+
 def compose(overrides: list[str]) -> Config:
     """The settings that `python -m trm.train OVERRIDES` would run with, without running anything."""
+    return compose_launch(overrides)[0]
+
+
+def compose_launch(overrides: list[str]) -> tuple[Config, Launch]:
+    """As `compose`, with Hydra's own part."""
     _prepare_hydra()
     with hydra.initialize_config_dir(version_base="1.3", config_dir=str(CONF_DIR)):
         try:
-            composed = hydra.compose("config", overrides=overrides)
-            refuse_unknown_keys(composed)
-            return from_composed(composed)
+            composed = hydra.compose("config", overrides=overrides, return_hydra_config=True)
+            own = composed.hydra
+            launch = Launch(Path(own.run.dir), own.runtime.choices["hydra/launcher"], own.mode == RunMode.MULTIRUN)
+            plain = OmegaConf.create({key: value for key, value in composed.items_ex(resolve=False) if key != "hydra"})
+            refuse_unknown_keys(plain)
+            return from_composed(plain), launch
         except (HydraException, OmegaConfBaseException, ValueError) as error:
             if type(error) is ValueError and not _is_group_choice(error):
                 raise

@@ -288,7 +288,7 @@ def open_trackers(cfg: Config, run_dir: Path, *, is_main: bool, resume_step: int
     trackers = Trackers(wandb_run_id)
     if not is_main:
         return trackers
-    mode = _choose_wandb_mode(cfg.tracking.wandb, run_dir, trackers._warn)
+    mode = choose_wandb_mode(cfg.tracking.wandb, run_dir, trackers._warn)
     trackers._record = JsonlTracker(run_dir / METRICS_FILE, resume_step)
     if cfg.tracking.tensorboard:
         folder = run_dir / "tensorboard"
@@ -301,7 +301,7 @@ def open_trackers(cfg: Config, run_dir: Path, *, is_main: bool, resume_step: int
     return trackers
 
 
-def _choose_wandb_mode(wanted: str, run_dir: Path, warn: Callable[[str], None]) -> WandbMode:
+def choose_wandb_mode(wanted: str, run_dir: Path, warn: Callable[[str], None]) -> WandbMode:
     """What tracking.wandb=`wanted` comes to on this machine."""
     # W&B's own variable says what the user wants as plainly as a key does.
     asked = os.environ.get("WANDB_MODE") if wanted == "auto" else wanted

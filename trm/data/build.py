@@ -67,7 +67,7 @@ def ensure_dataset(data: DataConfig) -> Path:
     Raises DataError where the folder was built with other settings, or where it must be built by hand (the command is named).
     """
     path = Path(data.path)
-    if not _is_absent(path):
+    if not is_absent(path):
         _check_settings(path, data)
         return path
     if data.source == "csv" and not (data.train_csv and data.test_csv):
@@ -92,7 +92,7 @@ def build_dataset(data: DataConfig) -> BuildReport:
     path = Path(data.path)
     try:
         with _lock(path):
-            if not _is_absent(path):
+            if not is_absent(path):
                 record = _check_settings(path, data)
                 if record is None:
                     raise DataError(f"data.path={path} exists and was not built here: choose another data.path or remove it")
@@ -259,7 +259,8 @@ def _report(path: Path, record: dict[str, Any], *, seconds: float, built: bool) 
     return BuildReport(path, built, record["rows"], record["puzzles"], num_bytes, seconds, record["disjointness"])
 
 
-def _is_absent(path: Path) -> bool:
+def is_absent(path: Path) -> bool:
+    """Whether a dataset folder is still to be built: missing or empty."""
     return not path.exists() or (path.is_dir() and not any(path.iterdir()))
 
 

@@ -1,0 +1,490 @@
+"""The doctor: every check's good and bad outcome, its estimates against the real thing, and the command as a user gives it."""
+
+import configparser
+import dataclasses
+import re
+import shutil
+import socket
+import subprocess
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+import pytest
+from running import TINY, command, environment, run
+from safetensors import safe_open
+
+from trm import doctor
+from trm.checkpoint import flatten
+from trm.cli import compose, compose_launch
+from trm.config import HardwareConfig, TrackingConfig
+from trm.data.build import build_dataset
+from trm.data.format import array_path
+from trm.doctor import DataFacts, Needs, Probe, Versions, WandbFacts
+from trm.errors import ConfigError
+from trm.model import architecture, init_fixed
+from trm.step import init_state
+
+ROOT = Path(__file__).parents[1]
+CPU = HardwareConfig(name="cpu")
+MESH = HardwareConfig(name="cpu_mesh", devices_per_host=8)
+POD = HardwareConfig(name="v4_64", platform="tpu", num_hosts=8, devices_per_host=4, dtype="bfloat16", loss_dtype="float32")
+EAGER = HardwareConfig(name="cpu", backend="eager")
+GOOD = Versions((3, 11, 7), "2.9.1+cpu", "2.9.0", "0.0.21", "0.0.21")
+STARTED = Probe(devices=1, runtime="torch_xla on one", start_s=1.0, compile_s=0.5, right=True, peak_bytes=10**9)
+SMALL = DataFacts(seq_len=16, vocab_size=6, num_puzzle_identifiers=1, num_groups=64)
+
+
+# ------------------------------------------------------------------------------------------------------------------ versions
+
+
+@pytest.mark.parametrize(
+    ("changed", "hardware", "level", "says"),
+    [
+        ({}, POD, "ok", "torch_xla 2.9.0"),
+        ({"libtpu": None}, CPU, "ok", "not needed"),
+        ({"python": (3, 10, 2)}, CPU, "failure", "PYTHON=python3.11"),
+        ({"python": (3, 14, 0)}, EAGER, "failure", "3.11 to 3.13"),
+        ({"torch": None}, CPU, "failure", "make setup"),
+        ({"torch_xla": None}, CPU, "failure", "make setup"),
+        ({"torch_xla": None}, EAGER, "ok", "torch_xla missing"),
+        ({"torch": "2.10.0"}, CPU, "failure", "needs torch 2.9.*"),
+        ({"torch": "2.10.0"}, EAGER, "ok", "torch alone"),
+        ({"libtpu": None}, POD, "failure", "hardware=cpu"),
+        ({"libtpu": "0.0.17"}, POD, "warning", "libtpu 0.0.21"),
+    ],
+)
+def test_versions(changed, hardware, level, says):
+    check = doctor.check_versions(dataclasses.replace(GOOD, **changed), hardware)
+    assert check.level == level
+    assert says in str(check)
+
+
+def test_versions_are_those_of_this_environment():
+    found = doctor.installed_versions()
+    assert (found.torch, found.torch_xla) == (version("torch"), version("torch_xla"))
+    assert re.fullmatch(r"[\d.]+", found.libtpu_wanted)  # torch_xla's metadata still say it the way it is read here
+    assert doctor.check_versions(found, CPU).level == "ok"
+
+
+def test_pythons_are_those_of_setup_cfg():
+    settings = configparser.ConfigParser()
+    settings.read(ROOT / "setup.cfg")
+    (oldest, too_new) = (".".join(map(str, bound)) for bound in doctor.PYTHONS)
+    assert settings["options"]["python_requires"] == f">={oldest},<{too_new}"
+
+
+# ------------------------------------------------------------------------------------------------------- devices and compiling
+
+
+@pytest.mark.parametrize(
+    ("probe", "hardware", "devices", "compiling", "says"),
+    [
+        (STARTED, CPU, "ok", "ok", "1 cpu device(s) expected and found"),
+        (STARTED, MESH, "failure", "ok", "8 cpu device(s) expected, 1 found"),
+        (Probe(error="gives none (no: chip): use hardware=cpu"), POD, "failure", "failure", "; fix: use hardware=cpu"),
+        (Probe(limit_s=9), POD, "failure", "failure", "no answer within 9 s; fix: start the doctor on all 8 hosts"),
+        (Probe(limit_s=9), CPU, "failure", "failure", "hardware=cpu"),
+        (Probe(died="signal SIGABRT: no chip"), POD, "failure", "failure", "signal SIGABRT: no chip; fix: hardware=cpu"),
+        (dataclasses.replace(STARTED, compile_s=None, limit_s=9), CPU, "ok", "failure", "not done within 9 s"),
+        (dataclasses.replace(STARTED, compile_s=None, died="exit code 1: x"), CPU, "ok", "failure", "ended with exit code 1: x"),
+        (dataclasses.replace(STARTED, right=False), CPU, "ok", "failure", "wrong result"),
+    ],
+)
+def test_devices_and_compiling(probe, hardware, devices, compiling, says):
+    checks = doctor.check_devices(probe, hardware), doctor.check_compile(probe)
+    assert tuple(check.level for check in checks) == (devices, compiling)
+    assert says in f"{checks[0]}\n{checks[1]}"
+
+
+def test_probe_finds_the_devices_of_a_mesh():
+    probe = doctor.probe_devices(MESH, 240)
+    assert (probe.devices, probe.right, probe.died, probe.limit_s) == (8, True, None, None)
+    assert probe.peak_bytes > 10**8
+
+
+def process_that(monkeypatch, tmp_path, script):
+    """Make the probe's process run a shell script in place of Python."""
+    python = tmp_path / "python"
+    python.write_text(f"#!/bin/sh\n{script}\n")
+    python.chmod(0o755)
+    monkeypatch.setattr(doctor.sys, "executable", str(python))
+
+
+def test_probe_that_hangs_is_ended(monkeypatch, tmp_path):
+    process_that(monkeypatch, tmp_path, "echo noise; echo '{\"devices\": 1}'; exec sleep 60")
+    probe = doctor.probe_devices(CPU, 2)
+    assert probe == Probe(devices=1, limit_s=2)
+
+
+def test_probe_that_aborts_is_told(monkeypatch, tmp_path):
+    process_that(monkeypatch, tmp_path, "echo '[1]'; echo 'F tpu.cc: no chip' >&2; kill -ABRT $$")
+    probe = doctor.probe_devices(CPU, 30)
+    assert probe.devices is None
+    assert probe.died == "signal SIGABRT: F tpu.cc: no chip"
+
+
+# ------------------------------------------------------------------------------------------------------------------- dataset
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory):
+    """The tiny dataset, built once; tests that change it take a copy."""
+    path = tmp_path_factory.mktemp("data") / "set"
+    build_dataset(settings(path).data)
+    return path
+
+
+def settings(path, *overrides):
+    return compose([*TINY, f"data.path={path}", "run_name=x", *overrides])
+
+
+def copied(built, tmp_path):
+    return shutil.copytree(built, tmp_path / "set")
+
+
+def test_whole_dataset(built):
+    check, facts = doctor.check_dataset(settings(built))
+    assert check.level == "ok", check
+    assert "checksums match" in check.found
+    assert dataclasses.replace(facts, num_bytes=0) == SMALL
+    assert facts.num_bytes > 64 * 2 * 16
+
+
+def test_missing_dataset_that_the_run_builds(tmp_path):
+    check, facts = doctor.check_dataset(settings(tmp_path / "set"))
+    assert check.level == "warning"
+    assert check.fix.startswith("python -m trm.build_data data=sudoku_4x4")
+    assert facts == SMALL
+    assert not list(tmp_path.iterdir())
+
+
+def test_missing_dataset_that_must_be_built(tmp_path):
+    csv = tmp_path / "there.csv"
+    csv.touch()
+    for given, level in (
+        ([], "failure"),
+        ([f"data.train_csv={csv}", f"data.test_csv={tmp_path}/no.csv"], "failure"),
+        ([f"data.train_csv={csv}"], "failure"),
+        ([f"data.train_csv={csv}", f"data.test_csv={csv}"], "warning"),
+    ):
+        check, _ = doctor.check_dataset(settings(tmp_path / "set", "data=sudoku_extreme", *given))
+        assert check.level == level
+        assert "python -m trm.build_data data=sudoku_extreme" in check.fix
+        assert ("no.csv" in check.found) == ("no.csv" in str(given))
+
+
+def flip(file):
+    """Swap two rows: as plausible as before, and of the same size."""
+    rows = np.load(file)
+    rows[[0, 1]] = rows[[1, 0]]
+    np.save(file, rows)
+
+
+@pytest.mark.parametrize(
+    ("name", "damage", "says"),
+    [
+        ("labels", flip, "is damaged (its checksum"),
+        ("inputs", lambda file: file.write_bytes(file.read_bytes()[:-8]), "all__inputs.npy"),
+        ("group_indices", Path.unlink, "is missing"),
+    ],
+)
+def test_damaged_dataset(built, tmp_path, name, damage, says):
+    path = copied(built, tmp_path)
+    damage(array_path(path, "train", name))
+    check, _ = doctor.check_dataset(settings(path))
+    assert check.level == "failure"
+    assert says in check.found
+    assert check.fix.startswith(f"remove {path}")
+
+
+def test_dataset_of_other_settings(built):
+    check, _ = doctor.check_dataset(settings(built, "data.num_puzzles=65"))
+    assert check.level == "failure"
+    assert "data.num_puzzles=64" in str(check)
+
+
+def test_dataset_without_a_build_record(built, tmp_path):
+    path = copied(built, tmp_path)
+    (path / "build.json").unlink()
+    check, _ = doctor.check_dataset(settings(path))
+    assert check.level == "ok"
+    assert "no checksums" in check.found
+
+
+def test_dataset_too_small_for_one_step(built):
+    check, _ = doctor.check_dataset(settings(built, "train.max_steps=null", "train.epochs=1", "train.global_batch_size=65"))
+    assert check.level == "failure"
+    assert "raise train.epochs" in check.fix
+
+
+# ----------------------------------------------------------------------------------------------------------- disk and memory
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        [],
+        ["ema=off", "model.puzzle_emb_ndim=0", "model.puzzle_emb_len=0", "train.global_batch_size=3"],
+        ["model.mixer=attention", "model.positions=rope", "hardware.dtype=bfloat16"],
+        ["model.separate_networks=true", "recursion.variant=multi_scale_z", "hardware.dtype=float64"],
+    ],
+)
+def test_state_bytes_are_those_of_the_real_state(overrides):
+    cfg = compose([*TINY, "run_name=x", *overrides])
+    arch = architecture(cfg, seq_len=16, vocab_size=6, num_puzzle_identifiers=1)
+    fixed = init_fixed(arch, cfg.seed)
+    state = init_state(cfg, arch, fixed)
+    starts = [tensor for name, tensor in fixed.items() if name.startswith("init.")]
+    assert doctor.needs(cfg, SMALL).state == sum(tensor.nbytes for tensor in [*flatten(state).values(), *starts])
+
+
+def activations(*overrides):
+    return doctor.needs(compose([*TINY, "run_name=x", *overrides]), SMALL).activations
+
+
+def test_activations_grow_with_the_batch_and_with_the_passes_that_have_a_gradient():
+    assert activations("train.global_batch_size=32") > 1.9 * activations("train.global_batch_size=16")
+    assert activations("recursion.T=4") == activations("recursion.T=2")
+    assert activations("recursion.n=5") > 1.7 * activations("recursion.n=2")  # 6 passes, 3 passes
+    assert activations("recursion.n=5", "recursion.variant=one_step_gradient") == activations(
+        "recursion.variant=one_step_gradient", "recursion.n=2"
+    )
+
+
+@pytest.mark.parametrize(
+    ("overrides", "count"),
+    [
+        ([], 5),  # 3 kept, the best, one being written
+        (["train.keep_checkpoints=10"], 7),  # steps 5, 10, 15, 20, of which 10 and 20 count twice, and the last
+        (["train.eval_every_steps=null", "train.checkpoint_every_steps=null"], 1),
+    ],
+)
+def test_checkpoints_at_once(overrides, count):
+    assert doctor.checkpoints_at_once(compose([*TINY, "run_name=x", *overrides]), 64) == count
+
+
+@pytest.mark.parametrize(("free", "there", "level"), [(499, 0, "failure"), (299, 200, "failure"), (300, 200, "warning")])
+def test_disk(free, there, level):
+    check = doctor.check_disk(state_bytes=100, count=5, there_bytes=there, free_bytes=free, folder=Path("x"))
+    assert check.level == level
+    assert "train.keep_checkpoints" in check.fix
+
+
+def test_disk_with_room():
+    check = doctor.check_disk(state_bytes=10**8, count=5, there_bytes=0, free_bytes=10**10, folder=Path("outputs/x"))
+    assert check == doctor.Check("disk", "ok", "5 checkpoint(s) of 100 MB at once; 10 GB free for outputs/x")
+
+
+def memory(available, *overrides, process_bytes=10):
+    cfg = compose([*TINY, "run_name=x", "train.global_batch_size=64", *overrides])
+    need = Needs(state=2, activations=100)  # CPU: 10 + 5 + 5 * 2 + 100 = 125, with the estimate's margin 152.5
+    return doctor.check_memory(cfg, need, process_bytes=process_bytes, data_bytes=5, available_bytes=available)
+
+
+def test_memory_of_a_cpu_run():
+    assert [memory(available).level for available in (124, 125, 152, 153)] == ["failure", "warning", "warning", "ok"]
+    assert "train.global_batch_size=32 should fit" in memory(15 + 70).fix  # (85 - 15) / (110 * 1.25) of 64
+    assert "train.global_batch_size" not in memory(16).fix
+
+
+def test_memory_beside_an_accelerator():
+    tpu = ["hardware=v4_8", "hardware.num_hosts=1"]
+    assert [memory(available, *tpu).level for available in (20, 21)] == ["failure", "ok"]
+    assert "beside torch" in memory(21, *tpu, process_bytes=None).found
+
+
+def test_available_memory_is_within_the_machine():
+    total = int(re.search(r"MemTotal:\s+(\d+) kB", Path("/proc/meminfo").read_text())[1]) * 1024
+    assert 0 < doctor.available_memory() <= total
+
+
+@pytest.mark.parametrize(
+    ("num_bytes", "words"), [(0, "0 bytes"), (999, "999 bytes"), (386104144, "386 MB"), (1.93e9, "1.93 GB"), (2e15, "2e+03 TB")]
+)
+def test_size(num_bytes, words):
+    assert doctor.size(num_bytes) == words
+
+
+# -------------------------------------------------------------------------------------------------- folder, tracking, launcher
+
+
+def test_folder(tmp_path):
+    assert doctor.check_folder(tmp_path / "outputs/x").level == "ok"
+    assert not list(tmp_path.iterdir())
+    (tmp_path / "outputs").write_text("in the way")
+    check = doctor.check_folder(tmp_path / "outputs/x")
+    assert check.level == "failure"
+    assert f"make {tmp_path}/outputs writable" in check.fix
+    assert doctor.check_folder(Path("/proc/outputs/x")).level == "failure"  # read-only for root too
+
+
+@pytest.mark.parametrize(
+    ("found", "wanted", "level", "says"),
+    [
+        (WandbFacts("disabled"), "disabled", "ok", "off"),
+        (WandbFacts("offline"), "offline", "ok", "on disk only"),
+        (WandbFacts("offline"), "auto", "warning", "there is no key; fix: run `wandb login`"),
+        (WandbFacts("offline", "W&B cannot log in (key: bad): logging"), "auto", "warning", "cannot log in (key: bad); fix"),
+        (WandbFacts(problem="needs a key: run `wandb login`"), "online", "failure", "needs a key; fix: run `wandb login`"),
+        (WandbFacts("online", "", "http://host", False), "auto", "warning", "does not answer"),
+        (WandbFacts("online", "", "http://host", True), "online", "ok", "http://host answers"),
+    ],
+)
+def test_wandb(monkeypatch, found, wanted, level, says):
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+    check = doctor.check_wandb(found, wanted)
+    assert check.level == level
+    assert says in str(check)
+
+
+def test_offline_by_the_environment_is_no_warning(monkeypatch):
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    assert doctor.check_wandb(WandbFacts("offline"), "auto").level == "ok"
+
+
+def test_whether_a_server_answers():
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        url = f"http://127.0.0.1:{server.getsockname()[1]}"
+        assert doctor.answers(url, 10)
+    assert not doctor.answers(url, 10)
+
+
+def test_tracking():
+    assert doctor.check_tracking(TrackingConfig(), None, tensorboard_installed=False).level == "failure"
+    assert doctor.check_tracking(TrackingConfig(), "offline", tensorboard_installed=True).found.endswith("W&B (offline)")
+    plain = doctor.check_tracking(TrackingConfig(tensorboard=False), "disabled", tensorboard_installed=False)
+    assert (plain.level, plain.found) == ("ok", "metrics.jsonl")
+
+
+def test_launcher():
+    nothing = {"has_sbatch": False, "has_ray": False}
+    assert doctor.check_launcher("submitit_local", **nothing).level == "ok"
+    assert "sbatch is not on PATH" in doctor.check_launcher("submitit_slurm", **nothing).found
+    assert "EXTRAS=dev,ray" in doctor.check_launcher("ray", **nothing).fix
+    assert doctor.check_launcher("submitit_slurm", has_sbatch=True, has_ray=False).level == "ok"
+    assert doctor.check_launcher("ray", has_sbatch=False, has_ray=True).level == "ok"
+
+
+def test_is_installed():
+    assert doctor.is_installed("torch", "hydra_plugins.hydra_submitit_launcher")
+    assert not doctor.is_installed("torch", "no_such_package.module")
+
+
+def test_launch_is_what_hydra_would_do():
+    _, launch = compose_launch(["run_name=a", "hydra/launcher=submitit_slurm"])
+    assert (launch.run_dir, launch.launcher, launch.multirun) == (Path("outputs/a"), "submitit_slurm", False)
+
+
+# --------------------------------------------------------------------------------------------------------------- the command
+
+
+def levels(output):
+    """Check name -> level, of the lines before the closing one."""
+    return {line.split()[1]: line.split()[0] for line in output.splitlines()[:-1]}
+
+
+def test_command_before_and_after_a_run(tmp_path):
+    """A fresh folder is fit for the run; then the run's real checkpoints against the estimate."""
+    arguments = [*TINY, "run_name=a", "hardware.backend=eager"]
+    before = run(tmp_path, "trm.doctor", *arguments)
+    assert levels(before.stdout) == {
+        **dict.fromkeys(("versions", "devices", "compile", "folder", "disk", "memory", "wandb", "tracking", "launcher"), "ok"),
+        "dataset": "warning",
+    }
+    last = before.stdout.splitlines()[-1]
+    assert last.startswith("10 checks: 9 ok, 1 warning(s), 0 failure(s): ready for python -m trm.train data=sudoku_4x4")
+    assert not before.stderr
+    assert not list(tmp_path.iterdir())
+
+    run(tmp_path, "trm.train", *arguments)
+    checkpoint = (tmp_path / "outputs/a/checkpoints/latest").resolve()
+    cfg = compose([*arguments, f"data.path={tmp_path}/data/sudoku_4x4_n64_aug0_seed0"])
+    estimate = doctor.needs(cfg, doctor.check_dataset(cfg)[1]).state
+    with safe_open(checkpoint / "state.safetensors", "np") as file:
+        assert estimate == sum(file.get_tensor(name).nbytes for name in file.keys())  # noqa: SIM118 - no dict
+    on_disk = sum(file.stat().st_size for file in checkpoint.iterdir())
+    assert estimate < on_disk < 1.02 * estimate
+    assert len(list(checkpoint.parent.glob("step_*"))) <= doctor.checkpoints_at_once(cfg, 64)
+    after = run(tmp_path, "trm.doctor", *arguments)
+    assert levels(after.stdout)["dataset"] == "ok"
+    assert "of them there" in after.stdout
+
+    array = tmp_path / "data/sudoku_4x4_n64_aug0_seed0/test/all__inputs.npy"
+    array.write_bytes(array.read_bytes()[:100])
+    damaged = run(tmp_path, "trm.doctor", *arguments, check=1)
+    assert [name for name, level in levels(damaged.stdout).items() if level == "failure"] == ["dataset"]
+    assert str(array.relative_to(tmp_path)) in damaged.stdout
+    assert damaged.stdout.splitlines()[-1].endswith("1 failure(s): mend dataset first")
+    assert "Traceback" not in damaged.stdout + damaged.stderr
+
+
+def test_command_on_the_wrong_machine(tmp_path):
+    done = run(tmp_path, "trm.doctor", *TINY, "hardware=v4_64", "train.global_batch_size=64", check=1)
+    assert levels(done.stdout)["devices"] == "failure"
+    (line,) = [line for line in done.stdout.splitlines() if " devices " in line and line.startswith("failure")]
+    assert "32 tpu device(s) expected" in line
+    assert "hardware=cpu" in line
+    assert not done.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_command_where_torch_xla_does_not_load(tmp_path):
+    broken = tmp_path / "packages/torch_xla"
+    broken.mkdir(parents=True)
+    (broken / "__init__.py").write_text("raise ImportError('undefined symbol: _ZN5torch')")
+    done = subprocess.run(
+        command("trm.doctor", *TINY, "data=sudoku_extreme", "run_name=a"),
+        cwd=tmp_path,
+        env=environment(PYTHONPATH=str(broken.parent)),
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+    assert done.returncode == 1, done.stderr
+    found = levels(done.stdout)
+    assert (found["devices"], found["compile"], found["dataset"]) == ("failure",) * 3
+    assert "undefined symbol: _ZN5torch" in done.stdout
+    assert "make setup" in done.stdout
+
+
+def test_command_never_shows_the_key(tmp_path):
+    key = "k3y" + "a" * 37
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        url = f"http://127.0.0.1:{server.getsockname()[1]}"
+        done = subprocess.run(
+            command("trm.doctor", *TINY, "tracking=wandb", "hardware.backend=eager", "run_name=a"),
+            cwd=tmp_path,
+            env=environment(WANDB_API_KEY=key, WANDB_BASE_URL=url),
+            capture_output=True,
+            text=True,
+            timeout=240,
+            check=False,
+        )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert f"online: there is a key, and {url} answers" in done.stdout
+    assert key not in done.stdout + done.stderr
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["hardware=v5"], "hardware/v5"),
+        (["train.global_batch_size=0"], "train.global_batch_size=0"),
+        (["train.no_such=1"], "train.no_such is not a config key"),
+        (["--multirun"], "--multirun"),
+        (["+sweep=tn_sweep"], "experiment=NAME"),
+    ],
+)
+def test_wrong_overrides(arguments, says):
+    with pytest.raises(ConfigError, match=re.escape(says)):
+        doctor.main(arguments)
+
+
+def test_command_with_wrong_overrides(tmp_path):
+    done = run(tmp_path, "trm.doctor", "hardware=v5", check=2)
+    assert not done.stdout
+    (line,) = done.stderr.splitlines()
+    assert "Could not find 'hardware/v5'" in line
