@@ -47,7 +47,6 @@ def run_training(case, runtime, num_steps):
     logs, logits = [], {}
     for i in range(num_steps):
         state, out = step(state, fixed, runtime.put_batch(case.batch(i)))
-        runtime.end_step()
         metrics, q_halt, halted, steps, logits[i + 1], loss = runtime.fetch(
             (out.metrics, out.q_halt, state.carry.halted, state.carry.steps, out.logits, out.loss)
         )
@@ -84,7 +83,6 @@ def first_gradients(case, runtime):
     state = case.state()
     state = runtime.put_replicated(state._replace(carry=None))._replace(carry=runtime.put_rows(state.carry))
     _, _, out = function(state, runtime.put_replicated(case.fixed()), runtime.put_batch(case.batch(0)))
-    runtime.end_step()
     return runtime.fetch(out.grads)
 
 
@@ -109,7 +107,6 @@ def test_evaluation_float64(golden_case, runtime):
     worst = 0.0
     for i, (logits, q_halt) in enumerate(zip(case.arrays["eval/logits"], case.arrays["eval/q_halt_logits"], strict=True)):
         carry, _, our_logits, our_q_halt = step(weights, fixed, table, carry, batch, sums)
-        runtime.end_step()
         our_logits, our_q_halt = runtime.fetch((our_logits, our_q_halt))
         worst = max(worst, assert_close(f"eval/logits step {i + 1}", our_logits, logits, 1e-4))
         assert_close(f"eval/q_halt_logits step {i + 1}", our_q_halt, q_halt, 1e-4)

@@ -5,7 +5,7 @@
 
 import json
 import time
-from typing import Any
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -19,7 +19,7 @@ from trm.errors import ConfigError
 from trm.model import Architecture, Weights
 from trm.runtime import Runtime, start
 from trm.saved_run import open_run, split_arguments
-from trm.step import METRICS, empty_carry, eval_step
+from trm.step import METRICS, Batch, Carry, empty_carry, eval_step
 
 
 class Evaluator:
@@ -32,11 +32,7 @@ class Evaluator:
         self._carry = runtime.put_rows(empty_carry(arch, fixed, local_batch_size))
         self._zeros = runtime.put_replicated(torch.zeros(len(METRICS), dtype=arch.master_dtype))
 
-        def step(*args: Any) -> tuple[Any, Tensor]:
-            carry, sums, _, _ = eval_step(arch, *args)
-            return runtime.keep_rows(carry), sums
-
-        self._step = runtime.compile(step)
+        self._step = runtime.compile(eval_program(runtime, arch))
 
     def prepare(self, weights: Weights, puzzle_embedding: Tensor | None) -> None:
         """Compile the evaluation step now rather than at the first evaluation."""
@@ -55,8 +51,19 @@ class Evaluator:
             carry = self._carry
             for s in range(num_steps):
                 carry, sums[s] = self._step(weights, self._fixed, puzzle_embedding, carry, batch, sums[s])
-                self.runtime.end_step()
         return [_means(total) for total in self.runtime.fetch(sums)]
+
+
+def eval_program(runtime: Runtime, arch: Architecture) -> Callable[..., tuple[Carry, Tensor]]:
+    """The evaluation step as it is compiled: eval_step without what evaluation does not read; the carry stays split by rows."""
+
+    def evaluation_step(
+        weights: Weights, fixed: Weights, puzzle_embedding: Tensor | None, carry: Carry, batch: Batch, sums: Tensor
+    ) -> tuple[Carry, Tensor]:
+        carry, sums, _, _ = eval_step(arch, weights, fixed, puzzle_embedding, carry, batch, sums)
+        return runtime.keep_rows(carry), sums
+
+    return evaluation_step
 
 
 def _means(total: Tensor) -> dict[str, float]:

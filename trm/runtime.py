@@ -5,6 +5,7 @@ fetches results. Under SPMD (several devices) the program sees global tensors: b
 replicated, and the compiler inserts the gradient all-reduce.
 """
 
+import logging
 import os
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol, TypeVar, cast
@@ -17,6 +18,15 @@ from torch import Tensor
 from trm.config import HardwareConfig
 from trm.errors import ConfigError
 
+log = logging.getLogger(__name__)
+
+# torch_xla's own timers, in nanoseconds: the host's time for an execution includes waiting for its turn
+XLA_TIMES = {
+    "CompileTime": "compiled",
+    "ExecuteTime": "executed",
+    "TransferToDeviceTime": "sent to the devices",
+    "TransferFromDeviceTime": "fetched",
+}
 F = TypeVar("F", bound=Callable[..., Any])
 T = TypeVar("T")
 
@@ -32,8 +42,11 @@ class Runtime(Protocol):
     def is_main(self) -> bool:
         """True on the one process that writes files and logs."""
 
-    def compile(self, function: F) -> F:
-        """The pure function as one compiled graph; compiles at the first call for given shapes."""
+    def compile(self, function: F, donate: int | None = None) -> F:
+        """The pure function as one compiled graph; compiles at the first call for given shapes.
+
+        `donate` is the position of an argument whose tensors the caller does not use again: their memory is taken for the results.
+        """
 
     def prepare(self, compiled: Callable[..., Any], *args: Any) -> None:
         """Compile what `compile` returned for these arguments now, without running it, where the backend can."""
@@ -53,14 +66,14 @@ class Runtime(Protocol):
     def put_batch(self, batch: Mapping[str, np.ndarray]) -> dict[str, Tensor]:
         """A host batch (this process's rows, int32 arrays) on the devices, split over its rows."""
 
-    def end_step(self) -> None:
-        """Hand the step's work to the device without waiting for its results."""
-
     def fetch(self, tree: T) -> T:
         """A tree of device tensors as CPU tensors. Waits for the devices."""
 
     def compile_count(self) -> int:
         """Graphs compiled so far in this process."""
+
+    def metrics_line(self) -> str:
+        """What the backend counted so far in this process: compiles, executions, transfers, each with its seconds."""
 
     def describe(self) -> str:
         """One line: backend, devices, processes."""
@@ -78,14 +91,18 @@ class _XlaFunction:
     a pure function of tensors by construction, and the analysis of 21 unrolled network passes takes longer than XLA's compile.
     """
 
-    def __init__(self, function: Callable[..., Any]) -> None:
-        self._function = function
+    def __init__(self, function: Callable[..., Any], donate: int | None, drain: Callable[[], None] | None) -> None:
+        """`drain` is called after each execution; None = executions may run ahead of the host."""
+        self._function, self._donate, self._drain = function, donate, drain
         self._graph: Callable[..., Any] | None = None
         self._shapes: list[tuple[torch.Size, torch.dtype]] = []
 
     def __call__(self, *args: Any) -> Any:
         graph, tensors = self._graph_for(args)
-        results = iter(graph(*tensors))
+        returned = graph(*tensors)  # a lone result comes bare
+        results = iter([returned] if isinstance(returned, Tensor) else returned)
+        if self._drain is not None:
+            self._drain()
         return pytree.tree_unflatten([next(results) if there else None for there in self._result_there], self._result_structure)
 
     def prepare(self, *args: Any) -> None:
@@ -97,8 +114,19 @@ class _XlaFunction:
         tensors = [leaf for leaf in leaves if leaf is not None]
         shapes = [(t.shape, t.dtype) for t in tensors]
         if self._graph is None or shapes != self._shapes:
+            if self._graph is not None:
+                log.warning("compiling again: %s", _changed_shapes(self._shapes, shapes))
+            self._donate_buffers(args)
             self._graph, self._shapes = self._trace(leaves, structure, tensors), shapes
         return self._graph, tensors
+
+    def _donate_buffers(self, args: tuple[Any, ...]) -> None:
+        import torch_xla
+
+        if self._donate is not None:
+            for leaf in pytree.tree_leaves(args[self._donate]):
+                if leaf is not None:
+                    torch_xla._XLAC._set_buffer_donation(leaf, True)
 
     def _trace(self, leaves: list[Any], structure: pytree.TreeSpec, tensors: list[Tensor]) -> Callable[..., Any]:
         from torch_xla._dynamo import dynamo_bridge
@@ -115,14 +143,30 @@ class _XlaFunction:
         flat.xla_args = tensors  # type: ignore[attr-defined]
         flat.parameters = tuple  # type: ignore[attr-defined]
         graph: Callable[..., Any] = dynamo_bridge.extract_internal(flat)
+        flat.xla_args = ()  # type: ignore[attr-defined]  # else the first arguments stay in memory as long as the graph
         return graph
+
+
+def _changed_shapes(before: list[tuple[torch.Size, torch.dtype]], now: list[tuple[torch.Size, torch.dtype]]) -> str:
+    """Which of a compiled function's tensors have another shape or type than those that it was compiled for."""
+    if len(before) != len(now):
+        return f"{len(now)} tensors instead of {len(before)}"
+    changed = [
+        f"tensor {i}: {old_type} {list(old)} became {new_type} {list(new)}"
+        for i, ((old, old_type), (new, new_type)) in enumerate(zip(before, now, strict=True))
+        if (old, old_type) != (new, new_type)
+    ]
+    return "; ".join(changed)
 
 
 class XlaRuntime:
     """torch_xla on CPU or TPU; SPMD over a 1-D mesh where there is more than one device."""
 
+    _always_spmd = False
+
     def __init__(self, hardware: HardwareConfig) -> None:
         os.environ["PJRT_DEVICE"] = hardware.platform.upper()
+        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # XLA warns at every compile that its SPMD partitioner will be replaced
         if hardware.platform == "cpu":
             os.environ["CPU_NUM_DEVICES"] = str(hardware.local_devices)
         try:
@@ -139,7 +183,7 @@ class XlaRuntime:
         self._mesh = None
         if hardware.compile_cache is not None:  # before the first use of the devices
             xr.initialize_cache(os.path.abspath(hardware.compile_cache), readonly=False)
-        if hardware.num_devices > 1:
+        if hardware.num_devices > 1 or self._always_spmd:
             xr.use_spmd()
         try:
             found = xr.global_runtime_device_count()
@@ -164,8 +208,10 @@ class XlaRuntime:
     def is_main(self) -> bool:
         return bool(self.process_index == 0)
 
-    def compile(self, function: F) -> F:
-        compiled: Any = _XlaFunction(function)
+    def compile(self, function: F, donate: int | None = None) -> F:
+        # XLA's virtual CPU devices mix up the all-reduces of two executions that are under way at once, and hang
+        drain = self._xm.wait_device_ops if self._platform == "cpu" and self.num_devices > 1 else None
+        compiled: Any = _XlaFunction(function, donate, drain)
         return cast(F, compiled)
 
     def prepare(self, compiled: Callable[..., Any], *args: Any) -> None:
@@ -201,9 +247,6 @@ class XlaRuntime:
     def put_batch(self, batch: Mapping[str, np.ndarray]) -> dict[str, Tensor]:
         return {name: self._put_rows(torch.from_numpy(rows)) for name, rows in batch.items()}
 
-    def end_step(self) -> None:
-        self._torch_xla.sync()
-
     def fetch(self, tree: T) -> T:
         leaves, structure = pytree.tree_flatten(tree)
         # all in one transfer; under SPMD each tensor by itself is gathered by a computation of its own
@@ -214,11 +257,44 @@ class XlaRuntime:
     def compile_count(self) -> int:
         return int(self._metrics.counter_value("UncachedCompile") or 0)
 
+    def metrics_line(self) -> str:
+        parts = []
+        for name, words in XLA_TIMES.items():
+            count, nanoseconds, _ = self._metrics.metric_data(name) or (0, 0.0, ())
+            parts.append(f"{words} {count} ({nanoseconds / 1e9:.2f} s)")
+        return ", ".join(parts)
+
     def describe(self) -> str:
         return (
             f"torch_xla {self._torch_xla.__version__} on {self.num_devices} {self._platform} device(s), "
             f"process {self.process_index + 1} of {self.process_count}"
         )
+
+
+class TracingRuntime(XlaRuntime):
+    """Devices on paper: writes down the XLA module that a TPU of as many chips would compile. Compiles and computes nothing."""
+
+    _always_spmd = True  # torch_xla lowers for the device that PJRT_DEVICE names only where devices are virtual
+
+    def __init__(self, num_devices: int) -> None:
+        super().__init__(HardwareConfig(name="trace", devices_per_host=num_devices))
+        os.environ["PJRT_DEVICE"] = "TPU"
+
+    def lower(self, function: Callable[..., Any], *args: Any) -> tuple[bytes, list[int]]:
+        """Trace a function of tensors with the shapes and dtypes of `args` (trees of tensors on any device, meta too).
+
+        Returns the HloModuleProto, and for each tensor of `args` in the order of their tree its parameter's number in the module,
+        -1 where the function does not use it. The module's other parameters are scalars that torch_xla sends with the program. It
+        does not say how arguments are split over the devices, nor which are donated.
+        """
+        from torch_xla.core.xla_builder import create_placeholder_tensor
+
+        placed = _map_tensors(lambda tensor: create_placeholder_tensor(tensor.shape, tensor.dtype), args)
+        results = [leaf for leaf in pytree.tree_leaves(function(*placed)) if isinstance(leaf, Tensor)]
+        context = self._torch_xla._XLAC.lowering.LoweringContext(function.__name__)
+        context.build(results)
+        tensors = [leaf for leaf in pytree.tree_leaves(placed) if isinstance(leaf, Tensor)]
+        return context.hlo(), [context.tensor_parameter_id(tensor) for tensor in tensors]
 
 
 class NativeRuntime:
@@ -234,7 +310,7 @@ class NativeRuntime:
         self._backend = hardware.backend
         self._compiled = 0
 
-    def compile(self, function: F) -> F:
+    def compile(self, function: F, donate: int | None = None) -> F:
         if self._backend == "eager":
             return function
         compiled: Any = torch.compile(function, backend="inductor", fullgraph=True, dynamic=False)
@@ -255,9 +331,6 @@ class NativeRuntime:
     def put_batch(self, batch: Mapping[str, np.ndarray]) -> dict[str, Tensor]:
         return {name: torch.from_numpy(rows).to(self._device) for name, rows in batch.items()}
 
-    def end_step(self) -> None:
-        pass
-
     def fetch(self, tree: T) -> T:
         return _map_tensors(lambda tensor: tensor.cpu(), tree)
 
@@ -265,6 +338,9 @@ class NativeRuntime:
         if self._backend == "eager":
             return 0
         return int(torch._dynamo.utils.counters["stats"]["unique_graphs"])
+
+    def metrics_line(self) -> str:
+        return f"compiled {self.compile_count()}"
 
     def describe(self) -> str:
         return f"torch {torch.__version__} {self._backend} on one {self._device.type} device"

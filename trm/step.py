@@ -184,7 +184,9 @@ def sum_metrics(
         torch.ones_like(steps) if in_losses is None else in_losses,
     ]
     dtype = arch.master_dtype
-    nonfinite = ~torch.isfinite(sum(losses[1:], losses[0]))
+    loss = sum(losses[1:], losses[0])
+    # torch_xla's isfinite compares with a float64 scalar, which a TPU has to emulate
+    nonfinite = ~(loss.abs() < torch.full_like(loss, torch.inf))
     stop_votes = torch.zeros_like(losses[0]) if stop is None else stop.sum()
     totals = [value.sum() for value in values]
     return torch.stack([value.to(dtype) for value in (*totals, *losses, nonfinite, stop_votes)])

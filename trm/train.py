@@ -9,6 +9,7 @@ import contextlib
 import logging
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -33,7 +34,7 @@ from trm.progress import Clock, progress_bar
 from trm.run_folder import CONFIG_FILE, SUMMARY_FILE, exclusive, read_summary, write_summary
 from trm.runtime import Runtime, start
 from trm.signals import StopSignal
-from trm.step import METRICS, StepConfig, TrainState, draw_min_steps, init_state, train_step
+from trm.step import METRICS, Batch, StepConfig, TrainState, draw_min_steps, init_state, train_step
 from trm.sweep import process_rank
 from trm.tracking import Trackers, open_trackers
 
@@ -153,15 +154,9 @@ class Run:
     def _loop(self, state: TrainState, stop: StopSignal) -> bool:
         """Train to the last step or until a stop is asked for (then True)."""
         cfg, runtime, clock = self.cfg, self.runtime, self.clock
-        step_config, fixed = self.step_config, runtime.put_replicated(self.fixed)
-
-        def one_step(state: TrainState, fixed: Weights, batch: dict[str, torch.Tensor]) -> TrainState:
-            state = train_step(step_config, state, fixed, batch)
-            return state._replace(carry=runtime.keep_rows(state.carry))
-
-        step_function = runtime.compile(one_step)
+        fixed = runtime.put_replicated(self.fixed)
+        step_function = runtime.compile(train_program(runtime, self.step_config), donate=0)
         evaluator = make_evaluator(cfg, runtime, self.arch, self.fixed)
-        no_metrics = runtime.put_replicated(torch.zeros(len(METRICS), dtype=self.arch.master_dtype))
         carry = self._own_rows(state.carry)
         state = runtime.put_replicated(state._replace(carry=None))._replace(carry=runtime.put_rows(carry))  # type: ignore[arg-type]
         if self.start_step < self.total_steps:
@@ -177,7 +172,6 @@ class Run:
             while self.step < self.total_steps:
                 # ------------------------------------------------------------------------------------------------------ step
                 state = step_function(state, fixed, batches.next())
-                runtime.end_step()
                 self.step += 1
                 if self.seconds_to_first_step is None:
                     self._after_first_step(state, evaluator)
@@ -188,10 +182,10 @@ class Run:
                 if self.step % cfg.train.log_every_steps == 0 or self.step == self.total_steps:
                     stop_votes = self._log_training(state, clock, batches)
                     stopping = stopping or stop_votes > 0  # several hosts stop together, at a step where all read the votes
-                    state = state._replace(metrics=no_metrics)
+                    state = state._replace(metrics=runtime.put_replicated(torch.zeros(len(METRICS), dtype=self.arch.master_dtype)))
                     self.writer.check()
                 if self.step % XLA_METRICS_EVERY_STEPS == 0:
-                    log.info("XLA Metrics at step %s: %s graphs compiled", self.step, runtime.compile_count())
+                    log.info("XLA Metrics at step %s: %s", self.step, runtime.metrics_line())
 
                 # -------------------------------------------------------------------------------------- evaluate and save
                 last = self.step == self.total_steps or stopping
@@ -374,6 +368,16 @@ class Run:
             "wandb_mode": self.trackers.wandb_mode,
             "warnings": self.warnings + self.trackers.warnings,
         }
+
+
+def train_program(runtime: Runtime, cfg: StepConfig) -> Callable[[TrainState, Weights, Batch], TrainState]:
+    """The training step as it is compiled: the carry's rows stay split over the devices. The state is donated."""
+
+    def training_step(state: TrainState, fixed: Weights, batch: Batch) -> TrainState:
+        state = train_step(cfg, state, fixed, batch)
+        return state._replace(carry=runtime.keep_rows(state.carry))
+
+    return training_step
 
 
 def _due(step: int, every: int | None) -> bool:

@@ -1,0 +1,45 @@
+"""The compiled function of trm/runtime.py."""
+
+import logging
+
+import pytest
+import torch
+
+from trm.config import HardwareConfig
+from trm.runtime import start
+
+
+@pytest.fixture(scope="module")
+def runtime():
+    return start(HardwareConfig(name="cpu"))
+
+
+def test_a_lone_result_and_missing_ones(runtime):
+    one = runtime.put_replicated(torch.tensor(2.0))
+    assert runtime.fetch(runtime.compile(lambda x: x + 1)(one)).item() == 3
+    several = runtime.compile(lambda x: {"sum": x + x, "none": None, "pair": (x * 3, x)})(one)
+    assert runtime.fetch(several) == {"sum": torch.tensor(4.0), "none": None, "pair": (torch.tensor(6.0), torch.tensor(2.0))}
+
+
+def test_donated_tensors_are_gone_and_the_others_stay(runtime):
+    state, kept = runtime.put_replicated((torch.ones(4), torch.full((4,), 2.0)))
+    step = runtime.compile(lambda state, kept: state + kept, donate=0)
+    after = step(state, kept)
+    assert runtime.fetch(step(after, kept)).tolist() == [5.0] * 4
+    assert runtime.fetch(kept).tolist() == [2.0] * 4
+    with pytest.raises(RuntimeError):
+        runtime.fetch(state)
+
+
+def test_other_shapes_compile_again_with_a_warning_that_names_them(runtime, monkeypatch):
+    told = []
+    monkeypatch.setattr(logging.getLogger("trm.runtime"), "warning", lambda text, *args: told.append(text % args))
+    double = runtime.compile(lambda x, y: x * 2 + y)
+    y = runtime.put_replicated(torch.tensor(0.0))
+    double(runtime.put_replicated(torch.ones(3)), y)
+    before = runtime.compile_count()
+    double(runtime.put_replicated(torch.zeros(3)), y)
+    assert (runtime.compile_count(), told) == (before, [])
+    assert runtime.fetch(double(runtime.put_replicated(torch.ones(5)), y)).tolist() == [2.0] * 5
+    assert told == ["compiling again: tensor 0: torch.float32 [3] became torch.float32 [5]"]
+    assert "compiled" in runtime.metrics_line()
