@@ -1,4 +1,4 @@
-# make setup | demo | test | test-faults | test-slurm | lint | format | clean.  `make setup TORCH_INDEX=URL` takes torch from another index (CPU wheels).
+# make setup | setup-plan | demo | test | test-faults | test-slurm | lint | format | clean.  `make setup TORCH_INDEX=URL` takes torch from another index (CPU wheels).
 # EXTRAS adds optional packages: make setup EXTRAS=dev,tpu (also: plan, ray).
 SHELL := bash
 PYTHON ?= python3
@@ -8,7 +8,7 @@ TORCH_INDEX ?=
 EXTRAS ?= dev
 READY := $(VENV)/.ready-$(EXTRAS)
 
-.PHONY: setup demo test test-faults test-slurm lint format clean
+.PHONY: setup setup-plan demo test test-faults test-slurm lint format clean
 setup: $(READY)
 
 $(READY): setup.cfg pyproject.toml
@@ -18,6 +18,14 @@ $(READY): setup.cfg pyproject.toml
 	@echo "installing into $(VENV) (several GB with the default torch; TORCH_INDEX=URL takes CPU wheels) ..."
 	@if [ -n "$(TORCH_INDEX)" ]; then $(PY) -m pip install -q --index-url "$(TORCH_INDEX)" torch==2.9.1; fi
 	@$(PY) -m pip install -q -e '.[$(EXTRAS)]'
+	@touch $@
+
+# jax and libtpu for `python -m trm.plan plan.compile=true`, 1 GB in a venv of their own: torch_xla's must stay as it is
+setup-plan: .venv-plan/.ready
+.venv-plan/.ready: setup.cfg
+	@test -x .venv-plan/bin/python || $(PYTHON) -m venv .venv-plan
+	@.venv-plan/bin/pip install -q $$($(PYTHON) -c 'import configparser as c; f = c.ConfigParser(); f.read("setup.cfg"); \
+	  print(f["options.extras_require"]["plan"])')
 	@touch $@
 
 demo: setup
@@ -43,4 +51,4 @@ format: setup
 	$(VENV)/bin/ruff format .
 
 clean:
-	rm -rf $(VENV) build *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
+	rm -rf $(VENV) .venv-plan build *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis

@@ -14,14 +14,16 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import hydra
+from hydra._internal.callbacks import Callbacks
 from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.plugins import Plugins
 from hydra.errors import HydraException
-from hydra.types import RunMode
+from hydra.types import HydraContext, RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -225,6 +227,25 @@ def compose_launch(overrides: list[str]) -> tuple[Config, Launch]:
             plain = OmegaConf.create({key: value for key, value in composed.items_ex(resolve=False) if key != "hydra"})
             refuse_unknown_keys(plain)
             return from_composed(plain), launch
+        except (HydraException, OmegaConfBaseException, ValueError) as error:
+            if type(error) is ValueError and not _is_group_choice(error):
+                raise
+            raise ConfigError(one_line(error)) from error
+
+
+def compose_jobs(overrides: list[str]) -> dict[str, Config]:
+    """The settings of every job that `python -m trm.train --multirun OVERRIDES` would run, by the job's name; runs nothing."""
+    _prepare_hydra()
+    with hydra.initialize_config_dir(version_base="1.3", config_dir=str(CONF_DIR)):
+        loader = GlobalHydra.instance().config_loader()
+        try:
+            composed = loader.load_configuration("config", overrides=overrides, run_mode=RunMode.MULTIRUN)
+            context = HydraContext(config_loader=loader, callbacks=Callbacks())
+            sweeper: Any = Plugins.instance().instantiate_sweeper(
+                config=composed, hydra_context=context, task_function=lambda composed: None
+            )
+            jobs: dict[str, Config] = sweeper.configs(list(composed.hydra.overrides.task))
+            return jobs
         except (HydraException, OmegaConfBaseException, ValueError) as error:
             if type(error) is ValueError and not _is_group_choice(error):
                 raise

@@ -87,6 +87,10 @@ class StudySweeper(BasicSweeper):
         if failed:
             sys.exit(EXIT_PREEMPTED if stopped else EXIT_FAILED)
 
+    def configs(self, arguments: list[str]) -> dict[str, Config]:
+        """The settings of every job of the grid, by its name."""
+        return {job.dir: self._compose(job.overrides) for job in self._grid(arguments)}
+
     def _grid(self, arguments: list[str]) -> list[study.Job]:
         """Every job of the grid, composed and validated before the first one starts. Raises ConfigError."""
         assert self.hydra_context is not None

@@ -1,0 +1,311 @@
+"""trm.plan: counting, arithmetic, refusals, and a real ahead-of-time compile for a v4-64 where jax and libtpu are installed."""
+
+import dataclasses
+import math
+
+import pytest
+from running import run
+
+from trm.cli import compose, compose_jobs
+from trm.config import HardwareConfig
+from trm.errors import ConfigError, RunFailure
+from trm.plan import aot
+from trm.plan.__main__ import main
+from trm.plan.compiled import Compiled, Compiler, checked, find_python, first_guess, largest_fitting, warnings
+from trm.plan.estimate import V4, StepTimes, all_reduce_seconds, estimate, makespan, topology, with_placement
+from trm.plan.output import quantity, table
+from trm.plan.settings import split_arguments
+from trm.plan.workload import (
+    analytic_eval_flops,
+    analytic_train_flops,
+    count_eval_flops,
+    count_train_flops,
+    evaluation_puzzles,
+    passes,
+    workload,
+)
+
+TINY = ["data=sudoku_4x4", "model=tiny", "recursion=t2_n2", "hardware=v4_64", "train.global_batch_size=64"]
+POD = HardwareConfig(name="v4_64", platform="tpu", num_hosts=8, devices_per_host=4, dtype="bfloat16", loss_dtype="float32")
+
+
+def tiny(*overrides):
+    return compose([*TINY, *overrides, "run_name=r"])
+
+
+# --------------------------------------------------------------------------------------------------------------- arguments
+
+
+def test_plan_keys_are_split_from_the_run_s():
+    settings, rest = split_arguments(
+        ["experiment=e1_1_baseline", "plan.compile=true", "plan.utilisation_percent=[10,50]", "+sweep=x"]
+    )
+    assert settings.compile
+    assert settings.utilisation_percent == [10, 50]
+    assert rest == ["experiment=e1_1_baseline", "+sweep=x"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["plan.compil=true"], "plan.compil is not a key of trm.plan: did you mean plan.compile?"),
+        (["plan.x=1"], "plan.x is not a key of trm.plan: they are plan.compile"),
+        (["plan.compile=maybe"], "plan.compile"),
+        (["plan.utilisation_percent=[0]"], "plan.utilisation_percent=[0.0]"),
+        (["plan.utilisation_percent=[]"], "plan.utilisation_percent"),
+        (["plan.price_per_chip_hour=-1"], "plan.price_per_chip_hour=-1.0"),
+        (["plan.host_ms_per_step=nan"], "plan.host_ms_per_step=nan"),
+        (["e1_1_baseline"], "e1_1_baseline: not understood"),
+        (["--cfg=job"], "--cfg=job: not understood"),
+        (["hardware=cpu"], "hardware=cpu is no TPU"),
+        (["hardware=v4_64", "experiment=nope"], "experiment/nope"),
+        (["hardware=v4_64", "+sweep=nope"], "sweep/nope"),
+        (["hardware=v4_64", "optimizer.lrr=1"], "optimizer.lrr is not a config key"),
+        (["hardware=v4_64", "plan.compile=true", "plan.python=/no/python"], "plan.python=/no/python: No such file"),
+    ],
+)
+def test_wrong_arguments_are_named(arguments, words):
+    with pytest.raises(ConfigError) as error:
+        main(arguments)
+    assert words in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_the_command_refuses_in_one_line(tmp_path):
+    done = run(tmp_path, "trm.plan", *TINY, "plan.nope=1", check=2)
+    assert done.stderr.count("\n") == 1
+    assert "plan.nope" in done.stderr
+
+
+def test_a_sweep_s_jobs_are_those_that_trm_train_would_run():
+    jobs = compose_jobs(["+sweep=tn_sweep", "hardware=v4_64", "seed=0,1"])
+    assert len(jobs) == 10
+    assert {(cfg.recursion.T, cfg.recursion.n, cfg.seed) for cfg in jobs.values()} >= {(2, 2, 0), (2, 2, 1), (4, 6, 1)}
+    assert {cfg.hardware.placement for cfg in jobs.values()} == {"chip"}
+
+
+# ------------------------------------------------------------------------------------------------------------------- FLOPs
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        [],
+        ["recursion.T=3", "recursion.n=1"],
+        ["model.mixer=attention", "model.positions=rope"],
+        ["model.num_layers=3", "model.positions=learned"],
+        ["recursion.act_continue=true"],
+        ["recursion.variant=one_step_gradient"],
+        ["recursion.variant=single_z"],
+        ["recursion.variant=multi_scale_z"],
+        ["model.separate_networks=true"],
+        ["model.puzzle_emb_ndim=0", "model.puzzle_emb_len=0"],
+    ],
+    ids=lambda overrides: ",".join(overrides) or "plain",
+)
+def test_the_graph_s_flops_are_the_analytic_ones(overrides):
+    cfg = tiny(*overrides)
+    assert count_train_flops(cfg) == pytest.approx(analytic_train_flops(cfg), rel=1e-3)
+    assert count_eval_flops(cfg) == pytest.approx(analytic_eval_flops(cfg), rel=1e-3)
+
+
+def test_the_paper_s_sample_takes_43_gflop():
+    cfg = compose(["experiment=paper_t3_n6", "hardware=v4_64"])
+    assert analytic_train_flops(cfg) / 768 == pytest.approx(43e9, rel=0.01)
+    assert passes(cfg) == (14, 7)
+
+
+def test_a_recursion_of_one_s_own_has_no_analytic_count():
+    cfg = tiny()
+    cfg = dataclasses.replace(cfg, recursion=dataclasses.replace(cfg.recursion, variant="mine"))
+    assert analytic_train_flops(cfg) is None
+    assert analytic_eval_flops(cfg) is None
+
+
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        ([], (1000, False)),
+        (["data.num_test_puzzles=64"], (64, False)),
+        (["evaluate.max_puzzles=10"], (10, False)),
+        (["data.num_test_puzzles=64", "evaluate.max_puzzles=100"], (64, False)),
+        (["data=sudoku_extreme"], (422_786, True)),
+        (["data=sudoku_extreme", "evaluate.max_puzzles=1000"], (1000, False)),
+    ],
+)
+def test_puzzles_of_an_evaluation(overrides, expected):
+    assert evaluation_puzzles(tiny(*overrides)) == expected
+
+
+def test_evaluations_of_a_run_are_counted():
+    work = workload(tiny("train.max_steps=25", "train.eval_every_steps=10", "data.num_test_puzzles=65", "recursion.n_sup=4"))
+    assert work.evaluations == 3  # after 10, 20 and 25 steps
+    assert work.eval_calls == 3 * 2 * 4  # two batches of 64, four supervision steps
+
+
+# -------------------------------------------------------------------------------------------------------------- arithmetic
+
+
+@pytest.mark.parametrize(
+    ("hosts", "chips", "placement", "expected"),
+    [
+        (8, 4, None, "v4:2x4x4"),
+        (8, 4, "pod", "v4:2x4x4"),
+        (8, 4, "host", "v4:2x2x1"),
+        (8, 4, "chip", "v4:2x2x1"),
+        (1, 4, None, "v4:2x2x1"),
+        (2, 4, None, "v4:2x2x2"),
+        (16, 4, None, "v4:4x4x4"),
+    ],
+)
+def test_topologies(hosts, chips, placement, expected):
+    machine = dataclasses.replace(POD, num_hosts=hosts, devices_per_host=chips, placement=placement)
+    assert topology(machine) == expected
+    if placement != "chip":
+        assert math.prod(map(int, expected.removeprefix("v4:").split("x"))) == machine.num_devices
+
+
+def test_a_machine_that_is_no_v4_slice_is_refused():
+    with pytest.raises(ConfigError, match="3 hosts of 4 chips"):
+        topology(dataclasses.replace(POD, num_hosts=3))
+
+
+def test_estimates_of_a_run():
+    work = workload(tiny())
+    work = dataclasses.replace(work, train_flops=int(275e12), eval_flops=int(27.5e12), train_steps=3600, eval_calls=36000)
+    chip, host, pod = (estimate(work, with_placement(POD, placement), 0.0) for placement in ("chip", "host", "pod"))
+    assert [e.chips for e in (chip, host, pod)] == [1, 4, 32]
+    assert [e.jobs_at_once for e in (chip, host, pod)] == [32, 8, 1]
+    assert [e.rows_per_chip for e in (chip, host, pod)] == [64, 16, 2]
+    assert chip.train_step.arithmetic == pytest.approx(1)
+    assert chip.hours(1.0) == pytest.approx(2)  # an hour of training and one of evaluation
+    assert chip.hours(0.5) == pytest.approx(4)
+    assert pod.train_hours(0.5) == pytest.approx(2 / 32)
+    assert chip.train_step.links == 0
+    with pytest.raises(ConfigError, match="does not divide over 32 devices"):
+        estimate(dataclasses.replace(work, global_batch=100), POD, 0.0)
+
+
+def test_a_step_is_bound_by_its_longest_part():
+    times = StepTimes(arithmetic=1.0, memory=2.0, links=0.5, host=1.5)
+    assert (times.roofline, times.bound_by) == (2.0, "memory")
+    assert times.at(0.5) == 2.0
+    assert times.at(0.25) == 4.0  # a lower utilisation stretches the arithmetic alone
+
+
+def test_an_all_reduce_on_one_chip_takes_no_time():
+    assert all_reduce_seconds(1e9, 1, V4) == 0
+    assert all_reduce_seconds(300e9, 2, V4) == pytest.approx(1)
+
+
+@pytest.mark.parametrize(
+    ("hours", "slots", "expected"), [([1, 2, 3], 1, 6), ([1, 2, 3], 3, 3), ([3, 1, 1, 1], 2, 3), ([1, 1, 3], 2, 4), ([5], 32, 5)]
+)
+def test_hours_of_a_sweep(hours, slots, expected):
+    assert makespan(hours, slots) == expected
+
+
+def test_words():
+    assert quantity(1.0935e13, "FLOP") == "10.94 TFLOP"
+    assert quantity(12, "B") == "12 B"
+    assert table([["a", "b"], ["long", "1"]]) == ["    a     b", "    long  1"]
+
+
+# --------------------------------------------------------------------------------------- what the compiler's answer means
+
+
+def compiled(**changes):
+    reduce = [{"op": "all-reduce", "bytes": 100, "dtypes": {"f32": 100}}]
+    memory = {"arguments": 10, "outputs": 8, "aliased": 6, "temporaries": 5, "code": 3}
+    whole = Compiled(1.0, 32, "TPU v4", "0.0.21", memory, 1e9, 1e9, reduce, 32, 5, 5, 0)
+    return dataclasses.replace(whole, **changes)
+
+
+def test_collectives_are_read_from_the_compiled_module():
+    hlo = """HloModule m, num_partitions=32
+  %all-reduce.1 = (bf16[11,512]{1,0:T(8,128)(2,1)S(3)}, f32[]{:T(128)}) all-reduce(%a, %b), channel_id=64
+  ROOT %all-gather.2 = u32[32]{0} all-gather-start(%c), dimensions={0}
+  %get = f32[8]{0} get-tuple-element(%all-reduce.1), index=0
+"""
+    assert aot.collectives(hlo) == [
+        {"op": "all-reduce", "bytes": 2 * 11 * 512 + 4, "dtypes": {"bf16": 2 * 11 * 512, "f32": 4}},
+        {"op": "all-gather", "bytes": 128, "dtypes": {"u32": 128}},
+    ]
+
+
+def test_memory_of_a_chip():
+    assert compiled().memory_bytes == 20
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [({"collectives": []}, "holds no all-reduce"), ({"partitions": 1}, "1 partitions"), ({"devices": 4}, "4 devices")],
+)
+def test_a_module_that_ignores_the_chips_is_refused(changes, words):
+    with pytest.raises(RunFailure, match=words):
+        checked(compiled(**changes), 32)
+    assert checked(compiled(), 32) == compiled()
+
+
+def test_what_a_compiled_step_is_warned_of():
+    assert warnings(compiled(), 100) == []
+    assert warnings(compiled(), None) == []
+    gathered = [{"op": "all-reduce", "bytes": 100, "dtypes": {}}, {"op": "all-gather", "bytes": 7, "dtypes": {}}]
+    found = warnings(compiled(collectives=gathered, aliases=3, float64_values=2), 50)
+    assert len(found) == 4
+    for words, text in zip(("2 float64", "2 of 5 donated", "carry 7 bytes", "2.0 times"), found, strict=True):
+        assert words in text
+
+
+@pytest.mark.parametrize("most", [0, 1, 5, 63, 64, 1000, 4095])
+@pytest.mark.parametrize("guess", [None, 1, 64, 5000])
+def test_bisection_brackets_the_largest_batch_that_fits(most, guess):
+    tried = []
+    low, high = largest_fitting(lambda rows: tried.append(rows) or rows <= most, 4096, guess)
+    assert low <= most < high
+    assert high - low <= max(1, low // 32)
+    assert len(tried) == len(set(tried)) <= 14
+
+
+def test_the_first_guess_of_the_bisection():
+    assert first_guess("RESOURCE_EXHAUSTED: Ran out of memory. Used 61.50G of 30.75G hbm. Exceeded ...", 256) == 128
+    assert first_guess("Used 1.5T of 768.0G hbm", 256) == 128
+    assert first_guess("another message", 256) is None
+
+
+# ------------------------------------------------------------------------------------------------------ a real compilation
+
+
+@pytest.fixture(scope="module")
+def plan_python():
+    try:
+        return find_python(None)
+    except ConfigError as error:
+        pytest.skip(str(error))
+
+
+def test_the_training_step_compiles_for_a_v4_64(plan_python, tmp_path):
+    cfg = tiny("hardware.dtype=float32")
+    work = workload(cfg)
+    found = Compiler(plan_python, tmp_path, print).compile(cfg, "training")
+    assert isinstance(found, Compiled)
+    assert (found.devices, found.partitions, found.device_kind) == (32, 32, "TPU v4")
+    reduced = sum(item["dtypes"].get("f32", 0) for item in found.collectives)
+    losses = 4 * 4  # scalars that the metrics sum, beside the gradient
+    assert work.gradient_bytes <= reduced <= work.gradient_bytes + losses
+    assert {item["op"] for item in found.collectives} == {"all-reduce"}
+    assert found.donated == found.aliases > 40
+    assert found.float64_values == 0
+    assert found.flops * 32 == pytest.approx(work.train_flops, rel=0.2)  # the compiler counts elementwise work too
+    assert found.memory["aliased"] > work.state_bytes
+    assert 0 < found.memory_bytes < V4.memory_bytes
+
+
+def test_the_command_prints_a_whole_plan(tmp_path):
+    done = run(tmp_path, "trm.plan", *TINY, "--multirun", "recursion=t2_n2,t2_n6", "plan.price_per_chip_hour=2")
+    for words in ("2 jobs", "recursion=t2_n6", "chip*", "host", "pod", "price at 40 %", "Assumed: TPU v4"):
+        assert words in done.stdout
+    assert not list(tmp_path.iterdir())
+    done = run(tmp_path, "trm.plan", *TINY, "train.global_batch_size=6", "hardware.placement=chip")
+    assert "ratio 1.0000" in done.stdout
+    assert "pod: train.global_batch_size=6 does not divide over 32 devices" in done.stdout

@@ -1,0 +1,78 @@
+"""What a run or a sweep will cost on a TPU, with no TPU at hand: `python -m trm.plan [KEY=VALUE ...] [plan.KEY=VALUE ...]`.
+
+    python -m trm.plan experiment=e1_1_baseline hardware=v4_64
+    python -m trm.plan +sweep=all_ablations hardware=v4_64 plan.price_per_chip_hour=3.22
+    python -m trm.plan experiment=e1_1_baseline hardware=v4_64 hardware.placement=chip plan.compile=true
+
+The arguments are those of trm.train; a sweep is +sweep=NAME, or --multirun with a grid. Prints parameters, FLOPs counted from the
+graph of the step beside the analytic count, the roofline of a step, and hours and chip-hours on one chip, one host and the pod.
+
+  plan.compile=true              compile the training and the evaluation step for the TPU, ahead of time: memory of a chip by kind,
+                                 collectives and their bytes; on out-of-memory the largest batch that fits. About a minute a step;
+                                 needs jax and libtpu: make setup-plan, or make setup EXTRAS=dev,plan
+  plan.python=PATH               the interpreter with jax and libtpu, if it is neither this one nor that of .venv-plan
+  plan.utilisation_percent=[20,40,60]  shares of the chips' peak to give hours for
+  plan.host_ms_per_step=3        no step is shorter than this, whatever the chips do
+  plan.price_per_chip_hour=3.22  adds what each placement costs
+"""
+
+import sys
+import tempfile
+from pathlib import Path
+
+from trm.cli import compose, compose_jobs, plain_command
+from trm.config import Config
+from trm.errors import ConfigError
+from trm.plan.compiled import STEPS, Compiler, find_python
+from trm.plan.estimate import PLACEMENTS, RunEstimate, chip_of, estimate, with_placement
+from trm.plan.output import RunPlan, assumptions, run_lines, sweep_lines
+from trm.plan.settings import MULTIRUN, PlanSettings, split_arguments
+from trm.plan.workload import Workload, workload
+
+
+def jobs_of(arguments: list[str]) -> tuple[str | None, dict[str, Config]]:
+    """The name of the sweep, None for a single run, and the settings of every job."""
+    flags = [a for a in arguments if a in MULTIRUN]
+    overrides = [a for a in arguments if a not in flags]
+    sweeps = [a.removeprefix("+sweep=") for a in overrides if a.startswith("+sweep=")]
+    if flags or sweeps:
+        return ",".join(sweeps) or "sweep", compose_jobs(overrides)
+    cfg = compose(overrides)
+    experiments = [a.removeprefix("experiment=") for a in overrides if a.startswith("experiment=")]
+    return None, {",".join(experiments) or "run": cfg}
+
+
+def estimates(work: Workload, cfg: Config, settings: PlanSettings) -> dict[str, RunEstimate | str]:
+    """The run on each placement of its machine; where one is impossible, the reason."""
+    found: dict[str, RunEstimate | str] = {}
+    for placement in PLACEMENTS:
+        try:
+            found[placement] = estimate(work, with_placement(cfg.hardware, placement), settings.host_ms_per_step / 1e3)
+        except ConfigError as error:
+            found[placement] = str(error)
+    return found
+
+
+def main(arguments: list[str]) -> None:
+    """The command; see the module's docstring."""
+    settings, rest = split_arguments(arguments)
+    sweep, jobs = jobs_of(rest)
+    chip = chip_of(next(iter(jobs.values())).hardware)
+    python = find_python(settings.python) if settings.compile else None
+    plans = []
+    with tempfile.TemporaryDirectory(prefix="trm-plan-") as folder:
+        compiler = Compiler(python, Path(folder), lambda text: print(text, file=sys.stderr, flush=True)) if python else None
+        for name, cfg in jobs.items():
+            work = workload(cfg)
+            compiled = {step: compiler.compile(cfg, step) for step in STEPS} if compiler else {}
+            plans.append(RunPlan(name, cfg, work, estimates(work, cfg, settings), compiled))
+    if sweep is None:
+        lines = run_lines(plans[0], settings, chip)
+    else:
+        lines = [line for plan in plans if plan.compiled for line in [*run_lines(plan, settings, chip), ""]]
+        lines += sweep_lines(sweep, plans, settings)
+    print("\n".join([*lines, "", *assumptions(chip, settings)]))
+
+
+if __name__ == "__main__":
+    plain_command(main, __doc__)

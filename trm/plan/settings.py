@@ -1,0 +1,57 @@
+"""What `python -m trm.plan` is asked: plan.KEY=VALUE arguments, apart from those of the run itself."""
+
+import dataclasses
+import difflib
+from dataclasses import dataclass, field
+
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from trm.errors import ConfigError
+
+PREFIX = "plan."
+MULTIRUN = ("-m", "--multirun")
+
+
+@dataclass
+class PlanSettings:
+    """How to plan; the run itself is described by the keys of trm.train."""
+
+    compile: bool = False  # compile the steps for the TPU, ahead of time
+    python: str | None = None  # the interpreter that has jax and libtpu; null = this one, or .venv-plan's
+    utilisation_percent: list[float] = field(default_factory=lambda: [20.0, 40.0, 60.0])  # of the chips' peak
+    host_ms_per_step: float = 3.0  # no step is shorter than this, however fast the chips are
+    price_per_chip_hour: float | None = None  # in any currency
+
+
+def split_arguments(arguments: list[str]) -> tuple[PlanSettings, list[str]]:
+    """The plan.* settings, and the arguments that describe the run. Raises ConfigError."""
+    own = [a.removeprefix(PREFIX) for a in arguments if a.startswith(PREFIX)]
+    for argument in arguments:
+        if argument not in MULTIRUN and ("=" not in argument or argument.startswith("-")):
+            raise ConfigError(f"{argument}: not understood: arguments are KEY=VALUE, as for trm.train, and plan.KEY=VALUE")
+    known = [item.name for item in dataclasses.fields(PlanSettings)]
+    for argument in own:
+        key = argument.partition("=")[0]
+        if key not in known:
+            similar = difflib.get_close_matches(key, known, n=1)
+            hint = f"did you mean {PREFIX}{similar[0]}?" if similar else f"they are {', '.join(PREFIX + name for name in known)}"
+            raise ConfigError(f"{PREFIX}{key} is not a key of trm.plan: {hint}")
+    try:
+        merged = OmegaConf.merge(OmegaConf.structured(PlanSettings), OmegaConf.from_dotlist(own))
+        settings = OmegaConf.to_object(merged)
+    except OmegaConfBaseException as error:
+        raise ConfigError(f"{PREFIX}{error.full_key}: {str(error).splitlines()[0]}") from error
+    assert isinstance(settings, PlanSettings)
+    _check(settings)
+    return settings, [a for a in arguments if not a.startswith(PREFIX)]
+
+
+def _check(settings: PlanSettings) -> None:
+    percents = settings.utilisation_percent
+    if not percents or not all(0 < p <= 100 for p in percents):
+        raise ConfigError(f"plan.utilisation_percent={percents}: give percentages above 0 and at most 100, such as [20,40,60]")
+    for name in ("host_ms_per_step", "price_per_chip_hour"):
+        value = getattr(settings, name)
+        if value is not None and not 0 <= value < float("inf"):
+            raise ConfigError(f"plan.{name}={value}: it must be a number that is not negative")
