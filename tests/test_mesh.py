@@ -4,10 +4,15 @@ The latents of an untrained MLP mixer amplify rounding differences some tenfold 
 steps on any two machines. Float64 shows that the computation is the same; attention is tame enough to show it in float32 too.
 """
 
+import math
+import re
 import shutil
 
 import pytest
 from running import TINY, metrics, run
+
+from trm.cli import compose
+from trm.model import architecture, weight_shapes
 
 CASES = {
     "mlp-float64": ["hardware.dtype=float64"],
@@ -15,19 +20,40 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("case", CASES)
-def test_losses_equal_on_one_and_eight_devices(tmp_path, case):
+PREFIX = ["model.puzzle_emb_ndim=64", "model.puzzle_emb_len=2", "train.eval_every_steps=null"]
+
+
+@pytest.mark.parametrize(("case", "meshes"), [("mlp-float64", [8]), ("attention-float32", [2, 4, 8])])
+def test_losses_equal_on_one_and_several_devices(tmp_path, case, meshes):
     losses = {}
-    for hardware in ("cpu", "cpu_mesh"):
-        arguments = [*TINY, *CASES[case], f"hardware={hardware}", f"run_name={hardware}", "train.eval_every_steps=null"]
-        arguments += ["model.puzzle_emb_ndim=64", "model.puzzle_emb_len=2"]
-        run(tmp_path, "trm.train", *arguments)
-        lines = metrics(tmp_path / "outputs" / hardware, "train")
-        losses[hardware] = [line["loss"] for line in lines]
+    for devices in (1, *meshes):
+        hardware = ["hardware=cpu"] if devices == 1 else ["hardware=cpu_mesh", f"hardware.devices_per_host={devices}"]
+        run(tmp_path, "trm.train", *TINY, *CASES[case], *PREFIX, *hardware, f"run_name=on_{devices}")
+        lines = metrics(tmp_path / "outputs" / f"on_{devices}", "train")
+        losses[devices] = [line["loss"] for line in lines]
         compiles = [line["compiles"] for line in lines]
         assert set(compiles) == {compiles[0]}
-    assert len(losses["cpu"]) == 20
-    assert losses["cpu_mesh"] == pytest.approx(losses["cpu"], rel=1e-5)
+    assert len(losses[1]) == 20
+    for devices in meshes:
+        assert losses[devices] == pytest.approx(losses[1], rel=1e-5)
+
+
+def test_the_devices_exchange_gradients_and_scalars_and_nothing_else(tmp_path, monkeypatch):
+    """Read from the compiled module of the training step: its collectives, and that the state's memory is used again."""
+    monkeypatch.setenv("XLA_FLAGS", f"--xla_dump_to={tmp_path / 'dump'} --xla_dump_hlo_as_text")
+    run(tmp_path, "trm.train", *TINY, *PREFIX, "hardware=cpu_mesh", "run_name=dumped", "train.max_steps=1")
+    modules = [path.read_text() for path in (tmp_path / "dump").glob("*SyncTensorsGraph*after_optimizations.txt")]
+    module = max(modules, key=len)  # the evaluation step is smaller
+    assert not re.search(r"all-gather|all-to-all|collective-permute|reduce-scatter", module)
+    reduced = [tuple(int(d) for d in dims.split(",") if d) for dims in re.findall(r"= \w+\[([\d,]*)\]\S* all-reduce\(", module)]
+    cfg = compose([*TINY, *PREFIX])
+    shapes = set(weight_shapes(architecture(cfg, seq_len=16, vocab_size=6, num_puzzle_identifiers=1)).values())
+    transposed = {shape[::-1] for shape in shapes}
+    vectors = {(1, cfg.model.puzzle_emb_ndim)}  # the sign-SGD's gradient, summed for each identifier
+    assert {shape for shape in reduced if math.prod(shape) > 2} <= shapes | transposed | vectors
+    matrices = {shape for shape in shapes if len(shape) == 2}
+    assert all(shape in reduced or shape[::-1] in reduced for shape in matrices)
+    assert module.splitlines()[0].count("may-alias") >= 4 * len(shapes)  # weights, two moments, EMA
 
 
 def test_resume_on_a_mesh_is_exact_and_on_another_number_of_devices_close(tmp_path):
