@@ -15,7 +15,7 @@ def pytest_addoption(parser):
 
 
 def pytest_generate_tests(metafunc):
-    if "golden_case" in metafunc.fixturenames:
+    if "golden_case" in metafunc.fixturenames and not any(metafunc.definition.iter_markers("parametrize")):
         folder = metafunc.config.getoption("--golden-dir")
         names = sorted(p.stem for p in folder.glob("*.json") if p.with_suffix(".npz").exists())
         if not names:

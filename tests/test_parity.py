@@ -5,10 +5,12 @@ In float64 all recorded training steps and the evaluation must agree to 1e-6 of 
 """
 
 import functools
+import shutil
 
 import numpy as np
 import pytest
 import torch
+from conftest import GOLDEN
 from golden_cases import load_case
 
 from trm.config import HardwareConfig
@@ -76,6 +78,13 @@ def test_training_float64(golden_case, runtime):
     if final.puzzle_embedding is not None:
         errors["final/puzzle"] = assert_close("puzzle embedding", state.puzzle_embedding, final.puzzle_embedding, 1e-6)
     print(f"{golden_case.name}: largest relative error {max(errors.values()):.1e} of {len(errors)} arrays")
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="inductor needs a C++ compiler")
+@pytest.mark.parametrize("golden_case", [GOLDEN / "attention_rope"], ids=["attention_rope"])
+def test_training_float64_with_inductor(golden_case):
+    """hardware=native: one case, since compiling takes a minute."""
+    test_training_float64(golden_case, start(HardwareConfig(name="native", backend="inductor")))
 
 
 def first_gradients(case, runtime):

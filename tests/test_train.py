@@ -118,6 +118,14 @@ def test_resumed_run_ends_with_the_same_bytes(folder, whole):
     assert len(other.stderr.splitlines()) == 1
 
 
+def test_without_torch_xla_the_run_learns_the_same(folder, whole):
+    run(folder, "trm.train", *TINY, "run_name=native", "hardware=native", "hardware.backend=eager")
+    ours, theirs = ([line["loss"] for line in metrics(r, "train")[:3]] for r in (folder / "outputs" / "native", whole))
+    assert ours == pytest.approx(theirs, rel=1e-4)
+    evaluated = run(folder, "trm.evaluate", "checkpoint=outputs/native")
+    assert "torch" in evaluated.stdout
+
+
 def test_damaged_newest_checkpoint_falls_back(folder, whole):
     copy = folder / "outputs" / "damaged"
     shutil.copytree(whole, copy, symlinks=True)

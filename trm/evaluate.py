@@ -61,7 +61,8 @@ def eval_program(runtime: Runtime, arch: Architecture) -> Callable[..., tuple[Ca
         weights: Weights, fixed: Weights, puzzle_embedding: Tensor | None, carry: Carry, batch: Batch, sums: Tensor
     ) -> tuple[Carry, Tensor]:
         carry, sums, _, _ = eval_step(arch, weights, fixed, puzzle_embedding, carry, batch, sums)
-        return runtime.keep_rows(carry), sums
+        runtime.keep_rows(carry)
+        return carry, sums
 
     return evaluation_step
 

@@ -51,8 +51,8 @@ class Runtime(Protocol):
     def prepare(self, compiled: Callable[..., Any], *args: Any) -> None:
         """Compile what `compile` returned for these arguments now, without running it, where the backend can."""
 
-    def keep_rows(self, tree: T) -> T:
-        """Inside a compiled function: results whose first axis stays split over the devices, as `put_rows` splits it.
+    def keep_rows(self, tree: Any) -> None:
+        """Inside a compiled function: mark results whose first axis stays split over the devices, as `put_rows` splits it.
 
         Without it the compiler chooses, and a result that comes back as an input with another split needs another graph.
         """
@@ -217,10 +217,9 @@ class XlaRuntime:
     def prepare(self, compiled: Callable[..., Any], *args: Any) -> None:
         cast(_XlaFunction, compiled).prepare(*args)
 
-    def keep_rows(self, tree: T) -> T:
+    def keep_rows(self, tree: Any) -> None:
         if self._mesh is not None:
             _map_tensors(lambda t: self._spmd.mark_sharding(t, self._mesh, ("data",) + (None,) * (t.ndim - 1)), tree)
-        return tree
 
     def put_replicated(self, tree: T) -> T:
         def put(tensor: Tensor) -> Tensor:
@@ -319,8 +318,8 @@ class NativeRuntime:
     def prepare(self, compiled: Callable[..., Any], *args: Any) -> None:
         """Nothing: inductor compiles at the first call."""
 
-    def keep_rows(self, tree: T) -> T:
-        return tree
+    def keep_rows(self, tree: Any) -> None:
+        pass
 
     def put_replicated(self, tree: T) -> T:
         return _map_tensors(lambda tensor: tensor.to(self._device), tree)

@@ -375,7 +375,8 @@ def train_program(runtime: Runtime, cfg: StepConfig) -> Callable[[TrainState, We
 
     def training_step(state: TrainState, fixed: Weights, batch: Batch) -> TrainState:
         state = train_step(cfg, state, fixed, batch)
-        return state._replace(carry=runtime.keep_rows(state.carry))
+        runtime.keep_rows(state.carry)
+        return state
 
     return training_step
 
