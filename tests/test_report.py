@@ -16,6 +16,7 @@ from trm.report.__main__ import main
 from trm.report.output import terminal
 from trm.report.runs import collect, flatten
 from trm.report.variants import compare, estimate
+from trm.run_folder import exclusive
 
 PNG = b"\x89PNG\r\n\x1a\n"
 
@@ -83,7 +84,8 @@ def test_every_job_that_is_not_counted_has_its_reason(tn_sweep):
     reasons = {run.name.partition("-")[0]: (run.status, reason) for run, reason in report(tn_sweep).not_counted}
     assert reasons["5"] == ("failed", "RuntimeError: RESOURCE_EXHAUSTED: out of memory while allocating 34359738368 bytes")
     assert reasons["7"] == ("preempted", "stopped at step 200 of 400; the same command goes on from there")
-    assert reasons["13"] == ("unfinished", "no summary.json: running or killed, last logged step 160 of 400")
+    killed = "no summary.json: killed, or running on another machine, last logged step 160 of 400"
+    assert reasons["13"] == ("unfinished", killed)
     assert reasons["14"] == ("missing", "no folder: the job has not started")
     assert len(reasons) == 4
 
@@ -285,7 +287,9 @@ def test_a_job_that_died_before_its_first_step(tmp_path):
     (early / "config" / "config.yaml").write_text("recursion: {T: 2, n: 2}\nrun_name: run-${now:%Y}\n")
     run = only_run(tmp_path / "sweep")
     assert (run.status, run.experiment, run.settings["recursion.T"]) == ("unfinished", None, 2)
-    assert run.reason == "no summary.json: running or killed before the first logged step"
+    assert run.reason == "no summary.json: killed, or running on another machine, no step logged yet"
+    with exclusive(early):
+        assert only_run(tmp_path / "sweep").reason == "still running, no step logged yet"
 
 
 def test_a_job_that_its_sweep_failed_before_it_began(tmp_path):

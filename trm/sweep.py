@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from trm.errors import RunFailure, UserError
-from trm.run_folder import SUMMARY_FILE, read_summary, write_summary
+from trm.run_folder import SUMMARY_FILE, put_summary_away, read_summary, write_summary
 
 log = logging.getLogger(__name__)
 
@@ -161,14 +161,14 @@ def process_rank() -> tuple[int, int]:
 def job(run_dir: Path) -> Iterator[None]:
     """Around one job's work: see to it that the job's folder tells how the job ended.
 
-    An earlier attempt's summary goes first, unless it says completed (the run then decides whether there is more to do). An error
+    An earlier attempt's summary is put away first, unless it says completed (the run then decides whether there is more to do). An error
     that the run did not write into its own summary is written here, and passed on. Ranks other than 0 leave a note of their
     own beside rank 0's files.
     """
     rank, ranks = process_rank()
     summary, note = run_dir / SUMMARY_FILE, run_dir / f"failed_rank_{rank}.txt"
     if rank == 0 and (read_summary(run_dir) or {}).get("status") != "completed":
-        summary.unlink(missing_ok=True)
+        put_summary_away(run_dir)
     note.unlink(missing_ok=True)
     before = _stamp(summary)
     try:

@@ -31,7 +31,7 @@ from trm.evaluate import Evaluator, make_evaluator
 from trm.failures import check_losses, check_weights, explained
 from trm.model import Weights, architecture, init_fixed, num_parameters
 from trm.progress import Clock, progress_bar
-from trm.run_folder import CONFIG_FILE, SUMMARY_FILE, exclusive, read_summary, write_summary
+from trm.run_folder import CONFIG_FILE, SUMMARY_FILE, exclusive, seconds_before, write_summary
 from trm.runtime import Runtime, start
 from trm.signals import StopSignal
 from trm.step import METRICS, Batch, StepConfig, TrainState, draw_min_steps, init_state, train_step
@@ -124,7 +124,7 @@ class Run:
 
         self.clock, self.step = Clock(), self.start_step
         self.seconds_to_first_step: float | None = None
-        self.seconds_before = (read_summary(self.run_dir) or {}).get("seconds", 0.0) if self.start_step else 0.0
+        self.seconds_before = seconds_before(self.run_dir) if self.start_step else 0.0
         status, exit_code, reason = "failed", EXIT_FAILED, None
         try:
             # a run ends when its last checkpoint is on disk

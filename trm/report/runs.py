@@ -14,7 +14,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from trm.config import Config, to_plain
 from trm.errors import UserError
-from trm.run_folder import CONFIG_FILE, SUMMARY_FILE
+from trm.run_folder import CONFIG_FILE, SUMMARY_FILE, in_use
 from trm.tracking import METRICS_FILE
 
 COMPOSED_FILE, HYDRA_FILE = "config/config.yaml", "config/hydra.yaml"  # Hydra writes these before the run begins
@@ -157,7 +157,7 @@ def _read_run(folder: Path, name: str, overrides: tuple[str, ...]) -> Run:
 
     evaluations, losses, last_step, torn = _read_metrics(folder / METRICS_FILE)
     values = summary or {}
-    status, reason = _status(values, last_step) if summary is not None else ("unfinished", _unfinished(last_step, settings))
+    status, reason = _status(values, last_step) if summary is not None else ("unfinished", _unfinished(folder, last_step, settings))
     if damage:
         status, reason = "damaged", "; ".join(damage)
     warnings = [str(w) for w in values.get("warnings") or ()] if isinstance(values.get("warnings"), list) else []
@@ -207,11 +207,13 @@ def _status(summary: dict[str, Any], last_step: int | None) -> tuple[Status, str
     return "damaged", f"{SUMMARY_FILE}: status={status!r} is not completed, failed or preempted"
 
 
-def _unfinished(last_step: int | None, settings: dict[str, Any]) -> str:
+def _unfinished(folder: Path, last_step: int | None, settings: dict[str, Any]) -> str:
+    # the lock tells of processes on this machine only
+    state = "still running" if in_use(folder) else f"no {SUMMARY_FILE}: killed, or running on another machine"
     if last_step is None:
-        return f"no {SUMMARY_FILE}: running or killed before the first logged step"
+        return f"{state}, no step logged yet"
     total = settings.get("train.max_steps")
-    return f"no {SUMMARY_FILE}: running or killed, last logged step {last_step}" + (f" of {total}" if total else "")
+    return f"{state}, last logged step {last_step}" + (f" of {total}" if total else "")
 
 
 def _read_settings(folder: Path) -> dict[str, Any]:
