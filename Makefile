@@ -1,4 +1,4 @@
-# make setup | setup-plan | demo | test | test-faults | test-slurm | lint | format | clean.  `make setup TORCH_INDEX=URL` takes torch from another index (CPU wheels).
+# make setup | setup-plan | demo | test | test-faults | test-slurm | lint | audit | format | clean.  `make setup TORCH_INDEX=URL` takes torch from another index (CPU wheels).
 # EXTRAS adds optional packages: make setup EXTRAS=dev,tpu (also: plan, ray).
 SHELL := bash
 PYTHON ?= python3
@@ -8,7 +8,7 @@ TORCH_INDEX ?=
 EXTRAS ?= dev
 READY := $(VENV)/.ready-$(EXTRAS)
 
-.PHONY: setup setup-plan demo test test-faults test-slurm lint format clean
+.PHONY: setup setup-plan demo test test-faults test-slurm lint audit format clean
 setup: $(READY)
 
 $(READY): setup.cfg pyproject.toml
@@ -46,9 +46,13 @@ lint: setup
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
 
+audit: setup   # known vulnerabilities of the installed packages; asks the package index
+	@test -x .venv-audit/bin/pip-audit || { $(PYTHON) -m venv .venv-audit && .venv-audit/bin/pip install -q pip-audit; }
+	$(PY) -m pip freeze --exclude-editable | .venv-audit/bin/pip-audit --no-deps --disable-pip -r /dev/stdin
+
 format: setup
 	$(VENV)/bin/ruff check --fix .
 	$(VENV)/bin/ruff format .
 
 clean:
-	rm -rf $(VENV) .venv-plan build *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
+	rm -rf $(VENV) .venv-plan .venv-audit build *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis

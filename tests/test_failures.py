@@ -10,6 +10,7 @@ from trm.cli import compose
 from trm.errors import RunFailure
 from trm.failures import check_losses, check_weights, explained, memory_words
 from trm.step import METRICS
+from trm.train import Run
 
 # As the compiler for a v4 said it of a step that was too big.
 TPU_MESSAGE = (
@@ -84,3 +85,15 @@ def test_weights_that_are_not_finite_are_named(cfg, tmp_path):
     with pytest.raises(RunFailure, match=r"^step 7: the weights net\.0 are not finite"):
         check_weights(weights, 7, cfg, tmp_path)
     check_weights({"lm_head": torch.ones(2)}, 7, cfg, tmp_path)
+
+
+def test_a_loader_slower_than_the_step_is_told_once_with_both_times():
+    run = object.__new__(Run)
+    run.slow_loader_told, run.warnings = False, []
+    run._warn_of_slow_loader(0.002, 0.001, 0.1)
+    assert run.warnings == []
+    run._warn_of_slow_loader(0.040, 0.030, 0.041)
+    run._warn_of_slow_loader(0.040, 0.030, 0.041)
+    [warning] = run.warnings
+    assert "40.0 ms for a batch and a step 11.0 ms" in warning
+    assert "data.num_aug" in warning

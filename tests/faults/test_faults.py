@@ -1,6 +1,7 @@
 """A run meets a fault: the right exit code, one clear line, and nothing lost beyond the last checkpoint."""
 
 import os
+import resource
 import shutil
 import signal
 import subprocess
@@ -166,6 +167,34 @@ def test_a_loss_that_is_not_finite_stops_the_run_with_a_diagnosis(tmp_path):
     assert f"step_{newest} is the last good checkpoint" in line
     assert f"step {newest + 1}: " in line
     assert "optimizer.lr=0.05" in line
+
+
+# ------------------------------------------------------------------------------------------------------- machine and memory
+
+
+def test_a_torch_xla_that_does_not_load_is_told_with_the_way_out(tmp_path):
+    (tmp_path / "broken" / "torch_xla").mkdir(parents=True)
+    (tmp_path / "broken" / "torch_xla" / "__init__.py").write_text("raise ImportError('_XLAC.so: undefined symbol: view')\n")
+    done = subprocess.run(
+        command("trm.train", *FAULTY), cwd=tmp_path, env=environment(PYTHONPATH=str(tmp_path / "broken")),
+        capture_output=True, text=True, check=False, timeout=120,
+    )  # fmt: skip
+    assert done.returncode == 2
+    line = errors(done)
+    assert "undefined symbol" in line
+    assert "make setup" in line
+    assert "hardware.backend=eager" in line
+
+
+def test_a_batch_that_does_not_fit_in_memory_names_a_smaller_one(tmp_path):
+    """A real allocation that fails: the process may have 14 GB of address space, and the carry alone needs more."""
+    done = subprocess.run(
+        command("trm.train", *FAULTY, "run_name=big", "train.global_batch_size=4194304", "evaluate.batch_size=16"),
+        cwd=tmp_path, env=environment(), capture_output=True, text=True, check=False, timeout=200,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (14_000_000_000, 14_000_000_000)),
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert "train.global_batch_size=2097152 is worth a try" in errors(done)
 
 
 # ------------------------------------------------------------------------------------------------------------------- trackers
