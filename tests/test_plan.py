@@ -11,7 +11,7 @@ from trm.config import HardwareConfig
 from trm.errors import ConfigError, RunFailure
 from trm.plan import aot
 from trm.plan.__main__ import main
-from trm.plan.compiled import Compiled, Compiler, checked, find_python, first_guess, largest_fitting, warnings
+from trm.plan.compiled import Compiled, Compiler, checked, find_python, largest_fitting, memory_asked_for, warnings
 from trm.plan.estimate import V4, StepTimes, all_reduce_seconds, estimate, makespan, topology, with_placement
 from trm.plan.output import quantity, table
 from trm.plan.settings import split_arguments
@@ -258,19 +258,28 @@ def test_what_a_compiled_step_is_warned_of():
 
 
 @pytest.mark.parametrize("most", [0, 1, 5, 63, 64, 1000, 4095])
-@pytest.mark.parametrize("guess", [None, 1, 64, 5000])
-def test_bisection_brackets_the_largest_batch_that_fits(most, guess):
+@pytest.mark.parametrize("told", [True, False])
+@pytest.mark.parametrize("recomputed", [True, False])
+def test_bisection_brackets_the_largest_batch_that_fits(most, told, recomputed):
     tried = []
-    low, high = largest_fitting(lambda rows: tried.append(rows) or rows <= most, 4096, guess)
+
+    def needs(rows):
+        tried.append(rows)
+        if rows <= most:
+            return 100.0 if recomputed else 100 * rows / most
+        return 100 * (rows + 1) / (most + 1) if told else math.inf
+
+    failing_needs = 100 * 4097 / (most + 1) if told else math.inf
+    low, high = largest_fitting(needs, 100.0, 4096, failing_needs)
     assert low <= most < high
-    assert high - low <= max(1, low // 32)
-    assert len(tried) == len(set(tried)) <= 14
+    assert high - low <= max(1, low // 16)
+    assert len(tried) == len(set(tried)) <= 24
 
 
-def test_the_first_guess_of_the_bisection():
-    assert first_guess("RESOURCE_EXHAUSTED: Ran out of memory. Used 61.50G of 30.75G hbm. Exceeded ...", 256) == 128
-    assert first_guess("Used 1.5T of 768.0G hbm", 256) == 128
-    assert first_guess("another message", 256) is None
+def test_the_memory_that_a_program_asked_for():
+    assert memory_asked_for("RESOURCE_EXHAUSTED: Ran out of memory in hbm. Used 61.50G of 30.75G hbm. Exceeded") == 61.5 * 2**30
+    assert memory_asked_for("Used 1.5T of 768.0G hbm") == 1.5 * 2**40
+    assert memory_asked_for("another message") == math.inf
 
 
 # ------------------------------------------------------------------------------------------------------ a real compilation

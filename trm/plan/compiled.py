@@ -6,6 +6,7 @@ a lock, and a compile takes both cores for a minute.
 
 import hashlib
 import json
+import math
 import re
 import subprocess
 import sys
@@ -19,7 +20,7 @@ from trm.config import Config
 from trm.errors import ConfigError, RunFailure
 from trm.placement import place
 from trm.plan import aot
-from trm.plan.estimate import topology
+from trm.plan.estimate import chip_of, topology
 from trm.plan.lowering import request
 
 PLAN_VENV = CONF_DIR.parent / ".venv-plan"
@@ -144,18 +145,22 @@ class Compiler:
         return result
 
     def _bisect(self, cfg: Config, step: str, failed: dict[str, Any]) -> TooBig:
-        devices = place(cfg.hardware).devices
+        chip, devices = chip_of(cfg.hardware), place(cfg.hardware).devices
         batch = cfg.train.global_batch_size if step == "training" else cfg.eval_batch_size
         compiles = 0
 
-        def fits(rows: int) -> bool:
+        def needs(rows: int) -> float:
             nonlocal compiles
             compiles += 1
             self.say(f"out of memory: trying a global batch of {rows * devices} ...")
-            return "out_of_memory" not in self._run(self._lower(with_batch(cfg, step, rows * devices), step))
+            result = self._run(self._lower(with_batch(cfg, step, rows * devices), step))
+            if "out_of_memory" in result:
+                return max(memory_asked_for(result["out_of_memory"]), chip.memory_bytes + 1)
+            return min(Compiled(**result).memory_bytes, chip.memory_bytes)
 
-        fitting, refused = largest_fitting(fits, batch // devices, first_guess(failed["out_of_memory"], batch // devices))
-        return TooBig(failed["out_of_memory"], failed["seconds"], fitting * devices, refused * devices, compiles)
+        rows, message = batch // devices, failed["out_of_memory"]
+        fitting, refused = largest_fitting(needs, chip.memory_bytes, rows, memory_asked_for(message))
+        return TooBig(message, failed["seconds"], fitting * devices, refused * devices, compiles)
 
 
 def with_batch(cfg: Config, step: str, batch: int) -> Config:
@@ -165,26 +170,31 @@ def with_batch(cfg: Config, step: str, batch: int) -> Config:
     return replace(cfg, evaluate=replace(cfg.evaluate, batch_size=batch))
 
 
-def first_guess(message: str, failing: int) -> int | None:
-    """Rows that should fit if memory grew in proportion, from "Used 48.98G of 30.75G hbm" in the compiler's message."""
-    found = re.search(r"Used ([\d.]+)([KMGT]) of ([\d.]+)([KMGT]) hbm", message)
-    if found is None:
-        return None
-    scale = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
-    return int(failing * float(found[3]) * scale[found[4]] / (float(found[1]) * scale[found[2]]))
+def memory_asked_for(message: str) -> float:
+    """Bytes that a program would need, from "Used 48.98G of 30.75G hbm" in the compiler's message; inf where it does not say so."""
+    found = re.search(r"Used ([\d.]+)([KMGT]) of [\d.]+[KMGT] hbm", message)
+    return float(found[1]) * {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}[found[2]] if found else math.inf
 
 
-def largest_fitting(fits: Callable[[int], bool], failing: int, guess: int | None = None) -> tuple[int, int]:
-    """By bisection (largest number found to fit or 0, smallest found not to), at most 1/32 of the first apart.
+def largest_fitting(needs: Callable[[int], float], memory: float, failing: int, failing_needs: float) -> tuple[int, int]:
+    """By bisection (largest number found to fit or 0, smallest found not to), at most 1/16 of the first apart.
 
-    `failing` is known not to fit; `guess` is tried first.
+    `needs` gives the bytes that a number of rows needs (a compile, minutes near the limit), `failing` is known not to fit. Every
+    other guess takes memory as growing in proportion between the two ends, which a compiler that recomputes is not bound to.
     """
-    low, high = 0, failing
-    if guess is not None and 0 < guess < failing:
-        low, high = (guess, high) if fits(guess) else (low, guess)
-    while high - low > max(1, low // 32):
-        middle = (low + high) // 2
-        low, high = (middle, high) if fits(middle) else (low, middle)
+    low, low_needs, high, high_needs = 0, 0.0, failing, failing_needs
+    in_proportion = True
+    while high - low > max(1, low // 16):
+        guess = (low + high) // 2
+        if in_proportion and high_needs < math.inf:
+            guess = low + int((high - low) * (memory - low_needs) / (high_needs - low_needs))
+        guess = min(max(guess, low + 1), high - 1)
+        found = needs(guess)
+        if found <= memory:
+            low, low_needs = guess, found
+        else:
+            high, high_needs = guess, found
+        in_proportion = not in_proportion
     return low, high
 
 
