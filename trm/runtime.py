@@ -69,6 +69,9 @@ class Runtime(Protocol):
     def fetch(self, tree: T) -> T:
         """A tree of device tensors as CPU tensors. Waits for the devices."""
 
+    def wait(self) -> None:
+        """Until the devices have nothing left to do."""
+
     def compile_count(self) -> int:
         """Graphs compiled so far in this process."""
 
@@ -210,7 +213,7 @@ class XlaRuntime:
 
     def compile(self, function: F, donate: int | None = None) -> F:
         # XLA's virtual CPU devices mix up the all-reduces of two executions that are under way at once, and hang
-        drain = self._xm.wait_device_ops if self._platform == "cpu" and self.num_devices > 1 else None
+        drain = self.wait if self._platform == "cpu" and self.num_devices > 1 else None
         compiled: Any = _XlaFunction(function, donate, drain)
         return cast(F, compiled)
 
@@ -220,6 +223,12 @@ class XlaRuntime:
     def keep_rows(self, tree: Any) -> None:
         if self._mesh is not None:
             _map_tensors(lambda t: self._spmd.mark_sharding(t, self._mesh, ("data",) + (None,) * (t.ndim - 1)), tree)
+
+    def run_lazily(self, function: Callable[..., T], *args: Any) -> T:
+        """Trace and run the function as ordinary torch_xla code does at every step: what `compile` is measured against."""
+        results = function(*args)
+        self._torch_xla.sync()
+        return results
 
     def put_replicated(self, tree: T) -> T:
         def put(tensor: Tensor) -> Tensor:
@@ -252,6 +261,9 @@ class XlaRuntime:
         fetched = iter(self._torch_xla._XLAC._xla_get_cpu_tensors([leaf for leaf in leaves if isinstance(leaf, Tensor)]))
         result: T = pytree.tree_unflatten([next(fetched) if isinstance(leaf, Tensor) else leaf for leaf in leaves], structure)
         return result
+
+    def wait(self) -> None:
+        self._xm.wait_device_ops()
 
     def compile_count(self) -> int:
         return int(self._metrics.counter_value("UncachedCompile") or 0)
@@ -332,6 +344,10 @@ class NativeRuntime:
 
     def fetch(self, tree: T) -> T:
         return _map_tensors(lambda tensor: tensor.cpu(), tree)
+
+    def wait(self) -> None:
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)
 
     def compile_count(self) -> int:
         if self._backend == "eager":

@@ -157,8 +157,7 @@ class Run:
         fixed = runtime.put_replicated(self.fixed)
         step_function = runtime.compile(train_program(runtime, self.step_config), donate=0)
         evaluator = make_evaluator(cfg, runtime, self.arch, self.fixed)
-        carry = self._own_rows(state.carry)
-        state = runtime.put_replicated(state._replace(carry=None))._replace(carry=runtime.put_rows(carry))  # type: ignore[arg-type]
+        state = self.place(state)
         if self.start_step < self.total_steps:
             log.info("compiling the training step (once per run) ...")
 
@@ -166,7 +165,7 @@ class Run:
         steps = range(self.start_step, self.total_steps)
 
         def device_batch(step: int) -> dict[str, torch.Tensor]:
-            return runtime.put_batch(self._host_batch(step, stop))
+            return runtime.put_batch(self.host_batch(step, stop))
 
         with progress_bar(cfg.train.progress, self.start_step, self.total_steps) as bar, Prefetcher(device_batch, steps) as batches:
             while self.step < self.total_steps:
@@ -206,12 +205,17 @@ class Run:
         evaluator.prepare(state.ema or state.weights, state.puzzle_embedding)
         self.clock.reset(self.step)
 
-    def _host_batch(self, step: int, stop: StopSignal) -> dict[str, Any]:
+    def place(self, state: TrainState) -> TrainState:
+        """A state of the CPU on the devices: replicated, but for the carry, of which each device has its rows."""
+        carry = self.runtime.put_rows(self._own_rows(state.carry))
+        return self.runtime.put_replicated(state._replace(carry=None))._replace(carry=carry)  # type: ignore[arg-type]
+
+    def host_batch(self, step: int, stop: StopSignal | None = None) -> dict[str, Any]:
         """This process's rows of the batch of a 0-based step; of several processes with their wish to stop."""
         min_steps = draw_min_steps(self.cfg.recursion, self.cfg.seed, step, self.cfg.train.global_batch_size)
         batch = {**self.loader.batch(step), "min_steps": self._own_rows(min_steps)}
         if self.runtime.process_count > 1:
-            batch["stop"] = np.full(self.local_batch_size, stop.requested, dtype=np.int32)
+            batch["stop"] = np.full(self.local_batch_size, stop is not None and stop.requested, dtype=np.int32)
         return batch
 
     def _own_rows(self, tree: T) -> T:
