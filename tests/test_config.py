@@ -79,7 +79,7 @@ def rounds():
         yield {group: names[i % len(names)] for group, names in options.items()}
 
 
-NUM_DEVICES = {"cpu": 1, "cpu_mesh": 8, "v4_8": 4, "v4_64": 32}
+NUM_DEVICES = {"cpu": 1, "cpu_mesh": 8, "v4_8": 4, "v4_64": 32, "native": 1, "gpu": 1}
 
 
 @pytest.mark.parametrize("chosen", list(rounds()), ids=lambda chosen: "-".join(chosen.values()))
@@ -89,7 +89,7 @@ def test_every_option_composes(chosen):
     assert cfg.data.name == chosen["data"]
     assert cfg.hardware.name == chosen["hardware"]
     assert cfg.hardware.num_devices == NUM_DEVICES[chosen["hardware"]]
-    assert cfg.hardware.dtype == ("bfloat16" if cfg.hardware.platform == "tpu" else "float32")
+    assert cfg.hardware.dtype == ("float32" if cfg.hardware.platform == "cpu" else "bfloat16")
     assert cfg.optimizer.name == chosen["optimizer"]
     assert cfg.ema.enabled == (chosen["ema"] == "on")
     assert f"t{cfg.recursion.T}_n{cfg.recursion.n}" == chosen["recursion"]
@@ -476,8 +476,15 @@ def test_differences():
 @pytest.mark.parametrize(
     ("override", "words"),
     [
-        ("model=3", "group"),
-        ("experiment=3", "group"),
+        ("model=3", "model=3 .*attention, deep, large, mlp, tiny"),
+        ("ema=true", "ema=true .*off, on"),
+        ("model={mixr:mlp}", r"model\.mixer"),
+        ("ema.enabled=3", r"ema\.enabled.*true"),
+        ("ema.enabled=1", r"ema\.enabled.*true"),
+        ("tracking.tags=[[a],b]", r"tracking\.tags=\[a,b\]"),
+        ("tracking.notes=${data}", "tracking.notes"),
+        ("train.max_steps=99999999999", "train.max_steps"),
+        ("model.expansion=0.001", "model.expansion"),
         ("run_name=", "run_name"),
         ("run_name=../elsewhere", "run_name"),
         ("hardware.platform=cuda", "hardware.backend"),

@@ -205,7 +205,7 @@ def set_last(value):
         (lambda f: (f / "train/dataset.json").write_text("[]"), "dataset.json is not a JSON object"),
         (lambda f: (f / "train/dataset.json").write_text("{}"), "dataset.json has no seq_len"),
         (lambda f: (f / "build.json").write_text("{}"), "build.json has no settings"),
-        (lambda f: (f / "build.json").write_text('{"settings": {}}'), "build.json has no box_rows"),
+        (lambda f: (f / "build.json").write_text('{"settings": {}}'), "build.json has no csv_sha256"),
         (lambda f: (f / "train/all__inputs.npy").write_bytes(b"no array"), "all__inputs.npy is not a readable npy"),
         (lambda f: (f / "train/all__inputs.npy").write_bytes(b""), "all__inputs.npy is not a readable npy"),
         (edit_metadata(seq_len="81"), "seq_len='81'"),

@@ -11,6 +11,7 @@ import os
 import re
 import shlex
 import sys
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,21 +19,26 @@ from typing import Any, NoReturn
 
 import hydra
 from hydra._internal.callbacks import Callbacks
+from hydra._internal.utils import get_args_parser
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.plugins import Plugins
 from hydra.errors import HydraException
+from hydra.experimental.callback import Callback
 from hydra.types import HydraContext, RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from trm import sweep
-from trm.config import Config, all_keys, from_composed, register_schema, unknown_keys
-from trm.errors import ConfigError, RunFailure, UserError
+from trm.config import Config, all_keys, from_composed, load_yaml, register_schema, unknown_keys
+from trm.errors import ConfigError, RunFailure, UserError, plain_line
 
 CONF_DIR = Path(__file__).resolve().parent.parent / "conf"
-UNWRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENOTDIR, errno.EEXIST, errno.EISDIR)
+UNWRITABLE = (
+    errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT,
+    errno.ENOTDIR, errno.EEXIST, errno.EISDIR, errno.ENAMETOOLONG,
+)  # fmt: skip
 EXIT_FAILED, EXIT_USER_ERROR, EXIT_PREEMPTED = 1, 2, 143
 
 # One line on each config group, in the order of conf/config.yaml; `--help` prints it with the group's options.
@@ -54,19 +60,31 @@ def describe_groups() -> str:
     """The config groups with one line and the options of each, for `--help`."""
     lines = []
     for group, about in GROUPS.items():
-        options = sorted(p.stem for p in (CONF_DIR / group).glob("[!_]*.yaml"))
-        lines.append(f"  {group:<11} {about}\n              {' | '.join(options)}")
+        lines.append(f"  {group:<11} {about}\n              {' | '.join(group_options(group))}")
     return "\n".join(lines)
+
+
+def group_options(group: str) -> list[str]:
+    """The options of a config group."""
+    return sorted(p.stem for p in (CONF_DIR / group).glob("[!_]*.yaml"))
 
 
 def one_line(error: BaseException) -> str:
     """The error's message on a single line, said in this project's terms where Hydra's would mislead."""
+    return plain_line(_in_our_terms(error))
+
+
+def _in_our_terms(error: BaseException) -> str:
     text = str(error)
+    reason = error.__cause__ or error.__context__
+    if not text:  # Hydra has errors that only pass another one on
+        return one_line(reason) if reason else type(error).__name__
     unknown = re.match(r"Could not override '([^']+)'", text) or re.match(r"Key '([^']+)' (?:is )?not in", text)
     if unknown:
-        return unknown_key(_full_key(text) or unknown[1])
-    if text.startswith("Error merging override") and error.__cause__ is not None:  # the reason is one level down
-        return f"{text.splitlines()[0].removeprefix('Error merging override ')}: {one_line(error.__cause__)}"
+        inside = _full_key(str(reason)) or ""  # model={mixr:mlp}: the reason names model.mixr
+        return unknown_key(_full_key(text) or (inside if inside.startswith(f"{unknown[1]}.") else unknown[1]))
+    if text.startswith("Error merging override") and reason is not None:  # the reason is one level down
+        return f"{text.splitlines()[0].removeprefix('Error merging override ')}: {one_line(reason)}"
     text = text.split("Config search path:")[0].split("\nSee https://hydra.cc")[0]
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     lines = [line for line in lines if not line.startswith(("full_key:", "object_type=", "reference_type="))]
@@ -98,7 +116,7 @@ def fail_user_error(error: BaseException) -> NoReturn:
 
 def fail_run(error: RunFailure) -> NoReturn:
     """Print why the run cannot go on as one line on stderr and exit with 1."""
-    print(f"error: {error}", file=sys.stderr)
+    print(f"error: {plain_line(str(error))}", file=sys.stderr)
     sys.exit(EXIT_FAILED)
 
 
@@ -132,6 +150,9 @@ def hydra_command(run: Callable[[Config], None], *, run_folder: bool = True) -> 
         sys.argv += ["hydra.run.dir=.", "hydra.output_subdir=null", "hydra/job_logging=stdout"]
         sys.argv += ["hydra/sweeper=basic", "hydra/launcher=basic"]  # a sweep is of runs
     _prepare_hydra()
+    parser = get_args_parser()
+    parser.error = lambda message: fail_user_error(UserError(f"{message}; --help shows how"))  # type: ignore[method-assign]
+    parser.parse_args()  # Hydra does it again, and would print its usage for an option that it does not have
     # Hydra prints its own multi-line report and exits with 1 unless this is set; then it lets exceptions through
     full_error = os.environ.get("HYDRA_FULL_ERROR")
     os.environ["HYDRA_FULL_ERROR"] = "1"
@@ -162,19 +183,54 @@ def hydra_command(run: Callable[[Config], None], *, run_folder: bool = True) -> 
     task.__code__ = task.__code__.replace(co_filename=run.__code__.co_filename)
     try:
         hydra.main(version_base="1.3", config_path=str(CONF_DIR), config_name="config")(task)()
-    except (UserError, HydraException, OmegaConfBaseException, ValueError) as error:
-        if full_error == "1" or (type(error) is ValueError and not _is_group_choice(error)):
+    except Exception as error:
+        mistake = _mistake(error, sys.argv[1:])
+        if full_error == "1" or mistake is None:
             raise
-        fail_user_error(error)
-    except OSError as error:  # Hydra cannot make the run's folder, or its log in it
-        if full_error == "1" or error.errno not in UNWRITABLE:
-            raise
-        fail_user_error(UserError(f"{error.filename}: {error.strerror}: make it writable, or start in another folder"))
+        fail_user_error(mistake)
 
 
-def _is_group_choice(error: Exception) -> bool:
-    """Whether this is what Hydra raises for a group's option that is no name (model=3), bare of its own error types."""
-    return str(error).startswith("Config group override must be a string")
+class RefuseEarly(Callback):
+    """Refuses wrong settings before Hydra makes the run's folder; conf/config.yaml names it."""
+
+    def on_run_start(self, config: DictConfig, **_: Any) -> None:
+        """Exit where the settings are not valid."""
+        try:
+            plain = _without_hydra(config)
+            refuse_unknown_keys(plain)
+            from_composed(plain)
+        except (UserError, OmegaConfBaseException) as error:
+            fail_user_error(error)
+
+
+def _without_hydra(composed: DictConfig) -> DictConfig:
+    return OmegaConf.create({key: value for key, value in composed.items_ex(resolve=False) if key != "hydra"})
+
+
+def _mistake(error: Exception, overrides: list[str]) -> UserError | None:
+    """What the user did wrong where Hydra raises this; None where it is a fault of the program."""
+    if isinstance(error, UserError):
+        return error
+    if isinstance(error, HydraException | OmegaConfBaseException):
+        return ConfigError(one_line(error))
+    if isinstance(error, OSError) and error.errno in UNWRITABLE:  # Hydra cannot make the run's folder, or its log in it
+        return UserError(f"{error.filename}: {error.strerror}: make it writable, or start in another folder")
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    hydras = {frame.f_code.co_name for frame in frames if frame.f_globals["__name__"].startswith("hydra.")}
+    our_task = any(frame.f_code.co_name == "task" and frame.f_globals["__name__"] == __name__ for frame in frames)
+    if our_task or not hydras & {"compose_config", "load_configuration", "run_job"}:
+        return None
+    # composing and preparing a run, Hydra lets errors of many types through, and few of them name what is wrong
+    for file in sorted(CONF_DIR.rglob("*.yaml")):
+        try:
+            load_yaml(file)
+        except ConfigError as unreadable:
+            return unreadable
+    for override in overrides:
+        group, _, option = override.lstrip("+~").partition("=")
+        if group in GROUPS and str(error).startswith("Config group override"):
+            return ConfigError(f"{group}={option} is no option of {group}: choose one of {', '.join(group_options(group))}")
+    return ConfigError(f"Hydra cannot start with these overrides and conf/: {one_line(error)}")
 
 
 def _prepare_hydra() -> None:
@@ -224,13 +280,14 @@ def compose_launch(overrides: list[str]) -> tuple[Config, Launch]:
             composed = hydra.compose("config", overrides=overrides, return_hydra_config=True)
             own = composed.hydra
             launch = Launch(Path(own.run.dir), own.runtime.choices["hydra/launcher"], own.mode == RunMode.MULTIRUN)
-            plain = OmegaConf.create({key: value for key, value in composed.items_ex(resolve=False) if key != "hydra"})
+            plain = _without_hydra(composed)
             refuse_unknown_keys(plain)
             return from_composed(plain), launch
-        except (HydraException, OmegaConfBaseException, ValueError) as error:
-            if type(error) is ValueError and not _is_group_choice(error):
+        except Exception as error:
+            mistake = _mistake(error, overrides)
+            if mistake is None or mistake is error:
                 raise
-            raise ConfigError(one_line(error)) from error
+            raise mistake from error
 
 
 def compose_jobs(overrides: list[str]) -> dict[str, Config]:
@@ -246,7 +303,8 @@ def compose_jobs(overrides: list[str]) -> dict[str, Config]:
             )
             jobs: dict[str, Config] = sweeper.configs(list(composed.hydra.overrides.task))
             return jobs
-        except (HydraException, OmegaConfBaseException, ValueError) as error:
-            if type(error) is ValueError and not _is_group_choice(error):
+        except Exception as error:
+            mistake = _mistake(error, overrides)
+            if mistake is None or mistake is error:
                 raise
-            raise ConfigError(one_line(error)) from error
+            raise mistake from error

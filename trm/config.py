@@ -10,13 +10,19 @@ import hashlib
 import json
 import math
 import operator
+import os
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, cast
 
+import yaml
 from hydra.core.config_store import ConfigStore
-from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf import MISSING, BooleanNode, DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException, ValidationError
 
 from trm.errors import ConfigError
+
+LARGEST_COUNT = 2**31 - 1  # counts end up in int32 arrays and graphs
 
 
 def _key(
@@ -218,9 +224,33 @@ class Config:
         return self.evaluate.batch_size or self.train.global_batch_size
 
 
+class _Switch(BooleanNode):
+    """A boolean written as a word; omegaconf alone would take every number but 0 for true."""
+
+    def _validate_and_convert_impl(self, value: Any) -> bool:
+        if str(value).lower() not in ("true", "false", "on", "off", "yes", "no"):
+            raise ValidationError("'$VALUE' is neither true nor false (on, off, yes and no are understood too)")
+        return super()._validate_and_convert_impl(value)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "_Switch":
+        copy = _Switch()
+        self._deepcopy_impl(copy, memo)
+        return copy
+
+
+def _schema() -> DictConfig:
+    """The schema as omegaconf checks it."""
+    defaults: Any = Config()
+    for group in filter(dataclasses.is_dataclass, vars(defaults).values()):
+        for item in dataclasses.fields(group):
+            if item.type is bool:
+                setattr(group, item.name, _Switch(getattr(group, item.name), is_optional=False))
+    return cast(DictConfig, OmegaConf.structured(defaults))
+
+
 def register_schema() -> None:
     """Make the schema known to Hydra: conf/config.yaml names it first, so that composing checks every key and type."""
-    ConfigStore.instance().store(name="schema", node=Config)
+    ConfigStore.instance().store(name="schema", node=_schema())
 
 
 def from_composed(composed: DictConfig) -> Config:
@@ -228,7 +258,7 @@ def from_composed(composed: DictConfig) -> Config:
 
     Raises ConfigError (and omegaconf's own errors, which trm/cli.py reports the same way) with one line for the user.
     """
-    typed = OmegaConf.merge(OmegaConf.structured(Config), composed)
+    typed = OmegaConf.merge(_schema(), composed)
     cfg = cast(Config, OmegaConf.to_object(typed))
     validate(cfg)
     return cfg
@@ -242,6 +272,17 @@ def all_keys(node: type = Config, prefix: str = "") -> list[str]:
         if isinstance(item.type, type) and dataclasses.is_dataclass(item.type):
             keys += all_keys(item.type, f"{prefix}{item.name}.")
     return keys
+
+
+def load_yaml(path: Path) -> DictConfig:
+    """The settings in a file, not checked yet. Raises ConfigError where it cannot be read as such."""
+    try:
+        found = OmegaConf.load(path)
+    except (OSError, ValueError, RecursionError, yaml.YAMLError, OmegaConfBaseException) as error:
+        raise ConfigError(f"{path}: not readable as YAML ({error}): mend it, or replace it by an unharmed copy") from error
+    if not isinstance(found, DictConfig):
+        raise ConfigError(f"{path}: holds no settings: it must be KEY: VALUE lines")
+    return found
 
 
 def unknown_keys(composed: DictConfig) -> list[str]:
@@ -295,6 +336,8 @@ def validate(cfg: Config) -> None:
             f"model.puzzle_emb_ndim={model.puzzle_emb_ndim} does not fit in model.puzzle_emb_len={model.puzzle_emb_len} tokens of "
             f"{model.hidden_size}: raise model.puzzle_emb_len to {-(model.puzzle_emb_ndim // -model.hidden_size)} or set it to 0"
         )
+    if round(model.expansion * min(model.hidden_size, cfg.data.side**2 + model.prefix_len) * 2 / 3) < 1:
+        raise ConfigError(f"model.expansion={model.expansion} leaves the SwiGLU no width: raise it")
     _check_batch("train.global_batch_size", cfg.train.global_batch_size, hardware.num_devices)
     if cfg.evaluate.batch_size is not None:
         _check_batch("evaluate.batch_size", cfg.evaluate.batch_size, hardware.num_devices)
@@ -312,8 +355,15 @@ def validate(cfg: Config) -> None:
         )
     if hardware.backend == "xla" and hardware.platform == "cuda":
         raise ConfigError("hardware.platform=cuda runs without torch_xla: set hardware.backend=inductor or eager")
-    if not cfg.run_name or cfg.run_name.startswith("/") or ".." in cfg.run_name.split("/"):
+    parts = cfg.run_name.split("/")
+    if {"", ".", ".."} & set(parts) or not cfg.run_name.isprintable() or any(len(os.fsencode(part)) > 200 for part in parts):
         raise ConfigError(f"run_name={cfg.run_name!r} is no name for a folder under outputs/: choose letters, digits, - and _")
+    if not cfg.data.path:
+        raise ConfigError("data.path is empty: name the dataset's folder")
+    if cfg.data.num_puzzles * (cfg.data.num_aug + 1) > LARGEST_COUNT:
+        raise ConfigError(
+            f"data.num_puzzles={cfg.data.num_puzzles} in {cfg.data.num_aug + 1} variants are too many rows: lower data.num_aug"
+        )
     if hardware.dtype == "float64" and hardware.loss_dtype != "float64":
         raise ConfigError("hardware.dtype=float64 needs hardware.loss_dtype=float64")
     if cfg.data.source == "generated" and (cfg.data.train_csv or cfg.data.test_csv):
@@ -334,6 +384,9 @@ def _check_ranges(node: Any, path: str) -> None:
             _check_ranges(value, key + ".")
             continue
         rule = item.metadata
+        if isinstance(value, list) and not all(isinstance(entry, str) for entry in value):
+            raise ConfigError(f"{key}={value} is not a list of words: write {key}=[a,b]")
+        _check_text(key, value)
         if value is None or "choices" not in rule:
             continue
         if rule["choices"] and value not in rule["choices"]:
@@ -349,6 +402,15 @@ def _check_ranges(node: Any, path: str) -> None:
             bound = rule[name]
             if bound is not None and wrong(value, bound):
                 raise ConfigError(f"{key}={value} is out of range: it must be {words} {bound:g}")
+        if isinstance(value, int) and value > LARGEST_COUNT:
+            raise ConfigError(f"{key}={value} is out of range: it must be at most {LARGEST_COUNT}")
+
+
+def _check_text(key: str, value: Any) -> None:
+    """Text must come back as it is from the files that keep it: YAML, JSON and names of folders."""
+    for text in value if isinstance(value, list) else [value]:
+        if isinstance(text, str) and ("${" in text or text == "???" or any("\ud800" <= c <= "\udfff" or c == "\0" for c in text)):
+            raise ConfigError(f"{key}={text} cannot be kept in a config file: leave out ${{, ??? and characters that are not UTF-8")
 
 
 def _check_batch(key: str, batch: int, num_devices: int) -> None:

@@ -1,8 +1,17 @@
 """Errors that are told in one line on stderr (see trm/cli.py): the user's to mend (exit code 2), or a run that cannot go on (1)."""
 
 
+def plain_line(text: str) -> str:
+    """The text on one line with nothing in it that steers a terminal: messages quote values and files as they are."""
+    line = " ".join(part for part in map(str.strip, text.splitlines()) if part)
+    return "".join(c if c.isprintable() else " " if c.isspace() else ascii(c)[1:-1] for c in line)
+
+
 class UserError(Exception):
     """The input is wrong. The message is one line that names the key or file and says what to do."""
+
+    def __str__(self) -> str:
+        return plain_line(super().__str__())
 
 
 class ConfigError(UserError):

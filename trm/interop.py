@@ -9,7 +9,10 @@ which cannot run code.
                                                                          then: python -m trm.evaluate checkpoint=RUN
 """
 
+import io
+import os
 import re
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -105,6 +108,8 @@ def from_reference(tensors: Mapping[str, Tensor], arch: Architecture, source: st
 
 
 def _checked(tensor: Tensor, shape: tuple[int, ...], name: str, source: str) -> Tensor:
+    if not tensor.is_floating_point() or tensor.layout != torch.strided or tensor.is_meta:
+        raise CheckpointError(f"{source}: tensor {name} is {tensor.dtype}, {tensor.layout} on {tensor.device}: not plain weights")
     if tuple(tensor.shape) != shape:
         raise CheckpointError(f"{source}: tensor {name} has shape {list(tensor.shape)}, the configuration needs {list(shape)}")
     return tensor
@@ -136,7 +141,12 @@ def read_reference_file(path: Path, arch: Architecture) -> ModelTensors:
 
 def write_reference_file(path: Path, model: ModelTensors, arch: Architecture) -> None:
     """Write a checkpoint file that the reference loads."""
-    torch.save(to_reference(model, arch), path)
+    content = io.BytesIO()
+    torch.save(to_reference(model, arch), content)
+    try:
+        path.write_bytes(content.getvalue())
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be written to ({error.strerror}): choose another file") from error
 
 
 def export_run(arguments: list[str]) -> None:
@@ -156,7 +166,7 @@ def import_file(arguments: list[str]) -> None:
     if len(names) != 2:
         raise ConfigError("import needs FILE (the released code's checkpoint) and RUN (the folder to make), then overrides")
     file, run_dir = map(Path, names)
-    if run_dir.exists():
+    if os.path.lexists(run_dir):
         raise ConfigError(f"{run_dir}: exists already: choose another folder")
     cfg = compose([*(a for a in arguments if "=" in a), f"run_name={run_dir.name}"])
     sizes = {"seq_len": cfg.data.side**2, "vocab_size": cfg.data.side + 2, "num_puzzle_identifiers": 1}
@@ -182,9 +192,13 @@ def import_file(arguments: list[str]) -> None:
         data=sizes,
         wandb_run_id=None,
     )
-    save_checkpoint(run_dir, tensors, meta, is_best=True, keep=1)
     plain["data"]["path"] = str(Path(cfg.data.path).resolve())
-    OmegaConf.save(OmegaConf.create(plain), run_dir / CONFIG_FILE)
+    try:
+        save_checkpoint(run_dir, tensors, meta, is_best=True, keep=1)
+        OmegaConf.save(OmegaConf.create(plain), run_dir / CONFIG_FILE)
+    except OSError as error:
+        shutil.rmtree(run_dir, ignore_errors=True)
+        raise ConfigError(f"{run_dir}: cannot be written to ({error.strerror}): choose another folder") from error
     print(f"made {run_dir}: python -m trm.evaluate checkpoint={run_dir}")
 
 

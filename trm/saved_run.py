@@ -2,17 +2,18 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+import yaml
+from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from torch import Tensor
 
-from trm.checkpoint import Meta, find_checkpoint, load_checkpoint
-from trm.cli import CONF_DIR, compose, one_line, refuse_unknown_keys
-from trm.config import Config, from_composed, to_plain
-from trm.errors import ConfigError
-from trm.model import Architecture, Weights, architecture, init_fixed
+from trm.checkpoint import META_FILE, Meta, find_checkpoint, load_checkpoint
+from trm.cli import GROUPS, compose, one_line, refuse_unknown_keys
+from trm.config import Config, from_composed, load_yaml, to_plain
+from trm.errors import CheckpointError, ConfigError
+from trm.model import Architecture, Weights, architecture, init_fixed, weight_shapes
 from trm.run_folder import CONFIG_FILE
 
 
@@ -50,15 +51,14 @@ def open_run(path: Path, overrides: list[str]) -> SavedRun:
 
     An override is KEY=VALUE (train.log_every_steps=5) or GROUP=OPTION (hardware=cpu). Raises CheckpointError or ConfigError.
     """
-    folder = find_checkpoint(path)
+    try:
+        folder = find_checkpoint(path)
+    except OSError as error:
+        raise CheckpointError(f"checkpoint={path}: {error.strerror}: give a run folder such as outputs/NAME") from error
     tensors, meta = load_checkpoint(folder)
-    run_config = folder.parent.parent / CONFIG_FILE
-    if run_config.exists():
-        settings = cast(DictConfig, OmegaConf.load(run_config))
-    else:  # a checkpoint folder moved out of its run: everything but names and paths is in the checkpoint itself
-        settings = OmegaConf.create({**meta.config, "run_name": folder.name, "data": {**meta.config["data"], "path": "???"}})
-    cfg = _with_overrides(settings, overrides)
-    arch = architecture(cfg, **meta.data)
+    cfg = _with_overrides(_settings(folder, meta), overrides)
+    arch = architecture(cfg, **_sizes(folder, meta))
+    _check_tensors(folder, arch, tensors)
     weights = {k.removeprefix("weights/"): t for k, t in tensors.items() if k.startswith("weights/")}
     fixed = init_fixed(arch, cfg.seed) | {k.removeprefix("fixed/"): t for k, t in tensors.items() if k.startswith("fixed/")}
     return SavedRun(
@@ -73,13 +73,57 @@ def open_run(path: Path, overrides: list[str]) -> SavedRun:
     )
 
 
-def _with_overrides(settings: DictConfig, overrides: list[str]) -> Config:
-    merged = settings.copy()
+def _settings(folder: Path, meta: Meta) -> Any:
+    """The settings that the run was trained with, not checked yet."""
+    run_config = folder.parent.parent / CONFIG_FILE
+    if run_config.exists():
+        return load_yaml(run_config)
+    # a checkpoint folder moved out of its run: everything but names and paths is in the checkpoint itself
+    data = meta.config.get("data") if isinstance(meta.config, dict) else None
+    if not isinstance(data, dict):
+        raise CheckpointError(f"{folder / META_FILE}: holds no settings: use another checkpoint")
+    return {**meta.config, "run_name": folder.name, "data": {**data, "path": "???"}}
+
+
+def _sizes(folder: Path, meta: Meta) -> dict[str, int]:
+    """The sizes of the data that the run was trained on."""
+    names = ("seq_len", "vocab_size", "num_puzzle_identifiers")
+    sizes = meta.data if isinstance(meta.data, dict) else {}
+    if sizes.keys() != set(names) or not all(type(size) is int and 0 < size < 2**31 for size in sizes.values()):
+        raise CheckpointError(f"{folder / META_FILE}: data={meta.data} is not the sizes {', '.join(names)}: use another checkpoint")
+    return sizes
+
+
+def _check_tensors(folder: Path, arch: Architecture, tensors: dict[str, Tensor]) -> None:
+    """Raise CheckpointError where the model of `arch` cannot be made from the tensors."""
+    model = arch.model
+    shapes = {f"weights/{name}": shape for name, shape in weight_shapes(arch).items()}
+    if any(name.startswith("ema/") for name in tensors):
+        shapes |= {f"ema/{name}": shape for name, shape in weight_shapes(arch).items()}
+    if model.puzzle_emb_ndim:
+        shapes["puzzle_embedding"] = (arch.num_puzzle_identifiers, model.puzzle_emb_ndim)
+    used = {name for name in tensors if name.startswith(("weights/", "ema/")) or name == "puzzle_embedding"}
+    wrong = sorted(shapes.keys() ^ used)
+    if wrong:
+        what = "is missing" if wrong[0] in shapes else "has no place"
+        raise CheckpointError(f"{folder}: tensor {wrong[0]} {what}: these settings (model=, recursion=) are not the run's")
+    shapes |= {f"fixed/init.{z}": (model.hidden_size,) for z in arch.latent_names if f"fixed/init.{z}" in tensors}
+    for name, shape in shapes.items():
+        tensor = tensors[name]
+        if tuple(tensor.shape) != shape or not tensor.is_floating_point():
+            raise CheckpointError(
+                f"{folder}: tensor {name} is {tensor.dtype} {list(tensor.shape)}, but these settings (model=, recursion=) need "
+                f"{list(shape)}"
+            )
+
+
+def _with_overrides(settings: Any, overrides: list[str]) -> Config:
     try:
+        merged = OmegaConf.create(settings)
         OmegaConf.set_struct(merged, True)
         for override in overrides:
             key, _, value = override.partition("=")
-            if (CONF_DIR / key).is_dir():
+            if key in GROUPS and key in Config.__dataclass_fields__:
                 merged[key] = to_plain(compose([override]))[key]
             else:
                 OmegaConf.update(merged, key, OmegaConf.from_dotlist([f"value={value}"])["value"], force_add=False)
@@ -87,3 +131,5 @@ def _with_overrides(settings: DictConfig, overrides: list[str]) -> Config:
         return from_composed(merged)
     except OmegaConfBaseException as error:
         raise ConfigError(one_line(error)) from error
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{override} is not understood ({one_line(error)}): quote the value") from error

@@ -161,8 +161,8 @@ def process_rank() -> tuple[int, int]:
 def job(run_dir: Path) -> Iterator[None]:
     """Around one job's work: see to it that the job's folder tells how the job ended.
 
-    An earlier attempt's summary is put away first, unless it says completed (the run then decides whether there is more to do). An error
-    that the run did not write into its own summary is written here, and passed on. Ranks other than 0 leave a note of their
+    An earlier attempt's summary is put away first, unless it says completed (the run then decides whether there is more to do). An
+    error that the run did not write into its own summary is written here, and passed on. Ranks other than 0 leave a note of their
     own beside rank 0's files.
     """
     rank, ranks = process_rank()

@@ -120,8 +120,13 @@ def read_build_record(path: Path) -> dict[str, Any] | None:
     if not file.exists():
         return None
     record = _read_json(path, file)
-    if not isinstance(record.get("settings"), dict):
-        raise _broken(path, file, "has no settings")
+    for key in ("settings", "csv_sha256", "puzzles", "rows"):
+        if not isinstance(record.get(key), dict):
+            raise _broken(path, file, f"has no {key}")
+    if not all(type(record[key].get(split)) is int for key in ("puzzles", "rows") for split in ("train", "test")):
+        raise _broken(path, file, "does not count puzzles and rows")
+    if not isinstance(record.get("disjointness"), str):
+        raise _broken(path, file, "does not say whether train and test share puzzles")
     return record
 
 
@@ -136,8 +141,12 @@ def _load_metadata(path: Path, split: str) -> Metadata:
         raise _broken(path, file, f"has no {error.args[0]}") from error
     for item in ("seq_len", "vocab_size", "total_groups", "num_puzzle_identifiers", "pad_id", "blank_identifier_id"):
         value = getattr(metadata, item)
-        if not isinstance(value, int) or value < 0:
+        if type(value) is not int or not 0 <= value < 2**31:
             raise _broken(path, file, f"has {item}={value!r}, not a count")
+    if metadata.ignore_label_id is not None and type(metadata.ignore_label_id) is not int:
+        raise _broken(path, file, f"has ignore_label_id={metadata.ignore_label_id!r}, not a token or null")
+    if metadata.pad_id >= metadata.vocab_size or metadata.blank_identifier_id >= metadata.num_puzzle_identifiers:
+        raise _broken(path, file, "has a pad_id or blank_identifier_id outside its vocab_size and num_puzzle_identifiers")
     return metadata
 
 
@@ -146,8 +155,8 @@ def _load_array(path: Path, file: Path) -> NDArray[Any]:
         return np.asarray(np.load(file, allow_pickle=False))
     except FileNotFoundError as error:
         raise _broken(path, file, "is missing") from error
-    except (ValueError, EOFError, OSError) as error:
-        raise _broken(path, file, f"is not a readable npy file ({str(error).splitlines()[0]})") from error
+    except Exception as error:  # NumPy raises many kinds for a file that is no array, from TokenError to MemoryError
+        raise _broken(path, file, f"is not a readable npy file ({(str(error) or type(error).__name__).splitlines()[0]})") from error
 
 
 def _read_json(path: Path, file: Path) -> dict[str, Any]:
@@ -155,7 +164,7 @@ def _read_json(path: Path, file: Path) -> dict[str, Any]:
         plain = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise _broken(path, file, "is missing") from error
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, RecursionError) as error:
         raise _broken(path, file, f"is not readable JSON ({error})") from error
     if not isinstance(plain, dict):
         raise _broken(path, file, "is not a JSON object")
@@ -168,7 +177,7 @@ def _sudoku_of(path: Path, metadata: Metadata) -> Sudoku | None:
     if record is not None:
         try:
             sudoku = Sudoku(int(record["settings"]["box_rows"]), int(record["settings"]["box_cols"]))
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise _broken(path, path / "build.json", "has no box_rows and box_cols") from error
     else:
         box = math.isqrt(math.isqrt(metadata.seq_len))
