@@ -179,19 +179,18 @@ def memory_asked_for(message: str) -> float:
 def largest_fitting(needs: Callable[[int], float], memory: float, failing: int, failing_needs: float) -> tuple[int, int]:
     """By bisection (largest number found to fit or 0, smallest found not to), at most 1/16 of the first apart.
 
-    `needs` gives the bytes that a number of rows needs (a compile, minutes near the limit), `failing` is known not to fit. Every
-    other guess takes memory as growing in proportion between the two ends, which a compiler that recomputes is not bound to.
+    `needs` gives the bytes that a number of rows needs (a compile, minutes near the limit); `failing` is known not to fit. Until
+    one fits, every other guess takes memory as growing in proportion to the rows.
     """
-    low, low_needs, high, high_needs = 0, 0.0, failing, failing_needs
+    low, high, high_needs = 0, failing, failing_needs
     in_proportion = True
     while high - low > max(1, low // 16):
         guess = (low + high) // 2
-        if in_proportion and high_needs < math.inf:
-            guess = low + int((high - low) * (memory - low_needs) / (high_needs - low_needs))
-        guess = min(max(guess, low + 1), high - 1)
+        if low == 0 and in_proportion and high_needs < math.inf:
+            guess = min(max(int(high * memory / high_needs), 1), high - 1)
         found = needs(guess)
         if found <= memory:
-            low, low_needs = guess, found
+            low = guess
         else:
             high, high_needs = guess, found
         in_proportion = not in_proportion
