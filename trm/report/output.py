@@ -28,7 +28,7 @@ NOTES = (
     "exact accuracy: share of held-out puzzles solved in every cell at the final evaluation, in percent; mean over the seeds of "
     "completed runs, ± half the width of the 95 % Student-t interval (n=1: none can be given)",
     "best: the highest evaluation of each run, mean over seeds; chosen on the test puzzles, so read it as optimistic",
-    "steps, samples/s and seconds: mean over seeds; seconds are those of training steps since the run was last started",
+    "steps, samples/s and seconds: mean over seeds; seconds in training steps over all starts of a run, samples/s of the last one",
     f"paper: {paper.CITATION}, {paper.DATASET_LABEL}; {UNLIKE_PAPER} = same ablation, but the runs differ from the paper in other "
     "settings or data, so no difference is given",
 )

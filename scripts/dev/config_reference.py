@@ -1,0 +1,61 @@
+"""Write docs/config.md, the reference of the config keys, from the schema: python scripts/dev/config_reference.py"""
+
+import dataclasses
+import typing
+from pathlib import Path
+from typing import Any
+
+from omegaconf import MISSING
+
+from trm.cli import CONF_DIR, GROUPS
+from trm.config import Config
+
+FILE = Path(__file__).resolve().parents[2] / "docs" / "config.md"
+HEAD = """# Config keys
+
+Made from the schema in `trm/config.py` by `python scripts/dev/config_reference.py`; do not edit. A default is the schema's own: the
+options of a group (`conf/GROUP/OPTION.yaml`) set others. `python -m trm.train --cfg job` shows what a command comes to, `--info`
+where each value came from.
+"""
+
+
+def reference() -> str:
+    """The page."""
+    parts = [HEAD]
+    top = [item for item in dataclasses.fields(Config) if not dataclasses.is_dataclass(item.type)]
+    parts.append(_table("The run", "", "", top))
+    for item in dataclasses.fields(Config):
+        if isinstance(item.type, type) and dataclasses.is_dataclass(item.type):
+            options = sorted(p.stem for p in (CONF_DIR / item.name).glob("[!_]*.yaml"))
+            about = GROUPS.get(item.name) or (item.type.__doc__ or "").splitlines()[0]
+            chosen = f" Options: {', '.join(f'`{name}`' for name in options)}." if options else ""
+            parts.append(
+                _table(f"`{item.name}`", f"{about}.{chosen}".replace("..", "."), f"{item.name}.", dataclasses.fields(item.type))
+            )
+    return "\n".join(parts)
+
+
+def _table(title: str, about: str, prefix: str, items: typing.Iterable[dataclasses.Field[Any]]) -> str:
+    lines = [f"## {title}", *([about, ""] if about else []), "| key | default | meaning | allowed |", "| --- | --- | --- | --- |"]
+    lines += [f"| `{prefix}{i.name}` | {_default(i)} | {i.metadata['doc']} | {_allowed(i)} |" for i in items]
+    return "\n".join(lines) + "\n"
+
+
+def _default(item: dataclasses.Field[Any]) -> str:
+    value = item.default_factory() if item.default_factory is not dataclasses.MISSING else item.default
+    if value == MISSING:
+        return "from the option"
+    return f"`{'null' if value is None else str(value).lower() if isinstance(value, bool) else value}`"
+
+
+def _allowed(item: dataclasses.Field[Any]) -> str:
+    rule = item.metadata
+    if rule.get("choices"):
+        return ", ".join(f"`{choice}`" for choice in rule["choices"])
+    bounds = (("low", "≥"), ("above", ">"), ("high", "≤"), ("below", "<"))
+    return ", ".join(f"{sign} {rule[name]:,}" for name, sign in bounds if rule.get(name) is not None)
+
+
+if __name__ == "__main__":
+    FILE.write_text(reference())
+    print(f"written: {FILE}")
