@@ -540,3 +540,24 @@ def test_the_step_reads_the_schedule_at_a_counter_that_starts_at_one():
     np.testing.assert_allclose(after.weights["f_unused"], 1 - 0.1 / 10 * 2.0, rtol=1e-12)
     after = train_step(cfg, after, fixed, batch)
     np.testing.assert_allclose(after.weights["f_unused"], (1 - 0.02) * (1 - 0.04), rtol=1e-12)
+
+
+def test_votes_to_stop_are_summed_over_all_rows_and_steps():
+    """Two hosts with two rows each: the second one wants to stop from the second step on; both read the same sum."""
+    cfg, state, fixed = make()
+    for step, votes in enumerate(([0, 0, 0, 0], [0, 0, 1, 1], [0, 0, 1, 1])):
+        batch = make_batch(seed=step) | {"stop": torch.tensor(votes, dtype=torch.int32)}
+        state = train_step(cfg, state, fixed, batch)
+    assert named(state.metrics)["stop_votes"] == 4
+    assert named(train_step(cfg, make()[1], fixed, make_batch()).metrics)["stop_votes"] == 0
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_steps_with_a_loss_that_is_not_finite_are_counted(value):
+    cfg, state, fixed = make(ema=False)
+    state = train_step(cfg, state, fixed, make_batch())
+    assert named(state.metrics)["nonfinite_steps"] == 0
+    state = state._replace(weights=state.weights | {"lm_head": torch.full_like(state.weights["lm_head"], value)})
+    for _ in range(2):
+        state = train_step(cfg, state, fixed, make_batch())
+    assert named(state.metrics)["nonfinite_steps"] == 2
