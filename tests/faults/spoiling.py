@@ -59,8 +59,8 @@ def near(key: str) -> list[str]:
 def values_for(key: str) -> st.SearchStrategy[str]:
     """What may be written after `key=`."""
     close = st.sampled_from(near(key)) if key in LEAVES else st.nothing()
-    numbers = st.integers().map(str) | st.floats().map(repr)
-    return close | close | st.sampled_from(ODD_TEXTS) | numbers | st.text(max_size=12)
+    numbers = st.integers(0, 64).map(str) | st.integers().map(str) | st.floats().map(repr)
+    return st.one_of(close, close, close, close, st.sampled_from(ODD_TEXTS), numbers, st.text(max_size=12))
 
 
 # ---------------------------------------------------------------------------------------------------------------- overrides
@@ -98,7 +98,8 @@ def one_override() -> st.SearchStrategy[str]:
 def several_overrides() -> st.SearchStrategy[list[str]]:
     """One to four overrides; sometimes the same twice."""
     some = st.lists(one_override(), min_size=1, max_size=3)
-    return some | some | some.map(lambda given: [*given, given[0]])
+    close = st.sampled_from(sorted(LEAVES)).flatmap(lambda key: st.sampled_from(near(key)).map(f"{key}={{}}".format))
+    return some | some | st.lists(close, min_size=1, max_size=3) | some.map(lambda given: [*given, given[0]])
 
 
 # -------------------------------------------------------------------------------------------------------- values inside files
