@@ -10,7 +10,7 @@ import os
 import re
 import shutil
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import MISSING, dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -40,6 +40,8 @@ class Meta:
     last_eval_step: int | None
     data: dict[str, int]  # seq_len, vocab_size, num_puzzle_identifiers
     wandb_run_id: str | None  # the W&B run that a resumed run continues; None without W&B
+    # of the last evaluation, after each supervision step; None also in checkpoints made before it was kept
+    exact_accuracy_by_step: list[float] | None = None
 
 
 def flatten(tree: Any) -> dict[str, Tensor]:
@@ -171,7 +173,8 @@ def load_checkpoint(folder: Path) -> tuple[dict[str, Tensor], Meta]:
     if hashlib.sha256(blob).hexdigest() != body.get("state_sha256"):
         raise CheckpointError(f"{state_path}: damaged (its checksum does not match {META_FILE}): use another checkpoint")
     try:
-        meta = Meta(**{name: body[name] for name in Meta.__dataclass_fields__})
+        needed = [name for name, field in Meta.__dataclass_fields__.items() if field.default is MISSING or name in body]
+        meta = Meta(**{name: body[name] for name in needed})
         return load(blob), meta
     except (KeyError, SafetensorError) as error:
         raise CheckpointError(f"{folder}: not a checkpoint ({error})") from error

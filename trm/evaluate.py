@@ -6,6 +6,8 @@
 import json
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,10 +18,36 @@ from trm.data.build import ensure_dataset
 from trm.data.format import load_dataset
 from trm.data.loader import EvalLoader
 from trm.errors import ConfigError
+from trm.losses import log_probabilities
 from trm.model import Architecture, Weights
 from trm.runtime import Runtime, start
+from trm.samples import MOST_SAMPLES, Samples
 from trm.saved_run import open_run, split_arguments
 from trm.step import METRICS, Batch, Carry, empty_carry, eval_step
+
+
+@dataclass(frozen=True)
+class EvalResult:
+    """What an evaluation found.
+
+    Keys of the metrics: exact_accuracy, accuracy, lm_loss, q_halt_loss, q_halt_accuracy, steps, count.
+    """
+
+    by_step: list[dict[str, float]]  # after each supervision step, the mean over all puzzles
+    samples: Samples
+
+    @property
+    def final(self) -> dict[str, float]:
+        """Metrics after the last supervision step, which are the evaluation's result."""
+        return self.by_step[-1]
+
+
+class Shown(NamedTuple):
+    """What one supervision step answered for the first rows of the batch, K of them."""
+
+    predictions: Tensor  # [K, C] int32
+    confidence: Tensor  # [K, C] in the loss dtype
+    q_halt: Tensor  # [K]
 
 
 class Evaluator:
@@ -39,32 +67,57 @@ class Evaluator:
         batch = self.runtime.put_batch(next(iter(self.loader)))
         self.runtime.prepare(self._step, weights, self._fixed, puzzle_embedding, self._carry, batch, self._zeros)
 
-    def run(self, weights: Weights, puzzle_embedding: Tensor | None, num_steps: int) -> list[dict[str, float]]:
-        """Metrics after each of `num_steps` supervision steps, the mean over all puzzles; the last entry is the result.
-
-        Weights are on the device. Keys: exact_accuracy, accuracy, lm_loss, q_halt_loss, q_halt_accuracy, steps, count. Nothing is
-        read from the device before the end.
-        """
+    def run(self, weights: Weights, puzzle_embedding: Tensor | None, num_steps: int) -> EvalResult:
+        """Evaluate for `num_steps` supervision steps. Weights are on the device; nothing is read from it before the end."""
         sums = [self._zeros] * num_steps
+        shown: list[Shown] = []  # of the first batch
         for host_batch in self.loader:
             batch = self.runtime.put_batch(host_batch)
             carry = self._carry
             for s in range(num_steps):
-                carry, sums[s] = self._step(weights, self._fixed, puzzle_embedding, carry, batch, sums[s])
-        return [_means(total) for total in self.runtime.fetch(sums)]
+                carry, sums[s], answers = self._step(weights, self._fixed, puzzle_embedding, carry, batch, sums[s])
+                if len(shown) < num_steps:
+                    shown.append(answers)
+        totals, shown = self.runtime.fetch((sums, shown))
+        return EvalResult([_means(total) for total in totals], _samples(self.loader, shown))
 
 
-def eval_program(runtime: Runtime, arch: Architecture) -> Callable[..., tuple[Carry, Tensor]]:
+def shown_rows(arch: Architecture, logits_BCV: Tensor, q_halt_B: Tensor) -> Shown:
+    """What is shown of a step's answers: at most the first MOST_SAMPLES rows of the batch."""
+    logits = logits_BCV[:MOST_SAMPLES]
+    predictions = logits.argmax(-1)
+    log_shares = log_probabilities(logits.to(arch.loss_dtype), arch.model.loss)
+    confidence = log_shares.gather(-1, predictions.unsqueeze(-1)).squeeze(-1).exp()
+    return Shown(predictions.to(torch.int32), confidence, q_halt_B[:MOST_SAMPLES])
+
+
+def eval_program(runtime: Runtime, arch: Architecture) -> Callable[..., tuple[Carry, Tensor, Shown]]:
     """The evaluation step as it is compiled: eval_step without what evaluation does not read; the carry stays split by rows."""
 
     def evaluation_step(
         weights: Weights, fixed: Weights, puzzle_embedding: Tensor | None, carry: Carry, batch: Batch, sums: Tensor
-    ) -> tuple[Carry, Tensor]:
-        carry, sums, _, _ = eval_step(arch, weights, fixed, puzzle_embedding, carry, batch, sums)
+    ) -> tuple[Carry, Tensor, Shown]:
+        carry, sums, logits, q_halt = eval_step(arch, weights, fixed, puzzle_embedding, carry, batch, sums)
+        shown = shown_rows(arch, logits, q_halt)
         runtime.keep_rows(carry)
-        return carry, sums
+        runtime.keep_replicated(shown)
+        return carry, sums, shown
 
     return evaluation_step
+
+
+def _samples(loader: EvalLoader, shown: list[Shown]) -> Samples:
+    """The first puzzles of the pass with their answers, from those of the first batch's first rows after each step."""
+    puzzles = loader.first(len(shown[0].q_halt))
+    count = len(puzzles["inputs"])
+    predictions, confidence, q_halt = (torch.stack(answers)[:, :count] for answers in zip(*shown, strict=True))
+    return Samples(
+        inputs=puzzles["inputs"],
+        labels=puzzles["labels"],
+        predictions=predictions.numpy(),
+        confidence=confidence.to(torch.float32).numpy(),
+        q_halt=q_halt.to(torch.float32).numpy(),
+    )
 
 
 def _means(total: Tensor) -> dict[str, float]:
@@ -98,7 +151,7 @@ def main(arguments: list[str]) -> None:
     weights, table = runtime.put_replicated((run.eval_weights, run.puzzle_embedding))
     print(f"{run.folder}: {evaluator.loader.num_puzzles} puzzles on {runtime.describe()}", flush=True)
     began = time.perf_counter()
-    result = evaluator.run(weights, table, run.cfg.recursion.n_sup)[-1]
+    result = evaluator.run(weights, table, run.cfg.recursion.n_sup).final
     print(f"step {run.meta.step}, {'EMA' if run.ema else 'training'} weights, {time.perf_counter() - began:.1f} s")
     for name, value in result.items():
         print(f"  {name:<16} {value:.6g}")

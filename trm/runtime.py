@@ -57,6 +57,9 @@ class Runtime(Protocol):
         Without it the compiler chooses, and a result that comes back as an input with another split needs another graph.
         """
 
+    def keep_replicated(self, tree: Any) -> None:
+        """Inside a compiled function: mark results that every device shall hold whole, so that every process can fetch them."""
+
     def put_replicated(self, tree: T) -> T:
         """A CPU tree on the devices, every device holding all of it."""
 
@@ -224,6 +227,10 @@ class XlaRuntime:
         if self._mesh is not None:
             _map_tensors(lambda t: self._spmd.mark_sharding(t, self._mesh, ("data",) + (None,) * (t.ndim - 1)), tree)
 
+    def keep_replicated(self, tree: Any) -> None:
+        if self._mesh is not None:
+            _map_tensors(lambda t: self._spmd.mark_sharding(t, self._mesh, (None,) * t.ndim), tree)
+
     def run_lazily(self, function: Callable[..., T], *args: Any) -> T:
         """Trace and run the function as ordinary torch_xla code does at every step: what `compile` is measured against."""
         results = function(*args)
@@ -331,6 +338,9 @@ class NativeRuntime:
         """Nothing: inductor compiles at the first call."""
 
     def keep_rows(self, tree: Any) -> None:
+        pass
+
+    def keep_replicated(self, tree: Any) -> None:
         pass
 
     def put_replicated(self, tree: T) -> T:

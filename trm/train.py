@@ -33,6 +33,7 @@ from trm.model import Weights, architecture, init_fixed, num_parameters
 from trm.progress import Clock, progress_bar
 from trm.run_folder import CONFIG_FILE, SUMMARY_FILE, exclusive, seconds_before, write_summary
 from trm.runtime import Runtime, start
+from trm.samples import write_samples
 from trm.signals import StopSignal
 from trm.step import METRICS, Batch, StepConfig, TrainState, draw_min_steps, init_state, train_step
 from trm.sweep import process_rank
@@ -88,6 +89,7 @@ class Run:
         self.best: tuple[float, int] | None = None  # exact accuracy, step
         self.last_eval: dict[str, float] | None = None
         self.last_eval_step: int | None = None
+        self.exact_accuracy_by_step: list[float] | None = None  # of the last evaluation
         self.fixed = init_fixed(self.arch, cfg.seed)
         self.warnings: list[str] = []  # of this module; the trackers keep their own
         self.slow_loader_told = False
@@ -246,6 +248,7 @@ class Run:
         if meta.best_exact_accuracy is not None and meta.best_step is not None:
             self.best = (meta.best_exact_accuracy, meta.best_step)
         self.last_eval, self.last_eval_step = meta.last_eval, meta.last_eval_step
+        self.exact_accuracy_by_step = meta.exact_accuracy_by_step
         self.wandb_run_id = meta.wandb_run_id
         log.info("resuming from %s", folder)
         return state, meta.step
@@ -311,12 +314,16 @@ class Run:
     def _evaluate(self, evaluator: Evaluator, state: TrainState) -> bool:
         """Evaluate and log; True where this is the best exact accuracy so far."""
         began = time.perf_counter()
-        result = evaluator.run(state.ema or state.weights, state.puzzle_embedding, self.cfg.recursion.n_sup)[-1]
+        evaluation = evaluator.run(state.ema or state.weights, state.puzzle_embedding, self.cfg.recursion.n_sup)
+        result = evaluation.final
         shown = ", ".join(f"{name}={result[key]:.4f}" for name, key in SHOWN_IN_LOG.items())
         seconds = time.perf_counter() - began
         log.info("Evaluation at step %s: %s, puzzles=%d, time=%.1fs", self.step, shown, result["count"], seconds)
         self.trackers.log("eval", self.step, result)
+        if self.runtime.is_main:
+            write_samples(self.run_dir, evaluation.samples)
         self.last_eval, self.last_eval_step = result, self.step
+        self.exact_accuracy_by_step = [step["exact_accuracy"] for step in evaluation.by_step]
         is_best = self.best is None or result["exact_accuracy"] > self.best[0]
         if is_best:
             self.best = (result["exact_accuracy"], self.step)
@@ -338,6 +345,7 @@ class Run:
             best_step=self.best[1] if self.best else None,
             last_eval=self.last_eval,
             last_eval_step=self.last_eval_step,
+            exact_accuracy_by_step=self.exact_accuracy_by_step,
             data=self.data_sizes,
             wandb_run_id=self.trackers.wandb_run_id,
         )
@@ -359,6 +367,7 @@ class Run:
             "best_step": self.best[1] if self.best else None,
             "last_eval": self.last_eval,
             "last_eval_step": self.last_eval_step,
+            "exact_accuracy_by_step": self.exact_accuracy_by_step,  # of the last evaluation, after each supervision step
             # in training steps, without compiling, evaluating and saving, over all starts of the run
             "seconds": round(self.seconds_before + seconds, 3),
             "seconds_to_first_step": self.seconds_to_first_step,

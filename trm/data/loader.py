@@ -137,6 +137,11 @@ class EvalLoader:
         """Batches of the pass, the same on every host."""
         return math.ceil(self.num_puzzles / self._global_batch_size)
 
+    def first(self, count: int) -> Batch:
+        """The first `count` puzzles of the pass (fewer where it has fewer), the same on every host."""
+        data, rows = self._dataset, slice(0, min(count, self.num_puzzles))
+        return _to_batch(data.metadata, data.inputs[rows], data.labels[rows], data.puzzle_identifiers[rows])
+
     def __iter__(self) -> Iterator[Batch]:
         """This host's rows of every batch, in the form of `TrainLoader.batch`."""
         data, size = self._dataset, self._rows.stop - self._rows.start
