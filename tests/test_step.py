@@ -15,6 +15,7 @@ from trm.config import Config, EmaConfig, ModelConfig, OptimizerConfig, Recursio
 from trm.model import Architecture, forward, init_fixed, with_latents
 from trm.step import (
     METRICS,
+    ROW_METRICS,
     Carry,
     StepConfig,
     draw_min_steps,
@@ -142,6 +143,8 @@ class SecondTrainer:
         grads = torch.autograd.grad(self.loss, leaves, allow_unused=True)  # lm_head is unused where no row has labels
         grads = [torch.zeros_like(leaf) if g is None else g for leaf, g in zip(leaves, grads, strict=True)]
         self.grads = dict(zip(self.weights, grads, strict=False))
+        for name, tensors in (("grad_norm", self.grads), ("weight_norm", self.weights)):
+            self.metrics[name] = torch.linalg.vector_norm(torch.cat([t.detach().flatten() for t in tensors.values()])).item()
         for name, value in self.metrics.items():
             self.sums[name] += value
         self._update(grads[-1])
@@ -451,10 +454,11 @@ def test_evaluation_equals_the_training_forward():
         state, out = train_step_with_outputs(cfg, state, fixed, make_batch(seed=5) if state.step else batch)
         torch.testing.assert_close(logits, out.logits, rtol=1e-11, atol=1e-13)
         torch.testing.assert_close(q_halt, out.q_halt, rtol=1e-11, atol=1e-13)
-        losses = slice(METRICS.index("lm_loss"), None)
+        losses = slice(METRICS.index("lm_loss"), len(ROW_METRICS))
         torch.testing.assert_close(metrics[losses], out.metrics[losses], rtol=1e-10, atol=1e-12)
     assert out.metrics[0] == 4  # the last training step halts every row, so all metrics agree
-    torch.testing.assert_close(metrics, out.metrics, rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(metrics[: len(ROW_METRICS)], out.metrics[: len(ROW_METRICS)], rtol=1e-10, atol=1e-12)
+    assert metrics[len(ROW_METRICS) :].tolist() == [0, 0]  # an evaluation has no norms
 
 
 @pytest.mark.parametrize("act", [False, True])

@@ -23,7 +23,7 @@ from trm.model import Architecture, Weights
 from trm.runtime import Runtime, start
 from trm.samples import MOST_SAMPLES, Samples
 from trm.saved_run import open_run, split_arguments
-from trm.step import METRICS, Batch, Carry, empty_carry, eval_step
+from trm.step import METRICS, NORMS, Batch, Carry, empty_carry, eval_step
 
 
 @dataclass(frozen=True)
@@ -123,7 +123,8 @@ def _samples(loader: EvalLoader, shown: list[Shown]) -> Samples:
 def _means(total: Tensor) -> dict[str, float]:
     values = dict(zip(METRICS, total.tolist(), strict=True))
     count = values.pop("count")
-    for name in ("rows", "q_continue_loss", "nonfinite_steps", "stop_votes"):  # every row counts; the others are of training alone
+    # every row counts; the others are of training alone
+    for name in ("rows", "q_continue_loss", "nonfinite_steps", "stop_votes", *NORMS):
         del values[name]
     return {"count": int(count)} | {name: value / max(count, 1) for name, value in values.items()}
 

@@ -27,8 +27,12 @@ Batch = dict[str, Tensor]
 
 # Sums over rows. Training counts the rows that halted in the step, evaluation every puzzle; losses are sums over `rows` rows.
 # `nonfinite_steps` counts steps: those whose loss was not a finite number; `stop_votes` rows of hosts that want to stop.
+# The norms are sums over training steps: of the gradients of loss / global batch, and of the weights that they were taken at. As in
+# the released code the puzzle embedding, which moves by signs, is none of the weights.
 LOSS_TERMS = ("lm_loss", "q_halt_loss", "q_continue_loss")
-METRICS = ("count", "accuracy", "exact_accuracy", "q_halt_accuracy", "steps", "rows", *LOSS_TERMS, "nonfinite_steps", "stop_votes")
+ROW_METRICS = ("count", "accuracy", "exact_accuracy", "q_halt_accuracy", "steps", "rows", *LOSS_TERMS, "nonfinite_steps", "stop_votes")
+NORMS = ("grad_norm", "weight_norm")
+METRICS = (*ROW_METRICS, *NORMS)
 
 
 class Carry(NamedTuple):
@@ -170,9 +174,9 @@ def sum_metrics(
     in_losses: Tensor | None = None,
     stop: Tensor | None = None,
 ) -> Tensor:
-    """The METRICS vector [M]: quantities of the rows in `counted` [B] bool, and sums of losses over `in_losses` (None = all).
+    """The METRICS vector [M] without norms: quantities of the rows in `counted` [B] bool, sums of losses over `in_losses` (None = all).
 
-    `losses` are the sums that LOSS_TERMS name.
+    `losses` are the sums that LOSS_TERMS name. The norms are zero: they are known after the gradients only, and not in evaluation.
     """
     counted = counted & rows.labelled
     values = [
@@ -189,7 +193,13 @@ def sum_metrics(
     nonfinite = ~(loss.abs() < torch.full_like(loss, torch.inf))
     stop_votes = torch.zeros_like(losses[0]) if stop is None else stop.sum()
     totals = [value.sum() for value in values]
-    return torch.stack([value.to(dtype) for value in (*totals, *losses, nonfinite, stop_votes)])
+    sums = torch.stack([value.to(dtype) for value in (*totals, *losses, nonfinite, stop_votes)])
+    return torch.nn.functional.pad(sums, (0, len(NORMS)))
+
+
+def norm(tensors: Weights) -> Tensor:
+    """Euclidean norm of all tensors together, a scalar."""
+    return torch.stack([(tensor * tensor).sum() for tensor in tensors.values()]).sum().sqrt()
 
 
 # --------------------------------------------------------------------------------------------------------------- training step
@@ -216,8 +226,8 @@ def loss_and_grads(
         latents = {z: value.detach() for z, value in out.latents.items()}
         halted = last
         if recursion.n_sup > 1:
-            wants_halt = out.q_halt > out.q_continue if recursion.act_continue else out.q_halt > 0
-            halted = (last | wants_halt.detach()) & (steps >= batch["min_steps"])
+            wants_halt = wants_to_halt(recursion, out.q_halt, out.q_continue).detach()
+            halted = (last | wants_halt) & (steps >= batch["min_steps"])
         rows = row_results(arch, out, carry.labels)
         lm_loss, q_halt_loss, q_continue_loss = rows.lm_loss.sum(), rows.q_halt_loss.sum(), zero
         if recursion.act_continue and recursion.n_sup > 1:
@@ -237,6 +247,7 @@ def loss_and_grads(
     else:
         (grads, vector_grads), (loss, aux) = grad_and_value(loss_of, argnums=(0, 1), has_aux=True)(state.weights, vectors)
     latents, halted, logits, q_halt, metrics = aux
+    metrics = torch.cat([metrics[: len(ROW_METRICS)], torch.stack([norm(grads), norm(state.weights)])])
     new_carry = Carry(latents, steps, halted, carry.inputs, carry.labels, carry.puzzle_identifiers)
     return (grads, vector_grads), new_carry, StepOutputs(loss, grads, logits, q_halt, metrics)
 
@@ -272,6 +283,31 @@ def train_step(cfg: StepConfig, state: TrainState, fixed: Weights, batch: Batch)
 # ------------------------------------------------------------------------------------------------------------- evaluation step
 
 
+def wants_to_halt(recursion: RecursionConfig, q_halt: Tensor, q_continue: Tensor) -> Tensor:
+    """Whether the model would stop here, [B] bool (SPEC.md "One training step" items 2 and 3)."""
+    return q_halt > q_continue if recursion.act_continue else q_halt > 0
+
+
+def eval_forward(
+    arch: Architecture, weights: Weights, fixed: Weights, puzzle_embedding: Tensor | None, carry: Carry, batch: Batch
+) -> tuple[Carry, Output, RowResults]:
+    """One supervision step without training, and its results for each row. No row of the new carry has halted."""
+    carry = refill(arch, fixed, carry, batch)
+    vectors = None if puzzle_embedding is None else puzzle_embedding[carry.puzzle_identifiers]
+    out = forward(arch, weights, fixed, vectors, carry.latents, carry.inputs)
+    no_halt = torch.zeros_like(carry.halted)
+    new_carry = Carry(out.latents, carry.steps + 1, no_halt, carry.inputs, carry.labels, carry.puzzle_identifiers)
+    return new_carry, out, row_results(arch, out, carry.labels)
+
+
+def eval_metrics(arch: Architecture, out: Output, rows: RowResults, steps: Tensor, counted: Tensor) -> Tensor:
+    """The METRICS vector [M] of an evaluation: quantities and losses of the rows in `counted` [B] bool that have labels."""
+    counted = counted & rows.labelled
+    keep = counted.to(arch.master_dtype)
+    losses = [(rows.lm_loss * keep).sum(), (rows.q_halt_loss * keep).sum()]
+    return sum_metrics(arch, out, rows, steps, counted, [*losses, torch.zeros_like(losses[1])], in_losses=counted)
+
+
 def eval_step(
     arch: Architecture, weights: Weights, fixed: Weights, puzzle_embedding: Tensor | None, carry: Carry, batch: Batch, sums: Tensor
 ) -> tuple[Carry, Tensor, Tensor, Tensor]:
@@ -280,14 +316,5 @@ def eval_step(
     Evaluation never halts early (SPEC.md item 2): call it N_sup times with the same batch and read the last result. Rows without
     labels are padding and count nowhere.
     """
-    carry = refill(arch, fixed, carry, batch)
-    vectors = None if puzzle_embedding is None else puzzle_embedding[carry.puzzle_identifiers]
-    out = forward(arch, weights, fixed, vectors, carry.latents, carry.inputs)
-    rows = row_results(arch, out, carry.labels)
-    steps = carry.steps + 1
-    keep = rows.labelled.to(arch.master_dtype)
-    losses = [(rows.lm_loss * keep).sum(), (rows.q_halt_loss * keep).sum(), torch.zeros_like(sums[0])]
-    metrics = sum_metrics(arch, out, rows, steps, rows.labelled, losses, in_losses=rows.labelled)
-    no_halt = torch.zeros_like(carry.halted)
-    new_carry = Carry(out.latents, steps, no_halt, carry.inputs, carry.labels, carry.puzzle_identifiers)
-    return new_carry, sums + metrics, out.logits, out.q_halt
+    carry, out, rows = eval_forward(arch, weights, fixed, puzzle_embedding, carry, batch)
+    return carry, sums + eval_metrics(arch, out, rows, carry.steps, rows.labelled), out.logits, out.q_halt
