@@ -89,6 +89,8 @@ def _in_our_terms(error: BaseException) -> str:
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     lines = [line for line in lines if not line.startswith(("full_key:", "object_type=", "reference_type="))]
     key = _full_key(str(error))
+    if key and "is not a ListConfig" in text:
+        return f"{key} is a list: write {key}=[...]"
     return f"{key}: {' '.join(lines)}" if key and key not in " ".join(lines) else " ".join(lines)
 
 

@@ -11,6 +11,7 @@ import json
 import math
 import operator
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -177,6 +178,8 @@ class TrackingConfig:
     group: str | None = _key(None, "W&B group; the sweep's name in a sweep")
     tags: list[str] = field(default_factory=list, metadata={"doc": "W&B tags"})
     notes: str | None = _key(None, "W&B notes")
+    job_type: str = _key("train", "W&B job type")
+    artifact: str = _key("none", "checkpoint that a completed run uploads to W&B as an artifact", choices=("none", "best", "last"))
 
 
 @dataclass
@@ -200,6 +203,12 @@ class EvaluateConfig:
 
     batch_size: int | None = _key(None, "rows of one evaluation batch over all devices; null = train.global_batch_size", low=1)
     max_puzzles: int | None = _key(None, "test puzzles to use; null = all", low=1)
+    early_exit: bool = _key(False, "a row that halts takes the next puzzle; its answer of then counts")
+    supervision_steps: list[int] = field(
+        default_factory=list,
+        metadata={"doc": "trm.evaluate: accuracy against compute, after so many supervision steps each", "low": 1, "high": 1024},
+    )
+    augmentations: int = _key(1, "trm.evaluate: symmetric copies of a puzzle that vote on its answer; 1 = none", low=1, high=64)
 
 
 @dataclass
@@ -341,6 +350,12 @@ def validate(cfg: Config) -> None:
     _check_batch("train.global_batch_size", cfg.train.global_batch_size, hardware.num_devices)
     if cfg.evaluate.batch_size is not None:
         _check_batch("evaluate.batch_size", cfg.evaluate.batch_size, hardware.num_devices)
+    evaluate = cfg.evaluate
+    if evaluate.early_exit + bool(evaluate.supervision_steps) + (evaluate.augmentations > 1) > 1:
+        raise ConfigError(
+            "evaluate.early_exit, evaluate.supervision_steps and evaluate.augmentations are three ways to evaluate: choose one "
+            "(the curve of evaluate.supervision_steps tells the accuracy with early exit too)"
+        )
     if hardware.platform == "tpu" and (hardware.backend != "xla" or "float64" in (hardware.dtype, hardware.loss_dtype)):
         raise ConfigError(
             "hardware.platform=tpu needs hardware.backend=xla, hardware.dtype=bfloat16 or float32 and hardware.loss_dtype=float32"
@@ -355,6 +370,10 @@ def validate(cfg: Config) -> None:
         )
     if hardware.backend == "xla" and hardware.platform == "cuda":
         raise ConfigError("hardware.platform=cuda runs without torch_xla: set hardware.backend=inductor or eager")
+    if cfg.tracking.artifact != "none" and cfg.tracking.wandb == "disabled":
+        raise ConfigError(
+            f"tracking.artifact={cfg.tracking.artifact} is an upload to W&B, which is off: choose tracking=auto, wandb or offline"
+        )
     parts = cfg.run_name.split("/")
     if {"", ".", ".."} & set(parts) or not cfg.run_name.isprintable() or any(len(os.fsencode(part)) > 200 for part in parts):
         raise ConfigError(f"run_name={cfg.run_name!r} is no name for a folder under outputs/: choose letters, digits, - and _")
@@ -383,27 +402,32 @@ def _check_ranges(node: Any, path: str) -> None:
         if dataclasses.is_dataclass(value):
             _check_ranges(value, key + ".")
             continue
-        rule = item.metadata
-        if isinstance(value, list) and not all(isinstance(entry, str) for entry in value):
-            raise ConfigError(f"{key}={value} is not a list of words: write {key}=[a,b]")
+        if isinstance(value, list):
+            entry_type, words, example = (int, "whole numbers", "[1,2]") if item.type == list[int] else (str, "words", "[a,b]")
+            if not all(type(entry) is entry_type for entry in value):
+                raise ConfigError(f"{key}={value} is not a list of {words}: write {key}={example}")
         _check_text(key, value)
-        if value is None or "choices" not in rule:
-            continue
-        if rule["choices"] and value not in rule["choices"]:
-            raise ConfigError(f"{key}={value} is not one of {', '.join(rule['choices'])}")
-        if isinstance(value, float) and not math.isfinite(value):
-            raise ConfigError(f"{key}={value} is not a finite number")
-        for name, wrong, words in (
-            ("low", operator.lt, "at least"),
-            ("high", operator.gt, "at most"),
-            ("above", operator.le, "above"),
-            ("below", operator.ge, "below"),
-        ):
-            bound = rule[name]
-            if bound is not None and wrong(value, bound):
-                raise ConfigError(f"{key}={value} is out of range: it must be {words} {bound:g}")
-        if isinstance(value, int) and value > LARGEST_COUNT:
-            raise ConfigError(f"{key}={value} is out of range: it must be at most {LARGEST_COUNT}")
+        for entry in value if isinstance(value, list) else [value]:
+            if entry is not None:
+                _check_range(key, entry, item.metadata)
+
+
+def _check_range(key: str, value: Any, rule: Mapping[str, Any]) -> None:
+    if rule.get("choices") and value not in rule["choices"]:
+        raise ConfigError(f"{key}={value} is not one of {', '.join(rule['choices'])}")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ConfigError(f"{key}={value} is not a finite number")
+    for name, wrong, words in (
+        ("low", operator.lt, "at least"),
+        ("high", operator.gt, "at most"),
+        ("above", operator.le, "above"),
+        ("below", operator.ge, "below"),
+    ):
+        bound = rule.get(name)
+        if bound is not None and wrong(value, bound):
+            raise ConfigError(f"{key}={value} is out of range: it must be {words} {bound:g}")
+    if isinstance(value, int) and value > LARGEST_COUNT:
+        raise ConfigError(f"{key}={value} is out of range: it must be at most {LARGEST_COUNT}")
 
 
 def _check_text(key: str, value: Any) -> None:

@@ -4,9 +4,18 @@ import contextlib
 import sys
 import time
 from collections.abc import Iterator
+from typing import NamedTuple
 
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
+
+
+class Lap(NamedTuple):
+    """What a clock counted between two laps."""
+
+    steps: int
+    seconds: float
+    call_s: float  # of these, in the calls of the compiled step
 
 
 class Clock:
@@ -16,6 +25,7 @@ class Clock:
         self._counted = 0.0  # seconds before the last start
         self._started = time.perf_counter()
         self._lap_s, self._lap_step = 0.0, 0
+        self._call_s = 0.0
 
     @property
     def total_s(self) -> float:
@@ -26,13 +36,21 @@ class Clock:
         """Forget what was counted and start over at `step`."""
         self._counted, self._started = 0.0, time.perf_counter()
         self._lap_s, self._lap_step = 0.0, step
+        self._call_s = 0.0
 
-    def lap(self, step: int) -> tuple[int, float]:
-        """Steps and seconds since the last lap or reset."""
+    def lap(self, step: int) -> Lap:
+        """What was counted since the last lap or reset."""
         total = self.total_s
-        steps, seconds = step - self._lap_step, total - self._lap_s
-        self._lap_s, self._lap_step = total, step
-        return steps, seconds
+        lap = Lap(step - self._lap_step, total - self._lap_s, self._call_s)
+        self._lap_s, self._lap_step, self._call_s = total, step, 0.0
+        return lap
+
+    @contextlib.contextmanager
+    def calling(self) -> Iterator[None]:
+        """Count what happens inside as the call of a step as well."""
+        began = time.perf_counter()
+        yield
+        self._call_s += time.perf_counter() - began
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
@@ -45,11 +63,14 @@ class Clock:
 
 
 @contextlib.contextmanager
-def progress_bar(mode: str, first_step: int, total_steps: int, unit: str = "step") -> Iterator[tqdm]:
-    """A tqdm bar on stderr where `mode` is on, or auto on a terminal; log lines stay above it. Otherwise a silent one."""
+def progress_bar(mode: str, first_step: int, total_steps: int, unit: str = "step", *, leave: bool = True) -> Iterator[tqdm]:
+    """A tqdm bar on stderr where `mode` is on, or auto on a terminal; log lines stay above it. Otherwise a silent one.
+
+    `leave` keeps the full bar on the screen.
+    """
     shown = mode == "on" or (mode == "auto" and sys.stderr.isatty())
     with (
         logging_redirect_tqdm() if shown else contextlib.nullcontext(),
-        tqdm(total=total_steps, initial=first_step, disable=not shown, unit=unit, dynamic_ncols=True) as bar,
+        tqdm(total=total_steps, initial=first_step, disable=not shown, unit=unit, leave=leave, dynamic_ncols=True) as bar,
     ):
         yield bar

@@ -1,19 +1,41 @@
 """A few held-out puzzles with everything the model answered on the way: what an evaluation shows beside its metrics.
 
-Shape legend: S supervision steps, K puzzles, C cells.
+Shape legend: S supervision steps, K puzzles, C cells, B rows of a batch, V vocabulary.
 """
 
 import json
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
+
+from trm.losses import log_probabilities
+from trm.model import Architecture
 
 SAMPLES_FILE = "samples.json"
 MOST_SAMPLES = 8  # puzzles of an evaluation that are shown
 DIGITS = 4  # decimals of confidence and q_halt in the file
+
+
+class Shown(NamedTuple):
+    """Answers for the first K rows of a batch, or the first K puzzles; with a leading axis [S] after each supervision step."""
+
+    predictions: Tensor  # [K, C] int32
+    confidence: Tensor  # [K, C] in the loss dtype
+    q_halt: Tensor  # [K]
+
+
+def shown_rows(arch: Architecture, logits_BCV: Tensor, q_halt_B: Tensor) -> Shown:
+    """What is shown of a supervision step's answers: the first rows of the batch, at most MOST_SAMPLES."""
+    logits = logits_BCV[:MOST_SAMPLES]
+    predictions = logits.argmax(-1)
+    log_shares = log_probabilities(logits.to(arch.loss_dtype), arch.model.loss)
+    confidence = log_shares.gather(-1, predictions.unsqueeze(-1)).squeeze(-1).exp()
+    return Shown(predictions.to(torch.int32), confidence, q_halt_B[:MOST_SAMPLES])
 
 
 @dataclass(frozen=True)
@@ -25,6 +47,18 @@ class Samples:
     predictions: NDArray[np.int32]  # [S, K, C] most probable tokens
     confidence: NDArray[np.float32]  # [S, K, C] probability of the prediction under the training loss, 0..1
     q_halt: NDArray[np.float32]  # [S, K] halting logit: above 0 the model would stop
+
+    @classmethod
+    def of(cls, puzzles: dict[str, NDArray[np.int32]], shown: Shown) -> "Samples":
+        """Samples of the given puzzles (a batch of the loader): as many as both have. `shown` is on the CPU, [S, K, ...]."""
+        count = min(len(puzzles["inputs"]), shown.q_halt.shape[1])
+        return cls(
+            inputs=puzzles["inputs"][:count],
+            labels=puzzles["labels"][:count],
+            predictions=shown.predictions[:, :count].numpy(),
+            confidence=shown.confidence[:, :count].to(torch.float32).numpy(),
+            q_halt=shown.q_halt[:, :count].to(torch.float32).numpy(),
+        )
 
     def to_json(self) -> str:
         """One JSON object of nested lists; floats rounded to four decimals."""
@@ -41,9 +75,13 @@ class Samples:
         names = [item.name for item in fields(cls)]
         if not isinstance(values, dict) or values.keys() != set(names):
             raise ValueError(f"not the samples of an evaluation: they have {', '.join(names)}")
-        tokens = {name: np.array(values[name], np.int32) for name in ("inputs", "labels", "predictions")}
-        floats = {name: np.array(values[name], np.float32) for name in ("confidence", "q_halt")}
-        return cls(**tokens, **floats)
+        return cls(
+            inputs=np.array(values["inputs"], np.int32),
+            labels=np.array(values["labels"], np.int32),
+            predictions=np.array(values["predictions"], np.int32),
+            confidence=np.array(values["confidence"], np.float32),
+            q_halt=np.array(values["q_halt"], np.float32),
+        )
 
 
 def write_samples(run_dir: Path, samples: Samples) -> None:

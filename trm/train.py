@@ -26,8 +26,8 @@ from trm.data.build import ensure_dataset
 from trm.data.format import load_dataset
 from trm.data.loader import TrainLoader
 from trm.data.prefetch import Prefetcher
-from trm.errors import CheckpointError, RunFailure
-from trm.evaluate import Evaluator, make_evaluator
+from trm.errors import CheckpointError, ConfigError, RunFailure
+from trm.evaluator import Evaluator, make_evaluator
 from trm.failures import check_losses, check_weights, explained
 from trm.model import Weights, architecture, init_fixed, num_parameters
 from trm.progress import Clock, progress_bar
@@ -37,7 +37,9 @@ from trm.samples import write_samples
 from trm.signals import StopSignal
 from trm.step import METRICS, Batch, StepConfig, TrainState, draw_min_steps, init_state, train_step
 from trm.sweep import process_rank
-from trm.tracking import Trackers, open_trackers
+from trm.tracking.evaluation import Evaluation, held_out
+from trm.tracking.trackers import Trackers, open_trackers
+from trm.tracking.training import training_values
 
 log = logging.getLogger(__name__)
 
@@ -60,6 +62,10 @@ class Run:
 
     def __init__(self, cfg: Config, run_dir: Path) -> None:
         # ------------------------------------------------------------------------------------------------------------- data
+        if cfg.evaluate.supervision_steps or cfg.evaluate.augmentations > 1:
+            raise ConfigError(
+                "evaluate.supervision_steps and evaluate.augmentations are of python -m trm.evaluate checkpoint=RUN: leave them out"
+            )
         self.cfg, self.run_dir = cfg, run_dir
         dataset = load_dataset(ensure_dataset(cfg.data), "train")
         self.total_steps = total_steps(cfg, dataset.num_groups)
@@ -78,7 +84,7 @@ class Run:
         )
 
         # ------------------------------------------------------------------------------------------------------------ model
-        facts = dataset.metadata
+        facts, self.sudoku = dataset.metadata, dataset.sudoku
         self.data_sizes = {
             "seq_len": facts.seq_len,
             "vocab_size": facts.vocab_size,
@@ -172,10 +178,12 @@ class Run:
         with progress_bar(cfg.train.progress, self.start_step, self.total_steps) as bar, Prefetcher(device_batch, steps) as batches:
             while self.step < self.total_steps:
                 # ------------------------------------------------------------------------------------------------------ step
-                state = step_function(state, fixed, batches.next())
+                batch = batches.next()
+                with clock.calling():
+                    state = step_function(state, fixed, batch)
                 self.step += 1
                 if self.seconds_to_first_step is None:
-                    self._after_first_step(state, evaluator)
+                    self._after_first_step(state, evaluator, batches)
                 bar.update()
 
                 # ------------------------------------------------------------------------------------------------------- log
@@ -199,13 +207,14 @@ class Run:
                     return self.step < self.total_steps
         return False
 
-    def _after_first_step(self, state: TrainState, evaluator: Evaluator) -> None:
+    def _after_first_step(self, state: TrainState, evaluator: Evaluator, batches: Prefetcher[Any]) -> None:
         """Report the first step's time and compile the evaluation too: from here on nothing compiles any more."""
         self.runtime.fetch(state.step)
         self.seconds_to_first_step = self.clock.total_s
         log.info("first step after %.1f s", self.seconds_to_first_step)
         evaluator.prepare(state.ema or state.weights, state.puzzle_embedding)
         self.clock.reset(self.step)
+        batches.lap()
 
     def place(self, state: TrainState) -> TrainState:
         """A state of the CPU on the devices: replicated, but for the carry, of which each device has its rows."""
@@ -272,22 +281,12 @@ class Run:
         cfg = self.cfg
         sums = dict(zip(METRICS, self.runtime.fetch(state.metrics).tolist(), strict=True))
         check_losses(sums, self.step, cfg, self.run_dir)
-        steps, seconds = clock.lap(self.step)
-        made_s, waited_s = batches.lap()
-        halted = max(sums["count"], 1)
-        values = {name: sums[name] / halted for name in ("accuracy", "exact_accuracy", "q_halt_accuracy", "steps")}
-        losses = ("lm_loss", "q_halt_loss") + (("q_continue_loss",) if cfg.recursion.act_continue else ())
-        values |= {name: sums[name] / sums["rows"] for name in losses}
-        values["loss"] = values["lm_loss"] + 0.5 * sum(values[name] for name in losses[1:])
-        values["lr"] = self._learning_rate()
-        values["halted_rows"] = sums["count"]
-        if steps:  # none are timed where the first step is logged by itself
-            values["samples_per_s"] = steps * cfg.train.global_batch_size / seconds
-            values["step_time_s"] = seconds / steps
-            values["loader_wait_s"] = waited_s / steps
-            self._warn_of_slow_loader(made_s / steps, waited_s / steps, seconds / steps)
-        values["compiles"] = self.runtime.compile_count()
-        log.info("Step %s: loss=%.4f, lr=%.6f, time=%.2fs", self.step, values["loss"], values["lr"], seconds)
+        lap, (made_s, waited_s) = clock.lap(self.step), batches.lap()
+        compiles = self.runtime.compile_count()
+        values = training_values(cfg, sums, lap, (made_s, waited_s), self.step, self.total_steps, compiles)
+        if lap.steps:
+            self._warn_of_slow_loader(made_s / lap.steps, waited_s / lap.steps, lap.seconds / lap.steps)
+        log.info("Step %s: loss=%.4f, lr=%.6f, time=%.2fs", self.step, values["loss"], values["lr"], lap.seconds)
         self.trackers.log("train", self.step, values)
         return float(sums["stop_votes"])
 
@@ -305,16 +304,10 @@ class Run:
         log.warning(text)
         self.warnings.append(text)
 
-    def _learning_rate(self) -> float:
-        from trm.optim import learning_rate
-
-        step = torch.tensor(float(self.step), dtype=torch.float64)
-        return learning_rate(self.cfg.optimizer.lr, step, self.cfg.optimizer, self.total_steps).item()
-
     def _evaluate(self, evaluator: Evaluator, state: TrainState) -> bool:
         """Evaluate and log; True where this is the best exact accuracy so far."""
         began = time.perf_counter()
-        evaluation = evaluator.run(state.ema or state.weights, state.puzzle_embedding, self.cfg.recursion.n_sup)
+        evaluation = evaluator.run(state.ema or state.weights, state.puzzle_embedding)
         result = evaluation.final
         shown = ", ".join(f"{name}={result[key]:.4f}" for name, key in SHOWN_IN_LOG.items())
         seconds = time.perf_counter() - began
@@ -327,6 +320,8 @@ class Run:
         is_best = self.best is None or result["exact_accuracy"] > self.best[0]
         if is_best:
             self.best = (result["exact_accuracy"], self.step)
+        best = max(result["exact_accuracy"], self.best[0] if self.best else 0.0)
+        self.trackers.show(self.step, lambda: Evaluation(evaluation.by_step, best, held_out(evaluation.samples, self.sudoku)))
         return is_best
 
     def _save(self, state: TrainState, is_best: bool) -> None:

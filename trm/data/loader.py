@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from trm.data.format import Dataset, Metadata
 from trm.data.hashing import Stream, hash64, permutations
-from trm.data.symmetry import augment
+from trm.data.symmetry import augment, undo
 from trm.errors import DataError
 
 IGNORED_LABEL = -100
@@ -117,6 +117,8 @@ class EvalLoader:
     """One pass over the first `max_puzzles` rows (None = all), in order; over all hosts every puzzle counts exactly once.
 
     The last batch is filled with rows of padding whose labels are all IGNORED_LABEL. Iterating again repeats the pass.
+    With `copies` above 1 each puzzle comes that many times in a row, as itself and in the variants 1, 2, ... of `data_seed`
+    (trm/data/symmetry.py); raises DataError where the puzzles' symmetries are not known.
     """
 
     def __init__(
@@ -125,37 +127,54 @@ class EvalLoader:
         *,
         global_batch_size: int,
         max_puzzles: int | None = None,
+        copies: int = 1,
+        data_seed: int = 0,
         process_index: int = 0,
         process_count: int = 1,
     ):
+        if copies > 1 and dataset.sudoku is None:
+            raise DataError("evaluate.augmentations works on Sudoku only: set evaluate.augmentations=1")
         self._dataset = dataset
         self._global_batch_size = global_batch_size
+        self._copies, self._data_seed = copies, data_seed
         self._rows = _host_rows(global_batch_size, process_index, process_count)
         self.num_puzzles = dataset.num_rows if max_puzzles is None else min(max_puzzles, dataset.num_rows)
+        self.num_rows = self.num_puzzles * copies
 
     def __len__(self) -> int:
         """Batches of the pass, the same on every host."""
-        return math.ceil(self.num_puzzles / self._global_batch_size)
+        return math.ceil(self.num_rows / self._global_batch_size)
 
-    def first(self, count: int) -> Batch:
-        """The first `count` puzzles of the pass (fewer where it has fewer), the same on every host."""
-        data, rows = self._dataset, slice(0, min(count, self.num_puzzles))
-        return _to_batch(data.metadata, data.inputs[rows], data.labels[rows], data.puzzle_identifiers[rows])
+    def rows(self, start: int, stop: int) -> Batch:
+        """Rows `start` to `stop` of the pass (fewer where it ends before), the same on every host."""
+        data = self._dataset
+        puzzles, variants = np.divmod(np.arange(min(start, self.num_rows), min(stop, self.num_rows)), self._copies)
+        if self._copies > 1:
+            assert data.sudoku is not None
+            base = np.asarray(data.inputs, np.uint8), np.asarray(data.labels, np.uint8)
+            inputs, labels = augment(data.sudoku, *base, seed=self._data_seed, puzzles=puzzles, variants=variants)
+            return _to_batch(data.metadata, inputs, labels, data.puzzle_identifiers[puzzles])
+        return _to_batch(data.metadata, data.inputs[puzzles], data.labels[puzzles], data.puzzle_identifiers[puzzles])
+
+    def undo(self, cells: NDArray[np.integer]) -> NDArray[np.integer]:
+        """Answers to all rows of the pass, [R, L] tokens, as answers to the puzzles that the rows are copies of."""
+        if self._copies == 1:
+            return cells
+        assert self._dataset.sudoku is not None
+        puzzles, variants = np.divmod(np.arange(self.num_rows), self._copies)
+        return undo(self._dataset.sudoku, cells, seed=self._data_seed, puzzles=puzzles, variants=variants)
 
     def __iter__(self) -> Iterator[Batch]:
         """This host's rows of every batch, in the form of `TrainLoader.batch`."""
-        data, size = self._dataset, self._rows.stop - self._rows.start
-        for start in range(0, self.num_puzzles, self._global_batch_size):
-            first = min(start + self._rows.start, self.num_puzzles)
-            rows = slice(first, min(start + self._rows.stop, self.num_puzzles))
-            filled = _to_batch(data.metadata, data.inputs[rows], data.labels[rows], data.puzzle_identifiers[rows])
-            missing = size - (rows.stop - rows.start)
-            fill = {
-                "inputs": data.metadata.pad_id,
-                "labels": IGNORED_LABEL,
-                "puzzle_identifiers": data.metadata.blank_identifier_id,
-            }
-            yield {
-                name: np.pad(array, [(0, missing)] + [(0, 0)] * (array.ndim - 1), constant_values=fill[name])
-                for name, array in filled.items()
-            }
+        for start in range(0, self.num_rows, self._global_batch_size):
+            yield self.padded(start + self._rows.start, start + self._rows.stop)
+
+    def padded(self, start: int, stop: int) -> Batch:
+        """Rows `start` to `stop` of the pass, with rows of padding after its end."""
+        facts, filled = self._dataset.metadata, self.rows(start, stop)
+        missing = stop - start - len(filled["inputs"])
+        fill = {"inputs": facts.pad_id, "labels": IGNORED_LABEL, "puzzle_identifiers": facts.blank_identifier_id}
+        return {
+            name: np.pad(array, [(0, missing)] + [(0, 0)] * (array.ndim - 1), constant_values=fill[name])
+            for name, array in filled.items()
+        }

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from trm.cli import plain_command
 from trm.config import Config, from_plain, to_plain
-from trm.evaluate import eval_program
+from trm.evaluator import eval_program
 from trm.placement import place
 from trm.plan.workload import architecture_of, eval_arguments, step_config, train_arguments
 from trm.runtime import TracingRuntime

@@ -52,7 +52,7 @@ class TrainArguments(NamedTuple):
 
 
 class EvalArguments(NamedTuple):
-    """Arguments of the compiled evaluation step (trm/evaluate.py)."""
+    """Arguments of the compiled evaluation step (trm/evaluator.py)."""
 
     weights: Weights
     fixed: Weights
@@ -85,9 +85,9 @@ def train_arguments(cfg: Config) -> TrainArguments:
     return TrainArguments(to_meta(state), to_meta(fixed), batch)
 
 
-def eval_arguments(cfg: Config) -> EvalArguments:
-    """What the evaluation step is called with, as meta tensors."""
-    arch, rows = architecture_of(cfg), cfg.eval_batch_size
+def eval_arguments(cfg: Config, arch: Architecture | None = None, rows: int | None = None) -> EvalArguments:
+    """What the evaluation step is called with, as meta tensors; of the settings' own architecture and batch unless told others."""
+    arch, rows = arch or architecture_of(cfg), rows or cfg.eval_batch_size
     with FakeTensorMode():
         fixed = init_fixed(arch, cfg.seed)
         state = init_state(cfg, arch, fixed)
@@ -128,8 +128,17 @@ def count_train_flops(cfg: Config) -> int:
 
 def count_eval_flops(cfg: Config) -> int:
     """FLOPs of one evaluation step (one supervision step of one evaluation batch), counted likewise."""
+    return _count_eval_flops(architecture_of(cfg), eval_arguments(cfg))
+
+
+def count_row_flops(cfg: Config, arch: Architecture) -> int:
+    """FLOPs of one supervision step of one puzzle in evaluation, by a model that has been built."""
+    return _count_eval_flops(arch, eval_arguments(cfg, arch, 1))
+
+
+def _count_eval_flops(arch: Architecture, arguments: EvalArguments) -> int:
     with FlopCounterMode(display=False) as counter:
-        eval_step(architecture_of(cfg), *eval_arguments(cfg))
+        eval_step(arch, *arguments)
     return int(counter.get_total_flops())
 
 

@@ -27,7 +27,7 @@ def curves(comparison: Comparison, theme: Theme = "light") -> bytes:
 
     A thin line for each run (dashed where it is not counted) and a thick one for a variant's mean over the counted ones.
     """
-    with matplotlib.rc_context(_style(theme)):
+    with matplotlib.rc_context(style(theme)):
         figure = Figure(figsize=(11, 4.2), layout="constrained")
         accuracy, loss = figure.subplots(1, 2)
         for i, variant in enumerate(comparison.variants):
@@ -52,7 +52,7 @@ def curves(comparison: Comparison, theme: Theme = "light") -> bytes:
             handles, labels = loss.get_legend_handles_labels()
         if handles:
             figure.legend(handles, labels, loc="outside right upper", fontsize=8, frameon=False)
-        return _png(figure)
+        return png(figure)
 
 
 def _draw(axes: Axes, variant: Variant, kind: Literal["evaluations", "losses"], colour: str, line: str, scale: float) -> None:
@@ -90,7 +90,7 @@ def _xy(points: Points, scale: float) -> tuple[list[int], list[float]]:
 def bars(comparison: Comparison, theme: Theme = "light") -> bytes:
     """Final exact accuracy of each variant, with its interval, its seeds as dots and the paper's value, as PNG."""
     shown = [(i, variant) for i, variant in enumerate(comparison.variants) if variant.exact_accuracy]
-    with matplotlib.rc_context(_style(theme)):
+    with matplotlib.rc_context(style(theme)):
         page, ink, _ = INK[theme]
         figure = Figure(figsize=(11, 1.3 + 0.42 * max(len(shown), 2)), layout="constrained")
         axes = figure.subplots()
@@ -117,7 +117,7 @@ def bars(comparison: Comparison, theme: Theme = "light") -> bytes:
         axes.set_axisbelow(True)
         if not shown:
             axes.text(0.5, 0.5, "no completed runs yet", ha="center", va="center", transform=axes.transAxes)
-        return _png(figure)
+        return png(figure)
 
 
 def _diamond(comparison: Comparison) -> str:
@@ -129,7 +129,8 @@ def _look(i: int) -> tuple[str, str]:
     return COLOURS[i % len(COLOURS)], LINES[i // len(COLOURS) % len(LINES)]
 
 
-def _style(theme: Theme) -> Any:  # matplotlib types these as a dict of its hundreds of literal keys
+def style(theme: Theme) -> Any:  # matplotlib types these as a dict of its hundreds of literal keys
+    """Matplotlib's settings for a page of the theme."""
     page, ink, rule = INK[theme]
     inks = ("text.color", "axes.labelcolor", "xtick.color", "ytick.color", "axes.titlecolor")
     return {
@@ -144,7 +145,8 @@ def _style(theme: Theme) -> Any:  # matplotlib types these as a dict of its hund
     }
 
 
-def _png(figure: Figure) -> bytes:
+def png(figure: Figure) -> bytes:
+    """The figure's file."""
     buffer = io.BytesIO()
     # no version in the metadata, so that the same runs give the same bytes
     figure.savefig(buffer, format="png", dpi=DPI, metadata={"Software": None})
