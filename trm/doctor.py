@@ -40,7 +40,7 @@ from trm.data.build import SPLITS, build_command, ensure_dataset, is_absent
 from trm.data.format import ARRAYS, array_path, load_dataset, read_build_record
 from trm.data.sudoku import Sudoku
 from trm.errors import ConfigError, DataError, UserError, plain_line
-from trm.tracking import choose_wandb_mode
+from trm.tracking.wandb_view import choose_wandb_mode
 
 PYTHONS = ((3, 11), (3, 14))  # from, and the first that is too new: python_requires of setup.cfg
 PROBE_LIMIT_S = 180.0  # generous: the hosts of a pod wait for one another when they start

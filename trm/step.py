@@ -30,7 +30,8 @@ Batch = dict[str, Tensor]
 # The norms are sums over training steps: of the gradients of loss / global batch, and of the weights that they were taken at. As in
 # the released code the puzzle embedding, which moves by signs, is none of the weights.
 LOSS_TERMS = ("lm_loss", "q_halt_loss", "q_continue_loss")
-ROW_METRICS = ("count", "accuracy", "exact_accuracy", "q_halt_accuracy", "steps", "rows", *LOSS_TERMS, "nonfinite_steps", "stop_votes")
+HALTED_METRICS = ("count", "accuracy", "exact_accuracy", "q_halt_accuracy", "steps")
+ROW_METRICS = (*HALTED_METRICS, "rows", *LOSS_TERMS, "nonfinite_steps", "stop_votes")
 NORMS = ("grad_norm", "weight_norm")
 METRICS = (*ROW_METRICS, *NORMS)
 
@@ -174,9 +175,9 @@ def sum_metrics(
     in_losses: Tensor | None = None,
     stop: Tensor | None = None,
 ) -> Tensor:
-    """The METRICS vector [M] without norms: quantities of the rows in `counted` [B] bool, sums of losses over `in_losses` (None = all).
+    """The METRICS vector [M]: quantities of the rows in `counted` [B] bool, and sums of losses over `in_losses` (None = all).
 
-    `losses` are the sums that LOSS_TERMS name. The norms are zero: they are known after the gradients only, and not in evaluation.
+    `losses` are the sums that LOSS_TERMS name. The norms are zero: they are known only after the gradients, and not in evaluation.
     """
     counted = counted & rows.labelled
     values = [

@@ -1,0 +1,90 @@
+"""What the dashboards show of an evaluation beside its metrics: accuracy by supervision step, and some held-out puzzles.
+
+Shape legend: S supervision steps, K puzzles, C cells.
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from PIL import Image
+
+from trm.data.sudoku import Sudoku
+from trm.samples import Samples
+from trm.show.sheet import contact_sheet
+from trm.thinking import Cells, Frame, Puzzle
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """One held-out puzzle with the model's answers, one frame for each supervision step."""
+
+    puzzle: Puzzle
+    frames: list[Frame]
+
+    @property
+    def steps_used(self) -> int:
+        """The supervision step after which the model would have stopped; the last one where it never wanted to."""
+        return next((frame.step for frame in self.frames if frame.halting > 0.5), self.frames[-1].step)
+
+    @property
+    def wrong_cells(self) -> int:
+        """Cells of the last answer that are wrong."""
+        return int(self._wrong.sum())
+
+    @property
+    def question(self) -> str:
+        """The question as lines of text."""
+        return self._text(self.puzzle.question)
+
+    @property
+    def prediction(self) -> str:
+        """The last answer as lines of text; wrong cells stand in brackets."""
+        return self._text(self.frames[-1].answer, self._wrong)
+
+    @property
+    def answer(self) -> str:
+        """The solution as lines of text."""
+        solution = self.puzzle.solution
+        assert solution is not None
+        return self._text(solution)
+
+    @cached_property
+    def picture(self) -> Image.Image:
+        """The grid after every supervision step."""
+        return contact_sheet(self.puzzle, self.frames)
+
+    @property
+    def _wrong(self) -> np.ndarray:
+        return self.puzzle.marks(self.frames[-1].answer, None).wrong
+
+    def _text(self, tokens: Cells, marked: np.ndarray | None = None) -> str:
+        side, chars = self.puzzle.sudoku.side, self.puzzle.sudoku.text(tokens)
+        cells = [f"[{char}]" if marked is not None and marked[i] else f" {char} " for i, char in enumerate(chars)]
+        return "\n".join("".join(cells[row * side : (row + 1) * side]) for row in range(side))
+
+
+def held_out(samples: Samples, sudoku: Sudoku | None) -> list[HeldOut]:
+    """The puzzles of an evaluation's samples; none where they are no Sudoku."""
+    if sudoku is None:
+        return []
+    halting = 1 / (1 + np.exp(-samples.q_halt.astype(np.float64)))
+    return [
+        HeldOut(
+            Puzzle(f"test:{k}", sudoku, samples.inputs[k], samples.labels[k]),
+            [
+                Frame(s + 1, 1, samples.predictions[s, k], samples.confidence[s, k].astype(np.float64), float(halting[s, k]))
+                for s in range(len(halting))
+            ],
+        )
+        for k in range(len(samples.inputs))
+    ]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """One evaluation as the dashboards get it."""
+
+    by_step: list[dict[str, float]]  # metrics after each supervision step
+    best_exact_accuracy: float  # of this run so far, this evaluation included
+    puzzles: list[HeldOut]

@@ -1,0 +1,150 @@
+"""The run's trackers as one."""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import string
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from trm.config import Config
+from trm.tracking.event_files import TensorBoardTracker
+from trm.tracking.record import METRICS_FILE, JsonlTracker
+from trm.tracking.wandb_view import (
+    WandbMode,
+    WandbTracker,
+    choose_wandb_mode,
+    offline_hint,
+    one_line,
+    teardown_wandb,
+    wandb_errors,
+)
+
+if TYPE_CHECKING:
+    from trm.tracking.evaluation import Evaluation
+
+log = logging.getLogger(__name__)
+
+
+class Tracker(Protocol):
+    """Something that takes the metrics of one run."""
+
+    def log(self, kind: str, global_step: int, values: dict[str, float | int]) -> None:
+        """Take the values of one step; `kind` is train or eval."""
+
+    def finish(self, status: str, exit_code: int, summary: dict[str, Any]) -> None:
+        """Close, once, with the run's end: `status` is completed, failed or preempted."""
+
+
+class View(Tracker, Protocol):
+    """A tracker that the run can do without: when one of its `errors` comes, it is dropped."""
+
+    label: str
+    errors: tuple[type[Exception], ...]
+    rescue: str  # what the user can do about a dropped one
+
+    def show(self, global_step: int, evaluation: Evaluation) -> None:
+        """Take what there is to see of an evaluation, whose metrics `log` has taken."""
+
+    def abandon(self) -> None:
+        """Let go of a broken tracker; raises nothing."""
+
+
+class Trackers:
+    """The run's trackers as one; hosts other than rank 0 have none, and every call does nothing there.
+
+    Attributes:
+        wandb_run_id: id of the W&B run, for the checkpoint, so that a resumed run continues it; None without W&B.
+        wandb_mode: online, offline or disabled: what it came to when the run started.
+        warnings: one line for each tracker that had to fall back or was dropped, for summary.json.
+    """
+
+    def __init__(self, wandb_run_id: str | None) -> None:
+        self.wandb_run_id = wandb_run_id
+        self.wandb_mode: WandbMode = "disabled"
+        self.warnings: list[str] = []
+        self._record: Tracker | None = None
+        self._views: list[View] = []
+
+    def log(self, kind: str, global_step: int, values: dict[str, float | int]) -> None:
+        """Give the values of one step to every tracker. Raises OSError when metrics.jsonl cannot be written."""
+        if self._record is not None:
+            self._record.log(kind, global_step, values)
+        self._each_view(f"at step {global_step}", lambda view: view.log(kind, global_step, values))
+
+    def show(self, global_step: int, evaluation: Callable[[], Evaluation]) -> None:
+        """Give an evaluation to every view; it is made once, and only where there is one."""
+        if self._views:
+            made = evaluation()
+            self._each_view(f"at step {global_step}", lambda view: view.show(global_step, made))
+
+    def finish(self, status: str, exit_code: int, summary: dict[str, Any]) -> None:
+        """Close every tracker, once; `warnings` is complete only after this."""
+        self._each_view("while finishing", lambda view: view.finish(status, exit_code, summary))
+        if self._record is not None:
+            self._record.finish(status, exit_code, summary)
+
+    def _warn(self, text: str) -> None:
+        log.warning(text)
+        self.warnings.append(text)
+
+    def _each_view(self, when: str, call: Callable[[View], None]) -> None:
+        for view in tuple(self._views):
+            try:
+                call(view)
+            except view.errors as error:
+                self._views.remove(view)
+                view.abandon()
+                self._warn(f"{view.label} failed {when} ({one_line(error)}) and was dropped: {view.rescue}")
+
+
+def open_trackers(cfg: Config, run_dir: Path, *, is_main: bool, resume_step: int | None, wandb_run_id: str | None) -> Trackers:
+    """Open what `cfg.tracking` asks for, in `run_dir`.
+
+    Args:
+        cfg: the run's settings; all of them go to W&B.
+        run_dir: the run folder, which exists.
+        is_main: whether this host is rank 0, the only one that logs.
+        resume_step: step of the checkpoint that the run goes on from; None = from the beginning, and the metrics that an
+            earlier start left in `run_dir` are cut off.
+        wandb_run_id: the W&B run to continue; None = a new one.
+
+    Raises:
+        UserError: tracking.wandb=online without a usable key.
+        OSError: metrics.jsonl cannot be written.
+    """
+    trackers = Trackers(wandb_run_id)
+    if not is_main:
+        return trackers
+    mode = choose_wandb_mode(cfg.tracking.wandb, run_dir, trackers._warn)
+    trackers._record = JsonlTracker(run_dir / METRICS_FILE, resume_step)
+    if cfg.tracking.tensorboard:
+        folder = run_dir / "tensorboard"
+        try:
+            trackers._views.append(TensorBoardTracker(cfg, folder, resume_step))
+        except TensorBoardTracker.errors as error:
+            trackers._warn(f"TensorBoard cannot write to {folder} ({one_line(error)}): {METRICS_FILE} goes on")
+    if mode != "disabled":
+        _open_wandb(trackers, cfg, run_dir, mode)
+    return trackers
+
+
+def _open_wandb(trackers: Trackers, cfg: Config, run_dir: Path, mode: WandbMode) -> None:
+    """Add W&B to `trackers`: online if that is the mode and works, else offline, else not at all."""
+    run_id = trackers.wandb_run_id or "".join(secrets.choice(string.ascii_lowercase + string.digits) for _ in range(8))
+    attempts: list[WandbMode] = ["online", "offline"] if mode == "online" else ["offline"]
+    for attempt in attempts:
+        try:
+            view = WandbTracker(cfg, run_dir, attempt, run_id)
+        except wandb_errors() as error:
+            teardown_wandb()  # else the id counts as taken in this process
+            instead = offline_hint(run_dir) if attempt == "online" else f"{METRICS_FILE} goes on"
+            trackers._warn(f"W&B cannot start {attempt} ({one_line(error)}): {instead}")
+            continue
+        trackers.wandb_run_id, trackers.wandb_mode = run_id, attempt
+        trackers._views.append(view)
+        if attempt == "online":
+            log.info("W&B: %s", view.url)
+        return

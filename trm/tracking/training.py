@@ -1,0 +1,43 @@
+"""The values of training that are logged, from the step's sums and the clocks."""
+
+from collections.abc import Mapping
+
+import torch
+
+from trm.config import Config
+from trm.optim import learning_rate
+from trm.progress import Lap
+from trm.step import NORMS
+
+
+def training_values(
+    cfg: Config, sums: Mapping[str, float], lap: Lap, batches_s: tuple[float, float], step: int, total_steps: int, compiles: int
+) -> dict[str, float | int]:
+    """The values logged at `step`: means since the last log.
+
+    Args:
+        cfg: the run's settings.
+        sums: METRICS of trm.step by name.
+        lap: steps and seconds since the last log, without compiling, evaluating and saving.
+        batches_s: seconds to make these steps' batches (in a thread), and seconds that the loop stood still for them.
+        step, total_steps: where the run is, for the learning rate.
+        compiles: graphs compiled so far.
+    """
+    halted, made_s, waited_s = max(sums["count"], 1), *batches_s
+    values = {name: sums[name] / halted for name in ("accuracy", "exact_accuracy", "q_halt_accuracy", "steps")}
+    losses = ("lm_loss", "q_halt_loss") + (("q_continue_loss",) if cfg.recursion.act_continue else ())
+    values |= {name: sums[name] / sums["rows"] for name in losses}
+    values["loss"] = values["lm_loss"] + 0.5 * sum(values[name] for name in losses[1:])
+    counted_steps = sums["rows"] / cfg.train.global_batch_size
+    values |= {name: sums[name] / counted_steps for name in NORMS}
+    t = torch.tensor(float(step), dtype=torch.float64)
+    values["lr"] = learning_rate(cfg.optimizer.lr, t, cfg.optimizer, total_steps).item()
+    values["halted_rows"] = sums["count"]
+    if lap.steps:  # none are timed where the first step is logged by itself
+        values["samples_per_s"] = lap.steps * cfg.train.global_batch_size / lap.seconds
+        values["step_time_s"] = lap.seconds / lap.steps
+        # of this process: making and handing over the batch, and the call. A CPU device computes inside the call.
+        values["host_time_s"] = (made_s + lap.call_s) / lap.steps
+        values["loader_wait_s"] = waited_s / lap.steps
+    values["compiles"] = compiles
+    return values

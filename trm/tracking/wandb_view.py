@@ -1,0 +1,209 @@
+"""W&B: one run, online or offline, with tables and pictures of held-out puzzles."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import shlex
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from trm.config import Config, to_plain
+from trm.errors import UserError
+from trm.sweep import GRID_FILE
+from trm.tracking.record import METRICS_FILE
+
+if TYPE_CHECKING:
+    from trm.tracking.evaluation import Evaluation, HeldOut
+
+# wandb is imported where it is used: it costs a second of start-up, and a run without it must not need it.
+
+log = logging.getLogger(__name__)
+
+WANDB_INIT_TIMEOUT_S = 30.0  # a machine without a network should not stand still for W&B's own 90 s
+WANDB_FINISH_TIMEOUT_S = 60.0  # W&B's own default is to wait for ever; what is not sent by then stays on disk for `wandb sync`
+WANDB_ARTIFACT_TIMEOUT_S = 1800.0  # the same with a checkpoint to upload
+WANDB_FLUSH_S = 1  # W&B's own 15 s loses that much of the offline run when the process is killed
+MOST_PICTURED = 4  # puzzles whose every supervision step is drawn; the table has all of them
+
+WandbMode = Literal["online", "offline", "disabled"]
+
+
+def wandb_home(run_dir: Path) -> Path:
+    """The folder whose wandb/ a run logs into: its sweep's, so that all runs of a sweep are seen together, else its own."""
+    return run_dir.parent if (run_dir.parent / GRID_FILE).exists() else run_dir
+
+
+class WandbTracker:
+    """One W&B run, online or offline. Raises one of `errors` when the client's server, process or disk fails."""
+
+    label = "W&B"
+
+    def __init__(self, cfg: Config, run_dir: Path, mode: WandbMode, run_id: str) -> None:
+        """Start the W&B run `run_id`, or continue it where it exists; `mode` is online or offline."""
+        import wandb
+
+        self.errors: tuple[type[Exception], ...] = wandb_errors()
+        home = wandb_home(run_dir)
+        folders = f"{shlex.quote(str(home / 'wandb'))}/*run-*-{run_id}"
+        self.rescue = f"`wandb sync --include-online {folders}` uploads what reached the disk, {METRICS_FILE} goes on"
+        _setup_wandb()
+        self._wandb, self._run_dir, self._artifact = wandb, run_dir, cfg.tracking.artifact
+        tracking = cfg.tracking
+        self._run = wandb.init(
+            mode=mode,
+            id=run_id,
+            resume="allow",
+            dir=str(home),
+            project=tracking.project,
+            entity=tracking.entity,
+            group=tracking.group,
+            job_type=tracking.job_type,
+            tags=tracking.tags,
+            notes=tracking.notes,
+            name=cfg.run_name,
+            config=to_plain(cfg),
+            settings=wandb.Settings(
+                silent=True,
+                quiet=True,
+                console="off",
+                init_timeout=WANDB_INIT_TIMEOUT_S,
+                finish_timeout=WANDB_FINISH_TIMEOUT_S if self._artifact == "none" else WANDB_ARTIFACT_TIMEOUT_S,
+                finish_timeout_raises=True,
+                x_transaction_log_flush_interval=WANDB_FLUSH_S,
+            ),
+        )
+        # The x axis is global_step, logged as a value: W&B's own step cannot go back, but resuming from a checkpoint does.
+        self._run.define_metric("global_step")
+        self._run.define_metric("*", step_metric="global_step")
+        self._run.define_metric("eval/exact_accuracy", step_metric="global_step", summary="max")
+
+    @property
+    def url(self) -> str | None:
+        """The run's page, where there is one: online."""
+        url: str | None = self._run.url
+        return url
+
+    def log(self, kind: str, global_step: int, values: dict[str, float | int]) -> None:
+        """Send one row."""
+        self._run.log({"global_step": global_step, **{f"{kind}/{name}": value for name, value in values.items()}})
+
+    def show(self, global_step: int, evaluation: Evaluation) -> None:
+        """Send the best accuracy so far, a line plot by supervision step, and the held-out puzzles as a table and as pictures."""
+        wandb, best = self._wandb, evaluation.best_exact_accuracy
+        accuracies = [(step, metrics["exact_accuracy"]) for step, metrics in enumerate(evaluation.by_step, start=1)]
+        curve = wandb.Table(columns=["supervision step", "exact accuracy"], data=accuracies)
+        row = {
+            "global_step": global_step,
+            "eval/best_exact_accuracy": best,
+            "eval/accuracy_by_supervision_step": wandb.plot.line(
+                curve, "supervision step", "exact accuracy", title="Exact accuracy by supervision step"
+            ),
+        }
+        if evaluation.puzzles:
+            row["held_out/puzzles"] = self._table(evaluation.puzzles)
+            row["held_out/thinking"] = [
+                wandb.Image(held_out.picture, caption=held_out.puzzle.name) for held_out in evaluation.puzzles[:MOST_PICTURED]
+            ]
+        self._run.log(row)
+        self._run.summary["best_exact_accuracy"] = best
+
+    def _table(self, puzzles: list[HeldOut]) -> Any:
+        columns = ["puzzle", "question", "prediction (wrong cells in brackets)", "answer", "wrong cells", "supervision steps used"]
+        rows = [(p.puzzle.name, p.question, p.prediction, p.answer, p.wrong_cells, p.steps_used) for p in puzzles]
+        return self._wandb.Table(columns=columns, data=rows)
+
+    def _upload_checkpoint(self) -> None:
+        """Queue the checkpoint that tracking.artifact names, with its metadata; `finish` waits for it."""
+        alias = {"best": "best", "last": "latest"}[self._artifact]
+        folder = (self._run_dir / "checkpoints" / alias).resolve()
+        artifact = self._wandb.Artifact(f"checkpoint-{self._run.id}", type="model", metadata={"folder": folder.name})
+        # neither copied aside nor into W&B's cache: a completed run's checkpoint stays as it is
+        artifact.add_dir(str(folder), skip_cache=True, policy="immutable")
+        self._run.log_artifact(artifact, aliases=[alias])
+
+    def finish(self, status: str, exit_code: int, summary: dict[str, Any]) -> None:
+        """Send the summary, a completed run's checkpoint where it is asked for, and the run's end; waits for a limited time."""
+        self._run.summary.update(summary)
+        if status == "completed" and self._artifact != "none":
+            self._upload_checkpoint()
+        if status == "preempted":
+            self._run.mark_preempting()
+        self._run.finish(exit_code=exit_code)
+
+    def abandon(self) -> None:
+        """End the client, so that neither the end of the process nor a sweep's next job meets the broken one."""
+        teardown_wandb()
+
+
+def wandb_errors() -> tuple[type[Exception], ...]:
+    """What the client raises when its server, process or disk fails."""
+    import wandb
+    from wandb.sdk.mailbox import HandleAbandonedError, MailboxClosedError
+
+    return (OSError, wandb.errors.Error, HandleAbandonedError, MailboxClosedError)
+
+
+def _setup_wandb() -> None:
+    """Make the client ready for one run, without messages of its own beside those of the run."""
+    import wandb
+
+    if wandb.run is not None:
+        # A sweep's job before this one ended in this process without `finish`: never log into its run.
+        teardown_wandb()
+    wandb.setup(wandb.Settings(silent=True, quiet=True, mode="online"))  # else WANDB_MODE=offline would hide the key
+
+
+def teardown_wandb() -> None:
+    """End W&B's process and an open run, whatever state they are in."""
+    import wandb
+
+    # SystemExit is how W&B reports that its process ended with an error.
+    errors: tuple[type[BaseException], ...] = (*wandb_errors(), SystemExit)
+    with contextlib.suppress(*errors):
+        if wandb.run is not None:  # else the client believes for ever that a run is open, and refuses to log in
+            wandb.run.finish(exit_code=1)
+    with contextlib.suppress(*errors):
+        wandb.teardown()
+
+
+def choose_wandb_mode(wanted: str, run_dir: Path, warn: Callable[[str], None]) -> WandbMode:
+    """What tracking.wandb=`wanted` comes to on this machine."""
+    # W&B's own variable says what the user wants as plainly as a key does.
+    asked = os.environ.get("WANDB_MODE") if wanted == "auto" else wanted
+    if asked == "disabled":
+        return "disabled"
+    if asked == "offline":
+        return "offline"
+    import wandb
+
+    problem = ""
+    try:
+        _setup_wandb()
+        if wandb.login(prompt=False, verify=False):
+            return "online"
+    except wandb.errors.AuthenticationError as error:  # a malformed key; the message has its length, not the key
+        problem = one_line(error)
+    if wanted == "online":
+        raise UserError(
+            f"tracking.wandb=online needs a W&B key ({problem or 'there is none'}): "
+            "run `wandb login`, set WANDB_API_KEY, or use tracking=offline"
+        )
+    if problem:
+        warn(f"W&B cannot log in ({problem}): {offline_hint(run_dir)}")
+    else:
+        log.info("no W&B key: %s", offline_hint(run_dir))
+    return "offline"
+
+
+def offline_hint(run_dir: Path) -> str:
+    """Where an offline run of `run_dir` goes, and how to upload it."""
+    folder = wandb_home(run_dir) / "wandb"
+    return f"logging offline to {folder}; `wandb sync {shlex.quote(str(folder))}/offline-run-*` uploads it"
+
+
+def one_line(error: BaseException) -> str:
+    """An error's message without line breaks, or its type where it has none."""
+    return " ".join(str(error).split()) or type(error).__name__
