@@ -18,6 +18,7 @@ class GoldenCase:
     settings: dict
     arrays: dict[str, np.ndarray]
     dtype: torch.dtype
+    backend: str
 
     @property
     def arch(self) -> Architecture:
@@ -44,6 +45,7 @@ class GoldenCase:
             num_puzzle_identifiers=s["num_puzzle_identifiers"],
             dtype=self.dtype,
             loss_dtype=torch.float64,
+            backend=self.backend,
         )
 
     @property
@@ -93,6 +95,6 @@ class GoldenCase:
         return {k: self.arrays[f"eval/{k}"].astype(np.int32) for k in ("inputs", "labels", "puzzle_identifiers")}
 
 
-def load_case(path: Path, dtype: torch.dtype = torch.float64) -> GoldenCase:
+def load_case(path: Path, dtype: torch.dtype = torch.float64, backend: str = "xla") -> GoldenCase:
     with np.load(path.with_suffix(".npz"), allow_pickle=False) as arrays:
-        return GoldenCase(json.loads(path.with_suffix(".json").read_text()), dict(arrays), dtype)
+        return GoldenCase(json.loads(path.with_suffix(".json").read_text()), dict(arrays), dtype, backend)

@@ -18,9 +18,16 @@ from trm.runtime import start
 from trm.step import METRICS, empty_carry, eval_step, loss_and_grads, train_step_with_outputs
 
 
-@pytest.fixture(scope="module", params=["eager", "xla"])
-def runtime(request):
-    return start(HardwareConfig(name="cpu", backend=request.param))
+@pytest.fixture(scope="module", params=["eager", "inductor", "xla"])
+def backend(request):
+    if request.param == "inductor" and shutil.which("g++") is None:
+        pytest.skip("inductor needs a C++ compiler")
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def runtime(backend):
+    return start(HardwareConfig(name="cpu", backend=backend))
 
 
 @pytest.fixture(autouse=True)
@@ -58,8 +65,8 @@ def run_training(case, runtime, num_steps):
     return {k: np.stack([log[k] for log in logs]) for k in logs[0]}, logits, runtime.fetch(state)
 
 
-def test_training_float64(golden_case, runtime):
-    case = load_case(golden_case)
+def test_training_float64(golden_case, runtime, backend):
+    case = load_case(golden_case, backend=backend)
     num_steps = case.settings["train_steps"]
     log, logits, state = run_training(case, runtime, num_steps)
     log["loss"] = log["loss"] * case.settings["batch_size"]  # the record holds the sum over rows
@@ -80,13 +87,6 @@ def test_training_float64(golden_case, runtime):
     print(f"{golden_case.name}: largest relative error {max(errors.values()):.1e} of {len(errors)} arrays")
 
 
-@pytest.mark.skipif(shutil.which("g++") is None, reason="inductor needs a C++ compiler")
-@pytest.mark.parametrize("golden_case", [GOLDEN / "attention_rope"], ids=["attention_rope"])
-def test_training_float64_with_inductor(golden_case):
-    """hardware=native: one case, since compiling takes a minute."""
-    test_training_float64(golden_case, start(HardwareConfig(name="native", backend="inductor")))
-
-
 def first_gradients(case, runtime):
     function = runtime.compile(functools.partial(loss_and_grads, case.step_config))
     state = case.state()
@@ -95,8 +95,8 @@ def first_gradients(case, runtime):
     return runtime.fetch(out.grads)
 
 
-def test_first_gradients_float64(golden_case, runtime):
-    case = load_case(golden_case)
+def test_first_gradients_float64(golden_case, runtime, backend):
+    case = load_case(golden_case, backend=backend)
     ours = first_gradients(case, runtime)
     reference = case.tensors("grad1/").weights
     assert ours.keys() == reference.keys()
@@ -104,8 +104,8 @@ def test_first_gradients_float64(golden_case, runtime):
     print(f"{golden_case.name}: largest relative gradient error {error:.1e}")
 
 
-def test_evaluation_float64(golden_case, runtime):
-    case = load_case(golden_case)
+def test_evaluation_float64(golden_case, runtime, backend):
+    case = load_case(golden_case, backend=backend)
     arch, model = case.arch, case.tensors("final/")
     step = runtime.compile(functools.partial(eval_step, arch))
     fixed = runtime.put_replicated(case.fixed())
@@ -122,8 +122,8 @@ def test_evaluation_float64(golden_case, runtime):
     print(f"{golden_case.name}: largest relative error of evaluation logits {worst:.1e}")
 
 
-def test_first_step_float32(golden_case, runtime):
-    case = load_case(golden_case, torch.float32)
+def test_first_step_float32(golden_case, runtime, backend):
+    case = load_case(golden_case, torch.float32, backend)
     log, logits, _ = run_training(case, runtime, 1)
     assert_close("logits/1", logits[1], case.arrays["logits/1"], 1e-4)
     for name in ("lm_loss", "q_halt_loss"):

@@ -14,7 +14,6 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
-from torch.func import grad_and_value
 
 from trm.config import Config, OptimizerConfig, RecursionConfig
 from trm.losses import IGNORE_LABEL, binary_cross_entropy, cell_cross_entropy
@@ -215,42 +214,37 @@ def loss_and_grads(
     """
     arch, recursion = cfg.arch, cfg.arch.recursion
     carry = refill(arch, fixed, state.carry, batch)
+    weights = {name: weight.detach().requires_grad_() for name, weight in state.weights.items()}
     table = state.puzzle_embedding
-    vectors = None if table is None else table[carry.puzzle_identifiers]
+    vectors = None if table is None else table[carry.puzzle_identifiers].detach().requires_grad_()
     steps = carry.steps + 1
     last = steps >= recursion.n_sup
-    zero = torch.zeros_like(state.metrics[0])
 
-    # auxiliary results leave as plain tensors: torch.compile cannot rebuild objects made inside a function transform
-    def loss_of(weights: Weights, vectors: Tensor | None) -> tuple[Tensor, tuple[Latents, Tensor, Tensor, Tensor, Tensor]]:
-        out = forward(arch, weights, fixed, vectors, carry.latents, carry.inputs)
-        latents = {z: value.detach() for z, value in out.latents.items()}
-        halted = last
-        if recursion.n_sup > 1:
-            wants_halt = wants_to_halt(recursion, out.q_halt, out.q_continue).detach()
-            halted = (last | wants_halt) & (steps >= batch["min_steps"])
-        rows = row_results(arch, out, carry.labels)
-        lm_loss, q_halt_loss, q_continue_loss = rows.lm_loss.sum(), rows.q_halt_loss.sum(), zero
-        if recursion.act_continue and recursion.n_sup > 1:
-            with torch.no_grad():
-                after = forward(arch, weights, fixed, vectors, latents, carry.inputs)
-                best_next = torch.where(last, after.q_halt, torch.maximum(after.q_halt, after.q_continue))
-                target = torch.sigmoid(best_next)
-            q_continue_loss = binary_cross_entropy(out.q_continue, target).sum()
-        loss = (lm_loss + 0.5 * (q_halt_loss + q_continue_loss)) / halted.shape[0]
-        losses = [lm_loss.detach(), q_halt_loss.detach(), q_continue_loss.detach()]
-        metrics = sum_metrics(arch, out, rows, steps, halted, losses, stop=batch.get("stop"))
-        return loss, (latents, halted, out.logits.detach(), out.q_halt.detach(), metrics.detach())
+    out = forward(arch, weights, fixed, vectors, carry.latents, carry.inputs)
+    latents = {z: value.detach() for z, value in out.latents.items()}
+    halted = last
+    if recursion.n_sup > 1:
+        wants_halt = wants_to_halt(recursion, out.q_halt, out.q_continue).detach()
+        halted = (last | wants_halt) & (steps >= batch["min_steps"])
+    rows = row_results(arch, out, carry.labels)
+    lm_loss, q_halt_loss, q_continue_loss = rows.lm_loss.sum(), rows.q_halt_loss.sum(), torch.zeros_like(state.metrics[0])
+    if recursion.act_continue and recursion.n_sup > 1:
+        with torch.no_grad():
+            after = forward(arch, weights, fixed, vectors, latents, carry.inputs)
+            best_next = torch.where(last, after.q_halt, torch.maximum(after.q_halt, after.q_continue))
+            target = torch.sigmoid(best_next)
+        q_continue_loss = binary_cross_entropy(out.q_continue, target).sum()
+    loss = (lm_loss + 0.5 * (q_halt_loss + q_continue_loss)) / halted.shape[0]
 
-    if vectors is None:
-        grads, (loss, aux) = grad_and_value(loss_of, has_aux=True)(state.weights, None)
-        vector_grads = None
-    else:
-        (grads, vector_grads), (loss, aux) = grad_and_value(loss_of, argnums=(0, 1), has_aux=True)(state.weights, vectors)
-    latents, halted, logits, q_halt, metrics = aux
+    leaves = [*weights.values(), *([] if vectors is None else [vectors])]
+    # detached: the zeros for what the step does not use come with requires_grad
+    found = [grad.detach() for grad in torch.autograd.grad(loss, leaves, materialize_grads=True)]
+    grads, vector_grads = dict(zip(weights, found, strict=False)), None if vectors is None else found[-1]
+    losses = [lm_loss.detach(), q_halt_loss.detach(), q_continue_loss.detach()]
+    metrics = sum_metrics(arch, out, rows, steps, halted, losses, stop=batch.get("stop")).detach()
     metrics = torch.cat([metrics[: len(ROW_METRICS)], torch.stack([norm(grads), norm(state.weights)])])
     new_carry = Carry(latents, steps, halted, carry.inputs, carry.labels, carry.puzzle_identifiers)
-    return (grads, vector_grads), new_carry, StepOutputs(loss, grads, logits, q_halt, metrics)
+    return (grads, vector_grads), new_carry, StepOutputs(loss.detach(), grads, out.logits.detach(), out.q_halt.detach(), metrics)
 
 
 def train_step_with_outputs(cfg: StepConfig, state: TrainState, fixed: Weights, batch: Batch) -> tuple[TrainState, StepOutputs]:
