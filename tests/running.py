@@ -37,6 +37,14 @@ def run(folder: Path, module: str, *arguments: str, check: int | None = 0, timeo
     return done
 
 
+def run_unread(folder: Path, *argv: str) -> tuple[int, str]:
+    """Exit code and stderr of a command whose output nobody reads, as after `| head` has ended."""
+    process = subprocess.Popen(argv, cwd=folder, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process.stdout.close()
+    error = process.stderr.read()
+    return process.wait(timeout=240), error
+
+
 def metrics(run_dir: Path, kind: str) -> list[dict]:
     lines = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
     return [line for line in lines if line["kind"] == kind]

@@ -3,7 +3,7 @@
 import re
 
 import pytest
-from running import TINY, run
+from running import TINY, command, run, run_unread
 
 
 @pytest.fixture(scope="module")
@@ -36,3 +36,8 @@ def test_solve_shows_how_it_thinks(folder):
         refused = run(folder, "trm.solve", "checkpoint=outputs/whole", "test:0", *arguments, check=2)
         assert words in refused.stderr
         assert len(refused.stderr.splitlines()) == 1
+
+
+def test_watching_ends_quietly_when_nobody_reads(folder):
+    watch = command("trm.solve", "checkpoint=outputs/whole", "test:0", "--watch")
+    assert run_unread(folder, *watch) == (141, "")

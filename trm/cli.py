@@ -1,6 +1,7 @@
 """The border between the command line and the typed settings: composing, one-line errors, exit codes.
 
-Exit codes: 0 done; 1 failed; 2 the user's input is wrong (one line on stderr, no traceback); 143 preempted.
+Exit codes: 0 done; 1 failed; 2 the user's input is wrong (one line on stderr, no traceback); 141 the reader of the output went
+away (128 + SIGPIPE); 143 preempted.
 """
 
 import difflib
@@ -39,7 +40,7 @@ UNWRITABLE = (
     errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT,
     errno.ENOTDIR, errno.EEXIST, errno.EISDIR, errno.ENAMETOOLONG,
 )  # fmt: skip
-EXIT_FAILED, EXIT_USER_ERROR, EXIT_PREEMPTED = 1, 2, 143
+EXIT_FAILED, EXIT_USER_ERROR, EXIT_PIPE_CLOSED, EXIT_PREEMPTED = 1, 2, 141, 143
 
 # One line on each config group, in the order of conf/config.yaml; `--help` prints it with the group's options.
 GROUPS = {
@@ -129,17 +130,26 @@ def refuse_unknown_keys(composed: DictConfig) -> None:
 
 
 def plain_command(main: Callable[[list[str]], None], usage: str | None, *, needs_arguments: bool = True) -> None:
-    """Run a command that reads its own arguments; `--help` prints `usage`. User errors end as in `hydra_command`."""
+    """Run a command that reads its own arguments; `--help` prints `usage`. User errors end as in `hydra_command`.
+
+    Where the reader of its output goes away (`| head`), it ends there without a word, with exit code 141.
+    """
     arguments = sys.argv[1:]
-    if "--help" in arguments or "-h" in arguments or (needs_arguments and not arguments):
-        print(usage)
-        sys.exit(0 if arguments else EXIT_USER_ERROR)
     try:
-        main(arguments)
-    except UserError as error:
-        fail_user_error(error)
-    except RunFailure as error:
-        fail_run(error)
+        try:
+            if "--help" in arguments or "-h" in arguments or (needs_arguments and not arguments):
+                print(usage)
+                sys.exit(0 if arguments else EXIT_USER_ERROR)
+            main(arguments)
+        except UserError as error:
+            fail_user_error(error)
+        except RunFailure as error:
+            fail_run(error)
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the interpreter flushes once more at its end
+        sys.exit(EXIT_PIPE_CLOSED)
 
 
 def hydra_command(run: Callable[[Config], None], *, run_folder: bool = True) -> None:

@@ -11,7 +11,6 @@ page that needs nothing else. No account and no network. Jobs that failed, are m
 
 import argparse
 import io
-import os
 import sys
 from pathlib import Path
 from typing import NoReturn
@@ -64,11 +63,8 @@ def main(arguments: list[str]) -> None:
     paths = write(comparison, out, f"TRM runs: {names}")
     if isinstance(sys.stdout, io.TextIOWrapper):  # a terminal that cannot show a character shows ? instead
         sys.stdout.reconfigure(errors="replace")
-    try:
-        print(terminal(comparison))
-        print("\nwritten:", *paths, sep="\n  ", flush=True)
-    except BrokenPipeError:  # `| head` has read enough; the interpreter would complain once more when it flushes at its end
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    print(terminal(comparison))
+    print("\nwritten:", *paths, sep="\n  ")
 
 
 if __name__ == "__main__":
