@@ -1,8 +1,9 @@
 """A W&B server for tests: what the real client of wandb 0.31 asks for, on 127.0.0.1, and a memory of what it was sent.
 
-The client talks to it with WANDB_BASE_URL=server.url and WANDB_API_KEY=KEY. GraphQL calls create a run, look it up for resuming
-and ask where files go; history rows, summary, preemption and exit code come over the file stream. Any other call is
-answered with an error and kept in `FakeWandb.unknown`.
+The client talks to it with WANDB_BASE_URL=server.url and WANDB_API_KEY=KEY. GraphQL calls create a run, look it up for resuming,
+ask where files go, and create artifacts (a logged table is one as well); history rows, summary, preemption and exit code come over
+the file stream. wandb-workspaces asks for the account, looks a view up by its name and writes it. Any other call is answered with
+an error and kept in `FakeWandb.unknown`.
 """
 
 import base64
@@ -47,11 +48,42 @@ class FakeRun:
         return summary
 
 
+@dataclass
+class FakeArtifact:
+    """What the server was told of one artifact."""
+
+    settings: dict[str, Any]  # the input of createArtifact
+    files: dict[str, bytes] = field(default_factory=dict)
+    manifest: dict[str, Any] = field(default_factory=dict)
+    committed: bool = False
+
+    @property
+    def aliases(self) -> set[str]:
+        """The names that this version was given."""
+        return {alias["alias"] for alias in self.settings.get("aliases") or []}
+
+
+@dataclass
+class FakeView:
+    """A saved workspace: the variables of its last upsertView, and how often it was written."""
+
+    variables: dict[str, Any]
+    writes: int = 0
+
+    @property
+    def spec(self) -> dict[str, Any]:
+        """What the workspace shows."""
+        spec: dict[str, Any] = json.loads(self.variables["spec"])
+        return spec
+
+
 class FakeWandb:
     """The server; a context manager that serves from entering to leaving. Every request without `KEY` gets a 401."""
 
     def __init__(self) -> None:
         self.runs: dict[str, FakeRun] = {}
+        self.views: dict[str, FakeView] = {}  # by id
+        self.artifacts: list[FakeArtifact] = []
         self.unknown: list[str] = []
         self.refused = 0
         self.stopped = False
@@ -90,10 +122,69 @@ class FakeWandb:
         if "createRunFiles" in query:
             files = [{"name": name, "uploadUrl": f"{self.url}/upload/{variables['run']}/{name}"} for name in variables["files"]]
             return {"data": {"createRunFiles": {"runID": "b", "uploadHeaders": [], "files": files}}}
+        if "viewer" in query:
+            viewer = {"id": "u", "entity": "tester", "username": "tester", "email": "", "teams": {"edges": []}, "flags": "{}"}
+            return {"data": {"viewer": viewer}}
+        if "rtifact" in query:
+            return self._artifact_call(query, variables)
+        if "upsertView" in query:  # strict: an id alone says which view is meant
+            view_id = variables.get("id") or f"view{len(self.views)}"
+            view = self.views.setdefault(view_id, FakeView(variables))
+            view.variables, view.writes = variables, view.writes + 1
+            answer = {"view": {"id": view_id, "name": variables["name"]}, "inserted": view.writes == 1}
+            return {"data": {"upsertView": answer}}
+        if "allViews" in query:
+            return {"data": {"project": self._views_of(variables)}}
+        if "viewer" in query:
+            viewer = {"id": "u", "entity": "tester", "username": "tester", "email": "", "flags": "{}", "teams": {"edges": []}}
+            return {"data": {"viewer": viewer}}
         if "serverInfo" in query:
             return {"data": {"serverInfo": {"features": []}}}
         self.unknown.append(query.strip().splitlines()[0])
         return {"data": None, "errors": [{"message": "the fake server does not know this call"}]}
+
+    def _artifact_call(self, query: str, variables: dict[str, Any]) -> dict[str, Any]:
+        if "FetchArtifactDigestAlgorithm" in query or "query ArtifactType(" in query:  # nothing is known of artifacts beforehand
+            return {"data": {"project": None}}
+        if "createArtifact(" in query:
+            self.artifacts.append(FakeArtifact(variables["input"]))
+            number = str(len(self.artifacts) - 1)
+            artifact = {"id": number, "state": "PENDING", "artifactSequence": {"latestArtifact": None}}
+            return {"data": {"createArtifact": {"artifact": artifact}}}
+        if "ArtifactManifest(" in query:
+            call = "createArtifactManifest" if "createArtifactManifest" in query else "updateArtifactManifest"
+            number = variables.get("artifactID") or variables["artifactManifestID"]
+            file = {"id": number, "uploadUrl": f"{self.url}/manifest/{number}", "uploadHeaders": []}
+            return {"data": {call: {"artifactManifest": {"id": number, "file": file}}}}
+        if "createArtifactFiles" in query:
+            nodes = [
+                {
+                    "storagePath": entry["name"],
+                    "uploadUrl": f"{self.url}/artifact/{entry['artifactID']}/{entry['name']}",
+                    "uploadHeaders": [],
+                    "uploadMultipartUrls": None,
+                    "artifact": {"id": entry["artifactID"]},
+                }
+                for entry in variables["input"]["artifactFiles"]
+            ]
+            return {"data": {"createArtifactFiles": {"files": {"edges": [{"node": node} for node in nodes]}}}}
+        if "commitArtifact" in query:
+            self.artifacts[int(variables["artifactID"])].committed = True
+            return {"data": {"commitArtifact": {"artifact": {"id": variables["artifactID"], "digest": ""}}}}
+        self.unknown.append(query.strip().splitlines()[0])
+        return {"data": None, "errors": [{"message": "the fake server does not know this call"}]}
+
+    def _views_of(self, wanted: dict[str, Any]) -> dict[str, Any] | None:
+        """A project's views of one name; None where no run has made the project."""
+        place = (wanted["entityName"], wanted["projectName"])
+        if place not in {(run.settings.get("entity") or "tester", run.settings.get("project")) for run in self.runs.values()}:
+            return None
+        found = [
+            {"id": view_id, "displayName": view.variables["displayName"], "spec": view.variables["spec"]}
+            for view_id, view in self.views.items()
+            if (view.variables["entityName"], view.variables["projectName"], view.variables["name"]) == (*place, wanted["viewName"])
+        ]
+        return {"allViews": {"edges": [{"node": node} for node in found]}}
 
     def _resumed(self, name: str, run: FakeRun) -> dict[str, Any]:
         counts = {f"{kind}LineCount": len(run.streams.get(f"wandb-{kind}.jsonl", [])) for kind in ("history", "events")}
@@ -139,6 +230,12 @@ def _handler(server: FakeWandb) -> type[BaseHTTPRequestHandler]:
             parts = self.path.strip("/").split("/")
             if parts[0] == "upload":  # signed addresses: the client sends no key there
                 server.runs[parts[1]].files["/".join(parts[2:])] = body
+                return 200, {}
+            if parts[0] == "artifact":
+                server.artifacts[int(parts[1])].files["/".join(parts[2:])] = body
+                return 200, {}
+            if parts[0] == "manifest":
+                server.artifacts[int(parts[1])].manifest = json.loads(body)
                 return 200, {}
             if self.path.startswith("/sdk/otel/"):
                 return 200, {}  # the client's own telemetry

@@ -9,6 +9,7 @@ COLUMNS = 4
 MOST_GRIDS = 16  # of more supervision steps the sheet shows the first, the last and evenly spread ones between them
 GRID_PX, SMALLEST_CELL_PX = 180, 14  # about; a cell has a whole number of pixels
 MARGIN_PX, TEXT_PX = 12, 13
+COLOURS = 32  # a palette halves the PNG
 
 
 def contact_sheet(puzzle: Puzzle, frames: list[Frame]) -> Image.Image:
@@ -29,7 +30,7 @@ def contact_sheet(puzzle: Puzzle, frames: list[Frame]) -> Image.Image:
         for line, text in enumerate(lines):
             draw.text((left, top + line * TEXT_PX), text, fill=(INK, SOFT)[line], font=font(TEXT_PX - 1))
         draw_grid(draw, puzzle, frame, marks, cell, (left, top + 2 * TEXT_PX + 4))
-    return image
+    return image.quantize(COLOURS)
 
 
 def _spread(count: int, most: int) -> list[int]:

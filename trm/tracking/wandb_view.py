@@ -6,17 +6,18 @@ import contextlib
 import logging
 import os
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from trm.config import Config, to_plain
 from trm.errors import UserError
 from trm.sweep import GRID_FILE
+from trm.tracking.labels import labels
 from trm.tracking.record import METRICS_FILE
 
 if TYPE_CHECKING:
-    from trm.tracking.evaluation import Evaluation, HeldOut
+    from trm.tracking.evaluation import Evaluation
 
 # wandb is imported where it is used: it costs a second of start-up, and a run without it must not need it.
 
@@ -27,6 +28,10 @@ WANDB_FINISH_TIMEOUT_S = 60.0  # W&B's own default is to wait for ever; what is 
 WANDB_ARTIFACT_TIMEOUT_S = 1800.0  # the same with a checkpoint to upload
 WANDB_FLUSH_S = 1  # W&B's own 15 s loses that much of the offline run when the process is killed
 MOST_PICTURED = 4  # puzzles whose every supervision step is drawn; the table has all of them
+CURVE_COLUMNS = ("supervision step", "exact accuracy")
+PUZZLE_COLUMNS = (
+    "puzzle", "question", "prediction (wrong cells in brackets)", "answer", "wrong cells", "supervision steps used",
+)  # fmt: skip
 
 WandbMode = Literal["online", "offline", "disabled"]
 
@@ -50,7 +55,7 @@ class WandbTracker:
         folders = f"{shlex.quote(str(home / 'wandb'))}/*run-*-{run_id}"
         self.rescue = f"`wandb sync --include-online {folders}` uploads what reached the disk, {METRICS_FILE} goes on"
         _setup_wandb()
-        self._wandb, self._run_dir, self._artifact = wandb, run_dir, cfg.tracking.artifact
+        self._wandb, self._run_dir, self._artifact, self._labels = wandb, run_dir, cfg.tracking.artifact, labels(cfg)
         tracking = cfg.tracking
         self._run = wandb.init(
             mode=mode,
@@ -64,7 +69,7 @@ class WandbTracker:
             tags=tracking.tags,
             notes=tracking.notes,
             name=cfg.run_name,
-            config=to_plain(cfg),
+            config=to_plain(cfg) | {"labels": self._labels.plain()},
             settings=wandb.Settings(
                 silent=True,
                 quiet=True,
@@ -92,28 +97,34 @@ class WandbTracker:
 
     def show(self, global_step: int, evaluation: Evaluation) -> None:
         """Send the best accuracy so far, a line plot by supervision step, and the held-out puzzles as a table and as pictures."""
-        wandb, best = self._wandb, evaluation.best_exact_accuracy
+        wandb, best, curve = self._wandb, evaluation.best_exact_accuracy, "eval/accuracy_by_supervision_step"
         accuracies = [(step, metrics["exact_accuracy"]) for step, metrics in enumerate(evaluation.by_step, start=1)]
-        curve = wandb.Table(columns=["supervision step", "exact accuracy"], data=accuracies)
+        table = self._table(f"{curve}_table", CURVE_COLUMNS, accuracies)
         row = {
             "global_step": global_step,
             "eval/best_exact_accuracy": best,
-            "eval/accuracy_by_supervision_step": wandb.plot.line(
-                curve, "supervision step", "exact accuracy", title="Exact accuracy by supervision step"
-            ),
+            curve: wandb.plot.line(table, *CURVE_COLUMNS, title="Exact accuracy by supervision step"),
         }
+        if self._labels.paper_exact_accuracy is not None:
+            row["paper/exact_accuracy"] = self._labels.paper_exact_accuracy  # so that a panel has both in one chart
         if evaluation.puzzles:
-            row["held_out/puzzles"] = self._table(evaluation.puzzles)
+            puzzles = [(p.puzzle.name, p.question, p.prediction, p.answer, p.wrong_cells, p.steps_used) for p in evaluation.puzzles]
+            row["held_out/puzzles"] = self._table("held_out/puzzles", PUZZLE_COLUMNS, puzzles)
             row["held_out/thinking"] = [
                 wandb.Image(held_out.picture, caption=held_out.puzzle.name) for held_out in evaluation.puzzles[:MOST_PICTURED]
             ]
         self._run.log(row)
         self._run.summary["best_exact_accuracy"] = best
 
-    def _table(self, puzzles: list[HeldOut]) -> Any:
-        columns = ["puzzle", "question", "prediction (wrong cells in brackets)", "answer", "wrong cells", "supervision steps used"]
-        rows = [(p.puzzle.name, p.question, p.prediction, p.answer, p.wrong_cells, p.steps_used) for p in puzzles]
-        return self._wandb.Table(columns=columns, data=rows)
+    def _table(self, key: str, columns: Sequence[str], rows: list[tuple[Any, ...]]) -> Any:
+        """A table that is a file of the run.
+
+        One that is not bound yet would become an artifact as well, for which the client asks the server and waits: training would
+        stand still for as long as the server cannot be reached.
+        """
+        table = self._wandb.Table(columns=list(columns), data=rows)
+        table.bind_to_run(self._run, key, self._run.step)
+        return table
 
     def _upload_checkpoint(self) -> None:
         """Queue the checkpoint that tracking.artifact names, with its metadata; `finish` waits for it."""
@@ -127,11 +138,13 @@ class WandbTracker:
     def finish(self, status: str, exit_code: int, summary: dict[str, Any]) -> None:
         """Send the summary, a completed run's checkpoint where it is asked for, and the run's end; waits for a limited time."""
         self._run.summary.update(summary)
-        if status == "completed" and self._artifact != "none":
-            self._upload_checkpoint()
         if status == "preempted":
             self._run.mark_preempting()
-        self._run.finish(exit_code=exit_code)
+        try:
+            if status == "completed" and self._artifact != "none":
+                self._upload_checkpoint()
+        finally:
+            self._run.finish(exit_code=exit_code)
 
     def abandon(self) -> None:
         """End the client, so that neither the end of the process nor a sweep's next job meets the broken one."""
