@@ -87,9 +87,13 @@ class FakeWandb:
         self.unknown: list[str] = []
         self.refused = 0
         self.stopped = False
-        self._http = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
-        self._http.daemon_threads = True
+        self._http = self._bind(0)
         self.url = f"http://127.0.0.1:{self._http.server_port}"
+
+    def _bind(self, port: int) -> ThreadingHTTPServer:
+        http = ThreadingHTTPServer(("127.0.0.1", port), _handler(self))
+        http.daemon_threads = True
+        return http
 
     def __enter__(self) -> Self:
         threading.Thread(target=self._http.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
@@ -103,6 +107,11 @@ class FakeWandb:
         self.stopped = True
         self._http.shutdown()
         self._http.server_close()
+
+    def come_back(self) -> None:
+        """Serve again after `stop`, at the same address and with the memory of before."""
+        self._http, self.stopped = self._bind(self._http.server_port), False
+        self.__enter__()
 
     def graphql(self, query: str, variables: dict[str, Any]) -> dict[str, Any]:
         """Answer one GraphQL call."""

@@ -1,0 +1,258 @@
+"""The study's W&B workspace as code: `python -m trm.dashboard push [entity=..] [project=..] [name=..] [--dry-run]`.
+
+Creates the workspace, or writes its sections again where it is there: learning curves by recursion, best exact accuracy by variant
+beside the paper's, parallel coordinates over the ablation, throughput, halting, held-out puzzles. Which runs are shown, and their
+colours, stay as they were set in the browser. Needs a W&B key, and a project that has had a run (tracking=wandb).
+
+  entity=NAME   team or user: conf/tracking's, else WANDB_ENTITY, else the account's default
+  project=NAME  conf/tracking's by default, where the runs go
+  name=TEXT     the workspace's name; another name is another workspace
+  --dry-run     print what would be sent, as JSON; needs neither network nor account
+"""
+
+import hashlib
+import json
+import os
+from dataclasses import dataclass
+from typing import Any
+
+from trm import paper
+from trm.cli import compose, plain_command
+from trm.errors import RunFailure, UserError
+from trm.tracking.wandb_view import one_line, teardown_wandb, wandb_errors
+
+# wandb_workspaces is imported where it is used: it brings wandb, which costs a second before a wrong argument is told.
+
+NAME = "TRM scaling study"
+BEST, PAPER = "eval/best_exact_accuracy", "paper/exact_accuracy"
+REFUSED = (401, 403)
+
+
+@dataclass(frozen=True)
+class Target:
+    """The workspace to write. `entity` is None where only the account tells it."""
+
+    entity: str | None
+    project: str
+    name: str
+
+
+# ------------------------------------------------------------------------------------------------------------------- contents
+
+
+def sections() -> list[Any]:
+    """The sections of the workspace from top to bottom. Metrics are those of trm/tracking, in all panels over global_step."""
+    import wandb_workspaces.reports.v2 as wr
+    import wandb_workspaces.workspaces as ws
+
+    def line(title: str, *metrics: str, log_y: bool = False) -> Any:
+        """Curves of the mean over the runs of each recursion, and the range of the runs around it."""
+        return wr.LinePlot(
+            title=title,
+            x="global_step",
+            y=list(metrics),
+            log_y=log_y,
+            groupby=wr.Config("labels.recursion"),
+            groupby_aggfunc="mean",
+            groupby_rangefunc="minmax",
+        )
+
+    def column(key: str, name: str, log: bool = False) -> Any:
+        return wr.ParallelCoordinatesPlotColumn(metric=wr.Config(key), display_name=name, log=log)
+
+    bars = wr.BarPlot(
+        title="Best exact accuracy by variant, and the paper's",
+        metrics=[BEST, PAPER],
+        groupby=wr.Config("labels.variant"),
+        groupby_aggfunc="mean",
+        groupby_rangefunc="minmax",
+        range_x=(0.0, 1.0),
+        max_bars_to_show=100,
+    )
+    ablation = wr.ParallelCoordinatesPlot(
+        title="Ablation",
+        columns=[
+            column("recursion.T", "T"),
+            column("recursion.n", "n"),
+            column("ema.enabled", "EMA"),
+            column("model.mixer", "model"),
+            column("model.hidden_size", "width"),
+            column("optimizer.lr", "learning rate", log=True),
+            column("seed", "seed"),
+            wr.ParallelCoordinatesPlotColumn(metric=wr.SummaryMetric(BEST), display_name="best exact accuracy"),
+        ],
+    )
+    contents = {
+        "Learning curves by recursion": [
+            line("Training loss", "train/loss", log_y=True),
+            line("Exact accuracy, held-out puzzles", "eval/exact_accuracy"),
+            line("Cell accuracy, held-out puzzles", "eval/accuracy"),
+            line("Learning rate", "train/lr"),
+            line("Norm of the gradient", "train/grad_norm", log_y=True),
+            line("Norm of the weights", "train/weight_norm"),
+        ],
+        "Best exact accuracy by variant": [bars, wr.MarkdownPanel(markdown=paper_table())],
+        "Ablation: settings against best exact accuracy": [ablation],
+        "Throughput": [
+            line("Samples per second", "train/samples_per_s"),
+            line("Step time, s", "train/step_time_s"),
+            line("Host time of a step, s", "train/host_time_s"),
+            line("Wait for the loader in a step, s", "train/loader_wait_s"),
+            line("Compiles", "train/compiles"),
+        ],
+        "Halting": [
+            line("Mean supervision steps of the rows that halted", "train/steps"),
+            line("Halting accuracy, training", "train/q_halt_accuracy"),
+            line("Halting accuracy, held-out puzzles", "eval/q_halt_accuracy"),
+        ],
+        "Held-out puzzles": [wr.MediaBrowser(title="Answers after every supervision step", media_keys=["held_out/thinking"])],
+    }
+    columns = {"Best exact accuracy by variant": 2, "Ablation: settings against best exact accuracy": 1, "Held-out puzzles": 1}
+    made = []
+    for name, panels in contents.items():
+        for number, panel in enumerate(panels):
+            panel._id = _short_hash(name, str(number))  # the same at every push, so that what the browser keeps of it stays
+        layout = ws.SectionLayoutSettings(columns=columns.get(name, 3), rows=1 if len(panels) <= columns.get(name, 3) else 2)
+        made.append(ws.Section(name=name, panels=panels, is_open=True, layout_settings=layout))
+    return made
+
+
+def paper_table() -> str:
+    """The paper's values as a markdown table, best first."""
+    rows = sorted(paper.ROWS, key=lambda row: row.exact_accuracy, reverse=True)
+    lines = [f"| {row.name} | {100 * row.exact_accuracy:.1f} |" for row in rows]
+    head = ["**The paper's test exact accuracy**", "", "| variant | % |", "| --- | ---: |"]
+    note = f"{paper.CITATION}: {paper.DATASET_LABEL}. Only runs on these puzzles have the paper's bar."
+    return "\n".join([*head, *lines, "", note])
+
+
+def workspace(target: Target) -> Any:
+    """The workspace as it is first created. Raises UserError where W&B does not allow the name."""
+    import wandb_workspaces.workspaces as ws
+
+    try:
+        made = ws.Workspace(
+            entity=target.entity or "",
+            project=target.project,
+            name=target.name,
+            sections=sections(),
+            settings=ws.WorkspaceSettings(x_axis="global_step", max_runs=100),
+        )
+    except ValueError as error:  # of all that it checks, the name alone is not ours
+        raise UserError(f"name={target.name}: W&B allows no symbols such as + = < > and no emojis in it") from error
+    if target.entity:
+        # W&B finds a saved view by a name that its clients choose. Chosen by what the workspace is called, every machine finds it.
+        made._internal_name = f"nw-{_short_hash(target.entity, target.project, target.name)}-v"
+    return made
+
+
+def _short_hash(*parts: str) -> str:
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:11]
+
+
+# ----------------------------------------------------------------------------------------------------------------------- push
+
+
+def push(target: Target) -> tuple[str, bool]:
+    """Write the workspace; its address, and whether it was there before.
+
+    Raises:
+        UserError: no usable key, no such project, or a name that W&B does not allow.
+        RunFailure: the server does not answer or refuses.
+    """
+    import wandb
+
+    wandb.setup(wandb.Settings(silent=True, quiet=True, mode="online"))  # else WANDB_MODE=offline would hide the key
+    try:
+        _check_key()
+        return _write(target)
+    except (*wandb_errors(), _api_error()) as error:
+        server = str(wandb.setup().settings.base_url)
+        answer = getattr(error, "response", None) or getattr(error.__cause__, "response", None)  # W&B may wrap it
+        if answer is None:
+            raise RunFailure(f"{server} does not answer: check the network and WANDB_BASE_URL, and push again") from error
+        if answer.http_status in REFUSED:
+            raise UserError(f"{server} does not accept this W&B key: `wandb login --relogin`, or set WANDB_API_KEY") from error
+        raise RunFailure(f"{server} did not take the workspace: {one_line(error)}") from error
+    finally:
+        teardown_wandb()
+
+
+def _api_error() -> type[Exception]:
+    from wandb.sdk.lib.service.service_connection import WandbApiFailedError
+
+    error: type[Exception] = WandbApiFailedError
+    return error
+
+
+def _check_key() -> None:
+    import wandb
+
+    problem = "there is none"
+    try:
+        if wandb.login(prompt=False, verify=False):
+            return
+    except wandb.errors.AuthenticationError as error:  # a malformed key; the message has its length, not the key
+        problem = one_line(error)
+    raise UserError(f"push needs a W&B key ({problem}): run `wandb login` or set WANDB_API_KEY; --dry-run needs none")
+
+
+def _write(target: Target) -> tuple[str, bool]:
+    import wandb
+    import wandb_workspaces.workspaces as ws
+    from wandb_workspaces.workspaces.errors import SpecVersionError
+
+    entity = target.entity or wandb.Api().default_entity
+    if not entity:
+        raise UserError("this W&B account has no default entity: give entity=NAME")
+    new = workspace(Target(entity, target.project, target.name))
+    found = None
+    try:
+        found = ws.Workspace.from_url(new.url)
+    except (ValueError, SpecVersionError) as error:  # the former for all of these
+        if str(error).startswith("Project"):
+            hint = "a first run with tracking=wandb makes it, or correct entity= and project="
+            raise UserError(f"W&B has no project {entity}/{target.project}: {hint}") from error
+        if not str(error).startswith("Workspace"):
+            raise RunFailure(f"wandb-workspaces cannot read what is at {new.url}: push under another name=") from error
+    if found is None:
+        return str(new.save().url), False
+    found.sections, found.settings = new.sections, new.settings
+    return str(found.save().url), True
+
+
+# ------------------------------------------------------------------------------------------------------------------ arguments
+
+
+def parse(arguments: list[str]) -> tuple[Target, bool]:
+    """The workspace that the arguments name, and whether it is only to be shown. Raises UserError."""
+    command, *rest = arguments
+    if command != "push":
+        raise UserError(f"{command}: not a command of trm.dashboard: python -m trm.dashboard push")
+    tracking = compose([]).tracking
+    given = {"entity": tracking.entity or os.environ.get("WANDB_ENTITY", ""), "project": tracking.project, "name": NAME}
+    for argument in rest:
+        key, separator, value = argument.partition("=")
+        if argument == "--dry-run":
+            continue
+        if not separator or key not in given:
+            raise UserError(f"{argument}: not understood: entity=NAME, project=NAME, name=TEXT and --dry-run are")
+        if not value or (key != "name" and not set(value).isdisjoint("/?#")):
+            raise UserError(f"{argument}: not a name for W&B: give {key}=NAME without / ? #")
+        given[key] = value
+    return Target(given["entity"] or None, given["project"], given["name"]), "--dry-run" in rest
+
+
+def main(arguments: list[str]) -> None:
+    """The command; see the module's docstring."""
+    target, dry_run = parse(arguments)
+    if dry_run:
+        view = workspace(target)._spec
+        print(json.dumps({key: value or None for key, value in view.items()}, indent=1))  # null: W&B chooses it
+        return
+    url, was_there = push(target)
+    print(f"{'updated' if was_there else 'created'} {url}")
+
+
+if __name__ == "__main__":
+    plain_command(main, __doc__)
