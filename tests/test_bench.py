@@ -4,11 +4,19 @@ import json
 import subprocess
 import sys
 
+import numpy as np
 import pytest
+import torch
 from running import environment, run
 
+from trm.bench import ordinary
+from trm.bench.__main__ import main
 from trm.bench.machine import facts, in_child, median_and_spread, table
-from trm.errors import RunFailure
+from trm.cli import compose
+from trm.errors import RunFailure, UserError
+from trm.model import init_fixed
+from trm.plan.workload import architecture_of, step_config
+from trm.step import METRICS, draw_min_steps, init_state, train_step_with_outputs
 
 
 def test_median_and_spread():
@@ -32,11 +40,29 @@ def test_facts_name_machine_and_versions():
 
 @pytest.mark.parametrize(
     ("arguments", "words"),
-    [(["speed"], "host, compile, checkpoint"), (["host", "fast"], "KEY=VALUE"), (["host", "--json"], "--json needs")],
+    [
+        (["speed"], "host, compile, checkpoint"),
+        (["host", "fast"], "KEY=VALUE"),
+        (["host", "--json"], "--json"),
+        (["host", "--fast", "1"], "--fast"),
+        (["host", "--sizes", "demo"], "--sizes"),
+        (["compile", "--rounds", "2"], "--rounds"),
+        (["step", "--sizes", "demo,huge"], "huge: choose from demo, 6x6"),
+        (["step", "--ways", "magic"], "magic: choose from configured, xla"),
+        (["step", "--rounds", "0"], "--rounds 0"),
+        (["step", "--rounds", "many"], "--rounds"),
+        (["step", "--sizes", "demo", "recursion.variant=single_z"], "recursion.variant=single_z"),
+        (["step", "--sizes", "demo", "model.hidden_sise=8"], "model.hidden_size"),
+    ],
 )
-def test_bad_arguments(tmp_path, arguments, words):
-    done = run(tmp_path, "trm.bench", *arguments, check=2)
-    assert words in done.stderr
+def test_bad_arguments(arguments, words):
+    with pytest.raises(UserError, match=words):
+        main(arguments)
+
+
+def test_bad_input_ends_in_one_line(tmp_path):
+    done = run(tmp_path, "trm.bench", "speed", check=2)
+    assert done.stderr.startswith("error: speed is not a benchmark")
     assert len(done.stderr.splitlines()) == 1
 
 
@@ -48,6 +74,93 @@ def test_checkpoint_writes_json(tmp_path):
     assert all(row["MB"] > 1 and row["held up s"] <= row["on disk after s"] for row in written["rows"])
     assert written["machine"]["torch_xla"] in done.stdout
     assert [p.name for p in tmp_path.iterdir()] == ["out.json"]
+
+
+# ----------------------------------------------------------------------------------------------------------------------- step
+
+SMALL = [
+    "data=sudoku_4x4",
+    "model=tiny",
+    "model.hidden_size=16",
+    "train.global_batch_size=6",
+    "tracking=none",
+    "train.max_steps=100",
+]
+
+
+def random_batch(cfg, arch, step):
+    random = np.random.default_rng((7, step))
+    rows = cfg.train.global_batch_size
+    labels = random.integers(2, arch.vocab_size, (rows, arch.seq_len))
+    labels[random.random(labels.shape) < 0.2] = -100
+    return {
+        "inputs": torch.from_numpy(random.integers(0, arch.vocab_size, (rows, arch.seq_len)).astype(np.int32)),
+        "labels": torch.from_numpy(labels.astype(np.int32)),
+        "puzzle_identifiers": torch.zeros(rows, dtype=torch.int32),
+        "min_steps": torch.from_numpy(draw_min_steps(cfg.recursion, cfg.seed, step, rows)),
+    }
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        ["optimizer.warmup_steps=3", "optimizer.lr=1e-2"],
+        ["model=attention", "model.hidden_size=16", "model.num_heads=2", "model.puzzle_emb_ndim=20", "model.puzzle_emb_len=0"],
+        ["optimizer=adamw", "model.positions=learned", "model.loss=softmax", "ema=off", "recursion.n_sup=1"],
+    ],
+    ids=["mlp", "attention", "adamw"],
+)
+@pytest.mark.parametrize(("dtype", "tolerance"), [("float64", 1e-9), ("float32", 2e-3)])
+def test_the_ordinary_step_is_the_same_step(settings, dtype, tolerance):
+    """In float64 over some steps, in float32 the first step's loss and gradients' effect on the weights."""
+    cfg = compose([*SMALL, "recursion=t2_n2", *settings, f"hardware.dtype={dtype}", "hardware.backend=eager"])
+    arch, cfg_of_step = architecture_of(cfg), step_config(cfg)
+    fixed = init_fixed(arch, cfg.seed)
+    state = init_state(cfg, arch, fixed)
+    for weights in filter(None, (state.weights, state.ema)):  # a head that is not zero and rows that halt
+        weights["q_head.weight"].copy_(torch.randn(2, cfg.model.hidden_size, generator=torch.Generator().manual_seed(1)) / 4)
+        weights["q_head.bias"].zero_()
+    trainer = ordinary.Trainer(cfg, arch, state, fixed, cfg_of_step.total_steps)
+    first = {name: weight.clone() for name, weight in state.weights.items()}
+    for step in range(4 if dtype == "float64" else 1):
+        batch = random_batch(cfg, arch, step)
+        state, outputs = train_step_with_outputs(cfg_of_step, state, fixed, batch)
+        loss = trainer.step(batch)
+        torch.testing.assert_close(loss.to(torch.float64), outputs.loss.to(torch.float64), rtol=tolerance, atol=0)
+        torch.testing.assert_close(trainer.carry["halted"], state.carry.halted)
+        torch.testing.assert_close(trainer.carry["z_H"], state.carry.latents["z_H"], rtol=tolerance, atol=tolerance)
+    ours, theirs = state.weights, trainer.model.weights()
+    assert ours.keys() == theirs.keys()
+    for name, weight in ours.items():
+        moved = (weight - first[name]).norm()
+        assert moved > 0
+        assert (theirs[name] - weight).norm() <= tolerance * moved, name
+    if state.puzzle_embedding is not None:
+        assert state.puzzle_embedding.abs().min() > 0
+        torch.testing.assert_close(trainer.puzzle_embedding, state.puzzle_embedding)
+    if state.ema:
+        for name, average in trainer.ema.weights().items():
+            torch.testing.assert_close(average, state.ema[name], rtol=tolerance, atol=tolerance * 1e-3)
+    counted = {name: value.item() for name, value in trainer.sums.items()}
+    sums = dict(zip(METRICS, state.metrics.tolist(), strict=True))
+    assert counted == pytest.approx({name: sums[name] for name in counted}, rel=tolerance)
+
+
+def test_step_end_to_end(tmp_path):
+    small = ["model.hidden_size=8", "train.global_batch_size=4", "evaluate.batch_size=300", "recursion.n=1"]
+    run(tmp_path, "trm.bench", "step", "--sizes", "demo", "--rounds", "2", *small, "--json", "out.json")
+    written = json.loads((tmp_path / "out.json").read_text())
+    assert [p.name for p in tmp_path.iterdir()] == ["out.json"]
+    configured = compose(["experiment=demo_4x4"]).hardware.backend
+    kinds = [("train", "configured", configured, 4), ("train", "ordinary", "eager", 4)]
+    kinds += [("eval", "configured", configured, 300), ("eval", "ordinary", "eager", 300)]
+    assert [(row["step"], row["way"], row["backend"], row["batch"]) for row in written["rows"]] == kinds
+    for row in written["rows"]:
+        assert len(row["all ms"]) == 2
+        assert row["low"] <= row["ms"] <= row["high"]
+        assert row["GFLOP/s"] == pytest.approx(row["GFLOP a step"] * row["samples/s"] / row["batch"])
+        assert 0 < row["share of matmul"] < 1
+    assert [row["times ordinary"] == 1 for row in written["rows"]] == [False, True, False, True]
 
 
 @pytest.mark.parametrize(("way", "machine"), [("compiled", "hardware=cpu_mesh"), ("lazy", "hardware=cpu")])

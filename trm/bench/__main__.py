@@ -1,23 +1,77 @@
-"""Measure this machine: `python -m trm.bench SUBCOMMAND [KEY=VALUE ...] [--json FILE]`.
+"""Measure this machine: `python -m trm.bench SUBCOMMAND [KEY=VALUE ...] [--json FILE] [--sizes A,B] [--ways A,B] [--rounds N]`.
 
+  step         samples/s of the training and the evaluation step, beside the machine's matmul rate
+               --sizes demo,6x6,paper_mlp,paper_attention   --ways configured,xla,inductor,eager,ordinary
   host         milliseconds of host time in a training step, compiled and lazy, on one device and on the mesh of eight
   compile      seconds until the first step at the paper's size, for T*n from 4 to 32
   checkpoint   seconds that saving holds training up, seconds until it is on disk, bytes, seconds to read it again
 
-KEY=VALUE changes the settings that are measured, as in trm.train. --json FILE also writes the numbers with the machine and the
-versions. The numbers mean something on a machine that does nothing else.
+KEY=VALUE changes the settings that are measured, as in trm.train. --json FILE also writes the numbers, single measurements
+included, with the machine and the versions. The numbers mean something on a machine that does nothing else.
 """
 
+import argparse
 import json
 import sys
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, NoReturn
 
-from trm.bench import checkpoint, compiling, host
-from trm.bench.machine import facts, table
+from trm.bench import checkpoint, compiling, host, step
+from trm.bench.machine import Row, facts, table
 from trm.cli import plain_command
 from trm.errors import UserError
 
-SUBCOMMANDS = {"host": host.measure, "compile": compiling.measure, "checkpoint": checkpoint.measure}
+
+@dataclass(frozen=True)
+class Benchmark:
+    """A subcommand: `measure(overrides, **options)`, where the options are those of `sizes`, `ways` and `rounds` that it has."""
+
+    measure: Callable[..., list[Row]]
+    sizes: tuple[str, ...] = ()
+    ways: tuple[str, ...] = ()
+    default_ways: tuple[str, ...] = ()
+    rounds: int | None = None
+
+
+SUBCOMMANDS = {
+    "step": Benchmark(step.measure, tuple(step.SIZES), step.WAYS, step.DEFAULT_WAYS, step.ROUNDS),
+    "host": Benchmark(host.measure),
+    "compile": Benchmark(compiling.measure),
+    "checkpoint": Benchmark(checkpoint.measure),
+}
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message}; `python -m trm.bench --help` shows how")
+
+
+def options_of(name: str, given: argparse.Namespace) -> dict[str, Any]:
+    """The options to call a benchmark with. Raises UserError for one that it does not have."""
+    benchmark = SUBCOMMANDS[name]
+    options: dict[str, Any] = {}
+    for option, known, default in (
+        ("sizes", benchmark.sizes, benchmark.sizes),
+        ("ways", benchmark.ways, benchmark.default_ways),
+    ):
+        text = getattr(given, option)
+        if text is not None and not known:
+            raise UserError(f"--{option}: {name} has none: leave it out")
+        chosen = list(default) if text is None else list(dict.fromkeys(text.split(",")))
+        for word in chosen:
+            if word not in known:
+                raise UserError(f"--{option} {word}: choose from {', '.join(known)}")
+        if known:
+            options[option] = chosen
+    if given.rounds is not None and benchmark.rounds is None:
+        raise UserError(f"--rounds: {name} has none: leave it out")
+    if benchmark.rounds is not None:
+        options["rounds"] = benchmark.rounds if given.rounds is None else given.rounds
+        if options["rounds"] < 1:
+            raise UserError(f"--rounds {given.rounds}: at least 1")
+    return options
 
 
 def main(arguments: list[str]) -> None:
@@ -25,25 +79,26 @@ def main(arguments: list[str]) -> None:
     name, *rest = arguments
     if name not in SUBCOMMANDS:
         raise UserError(f"{name} is not a benchmark: choose one of {', '.join(SUBCOMMANDS)}")
-    file = None
-    if "--json" in rest:
-        at = rest.index("--json")
-        if at + 1 == len(rest):
-            raise UserError("--json needs the name of a file")
-        file = Path(rest[at + 1])
-        rest = rest[:at] + rest[at + 2 :]
-    unknown = [a for a in rest if "=" not in a]
+    parser = _Parser(add_help=False, allow_abbrev=False)
+    parser.add_argument("overrides", nargs="*")
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--sizes")
+    parser.add_argument("--ways")
+    parser.add_argument("--rounds", type=int)
+    given = parser.parse_intermixed_args(rest)
+    unknown = [a for a in given.overrides if "=" not in a]
     if unknown:
-        raise UserError(f"{unknown[0]} is not understood: arguments are KEY=VALUE and --json FILE")
-    rows = SUBCOMMANDS[name](rest)
+        raise UserError(f"{unknown[0]} is not understood: arguments are KEY=VALUE and the options of `python -m trm.bench --help`")
+    rows = SUBCOMMANDS[name].measure(given.overrides, **options_of(name, given))
     machine = facts()
     print(table(rows))
     print("  ".join(f"{key}: {value}" for key, value in machine.items()))
-    if file is not None:
+    if given.json is not None:
+        record = {"benchmark": name, "arguments": arguments, "machine": machine, "rows": rows}
         try:
-            file.write_text(json.dumps({"benchmark": name, "overrides": rest, "machine": machine, "rows": rows}, indent=1) + "\n")
+            given.json.write_text(json.dumps(record, indent=1) + "\n")
         except OSError as error:
-            raise UserError(f"--json {file}: {error.strerror}: choose another file") from error
+            raise UserError(f"--json {given.json}: {error.strerror}: choose another file") from error
 
 
 if __name__ == "__main__":

@@ -4,16 +4,25 @@ import importlib.metadata
 import json
 import os
 import platform
-import statistics
 import subprocess
 import sys
-from collections.abc import Sequence
-from typing import Any
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import get_context
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
 
 from trm.cli import CONF_DIR
 from trm.errors import RunFailure
 
 Row = dict[str, Any]
+T = TypeVar("T")
+
+MATMUL_SIZES, MATMUL_REPEATS = (1024, 1536, 2048), 4
 
 
 def facts() -> dict[str, Any]:
@@ -38,13 +47,25 @@ def _processor() -> str:
 
 def median_and_spread(values: Sequence[float]) -> dict[str, float]:
     """Median, quartiles and maximum."""
-    low, middle, high = statistics.quantiles(values, n=4, method="inclusive")
+    low, middle, high = np.quantile(values, [0.25, 0.5, 0.75]).tolist()
     return {"median": middle, "low": low, "high": high, "max": max(values)}
 
 
+def matmul_rate() -> float:
+    """GFLOP/s of float32 matrix products here and now, all threads: the best of several sizes and repeats."""
+    best = 0.0
+    for size in MATMUL_SIZES:
+        a, b = torch.ones(size, size), torch.ones(size, size)
+        for _ in range(MATMUL_REPEATS):
+            began = time.perf_counter()
+            torch.mm(a, b)
+            best = max(best, 2 * size**3 / (time.perf_counter() - began) / 1e9)
+    return best
+
+
 def table(rows: Sequence[Row]) -> str:
-    """The rows as aligned text; numbers with four digits that count."""
-    names = list(dict.fromkeys(name for row in rows for name in row))
+    """The rows as aligned text; numbers with four digits that count. Lists, the single measurements, are left to the JSON."""
+    names = list(dict.fromkeys(name for row in rows for name, value in row.items() if not isinstance(value, list)))
     lines = [names, *([_text(row.get(name)) for name in names] for row in rows)]
     widths = [max(len(line[i]) for line in lines) for i in range(len(names))]
     return "\n".join("  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)) for line in lines)
@@ -67,3 +88,23 @@ def in_child(module: str, function: str, request: dict[str, Any]) -> list[Row]:
         raise RunFailure(f"{module}.{function} of {request} ended with {done.returncode}: {done.stderr.strip().splitlines()[-1:]}")
     rows: list[Row] = json.loads(done.stdout.splitlines()[-1])
     return rows
+
+
+class Worker:
+    """A process that stays, so that several kinds of runtime can be measured in turns."""
+
+    def __init__(self) -> None:
+        self._pool = ProcessPoolExecutor(1, mp_context=get_context("spawn"))
+
+    def call(self, function: Callable[..., T], *arguments: Any) -> T:
+        """What the function, which must be a module's, returns or raises there. Raises RunFailure where the process dies."""
+        try:
+            return self._pool.submit(function, *arguments).result()
+        except BrokenProcessPool as error:
+            raise RunFailure(
+                f"{function.__module__}.{function.__qualname__}: its process died, perhaps for want of memory"
+            ) from error
+
+    def close(self) -> None:
+        """End the process."""
+        self._pool.shutdown(cancel_futures=True)
