@@ -6,16 +6,16 @@ import subprocess
 import sys
 from pathlib import Path
 
-# The smallest run that has everything: evaluations, checkpoints, halting, EMA.
+# The smallest run that has everything: evaluations, checkpoints, halting, EMA. Through torch_xla, as on a TPU.
 TINY = [
-    "data=sudoku_4x4", "model=tiny", "recursion=t2_n2", "recursion.n_sup=4", "tracking=none",
+    "hardware=cpu_xla", "data=sudoku_4x4", "model=tiny", "recursion=t2_n2", "recursion.n_sup=4", "tracking=none",
     "train.global_batch_size=16", "train.max_steps=20", "train.log_every_steps=1", "train.eval_every_steps=10",
     "train.checkpoint_every_steps=5", "evaluate.max_puzzles=40", "data.num_puzzles=64", "data.num_test_puzzles=64",
 ]  # fmt: skip
 
 
 # Values of metrics.jsonl that differ between two runs of the same.
-TIMES = ("samples_per_s", "step_time_s", "loader_wait_s", "compiles")
+TIMES = ("samples_per_s", "step_time_s", "host_time_s", "loader_wait_s", "compiles")
 
 
 def environment(**extra: str) -> dict[str, str]:
@@ -28,10 +28,12 @@ def command(module: str, *arguments: str) -> list[str]:
     return [sys.executable, "-m", module, *arguments]
 
 
-def run(folder: Path, module: str, *arguments: str, check: int | None = 0, timeout: int = 240) -> subprocess.CompletedProcess[str]:
-    """Run `python -m MODULE ARGUMENTS` in `folder`; its exit code must be `check`."""
+def run(
+    folder: Path, module: str, *arguments: str, check: int | None = 0, timeout: int = 240, **extra: str
+) -> subprocess.CompletedProcess[str]:
+    """Run `python -m MODULE ARGUMENTS` in `folder` with extra environment variables; its exit code must be `check`."""
     done = subprocess.run(
-        command(module, *arguments), cwd=folder, env=environment(), capture_output=True, text=True, timeout=timeout, check=False
+        command(module, *arguments), cwd=folder, env=environment(**extra), capture_output=True, text=True, timeout=timeout, check=False
     )
     assert check is None or done.returncode == check, f"exit code {done.returncode}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
     return done

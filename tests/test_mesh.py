@@ -27,7 +27,7 @@ PREFIX = ["model.puzzle_emb_ndim=64", "model.puzzle_emb_len=2", "train.eval_ever
 def test_losses_equal_on_one_and_several_devices(tmp_path, case, meshes):
     losses = {}
     for devices in (1, *meshes):
-        hardware = ["hardware=cpu"] if devices == 1 else ["hardware=cpu_mesh", f"hardware.devices_per_host={devices}"]
+        hardware = ["hardware=cpu_xla"] if devices == 1 else ["hardware=cpu_mesh", f"hardware.devices_per_host={devices}"]
         run(tmp_path, "trm.train", *TINY, *CASES[case], *PREFIX, *hardware, f"run_name=on_{devices}")
         lines = metrics(tmp_path / "outputs" / f"on_{devices}", "train")
         losses[devices] = [line["loss"] for line in lines]
@@ -64,7 +64,7 @@ def test_resume_on_a_mesh_is_exact_and_on_another_number_of_devices_close(tmp_pa
     run(tmp_path, "trm.train", *arguments, "hardware=cpu_mesh", "run_name=parts", "train.max_steps=7")
     shutil.copytree(outputs / "parts", outputs / "moved", symlinks=True)
     run(tmp_path, "trm.train", *arguments, "hardware=cpu_mesh", "run_name=parts", "train.max_steps=27")
-    run(tmp_path, "trm.train", *arguments, "hardware=cpu", "run_name=moved", "train.max_steps=27")
+    run(tmp_path, "trm.train", *arguments, "hardware=cpu_xla", "run_name=moved", "train.max_steps=27")
     whole, parts = (outputs / name / "checkpoints" / "step_27" / "state.safetensors" for name in ("whole", "parts"))
     assert whole.read_bytes() == parts.read_bytes()
     losses = {name: [line["loss"] for line in metrics(outputs / name, "train")] for name in ("whole", "moved")}

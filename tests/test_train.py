@@ -119,11 +119,38 @@ def test_resumed_run_ends_with_the_same_bytes(folder, whole):
 
 
 def test_without_torch_xla_the_run_learns_the_same(folder, whole):
-    run(folder, "trm.train", *TINY, "run_name=native", "hardware=native", "hardware.backend=eager")
-    ours, theirs = ([line["loss"] for line in metrics(r, "train")[:3]] for r in (folder / "outputs" / "native", whole))
-    assert ours == pytest.approx(theirs, rel=1e-4)
-    evaluated = run(folder, "trm.evaluate", "checkpoint=outputs/native")
-    assert "torch" in evaluated.stdout
+    run(folder, "trm.train", *TINY, "run_name=eager", "hardware=native", "hardware.backend=eager")
+    run(folder, "trm.train", *TINY, "run_name=inductor", "hardware=cpu")
+    eager, inductor, xla = ([line["loss"] for line in metrics(r, "train")[:3]] for r in (*without_xla(folder), whole))
+    assert eager == pytest.approx(xla, rel=1e-4)
+    assert inductor == pytest.approx(xla, rel=1e-4)
+    for run_dir in without_xla(folder):
+        evaluated = run(folder, "trm.evaluate", f"checkpoint={run_dir}")
+        assert "torch" in evaluated.stdout
+
+
+def without_xla(folder):
+    return folder / "outputs" / "eager", folder / "outputs" / "inductor"
+
+
+def test_the_default_run_on_a_cpu_resumes_to_the_same_bytes(folder):
+    whole = folder / "outputs" / "inductor"
+    run(folder, "trm.train", *TINY, "run_name=inductor", "hardware=cpu")  # there already where the test above has run
+    run(folder, "trm.train", *TINY, "run_name=inductor_parts", "hardware=cpu", "train.max_steps=7")
+    run(folder, "trm.train", *TINY, "run_name=inductor_parts", "hardware=cpu")
+    parts = folder / "outputs" / "inductor_parts"
+    assert summary(parts)["resumed_from_step"] == 7
+    assert checkpoint_bytes(parts, 20)["state.safetensors"] == checkpoint_bytes(whole, 20)["state.safetensors"]
+    assert numbers(parts) == numbers(whole)
+    # after the first step, which compiles the training graphs, and the evaluation's, nothing compiles any more
+    assert {line["compiles"] for line in metrics(whole, "train")[1:]} == {summary(whole)["compiles"]}
+
+
+def test_a_machine_without_a_compiler_is_told_what_to_do(folder):
+    done = run(folder, "trm.train", *TINY, "hardware=cpu", "run_name=no", check=2, CXX="no-such-compiler")
+    assert "a C++ compiler (no-such-compiler)" in done.stderr
+    assert "hardware=cpu_xla" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
 
 
 def test_damaged_newest_checkpoint_falls_back(folder, whole):

@@ -7,7 +7,10 @@ replicated, and the compiler inserts the gradient all-reduce.
 
 import logging
 import os
+import shutil
+import sysconfig
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, Protocol, TypeVar, cast
 
 import numpy as np
@@ -324,16 +327,22 @@ class NativeRuntime:
     def __init__(self, hardware: HardwareConfig) -> None:
         if hardware.platform == "cuda" and not torch.cuda.is_available():
             raise ConfigError("hardware.platform=cuda, but torch finds no CUDA device: use hardware=cpu")
+        if hardware.backend == "inductor":
+            _require_compiler(hardware)
+            torch._dynamo.config.recompile_limit = 64  # each batch size and each network is compiled once more, on purpose
+        if hardware.jobs > 1:  # jobs side by side share the cores
+            torch.set_num_threads(max(1, min(torch.get_num_threads(), (os.cpu_count() or 1) // hardware.jobs)))
         self._device = torch.device(hardware.platform)
         self._backend = hardware.backend
-        self._compiled = 0
 
     def compile(self, function: F, donate: int | None = None) -> F:
         """The function itself: with inductor, trm/model.py compiles the blocks, which are nearly all of the work."""
         return function
 
     def prepare(self, compiled: Callable[..., Any], *args: Any) -> None:
-        """Nothing: inductor compiles at the first call."""
+        """Inductor compiles at the first call."""
+        if self._backend == "inductor":
+            compiled(*args)
 
     def keep_rows(self, tree: Any) -> None:
         pass
@@ -367,6 +376,21 @@ class NativeRuntime:
 
     def describe(self) -> str:
         return f"torch {torch.__version__} {self._backend} on one {self._device.type} device"
+
+
+def _require_compiler(hardware: HardwareConfig) -> None:
+    """Raise ConfigError where inductor cannot compile; it would say so itself, but in a traceback and after tracing the step."""
+    compiler = os.environ.get("CXX") or "g++ or clang++"
+    missing = None
+    if not any(shutil.which(name) for name in compiler.split(" or ")):
+        missing = f"a C++ compiler ({compiler})"
+    elif not (Path(sysconfig.get_path("include")) / "Python.h").exists():
+        missing = "Python's C headers (python3-dev)"
+    if missing:
+        raise ConfigError(
+            f"hardware={hardware.name} compiles with inductor and this machine lacks {missing}: install it, or use hardware=cpu_xla, "
+            "or hardware.backend=eager"
+        )
 
 
 def start(hardware: HardwareConfig) -> Runtime:

@@ -18,7 +18,7 @@ from trm.train import Run, train_program
 
 TINY = ["data=sudoku_4x4", "model=tiny", "model.hidden_size=8", "model.num_heads=1", "recursion=t3_n6", "tracking=none"]
 TINY += ["train.global_batch_size=8", "train.max_steps=1000000", "data.num_puzzles=64", "data.num_test_puzzles=16"]
-MACHINES = {"1 device": "hardware=cpu", "8 devices": "hardware=cpu_mesh"}
+MACHINES = {"1 device": "hardware=cpu_xla", "8 devices": "hardware=cpu_mesh"}
 STEPS, LAZY_STEPS, WARM_UP = 200, 20, 5
 
 
