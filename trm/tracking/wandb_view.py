@@ -189,6 +189,7 @@ def choose_wandb_mode(wanted: str, run_dir: Path, warn: Callable[[str], None]) -
     if asked == "disabled":
         return "disabled"
     if asked == "offline":
+        log.info("W&B: %s", offline_hint(run_dir))
         return "offline"
     import wandb
 
