@@ -13,13 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from trm.bench import ordinary
 from trm.bench.machine import Row, Worker, matmul_rate, median_and_spread
 from trm.cli import compose
-from trm.evaluator import eval_program
+from trm.evaluator import eval_program, held_out_loader
 from trm.plan.workload import analytic_eval_flops, analytic_train_flops
 from trm.step import METRICS, empty_carry, init_state
 from trm.train import Run, train_program
@@ -145,7 +144,7 @@ def _compiled_programs(run: Run) -> Programs:
     local = run.cfg.eval_batch_size // runtime.process_count
     carry = runtime.put_rows(empty_carry(arch, run.fixed, local))
     sums = runtime.put_replicated(torch.zeros(len(METRICS), dtype=arch.master_dtype))
-    batch = runtime.put_batch(_eval_batch(run))
+    batch = runtime.put_batch(next(iter(held_out_loader(run.cfg, runtime, 1))))
     evaluation_step = runtime.compile(eval_program(runtime, arch))
 
     def evaluate() -> None:
@@ -158,17 +157,11 @@ def _compiled_programs(run: Run) -> Programs:
 def _ordinary_programs(run: Run) -> Programs:
     trainer = ordinary.Trainer(run.cfg, run.arch, init_state(run.cfg, run.arch, run.fixed), run.fixed, run.total_steps)
     batches = itertools.cycle([run.runtime.put_batch(run.host_batch(step)) for step in range(NUM_BATCHES)])
-    batch, carry = run.runtime.put_batch(_eval_batch(run)), trainer.empty_carry(run.cfg.eval_batch_size)
+    batch = run.runtime.put_batch(next(iter(held_out_loader(run.cfg, run.runtime, 1))))
+    carry = trainer.empty_carry(run.cfg.eval_batch_size)
 
     def evaluate() -> None:
         nonlocal carry
         carry = trainer.evaluation_step(carry, batch)
 
     return Programs({"train": lambda: trainer.step(next(batches)), "eval": evaluate}, run.runtime.wait)
-
-
-def _eval_batch(run: Run) -> dict[str, Any]:
-    """A full evaluation batch of labelled rows, taken from the training puzzles."""
-    rows = run.cfg.eval_batch_size
-    parts = [run.loader.batch(step) for step in range(-(rows // -run.local_batch_size))]
-    return {name: np.concatenate([part[name] for part in parts])[:rows] for name in parts[0]}
