@@ -126,7 +126,10 @@ def _with_overrides(settings: Any, overrides: list[str]) -> Config:
             if key in GROUPS and key in Config.__dataclass_fields__:
                 merged[key] = to_plain(compose([override]))[key]
             else:
-                OmegaConf.update(merged, key, OmegaConf.from_dotlist([f"value={value}"])["value"], force_add=False)
+                # YAML makes booleans of these words; on the command line of a run they are words, which a switch understands
+                word = value.lower() in ("on", "off", "yes", "no")
+                read = value if word else OmegaConf.from_dotlist([f"value={value}"])["value"]
+                OmegaConf.update(merged, key, read, force_add=False)
         refuse_unknown_keys(merged)
         return from_composed(merged)
     except OmegaConfBaseException as error:

@@ -1,0 +1,395 @@
+"""Evaluation: the ordinary pass against eval_step by hand, early exit and the curve against a full trace, votes, the command."""
+
+import csv
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from running import TINY, metrics, run, summary
+
+from trm.config import HardwareConfig, ModelConfig, RecursionConfig
+from trm.data.format import Dataset, Metadata
+from trm.data.loader import EvalLoader
+from trm.data.sudoku import Sudoku
+from trm.data.symmetry import augment, undo
+from trm.errors import DataError, UserError
+from trm.evaluate import main
+from trm.evaluator import EarlyExitEvaluator, FullEvaluator
+from trm.inference_compute import compute_curve, elected, votes
+from trm.model import Architecture, init_fixed, init_weights
+from trm.runtime import start
+from trm.samples import MOST_SAMPLES, Samples
+from trm.step import METRICS, empty_carry, eval_step
+
+C, V, N, BATCH, S = 4, 5, 37, 8, 6  # cells, vocabulary, puzzles, rows of a batch, supervision steps
+IGNORED = -100
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+@pytest.fixture(scope="module")
+def model():
+    """(runtime, arch, weights, fixed) of an untrained model in float64, whose wish to halt comes at different steps."""
+    arch = Architecture(
+        model=ModelConfig(hidden_size=8, num_layers=1, puzzle_emb_ndim=0, puzzle_emb_len=0),
+        recursion=RecursionConfig(T=1, n=1, n_sup=S),
+        seq_len=C,
+        vocab_size=V,
+        num_puzzle_identifiers=1,
+        dtype=torch.float64,
+        loss_dtype=torch.float64,
+    )
+    weights = init_weights(arch, 0)
+    weights["q_head.weight"] = torch.randn(weights["q_head.weight"].shape, generator=torch.Generator().manual_seed(4)).double()
+    weights["q_head.bias"] = torch.tensor([-0.5, 0.0], dtype=weights["q_head.bias"].dtype)
+    runtime = start(HardwareConfig(name="native", backend="eager", dtype="float64"))
+    return runtime, arch, weights, init_fixed(arch, 0)
+
+
+@pytest.fixture(scope="module")
+def loader():
+    """Puzzles with few labelled cells, so that an untrained model solves some; puzzle 5 has no label at all."""
+    random = np.random.default_rng(0)
+    inputs, labels = random.integers(1, V, (N, C)), random.integers(1, V, (N, C))
+    labels[random.random((N, C)) < 0.75] = 0
+    labels[:, 0] = np.maximum(labels[:, 0], 1)
+    labels[5] = 0
+    facts = Metadata(
+        seq_len=C, vocab_size=V, pad_id=0, ignore_label_id=0, blank_identifier_id=0, num_puzzle_identifiers=1,
+        total_groups=N, mean_puzzle_examples=1.0, total_puzzles=N, sets=["all"],
+    )  # fmt: skip
+    count = np.arange(N + 1)
+    dataset = Dataset(inputs, labels, np.zeros(N, int), count, count, facts, None)
+    return EvalLoader(dataset, global_batch_size=BATCH)
+
+
+@pytest.fixture(scope="module")
+def full(model, loader):
+    """The result of all supervision steps for all puzzles, and what every puzzle said on the way."""
+    runtime, arch, weights, fixed = model
+    return FullEvaluator(runtime, arch, fixed, loader, BATCH, S, "off", traced=True).trace(weights, None)
+
+
+@pytest.fixture(scope="module")
+def early(model, loader):
+    runtime, arch, weights, fixed = model
+    return EarlyExitEvaluator(runtime, arch, fixed, loader, BATCH, S, "off").run(weights, None)
+
+
+def labelled(loader):
+    return (loader.rows(0, N)["labels"] != IGNORED).any(axis=1)
+
+
+def stops(trace):
+    """Index of the step at which each puzzle halts."""
+    first = np.where(trace.halts.any(axis=0), trace.halts.argmax(axis=0), S - 1)
+    assert set(first) >= {0, 1, S - 1}, "the cases that matter"
+    return first
+
+
+def test_the_pass_is_eval_step_batch_by_batch_to_the_bit(model, loader, full):
+    _, arch, weights, fixed = model
+    sums = [torch.zeros(len(METRICS), dtype=torch.float64)] * S
+    for host_batch in loader:
+        batch = {name: torch.from_numpy(rows) for name, rows in host_batch.items()}
+        carry = empty_carry(arch, fixed, BATCH)
+        for s in range(S):
+            carry, sums[s], _, _ = eval_step(arch, weights, fixed, None, carry, batch, sums[s])
+    result, _ = full
+    for ours, by_hand in zip(result.by_step, sums, strict=True):
+        values = dict(zip(METRICS, by_hand.tolist(), strict=True))
+        assert ours["count"] == values["count"] == N - 1
+        for name in ("exact_accuracy", "accuracy", "lm_loss", "q_halt_loss", "q_halt_accuracy", "steps"):
+            assert ours[name] == values[name] / values["count"], name
+    assert result.final is result.by_step[-1]
+    assert 0 < result.final["exact_accuracy"] < 1
+
+
+def test_trace_and_samples_are_those_of_the_puzzles_in_order(loader, full):
+    result, trace = full
+    shown, puzzles = result.samples, loader.rows(0, MOST_SAMPLES)
+    assert np.array_equal(shown.inputs, puzzles["inputs"])
+    assert np.array_equal(shown.labels, puzzles["labels"])
+    assert np.array_equal(shown.predictions[-1], trace.predictions[:MOST_SAMPLES])
+    assert shown.q_halt == pytest.approx(trace.q_halt[:, :MOST_SAMPLES], rel=1e-6)
+    assert ((shown.confidence > 1 / V) & (shown.confidence <= 1)).all()
+    labels = loader.rows(0, N)["labels"]
+    assert np.array_equal(trace.exact[-1], ((trace.predictions == labels) | (labels == IGNORED)).all(axis=1))
+
+
+def test_samples_come_back_from_their_file(full):
+    samples = full[0].samples
+    again = Samples.from_json(samples.to_json())
+    for name, array in vars(samples).items():
+        assert getattr(again, name).dtype == array.dtype
+        assert getattr(again, name) == pytest.approx(array, abs=1e-4)
+    for text in ("[]", "{}", "nothing"):
+        with pytest.raises(ValueError, match=r"samples|Expecting"):
+            Samples.from_json(text)
+
+
+def test_early_exit_is_the_full_trace_cut_at_each_puzzles_halt(loader, full, early):
+    _, trace = full
+    counted = labelled(loader)
+    stop = stops(trace)
+    every = np.arange(N)
+    for step, values in enumerate(early.by_step, 1):
+        here = np.minimum(stop, step - 1)
+        assert values["count"] == N - 1
+        assert values["steps"] == pytest.approx((here[counted] + 1).mean(), rel=1e-12)
+        assert values["exact_accuracy"] == pytest.approx(trace.exact[here, every][counted].mean(), rel=1e-12)
+        q, right = trace.q_halt[here, every][counted], trace.exact[here, every][counted]
+        assert values["q_halt_accuracy"] == pytest.approx(((q >= 0) == right).mean(), rel=1e-12)
+        assert values["q_halt_loss"] == pytest.approx(np.log1p(np.exp(np.where(right, -q, q))).mean(), rel=1e-9)
+    assert 1 < early.final["steps"] < S
+
+
+def test_early_exit_keeps_the_samples_of_the_halting_step(full, early):
+    result, trace = full
+    stop, ours, theirs = stops(trace)[:MOST_SAMPLES], early.samples, result.samples
+    every = np.arange(MOST_SAMPLES)
+    for s in range(S):
+        here = np.minimum(stop, s)
+        for name in ("predictions", "confidence", "q_halt"):
+            assert getattr(ours, name)[s] == pytest.approx(getattr(theirs, name)[here, every], rel=1e-5), name
+    assert np.array_equal(ours.inputs, theirs.inputs)
+
+
+@pytest.mark.parametrize("batch", [1, 5, 64])
+def test_early_exit_does_not_depend_on_the_batch(model, loader, early, batch):
+    runtime, arch, weights, fixed = model
+    found = EarlyExitEvaluator(runtime, arch, fixed, loader, batch, S, "off").run(weights, None)
+    for ours, theirs in zip(found.by_step, early.by_step, strict=True):
+        assert ours == pytest.approx(theirs, rel=1e-9)
+
+
+def test_a_model_that_never_halts_gives_the_ordinary_result(model, loader, full):
+    runtime, arch, weights, fixed = model
+    never = weights | {"q_head.bias": torch.full_like(weights["q_head.bias"], -1e3)}
+    ours = EarlyExitEvaluator(runtime, arch, fixed, loader, BATCH, S, "off").run(never, None)
+    for step, theirs in zip(ours.by_step, full[0].by_step, strict=True):
+        for name in ("exact_accuracy", "accuracy", "lm_loss", "steps", "count"):
+            assert step[name] == pytest.approx(theirs[name], rel=1e-9), name
+
+
+def test_the_curve_ends_in_the_ordinary_evaluation_and_its_halting_in_early_exit(loader, full, early):
+    result, trace = full
+    counted = labelled(loader)
+    points = compute_curve(trace.exact[:, counted], trace.halts[:, counted], list(range(1, S + 1)), 10)
+    for point, ordinary, halting in zip(points, result.by_step, early.by_step, strict=True):
+        assert point.exact_accuracy == pytest.approx(ordinary["exact_accuracy"], rel=1e-12)
+        assert point.flops_per_puzzle == 10 * point.supervision_steps
+        assert point.halting_exact_accuracy == pytest.approx(halting["exact_accuracy"], rel=1e-12)
+        assert point.halting_mean_steps == pytest.approx(halting["steps"], rel=1e-12)
+        assert point.halting_flops_per_puzzle == pytest.approx(10 * halting["steps"], rel=1e-12)
+
+
+def test_the_curve_by_hand():
+    exact = np.array([[0, 1, 0], [1, 0, 0], [1, 1, 1]], bool)
+    halts = np.array([[0, 1, 0], [1, 0, 0], [0, 1, 0]], bool)  # puzzle 2 never halts
+    one, two, three = compute_curve(exact, halts, [1, 2, 3], 1)
+    assert (one.exact_accuracy, one.halting_exact_accuracy, one.halting_mean_steps) == pytest.approx((1 / 3, 1 / 3, 1))
+    assert (two.exact_accuracy, two.halting_exact_accuracy, two.halting_mean_steps) == pytest.approx((1 / 3, 2 / 3, 5 / 3))
+    assert (three.exact_accuracy, three.halting_exact_accuracy, three.halting_mean_steps) == pytest.approx((1, 1, 2))
+
+
+# votes -------------------------------------------------------------------------------------------------------------------------
+
+
+def test_the_grid_of_most_copies_wins_and_among_equals_the_surest():
+    grids = {"a": [2, 3], "b": [3, 2], "c": [2, 2]}
+    answers = np.array([[grids[name] for name in puzzle] for puzzle in ("abb", "abc", "aab", "cab")])
+    q_halt = np.array([[9, -1, -2], [0, 1, 0.5], [-5, -6, 9], [0, 0, 0]])
+    assert elected(answers, q_halt).tolist() == [1, 1, 0, 0]
+
+
+def test_votes_by_hand():
+    labels = np.array([[2, 3, IGNORED]])
+    answers = np.array([[[2, 2, 5], [2, 3, 4], [2, 3, 4]]])
+    one, two, three = votes(answers, np.array([[1.0, 0.0, 0.0]]), labels, IGNORED, 7)
+    assert (one.copies, one.exact_accuracy, one.accuracy, one.flops_per_puzzle) == (1, 0, 0.5, 7)
+    assert (two.copies, two.exact_accuracy, two.single_exact_accuracy) == (2, 0, 0.5)
+    assert (three.copies, three.exact_accuracy, three.accuracy, three.flops_per_puzzle) == (3, 1, 1, 21)
+    assert three.single_exact_accuracy == pytest.approx(2 / 3)
+
+
+@settings(deadline=None, max_examples=30)
+@given(
+    shape=st.sampled_from([(2, 2), (2, 3), (3, 2), (3, 3)]),
+    seed=st.integers(0, 2**31 - 1),
+    variants=st.lists(st.integers(0, 999), min_size=1, max_size=6),
+)
+def test_undo_is_the_inverse_of_augment(shape, seed, variants):
+    """For any tokens, not only solutions: a model's answer may hold padding and blanks."""
+    sudoku = Sudoku(*shape)
+    cells = np.random.default_rng(seed).integers(0, sudoku.vocab_size, (3, sudoku.num_cells)).astype(np.uint8)
+    variants = np.array(variants)
+    puzzles = np.arange(len(variants)) % 3
+    there, _ = augment(sudoku, cells, cells, seed=seed, puzzles=puzzles, variants=variants)
+    assert np.array_equal(undo(sudoku, there, seed=seed, puzzles=puzzles, variants=variants), cells[puzzles])
+
+
+def sudoku_dataset(puzzles=5):
+    """Sudokus of 4x4: permuted digits of one solution, a third of the cells blank."""
+    sudoku = Sudoku(2, 2)
+    random = np.random.default_rng(0)
+    base = np.array([1, 2, 3, 4, 3, 4, 1, 2, 2, 1, 4, 3, 4, 3, 2, 1])
+    labels = np.array([random.permutation(4)[base - 1] + 2 for _ in range(puzzles)], np.uint8)
+    inputs = np.where(random.random(labels.shape) < 1 / 3, 1, labels).astype(np.uint8)
+    facts = Metadata(
+        seq_len=16, vocab_size=6, pad_id=0, ignore_label_id=None, blank_identifier_id=0, num_puzzle_identifiers=1,
+        total_groups=puzzles, mean_puzzle_examples=1.0, total_puzzles=puzzles, sets=["all"],
+    )  # fmt: skip
+    count = np.arange(puzzles + 1)
+    return Dataset(inputs, labels, np.zeros(puzzles, np.int32), count, count, facts, sudoku)
+
+
+@pytest.mark.parametrize("copies", [1, 3, 8])
+def test_a_solver_that_solves_every_copy_is_exact(copies):
+    dataset = sudoku_dataset()
+    loader = EvalLoader(dataset, global_batch_size=4, copies=copies, data_seed=3)
+    batches = list(loader)
+    assert len(batches) == len(loader) == math.ceil(5 * copies / 4)
+    joined = {name: np.concatenate([batch[name] for batch in batches])[: loader.num_rows] for name in batches[0]}
+    assert np.array_equal(joined["inputs"][::copies], dataset.inputs)  # the identity is one of the copies
+    for question, answer in zip(joined["inputs"], joined["labels"], strict=True):
+        assert dataset.sudoku.is_valid_solution(question, answer)
+    answers = loader.undo(joined["labels"]).reshape(5, copies, 16)
+    assert (answers == dataset.labels[:, None]).all()
+    results = votes(answers, np.zeros((5, copies)), dataset.labels.astype(np.int32), IGNORED, 1)
+    assert [result.exact_accuracy for result in results] == [1.0] * len(results)
+
+
+def test_copies_need_known_symmetries(loader):
+    with pytest.raises(DataError, match=r"evaluate\.augmentations"):
+        EvalLoader(loader._dataset, global_batch_size=4, copies=2)
+
+
+# the command -------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A working directory with the trained run `outputs/r`."""
+    folder = tmp_path_factory.mktemp("work")
+    learning = [
+        "optimizer.warmup_steps=1",
+        "optimizer.lr=0.003",
+        "ema.rate=0.5",
+        "train.max_steps=30",
+        "train.eval_every_steps=null",
+    ]
+    run(folder, "trm.train", *TINY, *learning, "train.checkpoint_every_steps=null", "run_name=r", "train.progress=on")
+    return folder
+
+
+def evaluate(folder, *arguments):
+    done = run(folder, "trm.evaluate", "checkpoint=outputs/r", *arguments)
+    return json.loads(done.stdout.splitlines()[-1]), done
+
+
+def rows_of(path):
+    with path.open() as file:
+        return list(csv.DictReader(file))
+
+
+def test_a_run_keeps_samples_and_accuracy_by_step(folder):
+    run_dir = folder / "outputs" / "r"
+    by_step = summary(run_dir)["exact_accuracy_by_step"]
+    assert len(by_step) == 4
+    assert by_step[-1] == metrics(run_dir, "eval")[-1]["exact_accuracy"] == summary(run_dir)["exact_accuracy"]
+    samples = Samples.from_json((run_dir / "samples.json").read_text())
+    assert samples.predictions.shape == samples.confidence.shape == (4, 8, 16)
+    assert samples.q_halt.shape == (4, 8)
+
+
+def test_curve_command(folder):
+    ordinary, _ = evaluate(folder)
+    curve, done = evaluate(folder, "evaluate.supervision_steps=[8,1,4]", "train.progress=on")
+    assert "puzzle/s" in done.stderr
+    assert "<00:" in done.stderr  # the time left
+    assert [row["supervision_steps"] for row in curve["rows"]] == [1, 4, 8]
+    assert curve["rows"][1]["exact_accuracy"] == ordinary["exact_accuracy"]
+    assert curve["puzzles"] == 40
+    out = folder / "outputs" / "r" / "evaluation"
+    assert {p.name for p in out.iterdir()} == {"compute_curve.csv", "compute_curve.json", "compute_curve.png"}
+    assert json.loads((out / "compute_curve.json").read_text()) == curve
+    assert [float(row["exact_accuracy"]) for row in rows_of(out / "compute_curve.csv")] == [
+        row["exact_accuracy"] for row in curve["rows"]
+    ]
+    assert (out / "compute_curve.png").read_bytes().startswith(b"\x89PNG")
+
+    early, _ = evaluate(folder, "evaluate.early_exit=true")
+    assert early["exact_accuracy"] == pytest.approx(curve["rows"][1]["halting_exact_accuracy"])
+    assert early["steps"] == pytest.approx(curve["rows"][1]["halting_mean_steps"])
+
+
+def test_voting_command(folder):
+    ordinary, _ = evaluate(folder)
+    found, _ = evaluate(folder, "evaluate.augmentations=3", "--out", "votes")
+    assert [row["copies"] for row in found["rows"]] == [1, 2, 3]
+    assert found["rows"][0]["exact_accuracy"] == ordinary["exact_accuracy"]
+    assert found["rows"][0]["accuracy"] == pytest.approx(ordinary["accuracy"])
+    assert {p.name for p in (folder / "votes").iterdir()} == {"voting.csv", "voting.json", "voting.png"}
+    assert len(rows_of(folder / "votes" / "voting.csv")) == 3
+
+
+def test_on_a_mesh_the_same(folder):
+    for arguments in (["evaluate.early_exit=true"], ["evaluate.supervision_steps=[2,4]", "--out", "mesh"]):
+        one, _ = evaluate(folder, *arguments)
+        mesh, _ = evaluate(folder, *arguments, "hardware=cpu_mesh", "hardware.devices_per_host=4")
+        for name in ("runtime", "seconds"):
+            one.pop(name, None)
+            mesh.pop(name, None)
+        assert mesh == pytest.approx(one, rel=1e-5) if "rows" not in one else mesh == one
+
+
+def test_training_can_evaluate_with_early_exit(folder):
+    run(
+        folder,
+        "trm.train",
+        *TINY,
+        "run_name=early",
+        "train.max_steps=10",
+        "evaluate.early_exit=true",
+        "hardware=native",
+        "hardware.backend=eager",
+    )
+    assert len(summary(folder / "outputs" / "early")["exact_accuracy_by_step"]) == 4
+    assert metrics(folder / "outputs" / "early", "eval")[-1]["count"] == 40
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["evaluate.supervision_steps=[0]"], "evaluate.supervision_steps=0"),
+        (["evaluate.supervision_steps=[2000]"], "at most 1024"),
+        (["evaluate.supervision_steps=3"], "write evaluate.supervision_steps=[...]"),
+        (["evaluate.augmentations=0"], "evaluate.augmentations=0"),
+        (["evaluate.augmentations=2", "evaluate.early_exit=true"], "choose one"),
+        (["--out", "somewhere"], "evaluate.augmentations"),
+        (["evaluate.augmentations=2", "--out", "/dev/null/x"], "--out DIR"),
+        (["--curve"], "--help"),
+        (["puzzle"], "puzzle: not understood"),
+    ],
+)
+def test_bad_input_names_the_key_and_the_fix(folder, monkeypatch, arguments, words):
+    monkeypatch.chdir(folder)
+    with pytest.raises(UserError) as caught:
+        main(["checkpoint=outputs/r", *arguments])
+    assert words in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_bad_input_ends_with_one_line_and_exit_code_2(folder):
+    done = run(folder, "trm.evaluate", "checkpoint=outputs/r", "evaluate.supervision_steps=[1,0]", check=2)
+    assert done.stderr == "error: evaluate.supervision_steps=0 is out of range: it must be at least 1\n"
+
+
+def test_training_refuses_what_only_the_command_does(folder):
+    done = run(folder, "trm.train", *TINY, "run_name=no", "evaluate.augmentations=2", check=2)
+    assert "python -m trm.evaluate" in done.stderr
