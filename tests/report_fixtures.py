@@ -7,10 +7,14 @@ import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from omegaconf import OmegaConf
+from thinking_fixtures import puzzle
 
 from trm.cli import compose
 from trm.config import to_plain
+from trm.data.sudoku import Sudoku
+from trm.samples import Samples
 
 
 def config(*overrides: str) -> dict[str, Any]:
@@ -32,6 +36,7 @@ def write_run(
     steps: int = 400,
     status: str | None = "completed",
     experiment: str | None = None,
+    samples: Samples | None = None,
     **summary: Any,
 ) -> Path:
     """A run folder with `settings` (see `config`); status None leaves out the summary, as a killed run does."""
@@ -50,6 +55,8 @@ def write_run(
         if i % 2 == 0:
             lines.append({"kind": "eval", "global_step": step, "exact_accuracy": final * share / (1 - math.exp(-4))})
     (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    if samples:
+        (folder / "samples.json").write_text(samples.to_json())
     if status:
         values = {
             "status": status, "reason": None, "steps": steps, "total_steps": steps, "exact_accuracy": accuracy,
@@ -60,6 +67,25 @@ def write_run(
     return folder
 
 
+def made_samples(sudoku: Sudoku, steps: int = 4, puzzles: int = 5) -> Samples:
+    """Answers that come closer to the solution with every supervision step; the last one solves all puzzles but the first."""
+    made = puzzle(sudoku)
+    generator = np.random.default_rng(0)
+    labels = np.stack([made.solution] * puzzles).astype(np.int32)
+    predictions = np.stack([labels] * steps)
+    for step in range(steps - 1):
+        lost = generator.random(labels.shape) < 0.8 * (1 - step / steps)
+        predictions[step][lost] = generator.integers(1, sudoku.vocab_size, lost.sum())
+    predictions[-1, 0, -1] = 1
+    return Samples(
+        inputs=np.stack([made.question] * puzzles).astype(np.int32),
+        labels=labels,
+        predictions=predictions,
+        confidence=generator.random(predictions.shape, np.float32),
+        q_halt=np.linspace(-4, 4, steps * puzzles, dtype=np.float32).reshape(steps, puzzles),
+    )
+
+
 def write_grid(sweep: Path, jobs: dict[str, list[str]]) -> None:
     """The grid.json of a sweep folder: each job's folder with its overrides."""
     record = {"jobs": [{"dir": name, "overrides": overrides} for name, overrides in jobs.items()]}
@@ -67,7 +93,10 @@ def write_grid(sweep: Path, jobs: dict[str, list[str]]) -> None:
 
 
 def write_tn_sweep(sweep: Path) -> Path:
-    """Five recursions by three seeds on 4x4 Sudoku; one job failed, one was preempted, one still runs, one is missing."""
+    """Five recursions by three seeds on 4x4 Sudoku; one job failed, one was preempted, one still runs, one is missing.
+
+    The runs of T=2 n=2 and T=3 n=6 have samples and accuracies by step, the others are older.
+    """
     accuracies = {"t2_n2": 0.71, "t2_n6": 0.86, "t3_n4": 0.81, "t3_n6": 0.93, "t4_n6": 0.9}
     jobs = {}
     for recursion, accuracy in accuracies.items():
@@ -86,6 +115,10 @@ def write_tn_sweep(sweep: Path) -> Path:
                     write_run(sweep / name, settings, 0.5, seed=seed, steps=160, status=None)
                 case ("t4_n6", 2):
                     pass
+                case ("t2_n2" | "t3_n6", _):
+                    by_step = [exact * share for share in (0.3, 0.7, 0.9, 1)]
+                    samples = made_samples(Sudoku(2, 2))
+                    write_run(sweep / name, settings, exact, seed=seed, samples=samples, exact_accuracy_by_step=by_step)
                 case _:
                     write_run(sweep / name, settings, exact, seed=seed)
     write_grid(sweep, jobs)

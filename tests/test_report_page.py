@@ -1,15 +1,17 @@
 """The report's page in a real browser: headless Chromium, with no network."""
 
+import math
 import shutil
 from pathlib import Path
 
 import pytest
 from browsing import browser, needs_chromium, open_offline, requested
-from report_fixtures import write_tn_sweep
+from report_fixtures import made_samples, write_tn_sweep
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import WebDriverWait
 
+from trm.data.sudoku import Sudoku
 from trm.report.__main__ import main
 
 __all__ = ["browser"]
@@ -48,7 +50,7 @@ def test_loads_without_network_and_without_complaint(opened, page):
 
 
 def test_shows_the_pictures(opened):
-    for name in ("curves", "bars"):
+    for name in ("curves", "bars", "steps"):
         size = opened.execute_script("const i = document.getElementById(arguments[0]); return [i.complete, i.naturalWidth]", name)
         assert size[0]
         assert size[1] > 1000
@@ -85,6 +87,50 @@ def test_cells_without_a_value_stay_last(opened):
     sort_by(opened, "runs", 0).click()
     assert column(opened, "runs", 0)[1].startswith("1-")  # 10- comes after 9-
     assert column(opened, "runs", 0)[-1].startswith("13-")
+
+
+def test_a_slider_moves_the_puzzles_of_its_run_through_the_supervision_steps(opened):
+    sections = opened.find_elements(By.CSS_SELECTOR, "section.thinking")
+    assert [section.find_element(By.TAG_NAME, "h3").text.split()[0] for section in sections] == ["t2_n2", "t3_n6"]
+    samples, sudoku, section = made_samples(Sudoku(2, 2)), Sudoku(2, 2), sections[1]
+    figures = section.find_elements(By.TAG_NAME, "figure")
+    assert len(figures) == 4
+
+    def texts() -> list[str]:
+        return ["".join(cell.text for cell in figure.find_elements(By.TAG_NAME, "td")) for figure in figures]
+
+    before = [figure.text for figure in sections[0].find_elements(By.TAG_NAME, "figure")]
+    last = texts()
+    slider = section.find_element(By.CSS_SELECTOR, "input")
+    slider.send_keys(Keys.HOME)
+    assert texts() != last
+    for step, answers in enumerate(samples.predictions):
+        assert section.find_element(By.TAG_NAME, "output").text == f"{step + 1} of 4"
+        assert texts() == [sudoku.text(answer) for answer in answers[:4]]
+        for k, figure in enumerate(figures):
+            wrong = answers[k] != samples.labels[k]
+            expected = {
+                "given": samples.inputs[k] == samples.labels[k],
+                "wrong": wrong,
+                "changed": answers[k] != samples.predictions[max(step - 1, 0), k],
+            }
+            cells = figure.find_elements(By.TAG_NAME, "td")
+            for name, flags in expected.items():
+                assert [name in cell.get_attribute("class").split() for cell in cells] == flags.tolist(), (step, k, name)
+            words = f"{wrong.sum()} of 16 wrong" if wrong.any() else "solved"
+            halting = 1 / (1 + math.exp(-samples.q_halt[step, k]))
+            assert figure.text.splitlines()[-3:] == [f"test:{k} {words}", "halting", f"{halting:.3f}"]
+        slider.send_keys(Keys.ARROW_RIGHT)
+    assert [figure.text for figure in sections[0].find_elements(By.TAG_NAME, "figure")] == before  # each run has its own slider
+
+
+def test_confidence_is_the_shade_of_a_cell(opened):
+    cells = opened.find_elements(By.CSS_SELECTOR, "section.thinking figure:first-of-type td")[:16]
+    shares = [float(opened.execute_script("return arguments[0].style.getPropertyValue('--share')", cell)) for cell in cells]
+    assert shares == pytest.approx(made_samples(Sudoku(2, 2)).confidence[-1, 0].tolist(), abs=0.003)
+    plain = [i for i, cell in enumerate(cells) if "wrong" not in cell.get_attribute("class")]
+    shades = {cells[i].value_of_css_property("background-color") for i in plain}
+    assert len(shades) > len(plain) / 2
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

@@ -75,13 +75,18 @@ class Samples:
         names = [item.name for item in fields(cls)]
         if not isinstance(values, dict) or values.keys() != set(names):
             raise ValueError(f"not the samples of an evaluation: they have {', '.join(names)}")
-        return cls(
+        found = cls(
             inputs=np.array(values["inputs"], np.int32),
             labels=np.array(values["labels"], np.int32),
             predictions=np.array(values["predictions"], np.int32),
             confidence=np.array(values["confidence"], np.float32),
             q_halt=np.array(values["q_halt"], np.float32),
         )
+        answers = found.predictions.shape  # [S, K, C]
+        shapes = [array.shape for array in (found.inputs, found.labels, found.confidence, found.q_halt)]
+        if len(answers) != 3 or shapes != [answers[1:], answers[1:], answers, answers[:2]] or not found.predictions.size:
+            raise ValueError(f"the samples' shapes do not agree: predictions {answers}, and {shapes}")
+        return found
 
 
 def write_samples(run_dir: Path, samples: Samples) -> None:

@@ -1,8 +1,9 @@
 """Compare runs from their folders alone: `python -m trm.report DIR... [--group KEY,...] [--out DIR]`.
 
 DIR is a run folder (outputs/NAME), a sweep folder (multirun/NAME) or any folder that holds such. Completed runs that differ in
-nothing but the seed are one variant. Prints a table and writes report.csv, report.json, curves.png, bars.png and index.html, a
-page that needs nothing else. No account and no network. Jobs that failed, are missing or still run are listed with the reason.
+nothing but the seed are one variant. Prints a table and writes report.csv, report.json, curves.png, bars.png, steps.png and
+index.html, a page that needs nothing else and shows the best run of each variant think. No account and no network. Jobs that
+failed, are missing or still run are listed with the reason.
 
   --group KEY,...  put runs into variants by these config keys or groups (recursion,ema or optimizer.lr), by `experiment` or by
                    `sweep` (the folder that holds the runs), whatever else differs
@@ -18,7 +19,18 @@ from typing import NoReturn
 from trm.cli import plain_command
 from trm.errors import UserError
 from trm.report import plots
-from trm.report.output import BARS_FILE, CSV_FILE, CURVES_FILE, JSON_FILE, PAGE_FILE, csv_text, json_text, page, terminal
+from trm.report.output import (
+    BARS_FILE,
+    CSV_FILE,
+    CURVES_FILE,
+    JSON_FILE,
+    PAGE_FILE,
+    STEPS_FILE,
+    csv_text,
+    json_text,
+    page,
+    terminal,
+)
 from trm.report.runs import collect
 from trm.report.variants import Comparison, compare
 
@@ -30,11 +42,13 @@ class _Parser(argparse.ArgumentParser):
 
 def write(comparison: Comparison, out: Path, title: str) -> list[Path]:
     """Write all files into `out` and return their paths. Raises UserError where that cannot be written to."""
+    steps = plots.supervision_steps(comparison)
     files = {
         CSV_FILE: csv_text(comparison).encode(),
         JSON_FILE: json_text(comparison).encode(),
         CURVES_FILE: plots.curves(comparison),
         BARS_FILE: plots.bars(comparison),
+        **({STEPS_FILE: steps} if steps else {}),
         PAGE_FILE: page(comparison, title).encode(),
     }
     try:

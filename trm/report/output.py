@@ -17,9 +17,12 @@ from markupsafe import Markup
 from trm import paper
 from trm.report import plots
 from trm.report.runs import Run
+from trm.report.thinking import MOST_PUZZLES, thinking
 from trm.report.variants import Comparison, Estimate, Variant, show
+from trm.samples import SAMPLES_FILE
 
 CSV_FILE, JSON_FILE, CURVES_FILE, BARS_FILE, PAGE_FILE = "report.csv", "report.json", "curves.png", "bars.png", "index.html"
+STEPS_FILE = "steps.png"
 NO_VALUE = "-"
 UNLIKE_PAPER = "*"
 TEXT_WIDTH, LONGEST_REASON = 110, 300  # characters, on the terminal
@@ -199,7 +202,8 @@ def json_text(comparison: Comparison) -> str:
         "best_step",
         "steps",
     )
-    simple += ("total_steps", "samples_per_s", "seconds", "parameters", "evaluations", "overrides", "warnings")
+    simple += ("total_steps", "samples_per_s", "seconds", "parameters", "evaluations", "exact_accuracy_by_step", "overrides")
+    simple += ("warnings",)
     runs = [
         {"variant": homes.get(id(run)), "counted": id(run) in counted} | {name: getattr(run, name) for name in simple}
         for run in comparison.runs
@@ -214,7 +218,9 @@ def json_text(comparison: Comparison) -> str:
 
 def page(comparison: Comparison, title: str) -> str:
     """The page as one self-contained HTML file: pictures, style and script are inside, and its policy forbids any load."""
-    script = Path(__file__).with_name("sort.js").read_text(encoding="utf-8")
+    shown = thinking(comparison)
+    names = ["sort.js", *(["thinking.js"] if shown else [])]
+    scripts = [Path(__file__).with_name(name).read_text(encoding="utf-8") for name in names]
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     template = environment.from_string(Path(__file__).with_name("page.html").read_text(encoding="utf-8"))
     tables = [
@@ -237,12 +243,15 @@ def page(comparison: Comparison, title: str) -> str:
         notes=NOTES,
         pictures={
             name: {theme: _data_uri(draw(comparison, theme)) for theme in ("light", "dark")}
-            for name, draw in (("curves", plots.curves), ("bars", plots.bars))
+            for name, draw in (("curves", plots.curves), ("bars", plots.bars), ("steps", plots.supervision_steps))
         },
-        script=Markup(script),  # ours, with nothing from run files in it
-        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+        thinking=shown,
+        samples_file=SAMPLES_FILE,
+        most_puzzles=MOST_PUZZLES,
+        scripts=[Markup(script) for script in scripts],  # ours, with nothing from run files in it
+        script_hashes=[base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in scripts],
     )
 
 
-def _data_uri(png: bytes) -> str:
-    return "data:image/png;base64," + base64.b64encode(png).decode()
+def _data_uri(png: bytes | None) -> str | None:
+    return None if png is None else "data:image/png;base64," + base64.b64encode(png).decode()

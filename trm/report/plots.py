@@ -1,4 +1,4 @@
-"""Pictures: learning curves, and a bar for each variant with its 95 % interval; each for a light and a dark page."""
+"""Pictures: learning curves, a bar for each variant, accuracy by supervision step; each for a light and a dark page."""
 
 import io
 from typing import Any, Literal
@@ -117,6 +117,37 @@ def bars(comparison: Comparison, theme: Theme = "light") -> bytes:
         axes.set_axisbelow(True)
         if not shown:
             axes.text(0.5, 0.5, "no completed runs yet", ha="center", va="center", transform=axes.transAxes)
+        return png(figure)
+
+
+def supervision_steps(comparison: Comparison, theme: Theme = "light") -> bytes | None:
+    """Exact accuracy after each supervision step of the last evaluation, mean over each variant's seeds, as PNG.
+
+    None where no counted run has it.
+    """
+    series = [
+        (i, variant, [run.exact_accuracy_by_step for run in variant.counted if run.exact_accuracy_by_step])
+        for i, variant in enumerate(comparison.variants)
+    ]
+    series = [(i, variant, runs) for i, variant, runs in series if runs]
+    if not series:
+        return None
+    with matplotlib.rc_context(style(theme)):
+        figure = Figure(figsize=(11, 3.8), layout="constrained")
+        axes = figure.subplots()
+        for i, variant, runs in series:
+            colour, line = _look(i)
+            seeds = [[(step, share) for step, share in enumerate(run, start=1)] for run in runs]
+            mean = _mean(seeds)
+            if len(seeds) > 1:
+                for points in seeds:
+                    axes.plot(*_xy(points, 100), color=colour, linestyle=line, linewidth=0.8, alpha=0.4)
+            marker = "o" if len(mean) <= MOST_MARKED_POINTS else None
+            axes.plot(*_xy(mean, 100), color=colour, linestyle=line, linewidth=2, marker=marker, markersize=4, label=variant.label)
+        axes.set(title="Exact accuracy after each supervision step", xlabel="supervision step", ylabel="%", ylim=(-2, 102))
+        axes.grid(visible=True)
+        axes.xaxis.set_major_locator(MaxNLocator(16, integer=True))
+        figure.legend(loc="outside right upper", fontsize=8, frameon=False)
         return png(figure)
 
 

@@ -47,6 +47,8 @@ class Run:
     parameters: int | None = None
     evaluations: Points = field(default_factory=list)  # exact accuracy
     losses: Points = field(default_factory=list)  # training loss
+    exact_accuracy_by_step: list[float] = field(default_factory=list)  # of the last evaluation, after each supervision step
+    folder: Path | None = None  # None: the run left none
     warnings: tuple[str, ...] = ()
 
 
@@ -187,6 +189,8 @@ def _read_run(folder: Path, name: str, overrides: tuple[str, ...]) -> Run:
         parameters=_integer(values.get("parameters")),
         evaluations=evaluations,
         losses=losses,
+        exact_accuracy_by_step=_shares(values.get("exact_accuracy_by_step")),
+        folder=folder,
         warnings=tuple(warnings),
     )
 
@@ -309,6 +313,13 @@ def _number(value: object) -> float | None:
     """A finite number as it is, else None."""
     usable = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
     return float(value) if usable else None  # type: ignore[arg-type]
+
+
+def _shares(value: object) -> list[float]:
+    """A list of shares of 1 as it is; nothing where any of it is none, or an older run has no such value."""
+    numbers = [_number(item) for item in value] if isinstance(value, list) else []
+    shares = [number for number in numbers if number is not None and 0 <= number <= 1]
+    return shares if len(shares) == len(numbers) else []
 
 
 def _integer(value: object) -> int | None:

@@ -1,0 +1,126 @@
+"""What the report's page gets of samples.json; how it draws that is in test_report_page.py."""
+
+import base64
+import dataclasses
+
+import numpy as np
+import pytest
+from report_fixtures import config, made_samples, write_run
+
+from trm.data.sudoku import Sudoku
+from trm.losses import IGNORE_LABEL
+from trm.report.__main__ import main
+from trm.report.output import page
+from trm.report.runs import collect
+from trm.report.thinking import MOST_PUZZLES, NO_LABEL, thinking
+from trm.report.variants import compare
+from trm.samples import Samples
+
+KINDS = {Sudoku(2, 2): "sudoku_4x4", Sudoku(2, 3): "sudoku_6x6", Sudoku(3, 3): "sudoku_9x9"}
+
+
+def found(folder):
+    return thinking(compare(collect([folder])))
+
+
+def tokens(text: str) -> list[int]:
+    return list(base64.b64decode(text))
+
+
+@pytest.mark.parametrize("sudoku", KINDS, ids=KINDS.get)
+def test_every_kind_of_sudoku(tmp_path, sudoku):
+    samples = made_samples(sudoku)
+    write_run(tmp_path / "a", config(f"data={KINDS[sudoku]}"), samples=samples)
+    (shown,) = found(tmp_path)
+    grids = shown.grids
+    assert (grids["side"], grids["box_rows"], grids["box_cols"]) == (sudoku.side, sudoku.box_rows, sudoku.box_cols)
+    assert (grids["steps"], len(grids["puzzles"])) == (4, 4)
+    for k, drawn in enumerate(grids["puzzles"]):
+        assert tokens(drawn["question"]) == samples.inputs[k].tolist()
+        assert tokens(drawn["solution"]) == samples.labels[k].tolist()
+        assert [tokens(answer) for answer in drawn["answers"]] == samples.predictions[:, k].tolist()
+        shares = np.array([tokens(share) for share in drawn["confidence"]]) / 255
+        assert shares == pytest.approx(samples.confidence[:, k], abs=0.5 / 255 + 1e-4)
+        assert drawn["halting"] == pytest.approx((1 / (1 + np.exp(-samples.q_halt[:, k]))).tolist(), abs=1e-4)
+    text = "".join(grids["symbols"][token] for token in tokens(grids["puzzles"][0]["answers"][-1]))
+    assert text == sudoku.text(samples.predictions[-1, 0])
+
+
+def test_any_square_grid_with_cells_without_a_label(tmp_path):
+    labels = np.arange(50, dtype=np.int32).reshape(2, 25) % 30
+    labels[:, ::2] = IGNORE_LABEL
+    answers = np.abs(np.stack([labels] * 3)) % 30
+    samples = Samples(np.abs(labels) % 30, labels, answers, np.ones(answers.shape, np.float32), np.zeros((3, 2), np.float32))
+    write_run(tmp_path / "a", samples=samples)
+    (shown,) = found(tmp_path)
+    assert (shown.grids["side"], shown.grids["box_rows"]) == (5, 5)
+    assert shown.grids["symbols"][28] == "28"
+    assert tokens(shown.grids["puzzles"][0]["solution"])[::2] == [NO_LABEL] * 13
+
+
+def test_the_best_counted_run_stands_for_its_variant(tmp_path):
+    for seed, accuracy in enumerate((0.5, 0.9, 0.7)):
+        write_run(tmp_path / str(seed), accuracy=accuracy, seed=seed, samples=made_samples(Sudoku(2, 2)))
+    write_run(tmp_path / "better, but without", accuracy=0.95, seed=3)
+    write_run(tmp_path / "better, but not done", accuracy=0.99, seed=4, status="preempted", samples=made_samples(Sudoku(2, 2)))
+    assert [shown.run for shown in found(tmp_path)] == ["1"]
+
+
+def test_a_run_that_is_not_done_is_shown_where_there_is_no_other(tmp_path):
+    write_run(tmp_path / "a", accuracy=0.5, status=None, samples=made_samples(Sudoku(2, 2)))
+    assert [shown.run for shown in found(tmp_path)] == ["a"]
+
+
+def test_older_runs_have_none(tmp_path):
+    write_run(tmp_path / "runs" / "a")
+    main([str(tmp_path / "runs"), "--out", str(tmp_path)])
+    text = (tmp_path / "index.html").read_text()
+    assert not (tmp_path / "steps.png").exists()
+    assert "Seeing it think" not in text
+    assert "supervision step" not in text
+
+
+def test_a_page_holds_so_many_puzzles(tmp_path):
+    for number in range(9):
+        write_run(tmp_path / "nine" / str(number), config(f"optimizer.lr=0.00{number + 1}"), samples=made_samples(Sudoku(2, 2)))
+    assert [len(shown.grids["puzzles"]) for shown in found(tmp_path / "nine")] == [MOST_PUZZLES // 9] * 9
+
+
+def test_accuracy_by_step_reaches_the_report(tmp_path):
+    for seed, values in enumerate(([0.2, 0.6], [0.4, 0.8])):
+        write_run(tmp_path / "runs" / str(seed), accuracy=values[-1], seed=seed, exact_accuracy_by_step=values)
+    write_run(tmp_path / "runs" / "odd", accuracy=0.5, seed=2, exact_accuracy_by_step=[0.1, "a", 3])
+    runs = collect([tmp_path / "runs"])
+    assert [run.exact_accuracy_by_step for run in runs] == [[0.2, 0.6], [0.4, 0.8], []]
+    main([str(tmp_path / "runs"), "--out", str(tmp_path)])
+    assert (tmp_path / "steps.png").read_bytes().startswith(b"\x89PNG")
+    assert 'id="steps"' in (tmp_path / "index.html").read_text()
+
+
+def changed(**fields) -> str:
+    return dataclasses.replace(made_samples(Sudoku(2, 2)), **fields).to_json()
+
+
+DAMAGES = {
+    "torn": (lambda: changed()[:100], "cannot be shown"),
+    "no object": (lambda: "[1, 2]", "not the samples of an evaluation"),
+    "shapes": (lambda: changed(q_halt=np.zeros((4, 2), np.float32)), "shapes do not agree"),
+    "no puzzles": (lambda: Samples(*[np.zeros(0, np.int32)] * 5).to_json(), "shapes do not agree"),
+    "not a number": (lambda: changed(q_halt=np.full((4, 5), np.nan, np.float32)), "not finite"),
+    "large tokens": (lambda: changed(inputs=np.full((5, 16), 300, np.int32)), "tokens are not within 0 to 254"),
+    "huge tokens": (lambda: changed().replace('"inputs": [[', f'"inputs": [[{10**30}, '), "cannot be shown"),
+    "markup": (lambda: '{"</script><b>": 1}', "not the samples"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_damaged_samples_are_told_and_the_page_still_stands(tmp_path, damage):
+    content, words = DAMAGES[damage]
+    write_run(tmp_path / "<b>a", samples=made_samples(Sudoku(2, 2)))
+    (tmp_path / "<b>a" / "samples.json").write_text(content())
+    (shown,) = found(tmp_path)
+    assert shown.grids is None
+    assert words in shown.problem
+    text = page(compare(collect([tmp_path])), "title")
+    assert shown.problem.split(":")[0] in text
+    assert "<b>a" not in text
