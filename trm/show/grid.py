@@ -1,5 +1,6 @@
 """One grid of a puzzle drawn as pixels: what the animation and the contact sheet are made of."""
 
+import functools
 import itertools
 from pathlib import Path
 
@@ -19,6 +20,7 @@ def draw_grid(draw: ImageDraw.ImageDraw, puzzle: Puzzle, frame: Frame, marks: Ma
     _draw_lines(draw, puzzle, cell, origin)
 
 
+@functools.cache
 def font(size: int, name: str = "DejaVuSans") -> ImageFont.FreeTypeFont:
     """A font that matplotlib brings, `size` pixels high."""
     return ImageFont.truetype(Path(matplotlib.get_data_path(), "fonts", "ttf", f"{name}.ttf"), size)

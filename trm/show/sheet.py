@@ -30,7 +30,7 @@ def contact_sheet(puzzle: Puzzle, frames: list[Frame]) -> Image.Image:
         for line, text in enumerate(lines):
             draw.text((left, top + line * TEXT_PX), text, fill=(INK, SOFT)[line], font=font(TEXT_PX - 1))
         draw_grid(draw, puzzle, frame, marks, cell, (left, top + 2 * TEXT_PX + 4))
-    return image.quantize(COLOURS)
+    return image.quantize(COLOURS, Image.Quantize.FASTOCTREE)
 
 
 def _spread(count: int, most: int) -> list[int]:
