@@ -1,0 +1,142 @@
+"""Measure this machine: `python -m trm.bench SUBCOMMAND [KEY=VALUE ...] [--json FILE] [--sizes A,B] [--ways A,B] [--rounds N]`.
+
+  step         samples/s of the training and the evaluation step, beside the machine's matmul rate; "ordinary" is the same model
+               written the usual eager way
+               --sizes demo,6x6,paper_mlp,paper_attention   --ways configured,ordinary (of: xla,inductor,eager too)
+  loader       batches/s of the loader alone, against what a CPU and a TPU v4 consume
+  build_data   puzzles/s of building datasets   --sizes 4x4,6x6,9x9,csv
+  sweep        seconds of a tiny grid, and the share that is not training   --ways 1,2 (jobs at once)
+  host         milliseconds of host time in a training step, compiled and lazy, on one device and on the mesh of eight
+  compile      seconds until the first step at the paper's size, for T*n from 4 to 32
+  checkpoint   seconds that saving holds training up, seconds until it is on disk, bytes, seconds to read it again
+
+  compare SUBCOMMAND ... --revisions A,B [--turns N]     two git revisions in turns, A B A B; "." is the working tree as it is
+  compare SUBCOMMAND ... --configs 'KEY=VALUE ...' 'KEY=VALUE ...' [--turns N]
+               each figure's ratio with its 95 % interval
+
+KEY=VALUE changes the settings that are measured, as in trm.train. --json FILE also writes the numbers, single measurements
+included, with the machine and the versions. The numbers mean something on a machine that does nothing else.
+"""
+
+import argparse
+import contextlib
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+from trm.bench import build_data, checkpoint, compiling, host, loader, step, sweep
+from trm.bench.compare import TURNS, compare, configs, revisions
+from trm.bench.machine import Row, facts, table
+from trm.cli import plain_command
+from trm.errors import UserError
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """A subcommand: `measure(overrides, **options)`, where the options are those of `sizes`, `ways` and `rounds` that it has."""
+
+    measure: Callable[..., list[Row]]
+    sizes: tuple[str, ...] = ()
+    ways: tuple[str, ...] = ()
+    default_ways: tuple[str, ...] = ()
+    rounds: int | None = None
+
+
+SUBCOMMANDS = {
+    "step": Benchmark(step.measure, tuple(step.SIZES), step.WAYS, step.DEFAULT_WAYS, step.ROUNDS),
+    "host": Benchmark(host.measure),
+    "loader": Benchmark(loader.measure, rounds=loader.ROUNDS),
+    "build_data": Benchmark(build_data.measure, tuple(build_data.SIZES), rounds=build_data.ROUNDS),
+    "sweep": Benchmark(sweep.measure, ways=sweep.WAYS, default_ways=sweep.WAYS, rounds=sweep.ROUNDS),
+    "compile": Benchmark(compiling.measure),
+    "checkpoint": Benchmark(checkpoint.measure),
+}
+
+
+BENCHMARK_OPTIONS = ("sizes", "ways", "rounds")
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message}; `python -m trm.bench --help` shows how")
+
+
+def options_of(name: str, given: argparse.Namespace) -> dict[str, Any]:
+    """The options to call a benchmark with. Raises UserError for one that it does not have."""
+    benchmark = SUBCOMMANDS[name]
+    options: dict[str, Any] = {}
+    for option, known, default in (
+        ("sizes", benchmark.sizes, benchmark.sizes),
+        ("ways", benchmark.ways, benchmark.default_ways),
+    ):
+        text = getattr(given, option)
+        if text is not None and not known:
+            raise UserError(f"--{option}: {name} has none: leave it out")
+        chosen = list(default) if text is None else list(dict.fromkeys(text.split(",")))
+        for word in chosen:
+            if word not in known:
+                raise UserError(f"--{option} {word}: choose from {', '.join(known)}")
+        if known:
+            options[option] = chosen
+    if given.rounds is not None and benchmark.rounds is None:
+        raise UserError(f"--rounds: {name} has none: leave it out")
+    if benchmark.rounds is not None:
+        options["rounds"] = benchmark.rounds if given.rounds is None else given.rounds
+        if options["rounds"] < 1:
+            raise UserError(f"--rounds {given.rounds}: at least 1")
+    return options
+
+
+def main(arguments: list[str]) -> None:
+    """The command; see the module's docstring."""
+    comparing = arguments[0] == "compare"
+    name, *rest = arguments[comparing:] or [""]
+    if name not in SUBCOMMANDS:
+        raise UserError(f"{name or 'nothing'} is not a benchmark: choose one of {', '.join(SUBCOMMANDS)}")
+    given = _parse(rest, comparing)
+    options = options_of(name, given)
+    rows = _compare(name, given) if comparing else SUBCOMMANDS[name].measure(given.overrides, **options)
+    machine = facts()
+    print(table(rows))
+    print("  ".join(f"{key}: {value}" for key, value in machine.items()))
+    if given.json is not None:
+        record = {"benchmark": name, "arguments": arguments, "machine": machine, "rows": rows}
+        try:
+            given.json.write_text(json.dumps(record, indent=1) + "\n")
+        except OSError as error:
+            raise UserError(f"--json {given.json}: {error.strerror}: choose another file") from error
+
+
+def _parse(arguments: list[str], comparing: bool) -> argparse.Namespace:
+    parser = _Parser(add_help=False, allow_abbrev=False)
+    parser.add_argument("overrides", nargs="*")
+    parser.add_argument("--json", type=Path)
+    for option in BENCHMARK_OPTIONS:
+        parser.add_argument(f"--{option}", type=int if option == "rounds" else str)
+    if comparing:
+        parser.add_argument("--turns", type=int, default=TURNS)
+        sides = parser.add_mutually_exclusive_group(required=True)
+        sides.add_argument("--revisions")
+        sides.add_argument("--configs", nargs=2)
+    given = parser.parse_intermixed_args(arguments)
+    for argument in given.overrides:
+        if "=" not in argument:
+            raise UserError(f"{argument} is not understood: arguments are KEY=VALUE and the options that --help shows")
+    if comparing and given.turns < 2:
+        raise UserError(f"--turns {given.turns}: at least 2, for an interval")
+    return given
+
+
+def _compare(name: str, given: argparse.Namespace) -> list[Row]:
+    chosen = {f"--{option}": getattr(given, option) for option in BENCHMARK_OPTIONS}
+    arguments = [*given.overrides, *(str(word) for pair in chosen.items() if pair[1] is not None for word in pair)]
+    with revisions(given.revisions) if given.revisions else contextlib.nullcontext(configs(given.configs)) as sides:
+        return compare(name, arguments, sides, given.turns)
+
+
+if __name__ == "__main__":
+    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
+    plain_command(main, __doc__)
