@@ -1,6 +1,7 @@
 """The benchmarks run and count; what they measure is nobody's business here."""
 
 import json
+import math
 import subprocess
 import sys
 
@@ -9,8 +10,9 @@ import pytest
 import torch
 from running import environment, run
 
-from trm.bench import ordinary
+from trm.bench import loader, ordinary
 from trm.bench.__main__ import main
+from trm.bench.compare import ratio_with_interval
 from trm.bench.machine import facts, in_child, median_and_spread, table
 from trm.cli import compose
 from trm.errors import RunFailure, UserError
@@ -41,18 +43,27 @@ def test_facts_name_machine_and_versions():
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["speed"], "host, compile, checkpoint"),
+        (["speed"], "choose one of step, host, loader"),
         (["host", "fast"], "KEY=VALUE"),
         (["host", "--json"], "--json"),
         (["host", "--fast", "1"], "--fast"),
         (["host", "--sizes", "demo"], "--sizes"),
-        (["compile", "--rounds", "2"], "--rounds"),
+        (["host", "--rounds", "2"], "--rounds"),
         (["step", "--sizes", "demo,huge"], "huge: choose from demo, 6x6"),
         (["step", "--ways", "magic"], "magic: choose from configured, xla"),
         (["step", "--rounds", "0"], "--rounds 0"),
         (["step", "--rounds", "many"], "--rounds"),
         (["step", "--sizes", "demo", "recursion.variant=single_z"], "recursion.variant=single_z"),
         (["step", "--sizes", "demo", "model.hidden_sise=8"], "model.hidden_size"),
+        (["sweep", "--ways", "3"], "choose from 1, 2"),
+        (["compare"], "choose one of step, "),
+        (["compare", "step"], "--revisions --configs"),
+        (["compare", "step", "--configs", "seed=1"], "--configs"),
+        (["compare", "step", "--configs", "seed=1", "seed=1"], "two that differ"),
+        (["compare", "step", "--configs", "seed=1", "fast"], "KEY=VALUE"),
+        (["compare", "step", "--turns", "1", "--configs", "seed=1", "seed=2"], "at least 2"),
+        (["compare", "step", "--revisions", "HEAD"], "give two"),
+        (["compare", "step", "--revisions", "HEAD,no-such-revision"], "'no-such-revision' is no revision"),
     ],
 )
 def test_bad_arguments(arguments, words):
@@ -68,7 +79,7 @@ def test_bad_input_ends_in_one_line(tmp_path):
 
 def test_checkpoint_writes_json(tmp_path):
     small = ["data=sudoku_4x4", "model=tiny", "train.global_batch_size=8", "data.num_puzzles=16", "data.num_test_puzzles=8"]
-    done = run(tmp_path, "trm.bench", "checkpoint", *small, "--json", "out.json")
+    done = run(tmp_path, "trm.bench", "checkpoint", "--rounds", "2", *small, "--json", "out.json")
     written = json.loads((tmp_path / "out.json").read_text())
     assert [row["size"] for row in written["rows"]] == ["demo", "paper"]
     assert all(row["MB"] > 1 and row["held up s"] <= row["on disk after s"] for row in written["rows"])
@@ -148,13 +159,12 @@ def test_the_ordinary_step_is_the_same_step(settings, dtype, tolerance):
 
 def test_step_end_to_end(tmp_path):
     small = ["model.hidden_size=8", "train.global_batch_size=4", "evaluate.batch_size=300", "recursion.n=1"]
-    run(tmp_path, "trm.bench", "step", "--sizes", "demo", "--rounds", "2", *small, "--json", "out.json")
+    small += ["hardware.backend=eager", "--rounds", "2", "--json", "out.json"]  # the compilers take seconds
+    run(tmp_path, "trm.bench", "step", "--sizes", "demo", *small)
     written = json.loads((tmp_path / "out.json").read_text())
     assert [p.name for p in tmp_path.iterdir()] == ["out.json"]
-    configured = compose(["experiment=demo_4x4"]).hardware.backend
-    kinds = [("train", "configured", configured, 4), ("train", "ordinary", "eager", 4)]
-    kinds += [("eval", "configured", configured, 300), ("eval", "ordinary", "eager", 300)]
-    assert [(row["step"], row["way"], row["backend"], row["batch"]) for row in written["rows"]] == kinds
+    kinds = [("train", "configured", 4), ("train", "ordinary", 4), ("eval", "configured", 300), ("eval", "ordinary", 300)]
+    assert [(row["step"], row["way"], row["batch"]) for row in written["rows"]] == kinds
     for row in written["rows"]:
         assert len(row["all ms"]) == 2
         assert row["low"] <= row["ms"] <= row["high"]
@@ -163,7 +173,70 @@ def test_step_end_to_end(tmp_path):
     assert [row["times ordinary"] == 1 for row in written["rows"]] == [False, True, False, True]
 
 
-@pytest.mark.parametrize(("way", "machine"), [("compiled", "hardware=cpu_mesh"), ("lazy", "hardware=cpu")])
+# ------------------------------------------------------------------------------------------------- loader, datasets, sweep, compare
+
+
+def rows_of(tmp_path, *arguments):
+    main([*arguments, "--json", str(tmp_path / "rows.json")])
+    return json.loads((tmp_path / "rows.json").read_text())["rows"]
+
+
+def test_loader(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(loader, "BLOCK_S", 0.02)
+    small = ["data=sudoku_4x4", "data.num_puzzles=16", "model=tiny", "model.hidden_size=8", "recursion=t2_n2"]
+    rows = rows_of(tmp_path, "loader", "--rounds", "2", *small, "hardware.backend=eager")
+    assert [(row["machine"], row["hosts"], row["rows of a host"]) for row in rows] == [
+        ("cpu", 1, 768),
+        ("v4_8", 1, 768),
+        ("v4_64", 8, 96),
+    ]
+    assert [row["consumed"].split()[0] for row in rows] == ["measured,", "the", "the"]
+    assert all(row["times"] > 0 and row["bar"] == 20 and len(row["all batches/s"]) == 2 for row in rows)
+    assert "batches/s" in capsys.readouterr().out
+
+
+def test_build_data(tmp_path):
+    few = ["data.num_puzzles=16", "data.num_test_puzzles=4", "data.num_aug=2"]
+    rows = rows_of(tmp_path, "build_data", "--rounds", "2", "--sizes", "4x4,csv", *few)
+    assert [(row["size"], row["puzzles"], row["rows"]) for row in rows] == [("4x4", 20, 52), ("csv", 20, 52)]
+    for row in rows:
+        assert row["MB"] > 0
+        assert row["puzzles/s"] == pytest.approx(20 / row["s"])
+
+
+def test_sweep(tmp_path):
+    few = ["seed=0,1", "train.max_steps=2", "evaluate.max_puzzles=8", "data.num_puzzles=16", "data.num_test_puzzles=8"]
+    [row] = rows_of(tmp_path, "sweep", "--ways", "2", "--rounds", "1", *few, "hardware.backend=eager", "model.hidden_size=8")
+    assert (row["jobs"], row["at once"]) == (2, 2)
+    assert row["s of a job"] == row["s"] > row["training s"]
+    assert 0 < row["start-up share"] < 1
+    with pytest.raises(UserError, match=r"train\.max_steps=0"):
+        main(["sweep", "--rounds", "1", "train.max_steps=0"])
+
+
+def test_compare_two_configs(tmp_path):
+    sides = ["--configs", "data.num_puzzles=8", "data.num_puzzles=2000 data.num_aug=3"]
+    given = ["--sizes", "4x4", "--rounds", "1", "data.num_test_puzzles=4", "--turns", "2", *sides]
+    rows = {row["figure"]: row for row in rows_of(tmp_path, "compare", "build_data", *given)}
+    assert rows.keys() == {"MB", "s", "puzzles/s", "rows/s"}
+    assert all(row["size"] == "4x4" and row["low"] <= row["ratio"] <= row["high"] for row in rows.values())
+    size = rows["MB"]
+    assert size["ratio"] == pytest.approx(size[sides[2]] / size[sides[1]])
+    assert len(size[f"all {sides[1]}"]) == 2
+    with pytest.raises(UserError, match=r"data\.num_puzzles=0"):
+        main(["compare", "build_data", "--sizes", "4x4", "--configs", "data.num_puzzles=0", "data.num_puzzles=1"])
+
+
+def test_a_ratio_and_its_interval():
+    ratio, low, high = ratio_with_interval([1.0, 10.0, 100.0], [2.0, 20.0, 200.0])
+    assert (ratio, low, high) == pytest.approx((2, 2, 2))
+    ratio, low, high = ratio_with_interval([1.0, 1.0, 1.0], [1.0, 2.0, 4.0])
+    assert ratio == pytest.approx(2)
+    assert math.log(high / 2) == pytest.approx(4.302653 * math.log(2) / math.sqrt(3), rel=1e-6)  # t of two degrees of freedom
+    assert low * high == pytest.approx(4)
+
+
+@pytest.mark.parametrize(("way", "machine"), [("compiled", "hardware=cpu_mesh"), ("lazy", "hardware=cpu_xla")])
 def test_host_time_of_the_real_step(tmp_path, way, machine):
     code = (
         "import json; import trm.bench.host as h; h.STEPS = h.LAZY_STEPS = 4; "

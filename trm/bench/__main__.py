@@ -9,6 +9,8 @@
   host         milliseconds of host time in a training step, compiled and lazy, on one device and on the mesh of eight
   compile      seconds until the first step at the paper's size, for T*n from 4 to 32
   checkpoint   seconds that saving holds training up, seconds until it is on disk, bytes, seconds to read it again
+               --sizes demo,paper
+  logging      milliseconds of logging a step and an evaluation, and their share of the paper's step on a v4-64
 
   compare SUBCOMMAND ... --revisions A,B [--turns N]     two git revisions in turns, A B A B; "." is the working tree as it is
   compare SUBCOMMAND ... --configs 'KEY=VALUE ...' 'KEY=VALUE ...' [--turns N]
@@ -20,42 +22,31 @@ included, with the machine and the versions. The numbers mean something on a mac
 
 import argparse
 import contextlib
+import importlib
 import json
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any, NoReturn
 
-from trm.bench import build_data, checkpoint, compiling, host, loader, step, sweep
 from trm.bench.compare import TURNS, compare, configs, revisions
 from trm.bench.machine import Row, facts, table
 from trm.cli import plain_command
 from trm.errors import UserError
 
-
-@dataclass(frozen=True)
-class Benchmark:
-    """A subcommand: `measure(overrides, **options)`, where the options are those of `sizes`, `ways` and `rounds` that it has."""
-
-    measure: Callable[..., list[Row]]
-    sizes: tuple[str, ...] = ()
-    ways: tuple[str, ...] = ()
-    default_ways: tuple[str, ...] = ()
-    rounds: int | None = None
-
-
+# Modules of trm.bench, imported when they are asked for, since torch takes seconds. `measure(overrides, ...)` returns the rows; the
+# options that it takes beside are `sizes` where the module has SIZES (the default: all), `ways` where it has WAYS (the default:
+# DEFAULT_WAYS), and `rounds` where it has ROUNDS (the default).
 SUBCOMMANDS = {
-    "step": Benchmark(step.measure, tuple(step.SIZES), step.WAYS, step.DEFAULT_WAYS, step.ROUNDS),
-    "host": Benchmark(host.measure),
-    "loader": Benchmark(loader.measure, rounds=loader.ROUNDS),
-    "build_data": Benchmark(build_data.measure, tuple(build_data.SIZES), rounds=build_data.ROUNDS),
-    "sweep": Benchmark(sweep.measure, ways=sweep.WAYS, default_ways=sweep.WAYS, rounds=sweep.ROUNDS),
-    "compile": Benchmark(compiling.measure),
-    "checkpoint": Benchmark(checkpoint.measure),
+    "step": "step",
+    "host": "host",
+    "loader": "loader",
+    "build_data": "build_data",
+    "sweep": "sweep",
+    "compile": "compiling",
+    "checkpoint": "checkpoint",
+    "logging": "logging",
 }
-
-
 BENCHMARK_OPTIONS = ("sizes", "ways", "rounds")
 
 
@@ -64,30 +55,30 @@ class _Parser(argparse.ArgumentParser):
         raise UserError(f"{message}; `python -m trm.bench --help` shows how")
 
 
-def options_of(name: str, given: argparse.Namespace) -> dict[str, Any]:
+def options_of(name: str, benchmark: ModuleType, given: argparse.Namespace) -> dict[str, Any]:
     """The options to call a benchmark with. Raises UserError for one that it does not have."""
-    benchmark = SUBCOMMANDS[name]
-    options: dict[str, Any] = {}
-    for option, known, default in (
-        ("sizes", benchmark.sizes, benchmark.sizes),
-        ("ways", benchmark.ways, benchmark.default_ways),
-    ):
-        text = getattr(given, option)
-        if text is not None and not known:
+    sizes, ways, rounds = (getattr(benchmark, constant, None) for constant in ("SIZES", "WAYS", "ROUNDS"))
+    for option, known in (("sizes", sizes), ("ways", ways), ("rounds", rounds)):
+        if known is None and getattr(given, option) is not None:
             raise UserError(f"--{option}: {name} has none: leave it out")
-        chosen = list(default) if text is None else list(dict.fromkeys(text.split(",")))
-        for word in chosen:
-            if word not in known:
-                raise UserError(f"--{option} {word}: choose from {', '.join(known)}")
-        if known:
-            options[option] = chosen
-    if given.rounds is not None and benchmark.rounds is None:
-        raise UserError(f"--rounds: {name} has none: leave it out")
-    if benchmark.rounds is not None:
-        options["rounds"] = benchmark.rounds if given.rounds is None else given.rounds
+    options: dict[str, Any] = {}
+    if sizes is not None:
+        options["sizes"] = _words("--sizes", given.sizes, list(sizes), list(sizes))
+    if ways is not None:
+        options["ways"] = _words("--ways", given.ways, list(ways), list(benchmark.DEFAULT_WAYS))
+    if rounds is not None:
+        options["rounds"] = rounds if given.rounds is None else given.rounds
         if options["rounds"] < 1:
             raise UserError(f"--rounds {given.rounds}: at least 1")
     return options
+
+
+def _words(option: str, text: str | None, known: list[str], default: list[str]) -> list[str]:
+    chosen = default if text is None else list(dict.fromkeys(text.split(",")))
+    for word in chosen:
+        if word not in known:
+            raise UserError(f"{option} {word}: choose from {', '.join(known)}")
+    return chosen
 
 
 def main(arguments: list[str]) -> None:
@@ -97,8 +88,9 @@ def main(arguments: list[str]) -> None:
     if name not in SUBCOMMANDS:
         raise UserError(f"{name or 'nothing'} is not a benchmark: choose one of {', '.join(SUBCOMMANDS)}")
     given = _parse(rest, comparing)
-    options = options_of(name, given)
-    rows = _compare(name, given) if comparing else SUBCOMMANDS[name].measure(given.overrides, **options)
+    benchmark = importlib.import_module(f"trm.bench.{SUBCOMMANDS[name]}")
+    options = options_of(name, benchmark, given)
+    rows = _compare(name, given) if comparing else benchmark.measure(given.overrides, **options)
     machine = facts()
     print(table(rows))
     print("  ".join(f"{key}: {value}" for key, value in machine.items()))

@@ -15,20 +15,20 @@ SIZES = {
     "demo": ["experiment=demo_4x4"],
     "paper": ["data=sudoku_9x9", "data.num_puzzles=32", "data.num_test_puzzles=4", "train.max_steps=1000"],
 }
-REPEATS = 5
+ROUNDS = 5
 
 
-def measure(overrides: list[str]) -> list[Row]:
-    """One row for each size; seconds are medians of REPEATS."""
+def measure(overrides: list[str], sizes: list[str], rounds: int) -> list[Row]:
+    """One row for each size; seconds are medians over the rounds."""
     rows = []
-    for size, settings in SIZES.items():
+    for size in sizes:
         with tempfile.TemporaryDirectory() as folder:
-            run = Run(compose([*settings, *overrides, f"data.path={folder}/data"]), Path(folder))
+            run = Run(compose([*SIZES[size], *overrides, f"data.path={folder}/data"]), Path(folder))
         state = run.place(init_state(run.cfg, run.arch, run.fixed))
         held, written, read = [], [], []
         with tempfile.TemporaryDirectory() as folder:
             writer = CheckpointWriter(Path(folder), keep=1)
-            for step in range(REPEATS):
+            for step in range(rounds):
                 began = time.perf_counter()
                 tensors = flatten(run.runtime.fetch(state))
                 writer.save(tensors, _meta(run, step), is_best=False)
@@ -39,9 +39,10 @@ def measure(overrides: list[str]) -> list[Row]:
                 load_checkpoint(Path(folder) / "checkpoints" / f"step_{step}")
                 read.append(time.perf_counter() - began)
             writer.close()
-            size_mb = sum(p.stat().st_size for p in (Path(folder) / "checkpoints" / f"step_{REPEATS - 1}").iterdir()) / 1e6
+            size_mb = sum(p.stat().st_size for p in (Path(folder) / "checkpoints" / f"step_{rounds - 1}").iterdir()) / 1e6
         seconds = {"held up s": held, "on disk after s": written, "read and verified s": read}
-        rows.append({"size": size, "MB": size_mb} | {name: median_and_spread(values)["median"] for name, values in seconds.items()})
+        row: Row = {"size": size, "MB": size_mb} | {name: median_and_spread(values)["median"] for name, values in seconds.items()}
+        rows.append(row | {f"all {name}": values for name, values in seconds.items()})
     return rows
 
 

@@ -24,7 +24,7 @@ from trm.cli import CONF_DIR, EXIT_USER_ERROR
 from trm.errors import RunFailure, UserError
 
 WORKING_TREE = "."
-SPREAD = ("low", "high")  # columns of a benchmark that say how sure another one is
+SPREAD = ("low", "high", "host low", "host high")  # columns of a benchmark that say how sure another one is
 TURNS = 5
 
 
@@ -117,21 +117,28 @@ def revisions(text: str) -> Iterator[list[Side]]:
     if len(names) != 2 or names[0] == names[1]:
         raise UserError(f"--revisions {text}: give two that differ, such as --revisions HEAD~1,HEAD or --revisions HEAD,.")
     root = CONF_DIR.parent
-    commits = {name: _git(root, "rev-parse", "--verify", f"{name}^{{commit}}", "--") for name in names if name != WORKING_TREE}
+    commits = {name: _commit(root, name) for name in names if name != WORKING_TREE}
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
         sides = []
         for number, name in enumerate(names):
             tree = root
             if name != WORKING_TREE:
                 tree = Path(folder) / str(number)
-                _git(root, "worktree", "add", "--detach", str(tree), commits[name].splitlines()[0])
+                _git(root, "worktree", "add", "--detach", str(tree), commits[name])
                 stack.callback(_git, root, "worktree", "remove", "--force", str(tree))
             sides.append(Side(name, (), tree))
         yield sides
 
 
+def _commit(root: Path, name: str) -> str:
+    try:
+        return _git(root, "rev-parse", "--verify", "--quiet", "--end-of-options", f"{name}^{{commit}}")
+    except RunFailure as error:
+        raise UserError(f"--revisions: {name!r} is no revision of {root}: `git log --oneline --all` lists them") from error
+
+
 def _git(root: Path, *arguments: str) -> str:
     done = subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True, check=False)
     if done.returncode:
-        raise UserError(f"--revisions: git {arguments[0]}: {(done.stderr.strip().splitlines() or ['failed'])[-1]}")
+        raise RunFailure(f"git {arguments[0]}: {(done.stderr.strip().splitlines() or ['failed'])[-1]}")
     return done.stdout.strip()

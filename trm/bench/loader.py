@@ -2,7 +2,7 @@
 
 The loader is one host's share of the global batch, augmented on the fly (data.num_aug=1000 measures stored variants). A CPU's
 appetite is measured in turns with the loader, by the training step at the paper's size; a TPU's is the plan's roofline, which no
-real chip reaches.
+real chip reaches. hardware.* settings are the CPU's alone.
 """
 
 import tempfile
@@ -48,7 +48,7 @@ def measure(overrides: list[str], rounds: int) -> list[Row]:
             worker.close()
         rows = [_row("cpu", cfg, rates, consumed, f"measured, a step of {STEP_ROWS} rows")]
         for machine in MACHINES:
-            cfg = compose([*settings, f"hardware={machine}"])
+            cfg = compose([*(s for s in settings if not s.startswith("hardware")), f"hardware={machine}"])
             host_batch = host_batches(cfg)
             rates = [batches_per_s(host_batch) for _ in range(rounds)]
             roofline = estimate(workload(cfg), cfg.hardware, PlanSettings.host_ms_per_step / 1e3).train_step.roofline

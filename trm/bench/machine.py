@@ -14,7 +14,6 @@ from multiprocessing import get_context
 from typing import Any, TypeVar
 
 import numpy as np
-import torch
 
 from trm.cli import CONF_DIR
 from trm.errors import RunFailure
@@ -53,6 +52,8 @@ def median_and_spread(values: Sequence[float]) -> dict[str, float]:
 
 def matmul_rate() -> float:
     """GFLOP/s of float32 matrix products here and now, all threads: the best of several sizes and repeats."""
+    import torch  # takes seconds, and not every benchmark needs it
+
     best = 0.0
     for size in MATMUL_SIZES:
         a, b = torch.ones(size, size), torch.ones(size, size)

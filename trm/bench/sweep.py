@@ -15,7 +15,7 @@ from trm.run_folder import read_summary
 
 GRID = ["seed=0,1,2,3"]
 TINY = ["experiment=demo_4x4", "train.max_steps=100", "evaluate.max_puzzles=250", "tracking=none"]
-WAYS = ("1", "2")  # jobs at once
+WAYS = DEFAULT_WAYS = ("1", "2")  # jobs at once
 ROUNDS = 2
 
 
