@@ -147,6 +147,8 @@ class FakeWandb:
         if "viewer" in query:
             viewer = {"id": "u", "entity": "tester", "username": "tester", "email": "", "flags": "{}", "teams": {"edges": []}}
             return {"data": {"viewer": viewer}}
+        if "OrganizationCoreWeaveOrganizationID" in query:
+            return {"data": {"entity": {"organization": None}}}
         if "serverInfo" in query:
             return {"data": {"serverInfo": {"features": []}}}
         self.unknown.append(query.strip().splitlines()[0])
