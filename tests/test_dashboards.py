@@ -14,6 +14,10 @@ from pathlib import Path
 import pytest
 from fake_wandb import KEY, FakeWandb
 from running import TINY, command, environment, metrics, run, summary
+from tracking_fixtures import evaluation
+
+from trm.cli import compose
+from trm.tracking.trackers import open_trackers
 
 EAGER = ["hardware=native", "hardware.backend=eager", "hardware.jobs=2", "train.eval_every_steps=2", "train.max_steps=4"]
 SEEDS = ("seed=0", "seed=1")
@@ -51,8 +55,23 @@ def get(address, path, body=None, **query):
         return answer.read()
 
 
+def preempted_and_resumed(run_dir):
+    """What a run leaves for TensorBoard that was stopped after step 4, went on from its checkpoint of step 2 and completed."""
+    run_dir.mkdir()
+    cfg = compose([*TINY, "tracking=tensorboard", "seed=7", "run_name=resumed"])
+    first = open_trackers(cfg, run_dir, is_main=True, resume_step=None, wandb_run_id=None)
+    for step in (1, 2, 3, 4):
+        first.log("train", step, {"loss": 1.0})
+    first.finish("preempted", 143, {})
+    second = open_trackers(cfg, run_dir, is_main=True, resume_step=2, wandb_run_id=None)
+    second.log("train", 3, {"loss": 2.0})
+    second.show(3, evaluation)
+    second.finish("completed", 0, {})
+
+
 def test_tensorboard_serves_scalars_pictures_and_a_row_for_each_run(sweep):
-    runs = {f"{seed}/tensorboard" for seed in SEEDS}
+    preempted_and_resumed(sweep / "resumed")
+    runs = {f"{folder}/tensorboard" for folder in (*SEEDS, "resumed")}
     with tensorboard(sweep) as address:
         tags = json.loads(get(address, "scalars/tags"))
         assert tags.keys() == runs
@@ -71,16 +90,19 @@ def test_tensorboard_serves_scalars_pictures_and_a_row_for_each_run(sweep):
             assert [entry["step"] for entry in shown] == [2, 4]
             assert get(address, f"images/individualImage?{shown[-1]['query']}").startswith(b"\x89PNG")
 
+        resumed = json.loads(get(address, "scalars/scalars", run="resumed/tensorboard", tag="train/loss"))
+        assert [(step, value) for _, step, value in resumed] == [(1, 1.0), (2, 1.0), (3, 2.0)]
+
         asked = {"startIndex": 0, "sliceSize": 10, "allowedStatuses": ["STATUS_SUCCESS"], "colParams": []}
         rows = json.loads(get(address, "hparams/session_groups", asked))["sessionGroups"]
         assert {row["name"] for row in rows} == runs
+        best = {row["name"].partition("/")[0]: row["metricValues"][0]["value"] for row in rows}
+        assert best == {"resumed": 0.75, **{seed: pytest.approx(summary(sweep / seed)["best_exact_accuracy"]) for seed in SEEDS}}
         for row in rows:
-            seed = row["name"].partition("/")[0]
+            seed = row["name"].partition("/")[0].replace("resumed", "seed=7")
             expected = {"recursion": "trm", "T": 2, "n": 2, "n_sup": 4, "ema": "on", "seed": int(seed[-1]), "batch": 16}
             assert row["hparams"].items() >= expected.items()
-            [metric] = row["metricValues"]
-            assert metric["name"]["tag"] == "eval/best_exact_accuracy"
-            assert metric["value"] == pytest.approx(summary(sweep / seed)["best_exact_accuracy"])
+            assert [metric["name"]["tag"] for metric in row["metricValues"]] == ["eval/best_exact_accuracy"]
 
 
 def test_a_sweeps_runs_are_one_group_in_one_wandb_folder(sweep):
@@ -106,3 +128,15 @@ def test_a_sweeps_runs_are_one_group_in_one_wandb_folder(sweep):
             folder = sweep / server.runs[run_id].settings["displayName"] / "checkpoints/latest"
             assert artifact.committed
             assert artifact.files == {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_a_run_that_goes_on_is_the_same_wandb_run(tmp_path):
+    with FakeWandb() as server:
+        online = {"WANDB_BASE_URL": server.url, "WANDB_API_KEY": KEY, "NO_PROXY": "127.0.0.1"}
+        for last in (2, 4):
+            run(tmp_path, "trm.train", *TINY, *EAGER, "tracking=wandb", "run_name=one", f"train.max_steps={last}", **online)
+        [logged] = server.runs.values()
+        assert (logged.starts, logged.exit_code) == (2, 0)
+        assert [row["global_step"] for row in logged.history if "train/loss" in row] == [1, 2, 3, 4]
+        assert logged.summary["best_exact_accuracy"] == summary(tmp_path / "outputs" / "one")["best_exact_accuracy"]
+    assert summary(tmp_path / "outputs" / "one")["warnings"] == []
