@@ -270,6 +270,7 @@ MESH = {"hardware.devices_per_host": 8}
             ["model.positions=rope", "even head size", "model.num_heads"],
         ),
         ({"model.positions": "rope"}, ["model.positions=rope", "model.mixer=attention"]),
+        ({"tracking.wandb": "disabled", "tracking.artifact": "best"}, ["tracking.artifact=best", "tracking=auto"]),
         ({"model.puzzle_emb_ndim": 0}, ["model.puzzle_emb_len=16", "model.puzzle_emb_len=0"]),
         ({"model.puzzle_emb_len": 1, "model.puzzle_emb_ndim": 1025}, ["model.puzzle_emb_ndim=1025", "model.puzzle_emb_len to 3"]),
         (TPU | {"hardware.dtype": "float64"}, ["hardware.platform=tpu", "bfloat16"]),
