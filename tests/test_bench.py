@@ -10,7 +10,7 @@ import pytest
 import torch
 from running import environment, run
 
-from trm.bench import loader, machine, ordinary, step
+from trm.bench import loader, logging, machine, ordinary, step
 from trm.bench.__main__ import main
 from trm.bench.compare import ratio_with_interval
 from trm.bench.machine import facts, in_child, median_and_spread, table
