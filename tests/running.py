@@ -32,8 +32,9 @@ def run(
     folder: Path, module: str, *arguments: str, check: int | None = 0, timeout: int = 240, **extra: str
 ) -> subprocess.CompletedProcess[str]:
     """Run `python -m MODULE ARGUMENTS` in `folder` with extra environment variables; its exit code must be `check`."""
+    arguments = tuple(command(module, *arguments))
     done = subprocess.run(
-        command(module, *arguments), cwd=folder, env=environment(**extra), capture_output=True, text=True, timeout=timeout, check=False
+        arguments, cwd=folder, env=environment(**extra), capture_output=True, text=True, timeout=timeout, check=False
     )
     assert check is None or done.returncode == check, f"exit code {done.returncode}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
     return done

@@ -490,11 +490,11 @@ def test_differences():
         ("model.expansion=0.001", "model.expansion"),
         ("run_name=", "run_name"),
         ("run_name=../elsewhere", "run_name"),
-        ("hardware.platform=cuda", "hardware.backend"),
+        ("hardware.backend=xla hardware.platform=cuda", "hardware.backend"),
         ("hardware.compile_cache=cache", "hardware.compile_cache"),
         ("recursion.t=1", r"recursion\.T"),
     ],
 )
 def test_refused_in_words_of_the_project(override, words):
     with pytest.raises(ConfigError, match=words):
-        compose([override])
+        compose(override.split())

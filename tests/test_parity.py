@@ -10,7 +10,6 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from conftest import GOLDEN
 from golden_cases import load_case
 
 from trm.config import HardwareConfig

@@ -388,8 +388,8 @@ def _require_compiler(hardware: HardwareConfig) -> None:
         missing = "Python's C headers (python3-dev)"
     if missing:
         raise ConfigError(
-            f"hardware={hardware.name} compiles with inductor and this machine lacks {missing}: install it, or use hardware=cpu_xla, "
-            "or hardware.backend=eager"
+            f"hardware={hardware.name} compiles with inductor and this machine lacks {missing}: install it, or use "
+            "hardware=cpu_xla or hardware.backend=eager"
         )
 
 
