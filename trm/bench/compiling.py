@@ -1,11 +1,12 @@
 """Seconds until the first step: tracing, XLA's compile, and the step itself."""
 
+import os
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
-from trm.bench.machine import Row, in_child
+from trm.bench.machine import Row, in_child, median_and_spread
 from trm.cli import compose
 from trm.step import init_state
 from trm.train import Run, train_program
@@ -13,25 +14,37 @@ from trm.train import Run, train_program
 # generated puzzles have the sizes of the paper's
 PAPER = ["data=sudoku_9x9", "data.num_puzzles=32", "data.num_test_puzzles=4", "train.global_batch_size=32", "train.max_steps=1000"]
 DEPTHS = ((2, 2), (2, 4), (3, 6), (4, 8))  # T, n
+ROUNDS = 2
+FIGURES = ("compile s", "step s", "first step s")
 
 
-def measure(overrides: list[str]) -> list[Row]:
-    """One row for each depth; the persistent cache, where the backend has one, is in a folder of its own and used twice."""
+def measure(overrides: list[str], rounds: int) -> list[Row]:
+    """One row for each depth, medians over the rounds. Each starts twice: caches, where the backend has one, are empty at first."""
     rows = []
     for T, n in DEPTHS:
-        request = {"overrides": [*PAPER, f"recursion.T={T}", f"recursion.n={n}", *overrides]}
-        cached = compose(request["overrides"]).hardware.compile_cache is not None
-        with tempfile.TemporaryDirectory() as folder:
+        depth = [*PAPER, f"recursion.T={T}", f"recursion.n={n}", *overrides]
+        hardware = compose(depth).hardware
+        cached = hardware.compile_cache is not None or hardware.backend == "inductor"
+        measured: dict[str, list[float]] = {}
+        for _ in range(rounds):
+            with tempfile.TemporaryDirectory() as cache:
+                if hardware.compile_cache is not None:
+                    depth = [*depth, f"hardware.compile_cache={cache}"]
+                starts = [in_child(__name__, "in_this_process", {"overrides": depth, "cache": cache})[0] for _ in range(1 + cached)]
+            values = {name: starts[0][name] for name in FIGURES}
             if cached:
-                request["overrides"].append(f"hardware.compile_cache={Path(folder) / 'cache'}")
-            row = {"T": T, "n": n, "T*n": T * n} | in_child(__name__, "in_this_process", request)[0]
-            again = in_child(__name__, "in_this_process", request)[0]["compile s"] if cached else None
-        rows.append(row | {"compile s, cached": again})
+                values["first step s, cached"] = starts[1]["first step s"]
+            for name, value in values.items():
+                measured.setdefault(name, []).append(value)
+        row: Row = {"T": T, "n": n, "T*n": T * n, "backend": hardware.backend}
+        row |= {name: median_and_spread(values)["median"] for name, values in measured.items()}
+        rows.append(row | {f"all {name}": values for name, values in measured.items()})
     return rows
 
 
 def in_this_process(request: dict[str, Any]) -> list[Row]:
-    """One row of `measure`."""
+    """One start: a row of FIGURES."""
+    os.environ["TORCHINDUCTOR_CACHE_DIR"] = request["cache"]
     with tempfile.TemporaryDirectory() as folder:
         run = Run(compose([*request["overrides"], f"data.path={folder}/data"]), Path(folder))
     runtime = run.runtime

@@ -61,4 +61,6 @@ def in_this_process(request: dict[str, Any]) -> list[Row]:
             compiles = runtime.compile_count()
     medians = {f"{name} ms": median_and_spread(values)["median"] for name, values in times.items()}
     host = median_and_spread(times["host"])
-    return [{"way": request["way"], **medians, "host max ms": host["max"], "recompiles": runtime.compile_count() - compiles}]
+    spread = {"host low": host["low"], "host high": host["high"], "host max": host["max"]}
+    row = {"way": request["way"], **medians, **spread, "recompiles": runtime.compile_count() - compiles}
+    return [row | {"all host ms": times["host"]}]

@@ -117,8 +117,8 @@ def prepare(overrides: list[str], way: str, backend: str) -> dict[str, float]:
         run = Run(compose([*overrides, f"hardware.backend={backend}"]), Path(folder))
     programs = _ordinary_programs(run) if way == ORDINARY else _compiled_programs(run)
     _here[:] = [programs]
-    for kind in KINDS:  # twice: the second call has the layouts that go on
-        programs.block(kind, 2)
+    for kind in KINDS:
+        programs.block(kind, 1)  # compiles
     return {kind: programs.block(kind, 1) for kind in KINDS}
 
 
@@ -130,8 +130,8 @@ def block(kind: str, steps: int) -> float:
 def _compiled_programs(run: Run) -> Programs:
     runtime, arch = run.runtime, run.arch
     fixed = runtime.put_replicated(run.fixed)
-    batches = itertools.cycle([runtime.put_batch(run.host_batch(step)) for step in range(NUM_BATCHES)])
     state = run.place(init_state(run.cfg, arch, run.fixed))
+    batches = itertools.cycle([runtime.put_batch(run.host_batch(step)) for step in range(NUM_BATCHES)])
     training_step = runtime.compile(train_program(runtime, run.step_config), donate=0)
 
     def train() -> None:
