@@ -203,7 +203,7 @@ def test_tensorboard_that_breaks_is_dropped_with_one_warning(tmp_path, capfd):
     assert [r.getMessage() for r in records] == trackers.warnings
     assert [r["global_step"] for r in rows_of(tmp_path / "metrics.jsonl")] == list(range(5))
     assert scalars(tmp_path / "tensorboard")["train/loss"] == [(0, 1.0)]  # the torn record is the last one
-    assert capfd.readouterr() == ("", "")  # a thread of TensorBoard's writers would print a traceback
+    assert "Traceback" not in "".join(capfd.readouterr())  # a thread of TensorBoard's writers would print one
 
 
 # ---- evaluations ----
@@ -270,7 +270,6 @@ def test_config_group_is_tested_whole():
 CLIENT = """
 import json, logging, os, signal, sys, time
 from pathlib import Path
-from tracking_fixtures import evaluation
 logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
 import trm.tracking.trackers as trackers
 import trm.tracking.wandb_view as tracking
@@ -300,7 +299,7 @@ def client(tmp_path):
     base = {**clean, "HOME": str(tmp_path / "home"), "NO_PROXY": "127.0.0.1", "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"}
 
     def call(command, env):
-        done = subprocess.run(command, env=base | env, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+        done = subprocess.run(command, env=base | env, cwd=tmp_path, capture_output=True, text=True, timeout=120)
         assert done.returncode == 0, done.stdout + done.stderr
         return done
 
@@ -387,6 +386,7 @@ report(t)
 
 def test_an_evaluation_is_a_table_pictures_and_a_curve(client):
     script = """
+from tracking_fixtures import evaluation
 t = start(job_type="ablation")
 t.log("eval", 2, {"exact_accuracy": 0.5})
 t.show(2, evaluation)
@@ -541,6 +541,7 @@ server_stops.touch()
 while server_stops.exists():
     time.sleep(0.05)
 t.log("train", 4, {{"loss": 0.25}})
+from tracking_fixtures import evaluation
 t.show(4, evaluation)
 began = time.monotonic()
 t.finish("completed", 0, {{}})
