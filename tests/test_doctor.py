@@ -393,7 +393,9 @@ def test_command_before_and_after_a_run(tmp_path):
         "dataset": "warning",
     }
     last = before.stdout.splitlines()[-1]
-    assert last.startswith("10 checks: 9 ok, 1 warning(s), 0 failure(s): ready for python -m trm.train hardware=cpu_xla data=sudoku_4x4")
+    assert last.startswith(
+        "10 checks: 9 ok, 1 warning(s), 0 failure(s): ready for python -m trm.train hardware=cpu_xla data=sudoku_4x4"
+    )
     assert not before.stderr
     assert not list(tmp_path.iterdir())
 
