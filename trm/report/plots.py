@@ -38,7 +38,8 @@ def curves(comparison: Comparison, theme: Theme = "light") -> bytes:
         loss.set(title="Training loss", xlabel="training step")
         if loss.lines:
             loss.set_yscale("log", nonpositive="mask")
-            loss.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            low, high = loss.get_ylim()
+            loss.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high > 10 * low else (1, 1.25, 1.5, 2, 3, 4, 5, 6, 8)))
             loss.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
             loss.yaxis.set_minor_formatter(NullFormatter())
         for axes, what in ((accuracy, "evaluations"), (loss, "training metrics")):
@@ -144,7 +145,9 @@ def supervision_steps(comparison: Comparison, theme: Theme = "light") -> bytes |
                     axes.plot(*_xy(points, 100), color=colour, linestyle=line, linewidth=0.8, alpha=0.4)
             marker = "o" if len(mean) <= MOST_MARKED_POINTS else None
             axes.plot(*_xy(mean, 100), color=colour, linestyle=line, linewidth=2, marker=marker, markersize=4, label=variant.label)
-        axes.set(title="Exact accuracy after each supervision step", xlabel="supervision step", ylabel="%", ylim=(-2, 102))
+        shares = [100 * share for _, _, runs in series for run in runs for share in run]
+        limits = max(min(shares) - 5, -2), min(max(shares) + 5, 102)  # the differences are small: not from 0
+        axes.set(title="Exact accuracy after each supervision step", xlabel="supervision step", ylabel="%", ylim=limits)
         axes.grid(visible=True)
         axes.xaxis.set_major_locator(MaxNLocator(16, integer=True))
         figure.legend(loc="outside right upper", fontsize=8, frameon=False)
