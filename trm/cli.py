@@ -53,6 +53,7 @@ GROUPS = {
     "tracking": "W&B and TensorBoard, beside metrics.jsonl",
     "recipe": "batch and length of the study's or the paper's runs; experiments choose it",
     "experiment": "a named experiment: overrides on top of the groups above",
+    "option": "what may be faster to the same accuracy than the paper's recipe; several: option=[a,b]",
     "sweep": "a named grid of experiments: +sweep=NAME runs them all",
 }
 
@@ -83,6 +84,8 @@ def _in_our_terms(error: BaseException) -> str:
     unknown = re.match(r"Could not override '([^']+)'", text) or re.match(r"Key '([^']+)' (?:is )?not in", text)
     if unknown:
         inside = _full_key(str(reason)) or ""  # model={mixr:mlp}: the reason names model.mixr
+        if inside and "." not in inside and inside != unknown[1] and unknown[1] in all_keys():  # entries of a list have keys too
+            return f"{unknown[1]}: its entries have no key {inside}: docs/config.md shows one"
         return unknown_key(_full_key(text) or (inside if inside.startswith(f"{unknown[1]}.") else unknown[1]))
     if text.startswith("Error merging override") and reason is not None:  # the reason is one level down
         return f"{text.splitlines()[0].removeprefix('Error merging override ')}: {one_line(reason)}"

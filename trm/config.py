@@ -7,6 +7,7 @@ Units are in the names (`_steps`, `_s`); ranges and one line of documentation st
 
 import dataclasses
 import hashlib
+import itertools
 import json
 import math
 import operator
@@ -69,6 +70,15 @@ class ModelConfig:
 
 
 @dataclass
+class Phase:
+    """An early part of a run that recurses less deeply."""
+
+    until: float = _key(MISSING, "share of the run at which the phase ends", above=0, below=1)
+    T: int = _key(MISSING, "recursion.T of the phase", low=1, high=1024)
+    n: int = _key(MISSING, "recursion.n of the phase", low=1, high=1024)
+
+
+@dataclass
 class RecursionConfig:
     """Latent recursion, deep supervision and halting (paper sections 4 and 5)."""
 
@@ -78,6 +88,13 @@ class RecursionConfig:
     n_sup: int = _key(16, "most supervision steps per puzzle (N_sup)", low=1, high=1024)
     halt_exploration_prob: float = _key(0.1, "chance per row and step that a minimum number of steps is drawn", low=0, high=1)
     act_continue: bool = _key(False, 'the paper\'s "w/ ACT": a continue loss from an extra forward pass')
+    curriculum: list[Phase] = field(
+        default_factory=list,
+        metadata={"doc": "phases before the full depth, `[{until: 0.3, T: 1, n: 2}]`: training starts with a shallower recursion"},
+    )
+    supervision_decay: float = _key(
+        1.0, "weight of a supervision step's loss against that of the step before; 1 = all alike", above=0, high=1
+    )
 
 
 @dataclass
@@ -90,14 +107,20 @@ class EmaConfig:
 
 @dataclass
 class OptimizerConfig:
-    """AdamATan2 or AdamW for the weights, sign-SGD for the puzzle embedding."""
+    """AdamATan2, AdamW or Muon for the weights, sign-SGD for the puzzle embedding."""
 
-    name: str = _key("adam_atan2", "update rule of the weights", choices=("adam_atan2", "adamw"))
+    name: str = _key(
+        "adam_atan2",
+        "update rule of the weights; muon is for the blocks' matrices, with adam_atan2 for the rest",
+        choices=("adam_atan2", "adamw", "muon"),
+    )
     lr: float = _key(1e-4, "learning rate after warm-up", above=0, high=10)
     weight_decay: float = _key(1.0, "decoupled decay: p *= 1 - lr*weight_decay", low=0, high=1000)
     beta1: float = _key(0.9, "decay of the first moment", low=0, below=1)
     beta2: float = _key(0.95, "decay of the second moment", low=0, below=1)
     eps: float = _key(1e-8, "epsilon of adamw (adam_atan2 has none)", above=0, below=1)
+    momentum: float = _key(0.95, "Nesterov momentum of muon", low=0, below=1)
+    clip_grad_norm: float | None = _key(None, "largest norm of all gradients together, longer ones are scaled; null = any", above=0)
     warmup_steps: int = _key(2000, "steps of linear warm-up; step 1 has lr/warmup_steps", low=0)
     schedule: str = _key("constant", "learning rate after warm-up", choices=("constant", "cosine"))
     lr_min_ratio: float = _key(1.0, "cosine: last learning rate as a share of lr", low=0, high=1)
@@ -123,6 +146,13 @@ class DataConfig:
     )
     on_the_fly_aug: int = _key(
         1000, "augmented variants of each puzzle that the loader draws from when none are stored", low=0, high=1000000
+    )
+    augment_on: str = _key("host", "where on-the-fly variants are made; the rows are the same", choices=("host", "device"))
+    refill: str = _key(
+        "batch",
+        "rows that halted take the puzzle at their own place in the step's batch (the others of the batch are discarded), or the "
+        "next ones of a queue on the devices, so that every puzzle is trained on",
+        choices=("batch", "queue"),
     )
     seed: int = _key(0, "seed of the dataset: choice of puzzles, generation, augmentation", low=0, high=2**31 - 1)
 
@@ -385,15 +415,31 @@ def validate(cfg: Config) -> None:
         )
     if hardware.dtype == "float64" and hardware.loss_dtype != "float64":
         raise ConfigError("hardware.dtype=float64 needs hardware.loss_dtype=float64")
+    if cfg.data.augment_on == "device" and (cfg.data.num_aug or not cfg.data.on_the_fly_aug):
+        raise ConfigError(
+            f"data.augment_on=device makes variants on the fly, which data.num_aug={cfg.data.num_aug} and "
+            f"data.on_the_fly_aug={cfg.data.on_the_fly_aug} leave none of: set data.num_aug=0 and data.on_the_fly_aug=1000"
+        )
     if cfg.data.source == "generated" and (cfg.data.train_csv or cfg.data.test_csv):
         raise ConfigError("data.train_csv and data.test_csv are for data.source=csv: remove them or choose another data=")
     if not 2 <= cfg.data.side <= 25:
         raise ConfigError(f"data.box_rows*data.box_cols={cfg.data.side}: the grid's side must be 2 to 25")
+    ends = [phase.until for phase in cfg.recursion.curriculum]
+    if any(later <= earlier for earlier, later in itertools.pairwise(ends)):
+        raise ConfigError(
+            f"recursion.curriculum: they end at {ends} of the run: give each phase a later `until` than the one before"
+        )
     if cfg.recursion.variant != RecursionConfig.variant:  # importing torch takes seconds, which commands without a model save
         from trm.recursion import VARIANTS
 
         if cfg.recursion.variant not in VARIANTS:
             raise ConfigError(f"recursion.variant={cfg.recursion.variant} is unknown: choose one of {', '.join(VARIANTS)}")
+        latent_names = VARIANTS[cfg.recursion.variant].latent_names
+        if any(latent_names(phase.n) != latent_names(cfg.recursion.n) for phase in cfg.recursion.curriculum):
+            raise ConfigError(
+                f"recursion.curriculum: recursion.variant={cfg.recursion.variant} has other latents with another n: give every "
+                f"phase n={cfg.recursion.n}"
+            )
 
 
 def _check_ranges(node: Any, path: str) -> None:
@@ -401,6 +447,10 @@ def _check_ranges(node: Any, path: str) -> None:
         key, value = path + item.name, getattr(node, item.name)
         if dataclasses.is_dataclass(value):
             _check_ranges(value, key + ".")
+            continue
+        if item.type == list[Phase]:
+            for i, phase in enumerate(value):
+                _check_ranges(phase, f"{key}[{i}].")
             continue
         if isinstance(value, list):
             entry_type, words, example = (int, "whole numbers", "[1,2]") if item.type == list[int] else (str, "words", "[a,b]")
@@ -464,9 +514,10 @@ def total_steps(cfg: Config, num_train_puzzles: int) -> int:
 def numerics(plain: dict[str, Any]) -> dict[str, Any]:
     """Of a config made plain: the settings that change a run's numbers. Two runs that agree here compute the same thing.
 
-    Left out: names, paths, tracking, intervals of logging and saving, and how many devices share the work.
+    Left out: names, paths, tracking, intervals of logging and saving, and which and how many devices do the work.
     """
-    data = {k: v for k, v in plain["data"].items() if k not in ("path", "train_csv", "test_csv", "num_test_puzzles")}
+    left_out = ("path", "train_csv", "test_csv", "num_test_puzzles", "augment_on")
+    data = {k: v for k, v in plain["data"].items() if k not in left_out}
     return {
         **{group: plain[group] for group in ("model", "recursion", "ema", "optimizer")},
         "data": data,
@@ -496,10 +547,19 @@ def differences(saved: dict[str, Any], current: dict[str, Any], prefix: str = ""
 def resume_conflicts(saved: dict[str, Any], cfg: Config) -> list[str]:
     """Why a checkpoint with the plain config `saved` cannot be gone on with under `cfg`; empty where it can.
 
-    The length of the run may change, unless the learning rate depends on it.
+    The length of the run may change, unless the learning rate or the depth depends on it. Keys that the schema gained since then
+    have their defaults.
     """
-    there, here = numerics(saved), numerics(to_plain(cfg))
-    if cfg.optimizer.schedule == "constant":
+    there, here = numerics(_completed(saved, to_plain(Config()))), numerics(to_plain(cfg))
+    if cfg.optimizer.schedule == "constant" and not cfg.recursion.curriculum:
         for side in (there, here):
             side["train"] = {"global_batch_size": side["train"]["global_batch_size"]}
     return differences(there, here)
+
+
+def _completed(saved: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
+    """The nested dict with what it lacks of `defaults`."""
+    return {
+        **defaults,
+        **{k: _completed(v, defaults[k]) if isinstance(v, dict) and k in defaults else v for k, v in saved.items()},
+    }

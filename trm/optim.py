@@ -13,6 +13,10 @@ from trm.config import OptimizerConfig
 
 Weights = dict[str, Tensor]
 
+# a, b, c of x -> a x + b x^3 + c x^5, which pushes singular values in (0, 1] towards one (the values of the Muon post)
+NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
+NEWTON_SCHULZ_STEPS = 5
+
 
 def learning_rate(base_lr: float, step: Tensor, cfg: OptimizerConfig, total_steps: int) -> Tensor:
     """The learning rate of a 1-based step: linear warm-up, then constant or cosine down to lr_min_ratio. Scalar like `step`."""
@@ -25,25 +29,80 @@ def learning_rate(base_lr: float, step: Tensor, cfg: OptimizerConfig, total_step
     return base_lr * torch.where(step < cfg.warmup_steps, step / max(1, cfg.warmup_steps), ratio)
 
 
+def second_moments(cfg: OptimizerConfig, weights: Weights) -> Weights:
+    """The second moments before the first update: of every weight but those that muon moves, which needs none."""
+    return {name: torch.zeros_like(w) for name, w in weights.items() if not _by_muon(cfg, name, w)}
+
+
 def update_weights(
     cfg: OptimizerConfig, weights: Weights, m: Weights, v: Weights, grads: Weights, step: Tensor, lr: Tensor
 ) -> tuple[Weights, Weights, Weights]:
     """One update of every weight: the new weights and moments. `step` counts from 1, in the weights' dtype.
 
     adam_atan2 (arXiv 2407.05872): p -= lr/(1-b1^t) * atan2(m, sqrt(v)/sqrt(1-b2^t)). adamw: the usual quotient with epsilon.
-    Both decay first, by lr*weight_decay, and both decay every weight, biases included.
+    muon: `muon_direction` for the matrices of the blocks, adam_atan2 for embeddings and heads.
+    All decay first, by lr*weight_decay, and decay every weight, biases included.
     """
     correction1 = 1 - cfg.beta1**step
     correction2 = torch.sqrt(1 - cfg.beta2**step)
     new_weights, new_m, new_v = {}, {}, {}
     for name, p in weights.items():
         g = grads[name]
+        if _by_muon(cfg, name, p):
+            new_m[name] = cfg.momentum * m[name] + (1 - cfg.momentum) * g
+            direction = muon_direction(cfg.momentum * new_m[name] + (1 - cfg.momentum) * g, _matrices_in(name))
+            new_weights[name] = p * (1 - lr * cfg.weight_decay) - lr * direction
+            continue
         new_m[name] = cfg.beta1 * m[name] + (1 - cfg.beta1) * g
         new_v[name] = cfg.beta2 * v[name] + (1 - cfg.beta2) * g * g
         scale = torch.sqrt(new_v[name]) / correction2
-        direction = torch.atan2(new_m[name], scale) if cfg.name == "adam_atan2" else new_m[name] / (scale + cfg.eps)
+        direction = torch.atan2(new_m[name], scale) if cfg.name != "adamw" else new_m[name] / (scale + cfg.eps)
         new_weights[name] = p * (1 - lr * cfg.weight_decay) - lr / correction1 * direction
     return new_weights, new_m, new_v
+
+
+def _by_muon(cfg: OptimizerConfig, name: str, weight: Tensor) -> bool:
+    return cfg.name == "muon" and weight.ndim == 2 and not name.startswith(("embed_", "lm_head", "q_head"))
+
+
+def _matrices_in(name: str) -> int:
+    """Matrices that a weight of a block holds, one below the other."""
+    return {"gate_up": 2, "qkv": 3}.get(name.rpartition(".")[2], 1)
+
+
+def muon_direction(momentum: Tensor, num_matrices: int = 1) -> Tensor:
+    """What Muon subtracts for a learning rate of 1, from the (Nesterov) momentum [R, K] of matrices that lie one below the other.
+
+    Each matrix is made orthogonal and scaled by 0.2 * sqrt(its longer side), so that its values are as large as those of an Adam
+    update and one learning rate and decay do for all weights (Jordan 2024, https://kellerjordan.github.io/posts/muon; the scale is
+    of arXiv 2502.16982).
+    """
+    parts = momentum.reshape(num_matrices, -1, momentum.shape[1])
+    return (orthogonalized(parts) * (0.2 * math.sqrt(max(parts.shape[1:])))).reshape(momentum.shape)
+
+
+def orthogonalized(matrices: Tensor) -> Tensor:
+    """Matrices [..., R, K] with their singular values pushed to about one (0.7 to 1.2): five quintic Newton-Schulz iterations."""
+    tall = matrices.shape[-2] > matrices.shape[-1]
+    x = matrices.mT if tall else matrices
+    x = x / x.square().sum((-2, -1), keepdim=True).sqrt().clamp_min(1e-7)  # the Frobenius norm bounds the largest singular value
+    for _ in range(NEWTON_SCHULZ_STEPS):
+        gram = x @ x.mT
+        x = NEWTON_SCHULZ[0] * x + (NEWTON_SCHULZ[1] * gram + NEWTON_SCHULZ[2] * (gram @ gram)) @ x
+    return x.mT if tall else x
+
+
+def norm(tensors: Weights) -> Tensor:
+    """Euclidean norm of all tensors together, a scalar."""
+    return torch.stack([(tensor * tensor).sum() for tensor in tensors.values()]).sum().sqrt()
+
+
+def clip_gradients(grads: Weights, max_norm: float | None) -> Weights:
+    """The gradients, scaled down where the norm of all together is above `max_norm`; as they are where that is None."""
+    if max_norm is None:
+        return grads
+    scale = (max_norm / (norm(grads) + 1e-6)).clamp_max(1.0)
+    return {name: grad * scale for name, grad in grads.items()}
 
 
 def update_puzzle_embedding(

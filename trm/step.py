@@ -16,12 +16,14 @@ import torch
 from torch import Tensor
 
 from trm.config import Config, OptimizerConfig, RecursionConfig
+from trm.fresh_rows import fresh_rows
 from trm.losses import IGNORE_LABEL, binary_cross_entropy, cell_cross_entropy
 from trm.model import Architecture, Output, Weights, forward, init_puzzle_embedding, init_weights, with_latents
-from trm.optim import learning_rate, update_ema, update_puzzle_embedding, update_weights
+from trm.optim import clip_gradients, learning_rate, norm, second_moments, update_ema, update_puzzle_embedding, update_weights
 from trm.recursion import Latents
 
-# inputs [B, C], labels [B, C], puzzle_identifiers [B], min_steps [B] (training), stop [B] (of several hosts); all int32
+# inputs [B, C], labels [B, C], puzzle_identifiers [B], min_steps [B] (training), stop [B] (of several hosts); all int32.
+# In training rows may also come as trm/fresh_rows.py says.
 Batch = dict[str, Tensor]
 
 # Sums over rows. Training counts the rows that halted in the step, evaluation every puzzle; losses are sums over `rows` rows.
@@ -51,12 +53,13 @@ class TrainState(NamedTuple):
 
     weights: Weights
     m: Weights  # first moments
-    v: Weights  # second moments
+    v: Weights  # second moments, of the weights whose update rule has them
     ema: Weights  # empty where EMA is off
     puzzle_embedding: Tensor | None  # [I, E]
     carry: Carry
     step: Tensor  # scalar int32, updates done
     metrics: Tensor  # [M] sums since the last log, master dtype
+    taken: Tensor | None = None  # scalar int32, rows taken of the training stream; None but for data.refill=queue
 
 
 @dataclass(frozen=True)
@@ -101,12 +104,13 @@ def init_state(cfg: Config, arch: Architecture, fixed: Weights) -> TrainState:
     return TrainState(
         weights=weights,
         m={name: torch.zeros_like(w) for name, w in weights.items()},
-        v={name: torch.zeros_like(w) for name, w in weights.items()},
+        v=second_moments(cfg.optimizer, weights),
         ema={name: w.clone() for name, w in weights.items()} if cfg.ema.enabled else {},
         puzzle_embedding=init_puzzle_embedding(arch),
         carry=empty_carry(arch, fixed, cfg.train.global_batch_size),
         step=torch.zeros((), dtype=torch.int32),
         metrics=torch.zeros(len(METRICS), dtype=arch.master_dtype),
+        taken=torch.zeros((), dtype=torch.int32) if cfg.data.refill == "queue" else None,
     )
 
 
@@ -197,12 +201,17 @@ def sum_metrics(
     return torch.nn.functional.pad(sums, (0, len(NORMS)))
 
 
-def norm(tensors: Weights) -> Tensor:
-    """Euclidean norm of all tensors together, a scalar."""
-    return torch.stack([(tensor * tensor).sum() for tensor in tensors.values()]).sum().sqrt()
-
-
 # --------------------------------------------------------------------------------------------------------------- training step
+
+
+def supervision_weights(recursion: RecursionConfig, steps: Tensor) -> Tensor:
+    """Weights of the rows' losses, [B], in their `steps`-th supervision step (from 1): decay^(steps - 1), scaled to a mean of 1.
+
+    Hierarchical supervision weighting of arXiv 2511.08653. There the weights of N_sup steps add up to 1; here they add up to N_sup,
+    as they do without it.
+    """
+    decay, n_sup = recursion.supervision_decay, recursion.n_sup
+    return decay ** (steps - 1) * (n_sup / sum(decay**t for t in range(n_sup)))
 
 
 def loss_and_grads(
@@ -228,13 +237,18 @@ def loss_and_grads(
         halted = (last | wants_halt) & (steps >= batch["min_steps"])
     rows = row_results(arch, out, carry.labels)
     lm_loss, q_halt_loss, q_continue_loss = rows.lm_loss.sum(), rows.q_halt_loss.sum(), torch.zeros_like(state.metrics[0])
+    halting_losses = [rows.q_halt_loss]
     if recursion.act_continue and recursion.n_sup > 1:
         with torch.no_grad():
             after = forward(arch, weights, fixed, vectors, latents, carry.inputs)
             best_next = torch.where(last, after.q_halt, torch.maximum(after.q_halt, after.q_continue))
             target = torch.sigmoid(best_next)
-        q_continue_loss = binary_cross_entropy(out.q_continue, target).sum()
+        halting_losses.append(binary_cross_entropy(out.q_continue, target))
+        q_continue_loss = halting_losses[-1].sum()
     loss = (lm_loss + 0.5 * (q_halt_loss + q_continue_loss)) / halted.shape[0]
+    if recursion.supervision_decay != 1:
+        row_losses = rows.lm_loss + 0.5 * sum(halting_losses[1:], halting_losses[0])
+        loss = (supervision_weights(recursion, steps) * row_losses).sum() / halted.shape[0]
 
     leaves = [*weights.values(), *([] if vectors is None else [vectors])]
     # detached: the zeros for what the step does not use come with requires_grad
@@ -248,8 +262,10 @@ def loss_and_grads(
 
 
 def train_step_with_outputs(cfg: StepConfig, state: TrainState, fixed: Weights, batch: Batch) -> tuple[TrainState, StepOutputs]:
-    """One training step, with what it computed on the way."""
+    """One training step, with what it computed on the way. The gradients and norms of the outputs are those before clipping."""
+    batch, taken = fresh_rows(batch, state.carry.halted, state.taken)
     (grads, vector_grads), carry, outputs = loss_and_grads(cfg, state, fixed, batch)
+    grads = clip_gradients(grads, cfg.optimizer.clip_grad_norm)
     step = state.step + 1
     t = step.to(cfg.arch.master_dtype)
     lr = learning_rate(cfg.optimizer.lr, t, cfg.optimizer, cfg.total_steps)
@@ -266,6 +282,7 @@ def train_step_with_outputs(cfg: StepConfig, state: TrainState, fixed: Weights, 
         carry=carry,
         step=step,
         metrics=state.metrics + outputs.metrics,
+        taken=taken,
     )
     return new_state, outputs
 

@@ -6,10 +6,11 @@ Reads top to bottom: settings, data, devices, state (new or resumed), the loop (
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import logging
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -21,11 +22,13 @@ from omegaconf import OmegaConf
 
 from trm.checkpoint import CheckpointWriter, Meta, flatten, load_checkpoint, saved_steps, set_aside, unflatten
 from trm.cli import EXIT_FAILED, EXIT_PREEMPTED, hydra_command
-from trm.config import Config, digest, resume_conflicts, to_plain, total_steps
+from trm.config import LARGEST_COUNT, Config, digest, resume_conflicts, to_plain, total_steps
+from trm.curriculum import Stage, stages
 from trm.data.build import ensure_dataset
 from trm.data.format import load_dataset
 from trm.data.loader import TrainLoader
 from trm.data.prefetch import Prefetcher
+from trm.data.queue import RowQueue
 from trm.errors import CheckpointError, ConfigError, RunFailure
 from trm.evaluator import Evaluator, make_evaluator
 from trm.failures import check_losses, check_weights, explained
@@ -44,6 +47,7 @@ from trm.tracking.training import training_values
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
+StepFunction = Callable[[TrainState, Weights, Batch], TrainState]
 XLA_METRICS_EVERY_STEPS = 1000
 SLOW_LOADER_SHARE = 0.2  # of a step spent waiting for its batch, from which on the run warns
 SHOWN_IN_LOG = {"exact_accuracy": "exact_accuracy", "accuracy": "accuracy", "loss": "lm_loss"}
@@ -81,7 +85,17 @@ class Run:
             data_seed=cfg.data.seed,
             process_index=self.runtime.process_index,
             process_count=self.runtime.process_count,
+            augment_on_device=cfg.data.augment_on == "device",
         )
+        self.queue: RowQueue | None = None
+        if cfg.data.refill == "queue":
+            # as many rows as the steps from one look at the devices to the next can take
+            self.queue = RowQueue(self.loader, cfg.train.log_every_steps * cfg.train.global_batch_size)
+            if self.total_steps * cfg.train.global_batch_size > LARGEST_COUNT:
+                raise ConfigError(
+                    f"data.refill=queue counts rows up to {LARGEST_COUNT}, which {self.total_steps} steps of "
+                    f"{cfg.train.global_batch_size} rows pass: lower train.max_steps or train.epochs"
+                )
 
         # ------------------------------------------------------------------------------------------------------------ model
         facts, self.sudoku = dataset.metadata, dataset.sudoku
@@ -163,11 +177,10 @@ class Run:
         """Train to the last step or until a stop is asked for (then True)."""
         cfg, runtime, clock = self.cfg, self.runtime, self.clock
         fixed = runtime.put_replicated(self.fixed)
-        step_function = runtime.compile(train_program(runtime, self.step_config), donate=0)
         evaluator = make_evaluator(cfg, runtime, self.arch, self.fixed)
         state = self.place(state)
-        if self.start_step < self.total_steps:
-            log.info("compiling the training step (once per run) ...")
+        resident = self.resident(state)
+        stage: Stage | None = None
 
         clock.reset(self.step)
         steps = range(self.start_step, self.total_steps)
@@ -175,10 +188,16 @@ class Run:
         def device_batch(step: int) -> dict[str, torch.Tensor]:
             return runtime.put_batch(self.host_batch(step, stop))
 
-        with progress_bar(cfg.train.progress, self.start_step, self.total_steps) as bar, Prefetcher(device_batch, steps) as batches:
+        with (
+            self.queue or contextlib.nullcontext(),
+            progress_bar(cfg.train.progress, self.start_step, self.total_steps) as bar,
+            Prefetcher(device_batch, steps) as batches,
+        ):
             while self.step < self.total_steps:
                 # ------------------------------------------------------------------------------------------------------ step
-                batch = batches.next()
+                batch = batches.next() | resident
+                if stage is None or self.step == stage.stop:
+                    stage, step_function = self._enter_stage(state, fixed, batch)
                 with clock.calling():
                     state = step_function(state, fixed, batch)
                 self.step += 1
@@ -192,6 +211,7 @@ class Run:
                     stop_votes = self._log_training(state, clock, batches)
                     stopping = stopping or stop_votes > 0  # several hosts stop together, at a step where all read the votes
                     state = state._replace(metrics=runtime.put_replicated(torch.zeros(len(METRICS), dtype=self.arch.master_dtype)))
+                    resident |= self._queued_rows(state)
                     self.writer.check()
                 if self.step % XLA_METRICS_EVERY_STEPS == 0:
                     log.info("XLA Metrics at step %s: %s", self.step, runtime.metrics_line())
@@ -207,8 +227,28 @@ class Run:
                     return self.step < self.total_steps
         return False
 
+    def _enter_stage(self, state: TrainState, fixed: Weights, batch: Batch) -> tuple[Stage, StepFunction]:
+        """The stage of the curriculum that the next step belongs to, and its step. A run without a curriculum has one stage."""
+        all_stages = stages(self.cfg.recursion, self.total_steps)
+        number, stage = next((i, stage) for i, stage in enumerate(all_stages, 1) if self.step < stage.stop)
+        arch = dataclasses.replace(self.arch, recursion=stage.recursion)
+        program = train_program(self.runtime, dataclasses.replace(self.step_config, arch=arch))
+        step_function = self.runtime.compile(program, donate=0)
+        if len(all_stages) == 1:
+            log.info("compiling the training step (once per run) ...")
+        else:
+            log.info(
+                "stage %s of %s, to step %s: T=%s, n=%s; compiling its training step ...",
+                *(number, len(all_stages), stage.stop, stage.recursion.T, stage.recursion.n),
+            )
+        if self.seconds_to_first_step is not None:  # else compiling is part of the first step, which is not counted
+            with self.clock.paused():
+                self.runtime.wait()
+                self.runtime.prepare(step_function, state, fixed, batch)
+        return stage, step_function
+
     def _after_first_step(self, state: TrainState, evaluator: Evaluator, batches: Prefetcher[Any]) -> None:
-        """Report the first step's time and compile the evaluation too: from here on nothing compiles any more."""
+        """Report the first step's time and compile the evaluation too: from here on nothing compiles within a stage."""
         self.runtime.fetch(state.step)
         self.seconds_to_first_step = self.clock.total_s
         log.info("first step after %.1f s", self.seconds_to_first_step)
@@ -221,10 +261,25 @@ class Run:
         carry = self.runtime.put_rows(self._own_rows(state.carry))
         return self.runtime.put_replicated(state._replace(carry=None))._replace(carry=carry)  # type: ignore[arg-type]
 
+    def resident(self, state: TrainState) -> Batch:
+        """What the step takes beside its batch and keeps over many steps, on the devices: the puzzles to augment, the queue."""
+        base = self._put_replicated(self.loader.base()) if self.cfg.data.augment_on == "device" else {}
+        return base | self._queued_rows(state)
+
+    def _queued_rows(self, state: TrainState) -> Batch:
+        """With data.refill=queue the rows of the training stream that are not taken yet. Waits for the devices."""
+        if self.queue is None or state.taken is None:
+            return {}
+        return self._put_replicated(self.queue.window(int(self.runtime.fetch(state.taken))))
+
+    def _put_replicated(self, arrays: Mapping[str, np.ndarray]) -> Batch:
+        return self.runtime.put_replicated({name: torch.from_numpy(array) for name, array in arrays.items()})
+
     def host_batch(self, step: int, stop: StopSignal | None = None) -> dict[str, Any]:
         """This process's rows of the batch of a 0-based step; of several processes with their wish to stop."""
         min_steps = draw_min_steps(self.cfg.recursion, self.cfg.seed, step, self.cfg.train.global_batch_size)
-        batch = {**self.loader.batch(step), "min_steps": self._own_rows(min_steps)}
+        rows = self.loader.batch(step) if self.queue is None else {}
+        batch = {**rows, "min_steps": self._own_rows(min_steps)}
         if self.runtime.process_count > 1:
             batch["stop"] = np.full(self.local_batch_size, stop is not None and stop.requested, dtype=np.int32)
         return batch
@@ -378,7 +433,7 @@ class Run:
         }
 
 
-def train_program(runtime: Runtime, cfg: StepConfig) -> Callable[[TrainState, Weights, Batch], TrainState]:
+def train_program(runtime: Runtime, cfg: StepConfig) -> StepFunction:
     """The training step as it is compiled: the carry's rows stay split over the devices. The state is donated."""
 
     def training_step(state: TrainState, fixed: Weights, batch: Batch) -> TrainState:

@@ -43,11 +43,11 @@ def in_this_process(request: dict[str, Any]) -> list[Row]:
     compiled: Any = runtime.compile(program)
     compiled._drain = None  # waiting is timed by itself
     state, fixed = run.place(init_state(run.cfg, run.arch, run.fixed)), runtime.put_replicated(run.fixed)
-    compiles = 0
+    resident, compiles = run.resident(state), 0
     times: dict[str, list[float]] = {"data": [], "call": [], "host": [], "waiting for the device": []}
     for step in range(WARM_UP + (LAZY_STEPS if lazy else STEPS)):
         began = time.perf_counter()
-        batch = runtime.put_batch(run.host_batch(step))
+        batch = runtime.put_batch(run.host_batch(step)) | resident
         loaded = time.perf_counter()
         state = runtime.run_lazily(program, state, fixed, batch) if lazy else compiled(state, fixed, batch)
         called = time.perf_counter()

@@ -32,7 +32,7 @@ def augment(
     Variant 0 is the puzzle itself; variant k of puzzle p is a pure function of (seed, p, k), so stored and on-the-fly
     augmentation give the same rows however the work is split. `seed` is data.seed. Transposes half of the variants.
     """
-    row_order, col_order, relabel = _draw(sudoku, seed, puzzles, variants)
+    row_order, col_order, relabel = draw(sudoku, seed, puzzles, variants)
     row_order += puzzles[:, None] * sudoku.num_cells
     source = (row_order[:, :, None] + col_order[:, None, :]).reshape(len(relabel), -1)
     offset = (np.arange(len(relabel)) * sudoku.vocab_size)[:, None]
@@ -47,18 +47,18 @@ def undo(
 
     Cells hold tokens of the Sudoku's vocabulary, not only digits.
     """
-    row_order, col_order, relabel = _draw(sudoku, seed, puzzles, variants)
+    row_order, col_order, relabel = draw(sudoku, seed, puzzles, variants)
     source = (row_order[:, :, None] + col_order[:, None, :]).reshape(cells.shape)
     base = np.empty(cells.shape, np.int64)
     np.put_along_axis(base, source, np.take_along_axis(np.argsort(relabel, axis=1), cells.astype(np.intp), axis=1), axis=1)
     return base
 
 
-def _draw(
+def draw(
     sudoku: Sudoku, seed: int, puzzles: NDArray[np.integer], variants: NDArray[np.integer]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.uint8]]:
-    """The symmetries of variants [N]: row_order [N, S] and col_order [N, S], of which the sum is the base cell that is seen in a
-    row and column, and the new token of every token, relabel [N, V]."""
+    """The symmetries that make the variants [N] of the base puzzles [N]: row_order and col_order, [N, S] each, of which the sum is
+    the base cell that is seen in a row and column, and relabel [N, V], the new token of every token."""
     side, rows, cols = sudoku.side, sudoku.box_rows, sudoku.box_cols
     sizes = np.cumsum([side, cols * (rows + 1), rows * (cols + 1), 1])
     keys = hash64(Stream.AUGMENT, seed, puzzles[:, None], variants[:, None], np.arange(sizes[-1]))

@@ -3,7 +3,8 @@
 Nothing is computed here: tensors are on the meta device, which has shapes and dtypes but no values.
 """
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, TypeVar
 
 import torch
@@ -13,6 +14,7 @@ from torch._subclasses import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from trm.config import Config, total_steps
+from trm.curriculum import stages
 from trm.data.sudoku import Sudoku
 from trm.model import Architecture, Weights, architecture, init_fixed, num_parameters, swiglu_width
 from trm.placement import place
@@ -200,7 +202,7 @@ class Workload:
     parameters: int
     global_batch: int
     train_steps: int
-    train_flops: int
+    train_flops: int  # of a step, the mean over the run
     analytic_train_flops: int | None
     eval_flops: int
     analytic_eval_flops: int | None
@@ -212,6 +214,13 @@ class Workload:
     state_bytes: int  # weights, moments and EMA, on every chip
     carry_bytes: int  # over all chips
     gradient_bytes: int  # of one gradient in the weights' own dtype, what the chips must add up
+
+
+def _mean_step(cfg: Config, flops: Callable[[Config], int | None]) -> int:
+    """The mean over the run's steps of what a step costs, where a curriculum makes the first ones cheaper."""
+    steps = total_steps(cfg, cfg.data.num_puzzles)
+    parts = [(stage.stop - stage.start, replace(cfg, recursion=stage.recursion)) for stage in stages(cfg.recursion, steps)]
+    return sum(length * (flops(part) or 0) for length, part in parts) // steps
 
 
 def workload(cfg: Config) -> Workload:
@@ -226,8 +235,8 @@ def workload(cfg: Config) -> Workload:
         parameters=num_parameters(architecture_of(cfg)),
         global_batch=cfg.train.global_batch_size,
         train_steps=steps,
-        train_flops=count_train_flops(cfg),
-        analytic_train_flops=analytic_train_flops(cfg),
+        train_flops=_mean_step(cfg, count_train_flops),
+        analytic_train_flops=None if passes(cfg) is None else _mean_step(cfg, analytic_train_flops),
         eval_flops=count_eval_flops(cfg),
         analytic_eval_flops=analytic_eval_flops(cfg),
         eval_calls=evaluations * batches * cfg.recursion.n_sup,

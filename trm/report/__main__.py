@@ -1,4 +1,4 @@
-"""Compare runs from their folders alone: `python -m trm.report DIR... [--group KEY,...] [--out DIR]`.
+"""Compare runs from their folders alone: `python -m trm.report DIR... [--group KEY,...] [--target SHARE] [--out DIR]`.
 
 DIR is a run folder (outputs/NAME), a sweep folder (multirun/NAME) or any folder that holds such. Completed runs that differ in
 nothing but the seed are one variant. Prints a table and writes report.csv, report.json, curves.png, bars.png, steps.png and
@@ -7,6 +7,7 @@ failed, are missing or still run are listed with the reason.
 
   --group KEY,...  put runs into variants by these config keys or groups (recursion,ema or optimizer.lr), by `experiment` or by
                    `sweep` (the folder that holds the runs), whatever else differs
+  --target SHARE   also the samples and seconds that each variant takes to this exact accuracy, such as 0.8
   --out DIR        where the files go: DIR/report of the one folder given, else ./report
 """
 
@@ -65,13 +66,16 @@ def main(arguments: list[str]) -> None:
     parser = _Parser(add_help=False, allow_abbrev=False)
     parser.add_argument("folders", nargs="*", type=Path)
     parser.add_argument("--group", type=lambda text: [key.strip() for key in text.split(",") if key.strip()])
+    parser.add_argument("--target", type=float)
     parser.add_argument("--out", type=Path)
     given = parser.parse_args(arguments)
     if not given.folders:
         raise UserError("give at least one folder of runs, such as outputs/NAME or multirun/NAME")
     if given.group == []:
         raise UserError("--group needs config keys or groups, such as recursion,ema")
-    comparison = compare(collect(given.folders), given.group)
+    if given.target is not None and not 0 < given.target <= 1:
+        raise UserError(f"--target {given.target:g} is no exact accuracy: give a share above 0 and up to 1, such as 0.8")
+    comparison = compare(collect(given.folders), given.group, given.target)
     out = given.out or (given.folders[0] / "report" if len(given.folders) == 1 else Path("report"))
     names = ", ".join(folder.resolve().name for folder in given.folders)
     paths = write(comparison, out, f"TRM runs: {names}")

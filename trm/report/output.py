@@ -17,6 +17,7 @@ from markupsafe import Markup
 from trm import paper
 from trm.report import plots
 from trm.report.runs import Run
+from trm.report.target import TimeToTarget, time_to_target, words
 from trm.report.thinking import MOST_PUZZLES, thinking
 from trm.report.variants import Comparison, Estimate, Variant, show
 from trm.samples import SAMPLES_FILE
@@ -102,6 +103,34 @@ COLUMNS = (
 )  # fmt: skip
 
 
+TARGET_NOTE = (
+    "samples and seconds to {target:g} %: rows of all training steps, and seconds in training steps, up to the first evaluation "
+    "with at least that exact accuracy; mean ± half the width of the 95 % interval over the seeds that reached it"
+)
+
+
+def columns(comparison: Comparison) -> tuple[Column, ...]:
+    """The columns of the results table; with those of --target where it is given."""
+    target = comparison.target
+    if target is None:
+        return COLUMNS
+
+    def to_target(variant: Variant) -> TimeToTarget:
+        return time_to_target(variant, target)
+
+    name = f"to {100 * target:g} %"
+    return (
+        *COLUMNS,
+        Column(f"samples {name}", lambda v: words(to_target(v), to_target(v).samples), lambda v: _mean_of(to_target(v).samples)),
+        Column(f"seconds {name}", lambda v: words(to_target(v), to_target(v).seconds), lambda v: _mean_of(to_target(v).seconds)),
+    )
+
+
+def notes(comparison: Comparison) -> tuple[str, ...]:
+    """What the columns mean."""
+    return NOTES if comparison.target is None else (*NOTES, TARGET_NOTE.format(target=100 * comparison.target))
+
+
 def _times_100(value: float | None) -> float | None:
     return None if value is None else 100 * value
 
@@ -111,11 +140,12 @@ def _times_100(value: float | None) -> float | None:
 
 def terminal(comparison: Comparison) -> str:
     """The results table, what it means, the jobs that are not counted, and warnings."""
-    rows = [[column.title for column in COLUMNS]]
-    rows += [[column.text(variant) for column in COLUMNS] for variant in comparison.variants]
-    lines = _aligned(rows, [column.number is not None for column in COLUMNS]) if comparison.variants else []
-    notes = [*NOTES[:2], *([NOTES[3]] if any(v.paper for v in comparison.variants) else [])] if comparison.variants else []
-    for note in ["", *notes]:
+    shown = columns(comparison)
+    rows = [[column.title for column in shown]]
+    rows += [[column.text(variant) for column in shown] for variant in comparison.variants]
+    lines = _aligned(rows, [column.number is not None for column in shown]) if comparison.variants else []
+    unsaid = {NOTES[2]} if any(v.paper for v in comparison.variants) else set(NOTES[2:])
+    for note in ["", *(note for note in notes(comparison) if comparison.variants and note not in unsaid)]:
         lines += textwrap.wrap(note, TEXT_WIDTH, subsequent_indent="  ") or [""]
     if comparison.not_counted:
         lines += ["", f"not in the means: {len(comparison.not_counted)} of {len(comparison.runs)} jobs"]
@@ -142,8 +172,8 @@ def _aligned(rows: list[list[str]], right: list[bool]) -> list[str]:
 # --------------------------------------------------------------------------------------------------------------- CSV and JSON
 
 
-def variant_record(variant: Variant) -> dict[str, Any]:
-    """A variant's numbers under the names that CSV and JSON use."""
+def variant_record(variant: Variant, target: float | None = None) -> dict[str, Any]:
+    """A variant's numbers under the names that CSV and JSON use; with those of --target where it is given."""
     exact, best = variant.exact_accuracy, variant.best_exact_accuracy
     bests = [run.best_exact_accuracy for run in variant.counted if run.best_exact_accuracy is not None]
     return {
@@ -164,12 +194,21 @@ def variant_record(variant: Variant) -> dict[str, Any]:
         "paper_exact_accuracy": variant.paper.row.exact_accuracy if variant.paper else None,
         "paper_comparable": variant.paper.comparable if variant.paper else None,
         "difference": variant.difference,
+        **({} if target is None else _target_record(time_to_target(variant, target), target)),
     }
+
+
+def _target_record(result: TimeToTarget, target: float) -> dict[str, Any]:
+    record: dict[str, Any] = {"target": target, "target_reached_seeds": result.reached}
+    for name, found in (("samples", result.samples), ("seconds", result.seconds)):
+        record[f"{name}_to_target_mean"] = found.mean if found else None
+        record[f"{name}_to_target_ci95_half_width"] = found.half_width if found else None
+    return record
 
 
 def csv_text(comparison: Comparison) -> str:
     """One row for each variant."""
-    records = [variant_record(variant) for variant in comparison.variants]
+    records = [variant_record(variant, comparison.target) for variant in comparison.variants]
     buffer = io.StringIO()
     if records:
         writer = csv.DictWriter(buffer, fieldnames=list(records[0]), lineterminator="\n")
@@ -183,7 +222,7 @@ def json_text(comparison: Comparison) -> str:
     homes = {id(run): variant.label for variant in comparison.variants for run in variant.runs}
     counted = {id(run) for variant in comparison.variants for run in variant.counted}
     variants = [
-        variant_record(variant)
+        variant_record(variant, comparison.target)
         | {
             "config": dict(variant.settings),
             "runs": [run.name for run in variant.counted],
@@ -209,7 +248,8 @@ def json_text(comparison: Comparison) -> str:
         for run in comparison.runs
     ]
     not_counted = [{"name": run.name, "status": _kind(run), "reason": reason} for run, reason in comparison.not_counted]
-    record = {"variants": variants, "runs": runs, "not_counted": not_counted, "warnings": comparison.warnings, "notes": NOTES}
+    record = {"variants": variants, "runs": runs, "not_counted": not_counted, "warnings": comparison.warnings}
+    record["notes"] = notes(comparison)
     return json.dumps(record, indent=1, allow_nan=False, default=str) + "\n"
 
 
@@ -225,7 +265,7 @@ def page(comparison: Comparison, title: str) -> str:
     template = environment.from_string(Path(__file__).with_name("page.html").read_text(encoding="utf-8"))
     tables = [
         {"title": column.title, "numeric": column.number is not None, "text": column.text, "number": column.number or column.text}
-        for column in COLUMNS
+        for column in columns(comparison)
     ]
     statuses = ("completed", "failed", "preempted", "unfinished", "missing", "damaged")
     return template.render(
@@ -240,7 +280,7 @@ def page(comparison: Comparison, title: str) -> str:
         identity=id,
         percent=lambda share: _optional("{:.1f}", _times_100(share)),
         whole=lambda value: _optional("{:,.0f}", value),
-        notes=NOTES,
+        notes=notes(comparison),
         pictures={
             name: {theme: _data_uri(draw(comparison, theme)) for theme in ("light", "dark")}
             for name, draw in (("curves", plots.curves), ("bars", plots.bars), ("steps", plots.supervision_steps))

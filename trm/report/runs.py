@@ -47,6 +47,7 @@ class Run:
     parameters: int | None = None
     evaluations: Points = field(default_factory=list)  # exact accuracy
     losses: Points = field(default_factory=list)  # training loss
+    step_times: Points = field(default_factory=list)  # seconds of a training step, the mean since the log before
     exact_accuracy_by_step: list[float] = field(default_factory=list)  # of the last evaluation, after each supervision step
     folder: Path | None = None  # None: the run left none
     warnings: tuple[str, ...] = ()
@@ -157,7 +158,7 @@ def _read_run(folder: Path, name: str, overrides: tuple[str, ...]) -> Run:
     except _DamagedError as error:
         damage.append(str(error))
 
-    evaluations, losses, last_step, torn = _read_metrics(folder / METRICS_FILE)
+    evaluations, losses, step_times, last_step, torn = _read_metrics(folder / METRICS_FILE)
     values = summary or {}
     status, reason = _status(values, last_step) if summary is not None else ("unfinished", _unfinished(folder, last_step, settings))
     if damage:
@@ -189,6 +190,7 @@ def _read_run(folder: Path, name: str, overrides: tuple[str, ...]) -> Run:
         parameters=_integer(values.get("parameters")),
         evaluations=evaluations,
         losses=losses,
+        step_times=step_times,
         exact_accuracy_by_step=_shares(values.get("exact_accuracy_by_step")),
         folder=folder,
         warnings=tuple(warnings),
@@ -256,10 +258,11 @@ def _experiment(folder: Path) -> str | None:
     return choice if isinstance(choice, str) and choice != "null" else None
 
 
-def _read_metrics(path: Path) -> tuple[Points, Points, int | None, int]:
-    """Exact accuracy of evaluations, training loss, the last step, and how many lines could not be read."""
+def _read_metrics(path: Path) -> tuple[Points, Points, Points, int | None, int]:
+    """Exact accuracy of evaluations, training loss, seconds of a step, the last step, and how many lines could not be read."""
     evaluations: dict[int, float] = {}
     losses: dict[int, float] = {}
+    step_times: dict[int, float] = {}
     last_step, torn = None, 0
     try:
         lines = path.read_bytes().splitlines()
@@ -273,12 +276,14 @@ def _read_metrics(path: Path) -> tuple[Points, Points, int | None, int]:
             torn += 1
             continue
         last_step = step
-        exact, loss = _number(entry.get("exact_accuracy")), _number(entry.get("loss"))
+        exact, loss, step_time = (_number(entry.get(name)) for name in ("exact_accuracy", "loss", "step_time_s"))
         if kind == "eval" and exact is not None:
             evaluations[step] = exact
         elif kind == "train" and loss is not None:
             losses[step] = loss
-    return sorted(evaluations.items()), sorted(losses.items()), last_step, torn
+        if kind == "train" and step_time is not None:
+            step_times[step] = step_time
+    return sorted(evaluations.items()), sorted(losses.items()), sorted(step_times.items()), last_step, torn
 
 
 def _read_json(path: Path) -> dict[str, Any]:

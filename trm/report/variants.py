@@ -45,6 +45,11 @@ Settings = Mapping[str, Any]
 RECURSION = ("recursion.T", "recursion.n")
 NAMES: Mapping[tuple[str, ...], Callable[[Settings], str]] = {
     RECURSION: lambda s: f"t{s.get('recursion.T')}_n{s.get('recursion.n')}",
+    ("recursion.curriculum",): lambda s: (
+        "curriculum " + " ".join(f"t{phase['T']}_n{phase['n']}" for phase in s["recursion.curriculum"])
+        if s.get("recursion.curriculum")
+        else "no curriculum"
+    ),
     ("recursion.variant",): lambda s: str(s.get("recursion.variant")),
     ("model.mixer",): lambda s: str(s.get("model.mixer")),
     ("ema.enabled",): lambda s: "ema on" if s.get("ema.enabled") else "ema off",
@@ -118,9 +123,10 @@ class Comparison:
     not_counted: list[tuple[Run, str]]  # with the reason
     keys: list[str]  # the settings that differ between the runs, neutral ones left out
     warnings: list[str] = field(default_factory=list)
+    target: float | None = None  # exact accuracy (share of 1) to which samples and seconds are told
 
 
-def compare(runs: list[Run], group: list[str] | None = None) -> Comparison:
+def compare(runs: list[Run], group: list[str] | None = None, target: float | None = None) -> Comparison:
     """Put runs into variants: by all settings that differ between them, or by the keys and config groups in `group`.
 
     Raises ConfigError where `group` names no setting.
@@ -164,7 +170,7 @@ def compare(runs: list[Run], group: list[str] | None = None) -> Comparison:
         )
     if labels:
         variants.sort(key=lambda variant: [int(p) if p.isdecimal() else p for p in re.split(r"(\d+)", variant.label)])
-    return Comparison(runs, variants, not_counted, differing, warnings)
+    return Comparison(runs, variants, not_counted, differing, warnings, target)
 
 
 def differing_keys(runs: list[Run]) -> list[str]:

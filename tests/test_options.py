@@ -1,0 +1,384 @@
+"""The options that may be faster to the same accuracy (conf/option/): each against a plain reference, and their bad input."""
+
+import dataclasses
+import itertools
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from test_step import make, make_batch
+
+from trm.cli import compose, group_options
+from trm.config import DataConfig, OptimizerConfig, Phase, RecursionConfig, resume_conflicts, to_plain
+from trm.curriculum import stages
+from trm.data.build import build_dataset
+from trm.data.format import load_dataset
+from trm.data.loader import QUEUE_FIRST, TrainLoader
+from trm.data.queue import RowQueue
+from trm.errors import ConfigError, DataError
+from trm.fresh_rows import augmented, fresh_rows
+from trm.losses import binary_cross_entropy, cell_cross_entropy
+from trm.model import architecture, init_weights
+from trm.optim import clip_gradients, muon_direction, orthogonalized, second_moments, update_weights
+from trm.step import init_state, loss_and_grads, supervision_weights, train_step_with_outputs
+from trm.train import Run
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+SMALL = ["data=sudoku_4x4", "model=tiny", "recursion=t3_n6", "run_name=r"]
+
+
+def random_matrix(seed, *shape):
+    return torch.from_numpy(np.random.default_rng(seed).normal(size=shape))
+
+
+def tensors(arrays):
+    return {name: torch.from_numpy(np.asarray(array)) for name, array in arrays.items()}
+
+
+# the options -------------------------------------------------------------------------------------------------------------------
+
+
+def test_no_option_is_the_papers_recipe():
+    assert compose(SMALL) == compose([*SMALL, "option=none"])
+
+
+@pytest.mark.parametrize("option", [name for name in group_options("option") if name != "none"])
+def test_every_option_changes_a_run(option):
+    cfg = compose([*SMALL, f"option={option}"])
+    assert cfg != compose(SMALL)
+
+
+def test_options_go_together_and_the_command_line_wins():
+    cfg = compose([*SMALL, "option=[cgar,muon,queue]", "recursion.supervision_decay=0.5"])
+    assert [(phase.T, phase.n) for phase in cfg.recursion.curriculum] == [(1, 2), (2, 4)]
+    assert (cfg.optimizer.name, cfg.data.refill, cfg.recursion.supervision_decay) == ("muon", "queue", 0.5)
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("recursion.curriculum=[{until:0.6,T:1,n:2},{until:0.3,T:2,n:4}]", "[0.6, 0.3]"),
+        ("recursion.curriculum=[{until:1,T:1,n:2}]", "recursion.curriculum[0].until=1.0"),
+        ("recursion.curriculum=[{until:0.3,T:0,n:2}]", "recursion.curriculum[0].T=0"),
+        ("recursion.curriculum=[{until:0.3,T:1}]", "recursion.curriculum[0].n"),
+        ("recursion.curriculum=[{until:0.3,T:1,n:2,m:3}]", "recursion.curriculum: its entries have no key m"),
+        ("recursion.curriculum=[7]", "recursion.curriculum[0]"),
+        ("recursion={variant:multi_scale_z,curriculum:[{until:0.3,T:1,n:2}]}", "give every phase n=6"),
+        ("recursion.supervision_decay=0", "recursion.supervision_decay=0"),
+        ("optimizer.clip_grad_norm=-1", "optimizer.clip_grad_norm=-1"),
+        ("optimizer.momentum=1", "optimizer.momentum=1"),
+        ("data.refill=row", "batch, queue"),
+        ("data={augment_on:device,num_aug:3}", "data.num_aug=3"),
+        ("data={augment_on:device,on_the_fly_aug:0}", "data.on_the_fly_aug=0"),
+    ],
+)
+def test_bad_input_is_named(override, words):
+    with pytest.raises(ConfigError) as raised:
+        compose([*SMALL, override])
+    assert words in str(raised.value)
+    assert "\n" not in str(raised.value)
+
+
+def test_a_checkpoint_from_before_the_options_goes_on_without_them_and_not_with_them():
+    saved = to_plain(compose(SMALL))
+    for group, key in (("recursion", "curriculum"), ("optimizer", "clip_grad_norm"), ("data", "refill"), ("data", "augment_on")):
+        del saved[group][key]
+    assert resume_conflicts(saved, compose(SMALL)) == []
+    assert resume_conflicts(saved, compose([*SMALL, "option=device_augmentation"])) == []  # the same numbers
+    assert resume_conflicts(saved, compose([*SMALL, "option=queue"])) == ["data.refill=batch there, queue here"]
+
+
+def test_the_length_of_a_run_with_a_curriculum_is_part_of_it():
+    cfg = compose([*SMALL, "option=curriculum", "train.max_steps=100"])
+    longer = compose([*SMALL, "option=curriculum", "train.max_steps=200"])
+    assert resume_conflicts(to_plain(cfg), cfg) == []
+    assert resume_conflicts(to_plain(cfg), longer) == ["train.max_steps=100 there, 200 here"]
+
+
+# curriculum --------------------------------------------------------------------------------------------------------------------
+
+
+@given(st.lists(st.floats(0.01, 0.99), unique=True, max_size=4), st.integers(1, 10**6))
+@settings(deadline=None)
+def test_stages_cover_every_step_once_and_end_at_full_depth(ends, total_steps):
+    phases = [Phase(until, T, 1) for T, until in enumerate(sorted(ends), 1)]
+    found = stages(RecursionConfig(curriculum=phases), total_steps)
+    assert (found[0].start, found[-1].stop) == (0, total_steps)
+    assert all(a.stop == b.start for a, b in itertools.pairwise(found))
+    assert all(stage.start < stage.stop for stage in found)
+    assert (found[-1].recursion.T, found[-1].recursion.n) == (3, 6)
+    for stage in found[:-1]:
+        assert abs(stage.stop - phases[stage.recursion.T - 1].until * total_steps) <= (0.5 if stage.stop < total_steps - 1 else 1)
+
+
+def test_without_a_curriculum_the_one_stage_is_the_run():
+    cfg = RecursionConfig()
+    (stage,) = stages(cfg, 10)
+    assert (stage.start, stage.stop, stage.recursion) == (0, 10, cfg)
+
+
+# weights of supervision steps --------------------------------------------------------------------------------------------------
+
+
+def test_supervision_weights():
+    steps = torch.arange(1, 17, dtype=torch.int32)
+    weights = supervision_weights(RecursionConfig(supervision_decay=0.7), steps).double()
+    np.testing.assert_allclose(weights[1:] / weights[:-1], 0.7, rtol=1e-5)
+    assert weights.mean().item() == pytest.approx(1, rel=1e-6)
+
+
+@pytest.mark.parametrize("act_continue", [False, True])
+def test_each_row_is_weighted_by_its_own_supervision_step(act_continue):
+    cfg, state, fixed = make(rows=6, supervision_decay=0.5, act_continue=act_continue)
+    plain = dataclasses.replace(
+        cfg, arch=dataclasses.replace(cfg.arch, recursion=dataclasses.replace(cfg.arch.recursion, supervision_decay=1.0))
+    )
+    for seed in range(3):  # by then the rows are in different steps
+        state, _ = train_step_with_outputs(cfg, state, fixed, make_batch(6, seed))
+    batch = make_batch(6, 3)
+    _, carry, out = loss_and_grads(cfg, state, fixed, batch)
+    assert len(set(carry.steps.tolist())) > 1
+    weights = supervision_weights(cfg.arch.recursion, carry.steps)
+    if act_continue:  # its losses are not in the outputs: the weighted loss lies between the smallest and the largest weight
+        loss = loss_and_grads(plain, state, fixed, batch)[2].loss
+        assert weights.min() * loss < out.loss < weights.max() * loss
+        return
+    labelled = carry.labels != -100
+    exact = ((out.logits.argmax(-1) == carry.labels) | ~labelled).all(-1)
+    rows = cell_cross_entropy(out.logits, carry.labels, "stablemax", torch.float64) + 0.5 * binary_cross_entropy(out.q_halt, exact)
+    assert out.loss.item() == pytest.approx(((weights * rows).sum() / 6).item(), rel=1e-9)
+
+
+def test_rows_in_one_supervision_step_have_its_weight():
+    cfg, state, fixed = make(rows=4, supervision_decay=0.5, n_sup=3)
+    plain = dataclasses.replace(
+        cfg, arch=dataclasses.replace(cfg.arch, recursion=dataclasses.replace(cfg.arch.recursion, supervision_decay=1.0))
+    )
+    batch = make_batch()
+    (grads, _), _, out = loss_and_grads(cfg, state, fixed, batch)
+    (plain_grads, _), _, plain_out = loss_and_grads(plain, state, fixed, batch)
+    weight = 3 / (1 + 0.5 + 0.25)
+    assert out.loss.item() == pytest.approx(weight * plain_out.loss.item(), rel=1e-6)
+    for name, grad in grads.items():
+        torch.testing.assert_close(grad, weight * plain_grads[name], rtol=1e-6, atol=1e-12)
+    terms = slice(0, -2)  # logged losses stay those of the paper; the norms are of the weighted gradient
+    torch.testing.assert_close(out.metrics[terms], plain_out.metrics[terms], rtol=0, atol=0)
+
+
+# muon and clipping -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shape", [(8, 8), (5, 12), (12, 5), (64, 16)])
+def test_orthogonalized_keeps_directions_and_evens_out_lengths(shape):
+    matrix = random_matrix(0, *shape)
+    u, _, vt = torch.linalg.svd(matrix, full_matrices=False)
+    inner = u.T @ orthogonalized(matrix) @ vt.T  # diagonal where the singular vectors are kept
+    values = inner.diagonal()
+    torch.testing.assert_close(inner, values.diag(), rtol=0, atol=1e-9)
+    assert 0.6 < values.min() <= values.max() < 1.3
+    torch.testing.assert_close(orthogonalized(1e6 * matrix), orthogonalized(matrix), rtol=1e-9, atol=1e-9)
+    assert torch.equal(orthogonalized(0 * matrix), 0 * matrix)
+
+
+def test_muon_moves_as_torch_does():
+    """torch iterates in bfloat16, so its directions are right to two digits; the momentum is equal."""
+    shapes = {"net.0.mlp.down": (24, 16), "net.0.token_mlp.down": (10, 32)}
+    start = {name: random_matrix(i, *shape) for i, (name, shape) in enumerate(shapes.items())}
+    theirs = {name: w.clone().requires_grad_() for name, w in start.items()}
+    optimizer = torch.optim.Muon(theirs.values(), lr=0.1, weight_decay=0.3, momentum=0.9, adjust_lr_fn="match_rms_adamw")
+    cfg = OptimizerConfig(name="muon", weight_decay=0.3, momentum=0.9)
+    ours, m, v = start, {name: torch.zeros_like(w) for name, w in start.items()}, second_moments(cfg, start)
+    assert v == {}
+    for t in range(1, 5):
+        grads = {name: random_matrix(10 * t + i, *shape) for i, (name, shape) in enumerate(shapes.items())}
+        for name, w in theirs.items():
+            w.grad = grads[name]
+        optimizer.step()
+        ours, m, v = update_weights(cfg, ours, m, v, grads, torch.tensor(float(t)).double(), torch.tensor(0.1).double())
+    for name, w in theirs.items():
+        torch.testing.assert_close(m[name], optimizer.state[w]["momentum_buffer"], rtol=1e-12, atol=1e-12)
+        moved, moved_theirs = ours[name] - start[name], w.detach() - start[name]
+        assert (moved - moved_theirs).norm() < 0.02 * moved.norm()
+
+
+def test_matrices_that_share_a_weight_are_made_orthogonal_each_by_itself():
+    gate, up = random_matrix(0, 12, 5), 100 * random_matrix(1, 12, 5)
+    both = muon_direction(torch.cat([gate, up]), 2)
+    torch.testing.assert_close(both, torch.cat([muon_direction(gate), muon_direction(up)]), rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("model", ["mlp", "attention"])
+def test_muon_is_for_the_matrices_of_the_blocks_alone(model):
+    cfg = compose(["data=sudoku_4x4", "run_name=r", f"model={model}", "model.hidden_size=32", "model.positions=learned"])
+    arch = architecture(cfg, seq_len=16, vocab_size=6, num_puzzle_identifiers=1)
+    weights = init_weights(arch, 0)
+    grads = {name: torch.randn(w.shape, generator=torch.Generator().manual_seed(0)) for name, w in weights.items()}
+    zeros = {name: torch.zeros_like(w) for name, w in weights.items()}
+    muon, adam = (dataclasses.replace(cfg.optimizer, name=name) for name in ("muon", "adam_atan2"))
+    step, lr = torch.tensor(1.0), torch.tensor(0.1)
+    moved, _, second = update_weights(muon, weights, zeros, second_moments(muon, weights), grads, step, lr)
+    as_adam, _, _ = update_weights(adam, weights, zeros, second_moments(adam, weights), grads, step, lr)
+    same = {name for name in weights if torch.equal(moved[name], as_adam[name])}
+    assert same == {"embed_tokens", "embed_positions", "lm_head", "q_head.weight", "q_head.bias"} == second.keys()
+    for name in weights.keys() - same:  # as large as an update of Adam: 0.2 of the learning rate for each value
+        change = (moved[name] - weights[name] * (1 - 0.1 * muon.weight_decay)) / 0.1
+        assert 0.1 < change.square().mean().sqrt() < 0.3
+
+
+@pytest.mark.parametrize("max_norm", [0.5, 3.0, 1e6])
+def test_clipping_equals_torch(max_norm):
+    grads = {"a": random_matrix(0, 4, 3), "b": random_matrix(1, 5)}
+    theirs = {name: torch.zeros_like(grad).requires_grad_() for name, grad in grads.items()}
+    for name, w in theirs.items():
+        w.grad = grads[name].clone()
+    torch.nn.utils.clip_grad_norm_(theirs.values(), max_norm)
+    for name, grad in clip_gradients(grads, max_norm).items():
+        torch.testing.assert_close(grad, theirs[name].grad, rtol=1e-12, atol=0)
+    assert clip_gradients(grads, None) is grads
+
+
+def test_the_step_clips_what_the_optimizer_gets():
+    cfg, state, fixed = make(puzzle_emb_ndim=0)
+    batch = make_batch()
+    state, out = train_step_with_outputs(cfg, state, fixed, batch)
+    clipped = dataclasses.replace(cfg, optimizer=dataclasses.replace(cfg.optimizer, clip_grad_norm=1e-3))
+    new, out = train_step_with_outputs(clipped, state, fixed, batch)
+    scaled = clip_gradients(out.grads, 1e-3)
+    expected, _, _ = update_weights(
+        cfg.optimizer, state.weights, state.m, state.v, scaled, *torch.tensor([2.0, 0.01 * 2 / 3], dtype=torch.float64)
+    )
+    for name, w in expected.items():
+        torch.testing.assert_close(new.weights[name], w, rtol=1e-9, atol=1e-12)
+    assert out.metrics[-2].item() == pytest.approx(math.sqrt(sum((g**2).sum().item() for g in out.grads.values())))
+
+
+# rows made by the step ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def datasets(tmp_path_factory):
+    """Puzzles of every box shape that has rules of its own: square boxes are transposed too."""
+    root, found = tmp_path_factory.mktemp("data"), {}
+    for rows, cols in ((2, 2), (2, 3), (3, 2), (3, 3)):
+        path = root / f"{rows}x{cols}"
+        made = {"name": "d", "source": "generated", "box_rows": rows, "box_cols": cols, "num_puzzles": 5, "num_test_puzzles": 1}
+        build_dataset(DataConfig(**made, path=str(path)))
+        found[rows, cols] = load_dataset(path, "train")
+    return found
+
+
+def loaders(dataset, *, seed=0, aug=7, batch=6):
+    settings = {"seed": seed, "global_batch_size": batch, "on_the_fly_aug": aug, "data_seed": 3}
+    return TrainLoader(dataset, **settings), TrainLoader(dataset, **settings, augment_on_device=True)
+
+
+@given(
+    box=st.sampled_from([(2, 2), (2, 3), (3, 2), (3, 3)]),
+    seed=st.integers(0, 2**31 - 1),
+    step=st.integers(0, 10**6),
+    data=st.data(),
+)
+@settings(deadline=None, max_examples=40)
+def test_augmenting_on_the_device_gives_the_rows_of_the_host(datasets, box, seed, step, data):
+    dataset = datasets[box]
+    # a token that marks cells without label, wherever it may be
+    ignored = data.draw(st.sampled_from([None, 0, dataset.metadata.vocab_size - 1, 300, -7]))
+    dataset = dataclasses.replace(dataset, metadata=dataclasses.replace(dataset.metadata, ignore_label_id=ignored))
+    host, device = loaders(dataset, seed=seed, aug=data.draw(st.integers(1, 1000)))
+    made = augmented(tensors(device.batch(step) | device.base()))
+    for name, rows in host.batch(step).items():
+        assert made[name].dtype == torch.int32
+        assert np.array_equal(made[name].numpy(), rows), name
+
+
+def test_stored_variants_cannot_be_made_on_the_device(tmp_path):
+    made = {"name": "d", "source": "generated", "box_rows": 2, "box_cols": 2, "num_puzzles": 5, "num_test_puzzles": 1, "num_aug": 2}
+    build_dataset(DataConfig(**made, path=str(tmp_path / "d")))
+    with pytest.raises(DataError, match=r"data\.augment_on=device"):
+        loaders(load_dataset(tmp_path / "d", "train"))
+
+
+@given(st.lists(st.lists(st.booleans(), min_size=6, max_size=6), min_size=1, max_size=12), st.integers(1, 4), st.booleans())
+@settings(deadline=None, max_examples=40)
+def test_the_queue_hands_out_every_row_of_the_stream_once_and_in_order(datasets, halts, log_every, on_device):
+    host, device = loaders(datasets[2, 3])
+    taken, expected = torch.zeros((), dtype=torch.int32), 0
+    with RowQueue(device if on_device else host, capacity=6 * log_every) as queue:
+        for step, halted in enumerate(halts):
+            if step % log_every == 0:
+                window = tensors((device.base() if on_device else {}) | queue.window(int(taken)))
+            batch, taken = fresh_rows({"min_steps": torch.zeros(6), **window}, torch.tensor(halted), taken)
+            for row in np.flatnonzero(halted):
+                wanted = host.rows(expected, expected + 1)
+                assert all(np.array_equal(batch[name][row], wanted[name][0]) for name in wanted)
+                expected += 1
+    assert int(taken) == expected
+
+
+@given(st.lists(st.integers(0, 12), max_size=8), st.integers(0, 1000))
+@settings(deadline=None)
+def test_a_window_is_the_stream_and_every_row_is_made_once(datasets, takes, first):
+    host, _ = loaders(datasets[2, 2])
+    made = []
+
+    class Counting:
+        def rows(self, start, stop):
+            made.extend(range(start, stop))
+            return host.rows(start, stop)
+
+    with RowQueue(Counting(), capacity=12) as queue:
+        made.clear()  # the queue looks at one row to know its arrays
+        for take in [0, *takes]:
+            first += take
+            window = queue.window(first)
+            assert int(window[QUEUE_FIRST]) == first
+            for name, rows in host.rows(first, first + 12).items():
+                assert np.array_equal(window[f"queue/{name}"], rows)
+    assert len(made) == len(set(made))
+
+
+# whole runs --------------------------------------------------------------------------------------------------------------------
+
+RUN = [
+    *SMALL, "hardware=native", "hardware.backend=eager", "recursion=t2_n2", "recursion.n_sup=3", "model.hidden_size=8",
+    "train.max_steps=8", "train.global_batch_size=6", "train.log_every_steps=3", "data.num_puzzles=16", "data.num_test_puzzles=8",
+    "tracking=none", "optimizer.warmup_steps=2", "recursion.halt_exploration_prob=0.5",
+]  # fmt: skip
+
+
+def trained(folder, *overrides):
+    """The state after the run's steps, and the input of every row in every step."""
+    run = Run(compose([*RUN, f"data.path={folder}/data", *overrides]), folder)
+    state, seen = run.place(init_state(run.cfg, run.arch, run.fixed)), []
+    for step in range(run.total_steps):
+        if step % run.cfg.train.log_every_steps == 0:
+            resident = run.resident(state)
+        batch = run.runtime.put_batch(run.host_batch(step)) | resident
+        state, _ = train_step_with_outputs(run.step_config, state, run.fixed, batch)
+        seen.append(state.carry.inputs[state.carry.steps == 1])
+    return run, state, torch.cat(seen)
+
+
+def test_a_run_that_augments_on_the_device_is_the_same_run(tmp_path):
+    _, host, seen = trained(tmp_path)
+    _, device, seen_on_device = trained(tmp_path, "option=device_augmentation")
+    assert torch.equal(seen, seen_on_device)
+    assert all(torch.equal(host.weights[name], device.weights[name]) for name in host.weights)
+
+
+@pytest.mark.parametrize("option", ["queue", "[queue,device_augmentation]"])
+def test_a_run_with_a_queue_sees_the_stream_without_gaps(tmp_path, option):
+    run, state, seen = trained(tmp_path, f"option={option}")
+    loader = trained(tmp_path)[0].loader
+    assert len(seen) == int(state.taken) > 6
+    assert len(seen) < 6 * run.total_steps  # the batches of the released code have that many rows, of which these would be used
+    assert np.array_equal(seen, loader.rows(0, len(seen))["inputs"])
+
+
+def test_a_queue_counts_rows_in_32_bits(tmp_path):
+    with pytest.raises(ConfigError, match=r"data\.refill=queue counts rows up to"):
+        Run(compose([*RUN, f"data.path={tmp_path}/data", "option=queue", "train.max_steps=1000000000"]), tmp_path)

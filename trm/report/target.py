@@ -1,0 +1,68 @@
+"""How long runs take to an accuracy: samples and seconds up to the first evaluation that reaches it."""
+
+import itertools
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from trm.report.runs import Points, Run
+from trm.report.variants import Estimate, Variant, estimate
+
+
+@dataclass(frozen=True)
+class Reached:
+    """When one run first had the accuracy."""
+
+    step: int
+    samples: int | None  # rows of all training steps until then; None where the run does not say its batch
+    seconds: float | None  # in training steps, without compiling, evaluating and saving; None where the run timed no steps
+
+
+def reached(run: Run, target: float) -> Reached | None:
+    """The first evaluation with an exact accuracy (share of 1) of at least `target`; None where there is none."""
+    step = next((step for step, exact in run.evaluations if exact >= target), None)
+    if step is None:
+        return None
+    rows = run.settings.get("train.global_batch_size")
+    return Reached(step, step * rows if isinstance(rows, int) else None, seconds_until(run.step_times, step))
+
+
+def seconds_until(step_times: Points, step: int) -> float | None:
+    """Seconds of training up to `step`, from the mean seconds of a step that were logged for the steps since the log before."""
+    if not step_times:
+        return None
+    total = 0.0
+    for (before, _), (logged, step_time) in itertools.pairwise([(0, 0.0), *step_times]):
+        total += step_time * (min(logged, step) - before)
+        if logged >= step:
+            return total
+    return total + step_times[-1][1] * (step - step_times[-1][0])
+
+
+@dataclass(frozen=True)
+class TimeToTarget:
+    """Of a variant's counted runs: how many reached the accuracy, and the means over those."""
+
+    runs: int
+    reached: int
+    samples: Estimate | None
+    seconds: Estimate | None
+
+
+def time_to_target(variant: Variant, target: float) -> TimeToTarget:
+    """Means and 95 % intervals over the variant's seeds. Seeds that never reached it are in none of them."""
+    found = [at for at in (reached(run, target) for run in variant.counted) if at is not None]
+    return TimeToTarget(len(variant.counted), len(found), _over(at.samples for at in found), _over(at.seconds for at in found))
+
+
+def _over(values: Iterable[float | None]) -> Estimate | None:
+    return estimate(value for value in values if value is not None)
+
+
+def words(result: TimeToTarget, quantity: Estimate | None) -> str:
+    """A table's cell: the mean and half of its interval, and how many of the runs it is over where that is not all."""
+    if result.reached == 0:
+        return f"not reached by {result.runs}"
+    if quantity is None:
+        return "-"
+    text = f"{quantity.mean:,.0f}" + (" (n=1)" if quantity.half_width is None else f" ± {quantity.half_width:,.0f}")
+    return text if result.reached == result.runs else f"{text}, {result.reached} of {result.runs}"
