@@ -389,7 +389,7 @@ def test_what_comes_from_files_cannot_steer_page_or_terminal(tmp_path):
 
 def command(folder: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     done = subprocess.run(
-        [sys.executable, "-m", "trm.report", *arguments], cwd=folder, capture_output=True, text=True, timeout=120, check=False
+        [sys.executable, "-m", "trm.report", *arguments], cwd=folder, capture_output=True, text=True, timeout=240, check=False
     )
     assert "Traceback" not in done.stderr, done.stderr
     return done
