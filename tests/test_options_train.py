@@ -32,8 +32,6 @@ def test_each_stage_is_told_and_compiled_once(folder):
     assert [compiles[step] - compiles[3] for step in (3, 6, 9, 12, 15, 18, 20)] == [0, 0, 1, 1, 2, 2, 2]
 
 
-# seen on torch_xla: "Trying to access XLA data for tensor while an async operation is in flight" in the resumed run's next stage
-@pytest.mark.xfail(reason="all options together: torch_xla sometimes refuses a donated tensor of a resumed run", strict=False)
 @pytest.mark.parametrize("step", [5, 10])
 def test_a_run_that_goes_on_from_any_checkpoint_ends_with_the_same_bytes(folder, step):
     name = f"from_{step}"

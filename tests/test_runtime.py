@@ -1,7 +1,10 @@
 """The compiled function of trm/runtime.py."""
 
+import collections
 import logging
+import threading
 
+import numpy as np
 import pytest
 import torch
 
@@ -43,3 +46,31 @@ def test_other_shapes_compile_again_with_a_warning_that_names_them(runtime, monk
     assert runtime.fetch(double(runtime.put_replicated(torch.ones(5)), y)).tolist() == [2.0] * 5
     assert told == ["compiling again: tensor 0: torch.float32 [3] became torch.float32 [5]"]
     assert "compiled" in runtime.metrics_line()
+
+
+def test_threads_that_send_batches_and_traces_do_not_get_into_each_others_way(runtime):
+    """A trace first runs all that waits for the devices: tensors that another thread is sending must not be among it."""
+    import torch_xla
+
+    errors, done = [], threading.Event()
+
+    def send():
+        held = collections.deque(maxlen=3)
+        while not done.is_set():
+            try:
+                held.append(runtime.put_batch({name: np.ones((64, 81), dtype=np.int32) for name in "abcdef"}))
+            except RuntimeError as error:
+                errors.append(error)
+                return
+
+    threads = [threading.Thread(target=send) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    try:
+        for _ in range(100_000):  # failed within a few thousand when put_batch left the sending to the next use of the devices
+            torch_xla.sync()
+    finally:
+        done.set()
+        for thread in threads:
+            thread.join()
+    assert errors == []

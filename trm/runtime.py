@@ -9,6 +9,7 @@ import logging
 import os
 import shutil
 import sysconfig
+import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol, TypeVar, cast
@@ -100,9 +101,14 @@ class _XlaFunction:
     a pure function of tensors by construction, and the analysis of 21 unrolled network passes takes longer than XLA's compile.
     """
 
-    def __init__(self, function: Callable[..., Any], donate: int | None, drain: Callable[[], None] | None) -> None:
-        """`drain` is called after each execution; None = executions may run ahead of the host."""
-        self._function, self._donate, self._drain = function, donate, drain
+    def __init__(
+        self, function: Callable[..., Any], donate: int | None, drain: Callable[[], None] | None, lock: threading.RLock
+    ) -> None:
+        """`drain` is called after each execution; None = executions may run ahead of the host.
+
+        `lock` is held while tracing, which runs what any thread has left for the devices to do.
+        """
+        self._function, self._donate, self._drain, self._lock = function, donate, drain, lock
         self._graph: Callable[..., Any] | None = None
         self._shapes: list[tuple[torch.Size, torch.dtype]] = []
 
@@ -125,8 +131,9 @@ class _XlaFunction:
         if self._graph is None or shapes != self._shapes:
             if self._graph is not None:
                 log.warning("compiling again: %s", _changed_shapes(self._shapes, shapes))
-            self._donate_buffers(args)
-            self._graph, self._shapes = self._trace(leaves, structure, tensors), shapes
+            with self._lock:
+                self._donate_buffers(args)
+                self._graph, self._shapes = self._trace(leaves, structure, tensors), shapes
         return self._graph, tensors
 
     def _donate_buffers(self, args: tuple[Any, ...]) -> None:
@@ -189,6 +196,7 @@ class XlaRuntime:
                 f"torch_xla does not load with torch {torch.__version__} ({error}): run `make setup`, or use hardware.backend=eager"
             ) from error
         self._torch_xla, self._xm, self._metrics, self._spmd = torch_xla, xm, xla_metrics, spmd
+        self._lock = threading.RLock()  # one thread at a time changes what torch_xla keeps of its live tensors
         self._mesh = None
         if hardware.compile_cache is not None:  # before the first use of the devices
             xr.initialize_cache(os.path.abspath(hardware.compile_cache), readonly=False)
@@ -220,7 +228,7 @@ class XlaRuntime:
     def compile(self, function: F, donate: int | None = None) -> F:
         # XLA's virtual CPU devices mix up the all-reduces of two executions that are under way at once, and hang
         drain = self.wait if self._platform == "cpu" and self.num_devices > 1 else None
-        compiled: Any = _XlaFunction(function, donate, drain)
+        compiled: Any = _XlaFunction(function, donate, drain, self._lock)
         return cast(F, compiled)
 
     def prepare(self, compiled: Callable[..., Any], *args: Any) -> None:
@@ -241,25 +249,23 @@ class XlaRuntime:
         return results
 
     def put_replicated(self, tree: T) -> T:
-        def put(tensor: Tensor) -> Tensor:
-            on_device = tensor.to(self._device)
-            if self._mesh is not None:
-                self._spmd.mark_sharding(on_device, self._mesh, (None,) * tensor.ndim)
-            return on_device
-
-        placed = _map_tensors(put, tree)
-        self._torch_xla.sync()
-        return placed
+        return _map_tensors(lambda tensor: self._send(tensor, (None,) * tensor.ndim), tree)
 
     def put_rows(self, tree: T) -> T:
         return _map_tensors(self._put_rows, tree)
 
     def _put_rows(self, tensor: Tensor) -> Tensor:
-        if self._mesh is None:
-            return tensor.to(self._device)
         # minibatch: each process passes its own rows of the global tensor
-        sharding = self._spmd.ShardingSpec(self._mesh, ("data",) + (None,) * (tensor.ndim - 1), minibatch=self.process_count > 1)
-        on_device: Tensor = self._xm.send_cpu_data_to_device([tensor], self._device, input_sharding=sharding)[0]
+        return self._send(tensor, ("data",) + (None,) * (tensor.ndim - 1), minibatch=self.process_count > 1)
+
+    def _send(self, tensor: Tensor, axes: tuple[str | None, ...], minibatch: bool = False) -> Tensor:
+        """A CPU tensor on the devices now. `tensor.to` would leave it to the next use of the devices.
+
+        That may be a trace, which sends whatever waits: also what another thread is about to send, and both fail then.
+        """
+        sharding = None if self._mesh is None else self._spmd.ShardingSpec(self._mesh, axes, minibatch=minibatch)
+        with self._lock:
+            on_device: Tensor = self._xm.send_cpu_data_to_device([tensor], self._device, input_sharding=sharding)[0]
         return on_device
 
     def put_batch(self, batch: Mapping[str, np.ndarray]) -> dict[str, Tensor]:
