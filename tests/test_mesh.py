@@ -12,7 +12,7 @@ import pytest
 from running import TINY, metrics, run
 
 from trm.cli import compose
-from trm.model import architecture, weight_shapes
+from trm.model import architecture, num_parameters, weight_shapes
 
 CASES = {
     "mlp-float64": ["hardware.dtype=float64"],
@@ -47,12 +47,15 @@ def test_the_devices_exchange_gradients_and_scalars_and_nothing_else(tmp_path, m
     assert not re.search(r"all-gather|all-to-all|collective-permute|reduce-scatter", module)
     reduced = [tuple(int(d) for d in dims.split(",") if d) for dims in re.findall(r"= \w+\[([\d,]*)\]\S* all-reduce\(", module)]
     cfg = compose([*TINY, *PREFIX])
-    shapes = set(weight_shapes(architecture(cfg, seq_len=16, vocab_size=6, num_puzzle_identifiers=1)).values())
+    arch = architecture(cfg, seq_len=16, vocab_size=6, num_puzzle_identifiers=1)
+    shapes = set(weight_shapes(arch).values())
     transposed = {shape[::-1] for shape in shapes}
     vectors = {(1, cfg.model.puzzle_emb_ndim)}  # the sign-SGD's gradient, summed for each identifier
     assert {shape for shape in reduced if math.prod(shape) > 2} <= shapes | transposed | vectors
     matrices = {shape for shape in shapes if len(shape) == 2}
     assert all(shape in reduced or shape[::-1] in reduced for shape in matrices)
+    # every gradient once, not once in every pass of the recursion
+    assert sum(math.prod(shape) for shape in reduced if math.prod(shape) > 64) <= num_parameters(arch)
     assert module.splitlines()[0].count("may-alias") >= 4 * len(shapes)  # weights, two moments, EMA
 
 

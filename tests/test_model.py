@@ -379,3 +379,20 @@ def test_rows_do_not_mix():
     for row in range(3):
         alone = forward(arch, weights, fixed, vectors[row : row + 1], with_latents(arch, fixed, 1), tokens[row : row + 1]).logits
         torch.testing.assert_close(together[row : row + 1], alone, rtol=1e-11, atol=1e-12)
+
+
+@pytest.mark.parametrize(("mixer", "positions"), [("mlp", "none"), ("attention", "rope")])
+def test_weights_of_each_device_compute_the_same_and_their_gradients_add_up(mixer, positions):
+    """Where rows are split over devices the gradient is summed over them once, after the recursion's passes."""
+    arch = make_arch(mixer=mixer, positions=positions)
+    inputs, fixed = random_tokens(arch, 6), init_fixed(arch, 0)
+    found = []
+    for devices in (1, 3):
+        split = replace(arch, num_devices=devices)
+        weights = {name: weight.requires_grad_() for name, weight in init_weights(arch, 0).items()}
+        out = forward(split, weights, fixed, None, with_latents(split, fixed, 6), inputs)
+        names = [name for name in weights if name.startswith("net.")]
+        grads = torch.autograd.grad(out.logits.square().sum() + out.latents["z_L"].sum(), [weights[name] for name in names])
+        found.append({"logits": out.logits, **dict(zip(names, grads, strict=True))})
+    for name, value in found[0].items():
+        torch.testing.assert_close(found[1][name], value, rtol=1e-10, atol=1e-12)

@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from trm import onednn
 from trm.config import Config, ModelConfig, RecursionConfig
 from trm.recursion import VARIANTS, Latents, Net
 
@@ -35,6 +36,7 @@ class Architecture:
     dtype: torch.dtype  # forward dtype
     loss_dtype: torch.dtype
     backend: str = "xla"  # hardware.backend: what turns the functions below into machine code
+    num_devices: int = 1  # that the rows of a batch are split over
 
     @property
     def master_dtype(self) -> torch.dtype:
@@ -63,6 +65,7 @@ def architecture(cfg: Config, *, seq_len: int, vocab_size: int, num_puzzle_ident
         dtype=getattr(torch, cfg.hardware.dtype),
         loss_dtype=getattr(torch, cfg.hardware.loss_dtype),
         backend=cfg.hardware.backend,
+        num_devices=cfg.hardware.num_devices,
     )
 
 
@@ -153,7 +156,8 @@ def init_puzzle_embedding(arch: Architecture) -> Tensor | None:
 
 
 def _linear(x: Tensor, weight: Tensor) -> Tensor:
-    return F.linear(x, weight.to(x.dtype))
+    weight = weight.to(x.dtype)
+    return onednn.linear(x, weight) if onednn.usable(x) else F.linear(x, weight)
 
 
 def rms_norm(x: Tensor, eps: float, dim: int = -1) -> Tensor:
@@ -191,18 +195,9 @@ def attention(arch: Architecture, weights: Weights, fixed: Weights, block: str, 
 
 
 def mix_tokens(arch: Architecture, h_BLD: Tensor, gate_up: Tensor, down: Tensor) -> Tensor:
-    """The token MLP with its residual and norm, both over the token axis, as in the released code. [B, L, D] -> [B, L, D].
-
-    For XLA, which lays a transposed tensor out as it likes, as the released code writes it. torch would copy the transposed
-    tensor before and after; there the weights stand left of each row's [L, D], which stays in the cache between the products.
-    """
-    eps = arch.model.rms_norm_eps
-    if arch.backend == "xla":
-        t = h_BLD.transpose(1, 2)
-        return rms_norm(t + swiglu(t, gate_up, down), eps).transpose(1, 2)
-    gate_up_BWL, down_BLW = (w.to(h_BLD.dtype).expand(h_BLD.shape[0], -1, -1) for w in (gate_up, down))
-    gate, up = (gate_up_BWL @ h_BLD).chunk(2, dim=1)
-    return rms_norm(h_BLD + down_BLW @ (F.silu(gate) * up), eps, dim=1)
+    """The token MLP with its residual and norm, both over the token axis, as in the released code. [B, L, D] -> [B, L, D]."""
+    t = h_BLD.transpose(1, 2).contiguous()  # inductor makes it part of what computed h
+    return rms_norm(t + swiglu(t, gate_up, down), arch.model.rms_norm_eps).transpose(1, 2)
 
 
 def blocks(arch: Architecture, weights: Weights, fixed: Weights, name: str, h: Tensor) -> Tensor:
@@ -227,7 +222,20 @@ def network(arch: Architecture, weights: Weights, fixed: Weights, name: str) -> 
     """`blocks` as a function [B, L, D] -> [B, L, D]."""
     run = _inductor_blocks if arch.backend == "inductor" else blocks
     own = {key: weight for key, weight in weights.items() if key.startswith(f"{name}.")}
+    if arch.num_devices > 1 and any(weight.requires_grad for weight in own.values()):
+        return _with_own_weights(arch, own, lambda own, h: run(arch, own, fixed, name, h))
     return lambda h: run(arch, own, fixed, name, h)
+
+
+def _with_own_weights(arch: Architecture, weights: Weights, run: Callable[[Weights, Tensor], Tensor]) -> Net:
+    """`run` on each device's rows with weights of that device's own, copies of the `weights`.
+
+    Their gradients then add up over the passes of the recursion on each device, and over the devices once: one all-reduce the size
+    of the gradient. With the same weights for all rows, XLA sums over the devices in every pass.
+    """
+    N = arch.num_devices
+    copies = {key: weight.expand(N, *weight.shape) for key, weight in weights.items()}
+    return lambda h: torch.vmap(run)(copies, h.view(N, -1, *h.shape[1:])).flatten(0, 1)
 
 
 def embed(arch: Architecture, weights: Weights, puzzle_vectors: Tensor | None, inputs_BC: Tensor) -> Tensor:
