@@ -4,6 +4,7 @@
 #   scripts/launch_pod.sh my-pod --zone=us-central2-b -- .venv/bin/python -m trm.train experiment=e1_1_baseline hardware=v4_64 run_name=base
 # DIR is the checkout on the hosts (default: trm-scaling-study in the home folder). It prints what it will do before it does it;
 # --dry-run stops there. Outputs must lie in a folder that all hosts share: only the first one writes, all of them resume from it.
+# Each host learns its number (TRM_RANK) and how many there are (TRM_RANKS) from the TPU's metadata server.
 set -euo pipefail
 usage() { sed -n '2,4s/^# \{0,1\}//p' "$0" >&2; echo "error: $1" >&2; exit 2; }
 
@@ -24,7 +25,9 @@ done
 [ -n "$zone" ] || usage "--zone=ZONE is missing"
 [ $# -gt 0 ] || usage "-- COMMAND is missing"
 
-remote="cd $(printf %q "$dir") && exec$(printf ' %q' "$@")"
+ask='curl -sf -H Metadata-Flavor:Google http://metadata.google.internal/computeMetadata/v1/instance/attributes'
+rank="TRM_RANK=\$($ask/agent-worker-number) && TRM_RANKS=\$($ask/worker-network-endpoints | tr , '\n' | grep -c .)"
+remote="cd $(printf %q "$dir") && $rank && export TRM_RANK TRM_RANKS && exec$(printf ' %q' "$@")"
 run=(gcloud compute tpus tpu-vm ssh "$name" "--zone=$zone" ${project:+"--project=$project"} --worker=all "--command=$remote")
 
 echo "on every host of $name ($zone):"

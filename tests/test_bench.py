@@ -1,7 +1,9 @@
 """The benchmarks run and count; what they measure is nobody's business here."""
 
+import importlib.metadata
 import json
 import math
+import os
 import subprocess
 import sys
 
@@ -10,7 +12,8 @@ import pytest
 import torch
 from running import environment, run
 
-from trm.bench import loader, logging, machine, ordinary, step
+from trm.bench import __main__ as bench
+from trm.bench import loader, logging, machine, ordinary, scaling, step
 from trm.bench.__main__ import main
 from trm.bench.compare import ratio_with_interval
 from trm.bench.machine import facts, in_child, median_and_spread, table
@@ -38,6 +41,36 @@ def test_a_child_that_fails_is_an_error_with_its_last_words():
 
 def test_facts_name_machine_and_versions():
     assert {"cores", "processor", "memory_gb", "python", "torch", "torch_xla", "revision"} <= facts().keys()
+
+
+def test_facts_of_a_machine_without_torch_xla_and_linux(monkeypatch):
+    def version(package):
+        if package == "torch_xla":
+            raise importlib.metadata.PackageNotFoundError(package)
+        return "2.9.1"
+
+    def sysconf(_name):
+        raise ValueError
+
+    def no_file(*_args):
+        raise FileNotFoundError
+
+    monkeypatch.setattr(importlib.metadata, "version", version)
+    monkeypatch.delattr(machine.os, "sched_getaffinity", raising=False)
+    monkeypatch.setattr(machine.os, "sysconf", sysconf)
+    monkeypatch.setattr(machine, "open", no_file, raising=False)
+    found = facts()
+    assert (found["torch"], found["torch_xla"]) == ("2.9.1", "missing")
+    assert (found["cores"], found["memory_gb"]) == (os.cpu_count(), None)
+    assert found["processor"]
+
+
+def test_facts_are_of_before_the_measurement(monkeypatch):
+    order = []
+    monkeypatch.setattr(bench, "facts", lambda: order.append("facts") or {})
+    monkeypatch.setattr(loader, "measure", lambda overrides, rounds: order.append("measure") or [{"ms": 1.0}])
+    main(["loader"])
+    assert order == ["facts", "measure"]
 
 
 @pytest.mark.parametrize(
@@ -83,6 +116,7 @@ def test_checkpoint_writes_json(tmp_path):
     written = json.loads((tmp_path / "out.json").read_text())
     assert [row["size"] for row in written["rows"]] == ["demo", "paper"]
     assert all(row["MB"] > 1 and row["held up s"] <= row["on disk after s"] for row in written["rows"])
+    assert all(row["held up s low"] <= row["held up s"] <= row["held up s high"] for row in written["rows"])
     assert written["machine"]["torch_xla"] in done.stdout
     assert [p.name for p in tmp_path.iterdir()] == ["out.json"]
 
@@ -145,7 +179,9 @@ def test_the_ordinary_step_is_the_same_step(settings, dtype, tolerance):
     for name, weight in ours.items():
         moved = (weight - first[name]).norm()
         assert moved > 0
-        assert (theirs[name] - weight).norm() <= tolerance * moved, name
+        # the first step of AdamATan2 is one of signs, and a gradient of a rounding's size has any sign
+        signs = 0.05 if dtype == "float32" else tolerance
+        assert (theirs[name] - weight).norm() <= signs * moved, name
     if state.puzzle_embedding is not None:
         assert state.puzzle_embedding.abs().min() > 0
         torch.testing.assert_close(trainer.puzzle_embedding, state.puzzle_embedding)
@@ -175,7 +211,72 @@ def test_step_end_to_end(tmp_path, monkeypatch):
         assert row["low"] <= row["ms"] <= row["high"]
         assert row["GFLOP/s"] == pytest.approx(row["GFLOP a step"] * row["samples/s"] / row["batch"])
         assert row["share of matmul"] > 0
+        assert ("share of oneDNN" in row) == torch.backends.mkldnn.is_available()
     assert [row["times ordinary"] == 1 for row in rows] == [False, True, False, True]
+
+
+# -------------------------------------------------------------------------------------------------------------------- scaling
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_scaling(tmp_path, monkeypatch):
+    requests = []
+
+    def in_this_one(_module, function, request):  # starting a process for each point takes seconds
+        requests.append(json.loads(json.dumps(request)))
+        return getattr(scaling, function)(requests[-1])
+
+    monkeypatch.setattr(scaling, "in_child", in_this_one)
+    monkeypatch.setattr(scaling, "BLOCK_S", 0.01)
+    for name in ("batch", "depth"):
+        monkeypatch.setitem(scaling.SERIES, name, scaling.SERIES[name][:3])
+    small = ["model.hidden_size=8", "recursion.n=1", "hardware.backend=eager"]
+    rows = rows_of(tmp_path, "scaling", "--sizes", "batch,depth", "--rounds", "2", *small)
+    points = [row for row in rows if "value" in row]
+    assert [(row["series"], row["value"]) for row in points] == [
+        *(("batch", rows) for rows in (4, 16, 64)),
+        *(("depth", depth) for depth in (2, 4, 8)),
+    ]
+    assert len(requests) == 5  # 16 rows and n=1 are measured once
+    for row in points:
+        assert len(row["all ms"]) == 2
+        assert row["low"] <= row["ms"] <= row["high"]
+        assert row["state MB"] > 0
+    exponents = {(row["series"], row["exponent of"]): row for row in rows if "exponent" in row}
+    assert exponents.keys() >= {(name, figure) for name in ("batch", "depth") for figure in ("ms", "GFLOP a step")}
+    flops = exponents["batch", "GFLOP a step"]
+    assert (flops["95 % from"], flops["exponent"], flops["95 % to"]) == pytest.approx((1, 1, 1))
+
+
+def test_the_roofline_of_a_v4_chip(tmp_path):
+    rows = rows_of(tmp_path, "scaling", "--sizes", "v4_roofline", "model.hidden_size=8")  # which is for the series
+    assert [(row["size"], row["value"]) for row in rows] == [
+        (size, batch) for size in scaling.V4_SIZES for batch in scaling.V4_ROWS
+    ]
+    for row in rows:
+        assert row["roofline ms"] == pytest.approx(row["GFLOP a step"] / 275)
+        assert row["roofline samples/s"] == pytest.approx(row["value"] / row["roofline ms"] * 1e3)
+        assert row["bound by"] == "arithmetic"
+    assert rows[0]["GFLOP a step"] == pytest.approx(32 * 42.72, rel=1e-3)  # of docs/results/plan_v4_64.md
+
+
+def test_an_exponent_and_its_interval():
+    measured = {1: 3.0, 2: 12 * 1.1, 4: 48 * 1.1, 8: 192.0}
+    points = [{"series": "batch", "value": value, "ms": ms} for value, ms in measured.items()]
+    [row] = scaling.exponents(points)  # no megabytes and no FLOPs
+    assert (row["exponent of"], row["exponent"]) == ("ms", pytest.approx(2))
+    half = 4.302653 * math.log(1.1) / math.sqrt(2) / math.sqrt(5) / math.log(2)  # t of two degrees of freedom
+    assert (row["95 % from"], row["95 % to"]) == pytest.approx((2 - half, 2 + half))
+
+
+def test_memory_that_was_freed_hides_no_peak():
+    growths = [scaling.peak_growth_bytes(lambda: np.ones(64_000_000, np.int8)) for _ in range(2)]
+    assert growths == pytest.approx([64e6, 64e6], rel=0.1)
+
+
+def test_a_grid_has_the_tokens_of_a_maze():
+    cfg = scaling.config_of([*scaling.COMMON, *scaling.BASE, *scaling.ATTENTION], 900)
+    assert architecture_of(cfg).num_tokens == 900
 
 
 # ------------------------------------------------------------------------------------------------- loader, datasets, sweep, compare
@@ -236,18 +337,23 @@ def test_a_ratio_and_its_interval():
     assert low * high == pytest.approx(4)
 
 
-@pytest.mark.parametrize(("way", "hardware"), [("compiled", "hardware=cpu_mesh"), ("lazy", "hardware=cpu_xla")])
+@pytest.mark.parametrize(
+    ("way", "hardware"),
+    [("compiled", "hardware=cpu_mesh"), ("lazy", "hardware=cpu_xla"), ("loop", "hardware=cpu_xla"), ("loop", "hardware=cpu_mesh")],
+)
 def test_host_time_of_the_real_step(tmp_path, way, hardware):
     code = (
-        "import json; import trm.bench.host as h; h.STEPS = h.LAZY_STEPS = 4; "
-        f"print(json.dumps(h.in_this_process({{'overrides': [*h.TINY, 'recursion=t2_n2', {hardware!r}], 'way': {way!r}}})))"
+        "import json; import trm.bench.host as h; overrides = [*h.TINY, *h.SHALLOWEST]; "
+        f"request = {{'overrides': [*overrides, {hardware!r}], 'way': {way!r}, 'steps': 4}}; "
+        "print(json.dumps(h.in_this_process(request)))"
     )
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=tmp_path, env=environment(), capture_output=True, text=True, check=True, timeout=200
     )
     [row] = json.loads(done.stdout.splitlines()[-1])
     assert row["way"] == way
-    if way == "compiled":  # the lazy way, only measured against, now and then compiles once more on a busy machine
+    assert len(row["all host ms"]) == 4
+    if way != "lazy":  # the lazy way, only measured against, now and then compiles once more on a busy machine
         assert row["recompiles"] == 0
     assert row["host ms"] >= row["call ms"] > 0
 

@@ -100,7 +100,8 @@ def test_tensorboard_serves_scalars_pictures_and_a_row_for_each_run(sweep):
         assert best == {"resumed": 0.75, **{seed: pytest.approx(summary(sweep / seed)["best_exact_accuracy"]) for seed in SEEDS}}
         for row in rows:
             seed = row["name"].partition("/")[0].replace("resumed", "seed=7")
-            expected = {"recursion": "trm", "T": 2, "n": 2, "n_sup": 4, "ema": "on", "seed": int(seed[-1]), "batch": 16}
+            expected = {"recursion": "t2_n2", "variant": "trm", "T": 2, "n": 2, "n_sup": 4, "ema": "on", "batch": 16}
+            expected["seed"] = int(seed[-1])
             assert row["hparams"].items() >= expected.items()
             assert [metric["name"]["tag"] for metric in row["metricValues"]] == ["eval/best_exact_accuracy"]
 

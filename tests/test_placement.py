@@ -202,17 +202,19 @@ def test_the_pod_script_says_what_it_will_do_and_does_not_with_dry_run():
     done = launch_pod("--dry-run", *POD)
     assert (done.returncode, done.stderr) == (0, "")
     assert "on every host of my-pod (z):" in done.stdout
-    assert "cd a\\ dir && exec python -m trm.train" in done.stdout
+    assert "cd a\\ dir && TRM_RANK=" in done.stdout
+    assert "exec python -m trm.train" in done.stdout
     assert "--worker=all" in done.stdout
 
 
 def test_the_pod_script_gives_every_host_the_command_as_it_was(tmp_path):
-    """A stand-in for gcloud runs the remote command in a shell, as ssh does."""
+    """A stand-in for gcloud runs the remote command in a shell, as ssh does; one for curl is the TPU's metadata server."""
     (tmp_path / "a dir").mkdir()
-    gcloud, python = tmp_path / "gcloud", tmp_path / "python"
+    gcloud, python, curl = tmp_path / "gcloud", tmp_path / "python", tmp_path / "curl"
+    curl.write_text("#!/bin/bash\ncase $4 in */agent-worker-number) echo 5 ;; *-endpoints) echo a:1,b:2,c:3 ;; esac\n")
     gcloud.write_text('#!/bin/bash\nprintf "%s\\n" "${@:1:$#-1}" > gcloud.txt\nexec bash -c "${!##--command=}"\n')
-    python.write_text('#!/bin/bash\nprintf "%s\\n" "$PWD" "$@" > ../command.txt\nexit 7\n')
-    for program in (gcloud, python):
+    python.write_text('#!/bin/bash\nprintf "%s\\n" "$PWD" "$TRM_RANK of $TRM_RANKS" "$@" > ../command.txt\nexit 7\n')
+    for program in (gcloud, python, curl):
         program.chmod(0o755)
     script = CONF_DIR.parent / "scripts" / "launch_pod.sh"
     env = os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
@@ -222,7 +224,7 @@ def test_the_pod_script_gives_every_host_the_command_as_it_was(tmp_path):
     said = (tmp_path / "gcloud.txt").read_text().split()
     assert said == ["compute", "tpus", "tpu-vm", "ssh", "my-pod", "--zone=z", "--worker=all"]
     ran = (tmp_path / "command.txt").read_text().splitlines()
-    assert ran == [str(tmp_path / "a dir"), "-m", "trm.train", "recursion=glob(*)", "run_name=it's"]
+    assert ran == [str(tmp_path / "a dir"), "5 of 3", "-m", "trm.train", "recursion=glob(*)", "run_name=it's"]
 
 
 @pytest.mark.parametrize(

@@ -74,3 +74,15 @@ def test_threads_that_send_batches_and_traces_do_not_get_into_each_others_way(ru
         for thread in threads:
             thread.join()
     assert errors == []
+
+
+def test_inductor_s_kernels_are_for_as_many_threads_as_the_process_has():
+    """Its cache is shared by all processes of a machine: kernels for two threads stall where a job has one core."""
+    before = torch.get_num_threads()
+    try:
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            start(HardwareConfig(name="cpu", backend="inductor"))
+            assert torch._inductor.config.cpp.threads == threads
+    finally:
+        torch.set_num_threads(before)

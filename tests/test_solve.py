@@ -2,19 +2,30 @@
 
 import re
 
+import numpy as np
 import pytest
 from running import TINY, command, run, run_unread
 
+from trm.data.format import array_path
+
+SHORT = [*TINY, "hardware=native", "hardware.backend=eager", "train.max_steps=2", "evaluate.max_puzzles=16"]
+SIDES = {"sudoku_4x4": 4, "sudoku_6x6": 6}
+
+of_every_size = pytest.mark.parametrize("trained", SIDES, indirect=True)
+of_4x4 = pytest.mark.parametrize("trained", ["sudoku_4x4"], indirect=True)
+
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    """A working directory with the run `outputs/whole`, trained for two steps."""
+def trained(request, tmp_path_factory):
+    """The grid's side, and a working directory with the run `outputs/whole`, trained for two steps."""
     folder = tmp_path_factory.mktemp("work")
-    run(folder, "trm.train", *TINY, "run_name=whole", "train.max_steps=2", "hardware.backend=eager", "evaluate.max_puzzles=16")
-    return folder
+    run(folder, "trm.train", *SHORT, f"data={request.param}", "run_name=whole")
+    return SIDES[request.param], folder
 
 
-def test_solve_shows_how_it_thinks(folder):
+@of_every_size
+def test_solve_shows_how_it_thinks(trained):
+    side, folder = trained
     plain = run(folder, "trm.solve", "checkpoint=outputs/whole", "test:0").stdout
     shown = run(
         folder, "trm.solve", "checkpoint=outputs/whole", "--html", "seen/a=b.html", "test:0", "--watch", "--gif=seen/a.gif"
@@ -22,11 +33,16 @@ def test_solve_shows_how_it_thinks(folder):
     watched, _, rest = shown.partition(plain)
     assert rest.splitlines() == ["written: seen/a=b.html", "written: seen/a.gif"]
     last_grid = watched.rstrip().rpartition("step 4/4")[2].partition("\n")[2]
-    answer = re.search(r"^([1-4.]{16}): ", plain, re.MULTILINE)
+    answer = re.search(rf"^([1-{side}.]{{{side**2}}}): ", plain, re.MULTILINE)
     assert answer
-    assert re.sub(r"[^1-4.]", "", last_grid) == answer[1]
+    assert re.sub(rf"[^1-{side}.]", "", last_grid) == answer[1]
     assert f"Final answer {answer[1]}:" in (folder / "seen" / "a=b.html").read_text()
     assert (folder / "seen" / "a.gif").read_bytes().startswith(b"GIF89a")
+
+
+@of_4x4
+def test_wrong_options_are_named(trained):
+    _, folder = trained
     for arguments, words in (
         (["--html"], "--html"),
         (["--wach"], "--wach"),
@@ -38,6 +54,26 @@ def test_solve_shows_how_it_thinks(folder):
         assert len(refused.stderr.splitlines()) == 1
 
 
-def test_watching_ends_quietly_when_nobody_reads(folder):
+@of_4x4
+def test_watching_ends_quietly_when_nobody_reads(trained):
     watch = command("trm.solve", "checkpoint=outputs/whole", "test:0", "--watch")
-    assert run_unread(folder, *watch) == (141, "")
+    assert run_unread(trained[1], *watch) == (141, "")
+
+
+def test_puzzles_that_are_no_sudoku_are_refused(tmp_path):
+    run(tmp_path, "trm.build_data", "data=sudoku_4x4", "data.num_puzzles=64", "data.num_test_puzzles=64", "data.path=grids")
+    (tmp_path / "grids/build.json").unlink()
+    for split in ("train", "test"):
+        metadata = tmp_path / "grids" / split / "dataset.json"
+        metadata.write_text(metadata.read_text().replace('"seq_len": 16', '"seq_len": 25'))
+        for name in ("inputs", "labels"):
+            file = array_path(tmp_path / "grids", split, name)
+            np.save(file, np.pad(np.load(file), ((0, 0), (0, 9)), constant_values=2))
+    run(tmp_path, "trm.train", *SHORT, "data.path=grids", "data.on_the_fly_aug=0", "run_name=whole")
+    for puzzle, words in (
+        ("test:0", "/grids: no Sudoku of a known box shape"),
+        ("1...|..1.|.1..|...1", "data.box_rows=2 data.box_cols=2: a 4x4 Sudoku"),
+    ):
+        refused = run(tmp_path, "trm.solve", "checkpoint=outputs/whole", puzzle, check=2)
+        assert f"{words}, but the run was trained on puzzles of 25 cells and 6 tokens" in refused.stderr
+        assert len(refused.stderr.splitlines()) == 1

@@ -67,12 +67,16 @@ def test_job_names_are_unique_where_values_read_alike():
 
 
 def test_a_process_outside_of_a_job_is_rank_0(monkeypatch):
-    monkeypatch.delenv("SUBMITIT_EXECUTOR", raising=False)
+    for name in ("SUBMITIT_EXECUTOR", "TRM_RANK", "TRM_RANKS"):
+        monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("SLURM_PROCID", "3")  # an interactive shell inside an allocation
     monkeypatch.setenv("SLURM_NTASKS", "8")
     assert process_rank() == (0, 1)
     monkeypatch.setenv("SUBMITIT_EXECUTOR", "slurm")
     assert process_rank() == (3, 8)
+    monkeypatch.setenv("TRM_RANK", "2")  # of scripts/launch_pod.sh
+    monkeypatch.setenv("TRM_RANKS", "4")
+    assert process_rank() == (2, 4)
 
 
 # -------------------------------------------------------------------------------------------------------------- idempotence

@@ -1,3 +1,4 @@
+import io
 import json
 import logging
 import os
@@ -10,18 +11,31 @@ import time
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 from fake_wandb import KEY, FakeWandb
 from hydra import compose, initialize_config_dir
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from thinking_fixtures import architecture
 from tracking_fixtures import SUDOKU, evaluation, samples
 
-from trm.config import Config, TrackingConfig, register_schema
+from trm.config import Config, HardwareConfig, TrackingConfig, register_schema
+from trm.data.sudoku import BLANK
+from trm.evaluator import eval_program
+from trm.model import init_fixed, init_weights
+from trm.progress import Lap
+from trm.runtime import start
+from trm.samples import Samples, Shown
+from trm.step import HALTED_METRICS, METRICS, empty_carry
+from trm.thinking import think
 from trm.tracking.evaluation import held_out
 from trm.tracking.record import JsonlTracker
 from trm.tracking.trackers import open_trackers
+from trm.tracking.training import training_values
 
 ROOT = Path(__file__).parents[1]
 
@@ -206,6 +220,19 @@ def test_tensorboard_that_breaks_is_dropped_with_one_warning(tmp_path, capfd):
     assert "Traceback" not in "".join(capfd.readouterr())  # a thread of TensorBoard's writers would print one
 
 
+# ---- training ----
+
+
+@pytest.mark.parametrize("halted", [0, 4])
+def test_means_of_rows_that_halted_are_logged_only_where_one_did(halted):
+    cfg = Config()
+    sums = dict.fromkeys(METRICS, 0.0) | {"rows": 2.0 * cfg.train.global_batch_size, "count": halted, "steps": 3.0 * halted}
+    values = training_values(cfg, sums, Lap(2, 1.0, 0.1), (0.1, 0.0), 100, 1000, 1)
+    assert values["halted_rows"] == halted
+    assert {name for name in HALTED_METRICS if name in values} == (set(HALTED_METRICS) - {"count"} if halted else set())
+    assert values.get("steps") == (3 if halted else None)
+
+
 # ---- evaluations ----
 
 
@@ -216,8 +243,34 @@ def test_held_out_puzzles_in_words():
     assert solved.prediction == solved.answer == " 1  2  3  4 \n 3  4  1  2 \n 2  1  4  3 \n 4  3  2  1 "
     assert wrong.prediction == " 1 [1] 3  4 \n 3  4  1  2 \n 2  1  4  3 \n 4  3  2 [.]"
     assert [(p.wrong_cells, p.steps_used) for p in (solved, wrong)] == [(0, 2), (2, 3)]
-    assert solved.picture.width > 3 * solved.picture.height / 2  # three grids side by side
+    width, height = Image.open(io.BytesIO(solved.png)).size
+    assert width > 1.3 * height  # three grids side by side, with two lines above each
     assert held_out(samples(), None) == []  # puzzles of another kind
+
+
+def test_steps_used_are_those_after_which_the_model_wants_to_halt():
+    """With a continue logit, which the halting logit must exceed."""
+    arch = architecture(SUDOKU, act_continue=True)
+    weights, fixed = init_weights(arch, 0), init_fixed(arch, 0)
+    weights["q_head.weight"] = torch.randn(weights["q_head.weight"].shape, generator=torch.Generator().manual_seed(1))
+    weights["q_head.bias"] = torch.tensor([-1.0, 0.0])
+    labels = np.repeat(samples().labels[:1], 8, axis=0)
+    rows = {"inputs": np.where(np.random.default_rng(0).random(labels.shape) < 0.5, labels, BLANK), "labels": labels}
+    rows["puzzle_identifiers"] = np.zeros(8, np.int32)
+    batch = {name: torch.from_numpy(array) for name, array in rows.items()}
+    step = eval_program(start(HardwareConfig(name="native", backend="eager")), arch, traced=True)
+    carry, sums, shown, halts = empty_carry(arch, fixed, 8), torch.zeros(len(METRICS)), [], []
+    for _ in range(arch.recursion.n_sup):
+        carry, sums, answers, (trace, _) = step(weights, fixed, None, carry, batch, sums)
+        shown.append(answers)
+        halts.append(trace.halts.numpy())
+    puzzles = held_out(Samples.of(rows, Shown(*map(torch.stack, zip(*shown, strict=True)))), SUDOKU)
+    first = np.where(np.any(halts, axis=0), np.argmax(halts, axis=0), arch.recursion.n_sup - 1)
+    assert set(first) == {0, 1, 2, 3}, "the cases that matter"
+    assert [p.steps_used for p in puzzles] == (first + 1).tolist()
+    # python -m trm.solve shows the same probability of halting
+    thought = [frames[-1] for frames in think(arch, weights, fixed, None, rows["inputs"][0])]
+    assert [frame.halting for frame in thought] == pytest.approx([frame.halting for frame in puzzles[0].frames], rel=1e-5)
 
 
 def test_an_evaluation_is_made_only_where_someone_looks(tmp_path):

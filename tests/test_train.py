@@ -1,6 +1,7 @@
 """End-to-end runs of the real entry points on tiny sizes, with torch_xla on the CPU."""
 
 import json
+import os
 import re
 import shutil
 import signal
@@ -118,6 +119,18 @@ def test_resumed_run_ends_with_the_same_bytes(folder, whole):
     assert len(other.stderr.splitlines()) == 1
 
 
+def test_ema_off_trains_the_same_weights(folder, whole):
+    """So that a run with an EMA, evaluated with ema=off, is also the run without."""
+    run(folder, "trm.train", *TINY, "run_name=plain", "ema=off")
+    plain = folder / "outputs" / "plain"
+    assert [line["loss"] for line in metrics(plain, "train")] == [line["loss"] for line in metrics(whole, "train")]
+    done = run(folder, "trm.evaluate", "checkpoint=outputs/whole", "ema=off")
+    assert "training weights" in done.stdout
+    evaluated = json.loads(done.stdout.splitlines()[-1])
+    assert evaluated["exact_accuracy"] == summary(plain)["exact_accuracy"]
+    assert evaluated["lm_loss"] == metrics(plain, "eval")[-1]["lm_loss"]
+
+
 def test_without_torch_xla_the_run_learns_the_same(folder, whole):
     run(folder, "trm.train", *TINY, "run_name=eager", "hardware=native", "hardware.backend=eager")
     run(folder, "trm.train", *TINY, "run_name=inductor", "hardware=cpu")
@@ -186,6 +199,43 @@ def test_sigterm_saves_and_exits_143(folder):
     assert result["status"] == "preempted"
     assert (folder / "outputs" / "stopped" / "checkpoints" / f"step_{result['steps']}" / "meta.json").exists()
     assert "Traceback" not in output
+
+
+def test_a_stop_inside_an_evaluation_does_not_wait_for_its_end(tmp_path):
+    """The state is saved at once; the resumed run evaluates first and ends with the bytes of one that was never stopped."""
+    arguments = [*TINY, "train.max_steps=10", "data.num_test_puzzles=1000", "evaluate.max_puzzles=null", "evaluate.batch_size=1"]
+    process = subprocess.Popen(
+        command("trm.train", *arguments, "run_name=stopped"), cwd=tmp_path, env=environment(), stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT, text=True,
+    )  # fmt: skip
+    stopped, whole = tmp_path / "outputs" / "stopped", tmp_path / "outputs" / "whole"
+    try:
+        deadline = time.monotonic() + 200
+        while not ((stopped / "train.log").exists() and "Step 10:" in (stopped / "train.log").read_text()):
+            assert process.poll() is None, process.stdout.read()
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        process.send_signal(signal.SIGTERM)
+        output, _ = process.communicate(timeout=120)
+    finally:
+        process.kill()
+    assert process.returncode == 143, output
+    assert (summary(stopped)["status"], summary(stopped)["steps"], summary(stopped)["last_eval_step"]) == ("preempted", 10, None)
+    run(tmp_path, "trm.train", *arguments, "run_name=stopped")
+    run(tmp_path, "trm.train", *arguments, "run_name=whole")
+    assert summary(stopped)["status"] == "completed"
+    assert metrics(stopped, "eval") == metrics(whole, "eval")
+    assert checkpoint_bytes(stopped, 10) == checkpoint_bytes(whole, 10)
+
+
+def test_fewer_steps_than_were_done_are_refused(folder, whole):
+    done = run(folder, "trm.train", *TINY, "run_name=shorter", "train.max_steps=7")
+    run(folder, "trm.train", *TINY, "run_name=shorter", "train.max_steps=12")
+    os.remove(folder / "outputs" / "shorter" / "summary.json")  # as after kill -9
+    done = run(folder, "trm.train", *TINY, "run_name=shorter", "train.max_steps=7", check=2)
+    assert "train.max_steps=7: " in done.stderr
+    assert "is at step 12 already" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
 
 
 def test_user_errors_are_one_line(tmp_path):

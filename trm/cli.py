@@ -164,6 +164,8 @@ def hydra_command(run: Callable[[Config], None], *, run_folder: bool = True) -> 
     if not run_folder:
         sys.argv += ["hydra.run.dir=.", "hydra.output_subdir=null", "hydra/job_logging=stdout"]
         sys.argv += ["hydra/sweeper=basic", "hydra/launcher=basic"]  # a sweep is of runs
+    elif sweep.process_rank()[0] > 0 and sweep.RANK in os.environ:  # one of several hosts with the same command and folder
+        sys.argv += ["hydra.output_subdir=null", "hydra/job_logging=stdout"]
     _prepare_hydra()
     parser = get_args_parser()
     parser.error = lambda message: fail_user_error(UserError(f"{message}; --help shows how"))  # type: ignore[method-assign]

@@ -22,7 +22,7 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, BooleanNode, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException, ValidationError
 
-from trm.errors import ConfigError
+from trm.errors import ConfigError, holds_secret
 
 LARGEST_COUNT = 2**31 - 1  # counts end up in int32 arrays and graphs
 
@@ -483,6 +483,8 @@ def _check_range(key: str, value: Any, rule: Mapping[str, Any]) -> None:
 def _check_text(key: str, value: Any) -> None:
     """Text must come back as it is from the files that keep it: YAML, JSON and names of folders."""
     for text in value if isinstance(value, list) else [value]:
+        if isinstance(text, str) and holds_secret(text):
+            raise ConfigError(f"{key} holds the W&B key, and settings are written to files: leave it in the environment alone")
         if isinstance(text, str) and ("${" in text or text == "???" or any("\ud800" <= c <= "\udfff" or c == "\0" for c in text)):
             raise ConfigError(f"{key}={text} cannot be kept in a config file: leave out ${{, ??? and characters that are not UTF-8")
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from trm.model import Architecture, Output, Weights
 from trm.runtime import Runtime
-from trm.samples import MOST_SAMPLES, Shown, shown_rows
+from trm.samples import MOST_SAMPLES, Shown, halting_logit, shown_rows
 from trm.step import METRICS, Batch, Carry, empty_carry, eval_forward, eval_metrics, wants_to_halt
 
 
@@ -89,7 +89,7 @@ def early_exit_step(
 
 def _shown(arch: Architecture, out: Output, before: Shown, puzzle: Tensor, counted: Tensor) -> Shown:
     """The samples with this step's answers written in: puzzle k of the queue starts in row k and stays there until it halts."""
-    now = shown_rows(arch, out.logits, out.q_halt)
+    now = shown_rows(arch, out.logits, halting_logit(arch.recursion, out.q_halt, out.q_continue))
     count = now.q_halt.shape[0]
     own = puzzle[:count] == torch.arange(count, dtype=torch.int32, device=puzzle.device)
     written = counted[:, :count] & own

@@ -1,8 +1,20 @@
 """Errors that are told in one line on stderr (see trm/cli.py): the user's to mend (exit code 2), or a run that cannot go on (1)."""
 
+import os
+
+SECRET = "WANDB_API_KEY"
+
+
+def holds_secret(text: str) -> bool:
+    """Whether the text has the W&B key of this process's environment in it, as `${oc.env:WANDB_API_KEY}` brings it in."""
+    key = os.environ.get(SECRET)
+    return bool(key) and str(key) in text
+
 
 def plain_line(text: str) -> str:
-    """The text on one line with nothing in it that steers a terminal: messages quote values and files as they are."""
+    """The text on one line, without what steers a terminal and without the W&B key: messages quote values and files as they are."""
+    if holds_secret(text):
+        text = text.replace(os.environ[SECRET], "***")
     line = " ".join(part for part in map(str.strip, text.splitlines()) if part)
     return "".join(c if c.isprintable() else " " if c.isspace() else ascii(c)[1:-1] for c in line)
 

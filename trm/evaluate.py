@@ -12,6 +12,7 @@ The last two write a table (CSV, JSON) and a picture into RUN/evaluation, or int
 
 import argparse
 import json
+import logging
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -27,6 +28,7 @@ from trm.evaluator import Trace, full_evaluator, held_out_loader, make_evaluator
 from trm.inference_compute import compute_curve, votes
 from trm.losses import IGNORE_LABEL
 from trm.plan.workload import count_row_flops
+from trm.progress import Progress
 from trm.report import evaluation
 from trm.runtime import start
 from trm.saved_run import SavedRun, open_run, split_arguments
@@ -48,6 +50,8 @@ def main(arguments: list[str]) -> None:
     path, overrides, rest = split_arguments(given.rest)
     if rest:
         raise ConfigError(f"{rest[0]}: not understood: arguments are checkpoint=RUN, KEY=VALUE and --out DIR")
+    logging.basicConfig(format="%(message)s")
+    logging.getLogger(Progress.__module__).setLevel(logging.INFO)  # how far it is, where there is no terminal for a bar
     run = open_run(path, overrides)
     wanted = run.cfg.evaluate
     if given.out is not None and not wanted.supervision_steps and wanted.augmentations == 1:
@@ -68,7 +72,7 @@ def _once(run: SavedRun) -> None:
     print(f"{run.folder}: {evaluator.loader.num_puzzles} puzzles on {runtime.describe()}", flush=True)
     began = time.perf_counter()
     result = evaluator.run(weights, table).final
-    print(f"step {run.meta.step}, {'EMA' if run.ema else 'training'} weights, {time.perf_counter() - began:.1f} s")
+    print(f"step {run.meta.step}, {'EMA' if run.uses_ema else 'training'} weights, {time.perf_counter() - began:.1f} s")
     for name, value in result.items():
         print(f"  {name:<16} {value:.6g}")
     print(json.dumps({"checkpoint_step": run.meta.step, **result}, sort_keys=True))
@@ -112,7 +116,7 @@ def _traced(run: SavedRun, num_steps: int, copies: int) -> tuple[EvalLoader, NDA
     facts = {
         "run_name": run.cfg.run_name,
         "checkpoint_step": run.meta.step,
-        "weights": "EMA" if run.ema else "training",
+        "weights": "EMA" if run.uses_ema else "training",
         "data": run.cfg.data.name,
         "puzzles": loader.num_puzzles,
         "supervision_steps_in_training": run.meta.config["recursion"]["n_sup"],

@@ -16,9 +16,9 @@ from trm.data.loader import EvalLoader
 from trm.early_exit import early_exit_program, first_rows, first_totals
 from trm.losses import IGNORE_LABEL
 from trm.model import Architecture, Weights
-from trm.progress import progress_bar
+from trm.progress import Progress, progress_bar
 from trm.runtime import Runtime
-from trm.samples import MOST_SAMPLES, Samples, Shown, shown_rows
+from trm.samples import MOST_SAMPLES, Samples, Shown, halting_logit, shown_rows
 from trm.step import METRICS, NORMS, Batch, Carry, empty_carry, eval_forward, eval_metrics, wants_to_halt
 
 
@@ -38,6 +38,14 @@ class EvalResult:
         return self.by_step[-1]
 
 
+class EvaluationStopped(Exception):
+    """An evaluation was left before its end, since a stop was asked for."""
+
+
+def _never() -> bool:
+    return False
+
+
 class Evaluator(Protocol):
     """Evaluates weights that are on the devices, on the puzzles of a loader."""
 
@@ -46,8 +54,8 @@ class Evaluator(Protocol):
     def prepare(self, weights: Weights, puzzle_embedding: Tensor | None) -> None:
         """Compile the evaluation now rather than at the first `run`."""
 
-    def run(self, weights: Weights, puzzle_embedding: Tensor | None) -> EvalResult:
-        """Every puzzle of the loader once."""
+    def run(self, weights: Weights, puzzle_embedding: Tensor | None, stop: Callable[[], bool] = _never) -> EvalResult:
+        """Every puzzle of the loader once. Raises EvaluationStopped soon after `stop` says so."""
 
 
 class RowTrace(NamedTuple):
@@ -103,40 +111,49 @@ class FullEvaluator:
         batch = self.runtime.put_batch(next(iter(self.loader)))
         self.runtime.prepare(self._step, weights, self._fixed, puzzle_embedding, self._carry, batch, self._zeros)
 
-    def run(self, weights: Weights, puzzle_embedding: Tensor | None) -> EvalResult:
-        """Evaluate weights that are on the device. No result is read before the end, but for the progress bar's sake."""
-        return self._pass(weights, puzzle_embedding)[0]
+    def run(self, weights: Weights, puzzle_embedding: Tensor | None, stop: Callable[[], bool] = _never) -> EvalResult:
+        """Evaluate weights that are on the devices. These always have a batch to go on with: what is read is of the one before."""
+        return self._pass(weights, puzzle_embedding, stop)[0]
 
     def trace(self, weights: Weights, puzzle_embedding: Tensor | None) -> tuple[EvalResult, Trace]:
         """The same, and what every row said."""
-        result, batches = self._pass(weights, puzzle_embedding)
+        result, batches = self._pass(weights, puzzle_embedding, _never)
         rows = self.loader.num_rows
         steps = [RowTrace(*map(torch.stack, zip(*batch.steps, strict=True))) for batch in batches]  # [S, B] each
         exact, halts, q_halt = (torch.cat(parts, dim=1)[:, :rows].numpy() for parts in zip(*steps, strict=True))
         predictions = torch.cat([batch.predictions for batch in batches])[:rows].numpy()
         return result, Trace(predictions, exact, halts, q_halt)
 
-    def _pass(self, weights: Weights, puzzle_embedding: Tensor | None) -> tuple[EvalResult, list[BatchTrace]]:
+    def _pass(
+        self, weights: Weights, puzzle_embedding: Tensor | None, stop: Callable[[], bool]
+    ) -> tuple[EvalResult, list[BatchTrace]]:
         sums = [self._zeros] * self._num_steps
         shown: list[Shown] = []  # of the first batch
         traces: list[BatchTrace] = []
-        with progress_bar(self._progress, 0, self.loader.num_rows, "puzzle", leave=False) as bar:
-            for host_batch in self.loader:
+        total = len(self.loader) * self._num_steps
+        with progress_bar(self._progress, 0, total, "step", leave=False) as bar:
+            progress = Progress("evaluation, steps of batches", total, bar, words=self._progress == "auto")
+            for number, host_batch in enumerate(self.loader):
                 batch, carry, before = self.runtime.put_batch(host_batch), self._carry, sums[-1]
                 steps: list[RowTrace] = []
                 for s in range(self._num_steps):
+                    if stop():
+                        raise EvaluationStopped
                     carry, sums[s], answers, traced = self._step(weights, self._fixed, puzzle_embedding, carry, batch, sums[s])
                     if len(shown) < self._num_steps:
                         shown.append(answers)
                     if traced is not None:
                         steps.append(traced[0])
+                    if s and progress.due():
+                        self.runtime.fetch(sums[s - 1])
+                        progress.tell(number * self._num_steps + s)
                 # what is read is of the batch before: the devices have this one to go on with
                 if traces:
                     traces[-1] = self.runtime.fetch(traces[-1])
                 if traced is not None:
                     traces.append(BatchTrace(steps, traced[1]))
-                if not bar.disable:
-                    bar.update(int(self.runtime.fetch(before)[METRICS.index("count")]) - bar.n)
+                if stop is not _never:  # else the host would be done long before the devices, and deaf to a stop
+                    self.runtime.fetch(before)
             totals, shown, traces[-1:] = self.runtime.fetch((sums, shown, traces[-1:]))
         samples = Samples.of(self.loader.rows(0, MOST_SAMPLES), Shown(*map(torch.stack, zip(*shown, strict=True))))
         return EvalResult([_means(total) for total in totals], samples), traces
@@ -155,7 +172,7 @@ def eval_program(
     ) -> tuple[Carry, Tensor, Shown, tuple[RowTrace, Tensor] | None]:
         carry, out, rows = eval_forward(arch, weights, fixed, puzzle_embedding, carry, batch)
         sums = sums + eval_metrics(arch, out, rows, carry.steps, rows.labelled)
-        shown = shown_rows(arch, out.logits, out.q_halt)
+        shown = shown_rows(arch, out.logits, halting_logit(arch.recursion, out.q_halt, out.q_continue))
         trace = None
         if traced:
             halts = wants_to_halt(arch.recursion, out.q_halt, out.q_continue)
@@ -195,18 +212,22 @@ class EarlyExitEvaluator:
         """Compile the evaluation step now rather than at the first evaluation."""
         self.runtime.prepare(self._step, weights, self._fixed, puzzle_embedding, self._queue, self._rows, self._totals)
 
-    def run(self, weights: Weights, puzzle_embedding: Tensor | None) -> EvalResult:
-        """Evaluate weights that are on the device.
+    def run(self, weights: Weights, puzzle_embedding: Tensor | None, stop: Callable[[], bool] = _never) -> EvalResult:
+        """Evaluate weights that are on the devices.
 
         Only the number of finished puzzles is read on the way, and no sooner than they could all be finished.
         """
         rows, totals, finished = self._rows, self._totals, 0
         with progress_bar(self._progress, 0, self._count, "puzzle", leave=False) as bar:
+            progress = Progress("evaluation, puzzles", self._count, bar, words=self._progress == "auto")
             while finished < self._count:
+                if stop():
+                    raise EvaluationStopped
                 for _ in range(-((self._count - finished) // -self._batch_size)):
                     rows, totals = self._step(weights, self._fixed, puzzle_embedding, self._queue, rows, totals)
                 finished = int(self.runtime.fetch(totals.sums)[-1, METRICS.index("count")])
-                bar.update(finished - bar.n)
+                if progress.due() or not bar.disable:
+                    progress.tell(finished)
         sums, shown = self.runtime.fetch((totals.sums, totals.shown))
         return EvalResult([_means(total) for total in sums], Samples.of(self.loader.rows(0, MOST_SAMPLES), shown))
 

@@ -19,6 +19,7 @@ from typing import Any, Protocol, TypeVar, cast
 
 import numpy as np
 import torch
+import torch._inductor.config
 import torch.utils._pytree as pytree
 from torch import Tensor
 
@@ -115,6 +116,7 @@ class _XlaFunction:
         self._function, self._donate, self._drain, self._lock = function, donate, drain, lock
         self._graph: Callable[..., Any] | None = None
         self._shapes: list[tuple[torch.Size, torch.dtype]] = []
+        self.recompiles = 0  # for other shapes than the first
 
     def __call__(self, *args: Any) -> Any:
         graph, tensors = self._graph_for(args)
@@ -134,6 +136,7 @@ class _XlaFunction:
         shapes = [(t.shape, t.dtype) for t in tensors]
         if self._graph is None or shapes != self._shapes:
             if self._graph is not None:
+                self.recompiles += 1
                 log.warning("compiling again: %s", _changed_shapes(self._shapes, shapes))
             with self._lock:
                 self._donate_buffers(args)
@@ -195,12 +198,13 @@ class XlaRuntime:
             import torch_xla.debug.metrics as xla_metrics
             import torch_xla.distributed.spmd as spmd
             import torch_xla.runtime as xr
-        except ImportError as error:
+        except (ImportError, OSError, AttributeError, RuntimeError) as error:  # a library of another torch fails in any of these
             raise ConfigError(
                 f"torch_xla does not load with torch {torch.__version__} ({error}): run `make setup`, or use hardware.backend=eager"
             ) from error
         self._torch_xla, self._xm, self._metrics, self._spmd = torch_xla, xm, xla_metrics, spmd
         self._lock = threading.RLock()  # one thread at a time changes what torch_xla keeps of its live tensors
+        self._compiled: list[_XlaFunction] = []
         self._mesh = None
         if hardware.compile_cache is not None:  # before the first use of the devices
             xr.initialize_cache(os.path.abspath(hardware.compile_cache), readonly=False)
@@ -233,6 +237,7 @@ class XlaRuntime:
         # XLA's virtual CPU devices mix up the all-reduces of two executions that are under way at once, and hang
         drain = self.wait if self._platform == "cpu" and self.num_devices > 1 else None
         compiled: Any = _XlaFunction(function, donate, drain, self._lock)
+        self._compiled.append(compiled)
         return cast(F, compiled)
 
     def prepare(self, compiled: Callable[..., Any], *args: Any) -> None:
@@ -293,7 +298,7 @@ class XlaRuntime:
         for name, words in XLA_TIMES.items():
             count, nanoseconds, _ = self._metrics.metric_data(name) or (0, 0.0, ())
             parts.append(f"{words} {count} ({nanoseconds / 1e9:.2f} s)")
-        return ", ".join(parts)
+        return ", ".join([*parts, f"recompiled for other shapes {sum(each.recompiles for each in self._compiled)}"])
 
     def describe(self) -> str:
         return (
@@ -342,6 +347,8 @@ class NativeRuntime:
             torch._dynamo.config.recompile_limit = 64  # each batch size and each network is compiled once more, on purpose
         if hardware.jobs > 1:  # jobs side by side share the cores
             torch.set_num_threads(max(1, min(torch.get_num_threads(), (os.cpu_count() or 1) // hardware.jobs)))
+        # part of the key of inductor's cache: kernels for two threads on the one core of a sweep's job would be 20 times slower
+        torch._inductor.config.cpp.threads = torch.get_num_threads()
         if hardware.platform == "cpu":
             _keep_freed_memory()
         self._device = torch.device(hardware.platform)

@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from trm.config import RecursionConfig
 from trm.losses import log_probabilities
 from trm.model import Architecture
 
@@ -26,11 +27,19 @@ class Shown(NamedTuple):
 
     predictions: Tensor  # [K, C] int32
     confidence: Tensor  # [K, C] in the loss dtype
-    q_halt: Tensor  # [K]
+    q_halt: Tensor  # [K] `halting_logit`
+
+
+def halting_logit(recursion: RecursionConfig, q_halt: Tensor, q_continue: Tensor) -> Tensor:
+    """The logit that is above 0 where the model would stop by the rule of trm.step.wants_to_halt, [B]."""
+    return q_halt - q_continue if recursion.act_continue else q_halt
 
 
 def shown_rows(arch: Architecture, logits_BCV: Tensor, q_halt_B: Tensor) -> Shown:
-    """What is shown of a supervision step's answers: the first rows of the batch, at most MOST_SAMPLES."""
+    """What is shown of a supervision step's answers: the first rows of the batch, at most MOST_SAMPLES.
+
+    `q_halt_B` is their `halting_logit`.
+    """
     logits = logits_BCV[:MOST_SAMPLES]
     predictions = logits.argmax(-1)
     log_shares = log_probabilities(logits.to(arch.loss_dtype), arch.model.loss)
@@ -46,7 +55,7 @@ class Samples:
     labels: NDArray[np.int32]  # [K, C] tokens of the solutions; trm.losses.IGNORE_LABEL where a cell has none
     predictions: NDArray[np.int32]  # [S, K, C] most probable tokens
     confidence: NDArray[np.float32]  # [S, K, C] probability of the prediction under the training loss, 0..1
-    q_halt: NDArray[np.float32]  # [S, K] halting logit: above 0 the model would stop
+    q_halt: NDArray[np.float32]  # [S, K] `halting_logit`: above 0 the model would stop
 
     @classmethod
     def of(cls, puzzles: dict[str, NDArray[np.int32]], shown: Shown) -> "Samples":

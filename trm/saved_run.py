@@ -31,9 +31,14 @@ class SavedRun:
     puzzle_embedding: Tensor | None
 
     @property
+    def uses_ema(self) -> bool:
+        """Whether evaluation takes the EMA: where the run kept one and the settings do not say ema=off."""
+        return bool(self.ema) and self.cfg.ema.enabled
+
+    @property
     def eval_weights(self) -> Weights:
-        """The weights that the run's own evaluation used: EMA where there is one."""
-        return self.ema or self.weights
+        """The weights that evaluation uses."""
+        return self.ema if self.uses_ema else self.weights
 
 
 def split_arguments(arguments: list[str]) -> tuple[Path, list[str], list[str]]:

@@ -1,7 +1,7 @@
 """Solve one puzzle with a trained model: `python -m trm.solve checkpoint=RUN PUZZLE [--watch] [--html FILE] [--gif FILE]`.
 
 PUZZLE is the grid row by row, with 1-9 (then A, B, ...) for digits and . or 0 for blanks. Quote it. `test:N` takes the N-th
-held-out puzzle (from 0) of the run's dataset, whose solution is known.
+held-out puzzle (from 0) of the run's dataset, whose solution is known. Sudoku only.
 
   --watch      show the grid after every supervision step, with wrong, changed and given cells told apart
   --html FILE  write a page with sliders over supervision steps and latent recursions; it needs nothing else
@@ -61,15 +61,30 @@ def main(arguments: list[str]) -> None:
 
 def find_puzzle(run: SavedRun, name: str) -> Puzzle:
     """The puzzle that is written out, or that test:N names in the run's dataset. Raises ConfigError or DataError."""
-    sudoku = Sudoku(run.cfg.data.box_rows, run.cfg.data.box_cols)
+    data = run.cfg.data
     if not name.startswith("test:"):
+        boxes = f"data.box_rows={data.box_rows} data.box_cols={data.box_cols}"
+        sudoku = _fitting(run, Sudoku(data.box_rows, data.box_cols), boxes)
         question = sudoku.parse(name)
         return Puzzle(sudoku.text(question), sudoku, question, None)
-    dataset = load_dataset(Path(run.cfg.data.path), "test")
+    dataset = load_dataset(Path(data.path), "test")
+    sudoku = _fitting(run, dataset.sudoku, f"data.path={data.path}")
     number = name.removeprefix("test:")
     if not number.isdecimal() or int(number) >= dataset.num_rows:
         raise ConfigError(f"{name}: the dataset's held-out puzzles are test:0 to test:{dataset.num_rows - 1}")
     return Puzzle(name, sudoku, dataset.inputs[int(number)], dataset.labels[int(number)])
+
+
+def _fitting(run: SavedRun, sudoku: Sudoku | None, where: str) -> Sudoku:
+    """The Sudoku that `where` gives, if it is one and the one that the model reads. Raises ConfigError."""
+    arch = run.arch
+    if sudoku is not None and (sudoku.num_cells, sudoku.vocab_size) == (arch.seq_len, arch.vocab_size):
+        return sudoku
+    given = f"a {sudoku.side}x{sudoku.side} Sudoku" if sudoku else "no Sudoku of a known box shape"
+    raise ConfigError(
+        f"{where}: {given}, but the run was trained on puzzles of {arch.seq_len} cells and {arch.vocab_size} tokens: give a run "
+        "and puzzles of the same Sudoku (python -m trm.evaluate measures a run on puzzles of any kind)"
+    )
 
 
 def report(sudoku: Sudoku, question: np.ndarray, answer: np.ndarray) -> str:

@@ -28,6 +28,7 @@ log = logging.getLogger(__name__)
 
 GRID_FILE, PLACEMENT_FILE = "grid.json", "placement.json"
 LONGEST_NAME = 70
+RANK, RANKS = "TRM_RANK", "TRM_RANKS"  # environment of a process that scripts/launch_pod.sh starts
 # Overrides that say how to run a sweep, not what it computes: they change neither its folder nor its jobs' names.
 NEUTRAL_KEYS = ("run_name", "tracking", "hardware.jobs", "hardware.placement", "hardware.compile_cache", "train.progress")
 
@@ -151,7 +152,9 @@ def why_incomplete(sweep_dir: Path, job: Job) -> str | None:
 
 
 def process_rank() -> tuple[int, int]:
-    """(rank, ranks) of this process in a job that Slurm or submitit started; (0, 1) elsewhere."""
+    """(rank, ranks) of this process in a job that Slurm, submitit or scripts/launch_pod.sh started; (0, 1) elsewhere."""
+    if RANK in os.environ:
+        return int(os.environ[RANK]), int(os.environ.get(RANKS, "1"))
     rank = os.environ.get("SLURM_PROCID") or os.environ.get("SUBMITIT_LOCAL_GLOBALID") or "0"
     ranks = os.environ.get("SLURM_NTASKS") or os.environ.get("SUBMITIT_LOCAL_NTASKS") or "1"
     return (int(rank), int(ranks)) if "SUBMITIT_EXECUTOR" in os.environ else (0, 1)

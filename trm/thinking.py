@@ -16,6 +16,7 @@ from trm.data.sudoku import BLANK, Sudoku
 from trm.errors import ConfigError
 from trm.losses import log_probabilities
 from trm.model import Architecture, Weights, decode, forward, with_latents
+from trm.samples import halting_logit
 
 Cells = NDArray[np.integer]  # tokens [C]
 Flags = NDArray[np.bool_]  # [C]
@@ -29,7 +30,7 @@ class Frame:
     recursion: int  # latent recursion within the step, from 1; the last one's answer is the step's
     answer: Cells
     confidence: NDArray[np.float64]  # [C] probability of the answer's token under the training loss, 0..1
-    halting: float  # probability of halting here, 0..1
+    halting: float  # probability of halting here, 0..1; above 0.5 the model would stop
 
 
 @dataclass(frozen=True)
@@ -93,8 +94,9 @@ def think(
 
 
 def _frame(arch: Architecture, weights: Weights, step: int, recursion: int, answer_BLD: Tensor) -> Frame:
-    logits, q_halt, _ = decode(arch, weights, answer_BLD)
+    logits, q_halt, q_continue = decode(arch, weights, answer_BLD)
     tokens = logits[0].argmax(-1)
     shares = log_probabilities(logits[0].to(torch.float64), arch.model.loss).exp()
     confidence = shares.gather(-1, tokens[:, None])[:, 0]
-    return Frame(step, recursion, tokens.numpy(), confidence.numpy(), torch.sigmoid(q_halt[0]).item())
+    halting = torch.sigmoid(halting_logit(arch.recursion, q_halt, q_continue)[0])
+    return Frame(step, recursion, tokens.numpy(), confidence.numpy(), halting.item())

@@ -30,11 +30,11 @@ from trm.data.loader import TrainLoader
 from trm.data.prefetch import Prefetcher
 from trm.data.queue import RowQueue
 from trm.errors import CheckpointError, ConfigError, RunFailure
-from trm.evaluator import Evaluator, make_evaluator
+from trm.evaluator import EvaluationStopped, Evaluator, make_evaluator
 from trm.failures import check_losses, check_weights, explained
 from trm.model import Weights, architecture, init_fixed, num_parameters
 from trm.progress import Clock, progress_bar
-from trm.run_folder import CONFIG_FILE, SUMMARY_FILE, exclusive, seconds_before, write_summary
+from trm.run_folder import CONFIG_FILE, exclusive, put_summary_away, read_summary, seconds_before, write_summary
 from trm.runtime import Runtime, start
 from trm.samples import write_samples
 from trm.signals import StopSignal
@@ -57,8 +57,9 @@ def train(cfg: Config) -> None:
     """One run from its settings to its summary; see the module's docstring. Exits with 143 when preempted."""
     run_dir = Path(HydraConfig.get().runtime.output_dir)
     # the ranks of a whole-pod job share one folder: the first one holds it for all
-    with explained(cfg, run_dir), exclusive(run_dir) if process_rank()[0] == 0 else contextlib.nullcontext():
-        Run(cfg, run_dir).execute()
+    hold = exclusive(run_dir) if process_rank()[0] == 0 else contextlib.nullcontext()
+    with StopSignal() as stop, explained(cfg, run_dir), hold:
+        Run(cfg, run_dir).execute(stop)
 
 
 class Run:
@@ -118,13 +119,20 @@ class Run:
 
     # -------------------------------------------------------------------------------------------------------------- whole run
 
-    def execute(self) -> None:
+    def execute(self, stop: StopSignal) -> None:
         """Build or resume the state, train, and write the summary whatever happens."""
         cfg = self.cfg
         state, self.start_step = self._new_or_resumed_state()
-        if self.start_step >= self.total_steps and (self.run_dir / SUMMARY_FILE).exists():
+        if self.start_step >= self.total_steps and self._is_completed():
             log.info("nothing to do: %s already holds all %s steps", self.run_dir, self.total_steps)
             return
+        if self.start_step > self.total_steps:
+            raise ConfigError(
+                f"train.max_steps={self.total_steps}: {self.run_dir} is at step {self.start_step} already: choose at least that, "
+                "or another run_name"
+            )
+        if self.runtime.is_main:
+            put_summary_away(self.run_dir)  # it would tell of the start before
         self.trackers: Trackers = open_trackers(
             cfg,
             self.run_dir,
@@ -150,7 +158,7 @@ class Run:
         status, exit_code, reason = "failed", EXIT_FAILED, None
         try:
             # a run ends when its last checkpoint is on disk
-            with StopSignal() as stop, explained(cfg, self.run_dir), contextlib.closing(self.writer):
+            with explained(cfg, self.run_dir), contextlib.closing(self.writer):
                 stopped = self._loop(state, stop)
             status, exit_code = ("preempted", EXIT_PREEMPTED) if stopped else ("completed", 0)
         except BaseException as error:
@@ -183,6 +191,13 @@ class Run:
         stage: Stage | None = None
 
         clock.reset(self.step)
+        if self.start_step and self._evaluation_due() and self.last_eval_step != self.step:  # a stop cut it short
+            with clock.paused():
+                stopped = not self._evaluate_and_save(evaluator, state, stop)
+            if stopped:
+                return True
+        if stop.requested and runtime.process_count == 1:
+            return self.step < self.total_steps
         steps = range(self.start_step, self.total_steps)
 
         def device_batch(step: int) -> dict[str, torch.Tensor]:
@@ -217,14 +232,14 @@ class Run:
                     log.info("XLA Metrics at step %s: %s", self.step, runtime.metrics_line())
 
                 # -------------------------------------------------------------------------------------- evaluate and save
-                last = self.step == self.total_steps or stopping
-                evaluate = self.step == self.total_steps or _due(self.step, cfg.train.eval_every_steps)
-                if evaluate or last or _due(self.step, cfg.train.checkpoint_every_steps):
+                if self._evaluation_due() and not stopping:
                     with clock.paused():
-                        is_best = evaluate and self._evaluate(evaluator, state)
-                        self._save(state, is_best)
+                        stopping = not self._evaluate_and_save(evaluator, state, stop)
+                elif stopping or _due(self.step, cfg.train.checkpoint_every_steps):
+                    with clock.paused():
+                        self._save(state, is_best=False)
                 if stopping:
-                    return self.step < self.total_steps
+                    return self.step < self.total_steps or self.last_eval_step != self.step
         return False
 
     def _enter_stage(self, state: TrainState, fixed: Weights, batch: Batch) -> tuple[Stage, StepFunction]:
@@ -251,8 +266,10 @@ class Run:
         """Report the first step's time and compile the evaluation too: from here on nothing compiles within a stage."""
         self.runtime.fetch(state.step)
         self.seconds_to_first_step = self.clock.total_s
-        log.info("first step after %.1f s", self.seconds_to_first_step)
+        log.info("first step after %.1f s; compiling the evaluation step ...", self.seconds_to_first_step)
+        began = time.perf_counter()
         evaluator.prepare(state.ema or state.weights, state.puzzle_embedding)
+        log.info("compiled the evaluation step in %.1f s", time.perf_counter() - began)
         self.clock.reset(self.step)
         batches.lap()
 
@@ -294,8 +311,10 @@ class Run:
 
     def _new_or_resumed_state(self) -> tuple[TrainState, int]:
         state = init_state(self.cfg, self.arch, self.fixed)
-        if self.cfg.train.resume == "never" and self.runtime.is_main:
-            set_aside(self.run_dir)
+        if self.cfg.train.resume == "never":
+            if self.runtime.is_main:
+                set_aside(self.run_dir)
+            return state, 0
         loaded = self._newest_whole_checkpoint()
         if loaded is None:
             return state, 0
@@ -331,6 +350,11 @@ class Run:
             )
         return None
 
+    def _is_completed(self) -> bool:
+        """Whether the run folder's last start said that it had done all steps and evaluated them."""
+        summary = read_summary(self.run_dir) or {}
+        return summary.get("status") == "completed" and self.last_eval_step is not None
+
     def _log_training(self, state: TrainState, clock: Clock, batches: Prefetcher[Any]) -> float:
         """Fetch the metrics accumulated since the last log and write them everywhere; returns the votes to stop."""
         cfg = self.cfg
@@ -359,10 +383,26 @@ class Run:
         log.warning(text)
         self.warnings.append(text)
 
-    def _evaluate(self, evaluator: Evaluator, state: TrainState) -> bool:
+    def _evaluation_due(self) -> bool:
+        return self.step == self.total_steps or _due(self.step, self.cfg.train.eval_every_steps)
+
+    def _evaluate_and_save(self, evaluator: Evaluator, state: TrainState, stop: StopSignal) -> bool:
+        """False where a stop was asked for on the way: then the state is saved, and the resumed run evaluates it first."""
+        # several hosts would have to leave together: they go on to the end
+        stopping = (lambda: stop.requested) if self.runtime.process_count == 1 else None
+        try:
+            is_best = self._evaluate(evaluator, state, stopping)
+        except EvaluationStopped:
+            self._save(state, is_best=False)
+            return False
+        self._save(state, is_best)
+        return True
+
+    def _evaluate(self, evaluator: Evaluator, state: TrainState, stop: Callable[[], bool] | None) -> bool:
         """Evaluate and log; True where this is the best exact accuracy so far."""
         began = time.perf_counter()
-        evaluation = evaluator.run(state.ema or state.weights, state.puzzle_embedding)
+        weights = state.ema or state.weights
+        evaluation = evaluator.run(weights, state.puzzle_embedding, *([stop] if stop else []))
         result = evaluation.final
         shown = ", ".join(f"{name}={result[key]:.4f}" for name, key in SHOWN_IN_LOG.items())
         seconds = time.perf_counter() - began

@@ -299,7 +299,7 @@ class LocalLauncher(QueueLauncher):
     def launch_jobs(self, sweep_dir: Path, names: Sequence[str], job_overrides: Sequence[Sequence[str]]) -> None:
         """Keep the slots busy until every job has run. SIGINT and SIGTERM let the running jobs save, and start no more."""
         placed = place(self.hardware)
-        if placed.processes > 1 and self.hardware.platform != "tpu":
+        if placed.processes > 1:  # each host would decide by itself which jobs are done
             raise ConfigError(
                 "hardware.placement=pod needs every host: use hydra/launcher=submitit_slurm, or placement=host or chip"
             )

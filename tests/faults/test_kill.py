@@ -1,6 +1,6 @@
 """kill -9 at any moment: the run goes on from its last checkpoint and ends with the bytes of one that was never hurt.
 
-TRM_KILLS=N sets how often (default 10; `make test-faults` of a night: 50), TRM_FAULT_SEED the random moments.
+TRM_KILLS=N sets how often (default 10; `make nightly`: 50), TRM_FAULT_SEED the random moments.
 """
 
 import json

@@ -1,16 +1,20 @@
 """Measure this machine: `python -m trm.bench SUBCOMMAND [KEY=VALUE ...] [--json FILE] [--sizes A,B] [--ways A,B] [--rounds N]`.
 
-  step         samples/s of the training and the evaluation step, beside the machine's matmul rate; "ordinary" is the same model
-               written the usual eager way
+  step         samples/s of the training and the evaluation step, beside the machine's rates of matrix products (matmul:
+               torch.mm, oneDNN: trm/onednn.py); "ordinary" is the same model written the usual eager way
                --sizes demo,6x6,paper_mlp,paper_attention   --ways configured,ordinary (of: xla,inductor,eager too)
   loader       batches/s of the loader alone, against what a CPU and a TPU v4 consume
   build_data   puzzles/s of building datasets   --sizes 4x4,6x6,9x9,csv
   sweep        seconds of a tiny grid, and the share that is not training   --ways 1,2 (jobs at once)
-  host         milliseconds of host time in a training step, compiled and lazy, on one device and on the mesh of eight
+  host         milliseconds of host time in a training step, compiled, lazy and in trm.train's loop, on one device and on the
+               mesh of eight
   compile      seconds until the first step at the paper's size, for T*n from 4 to 32
   checkpoint   seconds that saving holds training up, seconds until it is on disk, bytes, seconds to read it again
                --sizes demo,paper
   logging      milliseconds of logging a step and an evaluation, and their share of the paper's step on a v4-64
+  scaling      how milliseconds, megabytes and FLOPs of a training step grow with batch, depth (T*n), width and tokens: figures and
+               fitted exponents; v4_roofline: bounds of the paper's steps on one TPU v4 chip, calculated
+               --sizes batch,depth,width,tokens_mlp,tokens_attention,v4_roofline
 
   compare SUBCOMMAND ... --revisions A,B [--turns N]     two git revisions in turns, A B A B; "." is the working tree as it is
   compare SUBCOMMAND ... --configs 'KEY=VALUE ...' 'KEY=VALUE ...' [--turns N]
@@ -46,6 +50,7 @@ SUBCOMMANDS = {
     "compile": "compiling",
     "checkpoint": "checkpoint",
     "logging": "logging",
+    "scaling": "scaling",
 }
 BENCHMARK_OPTIONS = ("sizes", "ways", "rounds")
 
@@ -90,8 +95,8 @@ def main(arguments: list[str]) -> None:
     given = _parse(rest, comparing)
     benchmark = importlib.import_module(f"trm.bench.{SUBCOMMANDS[name]}")
     options = options_of(name, benchmark, given)
-    rows = _compare(name, given) if comparing else benchmark.measure(given.overrides, **options)
     machine = facts()
+    rows = _compare(name, given) if comparing else benchmark.measure(given.overrides, **options)
     print(table(rows))
     print("  ".join(f"{key}: {value}" for key, value in machine.items()))
     if given.json is not None:

@@ -4,7 +4,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from trm.bench.machine import Row, median_and_spread
+from trm.bench.machine import Row, figures
 from trm.checkpoint import CheckpointWriter, Meta, flatten, load_checkpoint
 from trm.cli import compose
 from trm.config import digest, to_plain
@@ -19,7 +19,7 @@ ROUNDS = 5
 
 
 def measure(overrides: list[str], sizes: list[str], rounds: int) -> list[Row]:
-    """One row for each size; seconds are medians over the rounds."""
+    """One row for each size; seconds are medians and quartiles over the rounds."""
     rows = []
     for size in sizes:
         with tempfile.TemporaryDirectory() as folder:
@@ -41,7 +41,7 @@ def measure(overrides: list[str], sizes: list[str], rounds: int) -> list[Row]:
             writer.close()
             size_mb = sum(p.stat().st_size for p in (Path(folder) / "checkpoints" / f"step_{rounds - 1}").iterdir()) / 1e6
         seconds = {"held up s": held, "on disk after s": written, "read and verified s": read}
-        row: Row = {"size": size, "MB": size_mb} | {name: median_and_spread(values)["median"] for name, values in seconds.items()}
+        row: Row = {"size": size, "MB": size_mb} | figures(seconds)
         rows.append(row | {f"all {name}": values for name, values in seconds.items()})
     return rows
 

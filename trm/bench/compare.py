@@ -24,7 +24,7 @@ from trm.cli import CONF_DIR, EXIT_USER_ERROR
 from trm.errors import RunFailure, UserError
 
 WORKING_TREE = "."
-SPREAD = ("low", "high", "host low", "host high")  # columns of a benchmark that say how sure another one is
+SPREAD = ("low", "high")  # last words of the columns of a benchmark that say how sure another one is
 TURNS = 5
 
 
@@ -74,7 +74,7 @@ def _ratios(first: Sequence[Row], second: Sequence[Row], sides: Sequence[Side]) 
     label = {name: value for name, value in a.items() if not isinstance(value, (float, list)) and b.get(name) == value}
     rows = []
     for name, value in a.items():
-        if not isinstance(value, float) or name in SPREAD or not isinstance(b.get(name), float):
+        if not isinstance(value, float) or name.split()[-1] in SPREAD or not isinstance(b.get(name), float):
             continue
         values = [[row[name] for row in turns] for turns in (first, second)]
         if values[0] == values[1] or min(map(min, values)) <= 0:  # nothing that was measured, or nothing to divide by

@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from trm.bench.machine import Row, in_child, median_and_spread
+from trm.bench.machine import Row, figures, in_child
 from trm.cli import compose
 from trm.step import init_state
 from trm.train import Run, train_program
@@ -19,7 +19,10 @@ FIGURES = ("compile s", "step s", "first step s")
 
 
 def measure(overrides: list[str], rounds: int) -> list[Row]:
-    """One row for each depth, medians over the rounds. Each starts twice: caches, where the backend has one, are empty at first."""
+    """One row for each depth, medians and quartiles over the rounds.
+
+    Each starts twice: caches, where the backend has one, are empty at first.
+    """
     rows = []
     for T, n in DEPTHS:
         depth = [*PAPER, f"recursion.T={T}", f"recursion.n={n}", *overrides]
@@ -37,7 +40,7 @@ def measure(overrides: list[str], rounds: int) -> list[Row]:
             for name, value in values.items():
                 measured.setdefault(name, []).append(value)
         row: Row = {"T": T, "n": n, "T*n": T * n, "backend": hardware.backend}
-        row |= {name: median_and_spread(values)["median"] for name, values in measured.items()}
+        row |= figures(measured)
         rows.append(row | {f"all {name}": values for name, values in measured.items()})
     return rows
 

@@ -7,7 +7,7 @@ import platform
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context
@@ -25,23 +25,41 @@ MATMUL_SIZES, MATMUL_REPEATS = (1024, 1536, 2048), 4
 
 
 def facts() -> dict[str, Any]:
-    """Machine, versions and git revision."""
+    """Machine, versions and git revision; to be asked before anything is measured, for `load_before`."""
     git = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=CONF_DIR, capture_output=True, text=True, check=False)
     return {
-        "cores": len(os.sched_getaffinity(0)),
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "processor": _processor(),
-        "memory_gb": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9, 1),
+        "memory_gb": _memory_gb(),
         "load_before": round(os.getloadavg()[0], 1),
         "python": platform.python_version(),
-        **{name: importlib.metadata.version(name) for name in ("torch", "torch_xla")},
+        **{name: _version(name) for name in ("torch", "torch_xla")},
         "revision": git.stdout.strip() or "no git",
     }
 
 
 def _processor() -> str:
-    with open("/proc/cpuinfo") as file:
-        names = [line.partition(":")[2].strip() for line in file if line.startswith("model name")]
-    return names[0] if names else platform.machine()
+    try:
+        with open("/proc/cpuinfo") as file:
+            names = [line.partition(":")[2].strip() for line in file if line.startswith("model name")]
+    except OSError:  # not Linux
+        names = [platform.processor()]
+    return next(filter(None, names), platform.machine())
+
+
+def _memory_gb() -> float | None:
+    """Memory in units of 1e9 bytes; None where the system does not say."""
+    try:
+        return round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9, 1)
+    except (AttributeError, ValueError, OSError):
+        return None
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "missing"
 
 
 def median_and_spread(values: Sequence[float]) -> dict[str, float]:
@@ -50,16 +68,40 @@ def median_and_spread(values: Sequence[float]) -> dict[str, float]:
     return {"median": middle, "low": low, "high": high, "max": max(values)}
 
 
+def figures(measured: Mapping[str, Sequence[float]]) -> Row:
+    """Columns for each figure: its median under its name, and its quartiles."""
+    row: Row = {}
+    for name, values in measured.items():
+        found = median_and_spread(values)
+        row |= {name: found["median"], f"{name} low": found["low"], f"{name} high": found["high"]}
+    return row
+
+
 def matmul_rate() -> float:
-    """GFLOP/s of float32 matrix products here and now, all threads: the best of several sizes and repeats."""
+    """GFLOP/s of float32 matrix products by torch.mm here and now, all threads: the best of several sizes and repeats."""
     import torch  # takes seconds, and not every benchmark needs it
+
+    return _best_rate(torch.mm)
+
+
+def onednn_rate() -> float | None:
+    """The same of oneDNN's products, as trm/onednn.py has them; None where torch was built without."""
+    import torch
+
+    from trm import onednn
+
+    return _best_rate(onednn.linear) if onednn.usable(torch.ones(1)) else None
+
+
+def _best_rate(product: Callable[..., Any]) -> float:
+    import torch
 
     best = 0.0
     for size in MATMUL_SIZES:
         a, b = torch.ones(size, size), torch.ones(size, size)
         for _ in range(MATMUL_REPEATS):
             began = time.perf_counter()
-            torch.mm(a, b)
+            product(a, b)
             best = max(best, 2 * size**3 / (time.perf_counter() - began) / 1e9)
     return best
 

@@ -1,4 +1,4 @@
-"""Samples per second of the training step and of the evaluation step, in several ways, beside the machine's matmul rate.
+"""Samples per second of the training step and of the evaluation step, in several ways, beside the rates of matrix products.
 
 Each way is a process that keeps its programs; they are measured in turns (A B A B ...), so that whatever else the machine does
 meets all alike. A sample is one row in one supervision step, in training as in evaluation. Batches are made beforehand: this is
@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from trm.bench import ordinary
-from trm.bench.machine import Row, Worker, matmul_rate, median_and_spread
+from trm.bench.machine import Row, Worker, matmul_rate, median_and_spread, onednn_rate
 from trm.cli import compose
 from trm.evaluator import eval_program, held_out_loader
 from trm.plan.workload import analytic_eval_flops, analytic_train_flops
@@ -60,9 +60,11 @@ def _size(size: str, overrides: list[str], ways: Sequence[str], rounds: int, fol
             first = worker.call(prepare, [*overrides, f"data.path={folder}/{size}"], way, backend.get(way, way))
             steps |= {(way, kind): max(1, round(BLOCK_S / seconds)) for kind, seconds in first.items()}
         seconds: dict[tuple[str, str], list[float]] = {(way, kind): [] for way in ways for kind in KINDS}
-        matmul: list[float] = []
+        products: dict[str, list[float]] = {}  # GFLOP/s
         for _ in range(rounds):
-            matmul.append(matmul_rate())
+            for name, rate in (("matmul", matmul_rate()), ("oneDNN", onednn_rate())):
+                if rate is not None:
+                    products.setdefault(name, []).append(rate)
             for kind, way in itertools.product(KINDS, ways):
                 seconds[way, kind].append(workers[way].call(block, kind, steps[way, kind]))
     finally:
@@ -77,11 +79,13 @@ def _size(size: str, overrides: list[str], ways: Sequence[str], rounds: int, fol
         if (count := flops[kind]) is not None:
             row["GFLOP a step"] = count / 1e9
             row["GFLOP/s"] = _median([count / 1e9 / s for s in seconds[way, kind]])
-            row["matmul GFLOP/s"] = _median(matmul)
-            row["share of matmul"] = _median([count / 1e9 / s / m for s, m in zip(seconds[way, kind], matmul, strict=True)])
+            for name, rates in products.items():
+                row[f"{name} GFLOP/s"] = _median(rates)
+                row[f"share of {name}"] = _median([count / 1e9 / s / m for s, m in zip(seconds[way, kind], rates, strict=True)])
         if ORDINARY in ways:
             row["times ordinary"] = _median([o / s for s, o in zip(seconds[way, kind], seconds[ORDINARY, kind], strict=True)])
-        rows.append(row | {"all ms": [1e3 * s for s in seconds[way, kind]], "all matmul GFLOP/s": matmul})
+        row |= {f"all {name} GFLOP/s": rates for name, rates in products.items()}
+        rows.append(row | {"all ms": [1e3 * s for s in seconds[way, kind]]})
     return rows
 
 

@@ -29,6 +29,9 @@ QUEUE, QUEUE_FIRST = "queue/", "queue_first"
 
 Batch = dict[str, NDArray[np.int32]]
 
+# Rows that TrainLoader makes at a time, of several steps where a step has fewer: numpy's calls then cost little a row
+BLOCK_ROWS = 768
+
 
 def _host_rows(global_batch_size: int, process_index: int, process_count: int) -> slice:
     """The contiguous share of the global batch that one host loads."""
@@ -89,12 +92,22 @@ class TrainLoader:
         elif augment_on_device:
             raise DataError("data.augment_on=device needs a dataset without stored variants: use another data.path")
         self._on_device = augment_on_device
-        self._orders: dict[int, NDArray[np.int64]] = {}
+        self._block_steps = max(1, BLOCK_ROWS // (self._rows.stop - self._rows.start))
+        self._block_number, self._block = -1, dict[str, NDArray[np.int32]]()
+        self._first_epoch, self._orders = 0, np.empty((0, dataset.num_groups), np.int64)  # [epochs from the first on, G]
 
     def batch(self, step: int) -> Batch:
-        """This host's rows of the batch of `step` (from 0): inputs, labels [B_local, L] and puzzle_identifiers [B_local]."""
-        start = step * self._global_batch_size
-        return self.rows(start + self._rows.start, start + self._rows.stop)
+        """This host's rows of the batch of `step` (from 0): inputs, labels [B_local, L] and puzzle_identifiers [B_local].
+
+        They are made with those of the steps around it and must not be written to.
+        """
+        number, place = divmod(step, self._block_steps)
+        if number != self._block_number:
+            steps = np.arange(number * self._block_steps, (number + 1) * self._block_steps)
+            positions = steps[:, None] * self._global_batch_size + np.arange(self._rows.start, self._rows.stop)
+            self._block_number, self._block = number, self._rows_at(positions.ravel())
+        local = self._rows.stop - self._rows.start
+        return {name: rows[place * local : (place + 1) * local] for name, rows in self._block.items()}
 
     def base(self) -> dict[str, NDArray[np.integer]]:
         """What the step makes rows from with `augment_on_device`, the same on every host: all base puzzles."""
@@ -107,7 +120,10 @@ class TrainLoader:
 
     def rows(self, start: int, stop: int) -> Batch:
         """The positions `start` to `stop` of the stream, in the form of `batch`."""
-        positions = np.arange(start, stop)
+        return self._rows_at(np.arange(start, stop))
+
+    def _rows_at(self, positions: NDArray[np.int64]) -> Batch:
+        """Rows of rising positions."""
         groups = self._groups_at(positions)
         draws = hash64(Stream.VARIANT, self._seed, positions)
         variants = (draws % self._num_variants[groups].astype(np.uint64)).astype(np.int64)
@@ -131,19 +147,16 @@ class TrainLoader:
         return _to_batch(self._dataset.metadata, inputs, labels, self._dataset.puzzle_identifiers[rows])
 
     def _groups_at(self, positions: NDArray[np.int64]) -> NDArray[np.int64]:
-        num_groups = self._dataset.num_groups
-        epochs, places = np.divmod(positions, num_groups)
-        wanted = np.unique(epochs).tolist()
-        # Only the orders that this batch needs are kept: the next batch mostly needs the same.
-        self._orders = {epoch: self._orders[epoch] if epoch in self._orders else self._order(epoch) for epoch in wanted}
-        groups = np.empty(len(positions), np.int64)
-        for epoch, order in self._orders.items():
-            here = epochs == epoch
-            groups[here] = order[places[here]]
-        return groups
-
-    def _order(self, epoch: int) -> NDArray[np.int64]:
-        return permutations(hash64(Stream.EPOCH, self._seed, epoch, np.arange(self._dataset.num_groups)))
+        epochs, places = np.divmod(positions, self._dataset.num_groups)
+        first, last = int(epochs[0]), int(epochs[-1])
+        known = self._orders[first - self._first_epoch :] if first >= self._first_epoch else self._orders[:0]
+        if last >= first + len(known):
+            new = np.arange(first + len(known), last + 1)[:, None]
+            keys = hash64(Stream.EPOCH, self._seed, new, np.arange(self._dataset.num_groups))
+            # Only the orders from here on are kept: the next rows mostly need the same.
+            self._first_epoch, self._orders = first, np.concatenate([known, permutations(keys)])
+        orders: NDArray[np.int64] = self._orders[epochs - self._first_epoch, places]
+        return orders
 
 
 class EvalLoader:

@@ -9,7 +9,8 @@ graph of the step beside the analytic count, the roofline of a step, and hours a
 
   plan.compile=true              compile the training and the evaluation step for the TPU, ahead of time: memory of a chip by kind,
                                  collectives and their bytes; on out-of-memory the largest batch that fits. About a minute a step;
-                                 needs jax and libtpu: make setup-plan, or make setup EXTRAS=dev,plan
+                                 needs jax and libtpu: make setup-plan, or make setup EXTRAS=dev,plan; not for data.refill=queue,
+                                 data.augment_on=device and evaluate.early_exit=true, whose steps are others
   plan.python=PATH               the interpreter with jax and libtpu, if it is neither this one nor that of .venv-plan
   plan.utilisation_percent=[20,40,60]  shares of the chips' peak to give hours for
   plan.host_ms_per_step=3        no step is shorter than this, whatever the chips do
@@ -53,11 +54,26 @@ def estimates(work: Workload, cfg: Config, settings: PlanSettings) -> dict[str, 
     return found
 
 
+def refuse_other_steps(cfg: Config) -> None:
+    """Raise ConfigError where the run's steps are not those that trm.plan.lowering traces."""
+    others = {
+        "data.refill=queue": cfg.data.refill == "queue",
+        "data.augment_on=device": cfg.data.augment_on == "device",
+        "evaluate.early_exit=true": cfg.evaluate.early_exit,
+    }
+    for option, chosen in others.items():
+        if chosen:
+            raise ConfigError(f"{option}: plan.compile=true would compile another step than this run's: leave it out of the plan")
+
+
 def main(arguments: list[str]) -> None:
     """The command; see the module's docstring."""
     settings, rest = split_arguments(arguments)
     sweep, jobs = jobs_of(rest)
     chip = chip_of(next(iter(jobs.values())).hardware)
+    if settings.compile:
+        for cfg in jobs.values():
+            refuse_other_steps(cfg)
     python = find_python(settings.python) if settings.compile else None
     plans = []
     with tempfile.TemporaryDirectory(prefix="trm-plan-") as folder:

@@ -29,7 +29,7 @@ def _picture(puzzle: Puzzle, frames: list[Frame], current: int, marks: Marks) ->
     curve_top = grid_end + 3 * MARGIN_PX + 2 * TEXT_PX
     image = Image.new("RGB", (width, curve_top + CURVE_PX + MARGIN_PX), PAGE)
     draw = ImageDraw.Draw(image)
-    draw_grid(draw, puzzle, frames[current], marks, cell, (MARGIN_PX, MARGIN_PX))
+    draw_grid(image, puzzle, frames[current], marks, cell, (MARGIN_PX, MARGIN_PX))
     frame, last = frames[current], frames[-1]
     lines = (
         f"step {frame.step}/{last.step}   recursion {frame.recursion}/{last.recursion}   halting {frame.halting:.3f}",

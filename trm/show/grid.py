@@ -5,7 +5,7 @@ import itertools
 from pathlib import Path
 
 import matplotlib
-from PIL import ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFont
 
 from trm.thinking import Frame, Marks, Puzzle
 
@@ -14,9 +14,16 @@ PAGE, INK, SOFT, RULE, BAND, ACCENT, BAD, BAD_BAND = (
 )  # fmt: skip
 
 
-def draw_grid(draw: ImageDraw.ImageDraw, puzzle: Puzzle, frame: Frame, marks: Marks, cell: int, origin: tuple[int, int]) -> None:
+def draw_grid(image: Image.Image, puzzle: Puzzle, frame: Frame, marks: Marks, cell: int, origin: tuple[int, int]) -> None:
     """Draw a frame's answer with its marks and confidence; cells are `cell` pixels wide, the left top corner is at `origin`."""
-    _draw_cells(draw, puzzle, frame, marks, cell, origin)
+    draw = ImageDraw.Draw(image)
+    side, text, inset = puzzle.sudoku.side, puzzle.sudoku.text(frame.answer), cell // 10
+    for i, char in enumerate(text):
+        left, top = origin[0] + i % side * cell, origin[1] + i // side * cell
+        flags = (bool(marks.given[i]), bool(marks.wrong[i]), bool(marks.changed[i]), bool(marks.conflict[i]))
+        image.paste(_cell(cell, char, *flags), (left, top))
+        length, y = round((cell - 2 * inset) * float(frame.confidence[i])), top + cell - inset
+        draw.line((left + inset, y, left + inset + length, y), SOFT, max(2, cell // 20))
     _draw_lines(draw, puzzle, cell, origin)
 
 
@@ -26,25 +33,21 @@ def font(size: int, name: str = "DejaVuSans") -> ImageFont.FreeTypeFont:
     return ImageFont.truetype(Path(matplotlib.get_data_path(), "fonts", "ttf", f"{name}.ttf"), size)
 
 
-def _draw_cells(draw: ImageDraw.ImageDraw, puzzle: Puzzle, frame: Frame, marks: Marks, cell: int, origin: tuple[int, int]) -> None:
-    side, text = puzzle.sudoku.side, puzzle.sudoku.text(frame.answer)
-    plain, bold = font(cell * 11 // 20), font(cell * 11 // 20, "DejaVuSans-Bold")
-    for i, char in enumerate(text):
-        left, top = origin[0] + i % side * cell, origin[1] + i // side * cell
-        right, bottom = left + cell, top + cell
-        draw.rectangle((left, top, right, bottom), BAD_BAND if marks.wrong[i] else BAND if marks.given[i] else PAGE)
-        if marks.changed[i]:
-            draw.rectangle((left + 2, top + 2, right - 2, bottom - 2), outline=ACCENT, width=max(2, cell // 20))
-        if marks.conflict[i]:
-            size = cell // 5
-            draw.polygon([(right - size, top), (right, top), (right, top + size)], BAD)
-        ink, middle = BAD if marks.wrong[i] else INK, ((left + right) / 2, (top + bottom) / 2)
-        draw.text(middle, char, fill=ink, font=bold if marks.given[i] else plain, anchor="mm")
-        if marks.wrong[i]:
-            draw.line((left + cell // 4, bottom - cell // 4, right - cell // 4, top + cell // 4), BAD, max(1, cell // 30))
-        inset = cell // 10
-        length = round((cell - 2 * inset) * float(frame.confidence[i]))
-        draw.line((left + inset, bottom - inset, left + inset + length, bottom - inset), SOFT, max(2, cell // 20))
+@functools.lru_cache(1000)
+def _cell(cell: int, char: str, given: bool, wrong: bool, changed: bool, conflict: bool) -> Image.Image:
+    """A cell but for its confidence, with the lines around it. There are few different ones, and letters take longest to draw."""
+    image = Image.new("RGB", (cell + 1, cell + 1), BAD_BAND if wrong else BAND if given else PAGE)
+    draw = ImageDraw.Draw(image)
+    if changed:
+        draw.rectangle((2, 2, cell - 2, cell - 2), outline=ACCENT, width=max(2, cell // 20))
+    if conflict:
+        size = cell // 5
+        draw.polygon([(cell - size, 0), (cell, 0), (cell, size)], BAD)
+    letters = font(cell * 11 // 20, "DejaVuSans-Bold" if given else "DejaVuSans")
+    draw.text((cell / 2, cell / 2), char, fill=BAD if wrong else INK, font=letters, anchor="mm")
+    if wrong:
+        draw.line((cell // 4, cell - cell // 4, cell - cell // 4, cell // 4), BAD, max(1, cell // 30))
+    return image
 
 
 def _draw_lines(draw: ImageDraw.ImageDraw, puzzle: Puzzle, cell: int, origin: tuple[int, int]) -> None:

@@ -1,15 +1,19 @@
 """A contact sheet: the grid after every supervision step, side by side in one picture."""
 
-from PIL import Image, ImageDraw
+import functools
 
-from trm.show.grid import INK, PAGE, SOFT, draw_grid, font
+import numpy as np
+from PIL import Image, ImageColor, ImageDraw
+
+from trm.show.grid import ACCENT, BAD, BAD_BAND, BAND, INK, PAGE, RULE, SOFT, draw_grid, font
 from trm.thinking import Frame, Puzzle
 
 COLUMNS = 4
 MOST_GRIDS = 16  # of more supervision steps the sheet shows the first, the last and evenly spread ones between them
 GRID_PX, SMALLEST_CELL_PX = 180, 14  # about; a cell has a whole number of pixels
-MARGIN_PX, TEXT_PX = 12, 13
-COLOURS = 32  # a palette halves the PNG
+MARGIN_PX = 12
+LINE_PX, TEXT_PX = 21, 18  # as large as fits above a grid: TensorBoard shows a sheet at two thirds of its size
+SHADES = 6  # of a letter's edge, from the paper to the ink
 
 
 def contact_sheet(puzzle: Puzzle, frames: list[Frame]) -> Image.Image:
@@ -21,16 +25,27 @@ def contact_sheet(puzzle: Puzzle, frames: list[Frame]) -> Image.Image:
     side = puzzle.sudoku.side
     cell = max(GRID_PX // side, SMALLEST_CELL_PX)
     columns = min(COLUMNS, len(shown))
-    width, height = cell * side + MARGIN_PX, cell * side + MARGIN_PX + 2 * TEXT_PX + 6
+    width, height = cell * side + MARGIN_PX, cell * side + MARGIN_PX + 2 * LINE_PX + 6
     image = Image.new("RGB", (MARGIN_PX + columns * width, MARGIN_PX + -(len(shown) // -columns) * height), PAGE)
     draw = ImageDraw.Draw(image)
     for i, (frame, marks) in enumerate(zip(shown, puzzle.marks_of(shown), strict=True)):
         left, top = MARGIN_PX + i % columns * width, MARGIN_PX + i // columns * height
         lines = (f"step {frame.step}: {marks.wrong.sum()} wrong", f"halting {frame.halting:.3f}")
         for line, text in enumerate(lines):
-            draw.text((left, top + line * TEXT_PX), text, fill=(INK, SOFT)[line], font=font(TEXT_PX - 1))
-        draw_grid(draw, puzzle, frame, marks, cell, (left, top + 2 * TEXT_PX + 4))
-    return image.quantize(COLOURS, Image.Quantize.FASTOCTREE)
+            draw.text((left, top + line * LINE_PX), text, fill=(INK, SOFT)[line], font=font(TEXT_PX))
+        draw_grid(image, puzzle, frame, marks, cell, (left, top + 2 * LINE_PX + 4))
+    return image.quantize(palette=_palette(), dither=Image.Dither.NONE)
+
+
+@functools.cache
+def _palette() -> Image.Image:
+    """The colours of all sheets, which halve the PNG. Finding some for each sheet takes 5 ms."""
+    names = ((PAGE, BAND, BAD_BAND), (INK, SOFT, BAD), (RULE, ACCENT))
+    papers, inks, others = (np.array([ImageColor.getrgb(name) for name in group]) for group in names)
+    shades = np.linspace(papers[:, None], inks[None], SHADES).reshape(-1, 3)
+    palette = Image.new("P", (1, 1))
+    palette.putpalette(np.concatenate([shades, others]).astype(np.uint8).tobytes())
+    return palette
 
 
 def _spread(count: int, most: int) -> list[int]:

@@ -9,11 +9,14 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
 from trm.config import Config
+from trm.tracking.labels import labels
 from trm.tracking.record import METRICS_FILE, write_whole
 
 if TYPE_CHECKING:
@@ -79,6 +82,7 @@ class TensorBoardTracker:
     def __init__(self, cfg: Config, folder: Path, resume_step: int | None) -> None:
         """Open an event file; TensorBoard hides what older files hold of the steps after `resume_step` (None = all steps)."""
         self._file = EventFile(folder)
+        self._curve: _Curve | None = None  # from the first evaluation on
         self._file.hide_from(0 if resume_step is None else resume_step + 1)
         # Again at every start, which changes nothing: TensorBoard takes the first of a folder. They belong to the run's own folder;
         # SummaryWriter.add_hparams would make a second run of them.
@@ -95,9 +99,10 @@ class TensorBoardTracker:
     def show(self, global_step: int, evaluation: Evaluation) -> None:
         """Write the best accuracy so far, the curve by supervision step, and a contact sheet of each of some puzzles."""
         self.log("eval", global_step, {BEST: evaluation.best_exact_accuracy})
-        self._file.add(global_step, _picture("eval/accuracy_by_supervision_step", _curve(evaluation)))
+        self._curve = self._curve or _Curve(len(evaluation.by_step))
+        self._file.add(global_step, _picture("eval/accuracy_by_supervision_step", self._curve.png(evaluation.by_step)))
         for held_out in evaluation.puzzles[:MOST_PICTURED]:
-            self._file.add(global_step, _picture(f"held_out/{held_out.puzzle.name}", _png(held_out.picture)))
+            self._file.add(global_step, _picture(f"held_out/{held_out.puzzle.name}", held_out.png))
 
     def finish(self, status: str, exit_code: int, summary: dict[str, Any]) -> None:
         """Close the event file. Only a completed run is marked as ended, since any other may go on."""
@@ -115,7 +120,8 @@ def _hparams(cfg: Config) -> tuple[Any, Any, Any]:
     from torch.utils.tensorboard.summary import hparams
 
     row = {
-        "recursion": cfg.recursion.variant,
+        "recursion": labels(cfg).recursion,
+        "variant": cfg.recursion.variant,
         "T": cfg.recursion.T,
         "n": cfg.recursion.n,
         "n_sup": cfg.recursion.n_sup,
@@ -138,23 +144,31 @@ def _picture(tag: str, png: bytes) -> Any:
     return Summary(value=[Summary.Value(tag=tag, image=image)])
 
 
-def _png(image: Image.Image) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, "PNG")
-    return buffer.getvalue()
+class _Curve:
+    """Draws exact and cell accuracy after each supervision step. All but the lines is drawn once, since it takes longest."""
 
+    LINES = (("exact_accuracy", "exact accuracy"), ("accuracy", "cell accuracy"))
 
-def _curve(evaluation: Evaluation) -> bytes:
-    """Exact and cell accuracy after each supervision step, as PNG."""
-    figure = Figure(figsize=(6, 3.6), dpi=100, layout="constrained")
-    axes = figure.subplots()
-    steps = range(1, len(evaluation.by_step) + 1)
-    for name, label in (("exact_accuracy", "exact accuracy"), ("accuracy", "cell accuracy")):
-        axes.plot(steps, [100 * metrics[name] for metrics in evaluation.by_step], marker="o", markersize=3, label=label)
-    axes.set(xlabel="supervision step", ylabel="%", ylim=(-2, 102))
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.grid(visible=True, alpha=0.4)
-    axes.legend()
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png")
-    return buffer.getvalue()
+    def __init__(self, num_steps: int) -> None:
+        figure = Figure(figsize=(6, 3.6), dpi=100, layout="constrained")
+        self._canvas, self._axes, self._steps = FigureCanvasAgg(figure), figure.subplots(), range(1, num_steps + 1)
+        # left out where all is drawn, and so far with any values: the x axis takes its length from them
+        style: dict[str, Any] = {"marker": "o", "markersize": 3, "animated": True}
+        self._lines = [self._axes.plot(self._steps, self._steps, label=label, **style)[0] for _, label in self.LINES]
+        self._axes.set(xlabel="supervision step", ylabel="%", ylim=(-2, 102))
+        self._axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        self._axes.grid(visible=True, alpha=0.4)
+        self._axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=len(self.LINES), frameon=False)
+        self._canvas.draw()  # type: ignore[no-untyped-call]
+        self._background = self._canvas.copy_from_bbox(figure.bbox)  # type: ignore[no-untyped-call]
+
+    def png(self, by_step: list[dict[str, float]]) -> bytes:
+        """The picture of an evaluation's metrics after each supervision step."""
+        self._canvas.restore_region(self._background)  # type: ignore[no-untyped-call]
+        for line, (name, _) in zip(self._lines, self.LINES, strict=True):
+            line.set_data(self._steps, [100 * metrics[name] for metrics in by_step])
+            self._axes.draw_artist(line)
+        buffer = io.BytesIO()
+        pixels = np.asarray(self._canvas.buffer_rgba())  # type: ignore[no-untyped-call]
+        Image.fromarray(pixels).convert("RGB").save(buffer, "PNG")
+        return buffer.getvalue()

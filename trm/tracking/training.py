@@ -13,7 +13,7 @@ from trm.step import NORMS
 def training_values(
     cfg: Config, sums: Mapping[str, float], lap: Lap, batches_s: tuple[float, float], step: int, total_steps: int, compiles: int
 ) -> dict[str, float | int]:
-    """The values logged at `step`: means since the last log.
+    """The values logged at `step`: means since the last log. Those of rows that halted are left out where none did.
 
     Args:
         cfg: the run's settings.
@@ -23,8 +23,9 @@ def training_values(
         step, total_steps: where the run is, for the learning rate.
         compiles: graphs compiled so far.
     """
-    halted, made_s, waited_s = max(sums["count"], 1), *batches_s
-    values = {name: sums[name] / halted for name in ("accuracy", "exact_accuracy", "q_halt_accuracy", "steps")}
+    halted, made_s, waited_s = sums["count"], *batches_s
+    names = ("accuracy", "exact_accuracy", "q_halt_accuracy", "steps") if halted else ()
+    values = {name: sums[name] / halted for name in names}
     losses = ("lm_loss", "q_halt_loss") + (("q_continue_loss",) if cfg.recursion.act_continue else ())
     values |= {name: sums[name] / sums["rows"] for name in losses}
     values["loss"] = values["lm_loss"] + 0.5 * sum(values[name] for name in losses[1:])
@@ -32,7 +33,7 @@ def training_values(
     values |= {name: sums[name] / counted_steps for name in NORMS}
     t = torch.tensor(float(step), dtype=torch.float64)
     values["lr"] = learning_rate(cfg.optimizer.lr, t, cfg.optimizer, total_steps).item()
-    values["halted_rows"] = sums["count"]
+    values["halted_rows"] = halted
     if lap.steps:  # none are timed where the first step is logged by itself
         values["samples_per_s"] = lap.steps * cfg.train.global_batch_size / lap.seconds
         values["step_time_s"] = lap.seconds / lap.steps

@@ -6,6 +6,7 @@ import contextlib
 import logging
 import os
 import shlex
+import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -17,7 +18,7 @@ from trm.tracking.labels import labels
 from trm.tracking.record import METRICS_FILE
 
 if TYPE_CHECKING:
-    from trm.tracking.evaluation import Evaluation
+    from trm.tracking.evaluation import Evaluation, HeldOut
 
 # wandb is imported where it is used: it costs a second of start-up, and a run without it must not need it.
 
@@ -107,13 +108,13 @@ class WandbTracker:
         }
         if self._labels.paper_exact_accuracy is not None:
             row["paper/exact_accuracy"] = self._labels.paper_exact_accuracy  # so that a panel has both in one chart
-        if evaluation.puzzles:
-            puzzles = [(p.puzzle.name, p.question, p.prediction, p.answer, p.wrong_cells, p.steps_used) for p in evaluation.puzzles]
-            row["held_out/puzzles"] = self._table("held_out/puzzles", PUZZLE_COLUMNS, puzzles)
-            row["held_out/thinking"] = [
-                wandb.Image(held_out.picture, caption=held_out.puzzle.name) for held_out in evaluation.puzzles[:MOST_PICTURED]
-            ]
-        self._run.log(row)
+        with tempfile.TemporaryDirectory() as folder:
+            if evaluation.puzzles:
+                shown = evaluation.puzzles
+                words = [(p.puzzle.name, p.question, p.prediction, p.answer, p.wrong_cells, p.steps_used) for p in shown]
+                row["held_out/puzzles"] = self._table("held_out/puzzles", PUZZLE_COLUMNS, words)
+                row["held_out/thinking"] = [self._picture(p, Path(folder)) for p in shown[:MOST_PICTURED]]
+            self._run.log(row)
         self._run.summary["best_exact_accuracy"] = best
 
     def _table(self, key: str, columns: Sequence[str], rows: list[tuple[Any, ...]]) -> Any:
@@ -125,6 +126,12 @@ class WandbTracker:
         table = self._wandb.Table(columns=list(columns), data=rows)
         table.bind_to_run(self._run, key, self._run.step)
         return table
+
+    def _picture(self, held_out: HeldOut, folder: Path) -> Any:
+        """A puzzle's picture as a file in `folder`, which the client copies when it is logged; from a file it is not drawn anew."""
+        file = folder / f"{held_out.puzzle.name}.png"
+        file.write_bytes(held_out.png)
+        return self._wandb.Image(str(file), caption=held_out.puzzle.name)
 
     def _upload_checkpoint(self) -> None:
         """Queue the checkpoint that tracking.artifact names, with its metadata; `finish` waits for it."""

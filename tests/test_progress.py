@@ -1,0 +1,44 @@
+"""How far a long piece of work is."""
+
+import logging
+
+import pytest
+
+from trm import progress
+from trm.progress import Progress, progress_bar
+
+
+@pytest.fixture
+def told(monkeypatch):
+    lines = []
+    monkeypatch.setattr(logging.getLogger("trm.progress"), "info", lambda text, *args: lines.append(text % args))
+    return lines
+
+
+def test_without_a_terminal_the_log_says_how_far_and_how_long(told, monkeypatch):
+    now = 0.0
+    monkeypatch.setattr(progress.time, "perf_counter", lambda: now)
+    with progress_bar("off", 0, 80) as bar:
+        work = Progress("evaluation, puzzles", 80, bar, words=True)
+        assert not work.due()
+        now = 31.0
+        assert work.due()
+        work.tell(20)
+        assert not work.due()
+    assert told == ["evaluation, puzzles: 20 of 80, 01:33 left"]
+
+
+def test_with_a_bar_the_log_stays_quiet_and_without_either_nothing_is_due(told, monkeypatch):
+    now = 0.0
+    with progress_bar("on", 0, 80) as bar:
+        monkeypatch.setattr(progress.time, "perf_counter", lambda: now)
+        work = Progress("x", 80, bar, words=True)
+        now = 0.6
+        assert work.due()
+        work.tell(20)
+        assert bar.n == 20
+    with progress_bar("off", 0, 80) as bar:
+        work = Progress("x", 80, bar, words=False)
+        now = 1e6
+        assert not work.due()
+    assert told == []
