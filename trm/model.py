@@ -196,8 +196,8 @@ def attention(arch: Architecture, weights: Weights, fixed: Weights, block: str, 
 
 def mix_tokens(arch: Architecture, h_BLD: Tensor, gate_up: Tensor, down: Tensor) -> Tensor:
     """The token MLP with its residual and norm, both over the token axis, as in the released code. [B, L, D] -> [B, L, D]."""
-    t = h_BLD.transpose(1, 2).contiguous()  # inductor makes it part of what computed h
-    return rms_norm(t + swiglu(t, gate_up, down), arch.model.rms_norm_eps).transpose(1, 2)
+    t = h_BLD.transpose(1, 2).contiguous()  # inductor makes both part of what is computed before
+    return rms_norm(t + swiglu(t, gate_up, down), arch.model.rms_norm_eps).transpose(1, 2).contiguous()
 
 
 def blocks(arch: Architecture, weights: Weights, fixed: Weights, name: str, h: Tensor) -> Tensor:

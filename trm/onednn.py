@@ -39,7 +39,7 @@ class _Linear(torch.autograd.Function):
         if weight_OI.shape[0] <= weight_OI.shape[1]:
             grad_weight_OI = _product_nt(grad_NO.t(), x_NI.t())
         else:
-            grad_weight_OI = _product_nt(x_NI.t(), grad_NO.t()).t()
+            grad_weight_OI = _product_nt(x_NI.t(), grad_NO.t()).t().contiguous()
         return _product_nt(grad_NO, weight_OI.t()), grad_weight_OI
 
 
