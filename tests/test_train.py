@@ -8,8 +8,11 @@ import signal
 import subprocess
 import time
 
+import numpy as np
 import pytest
 from running import TINY, command, environment, metrics, numbers, run, summary
+
+from trm.checkpoint import load_checkpoint
 
 
 @pytest.fixture(scope="module")
@@ -39,6 +42,12 @@ def test_run_folder(whole):
     assert {p.name for p in (whole / "checkpoints").iterdir()} >= {"step_20", "latest", "best"}
     assert (whole / "checkpoints" / "latest").resolve().name == "step_20"
     assert (whole / "checkpoints" / "best" / "meta.json").exists()
+    tensors, meta = load_checkpoint(whole / "checkpoints" / "latest")
+    carry = {
+        f"carry/{name}" for name in ("steps", "halted", "inputs", "labels", "puzzle_identifiers", "latents/z_H", "latents/z_L")
+    }
+    assert carry | {"step", "metrics", "weights/lm_head", "ema/lm_head", "m/lm_head", "v/lm_head"} <= tensors.keys()
+    assert (meta.step, meta.last_eval_step, meta.config["seed"]) == (20, 20, 0)
 
 
 def test_metrics_have_every_step_once(whole):
@@ -176,28 +185,31 @@ def test_damaged_newest_checkpoint_falls_back(folder, whole):
     assert checkpoint_bytes(copy, 20) == checkpoint_bytes(whole, 20)
 
 
-def test_sigterm_saves_and_exits_143(folder):
-    arguments = [*TINY, "run_name=stopped", "train.max_steps=100000", "train.eval_every_steps=null"]
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR2])
+def test_a_signal_saves_and_exits_143(folder, number):
+    name = f"stopped_{number.name}"
+    arguments = [*TINY, f"run_name={name}", "train.max_steps=100000", "train.eval_every_steps=null"]
     process = subprocess.Popen(
         command("trm.train", *arguments), cwd=folder, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
-    log = folder / "outputs" / "stopped" / "train.log"
+    log = folder / "outputs" / name / "train.log"
     try:
         deadline = time.monotonic() + 200
         while not (log.exists() and "Step 3:" in log.read_text()):
             assert process.poll() is None, process.stdout.read()
             assert time.monotonic() < deadline
             time.sleep(0.2)
-        second = run(folder, "trm.train", *arguments, check=2)
-        assert "another process is training in this folder" in second.stderr
-        process.send_signal(signal.SIGTERM)
+        if number == signal.SIGTERM:
+            second = run(folder, "trm.train", *arguments, check=2)
+            assert "another process is training in this folder" in second.stderr
+        process.send_signal(number)
         output, _ = process.communicate(timeout=120)
     finally:
         process.kill()
     assert process.returncode == 143, output
-    result = summary(folder / "outputs" / "stopped")
+    result = summary(folder / "outputs" / name)
     assert result["status"] == "preempted"
-    assert (folder / "outputs" / "stopped" / "checkpoints" / f"step_{result['steps']}" / "meta.json").exists()
+    assert (folder / "outputs" / name / "checkpoints" / f"step_{result['steps']}" / "meta.json").exists()
     assert "Traceback" not in output
 
 
@@ -226,6 +238,17 @@ def test_a_stop_inside_an_evaluation_does_not_wait_for_its_end(tmp_path):
     assert summary(stopped)["status"] == "completed"
     assert metrics(stopped, "eval") == metrics(whole, "eval")
     assert checkpoint_bytes(stopped, 10) == checkpoint_bytes(whole, 10)
+
+
+def test_other_training_puzzles_are_refused(folder):
+    arguments = [*TINY, "run_name=moved", "data.path=puzzles"]
+    run(folder, "trm.train", *arguments, "train.max_steps=5")
+    for name in ("inputs", "labels"):
+        file = folder / "puzzles" / "train" / f"all__{name}.npy"
+        np.save(file, np.load(file)[::-1])
+    done = run(folder, "trm.train", *arguments, check=2)
+    assert "data.path=puzzles holds other training puzzles" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
 
 
 def test_fewer_steps_than_were_done_are_refused(folder, whole):

@@ -42,6 +42,7 @@ class Meta:
     wandb_run_id: str | None  # the W&B run that a resumed run continues; None without W&B
     # of the last evaluation, after each supervision step; None also in checkpoints made before it was kept
     exact_accuracy_by_step: list[float] | None = None
+    data_digest: str | None = None  # of the training puzzles; None also in checkpoints made before it was kept
 
 
 def flatten(tree: Any) -> dict[str, Tensor]:

@@ -74,6 +74,7 @@ class Run:
         self.cfg, self.run_dir = cfg, run_dir
         dataset = load_dataset(ensure_dataset(cfg.data), "train")
         self.total_steps = total_steps(cfg, dataset.num_groups)
+        self.data_digest = dataset.digest()
 
         # ---------------------------------------------------------------------------------------------------------- devices
         self.runtime: Runtime = start(cfg.hardware)
@@ -320,6 +321,8 @@ class Run:
             return state, 0
         folder, tensors, meta = loaded
         conflicts = resume_conflicts(meta.config, self.cfg)
+        if meta.data_digest not in (None, self.data_digest):
+            conflicts.append(f"data.path={self.cfg.data.path} holds other training puzzles")
         if conflicts:
             raise CheckpointError(
                 f"{folder}: was trained with other settings ({'; '.join(conflicts)}): choose another run_name, or "
@@ -437,6 +440,7 @@ class Run:
             last_eval_step=self.last_eval_step,
             exact_accuracy_by_step=self.exact_accuracy_by_step,
             data=self.data_sizes,
+            data_digest=self.data_digest,
             wandb_run_id=self.trackers.wandb_run_id,
         )
         self.writer.save(tensors, meta, is_best=is_best)

@@ -14,6 +14,7 @@ Written here as uint8 (tokens) and int32; the reference's int64 arrays are read 
 """
 
 import dataclasses
+import hashlib
 import json
 import math
 from dataclasses import dataclass
@@ -66,6 +67,13 @@ class Dataset:
     def num_groups(self) -> int:
         """Base puzzles G."""
         return len(self.group_indices) - 1
+
+    def digest(self) -> str:
+        """Sixteen hexadecimal digits that stand for the rows and their groups, whatever integers the files hold them as."""
+        found = hashlib.sha256()
+        for array in (self.inputs, self.labels, self.puzzle_identifiers, self.group_indices):
+            found.update(np.ascontiguousarray(array, dtype=np.int32).data)
+        return found.hexdigest()[:16]
 
 
 def array_path(folder: Path, split: str, name: str) -> Path:
