@@ -25,7 +25,20 @@ def pytest_generate_tests(metafunc):
 
 def pytest_collection_modifyitems(items):
     """The slowest files first, so that two workers (make test) end together."""
-    slow = ["test_train.py", "test_sweep.py", "test_mesh.py", "test_parity.py", "test_experiments.py", "test_tracking.py"]
+    slow = [
+        "train",
+        "sweep",
+        "mesh",
+        "bench",
+        "options_train",
+        "parity",
+        "evaluate",
+        "plan",
+        "experiments",
+        "tracking",
+        "dashboards",
+    ]
+    slow = [f"test_{name}.py" for name in slow]
     items.sort(key=lambda item: slow.index(item.path.name) if item.path.name in slow else len(slow))
 
 

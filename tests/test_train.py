@@ -185,7 +185,7 @@ def test_damaged_newest_checkpoint_falls_back(folder, whole):
     assert checkpoint_bytes(copy, 20) == checkpoint_bytes(whole, 20)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR2])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR2])
 def test_a_signal_saves_and_exits_143(folder, number):
     name = f"stopped_{number.name}"
     arguments = [*TINY, f"run_name={name}", "train.max_steps=100000", "train.eval_every_steps=null"]
@@ -252,12 +252,11 @@ def test_other_training_puzzles_are_refused(folder):
 
 
 def test_fewer_steps_than_were_done_are_refused(folder, whole):
-    done = run(folder, "trm.train", *TINY, "run_name=shorter", "train.max_steps=7")
-    run(folder, "trm.train", *TINY, "run_name=shorter", "train.max_steps=12")
+    shutil.copytree(whole, folder / "outputs" / "shorter", symlinks=True)
     os.remove(folder / "outputs" / "shorter" / "summary.json")  # as after kill -9
     done = run(folder, "trm.train", *TINY, "run_name=shorter", "train.max_steps=7", check=2)
     assert "train.max_steps=7: " in done.stderr
-    assert "is at step 12 already" in done.stderr
+    assert "is at step 20 already" in done.stderr
     assert len(done.stderr.splitlines()) == 1
 
 
