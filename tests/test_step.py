@@ -1,7 +1,6 @@
 """The training and evaluation steps against a second trainer that keeps each row as an object and uses plain autograd."""
 
 import math
-import shutil
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -572,12 +571,10 @@ def test_steps_with_a_loss_that_is_not_finite_are_counted(value):
     assert named(state.metrics)["nonfinite_steps"] == 2
 
 
-@pytest.mark.parametrize(("backend", "model"), [("eager", "tiny"), ("eager", "tiny_attention"), ("inductor", "tiny")])
-def test_the_state_stays_laid_out_in_rows(backend, model):
+@pytest.mark.parametrize("model", ["tiny", "tiny_attention"])
+def test_the_state_stays_laid_out_in_rows(model):
     """A checkpoint does not keep the order of axes in memory: a product of other strides is rounded in another way."""
-    if backend == "inductor" and shutil.which("g++") is None:
-        pytest.skip("inductor needs a C++ compiler")
-    settings = ["data=sudoku_4x4", "recursion=t2_n2", "train.global_batch_size=8", "hardware=cpu", f"hardware.backend={backend}"]
+    settings = ["data=sudoku_4x4", "recursion=t2_n2", "train.global_batch_size=8", "hardware=cpu", "hardware.backend=eager"]
     cfg = compose([f"model={model}", *settings])
     arch = architecture(cfg, seq_len=16, vocab_size=6, num_puzzle_identifiers=1)
     fixed = init_fixed(arch, 0)
@@ -585,7 +582,6 @@ def test_the_state_stays_laid_out_in_rows(backend, model):
     rows = cfg.train.global_batch_size
     cells = torch.ones(rows, 16, dtype=torch.int32)
     batch = {"inputs": cells, "labels": cells, **dict.fromkeys(("puzzle_identifiers", "min_steps"), cells[:, 0].clone())}
-    torch._dynamo.reset()
     after = train_step(StepConfig(arch, cfg.optimizer, cfg.ema.rate, 10), state, fixed, batch)
     for name, tensor in flatten(after).items():
         assert tensor.is_contiguous(), name

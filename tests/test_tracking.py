@@ -556,6 +556,7 @@ time.sleep(1.5)  # W&B writes to disk every second
 os.kill(core_pid(), signal.SIGKILL)
 for step in range(2, 50):
     t.log("train", step, {"loss": 1.0})
+    time.sleep(0.03)  # the client learns of the end from its socket
 t.finish("completed", 0, {})
 report(t)
 (run / "next").mkdir()
@@ -568,12 +569,13 @@ t = start(run=run / "last")  # nothing comes after this one, so the client's own
 os.kill(core_pid(), signal.SIGKILL)
 for step in range(2, 50):
     t.log("train", step, {"loss": 1.0})
+    time.sleep(0.03)  # the client learns of the end from its socket
 report(t)
 """
     [told, after, last], err = client("offline", CORE_PID + script)
     assert len(last["warnings"]) == 1
     assert len(told["warnings"]) == 1
-    assert told["warnings"][0].startswith("W&B failed at step ")
+    assert told["warnings"][0].startswith("W&B failed ")  # "at step 3", or on a busy machine "while finishing"
     with FakeWandb() as server:
         client.sync(server, told["warnings"][0])
         assert server.runs[told["id"]].history == [{"global_step": 1, "train/loss": 1.0}]

@@ -215,7 +215,7 @@ def test_a_signal_saves_and_exits_143(folder, number):
 
 def test_a_stop_inside_an_evaluation_does_not_wait_for_its_end(tmp_path):
     """The state is saved at once; the resumed run evaluates first and ends with the bytes of one that was never stopped."""
-    arguments = [*TINY, "train.max_steps=10", "data.num_test_puzzles=1000", "evaluate.max_puzzles=null", "evaluate.batch_size=1"]
+    arguments = [*TINY, "train.max_steps=3", "data.num_test_puzzles=500", "evaluate.max_puzzles=null", "evaluate.batch_size=1"]
     process = subprocess.Popen(
         command("trm.train", *arguments, "run_name=stopped"), cwd=tmp_path, env=environment(), stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT, text=True,
@@ -223,7 +223,7 @@ def test_a_stop_inside_an_evaluation_does_not_wait_for_its_end(tmp_path):
     stopped, whole = tmp_path / "outputs" / "stopped", tmp_path / "outputs" / "whole"
     try:
         deadline = time.monotonic() + 200
-        while not ((stopped / "train.log").exists() and "Step 10:" in (stopped / "train.log").read_text()):
+        while not ((stopped / "train.log").exists() and "Step 3:" in (stopped / "train.log").read_text()):
             assert process.poll() is None, process.stdout.read()
             assert time.monotonic() < deadline
             time.sleep(0.05)
@@ -232,12 +232,12 @@ def test_a_stop_inside_an_evaluation_does_not_wait_for_its_end(tmp_path):
     finally:
         process.kill()
     assert process.returncode == 143, output
-    assert (summary(stopped)["status"], summary(stopped)["steps"], summary(stopped)["last_eval_step"]) == ("preempted", 10, None)
+    assert (summary(stopped)["status"], summary(stopped)["steps"], summary(stopped)["last_eval_step"]) == ("preempted", 3, None)
     run(tmp_path, "trm.train", *arguments, "run_name=stopped")
     run(tmp_path, "trm.train", *arguments, "run_name=whole")
     assert summary(stopped)["status"] == "completed"
     assert metrics(stopped, "eval") == metrics(whole, "eval")
-    assert checkpoint_bytes(stopped, 10) == checkpoint_bytes(whole, 10)
+    assert checkpoint_bytes(stopped, 3) == checkpoint_bytes(whole, 3)
 
 
 def test_other_training_puzzles_are_refused(folder):
