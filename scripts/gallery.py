@@ -1,7 +1,7 @@
 """Make the README's pictures in docs/images anew, from real runs: `python scripts/gallery.py [--sweep DIR] [--out DIR]`.
 
   --sweep DIR  a finished sweep with tracking=tensorboard; without it `python -m trm.train +sweep=demo` runs first, or what is
-               missing of it (five minutes on two idle cores)
+               missing of it (three minutes on two idle cores)
   --out DIR    where the pictures go: docs/images
 
 Screenshots need what the browser tests need (scripts/install_chromium.sh); without it they are left out, and said to be.
@@ -33,7 +33,7 @@ from trm.tracking.event_files import MOST_PICTURED  # noqa: E402
 DEMO = ROOT / "multirun" / "demo"
 CHARTS = ("curves.png", "bars.png", "steps.png")
 SCALARS = "eval/exact_accuracy|train/loss|train/accuracy|train/steps"
-HPARAMS = ("T", "n", "ema", "model", "seed")  # columns of the table; TensorBoard shows others by default
+HPARAMS = ("recursion", "ema", "model", "seed")  # columns of the table; TensorBoard shows others by default
 LARGEST_BYTES = {".png": 250_000, ".gif": 500_000}
 SETTLED_S, PATIENCE_S = 3, 180
 
