@@ -56,6 +56,11 @@ def test_the_devices_exchange_gradients_and_scalars_and_nothing_else(tmp_path, m
     assert all(shape in reduced or shape[::-1] in reduced for shape in matrices)
     # every gradient once, not once in every pass of the recursion
     assert sum(math.prod(shape) for shape in reduced if math.prod(shape) > 64) <= num_parameters(arch)
+    # memory of a device: an eighth of the 16 rows' latents (18 tokens of 64), all of the weights, and no whole batch anywhere
+    inputs = re.search(r"entry_computation_layout=\{\((.*?)\)->", module.splitlines()[0])[1]
+    assert inputs.count("f32[2,18,64]") == len(arch.latent_names)
+    assert inputs.count("f32[512,64]") >= 4 * 2  # weights, moments and EMA of two blocks
+    assert "[16,18,64]" not in module
     assert module.splitlines()[0].count("may-alias") >= 4 * len(shapes)  # weights, two moments, EMA
 
 
