@@ -42,7 +42,8 @@ class EvaluationStopped(Exception):
     """An evaluation was left before its end, since a stop was asked for."""
 
 
-def _never() -> bool:
+def never() -> bool:
+    """No stop is asked for."""
     return False
 
 
@@ -54,7 +55,7 @@ class Evaluator(Protocol):
     def prepare(self, weights: Weights, puzzle_embedding: Tensor | None) -> None:
         """Compile the evaluation now rather than at the first `run`."""
 
-    def run(self, weights: Weights, puzzle_embedding: Tensor | None, stop: Callable[[], bool] = _never) -> EvalResult:
+    def run(self, weights: Weights, puzzle_embedding: Tensor | None, stop: Callable[[], bool] = never) -> EvalResult:
         """Every puzzle of the loader once. Raises EvaluationStopped soon after `stop` says so."""
 
 
@@ -111,13 +112,13 @@ class FullEvaluator:
         batch = self.runtime.put_batch(next(iter(self.loader)))
         self.runtime.prepare(self._step, weights, self._fixed, puzzle_embedding, self._carry, batch, self._zeros)
 
-    def run(self, weights: Weights, puzzle_embedding: Tensor | None, stop: Callable[[], bool] = _never) -> EvalResult:
+    def run(self, weights: Weights, puzzle_embedding: Tensor | None, stop: Callable[[], bool] = never) -> EvalResult:
         """Evaluate weights that are on the devices. These always have a batch to go on with: what is read is of the one before."""
         return self._pass(weights, puzzle_embedding, stop)[0]
 
     def trace(self, weights: Weights, puzzle_embedding: Tensor | None) -> tuple[EvalResult, Trace]:
         """The same, and what every row said."""
-        result, batches = self._pass(weights, puzzle_embedding, _never)
+        result, batches = self._pass(weights, puzzle_embedding, never)
         rows = self.loader.num_rows
         steps = [RowTrace(*map(torch.stack, zip(*batch.steps, strict=True))) for batch in batches]  # [S, B] each
         exact, halts, q_halt = (torch.cat(parts, dim=1)[:, :rows].numpy() for parts in zip(*steps, strict=True))
@@ -152,7 +153,7 @@ class FullEvaluator:
                     traces[-1] = self.runtime.fetch(traces[-1])
                 if traced is not None:
                     traces.append(BatchTrace(steps, traced[1]))
-                if stop is not _never:  # else the host would be done long before the devices, and deaf to a stop
+                if stop is not never:  # else the host would be done long before the devices, and deaf to a stop
                     self.runtime.fetch(before)
             totals, shown, traces[-1:] = self.runtime.fetch((sums, shown, traces[-1:]))
         samples = Samples.of(self.loader.rows(0, MOST_SAMPLES), Shown(*map(torch.stack, zip(*shown, strict=True))))
@@ -212,7 +213,7 @@ class EarlyExitEvaluator:
         """Compile the evaluation step now rather than at the first evaluation."""
         self.runtime.prepare(self._step, weights, self._fixed, puzzle_embedding, self._queue, self._rows, self._totals)
 
-    def run(self, weights: Weights, puzzle_embedding: Tensor | None, stop: Callable[[], bool] = _never) -> EvalResult:
+    def run(self, weights: Weights, puzzle_embedding: Tensor | None, stop: Callable[[], bool] = never) -> EvalResult:
         """Evaluate weights that are on the devices.
 
         Only the number of finished puzzles is read on the way, and no sooner than they could all be finished.

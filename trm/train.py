@@ -30,7 +30,7 @@ from trm.data.loader import TrainLoader
 from trm.data.prefetch import Prefetcher
 from trm.data.queue import RowQueue
 from trm.errors import CheckpointError, ConfigError, RunFailure
-from trm.evaluator import EvaluationStopped, Evaluator, make_evaluator
+from trm.evaluator import EvaluationStopped, Evaluator, make_evaluator, never
 from trm.failures import check_losses, check_weights, explained
 from trm.model import Weights, architecture, init_fixed, num_parameters
 from trm.progress import Clock, progress_bar
@@ -392,7 +392,7 @@ class Run:
     def _evaluate_and_save(self, evaluator: Evaluator, state: TrainState, stop: StopSignal) -> bool:
         """False where a stop was asked for on the way: then the state is saved, and the resumed run evaluates it first."""
         # several hosts would have to leave together: they go on to the end
-        stopping = (lambda: stop.requested) if self.runtime.process_count == 1 else None
+        stopping = (lambda: stop.requested) if self.runtime.process_count == 1 else never
         try:
             is_best = self._evaluate(evaluator, state, stopping)
         except EvaluationStopped:
@@ -401,11 +401,10 @@ class Run:
         self._save(state, is_best)
         return True
 
-    def _evaluate(self, evaluator: Evaluator, state: TrainState, stop: Callable[[], bool] | None) -> bool:
+    def _evaluate(self, evaluator: Evaluator, state: TrainState, stop: Callable[[], bool]) -> bool:
         """Evaluate and log; True where this is the best exact accuracy so far."""
         began = time.perf_counter()
-        weights = state.ema or state.weights
-        evaluation = evaluator.run(weights, state.puzzle_embedding, *([stop] if stop else []))
+        evaluation = evaluator.run(state.ema or state.weights, state.puzzle_embedding, stop)
         result = evaluation.final
         shown = ", ".join(f"{name}={result[key]:.4f}" for name, key in SHOWN_IN_LOG.items())
         seconds = time.perf_counter() - began

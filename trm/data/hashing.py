@@ -4,7 +4,9 @@ The finaliser is splitmix64's (Steele, Lea, Flood 2014, https://doi.org/10.1145/
 used because their streams may change between versions, and datasets must be reproducible to the byte.
 """
 
+import itertools
 from enum import IntEnum
+from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +14,7 @@ from numpy.typing import NDArray
 _GAMMA = np.uint64(0x9E3779B97F4A7C15)
 _MULTIPLIERS = (np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB))
 _SHIFTS = (np.uint64(30), np.uint64(27), np.uint64(31))
+_MOST_COMPARED = 3  # keys that are put in order by comparing all pairs, which is several times faster than sorting so few
 
 
 class Stream(IntEnum):
@@ -43,12 +46,27 @@ def hash64(*words: int | NDArray[np.integer]) -> NDArray[np.uint64]:
     return state
 
 
+@cache
+def _order_of_comparisons(n: int) -> NDArray[np.int64]:
+    """Orders of n keys [2 ** pairs, n] by what comparing all pairs i < j says: a bit each, 1 where key j is less than key i."""
+    pairs = list(itertools.combinations(range(n), 2))
+    table = np.zeros((2 ** len(pairs), n), np.int64)  # no keys compare as the rows that stay empty
+    for order in itertools.permutations(range(n)):
+        table[sum((order.index(j) < order.index(i)) << bit for bit, (i, j) in enumerate(pairs))] = order
+    return table
+
+
 def permutations(keys: NDArray[np.uint64]) -> NDArray[np.int64]:
-    """Uniform permutations of 0..n-1 from random keys [..., n]: the order of the keys, ties by position."""
+    """Uniform permutations of 0..n-1 from random keys [..., n]: the order of the keys less their last bits, ties by position."""
     n = keys.shape[-1]
     bits = np.uint64((n - 1).bit_length())
-    # Sorting keys that carry their index in the low bits is several times faster than argsort on short rows.
     tagged = keys >> bits
+    if n <= _MOST_COMPARED:
+        code = np.zeros(keys.shape[:-1], np.uint8)
+        for bit, (i, j) in enumerate(itertools.combinations(range(n), 2)):
+            code |= (tagged[..., j] < tagged[..., i]).view(np.uint8) << np.uint8(bit)
+        return _order_of_comparisons(n).take(code, axis=0)
+    # Sorting keys that carry their index in the low bits is several times faster than argsort on short rows.
     tagged <<= bits
     tagged |= np.arange(n, dtype=np.uint64)
     tagged.sort(axis=-1)

@@ -4,44 +4,17 @@ They are, as in the reference: digits relabelled; bands, rows within a band, sta
 transposed where the boxes are square. Shapes: P base puzzles, N rows, L = S * S cells.
 """
 
-import itertools
-from functools import cache
-
 import numpy as np
 from numpy.typing import NDArray
 
 from trm.data.hashing import Stream, hash64, mix64, permutations
 from trm.data.sudoku import BLANK, Sudoku
 
-_MOST_COMPARED = 3  # keys that are put in order by comparing all pairs, which is several times faster than sorting so few
-
-
-@cache
-def _order_of_comparisons(n: int) -> NDArray[np.int64]:
-    """Orders of n keys [2 ** pairs, n] by what comparing all pairs i < j says: a bit each, 1 where key j is less than key i."""
-    pairs = list(itertools.combinations(range(n), 2))
-    table = np.zeros((2 ** len(pairs), n), np.int64)  # no keys compare as the rows that stay empty
-    for order in itertools.permutations(range(n)):
-        table[sum((order.index(j) < order.index(i)) << bit for bit, (i, j) in enumerate(pairs))] = order
-    return table
-
-
-def _few_permutations(keys: NDArray[np.uint64]) -> NDArray[np.int64]:
-    """The same as `permutations`."""
-    n = keys.shape[-1]
-    if n > _MOST_COMPARED:
-        return permutations(keys)
-    keys = keys >> np.uint64((n - 1).bit_length())  # the bits that `permutations` does not look at
-    code = np.zeros(keys.shape[:-1], np.uint8)
-    for bit, (i, j) in enumerate(itertools.combinations(range(n), 2)):
-        code |= (keys[..., j] < keys[..., i]).view(np.uint8) << np.uint8(bit)
-    return _order_of_comparisons(n).take(code, axis=0)
-
 
 def _line_order(keys: NDArray[np.uint64], num_blocks: int, block: int) -> NDArray[np.int64]:
     """Random order of lines that keeps blocks together: keys [N, num_blocks * (block + 1)] -> lines [N, num_blocks * block]."""
-    outer = _few_permutations(keys[:, :num_blocks])
-    inner = _few_permutations(keys[:, num_blocks:].reshape(-1, num_blocks, block))
+    outer = permutations(keys[:, :num_blocks])
+    inner = permutations(keys[:, num_blocks:].reshape(-1, num_blocks, block))
     lines: NDArray[np.int64] = (outer * block).repeat(block, axis=1) + inner.reshape(len(keys), -1)
     return lines
 
