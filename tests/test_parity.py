@@ -1,7 +1,7 @@
 """Parity with the released code on recorded cases: `pytest tests/test_parity.py --golden-dir DIR` (default tests/golden).
 
 In float64 all recorded training steps and the evaluation must agree to 1e-6 of each array's largest value (evaluation logits
-1e-4); in float32 the first step to 1e-4. Each check runs through plain eager torch and through the compiled XLA step.
+1e-4); in float32 the first step to 1e-4. Each check runs through plain eager torch, inductor, the compiled XLA step, and on a GPU where there is one.
 """
 
 import functools
@@ -17,16 +17,25 @@ from trm.runtime import start
 from trm.step import METRICS, empty_carry, eval_step, loss_and_grads, train_step_with_outputs
 
 
-@pytest.fixture(scope="module", params=["eager", "inductor", "xla"])
-def backend(request):
+@pytest.fixture(scope="module", params=["eager", "inductor", "xla", "gpu"])
+def hardware(request):
     if request.param == "inductor" and shutil.which("g++") is None:
         pytest.skip("inductor needs a C++ compiler")
-    return request.param
+    if request.param != "gpu":
+        return HardwareConfig(name="cpu", backend=request.param)
+    if not torch.cuda.is_available():
+        pytest.skip("hardware=gpu: this machine has no CUDA device")
+    return HardwareConfig(name="gpu", platform="cuda", backend="inductor")
 
 
 @pytest.fixture(scope="module")
-def runtime(backend):
-    return start(HardwareConfig(name="cpu", backend=backend))
+def backend(hardware):
+    return hardware.backend
+
+
+@pytest.fixture(scope="module")
+def runtime(hardware):
+    return start(hardware)
 
 
 @pytest.fixture(autouse=True)

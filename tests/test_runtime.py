@@ -2,6 +2,7 @@
 
 import collections
 import logging
+import re
 import threading
 
 import numpy as np
@@ -45,7 +46,13 @@ def test_other_shapes_compile_again_with_a_warning_that_names_them(runtime, monk
     assert (runtime.compile_count(), told) == (before, [])
     assert runtime.fetch(double(runtime.put_replicated(torch.ones(5)), y)).tolist() == [2.0] * 5
     assert told == ["compiling again: tensor 0: torch.float32 [3] became torch.float32 [5]"]
-    assert "compiled" in runtime.metrics_line()
+    line = re.fullmatch(
+        r"compiled (\d+) \([\d.]+ s\), executed (\d+) \(.+ s\), sent to the devices (\d+) \(.+ s\), fetched (\d+) \(.+ s\), "
+        r"recompiled for other shapes (\d+)",
+        runtime.metrics_line(),
+    )
+    assert line[5] == "1"
+    assert all(int(count) >= 2 for count in line.groups()[:4])
 
 
 def test_threads_that_send_batches_and_traces_do_not_get_into_each_others_way(runtime):

@@ -10,6 +10,7 @@ import logging
 import os
 import platform
 import shutil
+import subprocess
 import sys
 import sysconfig
 import threading
@@ -19,6 +20,7 @@ from typing import Any, Protocol, TypeVar, cast
 
 import numpy as np
 import torch
+import torch._functorch.config
 import torch._inductor.config
 import torch.utils._pytree as pytree
 from torch import Tensor
@@ -345,10 +347,14 @@ class NativeRuntime:
         if hardware.backend == "inductor":
             _require_compiler(hardware)
             torch._dynamo.config.recompile_limit = 64  # each batch size and each network is compiled once more, on purpose
+            # trm/onednn.py's function is part of the cache's key, backward and all
+            torch._functorch.config.autograd_cache_allow_custom_autograd_functions = True
         if hardware.jobs > 1:  # jobs side by side share the cores
             torch.set_num_threads(max(1, min(torch.get_num_threads(), (os.cpu_count() or 1) // hardware.jobs)))
         # part of the key of inductor's cache: kernels for two threads on the one core of a sweep's job would be 20 times slower
         torch._inductor.config.cpp.threads = torch.get_num_threads()
+        if hardware.backend == "inductor" and hardware.platform == "cpu" and _compiler_knows_vectors():
+            torch._inductor.config.cpp.vec_isa_ok = True
         if hardware.platform == "cpu":
             _keep_freed_memory()
         self._device = torch.device(hardware.platform)
@@ -421,6 +427,20 @@ def _require_compiler(hardware: HardwareConfig) -> None:
             f"hardware={hardware.name} compiles with inductor and this machine lacks {missing}: install it, or use "
             "hardware=cpu_xla or hardware.backend=eager"
         )
+
+
+def _compiler_knows_vectors() -> bool:
+    """Whether the C++ compiler takes the flags of all vector instructions that inductor may choose on this x86 processor.
+
+    Inductor finds out by building and loading a library for each, in processes that import torch: 4 s of every start, cached or not.
+    """
+    from torch._inductor.cpp_builder import get_cpp_compiler
+    from torch._inductor.cpu_vec_isa import supported_vec_isa_list, x86_isa_checker
+
+    here = set(x86_isa_checker())
+    flags = [flag for isa in supported_vec_isa_list if set(str(isa).split()) <= here for flag in isa.build_arch_flags().split()]
+    command = [get_cpp_compiler(), *flags, "-x", "c++", "-fsyntax-only", os.devnull]
+    return bool(flags) and subprocess.run(command, capture_output=True, check=False).returncode == 0
 
 
 def start(hardware: HardwareConfig) -> Runtime:

@@ -1,4 +1,7 @@
-"""Seconds until the first step: tracing, XLA's compile, and the step itself."""
+"""Seconds until the first step: tracing, compiling, and the step itself.
+
+XLA compiles before it steps. Inductor compiles within the first step: what a second step does not take is called compiling.
+"""
 
 import os
 import tempfile
@@ -55,9 +58,14 @@ def in_this_process(request: dict[str, Any]) -> list[Row]:
     batch = runtime.put_batch(run.host_batch(0)) | run.resident(state)
     step = runtime.compile(train_program(runtime, run.step_config), donate=0)
     began = time.perf_counter()
-    runtime.prepare(step, state, fixed, batch)
-    prepared = time.perf_counter()
-    state = step(state, fixed, batch)
-    runtime.fetch(state.step)
-    ended = time.perf_counter()
-    return [{"compile s": prepared - began, "step s": ended - prepared, "first step s": ended - began}]
+    if run.cfg.hardware.backend == "xla":
+        runtime.prepare(step, state, fixed, batch)
+        compiled_s = time.perf_counter() - began
+        runtime.fetch(step(state, fixed, batch).step)
+        first_s = time.perf_counter() - began
+        return [{"compile s": compiled_s, "step s": first_s - compiled_s, "first step s": first_s}]
+    state = step(state, fixed, batch)  # compiles in passing
+    first_s = time.perf_counter() - began
+    step(state, fixed, batch)
+    step_s = time.perf_counter() - began - first_s
+    return [{"compile s": first_s - step_s, "step s": step_s, "first step s": first_s}]
