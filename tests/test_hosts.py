@@ -1,7 +1,7 @@
 """Two hosts in one run: the loop of trm/train.py twice, in two threads, each with its own rows of every batch.
 
-What torch_xla does between hosts is stood in for: rows that the hosts put on the devices meet in the global batch, which each of the
-two then computes whole. Everything else is the product's: which rows a host makes, who writes, how a stop on one is agreed.
+What torch_xla does between hosts is stood in for: rows that the hosts put on the devices meet in the global batch, which each of
+the two then computes whole. Everything else is the product's: which rows a host makes, who writes, how a stop on one is agreed.
 """
 
 import threading
@@ -14,6 +14,7 @@ from running import TINY, numbers, summary
 
 import trm.train
 from trm.cli import EXIT_PREEMPTED, compose
+from trm.errors import RunFailure
 from trm.runtime import NativeRuntime
 from trm.train import Run
 
@@ -75,15 +76,15 @@ class StopAt:
 
 
 def train_on_two(cfg, folders, monkeypatch, stop_second_at=10**9):
-    """The exit code of each host, 0 where it got to the end."""
+    """The exit code of each host, 0 where it got to the end, or why it failed."""
     meeting, codes = Meeting(), {}
 
     def execute(run, stop):
         try:
             run.execute(stop)
             codes[run.runtime.process_index] = 0
-        except SystemExit as end:
-            codes[run.runtime.process_index] = end.code
+        except (SystemExit, RunFailure) as end:
+            codes[run.runtime.process_index] = end.code if isinstance(end, SystemExit) else str(end)
         finally:
             meeting.leave()
 
@@ -145,3 +146,13 @@ def test_a_stop_on_one_host_stops_both_at_a_step_and_they_resume_together(cfg, f
         run.execute(StopAt(run))
     assert weights(folders[0], 8) == weights(folders[2], 8)
     assert numbers(folders[0]) == numbers(folders[2])
+
+
+def test_a_loss_that_is_not_finite_ends_both_with_the_same_diagnosis(tmp_path, folders, monkeypatch):
+    wild = ["optimizer.lr=0.05", "optimizer.weight_decay=1e9", "optimizer.warmup_steps=0"]  # weights grow by a factor of 5e7 a step
+    cfg = compose([*CONFIG, f"data.path={tmp_path}/data", *wild])
+    reasons = train_on_two(cfg, folders, monkeypatch)
+    assert reasons[0].replace(str(folders[0]), "") == reasons[1].replace(str(folders[1]), "")
+    assert "not finite" in reasons[0]
+    assert summary(folders[0])["status"] == "failed"
+    assert list(folders[1].iterdir()) == []

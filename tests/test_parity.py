@@ -1,7 +1,8 @@
 """Parity with the released code on recorded cases: `pytest tests/test_parity.py --golden-dir DIR` (default tests/golden).
 
 In float64 all recorded training steps and the evaluation must agree to 1e-6 of each array's largest value (evaluation logits
-1e-4); in float32 the first step to 1e-4. Each check runs through plain eager torch, inductor, the compiled XLA step, and on a GPU where there is one.
+1e-4); in float32 the first step to 1e-4. Each check runs through plain eager torch, inductor, the compiled XLA step, and on a GPU
+where there is one.
 """
 
 import functools

@@ -10,10 +10,10 @@ from trm.cli import compose, compose_jobs
 from trm.config import HardwareConfig
 from trm.errors import ConfigError, RunFailure
 from trm.plan import aot
-from trm.plan.__main__ import main
-from trm.plan.compiled import Compiled, Compiler, checked, find_python, largest_fitting, memory_asked_for, warnings
+from trm.plan.__main__ import estimates, main
+from trm.plan.compiled import Compiled, Compiler, TooBig, checked, find_python, largest_fitting, memory_asked_for, warnings
 from trm.plan.estimate import V4, StepTimes, all_reduce_seconds, estimate, makespan, topology, with_placement
-from trm.plan.output import quantity, table
+from trm.plan.output import RunPlan, quantity, sweep_lines, table
 from trm.plan.settings import split_arguments
 from trm.plan.workload import (
     analytic_eval_flops,
@@ -238,6 +238,16 @@ def test_collectives_are_read_from_the_compiled_module():
         {"op": "all-reduce", "bytes": 2 * 11 * 512 + 4, "dtypes": {"bf16": 2 * 11 * 512, "f32": 4}},
         {"op": "all-gather", "bytes": 128, "dtypes": {"u32": 128}},
     ]
+
+
+def test_a_sweep_s_table_has_what_was_compiled_for_each_job():
+    settings, _ = split_arguments(["plan.utilisation_percent=[40]"])
+    cfg = tiny("hardware.placement=chip")
+    work = workload(cfg)
+    found = {"training": compiled(), "evaluation": TooBig("Used 48G of 30G hbm", 1.0, 0, 8, 3)}
+    header, row = sweep_lines("two", [RunPlan("a", cfg, work, estimates(work, cfg, settings), found)], settings)[1:3]
+    assert " ".join(header.split()).endswith("training MiB/chip all-reduce bytes evaluation MiB/chip all-reduce bytes")
+    assert row.split()[-5:] == ["0", "100", "too", "big", "-"]
 
 
 def test_memory_of_a_chip():

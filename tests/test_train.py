@@ -10,6 +10,7 @@ import time
 
 import numpy as np
 import pytest
+import torch
 from running import TINY, command, environment, metrics, numbers, run, summary
 
 from trm.checkpoint import load_checkpoint
@@ -148,6 +149,19 @@ def test_without_torch_xla_the_run_learns_the_same(folder, whole):
     assert inductor == pytest.approx(xla, rel=1e-4)
     evaluated = run(folder, "trm.evaluate", "checkpoint=outputs/eager")
     assert "torch" in evaluated.stdout
+
+
+def test_bfloat16_trains_float32_weights_and_starts_like_float32(folder, whole):
+    """Compiled, as on a TPU; the learning curves are compared in docs/results/bfloat16.md."""
+    run(folder, "trm.train", *TINY, "run_name=narrow", "hardware.dtype=bfloat16")
+    narrow = folder / "outputs" / "narrow"
+    losses = [[line["loss"] for line in metrics(r, "train")] for r in (narrow, whole)]
+    assert losses[0][:3] == pytest.approx(losses[1][:3], rel=0.02)
+    assert losses[0] != losses[1]
+    tensors = load_checkpoint(narrow / "checkpoints" / "step_20")[0]
+    wide = {name for name, tensor in tensors.items() if tensor.dtype == torch.float32}
+    assert {name for name in tensors if name.startswith(("weights/", "m/", "v/", "ema/"))} <= wide
+    assert any(tensor.dtype == torch.bfloat16 for name, tensor in tensors.items() if name.startswith("carry/"))
 
 
 def without_xla(folder):

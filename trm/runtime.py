@@ -432,7 +432,7 @@ def _require_compiler(hardware: HardwareConfig) -> None:
 def _compiler_knows_vectors() -> bool:
     """Whether the C++ compiler takes the flags of all vector instructions that inductor may choose on this x86 processor.
 
-    Inductor finds out by building and loading a library for each, in processes that import torch: 4 s of every start, cached or not.
+    Inductor finds out by building and loading a library for each, in processes that import torch: 4 s of every start.
     """
     from torch._inductor.cpp_builder import get_cpp_compiler
     from torch._inductor.cpu_vec_isa import supported_vec_isa_list, x86_isa_checker

@@ -168,7 +168,7 @@ def sweep_lines(name: str, plans: Sequence[RunPlan], settings: PlanSettings) -> 
     percents = settings.utilisation_percent
     chosen = plans[0].cfg.hardware.placement or "pod"
     rows = [
-        ["job", "parameters", "GFLOP a row", "steps", "roofline ms", *(f"h at {p:g} %" for p in percents), *_memory_header(plans)]
+        ["job", "parameters", "GFLOP a row", "steps", "roofline ms", *(f"h at {p:g} %" for p in percents), *_compiled_header(plans)]
     ]
     for plan in plans:
         found = plan.estimates[chosen]
@@ -178,7 +178,7 @@ def sweep_lines(name: str, plans: Sequence[RunPlan], settings: PlanSettings) -> 
             row += ["-"] * (1 + len(percents))
         else:
             row += [f"{1e3 * found.train_step.roofline:.3f}", *(f"{found.hours(p / 100):.1f}" for p in percents)]
-        rows.append(row + [_memory(plan.compiled.get(step)) for step in _memory_steps(plans)])
+        rows.append(row + [cell for step in plan.compiled for cell in _compiled_cells(plan.compiled[step])])
     lines = [f"{name}: {len(plans)} jobs, hours of each with placement={chosen} [counted work, assumed speed]", *table(rows), ""]
 
     header = ["placement", "jobs at once", *(f"h at {p:g} %" for p in percents), *(f"chip-h at {p:g} %" for p in percents)]
@@ -210,18 +210,14 @@ def sweep_lines(name: str, plans: Sequence[RunPlan], settings: PlanSettings) -> 
     return lines
 
 
-def _memory_steps(plans: Sequence[RunPlan]) -> list[str]:
-    return list(plans[0].compiled)
+def _compiled_header(plans: Sequence[RunPlan]) -> list[str]:
+    return [name for step in plans[0].compiled for name in (f"{step} MiB/chip", "all-reduce bytes")]
 
 
-def _memory_header(plans: Sequence[RunPlan]) -> list[str]:
-    return [f"{step} MiB/chip" for step in _memory_steps(plans)]
-
-
-def _memory(compiled: Compiled | TooBig | None) -> str:
+def _compiled_cells(compiled: Compiled | TooBig) -> list[str]:
     if isinstance(compiled, Compiled):
-        return f"{compiled.memory_bytes / 2**20:,.0f}"
-    return "too big"
+        return [f"{compiled.memory_bytes / 2**20:,.0f}", f"{compiled.collective_bytes('all-reduce'):,}"]
+    return ["too big", "-"]
 
 
 def table(rows: Sequence[Sequence[str]]) -> list[str]:
