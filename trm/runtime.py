@@ -416,9 +416,9 @@ def _keep_freed_memory() -> None:
 
 def _require_compiler(hardware: HardwareConfig) -> None:
     """Raise ConfigError where inductor cannot compile; it would say so itself, but in a traceback and after tracing the step."""
-    compiler = os.environ.get("CXX") or "g++ or clang++"
+    compiler = os.environ.get("CXX") or ("clang++" if sys.platform == "darwin" else "g++")  # as inductor chooses
     missing = None
-    if not any(shutil.which(name) for name in compiler.split(" or ")):
+    if shutil.which(compiler) is None:
         missing = f"a C++ compiler ({compiler})"
     elif not (Path(sysconfig.get_path("include")) / "Python.h").exists():
         missing = "Python's C headers (python3-dev)"

@@ -63,7 +63,7 @@ def curve_picture(points: Rows, facts: dict[str, Any]) -> bytes:
         axes.xaxis.set_major_formatter(EngFormatter(unit="FLOP"))
         axes.xaxis.set_minor_locator(NullLocator())
         axes.set_xlabel("compute for a puzzle; numbers at the points: supervision steps")
-        return _finished(figure, axes, f"Accuracy against compute, {_title(facts)}")
+        return _finished(figure, axes, f"Accuracy against compute\n{_title(facts)}")
 
 
 def votes_picture(rows: Rows, facts: dict[str, Any]) -> bytes:
@@ -79,7 +79,7 @@ def votes_picture(rows: Rows, facts: dict[str, Any]) -> bytes:
         axes.xaxis.set_major_locator(FixedLocator(copies))
         axes.xaxis.set_major_formatter("{x:g}")
         axes.set_xlabel("symmetric copies of a puzzle; 1 = no vote")
-        return _finished(figure, axes, f"Test-time voting, {_title(facts)}")
+        return _finished(figure, axes, f"Test-time voting\n{_title(facts)}")
 
 
 def _title(facts: dict[str, Any]) -> str:
