@@ -9,6 +9,7 @@ held-out puzzle (from 0) of the run's dataset, whose solution is known. Sudoku o
 """
 
 import argparse
+import re
 from pathlib import Path
 from typing import NoReturn
 
@@ -70,8 +71,8 @@ def find_puzzle(run: SavedRun, name: str) -> Puzzle:
     dataset = load_dataset(Path(data.path), "test")
     sudoku = _fitting(run, dataset.sudoku, f"data.path={data.path}")
     number = name.removeprefix("test:")
-    if not number.isdecimal() or int(number) >= dataset.num_rows:
-        raise ConfigError(f"{name}: the dataset's held-out puzzles are test:0 to test:{dataset.num_rows - 1}")
+    if not re.fullmatch(r"[0-9]{1,18}", number) or int(number) >= dataset.num_rows:
+        raise ConfigError(f"{name[:40]}: the dataset's held-out puzzles are test:0 to test:{dataset.num_rows - 1}")
     return Puzzle(name, sudoku, dataset.inputs[int(number)], dataset.labels[int(number)])
 
 

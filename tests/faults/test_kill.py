@@ -11,6 +11,7 @@ import signal
 import subprocess
 import time
 
+import pytest
 from running import TINY, command, environment, numbers, run
 
 from trm.checkpoint import load_checkpoint, saved_steps
@@ -28,6 +29,7 @@ def wait_for(process, condition, timeout_s=120):
         time.sleep(0.0005)
 
 
+@pytest.mark.timeout(120 + 20 * KILLS)
 def test_killed_runs_lose_nothing_but_the_steps_since_the_last_checkpoint(tmp_path):
     moments = random.Random(SEED)
     run_dir = tmp_path / "outputs" / "killed"

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -101,14 +102,19 @@ def _name(folder: Path, given: Path, several: bool) -> str:
     """How the report calls a folder: its path below the given one, with that one's where there are several."""
     relative = folder.relative_to(given) if folder.is_relative_to(given) else Path(os.path.relpath(folder, given))
     if relative == Path():
-        return given.resolve().name
+        return _real(given).name
     return str(given / relative if several else relative)
 
 
 def _add(runs: dict[Path, Run], folder: Path, name: str, overrides: tuple[str, ...] = ()) -> None:
     """Read the folder into `runs` unless it is there already."""
-    if folder.resolve() not in runs:
-        runs[folder.resolve()] = _read_run(folder, name, overrides)
+    if (key := _real(folder)) not in runs:
+        runs[key] = _read_run(folder, name, overrides)
+
+
+def _real(path: Path) -> Path:
+    """The path without links; unlike Path.resolve it stands links that lead nowhere or in a circle."""
+    return Path(os.path.realpath(path))
 
 
 def _add_grid(runs: dict[Path, Run], sweep: Path, given: Path, several: bool) -> None:
@@ -117,9 +123,11 @@ def _add_grid(runs: dict[Path, Run], sweep: Path, given: Path, several: bool) ->
         jobs = _read_json(sweep / GRID_FILE).get("jobs")
         if not isinstance(jobs, list) or not all(isinstance(j, dict) and isinstance(j.get("dir"), str) for j in jobs):
             raise _DamagedError(f'{GRID_FILE}: needs "jobs", a list of objects with "dir"')
-    except _DamagedError as error:
+        if any("\0" in job["dir"] for job in jobs):
+            raise _DamagedError(f'{GRID_FILE}: a "dir" that no folder can have')
+    except (FileNotFoundError, _DamagedError) as error:
         name = _name(sweep / GRID_FILE, given, several)
-        runs[(sweep / GRID_FILE).resolve()] = Run(name, "damaged", f"{error}; jobs without a folder are not known")
+        runs[_real(sweep / GRID_FILE)] = Run(name, "damaged", f"{error}; jobs without a folder are not known")
         return
     for job in jobs:
         folder = sweep / job["dir"]
@@ -127,16 +135,14 @@ def _add_grid(runs: dict[Path, Run], sweep: Path, given: Path, several: bool) ->
         name = _name(folder, given, several)
         if folder.is_dir() and _is_run(folder):
             _add(runs, folder, name, overrides)
-        elif folder.resolve() not in runs:
+        elif _real(folder) not in runs:
             reason = "its folder holds no run" if folder.is_dir() else "no folder: the job has not started"
-            runs[folder.resolve()] = Run(
-                name, "missing", reason, sweep=sweep.resolve().name, overrides=overrides, seed=_seed(overrides)
-            )
+            runs[_real(folder)] = Run(name, "missing", reason, sweep=_real(sweep).name, overrides=overrides, seed=_seed(overrides))
 
 
 def _seed(overrides: tuple[str, ...]) -> int | None:
     seeds = [o.removeprefix("seed=") for o in overrides if o.startswith("seed=")]
-    return int(seeds[-1]) if seeds and seeds[-1].isdecimal() else None
+    return int(seeds[-1]) if seeds and re.fullmatch(r"[0-9]{1,19}", seeds[-1]) else None
 
 
 def _read_run(folder: Path, name: str, overrides: tuple[str, ...]) -> Run:
@@ -175,7 +181,7 @@ def _read_run(folder: Path, name: str, overrides: tuple[str, ...]) -> Run:
         name=name,
         status=status,
         reason=reason,
-        sweep=folder.resolve().parent.name,
+        sweep=_real(folder).parent.name,
         experiment=_experiment(folder),
         overrides=overrides,
         settings=settings,

@@ -169,7 +169,7 @@ def compare(runs: list[Run], group: list[str] | None = None, target: float | Non
             )
         )
     if labels:
-        variants.sort(key=lambda variant: [int(p) if p.isdecimal() else p for p in re.split(r"(\d+)", variant.label)])
+        variants.sort(key=lambda variant: re.sub(r"\d+", lambda number: number[0].zfill(20), variant.label))  # 2 before 10
     return Comparison(runs, variants, not_counted, differing, warnings, target)
 
 
