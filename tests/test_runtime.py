@@ -52,7 +52,8 @@ def test_other_shapes_compile_again_with_a_warning_that_names_them(runtime, monk
         runtime.metrics_line(),
     )
     assert line[5] == "1"
-    assert all(int(count) >= 2 for count in line.groups()[:4])
+    assert int(line[1]) >= 2  # compiled
+    assert all(int(count) >= 1 for count in line.groups()[:4])
 
 
 def test_threads_that_send_batches_and_traces_do_not_get_into_each_others_way(runtime):

@@ -156,7 +156,7 @@ def test_bfloat16_trains_float32_weights_and_starts_like_float32(folder, whole):
     run(folder, "trm.train", *TINY, "run_name=narrow", "hardware.dtype=bfloat16")
     narrow = folder / "outputs" / "narrow"
     losses = [[line["loss"] for line in metrics(r, "train")] for r in (narrow, whole)]
-    assert losses[0][:3] == pytest.approx(losses[1][:3], rel=0.02)
+    assert losses[0][:2] == pytest.approx(losses[1][:2], rel=0.01)  # then rounding parts them: see README, "Faithful"
     assert losses[0] != losses[1]
     tensors = load_checkpoint(narrow / "checkpoints" / "step_20")[0]
     wide = {name for name, tensor in tensors.items() if tensor.dtype == torch.float32}
