@@ -1,4 +1,4 @@
-# make setup | setup-plan | demo | test | test-faults | nightly | test-slurm | lint | audit | format | clean.  `make setup TORCH_INDEX=URL` takes torch from another index (CPU wheels).
+# make setup | setup-plan | demo | test | test-long | test-faults | nightly | test-slurm | lint | audit | format | clean.  `make setup TORCH_INDEX=URL` takes torch from another index (CPU wheels).
 # EXTRAS adds optional packages: make setup EXTRAS=dev,tpu (also: plan, ray).
 SHELL := bash
 PYTHON ?= python3
@@ -8,7 +8,7 @@ TORCH_INDEX ?=
 EXTRAS ?= dev
 READY := $(VENV)/.ready-$(EXTRAS)
 
-.PHONY: setup setup-plan demo test test-faults nightly test-slurm lint audit format clean
+.PHONY: setup setup-plan demo test test-long test-faults nightly test-slurm lint audit format clean
 setup: $(READY)
 
 $(READY): setup.cfg pyproject.toml
@@ -32,7 +32,10 @@ demo: setup
 	@scripts/demo.sh
 
 test: setup
-	$(PY) -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+	$(PY) -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m 'not long'
+
+test-long: setup   # whole runs on several virtual devices, with each option, or compiled for a TPU
+	$(PY) -m pytest -n 2 --dist loadfile -m long
 
 nightly:   # as test-faults, with a night's count of kills and cases
 	TRM_KILLS=50 TRM_FAULT_CASES=2000 $(MAKE) test-faults

@@ -338,6 +338,7 @@ def test_voting_command(folder):
     assert len(rows_of(folder / "votes" / "voting.csv")) == 3
 
 
+@pytest.mark.long
 def test_on_a_mesh_the_same(folder):
     for arguments in (["evaluate.early_exit=true"], ["evaluate.supervision_steps=[2,4]", "--out", "mesh"]):
         one, _ = evaluate(folder, *arguments)

@@ -20,6 +20,8 @@ CASES = {
 }
 
 
+pytestmark = pytest.mark.long
+
 PREFIX = ["model.puzzle_emb_ndim=64", "model.puzzle_emb_len=2", "train.eval_every_steps=null"]
 
 

@@ -12,6 +12,8 @@ ALL = "option=[cgar,muon,large_lr_clipped,queue,device_augmentation]"
 OPTIONS = [*TINY, ALL, "train.log_every_steps=3", "optimizer.warmup_steps=5", "model.hidden_size=16"]
 OPTIONS += ["train.keep_checkpoints=4"]  # step 5 too
 
+pytestmark = pytest.mark.long
+
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):

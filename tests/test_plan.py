@@ -326,6 +326,7 @@ def floats_reduced(found):
     return sum(size // aot.BYTES[dtype] for item in found.collectives for dtype, size in item["dtypes"].items() if "f" in dtype)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_the_training_step_compiles_for_a_v4_64(plan_python, tmp_path, dtype):
     work, found = compiled_for_a_v4_64(plan_python, tmp_path, dtype, "training")
@@ -341,6 +342,7 @@ def test_the_training_step_compiles_for_a_v4_64(plan_python, tmp_path, dtype):
     assert warnings(found, work.gradient_bytes) == []
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_the_evaluation_step_compiles_for_a_v4_64(plan_python, tmp_path, dtype):
     work, found = compiled_for_a_v4_64(plan_python, tmp_path, dtype, "evaluation")
