@@ -103,6 +103,13 @@ def train_on_two(cfg, folders, monkeypatch, stop_second_at=10**9):
     return codes
 
 
+def train_alone(cfg, folder, monkeypatch):
+    """The same run on one host."""
+    monkeypatch.setattr(trm.train, "start", NativeRuntime)
+    run = Run(cfg, folder)
+    run.execute(StopAt(run))
+
+
 @pytest.fixture
 def cfg(tmp_path):
     return compose([*CONFIG, f"data.path={tmp_path}/data"])
@@ -121,10 +128,7 @@ def weights(folder, step):
 
 
 def test_two_hosts_compute_what_one_does_and_one_writes(cfg, folders, monkeypatch):
-    with monkeypatch.context() as alone:
-        alone.setattr(trm.train, "start", NativeRuntime)
-        run = Run(cfg, folders[2])
-        run.execute(StopAt(run))
+    train_alone(cfg, folders[2], monkeypatch)
     assert train_on_two(cfg, folders, monkeypatch) == {0: 0, 1: 0}
     assert weights(folders[0], 8) == weights(folders[2], 8)
     for kind in ("train", "eval"):
@@ -140,10 +144,7 @@ def test_a_stop_on_one_host_stops_both_at_a_step_and_they_resume_together(cfg, f
     assert 2 <= stopped["steps"] < 8
     # both open the folder of the first, as hosts with a shared disk do
     assert train_on_two(cfg, [folders[0], folders[0]], monkeypatch) == {0: 0, 1: 0}
-    with monkeypatch.context() as alone:
-        alone.setattr(trm.train, "start", NativeRuntime)
-        run = Run(cfg, folders[2])
-        run.execute(StopAt(run))
+    train_alone(cfg, folders[2], monkeypatch)
     assert weights(folders[0], 8) == weights(folders[2], 8)
     assert numbers(folders[0]) == numbers(folders[2])
 

@@ -433,3 +433,18 @@ def test_wrong_input_exits_with_2(tmp_path):
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith("error: nope is not a folder")
     assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("target", ["grid.json", "nowhere"])
+def test_a_grid_that_is_a_link_in_a_circle_or_to_nowhere_is_told(tmp_path, target):
+    (tmp_path / "grid.json").symlink_to(target)
+    [run] = collect([tmp_path])
+    assert (run.name, run.status) == ("grid.json", "damaged")
+    assert "jobs without a folder are not known" in run.reason
+
+
+def test_a_job_whose_folder_is_a_link_in_a_circle_is_missing(tmp_path):
+    (tmp_path / "job").symlink_to("job")
+    (tmp_path / "grid.json").write_text(json.dumps({"jobs": [{"dir": "job", "overrides": ["seed=" + "9" * 5000]}]}))
+    [run] = collect([tmp_path])
+    assert (run.status, run.seed) == ("missing", None)

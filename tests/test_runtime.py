@@ -3,6 +3,7 @@
 import collections
 import logging
 import re
+import subprocess
 import threading
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 import torch
 
 from trm.config import HardwareConfig
-from trm.runtime import start
+from trm.runtime import _compiler_knows_vectors, start
 
 
 @pytest.fixture(scope="module")
@@ -94,3 +95,16 @@ def test_inductor_s_kernels_are_for_as_many_threads_as_the_process_has():
             assert torch._inductor.config.cpp.threads == threads
     finally:
         torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize(("answer", "known"), [("true", True), ("false", False)])
+def test_vectors_are_taken_as_known_only_where_the_compiler_takes_their_flags(monkeypatch, answer, known):
+    """Inductor's own check, seconds in other processes, stays for a compiler that does not."""
+    given = []
+    monkeypatch.setattr("torch._inductor.cpp_builder.get_cpp_compiler", lambda: answer)
+    monkeypatch.setattr("torch._inductor.cpu_vec_isa.x86_isa_checker", lambda: ["avx2", "avx512"])
+    run = subprocess.run
+    monkeypatch.setattr(subprocess, "run", lambda command, **options: given.append(command) or run(command, **options))
+    assert _compiler_knows_vectors() == known
+    assert {"-mavx2", "-mavx512f"} <= set(given[0])
+    assert "-mamx-tile" not in given[0]

@@ -52,6 +52,9 @@ def test_wrong_options_are_named(trained):
         refused = run(folder, "trm.solve", "checkpoint=outputs/whole", "test:0", *arguments, check=2)
         assert words in refused.stderr
         assert len(refused.stderr.splitlines()) == 1
+    refused = run(folder, "trm.solve", "checkpoint=outputs/whole", "test:" + "9" * 5000, check=2)  # more digits than int() reads
+    assert "held-out puzzles are test:0 to test:" in refused.stderr
+    assert len(refused.stderr.splitlines()) == 1
 
 
 @of_4x4

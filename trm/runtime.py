@@ -353,10 +353,11 @@ class NativeRuntime:
             torch.set_num_threads(max(1, min(torch.get_num_threads(), (os.cpu_count() or 1) // hardware.jobs)))
         # part of the key of inductor's cache: kernels for two threads on the one core of a sweep's job would be 20 times slower
         torch._inductor.config.cpp.threads = torch.get_num_threads()
-        if hardware.backend == "inductor" and hardware.platform == "cpu" and _compiler_knows_vectors():
-            torch._inductor.config.cpp.vec_isa_ok = True
         if hardware.platform == "cpu":
             _keep_freed_memory()
+            vectors = torch._inductor.config.cpp  # vec_isa_ok is None until the environment or an earlier runtime has set it
+            if hardware.backend == "inductor" and vectors.vec_isa_ok is None and _compiler_knows_vectors():
+                vectors.vec_isa_ok = True
         self._device = torch.device(hardware.platform)
         self._backend = hardware.backend
 
