@@ -27,7 +27,7 @@ from PIL import Image
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
-from trm.samples import SAMPLES_FILE, Samples  # noqa: E402
+from trm.inference.samples import SAMPLES_FILE, Samples  # noqa: E402
 from trm.tracking.event_files import MOST_PICTURED  # noqa: E402
 
 DEMO = ROOT / "multirun" / "demo"

@@ -17,8 +17,8 @@ from hydra.core.hydra_config import HydraConfig
 from trm.cli import EXIT_PREEMPTED, hydra_command
 from trm.config import digest
 from trm.errors import DataError
-from trm.run_folder import write_summary
-from trm.signals import StopSignal
+from trm.run.folder import write_summary
+from trm.run.signals import StopSignal
 
 
 def run(cfg):

@@ -8,9 +8,9 @@ import numpy as np
 import torch
 
 from trm.config import ModelConfig, OptimizerConfig, RecursionConfig
+from trm.core.model import Architecture, init_fixed
+from trm.core.step import METRICS, StepConfig, TrainState, empty_carry
 from trm.interop import ModelTensors, from_reference
-from trm.model import Architecture, init_fixed
-from trm.step import METRICS, StepConfig, TrainState, empty_carry
 
 
 @dataclass

@@ -13,8 +13,8 @@ from thinking_fixtures import puzzle
 
 from trm.cli import compose
 from trm.config import to_plain
-from trm.data.sudoku import Sudoku
-from trm.samples import Samples
+from trm.inference.samples import Samples
+from trm.tasks.sudoku.rules import Sudoku
 
 
 def config(*overrides: str) -> dict[str, Any]:

@@ -6,22 +6,25 @@ import math
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from running import environment, run
 
-from trm.bench import __main__ as bench
-from trm.bench import loader, logging, machine, ordinary, scaling, step
-from trm.bench.__main__ import main
-from trm.bench.compare import ratio_with_interval
-from trm.bench.machine import facts, in_child, median_and_spread, table
+from bench import __main__ as bench
+from bench import loader, logging, machine, ordinary, scaling, step
+from bench.__main__ import main
+from bench.compare import ratio_with_interval
+from bench.machine import facts, in_child, median_and_spread, table
 from trm.cli import compose
+from trm.core.model import init_fixed
+from trm.core.step import METRICS, draw_min_steps, init_state, train_step_with_outputs
 from trm.errors import RunFailure, UserError
-from trm.model import init_fixed
 from trm.plan.workload import architecture_of, step_config
-from trm.step import METRICS, draw_min_steps, init_state, train_step_with_outputs
+
+ROOT = Path(__file__).parents[1]
 
 
 def test_median_and_spread():
@@ -36,7 +39,7 @@ def test_table_lines_up_and_shows_what_is_missing():
 
 def test_a_child_that_fails_is_an_error_with_its_last_words():
     with pytest.raises(RunFailure, match="AttributeError"):
-        in_child("trm.bench.machine", "no_such_function", {})
+        in_child("bench.machine", "no_such_function", {})
 
 
 def test_facts_name_machine_and_versions():
@@ -343,12 +346,18 @@ def test_a_ratio_and_its_interval():
 )
 def test_host_time_of_the_real_step(tmp_path, way, hardware):
     code = (
-        "import json; import trm.bench.host as h; overrides = [*h.TINY, *h.SHALLOWEST]; "
+        "import json; import bench.host as h; overrides = [*h.TINY, *h.SHALLOWEST]; "
         f"request = {{'overrides': [*overrides, {hardware!r}], 'way': {way!r}, 'steps': 4}}; "
         "print(json.dumps(h.in_this_process(request)))"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code], cwd=tmp_path, env=environment(), capture_output=True, text=True, check=True, timeout=200
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        env=environment(PYTHONPATH=str(ROOT)),
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=200,
     )
     [row] = json.loads(done.stdout.splitlines()[-1])
     assert row["way"] == way

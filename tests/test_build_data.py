@@ -13,10 +13,10 @@ from trm.config import Config, DataConfig
 from trm.data import csv_source
 from trm.data.build import build_command, build_dataset, ensure_dataset
 from trm.data.format import ARRAYS, array_path, load_dataset
-from trm.data.generate import generate
-from trm.data.sudoku import BLANK, Sudoku
-from trm.data.symmetry import signature
 from trm.errors import DataError
+from trm.tasks.sudoku.generate import generate
+from trm.tasks.sudoku.rules import BLANK, Sudoku
+from trm.tasks.sudoku.symmetry import signature
 
 NINE = Sudoku(3, 3)
 

@@ -12,8 +12,9 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-import trm.checkpoint
-from trm.checkpoint import (
+import trm.run.checkpoint
+from trm.errors import CheckpointError
+from trm.run.checkpoint import (
     META_FILE,
     STATE_FILE,
     CheckpointWriter,
@@ -26,7 +27,6 @@ from trm.checkpoint import (
     set_aside,
     unflatten,
 )
-from trm.errors import CheckpointError
 
 TENSORS = {
     "weights/w": torch.tensor([[1.5, -0.0], [float("nan"), 1e-40]]),  # NaN, a negative zero and a denormal
@@ -320,12 +320,14 @@ def test_a_crash_while_saving_leaves_the_previous_checkpoints(tmp_path, monkeypa
 
     with monkeypatch.context() as patch:
         if moment == "after the state is written":
-            write = trm.checkpoint._write
-            patch.setattr(trm.checkpoint, "_write", lambda path, content: cut() if path.name == META_FILE else write(path, content))
+            write = trm.run.checkpoint._write
+            patch.setattr(
+                trm.run.checkpoint, "_write", lambda path, content: cut() if path.name == META_FILE else write(path, content)
+            )
         elif moment == "before the rename":
             patch.setattr(Path, "rename", cut)
         else:
-            patch.setattr(trm.checkpoint, "_point", cut)
+            patch.setattr(trm.run.checkpoint, "_point", cut)
         with pytest.raises(PowerCut):
             save(tmp_path, 3, is_best=True)
     assert load_checkpoint(find_checkpoint(tmp_path))[1].step == 2
@@ -414,7 +416,7 @@ def test_the_writer_does_not_hold_up_its_caller_and_tells_of_a_failure_later(tmp
         go_on.wait(30)
         raise OSError("no room")
 
-    monkeypatch.setattr("trm.checkpoint.save_checkpoint", slow)
+    monkeypatch.setattr("trm.run.checkpoint.save_checkpoint", slow)
     writer = CheckpointWriter(tmp_path, keep=1)
     writer.save(TENSORS, make_meta(1), is_best=False)  # comes back though the write has not ended
     writer.check()

@@ -11,10 +11,10 @@ from fake_wandb import KEY, FakeWandb
 from running import TINY, command, environment, metrics, summary
 from sweeping import wait_for
 
-from trm import paper
 from trm.cli import compose
 from trm.dashboard import paper_table, parse
 from trm.errors import UserError
+from trm.study import paper
 from trm.tracking.labels import labels
 
 RUN = [

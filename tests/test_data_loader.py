@@ -12,8 +12,8 @@ from trm.config import DataConfig
 from trm.data.build import build_dataset
 from trm.data.format import load_dataset
 from trm.data.loader import IGNORED_LABEL, EvalLoader, TrainLoader
-from trm.data.sudoku import Sudoku
 from trm.errors import DataError
+from trm.tasks.sudoku.rules import Sudoku
 
 NUM_AUG, NUM_PUZZLES, NUM_TEST = 5, 13, 11
 

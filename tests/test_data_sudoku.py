@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trm.data.generate import generate
-from trm.data.sudoku import BLANK, Sudoku
-from trm.data.symmetry import augment, signature
 from trm.errors import DataError
+from trm.tasks.sudoku.generate import generate
+from trm.tasks.sudoku.rules import BLANK, Sudoku
+from trm.tasks.sudoku.symmetry import augment, signature
 
 SIZES = [Sudoku(2, 2), Sudoku(2, 3), Sudoku(3, 2), Sudoku(3, 3)]
 QUESTION = "53..7....6..195....98....6.8...6...34..8.3..17...2...6.6....28....419..5....8..79"
@@ -248,7 +248,7 @@ def test_signatures_tell_4x4_classes_apart():
 
 def test_more_puzzles_than_there_are_is_refused(monkeypatch):
     few = generate(Sudoku(2, 2), 30, 0)
-    monkeypatch.setattr("trm.data.generate._make", lambda sudoku, seed, numbers: tuple(rows[numbers % 30] for rows in few))
+    monkeypatch.setattr("trm.tasks.sudoku.generate._make", lambda sudoku, seed, numbers: tuple(rows[numbers % 30] for rows in few))
     assert len(generate(Sudoku(2, 2), 30, 0)[0]) == 30
     with pytest.raises(DataError, match=r"data\.num_puzzles.*lower"):
         generate(Sudoku(2, 2), 31, 0)

@@ -15,15 +15,15 @@ from running import TINY, command, environment, run
 from safetensors import safe_open
 
 from trm import doctor
-from trm.checkpoint import flatten
 from trm.cli import compose, compose_launch
 from trm.config import HardwareConfig, TrackingConfig
+from trm.core.model import architecture, init_fixed
+from trm.core.step import init_state
 from trm.data.build import build_dataset
 from trm.data.format import array_path
 from trm.doctor import DataFacts, Needs, Probe, Versions, WandbFacts
 from trm.errors import ConfigError
-from trm.model import architecture, init_fixed
-from trm.step import init_state
+from trm.run.checkpoint import flatten
 
 ROOT = Path(__file__).parents[1]
 CPU = HardwareConfig(name="cpu")

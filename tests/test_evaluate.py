@@ -11,19 +11,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from running import TINY, metrics, run, summary
 
+from trm.backends.xla import start
 from trm.config import HardwareConfig, ModelConfig, RecursionConfig
+from trm.core.model import Architecture, init_fixed, init_weights
+from trm.core.step import METRICS, empty_carry, eval_step
 from trm.data.format import Dataset, Metadata
 from trm.data.loader import EvalLoader
-from trm.data.sudoku import Sudoku
-from trm.data.symmetry import augment, undo
 from trm.errors import DataError, UserError
 from trm.evaluate import main
-from trm.evaluator import EarlyExitEvaluator, FullEvaluator
-from trm.inference_compute import compute_curve, elected, votes
-from trm.model import Architecture, init_fixed, init_weights
-from trm.runtime import start
-from trm.samples import MOST_SAMPLES, Samples
-from trm.step import METRICS, empty_carry, eval_step
+from trm.inference.compute import compute_curve, elected, votes
+from trm.inference.evaluator import EarlyExitEvaluator, FullEvaluator
+from trm.inference.samples import MOST_SAMPLES, Samples
+from trm.tasks.sudoku.rules import Sudoku
+from trm.tasks.sudoku.symmetry import augment, undo
 
 C, V, N, BATCH, S = 4, 5, 37, 8, 6  # cells, vocabulary, puzzles, rows of a batch, supervision steps
 IGNORED = -100

@@ -11,7 +11,7 @@ import yaml
 
 from trm.cli import CONF_DIR, compose, describe_groups
 from trm.config import differences, digest, numerics, to_plain, total_steps
-from trm.model import architecture, forward, init_fixed, num_parameters, weight_shapes, with_latents
+from trm.core.model import architecture, forward, init_fixed, num_parameters, weight_shapes, with_latents
 
 NAMES = sorted(path.stem for path in (CONF_DIR / "experiment").glob("*.yaml"))
 SWEEPS = sorted(path.stem for path in (CONF_DIR / "sweep").glob("*.yaml"))

@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from trm.cli import compose
+from trm.core.step import METRICS
 from trm.errors import RunFailure
-from trm.failures import check_losses, check_weights, explained, memory_words
-from trm.step import METRICS
+from trm.run.failures import check_losses, check_weights, explained, memory_words
 from trm.train import Run
 
 # As the compiler for a v4 said it of a step that was too big.

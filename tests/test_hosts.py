@@ -13,9 +13,9 @@ import torch.utils._pytree as pytree
 from running import TINY, numbers, summary
 
 import trm.train
+from trm.backends.xla import NativeRuntime
 from trm.cli import EXIT_PREEMPTED, compose
 from trm.errors import RunFailure
-from trm.runtime import NativeRuntime
 from trm.train import Run
 
 CONFIG = [*TINY, "hardware=native", "hardware.backend=eager", "train.max_steps=8", "train.eval_every_steps=4"]

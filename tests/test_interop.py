@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from trm.config import ModelConfig, RecursionConfig
+from trm.core.model import Architecture, init_fixed, init_puzzle_embedding, init_weights, weight_shapes
 from trm.errors import CheckpointError
 from trm.interop import ModelTensors, from_reference, read_reference_file, reference_name, to_reference, write_reference_file
-from trm.model import Architecture, init_fixed, init_puzzle_embedding, init_weights, weight_shapes
 
 MODELS = {
     "mlp": {},

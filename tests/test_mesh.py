@@ -12,7 +12,7 @@ import pytest
 from running import TINY, metrics, run
 
 from trm.cli import compose
-from trm.model import architecture, num_parameters, weight_shapes
+from trm.core.model import architecture, num_parameters, weight_shapes
 
 CASES = {
     "mlp-float64": ["hardware.dtype=float64"],

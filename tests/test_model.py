@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trm.config import Config, HardwareConfig, ModelConfig, RecursionConfig
-from trm.model import (
+from trm.core.model import (
     Architecture,
     architecture,
     attention,

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trm.config import OptimizerConfig
-from trm.optim import learning_rate, update_ema, update_puzzle_embedding, update_weights
+from trm.core.optim import learning_rate, update_ema, update_puzzle_embedding, update_weights
 
 
 def scalar(value, dtype=torch.float64):

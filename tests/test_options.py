@@ -13,17 +13,17 @@ from test_step import make, make_batch
 
 from trm.cli import compose, group_options
 from trm.config import DataConfig, OptimizerConfig, Phase, RecursionConfig, resume_conflicts, to_plain
-from trm.curriculum import stages
+from trm.core.curriculum import stages
+from trm.core.fresh_rows import augmented, fresh_rows
+from trm.core.losses import binary_cross_entropy, cell_cross_entropy
+from trm.core.model import architecture, init_weights
+from trm.core.optim import clip_gradients, muon_direction, orthogonalized, second_moments, update_weights
+from trm.core.step import init_state, loss_and_grads, supervision_weights, train_step_with_outputs
 from trm.data.build import build_dataset
 from trm.data.format import load_dataset
 from trm.data.loader import QUEUE_FIRST, TrainLoader
 from trm.data.queue import RowQueue
 from trm.errors import ConfigError, DataError
-from trm.fresh_rows import augmented, fresh_rows
-from trm.losses import binary_cross_entropy, cell_cross_entropy
-from trm.model import architecture, init_weights
-from trm.optim import clip_gradients, muon_direction, orthogonalized, second_moments, update_weights
-from trm.step import init_state, loss_and_grads, supervision_weights, train_step_with_outputs
 from trm.train import Run
 
 pytestmark = pytest.mark.usefixtures("one_thread")

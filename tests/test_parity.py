@@ -13,9 +13,9 @@ import pytest
 import torch
 from golden_cases import load_case
 
+from trm.backends.xla import start
 from trm.config import HardwareConfig
-from trm.runtime import start
-from trm.step import METRICS, empty_carry, eval_step, loss_and_grads, train_step_with_outputs
+from trm.core.step import METRICS, empty_carry, eval_step, loss_and_grads, train_step_with_outputs
 
 
 @pytest.fixture(scope="module", params=["eager", "inductor", "xla", "gpu"])

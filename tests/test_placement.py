@@ -9,7 +9,7 @@ import pytest
 from trm.cli import CONF_DIR, compose
 from trm.config import HardwareConfig, validate
 from trm.errors import ConfigError
-from trm.placement import (
+from trm.study.placement import (
     batch_per_device,
     cores_of_slot,
     environment,

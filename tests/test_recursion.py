@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from trm.recursion import VARIANTS
+from trm.core.recursion import VARIANTS
 
 B, L, D = 2, 3, 4
 SIZES = [(1, 1), (1, 3), (2, 1), (3, 2), (4, 3)]

@@ -11,8 +11,8 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import WebDriverWait
 
-from trm.data.sudoku import Sudoku
 from trm.report.__main__ import main
+from trm.tasks.sudoku.rules import Sudoku
 
 __all__ = ["browser"]
 pytestmark = needs_chromium

@@ -7,14 +7,14 @@ import numpy as np
 import pytest
 from report_fixtures import config, made_samples, write_run
 
-from trm.data.sudoku import Sudoku
-from trm.losses import IGNORE_LABEL
+from trm.core.losses import IGNORE_LABEL
+from trm.inference.samples import Samples
 from trm.report.__main__ import main
 from trm.report.output import page
 from trm.report.runs import collect
 from trm.report.thinking import MOST_PUZZLES, NO_LABEL, thinking
 from trm.report.variants import compare
-from trm.samples import Samples
+from trm.tasks.sudoku.rules import Sudoku
 
 KINDS = {Sudoku(2, 2): "sudoku_4x4", Sudoku(2, 3): "sudoku_6x6", Sudoku(3, 3): "sudoku_9x9"}
 

@@ -1,4 +1,4 @@
-"""The compiled function of trm/runtime.py."""
+"""The compiled function of trm/backends/xla.py."""
 
 import collections
 import logging
@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import torch
 
+from trm.backends.xla import _compiler_knows_vectors, start
 from trm.config import HardwareConfig
-from trm.runtime import _compiler_knows_vectors, start
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +38,7 @@ def test_donated_tensors_are_gone_and_the_others_stay(runtime):
 
 def test_other_shapes_compile_again_with_a_warning_that_names_them(runtime, monkeypatch):
     told = []
-    monkeypatch.setattr(logging.getLogger("trm.runtime"), "warning", lambda text, *args: told.append(text % args))
+    monkeypatch.setattr(logging.getLogger("trm.backends.xla"), "warning", lambda text, *args: told.append(text % args))
     double = runtime.compile(lambda x, y: x * 2 + y)
     y = runtime.put_replicated(torch.tensor(0.0))
     double(runtime.put_replicated(torch.ones(3)), y)

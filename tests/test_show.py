@@ -14,12 +14,12 @@ import pytest
 from PIL import Image, ImageChops
 from thinking_fixtures import SIZES, architecture, puzzle, thoughts
 
-from trm.data.sudoku import BLANK, Sudoku
 from trm.show import terminal
 from trm.show.animation import FRAME_MS, LAST_MS, animation
 from trm.show.page import FLAGS, page, page_data
 from trm.show.terminal import MARKS_LEGEND, Watcher
-from trm.thinking import Frame, Puzzle
+from trm.show.thinking import Frame, Puzzle
+from trm.tasks.sudoku.rules import BLANK, Sudoku
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 SUDOKU = Sudoku(2, 2)

@@ -7,8 +7,8 @@ from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import WebDriverWait
 from thinking_fixtures import architecture, puzzle, thoughts
 
-from trm.data.sudoku import Sudoku
 from trm.show.page import page
+from trm.tasks.sudoku.rules import Sudoku
 
 pytestmark = [needs_chromium, pytest.mark.usefixtures("one_thread")]
 __all__ = ["browser"]

@@ -11,11 +11,10 @@ import torch.utils._pytree as pytree
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trm.checkpoint import flatten
 from trm.cli import compose
 from trm.config import Config, EmaConfig, ModelConfig, OptimizerConfig, RecursionConfig, TrainConfig
-from trm.model import Architecture, architecture, forward, init_fixed, with_latents
-from trm.step import (
+from trm.core.model import Architecture, architecture, forward, init_fixed, with_latents
+from trm.core.step import (
     METRICS,
     ROW_METRICS,
     Carry,
@@ -29,6 +28,7 @@ from trm.step import (
     train_step,
     train_step_with_outputs,
 )
+from trm.run.checkpoint import flatten
 
 C, V, NUM_IDENTIFIERS = 4, 5, 3  # C cells, V vocabulary
 IGNORED = -100

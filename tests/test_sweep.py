@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sweeping import FAKE_JOB, start, summaries, sweep, wait_for
 
-from trm.sweep import job_names, process_rank, sweep_name
+from trm.study.sweep import job_names, process_rank, sweep_name
 
 SEEDS = ["-m", "seed=0,1,2", "run_name=s"]
 

@@ -7,13 +7,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from thinking_fixtures import SIZES, architecture, puzzle, thoughts
 
-from trm.data.sudoku import BLANK, Sudoku
+from trm.core.losses import cell_cross_entropy
+from trm.core.model import init_fixed, init_weights
+from trm.core.recursion import VARIANTS, Variant
+from trm.core.step import METRICS, empty_carry, eval_step
 from trm.errors import ConfigError
-from trm.losses import cell_cross_entropy
-from trm.model import init_fixed, init_weights
-from trm.recursion import VARIANTS, Variant
-from trm.step import METRICS, empty_carry, eval_step
-from trm.thinking import Puzzle, think
+from trm.show.thinking import Puzzle, think
+from trm.tasks.sudoku.rules import BLANK, Sudoku
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 KINDS = [

@@ -23,15 +23,15 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from thinking_fixtures import architecture
 from tracking_fixtures import SUDOKU, evaluation, samples
 
+from trm.backends.xla import start
 from trm.config import Config, HardwareConfig, TrackingConfig, register_schema
-from trm.data.sudoku import BLANK
-from trm.evaluator import eval_program
-from trm.model import init_fixed, init_weights
-from trm.progress import Lap
-from trm.runtime import start
-from trm.samples import Samples, Shown
-from trm.step import HALTED_METRICS, METRICS, empty_carry
-from trm.thinking import think
+from trm.core.model import init_fixed, init_weights
+from trm.core.step import HALTED_METRICS, METRICS, empty_carry
+from trm.inference.evaluator import eval_program
+from trm.inference.samples import Samples, Shown
+from trm.run.clock import Lap
+from trm.show.thinking import think
+from trm.tasks.sudoku.rules import BLANK
 from trm.tracking.evaluation import held_out
 from trm.tracking.record import JsonlTracker
 from trm.tracking.trackers import open_trackers

@@ -13,7 +13,7 @@ import pytest
 import torch
 from running import TINY, command, environment, metrics, numbers, run, summary
 
-from trm.checkpoint import load_checkpoint
+from trm.run.checkpoint import load_checkpoint
 
 
 @pytest.fixture(scope="module")

@@ -4,9 +4,9 @@ import numpy as np
 import torch
 
 from trm.config import ModelConfig, RecursionConfig
-from trm.data.sudoku import BLANK, Sudoku
-from trm.model import Architecture, init_fixed, init_weights
-from trm.thinking import Frame, Puzzle, think
+from trm.core.model import Architecture, init_fixed, init_weights
+from trm.show.thinking import Frame, Puzzle, think
+from trm.tasks.sudoku.rules import BLANK, Sudoku
 
 SIZES = [Sudoku(2, 2), Sudoku(2, 3), Sudoku(3, 3), Sudoku(4, 4), Sudoku(5, 5)]
 

@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from trm.data.sudoku import Sudoku
-from trm.samples import Samples
+from trm.inference.samples import Samples
+from trm.tasks.sudoku.rules import Sudoku
 from trm.tracking.evaluation import Evaluation, held_out
 
 SUDOKU = Sudoku(2, 2)

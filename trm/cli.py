@@ -31,9 +31,9 @@ from hydra.types import HydraContext, RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from trm import sweep
 from trm.config import Config, all_keys, from_composed, load_yaml, register_schema, unknown_keys
 from trm.errors import ConfigError, RunFailure, UserError, plain_line
+from trm.study import sweep
 
 CONF_DIR = Path(__file__).resolve().parent.parent / "conf"
 UNWRITABLE = (

@@ -38,8 +38,8 @@ from trm.cli import EXIT_FAILED, Launch, compose_launch, plain_command
 from trm.config import Config, HardwareConfig, TrackingConfig, total_steps
 from trm.data.build import SPLITS, build_command, ensure_dataset, is_absent
 from trm.data.format import ARRAYS, array_path, load_dataset, read_build_record
-from trm.data.sudoku import Sudoku
 from trm.errors import ConfigError, DataError, UserError, plain_line
+from trm.tasks.sudoku.rules import Sudoku
 from trm.tracking.wandb_view import choose_wandb_mode
 
 PYTHONS = ((3, 11), (3, 14))  # from, and the first that is too new: python_requires of setup.cfg
@@ -200,7 +200,7 @@ def run_probe() -> None:
     import numpy as np
     from torch import Tensor
 
-    from trm.runtime import start
+    from trm.backends.xla import start
 
     began = time.perf_counter()
     try:
@@ -340,10 +340,10 @@ def needs(cfg: Config, facts: DataFacts) -> Needs:
     """Make the state and trace a step on torch's meta device, which has shapes but no memory."""
     import torch
 
-    from trm.checkpoint import flatten
-    from trm.losses import cell_cross_entropy
-    from trm.model import architecture, forward, init_fixed
-    from trm.step import init_state
+    from trm.core.losses import cell_cross_entropy
+    from trm.core.model import architecture, forward, init_fixed
+    from trm.core.step import init_state
+    from trm.run.checkpoint import flatten
 
     arch = architecture(
         cfg, seq_len=facts.seq_len, vocab_size=facts.vocab_size, num_puzzle_identifiers=facts.num_puzzle_identifiers

@@ -21,17 +21,17 @@ from typing import Any, NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
+from trm.backends.xla import start
 from trm.cli import plain_command
+from trm.core.losses import IGNORE_LABEL
 from trm.data.loader import EvalLoader
 from trm.errors import ConfigError, UserError
-from trm.evaluator import Trace, full_evaluator, held_out_loader, make_evaluator
-from trm.inference_compute import compute_curve, votes
-from trm.losses import IGNORE_LABEL
+from trm.inference.compute import compute_curve, votes
+from trm.inference.evaluator import Trace, full_evaluator, held_out_loader, make_evaluator
 from trm.plan.workload import count_row_flops
-from trm.progress import Progress
 from trm.report import evaluation
-from trm.runtime import start
-from trm.saved_run import SavedRun, open_run, split_arguments
+from trm.run.clock import Progress
+from trm.run.saved import SavedRun, open_run, split_arguments
 
 OUT_FOLDER = "evaluation"  # of the run folder
 

@@ -21,13 +21,13 @@ import torch
 from omegaconf import OmegaConf
 from torch import Tensor
 
-from trm.checkpoint import Meta, save_checkpoint
 from trm.cli import compose, plain_command
 from trm.config import digest, to_plain
+from trm.core.model import Architecture, Weights, architecture, weight_shapes
 from trm.errors import CheckpointError, ConfigError
-from trm.model import Architecture, Weights, architecture, weight_shapes
-from trm.run_folder import CONFIG_FILE
-from trm.saved_run import open_run, split_arguments
+from trm.run.checkpoint import Meta, save_checkpoint
+from trm.run.folder import CONFIG_FILE
+from trm.run.saved import open_run, split_arguments
 
 REFERENCE_PREFIX = "_orig_mod.model."
 _FIXED_NAMES = {"init.z_H": "inner.H_init", "init.z_L": "inner.L_init"}

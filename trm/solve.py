@@ -17,13 +17,13 @@ import numpy as np
 
 from trm.cli import plain_command
 from trm.data.format import load_dataset
-from trm.data.sudoku import Sudoku
 from trm.errors import ConfigError, UserError
-from trm.saved_run import SavedRun, open_run, split_arguments
+from trm.run.saved import SavedRun, open_run, split_arguments
 from trm.show.animation import animation
 from trm.show.page import page
 from trm.show.terminal import Watcher
-from trm.thinking import Frame, Puzzle, think
+from trm.show.thinking import Frame, Puzzle, think
+from trm.tasks.sudoku.rules import Sudoku
 
 
 class _Parser(argparse.ArgumentParser):

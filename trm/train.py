@@ -20,26 +20,26 @@ import torch.utils._pytree as pytree
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 
-from trm.checkpoint import CheckpointWriter, Meta, flatten, load_checkpoint, saved_steps, set_aside, unflatten
+from trm.backends.xla import Runtime, start
 from trm.cli import EXIT_FAILED, EXIT_PREEMPTED, hydra_command
 from trm.config import LARGEST_COUNT, Config, digest, resume_conflicts, to_plain, total_steps
-from trm.curriculum import Stage, stages
+from trm.core.curriculum import Stage, stages
+from trm.core.model import Weights, architecture, init_fixed, num_parameters
+from trm.core.step import METRICS, Batch, StepConfig, TrainState, draw_min_steps, init_state, train_step
 from trm.data.build import ensure_dataset
 from trm.data.format import load_dataset
 from trm.data.loader import TrainLoader
 from trm.data.prefetch import Prefetcher
 from trm.data.queue import RowQueue
 from trm.errors import CheckpointError, ConfigError, RunFailure
-from trm.evaluator import EvaluationStopped, Evaluator, make_evaluator, never
-from trm.failures import check_losses, check_weights, explained
-from trm.model import Weights, architecture, init_fixed, num_parameters
-from trm.progress import Clock, progress_bar
-from trm.run_folder import CONFIG_FILE, exclusive, put_summary_away, read_summary, seconds_before, write_summary
-from trm.runtime import Runtime, start
-from trm.samples import write_samples
-from trm.signals import StopSignal
-from trm.step import METRICS, Batch, StepConfig, TrainState, draw_min_steps, init_state, train_step
-from trm.sweep import process_rank
+from trm.inference.evaluator import EvaluationStopped, Evaluator, make_evaluator, never
+from trm.inference.samples import write_samples
+from trm.run.checkpoint import CheckpointWriter, Meta, flatten, load_checkpoint, saved_steps, set_aside, unflatten
+from trm.run.clock import Clock, progress_bar
+from trm.run.failures import check_losses, check_weights, explained
+from trm.run.folder import CONFIG_FILE, exclusive, put_summary_away, read_summary, seconds_before, write_summary
+from trm.run.signals import StopSignal
+from trm.study.sweep import process_rank
 from trm.tracking.evaluation import Evaluation, held_out
 from trm.tracking.trackers import Trackers, open_trackers
 from trm.tracking.training import training_values

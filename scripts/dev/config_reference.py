@@ -13,9 +13,9 @@ from trm.config import Config
 FILE = Path(__file__).resolve().parents[2] / "docs" / "config.md"
 HEAD = """# Config keys
 
-Made from the schema in `trm/config.py` by `python scripts/dev/config_reference.py`; do not edit. A default is the schema's own: the
-options of a group (`conf/GROUP/OPTION.yaml`) set others. `python -m trm.train --cfg job` shows what a command comes to, `--info`
-where each value came from.
+Made from the schema in `trm/config/schema.py` by `python scripts/dev/config_reference.py`; do not edit. A default is the schema's
+own: the options of a group (`conf/GROUP/OPTION.yaml`) set others. `python -m trm.train --cfg job` shows what a command comes to,
+`--info` where each value came from.
 """
 
 

@@ -30,21 +30,21 @@ from safetensors.torch import load, save
 from spoiling import JUNK, ODD_TEXTS, contents, copy_of, one_override, several_overrides, spoil, with_changes
 
 import trm.cli
-import trm.saved_run
+import trm.run.saved
 from trm import interop, solve
 from trm.cli import compose, one_line
 from trm.config import from_plain, to_plain
+from trm.core.model import architecture, init_fixed, init_puzzle_embedding, init_weights, weight_shapes
 from trm.data.build import build_dataset, ensure_dataset
 from trm.data.format import load_dataset
 from trm.data.loader import IGNORED_LABEL, EvalLoader, TrainLoader
-from trm.data.sudoku import Sudoku
 from trm.errors import UserError
 from trm.interop import ModelTensors, write_reference_file
-from trm.model import architecture, init_fixed, init_puzzle_embedding, init_weights, weight_shapes
 from trm.report import plots
 from trm.report.__main__ import main as report
-from trm.saved_run import open_run
-from trm.thinking import think
+from trm.run.saved import open_run
+from trm.show.thinking import think
+from trm.tasks.sudoku.rules import Sudoku
 
 CASES = int(os.environ.get("TRM_FAULT_CASES", "200"))
 SEED = int(os.environ.get("TRM_FAULT_SEED", "0"))

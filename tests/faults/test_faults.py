@@ -13,7 +13,7 @@ from conftest import FAULTY
 from fake_wandb import KEY, FakeWandb
 from running import command, environment, metrics, run, summary
 
-from trm.checkpoint import saved_steps
+from trm.run.checkpoint import saved_steps
 
 
 def state(run_dir, step=30):

@@ -14,7 +14,7 @@ import time
 import pytest
 from running import TINY, command, environment, numbers, run
 
-from trm.checkpoint import load_checkpoint, saved_steps
+from trm.run.checkpoint import load_checkpoint, saved_steps
 
 KILLS = int(os.environ.get("TRM_KILLS", "10"))
 SEED = int(os.environ.get("TRM_FAULT_SEED", "0"))

@@ -22,11 +22,11 @@ from numpy.typing import NDArray
 from trm.config import DataConfig
 from trm.data import csv_source
 from trm.data.format import ARRAYS, Metadata, array_path, read_build_record
-from trm.data.generate import SMALLEST_SIDE_WITH_CLASSES, generate
 from trm.data.hashing import Stream, hash64, permutations
-from trm.data.sudoku import PAD, Sudoku
-from trm.data.symmetry import augment, signature
 from trm.errors import DataError
+from trm.tasks.sudoku.generate import SMALLEST_SIDE_WITH_CLASSES, generate
+from trm.tasks.sudoku.rules import PAD, Sudoku
+from trm.tasks.sudoku.symmetry import augment, signature
 
 # Changes whenever the same settings give other bytes.
 FORMAT_VERSION = 1

@@ -13,8 +13,8 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
-from trm.data.sudoku import Sudoku
 from trm.errors import DataError
+from trm.tasks.sudoku.rules import Sudoku
 
 HEADER = "source,question,answer,rating"
 HUB_REPOSITORY = "sapientinc/sudoku-extreme"

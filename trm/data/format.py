@@ -24,8 +24,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from trm.data.sudoku import Sudoku
 from trm.errors import DataError
+from trm.tasks.sudoku.rules import Sudoku
 
 ARRAYS = ("inputs", "labels", "puzzle_identifiers", "puzzle_indices", "group_indices")
 

@@ -14,12 +14,12 @@ from numpy.typing import NDArray
 
 from trm.data.format import Dataset, Metadata
 from trm.data.hashing import Stream, hash64, permutations
-from trm.data.symmetry import augment, draw, undo
 from trm.errors import DataError
+from trm.tasks.sudoku.symmetry import augment, draw, undo
 
 IGNORED_LABEL = -100
 
-# Names in batches whose rows the step makes itself (trm/fresh_rows.py). What is the same for every row:
+# Names in batches whose rows the step makes itself (trm/core/fresh_rows.py). What is the same for every row:
 # all base puzzles, tokens [P, L] uint8, and the token that marks a cell without label, scalar int32
 BASE_INPUTS, BASE_LABELS, BASE_IGNORED = "base/inputs", "base/labels", "base/ignored"
 # Of each row: base puzzle [B]; base cell as the sum of a row's and a column's [B, S] each; new token of every token [B, V]; int32
@@ -60,7 +60,7 @@ class TrainLoader:
     `seed` orders puzzles and draws variants; `data_seed` (data.seed) is what the variants themselves are made from. Where the
     dataset stores variants those are drawn from, else variants 0..on_the_fly_aug are made here; the stream is the same. With
     `augment_on_device` batches name base puzzles and symmetries instead, from which the step makes the same rows out of `base`
-    (trm/fresh_rows.py).
+    (trm/core/fresh_rows.py).
     """
 
     def __init__(
@@ -164,7 +164,7 @@ class EvalLoader:
 
     The last batch is filled with rows of padding whose labels are all IGNORED_LABEL. Iterating again repeats the pass.
     With `copies` above 1 each puzzle comes that many times in a row, as itself and in the variants 1, 2, ... of `data_seed`
-    (trm/data/symmetry.py); raises DataError where the puzzles' symmetries are not known.
+    (trm/tasks/sudoku/symmetry.py); raises DataError where the puzzles' symmetries are not known.
     """
 
     def __init__(

@@ -29,7 +29,7 @@ class RowQueue:
         self._pool.shutdown(cancel_futures=True)
 
     def window(self, first: int) -> Batch:
-        """The rows from number `first` of the stream on, in the form that trm/fresh_rows.py takes. `first` never goes back."""
+        """The rows from number `first` of the stream on, in the form that trm/core/fresh_rows.py takes. `first` never goes back."""
         if self._ahead is not None:
             self._append(self._ahead.result())
             self._ahead = None

@@ -18,10 +18,10 @@ from typing import Any
 from trm.cli import CONF_DIR
 from trm.config import Config
 from trm.errors import ConfigError, RunFailure
-from trm.placement import place
 from trm.plan import aot
 from trm.plan.estimate import chip_of, topology
 from trm.plan.lowering import request
+from trm.study.placement import place
 
 PLAN_VENV = CONF_DIR.parent / ".venv-plan"
 STEPS = ("training", "evaluation")

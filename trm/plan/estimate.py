@@ -11,8 +11,8 @@ from dataclasses import dataclass, replace
 
 from trm.config import HardwareConfig
 from trm.errors import ConfigError
-from trm.placement import CHIP_BOUNDS, HOST_BOUNDS, batch_per_device, place
 from trm.plan.workload import Workload
+from trm.study.placement import CHIP_BOUNDS, HOST_BOUNDS, batch_per_device, place
 
 PLACEMENTS = ("chip", "host", "pod")
 

@@ -12,12 +12,12 @@ from typing import Any
 import torch.utils._pytree as pytree
 from torch import Tensor
 
+from trm.backends.xla import TracingRuntime
 from trm.cli import plain_command
 from trm.config import Config, from_plain, to_plain
-from trm.evaluator import eval_program
-from trm.placement import place
+from trm.inference.evaluator import eval_program
 from trm.plan.workload import architecture_of, eval_arguments, step_config, train_arguments
-from trm.runtime import TracingRuntime
+from trm.study.placement import place
 from trm.train import train_program
 
 

@@ -14,11 +14,11 @@ from torch._subclasses import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from trm.config import Config, total_steps
-from trm.curriculum import stages
-from trm.data.sudoku import Sudoku
-from trm.model import Architecture, Weights, architecture, init_fixed, num_parameters, swiglu_width
-from trm.placement import place
-from trm.step import METRICS, Batch, Carry, StepConfig, TrainState, empty_carry, eval_step, init_state, train_step
+from trm.core.curriculum import stages
+from trm.core.model import Architecture, Weights, architecture, init_fixed, num_parameters, swiglu_width
+from trm.core.step import METRICS, Batch, Carry, StepConfig, TrainState, empty_carry, eval_step, init_state, train_step
+from trm.study.placement import place
+from trm.tasks.sudoku.rules import Sudoku
 
 T = TypeVar("T")
 
@@ -54,7 +54,7 @@ class TrainArguments(NamedTuple):
 
 
 class EvalArguments(NamedTuple):
-    """Arguments of the compiled evaluation step (trm/evaluator.py)."""
+    """Arguments of the compiled evaluation step (trm/inference/evaluator.py)."""
 
     weights: Weights
     fixed: Weights

@@ -21,7 +21,7 @@ Rows = Sequence[dict[str, Any]]  # one dict for each line, with the same keys
 
 
 def write_curve(folder: Path, points: Rows, facts: dict[str, Any]) -> None:
-    """Print the points of trm.inference_compute.ComputePoint and write compute_curve.csv, .json and .png. Raises UserError."""
+    """Print the points of trm.inference.compute.ComputePoint and write compute_curve.csv, .json and .png. Raises UserError."""
     columns = {
         "supervision_steps": ("steps", "{:d}", 1),
         "exact_accuracy": ("exact %", "{:.2f}", 100),
@@ -34,7 +34,7 @@ def write_curve(folder: Path, points: Rows, facts: dict[str, Any]) -> None:
 
 
 def write_votes(folder: Path, rows: Rows, facts: dict[str, Any]) -> None:
-    """Print the rows of trm.inference_compute.VoteResult and write voting.csv, .json and .png. Raises UserError."""
+    """Print the rows of trm.inference.compute.VoteResult and write voting.csv, .json and .png. Raises UserError."""
     columns = {
         "copies": ("copies", "{:d}", 1),
         "exact_accuracy": ("exact %", "{:.2f}", 100),

@@ -15,7 +15,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from trm.config import Config, to_plain
 from trm.errors import UserError
-from trm.run_folder import CONFIG_FILE, SUMMARY_FILE, in_use
+from trm.run.folder import CONFIG_FILE, SUMMARY_FILE, in_use
 from trm.tracking.record import METRICS_FILE
 
 COMPOSED_FILE, HYDRA_FILE = "config/config.yaml", "config/hydra.yaml"  # Hydra writes these before the run begins

@@ -1,7 +1,7 @@
 """What the page shows of the thinking: answers for some held-out puzzles after every supervision step, from samples.json.
 
 For any square grid, not for Sudoku alone: a cell is wrong where it is unlike its label, and given where the question has the label.
-Shape legend as in trm/samples.py: S supervision steps, K puzzles, C cells.
+Shape legend as in trm/inference/samples.py: S supervision steps, K puzzles, C cells.
 """
 
 import base64
@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from trm.data.sudoku import Sudoku
-from trm.losses import IGNORE_LABEL
+from trm.core.losses import IGNORE_LABEL
+from trm.inference.samples import SAMPLES_FILE, Samples
 from trm.report.runs import Run
 from trm.report.variants import Comparison, Variant
-from trm.samples import SAMPLES_FILE, Samples
+from trm.tasks.sudoku.rules import Sudoku
 
 MOST_PUZZLES, MOST_PUZZLES_OF_A_RUN = 24, 4  # on one page: about 4 KB each for 9x9 and 16 steps
 NO_LABEL = 255  # stands for IGNORE_LABEL in the page's bytes; tokens are below it

@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from trm import paper
 from trm.cli import unknown_key
 from trm.config import all_keys
 from trm.errors import ConfigError
 from trm.report.runs import Run
+from trm.study import paper
 
 CONFIDENCE = 0.95
 
@@ -319,7 +319,7 @@ def _paper(runs: list[Run]) -> paper.PaperMatch | None:
 
 
 def _planned_steps(run: Run) -> int | None:
-    """The steps that the run is to train: its summary's, or as trm/config.py's total_steps has them."""
+    """The steps that the run is to train: its summary's, or as trm/config/schema.py's total_steps has them."""
     if run.total_steps is not None:
         return run.total_steps
     epochs, puzzles, batch = (run.settings.get(key) for key in ("train.epochs", "data.num_puzzles", "train.global_batch_size"))

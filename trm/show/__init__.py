@@ -1,1 +1,1 @@
-"""A model's thinking (trm/thinking.py) drawn in the terminal, as a page and as an animation."""
+"""A model's thinking (trm/show/thinking.py) drawn in the terminal, as a page and as an animation."""

@@ -5,7 +5,7 @@ import io
 from PIL import Image, ImageDraw
 
 from trm.show.grid import ACCENT, INK, PAGE, RULE, SOFT, draw_grid, font
-from trm.thinking import Frame, Marks, Puzzle
+from trm.show.thinking import Frame, Marks, Puzzle
 
 FRAME_MS, LAST_MS = 250, 2500
 GRID_PX = 420  # about; a cell has a whole number of pixels

@@ -7,7 +7,7 @@ from pathlib import Path
 import matplotlib
 from PIL import Image, ImageDraw, ImageFont
 
-from trm.thinking import Frame, Marks, Puzzle
+from trm.show.thinking import Frame, Marks, Puzzle
 
 PAGE, INK, SOFT, RULE, BAND, ACCENT, BAD, BAD_BAND = (
     "#ffffff", "#1c2126", "#5b656f", "#c3cad0", "#eceff2", "#0b62a8", "#a33300", "#fbe3d9",

@@ -8,7 +8,7 @@ from typing import Any
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
-from trm.thinking import Frame, Puzzle
+from trm.show.thinking import Frame, Puzzle
 
 FLAGS = ("given", "wrong", "changed", "conflict")  # bit i of a cell's number in the page's data stands for FLAGS[i]
 

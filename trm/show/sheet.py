@@ -6,7 +6,7 @@ import numpy as np
 from PIL import Image, ImageColor, ImageDraw
 
 from trm.show.grid import ACCENT, BAD, BAD_BAND, BAND, INK, PAGE, RULE, SOFT, draw_grid, font
-from trm.thinking import Frame, Puzzle
+from trm.show.thinking import Frame, Puzzle
 
 COLUMNS = 4
 MOST_GRIDS = 16  # of more supervision steps the sheet shows the first, the last and evenly spread ones between them

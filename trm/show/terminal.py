@@ -6,7 +6,7 @@ import time
 from collections.abc import Mapping
 from typing import TextIO
 
-from trm.thinking import Frame, Marks, Puzzle
+from trm.show.thinking import Frame, Marks, Puzzle
 
 PAUSE_S = 0.3  # a terminal shows each step at least this long before it draws the next one over it
 BAR_WIDTH = 20  # characters

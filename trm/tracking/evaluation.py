@@ -9,10 +9,10 @@ from functools import cached_property
 
 import numpy as np
 
-from trm.data.sudoku import Sudoku
-from trm.samples import Samples
+from trm.inference.samples import Samples
 from trm.show.sheet import contact_sheet
-from trm.thinking import Cells, Frame, Puzzle
+from trm.show.thinking import Cells, Frame, Puzzle
+from trm.tasks.sudoku.rules import Sudoku
 
 PNG_LEVEL = 3  # of 9: half the time of zlib's own 6, a third more bytes
 

@@ -1,0 +1,132 @@
+"""Measure this machine: `python -m trm.bench SUBCOMMAND [KEY=VALUE ...] [--json FILE] [--sizes A,B] [--ways A,B] [--rounds N]`.
+
+  step         samples/s of the training and the evaluation step, beside the machine's rates of matrix products (matmul:
+               torch.mm, oneDNN: trm/backends/onednn.py); "ordinary" is the same model written the usual eager way
+               --sizes demo,6x6,paper_mlp,paper_attention   --ways configured,ordinary (of: xla,inductor,eager too)
+  loader       batches/s of the loader alone, against what a CPU and a TPU v4 consume
+  build_data   puzzles/s of building datasets   --sizes 4x4,6x6,9x9,csv
+  sweep        seconds of a tiny grid, and the share that is not training   --ways 1,2 (jobs at once)
+  host         milliseconds of host time in a training step, compiled, lazy and in trm.train's loop, on one device and on the
+               mesh of eight
+  compile      seconds until the first step at the paper's size, for T*n from 4 to 32
+  checkpoint   seconds that saving holds training up, seconds until it is on disk, bytes, seconds to read it again
+               --sizes demo,paper
+  logging      milliseconds of logging a step and an evaluation, and their share of the paper's step on a v4-64
+  scaling      how milliseconds, megabytes and FLOPs of a training step grow with batch, depth (T*n), width and tokens: figures and
+               fitted exponents; v4_roofline: bounds of the paper's steps on one TPU v4 chip, calculated
+               --sizes batch,depth,width,tokens_mlp,tokens_attention,v4_roofline
+
+  compare SUBCOMMAND ... --revisions A,B [--turns N]     two git revisions in turns, A B A B; "." is the working tree as it is
+  compare SUBCOMMAND ... --configs 'KEY=VALUE ...' 'KEY=VALUE ...' [--turns N]
+               each figure's ratio with its 95 % interval
+
+KEY=VALUE changes the settings that are measured, as in trm.train. --json FILE also writes the numbers, single measurements
+included, with the machine and the versions. The numbers mean something on a machine that does nothing else.
+"""
+
+import argparse
+import contextlib
+import importlib
+import json
+from pathlib import Path
+from types import ModuleType
+from typing import Any, NoReturn
+
+from bench.compare import TURNS, compare, configs, revisions
+from bench.machine import Row, facts, table
+from trm.errors import UserError
+
+# Modules of bench, imported when they are asked for, since torch takes seconds. `measure(overrides, ...)` returns the rows; the
+# options that it takes beside are `sizes` where the module has SIZES (the default: all), `ways` where it has WAYS (the default:
+# DEFAULT_WAYS), and `rounds` where it has ROUNDS (the default).
+SUBCOMMANDS = {
+    "step": "step",
+    "host": "host",
+    "loader": "loader",
+    "build_data": "build_data",
+    "sweep": "sweep",
+    "compile": "compiling",
+    "checkpoint": "checkpoint",
+    "logging": "logging",
+    "scaling": "scaling",
+}
+BENCHMARK_OPTIONS = ("sizes", "ways", "rounds")
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message}; `python -m trm.bench --help` shows how")
+
+
+def options_of(name: str, benchmark: ModuleType, given: argparse.Namespace) -> dict[str, Any]:
+    """The options to call a benchmark with. Raises UserError for one that it does not have."""
+    sizes, ways, rounds = (getattr(benchmark, constant, None) for constant in ("SIZES", "WAYS", "ROUNDS"))
+    for option, known in (("sizes", sizes), ("ways", ways), ("rounds", rounds)):
+        if known is None and getattr(given, option) is not None:
+            raise UserError(f"--{option}: {name} has none: leave it out")
+    options: dict[str, Any] = {}
+    if sizes is not None:
+        options["sizes"] = _words("--sizes", given.sizes, list(sizes), list(sizes))
+    if ways is not None:
+        options["ways"] = _words("--ways", given.ways, list(ways), list(benchmark.DEFAULT_WAYS))
+    if rounds is not None:
+        options["rounds"] = rounds if given.rounds is None else given.rounds
+        if options["rounds"] < 1:
+            raise UserError(f"--rounds {given.rounds}: at least 1")
+    return options
+
+
+def _words(option: str, text: str | None, known: list[str], default: list[str]) -> list[str]:
+    chosen = default if text is None else list(dict.fromkeys(text.split(",")))
+    for word in chosen:
+        if word not in known:
+            raise UserError(f"{option} {word}: choose from {', '.join(known)}")
+    return chosen
+
+
+def main(arguments: list[str]) -> None:
+    """The command; see the module's docstring."""
+    comparing = arguments[0] == "compare"
+    name, *rest = arguments[comparing:] or [""]
+    if name not in SUBCOMMANDS:
+        raise UserError(f"{name or 'nothing'} is not a benchmark: choose one of {', '.join(SUBCOMMANDS)}")
+    given = _parse(rest, comparing)
+    benchmark = importlib.import_module(f"bench.{SUBCOMMANDS[name]}")
+    options = options_of(name, benchmark, given)
+    machine = facts()
+    rows = _compare(name, given) if comparing else benchmark.measure(given.overrides, **options)
+    print(table(rows))
+    print("  ".join(f"{key}: {value}" for key, value in machine.items()))
+    if given.json is not None:
+        record = {"benchmark": name, "arguments": arguments, "machine": machine, "rows": rows}
+        try:
+            given.json.write_text(json.dumps(record, indent=1) + "\n")
+        except OSError as error:
+            raise UserError(f"--json {given.json}: {error.strerror}: choose another file") from error
+
+
+def _parse(arguments: list[str], comparing: bool) -> argparse.Namespace:
+    parser = _Parser(add_help=False, allow_abbrev=False)
+    parser.add_argument("overrides", nargs="*")
+    parser.add_argument("--json", type=Path)
+    for option in BENCHMARK_OPTIONS:
+        parser.add_argument(f"--{option}", type=int if option == "rounds" else str)
+    if comparing:
+        parser.add_argument("--turns", type=int, default=TURNS)
+        sides = parser.add_mutually_exclusive_group(required=True)
+        sides.add_argument("--revisions")
+        sides.add_argument("--configs", nargs=2)
+    given = parser.parse_intermixed_args(arguments)
+    for argument in given.overrides:
+        if "=" not in argument:
+            raise UserError(f"{argument} is not understood: arguments are KEY=VALUE and the options that --help shows")
+    if comparing and given.turns < 2:
+        raise UserError(f"--turns {given.turns}: at least 2, for an interval")
+    return given
+
+
+def _compare(name: str, given: argparse.Namespace) -> list[Row]:
+    chosen = {f"--{option}": getattr(given, option) for option in BENCHMARK_OPTIONS}
+    arguments = [*given.overrides, *(str(word) for pair in chosen.items() if pair[1] is not None for word in pair)]
+    with revisions(given.revisions) if given.revisions else contextlib.nullcontext(configs(given.configs)) as sides:
+        return compare(name, arguments, sides, given.turns)

@@ -1,0 +1,56 @@
+"""Puzzles per second of building datasets: generated ones, and csv files with stored augmentation."""
+
+import tempfile
+from pathlib import Path
+
+from bench.machine import Row, median_and_spread
+from trm.cli import compose
+from trm.data.build import build_dataset
+from trm.data.csv_source import HEADER
+from trm.data.format import load_dataset
+from trm.tasks.sudoku.rules import Sudoku
+
+CSV = "csv"
+SIZES = {
+    "4x4": ["data=sudoku_4x4"],
+    "6x6": ["data=sudoku_6x6"],
+    "9x9": ["data=sudoku_9x9"],
+    CSV: ["data=sudoku_extreme", "data.num_aug=1000"],
+}
+COMMON = ["data.num_puzzles=1000", "data.num_test_puzzles=1000"]
+ROUNDS = 3
+
+
+def measure(overrides: list[str], sizes: list[str], rounds: int) -> list[Row]:
+    """One row for each size; seconds include checking, hashing and writing, and puzzles are those of both splits."""
+    rows = []
+    for size in sizes:
+        seconds = []
+        with tempfile.TemporaryDirectory() as folder:
+            settings = [*SIZES[size], *COMMON, *overrides]
+            if size == CSV:
+                settings += _write_csv(Path(folder), [*SIZES["9x9"], *COMMON, *overrides])
+            for number in range(rounds):
+                report = build_dataset(compose([*settings, f"data.path={folder}/{number}"]).data)
+                seconds.append(report.seconds)
+        found, puzzles, variants = median_and_spread(seconds), sum(report.puzzles.values()), sum(report.rows.values())
+        row: Row = {"size": size, "puzzles": puzzles, "rows": variants, "MB": report.num_bytes / 1e6}
+        row |= {"s": found["median"], "low": found["low"], "high": found["high"]}
+        rows.append(row | {"puzzles/s": puzzles / found["median"], "rows/s": variants / found["median"], "all s": seconds})
+    return rows
+
+
+def _write_csv(folder: Path, settings: list[str]) -> list[str]:
+    """Generated 9x9 puzzles as csv files in the folder; returns the overrides that name them."""
+    cfg = compose([*settings, "data.num_aug=0", f"data.path={folder}/generated"]).data
+    build_dataset(cfg)
+    sudoku, overrides = Sudoku(cfg.box_rows, cfg.box_cols), []
+    for split in ("train", "test"):
+        data, file = load_dataset(Path(cfg.path), split), folder / f"{split}.csv"
+        lines = [
+            f"generated,{sudoku.text(question)},{sudoku.text(answer)},0"
+            for question, answer in zip(data.inputs, data.labels, strict=True)
+        ]
+        file.write_text("\n".join([HEADER, *lines]) + "\n")
+        overrides.append(f"data.{split}_csv={file}")
+    return overrides

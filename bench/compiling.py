@@ -1,0 +1,71 @@
+"""Seconds until the first step: tracing, compiling, and the step itself.
+
+XLA compiles before it steps. Inductor compiles within the first step: what a second step does not take is called compiling.
+"""
+
+import os
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from bench.machine import Row, figures, in_child
+from trm.cli import compose
+from trm.core.step import init_state
+from trm.train import Run, train_program
+
+# generated puzzles have the sizes of the paper's
+PAPER = ["data=sudoku_9x9", "data.num_puzzles=32", "data.num_test_puzzles=4", "train.global_batch_size=32", "train.max_steps=1000"]
+DEPTHS = ((2, 2), (2, 4), (3, 6), (4, 8))  # T, n
+ROUNDS = 2
+FIGURES = ("compile s", "step s", "first step s")
+
+
+def measure(overrides: list[str], rounds: int) -> list[Row]:
+    """One row for each depth, medians and quartiles over the rounds.
+
+    Each starts twice: caches, where the backend has one, are empty at first.
+    """
+    rows = []
+    for T, n in DEPTHS:
+        depth = [*PAPER, f"recursion.T={T}", f"recursion.n={n}", *overrides]
+        hardware = compose(depth).hardware
+        cached = hardware.compile_cache is not None or hardware.backend == "inductor"
+        measured: dict[str, list[float]] = {}
+        for _ in range(rounds):
+            with tempfile.TemporaryDirectory() as cache:
+                if hardware.compile_cache is not None:
+                    depth = [*depth, f"hardware.compile_cache={cache}"]
+                starts = [in_child(__name__, "in_this_process", {"overrides": depth, "cache": cache})[0] for _ in range(1 + cached)]
+            values = {name: starts[0][name] for name in FIGURES}
+            if cached:
+                values["first step s, cached"] = starts[1]["first step s"]
+            for name, value in values.items():
+                measured.setdefault(name, []).append(value)
+        row: Row = {"T": T, "n": n, "T*n": T * n, "backend": hardware.backend}
+        row |= figures(measured)
+        rows.append(row | {f"all {name}": values for name, values in measured.items()})
+    return rows
+
+
+def in_this_process(request: dict[str, Any]) -> list[Row]:
+    """One start: a row of FIGURES."""
+    os.environ["TORCHINDUCTOR_CACHE_DIR"] = request["cache"]
+    with tempfile.TemporaryDirectory() as folder:
+        run = Run(compose([*request["overrides"], f"data.path={folder}/data"]), Path(folder))
+    runtime = run.runtime
+    state, fixed = run.place(init_state(run.cfg, run.arch, run.fixed)), runtime.put_replicated(run.fixed)
+    batch = runtime.put_batch(run.host_batch(0)) | run.resident(state)
+    step = runtime.compile(train_program(runtime, run.step_config), donate=0)
+    began = time.perf_counter()
+    if run.cfg.hardware.backend == "xla":
+        runtime.prepare(step, state, fixed, batch)
+        compiled_s = time.perf_counter() - began
+        runtime.fetch(step(state, fixed, batch).step)
+        first_s = time.perf_counter() - began
+        return [{"compile s": compiled_s, "step s": first_s - compiled_s, "first step s": first_s}]
+    state = step(state, fixed, batch)  # compiles in passing
+    first_s = time.perf_counter() - began
+    step(state, fixed, batch)
+    step_s = time.perf_counter() - began - first_s
+    return [{"compile s": first_s - step_s, "step s": step_s, "first step s": first_s}]

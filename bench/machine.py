@@ -1,0 +1,156 @@
+"""What a number was measured on, and how numbers are summed up and shown."""
+
+import importlib.metadata
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import get_context
+from typing import Any, TypeVar
+
+import numpy as np
+
+from trm.cli import CONF_DIR
+from trm.errors import RunFailure
+
+Row = dict[str, Any]
+T = TypeVar("T")
+
+MATMUL_SIZES, MATMUL_REPEATS = (1024, 1536, 2048), 4
+
+
+def facts() -> dict[str, Any]:
+    """Machine, versions and git revision; to be asked before anything is measured, for `load_before`."""
+    git = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=CONF_DIR, capture_output=True, text=True, check=False)
+    return {
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "processor": _processor(),
+        "memory_gb": _memory_gb(),
+        "load_before": round(os.getloadavg()[0], 1),
+        "python": platform.python_version(),
+        **{name: _version(name) for name in ("torch", "torch_xla")},
+        "revision": git.stdout.strip() or "no git",
+    }
+
+
+def _processor() -> str:
+    try:
+        with open("/proc/cpuinfo") as file:
+            names = [line.partition(":")[2].strip() for line in file if line.startswith("model name")]
+    except OSError:  # not Linux
+        names = [platform.processor()]
+    return next(filter(None, names), platform.machine())
+
+
+def _memory_gb() -> float | None:
+    """Memory in units of 1e9 bytes; None where the system does not say."""
+    try:
+        return round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9, 1)
+    except (AttributeError, ValueError, OSError):
+        return None
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "missing"
+
+
+def median_and_spread(values: Sequence[float]) -> dict[str, float]:
+    """Median, quartiles and maximum."""
+    low, middle, high = np.quantile(values, [0.25, 0.5, 0.75]).tolist()
+    return {"median": middle, "low": low, "high": high, "max": max(values)}
+
+
+def figures(measured: Mapping[str, Sequence[float]]) -> Row:
+    """Columns for each figure: its median under its name, and its quartiles."""
+    row: Row = {}
+    for name, values in measured.items():
+        found = median_and_spread(values)
+        row |= {name: found["median"], f"{name} low": found["low"], f"{name} high": found["high"]}
+    return row
+
+
+def matmul_rate() -> float:
+    """GFLOP/s of float32 matrix products by torch.mm here and now, all threads: the best of several sizes and repeats."""
+    import torch  # takes seconds, and not every benchmark needs it
+
+    return _best_rate(torch.mm)
+
+
+def onednn_rate() -> float | None:
+    """The same of oneDNN's products, as trm/backends/onednn.py has them; None where torch was built without."""
+    import torch
+
+    from trm.backends import onednn
+
+    return _best_rate(onednn.linear) if onednn.usable(torch.ones(1)) else None
+
+
+def _best_rate(product: Callable[..., Any]) -> float:
+    import torch
+
+    best = 0.0
+    for size in MATMUL_SIZES:
+        a, b = torch.ones(size, size), torch.ones(size, size)
+        for _ in range(MATMUL_REPEATS):
+            began = time.perf_counter()
+            product(a, b)
+            best = max(best, 2 * size**3 / (time.perf_counter() - began) / 1e9)
+    return best
+
+
+def table(rows: Sequence[Row]) -> str:
+    """The rows as aligned text; numbers with four digits that count. Lists, the single measurements, are left to the JSON."""
+    names = list(dict.fromkeys(name for row in rows for name, value in row.items() if not isinstance(value, list)))
+    lines = [names, *([_text(row.get(name)) for name in names] for row in rows)]
+    widths = [max(len(line[i]) for line in lines) for i in range(len(names))]
+    return "\n".join("  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)) for line in lines)
+
+
+def _text(value: Any) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def in_child(module: str, function: str, request: dict[str, Any]) -> list[Row]:
+    """Rows that `module.function(request)` returns in a process of its own, which can start another kind of runtime."""
+    code = (
+        f"import importlib, json, sys; rows = importlib.import_module({module!r}).{function}(json.load(sys.stdin)); "
+        "print('\\n' + json.dumps(rows))"
+    )
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}  # bench/ is no part of the installed package
+    done = subprocess.run(
+        [sys.executable, "-c", code], input=json.dumps(request), env=environment, capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        raise RunFailure(f"{module}.{function} of {request} ended with {done.returncode}: {done.stderr.strip().splitlines()[-1:]}")
+    rows: list[Row] = json.loads(done.stdout.splitlines()[-1])
+    return rows
+
+
+class Worker:
+    """A process that stays, so that several kinds of runtime can be measured in turns."""
+
+    def __init__(self) -> None:
+        self._pool = ProcessPoolExecutor(1, mp_context=get_context("spawn"))
+
+    def call(self, function: Callable[..., T], *arguments: Any) -> T:
+        """What the function, which must be a module's, returns or raises there. Raises RunFailure where the process dies."""
+        try:
+            return self._pool.submit(function, *arguments).result()
+        except BrokenProcessPool as error:
+            raise RunFailure(
+                f"{function.__module__}.{function.__qualname__}: its process died, perhaps for want of memory"
+            ) from error
+
+    def close(self) -> None:
+        """End the process."""
+        self._pool.shutdown(cancel_futures=True)

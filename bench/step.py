@@ -1,0 +1,172 @@
+"""Samples per second of the training step and of the evaluation step, in several ways, beside the rates of matrix products.
+
+Each way is a process that keeps its programs; they are measured in turns (A B A B ...), so that whatever else the machine does
+meets all alike. A sample is one row in one supervision step, in training as in evaluation. Batches are made beforehand: this is
+the step alone, as trm.train and trm.evaluate compile it.
+"""
+
+import itertools
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from bench import ordinary
+from bench.machine import Row, Worker, matmul_rate, median_and_spread, onednn_rate
+from trm.cli import compose
+from trm.core.step import METRICS, empty_carry, init_state
+from trm.inference.evaluator import eval_program, held_out_loader
+from trm.plan.workload import analytic_eval_flops, analytic_train_flops
+from trm.train import Run, train_program
+
+COMMON = ["tracking=none", "train.max_steps=1000000", "data.num_puzzles=256", "data.num_test_puzzles=64"]
+PAPER = ["data=sudoku_9x9", "recursion=t3_n6", "train.global_batch_size=32"]  # generated puzzles have the sizes of the paper's
+SIZES = {
+    "demo": ["experiment=demo_4x4"],
+    "6x6": ["data=sudoku_6x6", "model=tiny", "recursion=t3_n6", "train.global_batch_size=64"],
+    "paper_mlp": [*PAPER, "model=mlp"],
+    "paper_attention": [*PAPER, "model=attention"],
+}
+CONFIGURED, ORDINARY = "configured", "ordinary"
+WAYS = (CONFIGURED, "xla", "inductor", "eager", ORDINARY)
+DEFAULT_WAYS = (CONFIGURED, ORDINARY)
+KINDS = ("train", "eval")
+ROUNDS = 7
+BLOCK_S = 0.5  # a block of steps lasts at least this long
+NUM_BATCHES = 4
+
+
+def measure(overrides: list[str], sizes: Sequence[str], ways: Sequence[str], rounds: int) -> list[Row]:
+    """Rows for every size, kind of step and way; figures are medians over the rounds, ratios are of the same round."""
+    with tempfile.TemporaryDirectory() as folder:
+        return [row for size in sizes for row in _size(size, [*COMMON, *SIZES[size], *overrides], ways, rounds, Path(folder))]
+
+
+def _size(size: str, overrides: list[str], ways: Sequence[str], rounds: int, folder: Path) -> list[Row]:
+    cfg = compose(overrides)
+    if ORDINARY in ways:
+        ordinary.check_supported(cfg)
+    backend = {CONFIGURED: cfg.hardware.backend, ORDINARY: "eager"}
+    flops = {"train": analytic_train_flops(cfg), "eval": analytic_eval_flops(cfg)}
+    rows_of = {"train": cfg.train.global_batch_size, "eval": cfg.eval_batch_size}
+    workers = {way: Worker() for way in ways}
+    try:
+        steps: dict[tuple[str, str], int] = {}
+        for way, worker in workers.items():
+            first = worker.call(prepare, [*overrides, f"data.path={folder}/{size}"], way, backend.get(way, way))
+            steps |= {(way, kind): max(1, round(BLOCK_S / seconds)) for kind, seconds in first.items()}
+        seconds: dict[tuple[str, str], list[float]] = {(way, kind): [] for way in ways for kind in KINDS}
+        products: dict[str, list[float]] = {}  # GFLOP/s
+        for _ in range(rounds):
+            for name, rate in (("matmul", matmul_rate()), ("oneDNN", onednn_rate())):
+                if rate is not None:
+                    products.setdefault(name, []).append(rate)
+            for kind, way in itertools.product(KINDS, ways):
+                seconds[way, kind].append(workers[way].call(block, kind, steps[way, kind]))
+    finally:
+        for worker in workers.values():
+            worker.close()
+    rows = []
+    for kind, way in itertools.product(KINDS, ways):
+        row: Row = {"size": size, "step": kind, "way": way, "backend": backend.get(way, way), "batch": rows_of[kind]}
+        found = median_and_spread([1e3 * s for s in seconds[way, kind]])
+        row |= {"ms": found["median"], "low": found["low"], "high": found["high"]}
+        row["samples/s"] = _median([rows_of[kind] / s for s in seconds[way, kind]])
+        if (count := flops[kind]) is not None:
+            row["GFLOP a step"] = count / 1e9
+            row["GFLOP/s"] = _median([count / 1e9 / s for s in seconds[way, kind]])
+            for name, rates in products.items():
+                row[f"{name} GFLOP/s"] = _median(rates)
+                row[f"share of {name}"] = _median([count / 1e9 / s / m for s, m in zip(seconds[way, kind], rates, strict=True)])
+        if ORDINARY in ways:
+            row["times ordinary"] = _median([o / s for s, o in zip(seconds[way, kind], seconds[ORDINARY, kind], strict=True)])
+        row |= {f"all {name} GFLOP/s": rates for name, rates in products.items()}
+        rows.append(row | {"all ms": [1e3 * s for s in seconds[way, kind]]})
+    return rows
+
+
+def _median(values: Sequence[float]) -> float:
+    return median_and_spread(values)["median"]
+
+
+# ---------------------------------------------------------------------------------------------------- inside a way's process
+
+
+@dataclass
+class Programs:
+    """What a way's process holds: one step of each kind, and how to wait for the devices."""
+
+    steps: dict[str, Callable[[], Any]]
+    wait: Callable[[], None]
+
+    def block(self, kind: str, steps: int) -> float:
+        """Seconds of a step, the mean of so many in a row."""
+        began = time.perf_counter()
+        for _ in range(steps):
+            self.steps[kind]()
+        self.wait()
+        return (time.perf_counter() - began) / steps
+
+
+_here: list[Programs] = []  # of this process
+
+
+def prepare(overrides: list[str], way: str, backend: str) -> dict[str, float]:
+    """Build and warm up a way's programs in this process; returns seconds of a step of each kind."""
+    with tempfile.TemporaryDirectory() as folder:
+        run = Run(compose([*overrides, f"hardware.backend={backend}"]), Path(folder))
+    programs = _ordinary_programs(run) if way == ORDINARY else _compiled_programs(run)
+    _here[:] = [programs]
+    for kind in KINDS:
+        programs.block(kind, 1)  # compiles
+    return {kind: programs.block(kind, 1) for kind in KINDS}
+
+
+def block(kind: str, steps: int) -> float:
+    """Seconds of a step in what `prepare` built in this process."""
+    return _here[0].block(kind, steps)
+
+
+def _compiled_programs(run: Run) -> Programs:
+    runtime, arch = run.runtime, run.arch
+    fixed = runtime.put_replicated(run.fixed)
+    state = run.place(init_state(run.cfg, arch, run.fixed))
+    resident = run.resident(state)
+    batches = itertools.cycle([runtime.put_batch(run.host_batch(step)) | resident for step in range(NUM_BATCHES)])
+    training_step = runtime.compile(train_program(runtime, run.step_config), donate=0)
+
+    def train() -> None:
+        nonlocal state
+        state = training_step(state, fixed, next(batches))
+
+    # the state is donated to the training step: evaluation has weights of its own
+    own = init_state(run.cfg, arch, run.fixed)
+    weights, table = runtime.put_replicated((own.ema or own.weights, own.puzzle_embedding))
+    local = run.cfg.eval_batch_size // runtime.process_count
+    carry = runtime.put_rows(empty_carry(arch, run.fixed, local))
+    sums = runtime.put_replicated(torch.zeros(len(METRICS), dtype=arch.master_dtype))
+    batch = runtime.put_batch(next(iter(held_out_loader(run.cfg, runtime, 1))))
+    evaluation_step = runtime.compile(eval_program(runtime, arch))
+
+    def evaluate() -> None:
+        nonlocal carry, sums
+        carry, sums, *_ = evaluation_step(weights, fixed, table, carry, batch, sums)
+
+    return Programs({"train": train, "eval": evaluate}, runtime.wait)
+
+
+def _ordinary_programs(run: Run) -> Programs:
+    trainer = ordinary.Trainer(run.cfg, run.arch, init_state(run.cfg, run.arch, run.fixed), run.fixed, run.total_steps)
+    batches = itertools.cycle([run.runtime.put_batch(run.host_batch(step)) for step in range(NUM_BATCHES)])
+    batch = run.runtime.put_batch(next(iter(held_out_loader(run.cfg, run.runtime, 1))))
+    carry = trainer.empty_carry(run.cfg.eval_batch_size)
+
+    def evaluate() -> None:
+        nonlocal carry
+        carry = trainer.evaluation_step(carry, batch)
+
+    return Programs({"train": lambda: trainer.step(next(batches)), "eval": evaluate}, run.runtime.wait)

@@ -1,0 +1,1 @@
+"""Devices, compilation, transfers. trm/backends/xla.py is the only module that imports torch_xla."""

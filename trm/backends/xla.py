@@ -1,0 +1,449 @@
+"""Devices, compilation, sharding and transfers. The only module that imports torch_xla.
+
+The rest of the project sees a `Runtime`: it compiles a pure function into one graph, puts state and batches on the devices, and
+fetches results. Under SPMD (several devices) the program sees global tensors: batch rows are sharded over a 1-D mesh, weights are
+replicated, and the compiler inserts the gradient all-reduce.
+"""
+
+import ctypes
+import logging
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import sysconfig
+import threading
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Protocol, TypeVar, cast
+
+import numpy as np
+import torch
+import torch._functorch.config
+import torch._inductor.config
+import torch.utils._pytree as pytree
+from torch import Tensor
+
+from trm.config import HardwareConfig
+from trm.errors import ConfigError
+
+log = logging.getLogger(__name__)
+
+# torch_xla's own timers, in nanoseconds: the host's time for an execution includes waiting for its turn
+XLA_TIMES = {
+    "CompileTime": "compiled",
+    "ExecuteTime": "executed",
+    "TransferToDeviceTime": "sent to the devices",
+    "TransferFromDeviceTime": "fetched",
+}
+MALLOPT_TRIM_THRESHOLD, MALLOPT_MMAP_MAX = -1, -4  # <malloc.h>
+F = TypeVar("F", bound=Callable[..., Any])
+T = TypeVar("T")
+
+
+class Runtime(Protocol):
+    """What a backend provides. Trees are nested dicts, tuples and NamedTuples of tensors (None allowed)."""
+
+    process_index: int
+    process_count: int
+    num_devices: int
+
+    @property
+    def is_main(self) -> bool:
+        """True on the one process that writes files and logs."""
+
+    def compile(self, function: F, donate: int | None = None) -> F:
+        """The pure function as one compiled graph; compiles at the first call for given shapes.
+
+        `donate` is the position of an argument whose tensors the caller does not use again: their memory is taken for the results.
+        """
+
+    def prepare(self, compiled: Callable[..., Any], *args: Any) -> None:
+        """Compile what `compile` returned for these arguments now, without running it, where the backend can."""
+
+    def keep_rows(self, tree: Any) -> None:
+        """Inside a compiled function: mark results whose first axis stays split over the devices, as `put_rows` splits it.
+
+        Without it the compiler chooses, and a result that comes back as an input with another split needs another graph.
+        """
+
+    def keep_replicated(self, tree: Any) -> None:
+        """Inside a compiled function: mark results that every device shall hold whole, so that every process can fetch them."""
+
+    def put_replicated(self, tree: T) -> T:
+        """A CPU tree on the devices, every device holding all of it."""
+
+    def put_rows(self, tree: T) -> T:
+        """A CPU tree on the devices, the first axis (this process's rows of the global batch) split over them."""
+
+    def put_batch(self, batch: Mapping[str, np.ndarray]) -> dict[str, Tensor]:
+        """A host batch (this process's rows, int32 arrays) on the devices, split over its rows."""
+
+    def fetch(self, tree: T) -> T:
+        """A tree of device tensors as CPU tensors. Waits for the devices."""
+
+    def wait(self) -> None:
+        """Until the devices have nothing left to do."""
+
+    def compile_count(self) -> int:
+        """Graphs compiled so far in this process."""
+
+    def metrics_line(self) -> str:
+        """What the backend counted so far in this process: compiles, executions, transfers, each with its seconds."""
+
+    def describe(self) -> str:
+        """One line: backend, devices, processes."""
+
+
+def _map_tensors(function: Callable[[Tensor], Tensor], tree: T) -> T:
+    result: T = pytree.tree_map(lambda leaf: function(leaf) if isinstance(leaf, Tensor) else leaf, tree)
+    return result
+
+
+class _XlaFunction:
+    """A pure function traced once by torch_xla's lazy tensors and from then on run as one cached XLA computation.
+
+    This is the second half of `torch.compile(backend="openxla")`, called directly: the step needs no bytecode analysis, since it is
+    a pure function of tensors by construction, and the analysis of 21 unrolled network passes takes longer than XLA's compile.
+    """
+
+    def __init__(
+        self, function: Callable[..., Any], donate: int | None, drain: Callable[[], None] | None, lock: threading.RLock
+    ) -> None:
+        """`drain` is called after each execution; None = executions may run ahead of the host.
+
+        `lock` is held while tracing, which runs what any thread has left for the devices to do.
+        """
+        self._function, self._donate, self._drain, self._lock = function, donate, drain, lock
+        self._graph: Callable[..., Any] | None = None
+        self._shapes: list[tuple[torch.Size, torch.dtype]] = []
+        self.recompiles = 0  # for other shapes than the first
+
+    def __call__(self, *args: Any) -> Any:
+        graph, tensors = self._graph_for(args)
+        returned = graph(*tensors)  # a lone result comes bare
+        results = iter([returned] if isinstance(returned, Tensor) else returned)
+        if self._drain is not None:
+            self._drain()
+        return pytree.tree_unflatten([next(results) if there else None for there in self._result_there], self._result_structure)
+
+    def prepare(self, *args: Any) -> None:
+        """Trace and compile for these arguments without running."""
+        self._graph_for(args)
+
+    def _graph_for(self, args: tuple[Any, ...]) -> tuple[Callable[..., Any], list[Tensor]]:
+        leaves, structure = pytree.tree_flatten(args)
+        tensors = [leaf for leaf in leaves if leaf is not None]
+        shapes = [(t.shape, t.dtype) for t in tensors]
+        if self._graph is None or shapes != self._shapes:
+            if self._graph is not None:
+                self.recompiles += 1
+                log.warning("compiling again: %s", _changed_shapes(self._shapes, shapes))
+            with self._lock:
+                self._donate_buffers(args)
+                self._graph, self._shapes = self._trace(leaves, structure, tensors), shapes
+        return self._graph, tensors
+
+    def _donate_buffers(self, args: tuple[Any, ...]) -> None:
+        import torch_xla
+
+        if self._donate is not None:
+            for leaf in pytree.tree_leaves(args[self._donate]):
+                if leaf is not None:
+                    torch_xla._XLAC._set_buffer_donation(leaf, True)
+
+    def _trace(self, leaves: list[Any], structure: pytree.TreeSpec, tensors: list[Tensor]) -> Callable[..., Any]:
+        from torch_xla._dynamo import dynamo_bridge
+
+        there = [leaf is not None for leaf in leaves]
+
+        def flat(*flat_tensors: Tensor) -> list[Tensor]:
+            given = iter(flat_tensors)
+            args = pytree.tree_unflatten([next(given) if present else None for present in there], structure)
+            results, self._result_structure = pytree.tree_flatten(self._function(*args))
+            self._result_there = [result is not None for result in results]
+            return [result for result in results if result is not None]
+
+        flat.xla_args = tensors  # type: ignore[attr-defined]
+        flat.parameters = tuple  # type: ignore[attr-defined]
+        graph: Callable[..., Any] = dynamo_bridge.extract_internal(flat)
+        flat.xla_args = ()  # type: ignore[attr-defined]  # else the first arguments stay in memory as long as the graph
+        return graph
+
+
+def _changed_shapes(before: list[tuple[torch.Size, torch.dtype]], now: list[tuple[torch.Size, torch.dtype]]) -> str:
+    """Which of a compiled function's tensors have another shape or type than those that it was compiled for."""
+    if len(before) != len(now):
+        return f"{len(now)} tensors instead of {len(before)}"
+    changed = [
+        f"tensor {i}: {old_type} {list(old)} became {new_type} {list(new)}"
+        for i, ((old, old_type), (new, new_type)) in enumerate(zip(before, now, strict=True))
+        if (old, old_type) != (new, new_type)
+    ]
+    return "; ".join(changed)
+
+
+class XlaRuntime:
+    """torch_xla on CPU or TPU; SPMD over a 1-D mesh where there is more than one device."""
+
+    _always_spmd = False
+
+    def __init__(self, hardware: HardwareConfig) -> None:
+        os.environ["PJRT_DEVICE"] = hardware.platform.upper()
+        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # XLA warns at every compile that its SPMD partitioner will be replaced
+        if hardware.platform == "cpu":
+            os.environ["CPU_NUM_DEVICES"] = str(hardware.local_devices)
+        try:
+            import torch_xla
+            import torch_xla.core.xla_model as xm
+            import torch_xla.debug.metrics as xla_metrics
+            import torch_xla.distributed.spmd as spmd
+            import torch_xla.runtime as xr
+        except (ImportError, OSError, AttributeError, RuntimeError) as error:  # a library of another torch fails in any of these
+            raise ConfigError(
+                f"torch_xla does not load with torch {torch.__version__} ({error}): run `make setup`, or use hardware.backend=eager"
+            ) from error
+        self._torch_xla, self._xm, self._metrics, self._spmd = torch_xla, xm, xla_metrics, spmd
+        self._lock = threading.RLock()  # one thread at a time changes what torch_xla keeps of its live tensors
+        self._compiled: list[_XlaFunction] = []
+        self._mesh = None
+        if hardware.compile_cache is not None:  # before the first use of the devices
+            xr.initialize_cache(os.path.abspath(hardware.compile_cache), readonly=False)
+        if hardware.num_devices > 1 or self._always_spmd:
+            xr.use_spmd()
+        try:
+            found = xr.global_runtime_device_count()
+        except (OSError, RuntimeError) as error:
+            raise ConfigError(
+                f"hardware={hardware.name} needs {hardware.num_devices} {hardware.platform} devices and this machine gives none "
+                f"({str(error).splitlines()[0]}): use hardware=cpu, or start on the right machine"
+            ) from error
+        if found != hardware.num_devices:
+            raise ConfigError(
+                f"hardware={hardware.name} expects {hardware.num_devices} {hardware.platform} devices, found {found}: choose the "
+                "hardware= that matches this machine, for example hardware=cpu"
+            )
+        if hardware.num_devices > 1:
+            self._mesh = spmd.Mesh(np.arange(found), (found,), ("data",))
+        self.num_devices = found
+        self.process_index, self.process_count = xr.process_index(), xr.process_count()
+        self._device = torch_xla.device()
+        self._platform = hardware.platform
+
+    @property
+    def is_main(self) -> bool:
+        return bool(self.process_index == 0)
+
+    def compile(self, function: F, donate: int | None = None) -> F:
+        # XLA's virtual CPU devices mix up the all-reduces of two executions that are under way at once, and hang
+        drain = self.wait if self._platform == "cpu" and self.num_devices > 1 else None
+        compiled: Any = _XlaFunction(function, donate, drain, self._lock)
+        self._compiled.append(compiled)
+        return cast(F, compiled)
+
+    def prepare(self, compiled: Callable[..., Any], *args: Any) -> None:
+        cast(_XlaFunction, compiled).prepare(*args)
+
+    def keep_rows(self, tree: Any) -> None:
+        if self._mesh is not None:
+            _map_tensors(lambda t: self._spmd.mark_sharding(t, self._mesh, ("data",) + (None,) * (t.ndim - 1)), tree)
+
+    def keep_replicated(self, tree: Any) -> None:
+        if self._mesh is not None:
+            _map_tensors(lambda t: self._spmd.mark_sharding(t, self._mesh, (None,) * t.ndim), tree)
+
+    def run_lazily(self, function: Callable[..., T], *args: Any) -> T:
+        """Trace and run the function as ordinary torch_xla code does at every step: what `compile` is measured against."""
+        results = function(*args)
+        self._torch_xla.sync()
+        return results
+
+    def put_replicated(self, tree: T) -> T:
+        return _map_tensors(lambda tensor: self._send(tensor, (None,) * tensor.ndim), tree)
+
+    def put_rows(self, tree: T) -> T:
+        return _map_tensors(self._put_rows, tree)
+
+    def _put_rows(self, tensor: Tensor) -> Tensor:
+        # minibatch: each process passes its own rows of the global tensor
+        return self._send(tensor, ("data",) + (None,) * (tensor.ndim - 1), minibatch=self.process_count > 1)
+
+    def _send(self, tensor: Tensor, axes: tuple[str | None, ...], minibatch: bool = False) -> Tensor:
+        """A CPU tensor on the devices now. `tensor.to` would leave it to the next use of the devices.
+
+        That may be a trace, which sends whatever waits: also what another thread is about to send, and both fail then.
+        """
+        sharding = None if self._mesh is None else self._spmd.ShardingSpec(self._mesh, axes, minibatch=minibatch)
+        with self._lock:
+            on_device: Tensor = self._xm.send_cpu_data_to_device([tensor], self._device, input_sharding=sharding)[0]
+        return on_device
+
+    def put_batch(self, batch: Mapping[str, np.ndarray]) -> dict[str, Tensor]:
+        return {name: self._put_rows(torch.from_numpy(rows)) for name, rows in batch.items()}
+
+    def fetch(self, tree: T) -> T:
+        leaves, structure = pytree.tree_flatten(tree)
+        # all in one transfer; under SPMD each tensor by itself is gathered by a computation of its own
+        fetched = iter(self._torch_xla._XLAC._xla_get_cpu_tensors([leaf for leaf in leaves if isinstance(leaf, Tensor)]))
+        result: T = pytree.tree_unflatten([next(fetched) if isinstance(leaf, Tensor) else leaf for leaf in leaves], structure)
+        return result
+
+    def wait(self) -> None:
+        self._xm.wait_device_ops()
+
+    def compile_count(self) -> int:
+        return int(self._metrics.counter_value("UncachedCompile") or 0)
+
+    def metrics_line(self) -> str:
+        parts = []
+        for name, words in XLA_TIMES.items():
+            count, nanoseconds, _ = self._metrics.metric_data(name) or (0, 0.0, ())
+            parts.append(f"{words} {count} ({nanoseconds / 1e9:.2f} s)")
+        return ", ".join([*parts, f"recompiled for other shapes {sum(each.recompiles for each in self._compiled)}"])
+
+    def describe(self) -> str:
+        return (
+            f"torch_xla {self._torch_xla.__version__} on {self.num_devices} {self._platform} device(s), "
+            f"process {self.process_index + 1} of {self.process_count}"
+        )
+
+
+class TracingRuntime(XlaRuntime):
+    """Devices on paper: writes down the XLA module that a TPU of as many chips would compile. Compiles and computes nothing."""
+
+    _always_spmd = True  # torch_xla lowers for the device that PJRT_DEVICE names only where devices are virtual
+
+    def __init__(self, num_devices: int) -> None:
+        super().__init__(HardwareConfig(name="trace", devices_per_host=num_devices))
+        os.environ["PJRT_DEVICE"] = "TPU"
+
+    def lower(self, function: Callable[..., Any], *args: Any) -> tuple[bytes, list[int]]:
+        """Trace a function of tensors with the shapes and dtypes of `args` (trees of tensors on any device, meta too).
+
+        Returns the HloModuleProto, and for each tensor of `args` in the order of their tree its parameter's number in the module,
+        -1 where the function does not use it. The module's other parameters are scalars that torch_xla sends with the program. It
+        does not say how arguments are split over the devices, nor which are donated.
+        """
+        from torch_xla.core.xla_builder import create_placeholder_tensor
+
+        placed = _map_tensors(lambda tensor: create_placeholder_tensor(tensor.shape, tensor.dtype), args)
+        results = [leaf for leaf in pytree.tree_leaves(function(*placed)) if isinstance(leaf, Tensor)]
+        context = self._torch_xla._XLAC.lowering.LoweringContext(function.__name__)
+        context.build(results)
+        tensors = [leaf for leaf in pytree.tree_leaves(placed) if isinstance(leaf, Tensor)]
+        return context.hlo(), [context.tensor_parameter_id(tensor) for tensor in tensors]
+
+
+class NativeRuntime:
+    """torch without torch_xla on one device: eager, or compiled by inductor."""
+
+    process_index, process_count, num_devices = 0, 1, 1
+    is_main = True
+
+    def __init__(self, hardware: HardwareConfig) -> None:
+        if hardware.platform == "cuda" and not torch.cuda.is_available():
+            raise ConfigError("hardware.platform=cuda, but torch finds no CUDA device: use hardware=cpu")
+        if hardware.backend == "inductor":
+            _require_compiler(hardware)
+            torch._dynamo.config.recompile_limit = 64  # each batch size and each network is compiled once more, on purpose
+            # trm/backends/onednn.py's function is part of the cache's key, backward and all
+            torch._functorch.config.autograd_cache_allow_custom_autograd_functions = True
+        if hardware.jobs > 1:  # jobs side by side share the cores
+            torch.set_num_threads(max(1, min(torch.get_num_threads(), (os.cpu_count() or 1) // hardware.jobs)))
+        # part of the key of inductor's cache: kernels for two threads on the one core of a sweep's job would be 20 times slower
+        torch._inductor.config.cpp.threads = torch.get_num_threads()
+        if hardware.platform == "cpu":
+            _keep_freed_memory()
+            vectors = torch._inductor.config.cpp  # vec_isa_ok is None until the environment or an earlier runtime has set it
+            if hardware.backend == "inductor" and vectors.vec_isa_ok is None and _compiler_knows_vectors():
+                vectors.vec_isa_ok = True
+        self._device = torch.device(hardware.platform)
+        self._backend = hardware.backend
+
+    def compile(self, function: F, donate: int | None = None) -> F:
+        """The function itself: with inductor, trm/core/model.py compiles the blocks, which are nearly all of the work."""
+        return function
+
+    def prepare(self, compiled: Callable[..., Any], *args: Any) -> None:
+        """Inductor compiles at the first call."""
+        if self._backend == "inductor":
+            compiled(*args)
+
+    def keep_rows(self, tree: Any) -> None:
+        pass
+
+    def keep_replicated(self, tree: Any) -> None:
+        pass
+
+    def put_replicated(self, tree: T) -> T:
+        return _map_tensors(lambda tensor: tensor.to(self._device), tree)
+
+    def put_rows(self, tree: T) -> T:
+        return self.put_replicated(tree)
+
+    def put_batch(self, batch: Mapping[str, np.ndarray]) -> dict[str, Tensor]:
+        return {name: torch.from_numpy(rows).to(self._device) for name, rows in batch.items()}
+
+    def fetch(self, tree: T) -> T:
+        return _map_tensors(lambda tensor: tensor.cpu(), tree)
+
+    def wait(self) -> None:
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)
+
+    def compile_count(self) -> int:
+        if self._backend == "eager":
+            return 0
+        return int(torch._dynamo.utils.counters["stats"]["unique_graphs"])
+
+    def metrics_line(self) -> str:
+        return f"compiled {self.compile_count()}"
+
+    def describe(self) -> str:
+        return f"torch {torch.__version__} {self._backend} on one {self._device.type} device"
+
+
+def _keep_freed_memory() -> None:
+    """Have the C library keep memory that is freed, for the next tensor of that size; what is in use is the same at every step.
+
+    Otherwise it gives blocks of 32 MB and more back at once, and the system clears each page of them anew: up to half of a step.
+    """
+    if sys.platform == "linux" and platform.libc_ver()[0] == "glibc":
+        c_library = ctypes.CDLL(None)
+        c_library.mallopt(MALLOPT_MMAP_MAX, 0)  # no blocks apart from the heap
+        c_library.mallopt(MALLOPT_TRIM_THRESHOLD, -1)  # never make the heap smaller
+
+
+def _require_compiler(hardware: HardwareConfig) -> None:
+    """Raise ConfigError where inductor cannot compile; it would say so itself, but in a traceback and after tracing the step."""
+    compiler = os.environ.get("CXX") or ("clang++" if sys.platform == "darwin" else "g++")  # as inductor chooses
+    missing = None
+    if shutil.which(compiler) is None:
+        missing = f"a C++ compiler ({compiler})"
+    elif not (Path(sysconfig.get_path("include")) / "Python.h").exists():
+        missing = "Python's C headers (python3-dev)"
+    if missing:
+        raise ConfigError(
+            f"hardware={hardware.name} compiles with inductor and this machine lacks {missing}: install it, or use "
+            "hardware=cpu_xla or hardware.backend=eager"
+        )
+
+
+def _compiler_knows_vectors() -> bool:
+    """Whether the C++ compiler takes the flags of all vector instructions that inductor may choose on this x86 processor.
+
+    Inductor finds out by building and loading a library for each, in processes that import torch: 4 s of every start.
+    """
+    from torch._inductor.cpp_builder import get_cpp_compiler
+    from torch._inductor.cpu_vec_isa import supported_vec_isa_list, x86_isa_checker
+
+    here = set(x86_isa_checker())
+    flags = [flag for isa in supported_vec_isa_list if set(str(isa).split()) <= here for flag in isa.build_arch_flags().split()]
+    command = [get_cpp_compiler(), *flags, "-x", "c++", "-fsyntax-only", os.devnull]
+    return bool(flags) and subprocess.run(command, capture_output=True, check=False).returncode == 0
+
+
+def start(hardware: HardwareConfig) -> Runtime:
+    """Start the backend that the settings name. Raises ConfigError where the machine does not have what they ask for."""
+    return XlaRuntime(hardware) if hardware.backend == "xla" else NativeRuntime(hardware)

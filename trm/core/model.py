@@ -1,0 +1,312 @@
+"""The network: embeddings, the two-block mixer, and the two heads (SPEC.md "Network"; paper section 4).
+
+Everything is a pure function of flat dicts of tensors. Weights are kept in a master dtype (float32, or float64 for parity) and
+cast to the forward dtype where they are used, as the reference does.
+
+Shape legend: B rows, C cells, P prefix tokens, L = P + C tokens, D hidden size, H heads, K head size, V vocabulary, I identifiers.
+"""
+
+from __future__ import annotations  # torch.compile cannot evaluate the annotations of nested functions
+
+import hashlib
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from trm.backends import onednn
+from trm.config import Config, ModelConfig, RecursionConfig
+from trm.core.recursion import VARIANTS, Latents, Net
+
+Weights = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """All that determines the shapes and the arithmetic of the network."""
+
+    model: ModelConfig
+    recursion: RecursionConfig
+    seq_len: int  # C
+    vocab_size: int  # V
+    num_puzzle_identifiers: int  # I
+    dtype: torch.dtype  # forward dtype
+    loss_dtype: torch.dtype
+    backend: str = "xla"  # hardware.backend: what turns the functions below into machine code
+    num_devices: int = 1  # that the rows of a batch are split over
+
+    @property
+    def master_dtype(self) -> torch.dtype:
+        """Dtype of weights, moments and EMA: at least float32."""
+        return torch.promote_types(self.dtype, torch.float32)
+
+    @property
+    def num_tokens(self) -> int:
+        """L: prefix and cells."""
+        return self.model.prefix_len + self.seq_len
+
+    @property
+    def latent_names(self) -> tuple[str, ...]:
+        """The latents of the recursion variant; the first is decoded."""
+        return VARIANTS[self.recursion.variant].latent_names(self.recursion.n)
+
+
+def architecture(cfg: Config, *, seq_len: int, vocab_size: int, num_puzzle_identifiers: int) -> Architecture:
+    """The architecture that a config describes for a dataset of these sizes."""
+    return Architecture(
+        model=cfg.model,
+        recursion=cfg.recursion,
+        seq_len=seq_len,
+        vocab_size=vocab_size,
+        num_puzzle_identifiers=num_puzzle_identifiers,
+        dtype=getattr(torch, cfg.hardware.dtype),
+        loss_dtype=getattr(torch, cfg.hardware.loss_dtype),
+        backend=cfg.hardware.backend,
+        num_devices=cfg.hardware.num_devices,
+    )
+
+
+# ------------------------------------------------------------------------------------------------------------- initial values
+
+
+def swiglu_width(in_features: int, expansion: float) -> int:
+    """Inner width of a SwiGLU: round(expansion * in * 2/3), rounded up to a multiple of 256."""
+    return -(round(expansion * in_features * 2 / 3) // -256) * 256
+
+
+def weight_shapes(arch: Architecture) -> dict[str, tuple[int, ...]]:
+    """Name and shape of every weight that the optimizer trains, in a fixed order (the puzzle embedding is not among them)."""
+    model, D = arch.model, arch.model.hidden_size
+    shapes: dict[str, tuple[int, ...]] = {"embed_tokens": (arch.vocab_size, D)}
+    if model.positions == "learned":
+        shapes["embed_positions"] = (arch.num_tokens, D)
+    token_width, channel_width = swiglu_width(arch.num_tokens, model.expansion), swiglu_width(D, model.expansion)
+    for net in ("f_L", "f_H") if model.separate_networks else ("net",):
+        for i in range(model.num_layers):
+            block = f"{net}.{i}"
+            if model.mixer == "mlp":
+                shapes[f"{block}.token_mlp.gate_up"] = (2 * token_width, arch.num_tokens)
+                shapes[f"{block}.token_mlp.down"] = (arch.num_tokens, token_width)
+            else:
+                shapes[f"{block}.attention.qkv"] = (3 * D, D)
+                shapes[f"{block}.attention.out"] = (D, D)
+            shapes[f"{block}.mlp.gate_up"] = (2 * channel_width, D)
+            shapes[f"{block}.mlp.down"] = (D, channel_width)
+    shapes |= {"lm_head": (arch.vocab_size, D), "q_head.weight": (2, D), "q_head.bias": (2,)}
+    return shapes
+
+
+def num_parameters(arch: Architecture) -> int:
+    """Trained values as the paper counts them: without the puzzle embedding, which is a buffer in the released code."""
+    return sum(math.prod(shape) for shape in weight_shapes(arch).values())
+
+
+def truncated_normal(shape: tuple[int, ...], std: float, seed: int, name: str, dtype: torch.dtype) -> Tensor:
+    """Normal values cut at two sigma, whose standard deviation after the cut is `std`.
+
+    Each tensor has a generator of its own, seeded by (seed, name): a variant that adds a tensor leaves the others as they were.
+    """
+    generator = torch.Generator().manual_seed(int.from_bytes(hashlib.sha256(f"{seed}/{name}".encode()).digest()[:7], "big"))
+    bound = math.erf(math.sqrt(2))  # probability mass within two sigma
+    density = math.exp(-2) / math.sqrt(2 * math.pi)  # of the normal at two sigma
+    std_after_cut = math.sqrt(1 - 4 * density / bound)
+    uniform = torch.rand(shape, generator=generator, dtype=torch.float64) * (2 * bound) - bound
+    normal = (torch.erfinv(uniform) * math.sqrt(2)).clamp_(-2, 2)
+    return (normal * (std / std_after_cut)).to(dtype)
+
+
+def init_weights(arch: Architecture, seed: int) -> Weights:
+    """Initial weights: truncated normal of std 1/sqrt(fan_in); q_head is zero with bias -5, so that halting starts improbable."""
+    weights: Weights = {}
+    for name, shape in weight_shapes(arch).items():
+        if name == "q_head.weight":
+            weights[name] = torch.zeros(shape, dtype=arch.master_dtype)
+        elif name == "q_head.bias":
+            weights[name] = torch.full(shape, -5.0, dtype=arch.master_dtype)
+        else:
+            # the last axis is fan_in of a linear layer, and D of an embedding table: 1/sqrt(D) there too
+            weights[name] = truncated_normal(shape, shape[-1] ** -0.5, seed, name, arch.master_dtype)
+    return weights
+
+
+def init_fixed(arch: Architecture, seed: int) -> Weights:
+    """Tensors that are never trained: each latent's initial value [D] in the forward dtype, and the rotary tables [L, K]."""
+    fixed = {
+        f"init.{z}": truncated_normal((arch.model.hidden_size,), 1.0, seed, f"init.{z}", arch.dtype) for z in arch.latent_names
+    }
+    if arch.model.positions == "rope":
+        head_size = arch.model.hidden_size // arch.model.num_heads
+        frequencies = 1.0 / arch.model.rope_theta ** (torch.arange(0, head_size, 2, dtype=arch.master_dtype) / head_size)
+        angles = torch.outer(torch.arange(arch.num_tokens, dtype=arch.master_dtype), frequencies).repeat(1, 2)
+        fixed |= {"rope.cos": angles.cos(), "rope.sin": angles.sin()}
+    return fixed
+
+
+def init_puzzle_embedding(arch: Architecture) -> Tensor | None:
+    """The puzzle embedding [I, puzzle_emb_ndim], initially zero, or None where the model has none."""
+    if arch.model.puzzle_emb_ndim == 0:
+        return None
+    return torch.zeros(arch.num_puzzle_identifiers, arch.model.puzzle_emb_ndim, dtype=arch.master_dtype)
+
+
+# ------------------------------------------------------------------------------------------------------------------- network
+
+
+def _linear(x: Tensor, weight: Tensor) -> Tensor:
+    weight = weight.to(x.dtype)
+    return onednn.linear(x, weight) if onednn.usable(x) else F.linear(x, weight)
+
+
+def rms_norm(x: Tensor, eps: float, dim: int = -1) -> Tensor:
+    """x / sqrt(mean(x^2) + eps) over the axis `dim`, without a learned scale, computed in at least float32."""
+    wide = x.to(torch.promote_types(x.dtype, torch.float32))
+    return (wide * torch.rsqrt(wide.square().mean(dim, keepdim=True) + eps)).to(x.dtype)
+
+
+def swiglu(x: Tensor, gate_up: Tensor, down: Tensor) -> Tensor:
+    """down(silu(gate) * up); gate and up share one matrix, gate first."""
+    gate, up = _linear(x, gate_up).chunk(2, dim=-1)
+    return _linear(F.silu(gate) * up, down)
+
+
+def rotate(x_BLHK: Tensor, cos_LK: Tensor, sin_LK: Tensor) -> Tensor:
+    """Rotary position encoding in the half-rotation layout, computed in the tables' dtype."""
+    x = x_BLHK.to(cos_LK.dtype)
+    first, second = x.chunk(2, dim=-1)
+    turned = torch.cat((-second, first), dim=-1)
+    return (x * cos_LK.unsqueeze(-2) + turned * sin_LK.unsqueeze(-2)).to(x_BLHK.dtype)
+
+
+def attention(arch: Architecture, weights: Weights, fixed: Weights, block: str, h_BLD: Tensor) -> Tensor:
+    """Self-attention without mask or bias. [B, L, D] -> [B, L, D]; the softmax runs in at least float32."""
+    B, L, D = h_BLD.shape
+    heads = arch.model.num_heads
+    qkv = _linear(h_BLD, weights[f"{block}.attention.qkv"]).view(B, L, 3 * heads, D // heads)
+    q, k, v = qkv.chunk(3, dim=2)  # [B, L, H, K]
+    if "rope.cos" in fixed:
+        q, k = (rotate(t, fixed["rope.cos"], fixed["rope.sin"]) for t in (q, k))
+    q, k, v = (t.transpose(1, 2) for t in (q, k, v))  # [B, H, L, K]
+    scores = (q @ k.transpose(-2, -1)) * (D // heads) ** -0.5
+    share = torch.softmax(scores, dim=-1, dtype=torch.promote_types(scores.dtype, torch.float32)).to(v.dtype)
+    return _linear((share @ v).transpose(1, 2).reshape(B, L, D), weights[f"{block}.attention.out"])
+
+
+def mix_tokens(arch: Architecture, h_BLD: Tensor, gate_up: Tensor, down: Tensor) -> Tensor:
+    """The token MLP with its residual and norm, both over the token axis, as in the released code. [B, L, D] -> [B, L, D]."""
+    t = h_BLD.transpose(1, 2).contiguous()  # inductor makes both part of what is computed before
+    return rms_norm(t + swiglu(t, gate_up, down), arch.model.rms_norm_eps).transpose(1, 2).contiguous()
+
+
+def blocks(arch: Architecture, weights: Weights, fixed: Weights, name: str, h: Tensor) -> Tensor:
+    """The post-norm blocks called `name` ("net", "f_L" or "f_H"). [B, L, D] -> [B, L, D]."""
+    eps = arch.model.rms_norm_eps
+    for i in range(arch.model.num_layers):
+        block = f"{name}.{i}"
+        if arch.model.mixer == "mlp":
+            h = mix_tokens(arch, h, weights[f"{block}.token_mlp.gate_up"], weights[f"{block}.token_mlp.down"])
+        else:
+            h = rms_norm(h + attention(arch, weights, fixed, block, h), eps)
+        h = rms_norm(h + swiglu(h, weights[f"{block}.mlp.gate_up"], weights[f"{block}.mlp.down"]), eps)
+    return h
+
+
+# The part of the step that the recursion repeats: compiled by itself it takes as long at T=4 n=6 as at T=2 n=2, and every run of
+# the same sizes finds it in inductor's cache.
+_inductor_blocks = torch.compile(blocks, fullgraph=True, dynamic=False)
+
+
+def network(arch: Architecture, weights: Weights, fixed: Weights, name: str) -> Net:
+    """`blocks` as a function [B, L, D] -> [B, L, D]."""
+    run = _inductor_blocks if arch.backend == "inductor" else blocks
+    own = {key: weight for key, weight in weights.items() if key.startswith(f"{name}.")}
+    if arch.num_devices > 1 and any(weight.requires_grad for weight in own.values()):
+        return _with_own_weights(arch, own, lambda own, h: run(arch, own, fixed, name, h))
+    return lambda h: run(arch, own, fixed, name, h)
+
+
+def _with_own_weights(arch: Architecture, weights: Weights, run: Callable[[Weights, Tensor], Tensor]) -> Net:
+    """`run` on each device's rows with weights of that device's own, copies of the `weights`.
+
+    Their gradients then add up over the passes of the recursion on each device, and over the devices once: one all-reduce the size
+    of the gradient. With the same weights for all rows, XLA sums over the devices in every pass.
+    """
+    N = arch.num_devices
+    copies = {key: weight.expand(N, *weight.shape) for key, weight in weights.items()}
+    return lambda h: torch.vmap(run)(copies, h.view(N, -1, *h.shape[1:])).flatten(0, 1)
+
+
+def embed(arch: Architecture, weights: Weights, puzzle_vectors: Tensor | None, inputs_BC: Tensor) -> Tensor:
+    """The embedded question x [B, L, D]: sqrt(D) * (puzzle prefix ++ token embeddings), learned positions where asked for.
+
+    `puzzle_vectors` [B, puzzle_emb_ndim] are the rows' puzzle embeddings, zero-padded here to P tokens.
+    """
+    D, P = arch.model.hidden_size, arch.model.prefix_len
+    x = F.embedding(inputs_BC, weights["embed_tokens"].to(arch.dtype))
+    if puzzle_vectors is not None:
+        prefix = F.pad(puzzle_vectors.to(arch.dtype), (0, P * D - puzzle_vectors.shape[-1]))
+        x = torch.cat((prefix.view(-1, P, D), x), dim=1)
+    if arch.model.positions == "learned":
+        x = math.sqrt(0.5) * (x + weights["embed_positions"].to(arch.dtype))  # keeps the variance
+    return math.sqrt(D) * x
+
+
+@dataclass(frozen=True)
+class Output:
+    """What one supervision step computes."""
+
+    latents: Latents  # [B, L, D] each
+    logits: Tensor  # [B, C, V] in the forward dtype
+    q_halt: Tensor  # [B] in at least float32
+    q_continue: Tensor  # [B] likewise
+
+
+def decode(arch: Architecture, weights: Weights, answer_BLD: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The two heads on the answer latent: logits [B, C, V], q_halt [B] and q_continue [B]."""
+    logits = _linear(answer_BLD, weights["lm_head"])[:, arch.model.prefix_len :]
+    first = answer_BLD[:, 0]
+    q = F.linear(first, weights["q_head.weight"].to(first.dtype), weights["q_head.bias"].to(first.dtype)).to(arch.master_dtype)
+    return logits, q[:, 0], q[:, 1]
+
+
+def forward(
+    arch: Architecture,
+    weights: Weights,
+    fixed: Weights,
+    puzzle_vectors: Tensor | None,
+    latents: Latents,
+    inputs_BC: Tensor,
+    observe: Callable[[Tensor], None] | None = None,
+) -> Output:
+    """One supervision step's forward pass: embed the question, recurse, decode the answer and the halting values.
+
+    `observe`, for looking at a step from outside, is called with what f_H returns, the answer latent [B, L, D] after each latent
+    recursion. Without it nothing changes in the graph.
+    """
+    x = embed(arch, weights, puzzle_vectors, inputs_BC)
+    separate = arch.model.separate_networks
+    f_L = network(arch, weights, fixed, "f_L" if separate else "net")
+    f_H = network(arch, weights, fixed, "f_H") if separate else f_L
+    if observe is not None:
+        f_H = _observed(f_H, observe)
+    latents = VARIANTS[arch.recursion.variant].run(f_L, f_H, latents, x, arch.recursion.T, arch.recursion.n)
+    answer = latents[arch.latent_names[0]]
+    logits, q_halt, q_continue = decode(arch, weights, answer)
+    return Output(latents, logits, q_halt, q_continue)
+
+
+def _observed(net: Net, observe: Callable[[Tensor], None]) -> Net:
+    def run(h: Tensor) -> Tensor:
+        out = net(h)
+        observe(out)
+        return out
+
+    return run
+
+
+def with_latents(arch: Architecture, fixed: Weights, batch_size: int) -> Latents:
+    """Every latent at its initial value, [B, L, D] each."""
+    shape = (batch_size, arch.num_tokens, arch.model.hidden_size)
+    return {z: fixed[f"init.{z}"].expand(shape) for z in arch.latent_names}

@@ -1,0 +1,332 @@
+"""The training step and the evaluation step: pure functions of tensors, the same for every ablation and every machine.
+
+One training step = one supervision step = one optimizer update (SPEC.md "One training step"). The carry survives batches,
+epochs and evaluations: rows that halted take the new batch's row, the others keep their own puzzle.
+
+Shape legend: B rows of the global batch, C cells, L tokens, D hidden size, M metrics.
+"""
+
+from __future__ import annotations  # torch.compile cannot evaluate the annotations of nested functions
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from trm.config import Config, OptimizerConfig, RecursionConfig
+from trm.core.fresh_rows import fresh_rows
+from trm.core.losses import IGNORE_LABEL, binary_cross_entropy, cell_cross_entropy
+from trm.core.model import Architecture, Output, Weights, forward, init_puzzle_embedding, init_weights, with_latents
+from trm.core.optim import clip_gradients, learning_rate, norm, second_moments, update_ema, update_puzzle_embedding, update_weights
+from trm.core.recursion import Latents
+
+# inputs [B, C], labels [B, C], puzzle_identifiers [B], min_steps [B] (training), stop [B] (of several hosts); all int32.
+# In training rows may also come as trm/core/fresh_rows.py says.
+Batch = dict[str, Tensor]
+
+# Sums over rows. Training counts the rows that halted in the step, evaluation every puzzle; losses are sums over `rows` rows.
+# `nonfinite_steps` counts steps: those whose loss was not a finite number; `stop_votes` rows of hosts that want to stop.
+# The norms are sums over training steps: of the gradients of loss / global batch, and of the weights that they were taken at. As in
+# the released code the puzzle embedding, which moves by signs, is none of the weights.
+LOSS_TERMS = ("lm_loss", "q_halt_loss", "q_continue_loss")
+HALTED_METRICS = ("count", "accuracy", "exact_accuracy", "q_halt_accuracy", "steps")
+ROW_METRICS = (*HALTED_METRICS, "rows", *LOSS_TERMS, "nonfinite_steps", "stop_votes")
+NORMS = ("grad_norm", "weight_norm")
+METRICS = (*ROW_METRICS, *NORMS)
+
+
+class Carry(NamedTuple):
+    """What a row takes from one supervision step to the next."""
+
+    latents: Latents  # [B, L, D] each, forward dtype
+    steps: Tensor  # [B] int32, supervision steps done on the row's puzzle
+    halted: Tensor  # [B] bool
+    inputs: Tensor  # [B, C] int32
+    labels: Tensor  # [B, C] int32
+    puzzle_identifiers: Tensor  # [B] int32
+
+
+class TrainState(NamedTuple):
+    """Everything that a training step changes, and all that must be saved to go on."""
+
+    weights: Weights
+    m: Weights  # first moments
+    v: Weights  # second moments, of the weights whose update rule has them
+    ema: Weights  # empty where EMA is off
+    puzzle_embedding: Tensor | None  # [I, E]
+    carry: Carry
+    step: Tensor  # scalar int32, updates done
+    metrics: Tensor  # [M] sums since the last log, master dtype
+    taken: Tensor | None = None  # scalar int32, rows taken of the training stream; None but for data.refill=queue
+
+
+@dataclass(frozen=True)
+class StepConfig:
+    """What the training step is compiled for: constants of the graph."""
+
+    arch: Architecture
+    optimizer: OptimizerConfig
+    ema_rate: float
+    total_steps: int
+
+
+class StepOutputs(NamedTuple):
+    """What a step computed beside the new state: for parity tests and diagnosis, not fetched in training."""
+
+    loss: Tensor  # scalar, divided by the global batch
+    grads: Weights  # of `loss`
+    logits: Tensor  # [B, C, V]
+    q_halt: Tensor  # [B]
+    metrics: Tensor  # [M] sums of this step
+
+
+# --------------------------------------------------------------------------------------------------------------------- carry
+
+
+def empty_carry(arch: Architecture, fixed: Weights, batch_size: int) -> Carry:
+    """The carry before the first batch: all rows halted, so that every row takes the batch's."""
+    latents = {z: value.contiguous() for z, value in with_latents(arch, fixed, batch_size).items()}
+    return Carry(
+        latents=latents,
+        steps=torch.zeros(batch_size, dtype=torch.int32),
+        halted=torch.ones(batch_size, dtype=torch.bool),
+        inputs=torch.zeros(batch_size, arch.seq_len, dtype=torch.int32),
+        labels=torch.full((batch_size, arch.seq_len), IGNORE_LABEL, dtype=torch.int32),
+        puzzle_identifiers=torch.zeros(batch_size, dtype=torch.int32),
+    )
+
+
+def init_state(cfg: Config, arch: Architecture, fixed: Weights) -> TrainState:
+    """The state before the first step, on the CPU."""
+    weights = init_weights(arch, cfg.seed)
+    return TrainState(
+        weights=weights,
+        m={name: torch.zeros_like(w) for name, w in weights.items()},
+        v=second_moments(cfg.optimizer, weights),
+        ema={name: w.clone() for name, w in weights.items()} if cfg.ema.enabled else {},
+        puzzle_embedding=init_puzzle_embedding(arch),
+        carry=empty_carry(arch, fixed, cfg.train.global_batch_size),
+        step=torch.zeros((), dtype=torch.int32),
+        metrics=torch.zeros(len(METRICS), dtype=arch.master_dtype),
+        taken=torch.zeros((), dtype=torch.int32) if cfg.data.refill == "queue" else None,
+    )
+
+
+def refill(arch: Architecture, fixed: Weights, carry: Carry, batch: Batch) -> Carry:
+    """Rows that halted take the batch's row and start over; the others keep theirs and the batch's row is discarded."""
+    halted = carry.halted
+    initial = with_latents(arch, fixed, halted.shape[0])
+    return Carry(
+        latents={z: torch.where(halted.view(-1, 1, 1), initial[z], carry.latents[z]) for z in arch.latent_names},
+        steps=torch.where(halted, 0, carry.steps),
+        halted=halted,
+        inputs=torch.where(halted.view(-1, 1), batch["inputs"], carry.inputs),
+        labels=torch.where(halted.view(-1, 1), batch["labels"], carry.labels),
+        puzzle_identifiers=torch.where(halted, batch["puzzle_identifiers"], carry.puzzle_identifiers),
+    )
+
+
+def draw_min_steps(cfg: RecursionConfig, seed: int, step: int, batch_size: int) -> np.ndarray:
+    """Halting exploration of one step, drawn on the host so that it does not depend on the devices. [B] int32.
+
+    With probability halt_exploration_prob a row must do at least a number of steps drawn from {2..N_sup}; 0 = no minimum.
+    """
+    if cfg.n_sup == 1:
+        return np.zeros(batch_size, dtype=np.int32)
+    random = np.random.default_rng((seed, step))
+    explore = random.random(batch_size) < cfg.halt_exploration_prob
+    return np.where(explore, random.integers(2, cfg.n_sup + 1, batch_size), 0).astype(np.int32)
+
+
+# ---------------------------------------------------------------------------------------------------------- losses and metrics
+
+
+class RowResults(NamedTuple):
+    """Results of one supervision step for each row, [B] each."""
+
+    lm_loss: Tensor  # mean over the labelled cells
+    q_halt_loss: Tensor
+    accuracy: Tensor  # share of labelled cells that are right
+    exact: Tensor  # bool, every labelled cell is right
+    labelled: Tensor  # bool, the row has labelled cells (padding has none)
+
+
+def row_results(arch: Architecture, out: Output, labels_BC: Tensor) -> RowResults:
+    """Losses and correctness of each row."""
+    labelled = labels_BC != IGNORE_LABEL
+    right = labelled & (out.logits.argmax(-1) == labels_BC)
+    num_labelled, num_right = labelled.sum(-1), right.sum(-1)
+    exact = num_right == num_labelled
+    return RowResults(
+        lm_loss=cell_cross_entropy(out.logits, labels_BC, arch.model.loss, arch.loss_dtype),
+        q_halt_loss=binary_cross_entropy(out.q_halt, exact),
+        accuracy=num_right.to(arch.master_dtype) / num_labelled.clamp_min(1),
+        exact=exact,
+        labelled=num_labelled > 0,
+    )
+
+
+def sum_metrics(
+    arch: Architecture,
+    out: Output,
+    rows: RowResults,
+    steps: Tensor,
+    counted: Tensor,
+    losses: list[Tensor],
+    in_losses: Tensor | None = None,
+    stop: Tensor | None = None,
+) -> Tensor:
+    """The METRICS vector [M]: quantities of the rows in `counted` [B] bool, and sums of losses over `in_losses` (None = all).
+
+    `losses` are the sums that LOSS_TERMS name. The norms are zero: they are known only after the gradients, and not in evaluation.
+    """
+    counted = counted & rows.labelled
+    values = [
+        counted,
+        torch.where(counted, rows.accuracy, 0),
+        counted & rows.exact,
+        counted & ((out.q_halt >= 0) == rows.exact),
+        torch.where(counted, steps, 0),
+        torch.ones_like(steps) if in_losses is None else in_losses,
+    ]
+    dtype = arch.master_dtype
+    loss = sum(losses[1:], losses[0])
+    # torch_xla's isfinite compares with a float64 scalar, which a TPU has to emulate
+    nonfinite = ~(loss.abs() < torch.full_like(loss, torch.inf))
+    stop_votes = torch.zeros_like(losses[0]) if stop is None else stop.sum()
+    totals = [value.sum() for value in values]
+    sums = torch.stack([value.to(dtype) for value in (*totals, *losses, nonfinite, stop_votes)])
+    return torch.nn.functional.pad(sums, (0, len(NORMS)))
+
+
+# --------------------------------------------------------------------------------------------------------------- training step
+
+
+def supervision_weights(recursion: RecursionConfig, steps: Tensor) -> Tensor:
+    """Weights of the rows' losses, [B], in their `steps`-th supervision step (from 1): decay^(steps - 1), scaled to a mean of 1.
+
+    Hierarchical supervision weighting of arXiv 2511.08653. There the weights of N_sup steps add up to 1; here they add up to N_sup,
+    as they do without it.
+    """
+    decay, n_sup = recursion.supervision_decay, recursion.n_sup
+    return decay ** (steps - 1) * (n_sup / sum(decay**t for t in range(n_sup)))
+
+
+def loss_and_grads(
+    cfg: StepConfig, state: TrainState, fixed: Weights, batch: Batch
+) -> tuple[tuple[Weights, Tensor | None], Carry, StepOutputs]:
+    """Forward, halting, loss and gradients of one supervision step.
+
+    Returns the gradients of loss / global batch (weights; puzzle vectors of each row [B, E] or None), the new carry, the outputs.
+    """
+    arch, recursion = cfg.arch, cfg.arch.recursion
+    carry = refill(arch, fixed, state.carry, batch)
+    weights = {name: weight.detach().requires_grad_() for name, weight in state.weights.items()}
+    table = state.puzzle_embedding
+    vectors = None if table is None else table[carry.puzzle_identifiers].detach().requires_grad_()
+    steps = carry.steps + 1
+    last = steps >= recursion.n_sup
+
+    out = forward(arch, weights, fixed, vectors, carry.latents, carry.inputs)
+    latents = {z: value.detach() for z, value in out.latents.items()}
+    halted = last
+    if recursion.n_sup > 1:
+        wants_halt = wants_to_halt(recursion, out.q_halt, out.q_continue).detach()
+        halted = (last | wants_halt) & (steps >= batch["min_steps"])
+    rows = row_results(arch, out, carry.labels)
+    lm_loss, q_halt_loss, q_continue_loss = rows.lm_loss.sum(), rows.q_halt_loss.sum(), torch.zeros_like(state.metrics[0])
+    halting_losses = [rows.q_halt_loss]
+    if recursion.act_continue and recursion.n_sup > 1:
+        with torch.no_grad():
+            after = forward(arch, weights, fixed, vectors, latents, carry.inputs)
+            best_next = torch.where(last, after.q_halt, torch.maximum(after.q_halt, after.q_continue))
+            target = torch.sigmoid(best_next)
+        halting_losses.append(binary_cross_entropy(out.q_continue, target))
+        q_continue_loss = halting_losses[-1].sum()
+    loss = (lm_loss + 0.5 * (q_halt_loss + q_continue_loss)) / halted.shape[0]
+    if recursion.supervision_decay != 1:
+        row_losses = rows.lm_loss + 0.5 * sum(halting_losses[1:], halting_losses[0])
+        loss = (supervision_weights(recursion, steps) * row_losses).sum() / halted.shape[0]
+
+    leaves = [*weights.values(), *([] if vectors is None else [vectors])]
+    # detached: the zeros for what the step does not use come with requires_grad
+    found = [grad.detach() for grad in torch.autograd.grad(loss, leaves, materialize_grads=True)]
+    grads, vector_grads = dict(zip(weights, found, strict=False)), None if vectors is None else found[-1]
+    losses = [lm_loss.detach(), q_halt_loss.detach(), q_continue_loss.detach()]
+    metrics = sum_metrics(arch, out, rows, steps, halted, losses, stop=batch.get("stop")).detach()
+    metrics = torch.cat([metrics[: len(ROW_METRICS)], torch.stack([norm(grads), norm(state.weights)])])
+    new_carry = Carry(latents, steps, halted, carry.inputs, carry.labels, carry.puzzle_identifiers)
+    return (grads, vector_grads), new_carry, StepOutputs(loss.detach(), grads, out.logits.detach(), out.q_halt.detach(), metrics)
+
+
+def train_step_with_outputs(cfg: StepConfig, state: TrainState, fixed: Weights, batch: Batch) -> tuple[TrainState, StepOutputs]:
+    """One training step, with what it computed on the way. The gradients and norms of the outputs are those before clipping."""
+    batch, taken = fresh_rows(batch, state.carry.halted, state.taken)
+    (grads, vector_grads), carry, outputs = loss_and_grads(cfg, state, fixed, batch)
+    grads = clip_gradients(grads, cfg.optimizer.clip_grad_norm)
+    step = state.step + 1
+    t = step.to(cfg.arch.master_dtype)
+    lr = learning_rate(cfg.optimizer.lr, t, cfg.optimizer, cfg.total_steps)
+    weights, m, v = update_weights(cfg.optimizer, state.weights, state.m, state.v, grads, t, lr)
+    table = state.puzzle_embedding
+    if table is not None and vector_grads is not None:
+        table = update_puzzle_embedding(cfg.optimizer, table, vector_grads, carry.puzzle_identifiers, t, cfg.total_steps)
+    new_state = TrainState(
+        weights=weights,
+        m=m,
+        v=v,
+        ema=update_ema(state.ema, weights, cfg.ema_rate),
+        puzzle_embedding=table,
+        carry=carry,
+        step=step,
+        metrics=state.metrics + outputs.metrics,
+        taken=taken,
+    )
+    return new_state, outputs
+
+
+def train_step(cfg: StepConfig, state: TrainState, fixed: Weights, batch: Batch) -> TrainState:
+    """One training step: the pure function (state, batch) -> state that every run compiles once."""
+    return train_step_with_outputs(cfg, state, fixed, batch)[0]
+
+
+# ------------------------------------------------------------------------------------------------------------- evaluation step
+
+
+def wants_to_halt(recursion: RecursionConfig, q_halt: Tensor, q_continue: Tensor) -> Tensor:
+    """Whether the model would stop here, [B] bool (SPEC.md "One training step" items 2 and 3)."""
+    return q_halt > q_continue if recursion.act_continue else q_halt > 0
+
+
+def eval_forward(
+    arch: Architecture, weights: Weights, fixed: Weights, puzzle_embedding: Tensor | None, carry: Carry, batch: Batch
+) -> tuple[Carry, Output, RowResults]:
+    """One supervision step without training, and its results for each row. No row of the new carry has halted."""
+    carry = refill(arch, fixed, carry, batch)
+    vectors = None if puzzle_embedding is None else puzzle_embedding[carry.puzzle_identifiers]
+    out = forward(arch, weights, fixed, vectors, carry.latents, carry.inputs)
+    no_halt = torch.zeros_like(carry.halted)
+    new_carry = Carry(out.latents, carry.steps + 1, no_halt, carry.inputs, carry.labels, carry.puzzle_identifiers)
+    return new_carry, out, row_results(arch, out, carry.labels)
+
+
+def eval_metrics(arch: Architecture, out: Output, rows: RowResults, steps: Tensor, counted: Tensor) -> Tensor:
+    """The METRICS vector [M] of an evaluation: quantities and losses of the rows in `counted` [B] bool that have labels."""
+    counted = counted & rows.labelled
+    keep = counted.to(arch.master_dtype)
+    losses = [(rows.lm_loss * keep).sum(), (rows.q_halt_loss * keep).sum()]
+    return sum_metrics(arch, out, rows, steps, counted, [*losses, torch.zeros_like(losses[1])], in_losses=counted)
+
+
+def eval_step(
+    arch: Architecture, weights: Weights, fixed: Weights, puzzle_embedding: Tensor | None, carry: Carry, batch: Batch, sums: Tensor
+) -> tuple[Carry, Tensor, Tensor, Tensor]:
+    """One supervision step without training: (carry, sums + this step's METRICS, logits [B, C, V], q_halt [B]).
+
+    Evaluation never halts early (SPEC.md item 2): call it N_sup times with the same batch and read the last result. Rows without
+    labels are padding and count nowhere.
+    """
+    carry, out, rows = eval_forward(arch, weights, fixed, puzzle_embedding, carry, batch)
+    return carry, sums + eval_metrics(arch, out, rows, carry.steps, rows.labelled), out.logits, out.q_halt

@@ -1,0 +1,275 @@
+"""Evaluation: every puzzle once, in full batches, by one compiled step. Two ways: all supervision steps, or with early exit."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from trm.backends.xla import Runtime
+from trm.config import Config
+from trm.core.losses import IGNORE_LABEL
+from trm.core.model import Architecture, Weights
+from trm.core.step import METRICS, NORMS, Batch, Carry, empty_carry, eval_forward, eval_metrics, wants_to_halt
+from trm.data.build import ensure_dataset
+from trm.data.format import load_dataset
+from trm.data.loader import EvalLoader
+from trm.inference.early_exit import early_exit_program, first_rows, first_totals
+from trm.inference.samples import MOST_SAMPLES, Samples, Shown, halting_logit, shown_rows
+from trm.run.clock import Progress, progress_bar
+
+
+@dataclass(frozen=True)
+class EvalResult:
+    """What an evaluation found.
+
+    Keys of the metrics: exact_accuracy, accuracy, lm_loss, q_halt_loss, q_halt_accuracy, steps, count.
+    """
+
+    by_step: list[dict[str, float]]  # after each supervision step, the mean over all puzzles
+    samples: Samples
+
+    @property
+    def final(self) -> dict[str, float]:
+        """Metrics after the last supervision step, which are the evaluation's result."""
+        return self.by_step[-1]
+
+
+class EvaluationStopped(Exception):
+    """An evaluation was left before its end, since a stop was asked for."""
+
+
+def never() -> bool:
+    """No stop is asked for."""
+    return False
+
+
+class Evaluator(Protocol):
+    """Evaluates weights that are on the devices, on the puzzles of a loader."""
+
+    loader: EvalLoader
+
+    def prepare(self, weights: Weights, puzzle_embedding: Tensor | None) -> None:
+        """Compile the evaluation now rather than at the first `run`."""
+
+    def run(self, weights: Weights, puzzle_embedding: Tensor | None, stop: Callable[[], bool] = never) -> EvalResult:
+        """Every puzzle of the loader once. Raises EvaluationStopped soon after `stop` says so."""
+
+
+class RowTrace(NamedTuple):
+    """What one supervision step says of every row; over the batches of a pass joined, and on the CPU, in a `Trace`."""
+
+    exact: Tensor  # [B] bool
+    halts: Tensor  # [B] bool, the model wants to stop
+    q_halt: Tensor  # [B]
+
+
+@dataclass(frozen=True)
+class Trace:
+    """What every row R of the pass said on the way."""
+
+    predictions: NDArray[np.int32]  # [R, C] after the last supervision step
+    exact: NDArray[np.bool_]  # [S, R]
+    halts: NDArray[np.bool_]  # [S, R]
+    q_halt: NDArray[np.floating]  # [S, R]
+
+
+class BatchTrace(NamedTuple):
+    """What the rows of one batch said."""
+
+    steps: list[RowTrace]  # after each supervision step
+    predictions: Tensor  # [B, C] int32, after the last
+
+
+class FullEvaluator:
+    """All rows do all supervision steps (SPEC.md "One training step" item 2): a compiled step with its constant inputs."""
+
+    def __init__(
+        self,
+        runtime: Runtime,
+        arch: Architecture,
+        fixed: Weights,
+        loader: EvalLoader,
+        local_batch_size: int,
+        num_steps: int,
+        progress: str,
+        *,
+        traced: bool = False,
+    ) -> None:
+        """`fixed` is on the CPU; `local_batch_size` is this process's share of the loader's batch; `traced` makes `trace` work."""
+        self.runtime, self.loader = runtime, loader
+        self._num_steps, self._progress = num_steps, progress
+        self._fixed = runtime.put_replicated(fixed)
+        self._carry = runtime.put_rows(empty_carry(arch, fixed, local_batch_size))
+        self._zeros = runtime.put_replicated(torch.zeros(len(METRICS), dtype=arch.master_dtype))
+        self._step = runtime.compile(eval_program(runtime, arch, traced=traced))
+
+    def prepare(self, weights: Weights, puzzle_embedding: Tensor | None) -> None:
+        """Compile the evaluation step now rather than at the first evaluation."""
+        batch = self.runtime.put_batch(next(iter(self.loader)))
+        self.runtime.prepare(self._step, weights, self._fixed, puzzle_embedding, self._carry, batch, self._zeros)
+
+    def run(self, weights: Weights, puzzle_embedding: Tensor | None, stop: Callable[[], bool] = never) -> EvalResult:
+        """Evaluate weights that are on the devices. These always have a batch to go on with: what is read is of the one before."""
+        return self._pass(weights, puzzle_embedding, stop)[0]
+
+    def trace(self, weights: Weights, puzzle_embedding: Tensor | None) -> tuple[EvalResult, Trace]:
+        """The same, and what every row said."""
+        result, batches = self._pass(weights, puzzle_embedding, never)
+        rows = self.loader.num_rows
+        steps = [RowTrace(*map(torch.stack, zip(*batch.steps, strict=True))) for batch in batches]  # [S, B] each
+        exact, halts, q_halt = (torch.cat(parts, dim=1)[:, :rows].numpy() for parts in zip(*steps, strict=True))
+        predictions = torch.cat([batch.predictions for batch in batches])[:rows].numpy()
+        return result, Trace(predictions, exact, halts, q_halt)
+
+    def _pass(
+        self, weights: Weights, puzzle_embedding: Tensor | None, stop: Callable[[], bool]
+    ) -> tuple[EvalResult, list[BatchTrace]]:
+        sums = [self._zeros] * self._num_steps
+        shown: list[Shown] = []  # of the first batch
+        traces: list[BatchTrace] = []
+        total = len(self.loader) * self._num_steps
+        with progress_bar(self._progress, 0, total, "step", leave=False) as bar:
+            progress = Progress("evaluation, steps of batches", total, bar, words=self._progress == "auto")
+            for number, host_batch in enumerate(self.loader):
+                batch, carry, before = self.runtime.put_batch(host_batch), self._carry, sums[-1]
+                steps: list[RowTrace] = []
+                for s in range(self._num_steps):
+                    if stop():
+                        raise EvaluationStopped
+                    carry, sums[s], answers, traced = self._step(weights, self._fixed, puzzle_embedding, carry, batch, sums[s])
+                    if len(shown) < self._num_steps:
+                        shown.append(answers)
+                    if traced is not None:
+                        steps.append(traced[0])
+                    if s and progress.due():
+                        self.runtime.fetch(sums[s - 1])
+                        progress.tell(number * self._num_steps + s)
+                # what is read is of the batch before: the devices have this one to go on with
+                if traces:
+                    traces[-1] = self.runtime.fetch(traces[-1])
+                if traced is not None:
+                    traces.append(BatchTrace(steps, traced[1]))
+                if stop is not never:  # else the host would be done long before the devices, and deaf to a stop
+                    self.runtime.fetch(before)
+            totals, shown, traces[-1:] = self.runtime.fetch((sums, shown, traces[-1:]))
+        samples = Samples.of(self.loader.rows(0, MOST_SAMPLES), Shown(*map(torch.stack, zip(*shown, strict=True))))
+        return EvalResult([_means(total) for total in totals], samples), traces
+
+
+def eval_program(
+    runtime: Runtime, arch: Architecture, *, traced: bool = False
+) -> Callable[..., tuple[Carry, Tensor, Shown, tuple[RowTrace, Tensor] | None]]:
+    """The evaluation step (trm/core/step.py) as it is compiled: the carry stays split by rows, the rest every device holds whole.
+
+    Returns the carry, the sums, the samples, and where `traced` what it says of every row with the predictions [B, C].
+    """
+
+    def evaluation_step(
+        weights: Weights, fixed: Weights, puzzle_embedding: Tensor | None, carry: Carry, batch: Batch, sums: Tensor
+    ) -> tuple[Carry, Tensor, Shown, tuple[RowTrace, Tensor] | None]:
+        carry, out, rows = eval_forward(arch, weights, fixed, puzzle_embedding, carry, batch)
+        sums = sums + eval_metrics(arch, out, rows, carry.steps, rows.labelled)
+        shown = shown_rows(arch, out.logits, halting_logit(arch.recursion, out.q_halt, out.q_continue))
+        trace = None
+        if traced:
+            halts = wants_to_halt(arch.recursion, out.q_halt, out.q_continue)
+            trace = RowTrace(rows.exact, halts, out.q_halt), out.logits.argmax(-1).to(torch.int32)
+        runtime.keep_rows(carry)
+        runtime.keep_replicated((shown, trace))
+        return carry, sums, shown, trace
+
+    return evaluation_step
+
+
+class EarlyExitEvaluator:
+    """A row whose puzzle halted takes the next one (early_exit.py). The results after a step are those of stopping there."""
+
+    def __init__(
+        self,
+        runtime: Runtime,
+        arch: Architecture,
+        fixed: Weights,
+        loader: EvalLoader,
+        batch_size: int,
+        num_steps: int,
+        progress: str,
+    ) -> None:
+        """`fixed` is on the CPU; `batch_size` is the loader's, over all processes."""
+        self.runtime, self.loader = runtime, loader
+        self._batch_size, self._progress = batch_size, progress
+        puzzles = loader.padded(0, loader.num_rows + 1)
+        self._count = int((puzzles["labels"] != IGNORE_LABEL).any(axis=1).sum())
+        self._queue = runtime.put_replicated({name: torch.from_numpy(rows) for name, rows in puzzles.items()})
+        self._fixed = runtime.put_replicated(fixed)
+        self._rows = runtime.put_rows(first_rows(arch, fixed, batch_size // runtime.process_count))
+        self._totals = runtime.put_replicated(first_totals(arch, batch_size, num_steps))
+        self._step = runtime.compile(early_exit_program(runtime, arch))
+
+    def prepare(self, weights: Weights, puzzle_embedding: Tensor | None) -> None:
+        """Compile the evaluation step now rather than at the first evaluation."""
+        self.runtime.prepare(self._step, weights, self._fixed, puzzle_embedding, self._queue, self._rows, self._totals)
+
+    def run(self, weights: Weights, puzzle_embedding: Tensor | None, stop: Callable[[], bool] = never) -> EvalResult:
+        """Evaluate weights that are on the devices.
+
+        Only the number of finished puzzles is read on the way, and no sooner than they could all be finished.
+        """
+        rows, totals, finished = self._rows, self._totals, 0
+        with progress_bar(self._progress, 0, self._count, "puzzle", leave=False) as bar:
+            progress = Progress("evaluation, puzzles", self._count, bar, words=self._progress == "auto")
+            while finished < self._count:
+                if stop():
+                    raise EvaluationStopped
+                for _ in range(-((self._count - finished) // -self._batch_size)):
+                    rows, totals = self._step(weights, self._fixed, puzzle_embedding, self._queue, rows, totals)
+                finished = int(self.runtime.fetch(totals.sums)[-1, METRICS.index("count")])
+                if progress.due() or not bar.disable:
+                    progress.tell(finished)
+        sums, shown = self.runtime.fetch((totals.sums, totals.shown))
+        return EvalResult([_means(total) for total in sums], Samples.of(self.loader.rows(0, MOST_SAMPLES), shown))
+
+
+def _means(total: Tensor) -> dict[str, float]:
+    values = dict(zip(METRICS, total.tolist(), strict=True))
+    count = values.pop("count")
+    # every row counts; the others are of training alone
+    for name in ("rows", "q_continue_loss", "nonfinite_steps", "stop_votes", *NORMS):
+        del values[name]
+    return {"count": int(count)} | {name: value / max(count, 1) for name, value in values.items()}
+
+
+def make_evaluator(cfg: Config, runtime: Runtime, arch: Architecture, fixed: Weights) -> Evaluator:
+    """An evaluator over the test split of the config's dataset. Raises DataError where there is none."""
+    loader = held_out_loader(cfg, runtime, 1)
+    if cfg.evaluate.early_exit:
+        return EarlyExitEvaluator(runtime, arch, fixed, loader, cfg.eval_batch_size, cfg.recursion.n_sup, _progress(cfg, runtime))
+    return full_evaluator(cfg, runtime, arch, fixed, loader, cfg.recursion.n_sup, traced=False)
+
+
+def full_evaluator(
+    cfg: Config, runtime: Runtime, arch: Architecture, fixed: Weights, loader: EvalLoader, num_steps: int, *, traced: bool
+) -> FullEvaluator:
+    """An evaluator that never halts early; `traced` makes its `trace` work."""
+    local = cfg.eval_batch_size // runtime.process_count
+    return FullEvaluator(runtime, arch, fixed, loader, local, num_steps, _progress(cfg, runtime), traced=traced)
+
+
+def held_out_loader(cfg: Config, runtime: Runtime, copies: int) -> EvalLoader:
+    """The test split of the config's dataset, each puzzle in so many symmetric copies. Raises DataError where there is none."""
+    return EvalLoader(
+        load_dataset(ensure_dataset(cfg.data), "test"),
+        global_batch_size=cfg.eval_batch_size,
+        max_puzzles=cfg.evaluate.max_puzzles,
+        copies=copies,
+        data_seed=cfg.data.seed,
+        process_index=runtime.process_index,
+        process_count=runtime.process_count,
+    )
+
+
+def _progress(cfg: Config, runtime: Runtime) -> str:
+    return cfg.train.progress if runtime.is_main else "off"

@@ -1,0 +1,105 @@
+"""A few held-out puzzles with everything the model answered on the way: what an evaluation shows beside its metrics.
+
+Shape legend: S supervision steps, K puzzles, C cells, B rows of a batch, V vocabulary.
+"""
+
+import json
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from trm.config import RecursionConfig
+from trm.core.losses import log_probabilities
+from trm.core.model import Architecture
+
+SAMPLES_FILE = "samples.json"
+MOST_SAMPLES = 8  # puzzles of an evaluation that are shown
+DIGITS = 4  # decimals of confidence and q_halt in the file
+
+
+class Shown(NamedTuple):
+    """Answers for the first K rows of a batch, or the first K puzzles; with a leading axis [S] after each supervision step."""
+
+    predictions: Tensor  # [K, C] int32
+    confidence: Tensor  # [K, C] in the loss dtype
+    q_halt: Tensor  # [K] `halting_logit`
+
+
+def halting_logit(recursion: RecursionConfig, q_halt: Tensor, q_continue: Tensor) -> Tensor:
+    """The logit that is above 0 where the model would stop by the rule of trm.core.step.wants_to_halt, [B]."""
+    return q_halt - q_continue if recursion.act_continue else q_halt
+
+
+def shown_rows(arch: Architecture, logits_BCV: Tensor, q_halt_B: Tensor) -> Shown:
+    """What is shown of a supervision step's answers: the first rows of the batch, at most MOST_SAMPLES.
+
+    `q_halt_B` is their `halting_logit`.
+    """
+    logits = logits_BCV[:MOST_SAMPLES]
+    predictions = logits.argmax(-1)
+    log_shares = log_probabilities(logits.to(arch.loss_dtype), arch.model.loss)
+    confidence = log_shares.gather(-1, predictions.unsqueeze(-1)).squeeze(-1).exp()
+    return Shown(predictions.to(torch.int32), confidence, q_halt_B[:MOST_SAMPLES])
+
+
+@dataclass(frozen=True)
+class Samples:
+    """The first puzzles of the test split and the answers after every supervision step."""
+
+    inputs: NDArray[np.int32]  # [K, C] tokens of the questions
+    labels: NDArray[np.int32]  # [K, C] tokens of the solutions; trm.core.losses.IGNORE_LABEL where a cell has none
+    predictions: NDArray[np.int32]  # [S, K, C] most probable tokens
+    confidence: NDArray[np.float32]  # [S, K, C] probability of the prediction under the training loss, 0..1
+    q_halt: NDArray[np.float32]  # [S, K] `halting_logit`: above 0 the model would stop
+
+    @classmethod
+    def of(cls, puzzles: dict[str, NDArray[np.int32]], shown: Shown) -> "Samples":
+        """Samples of the given puzzles (a batch of the loader): as many as both have. `shown` is on the CPU, [S, K, ...]."""
+        count = min(len(puzzles["inputs"]), shown.q_halt.shape[1])
+        return cls(
+            inputs=puzzles["inputs"][:count],
+            labels=puzzles["labels"][:count],
+            predictions=shown.predictions[:, :count].numpy(),
+            confidence=shown.confidence[:, :count].to(torch.float32).numpy(),
+            q_halt=shown.q_halt[:, :count].to(torch.float32).numpy(),
+        )
+
+    def to_json(self) -> str:
+        """One JSON object of nested lists; floats rounded to four decimals."""
+        values: dict[str, Any] = {
+            name: array.tolist() if array.dtype.kind == "i" else np.round(array.astype(np.float64), DIGITS).tolist()
+            for name, array in vars(self).items()
+        }
+        return json.dumps(values) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> "Samples":
+        """What `to_json` wrote. Raises ValueError where the text is something else."""
+        values = json.loads(text)
+        names = [item.name for item in fields(cls)]
+        if not isinstance(values, dict) or values.keys() != set(names):
+            raise ValueError(f"not the samples of an evaluation: they have {', '.join(names)}")
+        found = cls(
+            inputs=np.array(values["inputs"], np.int32),
+            labels=np.array(values["labels"], np.int32),
+            predictions=np.array(values["predictions"], np.int32),
+            confidence=np.array(values["confidence"], np.float32),
+            q_halt=np.array(values["q_halt"], np.float32),
+        )
+        answers = found.predictions.shape  # [S, K, C]
+        shapes = [array.shape for array in (found.inputs, found.labels, found.confidence, found.q_halt)]
+        if len(answers) != 3 or shapes != [answers[1:], answers[1:], answers, answers[:2]] or not found.predictions.size:
+            raise ValueError(f"the samples' shapes do not agree: predictions {answers}, and {shapes}")
+        return found
+
+
+def write_samples(run_dir: Path, samples: Samples) -> None:
+    """Replace the run folder's samples.json as a whole."""
+    temporary = run_dir / f".{SAMPLES_FILE}.new"
+    temporary.write_text(samples.to_json())
+    temporary.replace(run_dir / SAMPLES_FILE)

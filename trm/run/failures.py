@@ -1,0 +1,94 @@
+"""What a run says when it cannot go on: one line that tells what happened and what to do (RunFailure, exit code 1)."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import math
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from torch import Tensor
+
+from trm.config import Config
+from trm.core.step import LOSS_TERMS
+from trm.errors import RunFailure
+from trm.run.checkpoint import saved_steps
+
+DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
+# XLA on TPU and CPU, CUDA, and torch's CPU allocator, in this order
+OUT_OF_MEMORY = ("RESOURCE_EXHAUSTED", "Ran out of memory", "out of memory", "can't allocate memory")
+UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
+
+
+@contextlib.contextmanager
+def explained(cfg: Config, run_dir: Path) -> Iterator[None]:
+    """Turn what the disk or the memory cannot do into a RunFailure; every other error passes as it is."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in DISK_ERRORS:
+            raise
+        raise RunFailure(
+            f"{error.filename or run_dir}: {error.strerror}: make room or make it writable, then give the same command again: "
+            f"{goes_on(run_dir)}"
+        ) from error
+    except (RuntimeError, MemoryError) as error:
+        words = memory_words(cfg, str(error) or type(error).__name__)
+        if words is None and not isinstance(error, MemoryError):
+            raise
+        raise RunFailure(words or f"out of host memory: lower train.global_batch_size={cfg.train.global_batch_size}") from error
+
+
+def goes_on(run_dir: Path) -> str:
+    """What the same command would start from."""
+    steps = saved_steps(run_dir)
+    return f"it goes on from {run_dir}/checkpoints/step_{steps[-1]}" if steps else "it starts over, nothing was saved yet"
+
+
+def memory_words(cfg: Config, message: str) -> str | None:
+    """One line for the message of an allocator that has no memory left, with the batch that fits; None for other messages.
+
+    The compiler for TPUs tells what is needed and what there is. Nearly all of it is activations, which are proportional to the
+    batch; where the numbers are missing, half the batch is a guess and is called so.
+    """
+    if not any(words in message for words in OUT_OF_MEMORY):
+        return None
+    hardware, batch = cfg.hardware, cfg.train.global_batch_size
+    devices = hardware.num_devices
+    found = re.search(r"Used ([\d.]+)([KMGT]?)B? of ([\d.]+)([KMGT]?)B? hbm", message)
+    if found:
+        needed, there = (float(found[i]) * UNITS[found[i + 1]] for i in (1, 3))
+        fits = int(batch * there / needed) // devices * devices
+        numbers = f" ({found[1]}{found[2]} needed, {found[3]}{found[4]} there)"
+    else:
+        fits, numbers = batch // 2 // devices * devices, ""
+    advice = f"train.global_batch_size={fits} {'should fit' if found else 'is worth a try'}" if fits else "use more devices"
+    return (
+        f"out of memory{numbers}: train.global_batch_size={batch} over {devices} {hardware.platform} device(s) is too much for "
+        f"this model: {advice}, or lower model.hidden_size"
+    )
+
+
+def check_losses(sums: Mapping[str, float], step: int, cfg: Config, run_dir: Path) -> None:
+    """Raise RunFailure where the metrics of the steps up to `step` hold a loss that is not finite, with what is known of it."""
+    count = int(sums["nonfinite_steps"])
+    if not count:
+        return
+    terms = ", ".join(f"{name} is {sums[name]}" for name in LOSS_TERMS if not math.isfinite(sums[name]))
+    raise RunFailure(f"step {step - count + 1}: the loss is not finite ({terms}): {_after_divergence(cfg, run_dir)}")
+
+
+def check_weights(weights: Mapping[str, Tensor], step: int, cfg: Config, run_dir: Path) -> None:
+    """Raise RunFailure where a weight is not finite, so that no such state becomes a checkpoint. Weights are on the CPU."""
+    wrong = [name for name, tensor in weights.items() if not bool(tensor.isfinite().all())]
+    if wrong:
+        more = f" and {len(wrong) - 1} more" if len(wrong) > 1 else ""
+        raise RunFailure(f"step {step}: the weights {wrong[0]}{more} are not finite: {_after_divergence(cfg, run_dir)}")
+
+
+def _after_divergence(cfg: Config, run_dir: Path) -> str:
+    steps = saved_steps(run_dir)
+    kept = f"{run_dir}/checkpoints/step_{steps[-1]} is the last good checkpoint" if steps else "no checkpoint was saved yet"
+    return f"{kept}; lower optimizer.lr={cfg.optimizer.lr:g} or raise optimizer.warmup_steps, under another run_name"

@@ -1,0 +1,1 @@
+"""Many runs: sweeps, launchers, placement, and the values that the paper reports."""

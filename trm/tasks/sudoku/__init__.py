@@ -1,0 +1,1 @@
+"""Sudoku: grids of digits with boxes."""

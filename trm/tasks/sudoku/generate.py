@@ -1,0 +1,164 @@
+"""Sudoku made here: random puzzles with one solution each, from which no clue can be taken away.
+
+Everything runs on many puzzles in step. A state is the candidates of every cell as bits, cells first, [L, M] uint16 for M
+states, so that NumPy works on long contiguous rows. Puzzle number i is a pure function of (seed, i).
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trm.data.hashing import Stream, hash64, permutations
+from trm.errors import DataError
+from trm.tasks.sudoku.rules import BLANK, Sudoku
+from trm.tasks.sudoku.symmetry import signature
+
+States = NDArray[np.uint16]
+
+# With fewer digits nearly all puzzles are symmetric copies of one another.
+SMALLEST_SIDE_WITH_CLASSES = 6
+_LARGEST_SIDE = 9
+_ROUND = 2048
+
+
+def _propagate(sudoku: Sudoku, states: States) -> tuple[States, NDArray[np.bool_]]:
+    """Fill in naked and hidden singles until nothing changes; returns states [L, M] and which [M] contradict the rules."""
+    side = sudoku.side
+    every = np.uint16((1 << side) - 1)
+    units_of_cell = np.argsort(sudoku.units.reshape(3, -1), axis=1) // side + side * np.arange(3)[:, None]
+    dead = np.zeros(states.shape[1], bool)
+    while True:
+        singles = np.where(states & (states - np.uint16(1)), np.uint16(0), states)
+        fixed, fixed_twice = _once_and_twice(singles[sudoku.units])
+        once, twice = _once_and_twice(states[sudoku.units])
+        dead |= (fixed_twice != 0).any(axis=0) | (once != every).any(axis=0)
+        hidden = once & ~twice
+        row, col, box = units_of_cell
+        taken = fixed[row] | fixed[col] | fixed[box]
+        only = states & (hidden[row] | hidden[col] | hidden[box])
+        # A cell that is the only place of two digits keeps one; the other is then found missing in its unit.
+        new = np.where(only, only & -only, np.where(singles, states, states & ~taken))
+        changed = (new != states).any(axis=0) & ~dead
+        states = new
+        if not changed.any():
+            return states, dead | (states == 0).any(axis=0)
+
+
+def _once_and_twice(units: States) -> tuple[States, States]:
+    """Bits seen at least once and at least twice along axis 1 of [units, side, M]."""
+    once, twice = units[:, 0].copy(), np.zeros_like(units[:, 0])
+    for cell in range(1, units.shape[1]):
+        twice |= once & units[:, cell]
+        once |= units[:, cell]
+    return once, twice
+
+
+def _branch_cell(states: States, tie_break: NDArray[np.uint64] | None = None) -> NDArray[np.intp]:
+    """An open cell with fewest candidates, per state [M]: the first, or the lowest of `tie_break` [L, M] (below 2**32)."""
+    count = np.bitwise_count(states).astype(np.uint64)
+    count[count == 1] = 255
+    if tie_break is not None:
+        count = (count << np.uint64(32)) + tie_break
+    cells: NDArray[np.intp] = np.argmin(count, axis=0)
+    return cells
+
+
+def _solvable(sudoku: Sudoku, states: States) -> NDArray[np.bool_]:
+    """Which states [M] have a solution: depth-first search on all of them in step."""
+    found = np.zeros(states.shape[1], bool)
+    stack = [(states, np.arange(states.shape[1]))]
+    while stack:
+        states, owner = stack.pop()
+        open_ = ~found[owner]
+        states, owner = states[:, open_], owner[open_]
+        if not len(owner):
+            continue
+        states, dead = _propagate(sudoku, states)
+        solved = ~dead & (np.bitwise_count(states) == 1).all(axis=0)
+        found[owner[solved]] = True
+        states, owner = states[:, ~dead & ~solved], owner[~dead & ~solved]
+        if not len(owner):
+            continue
+        place = (_branch_cell(states), np.arange(len(owner)))
+        guess = states[place] & -states[place]
+        without = states.copy()
+        without[place] &= ~guess
+        states[place] = guess
+        stack += [(without, owner), (states, owner)]
+    return found
+
+
+def _random_solutions(sudoku: Sudoku, seed: int, numbers: NDArray[np.int64]) -> States:
+    """Full grids as bits [L, M], one for every puzzle number [M]: random guesses, begun afresh on a contradiction."""
+    every = np.uint16((1 << sudoku.side) - 1)
+    grids = np.full((sudoku.num_cells, len(numbers)), every)
+    todo = np.arange(len(numbers))
+    cells = np.arange(sudoku.num_cells)[:, None]
+    turn = 0
+    while len(todo):
+        states, dead = _propagate(sudoku, grids[:, todo])
+        states[:, dead] = every
+        open_ = np.flatnonzero((np.bitwise_count(states) > 1).any(axis=0))
+        grids[:, todo] = states
+        todo, states = todo[open_], states[:, open_]
+        noise = hash64(Stream.GENERATE, seed, turn, numbers[todo], cells)
+        place = (_branch_cell(states, noise >> np.uint64(32)), np.arange(len(todo)))
+        options = states[place]
+        # The n-th candidate, by taking away the lowest n of them.
+        skip = (noise[place] & np.uint64(0xFFFF)) % np.bitwise_count(options)
+        for n in range(sudoku.side - 1):
+            options = np.where(n < skip, options & (options - np.uint16(1)), options)
+        grids[place[0], todo] = options & -options
+        turn += 1
+    return grids
+
+
+def _make(sudoku: Sudoku, seed: int, numbers: NDArray[np.int64]) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """Questions and answers [M, L] of the puzzles with these numbers [M]."""
+    every = np.uint16((1 << sudoku.side) - 1)
+    grids = _random_solutions(sudoku, seed, numbers)
+    order = permutations(hash64(Stream.GENERATE, seed, -1, numbers[:, None], np.arange(sudoku.num_cells)))
+    given = np.ones(grids.shape, bool)
+    columns = np.arange(len(numbers))
+    for cells in order.T:
+        # A clue can go when no solution has another digit in its place.
+        states = np.where(given, grids, every)
+        states[cells, columns] = every & ~grids[cells, columns]
+        given[cells, columns] = _solvable(sudoku, states)
+    answers = (np.bitwise_count(grids - np.uint16(1)) + np.uint8(BLANK + 1)).T
+    return np.where(given.T, answers, np.uint8(BLANK)), np.ascontiguousarray(answers)
+
+
+def generate(sudoku: Sudoku, count: int, seed: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """Questions and answers [count, L]: puzzles with one solution, minimal, no two alike.
+
+    From side 6 on "alike" takes in symmetric copies (by `signature`); 4x4 puzzles are only told apart exactly. A larger count
+    begins with the same puzzles. Raises DataError for a size that is not made here or a count that it does not have.
+    """
+    if not (min(sudoku.box_rows, sudoku.box_cols) >= 2 and sudoku.side <= _LARGEST_SIDE):
+        raise DataError(
+            f"data.box_rows={sudoku.box_rows} data.box_cols={sudoku.box_cols}: puzzles are generated for boxes 2x2, 2x3, 2x4 "
+            "(either way round) and 3x3 only"
+        )
+    by_signature = sudoku.side >= SMALLEST_SIDE_WITH_CLASSES
+    kept: list[tuple[NDArray[np.uint8], NDArray[np.uint8]]] = []
+    seen: set[int | bytes] = set()
+    next_number, found = 0, 0
+    while found < count:
+        numbers = np.arange(next_number, next_number + min(_ROUND, count - found + 16))
+        next_number += len(numbers)
+        questions, answers = _make(sudoku, seed, numbers)
+        keys = signature(sudoku, questions, answers).tolist() if by_signature else [row.tobytes() for row in questions]
+        new = []
+        for i, key in enumerate(keys):
+            if key not in seen:
+                seen.add(key)
+                new.append(i)
+        if found + len(new) < count and next_number > 3 * count + 1000:
+            raise DataError(
+                f"data.num_puzzles + data.num_test_puzzles = {count}, but no more than {len(seen)} different "
+                f"{sudoku.side}x{sudoku.side} puzzles were found: lower them"
+            )
+        kept.append((questions[new], answers[new]))
+        found += len(new)
+    questions, answers = (np.concatenate(parts)[:count] for parts in zip(*kept, strict=True))
+    return questions, answers
