@@ -55,7 +55,7 @@ def in_this_process(request: dict[str, Any]) -> list[Row]:
         run = Run(compose([*request["overrides"], f"data.path={folder}/data"]), Path(folder))
     runtime = run.runtime
     state, fixed = run.place(init_state(run.cfg, run.arch, run.fixed)), runtime.put_replicated(run.fixed)
-    batch = runtime.put_batch(run.host_batch(0)) | run.resident(state)
+    batch = runtime.put_batch(run.host_batch(0))
     step = runtime.compile(train_program(runtime, run.step_config), donate=0)
     began = time.perf_counter()
     if run.cfg.hardware.backend == "xla":

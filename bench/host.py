@@ -79,11 +79,11 @@ def _alone(overrides: Sequence[str], steps: int, folder: Path, *, lazy: bool) ->
     compiled: Any = runtime.compile(program)
     compiled._drain = None  # waiting is timed by itself
     state, fixed = run.place(init_state(run.cfg, run.arch, run.fixed)), runtime.put_replicated(run.fixed)
-    resident, compiles = run.resident(state), 0
+    compiles = 0
     times: dict[str, list[float]] = {"data": [], "call": [], "host": [], "waiting for the device": []}
     for step in range(WARM_UP + steps):
         began = time.perf_counter()
-        batch = runtime.put_batch(run.host_batch(step)) | resident
+        batch = runtime.put_batch(run.host_batch(step))
         loaded = time.perf_counter()
         state = runtime.run_lazily(program, state, fixed, batch) if lazy else compiled(state, fixed, batch)
         called = time.perf_counter()

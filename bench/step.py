@@ -135,8 +135,7 @@ def _compiled_programs(run: Run) -> Programs:
     runtime, arch = run.runtime, run.arch
     fixed = runtime.put_replicated(run.fixed)
     state = run.place(init_state(run.cfg, arch, run.fixed))
-    resident = run.resident(state)
-    batches = itertools.cycle([runtime.put_batch(run.host_batch(step)) | resident for step in range(NUM_BATCHES)])
+    batches = itertools.cycle([runtime.put_batch(run.host_batch(step)) for step in range(NUM_BATCHES)])
     training_step = runtime.compile(train_program(runtime, run.step_config), donate=0)
 
     def train() -> None:

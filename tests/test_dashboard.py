@@ -19,7 +19,7 @@ from trm.tracking.labels import labels
 
 RUN = [
     *(argument for argument in TINY if not argument.startswith("tracking=")),
-    "hardware=native", "hardware.backend=eager", "model.hidden_size=16", "train.max_steps=6", "train.eval_every_steps=3",
+    "hardware=cpu", "hardware.backend=eager", "model.hidden_size=16", "train.max_steps=6", "train.eval_every_steps=3",
 ]  # fmt: skip
 
 # A run on the paper's puzzles, as train.py logs it but without the hours.

@@ -357,7 +357,7 @@ def test_training_can_evaluate_with_early_exit(folder):
         "run_name=early",
         "train.max_steps=10",
         "evaluate.early_exit=true",
-        "hardware=native",
+        "hardware=cpu",
         "hardware.backend=eager",
     )
     assert len(summary(folder / "outputs" / "early")["exact_accuracy_by_step"]) == 4

@@ -18,7 +18,7 @@ from trm.cli import EXIT_PREEMPTED, compose
 from trm.errors import RunFailure
 from trm.train import Run
 
-CONFIG = [*TINY, "hardware=native", "hardware.backend=eager", "train.max_steps=8", "train.eval_every_steps=4"]
+CONFIG = [*TINY, "hardware=cpu", "hardware.backend=eager", "train.max_steps=8", "train.eval_every_steps=4"]
 
 
 class Meeting:

@@ -12,19 +12,13 @@ from hypothesis import strategies as st
 from test_step import make, make_batch
 
 from trm.cli import compose, group_options
-from trm.config import DataConfig, OptimizerConfig, Phase, RecursionConfig, resume_conflicts, to_plain
+from trm.config import OptimizerConfig, Phase, RecursionConfig, resume_conflicts, to_plain
 from trm.core.curriculum import stages
-from trm.core.fresh_rows import augmented, fresh_rows
 from trm.core.losses import binary_cross_entropy, cell_cross_entropy
 from trm.core.model import architecture, init_weights
 from trm.core.optim import clip_gradients, muon_direction, orthogonalized, second_moments, update_weights
-from trm.core.step import init_state, loss_and_grads, supervision_weights, train_step_with_outputs
-from trm.data.build import build_dataset
-from trm.data.format import load_dataset
-from trm.data.loader import QUEUE_FIRST, TrainLoader
-from trm.data.queue import RowQueue
-from trm.errors import ConfigError, DataError
-from trm.train import Run
+from trm.core.step import loss_and_grads, supervision_weights, train_step_with_outputs
+from trm.errors import ConfigError
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -53,9 +47,9 @@ def test_every_option_changes_a_run(option):
 
 
 def test_options_go_together_and_the_command_line_wins():
-    cfg = compose([*SMALL, "option=[cgar,muon,queue]", "recursion.supervision_decay=0.5"])
+    cfg = compose([*SMALL, "option=[cgar,muon]", "recursion.supervision_decay=0.5"])
     assert [(phase.T, phase.n) for phase in cfg.recursion.curriculum] == [(1, 2), (2, 4)]
-    assert (cfg.optimizer.name, cfg.data.refill, cfg.recursion.supervision_decay) == ("muon", "queue", 0.5)
+    assert (cfg.optimizer.name, cfg.recursion.supervision_decay) == ("muon", 0.5)
 
 
 @pytest.mark.parametrize(
@@ -71,9 +65,6 @@ def test_options_go_together_and_the_command_line_wins():
         ("recursion.supervision_decay=0", "recursion.supervision_decay=0"),
         ("optimizer.clip_grad_norm=-1", "optimizer.clip_grad_norm=-1"),
         ("optimizer.momentum=1", "optimizer.momentum=1"),
-        ("data.refill=row", "batch, queue"),
-        ("data={augment_on:device,num_aug:3}", "data.num_aug=3"),
-        ("data={augment_on:device,on_the_fly_aug:0}", "data.on_the_fly_aug=0"),
     ],
 )
 def test_bad_input_is_named(override, words):
@@ -85,11 +76,9 @@ def test_bad_input_is_named(override, words):
 
 def test_a_checkpoint_from_before_the_options_goes_on_without_them_and_not_with_them():
     saved = to_plain(compose(SMALL))
-    for group, key in (("recursion", "curriculum"), ("optimizer", "clip_grad_norm"), ("data", "refill"), ("data", "augment_on")):
+    for group, key in (("recursion", "curriculum"), ("optimizer", "clip_grad_norm")):
         del saved[group][key]
     assert resume_conflicts(saved, compose(SMALL)) == []
-    assert resume_conflicts(saved, compose([*SMALL, "option=device_augmentation"])) == []  # the same numbers
-    assert resume_conflicts(saved, compose([*SMALL, "option=queue"])) == ["data.refill=batch there, queue here"]
 
 
 def test_the_length_of_a_run_with_a_curriculum_is_part_of_it():
@@ -254,131 +243,3 @@ def test_the_step_clips_what_the_optimizer_gets():
     for name, w in expected.items():
         torch.testing.assert_close(new.weights[name], w, rtol=1e-9, atol=1e-12)
     assert out.metrics[-2].item() == pytest.approx(math.sqrt(sum((g**2).sum().item() for g in out.grads.values())))
-
-
-# rows made by the step ---------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def datasets(tmp_path_factory):
-    """Puzzles of every box shape that has rules of its own: square boxes are transposed too."""
-    root, found = tmp_path_factory.mktemp("data"), {}
-    for rows, cols in ((2, 2), (2, 3), (3, 2), (3, 3)):
-        path = root / f"{rows}x{cols}"
-        made = {"name": "d", "source": "generated", "box_rows": rows, "box_cols": cols, "num_puzzles": 5, "num_test_puzzles": 1}
-        build_dataset(DataConfig(**made, path=str(path)))
-        found[rows, cols] = load_dataset(path, "train")
-    return found
-
-
-def loaders(dataset, *, seed=0, aug=7, batch=6):
-    settings = {"seed": seed, "global_batch_size": batch, "on_the_fly_aug": aug, "data_seed": 3}
-    return TrainLoader(dataset, **settings), TrainLoader(dataset, **settings, augment_on_device=True)
-
-
-@given(
-    box=st.sampled_from([(2, 2), (2, 3), (3, 2), (3, 3)]),
-    seed=st.integers(0, 2**31 - 1),
-    step=st.integers(0, 10**6),
-    data=st.data(),
-)
-@settings(deadline=None, max_examples=40)
-def test_augmenting_on_the_device_gives_the_rows_of_the_host(datasets, box, seed, step, data):
-    dataset = datasets[box]
-    # a token that marks cells without label, wherever it may be
-    ignored = data.draw(st.sampled_from([None, 0, dataset.metadata.vocab_size - 1, 300, -7]))
-    dataset = dataclasses.replace(dataset, metadata=dataclasses.replace(dataset.metadata, ignore_label_id=ignored))
-    host, device = loaders(dataset, seed=seed, aug=data.draw(st.integers(1, 1000)))
-    made = augmented(tensors(device.batch(step) | device.base()))
-    for name, rows in host.batch(step).items():
-        assert made[name].dtype == torch.int32
-        assert np.array_equal(made[name].numpy(), rows), name
-
-
-def test_stored_variants_cannot_be_made_on_the_device(tmp_path):
-    made = {"name": "d", "source": "generated", "box_rows": 2, "box_cols": 2, "num_puzzles": 5, "num_test_puzzles": 1, "num_aug": 2}
-    build_dataset(DataConfig(**made, path=str(tmp_path / "d")))
-    with pytest.raises(DataError, match=r"data\.augment_on=device"):
-        loaders(load_dataset(tmp_path / "d", "train"))
-
-
-@given(st.lists(st.lists(st.booleans(), min_size=6, max_size=6), min_size=1, max_size=12), st.integers(1, 4), st.booleans())
-@settings(deadline=None, max_examples=40)
-def test_the_queue_hands_out_every_row_of_the_stream_once_and_in_order(datasets, halts, log_every, on_device):
-    host, device = loaders(datasets[2, 3])
-    taken, expected = torch.zeros((), dtype=torch.int32), 0
-    with RowQueue(device if on_device else host, capacity=6 * log_every) as queue:
-        for step, halted in enumerate(halts):
-            if step % log_every == 0:
-                window = tensors((device.base() if on_device else {}) | queue.window(int(taken)))
-            batch, taken = fresh_rows({"min_steps": torch.zeros(6), **window}, torch.tensor(halted), taken)
-            for row in np.flatnonzero(halted):
-                wanted = host.rows(expected, expected + 1)
-                assert all(np.array_equal(batch[name][row], wanted[name][0]) for name in wanted)
-                expected += 1
-    assert int(taken) == expected
-
-
-@given(st.lists(st.integers(0, 12), max_size=8), st.integers(0, 1000))
-@settings(deadline=None)
-def test_a_window_is_the_stream_and_every_row_is_made_once(datasets, takes, first):
-    host, _ = loaders(datasets[2, 2])
-    made = []
-
-    class Counting:
-        def rows(self, start, stop):
-            made.extend(range(start, stop))
-            return host.rows(start, stop)
-
-    with RowQueue(Counting(), capacity=12) as queue:
-        made.clear()  # the queue looks at one row to know its arrays
-        for take in [0, *takes]:
-            first += take
-            window = queue.window(first)
-            assert int(window[QUEUE_FIRST]) == first
-            for name, rows in host.rows(first, first + 12).items():
-                assert np.array_equal(window[f"queue/{name}"], rows)
-    assert len(made) == len(set(made))
-
-
-# whole runs --------------------------------------------------------------------------------------------------------------------
-
-RUN = [
-    *SMALL, "hardware=native", "hardware.backend=eager", "recursion=t2_n2", "recursion.n_sup=3", "model.hidden_size=8",
-    "train.max_steps=8", "train.global_batch_size=6", "train.log_every_steps=3", "data.num_puzzles=16", "data.num_test_puzzles=8",
-    "tracking=none", "optimizer.warmup_steps=2", "recursion.halt_exploration_prob=0.5",
-]  # fmt: skip
-
-
-def trained(folder, *overrides):
-    """The state after the run's steps, and the input of every row in every step."""
-    run = Run(compose([*RUN, f"data.path={folder}/data", *overrides]), folder)
-    state, seen = run.place(init_state(run.cfg, run.arch, run.fixed)), []
-    for step in range(run.total_steps):
-        if step % run.cfg.train.log_every_steps == 0:
-            resident = run.resident(state)
-        batch = run.runtime.put_batch(run.host_batch(step)) | resident
-        state, _ = train_step_with_outputs(run.step_config, state, run.fixed, batch)
-        seen.append(state.carry.inputs[state.carry.steps == 1])
-    return run, state, torch.cat(seen)
-
-
-def test_a_run_that_augments_on_the_device_is_the_same_run(tmp_path):
-    _, host, seen = trained(tmp_path)
-    _, device, seen_on_device = trained(tmp_path, "option=device_augmentation")
-    assert torch.equal(seen, seen_on_device)
-    assert all(torch.equal(host.weights[name], device.weights[name]) for name in host.weights)
-
-
-@pytest.mark.parametrize("option", ["queue", "[queue,device_augmentation]"])
-def test_a_run_with_a_queue_sees_the_stream_without_gaps(tmp_path, option):
-    run, state, seen = trained(tmp_path, f"option={option}")
-    loader = trained(tmp_path)[0].loader
-    assert len(seen) == int(state.taken) > 6
-    assert len(seen) < 6 * run.total_steps  # the batches of the released code have that many rows, of which these would be used
-    assert np.array_equal(seen, loader.rows(0, len(seen))["inputs"])
-
-
-def test_a_queue_counts_rows_in_32_bits(tmp_path):
-    with pytest.raises(ConfigError, match=r"data\.refill=queue counts rows up to"):
-        Run(compose([*RUN, f"data.path={tmp_path}/data", "option=queue", "train.max_steps=1000000000"]), tmp_path)

@@ -8,7 +8,7 @@ from running import TINY, command, run, run_unread
 
 from trm.data.format import array_path
 
-SHORT = [*TINY, "hardware=native", "hardware.backend=eager", "train.max_steps=2", "evaluate.max_puzzles=16"]
+SHORT = [*TINY, "hardware=cpu", "hardware.backend=eager", "train.max_steps=2", "evaluate.max_puzzles=16"]
 SIDES = {"sudoku_4x4": 4, "sudoku_6x6": 6}
 
 of_every_size = pytest.mark.parametrize("trained", SIDES, indirect=True)

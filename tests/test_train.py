@@ -142,7 +142,7 @@ def test_ema_off_trains_the_same_weights(folder, whole):
 
 
 def test_without_torch_xla_the_run_learns_the_same(folder, whole):
-    run(folder, "trm.train", *TINY, "run_name=eager", "hardware=native", "hardware.backend=eager")
+    run(folder, "trm.train", *TINY, "run_name=eager", "hardware=cpu", "hardware.backend=eager")
     run(folder, "trm.train", *TINY, "run_name=inductor", "hardware=cpu")
     eager, inductor, xla = ([line["loss"] for line in metrics(r, "train")[:3]] for r in (*without_xla(folder), whole))
     assert eager == pytest.approx(xla, rel=1e-4)

@@ -10,7 +10,7 @@ import dataclasses
 import logging
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -22,7 +22,7 @@ from omegaconf import OmegaConf
 
 from trm.backends.xla import Runtime, start
 from trm.cli import EXIT_FAILED, EXIT_PREEMPTED, hydra_command
-from trm.config import LARGEST_COUNT, Config, digest, resume_conflicts, to_plain, total_steps
+from trm.config import Config, digest, resume_conflicts, to_plain, total_steps
 from trm.core.curriculum import Stage, stages
 from trm.core.model import Weights, architecture, init_fixed, num_parameters
 from trm.core.step import METRICS, Batch, StepConfig, TrainState, draw_min_steps, init_state, train_step
@@ -30,7 +30,6 @@ from trm.data.build import ensure_dataset
 from trm.data.format import load_dataset
 from trm.data.loader import TrainLoader
 from trm.data.prefetch import Prefetcher
-from trm.data.queue import RowQueue
 from trm.errors import CheckpointError, ConfigError, RunFailure
 from trm.inference.evaluator import EvaluationStopped, Evaluator, make_evaluator, never
 from trm.inference.samples import write_samples
@@ -87,17 +86,7 @@ class Run:
             data_seed=cfg.data.seed,
             process_index=self.runtime.process_index,
             process_count=self.runtime.process_count,
-            augment_on_device=cfg.data.augment_on == "device",
         )
-        self.queue: RowQueue | None = None
-        if cfg.data.refill == "queue":
-            # as many rows as the steps from one look at the devices to the next can take
-            self.queue = RowQueue(self.loader, cfg.train.log_every_steps * cfg.train.global_batch_size)
-            if self.total_steps * cfg.train.global_batch_size > LARGEST_COUNT:
-                raise ConfigError(
-                    f"data.refill=queue counts rows up to {LARGEST_COUNT}, which {self.total_steps} steps of "
-                    f"{cfg.train.global_batch_size} rows pass: lower train.max_steps or train.epochs"
-                )
 
         # ------------------------------------------------------------------------------------------------------------ model
         facts, self.sudoku = dataset.metadata, dataset.sudoku
@@ -188,7 +177,6 @@ class Run:
         fixed = runtime.put_replicated(self.fixed)
         evaluator = make_evaluator(cfg, runtime, self.arch, self.fixed)
         state = self.place(state)
-        resident = self.resident(state)
         stage: Stage | None = None
 
         clock.reset(self.step)
@@ -205,13 +193,12 @@ class Run:
             return runtime.put_batch(self.host_batch(step, stop))
 
         with (
-            self.queue or contextlib.nullcontext(),
             progress_bar(cfg.train.progress, self.start_step, self.total_steps) as bar,
             Prefetcher(device_batch, steps) as batches,
         ):
             while self.step < self.total_steps:
                 # ------------------------------------------------------------------------------------------------------ step
-                batch = batches.next() | resident
+                batch = batches.next()
                 if stage is None or self.step == stage.stop:
                     stage, step_function = self._enter_stage(state, fixed, batch)
                 with clock.calling():
@@ -227,7 +214,6 @@ class Run:
                     stop_votes = self._log_training(state, clock, batches)
                     stopping = stopping or stop_votes > 0  # several hosts stop together, at a step where all read the votes
                     state = state._replace(metrics=runtime.put_replicated(torch.zeros(len(METRICS), dtype=self.arch.master_dtype)))
-                    resident |= self._queued_rows(state)
                     self.writer.check()
                 if self.step % XLA_METRICS_EVERY_STEPS == 0:
                     log.info("XLA Metrics at step %s: %s", self.step, runtime.metrics_line())
@@ -279,25 +265,10 @@ class Run:
         carry = self.runtime.put_rows(self._own_rows(state.carry))
         return self.runtime.put_replicated(state._replace(carry=None))._replace(carry=carry)  # type: ignore[arg-type]
 
-    def resident(self, state: TrainState) -> Batch:
-        """What the step takes beside its batch and keeps over many steps, on the devices: the puzzles to augment, the queue."""
-        base = self._put_replicated(self.loader.base()) if self.cfg.data.augment_on == "device" else {}
-        return base | self._queued_rows(state)
-
-    def _queued_rows(self, state: TrainState) -> Batch:
-        """With data.refill=queue the rows of the training stream that are not taken yet. Waits for the devices."""
-        if self.queue is None or state.taken is None:
-            return {}
-        return self._put_replicated(self.queue.window(int(self.runtime.fetch(state.taken))))
-
-    def _put_replicated(self, arrays: Mapping[str, np.ndarray]) -> Batch:
-        return self.runtime.put_replicated({name: torch.from_numpy(array) for name, array in arrays.items()})
-
     def host_batch(self, step: int, stop: StopSignal | None = None) -> dict[str, Any]:
         """This process's rows of the batch of a 0-based step; of several processes with their wish to stop."""
         min_steps = draw_min_steps(self.cfg.recursion, self.cfg.seed, step, self.cfg.train.global_batch_size)
-        rows = self.loader.batch(step) if self.queue is None else {}
-        batch = {**rows, "min_steps": self._own_rows(min_steps)}
+        batch = {**self.loader.batch(step), "min_steps": self._own_rows(min_steps)}
         if self.runtime.process_count > 1:
             batch["stop"] = np.full(self.local_batch_size, stop is not None and stop.requested, dtype=np.int32)
         return batch

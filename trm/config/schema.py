@@ -133,6 +133,7 @@ class DataConfig:
     """Which puzzles, how many, and where the dataset folder is."""
 
     name: str = _key(MISSING, "name of the dataset, part of its folder's name")
+    task: str = _key("sudoku", "kind of puzzle: a folder of trm/tasks")
     source: str = _key("csv", "csv files, or generated here", choices=("csv", "generated"))
     box_rows: int = _key(3, "rows of a Sudoku box", low=1, high=5)
     box_cols: int = _key(3, "columns of a Sudoku box", low=1, high=5)
@@ -146,13 +147,6 @@ class DataConfig:
     )
     on_the_fly_aug: int = _key(
         1000, "augmented variants of each puzzle that the loader draws from when none are stored", low=0, high=1000000
-    )
-    augment_on: str = _key("host", "where on-the-fly variants are made; the rows are the same", choices=("host", "device"))
-    refill: str = _key(
-        "batch",
-        "rows that halted take the puzzle at their own place in the step's batch (the others of the batch are discarded), or the "
-        "next ones of a queue on the devices, so that every puzzle is trained on",
-        choices=("batch", "queue"),
     )
     seed: int = _key(0, "seed of the dataset: choice of puzzles, generation, augmentation", low=0, high=2**31 - 1)
 
@@ -415,11 +409,6 @@ def validate(cfg: Config) -> None:
         )
     if hardware.dtype == "float64" and hardware.loss_dtype != "float64":
         raise ConfigError("hardware.dtype=float64 needs hardware.loss_dtype=float64")
-    if cfg.data.augment_on == "device" and (cfg.data.num_aug or not cfg.data.on_the_fly_aug):
-        raise ConfigError(
-            f"data.augment_on=device makes variants on the fly, which data.num_aug={cfg.data.num_aug} and "
-            f"data.on_the_fly_aug={cfg.data.on_the_fly_aug} leave none of: set data.num_aug=0 and data.on_the_fly_aug=1000"
-        )
     if cfg.data.source == "generated" and (cfg.data.train_csv or cfg.data.test_csv):
         raise ConfigError("data.train_csv and data.test_csv are for data.source=csv: remove them or choose another data=")
     if not 2 <= cfg.data.side <= 25:
@@ -518,7 +507,7 @@ def numerics(plain: dict[str, Any]) -> dict[str, Any]:
 
     Left out: names, paths, tracking, intervals of logging and saving, and which and how many devices do the work.
     """
-    left_out = ("path", "train_csv", "test_csv", "num_test_puzzles", "augment_on")
+    left_out = ("task", "path", "train_csv", "test_csv", "num_test_puzzles")
     data = {k: v for k, v in plain["data"].items() if k not in left_out}
     return {
         **{group: plain[group] for group in ("model", "recursion", "ema", "optimizer")},

@@ -16,14 +16,12 @@ import torch
 from torch import Tensor
 
 from trm.config import Config, OptimizerConfig, RecursionConfig
-from trm.core.fresh_rows import fresh_rows
 from trm.core.losses import IGNORE_LABEL, binary_cross_entropy, cell_cross_entropy
 from trm.core.model import Architecture, Output, Weights, forward, init_puzzle_embedding, init_weights, with_latents
 from trm.core.optim import clip_gradients, learning_rate, norm, second_moments, update_ema, update_puzzle_embedding, update_weights
 from trm.core.recursion import Latents
 
 # inputs [B, C], labels [B, C], puzzle_identifiers [B], min_steps [B] (training), stop [B] (of several hosts); all int32.
-# In training rows may also come as trm/core/fresh_rows.py says.
 Batch = dict[str, Tensor]
 
 # Sums over rows. Training counts the rows that halted in the step, evaluation every puzzle; losses are sums over `rows` rows.
@@ -59,7 +57,6 @@ class TrainState(NamedTuple):
     carry: Carry
     step: Tensor  # scalar int32, updates done
     metrics: Tensor  # [M] sums since the last log, master dtype
-    taken: Tensor | None = None  # scalar int32, rows taken of the training stream; None but for data.refill=queue
 
 
 @dataclass(frozen=True)
@@ -110,7 +107,6 @@ def init_state(cfg: Config, arch: Architecture, fixed: Weights) -> TrainState:
         carry=empty_carry(arch, fixed, cfg.train.global_batch_size),
         step=torch.zeros((), dtype=torch.int32),
         metrics=torch.zeros(len(METRICS), dtype=arch.master_dtype),
-        taken=torch.zeros((), dtype=torch.int32) if cfg.data.refill == "queue" else None,
     )
 
 
@@ -263,7 +259,6 @@ def loss_and_grads(
 
 def train_step_with_outputs(cfg: StepConfig, state: TrainState, fixed: Weights, batch: Batch) -> tuple[TrainState, StepOutputs]:
     """One training step, with what it computed on the way. The gradients and norms of the outputs are those before clipping."""
-    batch, taken = fresh_rows(batch, state.carry.halted, state.taken)
     (grads, vector_grads), carry, outputs = loss_and_grads(cfg, state, fixed, batch)
     grads = clip_gradients(grads, cfg.optimizer.clip_grad_norm)
     step = state.step + 1
@@ -282,7 +277,6 @@ def train_step_with_outputs(cfg: StepConfig, state: TrainState, fixed: Weights, 
         carry=carry,
         step=step,
         metrics=state.metrics + outputs.metrics,
-        taken=taken,
     )
     return new_state, outputs
 

@@ -3,7 +3,7 @@
 The training stream is an endless row of positions. Position q is puzzle q mod G of epoch q // G's order (every base puzzle once
 an epoch), in a variant drawn by hashing (seed, q); step s takes positions [s * B, (s + 1) * B). So there is never a partial
 batch, any step can be drawn without the steps before it, and hosts that share a batch need not talk.
-Shapes: G groups, P base puzzles, B rows of the global batch, L tokens, S side of the grid, V vocabulary.
+Shapes: G groups, B rows of the global batch, L tokens.
 """
 
 import math
@@ -15,17 +15,9 @@ from numpy.typing import NDArray
 from trm.data.format import Dataset, Metadata
 from trm.data.hashing import Stream, hash64, permutations
 from trm.errors import DataError
-from trm.tasks.sudoku.symmetry import augment, draw, undo
+from trm.tasks.sudoku.symmetry import augment, undo
 
 IGNORED_LABEL = -100
-
-# Names in batches whose rows the step makes itself (trm/core/fresh_rows.py). What is the same for every row:
-# all base puzzles, tokens [P, L] uint8, and the token that marks a cell without label, scalar int32
-BASE_INPUTS, BASE_LABELS, BASE_IGNORED = "base/inputs", "base/labels", "base/ignored"
-# Of each row: base puzzle [B]; base cell as the sum of a row's and a column's [B, S] each; new token of every token [B, V]; int32
-PUZZLES, ROW_ORDER, COL_ORDER, RELABEL = "puzzles", "row_order", "col_order", "relabel"
-# A queue of rows (trm/data/queue.py): prefix of the names of its rows, and the number of the first one in the stream, scalar int32
-QUEUE, QUEUE_FIRST = "queue/", "queue_first"
 
 Batch = dict[str, NDArray[np.int32]]
 
@@ -58,9 +50,7 @@ class TrainLoader:
     """The training stream of one host.
 
     `seed` orders puzzles and draws variants; `data_seed` (data.seed) is what the variants themselves are made from. Where the
-    dataset stores variants those are drawn from, else variants 0..on_the_fly_aug are made here; the stream is the same. With
-    `augment_on_device` batches name base puzzles and symmetries instead, from which the step makes the same rows out of `base`
-    (trm/core/fresh_rows.py).
+    dataset stores variants those are drawn from, else variants 0..on_the_fly_aug are made here; the stream is the same.
     """
 
     def __init__(
@@ -73,7 +63,6 @@ class TrainLoader:
         data_seed: int,
         process_index: int = 0,
         process_count: int = 1,
-        augment_on_device: bool = False,
     ):
         self._dataset = dataset
         self._seed = seed
@@ -89,9 +78,6 @@ class TrainLoader:
             self._num_variants[:] = on_the_fly_aug + 1
             self._inputs = np.asarray(dataset.inputs, np.uint8)
             self._labels = np.asarray(dataset.labels, np.uint8)
-        elif augment_on_device:
-            raise DataError("data.augment_on=device needs a dataset without stored variants: use another data.path")
-        self._on_device = augment_on_device
         self._block_steps = max(1, BLOCK_ROWS // (self._rows.stop - self._rows.start))
         self._block_number, self._block = -1, dict[str, NDArray[np.int32]]()
         self._first_epoch, self._orders = 0, np.empty((0, dataset.num_groups), np.int64)  # [epochs from the first on, G]
@@ -109,31 +95,12 @@ class TrainLoader:
         local = self._rows.stop - self._rows.start
         return {name: rows[place * local : (place + 1) * local] for name, rows in self._block.items()}
 
-    def base(self) -> dict[str, NDArray[np.integer]]:
-        """What the step makes rows from with `augment_on_device`, the same on every host: all base puzzles."""
-        ignored = self._dataset.metadata.ignore_label_id
-        return {
-            BASE_INPUTS: self._inputs,
-            BASE_LABELS: self._labels,
-            BASE_IGNORED: np.array(-1 if ignored is None or not 0 <= ignored < 256 else ignored, np.int32),  # tokens are uint8
-        }
-
-    def rows(self, start: int, stop: int) -> Batch:
-        """The positions `start` to `stop` of the stream, in the form of `batch`."""
-        return self._rows_at(np.arange(start, stop))
-
     def _rows_at(self, positions: NDArray[np.int64]) -> Batch:
         """Rows of rising positions."""
         groups = self._groups_at(positions)
         draws = hash64(Stream.VARIANT, self._seed, positions)
         variants = (draws % self._num_variants[groups].astype(np.uint64)).astype(np.int64)
         rows = self._first_row[groups]
-        if self._on_device:
-            assert self._dataset.sudoku is not None
-            row_order, col_order, relabel = draw(self._dataset.sudoku, self._data_seed, groups, variants)
-            made: dict[str, NDArray[np.integer]] = {PUZZLES: groups, ROW_ORDER: row_order, COL_ORDER: col_order, RELABEL: relabel}
-            made["puzzle_identifiers"] = self._dataset.puzzle_identifiers[rows]
-            return {name: array.astype(np.int32) for name, array in made.items()}
         inputs: NDArray[np.integer]
         labels: NDArray[np.integer]
         if self._on_the_fly:

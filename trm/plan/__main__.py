@@ -9,8 +9,8 @@ graph of the step beside the analytic count, the roofline of a step, and hours a
 
   plan.compile=true              compile the training and the evaluation step for the TPU, ahead of time: memory of a chip by kind,
                                  collectives and their bytes; on out-of-memory the largest batch that fits. About a minute a step;
-                                 needs jax and libtpu: make setup-plan, or make setup EXTRAS=dev,plan; not for data.refill=queue,
-                                 data.augment_on=device and evaluate.early_exit=true, whose steps are others
+                                 needs jax and libtpu: make setup-plan, or make setup EXTRAS=dev,plan; not for
+                                 evaluate.early_exit=true, whose step is another
   plan.python=PATH               the interpreter with jax and libtpu, if it is neither this one nor that of .venv-plan
   plan.utilisation_percent=[20,40,60]  shares of the chips' peak to give hours for
   plan.host_ms_per_step=3        no step is shorter than this, whatever the chips do
@@ -56,14 +56,10 @@ def estimates(work: Workload, cfg: Config, settings: PlanSettings) -> dict[str, 
 
 def refuse_other_steps(cfg: Config) -> None:
     """Raise ConfigError where the run's steps are not those that trm.plan.lowering traces."""
-    others = {
-        "data.refill=queue": cfg.data.refill == "queue",
-        "data.augment_on=device": cfg.data.augment_on == "device",
-        "evaluate.early_exit=true": cfg.evaluate.early_exit,
-    }
-    for option, chosen in others.items():
-        if chosen:
-            raise ConfigError(f"{option}: plan.compile=true would compile another step than this run's: leave it out of the plan")
+    if cfg.evaluate.early_exit:
+        raise ConfigError(
+            "evaluate.early_exit=true: plan.compile=true would compile another step than this run's: leave it out of the plan"
+        )
 
 
 def main(arguments: list[str]) -> None:

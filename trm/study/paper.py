@@ -55,7 +55,6 @@ ABLATED: Mapping[str, Any] = {
 FIXED: Mapping[str, Any] = {
     "data.name": DATASET,
     "data.num_puzzles": 1000,
-    "data.refill": "batch",
     "model.hidden_size": 512,
     "model.expansion": 4.0,
     "model.rms_norm_eps": 1e-5,
