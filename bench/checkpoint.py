@@ -6,10 +6,9 @@ from pathlib import Path
 
 from bench.machine import Row, figures
 from trm.cli import compose
-from trm.config import digest, to_plain
-from trm.core.step import init_state
-from trm.run.checkpoint import CheckpointWriter, Meta, flatten, load_checkpoint
-from trm.train import Run
+from trm.run.checkpoint import CheckpointWriter, flatten, load_checkpoint
+from trm.run.experiment import build
+from trm.run.record import Record
 
 SIZES = {
     "demo": ["experiment=demo_4x4"],
@@ -23,15 +22,16 @@ def measure(overrides: list[str], sizes: list[str], rounds: int) -> list[Row]:
     rows = []
     for size in sizes:
         with tempfile.TemporaryDirectory() as folder:
-            run = Run(compose([*SIZES[size], *overrides, f"data.path={folder}/data"]), Path(folder))
-        state = run.place(init_state(run.cfg, run.arch, run.fixed))
+            exp = build(compose([*SIZES[size], *overrides, f"data.path={folder}/data"]))
+        state, record = exp.place(exp.first_state()), Record()
         held, written, read = [], [], []
         with tempfile.TemporaryDirectory() as folder:
             writer = CheckpointWriter(Path(folder), keep=1)
             for step in range(rounds):
                 began = time.perf_counter()
-                tensors = flatten(run.runtime.fetch(state))
-                writer.save(tensors, _meta(run, step), is_best=False)
+                tensors = flatten(exp.runtime.fetch(state))
+                record.step = step
+                writer.save(tensors, record.meta(exp), is_best=False)
                 held.append(time.perf_counter() - began)
                 writer.wait()
                 written.append(time.perf_counter() - began)
@@ -44,7 +44,3 @@ def measure(overrides: list[str], sizes: list[str], rounds: int) -> list[Row]:
         row: Row = {"size": size, "MB": size_mb} | figures(seconds)
         rows.append(row | {f"all {name}": values for name, values in seconds.items()})
     return rows
-
-
-def _meta(run: Run, step: int) -> Meta:
-    return Meta(step, to_plain(run.cfg), digest(run.cfg), None, None, None, None, run.data_sizes, None)

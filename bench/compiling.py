@@ -6,13 +6,12 @@ XLA compiles before it steps. Inductor compiles within the first step: what a se
 import os
 import tempfile
 import time
-from pathlib import Path
 from typing import Any
 
 from bench.machine import Row, figures, in_child
 from trm.cli import compose
-from trm.core.step import init_state
-from trm.train import Run, train_program
+from trm.core.programs import train_program
+from trm.run.experiment import build
 
 # generated puzzles have the sizes of the paper's
 PAPER = ["data=sudoku_9x9", "data.num_puzzles=32", "data.num_test_puzzles=4", "train.global_batch_size=32", "train.max_steps=1000"]
@@ -52,13 +51,13 @@ def in_this_process(request: dict[str, Any]) -> list[Row]:
     """One start: a row of FIGURES."""
     os.environ["TORCHINDUCTOR_CACHE_DIR"] = request["cache"]
     with tempfile.TemporaryDirectory() as folder:
-        run = Run(compose([*request["overrides"], f"data.path={folder}/data"]), Path(folder))
-    runtime = run.runtime
-    state, fixed = run.place(init_state(run.cfg, run.arch, run.fixed)), runtime.put_replicated(run.fixed)
-    batch = runtime.put_batch(run.host_batch(0))
-    step = runtime.compile(train_program(runtime, run.step_config), donate=0)
+        exp = build(compose([*request["overrides"], f"data.path={folder}/data"]))
+    runtime = exp.runtime
+    state, fixed = exp.place(exp.first_state()), runtime.put_replicated(exp.fixed)
+    batch = runtime.put_batch(exp.host_batch(0))
+    step = runtime.compile(*train_program(exp.step_config))
     began = time.perf_counter()
-    if run.cfg.hardware.backend == "xla":
+    if exp.cfg.hardware.backend == "xla":
         runtime.prepare(step, state, fixed, batch)
         compiled_s = time.perf_counter() - began
         runtime.fetch(step(state, fixed, batch).step)

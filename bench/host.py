@@ -25,13 +25,16 @@ from typing import Any
 from bench.machine import Row, in_child, median_and_spread
 from trm.backends.xla import XlaRuntime
 from trm.cli import compose
-from trm.config import Config
 from trm.core.curriculum import Stage
 from trm.core.model import Weights
-from trm.core.step import Batch, TrainState, init_state
+from trm.core.programs import train_program
+from trm.core.step import Batch, TrainState
 from trm.run.clock import Clock
+from trm.run.experiment import build
+from trm.run.outputs import Outputs
+from trm.run.record import Record
 from trm.run.signals import StopSignal
-from trm.train import Run, StepFunction, train_program
+from trm.train import StepFunction, Training
 
 TINY = ["data=sudoku_4x4", "model=tiny", "model.hidden_size=8", "model.num_heads=1", "recursion=t3_n6", "tracking=none"]
 TINY += ["train.global_batch_size=8", "train.max_steps=1000000", "data.num_puzzles=64", "data.num_test_puzzles=16"]
@@ -62,7 +65,7 @@ def in_this_process(request: dict[str, Any]) -> list[Row]:
         if way == "loop":
             times, recompiles = _in_the_loop(overrides, steps, folder)
         else:
-            times, recompiles = _alone(overrides, steps, folder, lazy=way == "lazy")
+            times, recompiles = _alone(overrides, steps, lazy=way == "lazy")
     medians = {f"{name} ms": median_and_spread(values)["median"] for name, values in times.items()}
     host = median_and_spread(times["host"])
     spread = {"host low": host["low"], "host high": host["high"], "host max": host["max"]}
@@ -70,22 +73,22 @@ def in_this_process(request: dict[str, Any]) -> list[Row]:
     return [row | {"all host ms": times["host"]}]
 
 
-def _alone(overrides: Sequence[str], steps: int, folder: Path, *, lazy: bool) -> tuple[dict[str, list[float]], int]:
+def _alone(overrides: Sequence[str], steps: int, *, lazy: bool) -> tuple[dict[str, list[float]], int]:
     """Milliseconds of each step, and how often it compiled again."""
-    run = Run(compose([*overrides]), folder)
-    runtime = run.runtime
+    exp = build(compose([*overrides]))
+    runtime = exp.runtime
     assert isinstance(runtime, XlaRuntime)
-    program = train_program(runtime, run.step_config)
-    compiled: Any = runtime.compile(program)
+    program = train_program(exp.step_config)
+    compiled: Any = runtime.compile(program.function, program.rows)
     compiled._drain = None  # waiting is timed by itself
-    state, fixed = run.place(init_state(run.cfg, run.arch, run.fixed)), runtime.put_replicated(run.fixed)
+    state, fixed = exp.place(exp.first_state()), runtime.put_replicated(exp.fixed)
     compiles = 0
     times: dict[str, list[float]] = {"data": [], "call": [], "host": [], "waiting for the device": []}
     for step in range(WARM_UP + steps):
         began = time.perf_counter()
-        batch = runtime.put_batch(run.host_batch(step))
+        batch = runtime.put_batch(exp.host_batch(step))
         loaded = time.perf_counter()
-        state = runtime.run_lazily(program, state, fixed, batch) if lazy else compiled(state, fixed, batch)
+        state = runtime.run_lazily(*program[:2], state, fixed, batch) if lazy else compiled(state, fixed, batch)
         called = time.perf_counter()
         runtime.wait()
         ended = time.perf_counter()
@@ -116,16 +119,13 @@ class _NotingClock(Clock):
         self.calls.append((began, time.perf_counter()))
 
 
-class _NotingRun(Run):
-    """A run that notes the times of its loop; the devices are drained at the end of each call."""
+class _NotingTraining(Training):
+    """A loop that notes its times; the devices are drained at the end of each call."""
 
-    def __init__(self, cfg: Config, run_dir: Path) -> None:
-        super().__init__(cfg, run_dir)
-        self.noting, self.waited_s, self.compiles = _NotingClock(), list[float](), list[int]()
-
-    def _loop(self, state: TrainState, stop: StopSignal) -> bool:
-        self.clock = self.noting
-        return super()._loop(state, stop)
+    def __init__(self, *parts: Any) -> None:
+        super().__init__(*parts)
+        self.clock = self.noting = _NotingClock()
+        self.waited_s, self.compile_counts = list[float](), list[int]()
 
     def _enter_stage(self, state: TrainState, fixed: Weights, batch: Batch) -> tuple[Stage, StepFunction]:
         stage, step_function = super()._enter_stage(state, fixed, batch)
@@ -136,16 +136,20 @@ class _NotingRun(Run):
     def _drain(self) -> None:
         began = time.perf_counter()
         self.runtime.wait()
-        self.compiles.append(self.runtime.compile_count())
+        self.compile_counts.append(self.runtime.compile_count())
         self.waited_s.append(time.perf_counter() - began)
 
 
 def _in_the_loop(overrides: Sequence[str], steps: int, folder: Path) -> tuple[dict[str, list[float]], int]:
     """Milliseconds of each step, and how often something compiled again."""
     length = ["train.progress=off", f"train.max_steps={WARM_UP + steps}", f"train.log_every_steps={LOG_EVERY_STEPS}"]
-    run = _NotingRun(compose([*overrides, *length, "train.eval_every_steps=null", "train.checkpoint_every_steps=null"]), folder)
-    assert isinstance(run.runtime, XlaRuntime)
-    run.execute(StopSignal())  # nobody asks it to stop
+    exp = build(compose([*overrides, *length, "train.eval_every_steps=null", "train.checkpoint_every_steps=null"]))
+    assert isinstance(exp.runtime, XlaRuntime)
+    record = Record()
+    outputs = Outputs(exp, folder, record)
+    run = _NotingTraining(exp, folder, record, outputs, StopSignal())  # nobody asks it to stop
+    run.loop(exp.first_state())
+    outputs.close()
     times: dict[str, list[float]] = {"between calls": [], "call": [], "host": [], "waiting for the device": []}
     for step in range(WARM_UP, WARM_UP + steps):
         (began, ended), waited_s = run.noting.calls[step], run.waited_s[step]
@@ -153,4 +157,4 @@ def _in_the_loop(overrides: Sequence[str], steps: int, folder: Path) -> tuple[di
         parts = (began - before, ended - began - waited_s, ended - before - waited_s, waited_s)
         for name, seconds in zip(times, parts, strict=True):
             times[name].append(1e3 * seconds)
-    return times, run.compiles[-1] - run.compiles[WARM_UP - 1]
+    return times, run.compile_counts[-1] - run.compile_counts[WARM_UP - 1]

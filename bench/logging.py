@@ -14,8 +14,8 @@ import numpy as np
 from bench.machine import Row, median_and_spread
 from trm.cli import compose
 from trm.config import Config
-from trm.core.step import METRICS
-from trm.inference.samples import MOST_SAMPLES, Samples
+from trm.core.metrics import METRICS, MOST_SAMPLES
+from trm.inference.samples import Samples
 from trm.plan.estimate import estimate
 from trm.plan.workload import workload
 from trm.run.clock import Lap

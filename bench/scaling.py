@@ -17,6 +17,7 @@ into the chip's memory it does not say; `python -m trm.plan plan.compile=true` d
 """
 
 import ctypes
+import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -27,15 +28,16 @@ from scipy import stats
 
 from bench import step
 from bench.machine import Row, in_child, median_and_spread
-from trm.backends.xla import start
+from trm.backends import start
 from trm.cli import compose
 from trm.config import Config, digest
 from trm.core.model import init_fixed
+from trm.core.programs import train_program
 from trm.core.step import draw_min_steps, init_state
 from trm.plan.estimate import estimate, with_placement
 from trm.plan.settings import PlanSettings
 from trm.plan.workload import analytic_train_flops, architecture_of, num_bytes, step_config, workload
-from trm.train import train_program
+from trm.run.experiment import on_devices
 
 BASE = ["data=sudoku_6x6", "model=tiny", "recursion=t2_n2", "train.global_batch_size=16"]
 COMMON = ["tracking=none", "train.max_steps=1000000"]
@@ -154,7 +156,8 @@ def in_this_process(request: dict[str, Any]) -> list[Row]:
 
 def _training(cfg: Config) -> tuple[step.Programs, int]:
     """The training step as trm.train compiles it, on a random batch, and the bytes of its state."""
-    runtime, arch, rows = start(cfg.hardware), architecture_of(cfg), cfg.train.global_batch_size
+    runtime, rows = start(cfg.hardware), cfg.train.global_batch_size
+    arch = on_devices(architecture_of(cfg), runtime)
     fixed_of_host = init_fixed(arch, cfg.seed)
     state_of_host = init_state(cfg, arch, fixed_of_host)
     fixed, state = runtime.put_replicated((fixed_of_host, state_of_host))
@@ -168,7 +171,7 @@ def _training(cfg: Config) -> tuple[step.Programs, int]:
             "min_steps": draw_min_steps(cfg.recursion, cfg.seed, 0, rows),
         }
     )
-    training_step = runtime.compile(train_program(runtime, step_config(cfg)), donate=0)
+    training_step = runtime.compile(*train_program(dataclasses.replace(step_config(cfg), arch=arch)))
 
     def train() -> None:
         nonlocal state

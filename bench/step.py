@@ -18,10 +18,12 @@ import torch
 from bench import ordinary
 from bench.machine import Row, Worker, matmul_rate, median_and_spread, onednn_rate
 from trm.cli import compose
-from trm.core.step import METRICS, empty_carry, init_state
-from trm.inference.evaluator import eval_program, held_out_loader
+from trm.core.metrics import METRICS
+from trm.core.programs import eval_program, train_program
+from trm.core.step import empty_carry
+from trm.inference.evaluator import held_out_loader
 from trm.plan.workload import analytic_eval_flops, analytic_train_flops
-from trm.train import Run, train_program
+from trm.run.experiment import Experiment, build
 
 COMMON = ["tracking=none", "train.max_steps=1000000", "data.num_puzzles=256", "data.num_test_puzzles=64"]
 PAPER = ["data=sudoku_9x9", "recursion=t3_n6", "train.global_batch_size=32"]  # generated puzzles have the sizes of the paper's
@@ -117,9 +119,8 @@ _here: list[Programs] = []  # of this process
 
 def prepare(overrides: list[str], way: str, backend: str) -> dict[str, float]:
     """Build and warm up a way's programs in this process; returns seconds of a step of each kind."""
-    with tempfile.TemporaryDirectory() as folder:
-        run = Run(compose([*overrides, f"hardware.backend={backend}"]), Path(folder))
-    programs = _ordinary_programs(run) if way == ORDINARY else _compiled_programs(run)
+    exp = build(compose([*overrides, f"hardware.backend={backend}"]))
+    programs = _ordinary_programs(exp) if way == ORDINARY else _compiled_programs(exp)
     _here[:] = [programs]
     for kind in KINDS:
         programs.block(kind, 1)  # compiles
@@ -131,25 +132,25 @@ def block(kind: str, steps: int) -> float:
     return _here[0].block(kind, steps)
 
 
-def _compiled_programs(run: Run) -> Programs:
-    runtime, arch = run.runtime, run.arch
-    fixed = runtime.put_replicated(run.fixed)
-    state = run.place(init_state(run.cfg, arch, run.fixed))
-    batches = itertools.cycle([runtime.put_batch(run.host_batch(step)) for step in range(NUM_BATCHES)])
-    training_step = runtime.compile(train_program(runtime, run.step_config), donate=0)
+def _compiled_programs(exp: Experiment) -> Programs:
+    runtime, arch = exp.runtime, exp.arch
+    fixed = runtime.put_replicated(exp.fixed)
+    state = exp.place(exp.first_state())
+    batches = itertools.cycle([runtime.put_batch(exp.host_batch(step)) for step in range(NUM_BATCHES)])
+    training_step = runtime.compile(*train_program(exp.step_config))
 
     def train() -> None:
         nonlocal state
         state = training_step(state, fixed, next(batches))
 
     # the state is donated to the training step: evaluation has weights of its own
-    own = init_state(run.cfg, arch, run.fixed)
+    own = exp.first_state()
     weights, table = runtime.put_replicated((own.ema or own.weights, own.puzzle_embedding))
-    local = run.cfg.eval_batch_size // runtime.process_count
-    carry = runtime.put_rows(empty_carry(arch, run.fixed, local))
+    local = exp.cfg.eval_batch_size // runtime.process_count
+    carry = runtime.put_rows(empty_carry(arch, exp.fixed, local))
     sums = runtime.put_replicated(torch.zeros(len(METRICS), dtype=arch.master_dtype))
-    batch = runtime.put_batch(next(iter(held_out_loader(run.cfg, runtime, 1))))
-    evaluation_step = runtime.compile(eval_program(runtime, arch))
+    batch = runtime.put_batch(next(iter(held_out_loader(exp.cfg, runtime, 1))))
+    evaluation_step = runtime.compile(*eval_program(arch))
 
     def evaluate() -> None:
         nonlocal carry, sums
@@ -158,14 +159,14 @@ def _compiled_programs(run: Run) -> Programs:
     return Programs({"train": train, "eval": evaluate}, runtime.wait)
 
 
-def _ordinary_programs(run: Run) -> Programs:
-    trainer = ordinary.Trainer(run.cfg, run.arch, init_state(run.cfg, run.arch, run.fixed), run.fixed, run.total_steps)
-    batches = itertools.cycle([run.runtime.put_batch(run.host_batch(step)) for step in range(NUM_BATCHES)])
-    batch = run.runtime.put_batch(next(iter(held_out_loader(run.cfg, run.runtime, 1))))
-    carry = trainer.empty_carry(run.cfg.eval_batch_size)
+def _ordinary_programs(exp: Experiment) -> Programs:
+    trainer = ordinary.Trainer(exp.cfg, exp.arch, exp.first_state(), exp.fixed, exp.total_steps)
+    batches = itertools.cycle([exp.runtime.put_batch(exp.host_batch(step)) for step in range(NUM_BATCHES)])
+    batch = exp.runtime.put_batch(next(iter(held_out_loader(exp.cfg, exp.runtime, 1))))
+    carry = trainer.empty_carry(exp.cfg.eval_batch_size)
 
     def evaluate() -> None:
         nonlocal carry
         carry = trainer.evaluation_step(carry, batch)
 
-    return Programs({"train": lambda: trainer.step(next(batches)), "eval": evaluate}, run.runtime.wait)
+    return Programs({"train": lambda: trainer.step(next(batches)), "eval": evaluate}, exp.runtime.wait)

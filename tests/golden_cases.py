@@ -7,10 +7,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from trm.backends import Runtime
 from trm.config import ModelConfig, OptimizerConfig, RecursionConfig
+from trm.core.metrics import METRICS
 from trm.core.model import Architecture, init_fixed
-from trm.core.step import METRICS, StepConfig, TrainState, empty_carry
+from trm.core.step import StepConfig, TrainState, empty_carry
 from trm.interop import ModelTensors, from_reference
+from trm.run.experiment import on_devices
 
 
 @dataclass
@@ -18,12 +21,12 @@ class GoldenCase:
     settings: dict
     arrays: dict[str, np.ndarray]
     dtype: torch.dtype
-    backend: str
+    runtime: Runtime | None  # whose products and blocks the network takes; None = plain torch's
 
     @property
     def arch(self) -> Architecture:
         s = self.settings
-        return Architecture(
+        arch = Architecture(
             model=ModelConfig(
                 mixer="mlp" if s["mlp_t"] else "attention",
                 hidden_size=s["hidden_size"],
@@ -45,8 +48,8 @@ class GoldenCase:
             num_puzzle_identifiers=s["num_puzzle_identifiers"],
             dtype=self.dtype,
             loss_dtype=torch.float64,
-            backend=self.backend,
         )
+        return arch if self.runtime is None else on_devices(arch, self.runtime)
 
     @property
     def step_config(self) -> StepConfig:
@@ -95,6 +98,6 @@ class GoldenCase:
         return {k: self.arrays[f"eval/{k}"].astype(np.int32) for k in ("inputs", "labels", "puzzle_identifiers")}
 
 
-def load_case(path: Path, dtype: torch.dtype = torch.float64, backend: str = "xla") -> GoldenCase:
+def load_case(path: Path, dtype: torch.dtype = torch.float64, runtime: Runtime | None = None) -> GoldenCase:
     with np.load(path.with_suffix(".npz"), allow_pickle=False) as arrays:
-        return GoldenCase(json.loads(path.with_suffix(".json").read_text()), dict(arrays), dtype, backend)
+        return GoldenCase(json.loads(path.with_suffix(".json").read_text()), dict(arrays), dtype, runtime)

@@ -19,8 +19,9 @@ from bench.__main__ import main
 from bench.compare import ratio_with_interval
 from bench.machine import facts, in_child, median_and_spread, table
 from trm.cli import compose
+from trm.core.metrics import METRICS
 from trm.core.model import init_fixed
-from trm.core.step import METRICS, draw_min_steps, init_state, train_step_with_outputs
+from trm.core.step import draw_min_steps, init_state, train_step_with_outputs
 from trm.errors import RunFailure, UserError
 from trm.plan.workload import architecture_of, step_config
 

@@ -11,17 +11,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from running import TINY, metrics, run, summary
 
-from trm.backends.xla import start
+from trm.backends import start
 from trm.config import HardwareConfig, ModelConfig, RecursionConfig
+from trm.core.metrics import METRICS, MOST_SAMPLES
 from trm.core.model import Architecture, init_fixed, init_weights
-from trm.core.step import METRICS, empty_carry, eval_step
+from trm.core.step import empty_carry, eval_step
 from trm.data.format import Dataset, Metadata
 from trm.data.loader import EvalLoader
 from trm.errors import DataError, UserError
 from trm.evaluate import main
 from trm.inference.compute import compute_curve, elected, votes
 from trm.inference.evaluator import EarlyExitEvaluator, FullEvaluator
-from trm.inference.samples import MOST_SAMPLES, Samples
+from trm.inference.samples import Samples
 from trm.tasks.sudoku.rules import Sudoku
 from trm.tasks.sudoku.symmetry import augment, undo
 

@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from trm.cli import compose
-from trm.core.step import METRICS
+from trm.core.metrics import METRICS
 from trm.errors import RunFailure
-from trm.run.failures import check_losses, check_weights, explained, memory_words
-from trm.train import Run
+from trm.run.clock import Lap
+from trm.run.failures import check_losses, check_weights, explained, memory_words, slow_loader
 
 # As the compiler for a v4 said it of a step that was too big.
 TPU_MESSAGE = (
@@ -87,13 +87,9 @@ def test_weights_that_are_not_finite_are_named(cfg, tmp_path):
     check_weights({"lm_head": torch.ones(2)}, 7, cfg, tmp_path)
 
 
-def test_a_loader_slower_than_the_step_is_told_once_with_both_times():
-    run = object.__new__(Run)
-    run.slow_loader_told, run.warnings = False, []
-    run._warn_of_slow_loader(0.002, 0.001, 0.1)
-    assert run.warnings == []
-    run._warn_of_slow_loader(0.040, 0.030, 0.041)
-    run._warn_of_slow_loader(0.040, 0.030, 0.041)
-    [warning] = run.warnings
+def test_a_loader_slower_than_the_step_is_told_with_both_times():
+    assert slow_loader(Lap(10, 1.0, 0.0), made_s=0.02, waited_s=0.01) is None
+    assert slow_loader(Lap(0, 0.0, 0.0), made_s=0.02, waited_s=0.01) is None  # the first step, which is not timed
+    warning = slow_loader(Lap(10, 0.41, 0.0), made_s=0.4, waited_s=0.3)
     assert "40.0 ms for a batch and a step 11.0 ms" in warning
     assert "data.num_aug" in warning

@@ -4,19 +4,24 @@ What torch_xla does between hosts is stood in for: rows that the hosts put on th
 the two then computes whole. Everything else is the product's: which rows a host makes, who writes, how a stop on one is agreed.
 """
 
+import errno
+import os
+import shutil
 import threading
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 import torch
 import torch.utils._pytree as pytree
 from running import TINY, numbers, summary
 
-import trm.train
-from trm.backends.xla import NativeRuntime
+from trm.backends.native import NativeRuntime
 from trm.cli import EXIT_PREEMPTED, compose
-from trm.errors import RunFailure
-from trm.train import Run
+from trm.errors import ConfigError, RunFailure, UserError
+from trm.run import experiment
+from trm.run.experiment import build
+from trm.train import execute
 
 CONFIG = [*TINY, "hardware=cpu", "hardware.backend=eager", "train.max_steps=8", "train.eval_every_steps=4"]
 
@@ -43,7 +48,7 @@ class Meeting:
 
 
 class Host(NativeRuntime):
-    process_count = 2
+    process_count = num_devices = 2
 
     def __init__(self, hardware, index, meeting):
         super().__init__(hardware)
@@ -65,49 +70,46 @@ class Host(NativeRuntime):
 
 
 class StopAt:
-    """A stop that is asked for while the run does a certain step."""
+    """A stop that is asked for once the run's devices have been given so many batches."""
 
-    def __init__(self, run, step=10**9):
-        self.run, self.step = run, step
+    def __init__(self, host=None, batches=0):
+        self.host, self.batches = host, batches
 
     @property
     def requested(self):
-        return getattr(self.run, "step", 0) >= self.step
+        return self.host is not None and self.host.times["prefetch"] >= self.batches
 
 
-def train_on_two(cfg, folders, monkeypatch, stop_second_at=10**9):
-    """The exit code of each host, 0 where it got to the end, or why it failed."""
-    meeting, codes = Meeting(), {}
+def train_on_two(cfgs, folders, stop_second_at=10**9):
+    """How each host ended: 0 where it got to the end, an exit code, or the words of an error."""
+    meeting, ends = Meeting(), {}
+    cfgs = cfgs if isinstance(cfgs, list) else [cfgs, cfgs]
 
-    def execute(run, stop):
+    def one(index):
         try:
-            run.execute(stop)
-            codes[run.runtime.process_index] = 0
-        except (SystemExit, RunFailure) as end:
-            codes[run.runtime.process_index] = end.code if isinstance(end, SystemExit) else str(end)
+            host = Host(cfgs[index].hardware, index, meeting)
+            stop = StopAt(host, stop_second_at) if index == 1 else StopAt()
+            execute(build(cfgs[index], host), folders[index], stop)
+            ends[index] = 0
+        except SystemExit as end:
+            ends[index] = end.code
+        except (RunFailure, UserError, OSError) as error:
+            ends[index] = f"{type(error).__name__}: {error}"
         finally:
             meeting.leave()
 
-    runs = []
-    for index in (0, 1):
-        monkeypatch.setattr(trm.train, "start", lambda hardware, index=index: Host(hardware, index, meeting))
-        runs.append(Run(cfg, folders[index]))
-    stops = [StopAt(runs[0]), StopAt(runs[1], stop_second_at)]
-    threads = [threading.Thread(target=execute, args=pair, name="loop") for pair in zip(runs, stops, strict=True)]
+    threads = [threading.Thread(target=one, args=(index,), name="loop") for index in (0, 1)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join(timeout=120)
         assert not thread.is_alive()
-    assert {run.step for run in runs} == {runs[0].step}
-    return codes
+    return ends
 
 
-def train_alone(cfg, folder, monkeypatch):
+def train_alone(cfg, folder):
     """The same run on one host."""
-    monkeypatch.setattr(trm.train, "start", NativeRuntime)
-    run = Run(cfg, folder)
-    run.execute(StopAt(run))
+    execute(build(cfg), folder, StopAt())
 
 
 @pytest.fixture
@@ -127,33 +129,78 @@ def weights(folder, step):
     return (folder / "checkpoints" / f"step_{step}" / "state.safetensors").read_bytes()
 
 
-def test_two_hosts_compute_what_one_does_and_one_writes(cfg, folders, monkeypatch):
-    train_alone(cfg, folders[2], monkeypatch)
-    assert train_on_two(cfg, folders, monkeypatch) == {0: 0, 1: 0}
+def test_two_hosts_compute_what_one_does_and_one_writes(cfg, folders):
+    train_alone(cfg, folders[2])
+    assert train_on_two(cfg, folders) == {0: 0, 1: 0}
     assert weights(folders[0], 8) == weights(folders[2], 8)
     for kind in ("train", "eval"):
         assert numbers(folders[0], kind) == numbers(folders[2], kind)
     assert list(folders[1].iterdir()) == []
 
 
-def test_a_stop_on_one_host_stops_both_at_a_step_and_they_resume_together(cfg, folders, monkeypatch):
-    codes = train_on_two(cfg, folders, monkeypatch, stop_second_at=2)
+def test_a_stop_on_one_host_stops_both_at_a_step_and_they_resume_together(cfg, folders):
+    codes = train_on_two(cfg, folders, stop_second_at=2)
     assert codes == {0: EXIT_PREEMPTED, 1: EXIT_PREEMPTED}
     stopped = summary(folders[0])
     assert stopped["status"] == "preempted"
     assert 2 <= stopped["steps"] < 8
     # both open the folder of the first, as hosts with a shared disk do
-    assert train_on_two(cfg, [folders[0], folders[0]], monkeypatch) == {0: 0, 1: 0}
-    train_alone(cfg, folders[2], monkeypatch)
+    assert train_on_two(cfg, [folders[0], folders[0]]) == {0: 0, 1: 0}
+    train_alone(cfg, folders[2])
     assert weights(folders[0], 8) == weights(folders[2], 8)
     assert numbers(folders[0]) == numbers(folders[2])
 
 
-def test_a_loss_that_is_not_finite_ends_both_with_the_same_diagnosis(tmp_path, folders, monkeypatch):
+def test_a_loss_that_is_not_finite_ends_both_with_the_same_diagnosis(tmp_path, folders):
     wild = ["optimizer.lr=1", "optimizer.weight_decay=1000", "optimizer.warmup_steps=0", "train.max_steps=20"]  # factor -999 a step
     cfg = compose([*CONFIG, f"data.path={tmp_path}/data", *wild])
-    reasons = train_on_two(cfg, folders, monkeypatch)
+    reasons = train_on_two(cfg, folders)
     assert reasons[0].replace(str(folders[0]), "") == reasons[1].replace(str(folders[1]), "")
     assert "not finite" in reasons[0]
     assert summary(folders[0])["status"] == "failed"
     assert list(folders[1].iterdir()) == []
+
+
+def test_hosts_that_would_start_from_different_states_refuse(cfg, folders):
+    """A read error on one host makes it fall back by itself; without the comparison both go on, with weights that differ."""
+    assert train_on_two(cfg, [folders[0], folders[0]]) == {0: 0, 1: 0}
+    shutil.copytree(folders[0] / "checkpoints", folders[1] / "checkpoints", symlinks=True)
+    state = folders[1] / "checkpoints" / "step_8" / "state.safetensors"
+    state.write_bytes(state.read_bytes()[:-1])
+    before = {path: path.read_bytes() for path in folders[0].rglob("*") if path.is_file()}
+    longer = replace(cfg, train=replace(cfg.train, max_steps=12))
+    ends = train_on_two(longer, folders)
+    assert all("the hosts differ in their step, state" in end for end in ends.values()), ends
+    assert before == {path: path.read_bytes() for path in folders[0].rglob("*") if path.is_file()}
+
+
+def test_hosts_with_different_settings_refuse(cfg, folders):
+    ends = train_on_two([cfg, replace(cfg, seed=1)], folders)
+    assert all("the hosts differ in their settings" in end for end in ends.values()), ends
+
+
+def test_an_error_before_the_first_step_on_one_host_does_not_leave_the_other_waiting(cfg, folders):
+    (folders[1] / "checkpoints" / "step_3").mkdir(parents=True)  # which holds nothing
+    ends = train_on_two(cfg, folders)
+    assert "every checkpoint is damaged" in ends[1]
+    assert "the hosts differ" in ends[0]
+
+
+def test_a_full_disk_on_the_writing_host_stops_both(cfg, folders, monkeypatch):
+    def full(self, tensors, meta, *, is_best):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "checkpoints")
+
+    monkeypatch.setattr("trm.run.checkpoint.CheckpointWriter.save", full)
+    ends = train_on_two(replace(cfg, train=replace(cfg.train, max_steps=200, eval_every_steps=4)), folders)
+    assert "No space left on device" in ends[0]
+    assert "another host of this run cannot go on" in ends[1]
+    failed = summary(folders[0])
+    assert (failed["status"], "No space left" in failed["reason"]) == ("failed", True)
+    assert failed["steps"] < 20
+    assert list(folders[1].iterdir()) == []
+
+
+def test_a_process_that_the_environment_counts_otherwise_than_the_devices_is_refused(cfg, monkeypatch):
+    monkeypatch.setattr(experiment, "process_rank", lambda: (1, 2))
+    with pytest.raises(ConfigError, match=r"process 1 of 2, the devices say 0 of 1"):
+        build(cfg)

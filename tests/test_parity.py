@@ -13,9 +13,10 @@ import pytest
 import torch
 from golden_cases import load_case
 
-from trm.backends.xla import start
+from trm.backends import start
 from trm.config import HardwareConfig
-from trm.core.step import METRICS, empty_carry, eval_step, loss_and_grads, train_step_with_outputs
+from trm.core.metrics import METRICS
+from trm.core.step import empty_carry, eval_step, loss_and_grads, train_step_with_outputs
 
 
 @pytest.fixture(scope="module", params=["eager", "inductor", "xla", "gpu"])
@@ -27,11 +28,6 @@ def hardware(request):
     if not torch.cuda.is_available():
         pytest.skip("hardware=gpu: this machine has no CUDA device")
     return HardwareConfig(name="gpu", platform="cuda", backend="inductor")
-
-
-@pytest.fixture(scope="module")
-def backend(hardware):
-    return hardware.backend
 
 
 @pytest.fixture(scope="module")
@@ -74,8 +70,8 @@ def run_training(case, runtime, num_steps):
     return {k: np.stack([log[k] for log in logs]) for k in logs[0]}, logits, runtime.fetch(state)
 
 
-def test_training_float64(golden_case, runtime, backend):
-    case = load_case(golden_case, backend=backend)
+def test_training_float64(golden_case, runtime):
+    case = load_case(golden_case, runtime=runtime)
     num_steps = case.settings["train_steps"]
     log, logits, state = run_training(case, runtime, num_steps)
     log["loss"] = log["loss"] * case.settings["batch_size"]  # the record holds the sum over rows
@@ -104,8 +100,8 @@ def first_gradients(case, runtime):
     return runtime.fetch(out.grads)
 
 
-def test_first_gradients_float64(golden_case, runtime, backend):
-    case = load_case(golden_case, backend=backend)
+def test_first_gradients_float64(golden_case, runtime):
+    case = load_case(golden_case, runtime=runtime)
     ours = first_gradients(case, runtime)
     reference = case.tensors("grad1/").weights
     assert ours.keys() == reference.keys()
@@ -113,8 +109,8 @@ def test_first_gradients_float64(golden_case, runtime, backend):
     print(f"{golden_case.name}: largest relative gradient error {error:.1e}")
 
 
-def test_evaluation_float64(golden_case, runtime, backend):
-    case = load_case(golden_case, backend=backend)
+def test_evaluation_float64(golden_case, runtime):
+    case = load_case(golden_case, runtime=runtime)
     arch, model = case.arch, case.tensors("final/")
     step = runtime.compile(functools.partial(eval_step, arch))
     fixed = runtime.put_replicated(case.fixed())
@@ -131,8 +127,8 @@ def test_evaluation_float64(golden_case, runtime, backend):
     print(f"{golden_case.name}: largest relative error of evaluation logits {worst:.1e}")
 
 
-def test_first_step_float32(golden_case, runtime, backend):
-    case = load_case(golden_case, torch.float32, backend)
+def test_first_step_float32(golden_case, runtime):
+    case = load_case(golden_case, torch.float32, runtime)
     log, logits, _ = run_training(case, runtime, 1)
     assert_close("logits/1", logits[1], case.arrays["logits/1"], 1e-4)
     for name in ("lm_loss", "q_halt_loss"):

@@ -4,14 +4,14 @@ import logging
 
 import pytest
 
+from trm.inference.progress import Progress, progress_bar
 from trm.run import clock as progress
-from trm.run.clock import Progress, progress_bar
 
 
 @pytest.fixture
 def told(monkeypatch):
     lines = []
-    monkeypatch.setattr(logging.getLogger("trm.run.clock"), "info", lambda text, *args: lines.append(text % args))
+    monkeypatch.setattr(logging.getLogger("trm.inference.progress"), "info", lambda text, *args: lines.append(text % args))
     return lines
 
 

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from trm.backends.xla import _compiler_knows_vectors, start
+from trm.backends import start
+from trm.backends.native import _compiler_knows_vectors
 from trm.config import HardwareConfig
 
 

@@ -13,10 +13,9 @@ from hypothesis import strategies as st
 
 from trm.cli import compose
 from trm.config import Config, EmaConfig, ModelConfig, OptimizerConfig, RecursionConfig, TrainConfig
+from trm.core.metrics import METRICS, ROW_METRICS
 from trm.core.model import Architecture, architecture, forward, init_fixed, with_latents
 from trm.core.step import (
-    METRICS,
-    ROW_METRICS,
     Carry,
     StepConfig,
     draw_min_steps,

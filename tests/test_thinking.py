@@ -8,9 +8,10 @@ from hypothesis import strategies as st
 from thinking_fixtures import SIZES, architecture, puzzle, thoughts
 
 from trm.core.losses import cell_cross_entropy
+from trm.core.metrics import METRICS
 from trm.core.model import init_fixed, init_weights
 from trm.core.recursion import VARIANTS, Variant
-from trm.core.step import METRICS, empty_carry, eval_step
+from trm.core.step import empty_carry, eval_step
 from trm.errors import ConfigError
 from trm.show.thinking import Puzzle, think
 from trm.tasks.sudoku.rules import BLANK, Sudoku

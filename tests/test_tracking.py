@@ -23,12 +23,12 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from thinking_fixtures import architecture
 from tracking_fixtures import SUDOKU, evaluation, samples
 
-from trm.backends.xla import start
-from trm.config import Config, HardwareConfig, TrackingConfig, register_schema
+from trm.config import Config, TrackingConfig, register_schema
+from trm.core.metrics import HALTED_METRICS, METRICS, Shown
 from trm.core.model import init_fixed, init_weights
-from trm.core.step import HALTED_METRICS, METRICS, empty_carry
-from trm.inference.evaluator import eval_program
-from trm.inference.samples import Samples, Shown
+from trm.core.programs import eval_program
+from trm.core.step import empty_carry
+from trm.inference.samples import Samples
 from trm.run.clock import Lap
 from trm.show.thinking import think
 from trm.tasks.sudoku.rules import BLANK
@@ -258,7 +258,7 @@ def test_steps_used_are_those_after_which_the_model_wants_to_halt():
     rows = {"inputs": np.where(np.random.default_rng(0).random(labels.shape) < 0.5, labels, BLANK), "labels": labels}
     rows["puzzle_identifiers"] = np.zeros(8, np.int32)
     batch = {name: torch.from_numpy(array) for name, array in rows.items()}
-    step = eval_program(start(HardwareConfig(name="native", backend="eager")), arch, traced=True)
+    step = eval_program(arch, traced=True).function
     carry, sums, shown, halts = empty_carry(arch, fixed, 8), torch.zeros(len(METRICS)), [], []
     for _ in range(arch.recursion.n_sup):
         carry, sums, answers, (trace, _) = step(weights, fixed, None, carry, batch, sums)

@@ -200,7 +200,7 @@ def run_probe() -> None:
     import numpy as np
     from torch import Tensor
 
-    from trm.backends.xla import start
+    from trm.backends import start
 
     began = time.perf_counter()
     try:
@@ -212,12 +212,11 @@ def run_probe() -> None:
 
     def double(batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         doubled = 2 * batch["rows"]
-        runtime.keep_rows(doubled)
         return doubled, doubled.sum()
 
     rows = hardware.local_devices
     began = time.perf_counter()
-    _, total = runtime.compile(double)(runtime.put_batch({"rows": np.ones(rows, dtype=np.int32)}))
+    _, total = runtime.compile(double, lambda results: results[0])(runtime.put_batch({"rows": np.ones(rows, dtype=np.int32)}))
     right = int(runtime.fetch(total)) == 2 * rows * runtime.process_count
     peak_bytes = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     tell(compile_s=time.perf_counter() - began, right=right, peak_bytes=peak_bytes)

@@ -21,17 +21,19 @@ from typing import Any, NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
-from trm.backends.xla import start
+from trm.backends import Runtime
 from trm.cli import plain_command
 from trm.core.losses import IGNORE_LABEL
 from trm.data.loader import EvalLoader
 from trm.errors import ConfigError, UserError
 from trm.inference.compute import compute_curve, votes
 from trm.inference.evaluator import Trace, full_evaluator, held_out_loader, make_evaluator
+from trm.inference.progress import Progress
 from trm.plan.workload import count_row_flops
 from trm.report import evaluation
-from trm.run.clock import Progress
+from trm.run.experiment import on_devices, started
 from trm.run.saved import SavedRun, open_run, split_arguments
+from trm.study.sweep import process_rank
 
 OUT_FOLDER = "evaluation"  # of the run folder
 
@@ -66,12 +68,14 @@ def main(arguments: list[str]) -> None:
 
 def _once(run: SavedRun) -> None:
     """One evaluation: a line for each metric."""
-    runtime = start(run.cfg.hardware)
-    evaluator = make_evaluator(run.cfg, runtime, run.arch, run.fixed)
+    runtime = started(run.cfg)
+    evaluator = make_evaluator(run.cfg, runtime, on_devices(run.arch, runtime), run.fixed)
     weights, table = runtime.put_replicated((run.eval_weights, run.puzzle_embedding))
-    print(f"{run.folder}: {evaluator.loader.num_puzzles} puzzles on {runtime.describe()}", flush=True)
+    _announce(run, runtime, f"{evaluator.loader.num_puzzles} puzzles")
     began = time.perf_counter()
     result = evaluator.run(weights, table).final
+    if not runtime.is_main:
+        return
     print(f"step {run.meta.step}, {'EMA' if run.uses_ema else 'training'} weights, {time.perf_counter() - began:.1f} s")
     for name, value in result.items():
         print(f"  {name:<16} {value:.6g}")
@@ -85,7 +89,8 @@ def _curve(run: SavedRun, out: Path | None) -> None:
     _, labels, trace, facts = _traced(run, steps[-1], copies=1)
     counted = (labels != IGNORE_LABEL).any(axis=1)
     points = compute_curve(trace.exact[:, counted], trace.halts[:, counted], steps, count_row_flops(run.cfg, run.arch))
-    evaluation.write_curve(folder, [asdict(point) for point in points], facts)
+    if folder is not None:
+        evaluation.write_curve(folder, [asdict(point) for point in points], facts)
 
 
 def _voting(run: SavedRun, out: Path | None) -> None:
@@ -101,16 +106,17 @@ def _voting(run: SavedRun, out: Path | None) -> None:
         IGNORE_LABEL,
         num_steps * count_row_flops(run.cfg, run.arch),
     )
-    evaluation.write_votes(folder, [asdict(row) for row in rows], facts)
+    if folder is not None:
+        evaluation.write_votes(folder, [asdict(row) for row in rows], facts)
 
 
 def _traced(run: SavedRun, num_steps: int, copies: int) -> tuple[EvalLoader, NDArray[np.int32], Trace, dict[str, Any]]:
     """A traced pass over copies of the puzzles: the loader, the puzzles' labels [N, C], the trace, and facts for the record."""
-    runtime = start(run.cfg.hardware)
+    runtime = started(run.cfg)
     loader = held_out_loader(run.cfg, runtime, copies)
-    evaluator = full_evaluator(run.cfg, runtime, run.arch, run.fixed, loader, num_steps, traced=True)
+    evaluator = full_evaluator(run.cfg, runtime, on_devices(run.arch, runtime), run.fixed, loader, num_steps, traced=True)
     weights, table = runtime.put_replicated((run.eval_weights, run.puzzle_embedding))
-    print(f"{run.folder}: {loader.num_rows} rows of {loader.num_puzzles} puzzles on {runtime.describe()}", flush=True)
+    _announce(run, runtime, f"{loader.num_rows} rows of {loader.num_puzzles} puzzles")
     began = time.perf_counter()
     _, trace = evaluator.trace(weights, table)
     facts = {
@@ -126,8 +132,15 @@ def _traced(run: SavedRun, num_steps: int, copies: int) -> tuple[EvalLoader, NDA
     return loader, loader.rows(0, loader.num_rows)["labels"][::copies], trace, facts
 
 
-def _out_folder(run: SavedRun, out: Path | None) -> Path:
-    """The folder to write to, made before the work begins. Raises UserError where there is none."""
+def _announce(run: SavedRun, runtime: Runtime, what: str) -> None:
+    if runtime.is_main:
+        print(f"{run.folder}: {what} on {runtime.describe()}", flush=True)
+
+
+def _out_folder(run: SavedRun, out: Path | None) -> Path | None:
+    """The folder to write to, made before the work begins; None on hosts that do not write. Raises UserError where it cannot be."""
+    if process_rank()[0] > 0:
+        return None
     if out is None:
         if run.folder.parent.name != "checkpoints":
             raise UserError(f"{run.folder} lies in no run folder: say where to write with --out DIR")

@@ -25,7 +25,7 @@ from trm.cli import compose, plain_command
 from trm.config import digest, to_plain
 from trm.core.model import Architecture, Weights, architecture, weight_shapes
 from trm.errors import CheckpointError, ConfigError
-from trm.run.checkpoint import Meta, save_checkpoint
+from trm.run.checkpoint import Meta, Scores, save_checkpoint
 from trm.run.folder import CONFIG_FILE
 from trm.run.saved import open_run, split_arguments
 
@@ -185,12 +185,10 @@ def import_file(arguments: list[str]) -> None:
         step=0,
         config=plain,
         digest=digest(cfg),
-        best_exact_accuracy=None,
-        best_step=None,
-        last_eval=None,
-        last_eval_step=None,
         data=sizes,
+        data_digest=None,
         wandb_run_id=None,
+        scores=Scores(),
     )
     plain["data"]["path"] = str(Path(cfg.data.path).resolve())
     try:

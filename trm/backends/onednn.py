@@ -7,6 +7,7 @@ are twice as fast, at the same precision (bench/RESULTS.md). oneDNN reads transp
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 _library = torch.library.Library("trm", "DEF")  # type: ignore[no-untyped-call]
@@ -15,12 +16,14 @@ _BUILT_WITH = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-ca
 
 
 def usable(tensor: Tensor) -> bool:
-    """Whether `linear` takes such a tensor: float32 on a CPU for which this torch was built with oneDNN."""
+    """Whether oneDNN takes such a tensor: float32 on a CPU for which this torch was built with oneDNN."""
     return tensor.dtype == torch.float32 and tensor.device.type == "cpu" and _BUILT_WITH
 
 
 def linear(x: Tensor, weight: Tensor) -> Tensor:
-    """`F.linear` without bias, [..., in] and [out, in] to [..., out], with gradients."""
+    """`F.linear` without bias, [..., in] and [out, in] to [..., out], with gradients: by oneDNN where it is usable."""
+    if not usable(x):
+        return F.linear(x, weight)
     out: Tensor = _Linear.apply(x.reshape(-1, x.shape[-1]), weight)  # type: ignore[no-untyped-call]
     return out.view(*x.shape[:-1], weight.shape[0])
 

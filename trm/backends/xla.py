@@ -1,30 +1,23 @@
-"""Devices, compilation, sharding and transfers. The only module that imports torch_xla.
+"""Devices, compilation, sharding and transfers by torch_xla. The only module that imports it."""
 
-The rest of the project sees a `Runtime`: it compiles a pure function into one graph, puts state and batches on the devices, and
-fetches results. Under SPMD (several devices) the program sees global tensors: batch rows are sharded over a 1-D mesh, weights are
-replicated, and the compiler inserts the gradient all-reduce.
-"""
+from __future__ import annotations
 
-import ctypes
+import contextlib
 import logging
 import os
-import platform
-import shutil
-import subprocess
-import sys
-import sysconfig
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Protocol, TypeVar, cast
+from typing import Any, cast
 
 import numpy as np
 import torch
-import torch._functorch.config
-import torch._inductor.config
+import torch.nn.functional as F
 import torch.utils._pytree as pytree
 from torch import Tensor
 
+from trm.backends.base import F as Fn
+from trm.backends.base import Rows, T, map_tensors, none
 from trm.config import HardwareConfig
 from trm.errors import ConfigError
 
@@ -37,68 +30,6 @@ XLA_TIMES = {
     "TransferToDeviceTime": "sent to the devices",
     "TransferFromDeviceTime": "fetched",
 }
-MALLOPT_TRIM_THRESHOLD, MALLOPT_MMAP_MAX = -1, -4  # <malloc.h>
-F = TypeVar("F", bound=Callable[..., Any])
-T = TypeVar("T")
-
-
-class Runtime(Protocol):
-    """What a backend provides. Trees are nested dicts, tuples and NamedTuples of tensors (None allowed)."""
-
-    process_index: int
-    process_count: int
-    num_devices: int
-
-    @property
-    def is_main(self) -> bool:
-        """True on the one process that writes files and logs."""
-
-    def compile(self, function: F, donate: int | None = None) -> F:
-        """The pure function as one compiled graph; compiles at the first call for given shapes.
-
-        `donate` is the position of an argument whose tensors the caller does not use again: their memory is taken for the results.
-        """
-
-    def prepare(self, compiled: Callable[..., Any], *args: Any) -> None:
-        """Compile what `compile` returned for these arguments now, without running it, where the backend can."""
-
-    def keep_rows(self, tree: Any) -> None:
-        """Inside a compiled function: mark results whose first axis stays split over the devices, as `put_rows` splits it.
-
-        Without it the compiler chooses, and a result that comes back as an input with another split needs another graph.
-        """
-
-    def keep_replicated(self, tree: Any) -> None:
-        """Inside a compiled function: mark results that every device shall hold whole, so that every process can fetch them."""
-
-    def put_replicated(self, tree: T) -> T:
-        """A CPU tree on the devices, every device holding all of it."""
-
-    def put_rows(self, tree: T) -> T:
-        """A CPU tree on the devices, the first axis (this process's rows of the global batch) split over them."""
-
-    def put_batch(self, batch: Mapping[str, np.ndarray]) -> dict[str, Tensor]:
-        """A host batch (this process's rows, int32 arrays) on the devices, split over its rows."""
-
-    def fetch(self, tree: T) -> T:
-        """A tree of device tensors as CPU tensors. Waits for the devices."""
-
-    def wait(self) -> None:
-        """Until the devices have nothing left to do."""
-
-    def compile_count(self) -> int:
-        """Graphs compiled so far in this process."""
-
-    def metrics_line(self) -> str:
-        """What the backend counted so far in this process: compiles, executions, transfers, each with its seconds."""
-
-    def describe(self) -> str:
-        """One line: backend, devices, processes."""
-
-
-def _map_tensors(function: Callable[[Tensor], Tensor], tree: T) -> T:
-    result: T = pytree.tree_map(lambda leaf: function(leaf) if isinstance(leaf, Tensor) else leaf, tree)
-    return result
 
 
 class _XlaFunction:
@@ -187,6 +118,7 @@ def _changed_shapes(before: list[tuple[torch.Size, torch.dtype]], now: list[tupl
 class XlaRuntime:
     """torch_xla on CPU or TPU; SPMD over a 1-D mesh where there is more than one device."""
 
+    linear = staticmethod(F.linear)
     _always_spmd = False
 
     def __init__(self, hardware: HardwareConfig) -> None:
@@ -235,35 +167,52 @@ class XlaRuntime:
     def is_main(self) -> bool:
         return bool(self.process_index == 0)
 
-    def compile(self, function: F, donate: int | None = None) -> F:
+    def compile_block(self, function: Fn) -> Fn:
+        """The function itself: the whole step is one computation."""
+        return function
+
+    def compile(self, function: Fn, rows: Rows = none, donate: int | None = None) -> Fn:
         # XLA's virtual CPU devices mix up the all-reduces of two executions that are under way at once, and hang
         drain = self.wait if self._platform == "cpu" and self.num_devices > 1 else None
-        compiled: Any = _XlaFunction(function, donate, drain, self._lock)
+        compiled: Any = _XlaFunction(self._placing(function, rows), donate, drain, self._lock)
         self._compiled.append(compiled)
-        return cast(F, compiled)
+        return cast(Fn, compiled)
+
+    def _placing(self, function: Fn, rows: Rows) -> Fn:
+        """The function with the sharding of each of its results declared.
+
+        Left to the partitioner, a result that comes back as an argument could lie otherwise than the graph was made for: it would
+        be traced again, outside the lock and without donation.
+        """
+        if self._mesh is None:
+            return function
+
+        def placing(*args: Any) -> Any:
+            results = function(*args)
+            split = {id(leaf) for leaf in pytree.tree_leaves(rows(results))}
+            whole = {id(leaf): leaf for leaf in pytree.tree_leaves(results) if isinstance(leaf, Tensor)}
+            for key, leaf in whole.items():
+                axes = ("data",) + (None,) * (leaf.ndim - 1) if key in split else (None,) * leaf.ndim
+                self._spmd.mark_sharding(leaf, self._mesh, axes)
+            return results
+
+        placing.__name__ = getattr(function, "__name__", placing.__name__)
+        return cast(Fn, placing)
 
     def prepare(self, compiled: Callable[..., Any], *args: Any) -> None:
         cast(_XlaFunction, compiled).prepare(*args)
 
-    def keep_rows(self, tree: Any) -> None:
-        if self._mesh is not None:
-            _map_tensors(lambda t: self._spmd.mark_sharding(t, self._mesh, ("data",) + (None,) * (t.ndim - 1)), tree)
-
-    def keep_replicated(self, tree: Any) -> None:
-        if self._mesh is not None:
-            _map_tensors(lambda t: self._spmd.mark_sharding(t, self._mesh, (None,) * t.ndim), tree)
-
-    def run_lazily(self, function: Callable[..., T], *args: Any) -> T:
+    def run_lazily(self, function: Callable[..., T], rows: Rows, *args: Any) -> T:
         """Trace and run the function as ordinary torch_xla code does at every step: what `compile` is measured against."""
-        results = function(*args)
+        results = self._placing(function, rows)(*args)
         self._torch_xla.sync()
         return results
 
     def put_replicated(self, tree: T) -> T:
-        return _map_tensors(lambda tensor: self._send(tensor, (None,) * tensor.ndim), tree)
+        return map_tensors(lambda tensor: self._send(tensor, (None,) * tensor.ndim), tree)
 
     def put_rows(self, tree: T) -> T:
-        return _map_tensors(self._put_rows, tree)
+        return map_tensors(self._put_rows, tree)
 
     def _put_rows(self, tensor: Tensor) -> Tensor:
         # minibatch: each process passes its own rows of the global tensor
@@ -302,6 +251,17 @@ class XlaRuntime:
             parts.append(f"{words} {count} ({nanoseconds / 1e9:.2f} s)")
         return ", ".join([*parts, f"recompiled for other shapes {sum(each.recompiles for each in self._compiled)}"])
 
+    @contextlib.contextmanager
+    def profile(self, folder: Path) -> Iterator[None]:
+        from torch_xla.debug import profiler
+
+        profiler.start_trace(folder)
+        try:
+            yield
+            self.wait()
+        finally:
+            profiler.stop_trace()
+
     def describe(self) -> str:
         return (
             f"torch_xla {self._torch_xla.__version__} on {self.num_devices} {self._platform} device(s), "
@@ -318,7 +278,7 @@ class TracingRuntime(XlaRuntime):
         super().__init__(HardwareConfig(name="trace", devices_per_host=num_devices))
         os.environ["PJRT_DEVICE"] = "TPU"
 
-    def lower(self, function: Callable[..., Any], *args: Any) -> tuple[bytes, list[int]]:
+    def lower(self, function: Callable[..., Any], rows: Rows, *args: Any) -> tuple[bytes, list[int]]:
         """Trace a function of tensors with the shapes and dtypes of `args` (trees of tensors on any device, meta too).
 
         Returns the HloModuleProto, and for each tensor of `args` in the order of their tree its parameter's number in the module,
@@ -327,123 +287,9 @@ class TracingRuntime(XlaRuntime):
         """
         from torch_xla.core.xla_builder import create_placeholder_tensor
 
-        placed = _map_tensors(lambda tensor: create_placeholder_tensor(tensor.shape, tensor.dtype), args)
-        results = [leaf for leaf in pytree.tree_leaves(function(*placed)) if isinstance(leaf, Tensor)]
+        placed = map_tensors(lambda tensor: create_placeholder_tensor(tensor.shape, tensor.dtype), args)
+        results = [leaf for leaf in pytree.tree_leaves(self._placing(function, rows)(*placed)) if isinstance(leaf, Tensor)]
         context = self._torch_xla._XLAC.lowering.LoweringContext(function.__name__)
         context.build(results)
         tensors = [leaf for leaf in pytree.tree_leaves(placed) if isinstance(leaf, Tensor)]
         return context.hlo(), [context.tensor_parameter_id(tensor) for tensor in tensors]
-
-
-class NativeRuntime:
-    """torch without torch_xla on one device: eager, or compiled by inductor."""
-
-    process_index, process_count, num_devices = 0, 1, 1
-    is_main = True
-
-    def __init__(self, hardware: HardwareConfig) -> None:
-        if hardware.platform == "cuda" and not torch.cuda.is_available():
-            raise ConfigError("hardware.platform=cuda, but torch finds no CUDA device: use hardware=cpu")
-        if hardware.backend == "inductor":
-            _require_compiler(hardware)
-            torch._dynamo.config.recompile_limit = 64  # each batch size and each network is compiled once more, on purpose
-            # trm/backends/onednn.py's function is part of the cache's key, backward and all
-            torch._functorch.config.autograd_cache_allow_custom_autograd_functions = True
-        if hardware.jobs > 1:  # jobs side by side share the cores
-            torch.set_num_threads(max(1, min(torch.get_num_threads(), (os.cpu_count() or 1) // hardware.jobs)))
-        # part of the key of inductor's cache: kernels for two threads on the one core of a sweep's job would be 20 times slower
-        torch._inductor.config.cpp.threads = torch.get_num_threads()
-        if hardware.platform == "cpu":
-            _keep_freed_memory()
-            vectors = torch._inductor.config.cpp  # vec_isa_ok is None until the environment or an earlier runtime has set it
-            if hardware.backend == "inductor" and vectors.vec_isa_ok is None and _compiler_knows_vectors():
-                vectors.vec_isa_ok = True
-        self._device = torch.device(hardware.platform)
-        self._backend = hardware.backend
-
-    def compile(self, function: F, donate: int | None = None) -> F:
-        """The function itself: with inductor, trm/core/model.py compiles the blocks, which are nearly all of the work."""
-        return function
-
-    def prepare(self, compiled: Callable[..., Any], *args: Any) -> None:
-        """Inductor compiles at the first call."""
-        if self._backend == "inductor":
-            compiled(*args)
-
-    def keep_rows(self, tree: Any) -> None:
-        pass
-
-    def keep_replicated(self, tree: Any) -> None:
-        pass
-
-    def put_replicated(self, tree: T) -> T:
-        return _map_tensors(lambda tensor: tensor.to(self._device), tree)
-
-    def put_rows(self, tree: T) -> T:
-        return self.put_replicated(tree)
-
-    def put_batch(self, batch: Mapping[str, np.ndarray]) -> dict[str, Tensor]:
-        return {name: torch.from_numpy(rows).to(self._device) for name, rows in batch.items()}
-
-    def fetch(self, tree: T) -> T:
-        return _map_tensors(lambda tensor: tensor.cpu(), tree)
-
-    def wait(self) -> None:
-        if self._device.type == "cuda":
-            torch.cuda.synchronize(self._device)
-
-    def compile_count(self) -> int:
-        if self._backend == "eager":
-            return 0
-        return int(torch._dynamo.utils.counters["stats"]["unique_graphs"])
-
-    def metrics_line(self) -> str:
-        return f"compiled {self.compile_count()}"
-
-    def describe(self) -> str:
-        return f"torch {torch.__version__} {self._backend} on one {self._device.type} device"
-
-
-def _keep_freed_memory() -> None:
-    """Have the C library keep memory that is freed, for the next tensor of that size; what is in use is the same at every step.
-
-    Otherwise it gives blocks of 32 MB and more back at once, and the system clears each page of them anew: up to half of a step.
-    """
-    if sys.platform == "linux" and platform.libc_ver()[0] == "glibc":
-        c_library = ctypes.CDLL(None)
-        c_library.mallopt(MALLOPT_MMAP_MAX, 0)  # no blocks apart from the heap
-        c_library.mallopt(MALLOPT_TRIM_THRESHOLD, -1)  # never make the heap smaller
-
-
-def _require_compiler(hardware: HardwareConfig) -> None:
-    """Raise ConfigError where inductor cannot compile; it would say so itself, but in a traceback and after tracing the step."""
-    compiler = os.environ.get("CXX") or ("clang++" if sys.platform == "darwin" else "g++")  # as inductor chooses
-    missing = None
-    if shutil.which(compiler) is None:
-        missing = f"a C++ compiler ({compiler})"
-    elif not (Path(sysconfig.get_path("include")) / "Python.h").exists():
-        missing = "Python's C headers (python3-dev)"
-    if missing:
-        raise ConfigError(
-            f"hardware={hardware.name} compiles with inductor and this machine lacks {missing}: install it, or use "
-            "hardware=cpu_xla or hardware.backend=eager"
-        )
-
-
-def _compiler_knows_vectors() -> bool:
-    """Whether the C++ compiler takes the flags of all vector instructions that inductor may choose on this x86 processor.
-
-    Inductor finds out by building and loading a library for each, in processes that import torch: 4 s of every start.
-    """
-    from torch._inductor.cpp_builder import get_cpp_compiler
-    from torch._inductor.cpu_vec_isa import supported_vec_isa_list, x86_isa_checker
-
-    here = set(x86_isa_checker())
-    flags = [flag for isa in supported_vec_isa_list if set(str(isa).split()) <= here for flag in isa.build_arch_flags().split()]
-    command = [get_cpp_compiler(), *flags, "-x", "c++", "-fsyntax-only", os.devnull]
-    return bool(flags) and subprocess.run(command, capture_output=True, check=False).returncode == 0
-
-
-def start(hardware: HardwareConfig) -> Runtime:
-    """Start the backend that the settings name. Raises ConfigError where the machine does not have what they ask for."""
-    return XlaRuntime(hardware) if hardware.backend == "xla" else NativeRuntime(hardware)

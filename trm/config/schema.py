@@ -219,6 +219,10 @@ class TrainConfig:
     keep_checkpoints: int = _key(3, "newest checkpoints kept, beside the best", low=1)
     resume: str = _key("auto", "auto = go on from the run folder's newest checkpoint", choices=("auto", "never"))
     progress: str = _key("auto", "progress bar; auto = on a terminal", choices=("auto", "on", "off"))
+    profile_steps: list[int] = field(
+        default_factory=list,
+        metadata={"doc": "first and last step of a trace for TensorBoard or Perfetto, in RUN/profile", "low": 1},
+    )
 
 
 @dataclass
@@ -374,6 +378,9 @@ def validate(cfg: Config) -> None:
     _check_batch("train.global_batch_size", cfg.train.global_batch_size, hardware.num_devices)
     if cfg.evaluate.batch_size is not None:
         _check_batch("evaluate.batch_size", cfg.evaluate.batch_size, hardware.num_devices)
+    profiled = cfg.train.profile_steps
+    if profiled and (len(profiled) != 2 or profiled[0] > profiled[1]):
+        raise ConfigError(f"train.profile_steps={profiled}: give the first and the last step, such as train.profile_steps=[10,13]")
     evaluate = cfg.evaluate
     if evaluate.early_exit + bool(evaluate.supervision_steps) + (evaluate.augmentations > 1) > 1:
         raise ConfigError(

@@ -17,11 +17,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from trm.backends import onednn
 from trm.config import Config, ModelConfig, RecursionConfig
 from trm.core.recursion import VARIANTS, Latents, Net
 
 Weights = dict[str, Tensor]
+Blocks = Callable[..., Tensor]
+
+
+def _as_it_is(blocks: Blocks) -> Blocks:
+    return blocks
 
 
 @dataclass(frozen=True)
@@ -35,8 +39,10 @@ class Architecture:
     num_puzzle_identifiers: int  # I
     dtype: torch.dtype  # forward dtype
     loss_dtype: torch.dtype
-    backend: str = "xla"  # hardware.backend: what turns the functions below into machine code
     num_devices: int = 1  # that the rows of a batch are split over
+    # what the backend puts in the place of plain torch (trm/backends/base.py)
+    linear: Callable[[Tensor, Tensor], Tensor] = F.linear
+    compile_block: Callable[[Blocks], Blocks] = _as_it_is
 
     @property
     def master_dtype(self) -> torch.dtype:
@@ -64,7 +70,6 @@ def architecture(cfg: Config, *, seq_len: int, vocab_size: int, num_puzzle_ident
         num_puzzle_identifiers=num_puzzle_identifiers,
         dtype=getattr(torch, cfg.hardware.dtype),
         loss_dtype=getattr(torch, cfg.hardware.loss_dtype),
-        backend=cfg.hardware.backend,
         num_devices=cfg.hardware.num_devices,
     )
 
@@ -155,9 +160,8 @@ def init_puzzle_embedding(arch: Architecture) -> Tensor | None:
 # ------------------------------------------------------------------------------------------------------------------- network
 
 
-def _linear(x: Tensor, weight: Tensor) -> Tensor:
-    weight = weight.to(x.dtype)
-    return onednn.linear(x, weight) if onednn.usable(x) else F.linear(x, weight)
+def _linear(arch: Architecture, x: Tensor, weight: Tensor) -> Tensor:
+    return arch.linear(x, weight.to(x.dtype))
 
 
 def rms_norm(x: Tensor, eps: float, dim: int = -1) -> Tensor:
@@ -166,10 +170,10 @@ def rms_norm(x: Tensor, eps: float, dim: int = -1) -> Tensor:
     return (wide * torch.rsqrt(wide.square().mean(dim, keepdim=True) + eps)).to(x.dtype)
 
 
-def swiglu(x: Tensor, gate_up: Tensor, down: Tensor) -> Tensor:
+def swiglu(arch: Architecture, x: Tensor, gate_up: Tensor, down: Tensor) -> Tensor:
     """down(silu(gate) * up); gate and up share one matrix, gate first."""
-    gate, up = _linear(x, gate_up).chunk(2, dim=-1)
-    return _linear(F.silu(gate) * up, down)
+    gate, up = _linear(arch, x, gate_up).chunk(2, dim=-1)
+    return _linear(arch, F.silu(gate) * up, down)
 
 
 def rotate(x_BLHK: Tensor, cos_LK: Tensor, sin_LK: Tensor) -> Tensor:
@@ -184,20 +188,20 @@ def attention(arch: Architecture, weights: Weights, fixed: Weights, block: str, 
     """Self-attention without mask or bias. [B, L, D] -> [B, L, D]; the softmax runs in at least float32."""
     B, L, D = h_BLD.shape
     heads = arch.model.num_heads
-    qkv = _linear(h_BLD, weights[f"{block}.attention.qkv"]).view(B, L, 3 * heads, D // heads)
+    qkv = _linear(arch, h_BLD, weights[f"{block}.attention.qkv"]).view(B, L, 3 * heads, D // heads)
     q, k, v = qkv.chunk(3, dim=2)  # [B, L, H, K]
     if "rope.cos" in fixed:
         q, k = (rotate(t, fixed["rope.cos"], fixed["rope.sin"]) for t in (q, k))
     q, k, v = (t.transpose(1, 2) for t in (q, k, v))  # [B, H, L, K]
     scores = (q @ k.transpose(-2, -1)) * (D // heads) ** -0.5
     share = torch.softmax(scores, dim=-1, dtype=torch.promote_types(scores.dtype, torch.float32)).to(v.dtype)
-    return _linear((share @ v).transpose(1, 2).reshape(B, L, D), weights[f"{block}.attention.out"])
+    return _linear(arch, (share @ v).transpose(1, 2).reshape(B, L, D), weights[f"{block}.attention.out"])
 
 
 def mix_tokens(arch: Architecture, h_BLD: Tensor, gate_up: Tensor, down: Tensor) -> Tensor:
     """The token MLP with its residual and norm, both over the token axis, as in the released code. [B, L, D] -> [B, L, D]."""
     t = h_BLD.transpose(1, 2).contiguous()  # inductor makes both part of what is computed before
-    return rms_norm(t + swiglu(t, gate_up, down), arch.model.rms_norm_eps).transpose(1, 2).contiguous()
+    return rms_norm(t + swiglu(arch, t, gate_up, down), arch.model.rms_norm_eps).transpose(1, 2).contiguous()
 
 
 def blocks(arch: Architecture, weights: Weights, fixed: Weights, name: str, h: Tensor) -> Tensor:
@@ -209,18 +213,13 @@ def blocks(arch: Architecture, weights: Weights, fixed: Weights, name: str, h: T
             h = mix_tokens(arch, h, weights[f"{block}.token_mlp.gate_up"], weights[f"{block}.token_mlp.down"])
         else:
             h = rms_norm(h + attention(arch, weights, fixed, block, h), eps)
-        h = rms_norm(h + swiglu(h, weights[f"{block}.mlp.gate_up"], weights[f"{block}.mlp.down"]), eps)
+        h = rms_norm(h + swiglu(arch, h, weights[f"{block}.mlp.gate_up"], weights[f"{block}.mlp.down"]), eps)
     return h
-
-
-# The part of the step that the recursion repeats: compiled by itself it takes as long at T=4 n=6 as at T=2 n=2, and every run of
-# the same sizes finds it in inductor's cache.
-_inductor_blocks = torch.compile(blocks, fullgraph=True, dynamic=False)
 
 
 def network(arch: Architecture, weights: Weights, fixed: Weights, name: str) -> Net:
     """`blocks` as a function [B, L, D] -> [B, L, D]."""
-    run = _inductor_blocks if arch.backend == "inductor" else blocks
+    run = arch.compile_block(blocks)
     own = {key: weight for key, weight in weights.items() if key.startswith(f"{name}.")}
     if arch.num_devices > 1 and any(weight.requires_grad for weight in own.values()):
         return _with_own_weights(arch, own, lambda own, h: run(arch, own, fixed, name, h))
@@ -265,7 +264,7 @@ class Output:
 
 def decode(arch: Architecture, weights: Weights, answer_BLD: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """The two heads on the answer latent: logits [B, C, V], q_halt [B] and q_continue [B]."""
-    logits = _linear(answer_BLD, weights["lm_head"])[:, arch.model.prefix_len :]
+    logits = _linear(arch, answer_BLD, weights["lm_head"])[:, arch.model.prefix_len :]
     first = answer_BLD[:, 0]
     q = F.linear(first, weights["q_head.weight"].to(first.dtype), weights["q_head.bias"].to(first.dtype)).to(arch.master_dtype)
     return logits, q[:, 0], q[:, 1]

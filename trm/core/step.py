@@ -16,23 +16,14 @@ import torch
 from torch import Tensor
 
 from trm.config import Config, OptimizerConfig, RecursionConfig
-from trm.core.losses import IGNORE_LABEL, binary_cross_entropy, cell_cross_entropy
+from trm.core.losses import IGNORE_LABEL, binary_cross_entropy
+from trm.core.metrics import METRICS, ROW_METRICS, RowResults, eval_metrics, row_results, sum_metrics, wants_to_halt
 from trm.core.model import Architecture, Output, Weights, forward, init_puzzle_embedding, init_weights, with_latents
 from trm.core.optim import clip_gradients, learning_rate, norm, second_moments, update_ema, update_puzzle_embedding, update_weights
 from trm.core.recursion import Latents
 
 # inputs [B, C], labels [B, C], puzzle_identifiers [B], min_steps [B] (training), stop [B] (of several hosts); all int32.
 Batch = dict[str, Tensor]
-
-# Sums over rows. Training counts the rows that halted in the step, evaluation every puzzle; losses are sums over `rows` rows.
-# `nonfinite_steps` counts steps: those whose loss was not a finite number; `stop_votes` rows of hosts that want to stop.
-# The norms are sums over training steps: of the gradients of loss / global batch, and of the weights that they were taken at. As in
-# the released code the puzzle embedding, which moves by signs, is none of the weights.
-LOSS_TERMS = ("lm_loss", "q_halt_loss", "q_continue_loss")
-HALTED_METRICS = ("count", "accuracy", "exact_accuracy", "q_halt_accuracy", "steps")
-ROW_METRICS = (*HALTED_METRICS, "rows", *LOSS_TERMS, "nonfinite_steps", "stop_votes")
-NORMS = ("grad_norm", "weight_norm")
-METRICS = (*ROW_METRICS, *NORMS)
 
 
 class Carry(NamedTuple):
@@ -136,78 +127,17 @@ def draw_min_steps(cfg: RecursionConfig, seed: int, step: int, batch_size: int) 
     return np.where(explore, random.integers(2, cfg.n_sup + 1, batch_size), 0).astype(np.int32)
 
 
-# ---------------------------------------------------------------------------------------------------------- losses and metrics
-
-
-class RowResults(NamedTuple):
-    """Results of one supervision step for each row, [B] each."""
-
-    lm_loss: Tensor  # mean over the labelled cells
-    q_halt_loss: Tensor
-    accuracy: Tensor  # share of labelled cells that are right
-    exact: Tensor  # bool, every labelled cell is right
-    labelled: Tensor  # bool, the row has labelled cells (padding has none)
-
-
-def row_results(arch: Architecture, out: Output, labels_BC: Tensor) -> RowResults:
-    """Losses and correctness of each row."""
-    labelled = labels_BC != IGNORE_LABEL
-    right = labelled & (out.logits.argmax(-1) == labels_BC)
-    num_labelled, num_right = labelled.sum(-1), right.sum(-1)
-    exact = num_right == num_labelled
-    return RowResults(
-        lm_loss=cell_cross_entropy(out.logits, labels_BC, arch.model.loss, arch.loss_dtype),
-        q_halt_loss=binary_cross_entropy(out.q_halt, exact),
-        accuracy=num_right.to(arch.master_dtype) / num_labelled.clamp_min(1),
-        exact=exact,
-        labelled=num_labelled > 0,
-    )
-
-
-def sum_metrics(
-    arch: Architecture,
-    out: Output,
-    rows: RowResults,
-    steps: Tensor,
-    counted: Tensor,
-    losses: list[Tensor],
-    in_losses: Tensor | None = None,
-    stop: Tensor | None = None,
-) -> Tensor:
-    """The METRICS vector [M]: quantities of the rows in `counted` [B] bool, and sums of losses over `in_losses` (None = all).
-
-    `losses` are the sums that LOSS_TERMS name. The norms are zero: they are known only after the gradients, and not in evaluation.
-    """
-    counted = counted & rows.labelled
-    values = [
-        counted,
-        torch.where(counted, rows.accuracy, 0),
-        counted & rows.exact,
-        counted & ((out.q_halt >= 0) == rows.exact),
-        torch.where(counted, steps, 0),
-        torch.ones_like(steps) if in_losses is None else in_losses,
-    ]
-    dtype = arch.master_dtype
-    loss = sum(losses[1:], losses[0])
-    # torch_xla's isfinite compares with a float64 scalar, which a TPU has to emulate
-    nonfinite = ~(loss.abs() < torch.full_like(loss, torch.inf))
-    stop_votes = torch.zeros_like(losses[0]) if stop is None else stop.sum()
-    totals = [value.sum() for value in values]
-    sums = torch.stack([value.to(dtype) for value in (*totals, *losses, nonfinite, stop_votes)])
-    return torch.nn.functional.pad(sums, (0, len(NORMS)))
-
-
 # --------------------------------------------------------------------------------------------------------------- training step
 
 
-def supervision_weights(recursion: RecursionConfig, steps: Tensor) -> Tensor:
+def supervision_weights(recursion: RecursionConfig, steps: Tensor, dtype: torch.dtype) -> Tensor:
     """Weights of the rows' losses, [B], in their `steps`-th supervision step (from 1): decay^(steps - 1), scaled to a mean of 1.
 
     Hierarchical supervision weighting of arXiv 2511.08653. There the weights of N_sup steps add up to 1; here they add up to N_sup,
     as they do without it.
     """
     decay, n_sup = recursion.supervision_decay, recursion.n_sup
-    return decay ** (steps - 1) * (n_sup / sum(decay**t for t in range(n_sup)))
+    return decay ** (steps - 1).to(dtype) * (n_sup / sum(decay**t for t in range(n_sup)))
 
 
 def loss_and_grads(
@@ -244,7 +174,7 @@ def loss_and_grads(
     loss = (lm_loss + 0.5 * (q_halt_loss + q_continue_loss)) / halted.shape[0]
     if recursion.supervision_decay != 1:
         row_losses = rows.lm_loss + 0.5 * sum(halting_losses[1:], halting_losses[0])
-        loss = (supervision_weights(recursion, steps) * row_losses).sum() / halted.shape[0]
+        loss = (supervision_weights(recursion, steps, arch.master_dtype) * row_losses).sum() / halted.shape[0]
 
     leaves = [*weights.values(), *([] if vectors is None else [vectors])]
     # detached: the zeros for what the step does not use come with requires_grad
@@ -289,11 +219,6 @@ def train_step(cfg: StepConfig, state: TrainState, fixed: Weights, batch: Batch)
 # ------------------------------------------------------------------------------------------------------------- evaluation step
 
 
-def wants_to_halt(recursion: RecursionConfig, q_halt: Tensor, q_continue: Tensor) -> Tensor:
-    """Whether the model would stop here, [B] bool (SPEC.md "One training step" items 2 and 3)."""
-    return q_halt > q_continue if recursion.act_continue else q_halt > 0
-
-
 def eval_forward(
     arch: Architecture, weights: Weights, fixed: Weights, puzzle_embedding: Tensor | None, carry: Carry, batch: Batch
 ) -> tuple[Carry, Output, RowResults]:
@@ -304,14 +229,6 @@ def eval_forward(
     no_halt = torch.zeros_like(carry.halted)
     new_carry = Carry(out.latents, carry.steps + 1, no_halt, carry.inputs, carry.labels, carry.puzzle_identifiers)
     return new_carry, out, row_results(arch, out, carry.labels)
-
-
-def eval_metrics(arch: Architecture, out: Output, rows: RowResults, steps: Tensor, counted: Tensor) -> Tensor:
-    """The METRICS vector [M] of an evaluation: quantities and losses of the rows in `counted` [B] bool that have labels."""
-    counted = counted & rows.labelled
-    keep = counted.to(arch.master_dtype)
-    losses = [(rows.lm_loss * keep).sum(), (rows.q_halt_loss * keep).sum()]
-    return sum_metrics(arch, out, rows, steps, counted, [*losses, torch.zeros_like(losses[1])], in_losses=counted)
 
 
 def eval_step(

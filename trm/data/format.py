@@ -45,6 +45,11 @@ class Metadata:
     total_puzzles: int
     sets: list[str]
 
+    @property
+    def sizes(self) -> dict[str, int]:
+        """What `trm.core.model.architecture` takes."""
+        return {name: getattr(self, name) for name in ("seq_len", "vocab_size", "num_puzzle_identifiers")}
+
 
 @dataclass(frozen=True)
 class Dataset:

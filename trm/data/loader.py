@@ -6,6 +6,7 @@ batch, any step can be drawn without the steps before it, and hosts that share a
 Shapes: G groups, B rows of the global batch, L tokens.
 """
 
+import functools
 import math
 from collections.abc import Iterator
 
@@ -127,7 +128,7 @@ class TrainLoader:
 
 
 class EvalLoader:
-    """One pass over the first `max_puzzles` rows (None = all), in order; over all hosts every puzzle counts exactly once.
+    """One pass over `max_puzzles` rows (None = all) from `first_puzzle` on, in order; over all hosts each counts once.
 
     The last batch is filled with rows of padding whose labels are all IGNORED_LABEL. Iterating again repeats the pass.
     With `copies` above 1 each puzzle comes that many times in a row, as itself and in the variants 1, 2, ... of `data_seed`
@@ -140,6 +141,7 @@ class EvalLoader:
         *,
         global_batch_size: int,
         max_puzzles: int | None = None,
+        first_puzzle: int = 0,
         copies: int = 1,
         data_seed: int = 0,
         process_index: int = 0,
@@ -151,8 +153,24 @@ class EvalLoader:
         self._global_batch_size = global_batch_size
         self._copies, self._data_seed = copies, data_seed
         self._rows = _host_rows(global_batch_size, process_index, process_count)
-        self.num_puzzles = dataset.num_rows if max_puzzles is None else min(max_puzzles, dataset.num_rows)
+        there = dataset.num_rows - first_puzzle
+        self.num_puzzles = there if max_puzzles is None else min(max_puzzles, there)
+        self._first = first_puzzle
+        self._again = functools.partial(
+            EvalLoader,
+            dataset,
+            global_batch_size=global_batch_size,
+            first_puzzle=first_puzzle + self.num_puzzles,
+            copies=copies,
+            data_seed=data_seed,
+            process_index=process_index,
+            process_count=process_count,
+        )
         self.num_rows = self.num_puzzles * copies
+
+    def rest(self) -> "EvalLoader | None":
+        """The pass over the rows that come after these; None where there are none."""
+        return self._again() if self._first + self.num_puzzles < self._dataset.num_rows else None
 
     def __len__(self) -> int:
         """Batches of the pass, the same on every host."""
@@ -162,6 +180,7 @@ class EvalLoader:
         """Rows `start` to `stop` of the pass (fewer where it ends before), the same on every host."""
         data = self._dataset
         puzzles, variants = np.divmod(np.arange(min(start, self.num_rows), min(stop, self.num_rows)), self._copies)
+        puzzles += self._first
         if self._copies > 1:
             assert data.sudoku is not None
             base = np.asarray(data.inputs, np.uint8), np.asarray(data.labels, np.uint8)
@@ -175,6 +194,7 @@ class EvalLoader:
             return cells
         assert self._dataset.sudoku is not None
         puzzles, variants = np.divmod(np.arange(self.num_rows), self._copies)
+        puzzles += self._first
         return undo(self._dataset.sudoku, cells, seed=self._data_seed, puzzles=puzzles, variants=variants)
 
     def __iter__(self) -> Iterator[Batch]:

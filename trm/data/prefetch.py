@@ -1,5 +1,6 @@
 """Making batches ahead of the step, in a thread."""
 
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
@@ -24,6 +25,7 @@ class Prefetcher(Generic[T]):
         self._make, self._steps, self._depth = make, iter(steps), depth
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="prefetch")
         self._ahead: deque[Future[T]] = deque()
+        self._lock = threading.Lock()
         self.made_s = self.waited_s = 0.0
 
     def __enter__(self) -> "Prefetcher[T]":
@@ -43,8 +45,9 @@ class Prefetcher(Generic[T]):
 
     def lap(self) -> tuple[float, float]:
         """(made_s, waited_s) since the last lap; both start again at zero."""
-        seconds = (self.made_s, self.waited_s)
-        self.made_s = self.waited_s = 0.0
+        with self._lock:
+            seconds = (self.made_s, self.waited_s)
+            self.made_s = self.waited_s = 0.0
         return seconds
 
     def _fill(self) -> None:
@@ -54,5 +57,6 @@ class Prefetcher(Generic[T]):
     def _timed(self, step: int) -> T:
         began = time.perf_counter()
         result = self._make(step)
-        self.made_s += time.perf_counter() - began
+        with self._lock:  # `lap` reads and resets it in another thread
+            self.made_s += time.perf_counter() - began
         return result

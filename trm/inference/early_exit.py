@@ -5,16 +5,15 @@ the supervision step that halted it and counts as its answer after every later s
 Shape legend: B rows of the batch, N puzzles of the queue, S most supervision steps, K samples, C cells, M metrics.
 """
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from trm.backends.xla import Runtime
+from trm.core.metrics import METRICS, MOST_SAMPLES, Shown, eval_metrics, halting_logit, shown_rows, wants_to_halt
 from trm.core.model import Architecture, Output, Weights
-from trm.core.step import METRICS, Batch, Carry, empty_carry, eval_forward, eval_metrics, wants_to_halt
-from trm.inference.samples import MOST_SAMPLES, Shown, halting_logit, shown_rows
+from trm.core.programs import Program
+from trm.core.step import Batch, Carry, empty_carry, eval_forward
 
 
 class ExitRows(NamedTuple):
@@ -100,15 +99,12 @@ def _shown(arch: Architecture, out: Output, before: Shown, puzzle: Tensor, count
     )
 
 
-def early_exit_program(runtime: Runtime, arch: Architecture) -> Callable[..., tuple[ExitRows, ExitTotals]]:
-    """The step as it is compiled: rows stay split over the devices, totals whole on each."""
+def early_exit_program(arch: Architecture) -> Program:
+    """(weights, fixed, puzzle embedding, queue, rows, totals) -> rows, totals."""
 
     def early_exit_evaluation_step(
         weights: Weights, fixed: Weights, puzzle_embedding: Tensor | None, queue: Batch, rows: ExitRows, totals: ExitTotals
     ) -> tuple[ExitRows, ExitTotals]:
-        rows, totals = early_exit_step(arch, weights, fixed, puzzle_embedding, queue, rows, totals)
-        runtime.keep_rows(rows)
-        runtime.keep_replicated(totals)
-        return rows, totals
+        return early_exit_step(arch, weights, fixed, puzzle_embedding, queue, rows, totals)
 
-    return early_exit_evaluation_step
+    return Program(early_exit_evaluation_step, lambda results: results[0])

@@ -1,5 +1,7 @@
 """Evaluation: every puzzle once, in full batches, by one compiled step. Two ways: all supervision steps, or with early exit."""
 
+import copy
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
@@ -9,17 +11,19 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from trm.backends.xla import Runtime
+from trm.backends import Runtime
 from trm.config import Config
 from trm.core.losses import IGNORE_LABEL
+from trm.core.metrics import METRICS, MOST_SAMPLES, NORMS, RowTrace, Shown
 from trm.core.model import Architecture, Weights
-from trm.core.step import METRICS, NORMS, Batch, Carry, empty_carry, eval_forward, eval_metrics, wants_to_halt
+from trm.core.programs import eval_program
+from trm.core.step import empty_carry
 from trm.data.build import ensure_dataset
 from trm.data.format import load_dataset
 from trm.data.loader import EvalLoader
 from trm.inference.early_exit import early_exit_program, first_rows, first_totals
-from trm.inference.samples import MOST_SAMPLES, Samples, Shown, halting_logit, shown_rows
-from trm.run.clock import Progress, progress_bar
+from trm.inference.progress import Progress, progress_bar
+from trm.inference.samples import Samples
 
 
 @dataclass(frozen=True)
@@ -36,6 +40,10 @@ class EvalResult:
     def final(self) -> dict[str, float]:
         """Metrics after the last supervision step, which are the evaluation's result."""
         return self.by_step[-1]
+
+    def joined(self, other: "EvalResult") -> "EvalResult":
+        """The result over the puzzles of both, which share none."""
+        return EvalResult([_joined(*pair) for pair in zip(self.by_step, other.by_step, strict=True)], self.samples)
 
 
 class EvaluationStopped(Exception):
@@ -58,13 +66,8 @@ class Evaluator(Protocol):
     def run(self, weights: Weights, puzzle_embedding: Tensor | None, stop: Callable[[], bool] = never) -> EvalResult:
         """Every puzzle of the loader once. Raises EvaluationStopped soon after `stop` says so."""
 
-
-class RowTrace(NamedTuple):
-    """What one supervision step says of every row; over the batches of a pass joined, and on the CPU, in a `Trace`."""
-
-    exact: Tensor  # [B] bool
-    halts: Tensor  # [B] bool, the model wants to stop
-    q_halt: Tensor  # [B]
+    def rest(self) -> "Evaluator | None":
+        """The same over the test puzzles that the loader leaves out; None where there are none."""
 
 
 @dataclass(frozen=True)
@@ -105,12 +108,21 @@ class FullEvaluator:
         self._fixed = runtime.put_replicated(fixed)
         self._carry = runtime.put_rows(empty_carry(arch, fixed, local_batch_size))
         self._zeros = runtime.put_replicated(torch.zeros(len(METRICS), dtype=arch.master_dtype))
-        self._step = runtime.compile(eval_program(runtime, arch, traced=traced))
+        self._step = runtime.compile(*eval_program(arch, traced=traced))
 
     def prepare(self, weights: Weights, puzzle_embedding: Tensor | None) -> None:
         """Compile the evaluation step now rather than at the first evaluation."""
         batch = self.runtime.put_batch(next(iter(self.loader)))
         self.runtime.prepare(self._step, weights, self._fixed, puzzle_embedding, self._carry, batch, self._zeros)
+
+    def rest(self) -> "FullEvaluator | None":
+        """The same, with the same compiled step, over the test puzzles that the loader leaves out."""
+        loader = self.loader.rest()
+        if loader is None:
+            return None
+        other = copy.copy(self)
+        other.loader = loader
+        return other
 
     def run(self, weights: Weights, puzzle_embedding: Tensor | None, stop: Callable[[], bool] = never) -> EvalResult:
         """Evaluate weights that are on the devices. These always have a batch to go on with: what is read is of the one before."""
@@ -160,31 +172,6 @@ class FullEvaluator:
         return EvalResult([_means(total) for total in totals], samples), traces
 
 
-def eval_program(
-    runtime: Runtime, arch: Architecture, *, traced: bool = False
-) -> Callable[..., tuple[Carry, Tensor, Shown, tuple[RowTrace, Tensor] | None]]:
-    """The evaluation step (trm/core/step.py) as it is compiled: the carry stays split by rows, the rest every device holds whole.
-
-    Returns the carry, the sums, the samples, and where `traced` what it says of every row with the predictions [B, C].
-    """
-
-    def evaluation_step(
-        weights: Weights, fixed: Weights, puzzle_embedding: Tensor | None, carry: Carry, batch: Batch, sums: Tensor
-    ) -> tuple[Carry, Tensor, Shown, tuple[RowTrace, Tensor] | None]:
-        carry, out, rows = eval_forward(arch, weights, fixed, puzzle_embedding, carry, batch)
-        sums = sums + eval_metrics(arch, out, rows, carry.steps, rows.labelled)
-        shown = shown_rows(arch, out.logits, halting_logit(arch.recursion, out.q_halt, out.q_continue))
-        trace = None
-        if traced:
-            halts = wants_to_halt(arch.recursion, out.q_halt, out.q_continue)
-            trace = RowTrace(rows.exact, halts, out.q_halt), out.logits.argmax(-1).to(torch.int32)
-        runtime.keep_rows(carry)
-        runtime.keep_replicated((shown, trace))
-        return carry, sums, shown, trace
-
-    return evaluation_step
-
-
 class EarlyExitEvaluator:
     """A row whose puzzle halted takes the next one (early_exit.py). The results after a step are those of stopping there."""
 
@@ -200,6 +187,8 @@ class EarlyExitEvaluator:
     ) -> None:
         """`fixed` is on the CPU; `batch_size` is the loader's, over all processes."""
         self.runtime, self.loader = runtime, loader
+        self._rest = functools.partial(EarlyExitEvaluator, runtime, arch, fixed)
+        self._length = (batch_size, num_steps, progress)
         self._batch_size, self._progress = batch_size, progress
         puzzles = loader.padded(0, loader.num_rows + 1)
         self._count = int((puzzles["labels"] != IGNORE_LABEL).any(axis=1).sum())
@@ -207,11 +196,16 @@ class EarlyExitEvaluator:
         self._fixed = runtime.put_replicated(fixed)
         self._rows = runtime.put_rows(first_rows(arch, fixed, batch_size // runtime.process_count))
         self._totals = runtime.put_replicated(first_totals(arch, batch_size, num_steps))
-        self._step = runtime.compile(early_exit_program(runtime, arch))
+        self._step = runtime.compile(*early_exit_program(arch))
 
     def prepare(self, weights: Weights, puzzle_embedding: Tensor | None) -> None:
         """Compile the evaluation step now rather than at the first evaluation."""
         self.runtime.prepare(self._step, weights, self._fixed, puzzle_embedding, self._queue, self._rows, self._totals)
+
+    def rest(self) -> "EarlyExitEvaluator | None":
+        """The same over the test puzzles that the loader leaves out: a graph of its own, since the queue has another length."""
+        loader = self.loader.rest()
+        return None if loader is None else self._rest(loader, *self._length)
 
     def run(self, weights: Weights, puzzle_embedding: Tensor | None, stop: Callable[[], bool] = never) -> EvalResult:
         """Evaluate weights that are on the devices.
@@ -237,9 +231,18 @@ def _means(total: Tensor) -> dict[str, float]:
     values = dict(zip(METRICS, total.tolist(), strict=True))
     count = values.pop("count")
     # every row counts; the others are of training alone
-    for name in ("rows", "q_continue_loss", "nonfinite_steps", "stop_votes", *NORMS):
+    for name in ("rows", "q_continue_loss", "nonfinite_steps", "stop_votes", "failure_votes", *NORMS):
         del values[name]
     return {"count": int(count)} | {name: value / max(count, 1) for name, value in values.items()}
+
+
+def _joined(one: dict[str, float], other: dict[str, float]) -> dict[str, float]:
+    """Means over the puzzles of both."""
+    count = one["count"] + other["count"]
+    return {
+        name: count if name == "count" else (value * one["count"] + other[name] * other["count"]) / max(count, 1)
+        for name, value in one.items()
+    }
 
 
 def make_evaluator(cfg: Config, runtime: Runtime, arch: Architecture, fixed: Weights) -> Evaluator:

@@ -1,50 +1,21 @@
 """A few held-out puzzles with everything the model answered on the way: what an evaluation shows beside its metrics.
 
-Shape legend: S supervision steps, K puzzles, C cells, B rows of a batch, V vocabulary.
+Shape legend: S supervision steps, K puzzles, C cells.
 """
 
 import json
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
-from trm.config import RecursionConfig
-from trm.core.losses import log_probabilities
-from trm.core.model import Architecture
+from trm.core.metrics import Shown
 
 SAMPLES_FILE = "samples.json"
-MOST_SAMPLES = 8  # puzzles of an evaluation that are shown
 DIGITS = 4  # decimals of confidence and q_halt in the file
-
-
-class Shown(NamedTuple):
-    """Answers for the first K rows of a batch, or the first K puzzles; with a leading axis [S] after each supervision step."""
-
-    predictions: Tensor  # [K, C] int32
-    confidence: Tensor  # [K, C] in the loss dtype
-    q_halt: Tensor  # [K] `halting_logit`
-
-
-def halting_logit(recursion: RecursionConfig, q_halt: Tensor, q_continue: Tensor) -> Tensor:
-    """The logit that is above 0 where the model would stop by the rule of trm.core.step.wants_to_halt, [B]."""
-    return q_halt - q_continue if recursion.act_continue else q_halt
-
-
-def shown_rows(arch: Architecture, logits_BCV: Tensor, q_halt_B: Tensor) -> Shown:
-    """What is shown of a supervision step's answers: the first rows of the batch, at most MOST_SAMPLES.
-
-    `q_halt_B` is their `halting_logit`.
-    """
-    logits = logits_BCV[:MOST_SAMPLES]
-    predictions = logits.argmax(-1)
-    log_shares = log_probabilities(logits.to(arch.loss_dtype), arch.model.loss)
-    confidence = log_shares.gather(-1, predictions.unsqueeze(-1)).squeeze(-1).exp()
-    return Shown(predictions.to(torch.int32), confidence, q_halt_B[:MOST_SAMPLES])
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from trm.config import Config, total_steps
 from trm.core.curriculum import stages
+from trm.core.metrics import METRICS
 from trm.core.model import Architecture, Weights, architecture, init_fixed, num_parameters, swiglu_width
-from trm.core.step import METRICS, Batch, Carry, StepConfig, TrainState, empty_carry, eval_step, init_state, train_step
+from trm.core.step import Batch, Carry, StepConfig, TrainState, empty_carry, eval_step, init_state, train_step
 from trm.study.placement import place
 from trm.tasks.sudoku.rules import Sudoku
 

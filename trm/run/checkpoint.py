@@ -10,7 +10,7 @@ import os
 import re
 import shutil
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import MISSING, dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -23,8 +23,20 @@ from trm.errors import CheckpointError
 
 T = TypeVar("T")
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 STATE_FILE, META_FILE = "state.safetensors", "meta.json"
+
+
+@dataclass
+class Scores:
+    """What a run's evaluations found up to a step."""
+
+    best_exact_accuracy: float | None = None
+    best_step: int | None = None
+    best_puzzles: int | None = None  # that it was measured on
+    last_eval: dict[str, float] | None = None  # metrics of the last evaluation
+    last_eval_step: int | None = None
+    exact_accuracy_by_step: list[float] | None = None  # of the last evaluation, after each supervision step
 
 
 @dataclass(frozen=True)
@@ -34,15 +46,10 @@ class Meta:
     step: int  # updates done
     config: dict[str, Any]  # the resolved config, without names and paths
     digest: str  # trm.config.digest: equal where two runs compute the same numbers
-    best_exact_accuracy: float | None
-    best_step: int | None
-    last_eval: dict[str, float] | None  # metrics of the last evaluation up to this step
-    last_eval_step: int | None
     data: dict[str, int]  # seq_len, vocab_size, num_puzzle_identifiers
+    data_digest: str | None  # of the training puzzles; None where the weights came from elsewhere
     wandb_run_id: str | None  # the W&B run that a resumed run continues; None without W&B
-    # of the last evaluation, after each supervision step; None also in checkpoints made before it was kept
-    exact_accuracy_by_step: list[float] | None = None
-    data_digest: str | None = None  # of the training puzzles; None also in checkpoints made before it was kept
+    scores: Scores
 
 
 def flatten(tree: Any) -> dict[str, Tensor]:
@@ -87,7 +94,7 @@ def save_checkpoint(run_dir: Path, tensors: dict[str, Tensor], meta: Meta, *, is
     temporary.mkdir()
     blob = save({name: tensor.contiguous() for name, tensor in sorted(tensors.items())})
     _write(temporary / STATE_FILE, blob)
-    body = {"format_version": FORMAT_VERSION, "state_sha256": hashlib.sha256(blob).hexdigest()} | meta.__dict__
+    body = {"format_version": FORMAT_VERSION, "state_sha256": hashlib.sha256(blob).hexdigest()} | asdict(meta)
     _write(temporary / META_FILE, (json.dumps(body | {"meta_sha256": _digest(body)}, indent=1, sort_keys=True) + "\n").encode())
     _sync_folder(temporary)
     if final.exists():  # the same step again, after a resume from before it
@@ -167,18 +174,26 @@ def load_checkpoint(folder: Path) -> tuple[dict[str, Tensor], Meta]:
         raise CheckpointError(f"{error.filename}: not readable ({error.strerror}): use another checkpoint") from error
     except ValueError as error:
         raise CheckpointError(f"{meta_path}: not readable as JSON ({error}): use another checkpoint") from error
-    if not isinstance(body, dict) or body.get("format_version") != FORMAT_VERSION:
-        raise CheckpointError(f"{meta_path}: not a checkpoint of format version {FORMAT_VERSION}")
+    version = body.get("format_version") if isinstance(body, dict) else None
+    if version != FORMAT_VERSION:
+        raise CheckpointError(
+            f"{meta_path}: has format version {version}, not {FORMAT_VERSION}: use the version of this project that wrote it, or "
+            "train again"
+        )
     if body.pop("meta_sha256", None) != _digest(body):
         raise CheckpointError(f"{meta_path}: damaged (its checksum does not match): use another checkpoint")
     if hashlib.sha256(blob).hexdigest() != body.get("state_sha256"):
         raise CheckpointError(f"{state_path}: damaged (its checksum does not match {META_FILE}): use another checkpoint")
     try:
-        needed = [name for name, field in Meta.__dataclass_fields__.items() if field.default is MISSING or name in body]
-        meta = Meta(**{name: body[name] for name in needed})
+        meta = Meta(**{name: body[name] for name in Meta.__dataclass_fields__} | {"scores": Scores(**body["scores"])})
         return load(blob), meta
-    except (KeyError, SafetensorError) as error:
+    except (KeyError, TypeError, SafetensorError) as error:
         raise CheckpointError(f"{folder}: not a checkpoint ({error})") from error
+
+
+def state_digest(folder: Path) -> str:
+    """What a checkpoint's meta.json says of its tensors, which `load_checkpoint` has verified."""
+    return str(json.loads((folder / META_FILE).read_bytes())["state_sha256"])
 
 
 def _digest(body: dict[str, Any]) -> str:

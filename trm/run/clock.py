@@ -1,18 +1,9 @@
-"""A clock that leaves out compiling, evaluating and saving, and how far a long piece of work is: as a bar or in the log."""
+"""A clock that leaves out compiling, evaluating and saving."""
 
 import contextlib
-import logging
-import sys
 import time
 from collections.abc import Iterator
 from typing import NamedTuple
-
-from tqdm import tqdm
-from tqdm.contrib.logging import logging_redirect_tqdm
-
-log = logging.getLogger(__name__)
-
-BAR_EVERY_S, WORDS_EVERY_S = 0.5, 30.0
 
 
 class Lap(NamedTuple):
@@ -31,6 +22,7 @@ class Clock:
         self._started = time.perf_counter()
         self._lap_s, self._lap_step = 0.0, 0
         self._call_s = 0.0
+        self._paused = False
 
     @property
     def total_s(self) -> float:
@@ -59,49 +51,12 @@ class Clock:
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
-        """Do not count what happens inside."""
-        self._counted = self.total_s
+        """Do not count what happens inside; may be entered again inside."""
+        if self._paused:
+            yield
+            return
+        self._counted, self._paused = self.total_s, True
         try:
             yield
         finally:
-            self._started = time.perf_counter()
-
-
-@contextlib.contextmanager
-def progress_bar(mode: str, first_step: int, total_steps: int, unit: str = "step", *, leave: bool = True) -> Iterator[tqdm]:
-    """A tqdm bar on stderr where `mode` is on, or auto on a terminal; log lines stay above it. Otherwise a silent one.
-
-    `leave` keeps the full bar on the screen.
-    """
-    shown = mode == "on" or (mode == "auto" and sys.stderr.isatty())
-    with (
-        logging_redirect_tqdm() if shown else contextlib.nullcontext(),
-        tqdm(total=total_steps, initial=first_step, disable=not shown, unit=unit, leave=leave, dynamic_ncols=True) as bar,
-    ):
-        yield bar
-
-
-class Progress:
-    """How far a piece of work is: a bar on a terminal, else a line in the log every half minute.
-
-    Telling costs the caller a look at the devices; `due` says when it is time for one.
-    """
-
-    def __init__(self, what: str, total: int, bar: tqdm, *, words: bool) -> None:
-        """`bar` is of `progress_bar`; with `words` its place is taken by log lines where it is silent."""
-        self._what, self._total, self._bar = what, total, bar
-        self._every_s = BAR_EVERY_S if not bar.disable else WORDS_EVERY_S if words else None
-        self._began = self._told = time.perf_counter()
-
-    def due(self) -> bool:
-        """Whether it is time to tell."""
-        return self._every_s is not None and time.perf_counter() - self._told >= self._every_s
-
-    def tell(self, done: int) -> None:
-        """So many of the total are done."""
-        self._told = time.perf_counter()
-        if not self._bar.disable:
-            self._bar.update(done - self._bar.n)
-        elif done:
-            left_s = (self._told - self._began) * (self._total - done) / done
-            log.info("%s: %d of %d, %s left", self._what, done, self._total, tqdm.format_interval(left_s))
+            self._started, self._paused = time.perf_counter(), False

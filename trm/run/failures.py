@@ -12,13 +12,15 @@ from pathlib import Path
 from torch import Tensor
 
 from trm.config import Config
-from trm.core.step import LOSS_TERMS
+from trm.core.metrics import LOSS_TERMS
 from trm.errors import RunFailure
 from trm.run.checkpoint import saved_steps
+from trm.run.clock import Lap
 
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
 # XLA on TPU and CPU, CUDA, and torch's CPU allocator, in this order
 OUT_OF_MEMORY = ("RESOURCE_EXHAUSTED", "Ran out of memory", "out of memory", "can't allocate memory")
+SLOW_LOADER_SHARE = 0.2  # of a step spent waiting for its batch, from which on the run warns
 UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 
@@ -68,6 +70,17 @@ def memory_words(cfg: Config, message: str) -> str | None:
     return (
         f"out of memory{numbers}: train.global_batch_size={batch} over {devices} {hardware.platform} device(s) is too much for "
         f"this model: {advice}, or lower model.hidden_size"
+    )
+
+
+def slow_loader(lap: Lap, made_s: float, waited_s: float) -> str | None:
+    """What to say of steps whose batches took `made_s` to make and were waited for `waited_s`; None where that is little."""
+    if not lap.steps or waited_s < SLOW_LOADER_SHARE * lap.seconds:
+        return None
+    made_ms, step_ms = 1e3 * made_s / lap.steps, 1e3 * (lap.seconds - waited_s) / lap.steps
+    return (
+        f"the loader needs {made_ms:.1f} ms for a batch and a step {step_ms:.1f} ms: the devices wait: store the augmented "
+        "variants (data.num_aug=1000), or free this machine's cores"
     )
 
 

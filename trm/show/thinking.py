@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from trm.core.losses import log_probabilities
+from trm.core.metrics import halting_logit
 from trm.core.model import Architecture, Weights, decode, forward, with_latents
 from trm.errors import ConfigError
-from trm.inference.samples import halting_logit
 from trm.tasks.sudoku.rules import BLANK, Sudoku
 
 Cells = NDArray[np.integer]  # tokens [C]

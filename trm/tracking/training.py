@@ -5,8 +5,8 @@ from collections.abc import Mapping
 import torch
 
 from trm.config import Config
+from trm.core.metrics import NORMS
 from trm.core.optim import learning_rate
-from trm.core.step import NORMS
 from trm.run.clock import Lap
 
 
@@ -17,7 +17,7 @@ def training_values(
 
     Args:
         cfg: the run's settings.
-        sums: METRICS of trm.core.step by name.
+        sums: METRICS of trm.core.metrics by name.
         lap: steps and seconds since the last log, without compiling, evaluating and saving.
         batches_s: seconds to make these steps' batches (in a thread), and seconds that the loop stood still for them.
         step, total_steps: where the run is, for the learning rate.

@@ -1,0 +1,106 @@
+"""What a backend provides. The rest of the project sees a `Runtime`: it compiles a pure function into one graph, puts state and
+batches on the devices, and fetches results.
+
+Under SPMD (several devices) a program sees global tensors: rows are split over a 1-D mesh, weights are on every device, and the
+compiler inserts the all-reduce of the gradient. Backends know no model: what they put in the place of plain torch inside the
+network are two functions, which the network is built with.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+import numpy as np
+import torch
+import torch.utils._pytree as pytree
+from torch import Tensor
+
+F = TypeVar("F", bound=Callable[..., Any])
+T = TypeVar("T")
+Rows = Callable[[Any], Any]  # of a function's results: a part
+
+
+def none(results: Any) -> tuple[()]:
+    """No part."""
+    return ()
+
+
+class Runtime(Protocol):
+    """Trees are nested dicts, tuples and NamedTuples of tensors (None allowed)."""
+
+    process_index: int
+    process_count: int
+    num_devices: int
+
+    @property
+    def linear(self) -> Callable[[Tensor, Tensor], Tensor]:
+        """The product without bias that the network uses here, of [..., in] and [out, in] to [..., out]."""
+
+    @property
+    def is_main(self) -> bool:
+        """True on the one process that writes files and logs."""
+
+    def compile_block(self, function: F) -> F:
+        """The part of the network that the recursion repeats, compiled by itself where the backend gains by it."""
+
+    def compile(self, function: F, rows: Rows = none, donate: int | None = None) -> F:
+        """The pure function as one compiled graph; compiles at the first call for given shapes.
+
+        `rows` picks the part of its results whose first axis is split over the devices, as `put_rows` splits it; all other results
+        are whole on every device, so that every process can fetch them. `donate` is the position of an argument whose tensors the
+        caller does not use again: their memory is taken for the results.
+        """
+
+    def prepare(self, compiled: Callable[..., Any], *args: Any) -> None:
+        """Compile what `compile` returned for these arguments now, without running it, where the backend can."""
+
+    def put_replicated(self, tree: T) -> T:
+        """A CPU tree on the devices, every device holding all of it."""
+
+    def put_rows(self, tree: T) -> T:
+        """A CPU tree on the devices, the first axis (this process's rows of the global batch) split over them."""
+
+    def put_batch(self, batch: Mapping[str, np.ndarray]) -> dict[str, Tensor]:
+        """A host batch (this process's rows, int32 arrays) on the devices, split over its rows."""
+
+    def fetch(self, tree: T) -> T:
+        """A tree of device tensors as CPU tensors. Waits for the devices."""
+
+    def wait(self) -> None:
+        """Until the devices have nothing left to do."""
+
+    def compile_count(self) -> int:
+        """Graphs compiled so far in this process."""
+
+    def metrics_line(self) -> str:
+        """What the backend counted so far in this process: compiles, executions, transfers, each with its seconds."""
+
+    def profile(self, folder: Path) -> AbstractContextManager[None]:
+        """Write a trace of what is done while entered into `folder`, for TensorBoard or Perfetto."""
+
+    def describe(self) -> str:
+        """One line: backend, devices, processes."""
+
+
+def map_tensors(function: Callable[[Tensor], Tensor], tree: T) -> T:
+    """The tree with the function's result in each tensor's place."""
+    result: T = pytree.tree_map(lambda leaf: function(leaf) if isinstance(leaf, Tensor) else leaf, tree)
+    return result
+
+
+def extremes_over_hosts(runtime: Runtime, numbers: list[int]) -> tuple[list[int], list[int]]:
+    """The least and the largest of each number over all processes; each gives as many, below 2**31.
+
+    All processes must call it together: it is a small all-reduce.
+    """
+    local = runtime.num_devices // runtime.process_count
+    rows = torch.tensor([numbers] * local, dtype=torch.int32)
+
+    def extremes(rows: Tensor) -> tuple[Tensor, Tensor]:
+        return rows.amin(0), rows.amax(0)
+
+    least, largest = runtime.fetch(runtime.compile(extremes)(runtime.put_rows(rows)))
+    return least.tolist(), largest.tolist()

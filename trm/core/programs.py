@@ -1,0 +1,57 @@
+"""The steps as they are compiled: which of their results are split over the devices by rows, and what memory they may take.
+
+All results that `rows` does not pick are whole on every device, so that every process can fetch them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from trm.core.metrics import RowTrace, Shown, eval_metrics, halting_logit, shown_rows, wants_to_halt
+from trm.core.model import Architecture, Weights
+from trm.core.step import Batch, Carry, StepConfig, TrainState, eval_forward, train_step
+
+
+class Program(NamedTuple):
+    """The arguments of a runtime's `compile`."""
+
+    function: Callable[..., Any]
+    rows: Callable[[Any], Any]  # of the results, those whose first axis is rows of the batch
+    donate: int | None = None
+
+
+def train_program(cfg: StepConfig) -> Program:
+    """(state, fixed, batch) -> state, whose memory is the old state's."""
+
+    def training_step(state: TrainState, fixed: Weights, batch: Batch) -> TrainState:
+        return train_step(cfg, state, fixed, batch)
+
+    return Program(training_step, lambda state: state.carry, donate=0)
+
+
+EvalResults = tuple[Carry, Tensor, Shown, tuple[RowTrace, Tensor] | None]
+
+
+def eval_program(arch: Architecture, *, traced: bool = False) -> Program:
+    """(weights, fixed, puzzle embedding, carry, batch, sums) -> the carry, the sums with this step's METRICS, what is shown.
+
+    Where `traced` also what the step says of every row, with the predictions [B, C].
+    """
+
+    def evaluation_step(
+        weights: Weights, fixed: Weights, puzzle_embedding: Tensor | None, carry: Carry, batch: Batch, sums: Tensor
+    ) -> EvalResults:
+        carry, out, rows = eval_forward(arch, weights, fixed, puzzle_embedding, carry, batch)
+        sums = sums + eval_metrics(arch, out, rows, carry.steps, rows.labelled)
+        shown = shown_rows(arch, out.logits, halting_logit(arch.recursion, out.q_halt, out.q_continue))
+        trace = None
+        if traced:
+            halts = wants_to_halt(arch.recursion, out.q_halt, out.q_continue)
+            trace = RowTrace(rows.exact, halts, out.q_halt), out.logits.argmax(-1).to(torch.int32)
+        return carry, sums, shown, trace
+
+    return Program(evaluation_step, lambda results: results[0])

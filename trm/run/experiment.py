@@ -1,0 +1,117 @@
+"""What a run is made of: `build(cfg)` gives it, with devices started. Training, benches and tests of the step start here."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import numpy as np
+import torch.utils._pytree as pytree
+
+from trm.backends import Runtime, start
+from trm.config import Config, RecursionConfig, total_steps
+from trm.core.curriculum import Stage, stages
+from trm.core.model import Architecture, Weights, architecture, init_fixed
+from trm.core.programs import Program, train_program
+from trm.core.step import StepConfig, TrainState, draw_min_steps, init_state
+from trm.data.build import ensure_dataset
+from trm.data.format import Dataset, load_dataset
+from trm.data.loader import TrainLoader
+from trm.errors import ConfigError
+from trm.study.sweep import process_rank
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A run's settings with what they come to on this machine."""
+
+    cfg: Config
+    runtime: Runtime
+    dataset: Dataset  # the training split
+    loader: TrainLoader
+    arch: Architecture
+    fixed: Weights  # on the CPU
+    total_steps: int
+    data_digest: str  # of the training puzzles
+
+    @property
+    def step_config(self) -> StepConfig:
+        """The step at full depth."""
+        return StepConfig(self.arch, self.cfg.optimizer, self.cfg.ema.rate, self.total_steps)
+
+    @property
+    def stages(self) -> list[Stage]:
+        """The stages of the curriculum; a run without one has one stage."""
+        return stages(self.cfg.recursion, self.total_steps)
+
+    def program(self, recursion: RecursionConfig) -> Program:
+        """The training step with a stage's recursion."""
+        arch = dataclasses.replace(self.arch, recursion=recursion)
+        return train_program(dataclasses.replace(self.step_config, arch=arch))
+
+    def first_state(self) -> TrainState:
+        """The state before the first step, on the CPU."""
+        return init_state(self.cfg, self.arch, self.fixed)
+
+    def place(self, state: TrainState) -> TrainState:
+        """A state of the CPU on the devices: whole on each, but for the carry, of which each device has its rows."""
+        carry = self.runtime.put_rows(self.own_rows(state.carry))
+        return self.runtime.put_replicated(state._replace(carry=None))._replace(carry=carry)  # type: ignore[arg-type]
+
+    def host_batch(self, step: int, vote: int = 0) -> dict[str, Any]:
+        """This process's rows of the batch of a 0-based step; of several processes with their vote (STOP, FAILED)."""
+        batch_size = self.cfg.train.global_batch_size
+        min_steps = self.own_rows(draw_min_steps(self.cfg.recursion, self.cfg.seed, step, batch_size))
+        batch = {**self.loader.batch(step), "min_steps": min_steps}
+        if self.runtime.process_count > 1:
+            batch["stop"] = np.full(len(min_steps), vote, dtype=np.int32)
+        return batch
+
+    def own_rows(self, tree: T) -> T:
+        """This process's rows of arrays or tensors whose first axis is the global batch."""
+        local = self.cfg.train.global_batch_size // self.runtime.process_count
+        first = self.runtime.process_index * local
+        rows: T = pytree.tree_map(lambda leaf: leaf[first : first + local], tree)
+        return rows
+
+
+def build(cfg: Config, runtime: Runtime | None = None) -> Experiment:
+    """Load the data, start the devices (or take those of `runtime`), and make the network's fixed parts.
+
+    Raises ConfigError or DataError where settings, data and machine do not go together.
+    """
+    dataset = load_dataset(ensure_dataset(cfg.data), "train")
+    steps = total_steps(cfg, dataset.num_groups)
+    runtime = runtime or started(cfg)
+    loader = TrainLoader(
+        dataset,
+        seed=cfg.seed,
+        global_batch_size=cfg.train.global_batch_size,
+        on_the_fly_aug=cfg.data.on_the_fly_aug if cfg.data.num_aug == 0 else 0,
+        data_seed=cfg.data.seed,
+        process_index=runtime.process_index,
+        process_count=runtime.process_count,
+    )
+    arch = on_devices(architecture(cfg, **dataset.metadata.sizes), runtime)
+    return Experiment(cfg, runtime, dataset, loader, arch, init_fixed(arch, cfg.seed), steps, dataset.digest())
+
+
+def started(cfg: Config) -> Runtime:
+    """The devices of the settings. Raises ConfigError where they and the environment count the processes differently."""
+    runtime = start(cfg.hardware)
+    rank, ranks = process_rank()
+    if ranks > 1 and (rank, ranks) != (runtime.process_index, runtime.process_count):
+        raise ConfigError(
+            f"hardware={cfg.hardware.name}: the environment says that this is process {rank} of {ranks}, the devices say "
+            f"{runtime.process_index} of {runtime.process_count}: start one process a host, in the order of the hosts, with the "
+            "hardware= that they are"
+        )
+    return runtime
+
+
+def on_devices(arch: Architecture, runtime: Runtime) -> Architecture:
+    """The architecture with what the devices put in the place of plain torch."""
+    return dataclasses.replace(arch, linear=runtime.linear, compile_block=runtime.compile_block)

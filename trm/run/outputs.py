@@ -1,0 +1,126 @@
+"""What a run leaves behind: its log and dashboards, samples, checkpoints, summary. One host writes, the others have nothing to do.
+
+With several hosts an error here is this host's alone, and the others wait for it in the next computation that they share. So it is
+kept, this host votes for a stop, and raises it when all have stopped.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from trm.config import Config, to_plain
+from trm.core.metrics import FAILED
+from trm.core.step import TrainState
+from trm.errors import RunFailure, UserError
+from trm.inference.evaluator import EvalResult
+from trm.inference.samples import write_samples
+from trm.run.checkpoint import CheckpointWriter, flatten
+from trm.run.experiment import Experiment
+from trm.run.folder import CONFIG_FILE, put_summary_away, write_summary
+from trm.run.record import Record
+from trm.tracking.evaluation import Evaluation, held_out
+from trm.tracking.trackers import Trackers, open_trackers
+
+log = logging.getLogger(__name__)
+
+SHOWN_IN_LOG = {"exact_accuracy": "exact_accuracy", "accuracy": "accuracy", "loss": "lm_loss"}
+
+
+class Outputs:
+    """The run folder and the dashboards of one run.
+
+    Attributes:
+        failure: what went wrong on this host alone; None = nothing, and always None where there is one host, which raises it.
+    """
+
+    def __init__(self, exp: Experiment, run_dir: Path, record: Record) -> None:
+        self.failure: Exception | None = None
+        self._exp, self._run_dir, self._record = exp, run_dir, record
+        self._trackers = Trackers(record.wandb_run_id)  # none, until they are open
+        self._writer = CheckpointWriter(run_dir, exp.cfg.train.keep_checkpoints)
+        if not exp.runtime.is_main:
+            return
+        with self._own():
+            put_summary_away(run_dir)  # it would tell of the start before
+            resume_step = record.start_step or None
+            self._trackers = open_trackers(
+                exp.cfg, run_dir, is_main=True, resume_step=resume_step, wandb_run_id=record.wandb_run_id
+            )
+            record.wandb_run_id = self._trackers.wandb_run_id
+            _save_config(exp.cfg, run_dir)
+
+    @property
+    def vote(self) -> int:
+        """This host's vote in a batch: FAILED where it cannot go on."""
+        return FAILED if self.failure else 0
+
+    def log(self, kind: str, values: dict[str, float | int]) -> None:
+        """Write the values of the current step everywhere, and see whether checkpoints are written."""
+        with self._own():
+            self._trackers.log(kind, self._record.step, values)
+            self._writer.check()
+
+    def evaluated(self, result: EvalResult, began: float) -> None:
+        """Tell of an evaluation that the record has taken."""
+        values, step = result.final, self._record.step
+        shown = ", ".join(f"{name}={values[key]:.4f}" for name, key in SHOWN_IN_LOG.items())
+        seconds = time.perf_counter() - began
+        log.info("Evaluation at step %s: %s, puzzles=%d, time=%.1fs", step, shown, values["count"], seconds)
+        self.log("eval", values)
+        with self._own():
+            if self._exp.runtime.is_main:
+                write_samples(self._run_dir, result.samples)
+            best = max(values["exact_accuracy"], self._record.scores.best_exact_accuracy or 0.0)
+            puzzles = held_out(result.samples, self._exp.dataset.sudoku)
+            self._trackers.show(step, lambda: Evaluation(result.by_step, best, puzzles))
+
+    def save(self, state: TrainState, is_best: bool) -> None:
+        """Have a state of the CPU, which nobody may change any more, written as a checkpoint."""
+        if not self._exp.runtime.is_main or self.failure:
+            return
+        tensors = flatten(state) | {f"fixed/{k}": t for k, t in self._exp.fixed.items() if k.startswith("init.")}
+        with self._own():
+            self._writer.save(tensors, self._record.meta(self._exp), is_best=is_best)
+
+    def close(self) -> None:
+        """Wait until all checkpoints are on disk. Raises what went wrong."""
+        with self._own():
+            self._writer.close()
+        if self.failure is not None:
+            raise self.failure
+
+    def finish(self, status: str, reason: str | None, exit_code: int, seconds: float) -> dict[str, Any]:
+        """Write the summary and end the trackers, whatever happened; returns the summary."""
+        summary = self._record.summary(self._exp, status, reason, seconds) | {"wandb_mode": self._trackers.wandb_mode}
+        warnings = [*self._record.warnings, *self._trackers.warnings]
+        if self._exp.runtime.is_main:
+            write_summary(self._run_dir, summary | {"warnings": warnings})  # before the trackers, which may wait for a server
+        self._trackers.finish(status, exit_code, summary)
+        if self._exp.runtime.is_main:
+            write_summary(self._run_dir, summary | {"warnings": [*self._record.warnings, *self._trackers.warnings]})
+        return summary
+
+    @contextlib.contextmanager
+    def _own(self) -> Iterator[None]:
+        """Work of this host alone. One error is enough: what follows from it is not told."""
+        try:
+            yield
+        except (OSError, RunFailure, UserError) as error:
+            if self._exp.runtime.process_count == 1:
+                raise
+            if self.failure is None:
+                log.error("%s: the run stops on all hosts", error)
+                self.failure = error
+
+
+def _save_config(cfg: Config, run_dir: Path) -> None:
+    saved = to_plain(cfg)
+    saved["data"]["path"] = str(Path(cfg.data.path).resolve())  # so that the run can be opened from any folder
+    OmegaConf.save(OmegaConf.create(saved), run_dir / CONFIG_FILE)

@@ -1,0 +1,95 @@
+"""What is known of a run so far: the one object that becomes a checkpoint's meta.json and the run's summary.json."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, field
+from typing import Any
+
+from trm.config import digest, to_plain
+from trm.core.model import num_parameters
+from trm.inference.evaluator import EvalResult
+from trm.run.checkpoint import Meta, Scores
+from trm.run.experiment import Experiment
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class Record:
+    """The state of a run beside its tensors."""
+
+    step: int = 0  # updates done
+    start_step: int = 0  # of this start
+    scores: Scores = field(default_factory=Scores)
+    wandb_run_id: str | None = None  # that a resumed run continues
+    warnings: list[str] = field(default_factory=list)
+    seconds_before: float = 0.0  # of training, by earlier starts
+    seconds_to_first_step: float | None = None
+    kept_config: dict[str, Any] = field(default_factory=dict)  # of the checkpoint that the run goes on from
+    _told: set[str] = field(default_factory=set)
+
+    def warn(self, text: str, once: str | None = None) -> None:
+        """Say it in the log and keep it for the summary; of warnings alike, which `once` names, only the first."""
+        if once is None or once not in self._told:
+            log.warning(text)
+            self.warnings.append(text)
+        self._told |= {once} if once else set()
+
+    def evaluated(self, sample: EvalResult, result: EvalResult) -> bool:
+        """Take an evaluation of the current step; True where it is the best so far.
+
+        `sample` is the part over the puzzles that every evaluation takes, by which evaluations are compared; `result` is all of it.
+        """
+        accuracy, before = sample.final["exact_accuracy"], self.scores.best_exact_accuracy
+        is_best = before is None or accuracy > before
+        if is_best:
+            self.scores.best_exact_accuracy, self.scores.best_step = accuracy, self.step
+            self.scores.best_puzzles = int(sample.final["count"])
+        self.scores.last_eval, self.scores.last_eval_step = result.final, self.step
+        self.scores.exact_accuracy_by_step = [step["exact_accuracy"] for step in result.by_step]
+        return is_best
+
+    def meta(self, exp: Experiment) -> Meta:
+        """What a checkpoint of now says about itself."""
+        return Meta(
+            step=self.step,
+            config=_without_places(to_plain(exp.cfg)),
+            digest=digest(exp.cfg),
+            data=exp.dataset.metadata.sizes,
+            data_digest=exp.data_digest,
+            wandb_run_id=self.wandb_run_id,
+            scores=self.scores,
+        )
+
+    def summary(self, exp: Experiment, status: str, reason: str | None, seconds: float) -> dict[str, Any]:
+        """The contents of summary.json; `seconds` are those of this start's training steps."""
+        trained, scores = max(self.step - self.start_step, 0), self.scores
+        rows_after_first = (trained - 1) * exp.cfg.train.global_batch_size
+        return {
+            "status": status,
+            "reason": reason,
+            "run_name": exp.cfg.run_name,
+            "steps": self.step,
+            "total_steps": exp.total_steps,
+            "resumed_from_step": self.start_step or None,
+            "exact_accuracy": scores.last_eval["exact_accuracy"] if scores.last_eval else None,
+            **vars(scores),
+            # in training steps, without compiling, evaluating and saving, over all starts of the run
+            "seconds": round(self.seconds_before + seconds, 3),
+            "seconds_to_first_step": self.seconds_to_first_step,
+            "samples_per_s": rows_after_first / seconds if trained > 1 and seconds else None,
+            "parameters": num_parameters(exp.arch),
+            "config_digest": digest(exp.cfg),
+            "seed": exp.cfg.seed,
+            "hardware": exp.cfg.hardware.name,
+            "runtime": exp.runtime.describe(),
+            "compiles": exp.runtime.compile_count(),
+            "warnings": self.warnings,
+        }
+
+
+def _without_places(config: dict[str, Any]) -> dict[str, Any]:
+    """The config without names and paths, which would make equal checkpoints differ."""
+    data = {k: v for k, v in config["data"].items() if k not in ("path", "train_csv", "test_csv")}
+    return {k: v for k, v in config.items() if k not in ("run_name", "tracking")} | {"data": data}

@@ -1,0 +1,141 @@
+"""Where a run starts: at step 0, or where its folder's newest whole checkpoint left off. All hosts start from the same state."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import logging
+from pathlib import Path
+
+from torch import Tensor
+
+from trm.backends.base import extremes_over_hosts
+from trm.config import differences, digest, resume_conflicts, to_plain
+from trm.core.step import TrainState
+from trm.errors import CheckpointError, UserError
+from trm.run.checkpoint import Meta, load_checkpoint, saved_steps, set_aside, state_digest, unflatten
+from trm.run.experiment import Experiment
+from trm.run.folder import read_summary, seconds_before
+from trm.run.record import Record
+
+log = logging.getLogger(__name__)
+
+HEX_DIGITS = 7  # that fit a number below 2**31
+
+
+def starting_point(exp: Experiment, run_dir: Path, record: Record) -> tuple[Experiment, TrainState]:
+    """The state to go on from, on the CPU, and the experiment with the latents' initial values that it was trained with.
+
+    Fills the record. Raises CheckpointError where the checkpoint belongs to other settings or data, where all are damaged, and
+    where several hosts would start from different states; all hosts must call it together.
+    """
+    error: UserError | None = None
+    found: tuple[Path, dict[str, Tensor], Meta] | None = None
+    try:
+        found = _checkpoint(exp, run_dir, record)
+    except UserError as wrong:
+        error = wrong
+    if exp.runtime.process_count > 1:
+        _agree(exp, found, error)
+    if error is not None:
+        raise error
+    state = exp.first_state()
+    if found is None:
+        return exp, state
+    folder, tensors, meta = found
+    fixed = {k.removeprefix("fixed/"): t for k, t in tensors.items() if k.startswith("fixed/")}
+    state = unflatten(state, {k: t for k, t in tensors.items() if not k.startswith("fixed/")}, str(folder))
+    record.step = record.start_step = meta.step
+    record.scores, record.wandb_run_id, record.kept_config = meta.scores, meta.wandb_run_id, meta.config
+    record.seconds_before = seconds_before(run_dir)
+    log.info("resuming from %s", folder)
+    return dataclasses.replace(exp, fixed=exp.fixed | fixed), state
+
+
+def _checkpoint(exp: Experiment, run_dir: Path, record: Record) -> tuple[Path, dict[str, Tensor], Meta] | None:
+    """The checkpoint to go on from; None where the run starts over."""
+    cfg = exp.cfg
+    if cfg.train.resume == "never":
+        if exp.runtime.is_main:
+            set_aside(run_dir)
+        return None
+    found = _newest_whole(run_dir, record)
+    if found is None:
+        return None
+    folder, _, meta = found
+    conflicts = resume_conflicts(meta.config, cfg)
+    if meta.data_digest not in (None, exp.data_digest):
+        conflicts.append(f"data.path={cfg.data.path} holds other training puzzles")
+    if conflicts:
+        raise CheckpointError(
+            f"{folder}: was trained with other settings ({'; '.join(conflicts)}): choose another run_name, or "
+            "train.resume=never to start over in this folder"
+        )
+    if meta.step > exp.total_steps:
+        raise CheckpointError(
+            f"train.max_steps={exp.total_steps}: {run_dir} is at step {meta.step} already: choose at least that, or another "
+            "run_name"
+        )
+    return found
+
+
+def _newest_whole(run_dir: Path, record: Record) -> tuple[Path, dict[str, Tensor], Meta] | None:
+    """The newest checkpoint of the run folder that is not damaged; None where there is none at all."""
+    folders = [run_dir / "checkpoints" / f"step_{step}" for step in reversed(saved_steps(run_dir))]
+    for folder in folders:
+        try:
+            return folder, *load_checkpoint(folder)
+        except CheckpointError as error:
+            record.warn(f"{error}; the checkpoint before it is used")
+    if folders:
+        raise CheckpointError(f"{run_dir}: every checkpoint is damaged: train.resume=never starts over and keeps them aside")
+    return None
+
+
+def _agree(exp: Experiment, found: tuple[Path, dict[str, Tensor], Meta] | None, error: UserError | None) -> None:
+    """Raise CheckpointError unless all hosts have the same step, state, settings and training puzzles.
+
+    A host with an error of its own takes part, so that the others do not wait for it.
+    """
+    step = -1 if error else found[2].step if found else 0
+    numbers = {
+        "step": [step],
+        "state": _words(state_digest(found[0]) if found else ""),
+        "settings": _words(digest(exp.cfg)),
+        "training puzzles": _words(exp.data_digest),
+    }
+    least, largest = extremes_over_hosts(exp.runtime, [number for words in numbers.values() for number in words])
+    names = [name for name, words in numbers.items() for _ in words]
+    wrong = list(dict.fromkeys(name for name, a, b in zip(names, least, largest, strict=True) if a != b))
+    if wrong and error is None:
+        here = f"step {step} of {found[0]}" if found else "no checkpoint"
+        raise CheckpointError(
+            f"the hosts differ in their {', '.join(wrong)} (here: {here}; another host may say what is wrong there): give all "
+            "hosts the same command and a folder that they share, or train.resume=never to start over"
+        )
+
+
+def _words(text: str) -> list[int]:
+    """A checksum of the text as two numbers below 2**31."""
+    found = hashlib.sha256(text.encode()).hexdigest()
+    return [int(found[:HEX_DIGITS], 16), int(found[HEX_DIGITS : 2 * HEX_DIGITS], 16)]
+
+
+def kept_evaluation(exp: Experiment, run_dir: Path, record: Record) -> str | None:
+    """None where the run folder's last start did not say that it had done all steps and evaluated them.
+
+    Else in words how its last evaluation differs from the one that the settings ask for, empty where it does not.
+    """
+    summary = read_summary(run_dir) or {}
+    if summary.get("status") != "completed" or record.scores.last_eval_step is None:
+        return None
+    asked = to_plain(exp.cfg)["evaluate"]
+    other = differences(record.kept_config.get("evaluate", {}), asked, "evaluate.")
+    if not other:
+        return ""
+    keys = [difference.partition("=")[0] for difference in other]
+    again = " ".join(f"{key}={asked[key.removeprefix('evaluate.')]}" for key in keys)
+    return (
+        f"; its last evaluation was made with other settings ({'; '.join(other)}): "
+        f"`python -m trm.evaluate checkpoint={run_dir} {again}` makes one with these"
+    )
