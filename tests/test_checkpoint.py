@@ -19,6 +19,7 @@ from trm.run.checkpoint import (
     STATE_FILE,
     CheckpointWriter,
     Meta,
+    Scores,
     find_checkpoint,
     flatten,
     load_checkpoint,
@@ -43,12 +44,10 @@ def make_meta(step, **changes):
         "step": step,
         "config": {"seed": 3, "optimizer": {"lr": 1e-4, "beta1": 0.9}, "train": {"max_steps": None}},
         "digest": "0123456789abcdef",
-        "best_exact_accuracy": 0.1 + 0.2,
-        "best_step": 5,
-        "last_eval": {"exact_accuracy": 1 / 3},
-        "last_eval_step": 5,
         "data": {"seq_len": 81, "vocab_size": 11, "num_puzzle_identifiers": 1},
+        "data_digest": "fedcba9876543210",
         "wandb_run_id": None,
+        "scores": Scores(best_exact_accuracy=0.1 + 0.2, best_step=5, last_eval={"exact_accuracy": 1 / 3}, last_eval_step=5),
     }
     return Meta(**(values | changes))
 

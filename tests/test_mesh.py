@@ -7,12 +7,16 @@ steps on any two machines. Float64 shows that the computation is the same; atten
 import math
 import re
 import shutil
+from collections import Counter
 
 import pytest
+import torch.utils._pytree as pytree
 from running import TINY, metrics, run
 
 from trm.cli import compose
-from trm.core.model import architecture, num_parameters, weight_shapes
+from trm.core.metrics import METRICS
+from trm.core.model import architecture, init_fixed, num_parameters, weight_shapes
+from trm.core.step import empty_carry, init_state
 
 CASES = {
     "mlp-float64": ["hardware.dtype=float64"],
@@ -64,6 +68,28 @@ def test_the_devices_exchange_gradients_and_scalars_and_nothing_else(tmp_path, m
     assert inputs.count("f32[512,64]") >= 4 * 2  # weights, moments and EMA of two blocks
     assert "[16,18,64]" not in module
     assert module.splitlines()[0].count("may-alias") >= 4 * len(shapes)  # weights, two moments, EMA
+    # every result lies as it is declared, so that it comes back as the argument that the graph was made for
+    cfg = compose([*TINY, *PREFIX, "hardware=cpu_mesh"])
+    state = init_state(cfg, arch, init_fixed(arch, 0))
+    assert results_of(module) == Counter(shapes_of(state._replace(carry=None)) + shapes_of(state.carry, devices=8))
+    declared = [path.read_text() for path in (tmp_path / "dump").glob("*SyncTensorsGraph*before_optimizations.txt")]
+    assert max(declared, key=len).count('custom_call_target="Sharding"') >= results_of(module).total()
+    evaluation = next(text for text in modules if "s32[8,16]" in text.splitlines()[0].partition("->")[2])  # what is shown
+    eval_carry = shapes_of(empty_carry(arch, init_fixed(arch, 0), 16), devices=8)
+    shown = [(8, 16), (8, 16), (8,)]
+    assert results_of(evaluation) == Counter([*eval_carry, (len(METRICS),), *shown])
+
+
+def results_of(module):
+    """How many results of each shape a compiled module has on one device."""
+    text = module.splitlines()[0].partition(")->(")[2]
+    return Counter(tuple(int(d) for d in dims.split(",") if d) for dims in re.findall(r"\w+\[([\d,]*)\]", text))
+
+
+def shapes_of(tree, devices=1):
+    """The shapes of a tree of tensors, with each device's share of the first axis."""
+    leaves = [leaf for leaf in pytree.tree_leaves(tree) if leaf is not None]
+    return [(leaf.shape[0] // devices, *leaf.shape[1:]) if leaf.ndim else () for leaf in leaves]
 
 
 def test_resume_on_a_mesh_is_exact_and_on_another_number_of_devices_close(tmp_path):

@@ -203,7 +203,9 @@ def test_rms_norm():
 
 def test_swiglu_takes_the_gate_first():
     x, gate_up, down = random_tensor(2, 3, 4), random_tensor(10, 4, seed=1), random_tensor(4, 5, seed=2)
-    np.testing.assert_allclose(swiglu(x, gate_up, down), np_swiglu(x.numpy(), gate_up.numpy(), down.numpy()), rtol=1e-12)
+    np.testing.assert_allclose(
+        swiglu(make_arch(), x, gate_up, down), np_swiglu(x.numpy(), gate_up.numpy(), down.numpy()), rtol=1e-12
+    )
 
 
 @pytest.mark.parametrize("num_layers", [1, 3])

@@ -115,9 +115,11 @@ def test_without_a_curriculum_the_one_stage_is_the_run():
 
 def test_supervision_weights():
     steps = torch.arange(1, 17, dtype=torch.int32)
-    weights = supervision_weights(RecursionConfig(supervision_decay=0.7), steps).double()
-    np.testing.assert_allclose(weights[1:] / weights[:-1], 0.7, rtol=1e-5)
-    assert weights.mean().item() == pytest.approx(1, rel=1e-6)
+    weights = supervision_weights(RecursionConfig(supervision_decay=0.7), steps, torch.float64)
+    np.testing.assert_allclose(
+        weights[1:] / weights[:-1], 0.7, rtol=1e-12
+    )  # in the master dtype, not that of a Python float times an int32 tensor
+    assert weights.mean().item() == pytest.approx(1, rel=1e-12)
 
 
 @pytest.mark.parametrize("act_continue", [False, True])
@@ -131,7 +133,7 @@ def test_each_row_is_weighted_by_its_own_supervision_step(act_continue):
     batch = make_batch(6, 3)
     _, carry, out = loss_and_grads(cfg, state, fixed, batch)
     assert len(set(carry.steps.tolist())) > 1
-    weights = supervision_weights(cfg.arch.recursion, carry.steps)
+    weights = supervision_weights(cfg.arch.recursion, carry.steps, torch.float64)
     if act_continue:  # its losses are not in the outputs: the weighted loss lies between the smallest and the largest weight
         loss = loss_and_grads(plain, state, fixed, batch)[2].loss
         assert weights.min() * loss < out.loss < weights.max() * loss

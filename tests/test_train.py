@@ -48,7 +48,7 @@ def test_run_folder(whole):
         f"carry/{name}" for name in ("steps", "halted", "inputs", "labels", "puzzle_identifiers", "latents/z_H", "latents/z_L")
     }
     assert carry | {"step", "metrics", "weights/lm_head", "ema/lm_head", "m/lm_head", "v/lm_head"} <= tensors.keys()
-    assert (meta.step, meta.last_eval_step, meta.config["seed"]) == (20, 20, 0)
+    assert (meta.step, meta.scores.last_eval_step, meta.config["seed"]) == (20, 20, 0)
 
 
 def test_metrics_have_every_step_once(whole):
@@ -120,7 +120,7 @@ def test_resumed_run_ends_with_the_same_bytes(folder, whole):
     assert numbers(parts) == numbers(whole)
 
     again = run(folder, "trm.train", *TINY, "run_name=parts")
-    assert "nothing to do" in again.stdout
+    assert "nothing to train" in again.stdout
     assert summary(parts)["status"] == "completed"
 
     other = run(folder, "trm.train", *TINY, "run_name=parts", "seed=5", "optimizer.lr=0.5", check=2)

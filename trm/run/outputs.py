@@ -1,4 +1,5 @@
-"""What a run leaves behind: its log and dashboards, samples, checkpoints, summary. One host writes, the others have nothing to do.
+"""What a run leaves behind: its log and dashboards, samples, checkpoints, summary. One host writes, the others do
+nothing here.
 
 With several hosts an error here is this host's alone, and the others wait for it in the next computation that they share. So it is
 kept, this host votes for a stop, and raises it when all have stopped.
