@@ -8,7 +8,7 @@ from trm.cli import compose
 from trm.data.build import build_dataset
 from trm.data.csv_source import HEADER
 from trm.data.format import load_dataset
-from trm.tasks.sudoku.rules import Sudoku
+from trm.tasks.base import task_of
 
 CSV = "csv"
 SIZES = {
@@ -44,11 +44,11 @@ def _write_csv(folder: Path, settings: list[str]) -> list[str]:
     """Generated 9x9 puzzles as csv files in the folder; returns the overrides that name them."""
     cfg = compose([*settings, "data.num_aug=0", f"data.path={folder}/generated"]).data
     build_dataset(cfg)
-    sudoku, overrides = Sudoku(cfg.box_rows, cfg.box_cols), []
+    view, overrides = task_of(cfg).view, []
     for split in ("train", "test"):
         data, file = load_dataset(Path(cfg.path), split), folder / f"{split}.csv"
         lines = [
-            f"generated,{sudoku.text(question)},{sudoku.text(answer)},0"
+            f"generated,{view.text(question)},{view.text(answer)},0"
             for question, answer in zip(data.inputs, data.labels, strict=True)
         ]
         file.write_text("\n".join([HEADER, *lines]) + "\n")

@@ -19,7 +19,8 @@ from trm.inference.samples import Samples
 from trm.plan.estimate import estimate
 from trm.plan.workload import workload
 from trm.run.clock import Lap
-from trm.tasks.sudoku.rules import BLANK, Sudoku
+from trm.tasks.base import task_of
+from trm.tasks.sudoku.rules import BLANK
 from trm.tracking.evaluation import Evaluation, held_out
 from trm.tracking.trackers import open_trackers
 from trm.tracking.training import training_values
@@ -79,11 +80,11 @@ def _share(seconds: float, every_steps: int | None, step_s: float) -> float | No
 
 def _evaluation(cfg: Config, seed: int) -> Callable[[], Evaluation]:
     """Answers to MOST_SAMPLES puzzles in which half the blank cells are guessed."""
-    sudoku, random, n_sup = Sudoku(cfg.data.box_rows, cfg.data.box_cols), np.random.default_rng(seed), cfg.recursion.n_sup
-    cells = (MOST_SAMPLES, sudoku.num_cells)
-    solutions = random.integers(BLANK + 1, sudoku.vocab_size, cells, np.int32)
+    task, random, n_sup = task_of(cfg.data), np.random.default_rng(seed), cfg.recursion.n_sup
+    cells = (MOST_SAMPLES, task.facts.seq_len)
+    solutions = random.integers(BLANK + 1, task.facts.vocab_size, cells, np.int32)
     questions = np.where(random.random(cells) < 0.4, solutions, BLANK).astype(np.int32)
-    guesses = random.integers(BLANK + 1, sudoku.vocab_size, (n_sup, *cells), np.int32)
+    guesses = random.integers(BLANK + 1, task.facts.vocab_size, (n_sup, *cells), np.int32)
     right = (questions > BLANK) | (random.random((n_sup, *cells)) < 0.5)
     samples = Samples(
         inputs=questions,
@@ -93,7 +94,7 @@ def _evaluation(cfg: Config, seed: int) -> Callable[[], Evaluation]:
         q_halt=random.normal(size=(n_sup, MOST_SAMPLES)).astype(np.float32),
     )
     by_step = [{"exact_accuracy": s / n_sup, "accuracy": 0.5 + s / n_sup / 2} for s in range(n_sup)]
-    return lambda: Evaluation(by_step, 1.0, held_out(samples, sudoku))
+    return lambda: Evaluation(by_step, 1.0, held_out(samples, task))
 
 
 def _size(folder: Path) -> int:

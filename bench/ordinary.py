@@ -14,8 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from trm.config import Config
-from trm.core.losses import IGNORE_LABEL
+from trm.config import IGNORE_LABEL, Config
 from trm.core.model import Architecture, Weights, swiglu_width
 from trm.core.optim import learning_rate
 from trm.core.step import TrainState

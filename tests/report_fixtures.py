@@ -14,7 +14,7 @@ from thinking_fixtures import puzzle
 from trm.cli import compose
 from trm.config import to_plain
 from trm.inference.samples import Samples
-from trm.tasks.sudoku.rules import Sudoku
+from trm.tasks.sudoku.task import SudokuTask as Sudoku
 
 
 def config(*overrides: str) -> dict[str, Any]:

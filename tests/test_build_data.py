@@ -15,8 +15,10 @@ from trm.data.build import build_command, build_dataset, ensure_dataset
 from trm.data.format import ARRAYS, array_path, load_dataset
 from trm.errors import DataError
 from trm.tasks.sudoku.generate import generate
-from trm.tasks.sudoku.rules import BLANK, Sudoku
+from trm.tasks.sudoku.rules import BLANK
 from trm.tasks.sudoku.symmetry import signature
+from trm.tasks.sudoku.task import HUB
+from trm.tasks.sudoku.task import SudokuTask as Sudoku
 
 NINE = Sudoku(3, 3)
 
@@ -231,7 +233,7 @@ def test_a_file_of_several_blocks_is_read_like_one_block(data, tmp_path, monkeyp
         ({"num_test_puzzles": 11}, r"data\.num_test_puzzles=11, but .*test\.csv has 10 puzzles"),
         ({"train_csv": "missing.csv"}, r"data\.train_csv=missing\.csv cannot be read"),
         ({"box_rows": 2}, "the question has 81 cells, not 36"),
-        ({"box_rows": 2, "train_csv": None}, "only 9x9 puzzles can be downloaded"),
+        ({"box_rows": 2, "train_csv": None}, "6x6 Sudoku cannot be downloaded"),
     ],
 )
 def test_wrong_settings_are_refused(data, changes, message):
@@ -277,8 +279,8 @@ def test_without_csv_and_without_network_one_line_names_the_way_around(data, mon
 
 
 def test_the_pinned_revision_is_a_full_commit():
-    assert len(csv_source.HUB_REVISION) == 40
-    int(csv_source.HUB_REVISION, 16)
+    assert len(HUB[1]) == 40
+    int(HUB[1], 16)
 
 
 def test_ensure_names_the_command_where_it_would_have_to_download(data):

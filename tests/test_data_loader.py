@@ -8,13 +8,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trm.config import DataConfig
+from trm.config import IGNORE_LABEL, DataConfig
 from trm.data.build import build_dataset
 from trm.data.format import load_dataset
-from trm.data.loader import IGNORED_LABEL, EvalLoader, TrainLoader
+from trm.data.loader import EvalLoader, TrainLoader
 from trm.errors import DataError
-from trm.tasks.sudoku.rules import Sudoku
+from trm.tasks.sudoku.task import SudokuTask as Sudoku
 
+TASK = Sudoku(2, 2)
 NUM_AUG, NUM_PUZZLES, NUM_TEST = 5, 13, 11
 
 
@@ -40,12 +41,12 @@ def folders(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def datasets(folders):
-    return {name: load_dataset(folders / name, "train") for name in ("plain", "stored")}
+    return {name: load_dataset(folders / name, "train", TASK) for name in ("plain", "stored")}
 
 
 @pytest.fixture(scope="module")
 def test_split(folders):
-    return load_dataset(folders / "plain", "test")
+    return load_dataset(folders / "plain", "test", TASK)
 
 
 def loader(dataset, *, batch=8, seed=0, aug=NUM_AUG, **hosts):
@@ -128,7 +129,7 @@ def test_evaluation_counts_every_puzzle_once(test_split, per_host, hosts, most):
         for batch in batches:
             assert batch["inputs"].shape == (per_host, 16)
             assert batch["puzzle_identifiers"].shape == (per_host,)
-            counted = (batch["labels"] != IGNORED_LABEL).any(axis=1)
+            counted = (batch["labels"] != IGNORE_LABEL).any(axis=1)
             assert (batch["inputs"][~counted] == 0).all()
             seen.append(batch["inputs"][counted])
     assert np.array_equal(np.concatenate(seen), expected)
@@ -153,9 +154,9 @@ def test_a_folder_of_the_reference_is_read_like_ours(folders, tmp_path):
         metadata = json.loads((copy / "train/dataset.json").read_text())
         del metadata["total_puzzles"]
         (copy / "train/dataset.json").write_text(json.dumps(metadata))
-    ours = loader(load_dataset(folders / "stored", "train"))
+    ours = loader(load_dataset(folders / "stored", "train", TASK))
     for name in ("plain", "stored"):
-        theirs = loader(load_dataset(tmp_path / name, "train"))
+        theirs = loader(load_dataset(tmp_path / name, "train", TASK))
         assert all(same(ours.batch(step), theirs.batch(step)) for step in range(5))
 
 
@@ -164,8 +165,8 @@ def test_on_the_fly_augmentation_of_no_sudoku_is_refused(folders, tmp_path):
     (tmp_path / "maze/build.json").unlink()
     metadata = json.loads((tmp_path / "maze/train/dataset.json").read_text())
     (tmp_path / "maze/train/dataset.json").write_text(json.dumps({**metadata, "vocab_size": 7}))
-    maze = load_dataset(tmp_path / "maze", "train")
-    assert maze.sudoku is None
+    maze = load_dataset(tmp_path / "maze", "train", TASK)
+    assert maze.task is None
     with pytest.raises(DataError, match=r"data\.on_the_fly_aug=0"):
         loader(maze)
     loader(maze, aug=0).batch(0)

@@ -8,9 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trm.errors import DataError
+from trm.tasks.base import augment
 from trm.tasks.sudoku.generate import generate
-from trm.tasks.sudoku.rules import BLANK, Sudoku
-from trm.tasks.sudoku.symmetry import augment, signature
+from trm.tasks.sudoku.rules import BLANK
+from trm.tasks.sudoku.symmetry import signature
+from trm.tasks.sudoku.task import SudokuTask as Sudoku
 
 SIZES = [Sudoku(2, 2), Sudoku(2, 3), Sudoku(3, 2), Sudoku(3, 3)]
 QUESTION = "53..7....6..195....98....6.8...6...34..8.3..17...2...6.6....28....419..5....8..79"
@@ -71,7 +73,7 @@ def test_text_and_grid_parse_back(sudoku, data):
     cells = st.lists(st.integers(BLANK, sudoku.vocab_size - 1), min_size=sudoku.num_cells, max_size=sudoku.num_cells)
     tokens = np.array(data.draw(cells), np.uint8)
     assert np.array_equal(sudoku.parse(sudoku.text(tokens)), tokens)
-    assert np.array_equal(sudoku.parse(sudoku.grid(tokens)), tokens)
+    assert np.array_equal(sudoku.parse(sudoku.view.grid(tokens)), tokens)
     assert np.array_equal(sudoku.parse(sudoku.text(tokens).replace(".", "0").lower()), tokens)
 
 
@@ -88,7 +90,9 @@ def test_units_of_a_6x6_grid():
 
 
 def test_grid_is_drawn_with_boxes():
-    assert Sudoku(2, 2).grid(Sudoku(2, 2).parse("12.. .... .... ..43")) == "1 2 | . .\n. . | . .\n----+----\n. . | . .\n. . | 4 3"
+    assert (
+        Sudoku(2, 2).view.grid(Sudoku(2, 2).parse("12.. .... .... ..43")) == "1 2 | . .\n. . | . .\n----+----\n. . | . .\n. . | 4 3"
+    )
 
 
 @pytest.mark.parametrize(

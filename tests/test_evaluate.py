@@ -23,8 +23,8 @@ from trm.evaluate import main
 from trm.inference.compute import compute_curve, elected, votes
 from trm.inference.evaluator import EarlyExitEvaluator, FullEvaluator
 from trm.inference.samples import Samples
-from trm.tasks.sudoku.rules import Sudoku
-from trm.tasks.sudoku.symmetry import augment, undo
+from trm.tasks.base import augment, undo
+from trm.tasks.sudoku.task import SudokuTask as Sudoku
 
 C, V, N, BATCH, S = 4, 5, 37, 8, 6  # cells, vocabulary, puzzles, rows of a batch, supervision steps
 IGNORED = -100
@@ -258,7 +258,7 @@ def test_a_solver_that_solves_every_copy_is_exact(copies):
     joined = {name: np.concatenate([batch[name] for batch in batches])[: loader.num_rows] for name in batches[0]}
     assert np.array_equal(joined["inputs"][::copies], dataset.inputs)  # the identity is one of the copies
     for question, answer in zip(joined["inputs"], joined["labels"], strict=True):
-        assert dataset.sudoku.is_valid_solution(question, answer)
+        assert dataset.task.is_valid_solution(question, answer)
     answers = loader.undo(joined["labels"]).reshape(5, copies, 16)
     assert (answers == dataset.labels[:, None]).all()
     results = votes(answers, np.zeros((5, copies)), dataset.labels.astype(np.int32), IGNORED, 1)

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 from report_fixtures import made_samples, write_run
 
-from trm.tasks.sudoku.rules import Sudoku
+from trm.tasks.sudoku.task import SudokuTask as Sudoku
 
 ROOT = Path(__file__).parents[1]
 IMAGES = ROOT / "docs" / "images"

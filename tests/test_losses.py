@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from trm.core.losses import IGNORE_LABEL, binary_cross_entropy, cell_cross_entropy, log_stablemax
+from trm.config import IGNORE_LABEL
+from trm.core.losses import binary_cross_entropy, cell_cross_entropy, log_stablemax
 
 finite = st.floats(-1e4, 1e4, allow_nan=False)
 

@@ -12,7 +12,7 @@ from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import WebDriverWait
 
 from trm.report.__main__ import main
-from trm.tasks.sudoku.rules import Sudoku
+from trm.tasks.sudoku.task import SudokuTask as Sudoku
 
 __all__ = ["browser"]
 pytestmark = needs_chromium

@@ -7,14 +7,14 @@ import numpy as np
 import pytest
 from report_fixtures import config, made_samples, write_run
 
-from trm.core.losses import IGNORE_LABEL
+from trm.config import IGNORE_LABEL
 from trm.inference.samples import Samples
 from trm.report.__main__ import main
 from trm.report.output import page
 from trm.report.runs import collect
 from trm.report.thinking import MOST_PUZZLES, NO_LABEL, thinking
 from trm.report.variants import compare
-from trm.tasks.sudoku.rules import Sudoku
+from trm.tasks.sudoku.task import SudokuTask as Sudoku
 
 KINDS = {Sudoku(2, 2): "sudoku_4x4", Sudoku(2, 3): "sudoku_6x6", Sudoku(3, 3): "sudoku_9x9"}
 
@@ -33,7 +33,7 @@ def test_every_kind_of_sudoku(tmp_path, sudoku):
     write_run(tmp_path / "a", config(f"data={KINDS[sudoku]}"), samples=samples)
     (shown,) = found(tmp_path)
     grids = shown.grids
-    assert (grids["side"], grids["box_rows"], grids["box_cols"]) == (sudoku.side, sudoku.box_rows, sudoku.box_cols)
+    assert (grids["rows"], grids["columns"], grids["heavy_rows"]) == (sudoku.side, sudoku.side, sudoku.view.heavy_rows)
     assert (grids["steps"], len(grids["puzzles"])) == (4, 4)
     for k, drawn in enumerate(grids["puzzles"]):
         assert tokens(drawn["question"]) == samples.inputs[k].tolist()
@@ -53,7 +53,7 @@ def test_any_square_grid_with_cells_without_a_label(tmp_path):
     samples = Samples(np.abs(labels) % 30, labels, answers, np.ones(answers.shape, np.float32), np.zeros((3, 2), np.float32))
     write_run(tmp_path / "a", samples=samples)
     (shown,) = found(tmp_path)
-    assert (shown.grids["side"], shown.grids["box_rows"]) == (5, 5)
+    assert (shown.grids["rows"], shown.grids["heavy_rows"]) == (5, ())
     assert shown.grids["symbols"][28] == "28"
     assert tokens(shown.grids["puzzles"][0]["solution"])[::2] == [NO_LABEL] * 13
 

@@ -19,7 +19,8 @@ from trm.show.animation import FRAME_MS, LAST_MS, animation
 from trm.show.page import FLAGS, page, page_data
 from trm.show.terminal import MARKS_LEGEND, Watcher
 from trm.show.thinking import Frame, Puzzle
-from trm.tasks.sudoku.rules import BLANK, Sudoku
+from trm.tasks.sudoku.rules import BLANK
+from trm.tasks.sudoku.task import SudokuTask as Sudoku
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 SUDOKU = Sudoku(2, 2)
@@ -172,7 +173,7 @@ def test_every_size_in_every_form(sudoku):
         assert [data["violations"][i] for i in item["violations"]] == sudoku.violations(made.question, shown.answer)
         assert [bool(m & 1) for m in item["marks"]] == (made.question > BLANK).tolist()
     assert FLAGS[0] == "given"
-    assert json.loads(json.dumps(data))["side"] == sudoku.side
+    assert json.loads(json.dumps(data))["columns"] == sudoku.side
 
 
 def difference(one: Image.Image, other: Image.Image, box: tuple[int, int, int, int]) -> int:

@@ -8,7 +8,7 @@ from selenium.webdriver.support.ui import WebDriverWait
 from thinking_fixtures import architecture, puzzle, thoughts
 
 from trm.show.page import page
-from trm.tasks.sudoku.rules import Sudoku
+from trm.tasks.sudoku.task import SudokuTask as Sudoku
 
 pytestmark = [needs_chromium, pytest.mark.usefixtures("one_thread")]
 __all__ = ["browser"]
@@ -121,7 +121,7 @@ def test_play_runs_to_the_end(opened, frames):
 @pytest.mark.parametrize("side", [(2, 2), (3, 3), (5, 5)])
 def test_cells_are_square_and_fit_a_narrow_window(browser, tmp_path, side):
     made = puzzle(Sudoku(*side), solved=False)
-    (tmp_path / "p.html").write_text(page(made, thoughts(architecture(made.sudoku, n_sup=1, T=1), made.question), "p"))
+    (tmp_path / "p.html").write_text(page(made, thoughts(architecture(made.task, n_sup=1, T=1), made.question), "p"))
     browser.set_window_size(500, 900)
     try:
         open_offline(browser, tmp_path / "p.html")

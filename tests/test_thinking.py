@@ -14,7 +14,8 @@ from trm.core.recursion import VARIANTS, Variant
 from trm.core.step import empty_carry, eval_step
 from trm.errors import ConfigError
 from trm.show.thinking import Puzzle, think
-from trm.tasks.sudoku.rules import BLANK, Sudoku
+from trm.tasks.sudoku.rules import BLANK
+from trm.tasks.sudoku.task import SudokuTask as Sudoku
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 KINDS = [

@@ -6,7 +6,8 @@ import torch
 from trm.config import ModelConfig, RecursionConfig
 from trm.core.model import Architecture, init_fixed, init_weights
 from trm.show.thinking import Frame, Puzzle, think
-from trm.tasks.sudoku.rules import BLANK, Sudoku
+from trm.tasks.sudoku.rules import BLANK
+from trm.tasks.sudoku.task import SudokuTask as Sudoku
 
 SIZES = [Sudoku(2, 2), Sudoku(2, 3), Sudoku(3, 3), Sudoku(4, 4), Sudoku(5, 5)]
 

@@ -3,7 +3,7 @@
 import numpy as np
 
 from trm.inference.samples import Samples
-from trm.tasks.sudoku.rules import Sudoku
+from trm.tasks.sudoku.task import SudokuTask as Sudoku
 from trm.tracking.evaluation import Evaluation, held_out
 
 SUDOKU = Sudoku(2, 2)

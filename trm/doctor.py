@@ -39,7 +39,7 @@ from trm.config import Config, HardwareConfig, TrackingConfig, total_steps
 from trm.data.build import SPLITS, build_command, ensure_dataset, is_absent
 from trm.data.format import ARRAYS, array_path, load_dataset, read_build_record
 from trm.errors import ConfigError, DataError, UserError, plain_line
-from trm.tasks.sudoku.rules import Sudoku
+from trm.tasks.base import task_of
 from trm.tracking.wandb_view import choose_wandb_mode
 
 PYTHONS = ((3, 11), (3, 14))  # from, and the first that is too new: python_requires of setup.cfg
@@ -270,8 +270,8 @@ class DataFacts:
 def check_dataset(cfg: Config) -> tuple[Check, DataFacts]:
     """Whether the dataset folder is there, built with these settings, whole and undamaged; reads all of it."""
     data, path = cfg.data, Path(cfg.data.path)
-    sudoku = Sudoku(data.box_rows, data.box_cols)
-    planned = DataFacts(sudoku.num_cells, sudoku.vocab_size, 1, data.num_puzzles)
+    task = task_of(data)
+    planned = DataFacts(**task.facts.sizes, num_groups=data.num_puzzles)
     build = build_command(data)
     if is_absent(path):
         if data.source == "generated":
@@ -286,7 +286,7 @@ def check_dataset(cfg: Config) -> tuple[Check, DataFacts]:
         return _failure("dataset", f"{path} is missing", build), planned
     try:
         ensure_dataset(data)
-        splits = {split: load_dataset(path, split) for split in SPLITS}
+        splits = {split: load_dataset(path, split, task) for split in SPLITS}
         compared = _compare_checksums(path)
     except DataError as error:
         text, _, fix = str(error).rpartition(": ")

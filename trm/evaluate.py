@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from trm.backends import Runtime
 from trm.cli import plain_command
-from trm.core.losses import IGNORE_LABEL
+from trm.config import IGNORE_LABEL
 from trm.data.loader import EvalLoader
 from trm.errors import ConfigError, UserError
 from trm.inference.compute import compute_curve, votes

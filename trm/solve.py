@@ -1,7 +1,7 @@
 """Solve one puzzle with a trained model: `python -m trm.solve checkpoint=RUN PUZZLE [--watch] [--html FILE] [--gif FILE]`.
 
-PUZZLE is the grid row by row, with 1-9 (then A, B, ...) for digits and . or 0 for blanks. Quote it. `test:N` takes the N-th
-held-out puzzle (from 0) of the run's dataset, whose solution is known. Sudoku only.
+PUZZLE is the grid row by row; of a Sudoku 1-9 (then A, B, ...) are digits, . or 0 blanks. Quote it. `test:N` takes the N-th
+held-out puzzle (from 0) of the run's dataset, whose solution is known.
 
   --watch      show the grid after every supervision step, with wrong, changed and given cells told apart
   --html FILE  write a page with sliders over supervision steps and latent recursions; it needs nothing else
@@ -23,7 +23,7 @@ from trm.show.animation import animation
 from trm.show.page import page
 from trm.show.terminal import Watcher
 from trm.show.thinking import Frame, Puzzle, think
-from trm.tasks.sudoku.rules import Sudoku
+from trm.tasks.base import Task, task_of
 
 
 class _Parser(argparse.ArgumentParser):
@@ -51,7 +51,7 @@ def main(arguments: list[str]) -> None:
         if watcher:
             watcher.show(step[-1])
     last = frames[-1]
-    print(report(puzzle.sudoku, puzzle.question, last.answer))
+    print(report(puzzle.task, puzzle.question, last.answer))
     print(f"halting probability {last.halting:.3f} after {last.step} supervision steps")
     if given.html:
         title = f"{run.cfg.run_name}, step {run.meta.step}: how the model thinks"
@@ -62,40 +62,40 @@ def main(arguments: list[str]) -> None:
 
 def find_puzzle(run: SavedRun, name: str) -> Puzzle:
     """The puzzle that is written out, or that test:N names in the run's dataset. Raises ConfigError or DataError."""
-    data = run.cfg.data
+    data, task = run.cfg.data, task_of(run.cfg.data)
     if not name.startswith("test:"):
-        boxes = f"data.box_rows={data.box_rows} data.box_cols={data.box_cols}"
-        sudoku = _fitting(run, Sudoku(data.box_rows, data.box_cols), boxes)
-        question = sudoku.parse(name)
-        return Puzzle(sudoku.text(question), sudoku, question, None)
-    dataset = load_dataset(Path(data.path), "test")
-    sudoku = _fitting(run, dataset.sudoku, f"data.path={data.path}")
+        keys = " ".join(f"data.{key}={getattr(data, key)}" for key in task.keys)
+        _refuse_other_sizes(run, (task.facts.seq_len, task.facts.vocab_size), f"{keys}: {task.title}")
+        question = task.parse(name)
+        return Puzzle(task.view.text(question), task, question, None)
+    dataset = load_dataset(Path(data.path), "test", task)
+    _refuse_other_sizes(run, (dataset.metadata.seq_len, dataset.metadata.vocab_size), f"data.path={data.path}")
+    if dataset.task is None:
+        raise ConfigError(f"data.path={data.path}: holds no {task.title}, which the settings say: give a run and its own puzzles")
     number = name.removeprefix("test:")
     if not re.fullmatch(r"[0-9]{1,18}", number) or int(number) >= dataset.num_rows:
         raise ConfigError(f"{name[:40]}: the dataset's held-out puzzles are test:0 to test:{dataset.num_rows - 1}")
-    return Puzzle(name, sudoku, dataset.inputs[int(number)], dataset.labels[int(number)])
+    return Puzzle(name, task, dataset.inputs[int(number)], dataset.labels[int(number)])
 
 
-def _fitting(run: SavedRun, sudoku: Sudoku | None, where: str) -> Sudoku:
-    """The Sudoku that `where` gives, if it is one and the one that the model reads. Raises ConfigError."""
+def _refuse_other_sizes(run: SavedRun, sizes: tuple[int, int], where: str) -> None:
+    """Raise ConfigError where the model does not read puzzles of so many cells and tokens."""
     arch = run.arch
-    if sudoku is not None and (sudoku.num_cells, sudoku.vocab_size) == (arch.seq_len, arch.vocab_size):
-        return sudoku
-    given = f"a {sudoku.side}x{sudoku.side} Sudoku" if sudoku else "no Sudoku of a known box shape"
-    raise ConfigError(
-        f"{where}: {given}, but the run was trained on puzzles of {arch.seq_len} cells and {arch.vocab_size} tokens: give a run "
-        "and puzzles of the same Sudoku (python -m trm.evaluate measures a run on puzzles of any kind)"
-    )
+    if sizes != (arch.seq_len, arch.vocab_size):
+        raise ConfigError(
+            f"{where}: puzzles of {sizes[0]} cells and {sizes[1]} tokens, but the run was trained on {arch.seq_len} cells and "
+            f"{arch.vocab_size} tokens: give a run and puzzles of the same kind"
+        )
 
 
-def report(sudoku: Sudoku, question: np.ndarray, answer: np.ndarray) -> str:
+def report(task: Task, question: np.ndarray, answer: np.ndarray) -> str:
     """Question and answer side by side, and a line that says whether the answer solves the question."""
-    left, right = sudoku.grid(question).splitlines(), sudoku.grid(answer).splitlines()
+    left, right = task.view.grid(question).splitlines(), task.view.grid(answer).splitlines()
     width = max(map(len, left))
     lines = [f"{'question':<{width}}      answer", *(f"{a:<{width}}      {b}" for a, b in zip(left, right, strict=True))]
-    problems = sudoku.violations(question, answer)
+    problems = task.violations(question, answer)
     verdict = "valid solution" if not problems else f"NOT a solution: {'; '.join(problems)}"
-    return "\n".join([*lines, f"{sudoku.text(answer)}: {verdict}"])
+    return "\n".join([*lines, f"{task.view.text(answer)}: {verdict}"])
 
 
 def _write(option: str, path: Path, content: bytes) -> None:

@@ -33,18 +33,19 @@ import trm.cli
 import trm.run.saved
 from trm import interop, solve
 from trm.cli import compose, one_line
-from trm.config import from_plain, to_plain
+from trm.config import IGNORE_LABEL, from_plain, to_plain
 from trm.core.model import architecture, init_fixed, init_puzzle_embedding, init_weights, weight_shapes
 from trm.data.build import build_dataset, ensure_dataset
 from trm.data.format import load_dataset
-from trm.data.loader import IGNORED_LABEL, EvalLoader, TrainLoader
+from trm.data.loader import EvalLoader, TrainLoader
 from trm.errors import UserError
 from trm.interop import ModelTensors, write_reference_file
 from trm.report import plots
 from trm.report.__main__ import main as report
 from trm.run.saved import open_run
 from trm.show.thinking import think
-from trm.tasks.sudoku.rules import Sudoku
+from trm.tasks.sudoku.task import SudokuTask
+from trm.tasks.sudoku.task import SudokuTask as Sudoku
 
 CASES = int(os.environ.get("TRM_FAULT_CASES", "200"))
 SEED = int(os.environ.get("TRM_FAULT_SEED", "0"))
@@ -297,7 +298,7 @@ def read(path, settings):
     """What training and evaluation do with a dataset, and what they may expect of it."""
     ensure_dataset(settings)
     for split in ("train", "test"):
-        dataset = load_dataset(path, split)
+        dataset = load_dataset(path, split, SudokuTask(2, 2))
         metadata = dataset.metadata
         for on_the_fly_aug in (0, 3):
             loader = TrainLoader(dataset, seed=0, global_batch_size=8, on_the_fly_aug=on_the_fly_aug, data_seed=0)
@@ -313,7 +314,7 @@ def read(path, settings):
 def check_batch(batch, metadata, rows=8):
     assert batch["inputs"].shape == batch["labels"].shape == (rows, metadata.seq_len)
     assert ((batch["inputs"] >= 0) & (batch["inputs"] < metadata.vocab_size)).all()
-    real = batch["labels"][batch["labels"] != IGNORED_LABEL]
+    real = batch["labels"][batch["labels"] != IGNORE_LABEL]
     assert ((real >= 0) & (real < metadata.vocab_size)).all()
     identifiers = batch["puzzle_identifiers"]
     assert ((identifiers >= 0) & (identifiers < metadata.num_puzzle_identifiers)).all()

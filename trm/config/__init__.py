@@ -1,6 +1,7 @@
 """The settings of a run: schema, checks, identity."""
 
 from trm.config.schema import (
+    IGNORE_LABEL,
     LARGEST_COUNT,
     Config,
     DataConfig,
@@ -30,6 +31,7 @@ from trm.config.schema import (
 )
 
 __all__ = [
+    "IGNORE_LABEL",
     "LARGEST_COUNT",
     "Config",
     "DataConfig",

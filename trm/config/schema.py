@@ -24,6 +24,7 @@ from omegaconf.errors import OmegaConfBaseException, ValidationError
 
 from trm.errors import ConfigError, holds_secret
 
+IGNORE_LABEL = -100  # label of a cell that does not count, in batches
 LARGEST_COUNT = 2**31 - 1  # counts end up in int32 arrays and graphs
 
 

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-IGNORE_LABEL = -100
+from trm.config import IGNORE_LABEL
 
 
 def log_stablemax(logits: Tensor) -> Tensor:

@@ -10,8 +10,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from trm.config import RecursionConfig
-from trm.core.losses import IGNORE_LABEL, binary_cross_entropy, cell_cross_entropy, log_probabilities
+from trm.config import IGNORE_LABEL, RecursionConfig
+from trm.core.losses import binary_cross_entropy, cell_cross_entropy, log_probabilities
 from trm.core.model import Architecture, Output
 
 # Sums over rows. Training counts the rows that halted in the step, evaluation every puzzle; losses are sums over `rows` rows.

@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from trm.config import Config, OptimizerConfig, RecursionConfig
-from trm.core.losses import IGNORE_LABEL, binary_cross_entropy
+from trm.config import IGNORE_LABEL, Config, OptimizerConfig, RecursionConfig
+from trm.core.losses import binary_cross_entropy
 from trm.core.metrics import METRICS, ROW_METRICS, RowResults, eval_metrics, row_results, sum_metrics, wants_to_halt
 from trm.core.model import Architecture, Output, Weights, forward, init_puzzle_embedding, init_weights, with_latents
 from trm.core.optim import clip_gradients, learning_rate, norm, second_moments, update_ema, update_puzzle_embedding, update_weights

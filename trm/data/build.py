@@ -17,29 +17,24 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from trm.config import DataConfig
 from trm.data import csv_source
 from trm.data.format import ARRAYS, Metadata, array_path, read_build_record
 from trm.data.hashing import Stream, hash64, permutations
 from trm.errors import DataError
-from trm.tasks.sudoku.generate import SMALLEST_SIDE_WITH_CLASSES, generate
-from trm.tasks.sudoku.rules import PAD, Sudoku
-from trm.tasks.sudoku.symmetry import augment, signature
+from trm.tasks.base import Split, Task, augment, task_of
 
 # Changes whenever the same settings give other bytes.
 FORMAT_VERSION = 1
 SPLITS = ("train", "test")
-# The settings that decide the content; csv files enter by their sha256.
-_SETTINGS = ("source", "box_rows", "box_cols", "num_puzzles", "num_test_puzzles", "num_aug", "seed")
+# The settings that decide the content, beside the task's own; csv files enter by their sha256.
+_SETTINGS = ("source", "num_puzzles", "num_test_puzzles", "num_aug", "seed")
 _GENERATED_TEST_PUZZLES = 1000
 # Rows augmented at a time: few enough that the work stays in the processor's cache.
 _CHUNK_ROWS = 1024
 
 _log = logging.getLogger(__name__)
-
-Rows = tuple[NDArray[np.uint8], NDArray[np.uint8]]
 
 
 @dataclass(frozen=True)
@@ -77,7 +72,7 @@ def ensure_dataset(data: DataConfig) -> Path:
 
 
 def build_command(data: DataConfig) -> str:
-    """The command that builds this dataset; downloads Sudoku-Extreme where no csv files are named."""
+    """The command that builds this dataset; downloads its source where no csv files are named."""
     keys = ["path", "num_puzzles", "num_test_puzzles", "num_aug", "seed", "train_csv", "test_csv"]
     overrides = [f"data.{key}={getattr(data, key)}" for key in keys if getattr(data, key) is not None]
     return " ".join(["python -m trm.build_data", f"data={data.name}", *overrides])
@@ -105,13 +100,13 @@ def build_dataset(data: DataConfig) -> BuildReport:
 
 
 def _build(path: Path, data: DataConfig) -> dict[str, Any]:
-    sudoku = Sudoku(data.box_rows, data.box_cols)
-    splits, csv_sha256 = _generated(sudoku, data) if data.source == "generated" else _from_csv(sudoku, data)
+    task = task_of(data)
+    splits, csv_sha256 = _generated(task, data) if data.source == "generated" else _from_csv(task, data)
     record: dict[str, Any] = {
         "format_version": FORMAT_VERSION,
         "settings": _settings(data),
         "csv_sha256": csv_sha256,
-        "disjointness": _disjointness(sudoku, splits, generated=data.source == "generated"),
+        "disjointness": _disjointness(task, splits, generated=data.source == "generated"),
         "puzzles": {split: len(splits[split][0]) for split in SPLITS},
         "rows": {},
         "sha256": {},
@@ -121,7 +116,7 @@ def _build(path: Path, data: DataConfig) -> dict[str, Any]:
     for split in SPLITS:
         (folder / split).mkdir(parents=True)
         num_aug = data.num_aug if split == "train" else 0
-        record["rows"][split] = _write_split(folder, split, sudoku, splits[split], num_aug=num_aug, seed=data.seed)
+        record["rows"][split] = _write_split(folder, split, task, splits[split], num_aug=num_aug, seed=data.seed)
         for name in ARRAYS:
             with array_path(folder, split, name).open("rb") as file:
                 record["sha256"][f"{split}/{name}"] = hashlib.file_digest(file, "sha256").hexdigest()
@@ -131,18 +126,14 @@ def _build(path: Path, data: DataConfig) -> dict[str, Any]:
     return record
 
 
-def _from_csv(sudoku: Sudoku, data: DataConfig) -> tuple[dict[str, Rows], dict[str, str]]:
+def _from_csv(task: Task, data: DataConfig) -> tuple[dict[str, Split], dict[str, str]]:
     given = {"train": data.train_csv, "test": data.test_csv}
     counts = {"train": data.num_puzzles, "test": data.num_test_puzzles}
     streams = {"train": Stream.TRAIN_ROWS, "test": Stream.TEST_ROWS}
-    if not all(given.values()) and (data.box_rows, data.box_cols) != (3, 3):
-        raise DataError(
-            f"only 9x9 puzzles can be downloaded, not {sudoku.side}x{sudoku.side}: set data.train_csv and data.test_csv"
-        )
     files, chosen, rows = {}, {}, {}
     for split in SPLITS:
         named = given[split]
-        source = Path(named) if named else csv_source.download(f"{split}.csv")
+        source = Path(named) if named else _downloaded(task, f"{split}.csv")
         file = csv_source.scan(source, f"data.{split}_csv")
         count = file.num_rows if counts[split] is None else counts[split]
         key = "data.num_puzzles" if split == "train" else "data.num_test_puzzles"
@@ -153,7 +144,7 @@ def _from_csv(sudoku: Sudoku, data: DataConfig) -> tuple[dict[str, Rows], dict[s
         files[split] = file
         chosen[split] = order[:count] if count < file.num_rows else np.arange(count)
     for split in SPLITS:
-        rows[split] = csv_source.read_rows(files[split], sudoku, chosen[split])
+        rows[split] = csv_source.read_rows(files[split], task, chosen[split])
     line_of = {row.tobytes(): i for i, row in zip(chosen["train"].tolist(), rows["train"][0], strict=True)}
     for i, row in zip(chosen["test"].tolist(), rows["test"][0], strict=True):
         if row.tobytes() in line_of:
@@ -162,42 +153,50 @@ def _from_csv(sudoku: Sudoku, data: DataConfig) -> tuple[dict[str, Rows], dict[s
     return rows, {split: files[split].sha256 for split in SPLITS}
 
 
-def _generated(sudoku: Sudoku, data: DataConfig) -> tuple[dict[str, Rows], dict[str, str]]:
+def _downloaded(task: Task, name: str) -> Path:
+    if task.hub is None:
+        raise DataError(f"{task.title} cannot be downloaded: set data.train_csv and data.test_csv")
+    repository, revision, _ = task.hub
+    return csv_source.download(name, repository, revision)
+
+
+def _generated(task: Task, data: DataConfig) -> tuple[dict[str, Split], dict[str, str]]:
     num_test = _GENERATED_TEST_PUZZLES if data.num_test_puzzles is None else data.num_test_puzzles
-    questions, answers = generate(sudoku, num_test + data.num_puzzles, data.seed)
+    questions, answers = task.generate(num_test + data.num_puzzles, data.seed)
     # The test puzzles come first, so that runs with more training puzzles are tested on the same ones.
     return {"test": (questions[:num_test], answers[:num_test]), "train": (questions[num_test:], answers[num_test:])}, {}
 
 
-def _disjointness(sudoku: Sudoku, splits: dict[str, Rows], *, generated: bool) -> str:
+def _disjointness(task: Task, splits: dict[str, Split], *, generated: bool) -> str:
     """What is known about test puzzles that equal training puzzles, in one line."""
-    size = f"{sudoku.side}x{sudoku.side}"
+    if task.symmetry is None:
+        return "train and test share no puzzle"
     signatures = {}
     for split, (questions, answers) in splits.items():
         blocks = range(0, len(questions), _CHUNK_ROWS)
-        parts = [signature(sudoku, questions[i : i + _CHUNK_ROWS], answers[i : i + _CHUNK_ROWS]) for i in blocks]
+        parts = [task.symmetry.signature(questions[i : i + _CHUNK_ROWS], answers[i : i + _CHUNK_ROWS]) for i in blocks]
         signatures[split] = np.concatenate(parts)
     shared = int(np.isin(signatures["test"], signatures["train"]).sum())
     if shared == 0:
-        return "train and test share no puzzle, nor any symmetric copy of one (digits, bands, rows, stacks, columns, transpose)"
+        return f"train and test share no puzzle, nor any symmetric copy of one ({task.symmetry.words})"
     so = f"{shared} of {len(signatures['test'])} test puzzles may be symmetric copies of a training puzzle"
-    if generated and sudoku.side < SMALLEST_SIDE_WITH_CLASSES:
-        so += f": {size} has too few puzzles that are not copies of one another to keep the two sets apart"
+    if generated and not task.has_classes:
+        so += f": {task.title} has too few puzzles that are not copies of one another to keep the two sets apart"
     return f"train and test share no puzzle, but {so}"
 
 
-def _write_split(folder: Path, split: str, sudoku: Sudoku, base: Rows, *, num_aug: int, seed: int) -> int:
+def _write_split(folder: Path, split: str, task: Task, base: Split, *, num_aug: int, seed: int) -> int:
     """Write one split's arrays and dataset.json; returns its number of rows N."""
     num_groups = len(base[0])
     num_rows = num_groups * (num_aug + 1)
-    header = {"descr": "|u1", "fortran_order": False, "shape": (num_rows, sudoku.num_cells)}
+    header = {"descr": "|u1", "fortran_order": False, "shape": (num_rows, task.facts.seq_len)}
     with array_path(folder, split, "inputs").open("wb") as inputs, array_path(folder, split, "labels").open("wb") as labels:
         for file in (inputs, labels):
             np.lib.format.write_array_header_1_0(file, header)
         for start in range(0, num_rows, _CHUNK_ROWS):
             rows = np.arange(start, min(start + _CHUNK_ROWS, num_rows))
             puzzles, variants = np.divmod(rows, num_aug + 1)
-            questions, answers = augment(sudoku, *base, seed=seed, puzzles=puzzles, variants=variants)
+            questions, answers = augment(task, *base, seed=seed, puzzles=puzzles, variants=variants)
             inputs.write(questions.data)
             labels.write(answers.data)
     for name, array in {
@@ -207,12 +206,12 @@ def _write_split(folder: Path, split: str, sudoku: Sudoku, base: Rows, *, num_au
     }.items():
         np.save(array_path(folder, split, name), array)
     metadata = Metadata(
-        seq_len=sudoku.num_cells,
-        vocab_size=sudoku.vocab_size,
-        pad_id=PAD,
-        ignore_label_id=PAD,
+        seq_len=task.facts.seq_len,
+        vocab_size=task.facts.vocab_size,
+        pad_id=task.facts.pad,
+        ignore_label_id=task.facts.ignored_label,
         blank_identifier_id=0,
-        num_puzzle_identifiers=1,
+        num_puzzle_identifiers=task.facts.num_identifiers,
         total_groups=num_groups,
         mean_puzzle_examples=1.0,
         total_puzzles=num_rows,
@@ -223,7 +222,7 @@ def _write_split(folder: Path, split: str, sudoku: Sudoku, base: Rows, *, num_au
 
 
 def _settings(data: DataConfig) -> dict[str, Any]:
-    return {key: getattr(data, key) for key in _SETTINGS}
+    return {key: getattr(data, key) for key in (*_SETTINGS, *task_of(data).keys)}
 
 
 def _check_settings(path: Path, data: DataConfig) -> dict[str, Any] | None:

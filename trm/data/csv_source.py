@@ -1,4 +1,4 @@
-"""Puzzles from csv files with the header source,question,answer,rating, as of Sudoku-Extreme. Every row is checked.
+"""Puzzles from csv files with the header source,question,answer,rating, as the published puzzles have. Every row is checked.
 
 Well-formed rows are read in bulk; the others go one by one through the csv module, where the words for what is wrong are found.
 """
@@ -14,12 +14,9 @@ from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
 from trm.errors import DataError
-from trm.tasks.sudoku.rules import Sudoku
+from trm.tasks.base import Task
 
 HEADER = "source,question,answer,rating"
-HUB_REPOSITORY = "sapientinc/sudoku-extreme"
-# 3,831,994 rows of train.csv and 422,786 of test.csv.
-HUB_REVISION = "58942f96baeb572ca3127e2a9e9c70f330783d6b"
 _BLOCK_BYTES = 8 << 20
 _NEWLINE, _COMMA = ord("\n"), ord(",")
 
@@ -33,8 +30,8 @@ class CsvFile:
     num_rows: int
 
 
-def download(name: str) -> Path:
-    """The file `name` of Sudoku-Extreme from the Hugging Face hub, at HUB_REVISION; kept in the hub's cache.
+def download(name: str, repository: str, revision: str) -> Path:
+    """The file `name` of a dataset on the Hugging Face hub, at a pinned revision; kept in the hub's cache.
 
     Raises DataError when it cannot be had.
     """
@@ -43,9 +40,7 @@ def download(name: str) -> Path:
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     def fetch(local_files_only: bool) -> Path:
-        return Path(
-            hf_hub_download(HUB_REPOSITORY, name, repo_type="dataset", revision=HUB_REVISION, local_files_only=local_files_only)
-        )
+        return Path(hf_hub_download(repository, name, repo_type="dataset", revision=revision, local_files_only=local_files_only))
 
     try:
         try:
@@ -57,7 +52,7 @@ def download(name: str) -> Path:
     except (OSError, httpx.HTTPError, HfHubHTTPError) as error:
         why = " ".join(str(error).split())[:120]
         raise DataError(
-            f"cannot download {name} of {HUB_REPOSITORY} ({type(error).__name__}: {why}): "
+            f"cannot download {name} of {repository} ({type(error).__name__}: {why}): "
             "get the csv files elsewhere and set data.train_csv=... data.test_csv=..."
         ) from error
 
@@ -83,18 +78,18 @@ def scan(path: Path, key: str) -> CsvFile:
     return CsvFile(path, digest.hexdigest(), num_lines - 1)
 
 
-def read_rows(file: CsvFile, sudoku: Sudoku, chosen: NDArray[np.integer]) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+def read_rows(file: CsvFile, task: Task, chosen: NDArray[np.integer]) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     """Questions and answers [len(chosen), L] of the rows with these numbers (from 0, in this order).
 
     Checks every row of the file, chosen or not; raises DataError "FILE:LINE: reason" for the first that is wrong.
     """
-    shape = (len(chosen), sudoku.num_cells)
+    shape = (len(chosen), task.facts.seq_len)
     questions, answers = np.empty(shape, np.uint8), np.empty(shape, np.uint8)
     place = np.full(file.num_rows, -1)
     place[chosen] = np.arange(len(chosen))
     start = 0
     for block in _blocks_of_rows(file.path):
-        block_questions, block_answers = _parse_block(file.path, sudoku, block, first_line=start + 2)
+        block_questions, block_answers = _parse_block(file.path, task, block, first_line=start + 2)
         here = place[start : start + len(block_questions)]
         questions[here[here >= 0]] = block_questions[here >= 0]
         answers[here[here >= 0]] = block_answers[here >= 0]
@@ -116,8 +111,8 @@ def _blocks_of_rows(path: Path) -> Iterator[bytes]:
         yield rest + b"\n"
 
 
-def _parse_block(path: Path, sudoku: Sudoku, block: bytes, first_line: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    cells = sudoku.num_cells
+def _parse_block(path: Path, task: Task, block: bytes, first_line: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    cells = task.facts.seq_len
     # Padded so that a window of one puzzle's length starts at every byte.
     text = np.frombuffer(block + bytes(cells), np.uint8)
     ends = np.flatnonzero(text == _NEWLINE)
@@ -127,18 +122,18 @@ def _parse_block(path: Path, sudoku: Sudoku, block: bytes, first_line: int) -> t
     one, two, three = commas[first], commas[first + 1], commas[first + 2]
     regular = (np.searchsorted(commas, ends) - first == 3) & (two - one == cells + 1) & (three - two == cells + 1)
     windows = sliding_window_view(text, cells)
-    questions = sudoku.token_of_byte[windows[np.where(regular, one + 1, 0)]]
-    answers = sudoku.token_of_byte[windows[np.where(regular, two + 1, 0)]]
-    for row in np.flatnonzero(~(regular & sudoku.check_rows(questions, answers))).tolist():
+    questions = task.token_of_byte[windows[np.where(regular, one + 1, 0)]]
+    answers = task.token_of_byte[windows[np.where(regular, two + 1, 0)]]
+    for row in np.flatnonzero(~(regular & task.check_rows(questions, answers))).tolist():
         line = block[starts[row] : ends[row]].decode("utf-8", errors="replace").rstrip("\r")
         try:
-            questions[row], answers[row] = _parse_line(sudoku, line)
+            questions[row], answers[row] = _parse_line(task, line)
         except (DataError, csv.Error) as error:
             raise DataError(f"{path}:{first_line + row}: {error}") from error
     return questions, answers
 
 
-def _parse_line(sudoku: Sudoku, line: str) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+def _parse_line(task: Task, line: str) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     """One row, quoted or not; raises DataError with the reason it is wrong."""
     fields = next(csv.reader([line], strict=True), [])
     num_fields = HEADER.count(",") + 1
@@ -146,14 +141,14 @@ def _parse_line(sudoku: Sudoku, line: str) -> tuple[NDArray[np.uint8], NDArray[n
         raise DataError(f"the row has {len(fields)} fields, not the {num_fields} of {HEADER}")
     grids = []
     for name, text in (("question", fields[1]), ("answer", fields[2])):
-        if len(text) != sudoku.num_cells:
-            raise DataError(f"the {name} has {len(text)} cells, not {sudoku.num_cells}")
+        if len(text) != task.facts.seq_len:
+            raise DataError(f"the {name} has {len(text)} cells, not {task.facts.seq_len}")
         try:
-            grids.append(sudoku.parse(text))
+            grids.append(task.parse(text))
         except DataError as error:
             raise DataError(f"the {name}: {error}") from error
     question, answer = grids
-    violations = sudoku.violations(question, answer)
+    violations = task.violations(question, answer)
     if violations:
         raise DataError(f"the answer is wrong: {violations[0]}")
     return question, answer

@@ -1,6 +1,6 @@
 """A dataset folder: the reference's layout, read and checked here.
 
-    identifiers.json            names of the puzzle identifiers (Sudoku: one, "<blank>")
+    identifiers.json            names of the puzzle identifiers (one, "<blank>", where puzzles have none of their own)
     build.json                  how it was built; absent in folders made by the reference's builder
     train/ test/
       dataset.json              `Metadata`
@@ -16,7 +16,6 @@ Written here as uint8 (tokens) and int32; the reference's int64 arrays are read 
 import dataclasses
 import hashlib
 import json
-import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trm.errors import DataError
-from trm.tasks.sudoku.rules import Sudoku
+from trm.tasks.base import Task
 
 ARRAYS = ("inputs", "labels", "puzzle_identifiers", "puzzle_indices", "group_indices")
 
@@ -53,7 +52,7 @@ class Metadata:
 
 @dataclass(frozen=True)
 class Dataset:
-    """One split: N rows of L tokens in G groups. `sudoku` is None where the rows are no Sudoku of a known box shape."""
+    """One split: N rows of L tokens in G groups. `task` is None where the rows are not what the settings say."""
 
     inputs: NDArray[np.integer]
     labels: NDArray[np.integer]
@@ -61,7 +60,7 @@ class Dataset:
     puzzle_indices: NDArray[np.integer]
     group_indices: NDArray[np.integer]
     metadata: Metadata
-    sudoku: Sudoku | None
+    task: Task | None
 
     @property
     def num_rows(self) -> int:
@@ -86,11 +85,14 @@ def array_path(folder: Path, split: str, name: str) -> Path:
     return folder / split / f"all__{name}.npy"
 
 
-def load_dataset(path: Path, split: str) -> Dataset:
+def load_dataset(path: Path, split: str, task: Task | None = None) -> Dataset:
     """Read one split ("train" or "test") of a dataset folder into memory: a run does not miss files that vanish later.
+
+    `task` is what the rows should be puzzles of; the dataset has it where the sizes fit.
 
     Raises DataError naming the file when one is missing, unreadable, or at odds with the others.
     """
+    read_build_record(path)  # refuses a damaged one
     metadata = _load_metadata(path, split)
     arrays = {name: _load_array(path, array_path(path, split, name)) for name in ARRAYS}
     inputs = arrays["inputs"]
@@ -124,7 +126,8 @@ def load_dataset(path: Path, split: str) -> Dataset:
     groups = arrays["group_indices"]
     if groups[0] != 0 or groups[-1] != num_rows or (np.diff(groups) < 1).any():
         raise _broken(path, array_path(path, split, "group_indices"), f"must rise from 0 to {num_rows}")
-    return Dataset(**arrays, metadata=metadata, sudoku=_sudoku_of(path, metadata))
+    fits = task is not None and (task.facts.seq_len, task.facts.vocab_size) == (metadata.seq_len, metadata.vocab_size)
+    return Dataset(**arrays, metadata=metadata, task=task if fits else None)
 
 
 def read_build_record(path: Path) -> dict[str, Any] | None:
@@ -182,21 +185,6 @@ def _read_json(path: Path, file: Path) -> dict[str, Any]:
     if not isinstance(plain, dict):
         raise _broken(path, file, "is not a JSON object")
     return plain
-
-
-def _sudoku_of(path: Path, metadata: Metadata) -> Sudoku | None:
-    """Box shape from the build record; without one, square boxes if the sizes fit."""
-    record = read_build_record(path)
-    if record is not None:
-        try:
-            sudoku = Sudoku(int(record["settings"]["box_rows"]), int(record["settings"]["box_cols"]))
-        except (KeyError, TypeError, ValueError, OverflowError) as error:
-            raise _broken(path, path / "build.json", "has no box_rows and box_cols") from error
-    else:
-        box = math.isqrt(math.isqrt(metadata.seq_len))
-        sudoku = Sudoku(box, box)
-    fits = (sudoku.num_cells, sudoku.vocab_size) == (metadata.seq_len, metadata.vocab_size)
-    return sudoku if fits else None
 
 
 def _broken(path: Path, file: Path, what: str) -> DataError:

@@ -13,12 +13,11 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
+from trm.config import IGNORE_LABEL
 from trm.data.format import Dataset, Metadata
 from trm.data.hashing import Stream, hash64, permutations
 from trm.errors import DataError
-from trm.tasks.sudoku.symmetry import augment, undo
-
-IGNORED_LABEL = -100
+from trm.tasks.base import augment, undo
 
 Batch = dict[str, NDArray[np.int32]]
 
@@ -39,7 +38,7 @@ def _to_batch(
 ) -> Batch:
     targets = labels.astype(np.int32)
     if metadata.ignore_label_id is not None:
-        targets[targets == metadata.ignore_label_id] = IGNORED_LABEL
+        targets[targets == metadata.ignore_label_id] = IGNORE_LABEL
     return {
         "inputs": inputs.astype(np.int32),
         "labels": targets,
@@ -74,8 +73,8 @@ class TrainLoader:
         self._num_variants = np.diff(np.asarray(dataset.group_indices, np.int64))
         self._on_the_fly = on_the_fly_aug > 0 and dataset.num_rows == dataset.num_groups
         if self._on_the_fly:
-            if dataset.sudoku is None:
-                raise DataError("data.on_the_fly_aug works on Sudoku only: set data.on_the_fly_aug=0")
+            if dataset.task is None or dataset.task.symmetry is None:
+                raise DataError("data.on_the_fly_aug: the symmetries of these puzzles are not known: set data.on_the_fly_aug=0")
             self._num_variants[:] = on_the_fly_aug + 1
             self._inputs = np.asarray(dataset.inputs, np.uint8)
             self._labels = np.asarray(dataset.labels, np.uint8)
@@ -105,9 +104,9 @@ class TrainLoader:
         inputs: NDArray[np.integer]
         labels: NDArray[np.integer]
         if self._on_the_fly:
-            assert self._dataset.sudoku is not None
+            assert self._dataset.task is not None
             inputs, labels = augment(
-                self._dataset.sudoku, self._inputs, self._labels, seed=self._data_seed, puzzles=groups, variants=variants
+                self._dataset.task, self._inputs, self._labels, seed=self._data_seed, puzzles=groups, variants=variants
             )
         else:
             rows = rows + variants
@@ -130,9 +129,9 @@ class TrainLoader:
 class EvalLoader:
     """One pass over `max_puzzles` rows (None = all) from `first_puzzle` on, in order; over all hosts each counts once.
 
-    The last batch is filled with rows of padding whose labels are all IGNORED_LABEL. Iterating again repeats the pass.
+    The last batch is filled with rows of padding whose labels are all IGNORE_LABEL. Iterating again repeats the pass.
     With `copies` above 1 each puzzle comes that many times in a row, as itself and in the variants 1, 2, ... of `data_seed`
-    (trm/tasks/sudoku/symmetry.py); raises DataError where the puzzles' symmetries are not known.
+    (trm/tasks/base.py); raises DataError where the puzzles' symmetries are not known.
     """
 
     def __init__(
@@ -147,8 +146,8 @@ class EvalLoader:
         process_index: int = 0,
         process_count: int = 1,
     ):
-        if copies > 1 and dataset.sudoku is None:
-            raise DataError("evaluate.augmentations works on Sudoku only: set evaluate.augmentations=1")
+        if copies > 1 and (dataset.task is None or dataset.task.symmetry is None):
+            raise DataError("evaluate.augmentations: the symmetries of these puzzles are not known: set evaluate.augmentations=1")
         self._dataset = dataset
         self._global_batch_size = global_batch_size
         self._copies, self._data_seed = copies, data_seed
@@ -182,9 +181,9 @@ class EvalLoader:
         puzzles, variants = np.divmod(np.arange(min(start, self.num_rows), min(stop, self.num_rows)), self._copies)
         puzzles += self._first
         if self._copies > 1:
-            assert data.sudoku is not None
+            assert data.task is not None
             base = np.asarray(data.inputs, np.uint8), np.asarray(data.labels, np.uint8)
-            inputs, labels = augment(data.sudoku, *base, seed=self._data_seed, puzzles=puzzles, variants=variants)
+            inputs, labels = augment(data.task, *base, seed=self._data_seed, puzzles=puzzles, variants=variants)
             return _to_batch(data.metadata, inputs, labels, data.puzzle_identifiers[puzzles])
         return _to_batch(data.metadata, data.inputs[puzzles], data.labels[puzzles], data.puzzle_identifiers[puzzles])
 
@@ -192,10 +191,10 @@ class EvalLoader:
         """Answers to all rows of the pass, [R, L] tokens, as answers to the puzzles that the rows are copies of."""
         if self._copies == 1:
             return cells
-        assert self._dataset.sudoku is not None
+        assert self._dataset.task is not None
         puzzles, variants = np.divmod(np.arange(self.num_rows), self._copies)
         puzzles += self._first
-        return undo(self._dataset.sudoku, cells, seed=self._data_seed, puzzles=puzzles, variants=variants)
+        return undo(self._dataset.task, cells, seed=self._data_seed, puzzles=puzzles, variants=variants)
 
     def __iter__(self) -> Iterator[Batch]:
         """This host's rows of every batch, in the form of `TrainLoader.batch`."""
@@ -206,7 +205,7 @@ class EvalLoader:
         """Rows `start` to `stop` of the pass, with rows of padding after its end."""
         facts, filled = self._dataset.metadata, self.rows(start, stop)
         missing = stop - start - len(filled["inputs"])
-        fill = {"inputs": facts.pad_id, "labels": IGNORED_LABEL, "puzzle_identifiers": facts.blank_identifier_id}
+        fill = {"inputs": facts.pad_id, "labels": IGNORE_LABEL, "puzzle_identifiers": facts.blank_identifier_id}
         return {
             name: np.pad(array, [(0, missing)] + [(0, 0)] * (array.ndim - 1), constant_values=fill[name])
             for name, array in filled.items()

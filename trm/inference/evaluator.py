@@ -12,8 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from trm.backends import Runtime
-from trm.config import Config
-from trm.core.losses import IGNORE_LABEL
+from trm.config import IGNORE_LABEL, Config
 from trm.core.metrics import METRICS, MOST_SAMPLES, NORMS, RowTrace, Shown
 from trm.core.model import Architecture, Weights
 from trm.core.programs import eval_program
@@ -24,6 +23,7 @@ from trm.data.loader import EvalLoader
 from trm.inference.early_exit import early_exit_program, first_rows, first_totals
 from trm.inference.progress import Progress, progress_bar
 from trm.inference.samples import Samples
+from trm.tasks.base import task_of
 
 
 @dataclass(frozen=True)
@@ -264,7 +264,7 @@ def full_evaluator(
 def held_out_loader(cfg: Config, runtime: Runtime, copies: int) -> EvalLoader:
     """The test split of the config's dataset, each puzzle in so many symmetric copies. Raises DataError where there is none."""
     return EvalLoader(
-        load_dataset(ensure_dataset(cfg.data), "test"),
+        load_dataset(ensure_dataset(cfg.data), "test", task_of(cfg.data)),
         global_batch_size=cfg.eval_batch_size,
         max_puzzles=cfg.evaluate.max_puzzles,
         copies=copies,

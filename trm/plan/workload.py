@@ -19,25 +19,23 @@ from trm.core.metrics import METRICS
 from trm.core.model import Architecture, Weights, architecture, init_fixed, num_parameters, swiglu_width
 from trm.core.step import Batch, Carry, StepConfig, TrainState, empty_carry, eval_step, init_state, train_step
 from trm.study.placement import place
-from trm.tasks.sudoku.rules import Sudoku
+from trm.tasks.base import task_of
 
 T = TypeVar("T")
 
-# The test split of Sudoku-Extreme (the dataset that trm.build_data downloads), and what the generators make unless told otherwise.
-SUDOKU_EXTREME_TEST_PUZZLES = 422_786
-GENERATED_TEST_PUZZLES = 1000
+GENERATED_TEST_PUZZLES = 1000  # unless told otherwise
 
 
 def architecture_of(cfg: Config) -> Architecture:
     """The architecture that the run would build from its dataset, derived from the settings: no dataset is needed."""
-    sudoku = Sudoku(cfg.data.box_rows, cfg.data.box_cols)
-    return architecture(cfg, seq_len=sudoku.num_cells, vocab_size=sudoku.vocab_size, num_puzzle_identifiers=1)
+    return architecture(cfg, **task_of(cfg.data).facts.sizes)
 
 
 def evaluation_puzzles(cfg: Config) -> tuple[int, bool]:
     """Puzzles of one evaluation, and whether that number is assumed rather than set."""
     known = cfg.data.num_test_puzzles or (GENERATED_TEST_PUZZLES if cfg.data.source == "generated" else None)
-    number = known or SUDOKU_EXTREME_TEST_PUZZLES
+    hub = task_of(cfg.data).hub
+    number = known or (hub[2] if hub else GENERATED_TEST_PUZZLES)
     if cfg.evaluate.max_puzzles is not None and cfg.evaluate.max_puzzles <= number:
         return cfg.evaluate.max_puzzles, False
     return number, known is None

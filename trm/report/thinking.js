@@ -12,16 +12,16 @@ function element(name, className = "", text = "") {
 
 // A puzzle's figure, and what draws a step (from 0) into it.
 function figureOf(puzzle, number, data) {
-  const { side, symbols } = data;
+  const { rows, columns, symbols } = data;
   const [question, solution] = [puzzle.question, puzzle.solution].map(bytes);
   const [answers, confidence] = [puzzle.answers, puzzle.confidence].map((all) => all.map(bytes));
   const figure = element("figure");
   const table = element("table", "cells");
   const cells = [];
-  for (let row = 0; row < side; row++) {
+  for (let row = 0; row < rows; row++) {
     const line = table.insertRow();
-    if (row && row % data.box_rows === 0) line.className = "box-top";
-    for (let column = 0; column < side; column++) cells.push(line.insertCell());
+    if (data.heavy_rows.includes(row)) line.className = "box-top";
+    for (let column = 0; column < columns; column++) cells.push(line.insertCell());
   }
   const caption = element("figcaption");
   const [verdict, halting, bar, probability] = ["span", "div", "i", "span"].map((name) => element(name));
@@ -41,11 +41,11 @@ function figureOf(puzzle, number, data) {
       const share = confidence[step][index] / 255;
       wrongCells += wrong;
       cell.className = "cell";
-      cell.classList.toggle("box-left", index % side !== 0 && (index % side) % data.box_cols === 0);
+      cell.classList.toggle("box-left", data.heavy_columns.includes(index % columns));
       Object.entries({ given, wrong, changed }).forEach(([name, on]) => cell.classList.toggle(name, on));
       cell.textContent = symbols[token];
       cell.style.setProperty("--share", share);
-      cell.title = `row ${Math.floor(index / side) + 1} column ${(index % side) + 1}: ${symbols[token]}, confidence ` +
+      cell.title = `row ${Math.floor(index / columns) + 1} column ${(index % columns) + 1}: ${symbols[token]}, confidence ` +
         `${(100 * share).toFixed(0)} %${wrong ? `, solution ${symbols[label]}` : ""}`;
     });
     verdict.textContent = wrongCells ? `${wrongCells} of ${cells.length} wrong` : "solved";

@@ -1,6 +1,6 @@
 """What the page shows of the thinking: answers for some held-out puzzles after every supervision step, from samples.json.
 
-For any square grid, not for Sudoku alone: a cell is wrong where it is unlike its label, and given where the question has the label.
+A cell is wrong where it is unlike its label, and given where the question has the label.
 Shape legend as in trm/inference/samples.py: S supervision steps, K puzzles, C cells.
 """
 
@@ -12,11 +12,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from trm.core.losses import IGNORE_LABEL
+from trm.config import IGNORE_LABEL, from_plain
+from trm.errors import ConfigError
 from trm.inference.samples import SAMPLES_FILE, Samples
 from trm.report.runs import Run
 from trm.report.variants import Comparison, Variant
-from trm.tasks.sudoku.rules import Sudoku
+from trm.tasks.base import GridView, task_of
 
 MOST_PUZZLES, MOST_PUZZLES_OF_A_RUN = 24, 4  # on one page: about 4 KB each for 9x9 and 16 steps
 NO_LABEL = 255  # stands for IGNORE_LABEL in the page's bytes; tokens are below it
@@ -48,28 +49,32 @@ def _thinking(variant: Variant, run: Run, count: int) -> Thinking:
     assert run.folder is not None
     try:
         samples = Samples.from_json((run.folder / SAMPLES_FILE).read_text(encoding="utf-8"))
-        return Thinking(variant.label, run.name, _grids(samples, _sudoku(run, samples), count))
+        return Thinking(variant.label, run.name, _grids(samples, _view(run, samples), count))
     except (OSError, ValueError, TypeError, OverflowError, RecursionError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         return Thinking(variant.label, run.name, None, f"{SAMPLES_FILE} cannot be shown: {reason}")
 
 
-def _sudoku(run: Run, samples: Samples) -> Sudoku | None:
-    """The run's kind of Sudoku where its puzzles are one."""
-    rows, cols = run.settings.get("data.box_rows"), run.settings.get("data.box_cols")
-    if not (isinstance(rows, int) and isinstance(cols, int) and rows > 0 and cols > 0):
-        return None
-    sudoku = Sudoku(rows, cols)
-    largest = max(samples.inputs.max(), samples.labels.max(), samples.predictions.max())
-    return sudoku if samples.inputs.shape[1] == sudoku.num_cells and largest < sudoku.vocab_size else None
+def _view(run: Run, samples: Samples) -> GridView:
+    """How the run's puzzles are drawn; as a square of numbers where they are not those that its settings say."""
+    data = {key.removeprefix("data."): value for key, value in run.settings.items() if key.startswith("data.")}
+    largest = int(max(samples.inputs.max(), samples.labels.max(), samples.predictions.max()))
+    cells = samples.inputs.shape[1]
+    try:
+        task = task_of(from_plain({"data": data, "run_name": run.name, "hardware": {"name": "-"}}, "the run's settings").data)
+        if (task.facts.seq_len, largest < task.facts.vocab_size) == (cells, True):
+            return task.view
+    except ConfigError:
+        pass
+    side = math.isqrt(cells)
+    if side**2 != cells:
+        raise ValueError(f"{cells} cells are no square grid")
+    return GridView(side, side, tuple(str(token) for token in range(largest + 1)))
 
 
-def _grids(samples: Samples, sudoku: Sudoku | None, count: int) -> dict[str, Any]:
+def _grids(samples: Samples, view: GridView, count: int) -> dict[str, Any]:
     """Grids as base64 of one byte a cell: tokens, and confidence in 255ths. Raises ValueError where they do not fit that."""
-    side = math.isqrt(samples.inputs.shape[1])
     tokens = np.concatenate([samples.inputs.ravel(), samples.predictions.ravel(), samples.labels[samples.labels != IGNORE_LABEL]])
-    if side**2 != samples.inputs.shape[1]:
-        raise ValueError(f"{samples.inputs.shape[1]} cells are no square grid")
     if tokens.min() < 0 or tokens.max() >= NO_LABEL:
         raise ValueError(f"tokens are not within 0 to {NO_LABEL - 1}")
     if not (np.isfinite(samples.confidence).all() and np.isfinite(samples.q_halt).all()):
@@ -77,12 +82,12 @@ def _grids(samples: Samples, sudoku: Sudoku | None, count: int) -> dict[str, Any
     labels = np.where(samples.labels == IGNORE_LABEL, NO_LABEL, samples.labels)
     shares = np.rint(255 * np.clip(samples.confidence, 0, 1))
     halting = 1 / (1 + np.exp(-samples.q_halt.astype(np.float64)))
-    known = np.arange(tokens.max() + 1)
     return {
-        "side": side,
-        "box_rows": sudoku.box_rows if sudoku else side,
-        "box_cols": sudoku.box_cols if sudoku else side,
-        "symbols": list(sudoku.text(known)) if sudoku else [str(token) for token in known],
+        "rows": view.rows,
+        "columns": view.columns,
+        "heavy_rows": view.heavy_rows,
+        "heavy_columns": view.heavy_columns,
+        "symbols": view.symbols,
         "steps": len(samples.predictions),
         "puzzles": [
             {

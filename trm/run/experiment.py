@@ -20,6 +20,7 @@ from trm.data.format import Dataset, load_dataset
 from trm.data.loader import TrainLoader
 from trm.errors import ConfigError
 from trm.study.sweep import process_rank
+from trm.tasks.base import task_of
 
 T = TypeVar("T")
 
@@ -83,7 +84,7 @@ def build(cfg: Config, runtime: Runtime | None = None) -> Experiment:
 
     Raises ConfigError or DataError where settings, data and machine do not go together.
     """
-    dataset = load_dataset(ensure_dataset(cfg.data), "train")
+    dataset = load_dataset(ensure_dataset(cfg.data), "train", task_of(cfg.data))
     steps = total_steps(cfg, dataset.num_groups)
     runtime = runtime or started(cfg)
     loader = TrainLoader(

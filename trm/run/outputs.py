@@ -79,7 +79,7 @@ class Outputs:
             if self._exp.runtime.is_main:
                 write_samples(self._run_dir, result.samples)
             best = max(values["exact_accuracy"], self._record.scores.best_exact_accuracy or 0.0)
-            puzzles = held_out(result.samples, self._exp.dataset.sudoku)
+            puzzles = held_out(result.samples, self._exp.dataset.task)
             self._trackers.show(step, lambda: Evaluation(result.by_step, best, puzzles))
 
     def save(self, state: TrainState, is_best: bool) -> None:

@@ -23,9 +23,9 @@ def animation(puzzle: Puzzle, frames: list[Frame]) -> bytes:
 
 
 def _picture(puzzle: Puzzle, frames: list[Frame], current: int, marks: Marks) -> Image.Image:
-    side = puzzle.sudoku.side
-    cell = max(GRID_PX // side, SMALLEST_CELL_PX)
-    width, grid_end = 2 * MARGIN_PX + cell * side, MARGIN_PX + cell * side
+    view = puzzle.task.view
+    cell = max(GRID_PX // view.columns, SMALLEST_CELL_PX)
+    width, grid_end = 2 * MARGIN_PX + cell * view.columns, MARGIN_PX + cell * view.rows
     curve_top = grid_end + 3 * MARGIN_PX + 2 * TEXT_PX
     image = Image.new("RGB", (width, curve_top + CURVE_PX + MARGIN_PX), PAGE)
     draw = ImageDraw.Draw(image)

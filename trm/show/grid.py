@@ -1,13 +1,13 @@
 """One grid of a puzzle drawn as pixels: what the animation and the contact sheet are made of."""
 
 import functools
-import itertools
 from pathlib import Path
 
 import matplotlib
 from PIL import Image, ImageDraw, ImageFont
 
 from trm.show.thinking import Frame, Marks, Puzzle
+from trm.tasks.base import GridView
 
 PAGE, INK, SOFT, RULE, BAND, ACCENT, BAD, BAD_BAND = (
     "#ffffff", "#1c2126", "#5b656f", "#c3cad0", "#eceff2", "#0b62a8", "#a33300", "#fbe3d9",
@@ -17,14 +17,14 @@ PAGE, INK, SOFT, RULE, BAND, ACCENT, BAD, BAD_BAND = (
 def draw_grid(image: Image.Image, puzzle: Puzzle, frame: Frame, marks: Marks, cell: int, origin: tuple[int, int]) -> None:
     """Draw a frame's answer with its marks and confidence; cells are `cell` pixels wide, the left top corner is at `origin`."""
     draw = ImageDraw.Draw(image)
-    side, text, inset = puzzle.sudoku.side, puzzle.sudoku.text(frame.answer), cell // 10
-    for i, char in enumerate(text):
-        left, top = origin[0] + i % side * cell, origin[1] + i // side * cell
+    view, inset = puzzle.task.view, cell // 10
+    for i, char in enumerate(view.text(frame.answer)):
+        left, top = origin[0] + i % view.columns * cell, origin[1] + i // view.columns * cell
         flags = (bool(marks.given[i]), bool(marks.wrong[i]), bool(marks.changed[i]), bool(marks.conflict[i]))
         image.paste(_cell(cell, char, *flags), (left, top))
         length, y = round((cell - 2 * inset) * float(frame.confidence[i])), top + cell - inset
         draw.line((left + inset, y, left + inset + length, y), SOFT, max(2, cell // 20))
-    _draw_lines(draw, puzzle, cell, origin)
+    _draw_lines(draw, view, cell, origin)
 
 
 @functools.cache
@@ -50,13 +50,14 @@ def _cell(cell: int, char: str, given: bool, wrong: bool, changed: bool, conflic
     return image
 
 
-def _draw_lines(draw: ImageDraw.ImageDraw, puzzle: Puzzle, cell: int, origin: tuple[int, int]) -> None:
-    sudoku, (left, top) = puzzle.sudoku, origin
-    size = sudoku.side * cell
+def _draw_lines(draw: ImageDraw.ImageDraw, view: GridView, cell: int, origin: tuple[int, int]) -> None:
+    left, top = origin
+    right, bottom = left + view.columns * cell, top + view.rows * cell
     # thin lines first, so that none crosses a thick one
-    for thick, i in itertools.product((False, True), range(sudoku.side + 1)):
-        at = i * cell
-        down, across = (left + at, top, left + at, top + size), (left, top + at, left + size, top + at)
-        for per_box, line in ((sudoku.box_cols, down), (sudoku.box_rows, across)):
-            if (i % per_box == 0) == thick:
-                draw.line(line, INK if thick else RULE, 2 if thick else 1)
+    for thick in (False, True):
+        for i in range(view.columns + 1):
+            if (i in (0, view.columns) or i in view.heavy_columns) == thick:
+                draw.line((left + i * cell, top, left + i * cell, bottom), INK if thick else RULE, 2 if thick else 1)
+        for i in range(view.rows + 1):
+            if (i in (0, view.rows) or i in view.heavy_rows) == thick:
+                draw.line((left, top + i * cell, right, top + i * cell), INK if thick else RULE, 2 if thick else 1)

@@ -1,7 +1,7 @@
 "use strict";
 // Draws the frame that the two sliders name. Text from the run enters as text only.
 const data = JSON.parse(document.getElementById("data").textContent);
-const { side, recursions, frames } = data;
+const { rows, columns, recursions, frames } = data;
 const byId = (id) => document.getElementById(id);
 const [step, recursion, play, curve] = ["step", "recursion", "play", "curve"].map(byId);
 const FRAME_MS = 350;
@@ -9,16 +9,17 @@ const FRAME_MS = 350;
 // ------------------------------------------------------------------------------------------------------------- grid
 
 const grid = byId("grid");
-grid.style.setProperty("--side", side);
+grid.style.setProperty("--columns", columns);
+grid.style.setProperty("--rows", rows);
 const cells = [];
-for (let row = 0; row < side; row++) {
+for (let row = 0; row < rows; row++) {
   const line = grid.insertRow();
-  for (let column = 0; column < side; column++) {
+  for (let column = 0; column < columns; column++) {
     const cell = line.insertCell();
     cell.append(document.createElement("span"), document.createElement("i"));
     cell.lastChild.className = "confidence";
-    if (row && row % data.box_rows === 0) cell.classList.add("box-top");
-    if (column && column % data.box_cols === 0) cell.classList.add("box-left");
+    if (data.heavy_rows.includes(row)) cell.classList.add("box-top");
+    if (data.heavy_columns.includes(column)) cell.classList.add("box-left");
     const index = cells.push(cell) - 1;
     cell.addEventListener("pointerenter", () => { pointed = index; describe(); });
   }
@@ -31,7 +32,7 @@ const percent = (share) => `${(100 * share).toFixed(1)} %`;
 const count = (frame, flag) => frame.marks.filter((marks) => has(marks, flag)).length;
 
 function about(frame, index) {
-  const words = [`row ${Math.floor(index / side) + 1} column ${(index % side) + 1}: ${frame.answer[index]}`];
+  const words = [`row ${Math.floor(index / columns) + 1} column ${(index % columns) + 1}: ${frame.answer[index]}`];
   words.push(`confidence ${percent(frame.confidence[index])}`);
   words.push(...data.flags.filter((flag) => has(frame.marks[index], flag)));
   if (data.solution !== null && data.solution[index] !== frame.answer[index]) words.push(`solution ${data.solution[index]}`);

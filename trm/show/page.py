@@ -23,8 +23,8 @@ def page(puzzle: Puzzle, frames: list[Frame], title: str) -> str:
     return environment.from_string(_beside("page.html")).render(
         title=title,
         puzzle=puzzle,
-        answer=puzzle.sudoku.text(frames[-1].answer),
-        valid=puzzle.sudoku.is_valid_solution(puzzle.question, frames[-1].answer),
+        answer=puzzle.task.view.text(frames[-1].answer),
+        valid=not puzzle.task.violations(puzzle.question, frames[-1].answer),
         steps=frames[-1].step,
         recursions=frames[-1].recursion,
         data=page_data(puzzle, frames),
@@ -35,14 +35,14 @@ def page(puzzle: Puzzle, frames: list[Frame], title: str) -> str:
 
 def page_data(puzzle: Puzzle, frames: list[Frame]) -> dict[str, Any]:
     """What the page's script draws, ready for JSON: the frames in their order, grids as one line of text each."""
-    sudoku = puzzle.sudoku
+    view = puzzle.task.view
     numbers: dict[str, int] = {}  # a violation lasts for many frames: its words are written once
     drawn = []
     for frame, marks in zip(frames, puzzle.marks_of(frames), strict=True):
-        violations = sudoku.violations(puzzle.question, frame.answer)
+        violations = puzzle.task.violations(puzzle.question, frame.answer)
         drawn.append(
             {
-                "answer": sudoku.text(frame.answer),
+                "answer": view.text(frame.answer),
                 "confidence": frame.confidence.round(4).tolist(),
                 "halting": frame.halting,
                 "marks": sum(getattr(marks, name).astype(int) << bit for bit, name in enumerate(FLAGS)).tolist(),
@@ -50,12 +50,13 @@ def page_data(puzzle: Puzzle, frames: list[Frame]) -> dict[str, Any]:
             }
         )
     return {
-        "side": sudoku.side,
-        "box_rows": sudoku.box_rows,
-        "box_cols": sudoku.box_cols,
+        "rows": view.rows,
+        "columns": view.columns,
+        "heavy_rows": view.heavy_rows,
+        "heavy_columns": view.heavy_columns,
         "flags": FLAGS,
         "recursions": frames[-1].recursion,
-        "solution": None if puzzle.solution is None else sudoku.text(puzzle.solution),
+        "solution": None if puzzle.solution is None else view.text(puzzle.solution),
         "violations": list(numbers),
         "frames": drawn,
     }

@@ -22,10 +22,10 @@ def contact_sheet(puzzle: Puzzle, frames: list[Frame]) -> Image.Image:
     Marks are those of the frames that are shown: a changed cell is one unlike the grid before it on the sheet.
     """
     shown = [frames[i] for i in _spread(len(frames), MOST_GRIDS)]
-    side = puzzle.sudoku.side
-    cell = max(GRID_PX // side, SMALLEST_CELL_PX)
+    view = puzzle.task.view
+    cell = max(GRID_PX // view.columns, SMALLEST_CELL_PX)
     columns = min(COLUMNS, len(shown))
-    width, height = cell * side + MARGIN_PX, cell * side + MARGIN_PX + 2 * LINE_PX + 6
+    width, height = cell * view.columns + MARGIN_PX, cell * view.rows + MARGIN_PX + 2 * LINE_PX + 6
     image = Image.new("RGB", (MARGIN_PX + columns * width, MARGIN_PX + -(len(shown) // -columns) * height), PAGE)
     draw = ImageDraw.Draw(image)
     for i, (frame, marks) in enumerate(zip(shown, puzzle.marks_of(shown), strict=True)):

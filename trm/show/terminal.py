@@ -39,17 +39,17 @@ class Watcher:
         self._drawn = len(grid) + 1
 
     def _grid(self, frame: Frame, marks: Marks) -> list[str]:
-        sudoku, text = self._puzzle.sudoku, self._puzzle.sudoku.text(frame.answer)
+        view = self._puzzle.task.view
+        text = view.text(frame.answer)
         flags = zip(marks.given.tolist(), marks.wrong.tolist(), marks.changed.tolist(), strict=True)
         cells = [self._cell(char, *flag) for char, flag in zip(text, flags, strict=True)]
-        rule = "+".join("-" * (3 * sudoku.box_cols) for _ in range(sudoku.box_rows))
+        rule = "+".join("-" * 3 * (stop - start) for start, stop in view.pieces)
         lines = []
-        for row in range(sudoku.side):
-            if row and row % sudoku.box_rows == 0:
+        for row in range(view.rows):
+            if row in view.heavy_rows:
                 lines.append(rule)
-            line = cells[row * sudoku.side : (row + 1) * sudoku.side]
-            boxes = [line[start : start + sudoku.box_cols] for start in range(0, sudoku.side, sudoku.box_cols)]
-            lines.append("|".join("".join(box) for box in boxes))
+            line = cells[row * view.columns : (row + 1) * view.columns]
+            lines.append("|".join("".join(line[start:stop]) for start, stop in view.pieces))
         return lines
 
     def _cell(self, char: str, given: bool, wrong: bool, changed: bool) -> str:
@@ -73,8 +73,8 @@ def summary(frame: Frame, marks: Marks, num_steps: int) -> str:
 
 def _fits(size: os.terminal_size, puzzle: Puzzle) -> bool:
     """Whether the terminal shows a whole grid: the cursor does not get back to lines that left the screen."""
-    side, boxes = puzzle.sudoku.side, puzzle.sudoku.box_rows
-    return size.lines > side + boxes + 2 and size.columns > 3 * side + boxes
+    view = puzzle.task.view
+    return size.lines > view.rows + len(view.heavy_rows) + 3 and size.columns > 3 * view.columns + len(view.heavy_columns) + 1
 
 
 def _paint(text: str, code: str) -> str:

@@ -16,7 +16,7 @@ from trm.core.losses import log_probabilities
 from trm.core.metrics import halting_logit
 from trm.core.model import Architecture, Weights, decode, forward, with_latents
 from trm.errors import ConfigError
-from trm.tasks.sudoku.rules import BLANK, Sudoku
+from trm.tasks.base import Task
 
 Cells = NDArray[np.integer]  # tokens [C]
 Flags = NDArray[np.bool_]  # [C]
@@ -48,18 +48,18 @@ class Puzzle:
     """A question and, where it is known, its solution."""
 
     name: str
-    sudoku: Sudoku
+    task: Task
     question: Cells
-    solution: Cells | None  # tokens up to BLANK: not known in this cell
+    solution: Cells | None  # a blank cell, or a label below 0: not known there
 
     def marks(self, answer: Cells, before: Cells | None) -> Marks:
         """Marks of an answer that follows the answer `before`; nothing has changed where that is None."""
-        given = self.question > BLANK
-        conflict = self.sudoku.conflicts(answer)
+        given = self.task.given(self.question)
+        conflict = self.task.conflicts(answer)
         kept = given & (answer == self.question)
-        wrong = (answer <= BLANK) | (given & ~kept) | (conflict & ~kept)
+        wrong = self.task.blank(answer) | (given & ~kept) | (conflict & ~kept)
         if self.solution is not None:
-            wrong |= (self.solution > BLANK) & (answer != self.solution)
+            wrong |= ~self.task.blank(self.solution) & (answer != self.solution)
         changed = np.zeros_like(given) if before is None else answer != before
         return Marks(given, wrong, changed, conflict)
 
@@ -78,7 +78,7 @@ def think(
     model never halts early. Raises ConfigError where the recursion's variant does not end with f_H (trm/core/recursion.py).
     """
     inputs = torch.from_numpy(question.astype(np.int32))[None]
-    vectors = None if puzzle_embedding is None else puzzle_embedding[:1]  # puzzle identifier 0, the one that Sudoku has
+    vectors = None if puzzle_embedding is None else puzzle_embedding[:1]  # puzzle identifier 0
     latents = {z: value.contiguous() for z, value in with_latents(arch, fixed, 1).items()}
     for step in range(1, arch.recursion.n_sup + 1):
         seen: list[Tensor] = []

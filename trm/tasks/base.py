@@ -1,12 +1,13 @@
 """What a puzzle is: the members through which the rest of the project knows a task, and nothing else of it.
 
-A task is one folder beside this file that calls `register`, and one YAML in conf/data that names it (`data.task`).
+A task is one folder beside this file, an entry in TASKS, and one YAML in conf/data that names it (`data.task`).
 Shapes: N rows, L = rows * columns cells, V tokens, P base puzzles.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import importlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Protocol
@@ -53,16 +54,19 @@ class GridView:
     def _symbols(self) -> NDArray[np.str_]:
         return np.array(self.symbols)
 
+    @property
+    def pieces(self) -> list[tuple[int, int]]:
+        """First column and the one after the last, of what lies between heavy lines."""
+        return list(zip((0, *self.heavy_columns), (*self.heavy_columns, self.columns), strict=True))
+
     def text(self, tokens: Tokens) -> str:
         """One line of L characters."""
         return "".join(self._symbols[tokens])
 
     def grid(self, tokens: Tokens) -> str:
         """Several lines of text, with `|` and `-` where heavy lines are."""
-        text, lines = self.text(tokens), []
-        pieces = list(zip((0, *self.heavy_columns), (*self.heavy_columns, self.columns), strict=True))
-        widths = [2 * (stop - start) - 1 for start, stop in pieces]
-        rule = "-+-".join("-" * width for width in widths)
+        text, lines, pieces = self.text(tokens), [], self.pieces
+        rule = "-+-".join("-" * (2 * (stop - start) - 1) for start, stop in pieces)
         for row in range(self.rows):
             if row in self.heavy_rows:
                 lines.append(rule)
@@ -82,6 +86,10 @@ class Drawn:
 class Symmetry(Protocol):
     """The symmetries of a task: variant k of puzzle p is a pure function of (seed, p, k), and variant 0 is the puzzle itself."""
 
+    @property
+    def words(self) -> str:
+        """What they are, in words."""
+
     def draw(self, seed: int, puzzles: NDArray[np.integer], variants: NDArray[np.integer]) -> Drawn:
         """The symmetries of the given variants [N] of the base puzzles [N]."""
 
@@ -95,6 +103,10 @@ class Task(Protocol):
     @property
     def name(self) -> str:
         """What data.task calls it."""
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """The keys of the data settings that are this task's own."""
 
     @property
     def title(self) -> str:
@@ -113,11 +125,11 @@ class Task(Protocol):
         """The symmetries, None where a puzzle has none."""
 
     @property
-    def hub(self) -> tuple[str, str] | None:
-        """Repository and revision of the csv files train.csv and test.csv on the Hugging Face hub, None where there are none."""
+    def hub(self) -> tuple[str, str, int] | None:
+        """Repository and revision of train.csv and test.csv on the Hugging Face hub, and the test puzzles there; None = no such."""
 
     @property
-    def smallest_disjoint(self) -> bool:
+    def has_classes(self) -> bool:
         """Whether generated sets are kept apart under the symmetries; False where there are too few puzzles for that."""
 
     def generate(self, count: int, seed: int) -> Split:
@@ -126,6 +138,7 @@ class Task(Protocol):
     def parse(self, text: str) -> NDArray[np.uint8]:
         """Tokens [L] of a question as a person writes it. Raises DataError naming the position."""
 
+    @property
     def token_of_byte(self) -> NDArray[np.uint8]:
         """Token of every byte of csv text [256]; `facts.pad` where the byte is no cell."""
 
@@ -145,21 +158,16 @@ class Task(Protocol):
         """The cells [L] of an answer that answer nothing."""
 
 
-TASKS: dict[str, Callable[[DataConfig], Task]] = {}
-
-
-def register(name: str, make: Callable[[DataConfig], Task]) -> None:
-    """Make a task known under the name that `data.task` selects; `make` reads its own keys of the settings."""
-    TASKS[name] = make
+# Where each task is made; its module is imported when it is asked for.
+TASKS = {"sudoku": "trm.tasks.sudoku.task"}
 
 
 def task_of(data: DataConfig) -> Task:
-    """The task that the settings name, with its size. Raises ConfigError where there is none of that name."""
-    import trm.tasks.sudoku  # noqa: F401  # registers itself
-
+    """The task that the settings name, in its size. Raises ConfigError where there is none of that name."""
     if data.task not in TASKS:
         raise ConfigError(f"data.task={data.task} is unknown: choose one of {', '.join(sorted(TASKS))}")
-    return TASKS[data.task](data)
+    task: Task = importlib.import_module(TASKS[data.task]).make(data)
+    return task
 
 
 # ------------------------------------------------------------------------------------------------- symmetries, applied and undone

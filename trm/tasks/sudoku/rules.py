@@ -84,20 +84,8 @@ class Sudoku:
         return np.array(tokens, np.uint8)
 
     def text(self, tokens: NDArray[np.integer]) -> str:
-        """One line of L characters, `.` for a cell without a digit; `parse` reads it back."""
+        """One line of L characters, `.` for a cell without a digit; `parse` reads it back, and what a GridView draws."""
         return "".join(DIGITS[t - BLANK - 1] if t > BLANK else "." for t in tokens.tolist())
-
-    def grid(self, tokens: NDArray[np.integer]) -> str:
-        """A drawn grid of several lines; `parse` reads it back."""
-        text = self.text(tokens)
-        rule = "+".join("-" * (2 * self.box_cols + (1 if 0 < s < self.box_rows - 1 else 0)) for s in range(self.box_rows))
-        lines = []
-        for r in range(self.side):
-            if r and r % self.box_rows == 0:
-                lines.append(rule)
-            row = text[r * self.side : (r + 1) * self.side]
-            lines.append(" | ".join(" ".join(row[c : c + self.box_cols]) for c in range(0, self.side, self.box_cols)))
-        return "\n".join(lines)
 
     def violations(self, question: NDArray[np.integer], answer: NDArray[np.integer]) -> list[str]:
         """What is wrong with an answer [L] to a question [L], in words; empty when it solves it."""

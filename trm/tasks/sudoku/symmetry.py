@@ -1,13 +1,14 @@
 """The symmetries of Sudoku: drawn at random as augmentation, and seen through by a signature.
 
 They are, as in the reference: digits relabelled; bands, rows within a band, stacks and columns within a stack permuted;
-transposed where the boxes are square. Shapes: P base puzzles, N rows, L = S * S cells.
+transposed where the boxes are square. Shapes: N rows, L = S * S cells.
 """
 
 import numpy as np
 from numpy.typing import NDArray
 
 from trm.data.hashing import Stream, hash64, mix64, permutations
+from trm.tasks.base import Drawn
 from trm.tasks.sudoku.rules import BLANK, Sudoku
 
 
@@ -19,63 +20,39 @@ def _line_order(keys: NDArray[np.uint64], num_blocks: int, block: int) -> NDArra
     return lines
 
 
-def augment(
-    sudoku: Sudoku,
-    questions: NDArray[np.uint8],
-    answers: NDArray[np.uint8],
-    *,
-    seed: int,
-    puzzles: NDArray[np.integer],
-    variants: NDArray[np.integer],
-) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """Questions and answers [N, L] of the given variants [N] of the base puzzles [N], from all base rows [P, L].
+class SudokuSymmetry:
+    """The symmetries of one size of Sudoku."""
 
-    Variant 0 is the puzzle itself; variant k of puzzle p is a pure function of (seed, p, k), so stored and on-the-fly
-    augmentation give the same rows however the work is split. `seed` is data.seed. Transposes half of the variants.
-    """
-    row_order, col_order, relabel = draw(sudoku, seed, puzzles, variants)
-    row_order += puzzles[:, None] * sudoku.num_cells
-    source = row_order.repeat(sudoku.side, axis=1) + np.tile(col_order, sudoku.side)  # in whole rows: broadcasting is slower
-    offset = (np.arange(len(relabel)) * sudoku.vocab_size)[:, None]
-    return relabel.take(questions.take(source) + offset), relabel.take(answers.take(source) + offset)
+    words = "digits, bands, rows, stacks, columns, transpose"
 
+    def __init__(self, sudoku: Sudoku) -> None:
+        self._sudoku = sudoku
 
-def undo(
-    sudoku: Sudoku, cells: NDArray[np.integer], *, seed: int, puzzles: NDArray[np.integer], variants: NDArray[np.integer]
-) -> NDArray[np.int64]:
-    """Cells [N, L] that belong to the given variants, as cells of the base puzzles: what `augment` did, done backwards.
+    def draw(self, seed: int, puzzles: NDArray[np.integer], variants: NDArray[np.integer]) -> Drawn:
+        """The symmetries that make the variants [N] of the base puzzles [N]. Transposes half of the variants."""
+        sudoku = self._sudoku
+        side, rows, cols = sudoku.side, sudoku.box_rows, sudoku.box_cols
+        sizes = np.cumsum([side, cols * (rows + 1), rows * (cols + 1), 1])
+        keys = hash64(Stream.AUGMENT, seed, puzzles[:, None], variants[:, None], np.arange(sizes[-1]))
+        row_order = _line_order(keys[:, sizes[0] : sizes[1]], cols, rows)
+        col_order = _line_order(keys[:, sizes[1] : sizes[2]], rows, cols)
+        relabel = np.zeros((len(keys), sudoku.vocab_size), np.uint8)
+        relabel[:, BLANK] = BLANK
+        relabel[:, BLANK + 1 :] = permutations(keys[:, : sizes[0]]) + BLANK + 1
 
-    Cells hold tokens of the Sudoku's vocabulary, not only digits.
-    """
-    row_order, col_order, relabel = draw(sudoku, seed, puzzles, variants)
-    source = (row_order[:, :, None] + col_order[:, None, :]).reshape(cells.shape)
-    base = np.empty(cells.shape, np.int64)
-    np.put_along_axis(base, source, np.take_along_axis(np.argsort(relabel, axis=1), cells.astype(np.intp), axis=1), axis=1)
-    return base
+        same = np.flatnonzero(variants == 0)
+        row_order[same] = col_order[same] = np.arange(side)
+        relabel[same] = np.arange(sudoku.vocab_size)
+        # Transposing swaps the strides with which the two orders step through the base grid.
+        transpose = (keys[:, -1] >> np.uint64(63) == 1) & (variants != 0) & (rows == cols)
+        row_order *= np.where(transpose, 1, side)[:, None]
+        col_order *= np.where(transpose, side, 1)[:, None]
+        # in whole rows: broadcasting is slower
+        return Drawn(row_order.repeat(side, axis=1) + np.tile(col_order, side), relabel)
 
-
-def draw(
-    sudoku: Sudoku, seed: int, puzzles: NDArray[np.integer], variants: NDArray[np.integer]
-) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.uint8]]:
-    """The symmetries that make the variants [N] of the base puzzles [N]: row_order and col_order, [N, S] each, of which the sum is
-    the base cell that is seen in a row and column, and relabel [N, V], the new token of every token."""
-    side, rows, cols = sudoku.side, sudoku.box_rows, sudoku.box_cols
-    sizes = np.cumsum([side, cols * (rows + 1), rows * (cols + 1), 1])
-    keys = hash64(Stream.AUGMENT, seed, puzzles[:, None], variants[:, None], np.arange(sizes[-1]))
-    row_order = _line_order(keys[:, sizes[0] : sizes[1]], cols, rows)
-    col_order = _line_order(keys[:, sizes[1] : sizes[2]], rows, cols)
-    relabel = np.zeros((len(keys), sudoku.vocab_size), np.uint8)
-    relabel[:, BLANK] = BLANK
-    relabel[:, BLANK + 1 :] = permutations(keys[:, : sizes[0]]) + BLANK + 1
-
-    same = np.flatnonzero(variants == 0)
-    row_order[same] = col_order[same] = np.arange(side)
-    relabel[same] = np.arange(sudoku.vocab_size)
-    # Transposing swaps the strides with which the two orders step through the base grid.
-    transpose = (keys[:, -1] >> np.uint64(63) == 1) & (variants != 0) & (rows == cols)
-    row_order *= np.where(transpose, 1, side)[:, None]
-    col_order *= np.where(transpose, side, 1)[:, None]
-    return row_order, col_order, relabel
+    def signature(self, questions: NDArray[np.uint8], answers: NDArray[np.uint8]) -> NDArray[np.uint64]:
+        """One word a puzzle [N] that no symmetry changes."""
+        return signature(self._sudoku, questions, answers)
 
 
 def signature(sudoku: Sudoku, questions: NDArray[np.uint8], answers: NDArray[np.uint8]) -> NDArray[np.uint64]:

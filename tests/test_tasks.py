@@ -1,0 +1,83 @@
+"""What holds for every task, and that a task of which the project knows nothing else goes through all of it."""
+
+import json
+
+import numpy as np
+import pytest
+import toy_task
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from running import TINY
+from toy_task import Shades
+
+from trm.cli import compose
+from trm.config import DataConfig
+from trm.data.build import build_dataset
+from trm.data.format import load_dataset
+from trm.data.loader import EvalLoader, TrainLoader
+from trm.errors import ConfigError
+from trm.run.experiment import build
+from trm.run.signals import StopSignal
+from trm.solve import report
+from trm.tasks import base
+from trm.tasks.base import augment, task_of, undo
+from trm.tasks.sudoku.task import SudokuTask
+from trm.train import execute
+
+TASKS = [SudokuTask(2, 2), SudokuTask(2, 3), SudokuTask(3, 2), SudokuTask(3, 3), Shades()]
+
+
+@pytest.fixture(autouse=True)
+def known(monkeypatch):
+    """The toy task under its name, as an entry in TASKS makes it known."""
+    monkeypatch.setitem(base.TASKS, "shades", toy_task.__name__)
+
+
+@pytest.mark.parametrize("task", TASKS, ids=lambda task: task.title)
+@given(seed=st.integers(0, 2**31 - 1), variants=st.lists(st.integers(0, 1000), min_size=1, max_size=9))
+@settings(deadline=None, max_examples=25)
+def test_symmetries_are_undone_keep_puzzles_sound_and_variant_0_is_the_puzzle(task, seed, variants):
+    questions, answers = task.generate(4, seed % 7)
+    variants = np.array(variants)
+    puzzles = np.arange(len(variants)) % 4
+    seen = augment(task, questions, answers, seed=seed, puzzles=puzzles, variants=variants)
+    assert task.check_rows(*seen).all()
+    assert np.array_equal(undo(task, seen[1], seed=seed, puzzles=puzzles, variants=variants), answers[puzzles])
+    same = variants == 0
+    assert np.array_equal(seen[0][same], questions[puzzles][same])
+    assert np.array_equal(task.symmetry.signature(*seen), task.symmetry.signature(questions[puzzles], answers[puzzles]))
+
+
+@pytest.mark.parametrize("task", TASKS, ids=lambda task: task.title)
+def test_facts_view_and_rules_go_together(task):
+    (question,), (answer,) = task.generate(1, 0)
+    assert task.view.rows * task.view.columns == task.facts.seq_len == len(question)
+    assert len(task.view.symbols) == task.facts.vocab_size
+    assert len(task.view.grid(answer).splitlines()) == task.view.rows + len(task.view.heavy_rows)
+    assert np.array_equal(task.parse(task.view.text(question)), question)
+    assert (task.violations(question, answer), task.conflicts(answer).any(), task.blank(answer).any()) == ([], False, False)
+    assert (answer[task.given(question)] == question[task.given(question)]).all()
+    assert "valid solution" in report(task, question, answer)
+
+
+def test_an_unknown_task_is_named():
+    with pytest.raises(ConfigError, match=r"data\.task=chess is unknown: choose one of shades, sudoku"):
+        task_of(DataConfig(name="d", path="d", task="chess"))
+
+
+def test_a_new_task_is_built_loaded_trained_and_evaluated(tmp_path):
+    data = ["data.task=shades", "data.num_puzzles=40", "data.num_test_puzzles=20", f"data.path={tmp_path}/data"]
+    cfg = compose([*TINY, *data, "hardware=cpu", "hardware.backend=eager", "train.max_steps=4", "train.eval_every_steps=2"])
+    report = build_dataset(cfg.data)
+    assert "share no puzzle" in report.disjointness
+    task = task_of(cfg.data)
+    train, test = (load_dataset(report.path, split, task) for split in ("train", "test"))
+    assert (train.task, train.num_rows, test.num_rows) == (task, 40, 20)
+    batch = TrainLoader(train, seed=0, global_batch_size=8, on_the_fly_aug=1, data_seed=0).batch(0)
+    assert task.check_rows(batch["inputs"].astype(np.uint8), batch["labels"].astype(np.uint8)).all()
+    loader = EvalLoader(test, global_batch_size=8, copies=2)
+    rows = loader.rows(0, loader.num_rows)
+    assert np.array_equal(loader.undo(rows["labels"])[1::2], test.labels)
+    execute(build(cfg), tmp_path, StopSignal())
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert (summary["status"], summary["last_eval"]["count"]) == ("completed", 20)

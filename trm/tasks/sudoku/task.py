@@ -1,0 +1,72 @@
+"""Sudoku as a task: its rules, symmetries, generator and looks behind the members that the project knows."""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from trm.config import DataConfig
+from trm.tasks.base import Flags, GridView, Split, TaskFacts, Tokens
+from trm.tasks.sudoku.generate import SMALLEST_SIDE_WITH_CLASSES, generate
+from trm.tasks.sudoku.rules import BLANK, PAD, Sudoku
+from trm.tasks.sudoku.symmetry import SudokuSymmetry
+
+# 3,831,994 rows of train.csv and 422,786 of test.csv
+HUB = ("sapientinc/sudoku-extreme", "58942f96baeb572ca3127e2a9e9c70f330783d6b")
+HUB_TEST_PUZZLES = 422_786
+
+
+@dataclass(frozen=True)
+class SudokuTask(Sudoku):
+    """One size of Sudoku; trm/tasks/base.py says what the members mean."""
+
+    name = "sudoku"
+    keys = ("box_rows", "box_cols")
+
+    @property
+    def title(self) -> str:
+        """The kind in words."""
+        return f"{self.side}x{self.side} Sudoku"
+
+    @property
+    def facts(self) -> TaskFacts:
+        """Sizes; identifier 0 stands for every puzzle."""
+        return TaskFacts(self.num_cells, self.vocab_size, pad=PAD, ignored_label=PAD)
+
+    @cached_property
+    def view(self) -> GridView:
+        """A square with heavy lines around the boxes."""
+        rows, columns = (tuple(range(box, self.side, box)) for box in (self.box_rows, self.box_cols))
+        return GridView(self.side, self.side, tuple(self.text(np.arange(self.vocab_size))), rows, columns)
+
+    @cached_property
+    def symmetry(self) -> SudokuSymmetry:
+        """Digits, bands, rows, stacks, columns, transposing."""
+        return SudokuSymmetry(self)
+
+    @property
+    def hub(self) -> tuple[str, str, int] | None:
+        """Sudoku-Extreme."""
+        return (*HUB, HUB_TEST_PUZZLES) if (self.box_rows, self.box_cols) == (3, 3) else None
+
+    @property
+    def has_classes(self) -> bool:
+        """Small grids have too few puzzles that are no copies of one another."""
+        return self.side >= SMALLEST_SIDE_WITH_CLASSES
+
+    def generate(self, count: int, seed: int) -> Split:
+        """Puzzles with one solution each, from which no clue can be taken away."""
+        return generate(self, count, seed)
+
+    def given(self, question: Tokens) -> Flags:
+        """The cells with a digit."""
+        return question > BLANK
+
+    def blank(self, answer: Tokens) -> Flags:
+        """The cells without a digit."""
+        return answer <= BLANK
+
+
+def make(data: DataConfig) -> SudokuTask:
+    """The size that the settings name."""
+    return SudokuTask(data.box_rows, data.box_cols)
