@@ -10,63 +10,31 @@ import torch
 import yaml
 
 from trm.cli import CONF_DIR, compose, describe_groups
-from trm.config import differences, digest, numerics, to_plain, total_steps
+from trm.config import digest, from_plain, numerics, to_plain, total_steps
 from trm.core.model import architecture, forward, init_fixed, num_parameters, weight_shapes, with_latents
+from trm.study.experiments import aliases
 
-NAMES = sorted(path.stem for path in (CONF_DIR / "experiment").glob("*.yaml"))
+NAMES = sorted(path.stem for path in (CONF_DIR / "experiment").glob("[!_]*.yaml"))
 SWEEPS = sorted(path.stem for path in (CONF_DIR / "sweep").glob("*.yaml"))
-# What the experiment changes in its baseline: SPEC.md "The study's named experiments" and "The paper's numbers".
 STUDY = {
-    "e1_1_baseline": {},
+    "e1_1_baseline", "e1_3_batch_512", "e1_3_batch_1024", "e2_1_ema_off", "e2_2_t2_n2", "e2_2_t2_n6", "e2_2_t3_n4", "e2_2_t3_n6",
+    "e2_2_t4_n6", "e2_3_attention", "e2_4_nsup_8", "e3_1_large_model", "e3_2_more_data", "e4_1_lr_search", "e4_2_longer_training",
+    "e4_3_deeper_model", "e4_4_no_warmup", "e4_5_larger_batch",
+}  # fmt: skip
+PAPER = {name for name in NAMES if name.startswith("paper_")}
+FIELD = {"cgar", "curriculum", "muon"}
+SIZES = {"full": [], "tiny": ["recipe=tiny", "data=sudoku_6x6"]}
+# At full size what SPEC.md's table and the paper say, to the number.
+VALUES = {
+    "e1_1_baseline": {"train.global_batch_size": 256, "optimizer.lr": 1e-4, "recursion.T": 3, "recursion.n": 6},
     "e1_3_batch_512": {"train.global_batch_size": 512},
     "e1_3_batch_1024": {"train.global_batch_size": 1024},
-    "e2_1_ema_off": {"ema.enabled": False},
-    "e2_2_t2_n2": {"recursion.T": 2, "recursion.n": 2},
-    "e2_2_t2_n6": {"recursion.T": 2},
-    "e2_2_t3_n4": {"recursion.n": 4},
-    "e2_2_t3_n6": {},
-    "e2_2_t4_n6": {"recursion.T": 4},
-    "e2_3_attention": {"model.mixer": "attention", "model.positions": "rope"},
-    "e2_4_nsup_8": {"recursion.n_sup": 8},
-    "e3_1_large_model": {
-        "model.hidden_size": 1024,
-        "model.num_layers": 4,
-        "model.num_heads": 16,
-        "model.puzzle_emb_ndim": 1024,
-    },
+    "e3_1_large_model": {"model.hidden_size": 1024, "model.num_layers": 4, "model.num_heads": 16},
     "e3_2_more_data": {"data.num_puzzles": 5000},
     "e4_1_lr_search": {"optimizer.lr": 3e-4},
     "e4_2_longer_training": {"train.epochs": 100000},
-    "e4_3_deeper_model": {"model.num_layers": 4},
-    "e4_4_no_warmup": {"optimizer.warmup_steps": 0},
     "e4_5_larger_batch": {"train.global_batch_size": 2048},
-}
-PAPER = {
-    "paper_t3_n6": {},
-    "paper_act": {"recursion.act_continue": True},
-    "paper_separate_networks": {"model.separate_networks": True},
-    "paper_no_ema": {"ema.enabled": False},
-    "paper_4_layers_n3": {"model.num_layers": 4, "recursion.n": 3},
-    "paper_attention": {"model.mixer": "attention", "model.positions": "rope"},
-    "paper_t2_n2": {"recursion.T": 2, "recursion.n": 2},
-    "paper_one_step_gradient": {"recursion.variant": "one_step_gradient"},
-    "paper_multi_scale_z": {"recursion.variant": "multi_scale_z"},
-    "paper_single_z": {"recursion.variant": "single_z"},
-    "paper_hrm_like": {
-        "model.mixer": "attention",
-        "model.positions": "rope",
-        "model.num_layers": 4,
-        "model.separate_networks": True,
-        "recursion.variant": "one_step_gradient",
-        "recursion.act_continue": True,
-        "recursion.T": 2,
-        "recursion.n": 2,
-        "ema.enabled": False,
-    },
-    "paper_t1_n2": {"recursion.T": 1, "recursion.n": 2},
-    "paper_t2_n4": {"recursion.T": 2, "recursion.n": 4},
-    "paper_t4_n8": {"recursion.T": 4, "recursion.n": 8},
-    "paper_t6_n6": {"recursion.T": 6},
+    "paper_t3_n6": {"train.global_batch_size": 768, "train.epochs": 50000},
 }
 MILLION_PARAMETERS = {
     "paper_t3_n6": 5.03,
@@ -95,14 +63,74 @@ def flat(plain, prefix=""):
     }
 
 
-def changes(cfg, baseline):
-    here, there = flat(numerics(to_plain(cfg))), flat(numerics(to_plain(baseline)))
-    return {key: value for key, value in here.items() if there[key] != value}
+def settings_of(name, size):
+    """What decides the numbers of an experiment; the length as samples, which is what a header speaks of."""
+    cfg = composed(f"experiment={name}", *SIZES[size])
+    found = flat(numerics(to_plain(cfg)))
+    del found["train.max_steps"], found["train.epochs"]
+    return found | {"train.samples": total_steps(cfg, cfg.data.num_puzzles) * cfg.train.global_batch_size}
 
 
-def test_the_named_experiments_are_those_of_the_study_and_of_the_paper():
-    assert {*STUDY, *PAPER} == {name for name in NAMES if not name.startswith(("quick_", "demo_", "options_", "study_"))}
+def header(name):
+    """The lines of an experiment's header by their first word: Changes as {key: direction}, Alias, Expected."""
+    text = (CONF_DIR / "experiment" / f"{name}.yaml").read_text().split("defaults:")[0]
+    words = re.sub(r"\n#   (?=\S+ (?:up|down|=))", " ", text)
+    changes = re.search(r"^# Changes: (.*)$", words, re.MULTILINE)
+    alias = re.search(r"^# Alias of: (\S+)$", words, re.MULTILINE)
+    named = dict(change.split(" ", 1) for change in changes[1].split(", ")) if changes else {}
+    return named, alias and alias[1], text
+
+
+def parent(name):
+    if name in ("e1_1_baseline", "paper_t3_n6"):
+        return None
+    return "paper_t3_n6" if name in PAPER else "e1_1_baseline"
+
+
+def goes(direction, before, after):
+    if direction in ("up", "down"):
+        return after > before if direction == "up" else after < before
+    wanted = direction.removeprefix("= ")
+    return after != before and (wanted == "set" or str(after).lower() == wanted)
+
+
+def test_the_named_experiments_are_those_of_the_study_of_the_paper_and_of_the_field():
+    assert {*STUDY, *PAPER, *FIELD} == {name for name in NAMES if not name.startswith(("quick_", "demo_", "study_"))}
     assert len(STUDY) == 18  # SPEC.md's 17 with the two batch sizes of e1_3 counted as one
+    assert len(PAPER) == 15
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("name", sorted({*STUDY, *PAPER, *FIELD}))
+def test_an_experiment_changes_what_its_header_names_in_that_direction_and_nothing_else(name, size):
+    changes, alias, _ = header(name)
+    if parent(name) is None:
+        assert (changes, alias) == ({}, None)
+        return
+    before, after = settings_of(parent(name), size), settings_of(name, size)
+    differ = {key for key in after if key != "train.samples" and after[key] != before[key]}
+    if abs(after["train.samples"] / before["train.samples"] - 1) > 0.01:  # whole steps of another batch
+        differ.add("train.samples")
+    expected = {key for key in changes if size == "full" or not key.startswith("model.puzzle_emb")}  # the tiny model has none
+    assert differ == expected
+    for key in expected:
+        assert goes(changes[key], before[key], after[key]), (key, before[key], after[key])
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_all_experiments_differ_from_one_another_but_for_aliases(size):
+    digests = {}
+    for name in NAMES:
+        digests.setdefault(digest(composed(f"experiment={name}", *SIZES[size])), []).append(name)
+    same = sorted(names for names in digests.values() if len(names) > 1)
+    assert same == sorted([[header(name)[1], name] for name in NAMES if header(name)[1]])
+    assert same == [[target, name] for name, target in sorted(aliases().items())]
+
+
+@pytest.mark.parametrize("name", sorted(VALUES))
+def test_at_full_size_the_values_are_those_of_the_papers_and_the_study(name):
+    found = flat(to_plain(composed(f"experiment={name}")))
+    assert {key: found[key] for key in VALUES[name]} == VALUES[name]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -112,22 +140,11 @@ def test_composes_validates_and_builds_its_model(name):
     fixed = {key: value.to("meta") for key, value in init_fixed(arch, cfg.seed).items()}
     rows = torch.zeros(2, arch.seq_len, dtype=torch.int32, device="meta")
     vectors = torch.empty(2, arch.model.puzzle_emb_ndim, device="meta") if arch.model.puzzle_emb_ndim else None
-    arch = replace(arch, backend="eager", num_devices=1)
+    arch = replace(arch, num_devices=1)
     out = forward(arch, weights, fixed, vectors, with_latents(arch, fixed, 2), rows)
     assert out.logits.shape == (2, arch.seq_len, arch.vocab_size)
     assert set(out.latents) == set(arch.latent_names)
     assert total_steps(cfg, cfg.data.num_puzzles) > 0
-
-
-@pytest.mark.parametrize("name", sorted(STUDY))
-def test_a_study_experiment_changes_only_what_its_name_says(name):
-    baseline = composed("train.global_batch_size=256")
-    assert changes(build(name)[0], baseline) == STUDY[name]
-
-
-@pytest.mark.parametrize("name", sorted(PAPER))
-def test_a_row_of_the_paper_changes_only_what_its_name_says(name):
-    assert changes(build(name)[0], composed()) == PAPER[name]
 
 
 @pytest.mark.parametrize(("name", "millions"), sorted(MILLION_PARAMETERS.items()))
@@ -140,32 +157,34 @@ def test_the_papers_recipe_takes_the_papers_steps():
     assert total_steps(cfg, 1000) == 65104
 
 
-@pytest.mark.parametrize("name", [n for n in NAMES if not n.startswith("demo_")])
-def test_the_header_gives_command_hardware_and_expectation(name):
-    text = (CONF_DIR / "experiment" / f"{name}.yaml").read_text()
-    header = text.split("defaults:")[0]
-    assert f"python -m trm.train experiment={name}" in header
-    assert "Hardware: " in header
-    assert "Expected" in header
-    assert all(line.startswith("#") for line in header.splitlines() if line)
+@pytest.mark.parametrize("name", NAMES)
+def test_a_header_says_what_is_expected(name):
+    _, _, text = header(name)
+    assert "Expected" in text
+    assert all(line.startswith("#") for line in text.splitlines() if line)
 
 
-@pytest.mark.parametrize("name", [n for n in NAMES if n.startswith(("e", "paper"))])
-def test_at_cpu_size_the_command_line_chooses_model_and_data(name):
-    """`experiment=NAME data=sudoku_6x6 model=tiny`: small, quick, and still the ablation that the name says."""
-    cfg = composed(f"experiment={name}", "data=sudoku_6x6", "model=tiny")
-    full, _ = build(name)
-    assert (cfg.model.hidden_size, cfg.model.prefix_len, cfg.data.name) == (64, 0, "sudoku_6x6")
-    assert cfg.train.max_steps == 1000
-    assert (cfg.model.mixer, cfg.model.num_layers, cfg.recursion) == (full.model.mixer, full.model.num_layers, full.recursion)
-    if "train.global_batch_size" not in STUDY.get(name, {}):
-        assert cfg.train.global_batch_size == 64
-    if not name.startswith("e4_1"):
-        assert cfg.optimizer.lr == 1e-3
+def test_the_command_and_the_machine_are_told_once():
+    bases = [(CONF_DIR / "experiment" / f"{base}.yaml").read_text() for base in ("_study", "_paper")]
+    assert all("python -m trm.train experiment=NAME" in text and "Hardware: " in text for text in bases)
+    assert not any("Hardware: " in header(name)[2] for name in {*STUDY, *PAPER, *FIELD})
+
+
+def test_a_small_recipe_is_asked_for_by_name_and_takes_the_tiny_model_unless_another_is_named():
+    tiny, plain = composed("recipe=tiny"), composed("model=tiny")
+    assert (tiny.model, tiny.train.max_steps, tiny.train.global_batch_size) == (plain.model, 1000, 64)
+    assert (plain.train.global_batch_size, plain.optimizer.lr) == (768, 1e-4)  # nothing is changed behind the user's back
+    assert composed("recipe=tiny", "model=tiny_attention").model.mixer == "attention"
+
+
+def test_ratios_are_applied_once():
+    cfg = composed("experiment=e4_1_lr_search", "recipe=tiny")
+    assert cfg.optimizer.lr == pytest.approx(3e-3)
+    assert from_plain(to_plain(cfg), "config.yaml") == cfg
 
 
 def test_keys_on_the_command_line_win():
-    cfg = composed("experiment=e4_5_larger_batch", "train.global_batch_size=96", "recursion.n=3", "model=tiny")
+    cfg = composed("experiment=e4_5_larger_batch", "train.global_batch_size=96", "recursion.n=3", "recipe=tiny")
     assert (cfg.train.global_batch_size, cfg.recursion.n) == (96, 3)
 
 
@@ -184,7 +203,7 @@ def jobs_of(sweep):
         ("tn_sweep", {n for n in STUDY if n.startswith("e2_2")}),
         ("batch_sweep", {"e1_1_baseline", "e1_3_batch_512", "e1_3_batch_1024", "e4_5_larger_batch"}),
         ("all_ablations", {n for n in STUDY if n.startswith("e2")}),
-        ("paper_table", set(PAPER)),
+        ("paper_table", PAPER),
         ("all", {*STUDY, *PAPER}),
     ],
 )
@@ -202,8 +221,3 @@ def test_help_lists_every_experiment_and_sweep():
     text = describe_groups()
     for name in [*NAMES, *SWEEPS]:
         assert re.search(rf"\b{name}\b", text)
-
-
-def test_the_grid_point_of_the_baseline_computes_what_the_baseline_computes():
-    a, b = build("e1_1_baseline")[0], build("e2_2_t3_n6")[0]
-    assert digest(a) == digest(b), differences(to_plain(a), to_plain(b))

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_step import make, make_batch
 
-from trm.cli import compose, group_options
+from trm.cli import compose
 from trm.config import OptimizerConfig, Phase, RecursionConfig, resume_conflicts, to_plain
 from trm.core.curriculum import stages
 from trm.core.losses import binary_cross_entropy, cell_cross_entropy
@@ -34,22 +34,6 @@ def tensors(arrays):
 
 
 # the options -------------------------------------------------------------------------------------------------------------------
-
-
-def test_no_option_is_the_papers_recipe():
-    assert compose(SMALL) == compose([*SMALL, "option=none"])
-
-
-@pytest.mark.parametrize("option", [name for name in group_options("option") if name != "none"])
-def test_every_option_changes_a_run(option):
-    cfg = compose([*SMALL, f"option={option}"])
-    assert cfg != compose(SMALL)
-
-
-def test_options_go_together_and_the_command_line_wins():
-    cfg = compose([*SMALL, "option=[cgar,muon]", "recursion.supervision_decay=0.5"])
-    assert [(phase.T, phase.n) for phase in cfg.recursion.curriculum] == [(1, 2), (2, 4)]
-    assert (cfg.optimizer.name, cfg.recursion.supervision_decay) == ("muon", 0.5)
 
 
 @pytest.mark.parametrize(
@@ -82,8 +66,8 @@ def test_a_checkpoint_from_before_the_options_goes_on_without_them_and_not_with_
 
 
 def test_the_length_of_a_run_with_a_curriculum_is_part_of_it():
-    cfg = compose([*SMALL, "option=curriculum", "train.max_steps=100"])
-    longer = compose([*SMALL, "option=curriculum", "train.max_steps=200"])
+    cfg = compose([*SMALL, "experiment=curriculum", "train.max_steps=100"])
+    longer = compose([*SMALL, "experiment=curriculum", "train.max_steps=200"])
     assert resume_conflicts(to_plain(cfg), cfg) == []
     assert resume_conflicts(to_plain(cfg), longer) == ["train.max_steps=100 there, 200 here"]
 

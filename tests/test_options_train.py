@@ -6,9 +6,9 @@ import shutil
 import pytest
 from running import TINY, metrics, run, summary
 
-ALL = "option=[cgar,muon]"
+ALL = ["experiment=cgar", "optimizer=muon"]
 # Stages end at steps 6 and 12.
-OPTIONS = [*TINY, ALL, "train.log_every_steps=3", "optimizer.warmup_steps=5", "model.hidden_size=16", "optimizer.clip_grad_norm=1"]
+OPTIONS = [*TINY, *ALL, "train.log_every_steps=3", "optimizer.warmup_steps=5", "model.hidden_size=16", "optimizer.clip_grad_norm=1"]
 OPTIONS += ["train.keep_checkpoints=4"]  # step 5 too
 
 pytestmark = pytest.mark.long

@@ -36,7 +36,7 @@ def test_the_first_evaluation_that_reaches_it_counts():
 @pytest.fixture
 def sweep(tmp_path):
     """Two options, three seeds: one is faster, and one of its seeds never reaches 80 %."""
-    for name, option, first in (("none", [], 40), ("muon", ["option=muon"], 20)):
+    for name, option, first in (("none", [], 40), ("muon", ["optimizer=muon"], 20)):
         settings = config("data=sudoku_6x6", "model=tiny", *option)
         for seed in range(3):
             folder = write_run(tmp_path / "sweep" / f"{name}-{seed}", settings, 0.9, seed=seed)
@@ -80,7 +80,7 @@ def test_a_target_is_a_share(sweep, share):
 
 
 def test_a_curriculum_is_named_by_its_depths(tmp_path, capsys):
-    for name, option in (("none", []), ("curriculum", ["option=curriculum"])):
+    for name, option in (("none", []), ("curriculum", ["recursion.curriculum=[{until:0.3,T:1,n:2},{until:0.6,T:2,n:4}]"])):
         write_run(tmp_path / "sweep" / name, config("data=sudoku_6x6", "model=tiny", *option))
     main([str(tmp_path / "sweep")])
     assert "curriculum t1_n2 t2_n4" in capsys.readouterr().out

@@ -51,9 +51,8 @@ GROUPS = {
     "data": "which puzzles, how many, how augmented",
     "hardware": "devices, number formats, backend",
     "tracking": "W&B and TensorBoard, beside metrics.jsonl",
-    "recipe": "batch and length of the study's or the paper's runs; experiments choose it",
+    "recipe": "rates, batch and length, and their ratios; experiments choose it, recipe=tiny is for a CPU",
     "experiment": "a named experiment: overrides on top of the groups above",
-    "option": "what may be faster to the same accuracy than the paper's recipe; several: option=[a,b]",
     "sweep": "a named grid of experiments: +sweep=NAME runs them all",
 }
 

@@ -94,14 +94,13 @@ class Training:
         self.cfg, self.runtime, self.clock = exp.cfg, exp.runtime, Clock()
         self.alone = exp.runtime.process_count == 1
         self.compiles = 0  # when the stage had compiled all that it needs
-        self.takes_all = False
 
     def loop(self, state: TrainState) -> bool:
         """Train to the last step or until a stop is asked for (then True). `state` is on the CPU."""
         cfg, exp, record = self.cfg, self.exp, self.record
         # ------------------------------------------------------------------------------------------------------------ prepare
         fixed = self.runtime.put_replicated(exp.fixed)
-        evaluator = make_evaluator(cfg, self.runtime, exp.arch, exp.fixed)
+        evaluator = make_evaluator(cfg, self.runtime, exp.arch, exp.fixed, sample=True)
         state = exp.place(state)
         self.clock.reset(record.step)
         cut_short = record.start_step and self._evaluation_due() and record.scores.last_eval_step != record.step  # by a stop
@@ -230,7 +229,8 @@ class Training:
         with self.clock.paused():
             try:
                 result = sample = evaluator.run(weights, state.puzzle_embedding, stop)
-                rest = evaluator.rest() if self.record.step == self.exp.total_steps and self.takes_all else None
+                whole = self.record.step == self.exp.total_steps and self.cfg.evaluate.max_puzzles is None
+                rest = evaluator.rest() if whole else None
                 if rest is not None:
                     result = sample.joined(rest.run(weights, state.puzzle_embedding, stop))
             except EvaluationStopped:

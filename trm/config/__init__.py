@@ -3,6 +3,7 @@
 from trm.config.schema import (
     IGNORE_LABEL,
     LARGEST_COUNT,
+    SAMPLE_PUZZLES,
     Config,
     DataConfig,
     EmaConfig,
@@ -11,6 +12,7 @@ from trm.config.schema import (
     ModelConfig,
     OptimizerConfig,
     Phase,
+    RecipeConfig,
     RecursionConfig,
     TrackingConfig,
     TrainConfig,
@@ -33,6 +35,7 @@ from trm.config.schema import (
 __all__ = [
     "IGNORE_LABEL",
     "LARGEST_COUNT",
+    "SAMPLE_PUZZLES",
     "Config",
     "DataConfig",
     "EmaConfig",
@@ -41,6 +44,7 @@ __all__ = [
     "ModelConfig",
     "OptimizerConfig",
     "Phase",
+    "RecipeConfig",
     "RecursionConfig",
     "TrackingConfig",
     "TrainConfig",

@@ -24,6 +24,7 @@ from omegaconf.errors import OmegaConfBaseException, ValidationError
 
 from trm.errors import ConfigError, holds_secret
 
+SAMPLE_PUZZLES = 10_000  # of an evaluation during training, where evaluate.max_puzzles does not say it
 IGNORE_LABEL = -100  # label of a cell that does not count, in batches
 LARGEST_COUNT = 2**31 - 1  # counts end up in int32 arrays and graphs
 
@@ -208,6 +209,21 @@ class TrackingConfig:
 
 
 @dataclass
+class RecipeConfig:
+    """What the recipe's values are multiplied by, so that an experiment changes the same thing at every size.
+
+    A key that is set by itself (optimizer.lr, train.max_steps, ...) is taken as it is.
+    """
+
+    name: str = _key("paper", "the recipe that the values come from")
+    lr_scale: float = _key(1.0, "of optimizer.lr", above=0, high=1000)
+    length_scale: float = _key(1.0, "of the length in samples: train.epochs, or train.max_steps", above=0, high=1000)
+    batch_scale: float = _key(1.0, "of train.global_batch_size; the samples stay: fewer steps", above=0, high=1000)
+    data_scale: float = _key(1.0, "of data.num_puzzles; each is seen as often: more steps", above=0, high=1000)
+    width_scale: float = _key(1.0, "of model.hidden_size, model.num_heads and model.puzzle_emb_ndim", above=0, high=1000)
+
+
+@dataclass
 class TrainConfig:
     """Length of the run and what happens every so many steps."""
 
@@ -231,7 +247,11 @@ class EvaluateConfig:
     """Evaluation during and after training."""
 
     batch_size: int | None = _key(None, "rows of one evaluation batch over all devices; null = train.global_batch_size", low=1)
-    max_puzzles: int | None = _key(None, "test puzzles to use; null = all", low=1)
+    max_puzzles: int | None = _key(
+        None,
+        f"test puzzles of an evaluation; null = all, but during training a sample of {SAMPLE_PUZZLES:,} (the last one takes all)",
+        low=1,
+    )
     early_exit: bool = _key(False, "a row that halts takes the next puzzle; its answer of then counts")
     supervision_steps: list[int] = field(
         default_factory=list,
@@ -252,6 +272,7 @@ class Config:
     hardware: HardwareConfig = field(default_factory=HardwareConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
+    recipe: RecipeConfig = field(default_factory=RecipeConfig)
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
     run_name: str = _key(MISSING, "name of the run and of its folder under outputs/")
     seed: int = _key(0, "seed of weights, data order and exploration", low=0, high=2**31 - 1)
@@ -289,6 +310,14 @@ def _schema() -> DictConfig:
 def register_schema() -> None:
     """Make the schema known to Hydra: conf/config.yaml names it first, so that composing checks every key and type."""
     ConfigStore.instance().store(name="schema", node=_schema())
+    OmegaConf.register_new_resolver("trm_times", _times, replace=True)
+    OmegaConf.register_new_resolver("trm_over", lambda value, by: _times(value, 1 / by), replace=True)
+
+
+def _times(value: float, *factors: float) -> float:
+    """A recipe's value times its ratios; a whole number stays one."""
+    product = value * math.prod(factors)
+    return round(product) if isinstance(value, int) else float(f"{product:.12g}")  # 3e-4, not 0.00030000000000000003
 
 
 def from_composed(composed: DictConfig) -> Config:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from trm.backends import Runtime
-from trm.config import IGNORE_LABEL, Config
+from trm.config import IGNORE_LABEL, SAMPLE_PUZZLES, Config
 from trm.core.metrics import METRICS, MOST_SAMPLES, NORMS, RowTrace, Shown
 from trm.core.model import Architecture, Weights
 from trm.core.programs import eval_program
@@ -245,9 +245,9 @@ def _joined(one: dict[str, float], other: dict[str, float]) -> dict[str, float]:
     }
 
 
-def make_evaluator(cfg: Config, runtime: Runtime, arch: Architecture, fixed: Weights) -> Evaluator:
-    """An evaluator over the test split of the config's dataset. Raises DataError where there is none."""
-    loader = held_out_loader(cfg, runtime, 1)
+def make_evaluator(cfg: Config, runtime: Runtime, arch: Architecture, fixed: Weights, *, sample: bool = False) -> Evaluator:
+    """An evaluator over the test split of the config's dataset, or a `sample` of it as training takes. Raises DataError without."""
+    loader = held_out_loader(cfg, runtime, 1, SAMPLE_PUZZLES if sample else None)
     if cfg.evaluate.early_exit:
         return EarlyExitEvaluator(runtime, arch, fixed, loader, cfg.eval_batch_size, cfg.recursion.n_sup, _progress(cfg, runtime))
     return full_evaluator(cfg, runtime, arch, fixed, loader, cfg.recursion.n_sup, traced=False)
@@ -261,12 +261,15 @@ def full_evaluator(
     return FullEvaluator(runtime, arch, fixed, loader, local, num_steps, _progress(cfg, runtime), traced=traced)
 
 
-def held_out_loader(cfg: Config, runtime: Runtime, copies: int) -> EvalLoader:
-    """The test split of the config's dataset, each puzzle in so many symmetric copies. Raises DataError where there is none."""
+def held_out_loader(cfg: Config, runtime: Runtime, copies: int, most: int | None = None) -> EvalLoader:
+    """The test split of the config's dataset, each puzzle in so many symmetric copies. Raises DataError where there is none.
+
+    Of a larger one `most` puzzles, unless evaluate.max_puzzles says how many.
+    """
     return EvalLoader(
         load_dataset(ensure_dataset(cfg.data), "test", task_of(cfg.data)),
         global_batch_size=cfg.eval_batch_size,
-        max_puzzles=cfg.evaluate.max_puzzles,
+        max_puzzles=cfg.evaluate.max_puzzles or most,
         copies=copies,
         data_seed=cfg.data.seed,
         process_index=runtime.process_index,
