@@ -18,9 +18,10 @@ import torch
 from bench import ordinary
 from bench.machine import Row, Worker, matmul_rate, median_and_spread, onednn_rate
 from trm.cli import compose
+from trm.core.flops import analytic_eval_flops, analytic_train_flops
 from trm.core.step import METRICS, empty_carry, init_state
 from trm.inference.evaluator import eval_program, held_out_loader
-from trm.plan.workload import analytic_eval_flops, analytic_train_flops
+from trm.plan.workload import architecture_of
 from trm.train import Run, train_program
 
 COMMON = ["tracking=none", "train.max_steps=1000000", "data.num_puzzles=256", "data.num_test_puzzles=64"]
@@ -51,7 +52,8 @@ def _size(size: str, overrides: list[str], ways: Sequence[str], rounds: int, fol
     if ORDINARY in ways:
         ordinary.check_supported(cfg)
     backend = {CONFIGURED: cfg.hardware.backend, ORDINARY: "eager"}
-    flops = {"train": analytic_train_flops(cfg), "eval": analytic_eval_flops(cfg)}
+    arch = architecture_of(cfg)
+    flops = {"train": analytic_train_flops(cfg, arch), "eval": analytic_eval_flops(cfg, arch)}
     rows_of = {"train": cfg.train.global_batch_size, "eval": cfg.eval_batch_size}
     workers = {way: Worker() for way in ways}
     try:

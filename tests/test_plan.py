@@ -8,6 +8,7 @@ from running import run
 
 from trm.cli import compose, compose_jobs
 from trm.config import HardwareConfig
+from trm.core.flops import analytic_eval_flops, analytic_train_flops, count_eval_flops, count_train_flops, passes
 from trm.errors import ConfigError, RunFailure
 from trm.plan import aot
 from trm.plan.__main__ import estimates, main
@@ -15,15 +16,7 @@ from trm.plan.compiled import Compiled, Compiler, TooBig, checked, find_python, 
 from trm.plan.estimate import V4, StepTimes, all_reduce_seconds, estimate, makespan, topology, with_placement
 from trm.plan.output import RunPlan, quantity, sweep_lines, table
 from trm.plan.settings import split_arguments
-from trm.plan.workload import (
-    analytic_eval_flops,
-    analytic_train_flops,
-    count_eval_flops,
-    count_train_flops,
-    evaluation_puzzles,
-    passes,
-    workload,
-)
+from trm.plan.workload import architecture_of, evaluation_puzzles, step_config, workload
 
 TINY = ["data=sudoku_4x4", "model=tiny", "recursion=t2_n2", "hardware=v4_64", "train.global_batch_size=64"]
 POD = HardwareConfig(name="v4_64", platform="tpu", num_hosts=8, devices_per_host=4, dtype="bfloat16", loss_dtype="float32")
@@ -110,21 +103,22 @@ def test_a_sweep_s_jobs_are_those_that_trm_train_would_run():
 )
 def test_the_graph_s_flops_are_the_analytic_ones(overrides):
     cfg = tiny(*overrides)
-    assert count_train_flops(cfg) == pytest.approx(analytic_train_flops(cfg), rel=1e-3)
-    assert count_eval_flops(cfg) == pytest.approx(analytic_eval_flops(cfg), rel=1e-3)
+    arch = architecture_of(cfg)
+    assert count_train_flops(cfg, step_config(cfg)) == pytest.approx(analytic_train_flops(cfg, arch), rel=1e-3)
+    assert count_eval_flops(cfg, arch, cfg.eval_batch_size) == pytest.approx(analytic_eval_flops(cfg, arch), rel=1e-3)
 
 
 def test_the_paper_s_sample_takes_43_gflop():
     cfg = compose(["experiment=paper_t3_n6", "hardware=v4_64"])
-    assert analytic_train_flops(cfg) / 768 == pytest.approx(43e9, rel=0.01)
+    assert analytic_train_flops(cfg, architecture_of(cfg)) / 768 == pytest.approx(43e9, rel=0.01)
     assert passes(cfg) == (14, 7)
 
 
 def test_a_recursion_of_one_s_own_has_no_analytic_count():
     cfg = tiny()
     cfg = dataclasses.replace(cfg, recursion=dataclasses.replace(cfg.recursion, variant="mine"))
-    assert analytic_train_flops(cfg) is None
-    assert analytic_eval_flops(cfg) is None
+    assert analytic_train_flops(cfg, architecture_of(cfg)) is None
+    assert analytic_eval_flops(cfg, architecture_of(cfg)) is None
 
 
 @pytest.mark.parametrize(

@@ -23,12 +23,12 @@ from numpy.typing import NDArray
 
 from trm.backends.xla import start
 from trm.cli import plain_command
+from trm.core.flops import count_row_flops
 from trm.core.losses import IGNORE_LABEL
 from trm.data.loader import EvalLoader
 from trm.errors import ConfigError, UserError
 from trm.inference.compute import compute_curve, votes
 from trm.inference.evaluator import Trace, full_evaluator, held_out_loader, make_evaluator
-from trm.plan.workload import count_row_flops
 from trm.report import evaluation
 from trm.run.clock import Progress
 from trm.run.saved import SavedRun, open_run, split_arguments

@@ -15,8 +15,9 @@ from torch import Tensor
 from trm.backends.xla import TracingRuntime
 from trm.cli import plain_command
 from trm.config import Config, from_plain, to_plain
+from trm.core.flops import eval_arguments, train_arguments
 from trm.inference.evaluator import eval_program
-from trm.plan.workload import architecture_of, eval_arguments, step_config, train_arguments
+from trm.plan.workload import architecture_of, step_config
 from trm.study.placement import place
 from trm.train import train_program
 
@@ -39,8 +40,9 @@ def arguments_of(tree: Any, *, rows: bool, donated: bool, parameters: list[int])
 
 def lower_training(cfg: Config, runtime: TracingRuntime) -> tuple[bytes, list[dict[str, Any]]]:
     """The training step's module and what its parameters are."""
-    state, fixed, batch = train_arguments(cfg)
-    module, parameters = runtime.lower(train_program(runtime, step_config(cfg)), state, fixed, batch)
+    step = step_config(cfg)
+    state, fixed, batch = train_arguments(cfg, step.arch, votes=place(cfg.hardware).processes > 1)
+    module, parameters = runtime.lower(train_program(runtime, step), state, fixed, batch)
     entries = []
     for name, part in zip(state._fields, state, strict=True):
         entries += arguments_of(part, rows=name == "carry", donated=True, parameters=parameters)
@@ -51,8 +53,9 @@ def lower_training(cfg: Config, runtime: TracingRuntime) -> tuple[bytes, list[di
 
 def lower_evaluation(cfg: Config, runtime: TracingRuntime) -> tuple[bytes, list[dict[str, Any]]]:
     """The evaluation step's module and what its parameters are."""
-    arguments = eval_arguments(cfg)
-    module, parameters = runtime.lower(eval_program(runtime, architecture_of(cfg)), *arguments)
+    arch = architecture_of(cfg)
+    arguments = eval_arguments(cfg, arch, cfg.eval_batch_size)
+    module, parameters = runtime.lower(eval_program(runtime, arch), *arguments)
     entries = []
     for name, part in zip(arguments._fields, arguments, strict=True):
         entries += arguments_of(part, rows=name in ("carry", "batch"), donated=False, parameters=parameters)
