@@ -93,7 +93,7 @@ def test_facts_are_of_before_the_measurement(monkeypatch):
         (["step", "--sizes", "demo", "model.hidden_sise=8"], "model.hidden_size"),
         (["sweep", "--ways", "3"], "choose from 1, 2"),
         (["compare"], "choose one of step, "),
-        (["compare", "step"], "--revisions --configs"),
+        (["compare", "step"], "--revisions A,B and --configs"),
         (["compare", "step", "--configs", "seed=1"], "--configs"),
         (["compare", "step", "--configs", "seed=1", "seed=1"], "two that differ"),
         (["compare", "step", "--configs", "seed=1", "fast"], "KEY=VALUE"),

@@ -9,7 +9,7 @@ from running import run
 from trm.cli import compose, compose_jobs
 from trm.config import HardwareConfig
 from trm.core.flops import analytic_eval_flops, analytic_train_flops, count_eval_flops, count_train_flops, passes
-from trm.errors import ConfigError, RunFailure
+from trm.errors import ConfigError, RunFailure, UserError
 from trm.plan import aot
 from trm.plan.__main__ import estimates, main
 from trm.plan.compiled import Compiled, Compiler, TooBig, checked, find_python, largest_fitting, memory_asked_for, warnings
@@ -30,11 +30,12 @@ def tiny(*overrides):
 
 
 def test_plan_keys_are_split_from_the_run_s():
-    settings, rest = split_arguments(
+    settings, rest, multirun = split_arguments(
         ["experiment=e1_1_baseline", "plan.compile=true", "plan.utilisation_percent=[10,50]", "+sweep=x"]
     )
     assert settings.compile
     assert settings.utilisation_percent == [10, 50]
+    assert not multirun
     assert rest == ["experiment=e1_1_baseline", "+sweep=x"]
 
 
@@ -49,7 +50,7 @@ def test_plan_keys_are_split_from_the_run_s():
         (["plan.price_per_chip_hour=-1"], "plan.price_per_chip_hour=-1.0"),
         (["plan.host_ms_per_step=nan"], "plan.host_ms_per_step=nan"),
         (["e1_1_baseline"], "e1_1_baseline: not understood"),
-        (["--cfg=job"], "--cfg=job: not understood"),
+        (["--cfg=job"], "arguments: --cfg=job"),
         (["hardware=cpu"], "hardware=cpu is no TPU"),
         (["hardware=v4_64", "experiment=nope"], "experiment/nope"),
         (["hardware=v4_64", "+sweep=nope"], "sweep/nope"),
@@ -63,7 +64,7 @@ def test_plan_keys_are_split_from_the_run_s():
     ],
 )
 def test_wrong_arguments_are_named(arguments, words):
-    with pytest.raises(ConfigError) as error:
+    with pytest.raises(UserError) as error:
         main(arguments)
     assert words in str(error.value)
     assert "\n" not in str(error.value)
@@ -233,7 +234,7 @@ def test_collectives_are_read_from_the_compiled_module():
 
 
 def test_a_sweep_s_table_has_what_was_compiled_for_each_job():
-    settings, _ = split_arguments(["plan.utilisation_percent=[40]"])
+    settings, *_ = split_arguments(["plan.utilisation_percent=[40]"])
     cfg = tiny("hardware.placement=chip")
     work = workload(cfg)
     found = {"training": compiled(), "evaluation": TooBig("Used 48G of 30G hbm", 1.0, 0, 8, 3)}
