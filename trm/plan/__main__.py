@@ -8,7 +8,7 @@ The arguments are those of trm.train; a sweep is +sweep=NAME, or --multirun with
 graph of the step beside the analytic count, the roofline of a step, and hours and chip-hours on one chip, one host and the pod.
 
   plan.compile=true              compile the training and the evaluation step for the TPU, ahead of time: memory of a chip by kind,
-                                 collectives and their bytes; on out-of-memory the largest batch that fits. About a minute a step;
+                                 collectives and their bytes. About a minute a step;
                                  needs jax and libtpu: make setup-plan, or make setup EXTRAS=dev,plan; not for
                                  evaluate.early_exit=true, whose step is another
   plan.python=PATH               the interpreter with jax and libtpu, if it is neither this one nor that of .venv-plan

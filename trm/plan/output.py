@@ -6,8 +6,13 @@ compiled  what the TPU's own compiler says about the module it made
 measured  on this machine: seconds of compiling
 """
 
+import io
 from collections.abc import Sequence
 from dataclasses import dataclass
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
 
 from trm.config import Config
 from trm.plan.compiled import Compiled, TooBig, warnings
@@ -130,10 +135,10 @@ def _placement_table(plan: RunPlan, settings: PlanSettings) -> list[str]:
 
 def _compiled_lines(step: str, compiled: Compiled | TooBig, work: Workload, chip: Chip) -> list[str]:
     if isinstance(compiled, TooBig):
-        fits = f"{compiled.fits} rows fit" if compiled.fits else "no batch fits"
+        needed = "more" if compiled.needed is None else mebibytes(compiled.needed)
+        fits = f"; a global batch of {compiled.fits} should fit, in proportion to the rows" if compiled.fits else ""
         return [
-            f"  {step} step: out of memory [compiled]; {fits}, {compiled.too_big} do not (global batch, by bisection in "
-            f"{compiled.compiles} compiles)",
+            f"  {step} step: out of memory [compiled]: {needed} needed of a chip, {mebibytes(compiled.there)} there{fits}",
             *(f"    {line}" for line in shortened(compiled.message)),
         ]
     memory = compiled.memory
@@ -222,9 +227,12 @@ def _compiled_cells(compiled: Compiled | TooBig) -> list[str]:
 
 def table(rows: Sequence[Sequence[str]]) -> list[str]:
     """Rows in aligned columns: the first to the left, the others to the right."""
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    lines = []
+    grid = Table(box=None, pad_edge=False, show_header=False)
+    for number in range(len(rows[0])):
+        grid.add_column(justify="right" if number else "left", no_wrap=True)
     for row in rows:
-        cells = [row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))]
-        lines.append("    " + "  ".join(cells))
-    return lines
+        grid.add_row(*map(Text, row))
+    console = Console(width=sum(len(cell) + 2 for row in rows for cell in row), file=io.StringIO(), no_color=True)
+    with console.capture() as capture:
+        console.print(grid)
+    return [f"    {line.rstrip()}" for line in capture.get().splitlines()]
