@@ -5,7 +5,9 @@ meets all alike. A sample is one row in one supervision step, in training as in 
 the step alone, as trm.train and trm.evaluate compile it.
 """
 
+import importlib
 import itertools
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -15,11 +17,12 @@ from typing import Any
 
 import torch
 
-from bench import ordinary
 from bench.machine import Row, Worker, matmul_rate, median_and_spread, onednn_rate
-from trm.cli import compose
+from trm.cli import CONF_DIR, compose
+from trm.config import Config
 from trm.core.flops import analytic_eval_flops, analytic_train_flops
 from trm.core.step import METRICS, empty_carry, init_state
+from trm.errors import ConfigError
 from trm.inference.evaluator import eval_program, held_out_loader
 from trm.plan.workload import architecture_of
 from trm.train import Run, train_program
@@ -50,7 +53,7 @@ def measure(overrides: list[str], sizes: Sequence[str], ways: Sequence[str], rou
 def _size(size: str, overrides: list[str], ways: Sequence[str], rounds: int, folder: Path) -> list[Row]:
     cfg = compose(overrides)
     if ORDINARY in ways:
-        ordinary.check_supported(cfg)
+        _check_ordinary(cfg)
     backend = {CONFIGURED: cfg.hardware.backend, ORDINARY: "eager"}
     arch = architecture_of(cfg)
     flops = {"train": analytic_train_flops(cfg, arch), "eval": analytic_eval_flops(cfg, arch)}
@@ -89,6 +92,18 @@ def _size(size: str, overrides: list[str], ways: Sequence[str], rounds: int, fol
         row |= {f"all {name} GFLOP/s": rates for name, rates in products.items()}
         rows.append(row | {"all ms": [1e3 * s for s in seconds[way, kind]]})
     return rows
+
+
+def _check_ordinary(cfg: Config) -> None:
+    """Raise ConfigError for settings that tests/ordinary.py does not have."""
+    for key, value, known in (
+        ("hardware.dtype", cfg.hardware.dtype, ("float32",)),
+        ("optimizer.name", cfg.optimizer.name, ("adam_atan2", "adamw")),
+        ("optimizer.clip_grad_norm", cfg.optimizer.clip_grad_norm, (None,)),
+        ("recursion.supervision_decay", cfg.recursion.supervision_decay, (1,)),
+    ):
+        if value not in known:
+            raise ConfigError(f"{key}={value}: the way ordinary of bench has no such: leave it out of --ways")
 
 
 def _median(values: Sequence[float]) -> float:
@@ -161,7 +176,8 @@ def _compiled_programs(run: Run) -> Programs:
 
 
 def _ordinary_programs(run: Run) -> Programs:
-    trainer = ordinary.Trainer(run.cfg, run.arch, init_state(run.cfg, run.arch, run.fixed), run.fixed, run.total_steps)
+    sys.path.append(str(CONF_DIR.parent / "tests"))  # of the checkout, where the same trainer is the step's oracle
+    trainer = importlib.import_module("ordinary").Trainer(run.step_config, init_state(run.cfg, run.arch, run.fixed), run.fixed)
     batches = itertools.cycle([run.runtime.put_batch(run.host_batch(step)) for step in range(NUM_BATCHES)])
     batch = run.runtime.put_batch(next(iter(held_out_loader(run.cfg, run.runtime, 1))))
     carry = trainer.empty_carry(run.cfg.eval_batch_size)

@@ -233,6 +233,5 @@ def table(rows: Sequence[Sequence[str]]) -> list[str]:
     for row in rows:
         grid.add_row(*map(Text, row))
     console = Console(width=sum(len(cell) + 2 for row in rows for cell in row), file=io.StringIO(), no_color=True)
-    with console.capture() as capture:
-        console.print(grid)
-    return [f"    {line.rstrip()}" for line in capture.get().splitlines()]
+    console.print(grid)
+    return [f"    {line.rstrip()}" for line in console.file.getvalue().splitlines()]  # type: ignore[attr-defined]
