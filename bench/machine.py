@@ -118,9 +118,9 @@ def table(rows: Sequence[Row]) -> str:
         grid.add_column(Text(name), justify="right", no_wrap=True)
     for row in rows:
         grid.add_row(*(Text(_text(row.get(name))) for name in names))
-    console = Console(width=10_000, file=io.StringIO(), no_color=True)
-    console.print(grid)
-    return console.file.getvalue().rstrip("\n")  # type: ignore[attr-defined]
+    text = io.StringIO()
+    Console(width=10_000, file=text, no_color=True).print(grid)
+    return text.getvalue().rstrip("\n")
 
 
 def _text(value: Any) -> str:

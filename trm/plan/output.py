@@ -232,6 +232,6 @@ def table(rows: Sequence[Sequence[str]]) -> list[str]:
         grid.add_column(justify="right" if number else "left", no_wrap=True)
     for row in rows:
         grid.add_row(*map(Text, row))
-    console = Console(width=sum(len(cell) + 2 for row in rows for cell in row), file=io.StringIO(), no_color=True)
-    console.print(grid)
-    return [f"    {line.rstrip()}" for line in console.file.getvalue().splitlines()]  # type: ignore[attr-defined]
+    text = io.StringIO()
+    Console(width=10_000, file=text, no_color=True).print(grid)
+    return [f"    {line.rstrip()}" for line in text.getvalue().splitlines()]
