@@ -30,10 +30,11 @@ import importlib
 import json
 from pathlib import Path
 from types import ModuleType
-from typing import Any, NoReturn
+from typing import Any
 
 from bench.compare import TURNS, compare, configs, revisions
 from bench.machine import Row, facts, table
+from trm.cli import options
 from trm.errors import UserError
 
 # Modules of bench, imported when they are asked for, since torch takes seconds. `measure(overrides, ...)` returns the rows; the
@@ -53,27 +54,22 @@ SUBCOMMANDS = {
 BENCHMARK_OPTIONS = ("sizes", "ways", "rounds")
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise UserError(f"{message}; `python -m trm.bench --help` shows how")
-
-
 def options_of(name: str, benchmark: ModuleType, given: argparse.Namespace) -> dict[str, Any]:
     """The options to call a benchmark with. Raises UserError for one that it does not have."""
     sizes, ways, rounds = (getattr(benchmark, constant, None) for constant in ("SIZES", "WAYS", "ROUNDS"))
     for option, known in (("sizes", sizes), ("ways", ways), ("rounds", rounds)):
         if known is None and getattr(given, option) is not None:
             raise UserError(f"--{option}: {name} has none: leave it out")
-    options: dict[str, Any] = {}
+    chosen: dict[str, Any] = {}
     if sizes is not None:
-        options["sizes"] = _words("--sizes", given.sizes, list(sizes), list(sizes))
+        chosen["sizes"] = _words("--sizes", given.sizes, list(sizes), list(sizes))
     if ways is not None:
-        options["ways"] = _words("--ways", given.ways, list(ways), list(benchmark.DEFAULT_WAYS))
+        chosen["ways"] = _words("--ways", given.ways, list(ways), list(benchmark.DEFAULT_WAYS))
     if rounds is not None:
-        options["rounds"] = rounds if given.rounds is None else given.rounds
-        if options["rounds"] < 1:
+        chosen["rounds"] = rounds if given.rounds is None else given.rounds
+        if chosen["rounds"] < 1:
             raise UserError(f"--rounds {given.rounds}: at least 1")
-    return options
+    return chosen
 
 
 def _words(option: str, text: str | None, known: list[str], default: list[str]) -> list[str]:
@@ -92,9 +88,9 @@ def main(arguments: list[str]) -> None:
         raise UserError(f"{name or 'nothing'} is not a benchmark: choose one of {', '.join(SUBCOMMANDS)}")
     given = _parse(rest, comparing)
     benchmark = importlib.import_module(f"bench.{SUBCOMMANDS[name]}")
-    options = options_of(name, benchmark, given)
+    chosen = options_of(name, benchmark, given)
     machine = facts()
-    rows = _compare(name, given) if comparing else benchmark.measure(given.overrides, **options)
+    rows = _compare(name, given) if comparing else benchmark.measure(given.rest, **chosen)
     print(table(rows))
     print("  ".join(f"{key}: {value}" for key, value in machine.items()))
     if given.json is not None:
@@ -106,20 +102,12 @@ def main(arguments: list[str]) -> None:
 
 
 def _parse(arguments: list[str], comparing: bool) -> argparse.Namespace:
-    parser = _Parser(add_help=False, allow_abbrev=False)
-    parser.add_argument("overrides", nargs="*")
-    parser.add_argument("--json", type=Path)
-    for option in BENCHMARK_OPTIONS:
-        parser.add_argument(f"--{option}", type=int if option == "rounds" else str)
+    spec: dict[str, dict[str, Any]] = {"json": {"type": Path}, "sizes": {}, "ways": {}, "rounds": {"type": int}}
     if comparing:
-        parser.add_argument("--turns", type=int, default=TURNS)
-        sides = parser.add_mutually_exclusive_group(required=True)
-        sides.add_argument("--revisions")
-        sides.add_argument("--configs", nargs=2)
-    given = parser.parse_intermixed_args(arguments)
-    for argument in given.overrides:
-        if "=" not in argument:
-            raise UserError(f"{argument} is not understood: arguments are KEY=VALUE and the options that --help shows")
+        spec |= {"turns": {"type": int, "default": TURNS}, "revisions": {}, "configs": {"nargs": 2}}
+    given = options("trm.bench", arguments, words=False, **spec)
+    if comparing and (given.revisions is None) == (given.configs is None):
+        raise UserError("compare needs one of --revisions A,B and --configs 'KEY=VALUE ...' 'KEY=VALUE ...'")
     if comparing and given.turns < 2:
         raise UserError(f"--turns {given.turns}: at least 2, for an interval")
     return given
@@ -127,6 +115,6 @@ def _parse(arguments: list[str], comparing: bool) -> argparse.Namespace:
 
 def _compare(name: str, given: argparse.Namespace) -> list[Row]:
     chosen = {f"--{option}": getattr(given, option) for option in BENCHMARK_OPTIONS}
-    arguments = [*given.overrides, *(str(word) for pair in chosen.items() if pair[1] is not None for word in pair)]
+    arguments = [*given.rest, *(str(word) for pair in chosen.items() if pair[1] is not None for word in pair)]
     with revisions(given.revisions) if given.revisions else contextlib.nullcontext(configs(given.configs)) as sides:
         return compare(name, arguments, sides, given.turns)

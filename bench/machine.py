@@ -1,6 +1,7 @@
 """What a number was measured on, and how numbers are summed up and shown."""
 
 import importlib.metadata
+import io
 import json
 import os
 import platform
@@ -14,6 +15,9 @@ from multiprocessing import get_context
 from typing import Any, TypeVar
 
 import numpy as np
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
 
 from trm.cli import CONF_DIR
 from trm.errors import RunFailure
@@ -109,9 +113,14 @@ def _best_rate(product: Callable[..., Any]) -> float:
 def table(rows: Sequence[Row]) -> str:
     """The rows as aligned text; numbers with four digits that count. Lists, the single measurements, are left to the JSON."""
     names = list(dict.fromkeys(name for row in rows for name, value in row.items() if not isinstance(value, list)))
-    lines = [names, *([_text(row.get(name)) for name in names] for row in rows)]
-    widths = [max(len(line[i]) for line in lines) for i in range(len(names))]
-    return "\n".join("  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)) for line in lines)
+    grid = Table(box=None, pad_edge=False)
+    for name in names:
+        grid.add_column(Text(name), justify="right", no_wrap=True)
+    for row in rows:
+        grid.add_row(*(Text(_text(row.get(name))) for name in names))
+    text = io.StringIO()
+    Console(width=10_000, file=text, no_color=True).print(grid)
+    return text.getvalue().rstrip("\n")
 
 
 def _text(value: Any) -> str:

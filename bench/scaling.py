@@ -31,12 +31,13 @@ from bench.machine import Row, in_child, median_and_spread
 from trm.backends import start
 from trm.cli import compose
 from trm.config import Config, digest
+from trm.core.flops import analytic_train_flops, num_bytes
 from trm.core.model import init_fixed
 from trm.core.programs import train_program
 from trm.core.step import draw_min_steps, init_state
 from trm.plan.estimate import estimate, with_placement
 from trm.plan.settings import PlanSettings
-from trm.plan.workload import analytic_train_flops, architecture_of, num_bytes, step_config, workload
+from trm.plan.workload import architecture_of, step_config, workload
 from trm.run.experiment import on_devices
 
 BASE = ["data=sudoku_6x6", "model=tiny", "recursion=t2_n2", "train.global_batch_size=16"]
@@ -105,7 +106,7 @@ def config_of(overrides: list[str], tokens: int) -> Config:
 
 
 def _flops(cfg: Config, measured: Row) -> Row:
-    flops = analytic_train_flops(cfg)
+    flops = analytic_train_flops(cfg, architecture_of(cfg))
     return {} if flops is None else {"GFLOP a step": flops / 1e9, "GFLOP/s": flops / 1e6 / measured["ms"]}
 
 

@@ -5,7 +5,9 @@ meets all alike. A sample is one row in one supervision step, in training as in 
 the step alone, as trm.train and trm.evaluate compile it.
 """
 
+import importlib
 import itertools
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -15,14 +17,16 @@ from typing import Any
 
 import torch
 
-from bench import ordinary
 from bench.machine import Row, Worker, matmul_rate, median_and_spread, onednn_rate
-from trm.cli import compose
+from trm.cli import CONF_DIR, compose
+from trm.config import Config
+from trm.core.flops import analytic_eval_flops, analytic_train_flops
 from trm.core.metrics import METRICS
 from trm.core.programs import eval_program, train_program
 from trm.core.step import empty_carry
+from trm.errors import ConfigError
 from trm.inference.evaluator import held_out_loader
-from trm.plan.workload import analytic_eval_flops, analytic_train_flops
+from trm.plan.workload import architecture_of
 from trm.run.experiment import Experiment, build
 
 COMMON = ["tracking=none", "train.max_steps=1000000", "data.num_puzzles=256", "data.num_test_puzzles=64"]
@@ -51,9 +55,10 @@ def measure(overrides: list[str], sizes: Sequence[str], ways: Sequence[str], rou
 def _size(size: str, overrides: list[str], ways: Sequence[str], rounds: int, folder: Path) -> list[Row]:
     cfg = compose(overrides)
     if ORDINARY in ways:
-        ordinary.check_supported(cfg)
+        _check_ordinary(cfg)
     backend = {CONFIGURED: cfg.hardware.backend, ORDINARY: "eager"}
-    flops = {"train": analytic_train_flops(cfg), "eval": analytic_eval_flops(cfg)}
+    arch = architecture_of(cfg)
+    flops = {"train": analytic_train_flops(cfg, arch), "eval": analytic_eval_flops(cfg, arch)}
     rows_of = {"train": cfg.train.global_batch_size, "eval": cfg.eval_batch_size}
     workers = {way: Worker() for way in ways}
     try:
@@ -89,6 +94,18 @@ def _size(size: str, overrides: list[str], ways: Sequence[str], rounds: int, fol
         row |= {f"all {name} GFLOP/s": rates for name, rates in products.items()}
         rows.append(row | {"all ms": [1e3 * s for s in seconds[way, kind]]})
     return rows
+
+
+def _check_ordinary(cfg: Config) -> None:
+    """Raise ConfigError for settings that tests/ordinary.py does not have."""
+    for key, value, known in (
+        ("hardware.dtype", cfg.hardware.dtype, ("float32",)),
+        ("optimizer.name", cfg.optimizer.name, ("adam_atan2", "adamw")),
+        ("optimizer.clip_grad_norm", cfg.optimizer.clip_grad_norm, (None,)),
+        ("recursion.supervision_decay", cfg.recursion.supervision_decay, (1,)),
+    ):
+        if value not in known:
+            raise ConfigError(f"{key}={value}: the way ordinary of bench has no such: leave it out of --ways")
 
 
 def _median(values: Sequence[float]) -> float:
@@ -160,7 +177,8 @@ def _compiled_programs(exp: Experiment) -> Programs:
 
 
 def _ordinary_programs(exp: Experiment) -> Programs:
-    trainer = ordinary.Trainer(exp.cfg, exp.arch, exp.first_state(), exp.fixed, exp.total_steps)
+    sys.path.append(str(CONF_DIR.parent / "tests"))  # of the checkout, where the same trainer is the step's oracle
+    trainer = importlib.import_module("ordinary").Trainer(exp.step_config, exp.first_state(), exp.fixed)
     batches = itertools.cycle([exp.runtime.put_batch(exp.host_batch(step)) for step in range(NUM_BATCHES)])
     batch = exp.runtime.put_batch(next(iter(held_out_loader(exp.cfg, exp.runtime, 1))))
     carry = trainer.empty_carry(exp.cfg.eval_batch_size)

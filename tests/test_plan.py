@@ -8,22 +8,15 @@ from running import run
 
 from trm.cli import compose, compose_jobs
 from trm.config import HardwareConfig
-from trm.errors import ConfigError, RunFailure
+from trm.core.flops import analytic_eval_flops, analytic_train_flops, count_eval_flops, count_train_flops, passes
+from trm.errors import ConfigError, RunFailure, UserError
 from trm.plan import aot
 from trm.plan.__main__ import estimates, main
-from trm.plan.compiled import Compiled, Compiler, TooBig, checked, find_python, largest_fitting, memory_asked_for, warnings
+from trm.plan.compiled import Compiled, Compiler, TooBig, checked, find_python, memory_asked_for, warnings
 from trm.plan.estimate import V4, StepTimes, all_reduce_seconds, estimate, makespan, topology, with_placement
-from trm.plan.output import RunPlan, quantity, sweep_lines, table
+from trm.plan.output import RunPlan, _compiled_lines, quantity, sweep_lines, table
 from trm.plan.settings import split_arguments
-from trm.plan.workload import (
-    analytic_eval_flops,
-    analytic_train_flops,
-    count_eval_flops,
-    count_train_flops,
-    evaluation_puzzles,
-    passes,
-    workload,
-)
+from trm.plan.workload import architecture_of, evaluation_puzzles, step_config, workload
 
 TINY = ["data=sudoku_4x4", "model=tiny", "recursion=t2_n2", "hardware=v4_64", "train.global_batch_size=64"]
 POD = HardwareConfig(name="v4_64", platform="tpu", num_hosts=8, devices_per_host=4, dtype="bfloat16", loss_dtype="float32")
@@ -37,11 +30,12 @@ def tiny(*overrides):
 
 
 def test_plan_keys_are_split_from_the_run_s():
-    settings, rest = split_arguments(
+    settings, rest, multirun = split_arguments(
         ["experiment=e1_1_baseline", "plan.compile=true", "plan.utilisation_percent=[10,50]", "+sweep=x"]
     )
     assert settings.compile
     assert settings.utilisation_percent == [10, 50]
+    assert not multirun
     assert rest == ["experiment=e1_1_baseline", "+sweep=x"]
 
 
@@ -56,7 +50,7 @@ def test_plan_keys_are_split_from_the_run_s():
         (["plan.price_per_chip_hour=-1"], "plan.price_per_chip_hour=-1.0"),
         (["plan.host_ms_per_step=nan"], "plan.host_ms_per_step=nan"),
         (["e1_1_baseline"], "e1_1_baseline: not understood"),
-        (["--cfg=job"], "--cfg=job: not understood"),
+        (["--cfg=job"], "arguments: --cfg=job"),
         (["hardware=cpu"], "hardware=cpu is no TPU"),
         (["hardware=v4_64", "experiment=nope"], "experiment/nope"),
         (["hardware=v4_64", "+sweep=nope"], "sweep/nope"),
@@ -70,7 +64,7 @@ def test_plan_keys_are_split_from_the_run_s():
     ],
 )
 def test_wrong_arguments_are_named(arguments, words):
-    with pytest.raises(ConfigError) as error:
+    with pytest.raises(UserError) as error:
         main(arguments)
     assert words in str(error.value)
     assert "\n" not in str(error.value)
@@ -110,21 +104,22 @@ def test_a_sweep_s_jobs_are_those_that_trm_train_would_run():
 )
 def test_the_graph_s_flops_are_the_analytic_ones(overrides):
     cfg = tiny(*overrides)
-    assert count_train_flops(cfg) == pytest.approx(analytic_train_flops(cfg), rel=1e-3)
-    assert count_eval_flops(cfg) == pytest.approx(analytic_eval_flops(cfg), rel=1e-3)
+    arch = architecture_of(cfg)
+    assert count_train_flops(cfg, step_config(cfg)) == pytest.approx(analytic_train_flops(cfg, arch), rel=1e-3)
+    assert count_eval_flops(cfg, arch, cfg.eval_batch_size) == pytest.approx(analytic_eval_flops(cfg, arch), rel=1e-3)
 
 
 def test_the_paper_s_sample_takes_43_gflop():
     cfg = compose(["experiment=paper_t3_n6", "hardware=v4_64"])
-    assert analytic_train_flops(cfg) / 768 == pytest.approx(43e9, rel=0.01)
+    assert analytic_train_flops(cfg, architecture_of(cfg)) / 768 == pytest.approx(43e9, rel=0.01)
     assert passes(cfg) == (14, 7)
 
 
 def test_a_recursion_of_one_s_own_has_no_analytic_count():
     cfg = tiny()
     cfg = dataclasses.replace(cfg, recursion=dataclasses.replace(cfg.recursion, variant="mine"))
-    assert analytic_train_flops(cfg) is None
-    assert analytic_eval_flops(cfg) is None
+    assert analytic_train_flops(cfg, architecture_of(cfg)) is None
+    assert analytic_eval_flops(cfg, architecture_of(cfg)) is None
 
 
 @pytest.mark.parametrize(
@@ -239,10 +234,10 @@ def test_collectives_are_read_from_the_compiled_module():
 
 
 def test_a_sweep_s_table_has_what_was_compiled_for_each_job():
-    settings, _ = split_arguments(["plan.utilisation_percent=[40]"])
+    settings, *_ = split_arguments(["plan.utilisation_percent=[40]"])
     cfg = tiny("hardware.placement=chip")
     work = workload(cfg)
-    found = {"training": compiled(), "evaluation": TooBig("Used 48G of 30G hbm", 1.0, 0, 8, 3)}
+    found = {"training": compiled(), "evaluation": too_big("Used 48G of 30G hbm")}
     header, row = sweep_lines("two", [RunPlan("a", cfg, work, estimates(work, cfg, settings), found)], settings)[1:3]
     assert " ".join(header.split()).endswith("training MiB/chip all-reduce bytes evaluation MiB/chip all-reduce bytes")
     assert row.split()[-5:] == ["0", "100", "too", "big", "-"]
@@ -272,29 +267,24 @@ def test_what_a_compiled_step_is_warned_of():
         assert words in text
 
 
-@pytest.mark.parametrize("most", [0, 1, 5, 63, 64, 1000, 4095])
-@pytest.mark.parametrize("told", [True, False])
-@pytest.mark.parametrize("recomputed", [True, False])
-def test_bisection_brackets_the_largest_batch_that_fits(most, told, recomputed):
-    tried = []
-
-    def needs(rows):
-        tried.append(rows)
-        if rows <= most:
-            return 100.0 if recomputed else 100 * rows / most
-        return 100 * (rows + 1) / (most + 1) if told else math.inf
-
-    failing_needs = 100 * 4097 / (most + 1) if told else math.inf
-    low, high = largest_fitting(needs, 100.0, 4096, failing_needs)
-    assert low <= most < high
-    assert high - low <= max(1, low // 16)
-    assert len(tried) == len(set(tried)) <= 24
+def too_big(message, there=int(30.75 * 2**30)):
+    return TooBig(message, memory_asked_for(message), there, 768, 32)
 
 
-def test_the_memory_that_a_program_asked_for():
-    assert memory_asked_for("RESOURCE_EXHAUSTED: Ran out of memory in hbm. Used 61.50G of 30.75G hbm. Exceeded") == 61.5 * 2**30
-    assert memory_asked_for("Used 1.5T of 768.0G hbm") == 1.5 * 2**40
-    assert memory_asked_for("another message") == math.inf
+@pytest.mark.parametrize(
+    ("message", "needed", "fits"),
+    [
+        ("RESOURCE_EXHAUSTED: Ran out of memory in hbm. Used 61.50G of 30.75G hbm. Exceeded", 61.5 * 2**30, 384),
+        ("Used 1.5T of 30.75G hbm", 1.5 * 2**40, 0),
+        ("another message", None, 0),
+    ],
+)
+def test_what_is_said_of_a_step_that_does_not_fit(message, needed, fits):
+    found = too_big(message)
+    assert (found.needed, found.fits) == (needed, fits)
+    line, words = _compiled_lines("training", found, None, V4)
+    assert ("batch of 384 should fit" in line) == bool(fits)
+    assert words.strip() == message
 
 
 # ------------------------------------------------------------------------------------------------------ a real compilation

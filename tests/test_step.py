@@ -1,15 +1,15 @@
-"""The training and evaluation steps against a second trainer that keeps each row as an object and uses plain autograd."""
+"""The training and evaluation steps against a trainer written the ordinary way (ordinary.py), and laws of each part."""
 
 import math
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
 import torch.utils._pytree as pytree
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from ordinary import Trainer, cell_losses
 
 from trm.cli import compose
 from trm.config import Config, EmaConfig, ModelConfig, OptimizerConfig, RecursionConfig, TrainConfig
@@ -71,7 +71,7 @@ def make(rows=4, *, dtype=torch.float64, ema=True, q_bias=None, seed=0, total_st
     else:
         weights["q_head.bias"] = torch.tensor(q_bias, dtype=arch.master_dtype)
     if table is not None:
-        table = torch.from_numpy(random.normal(size=(NUM_IDENTIFIERS, 8))).to(arch.master_dtype)
+        table = torch.from_numpy(random.normal(size=table.shape)).to(arch.master_dtype)
     state = state._replace(weights=weights, ema=dict(weights) if ema else {}, puzzle_embedding=table)
     return StepConfig(arch, cfg.optimizer, 0.9, total_steps), state, fixed
 
@@ -93,119 +93,12 @@ def tensors_of(tree):
     return [leaf for leaf in pytree.tree_leaves(tree) if leaf is not None]
 
 
+def vector_norm(tensors):
+    return torch.linalg.vector_norm(torch.cat([t.detach().flatten() for t in tensors.values()])).item()
+
+
 def named(metrics):
     return dict(zip(METRICS, metrics.tolist(), strict=True))
-
-
-# the second trainer ------------------------------------------------------------------------------------------------------------
-
-
-@dataclass
-class Row:
-    latents: dict = field(default_factory=dict)
-    inputs: torch.Tensor | None = None
-    labels: torch.Tensor | None = None
-    identifier: int = 0
-    steps: int = 0
-    halted: bool = True
-
-
-def cell_loss(logits, label, kind):
-    if kind == "softmax":
-        return F.cross_entropy(logits, torch.tensor(label))
-    s = [1 / (1 - x) if x < 0 else x + 1 for x in logits]
-    return torch.log(sum(s)) - torch.log(s[label])
-
-
-class SecondTrainer:
-    """One step at a time, row by row; parameters are leaves with .grad, moments and EMA live in dicts."""
-
-    def __init__(self, cfg, state, fixed):
-        self.cfg, self.fixed, self.t = cfg, fixed, 0
-        self.weights = {k: w.clone().requires_grad_() for k, w in state.weights.items()}
-        self.moments = {k: [torch.zeros_like(w), torch.zeros_like(w)] for k, w in state.weights.items()}
-        self.ema = {k: w.clone() for k, w in state.ema.items()}
-        self.table = None if state.puzzle_embedding is None else state.puzzle_embedding.clone().requires_grad_()
-        self.rows = [Row() for _ in state.carry.halted]
-        self.sums = dict.fromkeys(METRICS, 0.0)
-
-    def run(self, row):
-        vectors = None if self.table is None else self.table[row.identifier].unsqueeze(0)
-        return forward(self.cfg.arch, self.weights, self.fixed, vectors, row.latents, row.inputs.unsqueeze(0))
-
-    def step(self, batch):
-        arch, recursion = self.cfg.arch, self.cfg.arch.recursion
-        self.metrics, self.q_halt, total = dict.fromkeys(METRICS, 0.0), [], 0
-        for i, row in enumerate(self.rows):
-            if row.halted:
-                row.latents, row.steps = with_latents(arch, self.fixed, 1), 0
-                row.inputs, row.labels = batch["inputs"][i], batch["labels"][i].tolist()
-                row.identifier = batch["puzzle_identifiers"][i].item()
-            total = total + self._row_loss(row, batch["min_steps"][i].item(), recursion)
-        self.metrics["rows"] = len(self.rows)
-        self.loss = total / len(self.rows)
-        leaves = [*self.weights.values()] + ([] if self.table is None else [self.table])
-        grads = torch.autograd.grad(self.loss, leaves, allow_unused=True)  # lm_head is unused where no row has labels
-        grads = [torch.zeros_like(leaf) if g is None else g for leaf, g in zip(leaves, grads, strict=True)]
-        self.grads = dict(zip(self.weights, grads, strict=False))
-        for name, tensors in (("grad_norm", self.grads), ("weight_norm", self.weights)):
-            self.metrics[name] = torch.linalg.vector_norm(torch.cat([t.detach().flatten() for t in tensors.values()])).item()
-        for name, value in self.metrics.items():
-            self.sums[name] += value
-        self._update(grads[-1])
-
-    def _row_loss(self, row, min_steps, recursion):
-        out = self.run(row)
-        logits, q_halt, q_continue = out.logits[0], out.q_halt[0], out.q_continue[0]
-        self.q_halt.append(q_halt.item())
-        cells = [c for c in range(C) if row.labels[c] != IGNORED]
-        losses = [cell_loss(logits[c], row.labels[c], self.cfg.arch.model.loss) for c in cells]
-        lm_loss = sum(losses) / len(cells) if cells else torch.zeros(()).double()
-        right = [logits[c].argmax().item() == row.labels[c] for c in cells]
-        exact = all(right)
-        halt_loss = F.softplus(-q_halt) if exact else F.softplus(q_halt)
-        continue_loss = torch.zeros(()).double()
-        row.steps += 1
-        row.latents = {z: value.detach() for z, value in out.latents.items()}
-        last = row.steps >= recursion.n_sup
-        if recursion.act_continue and recursion.n_sup > 1:
-            after = self.run(row)
-            best = after.q_halt[0].item() if last else max(after.q_halt[0].item(), after.q_continue[0].item())
-            target = 1 / (1 + math.exp(-best))
-            continue_loss = target * F.softplus(-q_continue) + (1 - target) * F.softplus(q_continue)
-        row.halted = last
-        if recursion.n_sup > 1:
-            row.halted |= (q_halt > q_continue if recursion.act_continue else q_halt > 0).item()
-            row.halted &= row.steps >= min_steps
-        self.metrics["lm_loss"] += lm_loss.item()
-        self.metrics["q_halt_loss"] += halt_loss.item()
-        self.metrics["q_continue_loss"] += continue_loss.item()
-        if row.halted and cells:
-            self.metrics["count"] += 1
-            self.metrics["accuracy"] += sum(right) / len(cells)
-            self.metrics["exact_accuracy"] += exact
-            self.metrics["q_halt_accuracy"] += (q_halt.item() >= 0) == exact
-            self.metrics["steps"] += row.steps
-        return lm_loss + 0.5 * halt_loss + 0.5 * continue_loss
-
-    def _update(self, table_grad):
-        o, self.t = self.cfg.optimizer, self.t + 1
-        warm = min(1, self.t / o.warmup_steps)
-        with torch.no_grad():
-            for name, w in self.weights.items():
-                g, moments = self.grads[name], self.moments[name]
-                moments[0] = o.beta1 * moments[0] + (1 - o.beta1) * g
-                moments[1] = o.beta2 * moments[1] + (1 - o.beta2) * g**2
-                corrected = (moments[1] / (1 - o.beta2**self.t)).sqrt()
-                w *= 1 - o.lr * warm * o.weight_decay
-                w -= o.lr * warm / (1 - o.beta1**self.t) * torch.atan2(moments[0], corrected)
-                if self.ema:
-                    self.ema[name] += (1 - self.cfg.ema_rate) * (w - self.ema[name])
-            if self.table is not None:
-                for identifier in {row.identifier for row in self.rows}:
-                    p = self.table[identifier]
-                    p *= 1 - o.puzzle_emb_lr * warm * o.puzzle_emb_weight_decay
-                    p -= o.puzzle_emb_lr * warm * table_grad[identifier].sign()
 
 
 CASES = {
@@ -217,41 +110,43 @@ CASES = {
     "act, multi-scale": {"act_continue": True, "variant": "multi_scale_z", "n": 2},
     "single z, attention": {"variant": "single_z", "mixer": "attention", "positions": "rope", "num_heads": 2},
     "one-step gradient, two networks": {"variant": "one_step_gradient", "n": 2, "separate_networks": True},
-    "learned positions": {"positions": "learned"},
+    "learned positions, adamw": {"positions": "learned", "name": "adamw"},
+    "prefix with padding": {"puzzle_emb_ndim": 12, "separate_networks": True},
 }
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_training_equals_the_second_trainer(case):
+def test_training_equals_the_ordinary_trainer(case):
     cfg, state, fixed = make(**CASES[case])
-    second = SecondTrainer(cfg, state, fixed)
+    second = Trainer(cfg, state, fixed)
     halts, kept = 0, 0
     for t in range(7):
-        min_steps = [0, 2, 3, 0] if t % 2 else None
-        batch = make_batch(seed=t, min_steps=min_steps, unlabelled=1.0 if t == 3 else 0.2)
-        second.step(batch)
+        batch = make_batch(seed=t, min_steps=[0, 2, 3, 0] if t % 2 else None, unlabelled=1.0 if t == 3 else 0.2)
+        weight_norm = vector_norm(second.model.weights())
+        loss = second.step(batch)
         state, out = train_step_with_outputs(cfg, state, fixed, batch)
-        np.testing.assert_allclose(out.loss, second.loss.item(), rtol=1e-8)
+        np.testing.assert_allclose(out.loss, loss, rtol=1e-8)
         np.testing.assert_allclose(out.q_halt, second.q_halt, rtol=1e-6, atol=1e-9)
-        for name, gradient in second.grads.items():
+        gradients = {name: p.grad for name, p in second.model.weights().items()}
+        for name, gradient in gradients.items():
             torch.testing.assert_close(out.grads[name], gradient, rtol=1e-6, atol=1e-10)
-        for name, value in second.metrics.items():
-            assert named(out.metrics)[name] == pytest.approx(value, rel=1e-8, abs=1e-12), name
-        assert state.carry.halted.tolist() == [row.halted for row in second.rows]
-        assert state.carry.steps.tolist() == [row.steps for row in second.rows]
-        assert state.carry.labels.tolist() == [row.labels for row in second.rows]
+        norms = {"grad_norm": vector_norm(gradients), "weight_norm": weight_norm, "rows": 4}
+        for name, value in (second.metrics | norms).items():
+            assert named(out.metrics)[name] == pytest.approx(float(value), rel=1e-8, abs=1e-12), name
+        for name in ("halted", "steps", "labels"):
+            assert getattr(state.carry, name).tolist() == second.carry[name].tolist()
         halts, kept = halts + state.carry.halted.sum(), kept + (~state.carry.halted).sum()
     assert halts
     assert kept or cfg.arch.recursion.n_sup == 1  # both kinds of rows occurred
-    for name, w in second.weights.items():
-        torch.testing.assert_close(state.weights[name], w.detach(), rtol=1e-6, atol=1e-9)
-    assert state.ema.keys() == second.ema.keys()
-    for name, w in second.ema.items():
-        torch.testing.assert_close(state.ema[name], w, rtol=1e-6, atol=1e-9)
-    if second.table is not None:
-        torch.testing.assert_close(state.puzzle_embedding, second.table.detach(), rtol=1e-9, atol=1e-12)
+    averages = second.ema.weights() if second.ema else {}
+    for ours, theirs in ((state.weights, second.model.weights()), (state.ema, averages)):
+        assert ours.keys() == theirs.keys()
+        for name, w in theirs.items():
+            torch.testing.assert_close(ours[name], w.detach(), rtol=1e-6, atol=1e-9)
+    if second.puzzle_embedding is not None:
+        torch.testing.assert_close(state.puzzle_embedding, second.puzzle_embedding, rtol=1e-9, atol=1e-12)
     for name, value in second.sums.items():  # accumulated since the start
-        assert named(state.metrics)[name] == pytest.approx(value, rel=1e-8, abs=1e-12), name
+        assert named(state.metrics)[name] == pytest.approx(float(value), rel=1e-8, abs=1e-12), name
     assert state.step.item() == 7
 
 
@@ -494,8 +389,8 @@ def test_evaluation_metrics_by_hand():
         expected["accuracy"] += sum(right) / len(cells)
         expected["exact_accuracy"] += all(right)
         expected["q_halt_accuracy"] += (q >= 0) == all(right)
-        losses = [cell_loss(logits[row, c], batch["labels"][row, c].item(), "stablemax") for c in cells]
-        expected["lm_loss"] += sum(losses) / len(cells)
+        own = slice(row, row + 1)
+        expected["lm_loss"] += cell_losses(logits[own], batch["labels"][own], "stablemax", torch.float64).item()
         expected["q_halt_loss"] += math.log1p(math.exp(-q if all(right) else q))
     assert expected["exact_accuracy"] >= 1
     for name, value in expected.items():

@@ -4,6 +4,7 @@ Exit codes: 0 done; 1 failed; 2 the user's input is wrong (one line on stderr, n
 away (128 + SIGPIPE); 143 preempted.
 """
 
+import argparse
 import difflib
 import errno
 import importlib
@@ -13,7 +14,7 @@ import re
 import shlex
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
@@ -129,6 +130,34 @@ def refuse_unknown_keys(composed: DictConfig) -> None:
     """Raise ConfigError where +KEY=VALUE added a key that the schema does not have."""
     for key in unknown_keys(composed):
         raise ConfigError(unknown_key(key))
+
+
+class _Options(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message}; `python -m {self.prog} --help` shows how")
+
+
+def options(command: str, arguments: Sequence[str], *, words: bool = True, **spec: Mapping[str, Any]) -> argparse.Namespace:
+    """The options of a command that reads its own arguments; `rest` holds those that are no option.
+
+    Args:
+        command: the module that `python -m` runs.
+        arguments: what follows it.
+        words: whether `rest` may hold anything but KEY=VALUE.
+        spec: what argparse needs to know about each option: dry_run={"action": "store_true"} is --dry-run.
+
+    Raises:
+        UserError: something is not understood.
+    """
+    parser = _Options(prog=command, add_help=False, allow_abbrev=False)
+    parser.add_argument("rest", nargs="*")
+    for name, settings in spec.items():
+        parser.add_argument(("--" if len(name) > 1 else "-") + name.replace("_", "-"), dest=name, **settings)
+    given = parser.parse_intermixed_args(arguments)
+    for argument in given.rest:
+        if not words and "=" not in argument:
+            parser.error(f"{argument}: not understood: arguments are KEY=VALUE and options")
+    return given
 
 
 def plain_command(main: Callable[[list[str]], None], usage: str | None, *, needs_arguments: bool = True) -> None:

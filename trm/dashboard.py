@@ -16,7 +16,7 @@ import os
 from dataclasses import dataclass
 from typing import Any
 
-from trm.cli import compose, plain_command
+from trm.cli import compose, options, plain_command
 from trm.errors import RunFailure, UserError
 from trm.study import paper
 from trm.tracking.wandb_view import one_line, teardown_wandb, wandb_errors
@@ -25,6 +25,7 @@ from trm.tracking.wandb_view import one_line, teardown_wandb, wandb_errors
 
 NAME = "TRM scaling study"
 BEST, PAPER = "eval/best_exact_accuracy", "paper/exact_accuracy"
+LOGARITHMIC = ("train/loss", "train/grad_norm")
 REFUSED = (401, 403)
 
 
@@ -37,28 +38,15 @@ class Target:
     name: str
 
 
-# ------------------------------------------------------------------------------------------------------------------- contents
-
-
 def sections() -> list[Any]:
     """The sections of the workspace from top to bottom. Metrics are those of trm/tracking, in all panels over global_step."""
     import wandb_workspaces.reports.v2 as wr
     import wandb_workspaces.workspaces as ws
 
-    def line(title: str, *metrics: str, log_y: bool = False) -> Any:
+    def lines(*curves: tuple[str, str]) -> list[Any]:
         """Curves of the mean over the runs of each recursion, and the range of the runs around it."""
-        return wr.LinePlot(
-            title=title,
-            x="global_step",
-            y=list(metrics),
-            log_y=log_y,
-            groupby=wr.Config("labels.recursion"),
-            groupby_aggfunc="mean",
-            groupby_rangefunc="minmax",
-        )
-
-    def column(key: str, name: str, log: bool = False) -> Any:
-        return wr.ParallelCoordinatesPlotColumn(metric=wr.Config(key), display_name=name, log=log)
+        mean = {"groupby": wr.Config("labels.recursion"), "groupby_aggfunc": "mean", "groupby_rangefunc": "minmax"}
+        return [wr.LinePlot(title=title, x="global_step", y=[y], log_y=y in LOGARITHMIC, **mean) for title, y in curves]
 
     bars = wr.BarPlot(
         title="Best exact accuracy by variant, and the paper's",
@@ -69,42 +57,34 @@ def sections() -> list[Any]:
         range_x=(0.0, 1.0),
         max_bars_to_show=100,
     )
-    ablation = wr.ParallelCoordinatesPlot(
-        title="Ablation",
-        columns=[
-            column("recursion.T", "T"),
-            column("recursion.n", "n"),
-            column("ema.enabled", "EMA"),
-            column("model.mixer", "model"),
-            column("model.hidden_size", "width"),
-            column("optimizer.lr", "learning rate", log=True),
-            column("seed", "seed"),
-            wr.ParallelCoordinatesPlotColumn(metric=wr.SummaryMetric(BEST), display_name="best exact accuracy"),
-        ],
-    )
+    settings = {"recursion.T": "T", "recursion.n": "n", "ema.enabled": "EMA", "model.mixer": "model"}
+    settings |= {"model.hidden_size": "width", "optimizer.lr": "learning rate", "seed": "seed"}
+    column = wr.ParallelCoordinatesPlotColumn
+    axes = [column(metric=wr.Config(key), display_name=name, log=key == "optimizer.lr") for key, name in settings.items()]
+    axes.append(column(metric=wr.SummaryMetric(BEST), display_name="best exact accuracy"))
     contents = {
-        "Learning curves by recursion": [
-            line("Training loss", "train/loss", log_y=True),
-            line("Exact accuracy, held-out puzzles", "eval/exact_accuracy"),
-            line("Cell accuracy, held-out puzzles", "eval/accuracy"),
-            line("Learning rate", "train/lr"),
-            line("Norm of the gradient", "train/grad_norm", log_y=True),
-            line("Norm of the weights", "train/weight_norm"),
-        ],
+        "Learning curves by recursion": lines(
+            ("Training loss", "train/loss"),
+            ("Exact accuracy, held-out puzzles", "eval/exact_accuracy"),
+            ("Cell accuracy, held-out puzzles", "eval/accuracy"),
+            ("Learning rate", "train/lr"),
+            ("Norm of the gradient", "train/grad_norm"),
+            ("Norm of the weights", "train/weight_norm"),
+        ),
         "Best exact accuracy by variant": [bars, wr.MarkdownPanel(markdown=paper_table())],
-        "Ablation: settings against best exact accuracy": [ablation],
-        "Throughput": [
-            line("Samples per second", "train/samples_per_s"),
-            line("Step time, s", "train/step_time_s"),
-            line("Host time of a step, s", "train/host_time_s"),
-            line("Wait for the loader in a step, s", "train/loader_wait_s"),
-            line("Compiles", "train/compiles"),
-        ],
-        "Halting": [
-            line("Mean supervision steps of the rows that halted", "train/steps"),
-            line("Halting accuracy, training", "train/q_halt_accuracy"),
-            line("Halting accuracy, held-out puzzles", "eval/q_halt_accuracy"),
-        ],
+        "Ablation: settings against best exact accuracy": [wr.ParallelCoordinatesPlot(title="Ablation", columns=axes)],
+        "Throughput": lines(
+            ("Samples per second", "train/samples_per_s"),
+            ("Step time, s", "train/step_time_s"),
+            ("Host time of a step, s", "train/host_time_s"),
+            ("Wait for the loader in a step, s", "train/loader_wait_s"),
+            ("Compiles", "train/compiles"),
+        ),
+        "Halting": lines(
+            ("Mean supervision steps of the rows that halted", "train/steps"),
+            ("Halting accuracy, training", "train/q_halt_accuracy"),
+            ("Halting accuracy, held-out puzzles", "eval/q_halt_accuracy"),
+        ),
         "Held-out puzzles": [wr.MediaBrowser(title="Answers after every supervision step", media_keys=["held_out/thinking"])],
     }
     columns = {"Best exact accuracy by variant": 2, "Ablation: settings against best exact accuracy": 1, "Held-out puzzles": 1}
@@ -120,10 +100,10 @@ def sections() -> list[Any]:
 def paper_table() -> str:
     """The paper's values as a markdown table, best first."""
     rows = sorted(paper.ROWS, key=lambda row: row.exact_accuracy, reverse=True)
-    lines = [f"| {row.name} | {100 * row.exact_accuracy:.1f} |" for row in rows]
-    head = ["**The paper's test exact accuracy**", "", "| variant | % |", "| --- | ---: |"]
+    lines = ["**The paper's test exact accuracy**", "", "| variant | % |", "| --- | ---: |"]
+    lines += [f"| {row.name} | {100 * row.exact_accuracy:.1f} |" for row in rows]
     note = f"{paper.CITATION}: {paper.DATASET_LABEL}. Only runs on these puzzles have the paper's bar."
-    return "\n".join([*head, *lines, "", note])
+    return "\n".join([*lines, "", note])
 
 
 def workspace(target: Target) -> Any:
@@ -150,9 +130,6 @@ def _short_hash(*parts: str) -> str:
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:11]
 
 
-# ----------------------------------------------------------------------------------------------------------------------- push
-
-
 def push(target: Target) -> tuple[str, bool]:
     """Write the workspace; its address, and whether it was there before.
 
@@ -161,12 +138,13 @@ def push(target: Target) -> tuple[str, bool]:
         RunFailure: the server does not answer or refuses.
     """
     import wandb
+    from wandb.sdk.lib.service.service_connection import WandbApiFailedError
 
     wandb.setup(wandb.Settings(silent=True, quiet=True, mode="online"))  # else WANDB_MODE=offline would hide the key
     try:
         _check_key()
         return _write(target)
-    except (*wandb_errors(), _api_error()) as error:
+    except (*wandb_errors(), WandbApiFailedError) as error:
         server = str(wandb.setup().settings.base_url)
         answer = getattr(error, "response", None) or getattr(error.__cause__, "response", None)  # W&B may wrap it
         if answer is None:
@@ -176,13 +154,6 @@ def push(target: Target) -> tuple[str, bool]:
         raise RunFailure(f"{server} did not take the workspace: {one_line(error)}") from error
     finally:
         teardown_wandb()
-
-
-def _api_error() -> type[Exception]:
-    from wandb.sdk.lib.service.service_connection import WandbApiFailedError
-
-    error: type[Exception] = WandbApiFailedError
-    return error
 
 
 def _check_key() -> None:
@@ -221,26 +192,21 @@ def _write(target: Target) -> tuple[str, bool]:
     return str(found.save().url), True
 
 
-# ------------------------------------------------------------------------------------------------------------------ arguments
-
-
 def parse(arguments: list[str]) -> tuple[Target, bool]:
     """The workspace that the arguments name, and whether it is only to be shown. Raises UserError."""
-    command, *rest = arguments
+    given = options("trm.dashboard", arguments, dry_run={"action": "store_true"})
+    command, *rest = given.rest or [""]
     if command != "push":
-        raise UserError(f"{command}: not a command of trm.dashboard: python -m trm.dashboard push")
+        raise UserError(f"{command or 'nothing'}: not a command of trm.dashboard: python -m trm.dashboard push")
     tracking = compose([]).tracking
-    given = {"entity": tracking.entity or os.environ.get("WANDB_ENTITY", ""), "project": tracking.project, "name": NAME}
-    for argument in rest:
-        key, separator, value = argument.partition("=")
-        if argument == "--dry-run":
-            continue
-        if not separator or key not in given:
-            raise UserError(f"{argument}: not understood: entity=NAME, project=NAME, name=TEXT and --dry-run are")
+    names = {"entity": tracking.entity or os.environ.get("WANDB_ENTITY", ""), "project": tracking.project, "name": NAME}
+    for key, separator, value in (argument.partition("=") for argument in rest):
+        if not separator or key not in names:
+            raise UserError(f"{key}{separator}{value}: not understood: entity=NAME, project=NAME, name=TEXT and --dry-run are")
         if not value or (key != "name" and not set(value).isdisjoint("/?#")):
-            raise UserError(f"{argument}: not a name for W&B: give {key}=NAME without / ? #")
-        given[key] = value
-    return Target(given["entity"] or None, given["project"], given["name"]), "--dry-run" in rest
+            raise UserError(f"{key}={value}: not a name for W&B: give {key}=NAME without / ? #")
+        names[key] = value
+    return Target(names["entity"] or None, names["project"], names["name"]), given.dry_run
 
 
 def main(arguments: list[str]) -> None:

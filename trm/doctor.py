@@ -11,11 +11,11 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import hashlib
+import importlib.metadata
 import importlib.util
 import json
 import math
 import os
-import platform
 import re
 import resource
 import shlex
@@ -29,12 +29,11 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
-from trm.cli import EXIT_FAILED, Launch, compose_launch, plain_command
+from trm.cli import EXIT_FAILED, Launch, compose_launch, options, plain_command
 from trm.config import Config, HardwareConfig, TrackingConfig, total_steps
 from trm.data.build import SPLITS, build_command, ensure_dataset, is_absent
 from trm.data.format import ARRAYS, array_path, load_dataset, read_build_record
@@ -46,13 +45,9 @@ PYTHONS = ((3, 11), (3, 14))  # from, and the first that is too new: python_requ
 PROBE_LIMIT_S = 180.0  # generous: the hosts of a pod wait for one another when they start
 SERVER_LIMIT_S = 3.0
 SPARE_BYTES = 2**30  # of disk, for metrics, TensorBoard and W&B
-# Copies of the training state in host memory while a checkpoint is written: the initial one, the one fetched, and the file's bytes.
-STATE_COPIES = 3
-CPU_STATE_COPIES = 2  # the device's own, where the device is the CPU: a step's state and the next one's
-# What XLA keeps of a step on a CPU was found to be up to 24 % above the estimate (MLP mixer) and 10 % below it (attention).
-ESTIMATE_MARGIN = 1.25
-
-Level = Literal["ok", "warning", "failure"]
+# Copies of the training state in host memory while a checkpoint is written: the initial one, the one fetched, and the file's bytes;
+# on a CPU also the device's own, a step's state and the next one's.
+STATE_COPIES, CPU_STATE_COPIES = 3, 5
 
 
 @dataclass(frozen=True)
@@ -60,7 +55,7 @@ class Check:
     """The result of one check, told in one line."""
 
     name: str
-    level: Level
+    level: Literal["ok", "warning", "failure"]
     found: str
     fix: str = ""
 
@@ -69,77 +64,53 @@ class Check:
         return plain_line(line)
 
 
-def _ok(name: str, found: str) -> Check:
-    return Check(name, "ok", found)
-
-
-def _failure(name: str, found: str, fix: str) -> Check:
-    return Check(name, "failure", found, fix)
+def judged(name: str, found: str, failure: str | None, warning: str | None = None) -> Check:
+    """A check that fails, or warns, where there is a fix for it."""
+    if failure is not None:
+        return Check(name, "failure", found, failure)
+    return Check(name, "ok", found) if warning is None else Check(name, "warning", found, warning)
 
 
 # ------------------------------------------------------------------------------------------------------------------ versions
 
 
-@dataclass(frozen=True)
-class Versions:
-    """What is installed; None = not there."""
-
-    python: tuple[int, int, int]
-    torch: str | None
-    torch_xla: str | None
-    libtpu: str | None
-    libtpu_wanted: str | None  # by the installed torch_xla
-
-
-def installed_versions() -> Versions:
-    """The versions that the packages' metadata state: nothing is imported."""
-
-    def of(name: str) -> str | None:
+def installed_versions() -> dict[str, str | None]:
+    """What the packages' metadata state, None where one is missing; nothing is imported. libtpu_wanted is torch_xla's."""
+    found: dict[str, str | None] = {}
+    for name in ("torch", "torch_xla", "libtpu"):
         try:
-            return version(name)
-        except PackageNotFoundError:
-            return None
-
-    torch_xla = of("torch_xla")
-    wanted = [re.fullmatch(r"libtpu==([\w.]+);.*", line) for line in (requires("torch_xla") or [] if torch_xla else [])]
-    major, minor, micro = platform.python_version_tuple()
-    return Versions(
-        (int(major), int(minor), int(re.sub(r"\D.*", "", micro))),
-        of("torch"),
-        torch_xla,
-        of("libtpu"),
-        next((match[1] for match in wanted if match), None),
-    )
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            found[name] = None
+    asked = importlib.metadata.requires("torch_xla") or [] if found["torch_xla"] else []
+    wanted = [match[1] for line in asked if (match := re.fullmatch(r"libtpu==([\w.]+);.*", line))]
+    return {"python": sys.version.split()[0], **found, "libtpu_wanted": wanted[0] if wanted else None}
 
 
-def check_versions(found: Versions, hardware: HardwareConfig) -> Check:
+def check_versions(found: dict[str, str | None], hardware: HardwareConfig) -> Check:
     """Whether Python, torch, torch_xla and libtpu fit together, as far as `hardware` needs them."""
-    named = {"torch": found.torch, "torch_xla": found.torch_xla, "libtpu": found.libtpu}
-    text = f"python {'.'.join(map(str, found.python))}, " + ", ".join(f"{k} {v or 'missing'}" for k, v in named.items())
-    if not PYTHONS[0] <= found.python[:2] < PYTHONS[1]:
-        return _failure("versions", text, "Python 3.11 to 3.13: make clean setup PYTHON=python3.11")
-    if found.torch is None:
-        return _failure("versions", text, "make setup")
-    if hardware.backend != "xla":
-        return _ok("versions", text + f" (hardware.backend={hardware.backend} needs torch alone)")
-    if found.torch_xla is None:
-        return _failure("versions", text, "make setup installs torch_xla; hardware.backend=eager or inductor does without it")
-    if _release(found.torch) != _release(found.torch_xla):
-        wanted = ".".join(_release(found.torch_xla))
-        fix = f"make setup installs the pair; torch_xla {found.torch_xla} needs torch {wanted}.*, hardware.backend=eager neither"
-        return _failure("versions", text, fix)
-    if hardware.platform != "tpu":
-        return _ok("versions", text + (" (no TPU, not needed)" if found.libtpu is None else ""))
-    if found.libtpu is None:
-        return _failure("versions", text, "make setup EXTRAS=dev,tpu, or hardware=cpu")
-    if found.libtpu_wanted is not None and found.libtpu != found.libtpu_wanted:
-        fix = f"torch_xla asks for libtpu {found.libtpu_wanted}: make setup EXTRAS=dev,tpu"
-        return Check("versions", "warning", text, fix)
-    return _ok("versions", text)
-
-
-def _release(version: str) -> list[str]:
-    return version.split(".")[:2]
+    torch, xla, libtpu, wanted = (found[name] for name in ("torch", "torch_xla", "libtpu", "libtpu_wanted"))
+    text = ", ".join(f"{name} {found[name] or 'missing'}" for name in ("python", "torch", "torch_xla", "libtpu"))
+    failure = warning = None
+    if not PYTHONS[0] <= tuple(map(int, str(found["python"]).split(".")[:2])) < PYTHONS[1]:
+        failure = "Python 3.11 to 3.13: make clean setup PYTHON=python3.11"
+    elif torch is None:
+        failure = "make setup"
+    elif hardware.backend != "xla":
+        text += f" (hardware.backend={hardware.backend} needs torch alone)"
+    elif xla is None:
+        failure = "make setup installs torch_xla; hardware.backend=eager or inductor does without it"
+    elif torch.split(".")[:2] != xla.split(".")[:2]:
+        wanted = ".".join(xla.split(".")[:2])
+        failure = f"make setup installs the pair; torch_xla {xla} needs torch {wanted}.*, hardware.backend=eager neither"
+    elif hardware.platform == "tpu":
+        if libtpu is None:
+            failure = "make setup EXTRAS=dev,tpu, or hardware=cpu"
+        elif wanted not in (None, libtpu):
+            warning = f"torch_xla asks for libtpu {wanted}: make setup EXTRAS=dev,tpu"
+    elif libtpu is None:
+        text += " (no TPU, not needed)"
+    return judged("versions", text, failure, warning)
 
 
 # ------------------------------------------------------------------------------------------------------- devices and compiling
@@ -151,43 +122,35 @@ class Probe:
 
     devices: int | None = None
     runtime: str = ""
-    start_s: float = 0.0
     error: str | None = None  # the backend's own words, fix included
     compile_s: float | None = None
-    right: bool | None = None
-    peak_bytes: int | None = None
-    limit_s: float | None = None  # set where the process was ended for taking longer
-    died: str | None = None  # how the process ended where it should not have
+    right: bool = False
+    peak_bytes: int = 0
+    ended: str = ""  # how the process ended where it should not have
+    late: bool = False  # whether it was ended for taking too long
 
 
 def probe_devices(hardware: HardwareConfig, limit_s: float) -> Probe:
     """Start the backend in a process of its own, which a wrong platform can hang or abort, for at most `limit_s` seconds."""
-    code = "from trm.doctor import run_probe; run_probe()"
+    command = [sys.executable, "-c", "from trm.doctor import run_probe; run_probe()"]
+    asked = json.dumps(dataclasses.asdict(hardware)).encode()
+    ended = ""
     try:
-        done = subprocess.run(
-            [sys.executable, "-c", code],
-            input=json.dumps(dataclasses.asdict(hardware)).encode(),
-            capture_output=True,
-            timeout=limit_s,
-            check=False,
-        )
+        done = subprocess.run(command, input=asked, capture_output=True, timeout=limit_s, check=False)
+        output = done.stdout
+        if done.returncode:
+            said = done.stderr.decode(errors="replace").strip().splitlines()
+            code = done.returncode
+            ended = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+            ended += f": {said[-1].strip()}" if said else ""
     except subprocess.TimeoutExpired as late:
-        return dataclasses.replace(_read_probe(late.stdout or b""), limit_s=limit_s)
-    found = _read_probe(done.stdout)
-    if done.returncode == 0:
-        return found
-    ended = f"signal {signal.Signals(-done.returncode).name}" if done.returncode < 0 else f"exit code {done.returncode}"
-    said = done.stderr.decode(errors="replace").strip().splitlines()
-    return dataclasses.replace(found, died=ended + (f": {said[-1].strip()}" if said else ""))
-
-
-def _read_probe(output: bytes) -> Probe:
+        output, ended = late.stdout or b"", f"no answer within {limit_s:g} s"
     facts: dict[str, Any] = {}
     for line in output.splitlines():
         with contextlib.suppress(ValueError):  # what a library prints beside the probe's own lines
             said = json.loads(line)
             facts |= said if isinstance(said, dict) and said.keys() <= Probe.__dataclass_fields__.keys() else {}
-    return Probe(**facts)
+    return Probe(**facts | {"ended": ended, "late": ended.startswith("no answer")})
 
 
 def run_probe() -> None:
@@ -202,13 +165,12 @@ def run_probe() -> None:
 
     from trm.backends import start
 
-    began = time.perf_counter()
     try:
         runtime = start(hardware)
     except UserError as error:
         tell(error=str(error))
         return
-    tell(devices=runtime.num_devices, runtime=runtime.describe(), start_s=time.perf_counter() - began)
+    tell(devices=runtime.num_devices, runtime=runtime.describe())
 
     def double(batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         doubled = 2 * batch["rows"]
@@ -224,33 +186,34 @@ def run_probe() -> None:
 
 def check_devices(probe: Probe, hardware: HardwareConfig) -> Check:
     """Whether the backend starts and sees the devices that `hardware` expects."""
-    expected = f"{hardware.num_devices} {hardware.platform} device(s) expected"
+    text, fix = f"{hardware.num_devices} {hardware.platform} device(s) expected", None
     if probe.error is not None:
-        text, _, fix = probe.error.rpartition(": ")
-        return _failure("devices", f"{expected}: {text}", fix)
-    if probe.devices is None:
-        if probe.limit_s is not None:
-            together = f"start the doctor on all {hardware.processes} hosts at once (scripts/launch_pod.sh), or "
-            fix = (together if hardware.processes > 1 else "") + "use hardware=cpu, or see what holds the devices"
-            return _failure("devices", f"{expected}, no answer within {probe.limit_s:g} s", fix)
+        found, _, fix = probe.error.rpartition(": ")
+        text += f": {found}"
+    elif probe.devices is None:
+        text += f", the process that started them: {probe.ended}"
         fix = "make setup, or hardware.backend=eager" if hardware.platform == "cpu" else "hardware=cpu, or the right machine"
-        return _failure("devices", f"{expected}, the process that started them ended with {probe.died}", fix)
-    if probe.devices != hardware.num_devices:
-        return _failure("devices", f"{expected}, {probe.devices} found", "the hardware= of this machine, such as hardware=cpu")
-    return _ok("devices", f"{expected} and found: {probe.runtime}, started in {probe.start_s:.1f} s")
+        if probe.late and hardware.processes > 1:
+            fix = f"start the doctor on all {hardware.processes} hosts at once (scripts/launch_pod.sh), or hardware=cpu"
+        elif probe.late:
+            fix = "hardware=cpu, or see what holds the devices"
+    elif probe.devices != hardware.num_devices:
+        text, fix = f"{text}, {probe.devices} found", "the hardware= of this machine, such as hardware=cpu"
+    else:
+        text += f" and found: {probe.runtime}"
+    return judged("devices", text, fix)
 
 
 def check_compile(probe: Probe) -> Check:
     """Whether a trivial function compiles, runs on all devices and gives the right result."""
     fix = "make setup, or hardware.backend=eager on one device"
     if probe.devices is None:
-        return _failure("compile", "not tried without devices", "see devices")
+        return Check("compile", "failure", "not tried without devices", "see devices")
     if probe.compile_s is None:
-        ended = f"not done within {probe.limit_s:g} s" if probe.limit_s is not None else f"the process ended with {probe.died}"
-        return _failure("compile", f"a trivial function: {ended}", fix)
+        return Check("compile", "failure", f"a trivial function: {probe.ended}", fix)
     if not probe.right:
-        return _failure("compile", "a trivial function gave a wrong result", fix)
-    return _ok("compile", f"a trivial function compiled and ran in {probe.compile_s:.1f} s")
+        return Check("compile", "failure", "a trivial function gave a wrong result", fix)
+    return Check("compile", "ok", f"a trivial function compiled and ran in {probe.compile_s:.1f} s")
 
 
 # ------------------------------------------------------------------------------------------------------------------- dataset
@@ -260,9 +223,7 @@ def check_compile(probe: Probe) -> Check:
 class DataFacts:
     """What later checks need of the dataset; from the settings alone where it is not there."""
 
-    seq_len: int
-    vocab_size: int
-    num_puzzle_identifiers: int
+    sizes: dict[str, int]  # as trm.core.model.architecture takes them
     num_groups: int
     num_bytes: int = 0
 
@@ -271,47 +232,43 @@ def check_dataset(cfg: Config) -> tuple[Check, DataFacts]:
     """Whether the dataset folder is there, built with these settings, whole and undamaged; reads all of it."""
     data, path = cfg.data, Path(cfg.data.path)
     task = task_of(data)
-    planned = DataFacts(**task.facts.sizes, num_groups=data.num_puzzles)
-    build = build_command(data)
+    facts = DataFacts(task.facts.sizes, data.num_puzzles)
     if is_absent(path):
-        if data.source == "generated":
-            return Check("dataset", "warning", f"{path} is missing: the run builds it first", build), planned
-        files = {"data.train_csv": data.train_csv, "data.test_csv": data.test_csv}
-        missing = [f"{key}={file}" for key, file in files.items() if file and not Path(file).is_file()]
-        if missing:
-            fix = f"name files that are there, then {build}"
-            return _failure("dataset", f"{path} is missing, and so is {missing[0]}", fix), planned
-        if all(files.values()):
-            return Check("dataset", "warning", f"{path} is missing: the run builds it first", build), planned
-        return _failure("dataset", f"{path} is missing", build), planned
+        build, files = build_command(data), {"data.train_csv": data.train_csv, "data.test_csv": data.test_csv}
+        gone = next((f"{key}={file}" for key, file in files.items() if file and not Path(file).is_file()), None)
+        if data.source == "generated" or (gone is None and all(files.values())):
+            return Check("dataset", "warning", f"{path} is missing: the run builds it first", build), facts
+        if gone is None:
+            return Check("dataset", "failure", f"{path} is missing", build), facts
+        return Check(
+            "dataset", "failure", f"{path} is missing, and so is {gone}", f"name files that are there, then {build}"
+        ), facts
     try:
         ensure_dataset(data)
         splits = {split: load_dataset(path, split, task) for split in SPLITS}
-        compared = _compare_checksums(path)
+        sums = compare_checksums(path)
     except DataError as error:
         text, _, fix = str(error).rpartition(": ")
-        return _failure("dataset", text, fix), planned
+        return Check("dataset", "failure", text, fix), facts
     except OSError as error:
-        return _failure("dataset", f"{error.filename}: {error.strerror}", "make it readable"), planned
-    train = splits["train"]
+        return Check("dataset", "failure", f"{error.filename}: {error.strerror}", "make it readable"), facts
+    train, m = splits["train"], splits["train"].metadata
     num_bytes = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
-    m = train.metadata
-    facts = DataFacts(m.seq_len, m.vocab_size, m.num_puzzle_identifiers, train.num_groups, num_bytes)
+    facts = DataFacts(m.sizes, train.num_groups, num_bytes)
     rows = ", ".join(f"{split} {dataset.num_groups:,} puzzles ({dataset.num_rows:,} rows)" for split, dataset in splits.items())
-    sums = "checksums match" if compared else "no checksums (built elsewhere)"
-    text = f"{path}: {rows}, {size(num_bytes)}, {sums}"
+    no_steps = None
     try:
         total_steps(cfg, train.num_groups)
     except ConfigError as error:
-        return _failure("dataset", text, str(error)), facts
-    return _ok("dataset", text), facts
+        no_steps = str(error)
+    return judged("dataset", f"{path}: {rows}, {size(num_bytes)}, {sums}", no_steps), facts
 
 
-def _compare_checksums(path: Path) -> bool:
-    """Compare every array with build.json; False where there is none. Raises DataError."""
+def compare_checksums(path: Path) -> str:
+    """Compare every array with build.json, and say whether there is one. Raises DataError where they differ."""
     record = read_build_record(path)
     if record is None:
-        return False
+        return "no checksums (built elsewhere)"
     known = record.get("sha256")
     for split in SPLITS:
         for name in ARRAYS:
@@ -321,53 +278,19 @@ def _compare_checksums(path: Path) -> bool:
             if not isinstance(known, dict) or known.get(f"{split}/{name}") != found:
                 again = f"remove {path} and build it again with python -m trm.build_data data.path={path}"
                 raise DataError(f"{file} is damaged (its checksum is not that of build.json): {again}")
-    return True
+    return "checksums match"
 
 
-# ----------------------------------------------------------------------------------------------------------- disk and memory
+# --------------------------------------------------------------------------------------------------- disk, memory and folder
 
 
-@dataclass(frozen=True)
-class Needs:
-    """What the run's state takes, in bytes, computed from its shapes."""
+def state_bytes(cfg: Config, sizes: dict[str, int]) -> int:
+    """Bytes of one checkpoint's tensors: weights, moments, EMA, puzzle embedding, carry of the global batch, initial latents."""
+    from trm.core.flops import num_bytes, train_arguments
+    from trm.core.model import architecture
 
-    state: int  # one checkpoint's tensors: weights, moments, EMA, puzzle embedding, carry of the global batch
-    activations: int  # that a step of the global batch keeps for its gradients
-
-
-def needs(cfg: Config, facts: DataFacts) -> Needs:
-    """Make the state and trace a step on torch's meta device, which has shapes but no memory."""
-    import torch
-
-    from trm.core.losses import cell_cross_entropy
-    from trm.core.model import architecture, forward, init_fixed
-    from trm.core.step import init_state
-    from trm.run.checkpoint import flatten
-
-    arch = architecture(
-        cfg, seq_len=facts.seq_len, vocab_size=facts.vocab_size, num_puzzle_identifiers=facts.num_puzzle_identifiers
-    )
-    kept: dict[int, torch.UntypedStorage] = {}
-
-    def keep(tensor: torch.Tensor) -> torch.Tensor:
-        storage = tensor.untyped_storage()
-        kept[storage._cdata] = storage
-        return tensor
-
-    with torch.device("meta"):
-        fixed = init_fixed(arch, cfg.seed)
-        state = init_state(cfg, arch, fixed)
-        saved = [*flatten(state).values(), *(t for name, t in fixed.items() if name.startswith("init."))]
-        weights = {name: weight.requires_grad_() for name, weight in state.weights.items()}
-        vectors = None if state.puzzle_embedding is None else state.puzzle_embedding[state.carry.puzzle_identifiers]
-        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-            out = forward(arch, weights, fixed, vectors, state.carry.latents, state.carry.inputs)
-            cell_cross_entropy(out.logits, state.carry.labels, cfg.model.loss, arch.loss_dtype)
-    own = {weight.untyped_storage()._cdata for weight in weights.values()}
-    return Needs(
-        state=sum(tensor.nbytes for tensor in saved),
-        activations=sum(storage.nbytes() for key, storage in kept.items() if key not in own),
-    )
+    state, fixed, _ = train_arguments(cfg, architecture(cfg, **sizes))
+    return num_bytes((state, [tensor for name, tensor in fixed.items() if name.startswith("init.")]))
 
 
 def checkpoints_at_once(cfg: Config, num_groups: int) -> int:
@@ -377,37 +300,20 @@ def checkpoints_at_once(cfg: Config, num_groups: int) -> int:
     return min(saves, cfg.train.keep_checkpoints + 2)
 
 
-def check_disk(*, state_bytes: int, count: int, there_bytes: int, free_bytes: int, folder: Path) -> Check:
-    """Whether `count` checkpoints fit where `free_bytes` are free and `there_bytes` are taken by this run's own."""
-    needed = max(count * state_bytes - there_bytes, 0)
-    there = f", {size(there_bytes)} of them there" if there_bytes else ""
-    text = f"{count} checkpoint(s) of {size(state_bytes)} at once{there}; {size(free_bytes)} free for {folder}"
+def check_disk(state: int, count: int, there: int, free: int, folder: Path) -> Check:
+    """Whether `count` checkpoints of `state` bytes fit where `free` bytes are free and `there` are taken by this run's own."""
+    needed = max(count * state - there, 0)
+    text = f"{count} checkpoint(s) of {size(state)} at once" + (f", {size(there)} of them there" if there else "")
+    text += f"; {size(free)} free for {folder}"
     fix = "make room, lower train.keep_checkpoints, or start in a folder on a larger disk"
-    if free_bytes < needed:
-        return _failure("disk", text, fix)
-    if free_bytes < needed + SPARE_BYTES:
-        return Check("disk", "warning", f"{text}, which leaves little for logs", fix)
-    return _ok("disk", text)
+    return judged("disk", text, fix if free < needed else None, fix if free < needed + SPARE_BYTES else None)
 
 
-def check_memory(cfg: Config, need: Needs, *, process_bytes: int | None, data_bytes: int, available_bytes: int) -> Check:
-    """Whether the host's memory holds one process of the run: on a CPU that includes the activations, by an estimate."""
-    on_cpu = cfg.hardware.platform == "cpu"
-    fixed = (process_bytes or 0) + data_bytes
-    scaled = (STATE_COPIES + CPU_STATE_COPIES * on_cpu) * need.state + need.activations * on_cpu
-    about = f"about {size(need.activations)} of it activations" if on_cpu else "the devices' own not counted"
-    beside = "" if process_bytes else " beside torch and its backend"
-    text = f"{size(fixed + scaled)} needed{beside} ({about}), {size(available_bytes)} available"
-    if available_bytes >= fixed + scaled * (ESTIMATE_MARGIN if on_cpu else 1):
-        return _ok("memory", text)
-    devices, batch = cfg.hardware.num_devices, cfg.train.global_batch_size
-    fits = int(batch * (available_bytes - fixed) / (scaled * ESTIMATE_MARGIN)) // devices * devices
-    fix = "use a machine with more memory"
-    if on_cpu and fits > 0:
-        fix = f"train.global_batch_size={fits} should fit, or {fix}"
-    if available_bytes >= fixed + scaled:
-        return Check("memory", "warning", f"{text}: close, for an estimate", fix)
-    return _failure("memory", text, fix)
+def check_memory(state: int, on_cpu: bool, process: int, data: int, available: int) -> Check:
+    """Whether the host's memory holds one process of the run beside what its steps keep for their gradients."""
+    needed = process + data + (CPU_STATE_COPIES if on_cpu else STATE_COPIES) * state
+    text = f"{size(needed)} needed for process, dataset and state (what a step computes not counted), {size(available)} available"
+    return judged("memory", text, "use a machine with more memory" if available < needed else None)
 
 
 def available_memory() -> int:
@@ -429,9 +335,6 @@ def size(num_bytes: float) -> str:
     return f"{num_bytes / 1000**power:.3g} {('bytes', 'kB', 'MB', 'GB', 'TB')[power]}"
 
 
-# -------------------------------------------------------------------------------------------------------------------- folder
-
-
 def existing_parent(path: Path) -> Path:
     """`path`, or the nearest folder above it that exists: what making `path` would write into."""
     path = path.absolute()
@@ -447,37 +350,36 @@ def check_folder(run_dir: Path) -> Check:
             file.flush()
     except OSError as error:
         fix = f"make {parent} writable, or start in another folder"
-        return _failure("folder", f"{run_dir} cannot be written ({parent}: {error.strerror})", fix)
-    return _ok("folder", f"{run_dir} can be written")
+        return Check("folder", "failure", f"{run_dir} cannot be written ({parent}: {error.strerror})", fix)
+    return Check("folder", "ok", f"{run_dir} can be written")
 
 
 # ----------------------------------------------------------------------------------------------------- tracking and launcher
 
 
-@dataclass(frozen=True)
-class WandbFacts:
-    """What W&B's settings come to on this machine. Never the key itself."""
-
-    mode: str | None = None  # online, offline, disabled; None where the choice is refused
-    problem: str = ""  # why it is refused, or not what was asked for
-    server: str = ""
-    answers: bool = False  # whether the server takes connections (asked only where the mode is online)
-
-
-def ask_wandb(tracking: TrackingConfig, run_dir: Path) -> WandbFacts:
-    """The mode that the run would choose, and whether the server can be reached, in a few seconds at most."""
+def check_wandb(tracking: TrackingConfig, run_dir: Path) -> tuple[Check, str | None]:
+    """What W&B does in this run, and the mode (None: its choice is refused). Asks its server for a few seconds; tells no key."""
     warnings: list[str] = []
     try:
         mode = choose_wandb_mode(tracking.wandb, run_dir, warnings.append)
-        if mode != "online":
-            return WandbFacts(mode, "".join(warnings))
-        import wandb
     except UserError as error:
-        return WandbFacts(problem=str(error))
+        text, _, fix = str(error).rpartition(": ")
+        return Check("wandb", "failure", text, fix), None
     except ImportError as error:
-        return WandbFacts(problem=f"wandb does not import ({error}): make setup, or tracking=tensorboard")
-    server = str(wandb.setup().settings.base_url)
-    return WandbFacts(mode, "".join(warnings), server, answers(server, SERVER_LIMIT_S))
+        return Check("wandb", "failure", f"wandb does not import ({error})", "make setup, or tracking=tensorboard"), None
+    text, warning = "off" if mode == "disabled" else "offline, on disk only", None
+    if mode == "offline" and (warnings or (tracking.wandb == "auto" and os.environ.get("WANDB_MODE") != "offline")):
+        text = f"offline: {warnings[0].rpartition(': ')[0]}" if warnings else f"{text}: there is no key"
+        warning = "run `wandb login` or set WANDB_API_KEY, or choose tracking=offline"
+    if mode == "online":
+        import wandb
+
+        server = str(wandb.setup().settings.base_url)
+        text = f"online: there is a key, and {server} answers"
+        if not answers(server, SERVER_LIMIT_S):
+            text = f"there is a key, but {server} does not answer within {SERVER_LIMIT_S:g} s: the run would log offline"
+            warning = "check the network, or choose tracking=offline"
+    return judged("wandb", text, None, warning), mode
 
 
 def answers(url: str, limit_s: float) -> bool:
@@ -496,47 +398,22 @@ def answers(url: str, limit_s: float) -> bool:
     return connected.is_set()
 
 
-def check_wandb(found: WandbFacts, wanted: str) -> Check:
-    """What W&B does in this run."""
-    if found.mode is None:
-        text, _, fix = found.problem.rpartition(": ")
-        return _failure("wandb", text, fix)
-    if found.mode == "disabled":
-        return _ok("wandb", "off")
-    login = "run `wandb login` or set WANDB_API_KEY, or choose tracking=offline"
-    if found.mode == "offline":
-        if found.problem:
-            return Check("wandb", "warning", f"offline: {found.problem.rpartition(': ')[0]}", login)
-        if wanted == "auto" and os.environ.get("WANDB_MODE") != "offline":
-            return Check("wandb", "warning", "offline, on disk only: there is no key", login)
-        return _ok("wandb", "offline, on disk only")
-    if not found.answers:
-        text = f"there is a key, but {found.server} does not answer within {SERVER_LIMIT_S:g} s: the run would log offline"
-        return Check("wandb", "warning", text, "check the network, or choose tracking=offline")
-    return _ok("wandb", f"online: there is a key, and {found.server} answers")
-
-
-def check_tracking(tracking: TrackingConfig, wandb_mode: str | None, *, tensorboard_installed: bool) -> Check:
+def check_tracking(tracking: TrackingConfig, wandb_mode: str | None) -> Check:
     """Where the metrics go."""
-    kinds = ["metrics.jsonl"]
-    if tracking.tensorboard:
-        if not tensorboard_installed:
-            return _failure("tracking", "TensorBoard is not installed", "make setup, or tracking=none")
-        kinds.append("TensorBoard")
-    if wandb_mode in ("online", "offline"):
-        kinds.append(f"W&B ({wandb_mode})")
-    return _ok("tracking", ", ".join(kinds))
+    kinds = ["metrics.jsonl", *(["TensorBoard"] if tracking.tensorboard else [])]
+    if tracking.tensorboard and not is_installed("tensorboard"):
+        return Check("tracking", "failure", "TensorBoard is not installed", "make setup, or tracking=none")
+    return Check("tracking", "ok", ", ".join([*kinds, *([f"W&B ({wandb_mode})"] if wandb_mode in ("online", "offline") else [])]))
 
 
-def check_launcher(launcher: str, *, has_sbatch: bool, has_ray: bool) -> Check:
+def check_launcher(launcher: str) -> Check:
     """Whether what hydra/launcher needs is installed."""
-    chosen = f"hydra/launcher={launcher}"
-    if launcher == "submitit_slurm" and not has_sbatch:
-        fix = "start on a Slurm login node, or leave hydra/launcher out"
-        return _failure("launcher", f"{chosen}, but sbatch is not on PATH", fix)
-    if launcher == "ray" and not has_ray:
-        return _failure("launcher", f"{chosen}, but ray is not installed", "make setup EXTRAS=dev,ray, or leave hydra/launcher out")
-    return _ok("launcher", f"{chosen} is available")
+    chosen, fix = f"hydra/launcher={launcher}", None
+    if launcher == "submitit_slurm" and shutil.which("sbatch") is None:
+        chosen, fix = f"{chosen}, but sbatch is not on PATH", "start on a Slurm login node, or leave hydra/launcher out"
+    elif launcher == "ray" and not is_installed("ray", "hydra_plugins.hydra_ray_launcher"):
+        chosen, fix = f"{chosen}, but ray is not installed", "make setup EXTRAS=dev,ray, or leave hydra/launcher out"
+    return judged("launcher", f"{chosen} is available" if fix is None else chosen, fix)
 
 
 def is_installed(*modules: str) -> bool:
@@ -557,42 +434,24 @@ def examine(cfg: Config, launch: Launch) -> Iterator[Check]:
     probe = probe_devices(hardware, PROBE_LIMIT_S)
     yield check_devices(probe, hardware)
     yield check_compile(probe)
-
     dataset, facts = check_dataset(cfg)
     yield dataset
     yield check_folder(run_dir)
     try:
-        need = needs(cfg, facts)
-        count = checkpoints_at_once(cfg, facts.num_groups)
+        state, count = state_bytes(cfg, facts.sizes), checkpoints_at_once(cfg, facts.num_groups)
     except (ImportError, OSError) as error:  # OSError: a library that torch loads
-        yield _failure("disk", f"checkpoints cannot be computed: torch does not import ({error})", "make setup")
+        yield Check("disk", "failure", f"checkpoints cannot be computed: torch does not import ({error})", "make setup")
     except ConfigError as error:
-        yield _failure("disk", "the run has no steps", str(error))
+        yield Check("disk", "failure", "the run has no steps", str(error))
     else:
         resumed = run_dir.glob("checkpoints/step_*/*") if cfg.train.resume == "auto" else ()
-        yield check_disk(
-            state_bytes=need.state,
-            count=count,
-            there_bytes=sum(file.stat().st_size for file in resumed),
-            free_bytes=shutil.disk_usage(existing_parent(run_dir)).free,
-            folder=run_dir,
-        )
-        yield check_memory(
-            cfg,
-            need,
-            process_bytes=probe.peak_bytes,
-            data_bytes=facts.num_bytes,
-            available_bytes=available_memory(),
-        )
-
-    wandb = ask_wandb(cfg.tracking, run_dir)
-    yield check_wandb(wandb, cfg.tracking.wandb)
-    yield check_tracking(cfg.tracking, wandb.mode, tensorboard_installed=is_installed("tensorboard"))
-    yield check_launcher(
-        launch.launcher,
-        has_sbatch=shutil.which("sbatch") is not None,
-        has_ray=is_installed("ray", "hydra_plugins.hydra_ray_launcher"),
-    )
+        there = sum(file.stat().st_size for file in resumed)
+        yield check_disk(state, count, there, shutil.disk_usage(existing_parent(run_dir)).free, run_dir)
+        yield check_memory(state, hardware.platform == "cpu", probe.peak_bytes, facts.num_bytes, available_memory())
+    wandb, mode = check_wandb(cfg.tracking, run_dir)
+    yield wandb
+    yield check_tracking(cfg.tracking, mode)
+    yield check_launcher(launch.launcher)
 
 
 def closing_line(checks: Sequence[Check], overrides: Sequence[str]) -> str:
@@ -607,10 +466,7 @@ def closing_line(checks: Sequence[Check], overrides: Sequence[str]) -> str:
 
 def main(arguments: list[str]) -> None:
     """The command. Exits with 1 where a check failed."""
-    for argument in arguments:
-        if argument.startswith("-"):
-            raise ConfigError(f"{argument}: not understood: the doctor checks one run: give GROUP=OPTION and KEY=VALUE alone")
-    cfg, launch = compose_launch(arguments)
+    cfg, launch = compose_launch(options("trm.doctor", arguments, words=False).rest)
     if launch.multirun:
         raise ConfigError("+sweep=: the doctor checks one job: give the overrides of a job of the sweep, such as experiment=NAME")
     checks = []

@@ -10,26 +10,25 @@ on other puzzles or hardware.
 The last two write a table (CSV, JSON) and a picture into RUN/evaluation, or into DIR with --out.
 """
 
-import argparse
 import json
 import logging
 import time
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from trm.backends import Runtime
-from trm.cli import plain_command
+from trm.cli import options, plain_command
 from trm.config import IGNORE_LABEL
+from trm.core.flops import count_row_flops
 from trm.data.loader import EvalLoader
 from trm.errors import ConfigError, UserError
 from trm.inference.compute import compute_curve, votes
 from trm.inference.evaluator import Trace, full_evaluator, held_out_loader, make_evaluator
 from trm.inference.progress import Progress
-from trm.plan.workload import count_row_flops
 from trm.report import evaluation
 from trm.run.experiment import on_devices, started
 from trm.run.saved import SavedRun, open_run, split_arguments
@@ -38,17 +37,9 @@ from trm.study.sweep import process_rank
 OUT_FOLDER = "evaluation"  # of the run folder
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise UserError(f"{message}; `python -m trm.evaluate --help` shows how")
-
-
 def main(arguments: list[str]) -> None:
     """The command: evaluate and print, and the same as JSON on the last line."""
-    parser = _Parser(add_help=False, allow_abbrev=False)
-    parser.add_argument("rest", nargs="*")
-    parser.add_argument("--out", type=Path)
-    given = parser.parse_intermixed_args(arguments)
+    given = options("trm.evaluate", arguments, out={"type": Path})
     path, overrides, rest = split_arguments(given.rest)
     if rest:
         raise ConfigError(f"{rest[0]}: not understood: arguments are checkpoint=RUN, KEY=VALUE and --out DIR")

@@ -21,7 +21,7 @@ import torch
 from omegaconf import OmegaConf
 from torch import Tensor
 
-from trm.cli import compose, plain_command
+from trm.cli import compose, options, plain_command
 from trm.config import digest, to_plain
 from trm.core.model import Architecture, Weights, architecture, weight_shapes
 from trm.errors import CheckpointError, ConfigError
@@ -205,7 +205,7 @@ def main(arguments: list[str]) -> None:
     actions = {"export": export_run, "import": import_file}
     if arguments[0] not in actions:
         raise ConfigError(f"{arguments[0]}: not understood: say export or import first")
-    actions[arguments[0]](arguments[1:])
+    actions[arguments[0]](options("trm.interop", arguments[1:]).rest)
 
 
 if __name__ == "__main__":

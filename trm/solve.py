@@ -8,14 +8,12 @@ held-out puzzle (from 0) of the run's dataset, whose solution is known.
   --gif FILE   write an animation, one picture for each latent recursion
 """
 
-import argparse
 import re
 from pathlib import Path
-from typing import NoReturn
 
 import numpy as np
 
-from trm.cli import plain_command
+from trm.cli import options, plain_command
 from trm.data.format import load_dataset
 from trm.errors import ConfigError, UserError
 from trm.run.saved import SavedRun, open_run, split_arguments
@@ -26,19 +24,9 @@ from trm.show.thinking import Frame, Puzzle, think
 from trm.tasks.base import Task, task_of
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise UserError(f"{message}; `python -m trm.solve --help` shows how")
-
-
 def main(arguments: list[str]) -> None:
     """The command: print question and answer as grids, and whether the answer is valid."""
-    parser = _Parser(add_help=False, allow_abbrev=False)
-    parser.add_argument("rest", nargs="*")
-    parser.add_argument("--watch", action="store_true")
-    parser.add_argument("--html", type=Path)
-    parser.add_argument("--gif", type=Path)
-    given = parser.parse_intermixed_args(arguments)
+    given = options("trm.solve", arguments, watch={"action": "store_true"}, html={"type": Path}, gif={"type": Path})
     path, overrides, rest = split_arguments(given.rest)
     if len(rest) != 1:
         raise ConfigError(f'one puzzle is needed after checkpoint=RUN, in quotes: "53..7...."; got {len(rest)}')

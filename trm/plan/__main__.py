@@ -8,7 +8,7 @@ The arguments are those of trm.train; a sweep is +sweep=NAME, or --multirun with
 graph of the step beside the analytic count, the roofline of a step, and hours and chip-hours on one chip, one host and the pod.
 
   plan.compile=true              compile the training and the evaluation step for the TPU, ahead of time: memory of a chip by kind,
-                                 collectives and their bytes; on out-of-memory the largest batch that fits. About a minute a step;
+                                 collectives and their bytes. About a minute a step;
                                  needs jax and libtpu: make setup-plan, or make setup EXTRAS=dev,plan; not for
                                  evaluate.early_exit=true, whose step is another
   plan.python=PATH               the interpreter with jax and libtpu, if it is neither this one nor that of .venv-plan
@@ -27,16 +27,14 @@ from trm.errors import ConfigError
 from trm.plan.compiled import STEPS, Compiler, find_python
 from trm.plan.estimate import PLACEMENTS, RunEstimate, chip_of, estimate, with_placement
 from trm.plan.output import RunPlan, assumptions, run_lines, sweep_lines
-from trm.plan.settings import MULTIRUN, PlanSettings, split_arguments
+from trm.plan.settings import PlanSettings, split_arguments
 from trm.plan.workload import Workload, workload
 
 
-def jobs_of(arguments: list[str]) -> tuple[str | None, dict[str, Config]]:
+def jobs_of(overrides: list[str], multirun: bool) -> tuple[str | None, dict[str, Config]]:
     """The name of the sweep, None for a single run, and the settings of every job."""
-    flags = [a for a in arguments if a in MULTIRUN]
-    overrides = [a for a in arguments if a not in flags]
     sweeps = [a.removeprefix("+sweep=") for a in overrides if a.startswith("+sweep=")]
-    if flags or sweeps:
+    if multirun or sweeps:
         return ",".join(sweeps) or "sweep", compose_jobs(overrides)
     cfg = compose(overrides)
     experiments = [a.removeprefix("experiment=") for a in overrides if a.startswith("experiment=")]
@@ -64,8 +62,8 @@ def refuse_other_steps(cfg: Config) -> None:
 
 def main(arguments: list[str]) -> None:
     """The command; see the module's docstring."""
-    settings, rest = split_arguments(arguments)
-    sweep, jobs = jobs_of(rest)
+    settings, overrides, multirun = split_arguments(arguments)
+    sweep, jobs = jobs_of(overrides, multirun)
     chip = chip_of(next(iter(jobs.values())).hardware)
     if settings.compile:
         for cfg in jobs.values():

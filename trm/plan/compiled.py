@@ -6,12 +6,11 @@ a lock, and a compile takes both cores for a minute.
 
 import hashlib
 import json
-import math
 import re
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -58,13 +57,19 @@ class Compiled:
 
 @dataclass(frozen=True)
 class TooBig:
-    """The step does not fit: what the compiler says, and the batches found by bisection."""
+    """The step does not fit into a chip's memory."""
 
-    message: str
-    seconds: float
-    fits: int  # largest global batch that was compiled; 0 = none
-    too_big: int  # smallest global batch that was refused
-    compiles: int
+    message: str  # the compiler's own
+    needed: float | None  # bytes of a chip; None where the compiler does not say
+    there: int
+    batch: int  # the global batch that does not fit
+    devices: int
+
+    @property
+    def fits(self) -> int:
+        """The largest global batch that should fit, were all memory in proportion to the rows; 0 = not even one row a chip."""
+        share = 0.0 if self.needed is None else self.there / self.needed
+        return int(self.batch * share) // self.devices * self.devices
 
 
 def find_python(wanted: str | None) -> str:
@@ -109,17 +114,16 @@ class Compiler:
         self._known: dict[str, Compiled | TooBig] = {}
 
     def compile(self, cfg: Config, step: str) -> Compiled | TooBig:
-        """One of the STEPS of a run on its placement, and the largest batch that fits where its own does not.
-
-        Raises RunFailure where the result cannot be trusted.
-        """
+        """One of the STEPS of a run on its placement. Raises RunFailure where the result cannot be trusted."""
         job = self._lower(cfg, step)
         key = hashlib.sha256(Path(job["module"]).read_bytes() + repr([job["arguments"], job["topology"]]).encode()).hexdigest()
         if key not in self._known:
             self.say(f"compiling the {step} step for {job['topology']}, {job['devices']} devices ...")
             result = self._run(job)
             if "out_of_memory" in result:
-                self._known[key] = self._bisect(cfg, step, result)
+                message, batch = result["out_of_memory"], cfg.train.global_batch_size if step == "training" else cfg.eval_batch_size
+                there = chip_of(cfg.hardware).memory_bytes
+                self._known[key] = TooBig(message, memory_asked_for(message), there, batch, job["devices"])
             else:
                 self._known[key] = checked(Compiled(**result), job["devices"])
         return self._known[key]
@@ -145,57 +149,11 @@ class Compiler:
             raise RunFailure(f"compiling for the TPU: {result['error']}")
         return result
 
-    def _bisect(self, cfg: Config, step: str, failed: dict[str, Any]) -> TooBig:
-        chip, devices = chip_of(cfg.hardware), place(cfg.hardware).devices
-        batch = cfg.train.global_batch_size if step == "training" else cfg.eval_batch_size
-        compiles = 0
 
-        def needs(rows: int) -> float:
-            nonlocal compiles
-            compiles += 1
-            self.say(f"out of memory: trying a global batch of {rows * devices} ...")
-            result = self._run(self._lower(with_batch(cfg, step, rows * devices), step))
-            if "out_of_memory" in result:
-                return max(memory_asked_for(result["out_of_memory"]), chip.memory_bytes + 1)
-            return min(Compiled(**result).memory_bytes, chip.memory_bytes)
-
-        rows, message = batch // devices, failed["out_of_memory"]
-        fitting, refused = largest_fitting(needs, chip.memory_bytes, rows, memory_asked_for(message))
-        return TooBig(message, failed["seconds"], fitting * devices, refused * devices, compiles)
-
-
-def with_batch(cfg: Config, step: str, batch: int) -> Config:
-    """The run with another batch of the given step."""
-    if step == "training":
-        return replace(cfg, train=replace(cfg.train, global_batch_size=batch))
-    return replace(cfg, evaluate=replace(cfg.evaluate, batch_size=batch))
-
-
-def memory_asked_for(message: str) -> float:
-    """Bytes that a program would need, from "Used 48.98G of 30.75G hbm" in the compiler's message; inf where it does not say so."""
+def memory_asked_for(message: str) -> float | None:
+    """Bytes that a program would need, from "Used 48.98G of 30.75G hbm" in its message; None where it does not say so."""
     found = re.search(r"Used ([\d.]+)([KMGT]) of [\d.]+[KMGT] hbm", message)
-    return float(found[1]) * {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}[found[2]] if found else math.inf
-
-
-def largest_fitting(needs: Callable[[int], float], memory: float, failing: int, failing_needs: float) -> tuple[int, int]:
-    """By bisection (largest number found to fit or 0, smallest found not to), at most 1/16 of the first apart.
-
-    `needs` gives the bytes that a number of rows needs (a compile, minutes near the limit); `failing` is known not to fit. Until
-    one fits, every other guess takes memory as growing in proportion to the rows.
-    """
-    low, high, high_needs = 0, failing, failing_needs
-    in_proportion = True
-    while high - low > max(1, low // 16):
-        guess = (low + high) // 2
-        if low == 0 and in_proportion and high_needs < math.inf:
-            guess = min(max(int(high * memory / high_needs), 1), high - 1)
-        found = needs(guess)
-        if found <= memory:
-            low = guess
-        else:
-            high, high_needs = guess, found
-        in_proportion = not in_proportion
-    return low, high
+    return float(found[1]) * {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}[found[2]] if found else None
 
 
 def checked(compiled: Compiled, devices: int) -> Compiled:

@@ -15,8 +15,9 @@ from torch import Tensor
 from trm.backends.xla import TracingRuntime
 from trm.cli import plain_command
 from trm.config import Config, from_plain, to_plain
+from trm.core.flops import eval_arguments, train_arguments
 from trm.core.programs import eval_program, train_program
-from trm.plan.workload import architecture_of, eval_arguments, step_config, train_arguments
+from trm.plan.workload import architecture_of, step_config
 from trm.study.placement import place
 
 
@@ -38,8 +39,9 @@ def arguments_of(tree: Any, *, rows: bool, donated: bool, parameters: list[int])
 
 def lower_training(cfg: Config, runtime: TracingRuntime) -> tuple[bytes, list[dict[str, Any]]]:
     """The training step's module and what its parameters are."""
-    state, fixed, batch = train_arguments(cfg)
-    program = train_program(step_config(cfg))
+    step = step_config(cfg)
+    state, fixed, batch = train_arguments(cfg, step.arch, votes=place(cfg.hardware).processes > 1)
+    program = train_program(step)
     module, parameters = runtime.lower(program.function, program.rows, state, fixed, batch)
     entries = []
     for name, part in zip(state._fields, state, strict=True):
@@ -51,8 +53,9 @@ def lower_training(cfg: Config, runtime: TracingRuntime) -> tuple[bytes, list[di
 
 def lower_evaluation(cfg: Config, runtime: TracingRuntime) -> tuple[bytes, list[dict[str, Any]]]:
     """The evaluation step's module and what its parameters are."""
-    arguments = eval_arguments(cfg)
-    program = eval_program(architecture_of(cfg))
+    arch = architecture_of(cfg)
+    arguments = eval_arguments(cfg, arch, cfg.eval_batch_size)
+    program = eval_program(arch)
     module, parameters = runtime.lower(program.function, program.rows, *arguments)
     entries = []
     for name, part in zip(arguments._fields, arguments, strict=True):

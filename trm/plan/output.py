@@ -6,8 +6,13 @@ compiled  what the TPU's own compiler says about the module it made
 measured  on this machine: seconds of compiling
 """
 
+import io
 from collections.abc import Sequence
 from dataclasses import dataclass
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
 
 from trm.config import Config
 from trm.plan.compiled import Compiled, TooBig, warnings
@@ -55,6 +60,13 @@ def assumptions(chip: Chip, settings: PlanSettings) -> list[str]:
     ]
 
 
+def evaluations_words(work: Workload) -> str:
+    """How often, and on how many puzzles: a sample during training, all at the end."""
+    if work.evaluations == 1 or work.sample_puzzles == work.test_puzzles:
+        return f"{work.evaluations} times {work.test_puzzles:,} puzzles"
+    return f"{work.evaluations - 1} times {work.sample_puzzles:,} puzzles and once {work.test_puzzles:,}"
+
+
 def run_lines(plan: RunPlan, settings: PlanSettings, chip: Chip) -> list[str]:
     """One run: what it computes, and what it costs on each placement."""
     work, cfg = plan.work, plan.cfg
@@ -65,7 +77,7 @@ def run_lines(plan: RunPlan, settings: PlanSettings, chip: Chip) -> list[str]:
         *_flops_lines("evaluation step", work.eval_flops, work.analytic_eval_flops, cfg.eval_batch_size),
         f"  training              {work.train_steps:,} steps of {work.global_batch} rows, "
         f"{quantity(work.train_steps * work.train_flops, 'FLOP')} [counted]",
-        f"  evaluation            {work.evaluations} times {work.test_puzzles:,} puzzles x {cfg.recursion.n_sup} steps, "
+        f"  evaluation            {evaluations_words(work)} x {cfg.recursion.n_sup} steps, "
         f"{quantity(work.eval_calls * work.eval_flops, 'FLOP')} "
         + (
             "[counted; puzzles assumed: data.num_test_puzzles or evaluate.max_puzzles sets them]"
@@ -130,10 +142,10 @@ def _placement_table(plan: RunPlan, settings: PlanSettings) -> list[str]:
 
 def _compiled_lines(step: str, compiled: Compiled | TooBig, work: Workload, chip: Chip) -> list[str]:
     if isinstance(compiled, TooBig):
-        fits = f"{compiled.fits} rows fit" if compiled.fits else "no batch fits"
+        needed = "more" if compiled.needed is None else mebibytes(compiled.needed)
+        fits = f"; a global batch of {compiled.fits} should fit, in proportion to the rows" if compiled.fits else ""
         return [
-            f"  {step} step: out of memory [compiled]; {fits}, {compiled.too_big} do not (global batch, by bisection in "
-            f"{compiled.compiles} compiles)",
+            f"  {step} step: out of memory [compiled]: {needed} needed of a chip, {mebibytes(compiled.there)} there{fits}",
             *(f"    {line}" for line in shortened(compiled.message)),
         ]
     memory = compiled.memory
@@ -222,9 +234,11 @@ def _compiled_cells(compiled: Compiled | TooBig) -> list[str]:
 
 def table(rows: Sequence[Sequence[str]]) -> list[str]:
     """Rows in aligned columns: the first to the left, the others to the right."""
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    lines = []
+    grid = Table(box=None, pad_edge=False, show_header=False)
+    for number in range(len(rows[0])):
+        grid.add_column(justify="right" if number else "left", no_wrap=True)
     for row in rows:
-        cells = [row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))]
-        lines.append("    " + "  ".join(cells))
-    return lines
+        grid.add_row(*map(Text, row))
+    text = io.StringIO()
+    Console(width=10_000, file=text, no_color=True).print(grid)
+    return [f"    {line.rstrip()}" for line in text.getvalue().splitlines()]

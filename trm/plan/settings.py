@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from trm.cli import options
 from trm.errors import ConfigError
 
 PREFIX = "plan."
-MULTIRUN = ("-m", "--multirun")
 
 
 @dataclass
@@ -24,12 +24,11 @@ class PlanSettings:
     price_per_chip_hour: float | None = None  # in any currency
 
 
-def split_arguments(arguments: list[str]) -> tuple[PlanSettings, list[str]]:
-    """The plan.* settings, and the arguments that describe the run. Raises ConfigError."""
-    own = [a.removeprefix(PREFIX) for a in arguments if a.startswith(PREFIX)]
-    for argument in arguments:
-        if argument not in MULTIRUN and ("=" not in argument or argument.startswith("-")):
-            raise ConfigError(f"{argument}: not understood: arguments are KEY=VALUE, as for trm.train, and plan.KEY=VALUE")
+def split_arguments(arguments: list[str]) -> tuple[PlanSettings, list[str], bool]:
+    """The plan.* settings, the run's overrides, and whether --multirun says that it is a sweep. Raises UserError."""
+    flag = {"action": "store_true"}
+    given = options("trm.plan", arguments, words=False, multirun=flag, m=flag)
+    own = [a.removeprefix(PREFIX) for a in given.rest if a.startswith(PREFIX)]
     known = [item.name for item in dataclasses.fields(PlanSettings)]
     for argument in own:
         key = argument.partition("=")[0]
@@ -44,7 +43,7 @@ def split_arguments(arguments: list[str]) -> tuple[PlanSettings, list[str]]:
         raise ConfigError(f"{PREFIX}{error.full_key}: {str(error).splitlines()[0]}") from error
     assert isinstance(settings, PlanSettings)
     _check(settings)
-    return settings, [a for a in arguments if not a.startswith(PREFIX)]
+    return settings, [a for a in given.rest if not a.startswith(PREFIX)], given.multirun or given.m
 
 
 def _check(settings: PlanSettings) -> None:

@@ -11,13 +11,11 @@ failed, are missing or still run are listed with the reason.
   --out DIR        where the files go: DIR/report of the one folder given, else ./report
 """
 
-import argparse
 import io
 import sys
 from pathlib import Path
-from typing import NoReturn
 
-from trm.cli import plain_command
+from trm.cli import options, plain_command
 from trm.errors import UserError
 from trm.report import plots
 from trm.report.output import (
@@ -34,11 +32,6 @@ from trm.report.output import (
 )
 from trm.report.runs import collect
 from trm.report.variants import Comparison, compare
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise UserError(f"{message}; `python -m trm.report --help` shows how")
 
 
 def write(comparison: Comparison, out: Path, title: str) -> list[Path]:
@@ -63,21 +56,18 @@ def write(comparison: Comparison, out: Path, title: str) -> list[Path]:
 
 def main(arguments: list[str]) -> None:
     """The command; see the module's docstring."""
-    parser = _Parser(add_help=False, allow_abbrev=False)
-    parser.add_argument("folders", nargs="*", type=Path)
-    parser.add_argument("--group", type=lambda text: [key.strip() for key in text.split(",") if key.strip()])
-    parser.add_argument("--target", type=float)
-    parser.add_argument("--out", type=Path)
-    given = parser.parse_args(arguments)
-    if not given.folders:
+    keys = {"type": lambda text: [key.strip() for key in text.split(",") if key.strip()]}
+    given = options("trm.report", arguments, group=keys, target={"type": float}, out={"type": Path})
+    folders = [Path(folder) for folder in given.rest]
+    if not folders:
         raise UserError("give at least one folder of runs, such as outputs/NAME or multirun/NAME")
     if given.group == []:
         raise UserError("--group needs config keys or groups, such as recursion,ema")
     if given.target is not None and not 0 < given.target <= 1:
         raise UserError(f"--target {given.target:g} is no exact accuracy: give a share above 0 and up to 1, such as 0.8")
-    comparison = compare(collect(given.folders), given.group, given.target)
-    out = given.out or (given.folders[0] / "report" if len(given.folders) == 1 else Path("report"))
-    names = ", ".join(folder.resolve().name for folder in given.folders)
+    comparison = compare(collect(folders), given.group, given.target)
+    out = given.out or (folders[0] / "report" if len(folders) == 1 else Path("report"))
+    names = ", ".join(folder.resolve().name for folder in folders)
     paths = write(comparison, out, f"TRM runs: {names}")
     if isinstance(sys.stdout, io.TextIOWrapper):  # a terminal that cannot show a character shows ? instead
         sys.stdout.reconfigure(errors="replace")

@@ -1,7 +1,7 @@
 """The same model and training step written the ordinary way: an nn.Module, loss.backward(), updates in place, all of it eager.
 
-This is the baseline of `python -m trm.bench step`, not a way to train: it knows the paper's recursion and float32 (float64 in the
-tests, which compare a step with trm/core/step.py) and nothing else.
+The oracle of tests/test_step.py, and the baseline of `python -m trm.bench step`; not a way to train. It knows every recursion, both
+losses and both Adams, not muon, clipping, weighted supervision and mixed precision.
 
 Shape legend: B rows, C cells, L tokens, D hidden size, H heads, V vocabulary.
 """
@@ -14,23 +14,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from trm.config import IGNORE_LABEL, Config
+from trm.config import IGNORE_LABEL
 from trm.core.model import Architecture, Weights, swiglu_width
 from trm.core.optim import learning_rate
-from trm.core.step import TrainState
-from trm.errors import ConfigError
+from trm.core.step import StepConfig, TrainState
 
-
-def check_supported(cfg: Config) -> None:
-    """Raises ConfigError for settings that the baseline does not have."""
-    for key, value, only in (
-        ("recursion.variant", cfg.recursion.variant, "trm"),
-        ("recursion.act_continue", cfg.recursion.act_continue, False),
-        ("model.separate_networks", cfg.model.separate_networks, False),
-        ("hardware.dtype", cfg.hardware.dtype, "float32"),
-    ):
-        if value != only:
-            raise ConfigError(f"{key}={value}: the way ordinary of bench knows {key}={only} alone: leave it out of --ways")
+Latents = dict[str, Tensor]
 
 
 # -------------------------------------------------------------------------------------------------------------------- network
@@ -102,14 +91,19 @@ class Model(nn.Module):
 
     def __init__(self, arch: Architecture, weights: Weights, fixed: Weights) -> None:
         super().__init__()
-        model, D = arch.model, arch.model.hidden_size
-        self.T, self.n, self.prefix_len = arch.recursion.T, arch.recursion.n, model.prefix_len
+        model, recursion, D = arch.model, arch.recursion, arch.model.hidden_size
+        self.prefix_len = model.prefix_len
         self.embed_tokens = nn.Embedding(arch.vocab_size, D)
         self.embed_positions = nn.Parameter(torch.empty(arch.num_tokens, D)) if model.positions == "learned" else None
-        self.net = nn.ModuleList([Block(arch) for _ in range(model.num_layers)])
+        for name in ("f_L", "f_H") if model.separate_networks else ("net",):
+            setattr(self, name, nn.ModuleList([Block(arch) for _ in range(model.num_layers)]))
         self.lm_head = nn.Linear(D, arch.vocab_size, bias=False)
         self.q_head = nn.Linear(D, 2)
         self.rope = (fixed["rope.cos"], fixed["rope.sin"]) if model.positions == "rope" else None
+        # the latents that n updates of a latent recursion rewrite, from the sum of all and the question; then z_H without it
+        reasoning = {"single_z": ["z_H"] * recursion.n, "multi_scale_z": [f"z_L{i}" for i in range(recursion.n)]}
+        self.updates = [*reasoning.get(recursion.variant, ["z_L"] * recursion.n), "answer"] * recursion.T
+        self.with_gradient = 2 if recursion.variant == "one_step_gradient" else recursion.n + 1
         self.to(arch.dtype)
         own = self.state_dict()
         self.load_state_dict({name if name in own else f"{name}.weight": weight for name, weight in weights.items()})
@@ -118,20 +112,14 @@ class Model(nn.Module):
         """The weights under the names of trm/core/model.py."""
         return {name if name.startswith("q_head") else name.removesuffix(".weight"): p for name, p in self.named_parameters()}
 
-    def net_once(self, h: Tensor) -> Tensor:
-        """One pass of the network."""
-        for block in self.net:
+    def net_once(self, name: str, h: Tensor) -> Tensor:
+        """One pass of a network."""
+        for block in getattr(self, name if hasattr(self, name) else "net"):
             h = block(h, self.rope)
         return h
 
-    def latent_recursion(self, z_H: Tensor, z_L: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
-        """n updates of z_L and one of z_H."""
-        for _ in range(self.n):
-            z_L = self.net_once(z_L + (z_H + x))
-        return self.net_once(z_H + z_L), z_L
-
-    def forward(self, z_H: Tensor, z_L: Tensor, inputs: Tensor, puzzle: Tensor | None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """One supervision step: z_H and z_L [B, L, D], logits [B, C, V], q_halt [B]."""
+    def forward(self, latents: Latents, inputs: Tensor, puzzle: Tensor | None) -> tuple[Latents, Tensor, Tensor, Tensor]:
+        """One supervision step: latents [B, L, D], logits [B, C, V], q_halt and q_continue [B]."""
         x = self.embed_tokens(inputs)
         D = x.shape[-1]
         if puzzle is not None:
@@ -140,11 +128,17 @@ class Model(nn.Module):
         if self.embed_positions is not None:
             x = math.sqrt(0.5) * (x + self.embed_positions)
         x = math.sqrt(D) * x
-        with torch.no_grad():
-            for _ in range(self.T - 1):
-                z_H, z_L = self.latent_recursion(z_H, z_L, x)
-        z_H, z_L = self.latent_recursion(z_H, z_L, x)
-        return z_H, z_L, self.lm_head(z_H)[:, self.prefix_len :], self.q_head(z_H[:, 0])[:, 0]
+        latents, training = dict(latents), torch.is_grad_enabled()
+        for left, name in zip(range(len(self.updates), 0, -1), self.updates, strict=True):
+            with torch.set_grad_enabled(training and left <= self.with_gradient):
+                first, *others = latents.values()
+                total = sum(others, first)
+                if name == "answer":
+                    latents["z_H"] = self.net_once("f_H", total)
+                else:
+                    latents[name] = self.net_once("f_L", total + x)
+        q = self.q_head(latents["z_H"][:, 0])
+        return latents, self.lm_head(latents["z_H"])[:, self.prefix_len :], q[:, 0], q[:, 1]
 
 
 # --------------------------------------------------------------------------------------------------------- loss and optimizer
@@ -193,21 +187,22 @@ class AdamATan2(torch.optim.Optimizer):
 class Trainer:
     """The training loop's state: model, EMA copy, optimizer, carry and sums of metrics."""
 
-    def __init__(self, cfg: Config, arch: Architecture, state: TrainState, fixed: Weights, total_steps: int) -> None:
+    def __init__(self, cfg: StepConfig, state: TrainState, fixed: Weights) -> None:
         """Starts from the values of `state` (on the CPU), which must be that before the first step."""
-        self.cfg, self.arch, self.total_steps = cfg, arch, total_steps
-        self.model = Model(arch, state.weights, fixed)
-        self.ema = copy.deepcopy(self.model).requires_grad_(False) if cfg.ema.enabled else None
-        chosen, betas = cfg.optimizer, (cfg.optimizer.beta1, cfg.optimizer.beta2)
+        self.cfg, self.arch, chosen = cfg, cfg.arch, cfg.optimizer
+        self.model = Model(cfg.arch, state.weights, fixed)
+        self.ema = copy.deepcopy(self.model).requires_grad_(False) if state.ema else None
+        betas = (chosen.beta1, chosen.beta2)
         self.optimizer: torch.optim.Optimizer
         if chosen.name == "adam_atan2":
             self.optimizer = AdamATan2(self.model.parameters(), chosen.lr, betas, chosen.weight_decay)
         else:
             self.optimizer = torch.optim.AdamW(self.model.parameters(), chosen.lr, betas, chosen.eps, chosen.weight_decay)
         self.puzzle_embedding = None if state.puzzle_embedding is None else state.puzzle_embedding.clone()
-        self.initial = {"z_H": fixed["init.z_H"], "z_L": fixed["init.z_L"]}
-        self.carry = self.empty_carry(cfg.train.global_batch_size)
+        self.initial = {name.removeprefix("init."): value for name, value in fixed.items() if name.startswith("init.")}
+        self.carry = self.empty_carry(len(state.carry.halted))
         self.steps_done = 0
+        self.metrics: dict[str, Tensor] = {}  # of the last step
         self.sums: dict[str, Tensor] = {}
 
     def empty_carry(self, batch_size: int) -> dict[str, Tensor]:
@@ -215,10 +210,8 @@ class Trainer:
         latent = torch.zeros(batch_size, self.arch.num_tokens, self.arch.model.hidden_size, dtype=self.arch.dtype)
         cells = torch.zeros(batch_size, self.arch.seq_len, dtype=torch.int32)
         rows = torch.zeros(batch_size, dtype=torch.int32)
-        return {
-            "z_H": latent, "z_L": latent, "inputs": cells, "labels": cells, "puzzle_identifiers": rows,
-            "steps": rows, "halted": rows == 0,
-        }  # fmt: skip
+        own = {"inputs": cells, "labels": cells, "puzzle_identifiers": rows, "steps": rows, "halted": rows == 0}
+        return dict.fromkeys(self.initial, latent) | own
 
     def refill(self, carry: dict[str, Tensor], batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """Rows that halted take the batch's."""
@@ -230,37 +223,45 @@ class Trainer:
         }
 
     def step(self, batch: dict[str, Tensor]) -> Tensor:
-        """One training step; returns the loss over the global batch."""
+        """One training step; returns the loss over the global batch. Gradients stay until the next step."""
+        recursion = self.arch.recursion
         carry = self.refill(self.carry, batch)
         identifiers, table = carry["puzzle_identifiers"].long(), self.puzzle_embedding
         puzzle = None if table is None else table[identifiers].requires_grad_()
-        z_H, z_L, logits, q_halt = self.model(carry["z_H"], carry["z_L"], carry["inputs"], puzzle)
+        before = {name: carry[name] for name in self.initial}
+        latents, logits, q_halt, q_continue = self.model(before, carry["inputs"], puzzle)
+        latents = {name: z.detach() for name, z in latents.items()}
         steps = carry["steps"] + 1
-        n_sup = self.cfg.recursion.n_sup
-        halted = steps >= n_sup
-        if n_sup > 1:
-            halted = (halted | (q_halt.detach() > 0)) & (steps >= batch["min_steps"])
-        lm_loss, q_loss = self.losses(logits, q_halt, carry["labels"], steps, halted)
-        loss = (lm_loss + 0.5 * q_loss) / len(steps)
+        last = halted = steps >= recursion.n_sup
+        if recursion.n_sup > 1:
+            wants = q_halt > q_continue if recursion.act_continue else q_halt > 0
+            halted = (last | wants.detach()) & (steps >= batch["min_steps"])
+        target = None
+        if recursion.act_continue and recursion.n_sup > 1:
+            with torch.no_grad():
+                *_, next_halt, next_continue = self.model(latents, carry["inputs"], puzzle)
+                target = torch.where(last, next_halt, torch.maximum(next_halt, next_continue)).sigmoid()
+        loss = self.losses(logits, q_halt, (q_continue, target), carry["labels"], steps, halted) / len(steps)
+        self.optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
 
         self.steps_done += 1
         t = torch.tensor(float(self.steps_done), dtype=self.arch.master_dtype)
-        chosen = self.cfg.optimizer
+        chosen, total_steps = self.cfg.optimizer, self.cfg.total_steps
         for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(chosen.lr, t, chosen, self.total_steps).item()
+            group["lr"] = learning_rate(chosen.lr, t, chosen, total_steps).item()
         self.optimizer.step()
-        self.optimizer.zero_grad()
         if table is not None and puzzle is not None and puzzle.grad is not None:
             present, of_row = torch.unique(identifiers, return_inverse=True)
             summed = torch.zeros(len(present), table.shape[1], dtype=table.dtype).index_add_(0, of_row, puzzle.grad)
-            lr = learning_rate(chosen.puzzle_emb_lr, t, chosen, self.total_steps).item()
+            lr = learning_rate(chosen.puzzle_emb_lr, t, chosen, total_steps).item()
             table[present] = table[present] * (1 - lr * chosen.puzzle_emb_weight_decay) - lr * summed.sign()
         if self.ema is not None:
             with torch.no_grad():
                 for average, weight in zip(self.ema.parameters(), self.model.parameters(), strict=True):
-                    average.mul_(self.cfg.ema.rate).add_(weight, alpha=1 - self.cfg.ema.rate)
-        self.carry = carry | {"z_H": z_H.detach(), "z_L": z_L.detach(), "steps": steps, "halted": halted}
+                    average.mul_(self.cfg.ema_rate).add_(weight, alpha=1 - self.cfg.ema_rate)
+        self.q_halt = q_halt.detach()
+        self.carry = carry | latents | {"steps": steps, "halted": halted}
         return loss.detach()
 
     @torch.no_grad()
@@ -268,28 +269,35 @@ class Trainer:
         """One supervision step without training: the new carry, of which no row has halted."""
         carry = self.refill(carry, batch)
         puzzle = None if self.puzzle_embedding is None else self.puzzle_embedding[carry["puzzle_identifiers"].long()]
-        z_H, z_L, logits, q_halt = (self.ema or self.model)(carry["z_H"], carry["z_L"], carry["inputs"], puzzle)
+        before = {name: carry[name] for name in self.initial}
+        latents, logits, q_halt, q_continue = (self.ema or self.model)(before, carry["inputs"], puzzle)
         steps = carry["steps"] + 1
-        self.losses(logits, q_halt, carry["labels"], steps, torch.ones_like(carry["halted"]))
-        return carry | {"z_H": z_H, "z_L": z_L, "steps": steps, "halted": torch.zeros_like(carry["halted"])}
+        self.losses(logits, q_halt, (q_continue, None), carry["labels"], steps, torch.ones_like(carry["halted"]))
+        return carry | latents | {"steps": steps, "halted": torch.zeros_like(carry["halted"])}
 
-    def losses(self, logits: Tensor, q_halt: Tensor, labels: Tensor, steps: Tensor, counted: Tensor) -> tuple[Tensor, Tensor]:
-        """The two losses summed over the rows; adds the step's metrics to the sums."""
+    def losses(
+        self, logits: Tensor, q_halt: Tensor, going_on: tuple[Tensor, Tensor | None], labels: Tensor, steps: Tensor, counted: Tensor
+    ) -> Tensor:
+        """The loss summed over the rows, `going_on` being q_continue and its target; adds the step's metrics to the sums."""
         labelled = labels != IGNORE_LABEL
         right = labelled & (logits.detach().argmax(-1) == labels)
         num_labelled, num_right = labelled.sum(-1), right.sum(-1)
         exact = num_right == num_labelled
+        binary = F.binary_cross_entropy_with_logits
         lm_loss = cell_losses(logits, labels, self.arch.model.loss, self.arch.loss_dtype).sum()
-        q_loss = F.binary_cross_entropy_with_logits(q_halt, exact.to(q_halt.dtype), reduction="sum")
+        q_halt_loss = binary(q_halt, exact.to(q_halt.dtype), reduction="sum")
+        q_continue, target = going_on
+        q_continue_loss = q_halt.new_zeros(()) if target is None else binary(q_continue, target, reduction="sum")
         counted = counted & (num_labelled > 0)
-        metrics = {
+        self.metrics = {
             "count": counted.sum(),
             "accuracy": torch.where(counted, num_right.to(q_halt.dtype) / num_labelled.clamp_min(1), 0).sum(),
             "exact_accuracy": (counted & exact).sum(),
             "q_halt_accuracy": (counted & ((q_halt.detach() >= 0) == exact)).sum(),
             "steps": torch.where(counted, steps, 0).sum(),
             "lm_loss": lm_loss.detach(),
-            "q_halt_loss": q_loss.detach(),
+            "q_halt_loss": q_halt_loss.detach(),
+            "q_continue_loss": q_continue_loss.detach(),
         }
-        self.sums = {name: self.sums.get(name, 0) + value for name, value in metrics.items()}
-        return lm_loss, q_loss
+        self.sums = {name: self.sums.get(name, 0) + value for name, value in self.metrics.items()}
+        return lm_loss + 0.5 * (q_halt_loss + q_continue_loss)
