@@ -32,7 +32,7 @@ from hydra.types import HydraContext, RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from trm.config import Config, all_keys, from_composed, load_yaml, register_schema, unknown_keys
+from trm.config import Config, RecursionConfig, all_keys, from_composed, load_yaml, register_schema, unknown_keys
 from trm.errors import ConfigError, RunFailure, UserError, plain_line
 from trm.study import sweep
 
@@ -211,7 +211,7 @@ def hydra_command(run: Callable[[Config], None], *, run_folder: bool = True) -> 
         if OmegaConf.is_missing(hydra_config.job, "num"):
             try:
                 refuse_unknown_keys(composed)
-                function(from_composed(composed))
+                function(typed(composed))
             except (UserError, OmegaConfBaseException) as error:  # here, before Hydra adds lines of its own
                 if full_error == "1":
                     raise
@@ -222,7 +222,7 @@ def hydra_command(run: Callable[[Config], None], *, run_folder: bool = True) -> 
                 fail_run(error)
         else:
             with sweep.job(Path(hydra_config.runtime.output_dir)):
-                function(from_composed(composed))
+                function(typed(composed))
 
     task.__module__ = run.__module__  # Hydra names the job after the task's module
     task.__code__ = task.__code__.replace(co_filename=run.__code__.co_filename)
@@ -243,9 +243,17 @@ class RefuseEarly(Callback):
         try:
             plain = _without_hydra(config)
             refuse_unknown_keys(plain)
-            from_composed(plain)
+            typed(plain)
         except (UserError, OmegaConfBaseException) as error:
             fail_user_error(error)
+
+
+def typed(composed: DictConfig) -> Config:
+    """The typed, validated settings, checked against the tasks and the recursions that there are."""
+    importlib.import_module("trm.tasks.base")
+    if OmegaConf.select(composed, "recursion.variant") not in (None, RecursionConfig.variant):
+        importlib.import_module("trm.core.recursion")  # with torch, which takes seconds
+    return from_composed(composed)
 
 
 def _without_hydra(composed: DictConfig) -> DictConfig:
@@ -327,7 +335,7 @@ def compose_launch(overrides: list[str]) -> tuple[Config, Launch]:
             launch = Launch(Path(own.run.dir), own.runtime.choices["hydra/launcher"], own.mode == RunMode.MULTIRUN)
             plain = _without_hydra(composed)
             refuse_unknown_keys(plain)
-            return from_composed(plain), launch
+            return typed(plain), launch
         except Exception as error:
             mistake = _mistake(error, overrides)
             if mistake is None or mistake is error:

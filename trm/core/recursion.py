@@ -16,6 +16,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from trm.config import Config, register_check
+from trm.errors import ConfigError
+
 Net = Callable[[Tensor], Tensor]
 Latents = dict[str, Tensor]
 # (f_L, f_H, latents, x_BLD, T, n) -> latents
@@ -41,6 +44,20 @@ def variant(name: str, latent_names: Callable[[int], tuple[str, ...]]) -> Callab
         return run
 
     return register
+
+
+@register_check
+def check_variant(cfg: Config) -> None:
+    """Raise ConfigError for a recursion that is not registered, or a curriculum that would change its latents."""
+    recursion = cfg.recursion
+    if recursion.variant not in VARIANTS:
+        raise ConfigError(f"recursion.variant={recursion.variant} is unknown: choose one of {', '.join(VARIANTS)}")
+    latent_names = VARIANTS[recursion.variant].latent_names
+    if any(latent_names(phase.n) != latent_names(recursion.n) for phase in recursion.curriculum):
+        raise ConfigError(
+            f"recursion.curriculum: recursion.variant={recursion.variant} has other latents with another n: give every phase "
+            f"n={recursion.n}"
+        )
 
 
 @variant("trm", lambda n: ("z_H", "z_L"))

@@ -12,31 +12,13 @@ import numpy as np
 from scipy import stats
 
 from trm.cli import unknown_key
-from trm.config import all_keys
+from trm.config import NOTHING, PLACE, all_keys, role
 from trm.errors import ConfigError
 from trm.report.runs import Run
 from trm.study import paper
 
 CONFIDENCE = 0.95
 
-# Settings that do not make another variant: seeds are what a variant is averaged over, and the others leave its numbers alone.
-NEUTRAL_GROUPS = ("tracking",)
-NEUTRAL = (
-    "seed",
-    "run_name",
-    "data.path",
-    "data.train_csv",
-    "data.test_csv",
-    "hardware.compile_cache",
-    "hardware.jobs",
-    "hardware.placement",
-    "evaluate.batch_size",
-    "train.log_every_steps",
-    "train.checkpoint_every_steps",
-    "train.keep_checkpoints",
-    "train.resume",
-    "train.progress",
-)
 # What --group may name beside config keys: the named experiment, and the folder that holds the run's folder.
 OTHER_KEYS: Mapping[str, Callable[[Run], Any]] = {"experiment": lambda run: run.experiment, "sweep": lambda run: run.sweep}
 
@@ -183,7 +165,7 @@ def differing_keys(runs: list[Run]) -> list[str]:
 
 def is_neutral(key: str) -> bool:
     """True for settings that do not make another variant."""
-    return key in NEUTRAL or key.partition(".")[0] in NEUTRAL_GROUPS
+    return key == "seed" or role(key) in (PLACE, NOTHING)
 
 
 def _chosen_keys(runs: list[Run], group: list[str]) -> list[str]:
@@ -191,7 +173,7 @@ def _chosen_keys(runs: list[Run], group: list[str]) -> list[str]:
     settings = {key for run in runs for key in run.settings} | set(all_keys())
     chosen: list[str] = []
     for name in group:
-        inside = [key for key in all_keys() if key.startswith(f"{name}.") and (not is_neutral(key) or name in NEUTRAL_GROUPS)]
+        inside = [key for key in all_keys() if key.startswith(f"{name}.") and (not is_neutral(key) or name == "tracking")]
         if not inside and name not in settings and name not in OTHER_KEYS:
             raise ConfigError(f"--group {unknown_key(name)}")
         chosen += [key for key in inside or [name] if key not in chosen]

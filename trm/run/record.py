@@ -6,7 +6,7 @@ import logging
 from dataclasses import dataclass, field
 from typing import Any
 
-from trm.config import digest, to_plain
+from trm.config import digest, kept, to_plain
 from trm.core.model import num_parameters
 from trm.inference.evaluator import EvalResult
 from trm.run.checkpoint import Meta, Scores
@@ -54,7 +54,7 @@ class Record:
         """What a checkpoint of now says about itself."""
         return Meta(
             step=self.step,
-            config=_without_places(to_plain(exp.cfg)),
+            config=kept(to_plain(exp.cfg)),
             digest=digest(exp.cfg),
             data=exp.dataset.metadata.sizes,
             data_digest=exp.data_digest,
@@ -87,9 +87,3 @@ class Record:
             "compiles": exp.runtime.compile_count(),
             "warnings": self.warnings,
         }
-
-
-def _without_places(config: dict[str, Any]) -> dict[str, Any]:
-    """The config without names and paths, which would make equal checkpoints differ."""
-    data = {k: v for k, v in config["data"].items() if k not in ("path", "train_csv", "test_csv")}
-    return {k: v for k, v in config.items() if k not in ("run_name", "tracking")} | {"data": data}

@@ -9,8 +9,8 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from torch import Tensor
 
-from trm.cli import GROUPS, compose, one_line, refuse_unknown_keys
-from trm.config import Config, from_composed, load_yaml, to_plain
+from trm.cli import GROUPS, compose, one_line, refuse_unknown_keys, typed
+from trm.config import Config, load_yaml, to_plain
 from trm.core.model import Architecture, Weights, architecture, init_fixed, weight_shapes
 from trm.errors import CheckpointError, ConfigError
 from trm.run.checkpoint import META_FILE, Meta, find_checkpoint, load_checkpoint
@@ -136,7 +136,7 @@ def _with_overrides(settings: Any, overrides: list[str]) -> Config:
                 read = value if word else OmegaConf.from_dotlist([f"value={value}"])["value"]
                 OmegaConf.update(merged, key, read, force_add=False)
         refuse_unknown_keys(merged)
-        return from_composed(merged)
+        return typed(merged)
     except OmegaConfBaseException as error:
         raise ConfigError(one_line(error)) from error
     except yaml.YAMLError as error:

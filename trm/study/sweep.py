@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
+from trm.config import NOTHING, role
 from trm.errors import RunFailure, UserError
 from trm.run.folder import SUMMARY_FILE, put_summary_away, read_summary, write_summary
 
@@ -29,8 +30,6 @@ log = logging.getLogger(__name__)
 GRID_FILE, PLACEMENT_FILE = "grid.json", "placement.json"
 LONGEST_NAME = 70
 RANK, RANKS = "TRM_RANK", "TRM_RANKS"  # environment of a process that scripts/launch_pod.sh starts
-# Overrides that say how to run a sweep, not what it computes: they change neither its folder nor its jobs' names.
-NEUTRAL_KEYS = ("run_name", "tracking", "hardware.jobs", "hardware.placement", "hardware.compile_cache", "train.progress")
 
 
 # -------------------------------------------------------------------------------------------------------------------- names
@@ -42,7 +41,8 @@ def _key_and_value(override: str) -> tuple[str, str]:
 
 
 def _is_neutral(key: str) -> bool:
-    return any(key == neutral or key.startswith(neutral + ".") for neutral in NEUTRAL_KEYS)
+    """Whether it says how to run a sweep, not what it computes: then it is in neither its folder's nor its jobs' names."""
+    return role(key) == NOTHING and not key.startswith("recipe")
 
 
 def _label(override: str) -> str:

@@ -15,7 +15,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from trm.config import DataConfig
+from trm.config import Config, DataConfig, check_widths, register_check
 from trm.errors import ConfigError
 
 Tokens = NDArray[np.integer]  # [L] of one grid, or [N, L]
@@ -168,6 +168,12 @@ def task_of(data: DataConfig) -> Task:
         raise ConfigError(f"data.task={data.task} is unknown: choose one of {', '.join(sorted(TASKS))}")
     task: Task = importlib.import_module(TASKS[data.task]).make(data)
     return task
+
+
+@register_check
+def check_task(cfg: Config) -> None:
+    """Raise ConfigError for an unknown task, a size that it does not have, or a network that its puzzles leave no width."""
+    check_widths(cfg, task_of(cfg.data).facts.seq_len)
 
 
 # ------------------------------------------------------------------------------------------------- symmetries, applied and undone

@@ -6,6 +6,7 @@ from functools import cached_property
 import numpy as np
 
 from trm.config import DataConfig
+from trm.errors import ConfigError
 from trm.tasks.base import Flags, GridView, Split, TaskFacts, Tokens
 from trm.tasks.sudoku.generate import SMALLEST_SIDE_WITH_CLASSES, generate
 from trm.tasks.sudoku.rules import BLANK, PAD, Sudoku
@@ -68,5 +69,7 @@ class SudokuTask(Sudoku):
 
 
 def make(data: DataConfig) -> SudokuTask:
-    """The size that the settings name."""
+    """The size that the settings name. Raises ConfigError for one that there is not."""
+    if not 2 <= data.side <= 25:
+        raise ConfigError(f"data.box_rows*data.box_cols={data.side}: the grid's side must be 2 to 25")
     return SudokuTask(data.box_rows, data.box_cols)

@@ -1,0 +1,175 @@
+"""Ranges and combinations of settings. Pure, and without torch."""
+
+import dataclasses
+import itertools
+import math
+import operator
+import os
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from trm.config.schema import LARGEST_COUNT, Config, Phase
+from trm.errors import ConfigError, holds_secret
+
+_CHECKS: list[Callable[[Config], None]] = []
+
+
+def validate(cfg: Config) -> None:
+    """Check ranges and combinations. Pure; raises ConfigError naming the key, its value and the fix."""
+    _check_ranges(cfg, "")
+    model, hardware = cfg.model, cfg.hardware
+    if model.mixer == "attention":
+        if model.hidden_size % model.num_heads:
+            raise ConfigError(
+                f"model.num_heads={model.num_heads} does not divide model.hidden_size={model.hidden_size}: choose a divisor"
+            )
+        if model.positions == "rope" and (model.hidden_size // model.num_heads) % 2:
+            raise ConfigError(
+                f"model.positions=rope needs an even head size, but model.hidden_size/model.num_heads = "
+                f"{model.hidden_size // model.num_heads}: change model.num_heads"
+            )
+    elif model.positions == "rope":
+        raise ConfigError("model.positions=rope works on attention only: set model.mixer=attention or model.positions=none")
+    if model.puzzle_emb_ndim == 0 and model.puzzle_emb_len:
+        raise ConfigError(
+            f"model.puzzle_emb_len={model.puzzle_emb_len} needs model.puzzle_emb_ndim above 0: set model.puzzle_emb_len=0"
+        )
+    if model.prefix_len * model.hidden_size < model.puzzle_emb_ndim:
+        raise ConfigError(
+            f"model.puzzle_emb_ndim={model.puzzle_emb_ndim} does not fit in model.puzzle_emb_len={model.puzzle_emb_len} tokens of "
+            f"{model.hidden_size}: raise model.puzzle_emb_len to {-(model.puzzle_emb_ndim // -model.hidden_size)} or set it to 0"
+        )
+    _check_batch("train.global_batch_size", cfg.train.global_batch_size, hardware.num_devices)
+    if cfg.evaluate.batch_size is not None:
+        _check_batch("evaluate.batch_size", cfg.evaluate.batch_size, hardware.num_devices)
+    profiled = cfg.train.profile_steps
+    if profiled and (len(profiled) != 2 or profiled[0] > profiled[1]):
+        raise ConfigError(f"train.profile_steps={profiled}: give the first and the last step, such as train.profile_steps=[10,13]")
+    evaluate = cfg.evaluate
+    if evaluate.early_exit + bool(evaluate.supervision_steps) + (evaluate.augmentations > 1) > 1:
+        raise ConfigError(
+            "evaluate.early_exit, evaluate.supervision_steps and evaluate.augmentations are three ways to evaluate: choose one "
+            "(the curve of evaluate.supervision_steps tells the accuracy with early exit too)"
+        )
+    if hardware.platform == "tpu" and (hardware.backend != "xla" or "float64" in (hardware.dtype, hardware.loss_dtype)):
+        raise ConfigError(
+            "hardware.platform=tpu needs hardware.backend=xla, hardware.dtype=bfloat16 or float32 and hardware.loss_dtype=float32"
+        )
+    if hardware.compile_cache is not None and hardware.platform != "tpu":
+        raise ConfigError(
+            f"hardware.compile_cache={hardware.compile_cache}: torch_xla loads compiled graphs again on a TPU only: set it to null"
+        )
+    if hardware.backend != "xla" and hardware.num_devices > 1:
+        raise ConfigError(
+            f"hardware.backend={hardware.backend} runs on one device: set hardware.devices_per_host=1 and hardware.num_hosts=1"
+        )
+    if hardware.backend == "xla" and hardware.platform == "cuda":
+        raise ConfigError("hardware.platform=cuda runs without torch_xla: set hardware.backend=inductor or eager")
+    if cfg.tracking.artifact != "none" and cfg.tracking.wandb == "disabled":
+        raise ConfigError(
+            f"tracking.artifact={cfg.tracking.artifact} is an upload to W&B, which is off: choose tracking=auto, wandb or offline"
+        )
+    parts = cfg.run_name.split("/")
+    if {"", ".", ".."} & set(parts) or not cfg.run_name.isprintable() or any(len(os.fsencode(part)) > 200 for part in parts):
+        raise ConfigError(f"run_name={cfg.run_name!r} is no name for a folder under outputs/: choose letters, digits, - and _")
+    if not cfg.data.path:
+        raise ConfigError("data.path is empty: name the dataset's folder")
+    if cfg.data.num_puzzles * (cfg.data.num_aug + 1) > LARGEST_COUNT:
+        raise ConfigError(
+            f"data.num_puzzles={cfg.data.num_puzzles} in {cfg.data.num_aug + 1} variants are too many rows: lower data.num_aug"
+        )
+    if hardware.dtype == "float64" and hardware.loss_dtype != "float64":
+        raise ConfigError("hardware.dtype=float64 needs hardware.loss_dtype=float64")
+    if cfg.data.source == "generated" and (cfg.data.train_csv or cfg.data.test_csv):
+        raise ConfigError("data.train_csv and data.test_csv are for data.source=csv: remove them or choose another data=")
+    ends = [phase.until for phase in cfg.recursion.curriculum]
+    if any(later <= earlier for earlier, later in itertools.pairwise(ends)):
+        raise ConfigError(
+            f"recursion.curriculum: they end at {ends} of the run: give each phase a later `until` than the one before"
+        )
+    for check in _CHECKS:
+        check(cfg)
+
+
+def register_check(check: Callable[[Config], None]) -> Callable[[Config], None]:
+    """Have `validate` call a check of a module that config does not know: what recursions and tasks there are."""
+    _CHECKS.append(check)
+    return check
+
+
+def check_widths(cfg: Config, seq_len: int) -> None:
+    """Raise ConfigError where the SwiGLUs of a puzzle of so many cells would have no width."""
+    model = cfg.model
+    if round(model.expansion * min(model.hidden_size, seq_len + model.prefix_len) * 2 / 3) < 1:
+        raise ConfigError(f"model.expansion={model.expansion} leaves the SwiGLU no width: raise it")
+
+
+def _check_ranges(node: Any, path: str) -> None:
+    for item in dataclasses.fields(node):
+        key, value = path + item.name, getattr(node, item.name)
+        if dataclasses.is_dataclass(value):
+            _check_ranges(value, key + ".")
+            continue
+        if item.type == list[Phase]:
+            for i, phase in enumerate(value):
+                _check_ranges(phase, f"{key}[{i}].")
+            continue
+        if isinstance(value, list):
+            entry_type, words, example = (int, "whole numbers", "[1,2]") if item.type == list[int] else (str, "words", "[a,b]")
+            if not all(type(entry) is entry_type for entry in value):
+                raise ConfigError(f"{key}={value} is not a list of {words}: write {key}={example}")
+        _check_text(key, value)
+        for entry in value if isinstance(value, list) else [value]:
+            if entry is not None:
+                _check_range(key, entry, item.metadata)
+
+
+def _check_range(key: str, value: Any, rule: Mapping[str, Any]) -> None:
+    if rule.get("choices") and value not in rule["choices"]:
+        raise ConfigError(f"{key}={value} is not one of {', '.join(rule['choices'])}")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ConfigError(f"{key}={value} is not a finite number")
+    for name, wrong, words in (
+        ("low", operator.lt, "at least"),
+        ("high", operator.gt, "at most"),
+        ("above", operator.le, "above"),
+        ("below", operator.ge, "below"),
+    ):
+        bound = rule.get(name)
+        if bound is not None and wrong(value, bound):
+            raise ConfigError(f"{key}={value} is out of range: it must be {words} {bound:g}")
+    if isinstance(value, int) and value > LARGEST_COUNT:
+        raise ConfigError(f"{key}={value} is out of range: it must be at most {LARGEST_COUNT}")
+
+
+def _check_text(key: str, value: Any) -> None:
+    """Text must come back as it is from the files that keep it: YAML, JSON and names of folders."""
+    for text in value if isinstance(value, list) else [value]:
+        if isinstance(text, str) and holds_secret(text):
+            raise ConfigError(f"{key} holds the W&B key, and settings are written to files: leave it in the environment alone")
+        if isinstance(text, str) and ("${" in text or text == "???" or any("\ud800" <= c <= "\udfff" or c == "\0" for c in text)):
+            raise ConfigError(f"{key}={text} cannot be kept in a config file: leave out ${{, ??? and characters that are not UTF-8")
+
+
+def _check_batch(key: str, batch: int, num_devices: int) -> None:
+    if batch % num_devices:
+        raise ConfigError(f"{key}={batch} does not divide over {num_devices} devices: use {nearest_batches(batch, num_devices)}")
+
+
+def nearest_batches(batch: int, num_devices: int) -> str:
+    """The batches nearest to this one that divide over the devices, as words."""
+    low = batch // num_devices * num_devices
+    return " or ".join(str(v) for v in (low, low + num_devices) if v)
+
+
+def total_steps(cfg: Config, num_train_puzzles: int) -> int:
+    """Optimizer steps of the run: train.max_steps, or as many full batches as train.epochs give (SPEC.md item 8)."""
+    if cfg.train.max_steps is not None:
+        return cfg.train.max_steps
+    steps = cfg.train.epochs * num_train_puzzles // cfg.train.global_batch_size
+    if steps == 0:
+        raise ConfigError(
+            f"train.epochs={cfg.train.epochs} of {num_train_puzzles} puzzles do not fill one batch of "
+            f"train.global_batch_size={cfg.train.global_batch_size}: raise train.epochs or lower train.global_batch_size"
+        )
+    return steps

@@ -1,0 +1,66 @@
+"""Which settings are the same run: digests, what differs between two configs, what may differ when a run goes on."""
+
+import hashlib
+import json
+from typing import Any
+
+from trm.config.schema import NUMBERS, RESULTS, Config, role, to_plain
+
+
+def numerics(plain: dict[str, Any]) -> dict[str, Any]:
+    """Of a config made plain: the settings that change a run's numbers. Two runs that agree here compute the same thing."""
+    return _only(plain, (NUMBERS,))
+
+
+def kept(plain: dict[str, Any]) -> dict[str, Any]:
+    """What a checkpoint keeps: without what changes nothing, so that equal runs write equal checkpoints."""
+    return _only(plain, (NUMBERS, RESULTS))
+
+
+def _only(plain: dict[str, Any], roles: tuple[str, ...], prefix: str = "") -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, value in plain.items():
+        if isinstance(value, dict):
+            inside = _only(value, roles, f"{prefix}{key}.")
+            found |= {key: inside} if inside else {}
+        elif role(prefix + key) in roles:
+            found[key] = value
+    return found
+
+
+def digest(cfg: Config) -> str:
+    """Sixteen hexadecimal digits that stand for the config's `numerics`."""
+    return hashlib.sha256(json.dumps(numerics(to_plain(cfg)), sort_keys=True).encode()).hexdigest()[:16]
+
+
+def differences(saved: dict[str, Any], current: dict[str, Any], prefix: str = "") -> list[str]:
+    """Keys in which two nested dicts differ, each as "KEY=there (there), here (here)"."""
+    found = []
+    for key in sorted(saved.keys() | current.keys()):
+        there, here = saved.get(key), current.get(key)
+        if isinstance(there, dict) and isinstance(here, dict):
+            found += differences(there, here, f"{prefix}{key}.")
+        elif there != here:
+            found.append(f"{prefix}{key}={there} there, {here} here")
+    return found
+
+
+def resume_conflicts(saved: dict[str, Any], cfg: Config) -> list[str]:
+    """Why a checkpoint with the plain config `saved` cannot be gone on with under `cfg`; empty where it can.
+
+    The length of the run may change, unless the learning rate or the depth depends on it. Keys that the schema gained since then
+    have their defaults.
+    """
+    there, here = numerics(_completed(saved, to_plain(Config()))), numerics(to_plain(cfg))
+    if cfg.optimizer.schedule == "constant" and not cfg.recursion.curriculum:
+        for side in (there, here):
+            side["train"] = {"global_batch_size": side["train"]["global_batch_size"]}
+    return differences(there, here)
+
+
+def _completed(saved: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
+    """The nested dict with what it lacks of `defaults`."""
+    return {
+        **defaults,
+        **{k: _completed(v, defaults[k]) if isinstance(v, dict) and k in defaults else v for k, v in saved.items()},
+    }
