@@ -2,14 +2,17 @@
 
 import pickle
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
 
+from trm import interop
 from trm.config import ModelConfig, RecursionConfig
 from trm.core.model import Architecture, init_fixed, init_puzzle_embedding, init_weights, weight_shapes
 from trm.errors import CheckpointError
 from trm.interop import ModelTensors, from_reference, read_reference_file, reference_name, to_reference, write_reference_file
+from trm.run.saved import SavedRun
 
 MODELS = {
     "mlp": {},
@@ -184,6 +187,20 @@ def test_a_written_file_reads_back(tmp_path):
     assert_same(model, read_reference_file(path, arch))
     plain = torch.load(path, weights_only=True)  # what the released code reads
     assert plain.keys() == to_reference(model, arch).keys()
+
+
+@pytest.mark.parametrize(("ema", "says"), [(True, "EMA weights"), (False, "training weights")])
+def test_an_export_says_which_weights_it_wrote(tmp_path, monkeypatch, capsys, ema, says):
+    arch = make_arch()
+    model = make_model(arch)
+    cfg = SimpleNamespace(ema=SimpleNamespace(enabled=ema))
+    average = {name: weight + 1 for name, weight in model.weights.items()}
+    run = SavedRun(cfg, arch, None, tmp_path, model.weights, average, model.fixed, model.puzzle_embedding)
+    monkeypatch.setattr(interop, "open_run", lambda path, overrides: run)
+    interop.main(["export", "checkpoint=run", str(tmp_path / "file")])
+    assert says in capsys.readouterr().out
+    written = read_reference_file(tmp_path / "file", arch)
+    assert torch.equal(written.weights["lm_head"], (average if ema else model.weights)["lm_head"])
 
 
 class RunsCode:

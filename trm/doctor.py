@@ -240,9 +240,8 @@ def check_dataset(cfg: Config) -> tuple[Check, DataFacts]:
             return Check("dataset", "warning", f"{path} is missing: the run builds it first", build), facts
         if gone is None:
             return Check("dataset", "failure", f"{path} is missing", build), facts
-        return Check(
-            "dataset", "failure", f"{path} is missing, and so is {gone}", f"name files that are there, then {build}"
-        ), facts
+        fix = f"name files that are there, then {build}"
+        return Check("dataset", "failure", f"{path} is missing, and so is {gone}", fix), facts
     try:
         ensure_dataset(data)
         splits = {split: load_dataset(path, split, task) for split in SPLITS}

@@ -157,7 +157,7 @@ def export_run(arguments: list[str]) -> None:
     run = open_run(path, overrides)
     fixed = {name: tensor for name, tensor in run.fixed.items() if name in _FIXED_NAMES}
     write_reference_file(Path(rest[0]), ModelTensors(run.eval_weights, fixed, run.puzzle_embedding), run.arch)
-    print(f"wrote {rest[0]}: {'EMA' if run.ema else 'training'} weights of {run.folder}")
+    print(f"wrote {rest[0]}: {'EMA' if run.uses_ema else 'training'} weights of {run.folder}")
 
 
 def import_file(arguments: list[str]) -> None:

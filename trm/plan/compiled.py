@@ -93,13 +93,7 @@ def find_python(wanted: str | None) -> str:
             if found[-1] == aot.JAX_VERSION:
                 return python
     which = f"plan.python={wanted}" if wanted else "plan.compile=true"
-    has = (
-        f"jax {found[0]} is there"
-        if found
-        else "jax and libtpu are not installed there"
-        if wanted
-        else "jax and libtpu are not installed"
-    )
+    has = f"jax {found[0]} is there" if found else "jax and libtpu are not installed" + (" there" if wanted else "")
     raise ConfigError(
         f"{which}: {has}, jax {aot.JAX_VERSION} and libtpu are needed: run make setup-plan, or make setup EXTRAS=dev,plan"
     )
