@@ -24,6 +24,19 @@ done
 [ -n "$name" ] || usage "TPU_NAME is missing"
 [ -n "$zone" ] || usage "--zone=ZONE is missing"
 [ $# -gt 0 ] || usage "-- COMMAND is missing"
+run_name=0 trains=0 previous=""
+for word in "$@"; do
+  case "${previous##*/} $word" in
+    python*" -m") ;;   # python's own option
+    *" -m" | *" --multirun" | *" sweep="* | *" +sweep="*)
+      usage "$word: a sweep on every host would train the same jobs in the same folders: start it on one machine with \
+hydra/launcher=submitit_slurm or hydra/launcher=ray, or give one run at a time" ;;
+    *" trm.train" | *trm-train) trains=1 ;;
+    *" run_name="?*) run_name=1 ;;
+  esac
+  previous=$word
+done
+[ "$trains" = 0 ] || [ "$run_name" = 1 ] || usage "run_name=NAME is missing: without it every host would name the run by its own clock"
 
 ask='curl -sf -H Metadata-Flavor:Google http://metadata.google.internal/computeMetadata/v1/instance/attributes'
 rank="TRM_RANK=\$($ask/agent-worker-number) && TRM_RANKS=\$($ask/worker-network-endpoints | tr , '\n' | grep -c .)"

@@ -12,9 +12,9 @@ from running import TINY, command, environment, metrics, summary
 from sweeping import wait_for
 
 from trm.cli import compose
+from trm.config import paper
 from trm.dashboard import paper_table, parse
 from trm.errors import UserError
-from trm.study import paper
 from trm.tracking.labels import labels
 
 RUN = [

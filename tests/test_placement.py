@@ -235,6 +235,9 @@ def test_the_pod_script_gives_every_host_the_command_as_it_was(tmp_path):
         (("pod", "--zone=z"), "-- COMMAND is missing"),
         (("pod", "--zone=z", "true"), "the command comes after --"),
         (("pod", "--worker=3"), "no such option"),
+        (("p", "--zone=z", "--", "python", "-m", "trm.train", "-m", "run_name=a"), "-m: a sweep on every host"),
+        (("p", "--zone=z", "--", "trm-train", "+sweep=tn_sweep", "run_name=a"), "+sweep=tn_sweep: a sweep on every host"),
+        (("p", "--zone=z", "--", "python3", "-m", "trm.train", "seed=1"), "run_name=NAME is missing"),
     ],
 )
 def test_the_pod_script_refuses_half_a_command(arguments, message):

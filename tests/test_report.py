@@ -10,13 +10,13 @@ import pytest
 from report_fixtures import config, write_grid, write_run, write_tn_sweep
 
 from trm.cli import CONF_DIR
+from trm.config import paper
 from trm.errors import ConfigError, UserError
 from trm.report.__main__ import main
 from trm.report.output import terminal
 from trm.report.runs import collect, flatten
 from trm.report.variants import compare, estimate
 from trm.run.folder import exclusive
-from trm.study import paper
 
 PNG = b"\x89PNG\r\n\x1a\n"
 

@@ -1,16 +1,26 @@
 """Sweeps: names, idempotence, failures, jobs side by side. Jobs are those of fake_job.py, each a process of its own."""
 
+import contextlib
+import importlib
 import json
 import os
 import signal
+import stat
 from itertools import pairwise
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from running import run
 from sweeping import FAKE_JOB, start, summaries, sweep, wait_for
 
-from trm.study.sweep import job_names, process_rank, sweep_name
+from trm.backends.xla import compile_cache
+from trm.cli import compose, compose_jobs
+from trm.run.folder import write_summary
+from trm.run.rank import process_rank
+from trm.study import sweep as study
+from trm.study.experiments import aliases
+from trm.study.sweep import job_names, sweep_name
 
 SEEDS = ["-m", "seed=0,1,2", "run_name=s"]
 
@@ -161,7 +171,6 @@ def test_in_process_jobs_fail_alone_too(tmp_path):
         (["+sweep=tn_sweep", "hardware=cpu_mesh", "train.global_batch_size=100"], "does not divide over 8 devices: use 96 or 104"),
         (["-m", "seed=0,1", "hydra/launcher=ray"], "hydra/launcher=ray is not installed: pip install -e '.[ray]'"),
         (["-m", "hardware.placement=chip,host", "hardware=v4_8"], "hardware.placement and hardware= must be the same"),
-        (["sweep=tn_sweep"], "sweep= is written with a plus: +sweep=NAME"),
         (["-m", "seed=0", "hardware=v4_64", "hardware.placement=pod", "hydra/launcher=submitit_slurm"], 'Could not detect "srun"'),
     ],
 )
@@ -179,7 +188,7 @@ def test_the_same_sweep_twice_at_once_is_refused(tmp_path):
         wait_for((tmp_path / "multirun/s/seed=0/hung").exists)
         code, _, err = sweep(tmp_path, "-m", "seed=0", "run_name=s")
         assert code == 2
-        assert f"this sweep is already running (process {first.pid})" in err
+        assert "this sweep is already running" in err
     finally:
         first.terminate()
         first.communicate(timeout=60)
@@ -274,3 +283,66 @@ def test_a_sweep_of_real_runs(tmp_path):
     assert code == 0
     assert "skipping 2 completed jobs: e2_2_t2_n2, e2_2_t2_n6" in out
     assert summaries(tmp_path) == found
+
+
+# --------------------------------------------------------------------------------------------------------- hosts and clocks
+
+
+def test_a_summary_is_judged_by_whether_it_was_written_not_by_a_clock(tmp_path):
+    """A job's host may be hours behind this one: its own diagnosis must stay."""
+    job = study.Job("a", (), "d")
+    (tmp_path / "a").mkdir()
+    before = study.stamps(tmp_path, [job])
+    write_summary(tmp_path / "a", {"status": "failed", "reason": "its own words"})
+    os.utime(tmp_path / "a" / "summary.json", (1, 1))
+    [(_, reason)] = study.failures(tmp_path, [job], before, {"a": "the launcher's words"})
+    assert reason == "failed: its own words"
+    [(_, reason)] = study.failures(tmp_path, [job], study.stamps(tmp_path, [job]), {"a": "the launcher's words"})
+    assert reason == "failed: the launcher's words"  # nothing was written since
+
+
+def test_an_alias_and_its_target_run_once():
+    jobs = [["experiment=e1_1_baseline", "seed=0"], ["experiment=e2_2_t3_n6", "seed=0"], ["experiment=e2_2_t3_n6", "seed=1"]]
+    assert study.without_aliases(jobs, aliases()) == [jobs[0], jobs[2]]
+
+
+@pytest.mark.parametrize("spelling", ["+sweep=tn_sweep", "sweep=tn_sweep"])
+def test_a_sweep_is_named_with_and_without_a_plus(spelling):
+    assert len(compose_jobs([spelling, "recipe=tiny", "data=sudoku_6x6"])) == 5
+
+
+def test_the_chips_of_a_host_are_shared_by_all_its_users(tmp_path, monkeypatch):
+    compose([])  # Hydra loads its plugins first, as in every command
+    launchers = importlib.import_module("trm.study.launchers")
+    monkeypatch.setattr(launchers, "CHIP_LOCKS", tmp_path / "chips")
+    slots = [(0,), (1,)]
+    old = os.umask(0o077)
+    try:
+        with contextlib.ExitStack() as first, contextlib.ExitStack() as second:
+            assert launchers._take_slot(first, tmp_path / "chips", slots) == 0
+            assert launchers._take_slot(second, tmp_path / "chips", slots) == 1
+        with contextlib.ExitStack() as again:
+            assert launchers._take_slot(again, tmp_path / "chips", slots) == 0
+    finally:
+        os.umask(old)
+    assert stat.S_IMODE((tmp_path / "chips").stat().st_mode) == 0o1777
+    assert stat.S_IMODE((tmp_path / "chips" / "device_0.lock").stat().st_mode) == 0o666
+
+
+def test_a_process_of_a_pod_refuses_a_sweep_and_a_run_without_a_name(tmp_path):
+    pod = {"TRM_RANK": "0", "TRM_RANKS": "2"}
+    refused = run(tmp_path, "trm.train", "-m", "seed=0,1", "run_name=s", check=2, **pod)
+    assert "hydra/launcher=submitit_slurm" in refused.stderr
+    assert refused.stderr.count("\n") == 1
+    refused = run(tmp_path, "trm.train", "data=sudoku_4x4", check=2, **pod)
+    assert refused.stderr.startswith("error: run_name is missing")
+    assert not (tmp_path / "outputs").exists()
+
+
+def test_compiled_graphs_are_kept_in_a_folder_for_each_process(monkeypatch):
+    monkeypatch.setenv("TPU_VISIBLE_CHIPS", "0,1")
+    both, other = compile_cache("cache"), None
+    monkeypatch.setenv("TPU_VISIBLE_CHIPS", "2")
+    other = compile_cache("cache")
+    assert both != other
+    assert both.endswith("-chips_0_1")

@@ -34,7 +34,8 @@ from omegaconf.errors import OmegaConfBaseException
 
 from trm.config import Config, RecursionConfig, all_keys, from_composed, load_yaml, register_schema, unknown_keys
 from trm.errors import ConfigError, RunFailure, UserError, plain_line
-from trm.study import sweep
+from trm.run.job import job
+from trm.run.rank import on_a_pod, process_rank
 
 CONF_DIR = Path(__file__).resolve().parent.parent / "conf"
 UNWRITABLE = (
@@ -106,8 +107,6 @@ def _full_key(text: str) -> str | None:
 
 def unknown_key(key: str) -> str:
     """What to say about a key that the schema does not have."""
-    if key == "sweep":
-        return "sweep= is written with a plus: +sweep=NAME"
     keys = all_keys()
     similar = [k for k in keys if k.lower() == key.lower()] or difflib.get_close_matches(key, keys, n=1)
     hint = f"did you mean {similar[0]}?" if similar else "`python -m trm.train --cfg job` prints all keys"
@@ -192,8 +191,9 @@ def hydra_command(run: Callable[[Config], None], *, run_folder: bool = True) -> 
     if not run_folder:
         sys.argv += ["hydra.run.dir=.", "hydra.output_subdir=null", "hydra/job_logging=stdout"]
         sys.argv += ["hydra/sweeper=basic", "hydra/launcher=basic"]  # a sweep is of runs
-    elif sweep.process_rank()[0] > 0 and sweep.RANK in os.environ:  # one of several hosts with the same command and folder
+    elif process_rank()[0] > 0 and on_a_pod():  # one of several hosts with the same command and folder
         sys.argv += ["hydra.output_subdir=null", "hydra/job_logging=stdout"]
+    sys.argv[1:] = _with_plus(sys.argv[1:])
     _prepare_hydra()
     parser = get_args_parser()
     parser.error = lambda message: fail_user_error(UserError(f"{message}; --help shows how"))  # type: ignore[method-assign]
@@ -221,7 +221,7 @@ def hydra_command(run: Callable[[Config], None], *, run_folder: bool = True) -> 
                     raise
                 fail_run(error)
         else:
-            with sweep.job(Path(hydra_config.runtime.output_dir)):
+            with job(Path(hydra_config.runtime.output_dir)):
                 function(typed(composed))
 
     task.__module__ = run.__module__  # Hydra names the job after the task's module
@@ -243,7 +243,10 @@ class RefuseEarly(Callback):
         try:
             plain = _without_hydra(config)
             refuse_unknown_keys(plain)
-            typed(plain)
+            cfg = typed(plain)
+            named = any(override.startswith("run_name=") for override in config.hydra.overrides.task)
+            if not named and max(cfg.hardware.processes, process_rank()[1]) > 1:
+                raise ConfigError("run_name is missing: a run of several hosts needs one, else each names it by its own clock")
         except (UserError, OmegaConfBaseException) as error:
             fail_user_error(error)
 
@@ -286,6 +289,11 @@ def _mistake(error: Exception, overrides: list[str]) -> UserError | None:
     return ConfigError(f"Hydra cannot start with these overrides and conf/: {one_line(error)}")
 
 
+def _with_plus(overrides: list[str]) -> list[str]:
+    """sweep=NAME as +sweep=NAME, as Hydra wants a group that is not always there."""
+    return [f"+{override}" if override.startswith("sweep=") else override for override in overrides]
+
+
 def _prepare_hydra() -> None:
     """Make the schema, the resolvers of conf/ and the study's plugins known to Hydra."""
     root = str(CONF_DIR.parent)
@@ -293,7 +301,6 @@ def _prepare_hydra() -> None:
         sys.path.append(root)
     register_schema()
     OmegaConf.register_new_resolver("trm_groups", describe_groups, replace=True)
-    OmegaConf.register_new_resolver("trm_sweep_name", sweep.sweep_name, replace=True)
     Plugins.instance()  # imports all plugins; then conf/hydra/launcher takes the place of their own defaults
     for name in ("submitit_local", "submitit_slurm", "ray"):
         ConfigStore.instance().repo["hydra"]["launcher"].pop(f"{name}.yaml", None)
@@ -330,7 +337,7 @@ def compose_launch(overrides: list[str]) -> tuple[Config, Launch]:
     _prepare_hydra()
     with hydra.initialize_config_dir(version_base="1.3", config_dir=str(CONF_DIR)):
         try:
-            composed = hydra.compose("config", overrides=overrides, return_hydra_config=True)
+            composed = hydra.compose("config", overrides=_with_plus(overrides), return_hydra_config=True)
             own = composed.hydra
             launch = Launch(Path(own.run.dir), own.runtime.choices["hydra/launcher"], own.mode == RunMode.MULTIRUN)
             plain = _without_hydra(composed)
@@ -349,7 +356,7 @@ def compose_jobs(overrides: list[str]) -> dict[str, Config]:
     with hydra.initialize_config_dir(version_base="1.3", config_dir=str(CONF_DIR)):
         loader = GlobalHydra.instance().config_loader()
         try:
-            composed = loader.load_configuration("config", overrides=overrides, run_mode=RunMode.MULTIRUN)
+            composed = loader.load_configuration("config", overrides=_with_plus(overrides), run_mode=RunMode.MULTIRUN)
             context = HydraContext(config_loader=loader, callbacks=Callbacks())
             sweeper: Any = Plugins.instance().instantiate_sweeper(
                 config=composed, hydra_context=context, task_function=lambda composed: None

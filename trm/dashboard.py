@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from trm.cli import compose, options, plain_command
+from trm.config import paper
 from trm.errors import RunFailure, UserError
-from trm.study import paper
 from trm.tracking.wandb_view import one_line, teardown_wandb, wandb_errors
 
 # wandb_workspaces is imported where it is used: it brings wandb, which costs a second before a wrong argument is told.

@@ -31,8 +31,8 @@ from trm.inference.evaluator import Trace, full_evaluator, held_out_loader, make
 from trm.inference.progress import Progress
 from trm.report import evaluation
 from trm.run.experiment import on_devices, started
+from trm.run.rank import process_rank
 from trm.run.saved import SavedRun, open_run, split_arguments
-from trm.study.sweep import process_rank
 
 OUT_FOLDER = "evaluation"  # of the run folder
 

@@ -31,10 +31,10 @@ from trm.run.experiment import Experiment, build
 from trm.run.failures import check_losses, check_weights, explained, slow_loader
 from trm.run.folder import exclusive
 from trm.run.outputs import Outputs
+from trm.run.rank import process_rank
 from trm.run.record import Record
 from trm.run.resume import kept_evaluation, starting_point
 from trm.run.signals import StopSignal
-from trm.study.sweep import process_rank
 from trm.tracking.training import training_values
 
 log = logging.getLogger(__name__)

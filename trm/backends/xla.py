@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import socket
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -141,7 +142,7 @@ class XlaRuntime:
         self._compiled: list[_XlaFunction] = []
         self._mesh = None
         if hardware.compile_cache is not None:  # before the first use of the devices
-            xr.initialize_cache(os.path.abspath(hardware.compile_cache), readonly=False)
+            xr.initialize_cache(compile_cache(hardware.compile_cache), readonly=False)
         if hardware.num_devices > 1 or self._always_spmd:
             xr.use_spmd()
         try:
@@ -267,6 +268,15 @@ class XlaRuntime:
             f"torch_xla {self._torch_xla.__version__} on {self.num_devices} {self._platform} device(s), "
             f"process {self.process_index + 1} of {self.process_count}"
         )
+
+
+def compile_cache(folder: str) -> str:
+    """This process's own part of the folder: torch_xla writes a graph's file in place, and others would read half of it.
+
+    The next job with the same chips of the same host finds it again.
+    """
+    chips = os.environ.get("TPU_VISIBLE_CHIPS", "all").replace(",", "_")
+    return os.path.join(os.path.abspath(folder), f"{socket.gethostname()}-chips_{chips}")
 
 
 class TracingRuntime(XlaRuntime):

@@ -4,19 +4,17 @@ What is written is a function of the settings and of the csv files' content alon
 """
 
 import dataclasses
-import fcntl
 import hashlib
 import json
 import logging
 import shutil
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from filelock import FileLock
 
 from trm.config import DataConfig
 from trm.data import csv_source
@@ -263,13 +261,10 @@ def is_absent(path: Path) -> bool:
     return not path.exists() or (path.is_dir() and not any(path.iterdir()))
 
 
-@contextmanager
-def _lock(path: Path) -> Iterator[None]:
-    """Hold the folder's lock file, which lies beside it; waits while another process builds the same folder."""
+def _lock(path: Path) -> FileLock:
+    """The folder's lock file, which lies beside it: held, it keeps others that build the same folder waiting."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.with_name(f".{path.name}.lock").open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+    return FileLock(path.with_name(f".{path.name}.lock"))
 
 
 def _write_json(file: Path, content: Any) -> None:

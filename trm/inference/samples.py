@@ -5,7 +5,6 @@ Shape legend: S supervision steps, K puzzles, C cells.
 
 import json
 from dataclasses import dataclass, fields
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -67,10 +66,3 @@ class Samples:
         if len(answers) != 3 or shapes != [answers[1:], answers[1:], answers, answers[:2]] or not found.predictions.size:
             raise ValueError(f"the samples' shapes do not agree: predictions {answers}, and {shapes}")
         return found
-
-
-def write_samples(run_dir: Path, samples: Samples) -> None:
-    """Replace the run folder's samples.json as a whole."""
-    temporary = run_dir / f".{SAMPLES_FILE}.new"
-    temporary.write_text(samples.to_json())
-    temporary.replace(run_dir / SAMPLES_FILE)

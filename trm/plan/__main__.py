@@ -33,7 +33,7 @@ from trm.plan.workload import Workload, workload
 
 def jobs_of(overrides: list[str], multirun: bool) -> tuple[str | None, dict[str, Config]]:
     """The name of the sweep, None for a single run, and the settings of every job."""
-    sweeps = [a.removeprefix("+sweep=") for a in overrides if a.startswith("+sweep=")]
+    sweeps = [a.partition("=")[2] for a in overrides if a.startswith(("+sweep=", "sweep="))]
     if multirun or sweeps:
         return ",".join(sweeps) or "sweep", compose_jobs(overrides)
     cfg = compose(overrides)

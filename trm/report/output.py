@@ -14,13 +14,13 @@ from typing import Any
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
+from trm.config import paper
 from trm.inference.samples import SAMPLES_FILE
 from trm.report import plots
 from trm.report.runs import Run
 from trm.report.target import TimeToTarget, time_to_target, words
 from trm.report.thinking import MOST_PUZZLES, thinking
 from trm.report.variants import Comparison, Estimate, Variant, show
-from trm.study import paper
 
 CSV_FILE, JSON_FILE, CURVES_FILE, BARS_FILE, PAGE_FILE = "report.csv", "report.json", "curves.png", "bars.png", "index.html"
 STEPS_FILE = "steps.png"

@@ -12,10 +12,9 @@ import numpy as np
 from scipy import stats
 
 from trm.cli import unknown_key
-from trm.config import NOTHING, PLACE, all_keys, role
+from trm.config import NOTHING, PLACE, all_keys, paper, role
 from trm.errors import ConfigError
 from trm.report.runs import Run
-from trm.study import paper
 
 CONFIDENCE = 0.95
 

@@ -19,7 +19,7 @@ from trm.data.build import ensure_dataset
 from trm.data.format import Dataset, load_dataset
 from trm.data.loader import TrainLoader
 from trm.errors import ConfigError
-from trm.study.sweep import process_rank
+from trm.run.rank import process_rank
 from trm.tasks.base import task_of
 
 T = TypeVar("T")

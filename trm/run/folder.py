@@ -1,45 +1,58 @@
 """The run folder as train.py writes it: one process at a time, a summary that is never half-written."""
 
 import contextlib
-import fcntl
 import json
+import os
+import socket
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock, Timeout
 
 from trm.errors import UserError
 
 SUMMARY_FILE, CONFIG_FILE = "summary.json", "config.yaml"
 LOCK_FILE = ".lock"
+GRID_FILE = "grid.json"  # of a sweep, beside its jobs' folders
 PREVIOUS_SUMMARY_FILE = ".summary.previous.json"  # of the start before this one, while a sweep's job has not written its own
 
 
 @contextlib.contextmanager
-def exclusive(run_dir: Path) -> Iterator[None]:
-    """Hold the run folder: a second process that trains there at the same time is refused (UserError).
+def held(lock: Path, refusal: str) -> Iterator[None]:
+    """Hold a lock file, which is the operating system's and ends with the process. Raises UserError where another has it."""
+    try:
+        with FileLock(lock, blocking=False):
+            yield
+    except Timeout as error:
+        raise UserError(refusal) from error
 
-    The lock is the operating system's and ends with the process, however it ends.
-    """
-    with (run_dir / LOCK_FILE).open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise UserError(
-                f"{run_dir}: another process is training in this folder: wait for it, or choose another run_name"
-            ) from error
-        yield
+
+def exclusive(run_dir: Path) -> AbstractContextManager[None]:
+    """Hold the run folder: a second process that trains there at the same time is refused (UserError)."""
+    words = f"{run_dir}: another process is training in this folder: wait for it, or choose another run_name"
+    return held(run_dir / LOCK_FILE, words)
 
 
 def in_use(run_dir: Path) -> bool:
     """Whether a process of this machine trains in the folder now."""
-    try:
-        with (run_dir / LOCK_FILE).open("r") as file:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except FileNotFoundError:
+    if not (run_dir / LOCK_FILE).exists():
         return False
-    return False
+    try:
+        with FileLock(run_dir / LOCK_FILE, blocking=False):
+            return False
+    except Timeout:
+        return True
+    except PermissionError:  # somebody else's folder, which this process could not train in
+        return False
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Replace a file as a whole or not at all: other processes read it."""
+    temporary = path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}")
+    temporary.write_text(text)
+    temporary.replace(path)
 
 
 def read_summary(run_dir: Path, name: str = SUMMARY_FILE) -> dict[str, Any] | None:
@@ -65,6 +78,4 @@ def seconds_before(run_dir: Path) -> float:
 
 def write_summary(run_dir: Path, summary: dict[str, Any]) -> None:
     """Replace summary.json as a whole."""
-    temporary = run_dir / f".{SUMMARY_FILE}.new"
-    temporary.write_text(json.dumps(summary, indent=1) + "\n")
-    temporary.replace(run_dir / SUMMARY_FILE)
+    write_whole(run_dir / SUMMARY_FILE, json.dumps(summary, indent=1) + "\n")

@@ -21,10 +21,10 @@ from trm.core.metrics import FAILED
 from trm.core.step import TrainState
 from trm.errors import RunFailure, UserError
 from trm.inference.evaluator import EvalResult
-from trm.inference.samples import write_samples
+from trm.inference.samples import SAMPLES_FILE
 from trm.run.checkpoint import CheckpointWriter, flatten
 from trm.run.experiment import Experiment
-from trm.run.folder import CONFIG_FILE, put_summary_away, write_summary
+from trm.run.folder import CONFIG_FILE, put_summary_away, write_summary, write_whole
 from trm.run.record import Record
 from trm.tracking.evaluation import Evaluation, held_out
 from trm.tracking.trackers import Trackers, open_trackers
@@ -77,7 +77,7 @@ class Outputs:
         self.log("eval", values)
         with self._own():
             if self._exp.runtime.is_main:
-                write_samples(self._run_dir, result.samples)
+                write_whole(self._run_dir / SAMPLES_FILE, result.samples.to_json())
             best = max(values["exact_accuracy"], self._record.scores.best_exact_accuracy or 0.0)
             puzzles = held_out(result.samples, self._exp.dataset.task)
             self._trackers.show(step, lambda: Evaluation(result.by_step, best, puzzles))

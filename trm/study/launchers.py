@@ -22,6 +22,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from filelock import FileLock, Timeout
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.singleton import Singleton
@@ -35,7 +36,9 @@ from trm.cli import CONF_DIR, EXIT_FAILED, EXIT_PREEMPTED, invocation, one_line,
 from trm.config import Config, HardwareConfig, digest
 from trm.errors import ConfigError, UserError
 from trm.run.folder import read_summary
+from trm.run.rank import on_a_pod, process_rank
 from trm.study import sweep as study
+from trm.study.experiments import aliases
 from trm.study.placement import cores_of_slot, environment, expand_indices, place, ray_resources, slots_of_host, slurm_resources
 
 log = logging.getLogger(__name__)
@@ -71,6 +74,11 @@ class StudySweeper(BasicSweeper):
         """Run what is missing of the grid. Exits with 1 where a job did not complete, with 143 where the sweep was stopped."""
         assert self.config is not None
         assert self.launcher is not None
+        if on_a_pod():  # every host would train the same jobs in the same folders
+            raise UserError(
+                "a sweep cannot run on all hosts of a pod at once: start it on one machine with hydra/launcher=submitit_slurm or "
+                "hydra/launcher=ray, or give scripts/launch_pod.sh one run at a time"
+            )
         sweep_dir = Path(str(self.config.hydra.sweep.dir)).absolute()
         jobs = self._grid(arguments)
         command = invocation()
@@ -79,9 +87,9 @@ class StudySweeper(BasicSweeper):
             study.write_grid(sweep_dir, command, jobs)
             OmegaConf.save(self.config, sweep_dir / "multirun.yaml")
             todo = study.left_to_do(sweep_dir, jobs)
-            started_ns = time.time_ns()
+            before = study.stamps(sweep_dir, jobs)
             errors, stopped = self._launch(sweep_dir, todo) if todo else ({}, False)
-            failed = study.failures(sweep_dir, jobs, started_ns, errors)
+            failed = study.failures(sweep_dir, jobs, before, errors)
         lines = study.closing_lines(Path(str(self.config.hydra.sweep.dir)), jobs, failed, command)
         print("\n".join(lines), file=sys.stderr if failed else sys.stdout, flush=True)
         if failed:
@@ -103,6 +111,7 @@ class StudySweeper(BasicSweeper):
                 raise ConfigError(f"{override.input_line} matches nothing: {hint}")
         (grid,) = self.split_arguments(overrides, None)
         grid = [[override for override in job if not override.startswith("+sweep=")] for job in grid]
+        grid = study.without_aliases(grid, aliases())
         if any(override.key_or_group.split(".")[0] == "hardware" and override.is_sweep_override() for override in overrides):
             self._refuse_several_machines(grid)
         return [self._job(name, job) for name, job in zip(study.job_names(grid), grid, strict=True)]
@@ -245,7 +254,7 @@ class QueueLauncher(submitit_launcher.BaseSubmititLauncher):  # type: ignore[mis
         wait for it in their next collective, and submitit alone would keep the failure to itself.
         """
         signal.signal(signal.SIGTERM, signal.SIG_DFL)  # until the run takes care of it; submitit would ignore it
-        rank, ranks = study.process_rank()
+        rank, ranks = process_rank()
         try:
             with self.placed(_value_of("hydra.sweep.dir", sweep_overrides)) as placement:
                 os.environ.update(placement["environment"])
@@ -360,7 +369,6 @@ class LocalLauncher(QueueLauncher):
         hardware = self.hardware
         slots = slots_of_host(hardware)
         locks = CHIP_LOCKS if hardware.platform == "tpu" else Path(sweep_dir) / ".slots"
-        locks.mkdir(parents=True, exist_ok=True)
         with contextlib.ExitStack() as stack:
             slot = _take_slot(stack, locks, slots)
             if hardware.platform == "cpu" and len(slots) > 1:
@@ -377,18 +385,24 @@ class LocalLauncher(QueueLauncher):
             }
 
 
-def _take_slot(stack: contextlib.ExitStack, locks: Path, slots: Sequence[tuple[int, ...]]) -> int:
-    """The index of a slot all of whose devices are free, locked until the stack closes; waits for one."""
-    files = {device: (locks / f"device_{device}.lock").open("a") for slot in slots for device in slot}
-    for file in files.values():
-        stack.callback(file.close)
+def _take_slot(stack: contextlib.ExitStack, folder: Path, slots: Sequence[tuple[int, ...]]) -> int:
+    """The index of a slot all of whose devices are free, locked until the stack closes; waits for one.
+
+    The locks of chips are those of all users of the host: every one of them may write there.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    if folder == CHIP_LOCKS and folder.stat().st_uid == os.geteuid():
+        folder.chmod(0o1777)
     while True:
         for index, slot in enumerate(slots):
-            taken = [device for device in slot if study.try_lock(files[device])]
-            if len(taken) == len(slot):
+            with contextlib.ExitStack() as taken:
+                try:
+                    for device in slot:
+                        taken.enter_context(FileLock(folder / f"device_{device}.lock", mode=0o666, blocking=False))
+                except Timeout:
+                    continue
+                stack.push(taken.pop_all())
                 return index
-            for device in taken:
-                study.unlock(files[device])
         time.sleep(POLL_S)
 
 
@@ -486,7 +500,7 @@ class SlurmLauncher(QueueLauncher):
             "slurm_job_id": os.environ.get("SLURM_ARRAY_JOB_ID", job_id)
             + (f"_{os.environ['SLURM_ARRAY_TASK_ID']}" if "SLURM_ARRAY_TASK_ID" in os.environ else ""),
             "restarts": int(os.environ.get("SLURM_RESTART_COUNT", "0")),
-            "ranks": study.process_rank()[1],
+            "ranks": process_rank()[1],
         }
 
     def goes_on_later(self, rank: int) -> bool:
@@ -583,3 +597,6 @@ def _slurm_chips(job_id: str, hardware: HardwareConfig) -> tuple[int, ...]:
 
 def _words(params: dict[str, Any]) -> str:
     return f"{params['nodes']} host(s) each with {params.get('gres') or 'no gres'}, at most {params['array_parallelism']} at once"
+
+
+OmegaConf.register_new_resolver("trm_sweep_name", study.sweep_name, replace=True)  # of conf/config.yaml

@@ -9,27 +9,24 @@ job's own summary.json, never by what a launcher or a queue says about it.
 """
 
 import contextlib
-import fcntl
 import hashlib
 import json
 import logging
-import os
 import re
 import socket
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from trm.config import NOTHING, role
-from trm.errors import RunFailure, UserError
-from trm.run.folder import SUMMARY_FILE, put_summary_away, read_summary, write_summary
+from trm.run.folder import GRID_FILE, SUMMARY_FILE, held, read_summary, write_whole
+from trm.run.job import record_failure, stamp
 
 log = logging.getLogger(__name__)
 
-GRID_FILE, PLACEMENT_FILE = "grid.json", "placement.json"
+PLACEMENT_FILE = "placement.json"
 LONGEST_NAME = 70
-RANK, RANKS = "TRM_RANK", "TRM_RANKS"  # environment of a process that scripts/launch_pod.sh starts
 
 
 # -------------------------------------------------------------------------------------------------------------------- names
@@ -80,6 +77,24 @@ def sweep_name(overrides: Sequence[str]) -> str:
     return _file_name([_label(override) for override in chosen], chosen) or "defaults"
 
 
+def _resolved(override: str, aliases: Mapping[str, str]) -> str:
+    key, value = _key_and_value(override)
+    return f"experiment={aliases[value]}" if key == "experiment" and value in aliases else override
+
+
+def without_aliases(jobs: Sequence[Sequence[str]], aliases: Mapping[str, str]) -> list[list[str]]:
+    """The jobs without those of an experiment that is another one by a second name, where the other is there too."""
+    there = {tuple(job) for job in jobs}
+    kept = []
+    for job in jobs:
+        other = [_resolved(override, aliases) for override in job]
+        if other != list(job) and tuple(other) in there:
+            log.info("%s: the same run as %s, which is enough", _file_name([_label(o) for o in job], job), other[0])
+        else:
+            kept.append(list(job))
+    return kept
+
+
 def job_names(jobs: Sequence[Sequence[str]]) -> list[str]:
     """One readable, unique folder name for each job: its overrides that differ between jobs, and its seed where one is given."""
     values: dict[str, set[str]] = {}
@@ -121,9 +136,7 @@ def write_grid(sweep_dir: Path, command: str, jobs: Sequence[Job]) -> None:
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
     """Write as a whole or not at all: other processes read these files."""
-    temporary = path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}")
-    temporary.write_text(json.dumps(content, indent=1) + "\n")
-    temporary.replace(path)
+    write_whole(path, json.dumps(content, indent=1) + "\n")
 
 
 def is_completed(run_dir: Path, digest: str) -> bool:
@@ -148,57 +161,6 @@ def why_incomplete(sweep_dir: Path, job: Job) -> str | None:
     return f"{status}: {summary.get('reason')}"
 
 
-# ----------------------------------------------------------------------------------------------------------- inside one job
-
-
-def process_rank() -> tuple[int, int]:
-    """(rank, ranks) of this process in a job that Slurm, submitit or scripts/launch_pod.sh started; (0, 1) elsewhere."""
-    if RANK in os.environ:
-        return int(os.environ[RANK]), int(os.environ.get(RANKS, "1"))
-    rank = os.environ.get("SLURM_PROCID") or os.environ.get("SUBMITIT_LOCAL_GLOBALID") or "0"
-    ranks = os.environ.get("SLURM_NTASKS") or os.environ.get("SUBMITIT_LOCAL_NTASKS") or "1"
-    return (int(rank), int(ranks)) if "SUBMITIT_EXECUTOR" in os.environ else (0, 1)
-
-
-@contextlib.contextmanager
-def job(run_dir: Path) -> Iterator[None]:
-    """Around one job's work: see to it that the job's folder tells how the job ended.
-
-    An earlier attempt's summary is put away first, unless it says completed (the run then decides whether there is more to do). An
-    error that the run did not write into its own summary is written here, and passed on. Ranks other than 0 leave a note of their
-    own beside rank 0's files.
-    """
-    rank, ranks = process_rank()
-    summary, note = run_dir / SUMMARY_FILE, run_dir / f"failed_rank_{rank}.txt"
-    if rank == 0 and (read_summary(run_dir) or {}).get("status") != "completed":
-        put_summary_away(run_dir)
-    note.unlink(missing_ok=True)
-    before = _stamp(summary)
-    try:
-        yield
-    except Exception as error:
-        reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
-        log.error("%s", reason, exc_info=not isinstance(error, (UserError, RunFailure)))
-        if rank == 0 and _stamp(summary) == before:
-            record_failure(run_dir, reason)
-        elif rank:
-            note.write_text(f"rank {rank} of {ranks}: {reason}\n")
-        raise
-
-
-def _stamp(path: Path) -> int | None:
-    return path.stat().st_mtime_ns if path.exists() else None
-
-
-def record_failure(run_dir: Path, reason: str) -> None:
-    """Write a summary for a run that could not write its own. The failure of another rank, where there is one, comes first."""
-    run_dir.mkdir(parents=True, exist_ok=True)
-    for note in sorted(run_dir.glob("failed_rank_*.txt")):
-        reason = f"{note.read_text().strip()} ({reason})"
-        break
-    write_summary(run_dir, {"status": "failed", "reason": reason, "run_name": run_dir.name})
-
-
 # --------------------------------------------------------------------------------------------------------------- the sweep
 
 
@@ -206,28 +168,8 @@ def record_failure(run_dir: Path, reason: str) -> None:
 def only_once(sweep_dir: Path) -> Iterator[None]:
     """Hold the sweep's lock: two of the same command at once would train in the same folders. Raises UserError."""
     sweep_dir.mkdir(parents=True, exist_ok=True)
-    with (sweep_dir / f".lock-{socket.gethostname()}").open("a+") as lock:
-        if not try_lock(lock):
-            lock.seek(0)
-            raise UserError(f"{sweep_dir}: this sweep is already running (process {lock.read().strip()}): wait for it or end it")
-        lock.truncate(0)
-        lock.write(f"{os.getpid()}\n")
-        lock.flush()
+    with held(sweep_dir / f".lock-{socket.gethostname()}", f"{sweep_dir}: this sweep is already running: wait for it or end it"):
         yield
-
-
-def try_lock(file: TextIO) -> bool:
-    """Take the file's lock if it is free. The system frees it when the process ends, however it ends."""
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
-
-
-def unlock(file: TextIO) -> None:
-    """Give a lock back."""
-    fcntl.flock(file, fcntl.LOCK_UN)
 
 
 def left_to_do(sweep_dir: Path, jobs: Sequence[Job]) -> list[Job]:
@@ -238,11 +180,16 @@ def left_to_do(sweep_dir: Path, jobs: Sequence[Job]) -> list[Job]:
     return [job for job in jobs if job.dir not in done]
 
 
-def failures(sweep_dir: Path, jobs: Sequence[Job], started_ns: int, errors: dict[str, str]) -> list[tuple[Job, str]]:
+def stamps(sweep_dir: Path, jobs: Sequence[Job]) -> dict[str, tuple[int, int] | None]:
+    """What each job's summary is now, to be compared with what it is when the job has ended."""
+    return {job.dir: stamp(sweep_dir / job.dir / SUMMARY_FILE) for job in jobs}
+
+
+def failures(sweep_dir: Path, jobs: Sequence[Job], before: Mapping[str, object], errors: dict[str, str]) -> list[tuple[Job, str]]:
     """The jobs that are not completed, each with the reason.
 
-    A job that ended without writing a summary since `started_ns` (killed, or never started) gets one here, with the launcher's
-    reason from `errors`, so that reports know it too.
+    A job that ended without writing a summary since `before`, the `stamps` at the start (killed, or never started), gets one here,
+    with the launcher's reason from `errors`, so that reports know it too.
     """
     found = []
     for job in jobs:
@@ -250,8 +197,7 @@ def failures(sweep_dir: Path, jobs: Sequence[Job], started_ns: int, errors: dict
         reason = why_incomplete(sweep_dir, job)
         if reason is None:
             continue
-        stamp = _stamp(run_dir / SUMMARY_FILE)
-        if job.dir in errors and (stamp is None or stamp < started_ns):
+        if job.dir in errors and stamp(run_dir / SUMMARY_FILE) in (None, before.get(job.dir)):
             record_failure(run_dir, errors[job.dir])
             reason = why_incomplete(sweep_dir, job) or reason
         found.append((job, reason))

@@ -3,8 +3,7 @@
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from trm.config import Config, to_plain
-from trm.study import paper
+from trm.config import Config, paper, to_plain
 
 # The settings that the study varies, as a label says them where they are not the paper's (the schema's defaults).
 WORDS = {

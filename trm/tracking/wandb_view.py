@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from trm.config import Config, to_plain
 from trm.errors import UserError
-from trm.study.sweep import GRID_FILE
+from trm.run.folder import GRID_FILE
 from trm.tracking.labels import labels
 from trm.tracking.record import METRICS_FILE
 
