@@ -15,26 +15,17 @@ trm.train waits for the virtual devices inside each call; that waiting is what i
 `bar` is what host ms, a median, may be at most.
 """
 
-import contextlib
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from bench.machine import Row, in_child, median_and_spread
+from bench.machine import Row, in_child, median_and_spread, tests_module
 from trm.backends.xla import XlaRuntime
 from trm.cli import compose
-from trm.core.curriculum import Stage
-from trm.core.model import Weights
 from trm.core.programs import train_program
-from trm.core.step import Batch, TrainState
-from trm.run.clock import Clock
 from trm.run.experiment import build
-from trm.run.outputs import Outputs
-from trm.run.record import Record
-from trm.run.signals import StopSignal
-from trm.train import StepFunction, Training
 
 TINY = ["data=sudoku_4x4", "model=tiny", "model.hidden_size=8", "model.num_heads=1", "recursion=t3_n6", "tracking=none"]
 TINY += ["train.global_batch_size=8", "train.max_steps=1000000", "data.num_puzzles=64", "data.num_test_puzzles=16"]
@@ -63,7 +54,9 @@ def in_this_process(request: dict[str, Any]) -> list[Row]:
         folder = Path(name)
         overrides = [*overrides, f"data.path={folder}/data"]
         if way == "loop":
-            times, recompiles = _in_the_loop(overrides, steps, folder)
+            # beside the tests, which alone may import the command
+            timed_loop = tests_module("timed_loop")
+            times, recompiles = timed_loop.in_the_loop(overrides, folder, WARM_UP, steps, LOG_EVERY_STEPS)
         else:
             times, recompiles = _alone(overrides, steps, lazy=way == "lazy")
     medians = {f"{name} ms": median_and_spread(values)["median"] for name, values in times.items()}
@@ -99,62 +92,3 @@ def _alone(overrides: Sequence[str], steps: int, *, lazy: bool) -> tuple[dict[st
         else:
             compiles = runtime.compile_count()
     return times, runtime.compile_count() - compiles
-
-
-# --------------------------------------------------------------------------------------------------------------------- the loop
-
-
-class _NotingClock(Clock):
-    """A clock that also notes when each call began and ended."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.calls: list[tuple[float, float]] = []
-
-    @contextlib.contextmanager
-    def calling(self) -> Iterator[None]:
-        began = time.perf_counter()
-        with super().calling():
-            yield
-        self.calls.append((began, time.perf_counter()))
-
-
-class _NotingTraining(Training):
-    """A loop that notes its times; the devices are drained at the end of each call."""
-
-    def __init__(self, *parts: Any) -> None:
-        super().__init__(*parts)
-        self.clock = self.noting = _NotingClock()
-        self.waited_s, self.compile_counts = list[float](), list[int]()
-
-    def _enter_stage(self, state: TrainState, fixed: Weights, batch: Batch) -> tuple[Stage, StepFunction]:
-        stage, step_function = super()._enter_stage(state, fixed, batch)
-        compiled: Any = step_function
-        compiled._drain = self._drain
-        return stage, step_function
-
-    def _drain(self) -> None:
-        began = time.perf_counter()
-        self.runtime.wait()
-        self.compile_counts.append(self.runtime.compile_count())
-        self.waited_s.append(time.perf_counter() - began)
-
-
-def _in_the_loop(overrides: Sequence[str], steps: int, folder: Path) -> tuple[dict[str, list[float]], int]:
-    """Milliseconds of each step, and how often something compiled again."""
-    length = ["train.progress=off", f"train.max_steps={WARM_UP + steps}", f"train.log_every_steps={LOG_EVERY_STEPS}"]
-    exp = build(compose([*overrides, *length, "train.eval_every_steps=null", "train.checkpoint_every_steps=null"]))
-    assert isinstance(exp.runtime, XlaRuntime)
-    record = Record()
-    outputs = Outputs(exp, folder, record)
-    run = _NotingTraining(exp, folder, record, outputs, StopSignal())  # nobody asks it to stop
-    run.loop(exp.first_state())
-    outputs.close()
-    times: dict[str, list[float]] = {"between calls": [], "call": [], "host": [], "waiting for the device": []}
-    for step in range(WARM_UP, WARM_UP + steps):
-        (began, ended), waited_s = run.noting.calls[step], run.waited_s[step]
-        before = run.noting.calls[step - 1][1]
-        parts = (began - before, ended - began - waited_s, ended - before - waited_s, waited_s)
-        for name, seconds in zip(times, parts, strict=True):
-            times[name].append(1e3 * seconds)
-    return times, run.compile_counts[-1] - run.compile_counts[WARM_UP - 1]

@@ -1,5 +1,6 @@
 """What a number was measured on, and how numbers are summed up and shown."""
 
+import importlib
 import importlib.metadata
 import io
 import json
@@ -12,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context
+from types import ModuleType
 from typing import Any, TypeVar
 
 import numpy as np
@@ -143,6 +145,14 @@ def in_child(module: str, function: str, request: dict[str, Any]) -> list[Row]:
         raise RunFailure(f"{module}.{function} of {request} ended with {done.returncode}: {done.stderr.strip().splitlines()[-1:]}")
     rows: list[Row] = json.loads(done.stdout.splitlines()[-1])
     return rows
+
+
+def tests_module(name: str) -> ModuleType:
+    """A module of the checkout's tests folder."""
+    folder = str(CONF_DIR.parent / "tests")
+    if folder not in sys.path:
+        sys.path.append(folder)
+    return importlib.import_module(name)
 
 
 class Worker:

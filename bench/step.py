@@ -5,9 +5,7 @@ meets all alike. A sample is one row in one supervision step, in training as in 
 the step alone, as trm.train and trm.evaluate compile it.
 """
 
-import importlib
 import itertools
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -17,8 +15,8 @@ from typing import Any
 
 import torch
 
-from bench.machine import Row, Worker, matmul_rate, median_and_spread, onednn_rate
-from trm.cli import CONF_DIR, compose
+from bench.machine import Row, Worker, matmul_rate, median_and_spread, onednn_rate, tests_module
+from trm.cli import compose
 from trm.config import Config
 from trm.core.flops import analytic_eval_flops, analytic_train_flops
 from trm.core.metrics import METRICS
@@ -177,8 +175,9 @@ def _compiled_programs(exp: Experiment) -> Programs:
 
 
 def _ordinary_programs(exp: Experiment) -> Programs:
-    sys.path.append(str(CONF_DIR.parent / "tests"))  # of the checkout, where the same trainer is the step's oracle
-    trainer = importlib.import_module("ordinary").Trainer(exp.step_config, exp.first_state(), exp.fixed)
+    trainer = tests_module("ordinary").Trainer(  # which is the step's oracle there
+        exp.step_config, exp.first_state(), exp.fixed
+    )
     batches = itertools.cycle([exp.runtime.put_batch(exp.host_batch(step)) for step in range(NUM_BATCHES)])
     batch = exp.runtime.put_batch(next(iter(held_out_loader(exp.cfg, exp.runtime, 1))))
     carry = trainer.empty_carry(exp.cfg.eval_batch_size)

@@ -29,10 +29,10 @@ from trm.errors import ConfigError, UserError
 from trm.inference.compute import compute_curve, votes
 from trm.inference.evaluator import Trace, full_evaluator, held_out_loader, make_evaluator
 from trm.inference.progress import Progress
-from trm.report import evaluation
 from trm.run.experiment import on_devices, started
 from trm.run.rank import process_rank
 from trm.run.saved import SavedRun, open_run, split_arguments
+from trm.show.curves import write_curve, write_votes
 
 OUT_FOLDER = "evaluation"  # of the run folder
 
@@ -81,7 +81,7 @@ def _curve(run: SavedRun, out: Path | None) -> None:
     counted = (labels != IGNORE_LABEL).any(axis=1)
     points = compute_curve(trace.exact[:, counted], trace.halts[:, counted], steps, count_row_flops(run.cfg, run.arch))
     if folder is not None:
-        evaluation.write_curve(folder, [asdict(point) for point in points], facts)
+        write_curve(folder, [asdict(point) for point in points], facts)
 
 
 def _voting(run: SavedRun, out: Path | None) -> None:
@@ -98,7 +98,7 @@ def _voting(run: SavedRun, out: Path | None) -> None:
         num_steps * count_row_flops(run.cfg, run.arch),
     )
     if folder is not None:
-        evaluation.write_votes(folder, [asdict(row) for row in rows], facts)
+        write_votes(folder, [asdict(row) for row in rows], facts)
 
 
 def _traced(run: SavedRun, num_steps: int, copies: int) -> tuple[EvalLoader, NDArray[np.int32], Trace, dict[str, Any]]:

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, FixedLocator, LogLocator, NullLocator
 
 from trm.errors import UserError
-from trm.report.plots import COLOURS, png, style
+from trm.show.charts import COLOURS, png, style
 
 Rows = Sequence[dict[str, Any]]  # one dict for each line, with the same keys
 

@@ -1,0 +1,119 @@
+"""The rules of the house, read from the imports of every module; docs/architecture.md says why."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+COMMANDS = {"train", "evaluate", "solve", "build_data", "interop", "doctor", "dashboard", "bench"}
+FLAT = COMMANDS | {"cli", "errors", "__init__"}
+TOOLS = {"bench", "plan", "doctor", "report", "dashboard"}
+# What a folder's modules may import of the project beside itself; those that are not named, anything but commands and tools
+MAY = {
+    "config": {"errors"},
+    "core": {"config", "errors"},
+    "tasks": {"config", "errors", "data.hashing"},
+    "backends": {"config", "errors"},
+    "data": {"config", "errors", "tasks"},
+    "errors": set(),
+    "show": {"config", "core", "errors", "inference", "tasks"},
+    "tracking": {"config", "core", "errors", "inference", "run.clock", "run.folder", "show", "tasks"},
+    "cli": {"config", "core.recursion", "errors", "run.job", "run.rank", "tasks.base"},
+}
+TORCH_XLA = "backends.xla"
+FILES = sorted([*ROOT.glob("trm/**/*.py"), *ROOT.glob("bench/*.py"), *ROOT.glob("hydra_plugins/**/*.py")])
+
+
+def name_of(path):
+    """A module's dotted name; "trm." is left out."""
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(part for part in parts if part not in ("trm", "__init__")) or "__init__"
+
+
+def imports_of(path):
+    """(line, imported module) of every import, also those inside functions and by import_module."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from ((node.lineno, alias.name) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield node.lineno, node.module
+            yield from ((node.lineno, f"{node.module}.{alias.name}") for alias in node.names)
+        elif isinstance(node, ast.Call) and getattr(node.func, "attr", "") == "import_module":
+            yield from ((node.lineno, word.value) for word in node.args if isinstance(word, ast.Constant))
+
+
+def own_imports(path):
+    """The project's modules among them, "trm." left out, those of the same folder left out."""
+    folder = name_of(path).partition(".")[0]
+    for line, module in imports_of(path):
+        if (
+            module.startswith("trm.")
+            and (ROOT / module.replace(".", "/")).with_suffix(".py").exists() | (ROOT / module.replace(".", "/")).is_dir()
+        ):
+            inside = module.removeprefix("trm.")
+            if inside.partition(".")[0] != folder:
+                yield line, inside
+
+
+def allowed(folder, module):
+    if folder not in MAY:
+        return True
+    return any(module == each or module.startswith(f"{each}.") for each in MAY[folder]) or any(
+        each.startswith(f"{module}.")
+        for each in MAY[folder]  # "from trm.run import clock" names the folder too
+    )
+
+
+def broken(rule):
+    """The lines that break a rule, as FILE:LINE imports MODULE."""
+    return [
+        f"{path.relative_to(ROOT)}:{line} imports trm.{module}"
+        for path in FILES
+        for line, module in own_imports(path)
+        if rule(path, name_of(path), module)
+    ]
+
+
+def test_what_lies_flat_is_a_command():
+    assert {path.stem for path in (ROOT / "trm").glob("*.py")} == FLAT
+
+
+def test_each_folder_imports_what_it_may():
+    assert broken(lambda path, name, module: not allowed(name.partition(".")[0], module)) == []
+
+
+def test_nothing_but_tests_imports_the_training_command():
+    assert broken(lambda path, name, module: module == "train") == []
+
+
+def test_tools_import_no_command_and_are_imported_by_none():
+    def rule(path, name, module):
+        importer, imported = name.partition(".")[0], module.partition(".")[0]
+        to_command = importer in TOOLS and imported in COMMANDS - TOOLS
+        to_tool = imported in TOOLS and path.relative_to(ROOT).parts[0] != "bench" and importer != imported
+        return to_command or to_tool
+
+    assert broken(rule) == []
+
+
+def test_tracking_cli_and_train_know_nothing_of_the_study():
+    assert (
+        broken(lambda path, name, module: name.partition(".")[0] in ("tracking", "cli", "train") and module.startswith("study"))
+        == []
+    )
+
+
+def test_one_module_imports_torch_xla():
+    found = {name_of(path) for path in FILES for _, module in imports_of(path) if module.partition(".")[0] == "torch_xla"}
+    assert found <= {TORCH_XLA, "plan.aot"}
+
+
+def test_nothing_is_compiled_when_the_network_is_imported():
+    for path in ROOT.glob("trm/core/*.py"):
+        assert "torch.compile(" not in path.read_text(), path
+
+
+@pytest.mark.parametrize("path", [path for path in FILES if path.name != "__init__.py"], ids=name_of)
+def test_a_module_says_what_it_is(path):
+    assert ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))

@@ -1,0 +1,38 @@
+"""What all charts look like, on a light and on a dark page."""
+
+import io
+from typing import Any, Literal
+
+from matplotlib.figure import Figure
+
+Theme = Literal["light", "dark"]
+
+# Okabe and Ito's colours, told apart with any colour vision; a further variant takes the first again with another line
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#8a8a8a")
+LINES = ("-", "--", ":", "-.")
+INK = {"light": ("#ffffff", "#1c2126", "#d5dade"), "dark": ("#171b20", "#e4e8ec", "#3a424b")}  # page, text, rules
+DPI = 150
+
+
+def style(theme: Theme) -> Any:  # matplotlib types these as a dict of its hundreds of literal keys
+    """Matplotlib's settings for a page of the theme."""
+    page, ink, rule = INK[theme]
+    inks = ("text.color", "axes.labelcolor", "xtick.color", "ytick.color", "axes.titlecolor")
+    return {
+        **dict.fromkeys(inks, ink),
+        **dict.fromkeys(("figure.facecolor", "axes.facecolor", "savefig.facecolor"), page),
+        **dict.fromkeys(("axes.edgecolor", "grid.color"), rule),
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.titlesize": 11,
+        "font.size": 9.5,
+        "text.parse_math": False,  # labels come from files: a $ in one is a dollar
+    }
+
+
+def png(figure: Figure) -> bytes:
+    """The figure's file."""
+    buffer = io.BytesIO()
+    # no version in the metadata, so that the same runs give the same bytes
+    figure.savefig(buffer, format="png", dpi=DPI, metadata={"Software": None})
+    return buffer.getvalue()
