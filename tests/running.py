@@ -1,21 +1,39 @@
-"""Running the real commands in a folder, as a user does."""
+"""Running the real commands in a folder, as a user does.
 
+A command that computes with plain torch, or not at all, runs in this process: importing torch takes longer than most of these runs.
+Everything else (torch_xla, inductor, sweeps) is a process of its own, and so is whatever asks for one.
+"""
+
+import contextlib
+import importlib
+import io
 import json
+import logging
 import os
 import subprocess
 import sys
+import traceback
 from pathlib import Path
 
-# The smallest run that has everything: evaluations, checkpoints, halting, EMA. Through torch_xla, as on a TPU.
+import yaml
+
+from trm import cli
+
+# The smallest run that has everything: evaluations, checkpoints, halting, EMA.
 TINY = [
-    "hardware=cpu_xla", "data=sudoku_4x4", "model=tiny", "recursion=t2_n2", "recursion.n_sup=4", "tracking=none",
-    "train.global_batch_size=16", "train.max_steps=20", "train.log_every_steps=1", "train.eval_every_steps=10",
+    "hardware=cpu", "hardware.backend=eager", "tracking=none", "data=sudoku_4x4", "model=tiny", "recursion=t2_n2",
+    "recursion.n_sup=4", "train.global_batch_size=16", "train.max_steps=20", "train.log_every_steps=1", "train.eval_every_steps=10",
     "train.checkpoint_every_steps=5", "evaluate.max_puzzles=40", "data.num_puzzles=64", "data.num_test_puzzles=64",
 ]  # fmt: skip
-
+# The same on other engines: through torch_xla as on a TPU, on eight virtual devices, compiled by inductor.
+XLA = ["hardware=cpu_xla", "hardware.backend=xla"]
+MESH = ["hardware=cpu_mesh", "hardware.backend=xla"]
+INDUCTOR = ["hardware=cpu", "hardware.backend=inductor"]
 
 # Values of metrics.jsonl that differ between two runs of the same.
 TIMES = ("samples_per_s", "step_time_s", "host_time_s", "loader_wait_s", "compiles")
+HYDRA_COMMANDS = {"trm.train": "train", "trm.build_data": "run"}
+PLAIN_COMMANDS = {"trm.evaluate", "trm.solve", "trm.interop", "trm.report.__main__", "trm.plan.__main__"}
 
 
 def environment(**extra: str) -> dict[str, str]:
@@ -29,15 +47,83 @@ def command(module: str, *arguments: str) -> list[str]:
 
 
 def run(
-    folder: Path, module: str, *arguments: str, check: int | None = 0, timeout: int = 240, **extra: str
+    folder: Path, module: str, *arguments: str, check: int | None = 0, timeout: int = 240, process: bool | None = None, **extra: str
 ) -> subprocess.CompletedProcess[str]:
-    """Run `python -m MODULE ARGUMENTS` in `folder` with extra environment variables; its exit code must be `check`."""
-    arguments = tuple(command(module, *arguments))
-    done = subprocess.run(
-        arguments, cwd=folder, env=environment(**extra), capture_output=True, text=True, timeout=timeout, check=False
-    )
+    """Run `python -m MODULE ARGUMENTS` in `folder` with extra environment variables; its exit code must be `check`.
+
+    `process` says whether in a process of its own; None = where it must be.
+    """
+    here = None if process or extra else _entry(folder, module, arguments, process is False)
+    if here is None:
+        argv = command(module, *arguments)
+        done = subprocess.run(
+            argv, cwd=folder, env=environment(**extra), capture_output=True, text=True, timeout=timeout, check=False
+        )
+    else:
+        done = _run_here(folder, *here, command(module, *arguments))
     assert check is None or done.returncode == check, f"exit code {done.returncode}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
+    if here is not None and module == "trm.train" and done.returncode == 0:
+        assert "compiled again after the first step" not in done.stdout
     return done
+
+
+def _entry(folder, module, arguments, refused):
+    """The module to run in this process and what to call in it; None where the command must be a process."""
+    if module in HYDRA_COMMANDS:
+        backend = ([a for a in arguments if a.startswith("hardware.backend=")] or [""])[-1]
+        sweeps = {"-m", "--multirun", "--help", "--cfg", "--info"} & set(arguments) or any("sweep=" in a for a in arguments)
+        if sweeps or (module == "trm.train" and backend != "hardware.backend=eager" and not refused):
+            return None
+        loaded = importlib.import_module(module)
+        options = {} if module == "trm.train" else {"run_folder": False}
+        return loaded, lambda: cli.hydra_command(getattr(loaded, HYDRA_COMMANDS[module]), **options)
+    name = module if module in PLAIN_COMMANDS else f"{module}.__main__"
+    if name not in PLAIN_COMMANDS or (module == "trm.evaluate" and not _is_eager(folder, arguments)):
+        return None
+    loaded = importlib.import_module(name)
+    return loaded, lambda: cli.plain_command(loaded.main, loaded.__doc__)
+
+
+def _is_eager(folder, arguments):
+    """Whether an evaluation computes with plain torch: as the run did, or as it is told to."""
+    told = [a.partition("=")[2] for a in arguments if a.startswith("hardware.backend=")]
+    if told or any(a.startswith("hardware=") for a in arguments):
+        return told[-1:] == ["eager"]
+    paths = [folder / a.removeprefix("checkpoint=") for a in arguments if a.startswith("checkpoint=")]
+    configs = [place / "config.yaml" for path in paths for place in (path, *path.parents) if (place / "config.yaml").exists()]
+    if not configs:
+        return True
+    try:
+        return yaml.safe_load(configs[0].read_text())["hardware"]["backend"] == "eager"
+    except (TypeError, KeyError, ValueError, yaml.YAMLError):
+        return True  # refused before anything is computed
+
+
+def _run_here(folder, module, call, argv):
+    out, err, code = io.StringIO(), io.StringIO(), 0
+    before = Path.cwd(), sys.argv, sys.modules["__main__"], dict(os.environ), logging.root.handlers[:], logging.root.level
+    raising = logging.raiseExceptions
+    os.chdir(folder)
+    sys.argv, sys.modules["__main__"] = [argv[2], *argv[3:]], module
+    os.environ.clear()
+    os.environ.update(environment())
+    try:
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            try:
+                call()
+            except SystemExit as end:
+                code = end.code if isinstance(end.code, int) else int(bool(end.code))
+            except Exception:  # noqa: BLE001 - as the interpreter does with what nobody caught
+                traceback.print_exc()
+                code = 1
+    finally:
+        os.chdir(before[0])
+        sys.argv, sys.modules["__main__"] = before[1:3]
+        os.environ.clear()
+        os.environ.update(before[3])
+        logging.root.handlers[:], logging.raiseExceptions = before[4], raising
+        logging.root.setLevel(before[5])
+    return subprocess.CompletedProcess(argv, code, out.getvalue(), err.getvalue())
 
 
 def run_unread(folder: Path, *argv: str) -> tuple[int, str]:

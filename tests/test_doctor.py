@@ -367,7 +367,7 @@ def test_command_before_and_after_a_run(tmp_path):
     }
     last = before.stdout.splitlines()[-1]
     assert last.startswith(
-        "10 checks: 9 ok, 1 warning(s), 0 failure(s): ready for python -m trm.train hardware=cpu_xla data=sudoku_4x4"
+        "10 checks: 9 ok, 1 warning(s), 0 failure(s): ready for python -m trm.train hardware=cpu hardware.backend=eager"
     )
     assert not before.stderr
     assert not list(tmp_path.iterdir())

@@ -9,7 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from running import TINY, metrics, run, summary
+from running import MESH, TINY, metrics, run, summary
 
 from trm.backends import start
 from trm.config import HardwareConfig, ModelConfig, RecursionConfig
@@ -312,7 +312,7 @@ def test_curve_command(folder):
     ordinary, _ = evaluate(folder)
     curve, done = evaluate(folder, "evaluate.supervision_steps=[8,1,4]", "train.progress=on")
     assert "/24 " in done.stderr  # 3 batches of 8 steps
-    assert "<00:" in done.stderr  # the time left
+    assert "<" in done.stderr  # the time left
     assert [row["supervision_steps"] for row in curve["rows"]] == [1, 4, 8]
     assert curve["rows"][1]["exact_accuracy"] == ordinary["exact_accuracy"]
     assert curve["puzzles"] == 40
@@ -343,7 +343,7 @@ def test_voting_command(folder):
 def test_on_a_mesh_the_same(folder):
     for arguments in (["evaluate.early_exit=true"], ["evaluate.supervision_steps=[2,4]", "--out", "mesh"]):
         one, _ = evaluate(folder, *arguments)
-        mesh, _ = evaluate(folder, *arguments, "hardware=cpu_mesh", "hardware.devices_per_host=4")
+        mesh, _ = evaluate(folder, *arguments, *MESH, "hardware.devices_per_host=4")
         for name in ("runtime", "seconds"):
             one.pop(name, None)
             mesh.pop(name, None)
@@ -358,8 +358,6 @@ def test_training_can_evaluate_with_early_exit(folder):
         "run_name=early",
         "train.max_steps=10",
         "evaluate.early_exit=true",
-        "hardware=cpu",
-        "hardware.backend=eager",
     )
     assert len(summary(folder / "outputs" / "early")["exact_accuracy_by_step"]) == 4
     assert metrics(folder / "outputs" / "early", "eval")[-1]["count"] == 40

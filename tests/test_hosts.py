@@ -23,7 +23,7 @@ from trm.run import experiment
 from trm.run.experiment import build
 from trm.train import execute
 
-CONFIG = [*TINY, "hardware=cpu", "hardware.backend=eager", "train.max_steps=8", "train.eval_every_steps=4"]
+CONFIG = [*TINY, "train.max_steps=8", "train.eval_every_steps=4"]
 
 
 class Meeting:

@@ -11,7 +11,7 @@ from collections import Counter
 
 import pytest
 import torch.utils._pytree as pytree
-from running import TINY, metrics, run
+from running import MESH, TINY, XLA, metrics, run
 
 from trm.cli import compose
 from trm.core.metrics import METRICS
@@ -33,7 +33,7 @@ PREFIX = ["model.puzzle_emb_ndim=64", "model.puzzle_emb_len=2", "train.eval_ever
 def test_losses_equal_on_one_and_several_devices(tmp_path, case, meshes):
     losses = {}
     for devices in (1, *meshes):
-        hardware = ["hardware=cpu_xla"] if devices == 1 else ["hardware=cpu_mesh", f"hardware.devices_per_host={devices}"]
+        hardware = XLA if devices == 1 else [*MESH, f"hardware.devices_per_host={devices}"]
         run(tmp_path, "trm.train", *TINY, *CASES[case], *PREFIX, *hardware, f"run_name=on_{devices}")
         lines = metrics(tmp_path / "outputs" / f"on_{devices}", "train")
         losses[devices] = [line["loss"] for line in lines]
@@ -47,7 +47,7 @@ def test_losses_equal_on_one_and_several_devices(tmp_path, case, meshes):
 def test_the_devices_exchange_gradients_and_scalars_and_nothing_else(tmp_path, monkeypatch):
     """Read from the compiled module of the training step: its collectives, and that the state's memory is used again."""
     monkeypatch.setenv("XLA_FLAGS", f"--xla_dump_to={tmp_path / 'dump'} --xla_dump_hlo_as_text")
-    run(tmp_path, "trm.train", *TINY, *PREFIX, "hardware=cpu_mesh", "run_name=dumped", "train.max_steps=1")
+    run(tmp_path, "trm.train", *TINY, *PREFIX, *MESH, "run_name=dumped", "train.max_steps=1")
     modules = [path.read_text() for path in (tmp_path / "dump").glob("*SyncTensorsGraph*after_optimizations.txt")]
     module = max(modules, key=len)  # the evaluation step is smaller
     assert not re.search(r"all-gather|all-to-all|collective-permute|reduce-scatter", module)
@@ -69,7 +69,7 @@ def test_the_devices_exchange_gradients_and_scalars_and_nothing_else(tmp_path, m
     assert "[16,18,64]" not in module
     assert module.splitlines()[0].count("may-alias") >= 4 * len(shapes)  # weights, two moments, EMA
     # every result lies as it is declared, so that it comes back as the argument that the graph was made for
-    cfg = compose([*TINY, *PREFIX, "hardware=cpu_mesh"])
+    cfg = compose([*TINY, *PREFIX, *MESH])
     state = init_state(cfg, arch, init_fixed(arch, 0))
     assert results_of(module) == Counter(shapes_of(state._replace(carry=None)) + shapes_of(state.carry, devices=8))
     declared = [path.read_text() for path in (tmp_path / "dump").glob("*SyncTensorsGraph*before_optimizations.txt")]
@@ -96,11 +96,11 @@ def test_resume_on_a_mesh_is_exact_and_on_another_number_of_devices_close(tmp_pa
     """To the byte on the same devices; after moving, losses equal to 1e-5 over the next 20 steps."""
     arguments = [*TINY, *CASES["attention-float32"], "train.eval_every_steps=null", "train.checkpoint_every_steps=null"]
     outputs = tmp_path / "outputs"
-    run(tmp_path, "trm.train", *arguments, "hardware=cpu_mesh", "run_name=whole", "train.max_steps=27")
-    run(tmp_path, "trm.train", *arguments, "hardware=cpu_mesh", "run_name=parts", "train.max_steps=7")
+    run(tmp_path, "trm.train", *arguments, *MESH, "run_name=whole", "train.max_steps=27")
+    run(tmp_path, "trm.train", *arguments, *MESH, "run_name=parts", "train.max_steps=7")
     shutil.copytree(outputs / "parts", outputs / "moved", symlinks=True)
-    run(tmp_path, "trm.train", *arguments, "hardware=cpu_mesh", "run_name=parts", "train.max_steps=27")
-    run(tmp_path, "trm.train", *arguments, "hardware=cpu_xla", "run_name=moved", "train.max_steps=27")
+    run(tmp_path, "trm.train", *arguments, *MESH, "run_name=parts", "train.max_steps=27")
+    run(tmp_path, "trm.train", *arguments, *XLA, "run_name=moved", "train.max_steps=27")
     whole, parts = (outputs / name / "checkpoints" / "step_27" / "state.safetensors" for name in ("whole", "parts"))
     assert whole.read_bytes() == parts.read_bytes()
     losses = {name: [line["loss"] for line in metrics(outputs / name, "train")] for name in ("whole", "moved")}

@@ -1,14 +1,22 @@
-"""Runs with the options of conf/option/ through the real command: resumed to the byte, and the same on several devices."""
+"""Runs with a curriculum, supervision decay and Muon through the real command: resumed to the byte."""
 
 import re
 import shutil
 
 import pytest
-from running import TINY, metrics, run, summary
+from running import TINY, XLA, metrics, run, summary
 
 ALL = ["experiment=cgar", "optimizer=muon"]
 # Stages end at steps 6 and 12.
-OPTIONS = [*TINY, *ALL, "train.log_every_steps=3", "optimizer.warmup_steps=5", "model.hidden_size=16", "optimizer.clip_grad_norm=1"]
+OPTIONS = [
+    *TINY,
+    *XLA,
+    *ALL,
+    "train.log_every_steps=3",
+    "optimizer.warmup_steps=5",
+    "model.hidden_size=16",
+    "optimizer.clip_grad_norm=1",
+]
 OPTIONS += ["train.keep_checkpoints=4"]  # step 5 too
 
 pytestmark = pytest.mark.long

@@ -8,7 +8,7 @@ from running import TINY, command, run, run_unread
 
 from trm.data.format import array_path
 
-SHORT = [*TINY, "hardware=cpu", "hardware.backend=eager", "train.max_steps=2", "evaluate.max_puzzles=16"]
+SHORT = [*TINY, "train.max_steps=2", "evaluate.max_puzzles=16"]
 SIDES = {"sudoku_4x4": 4, "sudoku_6x6": 6}
 
 of_every_size = pytest.mark.parametrize("trained", SIDES, indirect=True)
@@ -74,9 +74,9 @@ def test_puzzles_that_are_no_sudoku_are_refused(tmp_path):
             np.save(file, np.pad(np.load(file), ((0, 0), (0, 9)), constant_values=2))
     run(tmp_path, "trm.train", *SHORT, "data.path=grids", "data.on_the_fly_aug=0", "run_name=whole")
     for puzzle, words in (
-        ("test:0", "/grids: no Sudoku of a known box shape"),
-        ("1...|..1.|.1..|...1", "data.box_rows=2 data.box_cols=2: a 4x4 Sudoku"),
+        ("test:0", "/grids: holds no 4x4 Sudoku"),
+        ("1...|..1.|.1..|...1", "data.box_rows=2 data.box_cols=2: 4x4 Sudoku"),
     ):
         refused = run(tmp_path, "trm.solve", "checkpoint=outputs/whole", puzzle, check=2)
-        assert f"{words}, but the run was trained on puzzles of 25 cells and 6 tokens" in refused.stderr
+        assert words in refused.stderr
         assert len(refused.stderr.splitlines()) == 1

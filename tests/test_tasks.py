@@ -67,7 +67,7 @@ def test_an_unknown_task_is_named():
 
 def test_a_new_task_is_built_loaded_trained_and_evaluated(tmp_path):
     data = ["data.task=shades", "data.num_puzzles=40", "data.num_test_puzzles=20", f"data.path={tmp_path}/data"]
-    cfg = compose([*TINY, *data, "hardware=cpu", "hardware.backend=eager", "train.max_steps=4", "train.eval_every_steps=2"])
+    cfg = compose([*TINY, *data, "train.max_steps=4", "train.eval_every_steps=2"])
     report = build_dataset(cfg.data)
     assert "share no puzzle" in report.disjointness
     task = task_of(cfg.data)

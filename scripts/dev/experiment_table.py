@@ -1,4 +1,4 @@
-"""Write docs/results/experiments.md: every named experiment with its digests at both sizes. `python scripts/dev/experiment_table.py`"""
+"""Write docs/results/experiments.md, every named experiment with its digests: `python scripts/dev/experiment_table.py`."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ FILE = Path(__file__).resolve().parents[2] / "docs" / "results" / "experiments.m
 TINY = ["recipe=tiny", "data=sudoku_6x6"]
 HEAD = """# The named experiments
 
-What each changes in its parent (`e1_1_baseline`; for rows of the paper `paper_t3_n6`, which has three times the batch), and its digest
-at full size and with `recipe=tiny data=sudoku_6x6`: two runs with the same digest compute the same numbers. Made by
+What each changes in its parent (`e1_1_baseline`; for rows of the paper `paper_t3_n6`, which has three times the batch), and its
+digest at full size and with `recipe=tiny data=sudoku_6x6`: two runs with the same digest compute the same numbers. Made by
 `python scripts/dev/experiment_table.py`; `tests/test_experiments.py` holds every line to it.
 
 | experiment | changes | digest | tiny |

@@ -12,13 +12,13 @@ import subprocess
 import time
 
 import pytest
-from running import TINY, command, environment, numbers, run
+from running import TINY, XLA, command, environment, numbers, run
 
 from trm.run.checkpoint import load_checkpoint, saved_steps
 
 KILLS = int(os.environ.get("TRM_KILLS", "10"))
 SEED = int(os.environ.get("TRM_FAULT_SEED", "0"))
-ENDLESS = [*TINY, "train.eval_every_steps=null", "train.checkpoint_every_steps=1"]
+ENDLESS = [*TINY, *XLA, "train.eval_every_steps=null", "train.checkpoint_every_steps=1"]
 
 
 def wait_for(process, condition, timeout_s=120):

@@ -17,8 +17,9 @@ MARKS_LEGEND = "[5] given   !5  wrong   5* changed since the step before"
 class Watcher:
     """Writes one line for each supervision step, and the grid: over the last grid on a terminal, below it in a file or pipe."""
 
-    def __init__(self, puzzle: Puzzle, num_steps: int, stream: TextIO = sys.stdout, env: Mapping[str, str] = os.environ) -> None:
+    def __init__(self, puzzle: Puzzle, num_steps: int, stream: TextIO | None = None, env: Mapping[str, str] = os.environ) -> None:
         """`env` is asked for NO_COLOR (https://no-color.org) and TERM."""
+        stream = stream or sys.stdout
         self._puzzle, self._num_steps, self._stream = puzzle, num_steps, stream
         terminal = stream.isatty() and env.get("TERM") != "dumb"
         self._colour = terminal and not env.get("NO_COLOR")
