@@ -32,9 +32,9 @@ demo: setup
 	@scripts/demo.sh
 
 test: setup
-	$(PY) -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m 'not long'
+	OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m 'not long'   # a worker on each core
 
-test-long: setup   # whole runs on several virtual devices, with each option, or compiled for a TPU
+test-long: setup   # whole runs through torch_xla and inductor, on several virtual devices, compiled for a TPU; servers, a browser
 	$(PY) -m pytest -n 2 --dist loadfile -m long
 
 nightly:   # as test-faults, with a night's count of kills and cases

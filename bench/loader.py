@@ -21,6 +21,7 @@ from trm.plan.estimate import estimate
 from trm.plan.settings import PlanSettings
 from trm.plan.workload import workload
 from trm.study.placement import place
+from trm.tasks.base import task_of
 
 PAPER = ["data=sudoku_9x9", "recursion=t3_n6", "train.global_batch_size=768", "data.num_test_puzzles=64", "train.max_steps=1000"]
 MACHINES = ("v4_8", "v4_64")
@@ -60,7 +61,7 @@ def host_batches(cfg: Config) -> Callable[[int], object]:
     """The batch of a step as trm.train makes it on the first of the job's hosts."""
     hosts = place(cfg.hardware).processes
     loader = TrainLoader(
-        load_dataset(ensure_dataset(cfg.data), "train"),
+        load_dataset(ensure_dataset(cfg.data), "train", task_of(cfg.data)),
         seed=cfg.seed,
         global_batch_size=cfg.train.global_batch_size,
         on_the_fly_aug=cfg.data.on_the_fly_aug if cfg.data.num_aug == 0 else 0,

@@ -110,6 +110,7 @@ def test_bad_input_ends_in_one_line(tmp_path):
     assert len(done.stderr.splitlines()) == 1
 
 
+@pytest.mark.long
 def test_checkpoint_writes_json(tmp_path):
     small = ["data=sudoku_4x4", "model=tiny", "train.global_batch_size=8", "data.num_puzzles=16", "data.num_test_puzzles=8"]
     done = run(tmp_path, "trm.bench", "checkpoint", "--rounds", "2", *small, "--json", "out.json")
@@ -129,6 +130,7 @@ def rows_of(tmp_path, *arguments):
     return json.loads((tmp_path / "rows.json").read_text())["rows"]
 
 
+@pytest.mark.long
 def test_step_end_to_end(tmp_path, monkeypatch):
     monkeypatch.setattr(step, "BLOCK_S", 0.05)
     monkeypatch.setattr(machine, "MATMUL_SIZES", (256,))
@@ -149,6 +151,7 @@ def test_step_end_to_end(tmp_path, monkeypatch):
 # -------------------------------------------------------------------------------------------------------------------- scaling
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("one_thread")
 def test_scaling(tmp_path, monkeypatch):
     requests = []
@@ -236,6 +239,7 @@ def test_build_data(tmp_path):
         assert row["puzzles/s"] == pytest.approx(20 / row["s"])
 
 
+@pytest.mark.long
 def test_sweep(tmp_path):
     few = ["seed=0,1", "train.max_steps=2", "evaluate.max_puzzles=8", "data.num_puzzles=16", "data.num_test_puzzles=8"]
     [row] = rows_of(tmp_path, "sweep", "--ways", "2", "--rounds", "1", *few, "hardware.backend=eager", "model.hidden_size=8")
@@ -246,6 +250,7 @@ def test_sweep(tmp_path):
         main(["sweep", "--rounds", "1", "train.max_steps=0"])
 
 
+@pytest.mark.long
 def test_compare_two_configs(tmp_path):
     sides = ["--configs", "data.num_puzzles=8", "data.num_puzzles=2000 data.num_aug=3"]
     given = ["--sizes", "4x4", "--rounds", "1", "data.num_test_puzzles=4", "--turns", "2", *sides]
@@ -268,6 +273,7 @@ def test_a_ratio_and_its_interval():
     assert low * high == pytest.approx(4)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("way", "hardware"),
     [("compiled", "hardware=cpu_mesh"), ("lazy", "hardware=cpu_xla"), ("loop", "hardware=cpu_xla"), ("loop", "hardware=cpu_mesh")],

@@ -17,6 +17,7 @@ from trm.dashboard import paper_table, parse
 from trm.errors import UserError
 from trm.tracking.labels import labels
 
+pytestmark = pytest.mark.long
 RUN = [
     *(argument for argument in TINY if not argument.startswith("tracking=")),
     "hardware=cpu", "hardware.backend=eager", "model.hidden_size=16", "train.max_steps=6", "train.eval_every_steps=3",

@@ -19,6 +19,7 @@ from tracking_fixtures import evaluation
 from trm.cli import compose
 from trm.tracking.trackers import open_trackers
 
+pytestmark = pytest.mark.long
 EAGER = ["hardware=cpu", "hardware.backend=eager", "hardware.jobs=2", "train.eval_every_steps=2", "train.max_steps=4"]
 SEEDS = ("seed=0", "seed=1")
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from running import TINY, command, environment, run
+from running import TINY, XLA, command, environment, run
 from safetensors import safe_open
 
 from trm import doctor
@@ -395,7 +395,7 @@ def test_command_before_and_after_a_run(tmp_path):
 
 
 def test_command_on_the_wrong_machine(tmp_path):
-    done = run(tmp_path, "trm.doctor", *TINY, "hardware=v4_64", "train.global_batch_size=64", check=1)
+    done = run(tmp_path, "trm.doctor", *TINY, *XLA, "hardware=v4_64", "train.global_batch_size=64", check=1)
     assert levels(done.stdout)["devices"] == "failure"
     (line,) = [line for line in done.stdout.splitlines() if " devices " in line and line.startswith("failure")]
     assert "32 tpu device(s) expected" in line
@@ -409,7 +409,7 @@ def test_command_where_torch_xla_does_not_load(tmp_path):
     broken.mkdir(parents=True)
     (broken / "__init__.py").write_text("raise ImportError('undefined symbol: _ZN5torch')")
     done = subprocess.run(
-        command("trm.doctor", *TINY, "data=sudoku_extreme", "run_name=a"),
+        command("trm.doctor", *TINY, *XLA, "data=sudoku_extreme", "run_name=a"),
         cwd=tmp_path,
         env=environment(PYTHONPATH=str(broken.parent)),
         capture_output=True,

@@ -125,12 +125,12 @@ def test_a_recursion_of_one_s_own_has_no_analytic_count():
 @pytest.mark.parametrize(
     ("overrides", "expected"),
     [
-        ([], (1000, False)),
-        (["data.num_test_puzzles=64"], (64, False)),
-        (["evaluate.max_puzzles=10"], (10, False)),
-        (["data.num_test_puzzles=64", "evaluate.max_puzzles=100"], (64, False)),
-        (["data=sudoku_extreme"], (422_786, True)),
-        (["data=sudoku_extreme", "evaluate.max_puzzles=1000"], (1000, False)),
+        ([], (1000, 1000, False)),
+        (["data.num_test_puzzles=64"], (64, 64, False)),
+        (["evaluate.max_puzzles=10"], (10, 10, False)),
+        (["data.num_test_puzzles=64", "evaluate.max_puzzles=100"], (64, 64, False)),
+        (["data=sudoku_extreme"], (10_000, 422_786, True)),
+        (["data=sudoku_extreme", "evaluate.max_puzzles=1000"], (1000, 1000, False)),
     ],
 )
 def test_puzzles_of_an_evaluation(overrides, expected):

@@ -12,7 +12,17 @@ def test_train_on_sudoku_extreme(tmp_path, shared_data):
     ]
     sizes = ["data.num_test_puzzles=64", "model.hidden_size=32", "model.puzzle_emb_ndim=32", "model.puzzle_emb_len=1"]
     length = ["recursion=t2_n2", "recursion.n_sup=4", "train.global_batch_size=32", "train.max_steps=20", "train.log_every_steps=5"]
-    run(tmp_path, "trm.train", "data=sudoku_extreme", "hardware=cpu_xla", "run_name=real", "tracking=none", *csv, *sizes, *length)
+    run(
+        tmp_path,
+        "trm.train",
+        "data=sudoku_extreme",
+        "hardware.backend=eager",
+        "run_name=real",
+        "tracking=none",
+        *csv,
+        *sizes,
+        *length,
+    )
     run_dir = tmp_path / "outputs" / "real"
     train = metrics(run_dir, "train")
     assert [line["global_step"] for line in train] == [5, 10, 15, 20]

@@ -15,7 +15,7 @@ from trm.report.__main__ import main
 from trm.tasks.sudoku.task import SudokuTask as Sudoku
 
 __all__ = ["browser"]
-pytestmark = needs_chromium
+pytestmark = [needs_chromium, pytest.mark.long]
 
 
 @pytest.fixture(scope="module")

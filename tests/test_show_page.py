@@ -10,7 +10,7 @@ from thinking_fixtures import architecture, puzzle, thoughts
 from trm.show.page import page
 from trm.tasks.sudoku.task import SudokuTask as Sudoku
 
-pytestmark = [needs_chromium, pytest.mark.usefixtures("one_thread")]
+pytestmark = [needs_chromium, pytest.mark.long, pytest.mark.usefixtures("one_thread")]
 __all__ = ["browser"]
 SUDOKU = Sudoku(2, 3)
 STEPS, RECURSIONS = 4, 3

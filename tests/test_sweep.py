@@ -256,6 +256,7 @@ def test_a_tpu_host_gives_each_job_its_own_chip(tmp_path):
 # ------------------------------------------------------------------------------------------------------------ real commands
 
 
+@pytest.mark.long
 def test_the_study_at_cpu_size_is_the_same_command_with_other_groups(tmp_path):
     arguments = ["+sweep=tn_sweep", "data=sudoku_6x6", "model=tiny", "seed=0,1", "hardware.jobs=2"]
     code, _, err = sweep(tmp_path, *arguments)
@@ -267,6 +268,7 @@ def test_the_study_at_cpu_size_is_the_same_command_with_other_groups(tmp_path):
     assert len({summary["config_digest"] for summary in summaries(tmp_path).values()}) == 10
 
 
+@pytest.mark.long
 def test_a_sweep_of_real_runs(tmp_path):
     """Two steps of two grid points by the real command; given again, nothing runs."""
     arguments = ["+sweep=tn_sweep", "experiment=e2_2_t2_n2,e2_2_t2_n6", "data=sudoku_4x4", "data.num_puzzles=20"]

@@ -10,6 +10,7 @@ import importlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from types import ModuleType
 from typing import Protocol
 
 import numpy as np
@@ -158,21 +159,26 @@ class Task(Protocol):
         """The cells [L] of an answer that answer nothing."""
 
 
-# Where each task is made; its module is imported when it is asked for.
+# Where each task is: a module with `make(data) -> Task` and `check(data)`, which is imported when it is asked for.
 TASKS = {"sudoku": "trm.tasks.sudoku.task"}
 
 
 def task_of(data: DataConfig) -> Task:
     """The task that the settings name, in its size. Raises ConfigError where there is none of that name."""
+    task: Task = _module(data).make(data)
+    return task
+
+
+def _module(data: DataConfig) -> ModuleType:
     if data.task not in TASKS:
         raise ConfigError(f"data.task={data.task} is unknown: choose one of {', '.join(sorted(TASKS))}")
-    task: Task = importlib.import_module(TASKS[data.task]).make(data)
-    return task
+    return importlib.import_module(TASKS[data.task])
 
 
 @register_check
 def check_task(cfg: Config) -> None:
     """Raise ConfigError for an unknown task, a size that it does not have, or a network that its puzzles leave no width."""
+    _module(cfg.data).check(cfg.data)
     check_widths(cfg, task_of(cfg.data).facts.seq_len)
 
 

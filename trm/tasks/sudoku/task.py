@@ -69,7 +69,11 @@ class SudokuTask(Sudoku):
 
 
 def make(data: DataConfig) -> SudokuTask:
-    """The size that the settings name. Raises ConfigError for one that there is not."""
+    """The size that the settings name."""
+    return SudokuTask(data.box_rows, data.box_cols)
+
+
+def check(data: DataConfig) -> None:
+    """Raise ConfigError for a size that cannot be written: there are 25 digits."""
     if not 2 <= data.side <= 25:
         raise ConfigError(f"data.box_rows*data.box_cols={data.side}: the grid's side must be 2 to 25")
-    return SudokuTask(data.box_rows, data.box_cols)
