@@ -9,7 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from running import MESH, TINY, metrics, run, summary
+from running import MESH, TINY, XLA, metrics, run, summary
 
 from trm.backends import start
 from trm.config import HardwareConfig, ModelConfig, RecursionConfig
@@ -342,7 +342,7 @@ def test_voting_command(folder):
 @pytest.mark.long
 def test_on_a_mesh_the_same(folder):
     for arguments in (["evaluate.early_exit=true"], ["evaluate.supervision_steps=[2,4]", "--out", "mesh"]):
-        one, _ = evaluate(folder, *arguments)
+        one, _ = evaluate(folder, *arguments, *XLA)
         mesh, _ = evaluate(folder, *arguments, *MESH, "hardware.devices_per_host=4")
         for name in ("runtime", "seconds"):
             one.pop(name, None)
