@@ -197,6 +197,8 @@ class Training:
         """
         cfg, step, total_steps = self.cfg, self.record.step, self.exp.total_steps
         sums = dict(zip(METRICS, self.runtime.fetch(state.metrics).tolist(), strict=True))
+        if sums["nonfinite_steps"]:
+            self.outputs.wait()
         check_losses(sums, step, cfg, self.run_dir)
         lap, (made_s, waited_s) = self.clock.lap(step), batches.lap()
         compiles = self.runtime.compile_count()
@@ -245,6 +247,7 @@ class Training:
         """Copy the state to the host and have it written; the run stops here rather than save one that is not finite."""
         with self.clock.paused():
             host = self.runtime.fetch(state)
+            self.outputs.wait()  # one is written at a time
             losses = dict(zip(METRICS, host.metrics.tolist(), strict=True))
             check_losses(losses, self.record.step, self.cfg, self.run_dir)
             check_weights(host.weights, self.record.step, self.cfg, self.run_dir)

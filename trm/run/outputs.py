@@ -90,6 +90,11 @@ class Outputs:
         with self._own():
             self._writer.save(tensors, self._record.meta(self._exp), is_best=is_best)
 
+    def wait(self) -> None:
+        """Wait until the checkpoint that is being written is on disk, so that it can be spoken of."""
+        with self._own():
+            self._writer.wait()
+
     def close(self) -> None:
         """Wait until all checkpoints are on disk. Raises what went wrong."""
         with self._own():
