@@ -11,7 +11,7 @@ import time
 import pytest
 from conftest import FAULTY
 from fake_wandb import KEY, FakeWandb
-from running import command, environment, metrics, run, summary
+from running import XLA, command, environment, metrics, run, summary
 
 from trm.run.checkpoint import saved_steps
 
@@ -178,7 +178,7 @@ def test_a_torch_xla_that_does_not_load_is_told_with_the_way_out(tmp_path):
     (tmp_path / "broken" / "torch_xla").mkdir(parents=True)
     (tmp_path / "broken" / "torch_xla" / "__init__.py").write_text("raise ImportError('_XLAC.so: undefined symbol: view')\n")
     done = subprocess.run(
-        command("trm.train", *FAULTY), cwd=tmp_path, env=environment(PYTHONPATH=str(tmp_path / "broken")),
+        command("trm.train", *FAULTY, *XLA), cwd=tmp_path, env=environment(PYTHONPATH=str(tmp_path / "broken")),
         capture_output=True, text=True, check=False, timeout=120,
     )  # fmt: skip
     assert done.returncode == 2
