@@ -11,7 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from running import MESH, TINY, XLA, metrics, run, summary
 
+import trm.evaluate
 from trm.backends import start
+from trm.backends.native import NativeRuntime
 from trm.config import HardwareConfig, ModelConfig, RecursionConfig
 from trm.core.metrics import METRICS, MOST_SAMPLES
 from trm.core.model import Architecture, init_fixed, init_weights
@@ -393,3 +395,16 @@ def test_bad_input_ends_with_one_line_and_exit_code_2(folder):
 def test_training_refuses_what_only_the_command_does(folder):
     done = run(folder, "trm.train", *TINY, "run_name=no", "evaluate.augmentations=2", check=2)
     assert "python -m trm.evaluate" in done.stderr
+
+
+def test_of_several_hosts_one_prints_and_writes(folder, monkeypatch, capsys):
+    class Second(NativeRuntime):
+        is_main = False
+
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(trm.evaluate, "started", lambda cfg: Second(cfg.hardware))
+    monkeypatch.setattr(trm.evaluate, "process_rank", lambda: (1, 2))
+    main(["checkpoint=outputs/r"])
+    main(["checkpoint=outputs/r", "evaluate.supervision_steps=[1,2]", "--out", "nowhere"])
+    assert capsys.readouterr().out == ""
+    assert not (folder / "nowhere").exists()

@@ -7,6 +7,8 @@ steps on any two machines. Float64 shows that the computation is the same; atten
 import math
 import re
 import shutil
+import subprocess
+import sys
 from collections import Counter
 
 import pytest
@@ -106,3 +108,12 @@ def test_resume_on_a_mesh_is_exact_and_on_another_number_of_devices_close(tmp_pa
     losses = {name: [line["loss"] for line in metrics(outputs / name, "train")] for name in ("whole", "moved")}
     assert len(losses["moved"]) == 27
     assert losses["moved"] == pytest.approx(losses["whole"], rel=1e-5)
+
+
+def test_extremes_over_hosts_are_right_on_sharded_rows(tmp_path):
+    code = (
+        "from trm.backends import start; from trm.backends.base import extremes_over_hosts; from trm.config import HardwareConfig; "
+        "print(extremes_over_hosts(start(HardwareConfig(name='m', devices_per_host=8)), [3, 2**28 - 1, -1]))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "([3, 268435455, -1], [3, 268435455, -1])"

@@ -339,6 +339,7 @@ def test_a_process_of_a_pod_refuses_a_sweep_and_a_run_without_a_name(tmp_path):
     refused = run(tmp_path, "trm.train", "data=sudoku_4x4", check=2, **pod)
     assert refused.stderr.startswith("error: run_name is missing")
     assert not (tmp_path / "outputs").exists()
+    run(tmp_path, "trm.build_data", "data=sudoku_4x4", "data.num_puzzles=8", "data.num_test_puzzles=4", "data.path=d", **pod)
 
 
 def test_compiled_graphs_are_kept_in_a_folder_for_each_process(monkeypatch):

@@ -81,3 +81,15 @@ def test_a_new_task_is_built_loaded_trained_and_evaluated(tmp_path):
     execute(build(cfg), tmp_path, StopSignal())
     summary = json.loads((tmp_path / "summary.json").read_text())
     assert (summary["status"], summary["last_eval"]["count"]) == ("completed", 20)
+
+
+def test_a_task_without_symmetries_is_built_and_loaded_and_refuses_variants_alone():
+    class Plain(Shades):
+        symmetry = None
+
+    task, puzzles = Plain(), np.arange(4)
+    made = task.generate(4, 0)
+    same = augment(task, *made, seed=0, puzzles=puzzles, variants=np.zeros(4, int))
+    assert all(np.array_equal(*pair) for pair in zip(same, made, strict=True))
+    with pytest.raises(ConfigError, match=r"data\.num_aug=0"):
+        augment(task, *made, seed=0, puzzles=puzzles, variants=np.ones(4, int))

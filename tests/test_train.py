@@ -12,7 +12,12 @@ import numpy as np
 import pytest
 from running import INDUCTOR, TINY, command, environment, metrics, numbers, run, summary
 
+from trm.backends.native import NativeRuntime
+from trm.cli import compose
 from trm.run.checkpoint import load_checkpoint
+from trm.run.experiment import build
+from trm.run.signals import StopSignal
+from trm.train import execute
 
 
 @pytest.fixture(scope="module")
@@ -252,3 +257,27 @@ def test_help_lists_every_group(tmp_path):
         assert re.search(rf"^ +{group} +\w", done.stdout, re.MULTILINE)
     job = run(tmp_path, "trm.train", "--cfg", "job", "recursion=t4_n6")
     assert "T: 4" in job.stdout
+
+
+def test_a_completed_run_says_how_its_evaluation_differs_from_the_one_asked_for(folder, whole):
+    """Settings that do not change an evaluation's result are no difference."""
+    same = run(folder, "trm.train", *TINY, "run_name=whole", "evaluate.batch_size=8")
+    assert "nothing to train" in same.stdout
+    assert "other settings" not in same.stdout
+    other = run(folder, "trm.train", *TINY, "run_name=whole", "evaluate.max_puzzles=null")
+    assert "other settings (evaluate.max_puzzles=40 there, None here)" in other.stdout
+    words = re.search(r"`python -m trm\.evaluate (.*)`", other.stdout)[1].split()
+    done = run(folder, "trm.evaluate", *words)
+    assert json.loads(done.stdout.splitlines()[-1])["count"] == 64  # all that there are
+
+
+def test_a_graph_that_is_compiled_again_is_a_warning(tmp_path):
+    class Recompiling(NativeRuntime):
+        def compile_count(self):
+            self.asked = getattr(self, "asked", 0) + 1
+            return self.asked
+
+    cfg = compose([*TINY, f"data.path={tmp_path}/data", "train.max_steps=3"])
+    execute(build(cfg, Recompiling(cfg.hardware)), tmp_path, StopSignal())
+    [warning] = summary(tmp_path)["warnings"]
+    assert "compiled again after the first step" in warning

@@ -42,6 +42,7 @@ UNWRITABLE = (
     errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT,
     errno.ENOTDIR, errno.EEXIST, errno.EISDIR, errno.ENAMETOOLONG,
 )  # fmt: skip
+NO_RUN_FOLDER = "."  # hydra.run.dir of a command that is no run
 EXIT_FAILED, EXIT_USER_ERROR, EXIT_PIPE_CLOSED, EXIT_PREEMPTED = 1, 2, 141, 143
 
 # One line on each config group, in the order of conf/config.yaml; `--help` prints it with the group's options.
@@ -189,7 +190,7 @@ def hydra_command(run: Callable[[Config], None], *, run_folder: bool = True) -> 
     `run_folder` nothing is written under outputs/ and logging goes to the terminal alone.
     """
     if not run_folder:
-        sys.argv += ["hydra.run.dir=.", "hydra.output_subdir=null", "hydra/job_logging=stdout"]
+        sys.argv += [f"hydra.run.dir={NO_RUN_FOLDER}", "hydra.output_subdir=null", "hydra/job_logging=stdout"]
         sys.argv += ["hydra/sweeper=basic", "hydra/launcher=basic"]  # a sweep is of runs
     elif process_rank()[0] > 0 and on_a_pod():  # one of several hosts with the same command and folder
         sys.argv += ["hydra.output_subdir=null", "hydra/job_logging=stdout"]
@@ -210,7 +211,6 @@ def hydra_command(run: Callable[[Config], None], *, run_folder: bool = True) -> 
         hydra_config = HydraConfig.get()
         if OmegaConf.is_missing(hydra_config.job, "num"):
             try:
-                refuse_unknown_keys(composed)
                 function(typed(composed))
             except (UserError, OmegaConfBaseException) as error:  # here, before Hydra adds lines of its own
                 if full_error == "1":
@@ -241,26 +241,26 @@ class RefuseEarly(Callback):
     def on_run_start(self, config: DictConfig, **_: Any) -> None:
         """Exit where the settings are not valid."""
         try:
-            plain = _without_hydra(config)
-            refuse_unknown_keys(plain)
-            cfg = typed(plain)
+            cfg = typed(config)
+            makes_a_folder = config.hydra.run.dir != NO_RUN_FOLDER
             named = any(override.startswith("run_name=") for override in config.hydra.overrides.task)
-            if not named and max(cfg.hardware.processes, process_rank()[1]) > 1:
+            if makes_a_folder and not named and max(cfg.hardware.processes, process_rank()[1]) > 1:
                 raise ConfigError("run_name is missing: a run of several hosts needs one, else each names it by its own clock")
         except (UserError, OmegaConfBaseException) as error:
             fail_user_error(error)
 
 
 def typed(composed: DictConfig) -> Config:
-    """The typed, validated settings, checked against the tasks and the recursions that there are."""
+    """The typed, validated settings of a composed config, checked against the tasks and the recursions that there are.
+
+    Hydra's own part is left out. Raises ConfigError, also for a key that the schema does not have.
+    """
+    composed = OmegaConf.create({key: value for key, value in composed.items_ex(resolve=False) if key != "hydra"})
+    refuse_unknown_keys(composed)
     importlib.import_module("trm.tasks.base")
     if OmegaConf.select(composed, "recursion.variant") not in (None, RecursionConfig.variant):
         importlib.import_module("trm.core.recursion")  # with torch, which takes seconds
     return from_composed(composed)
-
-
-def _without_hydra(composed: DictConfig) -> DictConfig:
-    return OmegaConf.create({key: value for key, value in composed.items_ex(resolve=False) if key != "hydra"})
 
 
 def _mistake(error: Exception, overrides: list[str]) -> UserError | None:
@@ -340,9 +340,7 @@ def compose_launch(overrides: list[str]) -> tuple[Config, Launch]:
             composed = hydra.compose("config", overrides=_with_plus(overrides), return_hydra_config=True)
             own = composed.hydra
             launch = Launch(Path(own.run.dir), own.runtime.choices["hydra/launcher"], own.mode == RunMode.MULTIRUN)
-            plain = _without_hydra(composed)
-            refuse_unknown_keys(plain)
-            return typed(plain), launch
+            return typed(composed), launch
         except Exception as error:
             mistake = _mistake(error, overrides)
             if mistake is None or mistake is error:

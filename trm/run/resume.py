@@ -10,7 +10,7 @@ from pathlib import Path
 from torch import Tensor
 
 from trm.backends.base import extremes_over_hosts
-from trm.config import differences, digest, resume_conflicts, to_plain
+from trm.config import differences, digest, kept, resume_conflicts, to_plain
 from trm.core.step import TrainState
 from trm.errors import CheckpointError, UserError
 from trm.run.checkpoint import Meta, load_checkpoint, saved_steps, set_aside, state_digest, unflatten
@@ -29,11 +29,11 @@ def starting_point(exp: Experiment, run_dir: Path, record: Record) -> tuple[Expe
     Fills the record. Raises CheckpointError where the checkpoint belongs to other settings or data, where all are damaged, and
     where several hosts would start from different states; all hosts must call it together.
     """
-    error: UserError | None = None
+    error: UserError | OSError | None = None
     found: tuple[Path, dict[str, Tensor], Meta] | None = None
     try:
         found = _checkpoint(exp, run_dir, record)
-    except UserError as wrong:
+    except (UserError, OSError) as wrong:
         error = wrong
     if exp.runtime.process_count > 1:
         _agree(exp, found, error)
@@ -92,7 +92,7 @@ def _newest_whole(run_dir: Path, record: Record) -> tuple[Path, dict[str, Tensor
     return None
 
 
-def _agree(exp: Experiment, found: tuple[Path, dict[str, Tensor], Meta] | None, error: UserError | None) -> None:
+def _agree(exp: Experiment, found: tuple[Path, dict[str, Tensor], Meta] | None, error: Exception | None) -> None:
     """Raise CheckpointError unless all hosts have the same step, state, settings and training puzzles.
 
     A host with an error of its own takes part, so that the others do not wait for it.
@@ -129,12 +129,13 @@ def kept_evaluation(exp: Experiment, run_dir: Path, record: Record) -> str | Non
     summary = read_summary(run_dir) or {}
     if summary.get("status") != "completed" or record.scores.last_eval_step is None:
         return None
-    asked = to_plain(exp.cfg)["evaluate"]
+    asked = kept(to_plain(exp.cfg))["evaluate"]
     other = differences(record.kept_config.get("evaluate", {}), asked, "evaluate.")
     if not other:
         return ""
     keys = [difference.partition("=")[0] for difference in other]
-    again = " ".join(f"{key}={asked[key.removeprefix('evaluate.')]}" for key in keys)
+    values = [asked[key.removeprefix("evaluate.")] for key in keys]
+    again = " ".join(f"{key}={'null' if value is None else value}" for key, value in zip(keys, values, strict=True))
     return (
         f"; its last evaluation was made with other settings ({'; '.join(other)}): "
         f"`python -m trm.evaluate checkpoint={run_dir} {again}` makes one with these"

@@ -9,7 +9,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from torch import Tensor
 
-from trm.cli import GROUPS, compose, one_line, refuse_unknown_keys, typed
+from trm.cli import GROUPS, compose, one_line, typed
 from trm.config import Config, load_yaml, to_plain
 from trm.core.model import Architecture, Weights, architecture, init_fixed, weight_shapes
 from trm.errors import CheckpointError, ConfigError
@@ -135,7 +135,6 @@ def _with_overrides(settings: Any, overrides: list[str]) -> Config:
                 word = value.lower() in ("on", "off", "yes", "no")
                 read = value if word else OmegaConf.from_dotlist([f"value={value}"])["value"]
                 OmegaConf.update(merged, key, read, force_add=False)
-        refuse_unknown_keys(merged)
         return typed(merged)
     except OmegaConfBaseException as error:
         raise ConfigError(one_line(error)) from error

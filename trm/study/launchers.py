@@ -32,7 +32,7 @@ from hydra_plugins.hydra_submitit_launcher import submitit_launcher  # type: ign
 from hydra_plugins.hydra_submitit_launcher.config import BaseQueueConf  # type: ignore[import-untyped]
 from omegaconf import DictConfig, OmegaConf
 
-from trm.cli import CONF_DIR, EXIT_FAILED, EXIT_PREEMPTED, invocation, one_line, refuse_unknown_keys, typed
+from trm.cli import CONF_DIR, EXIT_FAILED, EXIT_PREEMPTED, invocation, one_line, typed
 from trm.config import Config, HardwareConfig, digest
 from trm.errors import ConfigError, UserError
 from trm.run.folder import read_summary
@@ -134,9 +134,7 @@ class StudySweeper(BasicSweeper):
         assert self.hydra_context is not None
         assert self.config is not None
         composed = self.hydra_context.config_loader.load_sweep_config(self.config, [*self.implied, *overrides])
-        plain = OmegaConf.create({key: value for key, value in composed.items_ex(resolve=False) if key != "hydra"})
-        refuse_unknown_keys(plain)
-        return typed(plain)
+        return typed(composed)
 
     def _launch(self, sweep_dir: Path, jobs: Sequence[study.Job]) -> tuple[dict[str, str], bool]:
         """Start the jobs and wait for them: the launcher's reason for each that did not end well, and whether it was stopped."""
