@@ -1,7 +1,7 @@
 """Make the README's pictures in docs/images anew, from real runs: `python scripts/gallery.py [--sweep DIR] [--out DIR]`.
 
   --sweep DIR  a finished sweep with tracking=tensorboard; without it `python -m trm.train +sweep=demo` runs first, or what is
-               missing of it (three minutes on two idle cores)
+               missing of it (three to five minutes on two idle cores)
   --out DIR    where the pictures go: docs/images
 
 Screenshots need what the browser tests need (scripts/install_chromium.sh); without it they are left out, and said to be.
