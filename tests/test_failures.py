@@ -10,7 +10,7 @@ from trm.cli import compose
 from trm.core.metrics import METRICS
 from trm.errors import RunFailure
 from trm.run.clock import Lap
-from trm.run.failures import check_losses, check_weights, explained, memory_words, slow_loader
+from trm.run.failures import check_evaluation, check_losses, check_weights, explained, memory_words, slow_loader
 
 # As the compiler for a v4 said it of a step that was too big.
 TPU_MESSAGE = (
@@ -93,3 +93,13 @@ def test_a_loader_slower_than_the_step_is_told_with_both_times():
     warning = slow_loader(Lap(10, 0.41, 0.0), made_s=0.4, waited_s=0.3)
     assert "40.0 ms for a batch and a step 11.0 ms" in warning
     assert "data.num_aug" in warning
+
+
+def test_an_evaluation_that_is_not_finite_is_a_failure(cfg, tmp_path):
+    """Else its accuracy of 0 would stand in the results as if it had been measured."""
+    good, bad = {"lm_head": torch.ones(2)}, {"lm_head": torch.tensor([1.0, float("nan")])}
+    check_evaluation({"lm_loss": 1.0}, good, 3, cfg, tmp_path)
+    with pytest.raises(RunFailure, match=r"^step 3: the evaluation is not finite \(lm_loss is nan\), though its weights are"):
+        check_evaluation({"lm_loss": float("nan"), "accuracy": 0.0}, good, 3, cfg, tmp_path)
+    with pytest.raises(RunFailure, match=r"^step 3: the weights lm_head are not finite"):
+        check_evaluation({"lm_loss": float("nan")}, bad, 3, cfg, tmp_path)

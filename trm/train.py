@@ -28,7 +28,7 @@ from trm.inference.evaluator import EvaluationStopped, Evaluator, make_evaluator
 from trm.inference.progress import progress_bar
 from trm.run.clock import Clock
 from trm.run.experiment import Experiment, build
-from trm.run.failures import check_losses, check_weights, explained, slow_loader
+from trm.run.failures import check_evaluation, check_losses, check_weights, explained, slow_loader
 from trm.run.folder import exclusive
 from trm.run.outputs import Outputs
 from trm.run.rank import process_rank
@@ -238,6 +238,7 @@ class Training:
             except EvaluationStopped:
                 self._save(state, is_best=False)
                 return False
+            check_evaluation(result.final, weights, self.record.step, self.cfg, self.run_dir)
             is_best = self.record.evaluated(sample, result)
             self.outputs.evaluated(result, began)
             self._save(state, is_best)
@@ -250,7 +251,8 @@ class Training:
             self.outputs.wait()  # one is written at a time
             losses = dict(zip(METRICS, host.metrics.tolist(), strict=True))
             check_losses(losses, self.record.step, self.cfg, self.run_dir)
-            check_weights(host.weights, self.record.step, self.cfg, self.run_dir)
+            for weights in (host.weights, host.ema):
+                check_weights(weights, self.record.step, self.cfg, self.run_dir)
             self.outputs.save(host, is_best)
 
 

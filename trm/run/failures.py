@@ -101,6 +101,18 @@ def check_weights(weights: Mapping[str, Tensor], step: int, cfg: Config, run_dir
         raise RunFailure(f"step {step}: the weights {wrong[0]}{more} are not finite: {_after_divergence(cfg, run_dir)}")
 
 
+def check_evaluation(values: Mapping[str, float], weights: Mapping[str, Tensor], step: int, cfg: Config, run_dir: Path) -> None:
+    """Raise RunFailure where an evaluation's losses are not finite: its accuracy says nothing.
+
+    `weights` are those that it was made with, on any device.
+    """
+    wrong = [f"{name} is {value}" for name, value in values.items() if not math.isfinite(value)]
+    if wrong:
+        check_weights(weights, step, cfg, run_dir)
+        found = f"the evaluation is not finite ({', '.join(wrong)}), though its weights are"
+        raise RunFailure(f"step {step}: {found}: {_after_divergence(cfg, run_dir)}")
+
+
 def _after_divergence(cfg: Config, run_dir: Path) -> str:
     steps = saved_steps(run_dir)
     kept = f"{run_dir}/checkpoints/step_{steps[-1]} is the last good checkpoint" if steps else "no checkpoint was saved yet"
