@@ -1,12 +1,9 @@
 """Measure: `python -m trm.bench [NAME ...]`; the measurements lie in bench/ beside the package."""
 
 import sys
-from pathlib import Path
 
-from trm.cli import fail_user_error, plain_command
+from trm.cli import ROOT, fail_user_error, plain_command
 from trm.errors import UserError
-
-ROOT = Path(__file__).resolve().parents[1]
 
 if __name__ == "__main__":
     if not (ROOT / "bench" / "__main__.py").exists():

@@ -8,9 +8,11 @@ import argparse
 import difflib
 import errno
 import importlib
+import importlib.util
 import logging
 import os
 import re
+import runpy
 import shlex
 import sys
 import traceback
@@ -37,7 +39,8 @@ from trm.errors import ConfigError, RunFailure, UserError, plain_line
 from trm.run.job import job
 from trm.run.rank import on_a_pod, process_rank
 
-CONF_DIR = Path(__file__).resolve().parent.parent / "conf"
+ROOT = Path(__file__).resolve().parents[1]  # holds trm/ and hydra_plugins/, in a checkout also bench/ and scripts/
+CONF_DIR = ROOT / "trm" / "conf"  # in a checkout a link to conf/
 UNWRITABLE = (
     errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT,
     errno.ENOTDIR, errno.EEXIST, errno.EISDIR, errno.ENAMETOOLONG,
@@ -296,7 +299,7 @@ def _with_plus(overrides: list[str]) -> list[str]:
 
 def _prepare_hydra() -> None:
     """Make the schema, the resolvers of conf/ and the study's plugins known to Hydra."""
-    root = str(CONF_DIR.parent)
+    root = str(ROOT)
     if root not in sys.path:  # hydra_plugins/ lies beside trm/
         sys.path.append(root)
     register_schema()
@@ -310,6 +313,13 @@ def command_module() -> str | None:
     """The name of the module that `python -m MODULE` runs; None where a file runs."""
     spec = sys.modules["__main__"].__spec__
     return spec.name if spec else None
+
+
+def installed() -> None:
+    """What pip installs for every command: `trm-build-data ...` is `python -m trm.build_data ...`."""
+    module = Path(sys.argv[0]).name.replace("-", ".", 1).replace("-", "_")
+    sys.modules["__main__"].__spec__ = importlib.util.find_spec(module)
+    runpy.run_module(module, run_name="__main__")
 
 
 def invocation() -> str:

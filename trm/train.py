@@ -260,10 +260,5 @@ def _due(step: int, every: int | None) -> bool:
     return every is not None and step % every == 0
 
 
-def main() -> None:
-    """The command, also installed as `trm-train`: shell completion needs a program's name."""
-    hydra_command(train)
-
-
 if __name__ == "__main__":
-    main()
+    hydra_command(train)

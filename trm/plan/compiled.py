@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from trm.cli import CONF_DIR
+from trm.cli import ROOT
 from trm.config import Config
 from trm.errors import ConfigError, RunFailure
 from trm.plan import aot
@@ -22,7 +22,7 @@ from trm.plan.estimate import chip_of, topology
 from trm.plan.lowering import request
 from trm.study.placement import place
 
-PLAN_VENV = CONF_DIR.parent / ".venv-plan"
+PLAN_VENV = ROOT / ".venv-plan"
 STEPS = ("training", "evaluation")
 SHOWN_BYTES = 1 << 20  # an evaluation gathers the answers to the few puzzles that are shown: less than this
 
@@ -179,7 +179,7 @@ def warnings(compiled: Compiled, gradient_bytes: int | None) -> list[str]:
 
 
 def _run_child(command: list[str], what: str) -> None:
-    done = subprocess.run(command, cwd=CONF_DIR.parent, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     if done.returncode:
         lines = [line for line in (done.stderr + done.stdout).splitlines() if line.strip()]
         raise RunFailure(f"{what} failed (exit code {done.returncode}): {lines[-1] if lines else 'without a message'}")

@@ -32,7 +32,7 @@ from hydra_plugins.hydra_submitit_launcher import submitit_launcher  # type: ign
 from hydra_plugins.hydra_submitit_launcher.config import BaseQueueConf  # type: ignore[import-untyped]
 from omegaconf import DictConfig, OmegaConf
 
-from trm.cli import CONF_DIR, EXIT_FAILED, EXIT_PREEMPTED, invocation, one_line, typed
+from trm.cli import EXIT_FAILED, EXIT_PREEMPTED, ROOT, invocation, one_line, typed
 from trm.config import Config, HardwareConfig, digest
 from trm.errors import ConfigError, UserError
 from trm.run.folder import read_summary
@@ -43,7 +43,6 @@ from trm.study.placement import cores_of_slot, environment, expand_indices, plac
 
 log = logging.getLogger(__name__)
 
-ROOT = CONF_DIR.parent
 CHIP_LOCKS = Path("/tmp/trm-tpu-chips")  # one per host: every sweep on it shares the same chips
 VISIBLE_GPUS = "TRM_VISIBLE_GPUS"  # the sweep's own CUDA_VISIBLE_DEVICES: submitit's local jobs start with an empty one
 POLL_S = 0.2

@@ -1,0 +1,73 @@
+"""What pip installs: built as a wheel, installed beside the dependencies of this environment, started in an empty folder."""
+
+import configparser
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
+import venv
+from pathlib import Path
+
+import pytest
+
+from trm.cli import ROOT
+
+COMMANDS = sorted(
+    {path.stem for path in (ROOT / "trm").glob("[!_]*.py")} - {"cli", "errors"}
+    | {path.parent.name for path in (ROOT / "trm").glob("*/__main__.py")}
+)
+
+
+@pytest.fixture(scope="module")
+def package(tmp_path_factory):
+    """bin/ of an environment that holds the installed wheel, with this environment's packages but not this checkout."""
+    folder = tmp_path_factory.mktemp("package")
+    source = folder / "source"  # setuptools would leave a build folder in the checkout
+    for name in ("trm", "conf", "hydra_plugins"):
+        shutil.copytree(ROOT / name, source / name, symlinks=True)
+    for name in ("setup.cfg", "pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, source)
+    build = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation", "-w", str(folder), str(source)]
+    subprocess.run(build, check=True, cwd=folder)
+    venv.create(folder / "venv", symlinks=True)
+    python = folder / "venv" / "bin" / "python"
+    where = [str(python), "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"]
+    site = Path(subprocess.run(where, check=True, capture_output=True, text=True).stdout.strip())
+    (site / "dependencies.pth").write_text(sysconfig.get_path("purelib") + "\n")  # whose own .pth, of the checkout, is not read
+    wheel = next(folder.glob("*.whl"))
+    subprocess.run([sys.executable, "-m", "pip", "--python", str(python), "install", "-q", "--no-deps", str(wheel)], check=True)
+    return python.parent
+
+
+def started(package, folder, *command, check=0):
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    done = subprocess.run(
+        [package / command[0], *command[1:]], cwd=folder, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == check, done.stdout + done.stderr
+    return done
+
+
+def test_every_command_is_installed():
+    config = configparser.ConfigParser()
+    config.read(ROOT / "setup.cfg")
+    scripts = config["options.entry_points"]["console_scripts"].split("\n")
+    assert sorted(line.split(" = ")[0] for line in scripts if line) == [f"trm-{name.replace('_', '-')}" for name in COMMANDS]
+
+
+@pytest.mark.long
+def test_the_installed_commands_work_in_an_empty_folder(package, tmp_path):
+    where = started(package, tmp_path, "python", "-c", "import trm; print(trm.__file__)").stdout
+    assert str(package.parent) in where
+    small = ["data=sudoku_4x4", "data.num_puzzles=20", "data.num_test_puzzles=20", "model=tiny", "recursion=t2_n2", "tracking=none"]
+    small += ["train.max_steps=1", "train.global_batch_size=16", "hardware.backend=eager"]
+    started(package, tmp_path, "trm-train", *small, "run_name=r")
+    started(package, tmp_path, "trm-train", "-m", *small, "seed=0,1", "hardware.jobs=2")
+    assert (tmp_path / "outputs" / "r" / "summary.json").exists()
+    assert "exact_accuracy" in started(package, tmp_path, "trm-evaluate", "checkpoint=outputs/r").stdout
+    assert "t2_n2" in started(package, tmp_path, "trm-report", "outputs/r").stdout
+    for name in COMMANDS:
+        if name != "bench":
+            assert started(package, tmp_path, f"trm-{name.replace('_', '-')}", "--help").stdout
+    assert "a checkout" in started(package, tmp_path, "trm-bench", check=2).stderr
