@@ -20,6 +20,7 @@ from trm.config import DataConfig
 from trm.data import csv_source
 from trm.data.format import ARRAYS, Metadata, array_path, read_build_record
 from trm.data.hashing import Stream, hash64, permutations
+from trm.data.hub import download
 from trm.errors import DataError
 from trm.tasks.base import Split, Task, augment, task_of
 
@@ -55,16 +56,14 @@ class BuildReport:
 
 
 def ensure_dataset(data: DataConfig) -> Path:
-    """The dataset folder `data.path`, built first where it is missing and nothing has to be downloaded.
+    """The dataset folder `data.path`, built first where it is missing, from downloaded files where none are named.
 
-    Raises DataError where the folder was built with other settings, or where it must be built by hand (the command is named).
+    Raises DataError where the folder was built with other settings or cannot be built.
     """
     path = Path(data.path)
     if not is_absent(path):
         _check_settings(path, data)
         return path
-    if data.source == "csv" and not (data.train_csv and data.test_csv):
-        raise DataError(f"data.path={path} does not exist: build it with {build_command(data)}")
     build_dataset(data)
     return path
 
@@ -90,7 +89,7 @@ def build_dataset(data: DataConfig) -> BuildReport:
                 if record is None:
                     raise DataError(f"data.path={path} exists and was not built here: choose another data.path or remove it")
                 return _report(path, record, seconds=0.0, built=False)
-            _log.info("building the dataset %s", path)
+            _log.info("%s does not exist: building it, once", path)
             record = _build(path, data)
     except OSError as error:
         raise DataError(f"data.path={path} cannot be written ({error}): choose another data.path") from error
@@ -131,7 +130,7 @@ def _from_csv(task: Task, data: DataConfig) -> tuple[dict[str, Split], dict[str,
     files, chosen, rows = {}, {}, {}
     for split in SPLITS:
         named = given[split]
-        source = Path(named) if named else _downloaded(task, f"{split}.csv")
+        source = Path(named) if named else _downloaded(task, data, f"{split}.csv")
         file = csv_source.scan(source, f"data.{split}_csv")
         count = file.num_rows if counts[split] is None else counts[split]
         key = "data.num_puzzles" if split == "train" else "data.num_test_puzzles"
@@ -151,11 +150,16 @@ def _from_csv(task: Task, data: DataConfig) -> tuple[dict[str, Split], dict[str,
     return rows, {split: files[split].sha256 for split in SPLITS}
 
 
-def _downloaded(task: Task, name: str) -> Path:
+def _downloaded(task: Task, data: DataConfig, name: str) -> Path:
     if task.hub is None:
         raise DataError(f"{task.title} cannot be downloaded: set data.train_csv and data.test_csv")
-    repository, revision, _ = task.hub
-    return csv_source.download(name, repository, revision)
+    try:
+        return download(name, task.hub.repository, task.hub.revision)
+    except DataError as error:
+        raise DataError(
+            f"data.path={data.path} does not exist, and {error}: get train.csv and test.csv of that dataset from elsewhere and run "
+            f"`{build_command(data)} data.train_csv=PATH data.test_csv=PATH`, or take data={task.hub.instead}, which is made here"
+        ) from error
 
 
 def _generated(task: Task, data: DataConfig) -> tuple[dict[str, Split], dict[str, str]]:

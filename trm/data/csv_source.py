@@ -30,33 +30,6 @@ class CsvFile:
     num_rows: int
 
 
-def download(name: str, repository: str, revision: str) -> Path:
-    """The file `name` of a dataset on the Hugging Face hub, at a pinned revision; kept in the hub's cache.
-
-    Raises DataError when it cannot be had.
-    """
-    import httpx  # here with the hub client, because they take a second to import
-    from huggingface_hub import constants, hf_hub_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-
-    def fetch(local_files_only: bool) -> Path:
-        return Path(hf_hub_download(repository, name, repo_type="dataset", revision=revision, local_files_only=local_files_only))
-
-    try:
-        try:
-            return fetch(local_files_only=True)
-        except LocalEntryNotFoundError:
-            # The hub client tries for half a minute, with two warnings a try, before it says that there is no network.
-            httpx.head(constants.ENDPOINT, timeout=10)
-            return fetch(local_files_only=False)
-    except (OSError, httpx.HTTPError, HfHubHTTPError) as error:
-        why = " ".join(str(error).split())[:120]
-        raise DataError(
-            f"cannot download {name} of {repository} ({type(error).__name__}: {why}): "
-            "get the csv files elsewhere and set data.train_csv=... data.test_csv=..."
-        ) from error
-
-
 def scan(path: Path, key: str) -> CsvFile:
     """Count and hash a csv file and check its header; raises DataError naming the config `key` or the file."""
     digest, newlines, last = hashlib.sha256(), 0, b""

@@ -30,7 +30,7 @@ def evaluation_puzzles(cfg: Config) -> tuple[int, int, bool]:
     """Puzzles of an evaluation during training and of the last one, and whether the latter is assumed rather than set."""
     known = cfg.data.num_test_puzzles or (GENERATED_TEST_PUZZLES if cfg.data.source == "generated" else None)
     hub, most = task_of(cfg.data).hub, cfg.evaluate.max_puzzles
-    there = known or (hub[2] if hub else GENERATED_TEST_PUZZLES)
+    there = known or (hub.test_puzzles if hub else GENERATED_TEST_PUZZLES)
     last = min(there, most or there)
     return min(last, most or SAMPLE_PUZZLES), last, known is None and last == there
 

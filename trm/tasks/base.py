@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from types import ModuleType
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,6 +38,15 @@ class TaskFacts:
     def sizes(self) -> dict[str, int]:
         """What `trm.core.model.architecture` takes."""
         return {"seq_len": self.seq_len, "vocab_size": self.vocab_size, "num_puzzle_identifiers": self.num_identifiers}
+
+
+class Hub(NamedTuple):
+    """Where train.csv and test.csv of a task are on the Hugging Face hub."""
+
+    repository: str
+    revision: str  # a full commit
+    test_puzzles: int  # in test.csv
+    instead: str  # the option of data= that needs no download
 
 
 @dataclass(frozen=True)
@@ -126,8 +135,8 @@ class Task(Protocol):
         """The symmetries, None where a puzzle has none."""
 
     @property
-    def hub(self) -> tuple[str, str, int] | None:
-        """Repository and revision of train.csv and test.csv on the Hugging Face hub, and the test puzzles there; None = no such."""
+    def hub(self) -> Hub | None:
+        """Where its csv files can be downloaded; None = nowhere."""
 
     @property
     def has_classes(self) -> bool:

@@ -7,14 +7,13 @@ import numpy as np
 
 from trm.config import DataConfig
 from trm.errors import ConfigError
-from trm.tasks.base import Flags, GridView, Split, TaskFacts, Tokens
+from trm.tasks.base import Flags, GridView, Hub, Split, TaskFacts, Tokens
 from trm.tasks.sudoku.generate import SMALLEST_SIDE_WITH_CLASSES, generate
 from trm.tasks.sudoku.rules import BLANK, PAD, Sudoku
 from trm.tasks.sudoku.symmetry import SudokuSymmetry
 
 # 3,831,994 rows of train.csv and 422,786 of test.csv
-HUB = ("sapientinc/sudoku-extreme", "58942f96baeb572ca3127e2a9e9c70f330783d6b")
-HUB_TEST_PUZZLES = 422_786
+HUB = Hub("sapientinc/sudoku-extreme", "58942f96baeb572ca3127e2a9e9c70f330783d6b", 422_786, instead="sudoku_9x9")
 
 
 @dataclass(frozen=True)
@@ -46,9 +45,9 @@ class SudokuTask(Sudoku):
         return SudokuSymmetry(self)
 
     @property
-    def hub(self) -> tuple[str, str, int] | None:
+    def hub(self) -> Hub | None:
         """Sudoku-Extreme."""
-        return (*HUB, HUB_TEST_PUZZLES) if (self.box_rows, self.box_cols) == (3, 3) else None
+        return HUB if (self.box_rows, self.box_cols) == (3, 3) else None
 
     @property
     def has_classes(self) -> bool:

@@ -1,0 +1,81 @@
+"""Data that is not there: downloaded from a hub on loopback, once, or refused in one line where there is none."""
+
+import hashlib
+import json
+import re
+
+import pytest
+from fake_hub import fake_hub
+from running import run
+
+from trm.data.hub import download
+from trm.errors import DataError
+from trm.tasks.sudoku.generate import generate
+from trm.tasks.sudoku.rules import BLANK, Sudoku
+from trm.tasks.sudoku.task import HUB
+
+NOTHING_LISTENS = "http://127.0.0.1:9"  # as good as no network, on any machine
+SMALL = ["data.num_puzzles=8", "data.num_test_puzzles=8", "model=tiny", "recursion=t2_n2", "recursion.n_sup=1", "tracking=none"]
+SMALL += ["train.global_batch_size=8", "train.max_steps=1", "hardware.backend=eager", "evaluate.max_puzzles=8"]
+
+
+@pytest.fixture(scope="module")
+def files():
+    """train.csv and test.csv of the hub's dataset, twelve puzzles each."""
+    task = Sudoku(3, 3)
+    puzzles = ["".join(map(str, row - BLANK)) for part in generate(task, 24, 0) for row in part]
+    lines = [f"src,{question.replace('0', '.')},{answer},5" for question, answer in zip(puzzles[:24], puzzles[24:], strict=True)]
+    header = "source,question,answer,rating"
+    return {f"{name}.csv": "\n".join([header, *rows, ""]).encode() for name, rows in (("train", lines[:12]), ("test", lines[12:]))}
+
+
+@pytest.fixture
+def hub(files, tmp_path, monkeypatch):
+    """The hub, to which the client in this process turns."""
+    from huggingface_hub import constants
+
+    with fake_hub(files, HUB.revision) as served:
+        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+        monkeypatch.setattr(constants, "ENDPOINT", served.endpoint)
+        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", served.endpoint + "/{repo_id}/resolve/{revision}/{filename}")
+        yield served
+
+
+def test_a_file_is_fetched_once(hub, files):
+    for _ in range(2):
+        assert download("train.csv", HUB.repository, HUB.revision).read_bytes() == files["train.csv"]
+    assert hub.fetched() == ["train.csv"]
+
+
+def test_a_download_that_was_cut_off_goes_on_where_it_ended(hub, files, tmp_path):
+    blobs = tmp_path / "cache" / f"datasets--{HUB.repository.replace('/', '--')}" / "blobs"
+    blobs.mkdir(parents=True)
+    (blobs / f"{hub.sha256['train.csv']}.trm-partial").write_bytes(files["train.csv"][:100])
+    assert download("train.csv", HUB.repository, HUB.revision).read_bytes() == files["train.csv"]
+    assert [wanted for method, _, wanted in hub.requests if method == "GET"] == ["bytes=100-"]
+
+
+def test_other_content_than_the_hub_says_is_refused(hub):
+    hub.sha256["train.csv"] = "0" * 64
+    with pytest.raises(DataError, match=r"train\.csv of sapientinc/sudoku-extreme came with sha256 .*: try again"):
+        download("train.csv", HUB.repository, HUB.revision)
+    hub.sha256["train.csv"] = hashlib.sha256(hub.files["train.csv"]).hexdigest()
+    download("train.csv", HUB.repository, HUB.revision)
+
+
+def test_the_user_s_own_command_downloads_builds_and_trains(files, tmp_path):
+    with fake_hub(files, HUB.revision) as hub:
+        surroundings = {"HF_ENDPOINT": hub.endpoint, "HF_HOME": str(tmp_path / "home")}
+        done = run(tmp_path, "trm.train", *SMALL, "run_name=r", **surroundings)
+        run(tmp_path, "trm.train", *SMALL, "run_name=again", **surroundings)
+    assert len(re.findall("does not exist: building it, once", done.stdout)) == 1
+    assert hub.fetched() == ["train.csv", "test.csv"]
+    assert json.loads((tmp_path / "outputs" / "again" / "summary.json").read_text())["status"] == "completed"
+
+
+def test_without_a_network_one_line_names_the_ways_around(tmp_path):
+    done = run(tmp_path, "trm.train", *SMALL, HF_ENDPOINT=NOTHING_LISTENS, HF_HOME=str(tmp_path / "home"), check=2)
+    line = done.stderr.strip()
+    assert "\n" not in line
+    ways = ("train.csv and test.csv", "`python -m trm.build_data data=sudoku_extreme ", "data=sudoku_9x9")
+    assert [words for words in ("data.path=data/sudoku_extreme", *ways) if words not in line] == []

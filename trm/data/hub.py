@@ -1,0 +1,91 @@
+"""Files of a dataset on the Hugging Face hub, at a pinned revision: fetched once into the hub's own cache, resumed, checked."""
+
+import hashlib
+import logging
+import re
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+from tqdm import tqdm
+
+from trm.errors import DataError
+
+TELL_EVERY_S = 15.0  # where there is no terminal
+REACHED_WITHIN_S = 3.0  # else there is no network
+
+_log = logging.getLogger(__name__)
+
+
+class _Progress(tqdm):  # type: ignore[misc]
+    """Bytes and time left: a bar on a terminal, else a line in the log from time to time."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        kwargs.pop("name", None)  # the hub client's own
+        super().__init__(*args, **kwargs)
+        if not self.fp.isatty():
+            self.mininterval = TELL_EVERY_S
+
+    def display(self, msg: str | None = None, pos: int | None = None) -> None:
+        """Show how far it is."""
+        if self.fp.isatty():
+            super().display(msg, pos)
+        elif self.n:
+            _log.info("%s", self)
+
+
+def download(name: str, repository: str, revision: str) -> Path:
+    """The file `name` of a dataset at a revision (a commit), in the hub's cache, with the content that the hub says it has.
+
+    Raises DataError where it cannot be had, soon where there is no network.
+    """
+    import httpx  # here with the hub client, because they take a second to import
+    from huggingface_hub import constants, hf_hub_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    def cached(**where: bool) -> Path:
+        return Path(hf_hub_download(repository, name, repo_type="dataset", revision=revision, **where))
+
+    try:
+        try:
+            return cached(local_files_only=True)
+        except LocalEntryNotFoundError:
+            # the hub client tries for half a minute, with two warnings a try, before it says that there is no network
+            httpx.head(constants.ENDPOINT, timeout=REACHED_WITHIN_S)
+            _log.info("downloading %s of %s at revision %s, once, into the hub's cache", name, repository, revision[:7])
+            _fetch(name, repository, revision)
+            return cached()
+    except (OSError, httpx.HTTPError, HfHubHTTPError) as error:
+        raise DataError(
+            f"cannot download {name} of {repository} ({type(error).__name__}: {' '.join(str(error).split())[:120]})"
+        ) from error
+
+
+def _fetch(name: str, repository: str, revision: str) -> None:
+    """Put a file's content where the hub client looks for it; the client itself would start over after it was killed."""
+    from huggingface_hub import constants, get_hf_file_metadata, hf_hub_url
+    from huggingface_hub.file_download import http_get, repo_folder_name
+
+    found = get_hf_file_metadata(hf_hub_url(repository, name, repo_type="dataset", revision=revision))
+    blob = Path(constants.HF_HUB_CACHE, repo_folder_name(repo_id=repository, repo_type="dataset"), "blobs", str(found.etag))
+    if not re.fullmatch("[0-9a-f]{64}", blob.name):
+        return  # a small file, which the hub knows by git's digest: its client fetches it
+    blob.parent.mkdir(parents=True, exist_ok=True)
+    partial = blob.with_name(f"{blob.name}.trm-partial")
+    with FileLock(f"{partial}.lock"):
+        if not blob.exists():
+            with partial.open("ab") as file:
+                http_get(
+                    found.location,
+                    file,
+                    resume_size=file.tell(),
+                    expected_size=found.size,
+                    displayed_filename=name,
+                    tqdm_class=_Progress,
+                )
+            with partial.open("rb") as content:
+                sha256 = hashlib.file_digest(content, "sha256").hexdigest()
+            if sha256 != blob.name:
+                partial.unlink()
+                raise DataError(f"{name} of {repository} came with sha256 {sha256}, not the hub's: try again")
+            partial.rename(blob)
