@@ -8,7 +8,9 @@ import numpy as np
 import torch
 
 from trm.backends import Runtime
+from trm.backends.native import NativeRuntime
 from trm.config import ModelConfig, OptimizerConfig, RecursionConfig
+from trm.core.attention import ATTENTION
 from trm.core.metrics import METRICS
 from trm.core.model import Architecture, init_fixed
 from trm.core.step import StepConfig, TrainState, empty_carry
@@ -22,6 +24,7 @@ class GoldenCase:
     arrays: dict[str, np.ndarray]
     dtype: torch.dtype
     runtime: Runtime | None  # whose products and blocks the network takes; None = plain torch's
+    attention: str = "scores"
 
     @property
     def arch(self) -> Architecture:
@@ -48,6 +51,7 @@ class GoldenCase:
             num_puzzle_identifiers=s["num_puzzle_identifiers"],
             dtype=self.dtype,
             loss_dtype=torch.float64,
+            attend=ATTENTION[self.attention],
         )
         return arch if self.runtime is None else on_devices(arch, self.runtime)
 
@@ -98,6 +102,11 @@ class GoldenCase:
         return {k: self.arrays[f"eval/{k}"].astype(np.int32) for k in ("inputs", "labels", "puzzle_identifiers")}
 
 
-def load_case(path: Path, dtype: torch.dtype = torch.float64, runtime: Runtime | None = None) -> GoldenCase:
+def load_case(
+    path: Path, dtype: torch.dtype = torch.float64, runtime: Runtime | None = None, attention: str | None = None
+) -> GoldenCase:
+    """`attention` is as in hardware.attention; None = as auto has it for so few tokens."""
+    native = isinstance(runtime, NativeRuntime) and dtype != torch.float64
+    attention = attention or ("fused" if native else "scores")
     with np.load(path.with_suffix(".npz"), allow_pickle=False) as arrays:
-        return GoldenCase(json.loads(path.with_suffix(".json").read_text()), dict(arrays), dtype, runtime)
+        return GoldenCase(json.loads(path.with_suffix(".json").read_text()), dict(arrays), dtype, runtime, attention)

@@ -109,6 +109,16 @@ def test_first_gradients_float64(golden_case, runtime):
     print(f"{golden_case.name}: largest relative gradient error {error:.1e}")
 
 
+def test_first_gradients_with_attention_in_blocks(golden_case, runtime, monkeypatch):
+    monkeypatch.setattr("trm.core.attention.BLOCK_TOKENS", 30)
+    case = load_case(golden_case, runtime=runtime, attention="blocks")
+    if case.settings["mlp_t"]:
+        pytest.skip("the case has no attention")
+    ours, reference = first_gradients(case, runtime), case.tensors("grad1/").weights
+    for name in reference:
+        assert_close(f"grad1/{name}", ours[name], reference[name], 1e-6)
+
+
 def test_evaluation_float64(golden_case, runtime):
     case = load_case(golden_case, runtime=runtime)
     arch, model = case.arch, case.tensors("final/")

@@ -169,6 +169,12 @@ class HardwareConfig:
     devices_per_host: int = _key(1, "devices of each host", low=1, high=256)
     dtype: str = _key("float32", "forward dtype", choices=("float32", "bfloat16", "float64"), changes=NUMBERS)
     loss_dtype: str = _key("float64", "dtype of the cross-entropy", choices=("float32", "float64"), changes=NUMBERS)
+    attention: str = _key(
+        "auto",
+        "how attention is computed, to the same result: scores keeps them all for the backward pass, fused (torch's kernels) and "
+        "blocks (any backend) keep none; auto = fused without torch_xla, with it blocks over 256 tokens, else scores",
+        choices=("auto", "scores", "fused", "blocks"),
+    )
     compile_cache: str | None = _key(None, "folder for compiled graphs kept between runs (TPU only); null = none", changes=NOTHING)
     placement: str | None = _key(
         None,

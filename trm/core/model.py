@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from trm.config import Config, ModelConfig, RecursionConfig
+from trm.core.attention import Attend, attention_for, scores
 from trm.core.recursion import VARIANTS, Latents, Net
 
 Weights = dict[str, Tensor]
@@ -42,6 +43,7 @@ class Architecture:
     num_devices: int = 1  # that the rows of a batch are split over
     # what the backend puts in the place of plain torch (trm/backends/base.py)
     linear: Callable[[Tensor, Tensor], Tensor] = F.linear
+    attend: Attend = scores
     compile_block: Callable[[Blocks], Blocks] = _as_it_is
 
     @property
@@ -62,15 +64,17 @@ class Architecture:
 
 def architecture(cfg: Config, *, seq_len: int, vocab_size: int, num_puzzle_identifiers: int) -> Architecture:
     """The architecture that a config describes for a dataset of these sizes."""
+    dtype = getattr(torch, cfg.hardware.dtype)
     return Architecture(
         model=cfg.model,
         recursion=cfg.recursion,
         seq_len=seq_len,
         vocab_size=vocab_size,
         num_puzzle_identifiers=num_puzzle_identifiers,
-        dtype=getattr(torch, cfg.hardware.dtype),
+        dtype=dtype,
         loss_dtype=getattr(torch, cfg.hardware.loss_dtype),
         num_devices=cfg.hardware.num_devices,
+        attend=attention_for(cfg.hardware.attention, cfg.hardware.backend, dtype, cfg.model.prefix_len + seq_len),
     )
 
 
@@ -193,9 +197,7 @@ def attention(arch: Architecture, weights: Weights, fixed: Weights, block: str, 
     if "rope.cos" in fixed:
         q, k = (rotate(t, fixed["rope.cos"], fixed["rope.sin"]) for t in (q, k))
     q, k, v = (t.transpose(1, 2) for t in (q, k, v))  # [B, H, L, K]
-    scores = (q @ k.transpose(-2, -1)) * (D // heads) ** -0.5
-    share = torch.softmax(scores, dim=-1, dtype=torch.promote_types(scores.dtype, torch.float32)).to(v.dtype)
-    return _linear(arch, (share @ v).transpose(1, 2).reshape(B, L, D), weights[f"{block}.attention.out"])
+    return _linear(arch, arch.attend(q, k, v).transpose(1, 2).reshape(B, L, D), weights[f"{block}.attention.out"])
 
 
 def mix_tokens(arch: Architecture, h_BLD: Tensor, gate_up: Tensor, down: Tensor) -> Tensor:

@@ -1,0 +1,92 @@
+"""Attention without mask or bias, in three ways that compute the same (SPEC.md "Network"); two of them do not keep the scores.
+
+Where the backward pass needs the shares of every pass of the recursion, [B, H, L, L] each, they are most of a step's memory at 900
+tokens. Shape legend: B rows, H heads, L tokens, K head size, S tokens of a block.
+q, k and v are [B, H, L, K], and so is the result.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
+BLOCK_TOKENS = 256
+
+
+def scores(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """softmax(q k^T / sqrt(K)) v as it is written; the softmax runs in at least float32."""
+    return _shares(q, k)[0].to(v.dtype) @ v
+
+
+def fused(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """The same by torch's own kernels, of which those for CPU and CUDA keep nothing of size L x L."""
+    return F.scaled_dot_product_attention(q, k, v)
+
+
+def blocks(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """The same in blocks of queries; the backward pass makes the shares again, in blocks of keys.
+
+    For compilers that have no kernel for it. Were the blocks the same both ways, a compiler would find that they are, and keep the
+    first ones. As in FlashAttention-2 (Dao 2023, arXiv 2307.08691, section 3.1) but for the order of the forward's sums.
+    """
+    out: Tensor = _Blocks.apply(q, k, v)[0]  # type: ignore[no-untyped-call]
+    return out
+
+
+ATTENTION: dict[str, Attend] = {"scores": scores, "fused": fused, "blocks": blocks}
+
+
+def attention_for(choice: str, backend: str, dtype: torch.dtype, num_tokens: int) -> Attend:
+    """What hardware.attention means: by itself (auto) the fused kernels natively, and on XLA blocks where there are several.
+
+    In float64 as on XLA: torch 2.9's compiler mistakes the type of what that kernel keeps.
+    """
+    if choice == "auto":
+        native = backend != "xla" and dtype != torch.float64
+        choice = "fused" if native else "blocks" if num_tokens > BLOCK_TOKENS else "scores"
+    return ATTENTION[choice]
+
+
+def _shares(q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
+    """The shares [B, H, Lq, Lk] of the keys in each query, and the logarithm [B, H, Lq] of what their exponentials add up to."""
+    logits = (q @ k.transpose(-2, -1)) * q.shape[-1] ** -0.5
+    wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    return torch.softmax(wide, dim=-1), torch.logsumexp(wide, dim=-1)
+
+
+class _Blocks(torch.autograd.Function):
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        outs, sums = [], []
+        for part in torch.split(q, BLOCK_TOKENS, dim=-2):
+            shares, sum_ = _shares(part, k)
+            outs.append(shares.to(v.dtype) @ v)
+            sums.append(sum_)
+        return torch.cat(outs, dim=-2), torch.cat(sums, dim=-1)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: tuple[Tensor, Tensor]) -> None:
+        ctx.save_for_backward(*inputs, *output)
+        ctx.mark_non_differentiable(output[1])
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        q, k, v, out, sums = ctx.saved_tensors
+        grad, scale = grads[0], q.shape[-1] ** -0.5
+        mean = (grad * out).to(sums.dtype).sum(-1).unsqueeze(-2)  # [B, H, 1, L]: of what a share's gradient is counted from
+        grad_q, grads_k, grads_v = torch.zeros_like(q), [], []
+        for key, value in zip(*(torch.split(part, BLOCK_TOKENS, dim=-2) for part in (k, v)), strict=True):
+            logits = ((key @ q.transpose(-2, -1)) * scale).to(sums.dtype)  # [B, H, S, L]
+            shares = torch.exp(logits - sums.unsqueeze(-2))
+            grad_logits = (shares * ((value @ grad.transpose(-2, -1)).to(sums.dtype) - mean) * scale).to(q.dtype)
+            grads_v.append(shares.to(grad.dtype) @ grad)
+            grads_k.append(grad_logits @ q)
+            grad_q = grad_q + grad_logits.transpose(-2, -1) @ key
+        return grad_q, torch.cat(grads_k, dim=-2), torch.cat(grads_v, dim=-2)
