@@ -236,8 +236,8 @@ def test_a_safetensors_file_is_read(tmp_path):
     ("content", "words"),
     [
         ({"optimizers": {}, "step": 3}, "holds no state_dict of tensors (optimizers, step)"),
-        ({"model": {"step": 3}}, "[model]: holds no state_dict of tensors (step)"),
-        ({"model": {"inner.lm_head.weight": torch.zeros(1)}}, "[model]: tensor "),
+        ({"model": {"step": 3}}, ": model: holds no state_dict of tensors (step)"),
+        ({"model": {"inner.lm_head.weight": torch.zeros(1)}}, ": model: tensor "),
         ({}, "holds no state_dict"),
     ],
 )
@@ -256,9 +256,8 @@ def test_names_of_files_may_hold_equals_signs(tmp_path, capsys, monkeypatch):
     arch = architecture(compose([*small, "run_name=r"]), seq_len=16, vocab_size=6, num_puzzle_identifiers=1)
     folder = tmp_path / "recursion=t2_n2,seed=0"
     folder.mkdir()
-    write_reference_file(
-        folder / "step=3.pt", ModelTensors(init_weights(arch, 1), init_fixed(arch, 1), init_puzzle_embedding(arch)), arch
-    )
+    model = ModelTensors(init_weights(arch, 1), init_fixed(arch, 1), init_puzzle_embedding(arch))
+    write_reference_file(folder / "step=3.pt", model, arch)
     for run_dir in ("runs/recursion=t2_n2,seed=0", "runs/mon été=1"):
         interop.main(["import", "recursion=t2_n2,seed=0/step=3.pt", *small, run_dir])
         assert Path(shlex.split(capsys.readouterr().out)[-1].removeprefix("checkpoint=")) == Path(run_dir)

@@ -113,6 +113,20 @@ def test_text_that_hydra_does_not_read_is_quoted_so_that_it_does(text):
     assert shlex.split(quoting_hint(f"tracking.notes={text}").rpartition(": ")[2]) == [override("tracking.notes", text)]
 
 
+@pytest.mark.parametrize(
+    ("typed", "words"),
+    [
+        ("train.max_steps", "write it as train.max_steps=VALUE"),
+        ("train.max_steps: 3", "write it as KEY=VALUE"),
+        ("\u2013multirun", "\u2013 is a typographic sign"),
+        ("run_name=\u201cx\u201d", "\u201c is a typographic sign"),
+        ("seed='1", "Hydra cannot read"),
+    ],
+)
+def test_what_is_no_override_is_refused_with_the_reason(typed, words):
+    assert words in refusal(typed)
+
+
 @pytest.mark.parametrize("typed", ["run_name=mon été", "data.path=/a b/ünï", "run_name=a(b", "run_name=a#b"])
 def test_a_value_that_hydra_does_not_read_is_refused_with_the_right_one(typed):
     message = refusal(typed)

@@ -19,9 +19,11 @@ def override(key: str, value: object) -> str:
 def quoting_hint(given: str) -> str:
     """How to write an override that Hydra cannot read."""
     key, equals, value = given.partition("=")
+    if wrong := re.match("[\u2010-\u2015]", given) or re.match("[\u2018-\u201f]", value):
+        return f"{wrong[0]} is a typographic sign, as a text program makes of a plain - or quote: type it anew"
     quoted = override(key, value)
     if not equals or _reads(quoted) != value:
-        return "write it as KEY=VALUE"
+        return f"write it as {key if re.fullmatch('[a-zA-Z_.]+', key) else 'KEY'}=VALUE"
     return f"if its value is text, quote it for Hydra and for the shell: {shlex.quote(quoted)}"
 
 
