@@ -7,11 +7,13 @@ import hashlib
 import json
 import lzma
 import multiprocessing
+import shlex
 import time
 
 import numpy as np
 import pytest
 
+from trm.cli import compose
 from trm.config import Config, DataConfig
 from trm.data import csv_source
 from trm.data.build import build_command, build_dataset, ensure_dataset
@@ -241,6 +243,7 @@ def test_files_of_other_people_give_the_same_rows(data, puzzles, tmp_path):
         "an own name wins": ["puzzle,question,answer", *one_column(rows, 3, 1, 2)],
         "semicolons": [csv_source.HEADER.replace(",", ";"), *(row.replace(",", ";") for row in rows)],
         "tabs": [csv_source.HEADER.replace(",", "\t"), *(row.replace(",", "\t") for row in rows)],
+        "an index without a name": [",puzzle,solution", *(f"0,{row}" for row in one_column(rows, 1, 2))],
         "quoted rows": ["question,answer", *('"' + row.replace(",", '","') + '"' for row in one_column(rows, 1, 2))],
     }
     for name, lines in forms.items():
@@ -251,6 +254,13 @@ def test_files_of_other_people_give_the_same_rows(data, puzzles, tmp_path):
             build_dataset(dataclasses.replace(data, train_csv=str(tmp_path / "form.csv"), path=str(folder)))
             assert np.array_equal(load_dataset(folder, "train").inputs, plain.inputs), name
             assert np.array_equal(load_dataset(folder, "train").labels, plain.labels), name
+
+
+def test_the_command_that_is_told_can_be_typed(data, tmp_path):
+    folder = tmp_path / "a b, ünï"
+    text = build_command(dataclasses.replace(data, path=str(folder), train_csv=None))
+    given = [word for word in shlex.split(text)[3:] if word.startswith("data.path")]
+    assert compose(given).data.path == str(folder)
 
 
 def test_a_compressed_file_is_the_same_data(data, tmp_path):
@@ -279,6 +289,8 @@ def test_a_compressed_file_is_the_same_data(data, tmp_path):
         (b"question,question,answer\n1,2,3\n", "question and question could each be the question"),
         (b"sudoku,solution\n1,2\n", "no column is called question"),
         (b"question,rating\n1,2\n", "no column is called answer"),
+        (b"question,answer\r1,2\r", "carriage return alone"),
+        (b'"' + b"x" * 200_000 + b'",answer\n', "the header cannot be read"),
     ],
 )
 def test_a_file_that_is_no_such_csv_is_named(data, tmp_path, content, message):

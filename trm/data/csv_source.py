@@ -148,7 +148,11 @@ def _header(path: Path, line: bytes) -> tuple[tuple[str, ...], str]:
         raise DataError(f"{path}: is no text in UTF-8: save it as csv in UTF-8")
     text = line.decode("utf-8-sig", errors="replace").rstrip("\r\n")
     delimiter = next((character for character in DELIMITERS if character in text), DELIMITERS[0])
-    return tuple(name.strip() for name in next(csv.reader([text], delimiter=delimiter), [])) or ("",), delimiter
+    try:
+        return tuple(name.strip() for name in next(csv.reader([text], delimiter=delimiter), [])) or ("",), delimiter
+    except csv.Error as error:
+        lines = "its lines end in a carriage return alone: save it with line feeds" if "\r" in text else str(error)
+        raise DataError(f"{path}:1: the header cannot be read: {lines}") from error
 
 
 def _column(path: Path, header: tuple[str, ...], column: str) -> int | None:
@@ -171,11 +175,11 @@ def ratings(file: CsvFile) -> NDArray[np.float64]:
         lines = iter(content)
         next(lines)
         for row, line in enumerate(lines):
-            fields = next(csv.reader([line.decode("utf-8", errors="replace")], delimiter=file.delimiter), [])
-            text = fields[file.rating] if file.rating < len(fields) else ""
+            text = ""
             try:
+                text = next(csv.reader([line.decode("utf-8", errors="replace")], delimiter=file.delimiter), [])[file.rating]
                 found[row] = float(text)
-            except ValueError:
+            except (csv.Error, IndexError, ValueError):
                 found[row] = math.nan
             if not math.isfinite(found[row]):
                 raise DataError(f"{file.path}:{row + 2}: the rating {text[:40]!r} is no number, which data.min_rating needs")
