@@ -20,8 +20,8 @@ import numpy as np
 from scipy import stats
 
 from bench.machine import Row, median_and_spread
-from trm.cli import CONF_DIR, EXIT_USER_ERROR
-from trm.errors import RunFailure, UserError
+from trm.cli import CONF_DIR
+from trm.errors import EXIT_USER_ERROR, RunFailure, UserError
 
 WORKING_TREE = "."
 SPREAD = ("low", "high")  # last words of the columns of a benchmark that say how sure another one is

@@ -14,9 +14,9 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from hydra.core.hydra_config import HydraConfig
 
-from trm.cli import EXIT_PREEMPTED, hydra_command
+from trm.cli import hydra_command
 from trm.config import digest
-from trm.errors import DataError
+from trm.errors import EXIT_PREEMPTED, DataError
 from trm.run.folder import write_summary
 from trm.run.signals import StopSignal
 

@@ -1,14 +1,19 @@
 """Building dataset folders from csv files and from generated puzzles."""
 
+import bz2
 import dataclasses
+import gzip
 import hashlib
 import json
+import lzma
 import multiprocessing
+import shlex
 import time
 
 import numpy as np
 import pytest
 
+from trm.cli import compose
 from trm.config import Config, DataConfig
 from trm.data import csv_source
 from trm.data.build import build_dataset, ensure_dataset
@@ -218,6 +223,124 @@ def test_csv_forms_that_mean_the_same_give_the_same_rows(data, puzzles, tmp_path
         assert np.array_equal(load_dataset(folder, "train").labels, plain.labels), name
 
 
+def one_column(rows, *places):
+    return [",".join(row.split(",")[place] for place in places) for row in rows]
+
+
+def test_files_of_other_people_give_the_same_rows(data, puzzles, tmp_path):
+    """Columns by their names, in any order, beside others; other separators; compressed."""
+    build_dataset(data)
+    plain = load_dataset(tmp_path / "set", "train")
+    rows = rows_of(puzzles, range(20))
+    forms = {
+        "no rating": ["source,question,answer", *one_column(rows, 0, 1, 2)],
+        "puzzle and solution": ["puzzle,solution", *one_column(rows, 1, 2)],
+        "plural": ["quizzes,solutions", *one_column(rows, 1, 2)],
+        "answer first": ["Answer,Question", *one_column(rows, 2, 1)],
+        "with an id, clues and difficulty": ["id,puzzle,solution,clues,difficulty", *(f"7,{r.split(',', 1)[1]},2.5" for r in rows)],
+        "quoted header": ['"source","question","answer","rating"', *rows],
+        "names with spaces": ["source, question, answer, rating", *rows],
+        "an own name wins": ["puzzle,question,answer", *one_column(rows, 3, 1, 2)],
+        "semicolons": [csv_source.HEADER.replace(",", ";"), *(row.replace(",", ";") for row in rows)],
+        "tabs": [csv_source.HEADER.replace(",", "\t"), *(row.replace(",", "\t") for row in rows)],
+        "an index without a name": [",puzzle,solution", *(f"0,{row}" for row in one_column(rows, 1, 2))],
+        "quoted rows": ["question,answer", *('"' + row.replace(",", '","') + '"' for row in one_column(rows, 1, 2))],
+    }
+    for name, lines in forms.items():
+        for end, packed in (("\n", False), ("\r\n", False), ("\n", True)):
+            text = end.join([*lines, ""]).encode()
+            (tmp_path / "form.csv").write_bytes(gzip.compress(text) if packed else text)
+            folder = tmp_path / f"{name}{len(end)}{packed}"
+            build_dataset(dataclasses.replace(data, train_csv=str(tmp_path / "form.csv"), path=str(folder)))
+            assert np.array_equal(load_dataset(folder, "train").inputs, plain.inputs), name
+            assert np.array_equal(load_dataset(folder, "train").labels, plain.labels), name
+
+
+def test_the_command_that_is_told_can_be_typed(data, tmp_path):
+    folder = tmp_path / "a b, ünï"
+    text = build_command(dataclasses.replace(data, path=str(folder), train_csv=None))
+    given = [word for word in shlex.split(text)[3:] if word.startswith("data.path")]
+    assert compose(given).data.path == str(folder)
+
+
+def test_a_compressed_file_is_the_same_data(data, tmp_path):
+    build_dataset(data)
+    (tmp_path / "train.csv.gz").write_bytes(gzip.compress((tmp_path / "train.csv").read_bytes()))
+    packed = dataclasses.replace(data, train_csv=str(tmp_path / "train.csv.gz"))
+    assert ensure_dataset(packed) == tmp_path / "set"
+    again = build_dataset(dataclasses.replace(packed, path=str(tmp_path / "again")))
+    assert contents(again.path) == contents(tmp_path / "set")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("question,answer\n".encode("utf-16"), "UTF-16"),
+        ("question,answer\n".encode("utf-16-be"), "no text in UTF-8"),
+        (b"PK\x03\x04\x14\x00", "zip archive or an Excel workbook"),
+        (bz2.compress(b"question,answer\n"), "bzip2"),
+        (lzma.compress(b"question,answer\n"), "xz"),
+        (b"PAR1\x15", "Parquet"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:1\n", "git lfs pull"),
+        (b"<!DOCTYPE html>\n<html>", "download the file itself"),
+        (gzip.compress(b"question,answer\n" * 99)[:-20], "gzip cannot unpack it"),
+        (f"{Q},{A}\n".encode() * 3, "seems to be a puzzle"),
+        (b"puzzle,quiz,answer\n1,2,3\n", "puzzle and quiz could each be the question"),
+        (b"question,question,answer\n1,2,3\n", "question and question could each be the question"),
+        (b"sudoku,solution\n1,2\n", "no column is called question"),
+        (b"question,rating\n1,2\n", "no column is called answer"),
+        (b"question,answer\r1,2\r", "carriage return alone"),
+        (b'"' + b"x" * 200_000 + b'",answer\n', "the header cannot be read"),
+    ],
+)
+def test_a_file_that_is_no_such_csv_is_named(data, tmp_path, content, message):
+    (tmp_path / "train.csv").write_bytes(content)
+    with pytest.raises(DataError, match=message) as error:
+        build_dataset(data)
+    assert str(error.value).startswith(f"{tmp_path}/train.csv:")
+    assert str(error.value).isprintable()
+
+
+def test_easy_puzzles_are_left_out_in_both_files(data, puzzles, tmp_path):
+    """Row i of the fixture is rated i."""
+    data.num_puzzles = 3
+    hard = dataclasses.replace(data, min_rating=15.0, path=str(tmp_path / "hard"))
+    report = build_dataset(hard)
+    assert report.puzzles == {"train": 3, "test": 10}
+    known = {row.tobytes(): i for i, row in enumerate(puzzles[0])}
+    assert {known[row.tobytes()] for row in load_dataset(tmp_path / "hard", "train").inputs} <= set(range(15, 20))
+    assert json.loads((tmp_path / "hard/build.json").read_text())["settings"]["min_rating"] == 15.0
+    assert not build_dataset(hard).built
+    with pytest.raises(DataError, match=r"data\.min_rating=None, but .* built with data\.min_rating=15"):
+        ensure_dataset(dataclasses.replace(hard, min_rating=None))
+    assert "data.min_rating=15.0" in build_command(hard)
+    both = build_dataset(dataclasses.replace(data, num_puzzles=1, min_rating=19, path=str(tmp_path / "both")))
+    assert both.puzzles == {"train": 1, "test": 10}
+    harder = build_dataset(dataclasses.replace(data, min_rating=17, num_test_puzzles=None, path=str(tmp_path / "harder")))
+    assert harder.rows["train"] == 3
+    # without a filter nothing changes
+    for number, rating in enumerate((None, 0.0)):
+        build_dataset(dataclasses.replace(data, min_rating=rating, path=str(tmp_path / f"all{number}")))
+    assert contents(tmp_path / "all0/train") == contents(tmp_path / "all1/train")
+
+
+@pytest.mark.parametrize(
+    ("changes", "header", "message"),
+    [
+        ({"min_rating": 19.5}, None, r"data\.num_puzzles=20, but .*train\.csv has 0 puzzles rated 19\.5 or more: lower it"),
+        ({"min_rating": 25, "num_puzzles": 0}, None, r"has 0 puzzles rated 25"),
+        ({"min_rating": 1}, "source,question,answer,level", r"train\.csv:1: data\.min_rating needs a column rating"),
+        ({"min_rating": 1}, "rating,question,answer,level", r"train\.csv:2: the rating 'made' is no number"),
+    ],
+)
+def test_a_filter_that_cannot_be_applied_is_refused(data, tmp_path, changes, header, message):
+    if header:
+        rows = (tmp_path / "train.csv").read_text().splitlines()[1:]
+        (tmp_path / "train.csv").write_text("\n".join([header, *rows, ""]))
+    with pytest.raises(DataError, match=message):
+        build_dataset(dataclasses.replace(data, **changes))
+
+
 def test_a_file_of_several_blocks_is_read_like_one_block(data, tmp_path, monkeypatch):
     build_dataset(data)
     for size in (1, 100, 181, 1000):
@@ -245,7 +368,7 @@ def test_wrong_headers_and_empty_files_are_refused(data, tmp_path):
     for text, message in [
         ("", "train.csv:1: the header is ''"),
         (csv_source.HEADER + "\n", "holds no puzzles"),
-        ("question,answer\n1,2\n", "train.csv:1: the header is 'question,answer'"),
+        ("question,text\n1,2\n", "train.csv:1: the header is 'question,text'"),
         (f"x,{Q},{A},3\n" * 2, "train.csv:1: the header"),
     ]:
         (tmp_path / "train.csv").write_text(text)

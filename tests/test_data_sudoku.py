@@ -72,9 +72,13 @@ def canonical(sudoku, question):
 def test_text_and_grid_parse_back(sudoku, data):
     cells = st.lists(st.integers(BLANK, sudoku.vocab_size - 1), min_size=sudoku.num_cells, max_size=sudoku.num_cells)
     tokens = np.array(data.draw(cells), np.uint8)
-    assert np.array_equal(sudoku.parse(sudoku.text(tokens)), tokens)
-    assert np.array_equal(sudoku.parse(sudoku.view.grid(tokens)), tokens)
-    assert np.array_equal(sudoku.parse(sudoku.text(tokens).replace(".", "0").lower()), tokens)
+    text, grid = sudoku.text(tokens), sudoku.view.grid(tokens)
+    assert sudoku.contradictions(np.where(np.arange(sudoku.num_cells) == 3, tokens, BLANK)) == []
+    for written in (text, grid, text.replace(".", "0").lower(), text.replace(".", "-"), text.replace(".", "_")):
+        assert np.array_equal(sudoku.parse(written), tokens)
+    # a grid with - for blanks is told from its lines by the lines' crosses
+    if len(sudoku.view.pieces) > 1:
+        assert np.array_equal(sudoku.parse(grid.replace(".", "-")), tokens)
 
 
 def test_tokens_are_value_plus_one():
@@ -95,9 +99,26 @@ def test_grid_is_drawn_with_boxes():
     )
 
 
+def test_digits_of_a_16x16_grid_may_count_from_0():
+    """In hexadecimal, unless a G or the lack of another blank says that 0 is one."""
+    grid = Sudoku(4, 4)
+    row, column = np.divmod(np.arange(256), 16)
+    answer = (4 * row + row // 4 + column) % 16 + BLANK + 1
+    question = np.where(np.arange(256) % 3 > 0, answer, BLANK)
+    counted_from_1 = grid.text(question)
+    counted_from_0 = "".join("." if t == BLANK else "0123456789ABCDEF"[t - BLANK - 1] for t in question.tolist())
+    solved_from_0 = "".join("0123456789abcdef"[t - BLANK - 1] for t in answer.tolist())
+    for text in (counted_from_1, counted_from_0, counted_from_0.replace(".", "-"), counted_from_1.replace(".", "0")):
+        assert np.array_equal(grid.parse(text), question)
+    assert np.array_equal(grid.parse(solved_from_0), answer)
+    with pytest.raises(DataError, match="position 2: 'G'"):
+        Sudoku(3, 3).parse("0G" + "." * 79)
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
+        ("1--4", r"2 cells \(4 with - as a blank\)"),
         ("12.", "3 cells"),
         ("1" * 17, "17 cells"),
         ("12.x" + "." * 12, "position 4: 'x'"),

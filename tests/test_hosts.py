@@ -17,8 +17,8 @@ import torch.utils._pytree as pytree
 from running import TINY, numbers, summary
 
 from trm.backends.native import NativeRuntime
-from trm.cli import EXIT_PREEMPTED, compose
-from trm.errors import ConfigError, RunFailure, UserError
+from trm.cli import compose
+from trm.errors import EXIT_PREEMPTED, ConfigError, RunFailure, UserError
 from trm.run import experiment
 from trm.run.experiment import build
 from trm.train import execute

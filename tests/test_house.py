@@ -19,7 +19,7 @@ MAY = {
     "errors": set(),
     "show": {"config", "core", "errors", "inference", "tasks"},
     "tracking": {"config", "core", "errors", "inference", "run.clock", "run.folder", "show", "tasks"},
-    "cli": {"config", "core.recursion", "errors", "run.job", "run.rank", "tasks.base"},
+    "cli": {"config", "core.recursion", "errors", "run.job", "run.rank", "run.streams", "tasks.base"},
 }
 TORCH_XLA = "backends.xla"
 FILES = sorted([*ROOT.glob("trm/**/*.py"), *ROOT.glob("bench/*.py"), *ROOT.glob("hydra_plugins/**/*.py")])

@@ -1,16 +1,20 @@
 """The released code's names and files: what goes out comes back, and what does not fit is refused by name."""
 
 import pickle
+import shlex
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import safetensors.torch
 import torch
 
 from trm import interop
+from trm.cli import compose
 from trm.config import ModelConfig, RecursionConfig
-from trm.core.model import Architecture, init_fixed, init_puzzle_embedding, init_weights, weight_shapes
-from trm.errors import CheckpointError
+from trm.core.model import Architecture, architecture, init_fixed, init_puzzle_embedding, init_weights, weight_shapes
+from trm.errors import CheckpointError, ConfigError
 from trm.interop import ModelTensors, from_reference, read_reference_file, reference_name, to_reference, write_reference_file
 from trm.run.saved import SavedRun
 
@@ -201,6 +205,66 @@ def test_an_export_says_which_weights_it_wrote(tmp_path, monkeypatch, capsys, em
     assert says in capsys.readouterr().out
     written = read_reference_file(tmp_path / "file", arch)
     assert torch.equal(written.weights["lm_head"], (average if ema else model.weights)["lm_head"])
+
+
+@pytest.mark.parametrize("prefix", ["", "_orig_mod.model.", "module.", "model.module._orig_mod."])
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda tensors: {"model": tensors, "optimizers": [{"state": {}}], "step": 3},
+        lambda tensors: {"epoch": 3, "state_dict": tensors, "best": 0.5},
+        lambda tensors: {"state_dict": {"model": tensors}},
+        lambda tensors: {"model_state_dict": tensors},
+        lambda tensors: {"module": tensors, "lr": torch.tensor(0.1).item()},
+    ],
+)
+def test_a_state_dict_beside_other_things_is_found(tmp_path, wrap, prefix):
+    arch = make_arch()
+    model = make_model(arch)
+    torch.save(wrap(to_reference(model, arch, prefix)), tmp_path / "file.pt")
+    assert_same(model, read_reference_file(tmp_path / "file.pt", arch))
+
+
+def test_a_safetensors_file_is_read(tmp_path):
+    arch = make_arch()
+    model = make_model(arch)
+    safetensors.torch.save_file(to_reference(model, arch), tmp_path / "model.safetensors")
+    assert_same(model, read_reference_file(tmp_path / "model.safetensors", arch))
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ({"optimizers": {}, "step": 3}, "holds no state_dict of tensors (optimizers, step)"),
+        ({"model": {"step": 3}}, ": model: holds no state_dict of tensors (step)"),
+        ({"model": {"inner.lm_head.weight": torch.zeros(1)}}, ": model: tensor "),
+        ({}, "holds no state_dict"),
+    ],
+)
+def test_what_a_file_lacks_is_named(tmp_path, content, words):
+    torch.save(content, tmp_path / "x.pt")
+    with pytest.raises(CheckpointError) as refused:
+        read_reference_file(tmp_path / "x.pt", make_arch())
+    assert str(refused.value).startswith(f"{tmp_path}/x.pt")
+    assert words in str(refused.value)
+
+
+def test_names_of_files_may_hold_equals_signs(tmp_path, capsys, monkeypatch):
+    """As every path of a sweep does; a comma or a blank in a run's name is no sweep and no end."""
+    monkeypatch.chdir(tmp_path)
+    small = ["data=sudoku_4x4", "model=tiny", "recursion=t2_n2"]
+    arch = architecture(compose([*small, "run_name=r"]), seq_len=16, vocab_size=6, num_puzzle_identifiers=1)
+    folder = tmp_path / "recursion=t2_n2,seed=0"
+    folder.mkdir()
+    model = ModelTensors(init_weights(arch, 1), init_fixed(arch, 1), init_puzzle_embedding(arch))
+    write_reference_file(folder / "step=3.pt", model, arch)
+    for run_dir in ("runs/recursion=t2_n2,seed=0", "runs/mon été=1"):
+        interop.main(["import", "recursion=t2_n2,seed=0/step=3.pt", *small, run_dir])
+        assert Path(shlex.split(capsys.readouterr().out)[-1].removeprefix("checkpoint=")) == Path(run_dir)
+        interop.main(["export", f"checkpoint={run_dir}", f"{run_dir}/out=1.pt"])
+        assert torch.load(Path(run_dir) / "out=1.pt", weights_only=True).keys() == torch.load(folder / "step=3.pt").keys()
+    with pytest.raises(ConfigError, match="modle is not a config key"):
+        interop.main(["import", "recursion=t2_n2,seed=0/step=3.pt", "runs/third", "modle=tiny"])
 
 
 class RunsCode:

@@ -35,6 +35,7 @@ NAMES = [
     "torch._inductor.cpu_vec_isa:VecISA.build_arch_flags",
     "torch._inductor.cpu_vec_isa:supported_vec_isa_list",
     "torch._inductor.cpu_vec_isa:x86_isa_checker",
+    "torch._inductor.runtime.cache_dir_utils:default_cache_dir",
     "torch:ops.mkldnn._linear_pointwise",
     "torch_xla:_XLAC._set_buffer_donation",
     "torch_xla:_XLAC._xla_get_cpu_tensors",

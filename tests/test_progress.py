@@ -1,6 +1,7 @@
 """How far a long piece of work is."""
 
 import logging
+import os
 
 import pytest
 
@@ -42,3 +43,17 @@ def test_with_a_bar_the_log_stays_quiet_and_without_either_nothing_is_due(told, 
         now = 1e6
         assert not work.due()
     assert told == []
+
+
+def test_a_bar_whose_reader_goes_away_does_not_end_the_work(monkeypatch):
+    reading, writing = os.pipe()
+    os.close(reading)
+    with open(writing, "w", buffering=1) as unread:
+        monkeypatch.setattr("sys.stderr", unread)
+        with progress_bar("on", 0, 3) as bar:
+            for _ in range(3):
+                bar.update()
+                bar.refresh()
+        assert bar.n == 3
+        monkeypatch.undo()
+        os.dup2(os.open(os.devnull, os.O_WRONLY), writing)  # what it holds back is written when it closes

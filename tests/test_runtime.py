@@ -2,6 +2,7 @@
 
 import collections
 import logging
+import os
 import re
 import subprocess
 import threading
@@ -13,6 +14,7 @@ import torch
 from trm.backends import start
 from trm.backends.native import _compiler_knows_vectors
 from trm.config import HardwareConfig
+from trm.errors import ConfigError
 
 
 @pytest.fixture(scope="module")
@@ -109,3 +111,47 @@ def test_vectors_are_taken_as_known_only_where_the_compiler_takes_their_flags(mo
     assert _compiler_knows_vectors() == known
     assert {"-mavx2", "-mavx512f"} <= set(given[0])
     assert "-mamx-tile" not in given[0]
+
+
+@pytest.mark.parametrize("letter", [" ", "'", '"', "\\", "\n", "\t"])
+@pytest.mark.parametrize("variable", ["TORCHINDUCTOR_CACHE_DIR", "TMPDIR"])
+def test_folders_that_inductor_s_commands_break_on_are_refused(monkeypatch, tmp_path, variable, letter):
+    folder = tmp_path / f"a{letter}b"
+    folder.mkdir()
+    monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR", raising=False)
+    monkeypatch.setenv(variable, str(folder))
+    monkeypatch.setattr("tempfile.tempdir", None)
+    with pytest.raises(ConfigError, match=f"^{variable}: inductor cannot compile in .*set TORCHINDUCTOR_CACHE_DIR") as refused:
+        start(HardwareConfig(name="cpu", backend="inductor"))
+    assert "\n" not in str(refused.value)
+
+
+def test_folders_that_inductor_cannot_use_are_refused(monkeypatch, tmp_path):
+    hardware = HardwareConfig(name="cpu", backend="inductor")
+    (tmp_path / "file").touch()
+    for folder in (tmp_path / "file", tmp_path / "file" / "in"):
+        monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(folder))
+        with pytest.raises(ConfigError, match="inductor cannot write to"):
+            start(hardware)
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "a,b$c;é" / "new"))
+    start(hardware)
+    flags = os.statvfs(tmp_path)
+    noexec = os.statvfs_result([*flags[:8], flags.f_flag | os.ST_NOEXEC, flags[9]])
+    monkeypatch.setattr("os.statvfs", lambda path: noexec)
+    with pytest.raises(ConfigError, match="cannot be run there"):
+        start(hardware)
+
+    def nobody():
+        raise KeyError("getpwuid(): uid not found: 1234")
+
+    monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR")
+    monkeypatch.setattr("getpass.getuser", nobody)
+    with pytest.raises(ConfigError, match="no name for this user"):
+        start(hardware)
+    start(HardwareConfig(name="cpu", backend="eager"))
+
+
+def test_torch_in_a_folder_that_inductor_cannot_link_to_is_refused(monkeypatch):
+    monkeypatch.setattr("torch.__file__", "/my venv/torch/__init__.py")
+    with pytest.raises(ConfigError, match="torch lies in /my venv/torch"):
+        start(HardwareConfig(name="cpu", backend="inductor"))

@@ -52,9 +52,26 @@ def test_wrong_options_are_named(trained):
         refused = run(folder, "trm.solve", "checkpoint=outputs/whole", "test:0", *arguments, check=2)
         assert words in refused.stderr
         assert len(refused.stderr.splitlines()) == 1
+    for arguments, words in (
+        (["11.. .... .... ...."], "no solution: row 1 has 1 more than once; box 1 has 1 more than once: mend its givens"),
+        (["1---------------", "--checkpoint=x"], "without dashes: checkpoint=..."),
+    ):
+        refused = run(folder, "trm.solve", "checkpoint=outputs/whole", *arguments, check=2)
+        assert words in refused.stderr
+        assert len(refused.stderr.splitlines()) == 1
     refused = run(folder, "trm.solve", "checkpoint=outputs/whole", "test:" + "9" * 5000, check=2)  # more digits than int() reads
     assert "held-out puzzles are test:0 to test:" in refused.stderr
     assert len(refused.stderr.splitlines()) == 1
+
+
+@of_4x4
+def test_blanks_may_be_dashes(trained):
+    dots, dashes = (
+        run(trained[1], "trm.solve", "checkpoint=outputs/whole", ".1..|....|....|...2".replace(".", blank)).stdout for blank in ".-"
+    )
+    assert dots == dashes
+    assert "question" in dots
+    assert run(trained[1], "trm.solve", "checkpoint=outputs/whole", "-" * 16).stdout.startswith("question")
 
 
 @of_4x4

@@ -54,6 +54,9 @@ class Shades:
     def violations(self, question, answer):
         return [] if self.check_rows(question[None], answer[None])[0] else ["not the shades that were given"]
 
+    def contradictions(self, question):
+        return []
+
     def conflicts(self, answer):
         return np.zeros(answer.shape, bool)
 

@@ -5,7 +5,7 @@ away (128 + SIGPIPE); 143 preempted.
 """
 
 import argparse
-import difflib
+import contextlib
 import errno
 import importlib
 import importlib.util
@@ -16,7 +16,7 @@ import runpy
 import shlex
 import sys
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
@@ -28,16 +28,19 @@ from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.plugins import Plugins
-from hydra.errors import HydraException
+from hydra.errors import HydraException, OverrideParseException
 from hydra.experimental.callback import Callback
 from hydra.types import HydraContext, RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from trm.config import Config, RecursionConfig, all_keys, from_composed, load_yaml, register_schema, unknown_keys
-from trm.errors import ConfigError, RunFailure, UserError, plain_line
+from trm.config.overrides import quoting_hint
+from trm.config.released import in_dashes, key_hint, no_option
+from trm.errors import EXIT_FAILED, EXIT_USER_ERROR, ConfigError, RunFailure, UserError, plain_line
 from trm.run.job import job
-from trm.run.rank import on_a_pod, process_rank
+from trm.run.rank import on_a_pod, process_rank, refuse_other_starters
+from trm.run.streams import standard_streams
 
 ROOT = Path(__file__).resolve().parents[1]  # holds trm/ and hydra_plugins/, in a checkout also bench/ and scripts/
 CONF_DIR = ROOT / "trm" / "conf"  # in a checkout a link to conf/
@@ -46,7 +49,6 @@ UNWRITABLE = (
     errno.ENOTDIR, errno.EEXIST, errno.EISDIR, errno.ENAMETOOLONG,
 )  # fmt: skip
 NO_RUN_FOLDER = "."  # hydra.run.dir of a command that is no run
-EXIT_FAILED, EXIT_USER_ERROR, EXIT_PIPE_CLOSED, EXIT_PREEMPTED = 1, 2, 141, 143
 
 # One line on each config group, in the order of conf/config.yaml; `--help` prints it with the group's options.
 GROUPS = {
@@ -86,6 +88,12 @@ def _in_our_terms(error: BaseException) -> str:
     reason = error.__cause__ or error.__context__
     if not text:  # Hydra has errors that only pass another one on
         return one_line(reason) if reason else type(error).__name__
+    if isinstance(error, OverrideParseException):
+        return f"{error.override}: Hydra cannot read this override: {quoting_hint(error.override)}"
+    if there := re.match(r"Could not append to config. An item is already at '([^']+)'", text):
+        return f"+{there[1]}: the key is there already: leave out the +"
+    if (wrong := re.match(r"(?:In '[^']*': )?Could not find '([^'/]+)/([^']*)'", text)) and wrong[1] in GROUPS:
+        return no_option(wrong[1], wrong[2], group_options(wrong[1]))
     unknown = re.match(r"Could not override '([^']+)'", text) or re.match(r"Key '([^']+)' (?:is )?not in", text)
     if unknown:
         inside = _full_key(str(reason)) or ""  # model={mixr:mlp}: the reason names model.mixr
@@ -111,22 +119,13 @@ def _full_key(text: str) -> str | None:
 
 def unknown_key(key: str) -> str:
     """What to say about a key that the schema does not have."""
-    keys = all_keys()
-    similar = [k for k in keys if k.lower() == key.lower()] or difflib.get_close_matches(key, keys, n=1)
-    hint = f"did you mean {similar[0]}?" if similar else "`python -m trm.train --cfg job` prints all keys"
-    return f"{key} is not a config key: {hint}"
+    return f"{key} is not a config key: {key_hint(key)}"
 
 
-def fail_user_error(error: BaseException) -> NoReturn:
-    """Print the error as one line on stderr and exit with 2."""
+def fail(error: BaseException) -> NoReturn:
+    """Print the error as one line on stderr; exit with 1 where a run cannot go on, with 2 where the input is wrong."""
     print(f"error: {one_line(error)}", file=sys.stderr)
-    sys.exit(EXIT_USER_ERROR)
-
-
-def fail_run(error: RunFailure) -> NoReturn:
-    """Print why the run cannot go on as one line on stderr and exit with 1."""
-    print(f"error: {plain_line(str(error))}", file=sys.stderr)
-    sys.exit(EXIT_FAILED)
+    sys.exit(EXIT_FAILED if isinstance(error, RunFailure) else EXIT_USER_ERROR)
 
 
 def refuse_unknown_keys(composed: DictConfig) -> None:
@@ -137,7 +136,7 @@ def refuse_unknown_keys(composed: DictConfig) -> None:
 
 class _Options(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        raise UserError(f"{message}; `python -m {self.prog} --help` shows how")
+        raise UserError(f"{in_dashes(message)}; `python -m {self.prog} --help` shows how")
 
 
 def options(command: str, arguments: Sequence[str], *, words: bool = True, **spec: Mapping[str, Any]) -> argparse.Namespace:
@@ -169,21 +168,14 @@ def plain_command(main: Callable[[list[str]], None], usage: str | None, *, needs
     Where the reader of its output goes away (`| head`), it ends there without a word, with exit code 141.
     """
     arguments = sys.argv[1:]
-    try:
+    with standard_streams():
         try:
             if "--help" in arguments or "-h" in arguments or (needs_arguments and not arguments):
                 print(usage)
                 sys.exit(0 if arguments else EXIT_USER_ERROR)
             main(arguments)
-        except UserError as error:
-            fail_user_error(error)
-        except RunFailure as error:
-            fail_run(error)
-        finally:
-            sys.stdout.flush()
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the interpreter flushes once more at its end
-        sys.exit(EXIT_PIPE_CLOSED)
+        except (UserError, RunFailure) as error:
+            fail(error)
 
 
 def hydra_command(run: Callable[[Config], None], *, run_folder: bool = True) -> None:
@@ -192,16 +184,27 @@ def hydra_command(run: Callable[[Config], None], *, run_folder: bool = True) -> 
     A wrong key or value ends in one line and exit code 2; any other exception keeps its traceback and exits with 1. Without
     `run_folder` nothing is written under outputs/ and logging goes to the terminal alone.
     """
+    with standard_streams():
+        try:
+            refuse_other_starters()
+            _run_hydra(run, run_folder)
+        except UserError as error:
+            fail(error)
+
+
+def _run_hydra(run: Callable[[Config], None], run_folder: bool) -> None:
+    _prepare_hydra()
+    parser = get_args_parser()
+    parser.error = lambda message: fail(UserError(f"{in_dashes(message)}; --help shows how"))  # type: ignore[method-assign]
+    given = parser.parse_intermixed_args()  # Hydra does it again, and wants the overrides on one side of its options
+    if sum(map(bool, (given.run, given.multirun, given.cfg, given.info, given.shell_completion))) > 1:
+        parser.error("--multirun, --cfg and --info exclude one another")
+    sys.argv[1:] = [*(a for a in sys.argv[1:] if a not in given.overrides), *map(_with_plus, given.overrides)]
     if not run_folder:
         sys.argv += [f"hydra.run.dir={NO_RUN_FOLDER}", "hydra.output_subdir=null", "hydra/job_logging=stdout"]
         sys.argv += ["hydra/sweeper=basic", "hydra/launcher=basic"]  # a sweep is of runs
     elif process_rank()[0] > 0 and on_a_pod():  # one of several hosts with the same command and folder
         sys.argv += ["hydra.output_subdir=null", "hydra/job_logging=stdout"]
-    sys.argv[1:] = _with_plus(sys.argv[1:])
-    _prepare_hydra()
-    parser = get_args_parser()
-    parser.error = lambda message: fail_user_error(UserError(f"{message}; --help shows how"))  # type: ignore[method-assign]
-    parser.parse_args()  # Hydra does it again, and would print its usage for an option that it does not have
     # Hydra prints its own multi-line report and exits with 1 unless this is set; then it lets exceptions through
     full_error = os.environ.get("HYDRA_FULL_ERROR")
     os.environ["HYDRA_FULL_ERROR"] = "1"
@@ -214,15 +217,12 @@ def hydra_command(run: Callable[[Config], None], *, run_folder: bool = True) -> 
         hydra_config = HydraConfig.get()
         if OmegaConf.is_missing(hydra_config.job, "num"):
             try:
-                function(typed(composed))
-            except (UserError, OmegaConfBaseException) as error:  # here, before Hydra adds lines of its own
+                with standard_streams():  # here too, before Hydra adds lines of its own
+                    function(typed(composed))
+            except (UserError, OmegaConfBaseException, RunFailure) as error:
                 if full_error == "1":
                     raise
-                fail_user_error(error)
-            except RunFailure as error:
-                if full_error == "1":
-                    raise
-                fail_run(error)
+                fail(error)
         else:
             with job(Path(hydra_config.runtime.output_dir)):
                 function(typed(composed))
@@ -235,7 +235,7 @@ def hydra_command(run: Callable[[Config], None], *, run_folder: bool = True) -> 
         mistake = _mistake(error, sys.argv[1:])
         if full_error == "1" or mistake is None:
             raise
-        fail_user_error(mistake)
+        fail(mistake)
 
 
 class RefuseEarly(Callback):
@@ -250,7 +250,7 @@ class RefuseEarly(Callback):
             if makes_a_folder and not named and max(cfg.hardware.processes, process_rank()[1]) > 1:
                 raise ConfigError("run_name is missing: a run of several hosts needs one, else each names it by its own clock")
         except (UserError, OmegaConfBaseException) as error:
-            fail_user_error(error)
+            fail(error)
 
 
 def typed(composed: DictConfig) -> Config:
@@ -272,7 +272,9 @@ def _mistake(error: Exception, overrides: list[str]) -> UserError | None:
         return error
     if isinstance(error, HydraException | OmegaConfBaseException):
         return ConfigError(one_line(error))
-    if isinstance(error, OSError) and error.errno in UNWRITABLE:  # Hydra cannot make the run's folder, or its log in it
+    if (
+        isinstance(error, OSError) and error.filename and error.errno in UNWRITABLE
+    ):  # Hydra cannot make the run's folder, or its log in it
         return UserError(f"{error.filename}: {error.strerror}: make it writable, or start in another folder")
     frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
     hydras = {frame.f_code.co_name for frame in frames if frame.f_globals["__name__"].startswith("hydra.")}
@@ -287,14 +289,15 @@ def _mistake(error: Exception, overrides: list[str]) -> UserError | None:
             return unreadable
     for override in overrides:
         group, _, option = override.lstrip("+~").partition("=")
-        if group in GROUPS and str(error).startswith("Config group override"):
-            return ConfigError(f"{group}={option} is no option of {group}: choose one of {', '.join(group_options(group))}")
+        there = group_options(group)
+        if group in GROUPS and option not in there and str(error).startswith("Config group override"):
+            return ConfigError(no_option(group, option, there))
     return ConfigError(f"Hydra cannot start with these overrides and conf/: {one_line(error)}")
 
 
-def _with_plus(overrides: list[str]) -> list[str]:
+def _with_plus(override: str) -> str:
     """sweep=NAME as +sweep=NAME, as Hydra wants a group that is not always there."""
-    return [f"+{override}" if override.startswith("sweep=") else override for override in overrides]
+    return f"+{override}" if override.startswith("sweep=") else override
 
 
 def _prepare_hydra() -> None:
@@ -344,33 +347,33 @@ def compose(overrides: list[str]) -> Config:
 
 def compose_launch(overrides: list[str]) -> tuple[Config, Launch]:
     """As `compose`, with Hydra's own part."""
-    _prepare_hydra()
-    with hydra.initialize_config_dir(version_base="1.3", config_dir=str(CONF_DIR)):
-        try:
-            composed = hydra.compose("config", overrides=_with_plus(overrides), return_hydra_config=True)
-            own = composed.hydra
-            launch = Launch(Path(own.run.dir), own.runtime.choices["hydra/launcher"], own.mode == RunMode.MULTIRUN)
-            return typed(composed), launch
-        except Exception as error:
-            mistake = _mistake(error, overrides)
-            if mistake is None or mistake is error:
-                raise
-            raise mistake from error
+    with _composing(overrides):
+        composed = hydra.compose("config", overrides=list(map(_with_plus, overrides)), return_hydra_config=True)
+        own = composed.hydra
+        return typed(composed), Launch(Path(own.run.dir), own.runtime.choices["hydra/launcher"], own.mode == RunMode.MULTIRUN)
 
 
 def compose_jobs(overrides: list[str]) -> dict[str, Config]:
     """The settings of every job that `python -m trm.train --multirun OVERRIDES` would run, by the job's name; runs nothing."""
+    with _composing(overrides):
+        loader = GlobalHydra.instance().config_loader()
+        composed = loader.load_configuration("config", overrides=list(map(_with_plus, overrides)), run_mode=RunMode.MULTIRUN)
+        sweeper: Any = Plugins.instance().instantiate_sweeper(
+            config=composed,
+            hydra_context=HydraContext(config_loader=loader, callbacks=Callbacks()),
+            task_function=lambda composed: None,
+        )
+        jobs: dict[str, Config] = sweeper.configs(list(composed.hydra.overrides.task))
+        return jobs
+
+
+@contextlib.contextmanager
+def _composing(overrides: list[str]) -> Iterator[None]:
+    """Hydra ready to compose; what the user did wrong leaves as one line."""
     _prepare_hydra()
     with hydra.initialize_config_dir(version_base="1.3", config_dir=str(CONF_DIR)):
-        loader = GlobalHydra.instance().config_loader()
         try:
-            composed = loader.load_configuration("config", overrides=_with_plus(overrides), run_mode=RunMode.MULTIRUN)
-            context = HydraContext(config_loader=loader, callbacks=Callbacks())
-            sweeper: Any = Plugins.instance().instantiate_sweeper(
-                config=composed, hydra_context=context, task_function=lambda composed: None
-            )
-            jobs: dict[str, Config] = sweeper.configs(list(composed.hydra.overrides.task))
-            return jobs
+            yield
         except Exception as error:
             mistake = _mistake(error, overrides)
             if mistake is None or mistake is error:

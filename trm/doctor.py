@@ -33,11 +33,11 @@ from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
-from trm.cli import EXIT_FAILED, Launch, compose_launch, options, plain_command
+from trm.cli import Launch, compose_launch, options, plain_command
 from trm.config import Config, HardwareConfig, TrackingConfig, total_steps
 from trm.data.build import SPLITS, build_command, ensure_dataset, is_absent
 from trm.data.format import ARRAYS, array_path, load_dataset, read_build_record
-from trm.errors import ConfigError, DataError, UserError, plain_line
+from trm.errors import EXIT_FAILED, ConfigError, DataError, UserError, plain_line
 from trm.tasks.base import task_of
 from trm.tracking.wandb_view import choose_wandb_mode
 
@@ -172,8 +172,13 @@ def run_probe() -> None:
         return
     tell(devices=runtime.num_devices, runtime=runtime.describe())
 
+    def twice(rows: Tensor) -> Tensor:
+        return 2 * rows
+
+    block = runtime.compile_block(twice)  # where and by what the run's network is compiled
+
     def double(batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-        doubled = 2 * batch["rows"]
+        doubled = block(batch["rows"])
         return doubled, doubled.sum()
 
     rows = hardware.local_devices

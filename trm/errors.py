@@ -2,6 +2,7 @@
 
 import os
 
+EXIT_FAILED, EXIT_USER_ERROR, EXIT_PIPE_CLOSED, EXIT_PREEMPTED = 1, 2, 141, 143  # trm/cli.py says what they mean
 SECRET = "WANDB_API_KEY"
 
 

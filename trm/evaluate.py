@@ -30,7 +30,7 @@ from trm.inference.compute import compute_curve, votes
 from trm.inference.evaluator import Trace, full_evaluator, held_out_loader, make_evaluator
 from trm.inference.progress import Progress
 from trm.run.experiment import on_devices, started
-from trm.run.rank import process_rank
+from trm.run.rank import process_rank, refuse_other_starters
 from trm.run.saved import SavedRun, open_run, split_arguments
 from trm.show.curves import write_curve, write_votes
 
@@ -39,6 +39,7 @@ OUT_FOLDER = "evaluation"  # of the run folder
 
 def main(arguments: list[str]) -> None:
     """The command: evaluate and print, and the same as JSON on the last line."""
+    refuse_other_starters()
     given = options("trm.evaluate", arguments, out={"type": Path})
     path, overrides, rest = split_arguments(given.rest)
     if rest:

@@ -1,8 +1,8 @@
 """Weights in the released code's names: read its checkpoints here, write ours for it.
 
 The reference saves a state_dict with torch.save; keys may carry the prefixes of torch.compile and of the loss head
-(`_orig_mod.model.`), and its EMA files hold the trained weights only. Files are read with torch's weights-only unpickler,
-which cannot run code.
+(`_orig_mod.model.`), and its EMA files hold the trained weights only. A file may hold the state_dict beside other things, under
+`model` or `state_dict`. Files are read with torch's weights-only unpickler, which cannot run code, or as safetensors.
 
   python -m trm.interop export checkpoint=RUN FILE                       write a run's evaluation weights for the released code
   python -m trm.interop import FILE RUN [GROUP=OPTION] [KEY=VALUE] ...   make RUN from a checkpoint file of the released code;
@@ -12,25 +12,30 @@ which cannot run code.
 import io
 import os
 import re
+import shlex
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import safetensors.torch
 import torch
 from omegaconf import OmegaConf
 from torch import Tensor
 
 from trm.cli import compose, options, plain_command
 from trm.config import digest, to_plain
+from trm.config.overrides import override
 from trm.core.model import Architecture, Weights, architecture, weight_shapes
 from trm.errors import CheckpointError, ConfigError
 from trm.run.checkpoint import Meta, Scores, save_checkpoint
 from trm.run.folder import CONFIG_FILE
-from trm.run.saved import open_run, split_arguments
+from trm.run.saved import is_override, open_run, split_arguments
 
 REFERENCE_PREFIX = "_orig_mod.model."
 _FIXED_NAMES = {"init.z_H": "inner.H_init", "init.z_L": "inner.L_init"}
+# Under which of these a file holds the model's state_dict beside optimizers and counters; the released code says "model"
+_HOLDERS = ("model", "state_dict", "model_state_dict", "model_state", "module", "net", "network", "weights", "params")
 _PUZZLE_EMBEDDING = "inner.puzzle_emb.weights"
 _TOP_NAMES = {
     "embed_tokens": "inner.embed_tokens.embedding_weight",
@@ -84,7 +89,9 @@ def from_reference(tensors: Mapping[str, Tensor], arch: Architecture, source: st
     may be absent (EMA files). Raises CheckpointError naming `source` and the tensor.
     """
     _check_variant(arch)
-    left = {re.sub(r"^(_orig_mod\.|model\.|module\.)+", "", name): tensor for name, tensor in tensors.items()}
+    left = {
+        re.sub(r"^((_orig_mod|model|module|net|network|_forward_module)\.)+", "", name): tensor for name, tensor in tensors.items()
+    }
     weights: Weights = {}
     for name, shape in weight_shapes(arch).items():
         theirs = reference_name(name)
@@ -127,16 +134,32 @@ def to_reference(model: ModelTensors, arch: Architecture, prefix: str = REFERENC
 
 
 def read_reference_file(path: Path, arch: Architecture) -> ModelTensors:
-    """Read a checkpoint file of the reference (torch.save of a state_dict)."""
+    """Read a checkpoint file of the reference: a state_dict that torch.save or safetensors wrote, alone or beside other things."""
     try:
-        tensors = torch.load(path, map_location="cpu", weights_only=True)
+        packed = path.suffix == ".safetensors"
+        content = safetensors.torch.load_file(path) if packed else torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
         raise CheckpointError(f"{path}: no such file") from error
+    except IsADirectoryError as error:
+        raise CheckpointError(f"{path}: is a folder: name the file in it, such as step_65104") from error
     except Exception as error:  # torch.load raises many kinds for a file that is no checkpoint
-        raise CheckpointError(f"{path}: not a checkpoint that torch can read safely ({type(error).__name__})") from error
-    if not isinstance(tensors, dict) or not all(isinstance(k, str) and isinstance(t, Tensor) for k, t in tensors.items()):
-        raise CheckpointError(f"{path}: holds no state_dict of tensors")
-    return from_reference(tensors, arch, source=str(path))
+        raise CheckpointError(
+            f"{path}: not a checkpoint that torch can read safely ({type(error).__name__}): torch.save its state_dict alone"
+        ) from error
+    source, tensors = str(path), content
+    while isinstance(tensors, dict) and not any(isinstance(value, Tensor) for value in tensors.values()):
+        name = next((name for name in _HOLDERS if isinstance(tensors.get(name), dict)), None)
+        if name is None:
+            break
+        source, tensors = f"{source}: {name}", tensors[name]
+    if (
+        not isinstance(tensors, dict)
+        or not tensors
+        or not all(isinstance(k, str) and isinstance(t, Tensor) for k, t in tensors.items())
+    ):
+        keys = f" ({', '.join(map(str, list(tensors)[:5]))})" if isinstance(tensors, dict) else ""
+        raise CheckpointError(f"{source}: holds no state_dict of tensors{keys}: torch.save the state_dict alone")
+    return from_reference(tensors, arch, source=source)
 
 
 def write_reference_file(path: Path, model: ModelTensors, arch: Architecture) -> None:
@@ -162,13 +185,14 @@ def export_run(arguments: list[str]) -> None:
 
 def import_file(arguments: list[str]) -> None:
     """`import FILE RUN OVERRIDES`: a run folder whose checkpoint (step 0) holds the weights of FILE, to be evaluated here."""
-    names = [a for a in arguments if "=" not in a]
+    overrides = [a for a in arguments if is_override(a)]
+    names = [a for a in arguments if a not in overrides]
     if len(names) != 2:
         raise ConfigError("import needs FILE (the released code's checkpoint) and RUN (the folder to make), then overrides")
     file, run_dir = map(Path, names)
     if os.path.lexists(run_dir):
         raise ConfigError(f"{run_dir}: exists already: choose another folder")
-    cfg = compose([*(a for a in arguments if "=" in a), f"run_name={run_dir.name}"])
+    cfg = compose([*overrides, override("run_name", run_dir.name)])
     sizes = {"seq_len": cfg.data.side**2, "vocab_size": cfg.data.side + 2, "num_puzzle_identifiers": 1}
     arch = architecture(cfg, **sizes)
     model = read_reference_file(file, arch)
@@ -197,7 +221,7 @@ def import_file(arguments: list[str]) -> None:
     except OSError as error:
         shutil.rmtree(run_dir, ignore_errors=True)
         raise ConfigError(f"{run_dir}: cannot be written to ({error.strerror}): choose another folder") from error
-    print(f"made {run_dir}: python -m trm.evaluate checkpoint={run_dir}")
+    print(f"made {run_dir}: {shlex.join(['python', '-m', 'trm.evaluate', f'checkpoint={run_dir}'])}")
 
 
 def main(arguments: list[str]) -> None:

@@ -1,7 +1,8 @@
 """Solve one puzzle with a trained model: `python -m trm.solve checkpoint=RUN PUZZLE [--watch] [--html FILE] [--gif FILE]`.
 
-PUZZLE is the grid row by row; of a Sudoku 1-9 (then A, B, ...) are digits, . or 0 blanks. Quote it. `test:N` takes the N-th
-held-out puzzle (from 0) of the run's dataset, whose solution is known.
+PUZZLE is the grid row by row; of a Sudoku 1-9 (then A, B, ...) are digits, . or 0 or - blanks; digits 0-F of a 16x16 grid
+are read where blanks are dots, and shown as 1-G. Quote it. `test:N` takes the N-th held-out puzzle (from 0) of the run's dataset,
+whose solution is known.
 
   --watch      show the grid after every supervision step, with wrong, changed and given cells told apart
   --html FILE  write a page with sliders over supervision steps and latent recursions; it needs nothing else
@@ -15,7 +16,7 @@ import numpy as np
 
 from trm.cli import options, plain_command
 from trm.data.format import load_dataset
-from trm.errors import ConfigError, UserError
+from trm.errors import ConfigError, DataError, UserError
 from trm.run.saved import SavedRun, open_run, split_arguments
 from trm.show.animation import animation
 from trm.show.page import page
@@ -26,6 +27,8 @@ from trm.tasks.base import Task, task_of
 
 def main(arguments: list[str]) -> None:
     """The command: print question and answer as grids, and whether the answer is valid."""
+    # a puzzle that begins with blanks written as - is no option
+    arguments = [f" {a}" if re.match("-+[^-a-z]", a) or not a.strip("-") else a for a in arguments]
     given = options("trm.solve", arguments, watch={"action": "store_true"}, html={"type": Path}, gif={"type": Path})
     path, overrides, rest = split_arguments(given.rest)
     if len(rest) != 1:
@@ -55,6 +58,8 @@ def find_puzzle(run: SavedRun, name: str) -> Puzzle:
         keys = " ".join(f"data.{key}={getattr(data, key)}" for key in task.keys)
         _refuse_other_sizes(run, (task.facts.seq_len, task.facts.vocab_size), f"{keys}: {task.title}")
         question = task.parse(name)
+        if contradictions := task.contradictions(question):
+            raise DataError(f"the puzzle has no solution: {'; '.join(contradictions[:3])}: mend its givens")
         return Puzzle(task.view.text(question), task, question, None)
     dataset = load_dataset(Path(data.path), "test", task)
     _refuse_other_sizes(run, (dataset.metadata.seq_len, dataset.metadata.vocab_size), f"data.path={data.path}")

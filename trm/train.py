@@ -16,14 +16,14 @@ from typing import Any
 import torch
 from hydra.core.hydra_config import HydraConfig
 
-from trm.cli import EXIT_FAILED, EXIT_PREEMPTED, hydra_command
+from trm.cli import hydra_command
 from trm.config import Config
 from trm.core.curriculum import Stage
 from trm.core.metrics import METRICS, STOP
 from trm.core.model import Weights, num_parameters
 from trm.core.step import Batch, TrainState
 from trm.data.prefetch import Prefetcher
-from trm.errors import ConfigError, RunFailure
+from trm.errors import EXIT_FAILED, EXIT_PREEMPTED, ConfigError, RunFailure
 from trm.inference.evaluator import EvaluationStopped, Evaluator, make_evaluator, never
 from trm.inference.progress import progress_bar
 from trm.run.clock import Clock

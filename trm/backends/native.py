@@ -7,10 +7,12 @@ import ctypes
 import functools
 import os
 import platform
+import shlex
 import shutil
 import subprocess
 import sys
 import sysconfig
+import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -20,6 +22,7 @@ import torch
 import torch._functorch.config
 import torch._inductor.config
 from torch import Tensor
+from torch._inductor.runtime.cache_dir_utils import default_cache_dir
 
 from trm.backends import onednn
 from trm.backends.base import Rows, T, map_tensors, none
@@ -42,6 +45,7 @@ class NativeRuntime:
             raise ConfigError("hardware.platform=cuda, but torch finds no CUDA device: use hardware=cpu")
         if hardware.backend == "inductor":
             _require_compiler(hardware)
+            _require_folders()
             torch._dynamo.config.recompile_limit = 64  # each batch size and each network is compiled once more, on purpose
             # trm/backends/onednn.py's function is part of the cache's key, backward and all
             torch._functorch.config.autograd_cache_allow_custom_autograd_functions = True
@@ -137,6 +141,47 @@ def _require_compiler(hardware: HardwareConfig) -> None:
             f"hardware={hardware.name} compiles with inductor and this machine lacks {missing}: install it, or use "
             "hardware=cpu_xla or hardware.backend=eager"
         )
+
+
+def _require_folders() -> None:
+    """Raise ConfigError where inductor's own folders break its commands: it would say so in a hundred lines, at the first step.
+
+    It writes command lines and splits them again, so that names with white space, quotes or backslashes fall apart; what it has
+    compiled is loaded from where it lies.
+    """
+    named = os.environ.get("TORCHINDUCTOR_CACHE_DIR")
+    try:
+        folder = Path(named or default_cache_dir())
+    except (KeyError, OSError) as error:  # a container's user may have no name
+        raise ConfigError(
+            f"inductor finds no name for this user, so no folder to compile in ({error}): set TORCHINDUCTOR_CACHE_DIR to a folder"
+        ) from error
+    variable = "TORCHINDUCTOR_CACHE_DIR" if named else "TMPDIR"
+    fix = "set TORCHINDUCTOR_CACHE_DIR to a folder like /var/tmp/inductor, or use hardware.backend=eager"
+    if not _is_one_word(str(folder)):
+        raise ConfigError(f"{variable}: inductor cannot compile in {folder}, with white space, a quote or a backslash in it: {fix}")
+    libraries = Path(torch.__file__).parent
+    if not _is_one_word(str(libraries)):
+        raise ConfigError(
+            f"torch lies in {libraries}: inductor cannot link to a folder with white space, a quote or a backslash in its name: "
+            "make setup in another folder, or use hardware.backend=eager or hardware=cpu_xla"
+        )
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            flags = os.statvfs(folder).f_flag
+    except OSError as error:
+        raise ConfigError(f"{variable}: inductor cannot write to {folder} ({error.strerror}): {fix}") from error
+    if flags & os.ST_NOEXEC:
+        raise ConfigError(f"{variable}: what inductor compiles in {folder} cannot be run there (mounted noexec): {fix}")
+
+
+def _is_one_word(path: str) -> bool:
+    """Whether a path stays whole when a command line is split as a shell does."""
+    try:
+        return shlex.split(path) == [path]
+    except ValueError:  # an open quote
+        return False
 
 
 def _compiler_knows_vectors() -> bool:

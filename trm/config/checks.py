@@ -82,6 +82,8 @@ def validate(cfg: Config) -> None:
         raise ConfigError("hardware.dtype=float64 needs hardware.loss_dtype=float64")
     if cfg.data.source == "generated" and (cfg.data.train_csv or cfg.data.test_csv):
         raise ConfigError("data.train_csv and data.test_csv are for data.source=csv: remove them or choose another data=")
+    if cfg.data.source == "generated" and cfg.data.min_rating is not None:
+        raise ConfigError("data.min_rating is for data.source=csv, whose puzzles are rated: remove it or choose another data=")
     ends = [phase.until for phase in cfg.recursion.curriculum]
     if any(later <= earlier for earlier, later in itertools.pairwise(ends)):
         raise ConfigError(

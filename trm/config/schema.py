@@ -140,7 +140,7 @@ class DataConfig:
     box_rows: int = _key(3, "rows of a Sudoku box", low=1, high=5)
     box_cols: int = _key(3, "columns of a Sudoku box", low=1, high=5)
     path: str = _key(MISSING, "the dataset folder (train/ and test/)", changes=PLACE)
-    train_csv: str | None = _key(None, "csv of training puzzles: source,question,answer,rating", changes=PLACE)
+    train_csv: str | None = _key(None, "csv (or csv.gz) of training puzzles: question,answer and if need be rating", changes=PLACE)
     test_csv: str | None = _key(None, "csv of test puzzles", changes=PLACE)
     num_puzzles: int = _key(1000, "training puzzles, drawn from the source with data.seed", low=1)
     num_test_puzzles: int | None = _key(None, "test puzzles; null = all of a csv, 1000 of a generator", low=1, changes=RESULTS)
@@ -149,6 +149,9 @@ class DataConfig:
     )
     on_the_fly_aug: int = _key(
         1000, "augmented variants of each puzzle that the loader draws from when none are stored", low=0, high=1000000
+    )
+    min_rating: float | None = _key(
+        None, "csv: leave out puzzles rated below it, in training and test (the released builder's min_difficulty)", low=0
     )
     seed: int = _key(0, "seed of the dataset: choice of puzzles, generation, augmentation", low=0, high=2**31 - 1)
 
@@ -322,7 +325,13 @@ def register_schema() -> None:
     """Make the schema known to Hydra: conf/config.yaml names it first, so that composing checks every key and type."""
     ConfigStore.instance().store(name="schema", node=_schema())
     OmegaConf.register_new_resolver("trm_times", _times, replace=True)
+    OmegaConf.register_new_resolver("trm_part", _part, replace=True)
     OmegaConf.register_new_resolver("trm_over", lambda value, by: _times(value, 1 / by), replace=True)
+
+
+def _part(name: str, value: float | None) -> str:
+    """A setting as part of a folder's name; nothing where it is null."""
+    return "" if value is None else f"_{name}{float(value):g}"
 
 
 def _times(value: float, *factors: float) -> float:
@@ -381,11 +390,17 @@ def unknown_keys(composed: DictConfig) -> list[str]:
     for key, value in composed.items_ex(resolve=False):
         group = str(key)
         if group not in Config.__dataclass_fields__:
-            found.append(group)
+            found += _leaves(group, value)
         elif isinstance(value, DictConfig):
             known = getattr(Config.__dataclass_fields__[group].type, "__dataclass_fields__", {})
             found += [f"{group}.{name}" for name in map(str, value) if name not in known]
     return found
+
+
+def _leaves(key: str, value: Any) -> list[str]:
+    if not isinstance(value, DictConfig) or not value:
+        return [key]
+    return [leaf for name, inner in value.items_ex(resolve=False) for leaf in _leaves(f"{key}.{name!s}", inner)]
 
 
 def to_plain(cfg: Config) -> dict[str, Any]:

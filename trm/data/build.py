@@ -7,6 +7,7 @@ import dataclasses
 import hashlib
 import json
 import logging
+import shlex
 import shutil
 import time
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ import numpy as np
 from filelock import FileLock
 
 from trm.config import DataConfig
+from trm.config.overrides import override
 from trm.data import csv_source
 from trm.data.format import ARRAYS, Metadata, array_path, read_build_record
 from trm.data.hashing import Stream, hash64, permutations
@@ -28,7 +30,7 @@ from trm.tasks.base import Split, Task, augment, task_of
 FORMAT_VERSION = 1
 SPLITS = ("train", "test")
 # The settings that decide the content, beside the task's own; csv files enter by their sha256.
-_SETTINGS = ("source", "num_puzzles", "num_test_puzzles", "num_aug", "seed")
+_SETTINGS = ("source", "num_puzzles", "num_test_puzzles", "min_rating", "num_aug", "seed")
 _GENERATED_TEST_PUZZLES = 1000
 # Rows augmented at a time: few enough that the work stays in the processor's cache.
 _CHUNK_ROWS = 1024
@@ -70,9 +72,9 @@ def ensure_dataset(data: DataConfig) -> Path:
 
 def build_command(data: DataConfig) -> str:
     """The command that builds this dataset; downloads its source where no csv files are named."""
-    keys = ["path", "num_puzzles", "num_test_puzzles", "num_aug", "seed", "train_csv", "test_csv"]
-    overrides = [f"data.{key}={getattr(data, key)}" for key in keys if getattr(data, key) is not None]
-    return " ".join(["python -m trm.build_data", f"data={data.name}", *overrides])
+    keys = ["path", "num_puzzles", "num_test_puzzles", "min_rating", "num_aug", "seed", "train_csv", "test_csv"]
+    overrides = [override(f"data.{key}", getattr(data, key)) for key in keys if getattr(data, key) is not None]
+    return shlex.join(["python", "-m", "trm.build_data", f"data={data.name}", *overrides])
 
 
 def build_dataset(data: DataConfig) -> BuildReport:
@@ -132,14 +134,18 @@ def _from_csv(task: Task, data: DataConfig) -> tuple[dict[str, Split], dict[str,
         named = given[split]
         source = Path(named) if named else _downloaded(task, data, f"{split}.csv")
         file = csv_source.scan(source, f"data.{split}_csv")
-        count = file.num_rows if counts[split] is None else counts[split]
+        rows_there = np.arange(file.num_rows)
+        if data.min_rating is not None:
+            rows_there = np.flatnonzero(csv_source.ratings(file) >= data.min_rating)
+        count = len(rows_there) if counts[split] is None else counts[split]
         key = "data.num_puzzles" if split == "train" else "data.num_test_puzzles"
         assert count is not None
-        if count > file.num_rows:
-            raise DataError(f"{key}={count}, but {file.path} has {file.num_rows} puzzles: lower it")
-        order = permutations(hash64(streams[split], data.seed, np.arange(file.num_rows)))
+        if count > len(rows_there) or not count:
+            rated = "" if data.min_rating is None else f" rated {data.min_rating:g} or more"
+            raise DataError(f"{key}={count}, but {file.path} has {len(rows_there)} puzzles{rated}: lower it")
+        order = permutations(hash64(streams[split], data.seed, np.arange(len(rows_there))))
         files[split] = file
-        chosen[split] = order[:count] if count < file.num_rows else np.arange(count)
+        chosen[split] = rows_there[order[:count]] if count < len(rows_there) else rows_there
     for split in SPLITS:
         rows[split] = csv_source.read_rows(files[split], task, chosen[split])
     line_of = {row.tobytes(): i for i, row in zip(chosen["train"].tolist(), rows["train"][0], strict=True)}

@@ -16,6 +16,7 @@ Written here as uint8 (tokens) and int32; the reference's int64 arrays are read 
 import dataclasses
 import hashlib
 import json
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from trm.config.overrides import override
 from trm.errors import DataError
 from trm.tasks.base import Task
 
@@ -188,4 +190,5 @@ def _read_json(path: Path, file: Path) -> dict[str, Any]:
 
 
 def _broken(path: Path, file: Path, what: str) -> DataError:
-    return DataError(f"{file} {what}: remove {path} and build it again with python -m trm.build_data data.path={path}")
+    again = shlex.join(["python", "-m", "trm.build_data", override("data.path", str(path))])
+    return DataError(f"{file} {what}: remove {path} and build it again with {again}")

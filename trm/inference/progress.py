@@ -5,6 +5,7 @@ import logging
 import sys
 import time
 from collections.abc import Iterator
+from typing import Any
 
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
@@ -12,6 +13,21 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 log = logging.getLogger(__name__)
 
 BAR_EVERY_S, WORDS_EVERY_S = 0.5, 30.0
+
+
+class _Terminal:
+    """stderr as a bar writes to it: where its reader goes away, the bar ends and not the work."""
+
+    def write(self, text: str) -> None:
+        with contextlib.suppress(BrokenPipeError):
+            sys.stderr.write(text)
+
+    def flush(self) -> None:
+        with contextlib.suppress(BrokenPipeError):
+            sys.stderr.flush()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(sys.stderr, name)
 
 
 @contextlib.contextmanager
@@ -23,7 +39,15 @@ def progress_bar(mode: str, first_step: int, total_steps: int, unit: str = "step
     shown = mode == "on" or (mode == "auto" and sys.stderr.isatty())
     with (
         logging_redirect_tqdm() if shown else contextlib.nullcontext(),
-        tqdm(total=total_steps, initial=first_step, disable=not shown, unit=unit, leave=leave, dynamic_ncols=True) as bar,
+        tqdm(
+            total=total_steps,
+            initial=first_step,
+            disable=not shown,
+            unit=unit,
+            leave=leave,
+            dynamic_ncols=True,
+            file=_Terminal(),
+        ) as bar,
     ):
         yield bar
 

@@ -2,6 +2,8 @@
 
 import os
 
+from trm.errors import ConfigError
+
 RANK, RANKS = "TRM_RANK", "TRM_RANKS"  # set by scripts/launch_pod.sh
 
 
@@ -17,3 +19,25 @@ def process_rank() -> tuple[int, int]:
 def on_a_pod() -> bool:
     """Whether scripts/launch_pod.sh started the same command on every host."""
     return RANK in os.environ
+
+
+# What starts a command several times says so in these: torchrun, accelerate and deepspeed; Open MPI; MPICH; srun
+STARTERS = {
+    "WORLD_SIZE": "RANK",
+    "OMPI_COMM_WORLD_SIZE": "OMPI_COMM_WORLD_RANK",
+    "PMI_SIZE": "PMI_RANK",
+    "SLURM_STEP_NUM_TASKS": "SLURM_PROCID",
+}
+
+
+def refuse_other_starters() -> None:
+    """Raise ConfigError in one of several processes that torchrun, mpirun or srun made of one command: each would train the run."""
+    if RANK in os.environ or "SUBMITIT_EXECUTOR" in os.environ:
+        return
+    for size, rank in STARTERS.items():
+        if rank in os.environ and os.environ.get(size, "1") not in ("", "0", "1"):
+            raise ConfigError(
+                f"{size}={os.environ[size]}: torchrun, mpirun or srun started several processes of this command, but one drives "
+                "all devices of a machine: start it once, without them: hardware=v4_8 or cpu_mesh for several devices, "
+                "hardware.jobs=N with --multirun for jobs side by side, scripts/launch_pod.sh for several hosts"
+            )

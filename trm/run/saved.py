@@ -1,5 +1,6 @@
 """Opening what a run left behind: `checkpoint=RUN` plus overrides, for evaluate, solve and interop."""
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -43,12 +44,18 @@ class SavedRun:
 
 def split_arguments(arguments: list[str]) -> tuple[Path, list[str], list[str]]:
     """The value of checkpoint=, the other KEY=VALUE arguments, and the rest. Raises ConfigError where checkpoint= is missing."""
-    pairs = [a for a in arguments if "=" in a and not a.startswith("-")]
+    pairs = [a for a in arguments if not a.startswith("-") and is_override(a)]
     checkpoints = [a.removeprefix("checkpoint=") for a in pairs if a.startswith("checkpoint=")]
     if len(checkpoints) != 1 or not checkpoints[0]:
         raise ConfigError("checkpoint= is needed once: checkpoint=RUN with a run folder such as outputs/NAME")
     overrides = [a for a in pairs if not a.startswith("checkpoint=")]
     return Path(checkpoints[0]), overrides, [a for a in arguments if a not in pairs]
+
+
+def is_override(argument: str) -> bool:
+    """Whether an argument sets something; the names of files have "=" too, as a sweep's folders do."""
+    key, equals, _ = argument.partition("=")
+    return bool(equals) and (key == "checkpoint" or not ("/" in key or os.path.lexists(argument)))
 
 
 def open_run(path: Path, overrides: list[str]) -> SavedRun:

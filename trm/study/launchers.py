@@ -32,9 +32,9 @@ from hydra_plugins.hydra_submitit_launcher import submitit_launcher  # type: ign
 from hydra_plugins.hydra_submitit_launcher.config import BaseQueueConf  # type: ignore[import-untyped]
 from omegaconf import DictConfig, OmegaConf
 
-from trm.cli import EXIT_FAILED, EXIT_PREEMPTED, ROOT, invocation, one_line, typed
+from trm.cli import ROOT, invocation, one_line, typed
 from trm.config import Config, HardwareConfig, digest
-from trm.errors import ConfigError, UserError
+from trm.errors import EXIT_FAILED, EXIT_PREEMPTED, ConfigError, UserError
 from trm.run.folder import read_summary
 from trm.run.rank import on_a_pod, process_rank
 from trm.study import sweep as study

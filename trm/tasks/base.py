@@ -158,6 +158,9 @@ class Task(Protocol):
     def violations(self, question: Tokens, answer: Tokens) -> list[str]:
         """What is wrong with an answer to a question, in words; empty where it solves it."""
 
+    def contradictions(self, question: Tokens) -> list[str]:
+        """Why nothing solves a question, in words; empty where that is not seen at once."""
+
     def conflicts(self, answer: Tokens) -> Flags:
         """The cells [L] of an answer that break a rule with one another."""
 

@@ -3,6 +3,7 @@
 A grid is its cells row by row. Token 0 is padding, 1 a blank cell, d + 1 the digit d. Shapes: N rows, L = side * side cells.
 """
 
+import re
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -15,7 +16,8 @@ PAD = 0
 BLANK = 1
 DIGITS = "123456789ABCDEFGHIJKLMNOP"
 _BLANKS = ".0_"
-_SEPARATORS = "|-+"
+_SEPARATORS = "|+"
+_RULE = re.compile(r"^[-+| \t]*\+[-+| \t]*$", re.MULTILINE)  # between the boxes of a drawn grid
 
 
 @dataclass(frozen=True)
@@ -65,22 +67,33 @@ class Sudoku:
         return table
 
     def parse(self, text: str) -> NDArray[np.uint8]:
-        """Tokens [L] of a puzzle written in one line or as a grid; `.`, `0` and `_` are blank.
+        """Tokens [L] of a puzzle written in one line or as a grid; `.`, `0`, `_` and `-` are blank.
 
-        White space and the lines of a drawn grid (`|`, `-`, `+`) are skipped. Raises DataError naming the position.
+        White space and the lines of a drawn grid (`|`, `-`, `+`) are skipped. Of a 16x16 grid, digits from 0 to F are understood
+        where another blank than 0 is used. Raises DataError naming the position.
         """
+        rules = {i for match in _RULE.finditer(text) for i in range(*match.span())}
+        found = [(i, char) for i, char in enumerate(text) if not char.isspace() and char not in _SEPARATORS and i not in rules]
+        cells = [(i, char) for i, char in found if char != "-"]
+        if len(cells) != self.num_cells == len(found):
+            cells = found  # no lines, but blanks
+        chars = "".join(char for _, char in cells).upper()
+        hexadecimal = self.side == 16 and "0" in chars and "G" not in chars
+        hexadecimal &= chars.count("0") == self.side or any(blank in chars for blank in "._-")
         tokens = []
-        for position, char in enumerate(text, start=1):
-            if char.isspace() or char in _SEPARATORS:
-                continue
-            token = int(self.token_of_byte[ord(char)]) if ord(char) < 256 else PAD
+        for position, char in cells:
+            token = BLANK if char == "-" else int(self.token_of_byte[ord(char)]) if ord(char) < 256 else PAD
+            if hexadecimal and char not in "._-":
+                token = BLANK + 1 if char == "0" else token + 1 if token else PAD
             if token == PAD:
                 raise DataError(
-                    f"position {position}: {char!r} is neither a digit 1-{DIGITS[self.side - 1]} nor a blank (one of {_BLANKS})"
+                    f"position {position + 1}: {char!r} is neither a digit 1-{DIGITS[self.side - 1]} nor a blank "
+                    f"(one of {_BLANKS}-)"
                 )
             tokens.append(token)
         if len(tokens) != self.num_cells:
-            raise DataError(f"{len(tokens)} cells, but a {self.side}x{self.side} puzzle has {self.num_cells}")
+            dashes = f" ({len(found)} with - as a blank)" if len(found) > len(cells) else ""
+            raise DataError(f"{len(tokens)} cells{dashes}, but a {self.side}x{self.side} puzzle has {self.num_cells}")
         return np.array(tokens, np.uint8)
 
     def text(self, tokens: NDArray[np.integer]) -> str:
@@ -96,6 +109,11 @@ class Sudoku:
             found.append(f"{cells} no digit, the first in {self.cell_name(int(blanks[0]))}")
         for cell in np.flatnonzero((question > BLANK) & (question != answer)).tolist():
             found.append(f"{self.cell_name(cell)} was given as {self.text(question[[cell]])}, not {self.text(answer[[cell]])}")
+        return found + self.repeated(answer)
+
+    def repeated(self, answer: NDArray[np.integer]) -> list[str]:
+        """The digits of an answer [L] that stand more than once in a row, column or box, in words."""
+        found = []
         for unit, cells in enumerate(self.units):
             counts = np.bincount(answer[cells], minlength=self.vocab_size)
             for token in np.flatnonzero(counts[BLANK + 1 :] > 1).tolist():

@@ -58,6 +58,10 @@ class SudokuTask(Sudoku):
         """Puzzles with one solution each, from which no clue can be taken away."""
         return generate(self, count, seed)
 
+    def contradictions(self, question: Tokens) -> list[str]:
+        """Digits that stand twice in a row, column or box."""
+        return self.repeated(question)
+
     def given(self, question: Tokens) -> Flags:
         """The cells with a digit."""
         return question > BLANK
