@@ -23,7 +23,7 @@ GRID_FILE = "grid.json"
 NOT_RUNS = ("checkpoints", "tensorboard", "wandb", "__pycache__")
 
 # The run's puzzles among its settings, told apart by content; of older runs not known.
-DIGESTS = {"data.train_digest": "train_digest", "data.test_digest": "test_digest"}
+DIGESTS = {"puzzles.train": "train_digest", "puzzles.test": "test_digest"}
 
 Status = Literal["completed", "failed", "preempted", "unfinished", "missing", "damaged"]
 Points = list[tuple[int, float]]  # (global step, value)

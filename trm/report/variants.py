@@ -38,8 +38,8 @@ NAMES: Mapping[tuple[str, ...], Callable[[Settings], str]] = {
     ("data.name",): lambda s: str(s.get("data.name")),
     ("optimizer.name",): lambda s: str(s.get("optimizer.name")),
     ("hardware.name",): lambda s: str(s.get("hardware.name")),
-    ("data.train_digest",): lambda s: f"training puzzles {str(s.get('data.train_digest') or 'unknown')[:8]}",
-    ("data.test_digest",): lambda s: f"test puzzles {str(s.get('data.test_digest') or 'unknown')[:8]}",
+    ("puzzles.train",): lambda s: f"training puzzles {str(s.get('puzzles.train') or 'unknown')[:8]}",
+    ("puzzles.test",): lambda s: f"test puzzles {str(s.get('puzzles.test') or 'unknown')[:8]}",
 }
 
 
