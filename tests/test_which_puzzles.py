@@ -10,13 +10,16 @@ import pytest
 from running import TINY, run, summary
 
 from trm.cli import compose
-from trm.config import DataConfig
+from trm.config import DataConfig, paper, to_plain
 from trm.data.build import build_dataset, ensure_dataset
 from trm.data.content import content_of, findings
 from trm.data.format import load_dataset
 from trm.errors import DataError
+from trm.inference.evaluator import EvalResult
 from trm.report.runs import collect
 from trm.report.variants import compare
+from trm.run.checkpoint import find_checkpoint
+from trm.run.record import Record
 from trm.tasks.sudoku.task import SudokuTask
 from trm.tracking.labels import labels
 
@@ -137,6 +140,21 @@ def test_a_damaged_newest_checkpoint_is_told_and_the_one_before_it_taken(folder)
     assert "step_3" in done.stderr
     refused = run(folder, "trm.evaluate", "checkpoint=outputs/harmed/checkpoints/step_3", check=2)
     assert "damaged" in refused.stderr
+
+
+def test_imported_weights_keep_settings_without_names_and_paths(folder, runs):
+    run(folder, "trm.interop", "export", "checkpoint=outputs/aa", "aa.pt")
+    run(folder, "trm.interop", "import", "aa.pt", "outputs/imported", *QUICK, "data.path=data_aa", "data.num_puzzles=24")
+    meta = (folder / "outputs/imported/checkpoints/step_0/meta.json").read_text()
+    assert "data_aa" not in meta
+    assert "imported" not in meta
+
+
+def test_a_run_that_is_called_latest_is_found(tmp_path):
+    for step in (1, 2):
+        (tmp_path / f"latest/checkpoints/step_{step}").mkdir(parents=True)
+        (tmp_path / f"latest/checkpoints/step_{step}/meta.json").touch()
+    assert find_checkpoint(tmp_path / "latest").name == "step_2"
 
 
 # --------------------------------------------------------------------------------------------------------- 3: findings are told
@@ -290,3 +308,25 @@ def test_counts_are_those_of_the_folder(folder, tmp_path):
     assert told.settings["data.num_puzzles"] == 12
     assert "nothing to train" in run(tmp_path, "trm.train", *arguments).stdout
     run(tmp_path, "trm.evaluate", "checkpoint=outputs/elsewhere")
+
+
+def test_the_best_is_over_one_set_of_puzzles():
+    """Evaluations over more or fewer puzzles, as a resumed run may ask for, are not compared with those before."""
+
+    def result(accuracy, count):
+        return EvalResult([{"exact_accuracy": accuracy, "count": count}], None)
+
+    record = Record(step=1)
+    record.evaluated(result(0.5, 4), result(0.5, 4))
+    record.step = 2
+    record.evaluated(result(0.4, 64), result(0.4, 64))
+    assert (record.scores.best_exact_accuracy, record.scores.best_step, record.scores.best_puzzles) == (0.4, 2, 64)
+    [warning] = record.warnings
+    assert "over 4 puzzles, this one is over 64" in warning
+
+
+def test_the_papers_value_is_compared_on_as_many_test_puzzles_as_its_own():
+    cfg = to_plain(compose(["experiment=paper_t3_n6"]))
+    settings = {f"{group}.{key}": value for group, inner in cfg.items() if isinstance(inner, dict) for key, value in inner.items()}
+    assert paper.find(settings, paper.STEPS, paper.TEST_PUZZLES).comparable
+    assert paper.find(settings, paper.STEPS, 10_000).unlike == ("test puzzles=10000 (paper: 422786)",)

@@ -37,7 +37,7 @@ class SavedRun:
     ema: Weights  # empty where the run kept no EMA
     fixed: Weights
     puzzle_embedding: Tensor | None
-    asked_data: bool  # whether the overrides say which puzzles to take
+    asked_data: bool = False  # whether the overrides say which puzzles to take
 
     @property
     def uses_ema(self) -> bool:
