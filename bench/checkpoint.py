@@ -31,7 +31,7 @@ def measure(overrides: list[str], sizes: list[str], rounds: int) -> list[Row]:
                 began = time.perf_counter()
                 tensors = flatten(exp.runtime.fetch(state))
                 record.step = step
-                writer.save(tensors, record.meta(exp), is_best=False)
+                writer.save(tensors, record.meta(exp))
                 held.append(time.perf_counter() - began)
                 writer.wait()
                 written.append(time.perf_counter() - began)

@@ -143,6 +143,11 @@ def summary(run_dir: Path) -> dict:
     return json.loads((run_dir / "summary.json").read_text())
 
 
+def warnings(run_dir: Path) -> list[str]:
+    """The summary's warnings but for what is found in every 4x4 dataset: that test puzzles are copies of training puzzles."""
+    return [warning for warning in summary(run_dir)["warnings"] if "may be symmetric copies" not in warning]
+
+
 def numbers(run_dir: Path, kind: str = "train") -> list[dict]:
     """The metrics without those that depend on the clock."""
     return [{name: value for name, value in line.items() if name not in TIMES} for line in metrics(run_dir, kind)]

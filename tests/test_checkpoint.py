@@ -1,8 +1,11 @@
 """Checkpoints: round trips, links, what damage does, and what a crash leaves behind."""
 
+import dataclasses
+import errno
 import hashlib
 import json
 import os
+import shutil
 import threading
 from pathlib import Path
 from typing import NamedTuple
@@ -23,11 +26,13 @@ from trm.run.checkpoint import (
     find_checkpoint,
     flatten,
     load_checkpoint,
+    mend_links,
     save_checkpoint,
     saved_steps,
     set_aside,
     unflatten,
 )
+from trm.run.folder import checksum
 
 TENSORS = {
     "weights/w": torch.tensor([[1.5, -0.0], [float("nan"), 1e-40]]),  # NaN, a negative zero and a denormal
@@ -52,8 +57,10 @@ def make_meta(step, **changes):
     return Meta(**(values | changes))
 
 
-def save(run_dir, step, *, is_best=False, keep=3, tensors=TENSORS):
-    return save_checkpoint(run_dir, tensors, make_meta(step), is_best=is_best, keep=keep)
+def save(run_dir, step, *, best=5, keep=3, tensors=TENSORS):
+    """Save a step whose scores say that `best` is the best until now."""
+    meta = make_meta(step, scores=dataclasses.replace(make_meta(step).scores, best_step=best))
+    return save_checkpoint(run_dir, tensors, meta, keep=keep)
 
 
 def bits(tensor):
@@ -149,18 +156,18 @@ def test_unflatten_names_what_does_not_fit(change, words):
 
 def test_newest_and_best_are_kept(tmp_path):
     for step in range(1, 8):
-        save(tmp_path, step, is_best=step == 2, keep=3)
+        save(tmp_path, step, best=2, keep=3)
     assert saved_steps(tmp_path) == [2, 5, 6, 7]
-    save(tmp_path, 10, is_best=True, keep=3)  # 10 sorts after 7 as a number
+    save(tmp_path, 10, best=10, keep=3)  # 10 sorts after 7 as a number
     assert saved_steps(tmp_path) == [6, 7, 10]
-    save(tmp_path, 11, keep=1)
+    save(tmp_path, 11, best=10, keep=1)
     assert saved_steps(tmp_path) == [10, 11]
 
 
 def test_links_are_relative_and_survive_a_move(tmp_path):
     run = tmp_path / "run"
-    save(run, 1, is_best=True)
-    save(run, 2)
+    save(run, 1, best=1)
+    save(run, 2, best=1)
     for name, target in (("best", "step_1"), ("latest", "step_2")):
         assert os.readlink(run / "checkpoints" / name) == target
     moved = run.rename(tmp_path / "moved")
@@ -171,13 +178,13 @@ def test_links_are_relative_and_survive_a_move(tmp_path):
 
 def test_saving_a_step_again_replaces_it(tmp_path):
     save(tmp_path, 1)
-    save(tmp_path, 1, is_best=True, tensors={"w": torch.ones(1)})
+    save(tmp_path, 1, best=1, tensors={"w": torch.ones(1)})
     assert load_checkpoint(tmp_path / "checkpoints" / "latest")[0].keys() == {"w"}
 
 
 def test_find_checkpoint(tmp_path):
-    save(tmp_path, 1, is_best=True)
-    save(tmp_path, 2)
+    save(tmp_path, 1, best=1)
+    save(tmp_path, 2, best=1)
     first, second = (tmp_path / "checkpoints" / f"step_{step}" for step in (1, 2))
     for path, found in (
         (tmp_path, second),
@@ -211,6 +218,94 @@ def test_set_aside_starts_over_without_losing_anything(tmp_path):
         assert not (tmp_path / "metrics.jsonl").exists()
         assert (tmp_path / f"metrics.jsonl.{number}").read_text() == f"{number}\n"
         assert load_checkpoint(tmp_path / f"checkpoints.{number}" / "latest")[1].step == number
+
+
+def _follow(folder):
+    """As scp -r, or zip without -y: links become copies of what they point to."""
+    for link in [path for path in folder.iterdir() if path.is_symlink()]:
+        target = link.resolve()
+        link.unlink()
+        shutil.copytree(target, link)
+
+
+def _drop(folder):
+    """As an object store or FAT."""
+    for link in [path for path in folder.iterdir() if path.is_symlink()]:
+        link.unlink()
+
+
+def _as_text(folder):
+    """As archives and version control on systems without links: files that hold the target's name."""
+    for link in [path for path in folder.iterdir() if path.is_symlink()]:
+        target = os.readlink(link)
+        link.unlink()
+        link.write_text(target)
+
+
+def _stale(folder):
+    """As a tool that copies links once and folders again and again."""
+    for link in [path for path in folder.iterdir() if path.is_symlink()]:
+        link.unlink()
+        link.symlink_to("step_1")
+
+
+def _to_nowhere(folder):
+    for link in [path for path in folder.iterdir() if path.is_symlink()]:
+        link.unlink()
+        link.symlink_to("/nowhere/step_3")
+
+
+@pytest.mark.parametrize("tool", [_follow, _drop, _as_text, _stale, _to_nowhere])
+def test_best_and_latest_are_what_the_checkpoints_say_whatever_tools_make_of_links(tmp_path, tool):
+    for step, best in ((1, 1), (2, 2), (3, 2)):
+        save(tmp_path, step, best=best)
+    folder = tmp_path / "checkpoints"
+    tool(folder)
+    steps = {
+        path.name: int(find_checkpoint(path).name.removeprefix("step_")) for path in (tmp_path, folder / "latest", folder / "best")
+    }
+    assert steps == {tmp_path.name: 3, "latest": 3, "best": 2}
+    save(tmp_path, 4, best=2, keep=1)
+    assert saved_steps(tmp_path) == [2, 4]  # the best is not pruned
+    mend_links(tmp_path)
+    assert {path.name: os.readlink(path) for path in folder.iterdir() if path.is_symlink()} == {
+        "latest": "step_4",
+        "best": "step_2",
+    }
+    assert {path.name for path in folder.iterdir()} == {"step_2", "step_4", "latest", "best"}
+
+
+def test_copies_under_the_links_names_are_taken_where_nothing_else_is_left(tmp_path):
+    save(tmp_path, 1, best=1)
+    save(tmp_path, 2, best=1)
+    _follow(tmp_path / "checkpoints")
+    for step in (1, 2):
+        shutil.rmtree(tmp_path / "checkpoints" / f"step_{step}")
+    assert load_checkpoint(find_checkpoint(tmp_path))[1].step == 2
+    mend_links(tmp_path)
+    assert saved_steps(tmp_path) == [1, 2]
+
+
+def test_without_links_in_the_file_system_checkpoints_are_saved_and_found(tmp_path, monkeypatch):
+    def refuse(*_args, **_kwargs):
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(Path, "symlink_to", refuse)
+    for step in (1, 2, 3, 4):
+        save(tmp_path, step, best=1, keep=2)
+    assert saved_steps(tmp_path) == [1, 3, 4]
+    assert find_checkpoint(tmp_path / "checkpoints" / "best").name == "step_1"
+    assert find_checkpoint(tmp_path).name == "step_4"
+
+
+def test_a_checkpoint_of_an_earlier_version_is_read_without_what_it_does_not_say(tmp_path):
+    folder = save(tmp_path, 3)
+    body = json.loads((folder / META_FILE).read_text())
+    for key in ("meta_sha256", "test_digest", "puzzles", "findings"):
+        del body[key]
+    (folder / META_FILE).write_text(json.dumps(body | {"meta_sha256": checksum(body)}))
+    meta = load_checkpoint(folder)[1]
+    assert (meta.data_digest, meta.test_digest, meta.findings) == ("fedcba9876543210", None, None)
 
 
 # damage ------------------------------------------------------------------------------------------------------------------------
@@ -311,8 +406,8 @@ CRASHES = ["after the state is written", "before the rename", "before the links"
 
 @pytest.mark.parametrize("moment", CRASHES)
 def test_a_crash_while_saving_leaves_the_previous_checkpoints(tmp_path, monkeypatch, moment):
-    save(tmp_path, 1, is_best=True)
-    save(tmp_path, 2)
+    save(tmp_path, 1, best=1)
+    save(tmp_path, 2, best=1)
 
     def cut(*_args, **_kwargs):
         raise PowerCut
@@ -328,13 +423,14 @@ def test_a_crash_while_saving_leaves_the_previous_checkpoints(tmp_path, monkeypa
         else:
             patch.setattr(trm.run.checkpoint, "_point", cut)
         with pytest.raises(PowerCut):
-            save(tmp_path, 3, is_best=True)
-    assert load_checkpoint(find_checkpoint(tmp_path))[1].step == 2
-    assert load_checkpoint(tmp_path / "checkpoints" / "best")[1].step == 1
+            save(tmp_path, 3, best=3)
+    written = moment == "before the links"  # which nothing needs
+    assert load_checkpoint(find_checkpoint(tmp_path))[1].step == (3 if written else 2)
+    assert load_checkpoint(find_checkpoint(tmp_path / "checkpoints" / "best"))[1].step == (3 if written else 1)
     for step in saved_steps(tmp_path):  # whatever has a checkpoint's name is whole
         load_checkpoint(tmp_path / "checkpoints" / f"step_{step}")
-    assert saved_steps(tmp_path) == ([1, 2, 3] if moment == "before the links" else [1, 2])
-    save(tmp_path, 3, is_best=True)  # the same save goes through afterwards and leaves nothing behind
+    assert saved_steps(tmp_path) == ([1, 2, 3] if written else [1, 2])
+    save(tmp_path, 3, best=3)  # the same save goes through afterwards and leaves nothing behind
     assert {p.name for p in (tmp_path / "checkpoints").iterdir()} == {"step_1", "step_2", "step_3", "best", "latest"}
     assert load_checkpoint(find_checkpoint(tmp_path))[1].step == 3
 
@@ -390,6 +486,8 @@ def test_the_checkpoint_just_written_is_never_deleted(tmp_path):
     save(tmp_path, 100)
     save(tmp_path, 60, keep=1)
     assert load_checkpoint(find_checkpoint(tmp_path))[1].step == 60
+    assert saved_steps(tmp_path) == [60]
+    load_checkpoint(tmp_path / "checkpoints" / "step_100.damaged")  # kept aside
 
 
 # writing in the background -------------------------------------------------------------------------------------------------------
@@ -398,8 +496,8 @@ def test_the_checkpoint_just_written_is_never_deleted(tmp_path):
 def test_the_writer_writes_what_save_checkpoint_would(tmp_path):
     writer = CheckpointWriter(tmp_path / "background", keep=2)
     for step in (1, 2, 3):
-        writer.save(TENSORS, make_meta(step), is_best=step == 1)
-        save(tmp_path / "direct", step, is_best=step == 1, keep=2)
+        writer.save(TENSORS, make_meta(step, scores=Scores(best_step=1)))
+        save_checkpoint(tmp_path / "direct", TENSORS, make_meta(step, scores=Scores(best_step=1)), keep=2)
     writer.close()
     files = [
         {p.relative_to(folder): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
@@ -417,7 +515,7 @@ def test_the_writer_does_not_hold_up_its_caller_and_tells_of_a_failure_later(tmp
 
     monkeypatch.setattr("trm.run.checkpoint.save_checkpoint", slow)
     writer = CheckpointWriter(tmp_path, keep=1)
-    writer.save(TENSORS, make_meta(1), is_best=False)  # comes back though the write has not ended
+    writer.save(TENSORS, make_meta(1))  # comes back though the write has not ended
     writer.check()
     go_on.set()
     with pytest.raises(OSError, match="no room"):

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from fake_wandb import KEY, FakeWandb
-from running import TINY, command, environment, metrics, summary
+from running import TINY, command, environment, metrics, summary, warnings
 from sweeping import wait_for
 
 from trm.cli import compose
@@ -84,6 +84,7 @@ def study(tmp_path_factory, server):
 def test_runs_arrive_whole_online_and_synced_later(study, server):
     runs = {run.config["seed"]: run for run in server.runs.values() if run.settings["displayName"] != "paper"}
     assert sorted(runs) == [0, 1, 2]
+    digests = {}
     for seed, run in runs.items():
         folder = study.folder / f"outputs/seed_{seed}"
         rows = {kind: [row for row in run.history if any(key.startswith(f"{kind}/") for key in row)] for kind in ("train", "eval")}
@@ -93,7 +94,7 @@ def test_runs_arrive_whole_online_and_synced_later(study, server):
         assert evaluations == [(row["global_step"], pytest.approx(row["exact_accuracy"])) for row in metrics(folder, "eval")]
         assert {row["global_step"] for row in rows["eval"]} == {3, 6}
         own = summary(folder)
-        assert (own["wandb_mode"], own["warnings"]) == ("offline" if seed == 2 else "online", [])
+        assert (own["wandb_mode"], warnings(folder)) == ("offline" if seed == 2 else "online", [])
         for key in ("status", "steps", "best_exact_accuracy", "config_digest", "parameters"):
             assert run.summary[key] == own[key], key
         assert run.exit_code == 0
@@ -105,9 +106,14 @@ def test_runs_arrive_whole_online_and_synced_later(study, server):
         }
         assert (run.config["recursion"]["T"], run.config["ema"]["enabled"]) == (2, seed != 2)
         ema = ", no EMA" if seed == 2 else ""
-        assert run.config["labels"] == {
+        shown = run.config["labels"]
+        digests[seed] = shown["digest"]
+        assert run.config["data_read"] == own["data"]
+        assert run.summary["data_findings"] == own["data"]["findings"]
+        assert shown == {
             "recursion": "t2_n2",
-            "variant": f"t2_n2, sudoku_4x4, 64 puzzles, N_sup 4{ema}, width 16, batch 16",
+            "variant": f"t2_n2, sudoku_4x4, 64 puzzles, N_sup 4{ema}, width 16, batch 16, 6 steps #{shown['digest']}",
+            "digest": shown["digest"],
             "paper_exact_accuracy": None,
         }
     assert server.unknown == []
@@ -259,7 +265,7 @@ def test_a_server_that_dies_and_comes_back_gets_every_row(tmp_path):
         assert process.returncode == 0, err
         assert [row["global_step"] for row in run.history if "train/loss" in row] == list(range(1, 101))
         assert (run.exit_code, run.summary["status"], run.summary["steps"]) == (0, "completed", 100)
-        assert (summary(run_dir)["wandb_mode"], summary(run_dir)["warnings"]) == ("online", [])
+        assert (summary(run_dir)["wandb_mode"], warnings(run_dir)) == ("online", [])
         assert KEY not in err
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from fake_wandb import KEY, FakeWandb
-from running import TINY, command, environment, metrics, run, summary
+from running import TINY, command, environment, metrics, run, summary, warnings
 from tracking_fixtures import evaluation
 
 from trm.cli import compose
@@ -141,4 +141,4 @@ def test_a_run_that_goes_on_is_the_same_wandb_run(tmp_path):
         assert (logged.starts, logged.exit_code) == (2, 0)
         assert [row["global_step"] for row in logged.history if "train/loss" in row] == [1, 2, 3, 4]
         assert logged.summary["best_exact_accuracy"] == summary(tmp_path / "outputs" / "one")["best_exact_accuracy"]
-    assert summary(tmp_path / "outputs" / "one")["warnings"] == []
+    assert warnings(tmp_path / "outputs" / "one") == []

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from running import INDUCTOR, TINY, XLA, metrics, numbers, run, summary
+from running import INDUCTOR, TINY, XLA, metrics, numbers, run, summary, warnings
 
 from trm.run.checkpoint import load_checkpoint
 
@@ -44,7 +44,7 @@ def test_a_resumed_run_ends_with_the_same_bytes_and_nothing_compiles_again(folde
     assert numbers(parts) == numbers(whole)
     # after the first step, which compiles the training graphs, and the evaluation's, nothing compiles any more
     assert {line["compiles"] for line in metrics(whole, "train")[1:]} == {summary(whole)["compiles"]}
-    assert summary(whole)["warnings"] == []
+    assert warnings(whole) == []
 
 
 @pytest.mark.parametrize("name", ENGINES)

@@ -269,7 +269,7 @@ def test_a_solver_that_solves_every_copy_is_exact(copies):
 
 def test_copies_need_known_symmetries(loader):
     with pytest.raises(DataError, match=r"evaluate\.augmentations"):
-        EvalLoader(loader._dataset, global_batch_size=4, copies=2)
+        EvalLoader(loader.dataset, global_batch_size=4, copies=2)
 
 
 # the command -------------------------------------------------------------------------------------------------------------------

@@ -187,7 +187,7 @@ def test_an_error_before_the_first_step_on_one_host_does_not_leave_the_other_wai
 
 
 def test_a_full_disk_on_the_writing_host_stops_both(cfg, folders, monkeypatch):
-    def full(self, tensors, meta, *, is_best):
+    def full(self, tensors, meta):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "checkpoints")
 
     monkeypatch.setattr("trm.run.checkpoint.CheckpointWriter.save", full)

@@ -10,7 +10,7 @@ import time
 
 import numpy as np
 import pytest
-from running import INDUCTOR, TINY, command, environment, metrics, numbers, run, summary
+from running import INDUCTOR, TINY, command, environment, metrics, numbers, run, summary, warnings
 
 from trm.backends.native import NativeRuntime
 from trm.cli import compose
@@ -43,7 +43,7 @@ def test_run_folder(whole):
     assert result["exact_accuracy"] == metrics(whole, "eval")[-1]["exact_accuracy"]
     assert result["best_exact_accuracy"] == max(line["exact_accuracy"] for line in metrics(whole, "eval"))
     assert result["samples_per_s"] > 0
-    assert result["warnings"] == []
+    assert warnings(whole) == []
     assert {p.name for p in (whole / "checkpoints").iterdir()} >= {"step_20", "latest", "best"}
     assert (whole / "checkpoints" / "latest").resolve().name == "step_20"
     assert (whole / "checkpoints" / "best" / "meta.json").exists()
@@ -279,5 +279,5 @@ def test_a_graph_that_is_compiled_again_is_a_warning(tmp_path):
 
     cfg = compose([*TINY, f"data.path={tmp_path}/data", "train.max_steps=3"])
     execute(build(cfg, Recompiling(cfg.hardware)), tmp_path, StopSignal())
-    [warning] = summary(tmp_path)["warnings"]
+    [warning] = warnings(tmp_path)
     assert "compiled again after the first step" in warning

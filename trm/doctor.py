@@ -36,6 +36,7 @@ from urllib.parse import urlsplit
 from trm.cli import Launch, compose_launch, options, plain_command
 from trm.config import Config, HardwareConfig, TrackingConfig, total_steps
 from trm.data.build import SPLITS, build_command, ensure_dataset, is_absent
+from trm.data.content import content_of
 from trm.data.format import ARRAYS, array_path, load_dataset, read_build_record
 from trm.errors import EXIT_FAILED, ConfigError, DataError, UserError, plain_line
 from trm.tasks.base import task_of
@@ -268,6 +269,15 @@ def check_dataset(cfg: Config) -> tuple[Check, DataFacts]:
     return judged("dataset", f"{path}: {rows}, {size(num_bytes)}, {sums}", no_steps), facts
 
 
+def check_puzzles(cfg: Config) -> Iterator[Check]:
+    """What changes how an accuracy on the dataset may be read, one line each; nothing where the dataset is not there or damaged."""
+    if is_absent(Path(cfg.data.path)):
+        return
+    with contextlib.suppress(DataError, OSError):  # which `check_dataset` tells
+        for finding in content_of(cfg.data).findings:
+            yield Check("puzzles", "warning", finding, "other puzzles, or say it beside the accuracy")
+
+
 def compare_checksums(path: Path) -> str:
     """Compare every array with build.json, and say whether there is one. Raises DataError where they differ."""
     record = read_build_record(path)
@@ -440,6 +450,7 @@ def examine(cfg: Config, launch: Launch) -> Iterator[Check]:
     yield check_compile(probe)
     dataset, facts = check_dataset(cfg)
     yield dataset
+    yield from check_puzzles(cfg)
     yield check_folder(run_dir)
     try:
         state, count = state_bytes(cfg, facts.sizes), checkpoints_at_once(cfg, facts.num_groups)

@@ -31,7 +31,7 @@ from trm.inference.evaluator import Trace, full_evaluator, held_out_loader, make
 from trm.inference.progress import Progress
 from trm.run.experiment import on_devices, started
 from trm.run.rank import process_rank, refuse_other_starters
-from trm.run.saved import SavedRun, open_run, split_arguments
+from trm.run.saved import SavedRun, check_test_puzzles, open_run, split_arguments
 from trm.show.curves import write_curve, write_votes
 
 OUT_FOLDER = "evaluation"  # of the run folder
@@ -62,6 +62,7 @@ def _once(run: SavedRun) -> None:
     """One evaluation: a line for each metric."""
     runtime = started(run.cfg)
     evaluator = make_evaluator(run.cfg, runtime, on_devices(run.arch, runtime), run.fixed)
+    findings = check_test_puzzles(run, evaluator.loader.dataset)
     weights, table = runtime.put_replicated((run.eval_weights, run.puzzle_embedding))
     _announce(run, runtime, f"{evaluator.loader.num_puzzles} puzzles")
     began = time.perf_counter()
@@ -71,6 +72,8 @@ def _once(run: SavedRun) -> None:
     print(f"step {run.meta.step}, {'EMA' if run.uses_ema else 'training'} weights, {time.perf_counter() - began:.1f} s")
     for name, value in result.items():
         print(f"  {name:<16} {value:.6g}")
+    for finding in findings:
+        print(f"  to be read with care: {finding}")
     print(json.dumps({"checkpoint_step": run.meta.step, **result}, sort_keys=True))
 
 
@@ -106,9 +109,12 @@ def _traced(run: SavedRun, num_steps: int, copies: int) -> tuple[EvalLoader, NDA
     """A traced pass over copies of the puzzles: the loader, the puzzles' labels [N, C], the trace, and facts for the record."""
     runtime = started(run.cfg)
     loader = held_out_loader(run.cfg, runtime, copies)
+    findings = check_test_puzzles(run, loader.dataset)
     evaluator = full_evaluator(run.cfg, runtime, on_devices(run.arch, runtime), run.fixed, loader, num_steps, traced=True)
     weights, table = runtime.put_replicated((run.eval_weights, run.puzzle_embedding))
     _announce(run, runtime, f"{loader.num_rows} rows of {loader.num_puzzles} puzzles")
+    for finding in findings if runtime.is_main else ():
+        print(f"  to be read with care: {finding}")
     began = time.perf_counter()
     _, trace = evaluator.trace(weights, table)
     facts = {
@@ -117,6 +123,8 @@ def _traced(run: SavedRun, num_steps: int, copies: int) -> tuple[EvalLoader, NDA
         "weights": "EMA" if run.uses_ema else "training",
         "data": run.cfg.data.name,
         "puzzles": loader.num_puzzles,
+        "test_digest": loader.dataset.digest(),
+        "findings": findings,
         "supervision_steps_in_training": run.meta.config["recursion"]["n_sup"],
         "runtime": runtime.describe(),
         "seconds": round(time.perf_counter() - began, 1),

@@ -24,7 +24,7 @@ from omegaconf import OmegaConf
 from torch import Tensor
 
 from trm.cli import compose, options, plain_command
-from trm.config import digest, to_plain
+from trm.config import digest, kept, to_plain
 from trm.config.overrides import override
 from trm.core.model import Architecture, Weights, architecture, weight_shapes
 from trm.errors import CheckpointError, ConfigError
@@ -207,7 +207,7 @@ def import_file(arguments: list[str]) -> None:
     plain = to_plain(cfg)
     meta = Meta(
         step=0,
-        config=plain,
+        config=kept(plain),
         digest=digest(cfg),
         data=sizes,
         data_digest=None,
@@ -216,7 +216,7 @@ def import_file(arguments: list[str]) -> None:
     )
     plain["data"]["path"] = str(Path(cfg.data.path).resolve())
     try:
-        save_checkpoint(run_dir, tensors, meta, is_best=True, keep=1)
+        save_checkpoint(run_dir, tensors, meta, keep=1)
         OmegaConf.save(OmegaConf.create(plain), run_dir / CONFIG_FILE)
     except OSError as error:
         shutil.rmtree(run_dir, ignore_errors=True)

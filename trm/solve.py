@@ -17,7 +17,7 @@ import numpy as np
 from trm.cli import options, plain_command
 from trm.data.format import load_dataset
 from trm.errors import ConfigError, DataError, UserError
-from trm.run.saved import SavedRun, open_run, split_arguments
+from trm.run.saved import SavedRun, check_test_puzzles, open_run, split_arguments
 from trm.show.animation import animation
 from trm.show.page import page
 from trm.show.terminal import Watcher
@@ -65,6 +65,7 @@ def find_puzzle(run: SavedRun, name: str) -> Puzzle:
     _refuse_other_sizes(run, (dataset.metadata.seq_len, dataset.metadata.vocab_size), f"data.path={data.path}")
     if dataset.task is None:
         raise ConfigError(f"data.path={data.path}: holds no {task.title}, which the settings say: give a run and its own puzzles")
+    check_test_puzzles(run, dataset)
     number = name.removeprefix("test:")
     if not re.fullmatch(r"[0-9]{1,18}", number) or int(number) >= dataset.num_rows:
         raise ConfigError(f"{name[:40]}: the dataset's held-out puzzles are test:0 to test:{dataset.num_rows - 1}")

@@ -61,6 +61,8 @@ def execute(exp: Experiment, run_dir: Path, stop: StopSignal) -> None:
     """Train from where the folder left off to the end or a stop, and write the summary whatever happens."""
     record = Record()
     exp, state = starting_point(exp, run_dir, record)
+    for finding in exp.content.findings:
+        record.warn(f"data.path={exp.cfg.data.path}: {finding}")
     if record.step == exp.total_steps and (kept := kept_evaluation(exp, run_dir, record)) is not None:
         log.info("nothing to train: %s already holds all %s steps%s", run_dir, exp.total_steps, kept)
         return
@@ -141,7 +143,7 @@ class Training:
                 if self._evaluation_due() and not stopping:
                     stopping = not self._evaluate_and_save(evaluator, state)
                 elif stopping or _due(record.step, cfg.train.checkpoint_every_steps):
-                    self._save(state, is_best=False)
+                    self._save(state)
                 if stopping:
                     return record.step < exp.total_steps or record.scores.last_eval_step != record.step
         return False
@@ -227,7 +229,7 @@ class Training:
         """
         # several hosts would have to leave together: they go on to the end
         stop = (lambda: self.stop.requested) if self.alone else never
-        is_best, began, weights = False, time.perf_counter(), state.ema or state.weights
+        began, weights = time.perf_counter(), state.ema or state.weights
         with self.clock.paused():
             try:
                 result = sample = evaluator.run(weights, state.puzzle_embedding, stop)
@@ -236,15 +238,15 @@ class Training:
                 if rest is not None:
                     result = sample.joined(rest.run(weights, state.puzzle_embedding, stop))
             except EvaluationStopped:
-                self._save(state, is_best=False)
+                self._save(state)
                 return False
             check_evaluation(result.final, weights, self.record.step, self.cfg, self.run_dir)
-            is_best = self.record.evaluated(sample, result)
+            self.record.evaluated(sample, result)
             self.outputs.evaluated(result, began)
-            self._save(state, is_best)
+            self._save(state)
         return True
 
-    def _save(self, state: TrainState, is_best: bool) -> None:
+    def _save(self, state: TrainState) -> None:
         """Copy the state to the host and have it written; the run stops here rather than save one that is not finite."""
         with self.clock.paused():
             host = self.runtime.fetch(state)
@@ -253,7 +255,7 @@ class Training:
             check_losses(losses, self.record.step, self.cfg, self.run_dir)
             for weights in (host.weights, host.ema):
                 check_weights(weights, self.record.step, self.cfg, self.run_dir)
-            self.outputs.save(host, is_best)
+            self.outputs.save(host)
 
 
 def _due(step: int, every: int | None) -> bool:

@@ -11,7 +11,7 @@ import time
 import pytest
 from conftest import FAULTY
 from fake_wandb import KEY, FakeWandb
-from running import XLA, command, environment, metrics, run, summary
+from running import XLA, command, environment, metrics, run, summary, warnings
 
 from trm.run.checkpoint import saved_steps
 
@@ -207,7 +207,7 @@ def test_a_tensorboard_folder_that_cannot_be_written_costs_the_view_alone(tmp_pa
     run_dir.mkdir(parents=True)
     (run_dir / "tensorboard").write_text("a file where the folder should be")
     done = run(tmp_path, "trm.train", *FAULTY, "run_name=board", "tracking=tensorboard")
-    [warning] = summary(run_dir)["warnings"]
+    [warning] = warnings(run_dir)
     assert "TensorBoard cannot write" in warning
     assert "Traceback" not in done.stderr
     assert len(metrics(run_dir, "train")) == 30

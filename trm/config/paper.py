@@ -77,6 +77,7 @@ FIXED: Mapping[str, Any] = {
     "optimizer.puzzle_emb_weight_decay": 1.0,
     "train.global_batch_size": 768,
 }
+TEST_PUZZLES = 422_786
 AUGMENTATIONS = 1000
 STEPS = 65_104
 
@@ -94,16 +95,19 @@ class PaperMatch:
         return not self.unlike
 
 
-def find(settings: Mapping[str, Any], total_steps: int | None) -> PaperMatch | None:
-    """The paper's row for a run's settings (flat, with dotted keys) and its planned length; None where it has none."""
+def find(settings: Mapping[str, Any], total_steps: int | None, test_puzzles: int | None = None) -> PaperMatch | None:
+    """The paper's row for a run's settings (flat, with dotted keys) and its planned length; None where it has none.
+
+    `test_puzzles` are those that its result was measured on; None where that is not known.
+    """
     ablation = {key: settings.get(key) for key in ABLATED}
     for row in ROWS:
         if ablation == {**ABLATED, **row.changes}:
-            return PaperMatch(row, tuple(_unlike(settings, total_steps)))
+            return PaperMatch(row, tuple(_unlike(settings, total_steps, test_puzzles)))
     return None
 
 
-def _unlike(settings: Mapping[str, Any], total_steps: int | None) -> list[str]:
+def _unlike(settings: Mapping[str, Any], total_steps: int | None, test_puzzles: int | None) -> list[str]:
     expected = dict(FIXED)
     actual = {key: settings.get(key) for key in FIXED}
     if settings.get("ema.enabled"):
@@ -117,4 +121,6 @@ def _unlike(settings: Mapping[str, Any], total_steps: int | None) -> list[str]:
     expected["augmented variants"] = AUGMENTATIONS
     actual["augmented variants"] = settings.get("data.num_aug") or settings.get("data.on_the_fly_aug")
     expected["steps"], actual["steps"] = STEPS, total_steps
+    if test_puzzles is not None:
+        expected["test puzzles"], actual["test puzzles"] = TEST_PUZZLES, test_puzzles
     return [f"{key}={actual[key]} (paper: {value})" for key, value in expected.items() if actual[key] != value]

@@ -4,6 +4,7 @@ What is written is a function of the settings and of the csv files' content alon
 """
 
 import dataclasses
+import functools
 import hashlib
 import json
 import logging
@@ -20,6 +21,7 @@ from filelock import FileLock
 from trm.config import DataConfig
 from trm.config.overrides import override
 from trm.data import csv_source
+from trm.data.content import COPIES, content_of
 from trm.data.format import ARRAYS, Metadata, array_path, read_build_record
 from trm.data.hashing import Stream, hash64, permutations
 from trm.data.hub import download
@@ -49,12 +51,13 @@ class BuildReport:
     num_bytes: int
     seconds: float
     disjointness: str
+    findings: list[str]  # beside that: what changes how an accuracy on these puzzles may be read
 
     def __str__(self) -> str:
         """Several lines for the terminal."""
         counts = [f"{split}: {self.puzzles[split]:,} puzzles, {self.rows[split]:,} rows" for split in SPLITS]
         state = f"built in {self.seconds:.1f} s" if self.built else "already built with the same settings"
-        return "\n".join([f"{self.path}: {state}, {self.num_bytes / 1e6:.1f} MB", *counts, self.disjointness])
+        return "\n".join([f"{self.path}: {state}, {self.num_bytes / 1e6:.1f} MB", *counts, self.disjointness, *self.findings])
 
 
 def ensure_dataset(data: DataConfig) -> Path:
@@ -105,7 +108,6 @@ def _build(path: Path, data: DataConfig) -> dict[str, Any]:
         "format_version": FORMAT_VERSION,
         "settings": _settings(data),
         "csv_sha256": csv_sha256,
-        "disjointness": _disjointness(task, splits, generated=data.source == "generated"),
         "puzzles": {split: len(splits[split][0]) for split in SPLITS},
         "rows": {},
         "sha256": {},
@@ -120,6 +122,10 @@ def _build(path: Path, data: DataConfig) -> dict[str, Any]:
             with array_path(folder, split, name).open("rb") as file:
                 record["sha256"][f"{split}/{name}"] = hashlib.file_digest(file, "sha256").hexdigest()
     _write_json(folder / "identifiers.json", ["<blank>"])
+    content = content_of(dataclasses.replace(data, path=str(folder)))
+    record["digests"] = {"train": content.train_digest, "test": content.test_digest}
+    record["findings"] = content.findings
+    record["disjointness"] = _disjointness(task, content.findings)
     _write_json(folder / "build.json", record)
     folder.replace(path)
     return record
@@ -175,22 +181,14 @@ def _generated(task: Task, data: DataConfig) -> tuple[dict[str, Split], dict[str
     return {"test": (questions[:num_test], answers[:num_test]), "train": (questions[num_test:], answers[num_test:])}, {}
 
 
-def _disjointness(task: Task, splits: dict[str, Split], *, generated: bool) -> str:
+def _disjointness(task: Task, found: list[str]) -> str:
     """What is known about test puzzles that equal training puzzles, in one line."""
     if task.symmetry is None:
         return "train and test share no puzzle"
-    signatures = {}
-    for split, (questions, answers) in splits.items():
-        blocks = range(0, len(questions), _CHUNK_ROWS)
-        parts = [task.symmetry.signature(questions[i : i + _CHUNK_ROWS], answers[i : i + _CHUNK_ROWS]) for i in blocks]
-        signatures[split] = np.concatenate(parts)
-    shared = int(np.isin(signatures["test"], signatures["train"]).sum())
-    if shared == 0:
+    copies = next((finding for finding in found if COPIES in finding), None)
+    if copies is None:
         return f"train and test share no puzzle, nor any symmetric copy of one ({task.symmetry.words})"
-    so = f"{shared} of {len(signatures['test'])} test puzzles may be symmetric copies of a training puzzle"
-    if generated and not task.has_classes:
-        so += f": {task.title} has too few puzzles that are not copies of one another to keep the two sets apart"
-    return f"train and test share no puzzle, but {so}"
+    return f"train and test share no puzzle, but {copies}"
 
 
 def _write_split(folder: Path, split: str, task: Task, base: Split, *, num_aug: int, seed: int) -> int:
@@ -234,8 +232,20 @@ def _settings(data: DataConfig) -> dict[str, Any]:
 
 
 def _check_settings(path: Path, data: DataConfig) -> dict[str, Any] | None:
-    """The build record of a folder; None for a folder of the reference's builder, which says nothing of its settings."""
+    """The build record of a folder; None for a folder of the reference's builder, which says nothing of its settings.
+
+    Raises DataError where it was built with other settings, and where a csv file that is named is not what it was built from.
+    """
     record = read_build_record(path)
+    named = {split: csv for split, csv in (("train", data.train_csv), ("test", data.test_csv)) if csv}
+    for split, csv in named.items():
+        if not Path(csv).exists():
+            raise DataError(
+                f"data.{split}_csv={csv} does not exist, and the dataset {path} was built already: leave data.{split}_csv out to "
+                "use it as it is, or name the file that it was built from"
+            )
+        if record is None:
+            _warn_once(f"data.{split}_csv={csv} is not used: {path} is there, and does not say what it was built from")
     if record is None:
         return None
     if record.get("format_version") != FORMAT_VERSION:
@@ -250,20 +260,25 @@ def _check_settings(path: Path, data: DataConfig) -> dict[str, Any] | None:
                 f"data.{key}={wanted}, but the dataset {path} was built with data.{key}={built}: "
                 f"choose another data.path or set data.{key}={'null' if built is None else built}"
             )
-    for split, named in (("train", data.train_csv), ("test", data.test_csv)):
-        # A built dataset does not need its csv files; where one is there it must be the same.
-        if named and Path(named).exists():
-            sha256 = csv_source.scan(Path(named), f"data.{split}_csv").sha256
-            if sha256 != record["csv_sha256"].get(split):
-                raise DataError(
-                    f"data.{split}_csv={named} is not the file that the dataset {path} was built from: choose another data.path"
-                )
+    for split, csv in named.items():
+        there, here = record["csv_sha256"].get(split), csv_source.scan(Path(csv), f"data.{split}_csv").sha256
+        if there != here:
+            raise DataError(
+                f"data.{split}_csv={csv} (sha256 {here}) is not the file that the dataset {path} was built from (sha256 {there}): "
+                "choose another data.path"
+            )
     return record
+
+
+@functools.cache
+def _warn_once(text: str) -> None:
+    _log.warning(text)
 
 
 def _report(path: Path, record: dict[str, Any], *, seconds: float, built: bool) -> BuildReport:
     num_bytes = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
-    return BuildReport(path, built, record["rows"], record["puzzles"], num_bytes, seconds, record["disjointness"])
+    findings = [finding for finding in record.get("findings") or [] if finding not in record["disjointness"]]
+    return BuildReport(path, built, record["rows"], record["puzzles"], num_bytes, seconds, record["disjointness"], findings)
 
 
 def is_absent(path: Path) -> bool:

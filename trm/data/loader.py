@@ -148,7 +148,7 @@ class EvalLoader:
     ):
         if copies > 1 and (dataset.task is None or dataset.task.symmetry is None):
             raise DataError("evaluate.augmentations: the symmetries of these puzzles are not known: set evaluate.augmentations=1")
-        self._dataset = dataset
+        self.dataset = dataset
         self._global_batch_size = global_batch_size
         self._copies, self._data_seed = copies, data_seed
         self._rows = _host_rows(global_batch_size, process_index, process_count)
@@ -169,7 +169,7 @@ class EvalLoader:
 
     def rest(self) -> "EvalLoader | None":
         """The pass over the rows that come after these; None where there are none."""
-        return self._again() if self._first + self.num_puzzles < self._dataset.num_rows else None
+        return self._again() if self._first + self.num_puzzles < self.dataset.num_rows else None
 
     def __len__(self) -> int:
         """Batches of the pass, the same on every host."""
@@ -177,7 +177,7 @@ class EvalLoader:
 
     def rows(self, start: int, stop: int) -> Batch:
         """Rows `start` to `stop` of the pass (fewer where it ends before), the same on every host."""
-        data = self._dataset
+        data = self.dataset
         puzzles, variants = np.divmod(np.arange(min(start, self.num_rows), min(stop, self.num_rows)), self._copies)
         puzzles += self._first
         if self._copies > 1:
@@ -191,10 +191,10 @@ class EvalLoader:
         """Answers to all rows of the pass, [R, L] tokens, as answers to the puzzles that the rows are copies of."""
         if self._copies == 1:
             return cells
-        assert self._dataset.task is not None
+        assert self.dataset.task is not None
         puzzles, variants = np.divmod(np.arange(self.num_rows), self._copies)
         puzzles += self._first
-        return undo(self._dataset.task, cells, seed=self._data_seed, puzzles=puzzles, variants=variants)
+        return undo(self.dataset.task, cells, seed=self._data_seed, puzzles=puzzles, variants=variants)
 
     def __iter__(self) -> Iterator[Batch]:
         """This host's rows of every batch, in the form of `TrainLoader.batch`."""
@@ -203,7 +203,7 @@ class EvalLoader:
 
     def padded(self, start: int, stop: int) -> Batch:
         """Rows `start` to `stop` of the pass, with rows of padding after its end."""
-        facts, filled = self._dataset.metadata, self.rows(start, stop)
+        facts, filled = self.dataset.metadata, self.rows(start, stop)
         missing = stop - start - len(filled["inputs"])
         fill = {"inputs": facts.pad_id, "labels": IGNORE_LABEL, "puzzle_identifiers": facts.blank_identifier_id}
         return {

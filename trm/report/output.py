@@ -26,6 +26,7 @@ CSV_FILE, JSON_FILE, CURVES_FILE, BARS_FILE, PAGE_FILE = "report.csv", "report.j
 STEPS_FILE = "steps.png"
 NO_VALUE = "-"
 UNLIKE_PAPER = "*"
+TO_BE_READ = " !"
 TEXT_WIDTH, LONGEST_REASON = 110, 300  # characters, on the terminal
 
 NOTES = (
@@ -92,7 +93,8 @@ def _paper_text(variant: Variant) -> str:
 COLUMNS = (
     Column("variant", lambda v: v.label),
     Column("seeds", _seeds, lambda v: len(v.counted)),
-    Column("exact accuracy %", lambda v: _percent(v.exact_accuracy), lambda v: _mean_of(v.exact_accuracy)),
+    Column("exact accuracy %", lambda v: _percent(v.exact_accuracy) + (TO_BE_READ if v.findings else ""),
+           lambda v: _mean_of(v.exact_accuracy)),
     Column("best %", lambda v: _optional("{:.1f}", _times_100(_mean_of(v.best_exact_accuracy))),
            lambda v: _mean_of(v.best_exact_accuracy)),
     Column("steps", lambda v: _optional("{:,.0f}", v.mean(_steps)), lambda v: v.mean(_steps)),
@@ -106,6 +108,11 @@ COLUMNS = (
 TARGET_NOTE = (
     "samples and seconds to {target:g} %: rows of all training steps, and seconds in training steps, up to the first evaluation "
     "with at least that exact accuracy; mean ± half the width of the 95 % interval over the seeds that reached it"
+)
+
+
+FINDINGS_NOTE = (
+    f"{TO_BE_READ.strip()} beside an accuracy: what was found in the puzzles changes how it may be read; the warnings say what"
 )
 
 
@@ -128,7 +135,8 @@ def columns(comparison: Comparison) -> tuple[Column, ...]:
 
 def notes(comparison: Comparison) -> tuple[str, ...]:
     """What the columns mean."""
-    return NOTES if comparison.target is None else (*NOTES, TARGET_NOTE.format(target=100 * comparison.target))
+    found = (FINDINGS_NOTE,) if any(variant.findings for variant in comparison.variants) else ()
+    return (*NOTES, *found, *(() if comparison.target is None else (TARGET_NOTE.format(target=100 * comparison.target),)))
 
 
 def _times_100(value: float | None) -> float | None:
@@ -194,6 +202,7 @@ def variant_record(variant: Variant, target: float | None = None) -> dict[str, A
         "paper_exact_accuracy": variant.paper.row.exact_accuracy if variant.paper else None,
         "paper_comparable": variant.paper.comparable if variant.paper else None,
         "difference": variant.difference,
+        "data_findings": "; ".join(variant.findings) or None,
         **({} if target is None else _target_record(time_to_target(variant, target), target)),
     }
 

@@ -22,6 +22,9 @@ COMPOSED_FILE, HYDRA_FILE = "config/config.yaml", "config/hydra.yaml"  # Hydra w
 GRID_FILE = "grid.json"
 NOT_RUNS = ("checkpoints", "tensorboard", "wandb", "__pycache__")
 
+# The run's puzzles among its settings, told apart by content; of older runs not known.
+DIGESTS = {"puzzles.train": "train_digest", "puzzles.test": "test_digest"}
+
 Status = Literal["completed", "failed", "preempted", "unfinished", "missing", "damaged"]
 Points = list[tuple[int, float]]  # (global step, value)
 
@@ -52,6 +55,8 @@ class Run:
     exact_accuracy_by_step: list[float] = field(default_factory=list)  # of the last evaluation, after each supervision step
     folder: Path | None = None  # None: the run left none
     warnings: tuple[str, ...] = ()
+    findings: tuple[str, ...] = ()  # of its data: what changes how its accuracy may be read
+    evaluated_puzzles: int | None = None  # of the final evaluation
 
 
 class _DamagedError(Exception):
@@ -169,12 +174,16 @@ def _read_run(folder: Path, name: str, overrides: tuple[str, ...]) -> Run:
     status, reason = _status(values, last_step) if summary is not None else ("unfinished", _unfinished(folder, last_step, settings))
     if damage:
         status, reason = "damaged", "; ".join(damage)
-    warnings = [str(w) for w in values.get("warnings") or ()] if isinstance(values.get("warnings"), list) else []
+    warnings = [*_texts(values.get("warnings"))]
     # a killed run's last line may be torn; in a run that ended by itself none is
     if torn and (summary is not None or torn > 1):
         warnings.append(f"{METRICS_FILE}: {torn} unreadable line(s) left out")
     if status == "completed" and not evaluations:
         warnings.append(f"{METRICS_FILE}: no evaluations, so no curve")
+
+    data, last = _object(values.get("data")), _object(values.get("last_eval"))
+    # what the run read is as good as a setting: runs on other puzzles are another variant
+    settings |= {key: data[name] for key, name in DIGESTS.items() if settings and isinstance(data.get(name), str)}
 
     seed = settings.get("seed", values.get("seed", _seed(overrides)))
     return Run(
@@ -200,6 +209,8 @@ def _read_run(folder: Path, name: str, overrides: tuple[str, ...]) -> Run:
         exact_accuracy_by_step=_shares(values.get("exact_accuracy_by_step")),
         folder=folder,
         warnings=tuple(warnings),
+        findings=_texts(data.get("findings")),
+        evaluated_puzzles=_integer(last.get("count")),
     )
 
 
@@ -324,6 +335,14 @@ def _number(value: object) -> float | None:
     """A finite number as it is, else None."""
     usable = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
     return float(value) if usable else None  # type: ignore[arg-type]
+
+
+def _object(value: object) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _texts(value: object) -> tuple[str, ...]:
+    return tuple(map(str, value)) if isinstance(value, list) else ()
 
 
 def _shares(value: object) -> list[float]:

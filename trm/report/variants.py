@@ -1,5 +1,6 @@
 """Comparing: which settings tell runs apart, the variants they make, and the statistics over each variant's seeds."""
 
+import dataclasses
 import json
 import math
 import re
@@ -14,7 +15,7 @@ from scipy import stats
 from trm.cli import unknown_key
 from trm.config import NOTHING, PLACE, all_keys, paper, role
 from trm.errors import ConfigError
-from trm.report.runs import Run
+from trm.report.runs import DIGESTS, Run
 
 CONFIDENCE = 0.95
 
@@ -37,6 +38,8 @@ NAMES: Mapping[tuple[str, ...], Callable[[Settings], str]] = {
     ("data.name",): lambda s: str(s.get("data.name")),
     ("optimizer.name",): lambda s: str(s.get("optimizer.name")),
     ("hardware.name",): lambda s: str(s.get("hardware.name")),
+    ("puzzles.train",): lambda s: f"training puzzles {str(s.get('puzzles.train') or 'unknown')[:8]}",
+    ("puzzles.test",): lambda s: f"test puzzles {str(s.get('puzzles.test') or 'unknown')[:8]}",
 }
 
 
@@ -89,6 +92,11 @@ class Variant:
         found = self.exact_accuracy
         return found.mean - self.paper.row.exact_accuracy if found and self.paper and self.paper.comparable else None
 
+    @property
+    def findings(self) -> list[str]:
+        """What changes how the accuracies may be read, in words."""
+        return list(dict.fromkeys(finding for run in self.counted for finding in run.findings))
+
     def mean(self, quantity: Callable[[Run], float | None]) -> float | None:
         """The mean of a quantity over the counted runs that have it."""
         values = [value for value in map(quantity, self.counted) if value is not None]
@@ -112,6 +120,7 @@ def compare(runs: list[Run], group: list[str] | None = None, target: float | Non
 
     Raises ConfigError where `group` names no setting.
     """
+    runs, warnings = _with_known_puzzles(runs)
     known = [run for run in runs if run.settings and run.status != "damaged"]
     differing = differing_keys(known)
     chosen = differing if group is None else _chosen_keys(known, group)
@@ -124,7 +133,7 @@ def compare(runs: list[Run], group: list[str] | None = None, target: float | Non
     descriptions = _labels([members[0] for members in groups], chosen, differing, group)
     labels = _experiment_labels(groups) if group is None else None
     missing = _missing_per_group(runs, groups)
-    variants, warnings = [], []
+    variants = []
     not_counted = [(run, run.reason) for run in runs if run.status != "completed"]
     for i, members in enumerate(groups):
         label = labels[i] if labels else descriptions[i]
@@ -134,6 +143,8 @@ def compare(runs: list[Run], group: list[str] | None = None, target: float | Non
         pooled = differing_keys(counted)
         if pooled:
             warnings.append(f'"{label}" pools runs that differ in {", ".join(pooled)}: its mean and interval mix settings')
+        for finding in dict.fromkeys(finding for run in counted for finding in run.findings):
+            warnings.append(f'"{label}": {finding}')
         if repeated:
             names = ", ".join(run.name for run, _ in repeated)
             warnings.append(f'"{label}": {names} repeat a seed with the same settings and are left out, as no new evidence')
@@ -290,9 +301,31 @@ def _one_for_each_seed(members: list[Run]) -> tuple[list[Run], list[tuple[Run, R
     return list(kept.values()), repeated
 
 
+def _with_known_puzzles(runs: list[Run]) -> tuple[list[Run], list[str]]:
+    """The runs, those that do not say on which puzzles (unfinished or older ones) with the puzzles of the one kind of run that has
+    their other settings, if there is one; and warnings where such a run counts.
+    """
+    keys = sorted({key for run in runs for key in run.settings if not is_neutral(key) and key not in DIGESTS})
+    puzzles: dict[tuple[str, ...], list[dict[str, Any]]] = {}
+    for run in runs:
+        said = {key: run.settings[key] for key in DIGESTS if key in run.settings}
+        there = puzzles.setdefault(_identity(run, keys), [])
+        if len(said) == len(DIGESTS) and said not in there:
+            there.append(said)
+    filled, warnings = [], []
+    for run in runs:
+        there = puzzles[_identity(run, keys)]
+        if run.settings and len(there) == 1 and not run.settings.keys() >= DIGESTS.keys():
+            if run.status == "completed":
+                warnings.append(f"{run.name} does not say on which puzzles it was: taken for those of the runs with its settings")
+            run = dataclasses.replace(run, settings={**run.settings, **there[0]})
+        filled.append(run)
+    return filled, warnings
+
+
 def _paper(runs: list[Run]) -> paper.PaperMatch | None:
     """The row of the paper that all runs have; unlike it in what any of them is unlike it."""
-    matches = [paper.find(run.settings, _planned_steps(run)) for run in runs]
+    matches = [paper.find(run.settings, _planned_steps(run), run.evaluated_puzzles) for run in runs]
     first = matches[0] if matches else None
     if first is None or any(match is None or match.row is not first.row for match in matches):
         return None

@@ -1,14 +1,16 @@
 """Checkpoints: the full training state as safetensors plus JSON, written atomically and verified when read.
 
-RUN/checkpoints/step_N/ holds `state.safetensors` and `meta.json`; `latest` and `best` are relative links into it. Nothing in a
-checkpoint depends on the clock or on a path, so equal runs write equal bytes, and nothing in it can run code.
+RUN/checkpoints/step_N/ holds `state.safetensors` and `meta.json`; `latest` and `best` are relative links to such, for people alone
+(trm/run/folder.py). Nothing in a checkpoint depends on the clock or on a path, so equal runs write equal bytes, and nothing in it
+can run code.
 """
 
 import hashlib
 import json
+import logging
 import os
-import re
 import shutil
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,11 +22,15 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from trm.errors import CheckpointError
+from trm.run.folder import CHECKPOINTS, CONFIG_FILE, META_FILE, best_step, checksum, read_meta, steps_in
+
+log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
 FORMAT_VERSION = 3
-STATE_FILE, META_FILE = "state.safetensors", "meta.json"
+STATE_FILE = "state.safetensors"
+LATEST, BEST = "latest", "best"
 
 
 @dataclass
@@ -50,6 +56,10 @@ class Meta:
     data_digest: str | None  # of the training puzzles; None where the weights came from elsewhere
     wandb_run_id: str | None  # the W&B run that a resumed run continues; None without W&B
     scores: Scores
+    # what checkpoints of earlier versions do not say is None
+    test_digest: str | None = None  # of the test puzzles that the scores were measured on
+    puzzles: dict[str, int] | None = None  # how many, of "train" and "test"
+    findings: list[str] | None = None  # of the dataset (trm/data/content.py)
 
 
 def flatten(tree: Any) -> dict[str, Tensor]:
@@ -80,35 +90,55 @@ def _name(path: tuple[Any, ...]) -> str:
     return "/".join(str(getattr(entry, "name", getattr(entry, "key", getattr(entry, "idx", None)))) for entry in path)
 
 
-def save_checkpoint(run_dir: Path, tensors: dict[str, Tensor], meta: Meta, *, is_best: bool, keep: int) -> Path:
-    """Write RUN/checkpoints/step_N and point `latest` (and `best`) at it; keep the newest `keep` and the best.
+def save_checkpoint(run_dir: Path, tensors: dict[str, Tensor], meta: Meta, *, keep: int) -> Path:
+    """Write RUN/checkpoints/step_N and link `latest` and `best`; keep the newest `keep` and the best, as the scores say.
 
     The folder appears under its name only when complete and on disk: a crash at any moment leaves the previous checkpoints.
     """
-    folder = run_dir / "checkpoints"
+    folder = run_dir / CHECKPOINTS
     folder.mkdir(parents=True, exist_ok=True)
     final = folder / f"step_{meta.step}"
     temporary = folder / f".writing_step_{meta.step}"
     for leftover in folder.glob(".writing_step_*"):  # of a process that was killed while saving
-        shutil.rmtree(leftover)
+        _remove(leftover)
     temporary.mkdir()
     blob = save({name: tensor.contiguous() for name, tensor in sorted(tensors.items())})
     _write(temporary / STATE_FILE, blob)
     body = {"format_version": FORMAT_VERSION, "state_sha256": hashlib.sha256(blob).hexdigest()} | asdict(meta)
-    _write(temporary / META_FILE, (json.dumps(body | {"meta_sha256": _digest(body)}, indent=1, sort_keys=True) + "\n").encode())
+    _write(temporary / META_FILE, (json.dumps(body | {"meta_sha256": checksum(body)}, indent=1, sort_keys=True) + "\n").encode())
     _sync_folder(temporary)
-    if final.exists():  # the same step again, after a resume from before it
-        shutil.rmtree(final)
+    _remove(final)  # the same step again, after a resume from before it
     temporary.rename(final)
     _sync_folder(folder)
-    if is_best:
-        _point(folder / "best", final.name)
-    _point(folder / "latest", final.name)
-    best = os.readlink(folder / "best") if (folder / "best").is_symlink() else None
-    for old in saved_steps(run_dir)[:-keep]:
-        if f"step_{old}" not in (best, final.name):
-            shutil.rmtree(folder / f"step_{old}")
+    for later in steps_in(folder):
+        if later > meta.step:  # damaged, for the run went on from before it: it is not the newest one
+            aside = folder / f"step_{later}.damaged"
+            _remove(aside)
+            (folder / f"step_{later}").rename(aside)
+    best = meta.scores.best_step
+    if best is not None and (folder / f"step_{best}").exists():
+        _point(folder / BEST, f"step_{best}")
+    _point(folder / LATEST, final.name)
+    for old in steps_in(folder)[:-keep]:
+        if old not in (best, meta.step):
+            _remove(folder / f"step_{old}")
     return final
+
+
+def mend_links(run_dir: Path) -> None:
+    """Make links again of the folders or files that a tool which follows links, or has none, left in their places."""
+    folder = run_dir / CHECKPOINTS
+    for name in (LATEST, BEST):
+        copy = folder / name
+        body = read_meta(copy / META_FILE) if copy.is_dir() and not copy.is_symlink() else None
+        if body is not None and not (folder / f"step_{body['step']}").exists():
+            copy.rename(folder / f"step_{body['step']}")  # the tool kept this copy alone
+    steps = steps_in(folder)
+    if steps:
+        _point(folder / LATEST, f"step_{steps[-1]}")
+    best = best_step(folder)
+    if best is not None:
+        _point(folder / BEST, f"step_{best}")
 
 
 class CheckpointWriter:
@@ -122,10 +152,10 @@ class CheckpointWriter:
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._writing: Future[Path] | None = None
 
-    def save(self, tensors: dict[str, Tensor], meta: Meta, *, is_best: bool) -> None:
+    def save(self, tensors: dict[str, Tensor], meta: Meta) -> None:
         """Start writing `tensors`, which nobody may change any more; waits for the checkpoint before this one."""
         self.wait()
-        self._writing = self._pool.submit(save_checkpoint, self._run_dir, tensors, meta, is_best=is_best, keep=self._keep)
+        self._writing = self._pool.submit(save_checkpoint, self._run_dir, tensors, meta, keep=self._keep)
 
     def check(self) -> None:
         """Raise the error of a write that has failed by now."""
@@ -148,13 +178,12 @@ class CheckpointWriter:
 
 def saved_steps(run_dir: Path) -> list[int]:
     """Steps of the checkpoints of a run, ascending."""
-    names = (re.fullmatch(r"step_(\d+)", p.name) for p in (run_dir / "checkpoints").glob("step_*"))
-    return sorted(int(match[1]) for match in names if match)
+    return steps_in(run_dir / CHECKPOINTS)
 
 
 def set_aside(run_dir: Path) -> None:
-    """Rename what an earlier start left (checkpoints, metrics.jsonl) to NAME.N, to start over without losing it."""
-    names = [name for name in ("checkpoints", "metrics.jsonl") if (run_dir / name).exists()]
+    """Rename what an earlier start left (checkpoints, metrics, settings) to NAME.N, to start over without losing it."""
+    names = [name for name in (CHECKPOINTS, "metrics.jsonl", CONFIG_FILE) if (run_dir / name).exists()]
     number = 1
     while any((run_dir / f"{name}.{number}").exists() for name in names):
         number += 1
@@ -180,13 +209,14 @@ def load_checkpoint(folder: Path) -> tuple[dict[str, Tensor], Meta]:
             f"{meta_path}: has format version {version}, not {FORMAT_VERSION}: use the version of this project that wrote it, or "
             "train again"
         )
-    if body.pop("meta_sha256", None) != _digest(body):
+    if body.pop("meta_sha256", None) != checksum(body):
         raise CheckpointError(f"{meta_path}: damaged (its checksum does not match): use another checkpoint")
     if hashlib.sha256(blob).hexdigest() != body.get("state_sha256"):
         raise CheckpointError(f"{state_path}: damaged (its checksum does not match {META_FILE}): use another checkpoint")
     try:
-        meta = Meta(**{name: body[name] for name in Meta.__dataclass_fields__} | {"scores": Scores(**body["scores"])})
-        return load(blob), meta
+        later = ("test_digest", "puzzles", "findings")
+        known = {name: body[name] for name in Meta.__dataclass_fields__ if name in body or name not in later}
+        return load(blob), Meta(**known | {"scores": Scores(**body["scores"])})
     except (KeyError, TypeError, SafetensorError) as error:
         raise CheckpointError(f"{folder}: not a checkpoint ({error})") from error
 
@@ -196,18 +226,38 @@ def state_digest(folder: Path) -> str:
     return str(json.loads((folder / META_FILE).read_bytes())["state_sha256"])
 
 
-def _digest(body: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
+def first_whole(folders: list[Path], tell: Callable[[str], None]) -> tuple[Path, dict[str, Tensor], Meta] | None:
+    """The first of the checkpoint folders that is not damaged, read; what is wrong with those before it is told."""
+    for folder in folders:
+        try:
+            return folder, *load_checkpoint(folder)
+        except CheckpointError as error:
+            tell(f"{error}; the checkpoint before it is used")
+    return None
+
+
+def find_checkpoints(path: Path) -> list[Path]:
+    """The checkpoint folders that a user means by a run folder or its `checkpoints` (all, the newest first), by `latest` or `best`
+    in it, or by one checkpoint folder. Raises CheckpointError where there is none.
+    """
+    word = path.name if path.name in (LATEST, BEST) and steps_in(path.parent) else None
+    if word is None and (path / META_FILE).exists():
+        return [path.resolve()]
+    for place in [path.parent] if word else [path, path / CHECKPOINTS]:
+        folders = [place / f"step_{step}" for step in reversed(steps_in(place))]
+        if word == BEST:
+            folders = [place / f"step_{best_step(place)}"]
+        if found := [folder.resolve() for folder in folders if (folder / META_FILE).exists()]:
+            return found
+    for copy in (path, path / LATEST, path / CHECKPOINTS / LATEST):  # all that a tool left which followed links
+        if (copy / META_FILE).exists():
+            return [copy.resolve()]
+    raise CheckpointError(f"checkpoint={path}: no checkpoint there: give a run folder (outputs/NAME) or its checkpoints/step_N")
 
 
 def find_checkpoint(path: Path) -> Path:
-    """The checkpoint folder that a user means by a run folder, a checkpoint folder, or the links `latest` and `best`."""
-    # by number last: a crash while the newest step was saved again can leave `latest` pointing at nothing
-    by_number = [path / "checkpoints" / f"step_{step}" for step in reversed(saved_steps(path))]
-    for candidate in (path, path / "checkpoints" / "latest", path / "latest", *by_number):
-        if (candidate / META_FILE).exists():
-            return candidate.resolve()
-    raise CheckpointError(f"checkpoint={path}: no checkpoint there: give a run folder (outputs/NAME) or its checkpoints/step_N")
+    """The first choice of `find_checkpoints`."""
+    return find_checkpoints(path)[0]
 
 
 def _write(path: Path, content: bytes) -> None:
@@ -226,7 +276,20 @@ def _sync_folder(path: Path) -> None:
 
 
 def _point(link: Path, target: str) -> None:
+    """Link to a checkpoint. Where there are no links (FAT, object stores) there is none: nothing here needs it."""
     temporary = link.with_name(f".{link.name}.new")
-    temporary.unlink(missing_ok=True)
-    temporary.symlink_to(target)
-    temporary.replace(link)
+    try:
+        for old in (temporary, *([link] if link.is_dir() and not link.is_symlink() else [])):
+            _remove(old)
+        temporary.symlink_to(target)
+        temporary.replace(link)
+    except OSError as error:
+        log.info("%s: not linked to %s (%s); checkpoints are found without", link, target, error.strerror)
+
+
+def _remove(path: Path) -> None:
+    """Remove a file, a link (not what it points to) or a folder with all in it; nothing where there is none."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)

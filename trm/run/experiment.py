@@ -16,6 +16,7 @@ from trm.core.model import Architecture, Weights, architecture, init_fixed
 from trm.core.programs import Program, train_program
 from trm.core.step import StepConfig, TrainState, draw_min_steps, init_state
 from trm.data.build import ensure_dataset
+from trm.data.content import Content, as_read, examine
 from trm.data.format import Dataset, load_dataset
 from trm.data.loader import TrainLoader
 from trm.errors import ConfigError
@@ -29,14 +30,14 @@ T = TypeVar("T")
 class Experiment:
     """A run's settings with what they come to on this machine."""
 
-    cfg: Config
+    cfg: Config  # with the counts of the data as they were read
     runtime: Runtime
     dataset: Dataset  # the training split
     loader: TrainLoader
     arch: Architecture
     fixed: Weights  # on the CPU
     total_steps: int
-    data_digest: str  # of the training puzzles
+    content: Content  # of the dataset folder
 
     @property
     def step_config(self) -> StepConfig:
@@ -82,9 +83,13 @@ class Experiment:
 def build(cfg: Config, runtime: Runtime | None = None) -> Experiment:
     """Load the data, start the devices (or take those of `runtime`), and make the network's fixed parts.
 
+    The experiment's settings count the puzzles as the dataset folder has them.
+
     Raises ConfigError or DataError where settings, data and machine do not go together.
     """
-    dataset = load_dataset(ensure_dataset(cfg.data), "train", task_of(cfg.data))
+    path, task = ensure_dataset(cfg.data), task_of(cfg.data)
+    dataset, test = (load_dataset(path, split, task) for split in ("train", "test"))
+    cfg = dataclasses.replace(cfg, data=as_read(cfg.data, dataset, test))
     steps = total_steps(cfg, dataset.num_groups)
     runtime = runtime or started(cfg)
     loader = TrainLoader(
@@ -96,8 +101,9 @@ def build(cfg: Config, runtime: Runtime | None = None) -> Experiment:
         process_index=runtime.process_index,
         process_count=runtime.process_count,
     )
+    content = examine(path, dataset, test, task)
     arch = on_devices(architecture(cfg, **dataset.metadata.sizes), runtime)
-    return Experiment(cfg, runtime, dataset, loader, arch, init_fixed(arch, cfg.seed), steps, dataset.digest())
+    return Experiment(cfg, runtime, dataset, loader, arch, init_fixed(arch, cfg.seed), steps, content)
 
 
 def started(cfg: Config) -> Runtime:

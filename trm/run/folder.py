@@ -1,8 +1,14 @@
-"""The run folder as train.py writes it: one process at a time, a summary that is never half-written."""
+"""The run folder as train.py writes it: one process at a time, a summary that is never half-written, which checkpoints there are.
+
+The newest and the best checkpoint are what the folders' names and their metas say. The links `latest` and `best` are for people:
+tools that copy a folder follow, drop or keep them.
+"""
 
 import contextlib
+import hashlib
 import json
 import os
+import re
 import socket
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
@@ -14,6 +20,7 @@ from filelock import FileLock, Timeout
 from trm.errors import UserError
 
 SUMMARY_FILE, CONFIG_FILE = "summary.json", "config.yaml"
+CHECKPOINTS, META_FILE = "checkpoints", "meta.json"
 LOCK_FILE = ".lock"
 GRID_FILE = "grid.json"  # of a sweep, beside its jobs' folders
 PREVIOUS_SUMMARY_FILE = ".summary.previous.json"  # of the start before this one, while a sweep's job has not written its own
@@ -79,3 +86,34 @@ def seconds_before(run_dir: Path) -> float:
 def write_summary(run_dir: Path, summary: dict[str, Any]) -> None:
     """Replace summary.json as a whole."""
     write_whole(run_dir / SUMMARY_FILE, json.dumps(summary, indent=1) + "\n")
+
+
+def steps_in(checkpoints: Path) -> list[int]:
+    """Steps of the checkpoints in a folder of them, ascending."""
+    names = (re.fullmatch(r"step_(\d+)", p.name) for p in checkpoints.glob("step_*"))
+    return sorted(int(match[1]) for match in names if match)
+
+
+def best_step(checkpoints: Path) -> int | None:
+    """Step of the best evaluation, as the newest whole meta says; None where there was none, or its checkpoint is not there."""
+    for step in reversed(steps_in(checkpoints)):
+        body = read_meta(checkpoints / f"step_{step}" / META_FILE)
+        if body is not None:
+            best = body["scores"]["best_step"]
+            return best if (checkpoints / f"step_{best}" / META_FILE).exists() else None
+    return None
+
+
+def read_meta(path: Path) -> dict[str, Any] | None:
+    """A checkpoint's meta.json without its checksum; None where it is not there or not as it was written."""
+    try:
+        body = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return None
+    whole = isinstance(body, dict) and body.pop("meta_sha256", None) == checksum(body)
+    return body if whole else None
+
+
+def checksum(body: dict[str, Any]) -> str:
+    """Of a meta.json."""
+    return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()

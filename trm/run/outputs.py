@@ -11,6 +11,7 @@ import contextlib
 import logging
 import time
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +53,12 @@ class Outputs:
             put_summary_away(run_dir)  # it would tell of the start before
             resume_step = record.start_step or None
             self._trackers = open_trackers(
-                exp.cfg, run_dir, is_main=True, resume_step=resume_step, wandb_run_id=record.wandb_run_id
+                exp.cfg,
+                run_dir,
+                is_main=True,
+                resume_step=resume_step,
+                wandb_run_id=record.wandb_run_id,
+                data=asdict(exp.content),
             )
             record.wandb_run_id = self._trackers.wandb_run_id
             _save_config(exp.cfg, run_dir)
@@ -82,13 +88,13 @@ class Outputs:
             puzzles = held_out(result.samples, self._exp.dataset.task)
             self._trackers.show(step, lambda: Evaluation(result.by_step, best, puzzles))
 
-    def save(self, state: TrainState, is_best: bool) -> None:
+    def save(self, state: TrainState) -> None:
         """Have a state of the CPU, which nobody may change any more, written as a checkpoint."""
         if not self._exp.runtime.is_main or self.failure:
             return
         tensors = flatten(state) | {f"fixed/{k}": t for k, t in self._exp.fixed.items() if k.startswith("init.")}
         with self._own():
-            self._writer.save(tensors, self._record.meta(self._exp), is_best=is_best)
+            self._writer.save(tensors, self._record.meta(self._exp))
 
     def wait(self) -> None:
         """Wait until the checkpoint that is being written is on disk, so that it can be spoken of."""

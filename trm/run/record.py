@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from trm.config import digest, kept, to_plain
@@ -36,19 +36,24 @@ class Record:
             self.warnings.append(text)
         self._told |= {once} if once else set()
 
-    def evaluated(self, sample: EvalResult, result: EvalResult) -> bool:
-        """Take an evaluation of the current step; True where it is the best so far.
+    def evaluated(self, sample: EvalResult, result: EvalResult) -> None:
+        """Take an evaluation of the current step.
 
         `sample` is the part over the puzzles that every evaluation takes, by which evaluations are compared; `result` is all of it.
+        The best is looked for anew where the sample is another than before.
         """
-        accuracy, before = sample.final["exact_accuracy"], self.scores.best_exact_accuracy
-        is_best = before is None or accuracy > before
-        if is_best:
-            self.scores.best_exact_accuracy, self.scores.best_step = accuracy, self.step
-            self.scores.best_puzzles = int(sample.final["count"])
-        self.scores.last_eval, self.scores.last_eval_step = result.final, self.step
-        self.scores.exact_accuracy_by_step = [step["exact_accuracy"] for step in result.by_step]
-        return is_best
+        scores, accuracy, count = self.scores, sample.final["exact_accuracy"], int(sample.final["count"])
+        before = scores.best_exact_accuracy
+        if before is not None and scores.best_puzzles not in (None, count):
+            self.warn(
+                f"step {self.step}: the best evaluation until now ({before:.4f} at step {scores.best_step}) was over "
+                f"{scores.best_puzzles} puzzles, this one is over {count}: the best is looked for anew"
+            )
+            before = None
+        if before is None or accuracy > before:
+            scores.best_exact_accuracy, scores.best_step, scores.best_puzzles = accuracy, self.step, count
+        scores.last_eval, scores.last_eval_step = result.final, self.step
+        scores.exact_accuracy_by_step = [step["exact_accuracy"] for step in result.by_step]
 
     def meta(self, exp: Experiment) -> Meta:
         """What a checkpoint of now says about itself."""
@@ -57,9 +62,12 @@ class Record:
             config=kept(to_plain(exp.cfg)),
             digest=digest(exp.cfg),
             data=exp.dataset.metadata.sizes,
-            data_digest=exp.data_digest,
+            data_digest=exp.content.train_digest,
             wandb_run_id=self.wandb_run_id,
             scores=self.scores,
+            test_digest=exp.content.test_digest,
+            puzzles={"train": exp.content.train_puzzles, "test": exp.content.test_puzzles},
+            findings=exp.content.findings,
         )
 
     def summary(self, exp: Experiment, status: str, reason: str | None, seconds: float) -> dict[str, Any]:
@@ -81,6 +89,7 @@ class Record:
             "samples_per_s": rows_after_first / seconds if trained > 1 and seconds else None,
             "parameters": num_parameters(exp.arch),
             "config_digest": digest(exp.cfg),
+            "data": asdict(exp.content),  # what was read, whatever the settings say
             "seed": exp.cfg.seed,
             "hardware": exp.cfg.hardware.name,
             "runtime": exp.runtime.describe(),

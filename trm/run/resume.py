@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import logging
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
@@ -13,7 +14,7 @@ from trm.backends.base import extremes_over_hosts
 from trm.config import differences, digest, kept, resume_conflicts, to_plain
 from trm.core.step import TrainState
 from trm.errors import CheckpointError, UserError
-from trm.run.checkpoint import Meta, load_checkpoint, saved_steps, set_aside, state_digest, unflatten
+from trm.run.checkpoint import Meta, first_whole, mend_links, saved_steps, set_aside, state_digest, unflatten
 from trm.run.experiment import Experiment
 from trm.run.folder import read_summary, seconds_before
 from trm.run.record import Record
@@ -59,13 +60,17 @@ def _checkpoint(exp: Experiment, run_dir: Path, record: Record) -> tuple[Path, d
         if exp.runtime.is_main:
             set_aside(run_dir)
         return None
+    if exp.runtime.is_main:
+        mend_links(run_dir)
     found = _newest_whole(run_dir, record)
     if found is None:
         return None
     folder, _, meta = found
-    conflicts = resume_conflicts(meta.config, cfg)
-    if meta.data_digest not in (None, exp.data_digest):
-        conflicts.append(f"data.path={cfg.data.path} holds other training puzzles")
+    conflicts = resume_conflicts(_as_read(meta, exp), cfg)
+    kinds = {"training": (meta.data_digest, exp.content.train_digest), "test": (meta.test_digest, exp.content.test_digest)}
+    for kind, (there, here) in kinds.items():
+        if there not in (None, here):
+            conflicts.append(f"data.path={cfg.data.path} holds other {kind} puzzles: digest {there} there, {here} here")
     if conflicts:
         raise CheckpointError(
             f"{folder}: was trained with other settings ({'; '.join(conflicts)}): choose another run_name, or "
@@ -82,14 +87,18 @@ def _checkpoint(exp: Experiment, run_dir: Path, record: Record) -> tuple[Path, d
 def _newest_whole(run_dir: Path, record: Record) -> tuple[Path, dict[str, Tensor], Meta] | None:
     """The newest checkpoint of the run folder that is not damaged; None where there is none at all."""
     folders = [run_dir / "checkpoints" / f"step_{step}" for step in reversed(saved_steps(run_dir))]
-    for folder in folders:
-        try:
-            return folder, *load_checkpoint(folder)
-        except CheckpointError as error:
-            record.warn(f"{error}; the checkpoint before it is used")
-    if folders:
+    found = first_whole(folders, record.warn)
+    if folders and found is None:
         raise CheckpointError(f"{run_dir}: every checkpoint is damaged: train.resume=never starts over and keeps them aside")
-    return None
+    return found
+
+
+def _as_read(meta: Meta, exp: Experiment) -> dict[str, Any]:
+    """The checkpoint's settings; with the counts of the data that was read where they are of the same, which once were not kept."""
+    if meta.data_digest != exp.content.train_digest:
+        return meta.config
+    counts = {"num_puzzles": exp.cfg.data.num_puzzles, "num_aug": exp.cfg.data.num_aug}
+    return meta.config | {"data": meta.config["data"] | counts}
 
 
 def _agree(exp: Experiment, found: tuple[Path, dict[str, Tensor], Meta] | None, error: Exception | None) -> None:
@@ -102,7 +111,8 @@ def _agree(exp: Experiment, found: tuple[Path, dict[str, Tensor], Meta] | None, 
         "step": [step],
         "state": _words(state_digest(found[0]) if found else ""),
         "settings": _words(digest(exp.cfg)),
-        "training puzzles": _words(exp.data_digest),
+        "training puzzles": _words(exp.content.train_digest),
+        "test puzzles": _words(exp.content.test_digest),
     }
     least, largest = extremes_over_hosts(exp.runtime, [number for words in numbers.values() for number in words])
     names = [name for name, words in numbers.items() for _ in words]

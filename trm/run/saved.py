@@ -1,5 +1,7 @@
 """Opening what a run left behind: `checkpoint=RUN` plus overrides, for evaluate, solve and interop."""
 
+import json
+import logging
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,11 +13,17 @@ from omegaconf.errors import OmegaConfBaseException
 from torch import Tensor
 
 from trm.cli import GROUPS, compose, one_line, typed
-from trm.config import Config, load_yaml, to_plain
+from trm.config import Config, differences, kept, load_yaml, to_plain
 from trm.core.model import Architecture, Weights, architecture, init_fixed, weight_shapes
-from trm.errors import CheckpointError, ConfigError
-from trm.run.checkpoint import META_FILE, Meta, find_checkpoint, load_checkpoint
-from trm.run.folder import CONFIG_FILE
+from trm.data.build import is_absent
+from trm.data.content import findings
+from trm.data.format import Dataset, load_dataset
+from trm.errors import CheckpointError, ConfigError, DataError
+from trm.run.checkpoint import Meta, find_checkpoints, first_whole, load_checkpoint
+from trm.run.folder import CHECKPOINTS, CONFIG_FILE, META_FILE
+from trm.tasks.base import task_of
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -30,6 +38,7 @@ class SavedRun:
     ema: Weights  # empty where the run kept no EMA
     fixed: Weights
     puzzle_embedding: Tensor | None
+    asked_data: bool = False  # whether the overrides say which puzzles to take
 
     @property
     def uses_ema(self) -> bool:
@@ -59,15 +68,17 @@ def is_override(argument: str) -> bool:
 
 
 def open_run(path: Path, overrides: list[str]) -> SavedRun:
-    """Load the checkpoint that `path` means, with the run's own settings and the overrides on top.
+    """Load the checkpoint that `path` means, with its own settings and the overrides on top.
 
-    An override is KEY=VALUE (train.log_every_steps=5) or GROUP=OPTION (hardware=cpu). Raises CheckpointError or ConfigError.
+    Of a run folder that is the newest one which is not damaged. An override is KEY=VALUE (train.log_every_steps=5) or GROUP=OPTION
+    (hardware=cpu). Raises CheckpointError or ConfigError.
     """
     try:
-        folder = find_checkpoint(path)
+        folders = find_checkpoints(path)
     except OSError as error:
         raise CheckpointError(f"checkpoint={path}: {error.strerror}: give a run folder such as outputs/NAME") from error
-    tensors, meta = load_checkpoint(folder)
+    found = first_whole(folders, log.warning) if len(folders) > 1 else None
+    folder, tensors, meta = found or (folders[0], *load_checkpoint(folders[0]))
     cfg = _with_overrides(_settings(folder, meta), overrides)
     arch = architecture(cfg, **_sizes(folder, meta))
     _check_tensors(folder, arch, tensors)
@@ -82,19 +93,68 @@ def open_run(path: Path, overrides: list[str]) -> SavedRun:
         ema={k.removeprefix("ema/"): t for k, t in tensors.items() if k.startswith("ema/")},
         fixed={k: t.to(arch.dtype) if k.startswith("init.") else t for k, t in fixed.items()},
         puzzle_embedding=tensors.get("puzzle_embedding"),
+        asked_data=any(override.partition("=")[0].partition(".")[0] == "data" for override in overrides),
     )
 
 
+def check_test_puzzles(run: SavedRun, test: Dataset) -> list[str]:
+    """What changes how a result on these test puzzles may be read, in words.
+
+    Raises CheckpointError where they are not those that the run was tested on, and the overrides do not ask for others.
+    """
+    own, here, where = run.meta.test_digest, test.digest(), f"data.path={run.cfg.data.path}"
+    if own == here:
+        return run.meta.findings or []
+    if own is not None and not run.asked_data:
+        raise CheckpointError(
+            f"{where} holds other test puzzles than the run was tested on: digest {own} in {run.folder}, {here} there: give the "
+            f"folder that has those as data.path=, or say {where} to take the others"
+        )
+    told = f"digest {own} there, {here} here" if own else "the checkpoint does not say on which it was tested"
+    words = [f"{where}: other test puzzles than the run's own ({told})" if own else f"{where}: {told}"]
+    task, train = task_of(run.cfg.data), None
+    try:
+        train = load_dataset(Path(run.cfg.data.path), "train", task)
+    except DataError as error:
+        log.warning("%s", error)
+    if train is None or train.digest() != run.meta.data_digest:
+        train = None
+        words.append("whether they are copies of puzzles that the run was trained on is not known: those are not in this folder")
+    return words + findings(task, train, test)
+
+
 def _settings(folder: Path, meta: Meta) -> Any:
-    """The settings that the run was trained with, not checked yet."""
-    run_config = folder.parent.parent / CONFIG_FILE
-    if run_config.exists():
-        return load_yaml(run_config)
-    # a checkpoint folder moved out of its run: everything but names and paths is in the checkpoint itself
-    data = meta.config.get("data") if isinstance(meta.config, dict) else None
+    """The settings that the checkpoint was trained with, not checked yet: its own, with names and paths from the file beside it."""
+    own = meta.config if isinstance(meta.config, dict) else {}
+    data = own.get("data")
     if not isinstance(data, dict):
         raise CheckpointError(f"{folder / META_FILE}: holds no settings: use another checkpoint")
-    return {**meta.config, "run_name": folder.name, "data": {**data, "path": "???"}}
+    # checkpoints that were set aside lie in checkpoints.N, their settings in config.yaml.N
+    run_dir, number = folder.parent.parent, folder.parent.name.removeprefix(CHECKPOINTS)
+    beside = next((file for name in (CONFIG_FILE + number, CONFIG_FILE) if (file := run_dir / name).exists()), None)
+    if beside is None:
+        # a checkpoint folder moved out of its run
+        return {**own, "run_name": folder.name, "data": {**data, "path": "???"}}
+    settings: dict[str, Any] = json.loads(json.dumps(OmegaConf.to_container(load_yaml(beside)), default=str))
+    defaults = kept(to_plain(Config()))  # of keys that the schema gained since
+    here = _merged(defaults, kept(settings))
+    if other := differences(here, _merged(defaults, own)):
+        log.warning(
+            "%s is of another start than %s: the checkpoint's own settings are taken (%s)",
+            beside,
+            folder,
+            "; ".join(words.replace(" there, ", " in the file, ").replace(" here", " in the checkpoint") for words in other),
+        )
+    merged = _merged(settings, own)
+    if not is_absent(Path(str(merged["data"].get("path")))):
+        merged["data"] |= {"train_csv": None, "test_csv": None}  # what it was built from is not needed any more
+    return merged
+
+
+def _merged(under: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    """Nested settings, where both have a key those of `over`."""
+    both = {key: value for key, value in over.items() if isinstance(value, dict) and isinstance(under.get(key), dict)}
+    return {**under, **over, **{key: _merged(under[key], value) for key, value in both.items()}}
 
 
 def _sizes(folder: Path, meta: Meta) -> dict[str, int]:

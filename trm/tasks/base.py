@@ -155,6 +155,9 @@ class Task(Protocol):
     def check_rows(self, questions: NDArray[np.uint8], answers: NDArray[np.uint8]) -> Flags:
         """Which rows [N] are sound: tokens are cells, and the answer solves the question."""
 
+    def several_solutions(self, questions: NDArray[np.uint8], answers: NDArray[np.uint8]) -> Flags:
+        """Which sound rows [N] are found to have a solution beside their answer; a limited search, so False proves nothing."""
+
     def violations(self, question: Tokens, answer: Tokens) -> list[str]:
         """What is wrong with an answer to a question, in words; empty where it solves it."""
 

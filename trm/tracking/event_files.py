@@ -32,7 +32,7 @@ class TensorBoardTracker:
     errors: tuple[type[Exception], ...] = (OSError,)
     rescue = f"{METRICS_FILE} goes on"
 
-    def __init__(self, cfg: Config, folder: Path, resume_step: int | None) -> None:
+    def __init__(self, cfg: Config, folder: Path, data: dict[str, Any] | None, resume_step: int | None) -> None:
         """Open an event file; TensorBoard hides what older files hold of the steps after `resume_step` (None = all steps)."""
         from torch.utils.tensorboard import SummaryWriter
 
@@ -41,9 +41,11 @@ class TensorBoardTracker:
         self._writer = writer(str(folder), purge_step=purge_step, flush_secs=NEVER_S)
         # Again at every start, which changes nothing: TensorBoard takes the first of a folder. They belong to the run's own folder;
         # SummaryWriter.add_hparams would make a second run of them.
-        *start, self._end = _hparams(cfg)
+        *start, self._end = _hparams(cfg, data)
         for summary in start:
             self._writer.file_writer.add_summary(summary, 0)
+        if data and data["findings"]:
+            self._writer.add_text("data/findings", "\n\n".join(data["findings"]), 0)
         self._writer.flush()
 
     def log(self, kind: str, global_step: int, values: dict[str, float | int]) -> None:
@@ -72,12 +74,13 @@ class TensorBoardTracker:
             self._writer.close()
 
 
-def _hparams(cfg: Config) -> tuple[Any, Any, Any]:
+def _hparams(cfg: Config, data: dict[str, Any] | None) -> tuple[Any, Any, Any]:
     """Summaries of the HPARAMS table: its columns, this run's row, the end of the run."""
     from torch.utils.tensorboard.summary import hparams
 
+    label = labels(cfg, data)
     row = {
-        "recursion": labels(cfg).recursion,
+        "recursion": label.recursion,
         "variant": cfg.recursion.variant,
         "T": cfg.recursion.T,
         "n": cfg.recursion.n,
@@ -87,10 +90,21 @@ def _hparams(cfg: Config) -> tuple[Any, Any, Any]:
         "lr": cfg.optimizer.lr,
         "batch": cfg.train.global_batch_size,
         "puzzles": cfg.data.num_puzzles,
+        **(_read(data, label.digest) if data else {}),
         "seed": cfg.seed,
     }
     summaries: tuple[Any, Any, Any] = hparams(row, {f"eval/{BEST}": 0.0})  # type: ignore[no-untyped-call]
     return summaries
+
+
+def _read(data: dict[str, Any], digest: str | None) -> dict[str, Any]:
+    """What was read of the dataset, and what tells which runs may be averaged."""
+    return {
+        "data": f"{data['train_digest'][:8]} {data['test_digest'][:8]}",
+        "test_puzzles": data["test_puzzles"],
+        "findings": "; ".join(data["findings"]) or "none",
+        "settings": digest,
+    }
 
 
 def _picture(tag: str, png: bytes) -> Any:

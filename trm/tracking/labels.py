@@ -1,9 +1,12 @@
 """What a dashboard groups runs by, since its panels take one config key each: the recursion and the variant in words."""
 
+import hashlib
+import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from trm.config import Config, paper, to_plain
+from trm.config import Config, kept, paper, to_plain
 
 # The settings that the study varies, as a label says them where they are not the paper's (the schema's defaults).
 WORDS = {
@@ -22,15 +25,18 @@ WORDS = {
     "optimizer.warmup_steps": "warm-up {}",
     "train.global_batch_size": "batch {}",
     "train.epochs": "{} epochs",
+    "train.max_steps": "{} steps",
 }
+ID_DIGITS = 6
 
 
 @dataclass(frozen=True)
 class Labels:
-    """A run's labels; runs that differ in the seed alone have the same."""
+    """A run's labels; runs that differ in the seed alone have the same, and no others."""
 
     recursion: str  # t3_n6
-    variant: str  # t3_n6, then what differs from the paper's main model
+    variant: str  # t3_n6, then what differs from the paper's main model, then the digest
+    digest: str | None  # of all settings but the seed, and of the puzzles: equal where the runs may be averaged
     paper_exact_accuracy: float | None  # of the same ablation on the same puzzles, whatever batch, length or learning rate
 
     def plain(self) -> dict[str, Any]:
@@ -38,14 +44,23 @@ class Labels:
         return asdict(self)
 
 
-def labels(cfg: Config) -> Labels:
-    """The labels of a run with these settings."""
+def labels(cfg: Config, data: Mapping[str, Any] | None = None) -> Labels:
+    """The labels of a run with these settings on these puzzles (`data`: trm/data/content.py made plain; None = not read yet)."""
     settings, expected = _flat(cfg), _flat(Config()) | {"data.name": paper.DATASET}
     recursion = f"t{cfg.recursion.T}_n{cfg.recursion.n}"
+    if cfg.train.max_steps is not None:
+        settings["train.epochs"] = expected["train.epochs"]  # which say nothing then
     words = [form.format(settings[key]) for key, form in WORDS.items() if settings[key] != expected[key]]
     match = paper.find(settings, None)
     same_puzzles = all(settings[key] == paper.FIXED[key] for key in ("data.name", "data.num_puzzles"))
-    return Labels(recursion, ", ".join([recursion, *words]), match.row.exact_accuracy if match and same_puzzles else None)
+    if data is not None:
+        same_puzzles &= data["test_puzzles"] == paper.TEST_PUZZLES
+    value, variant = match.row.exact_accuracy if match and same_puzzles else None, ", ".join([recursion, *words])
+    if data is None:
+        return Labels(recursion, variant, None, value)
+    identity = {**kept(to_plain(cfg)), "seed": None, "puzzles": [data["train_digest"], data["test_digest"]]}
+    digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:ID_DIGITS]
+    return Labels(recursion, f"{variant} #{digest}", digest, value)
 
 
 def _flat(cfg: Config) -> dict[str, Any]:

@@ -100,7 +100,15 @@ class Trackers:
                 self._warn(f"{view.label} failed {when} ({one_line(error)}) and was dropped: {view.rescue}")
 
 
-def open_trackers(cfg: Config, run_dir: Path, *, is_main: bool, resume_step: int | None, wandb_run_id: str | None) -> Trackers:
+def open_trackers(
+    cfg: Config,
+    run_dir: Path,
+    *,
+    is_main: bool,
+    resume_step: int | None,
+    wandb_run_id: str | None,
+    data: dict[str, Any] | None = None,
+) -> Trackers:
     """Open what `cfg.tracking` asks for, in `run_dir`.
 
     Args:
@@ -110,6 +118,7 @@ def open_trackers(cfg: Config, run_dir: Path, *, is_main: bool, resume_step: int
         resume_step: step of the checkpoint that the run goes on from; None = from the beginning, and the metrics that an
             earlier start left in `run_dir` are cut off.
         wandb_run_id: the W&B run to continue; None = a new one.
+        data: what was read of the dataset, for the dashboards: trm/data/content.py made plain.
 
     Raises:
         UserError: tracking.wandb=online without a usable key.
@@ -123,21 +132,21 @@ def open_trackers(cfg: Config, run_dir: Path, *, is_main: bool, resume_step: int
     if cfg.tracking.tensorboard:
         folder = run_dir / "tensorboard"
         try:
-            trackers._views.append(TensorBoardTracker(cfg, folder, resume_step))
+            trackers._views.append(TensorBoardTracker(cfg, folder, data, resume_step))
         except TensorBoardTracker.errors as error:
             trackers._warn(f"TensorBoard cannot write to {folder} ({one_line(error)}): {METRICS_FILE} goes on")
     if mode != "disabled":
-        _open_wandb(trackers, cfg, run_dir, mode)
+        _open_wandb(trackers, cfg, run_dir, data, mode)
     return trackers
 
 
-def _open_wandb(trackers: Trackers, cfg: Config, run_dir: Path, mode: WandbMode) -> None:
+def _open_wandb(trackers: Trackers, cfg: Config, run_dir: Path, data: dict[str, Any] | None, mode: WandbMode) -> None:
     """Add W&B to `trackers`: online if that is the mode and works, else offline, else not at all."""
     run_id = trackers.wandb_run_id or "".join(secrets.choice(string.ascii_lowercase + string.digits) for _ in range(8))
     attempts: list[WandbMode] = ["online", "offline"] if mode == "online" else ["offline"]
     for attempt in attempts:
         try:
-            view = WandbTracker(cfg, run_dir, attempt, run_id)
+            view = WandbTracker(cfg, run_dir, data, attempt, run_id)
         except wandb_errors() as error:
             teardown_wandb()  # else the id counts as taken in this process
             instead = offline_hint(run_dir) if attempt == "online" else f"{METRICS_FILE} goes on"

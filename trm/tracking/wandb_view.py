@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from trm.config import Config, to_plain
 from trm.errors import UserError
-from trm.run.folder import GRID_FILE
+from trm.run.folder import CHECKPOINTS, GRID_FILE, best_step, steps_in
 from trm.tracking.labels import labels
 from trm.tracking.record import METRICS_FILE
 
@@ -47,8 +47,8 @@ class WandbTracker:
 
     label = "W&B"
 
-    def __init__(self, cfg: Config, run_dir: Path, mode: WandbMode, run_id: str) -> None:
-        """Start the W&B run `run_id`, or continue it where it exists; `mode` is online or offline."""
+    def __init__(self, cfg: Config, run_dir: Path, data: dict[str, Any] | None, mode: WandbMode, run_id: str) -> None:
+        """Start the W&B run `run_id`, or continue it where it exists; `mode` is online or offline, `data` as in open_trackers."""
         import wandb
 
         self.errors: tuple[type[Exception], ...] = wandb_errors()
@@ -56,7 +56,7 @@ class WandbTracker:
         folders = f"{shlex.quote(str(home / 'wandb'))}/*run-*-{run_id}"
         self.rescue = f"`wandb sync --include-online {folders}` uploads what reached the disk, {METRICS_FILE} goes on"
         _setup_wandb()
-        self._wandb, self._run_dir, self._artifact, self._labels = wandb, run_dir, cfg.tracking.artifact, labels(cfg)
+        self._wandb, self._run_dir, self._artifact, self._labels = wandb, run_dir, cfg.tracking.artifact, labels(cfg, data)
         tracking = cfg.tracking
         self._run = wandb.init(
             mode=mode,
@@ -70,7 +70,7 @@ class WandbTracker:
             tags=tracking.tags,
             notes=tracking.notes,
             name=cfg.run_name,
-            config=to_plain(cfg) | {"labels": self._labels.plain()},
+            config=to_plain(cfg) | {"labels": self._labels.plain(), "data_read": data},
             settings=wandb.Settings(
                 silent=True,
                 quiet=True,
@@ -81,6 +81,7 @@ class WandbTracker:
                 x_transaction_log_flush_interval=WANDB_FLUSH_S,
             ),
         )
+        self._run.summary["data_findings"] = (data or {}).get("findings", [])  # beside the numbers that they are about
         # The x axis is global_step, logged as a value: W&B's own step cannot go back, but resuming from a checkpoint does.
         self._run.define_metric("global_step")
         self._run.define_metric("*", step_metric="global_step")
@@ -135,8 +136,12 @@ class WandbTracker:
 
     def _upload_checkpoint(self) -> None:
         """Queue the checkpoint that tracking.artifact names, with its metadata; `finish` waits for it."""
-        alias = {"best": "best", "last": "latest"}[self._artifact]
-        folder = (self._run_dir / "checkpoints" / alias).resolve()
+        alias, checkpoints = {"best": "best", "last": "latest"}[self._artifact], self._run_dir / CHECKPOINTS
+        step = best_step(checkpoints) if alias == "best" else max(steps_in(checkpoints), default=None)
+        if step is None:
+            log.warning("%s: holds no %s checkpoint to upload to W&B", checkpoints, self._artifact)
+            return
+        folder = checkpoints / f"step_{step}"
         artifact = self._wandb.Artifact(f"checkpoint-{self._run.id}", type="model", metadata={"folder": folder.name})
         # neither copied aside nor into W&B's cache: a completed run's checkpoint stays as it is
         artifact.add_dir(str(folder), skip_cache=True, policy="immutable")

@@ -18,6 +18,7 @@ States = NDArray[np.uint16]
 SMALLEST_SIDE_WITH_CLASSES = 6
 _LARGEST_SIDE = 9
 _ROUND = 2048
+_MOST_GUESSES = 256
 
 
 def _propagate(sudoku: Sudoku, states: States) -> tuple[States, NDArray[np.bool_]]:
@@ -126,6 +127,38 @@ def _make(sudoku: Sudoku, seed: int, numbers: NDArray[np.int64]) -> tuple[NDArra
         given[cells, columns] = _solvable(sudoku, states)
     answers = (np.bitwise_count(grids - np.uint16(1)) + np.uint8(BLANK + 1)).T
     return np.where(given.T, answers, np.uint8(BLANK)), np.ascontiguousarray(answers)
+
+
+def several_solutions(sudoku: Sudoku, questions: NDArray[np.integer], answers: NDArray[np.integer]) -> NDArray[np.bool_]:
+    """Which questions [N] are found to have another solution than their answer, in `_MOST_GUESSES` guesses a puzzle."""
+    found = np.zeros(len(questions), bool)
+    if sudoku.side > np.iinfo(np.uint16).bits:
+        return found
+    every, first = np.uint16((1 << sudoku.side) - 1), np.uint16(BLANK + 1)
+    for start in range(0, len(questions), _ROUND):
+        rows = slice(start, start + _ROUND)
+        answer = np.uint16(1) << (answers[rows].T.astype(np.uint16) - first)
+        states, owner = np.where(questions[rows].T > BLANK, answer, every), np.arange(answer.shape[1])
+        for _ in range(_MOST_GUESSES):
+            # the last state of every puzzle: depth first
+            last = len(owner) - 1 - np.unique(owner[::-1], return_index=True)[1]
+            now, owners = states[:, last], owner[last]
+            now, dead = _propagate(sudoku, now)
+            solved = ~dead & (np.bitwise_count(now) == 1).all(axis=0)
+            found[start + owners[solved & (now != answer[:, owners]).any(axis=0)]] = True
+            now, owners = now[:, ~dead & ~solved], owners[~dead & ~solved]
+            place = (_branch_cell(now), np.arange(len(owners)))
+            guess = now[place] & -now[place]
+            without = now.copy()
+            without[place] &= ~guess
+            now[place] = guess
+            states = np.concatenate([np.delete(states, last, axis=1), without, now], axis=1)
+            owner = np.concatenate([np.delete(owner, last), owners, owners])
+            open_ = ~found[start + owner]
+            states, owner = states[:, open_], owner[open_]
+            if not len(owner):
+                break
+    return found
 
 
 def generate(sudoku: Sudoku, count: int, seed: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:

@@ -4,11 +4,12 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
+from numpy.typing import NDArray
 
 from trm.config import DataConfig
 from trm.errors import ConfigError
 from trm.tasks.base import Flags, GridView, Hub, Split, TaskFacts, Tokens
-from trm.tasks.sudoku.generate import SMALLEST_SIDE_WITH_CLASSES, generate
+from trm.tasks.sudoku.generate import SMALLEST_SIDE_WITH_CLASSES, generate, several_solutions
 from trm.tasks.sudoku.rules import BLANK, PAD, Sudoku
 from trm.tasks.sudoku.symmetry import SudokuSymmetry
 
@@ -61,6 +62,10 @@ class SudokuTask(Sudoku):
     def contradictions(self, question: Tokens) -> list[str]:
         """Digits that stand twice in a row, column or box."""
         return self.repeated(question)
+
+    def several_solutions(self, questions: NDArray[np.uint8], answers: NDArray[np.uint8]) -> Flags:
+        """Which puzzles have another solution, found by guessing."""
+        return several_solutions(self, questions, answers)
 
     def given(self, question: Tokens) -> Flags:
         """The cells with a digit."""

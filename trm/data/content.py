@@ -1,0 +1,135 @@
+"""What a dataset folder was found to hold: what a run's numbers depend on, and what changes how they may be read.
+
+Settings say what was asked for; this says what was read, whoever built the folder.
+"""
+
+import dataclasses
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trm.config import DataConfig
+from trm.data.format import Dataset, load_dataset, read_build_record
+from trm.tasks.base import Task, task_of
+
+COPIES = "may be symmetric copies of a training puzzle"
+MOST_SOLVED = 1024  # puzzles of a split that are looked at for other solutions, evenly spaced: some seconds at most
+_CHUNK_ROWS = 1024
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Content:
+    """The puzzles of a dataset folder; `Dataset.digest` tells them apart."""
+
+    train_digest: str
+    test_digest: str
+    train_puzzles: int
+    test_puzzles: int
+    findings: list[str]  # in words, empty where nothing changes how an accuracy on these puzzles may be read
+
+
+def examine(path: Path, train: Dataset, test: Dataset, task: Task) -> Content:
+    """What the folder holds, from its two splits. `task` is what the settings say that its rows are.
+
+    The findings are those of build.json where it is of just these rows, else they are looked for, which takes some seconds.
+    """
+    digests = {"train": train.digest(), "test": test.digest()}
+    record = read_build_record(path) or {}
+    known = record.get("findings")
+    if record.get("digests") != digests or not isinstance(known, list):
+        known = findings(task, train, test)
+    return Content(digests["train"], digests["test"], train.num_groups, test.num_groups, [str(finding) for finding in known])
+
+
+def content_of(data: DataConfig) -> Content:
+    """The same, read from the folder `data.path`. Raises DataError where it cannot be read."""
+    task, path = task_of(data), Path(data.path)
+    return examine(path, load_dataset(path, "train", task), load_dataset(path, "test", task), task)
+
+
+def as_read(data: DataConfig, train: Dataset, test: Dataset) -> DataConfig:
+    """The settings with the counts that the folder has, which are not theirs where it was built elsewhere."""
+    found = {"num_puzzles": train.num_groups, "num_aug": train.num_rows // train.num_groups - 1}
+    if data.num_test_puzzles is not None:
+        found["num_test_puzzles"] = test.num_groups
+    wrong = {key: value for key, value in found.items() if getattr(data, key) != value}
+    for key, value in wrong.items():
+        _log.warning("data.%s=%s, but %s holds %s, which is what is recorded", key, getattr(data, key), data.path, value)
+    return dataclasses.replace(data, **wrong)  # type: ignore[arg-type]
+
+
+# ------------------------------------------------------------------------------------------------------------------- findings
+
+
+def findings(task: Task, train: Dataset | None, test: Dataset) -> list[str]:
+    """What changes how an accuracy on the test puzzles may be read; of the training puzzles where they are given."""
+    splits = {name: dataset for name, dataset in (("test", test), ("training", train)) if dataset is not None}
+    facts = task.facts
+    for dataset in splits.values():
+        found = dataset.metadata
+        if dataset.task is None:
+            return [
+                f"the puzzles have {found.seq_len} cells and {found.vocab_size} tokens: they are no {task.title} ({facts.seq_len} "
+                f"cells, {facts.vocab_size} tokens), which the settings say"
+            ]
+    bases = {name: _base(dataset) for name, dataset in splits.items()}
+    told = []
+    if train is not None:
+        told += _shared(task, train, *bases["training"], *bases["test"])
+    for name, (questions, answers) in bases.items():
+        count = len(questions)
+        repeated = count - len({row.tobytes() for row in questions})
+        if repeated:
+            told.append(f"{repeated} of {count} {name} puzzles are there already: the {name} puzzles hold them more than once")
+        unsound = count - int(task.check_rows(questions, answers).sum())
+        if unsound:
+            told.append(f"{unsound} of {count} {name} puzzles are no {task.title} with its solution")
+            continue
+        looked_at = np.unique(np.linspace(0, count - 1, min(count, MOST_SOLVED)).astype(np.int64))
+        several = int(task.several_solutions(questions[looked_at], answers[looked_at]).sum())
+        if several:
+            of = f"{count} {name} puzzles" if len(looked_at) == count else f"{len(looked_at)} {name} puzzles looked at"
+            told.append(f"{several} of {of} have several solutions, of which one alone counts as right")
+    return told
+
+
+def _base(dataset: Dataset) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """The first row of every group: questions and answers [G, L] without the stored variants."""
+    first = np.asarray(dataset.group_indices[:-1], np.int64)
+    return dataset.inputs[first].astype(np.uint8), dataset.labels[first].astype(np.uint8)
+
+
+def _shared(
+    task: Task,
+    train: Dataset,
+    train_questions: NDArray[np.uint8],
+    train_answers: NDArray[np.uint8],
+    test_questions: NDArray[np.uint8],
+    test_answers: NDArray[np.uint8],
+) -> list[str]:
+    """Test puzzles that are training puzzles, and those that may be copies of one."""
+    # stored variants count too; where the symmetries are known the signatures find those
+    stored = train_questions if task.symmetry is not None else train.inputs.astype(np.uint8)
+    trained_on = {row.tobytes() for row in stored}
+    same = np.array([row.tobytes() in trained_on for row in test_questions])
+    count, told = len(test_questions), []
+    if same.any():
+        told.append(f"{same.sum()} of {count} test puzzles are also training puzzles")
+    if task.symmetry is not None:
+        there, here = _signatures(task, train_questions, train_answers), _signatures(task, test_questions, test_answers)
+        copies = int((np.isin(here, there) & ~same).sum())
+        if copies:
+            why = f": {task.title} has too few puzzles that are not copies of one another to keep the two sets apart"
+            told.append(f"{copies} of {count} test puzzles {COPIES}{'' if task.has_classes else why}")
+    return told
+
+
+def _signatures(task: Task, questions: NDArray[np.uint8], answers: NDArray[np.uint8]) -> NDArray[np.uint64]:
+    assert task.symmetry is not None
+    blocks = range(0, len(questions), _CHUNK_ROWS)
+    return np.concatenate([task.symmetry.signature(questions[i : i + _CHUNK_ROWS], answers[i : i + _CHUNK_ROWS]) for i in blocks])
