@@ -315,7 +315,7 @@ def test_a_sweep_is_named_with_and_without_a_plus(spelling):
 
 def test_the_chips_of_a_host_are_shared_by_all_its_users(tmp_path, monkeypatch):
     compose([])  # Hydra loads its plugins first, as in every command
-    launchers = importlib.import_module("trm.study.launchers")
+    launchers = importlib.import_module("trm.study.queue")
     monkeypatch.setattr(launchers, "CHIP_LOCKS", tmp_path / "chips")
     slots = [(0,), (1,)]
     old = os.umask(0o077)
