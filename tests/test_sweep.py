@@ -18,9 +18,10 @@ from trm.backends.xla import compile_cache
 from trm.cli import compose, compose_jobs
 from trm.run.folder import write_summary
 from trm.run.rank import process_rank
+from trm.study import names
 from trm.study import sweep as study
 from trm.study.experiments import aliases
-from trm.study.sweep import job_names, sweep_name
+from trm.study.names import job_names, sweep_name
 
 SEEDS = ["-m", "seed=0,1,2", "run_name=s"]
 
@@ -305,7 +306,7 @@ def test_a_summary_is_judged_by_whether_it_was_written_not_by_a_clock(tmp_path):
 
 def test_an_alias_and_its_target_run_once():
     jobs = [["experiment=e1_1_baseline", "seed=0"], ["experiment=e2_2_t3_n6", "seed=0"], ["experiment=e2_2_t3_n6", "seed=1"]]
-    assert study.without_aliases(jobs, aliases()) == [jobs[0], jobs[2]]
+    assert names.without_aliases(jobs, aliases()) == [jobs[0], jobs[2]]
 
 
 @pytest.mark.parametrize("spelling", ["+sweep=tn_sweep", "sweep=tn_sweep"])
@@ -315,16 +316,16 @@ def test_a_sweep_is_named_with_and_without_a_plus(spelling):
 
 def test_the_chips_of_a_host_are_shared_by_all_its_users(tmp_path, monkeypatch):
     compose([])  # Hydra loads its plugins first, as in every command
-    launchers = importlib.import_module("trm.study.queue")
-    monkeypatch.setattr(launchers, "CHIP_LOCKS", tmp_path / "chips")
+    local = importlib.import_module("trm.study.local")
+    monkeypatch.setattr(local, "CHIP_LOCKS", tmp_path / "chips")
     slots = [(0,), (1,)]
     old = os.umask(0o077)
     try:
         with contextlib.ExitStack() as first, contextlib.ExitStack() as second:
-            assert launchers._take_slot(first, tmp_path / "chips", slots) == 0
-            assert launchers._take_slot(second, tmp_path / "chips", slots) == 1
+            assert local._take_slot(first, tmp_path / "chips", slots) == 0
+            assert local._take_slot(second, tmp_path / "chips", slots) == 1
         with contextlib.ExitStack() as again:
-            assert launchers._take_slot(again, tmp_path / "chips", slots) == 0
+            assert local._take_slot(again, tmp_path / "chips", slots) == 0
     finally:
         os.umask(old)
     assert stat.S_IMODE((tmp_path / "chips").stat().st_mode) == 0o1777

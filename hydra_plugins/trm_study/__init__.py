@@ -1,15 +1,15 @@
 """Hydra loads plugins from the package `hydra_plugins` only; the sweeper and the launchers are trm/study's."""
 
-from trm.study import queue
+from trm.study import local, slurm, sweeper
 
 
-class StudySweeper(queue.StudySweeper):
+class StudySweeper(sweeper.StudySweeper):
     """The grid of `--multirun` and `+sweep=`."""
 
 
-class LocalLauncher(queue.LocalLauncher):
+class LocalLauncher(local.LocalLauncher):
     """Jobs side by side on this machine."""
 
 
-class SlurmLauncher(queue.SlurmLauncher):
+class SlurmLauncher(slurm.SlurmLauncher):
     """Jobs as one Slurm array."""
