@@ -131,6 +131,11 @@ class QueueLauncher(submitit_launcher.BaseSubmititLauncher):  # type: ignore[mis
         yield {}
 
 
+def quoted(text: str) -> str:
+    """A value in the override grammar's quotes."""
+    return "'" + re.sub(r"(\\*)'", r"\1\1\\'", text) + "'"
+
+
 def _value_of(key: str, overrides: Sequence[str]) -> str:
     (value,) = [override.removeprefix(f"{key}=") for override in overrides if override.startswith(f"{key}=")]
     return re.sub(r"(\\*)\\'", r"\1'", value[1:-1])

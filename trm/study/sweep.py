@@ -1,4 +1,4 @@
-"""Sweeps: which jobs are done, and how a sweep ends.
+"""Sweeps: which folder is a job's, which jobs are done, and how a sweep ends.
 
 The same command means the same folder, so giving it again runs only what is missing or incomplete. A sweep is judged by each
 job's own summary.json, never by what a launcher or a queue says about it.
@@ -9,23 +9,27 @@ job's own summary.json, never by what a launcher or a queue says about it.
 """
 
 import contextlib
+import hashlib
 import json
 import logging
 import socket
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from trm.run.folder import GRID_FILE, SUMMARY_FILE, held, read_summary, write_whole
+from omegaconf.errors import OmegaConfBaseException
+
+from trm.cli import typed
+from trm.config import Config, digest, kept, load_yaml, resume_conflicts, to_plain
+from trm.data.format import read_build_record
+from trm.errors import ConfigError
+from trm.run.folder import CONFIG_FILE, GRID_FILE, SUMMARY_FILE, held, read_summary, write_whole
 from trm.run.job import record_failure, stamp
 
 log = logging.getLogger(__name__)
 
 PLACEMENT_FILE = "placement.json"
-
-
-# --------------------------------------------------------------------------------------------------------------------- jobs
 
 
 @dataclass(frozen=True)
@@ -34,7 +38,85 @@ class Job:
 
     dir: str  # its folder inside the sweep's
     overrides: tuple[str, ...]  # what the user's command means for this job
-    digest: str  # trm.config.digest of its settings
+    cfg: Config
+
+    @property
+    def digest(self) -> str:
+        """What a completed run of these settings has in its summary."""
+        return digest(self.cfg)
+
+
+# ----------------------------------------------------------------------------------------------------- which folder is whose
+
+
+def without_twins(jobs: Sequence[Job]) -> list[Job]:
+    """The jobs without those whose settings are another's too: a value given twice, or an experiment under a second name."""
+    first: dict[str, Job] = {}
+    for job in sorted(jobs, key=lambda job: job.dir):
+        settings = json.dumps(to_plain(job.cfg) | {"run_name": ""}, sort_keys=True)
+        if first.setdefault(settings, job) is not job:
+            log.info("%s: the same run as %s, which is enough", job.dir, first[settings].dir)
+    kept_jobs = [job for job in jobs if any(job is each for each in first.values())]
+    assert len({job.dir for job in kept_jobs}) == len(kept_jobs), "two jobs of one name"
+    return kept_jobs
+
+
+def with_folders(sweep_dir: Path, jobs: Sequence[Job]) -> list[Job]:
+    """The jobs in the folders that are theirs, where the sweep's folder has runs of an earlier grid.
+
+    A job's name says what tells it from its grid's other jobs. Where a run of its settings has another name, since that grid was
+    another, the job goes on there. Where its own name is that of a run with other settings, its name gets a hash.
+    """
+    folders = {}
+    for job in jobs:
+        there = _settings_in(sweep_dir / job.dir)
+        if there is None:
+            continue
+        folders[job.dir] = job.dir
+        wrong = _conflicts(there, job.cfg) if job.cfg.train.resume == "auto" else ""
+        if wrong:
+            folders[job.dir] = f"{job.dir}-{_hash(job.cfg)}"
+            log.info("%s: is another run's folder (%s): this one's is %s", job.dir, wrong, folders[job.dir])
+    if len(folders) < len(jobs):
+        free = {path.parent.name for path in sweep_dir.glob(f"*/{CONFIG_FILE}")} - set(folders.values())
+        others = {name: cfg for name in sorted(free) if (cfg := _settings_in(sweep_dir / name)) is not None}
+        for job in sorted((job for job in jobs if job.dir not in folders), key=lambda job: job.dir):
+            same = [name for name, cfg in others.items() if _hash(cfg) == _hash(job.cfg) and not _conflicts(cfg, job.cfg)]
+            folders[job.dir] = same[0] if same else job.dir
+            if same:
+                del others[same[0]]
+                log.info("%s: goes on in %s, which has the same settings", job.dir, same[0])
+    return [replace(job, dir=folders[job.dir]) for job in jobs]
+
+
+def _settings_in(run_dir: Path) -> Config | None:
+    """The settings of the run in a folder; None where there is none, or none that can be read."""
+    try:
+        return typed(load_yaml(run_dir / CONFIG_FILE))
+    except (ConfigError, OmegaConfBaseException):
+        return None
+
+
+def _hash(cfg: Config) -> str:
+    """Of the settings that a run's results depend on, the machine and the dataset's place left out."""
+    settings = {key: value for key, value in kept(to_plain(cfg)).items() if key != "hardware"}
+    return hashlib.sha256(json.dumps([digest(cfg), settings], sort_keys=True).encode()).hexdigest()[:8]
+
+
+def _conflicts(there: Config, here: Config) -> str:
+    """Why a run with the settings `there` cannot be gone on with under those `here`; empty where it can."""
+    return "; ".join([*resume_conflicts(to_plain(there), here), *_other_data(there.data.path, here.data.path)])
+
+
+def _other_data(there: str, here: str) -> list[str]:
+    """Whether two dataset folders differ: one that has been moved or copied is the same."""
+    if not Path(there).exists() or Path(there).resolve() == Path(here).resolve():
+        return []
+    record = read_build_record(Path(there))
+    return [] if record is not None and record == read_build_record(Path(here)) else [f"data.path={there} there, {here} here"]
+
+
+# --------------------------------------------------------------------------------------------------------------------- jobs
 
 
 def write_grid(sweep_dir: Path, command: str, jobs: Sequence[Job]) -> None:
@@ -42,7 +124,7 @@ def write_grid(sweep_dir: Path, command: str, jobs: Sequence[Job]) -> None:
     grid = {
         "sweep": sweep_dir.name,
         "command": command,
-        "jobs": [{"dir": job.dir, "overrides": list(job.overrides), "digest": job.digest} for job in jobs],
+        "jobs": [{"dir": job.dir, "overrides": [o.lstrip("+") for o in job.overrides], "digest": job.digest} for job in jobs],
     }
     write_json(sweep_dir / GRID_FILE, grid)
 
