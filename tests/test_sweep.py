@@ -159,7 +159,8 @@ def test_in_process_jobs_fail_alone_too(tmp_path):
     ("arguments", "message"),
     [
         (["-m", "recursion=glob(x*)"], "recursion=glob(x*) matches nothing: choose from t2_n2, t2_n6, t3_n4, t3_n6, t4_n6"),
-        (["-m", "seed=0,-1"], "job seed=-1: seed=-1 is out of range"),
+        (["-m", "seed=0,-1", "run_name=s"], "job seed=-1: seed=-1 is out of range"),
+        (["-m", "seed=0", "tracking.tags=[a,'']"], "error: tracking.tags[1] is empty"),
         (["-m", "seed=0,1", "+recursion.depth=3"], "recursion.depth is not a config key"),
         (["+sweep=tn_sweep", "hardware=cpu_mesh", "train.global_batch_size=100"], "does not divide over 8 devices: use 96 or 104"),
         (["-m", "seed=0,1", "hydra/launcher=ray"], "hydra/launcher=ray is not installed: pip install -e '.[ray]'"),

@@ -18,8 +18,8 @@ def check_wandb(cfg: Config) -> None:
         check_address(f"tracking.{key}", getattr(tracking, key))
     check_text("tracking.group", tracking.group, LONGEST_NAME)
     check_text("tracking.job_type", tracking.job_type, LONGEST_TAG)
-    for tag in tracking.tags:
-        check_text("an entry of tracking.tags", tag, LONGEST_TAG)
+    for number, tag in enumerate(tracking.tags):
+        check_text(f"tracking.tags[{number}]", tag, LONGEST_TAG)
 
 
 def check_address(key: str, text: str | None) -> None:

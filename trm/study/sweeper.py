@@ -82,7 +82,8 @@ class StudySweeper(BasicSweeper):
                 hint = f"choose from {', '.join(options)}" if options else "give it a value"
                 raise ConfigError(f"{override.input_line} matches nothing: {hint}")
         (grid,) = self.split_arguments([override for override in overrides if override.key_or_group != "sweep"], None)
-        cfgs = [self._composed(job) for job in grid]
+        common = set.intersection(*map(set, grid))
+        cfgs = [self._composed(job, " ".join(override for override in job if override not in common)) for job in grid]
         names = job_names([self._chosen(parser, job, cfg) for job, cfg in zip(grid, cfgs, strict=True)])
         jobs = study.without_twins([study.Job(*job) for job in zip(names, map(tuple, grid), cfgs, strict=True)])
         machines = [cfg.hardware for cfg in cfgs]
@@ -92,11 +93,11 @@ class StudySweeper(BasicSweeper):
             )
         return jobs
 
-    def _composed(self, overrides: Sequence[str]) -> Config:
+    def _composed(self, overrides: Sequence[str], words: str) -> Config:
         try:
             return typed(self.hydra_context.config_loader.load_sweep_config(self.config, [*self.implied, *overrides]))
         except UserError as error:
-            raise ConfigError(f"job {' '.join(overrides)}: {one_line(error)}") from error
+            raise ConfigError(f"job {words}: {one_line(error)}" if words else one_line(error)) from error
 
     @staticmethod
     def _chosen(parser: OverridesParser, overrides: Sequence[str], cfg: Config) -> dict[str, str]:
