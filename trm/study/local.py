@@ -39,76 +39,56 @@ class LocalLauncher(QueueLauncher):
                 "hardware.placement=pod needs every host: use hydra/launcher=submitit_slurm, or placement=host or chip"
             )
         executor = self.executor(sweep_dir / ".submitit" / socket.gethostname() / "%j")
-        waiting = deque(enumerate(names))
+        waiting, told = deque(enumerate(names)), False
         running: dict[int, tuple[str, Any, float]] = {}
-        with job_environment(placed.jobs_per_host), self._stopping() as handler:
+        with job_environment(placed.jobs_per_host), _signals(self._stop, signal.SIGINT, signal.SIGTERM):
             while running or (waiting and not self.stopped):
                 while waiting and not self.stopped and len(running) < placed.jobs_per_host:
                     number, name = waiting.popleft()
-                    with _ignoring(signal.SIGINT):  # of a terminal: the sweep tells its jobs itself
-                        job = executor.submit(self, *self.arguments(job_overrides[number], number))
+                    with _signals(signal.SIG_IGN, signal.SIGINT):  # of a terminal: the sweep tells its jobs itself
+                        job = executor.submit(self, *self.arguments(sweep_dir / name, job_overrides[number], number))
                     running[number] = (name, job, time.monotonic())
                     log.info("[%s/%s] %s: started", number + 1, len(names), name)
                 time.sleep(POLL_S)
                 for number, (name, job, began) in list(running.items()):
                     if job.done():
                         del running[number]
-                        self._ended(sweep_dir / name, number, len(names), name, job, time.monotonic() - began)
-                if self.stopped and handler["told"] is False:
-                    handler["told"] = True
+                        self._ended(sweep_dir / name, f"[{number + 1}/{len(names)}]", job, time.monotonic() - began)
+                if self.stopped and not told:
+                    told = True
                     for _, job, _ in running.values():
                         job._process.send_signal(signal.SIGTERM)  # submitit's controller hands it on to the job
-        for _, name in waiting:
-            self.reasons[name] = "not started: the sweep was stopped"
+        self.reasons |= {name: "not started: the sweep was stopped" for _, name in waiting}
 
-    def _ended(self, run_dir: Path, number: int, total: int, name: str, job: Any, seconds: float) -> None:
+    def _ended(self, run_dir: Path, count: str, job: Any, seconds: float) -> None:
         summary = read_summary(run_dir) or {}
-        status = summary.get("status", "ended without a summary")
-        score = summary.get("exact_accuracy")
-        log.info(
-            "[%s/%s] %s: %s%s after %.0f s", number + 1, total, name, status, "" if score is None else f" at {score:.4f}", seconds
-        )
-        self.reasons[name] = "stopped with the sweep" if self.stopped else _last_words(job)
+        status, score = summary.get("status", "ended without a summary"), summary.get("exact_accuracy")
+        result = status if score is None else f"{status} at {score:.4f}"
+        log.info("%s %s: %s after %.0f s", count, run_dir.name, result, seconds)
+        self.reasons[run_dir.name] = "stopped with the sweep" if self.stopped else _last_words(job)
+
+    def _stop(self, number: int, frame: FrameType | None) -> None:
+        """The first SIGINT or SIGTERM sets `stopped`, the second one ends this process."""
+        if self.stopped:
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+        self.stopped = True
+        print("stopping: running jobs save their state first (once more to leave them)", file=sys.stderr, flush=True)
 
     @contextlib.contextmanager
-    def _stopping(self) -> Iterator[dict[str, bool]]:
-        """While entered, the first SIGINT or SIGTERM sets `stopped`, the second one ends this process."""
-        state = {"told": False}
-
-        def on_signal(number: int, frame: FrameType | None) -> None:
-            if self.stopped:
-                signal.signal(number, signal.SIG_DFL)
-                os.kill(os.getpid(), number)
-            self.stopped = True
-            print("stopping: running jobs save their state first (once more to leave them)", file=sys.stderr, flush=True)
-
-        previous = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
-        try:
-            yield state
-        finally:
-            for number, action in previous.items():
-                signal.signal(number, action)
-
-    @contextlib.contextmanager
-    def placed(self, sweep_dir: str) -> Iterator[dict[str, Any]]:
+    def placed(self, sweep_dir: Path) -> Iterator[dict[str, Any]]:
         """Wait for a free slot and keep it: a TPU chip is shared by every sweep on this host, a CPU slot by this one's jobs."""
         hardware = self.hardware
         slots = slots_of_host(hardware)
-        locks = CHIP_LOCKS if hardware.platform == "tpu" else Path(sweep_dir) / ".slots"
         with contextlib.ExitStack() as stack:
-            slot = _take_slot(stack, locks, slots)
+            slot = _take_slot(stack, CHIP_LOCKS if hardware.platform == "tpu" else sweep_dir / ".slots", slots)
             if hardware.platform == "cpu" and len(slots) > 1:
                 os.sched_setaffinity(0, cores_of_slot(sorted(os.sched_getaffinity(0)), slot, len(slots)))
             os.environ["CUDA_VISIBLE_DEVICES"] = os.environ[VISIBLE_GPUS]
             if os.environ["CUDA_VISIBLE_DEVICES"] == "all":
                 del os.environ["CUDA_VISIBLE_DEVICES"]
-            yield {
-                "sweep_dir": sweep_dir,
-                "host": socket.gethostname(),
-                "slot": slot,
-                "devices": list(slots[slot]),
-                "environment": environment(hardware, slots[slot]),
-            }
+            where = {"host": socket.gethostname(), "slot": slot, "devices": list(slots[slot])}
+            yield where | {"environment": environment(hardware, slots[slot])}
 
 
 def _take_slot(stack: contextlib.ExitStack, folder: Path, slots: Sequence[tuple[int, ...]]) -> int:
@@ -133,13 +113,14 @@ def _take_slot(stack: contextlib.ExitStack, folder: Path, slots: Sequence[tuple[
 
 
 @contextlib.contextmanager
-def _ignoring(number: int) -> Iterator[None]:
-    """Processes started while entered do not get this signal's default action."""
-    previous = signal.signal(number, signal.SIG_IGN)
+def _signals(action: Any, *numbers: signal.Signals) -> Iterator[None]:
+    """What signals do while entered. Processes that are started then inherit it where they are ignored."""
+    previous = {number: signal.signal(number, action) for number in numbers}
     try:
         yield
     finally:
-        signal.signal(number, previous)
+        for number, before in previous.items():
+            signal.signal(number, before)
 
 
 def _last_words(job: Any) -> str:

@@ -6,7 +6,6 @@ slots, a Slurm sweep follows the queue itself (a requeued job is still under way
 
 import contextlib
 import os
-import re
 import signal
 import sys
 import traceback
@@ -75,14 +74,14 @@ class QueueLauncher(submitit_launcher.BaseSubmititLauncher):  # type: ignore[mis
         executor.update_parameters(**{key if key in shared else f"{self._EXECUTOR}_{key}": value for key, value in params.items()})
         return executor
 
-    def arguments(self, overrides: Sequence[str], number: int) -> tuple[Any, ...]:
+    def arguments(self, run_dir: Path, overrides: Sequence[str], number: int) -> tuple[Any, ...]:
         """The arguments of `__call__` for one job."""
-        return list(overrides), "hydra.sweep.dir", number, str(number), Singleton.get_state()
+        return list(overrides), "hydra.sweep.dir", number, str(run_dir), Singleton.get_state()
 
     # ------------------------------------------------------------------------------------------------- inside the job
 
     def __call__(
-        self, sweep_overrides: list[str], job_dir_key: str, job_num: int, job_id: str, singleton_state: dict[type, Singleton]
+        self, sweep_overrides: list[str], job_dir_key: str, job_num: int, run_dir: str, singleton_state: dict[type, Singleton]
     ) -> JobReturn | None:
         """The job's process: take a place on the machine, then run as Hydra would.
 
@@ -92,15 +91,14 @@ class QueueLauncher(submitit_launcher.BaseSubmititLauncher):  # type: ignore[mis
         signal.signal(signal.SIGTERM, signal.SIG_DFL)  # until the run takes care of it; submitit would ignore it
         rank, ranks = process_rank()
         try:
-            with self.placed(_value_of("hydra.sweep.dir", sweep_overrides)) as placement:
+            with self.placed(Path(run_dir).parent) as placement:
                 os.environ.update(placement["environment"])
                 if rank:
                     sweep_overrides = [*sweep_overrides, "hydra.output_subdir=null", "hydra/job_logging=stdout"]
                 else:
-                    run_dir = Path(placement["sweep_dir"]) / _value_of("hydra.sweep.subdir", sweep_overrides)
-                    run_dir.mkdir(parents=True, exist_ok=True)
-                    study.write_json(run_dir / study.PLACEMENT_FILE, placement)
-                result = super().__call__(sweep_overrides, job_dir_key, job_num, job_id, singleton_state)
+                    Path(run_dir).mkdir(parents=True, exist_ok=True)
+                    study.write_json(Path(run_dir) / study.PLACEMENT_FILE, {"sweep_dir": str(Path(run_dir).parent)} | placement)
+                result = super().__call__(sweep_overrides, job_dir_key, job_num, run_dir, singleton_state)
             failed = result.status != JobStatus.COMPLETED
         except SystemExit as end:
             if end.code == EXIT_PREEMPTED and self.goes_on_later(rank):
@@ -125,20 +123,9 @@ class QueueLauncher(submitit_launcher.BaseSubmititLauncher):  # type: ignore[mis
         """Called when the run has saved and stopped on a signal: True where the queue starts the job again."""
         return False
 
-    @contextlib.contextmanager
-    def placed(self, sweep_dir: str) -> Iterator[dict[str, Any]]:
+    def placed(self, sweep_dir: Path) -> contextlib.AbstractContextManager[dict[str, Any]]:
         """Hold a place on this host while the job runs: what placement.json says about it."""
-        yield {}
-
-
-def quoted(text: str) -> str:
-    """A value in the override grammar's quotes."""
-    return "'" + re.sub(r"(\\*)'", r"\1\1\\'", text) + "'"
-
-
-def _value_of(key: str, overrides: Sequence[str]) -> str:
-    (value,) = [override.removeprefix(f"{key}=") for override in overrides if override.startswith(f"{key}=")]
-    return re.sub(r"(\\*)\\'", r"\1'", value[1:-1])
+        raise NotImplementedError
 
 
 @contextlib.contextmanager

@@ -34,24 +34,30 @@ class SlurmLauncher(QueueLauncher):
 
     def launch_jobs(self, sweep_dir: Path, names: Sequence[str], job_overrides: Sequence[Sequence[str]]) -> None:
         """Submit what is not in the queue yet, and follow the queue until nothing of the sweep is left in it."""
-        hardware = self.hardware
-        asked = slurm_resources(hardware)
-        self.params = {**self.params, **{key: value for key, value in asked.items() if self.params.get(key) is None}}
+        from submitit.core.utils import FailedJobError
+
+        self.params |= {key: value for key, value in slurm_resources(self.hardware).items() if self.params.get(key) is None}
         executor = self.executor(sweep_dir / ".submitit" / "%j")
-        ids = _Queued(sweep_dir / "slurm_jobs.json")
-        queued = _in_queue()
-        under_way = {name: ids.known[name] for name in names if ids.known.get(name) in queued}
+        ids_file, queued = sweep_dir / "slurm_jobs.json", _in_queue()
+        known: dict[str, str] = json.loads(ids_file.read_text()) if ids_file.exists() else {}
+        under_way = {name: known[name] for name in names if known.get(name) in queued}
         for name, job_id in under_way.items():
             log.info("%s: already in the queue as Slurm job %s", name, job_id)
         new = [number for number, name in enumerate(names) if name not in under_way]
         if new:
-            with job_environment(1):
-                arguments = [self.arguments(job_overrides[number], number) for number in new]
-                jobs = _submitted(executor, self, arguments)
+            arguments = [self.arguments(sweep_dir / names[number], job_overrides[number], number) for number in new]
+            try:
+                with job_environment(1):
+                    jobs = executor.map_array(self, *zip(*arguments, strict=True))
+            except FailedJobError as error:
+                raise UserError(f"Slurm refuses the jobs: {' '.join(str(error).split())}") from error
             under_way |= {names[number]: job.job_id for number, job in zip(new, jobs, strict=True)}
-            ids.add(under_way)
-            first = jobs[0].job_id.partition("_")[0]
-            log.info("Slurm job %s: %s jobs, %s, log in %s", first, len(new), _words(self.params), jobs[0].paths.folder.parent)
+            study.write_json(ids_file, known | under_way)
+            first, asked = jobs[0].job_id.partition("_")[0], self.params
+            words = (
+                f"{asked['nodes']} host(s) each with {asked.get('gres') or 'no gres'}, at most {asked['array_parallelism']} at once"
+            )
+            log.info("Slurm job %s: %s jobs, %s, log in %s", first, len(new), words, jobs[0].paths.folder.parent)
         try:
             self._follow(sweep_dir, under_way)
         except KeyboardInterrupt:
@@ -75,18 +81,17 @@ class SlurmLauncher(QueueLauncher):
                 self.reasons[name] = f"Slurm job {job_id} ended as {state} without a summary"
 
     @contextlib.contextmanager
-    def placed(self, sweep_dir: str) -> Iterator[dict[str, Any]]:
+    def placed(self, sweep_dir: Path) -> Iterator[dict[str, Any]]:
         """The chips that Slurm gave to this job on this host."""
-        job_id = os.environ["SLURM_JOB_ID"]
+        env, job_id = os.environ, os.environ["SLURM_JOB_ID"]
         chips = _slurm_chips(job_id, self.hardware)
+        task = f"_{env['SLURM_ARRAY_TASK_ID']}" if "SLURM_ARRAY_TASK_ID" in env else ""
         yield {
-            "sweep_dir": sweep_dir,
-            "host": os.environ.get("SLURMD_NODENAME", socket.gethostname()),
+            "host": env.get("SLURMD_NODENAME", socket.gethostname()),
             "devices": list(chips),
             "environment": environment(self.hardware, chips),
-            "slurm_job_id": os.environ.get("SLURM_ARRAY_JOB_ID", job_id)
-            + (f"_{os.environ['SLURM_ARRAY_TASK_ID']}" if "SLURM_ARRAY_TASK_ID" in os.environ else ""),
-            "restarts": int(os.environ.get("SLURM_RESTART_COUNT", "0")),
+            "slurm_job_id": env.get("SLURM_ARRAY_JOB_ID", job_id) + task,
+            "restarts": int(env.get("SLURM_RESTART_COUNT", "0")),
             "ranks": process_rank()[1],
         }
 
@@ -94,40 +99,14 @@ class SlurmLauncher(QueueLauncher):
         """Requeue the job where it stopped for its time limit, at most max_num_timeout times; no other stop is."""
         left_s = _slurm_seconds_left(os.environ["SLURM_JOB_ID"])
         restarts = int(os.environ.get("SLURM_RESTART_COUNT", "0"))
-        if (
-            left_s is None
-            or left_s > self.params.get("signal_delay_s", 0) + REQUEUE_MARGIN_S
-            or restarts >= self.params.get("max_num_timeout", 0)
-        ):
+        late = left_s is not None and left_s <= self.params.get("signal_delay_s", 0) + REQUEUE_MARGIN_S
+        if left_s is None or not late or restarts >= self.params.get("max_num_timeout", 0):
             return False
         if rank == 0:
             log.info("out of time: requeueing")
             subprocess.run(["scontrol", "requeue", os.environ["SLURM_JOB_ID"]], check=True, timeout=60)
         time.sleep(left_s + REQUEUE_MARGIN_S)  # Slurm ends this process; ending first would count as the job's own end
         return True
-
-
-def _submitted(executor: Any, function: Any, arguments: list[tuple[Any, ...]]) -> list[Any]:
-    """submitit's jobs for the calls. Raises UserError where Slurm refuses them."""
-    from submitit.core.utils import FailedJobError
-
-    try:
-        jobs: list[Any] = executor.map_array(function, *zip(*arguments, strict=True))
-    except FailedJobError as error:
-        raise UserError(f"Slurm refuses the jobs: {' '.join(str(error).split())}") from error
-    return jobs
-
-
-class _Queued:
-    """Which Slurm job was last submitted for which job folder, kept in the sweep's folder."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self.known: dict[str, str] = json.loads(path.read_text()) if path.exists() else {}
-
-    def add(self, ids: dict[str, str]) -> None:
-        self.known |= ids
-        study.write_json(self._path, self.known)
 
 
 def _in_queue() -> set[str]:
@@ -180,7 +159,3 @@ def _slurm_chips(job_id: str, hardware: HardwareConfig) -> tuple[int, ...]:
     if wanted == hardware.devices_per_host:
         return tuple(range(wanted))
     raise UserError("Slurm does not say which chip this job has: gres.conf needs File= for tpu, one device file per chip")
-
-
-def _words(params: dict[str, Any]) -> str:
-    return f"{params['nodes']} host(s) each with {params.get('gres') or 'no gres'}, at most {params['array_parallelism']} at once"

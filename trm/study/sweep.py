@@ -121,12 +121,8 @@ def _other_data(there: str, here: str) -> list[str]:
 
 def write_grid(sweep_dir: Path, command: str, jobs: Sequence[Job]) -> None:
     """Record the grid in the sweep's folder."""
-    grid = {
-        "sweep": sweep_dir.name,
-        "command": command,
-        "jobs": [{"dir": job.dir, "overrides": [o.lstrip("+") for o in job.overrides], "digest": job.digest} for job in jobs],
-    }
-    write_json(sweep_dir / GRID_FILE, grid)
+    entries = [{"dir": job.dir, "overrides": [o.lstrip("+") for o in job.overrides], "digest": job.digest} for job in jobs]
+    write_json(sweep_dir / GRID_FILE, {"sweep": sweep_dir.name, "command": command, "jobs": entries})
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
@@ -134,25 +130,16 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
     write_whole(path, json.dumps(content, indent=1) + "\n")
 
 
-def is_completed(run_dir: Path, digest: str) -> bool:
-    """True where the run folder holds a completed run of the settings with this digest."""
-    summary = read_summary(run_dir) or {}
-    return summary.get("status") == "completed" and summary.get("config_digest") == digest
-
-
 def why_incomplete(sweep_dir: Path, job: Job) -> str | None:
     """One line on why a job is not done, from its own folder; None where it is done."""
-    run_dir = sweep_dir / job.dir
-    if is_completed(run_dir, job.digest):
-        return None
-    summary = read_summary(run_dir)
+    summary = read_summary(sweep_dir / job.dir)
     if summary is None:
         return "missing: it left no summary.json"
-    status = summary.get("status")
+    status, done = summary.get("status"), summary.get("config_digest")
     if status == "preempted":
         return f"preempted at step {summary.get('steps')} of {summary.get('total_steps')}"
     if status == "completed":
-        return f"completed with other settings (digest {summary.get('config_digest')}, not {job.digest})"
+        return None if done == job.digest else f"completed with other settings (digest {done}, not {job.digest})"
     return f"{status}: {summary.get('reason')}"
 
 
@@ -169,7 +156,7 @@ def only_once(sweep_dir: Path) -> Iterator[None]:
 
 def left_to_do(sweep_dir: Path, jobs: Sequence[Job]) -> list[Job]:
     """The jobs that are not completed; says how many are skipped."""
-    done = [job.dir for job in jobs if is_completed(sweep_dir / job.dir, job.digest)]
+    done = [job.dir for job in jobs if why_incomplete(sweep_dir, job) is None]
     if done:
         log.info("skipping %s completed jobs: %s", len(done), ", ".join(done))
     return [job for job in jobs if job.dir not in done]

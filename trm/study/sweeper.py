@@ -1,6 +1,7 @@
 """The study's sweeper: Hydra's basic grid, made idempotent. What a sweep is stands in trm/study/sweep.py."""
 
 import logging
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,7 +19,7 @@ from trm.run.rank import on_a_pod
 from trm.study import sweep as study
 from trm.study.names import job_names, sweep_name, word
 from trm.study.placement import place, ray_resources
-from trm.study.queue import QueueLauncher, hardware_of, quoted
+from trm.study.queue import QueueLauncher, hardware_of
 
 log = logging.getLogger(__name__)
 
@@ -147,11 +148,16 @@ class StudySweeper(BasicSweeper):
 
     def _launched_overrides(self, sweep_dir: Path, job: study.Job) -> list[str]:
         """The job's overrides, and where in the sweep it belongs."""
-        own = [*self.implied, *job.overrides, f"run_name={quoted(job.dir)}"]
-        own += [f"hydra.sweep.dir={quoted(str(sweep_dir))}", f"hydra.sweep.subdir={quoted(job.dir)}"]
+        own = [*self.implied, *job.overrides, f"run_name={_quoted(job.dir)}"]
+        own += [f"hydra.sweep.dir={_quoted(str(sweep_dir))}", f"hydra.sweep.subdir={_quoted(job.dir)}"]
         if job.cfg.tracking.group is None:
-            own.append(f"tracking.group={quoted(shortened(sweep_dir.name))}")
+            own.append(f"tracking.group={_quoted(shortened(sweep_dir.name))}")
         return own
+
+
+def _quoted(text: str) -> str:
+    """A value in the override grammar's quotes."""
+    return "'" + re.sub(r"(\\*)'", r"\1\1\\'", text) + "'"
 
 
 def _one_line(error: BaseException) -> str:
