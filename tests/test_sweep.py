@@ -112,6 +112,13 @@ def test_jobs_of_other_settings_under_the_same_name_are_told_apart(tmp_path):
     assert quiet(tmp_path, "seed=0,1") == (two, there)
 
 
+def test_a_job_whose_name_is_taken_finds_its_own_run_first(tmp_path):
+    quiet(tmp_path, "seed=0,1", "ema=off")
+    three = {"seed=0", "seed=1", "ema=on,seed=0"}
+    assert quiet(tmp_path, "seed=0", "ema=on,off") == ({"seed=0"}, three)
+    assert quiet(tmp_path, "seed=0", "ema=on") == ({"ema=on,seed=0"}, three)
+
+
 def test_jobs_on_other_data_are_told_apart_but_not_on_data_that_moved(tmp_path):
     for name, count in (("a", 1), ("b", 2)):
         (tmp_path / name).mkdir()

@@ -23,7 +23,7 @@ from omegaconf.errors import OmegaConfBaseException
 from trm.cli import typed
 from trm.config import Config, digest, kept, load_yaml, resume_conflicts, to_plain
 from trm.data.format import read_build_record
-from trm.errors import ConfigError
+from trm.errors import UserError
 from trm.run.folder import CONFIG_FILE, GRID_FILE, SUMMARY_FILE, held, read_summary, write_whole
 from trm.run.job import record_failure, stamp
 
@@ -67,25 +67,23 @@ def with_folders(sweep_dir: Path, jobs: Sequence[Job]) -> list[Job]:
     A job's name says what tells it from its grid's other jobs. Where a run of its settings has another name, since that grid was
     another, the job goes on there. Where its own name is that of a run with other settings, its name gets a hash.
     """
-    folders = {}
+    folders, otherwise = {}, {}
     for job in jobs:
         there = _settings_in(sweep_dir / job.dir)
-        if there is None:
-            continue
-        folders[job.dir] = job.dir
-        wrong = _conflicts(there, job.cfg) if job.cfg.train.resume == "auto" else ""
-        if wrong:
-            folders[job.dir] = f"{job.dir}-{_hash(job.cfg)}"
-            log.info("%s: is another run's folder (%s): this one's is %s", job.dir, wrong, folders[job.dir])
-    if len(folders) < len(jobs):
+        wrong = _conflicts(there, job.cfg) if there is not None and job.cfg.train.resume == "auto" else ""
+        if there is not None and not wrong:
+            folders[job.dir] = job.dir
+        else:
+            otherwise[job.dir] = f"{job.dir}-{_hash(job.cfg)}" if wrong else job.dir
+    if otherwise:
         free = {path.parent.name for path in sweep_dir.glob(f"*/{CONFIG_FILE}")} - set(folders.values())
         others = {name: cfg for name in sorted(free) if (cfg := _settings_in(sweep_dir / name)) is not None}
-        for job in sorted((job for job in jobs if job.dir not in folders), key=lambda job: job.dir):
+        for job in sorted((job for job in jobs if job.dir in otherwise), key=lambda job: job.dir):
             same = [name for name, cfg in others.items() if _hash(cfg) == _hash(job.cfg) and not _conflicts(cfg, job.cfg)]
-            folders[job.dir] = same[0] if same else job.dir
-            if same:
-                del others[same[0]]
-                log.info("%s: goes on in %s, which has the same settings", job.dir, same[0])
+            folders[job.dir] = same[0] if same else otherwise[job.dir]
+            others.pop(folders[job.dir], None)
+            if folders[job.dir] != job.dir:
+                log.info("%s: its folder is %s", job.dir, folders[job.dir])
     return [replace(job, dir=folders[job.dir]) for job in jobs]
 
 
@@ -93,7 +91,7 @@ def _settings_in(run_dir: Path) -> Config | None:
     """The settings of the run in a folder; None where there is none, or none that can be read."""
     try:
         return typed(load_yaml(run_dir / CONFIG_FILE))
-    except (ConfigError, OmegaConfBaseException):
+    except (UserError, OmegaConfBaseException):
         return None
 
 
