@@ -13,11 +13,12 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from hydra.core.hydra_config import HydraConfig
+from omegaconf import OmegaConf
 
 from trm.cli import hydra_command
-from trm.config import digest
+from trm.config import digest, to_plain
 from trm.errors import EXIT_PREEMPTED, DataError
-from trm.run.folder import write_summary
+from trm.run.folder import CONFIG_FILE, write_summary
 from trm.run.signals import StopSignal
 
 
@@ -25,6 +26,8 @@ def run(cfg):
     run_dir = Path(HydraConfig.get().runtime.output_dir)
     rank = int(os.environ.get("SLURM_PROCID", "0"))
     began = time.time()
+    if rank == 0:
+        OmegaConf.save(OmegaConf.create(to_plain(cfg)), run_dir / CONFIG_FILE)
     tpu = {key: value for key, value in os.environ.items() if key.startswith(("TPU_", "CLOUD_TPU_"))}
     orders = json.loads(os.environ.get("FAKE_JOB", "{}"))
     order = next((what for part, what in orders.items() if part in f"{cfg.run_name},rank={rank}"), "")

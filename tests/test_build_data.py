@@ -16,7 +16,7 @@ import pytest
 from trm.cli import compose
 from trm.config import Config, DataConfig
 from trm.data import csv_source
-from trm.data.build import build_dataset, ensure_dataset
+from trm.data.build import build_command, build_dataset, ensure_dataset
 from trm.data.format import ARRAYS, array_path, load_dataset
 from trm.errors import DataError
 from trm.tasks.sudoku.generate import generate

@@ -16,6 +16,7 @@ from trm.config import (
     from_plain,
     numerics,
     resume_conflicts,
+    shortened,
     to_plain,
     total_steps,
     validate,
@@ -167,6 +168,32 @@ def test_wrong_types(override, value):
     message = refusal(override)
     assert override.partition("=")[0] in message
     assert value in message
+
+
+# W&B's fields, each with the longest text that it takes
+FIELDS = {"project": 128, "entity": 128, "group": 128, "job_type": 64, "tags": 64}
+
+
+@pytest.mark.parametrize("field", FIELDS)
+def test_what_wandb_would_refuse_is_refused_before_anything_starts(field):
+    def override(text):
+        return f"tracking.{field}=[a,'{text}']" if field == "tags" else f"tracking.{field}='{text}'"
+
+    most = FIELDS[field]
+    compose([override("x" * most), "run_name=r"])
+    bad = {"": "is empty", "  ": "is empty", "x" * (most + 1): f"{most} characters, not {most + 1}"}
+    bad |= {f"a{c}b": f"leave out {c}" for c in "/#?%:"} if field in ("project", "entity") else {}
+    for text, words in bad.items():
+        message = refusal(override(text))
+        assert message.startswith(f"tracking.{field}")
+        assert words in message
+        compose([override(text), "tracking=none", "run_name=r"])  # goes nowhere
+
+
+@given(st.text(min_size=1, max_size=300), st.text(min_size=1, max_size=300))
+def test_names_of_this_programs_making_are_shortened_and_told_apart(one, other):
+    assert len(shortened(one)) <= 128
+    assert (shortened(one) == shortened(other)) == (one == other)
 
 
 @pytest.mark.parametrize("group", ["model", "hardware", "experiment"])

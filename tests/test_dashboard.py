@@ -223,7 +223,7 @@ def test_what_cannot_be_pushed_is_told_in_one_line(study, server, arguments, env
     ("argument", "says"),
     [
         ("entity=a/b", "entity=a/b: not a name for W&B"),
-        ("project=", "project=: not a name for W&B"),
+        ("project=", "project is empty, which W&B refuses"),
         ("nam=x", "nam=x: not understood"),
         ("--dry", "arguments: --dry; `python -m trm.dashboard --help`"),
     ],

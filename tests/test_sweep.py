@@ -1,16 +1,15 @@
-"""Sweeps: names, idempotence, failures, jobs side by side. Jobs are those of fake_job.py, each a process of its own."""
+"""Sweeps: idempotence, failures, jobs side by side. Jobs are those of fake_job.py, each a process of its own."""
 
 import contextlib
 import importlib
 import json
 import os
+import re
 import signal
 import stat
 from itertools import pairwise
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from running import run
 from sweeping import FAKE_JOB, start, summaries, sweep, wait_for
 
@@ -19,61 +18,8 @@ from trm.cli import compose, compose_jobs
 from trm.run.folder import write_summary
 from trm.run.rank import process_rank
 from trm.study import sweep as study
-from trm.study.experiments import aliases
-from trm.study.sweep import job_names, sweep_name
 
 SEEDS = ["-m", "seed=0,1,2", "run_name=s"]
-
-
-# -------------------------------------------------------------------------------------------------------------------- names
-
-
-@pytest.mark.parametrize(
-    ("overrides", "name"),
-    [
-        (["+sweep=tn_sweep"], "tn_sweep"),
-        (["+sweep=tn_sweep", "seed=0,1,2"], "tn_sweep,seed=0,1,2"),
-        (["data=sudoku_6x6", "+sweep=tn_sweep", "model=tiny"], "tn_sweep,data=sudoku_6x6,model=tiny"),
-        (["+sweep=tn_sweep", "run_name=mine"], "mine"),
-        (["+sweep=tn_sweep", "hardware.jobs=2", "tracking=none", "hardware.placement=chip"], "tn_sweep"),
-        (["optimizer.lr=1e-3,1e-4"], "lr=1e-3,1e-4"),
-        ([], "defaults"),
-    ],
-)
-def test_a_sweeps_folder_is_named_by_what_it_computes(overrides, name):
-    assert sweep_name(overrides) == name
-
-
-def test_a_sweeps_name_does_not_depend_on_the_order_of_its_overrides():
-    overrides = ["+sweep=tn_sweep", "train.max_steps=5", "recursion=glob(*)", "seed=0,1"]
-    assert sweep_name(overrides) == sweep_name(overrides[::-1])
-    assert sweep_name(overrides) != sweep_name([*overrides, "train.epochs=3"])
-
-
-@given(st.lists(st.lists(st.sampled_from("abc/ '=,*()é"), max_size=30).map("".join), min_size=1, max_size=4))
-def test_names_are_plain_file_names(values):
-    for name in [sweep_name([f"data.path={v}" for v in values]), *job_names([[f"data.path={v}"] for v in values])]:
-        assert name
-        assert "/" not in name
-        assert name not in (".", "..")
-        assert len(name) < 100
-        assert not set(name) & set("'\" *()")
-
-
-def test_jobs_are_named_by_what_differs_and_by_their_seed():
-    assert job_names([["recursion=t2_n2", "model=tiny"], ["recursion=t3_n6", "model=tiny"]]) == [
-        "recursion=t2_n2",
-        "recursion=t3_n6",
-    ]
-    assert job_names([["experiment=a", "ema=on", "tracking=none"]]) == ["a,ema=on"]
-    assert job_names([["model=tiny", "seed=0"], ["model=tiny", "seed=1"]]) == ["seed=0", "seed=1"]
-    assert job_names([["experiment=a", "seed=0"], ["experiment=b", "seed=0"]]) == ["a,seed=0", "b,seed=0"]
-
-
-def test_job_names_are_unique_where_values_read_alike():
-    long = "x" * 200
-    jobs = [[f"data.path={long}{i}"] for i in range(3)] + [["data.path=a/b"], ["data.path=a b"]]
-    assert len(set(job_names(jobs))) == len(jobs)
 
 
 def test_a_process_outside_of_a_job_is_rank_0(monkeypatch):
@@ -132,6 +78,60 @@ def test_a_job_completed_with_other_settings_runs_again(tmp_path):
     assert "skipping" not in out
 
 
+def quiet(folder, *arguments):
+    """A sweep in multirun/s whose jobs all complete: those that it skipped, and all folders that are there."""
+    code, out, err = sweep(folder, "-m", "run_name=s", "hardware.jobs=2", *arguments)
+    assert (code, err) == (0, "")
+    skipped = re.search(r"skipping \d+ completed jobs: (.*)", out)
+    return set(skipped[1].split(", ")) if skipped else set(), set(summaries(folder))
+
+
+def test_the_same_sweep_in_another_order_or_with_more_values_trains_nothing_again(tmp_path):
+    four = {f"ema={ema},seed={seed}" for ema in ("on", "off") for seed in (0, 1)}
+    assert quiet(tmp_path, "ema=on,off", "seed=0,1") == (set(), four)
+    assert quiet(tmp_path, "++seed=1,0", "ema=glob(*)") == (four, four)
+    assert quiet(tmp_path, "seed=range(0,3)", "ema=off,on") == (four, four | {"ema=on,seed=2", "ema=off,seed=2"})
+
+
+def test_a_run_that_another_grid_gave_another_name_is_found(tmp_path):
+    """ema=on is the default, so that the first grid's jobs are a part of the second's, and of the third's."""
+    two = {"seed=0", "seed=1"}
+    assert quiet(tmp_path, "seed=0,1") == (set(), two)
+    assert quiet(tmp_path, "seed=0,1", "ema=on,off") == (two, two | {"ema=off,seed=0", "ema=off,seed=1"})
+    assert quiet(tmp_path, "seed=0", "ema.enabled=true,false") == ({"seed=0", "ema=off,seed=0"}, summaries(tmp_path).keys())
+
+
+def test_jobs_of_other_settings_under_the_same_name_are_told_apart(tmp_path):
+    two = {"seed=0", "seed=1"}
+    assert quiet(tmp_path, "seed=0,1") == (set(), two)
+    skipped, there = quiet(tmp_path, "seed=0,1", "ema=off")
+    assert skipped == set()
+    assert len(there - two) == 2
+    assert all(re.fullmatch(r"seed=[01]-[0-9a-f]{8}", name) for name in there - two)
+    assert quiet(tmp_path, "seed=0,1", "ema=off") == (there - two, there)
+    assert quiet(tmp_path, "seed=0,1") == (two, there)
+
+
+def test_a_job_whose_name_is_taken_finds_its_own_run_first(tmp_path):
+    quiet(tmp_path, "seed=0,1", "ema=off")
+    three = {"seed=0", "seed=1", "ema=on,seed=0"}
+    assert quiet(tmp_path, "seed=0", "ema=on,off") == ({"seed=0"}, three)
+    assert quiet(tmp_path, "seed=0", "ema=on") == ({"ema=on,seed=0"}, three)
+
+
+def test_jobs_on_other_data_are_told_apart_but_not_on_data_that_moved(tmp_path):
+    for name, count in (("a", 1), ("b", 2)):
+        (tmp_path / name).mkdir()
+        counts = {"train": count, "test": count}
+        record = {"settings": {}, "csv_sha256": {}, "puzzles": counts, "rows": counts, "disjointness": "-"}
+        (tmp_path / name / "build.json").write_text(json.dumps(record))
+    quiet(tmp_path, "seed=0", "data.path=a")
+    skipped, there = quiet(tmp_path, "seed=0", "data.path=b")
+    assert (skipped, len(there)) == (set(), 2)
+    (tmp_path / "a").rename(tmp_path / "c")
+    assert quiet(tmp_path, "seed=0", "data.path=c") == ({"seed=0"}, there)
+
+
 def test_dead_jobs_are_reported_and_the_others_finish(tmp_path):
     orders = {"seed=0": "kill", "seed=1": "exit", "seed=2": "user_error"}
     code, _, err = sweep(tmp_path, "-m", "seed=0,1,2,3", "run_name=s", "hardware.jobs=2", orders=orders)
@@ -166,7 +166,8 @@ def test_in_process_jobs_fail_alone_too(tmp_path):
     ("arguments", "message"),
     [
         (["-m", "recursion=glob(x*)"], "recursion=glob(x*) matches nothing: choose from t2_n2, t2_n6, t3_n4, t3_n6, t4_n6"),
-        (["-m", "seed=0,-1"], "job seed=-1: seed=-1 is out of range"),
+        (["-m", "seed=0,-1", "run_name=s"], "job seed=-1: seed=-1 is out of range"),
+        (["-m", "seed=0", "tracking.tags=[a,'']"], "error: tracking.tags[1] is empty"),
         (["-m", "seed=0,1", "+recursion.depth=3"], "recursion.depth is not a config key"),
         (["+sweep=tn_sweep", "hardware=cpu_mesh", "train.global_batch_size=100"], "does not divide over 8 devices: use 96 or 104"),
         (["-m", "seed=0,1", "hydra/launcher=ray"], "hydra/launcher=ray is not installed: pip install -e '.[ray]'"),
@@ -292,7 +293,7 @@ def test_a_sweep_of_real_runs(tmp_path):
 
 def test_a_summary_is_judged_by_whether_it_was_written_not_by_a_clock(tmp_path):
     """A job's host may be hours behind this one: its own diagnosis must stay."""
-    job = study.Job("a", (), "d")
+    job = study.Job("a", (), compose(["run_name=a"]))
     (tmp_path / "a").mkdir()
     before = study.stamps(tmp_path, [job])
     write_summary(tmp_path / "a", {"status": "failed", "reason": "its own words"})
@@ -303,11 +304,6 @@ def test_a_summary_is_judged_by_whether_it_was_written_not_by_a_clock(tmp_path):
     assert reason == "failed: the launcher's words"  # nothing was written since
 
 
-def test_an_alias_and_its_target_run_once():
-    jobs = [["experiment=e1_1_baseline", "seed=0"], ["experiment=e2_2_t3_n6", "seed=0"], ["experiment=e2_2_t3_n6", "seed=1"]]
-    assert study.without_aliases(jobs, aliases()) == [jobs[0], jobs[2]]
-
-
 @pytest.mark.parametrize("spelling", ["+sweep=tn_sweep", "sweep=tn_sweep"])
 def test_a_sweep_is_named_with_and_without_a_plus(spelling):
     assert len(compose_jobs([spelling, "recipe=tiny", "data=sudoku_6x6"])) == 5
@@ -315,16 +311,16 @@ def test_a_sweep_is_named_with_and_without_a_plus(spelling):
 
 def test_the_chips_of_a_host_are_shared_by_all_its_users(tmp_path, monkeypatch):
     compose([])  # Hydra loads its plugins first, as in every command
-    launchers = importlib.import_module("trm.study.launchers")
-    monkeypatch.setattr(launchers, "CHIP_LOCKS", tmp_path / "chips")
+    local = importlib.import_module("trm.study.local")
+    monkeypatch.setattr(local, "CHIP_LOCKS", tmp_path / "chips")
     slots = [(0,), (1,)]
     old = os.umask(0o077)
     try:
         with contextlib.ExitStack() as first, contextlib.ExitStack() as second:
-            assert launchers._take_slot(first, tmp_path / "chips", slots) == 0
-            assert launchers._take_slot(second, tmp_path / "chips", slots) == 1
+            assert local._take_slot(first, tmp_path / "chips", slots) == 0
+            assert local._take_slot(second, tmp_path / "chips", slots) == 1
         with contextlib.ExitStack() as again:
-            assert launchers._take_slot(again, tmp_path / "chips", slots) == 0
+            assert local._take_slot(again, tmp_path / "chips", slots) == 0
     finally:
         os.umask(old)
     assert stat.S_IMODE((tmp_path / "chips").stat().st_mode) == 0o1777

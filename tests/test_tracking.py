@@ -331,8 +331,8 @@ from trm.errors import UserError
 
 run, mode = Path(sys.argv[1]), sys.argv[2]
 
-def start(run=run, resume_step=None, run_id=None, **more):
-    cfg = Config(run_name="the-run-name", tracking=TrackingConfig(wandb=mode, tensorboard=False, **more))
+def start(run=run, resume_step=None, run_id=None, name="the-run-name", **more):
+    cfg = Config(run_name=name, tracking=TrackingConfig(wandb=mode, tensorboard=False, **more))
     cfg.data.name, cfg.data.path, cfg.hardware.name = "tiny", "data/tiny", "cpu"
     cfg.recursion.T = 5
     return trackers.open_trackers(cfg, run, is_main=True, resume_step=resume_step, wandb_run_id=run_id)
@@ -520,6 +520,37 @@ if "WANDB_API_KEY" in os.environ:
     assert len(auto["warnings"]) == 1
     assert "WANDB_API_KEY invalid" in auto["warnings"][0]
     assert "secret" not in err + malformed["error"] + auto["warnings"][0]
+
+
+@pytest.mark.parametrize("mode", ["auto", "offline", "online"])
+@pytest.mark.parametrize(
+    ("name", "value", "says"), [("TAGS", "a,,b", "run_tags"), ("BASE_URL", "nonsense", "base_url"), ("PROJECT", "a/b", "'a/b'")]
+)
+def test_a_wandb_variable_that_the_client_refuses_is_the_users_error(client, mode, name, value, says):
+    script = """
+try:
+    start()
+except UserError as error:
+    print(json.dumps({"error": str(error), "left": os.listdir(run)}))
+"""
+    [told], _ = client(mode, script, **{f"WANDB_{name}": value})
+    assert says in told["error"]
+    assert told["error"].endswith(": correct or unset it")
+    assert told["left"] == []
+
+
+def test_names_that_are_too_long_for_the_server_are_shortened(client):
+    script = """
+t = start(name="x" * 140)
+t.finish("completed", 0, {})
+report(t)
+"""
+    with FakeWandb() as server:
+        [told], _ = client("online", script, WANDB_RUN_GROUP="y" * 140, **online(server))
+        [run] = server.runs.values()
+    assert (told["mode"], told["warnings"]) == ("online", [])
+    for key, character in (("displayName", "x"), ("groupName", "y")):
+        assert re.fullmatch(character + r"{119}-[0-9a-f]{8}", run.settings[key])
 
 
 def test_online_falls_back_to_offline(client):

@@ -17,9 +17,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from trm.cli import compose, options, plain_command
-from trm.config import paper
+from trm.config import check_address, paper
 from trm.errors import RunFailure, UserError
-from trm.tracking.wandb_view import one_line, teardown_wandb, wandb_errors
+from trm.tracking.wandb_view import key_problem, one_line, teardown_wandb, wandb_errors
 
 # wandb_workspaces is imported where it is used: it brings wandb, which costs a second before a wrong argument is told.
 
@@ -140,9 +140,9 @@ def push(target: Target) -> tuple[str, bool]:
     import wandb
     from wandb.sdk.lib.service.service_connection import WandbApiFailedError
 
-    wandb.setup(wandb.Settings(silent=True, quiet=True, mode="online"))  # else WANDB_MODE=offline would hide the key
     try:
-        _check_key()
+        if problem := key_problem():
+            raise UserError(f"push needs a W&B key ({problem}): run `wandb login` or set WANDB_API_KEY; --dry-run needs none")
         return _write(target)
     except (*wandb_errors(), WandbApiFailedError) as error:
         server = str(wandb.setup().settings.base_url)
@@ -154,18 +154,6 @@ def push(target: Target) -> tuple[str, bool]:
         raise RunFailure(f"{server} did not take the workspace: {one_line(error)}") from error
     finally:
         teardown_wandb()
-
-
-def _check_key() -> None:
-    import wandb
-
-    problem = "there is none"
-    try:
-        if wandb.login(prompt=False, verify=False):
-            return
-    except wandb.errors.AuthenticationError as error:  # a malformed key; the message has its length, not the key
-        problem = one_line(error)
-    raise UserError(f"push needs a W&B key ({problem}): run `wandb login` or set WANDB_API_KEY; --dry-run needs none")
 
 
 def _write(target: Target) -> tuple[str, bool]:
@@ -203,8 +191,8 @@ def parse(arguments: list[str]) -> tuple[Target, bool]:
     for key, separator, value in (argument.partition("=") for argument in rest):
         if not separator or key not in names:
             raise UserError(f"{key}{separator}{value}: not understood: entity=NAME, project=NAME, name=TEXT and --dry-run are")
-        if not value or (key != "name" and not set(value).isdisjoint("/?#")):
-            raise UserError(f"{key}={value}: not a name for W&B: give {key}=NAME without / ? #")
+        if key != "name" or not value:
+            check_address(key, value)
         names[key] = value
     return Target(names["entity"] or None, names["project"], names["name"]), given.dry_run
 

@@ -1,15 +1,15 @@
 """Hydra loads plugins from the package `hydra_plugins` only; the sweeper and the launchers are trm/study's."""
 
-from trm.study import launchers
+from trm.study import local, slurm, sweeper
 
 
-class StudySweeper(launchers.StudySweeper):
+class StudySweeper(sweeper.StudySweeper):
     """The grid of `--multirun` and `+sweep=`."""
 
 
-class LocalLauncher(launchers.LocalLauncher):
+class LocalLauncher(local.LocalLauncher):
     """Jobs side by side on this machine."""
 
 
-class SlurmLauncher(launchers.SlurmLauncher):
+class SlurmLauncher(slurm.SlurmLauncher):
     """Jobs as one Slurm array."""

@@ -7,7 +7,6 @@ from pathlib import Path
 
 from trm.cli import CONF_DIR, compose
 from trm.config import digest
-from trm.study.experiments import aliases
 
 FILE = Path(__file__).resolve().parents[2] / "docs" / "results" / "experiments.md"
 TINY = ["recipe=tiny", "data=sudoku_6x6"]
@@ -28,7 +27,8 @@ def table() -> str:
     for path in sorted((CONF_DIR / "experiment").glob("[!_]*.yaml")):
         text = re.sub(r"\n#   (?=\S+ (?:up|down|=))", " ", path.read_text(encoding="utf-8"))
         found = re.search(r"^# Changes: (.*)$", text, re.MULTILINE)
-        changes = f"= `{aliases()[path.stem]}`" if path.stem in aliases() else found[1] if found else "-"
+        alias = re.search(r"^# Alias of: (\S+)$", text, re.MULTILINE)
+        changes = f"= `{alias[1]}`" if alias else found[1] if found else "-"
         digests = [digest(compose([f"experiment={path.stem}", "run_name=r", *size])) for size in ([], TINY)]
         lines.append(f"| `{path.stem}` | {changes} | `{digests[0]}` | `{digests[1]}` |")
     return HEAD + "\n".join(lines) + "\n"

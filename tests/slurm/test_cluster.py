@@ -94,7 +94,7 @@ def test_in_a_whole_pod_job_rank_0_alone_writes(tmp_path):
         assert summary["tpu"]["TPU_PROCESS_BOUNDS"] == "1,2,4"
         assert placements(tmp_path)[name]["ranks"] == 8
         files = {path.name for path in run_dir.iterdir()}
-        assert files <= {"summary.json", "placement.json", "config", "train.log"}
+        assert files <= {"summary.json", "placement.json", "config", "config.yaml", "train.log"}
         job = job_ids(tmp_path)[name]
         logs = list((tmp_path / "multirun/s/.submitit").glob(f"{job}/*_log.out"))
         assert len(logs) == 8  # all ranks ran

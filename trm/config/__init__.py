@@ -31,3 +31,4 @@ from trm.config.schema import (
     to_plain,
     unknown_keys,
 )
+from trm.config.wandb import check_address, shortened

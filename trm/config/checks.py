@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from trm.config.schema import LARGEST_COUNT, Config, Phase
+from trm.config.wandb import check_wandb
 from trm.errors import ConfigError, holds_secret
 
 _CHECKS: list[Callable[[Config], None]] = []
@@ -69,6 +70,7 @@ def validate(cfg: Config) -> None:
         raise ConfigError(
             f"tracking.artifact={cfg.tracking.artifact} is an upload to W&B, which is off: choose tracking=auto, wandb or offline"
         )
+    check_wandb(cfg)
     parts = cfg.run_name.split("/")
     if {"", ".", ".."} & set(parts) or not cfg.run_name.isprintable() or any(len(os.fsencode(part)) > 200 for part in parts):
         raise ConfigError(f"run_name={cfg.run_name!r} is no name for a folder under outputs/: choose letters, digits, - and _")

@@ -58,7 +58,10 @@ def in_use(run_dir: Path) -> bool:
 def write_whole(path: Path, text: str) -> None:
     """Replace a file as a whole or not at all: other processes read it."""
     temporary = path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}")
-    temporary.write_text(text)
+    with temporary.open("w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())  # else a machine that loses its power may keep the new name without the content
     temporary.replace(path)
 
 

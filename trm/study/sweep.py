@@ -1,4 +1,4 @@
-"""Sweeps: what a grid's folder and jobs are called, which jobs are done, and how a sweep ends.
+"""Sweeps: which folder is a job's, which jobs are done, and how a sweep ends.
 
 The same command means the same folder, so giving it again runs only what is missing or incomplete. A sweep is judged by each
 job's own summary.json, never by what a launcher or a queue says about it.
@@ -12,107 +12,24 @@ import contextlib
 import hashlib
 import json
 import logging
-import re
 import socket
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from trm.config import NOTHING, role
-from trm.run.folder import GRID_FILE, SUMMARY_FILE, held, read_summary, write_whole
+from omegaconf.errors import OmegaConfBaseException
+
+from trm.cli import typed
+from trm.config import Config, digest, kept, load_yaml, resume_conflicts, to_plain
+from trm.data.format import read_build_record
+from trm.errors import UserError
+from trm.run.folder import CONFIG_FILE, GRID_FILE, SUMMARY_FILE, held, read_summary, write_whole
 from trm.run.job import record_failure, stamp
 
 log = logging.getLogger(__name__)
 
 PLACEMENT_FILE = "placement.json"
-LONGEST_NAME = 70
-
-
-# -------------------------------------------------------------------------------------------------------------------- names
-
-
-def _key_and_value(override: str) -> tuple[str, str]:
-    key, _, value = override.lstrip("+~").partition("=")
-    return key, value.strip("'\"")
-
-
-def _is_neutral(key: str) -> bool:
-    """Whether it says how to run a sweep, not what it computes: then it is in neither its folder's nor its jobs' names."""
-    return role(key) == NOTHING and not key.startswith("recipe")
-
-
-def _label(override: str) -> str:
-    """An override as part of a name: EXPERIMENT, or KEY=VALUE with the last part of a dotted key."""
-    key, value = _key_and_value(override)
-    return value if key in ("experiment", "sweep") else f"{key.rpartition('.')[2]}={value}"
-
-
-def _file_name(labels: Sequence[str], overrides: Sequence[str]) -> str:
-    """The labels as one name that is a plain file name; a hash of the overrides follows where something had to be left out."""
-    full = ",".join(labels)
-    shown = list(labels)
-    while len(shown) > 1 and len(",".join(shown)) > LONGEST_NAME:
-        shown.pop()
-    name = re.sub(r"[^\w.,=+-]+", "_", ",".join(shown))[:LONGEST_NAME].strip("_,.")
-    return name if name == full else f"{name}-{_short_hash(overrides)}".lstrip("-")
-
-
-def _short_hash(overrides: Sequence[str]) -> str:
-    return hashlib.sha256("\n".join(sorted(overrides)).encode()).hexdigest()[:6]
-
-
-def sweep_name(overrides: Sequence[str]) -> str:
-    """The folder under multirun/ for a sweep of these overrides: equal for equal commands, in whatever order they are given.
-
-    run_name=NAME names it; else it is the name given to +sweep= and the other overrides, or these alone. Overrides of how to run
-    (hardware.jobs, tracking, ...) do not count.
-    """
-    pairs = [(_key_and_value(override), override) for override in overrides]
-    for (key, value), _ in pairs:
-        if key == "run_name" and value:
-            return _file_name([value], [value])
-    counted = sorted((key != "sweep", "." in key, key, override) for (key, _), override in pairs if not _is_neutral(key))
-    chosen = [override for *_, override in counted]
-    return _file_name([_label(override) for override in chosen], chosen) or "defaults"
-
-
-def _resolved(override: str, aliases: Mapping[str, str]) -> str:
-    key, value = _key_and_value(override)
-    return f"experiment={aliases[value]}" if key == "experiment" and value in aliases else override
-
-
-def without_aliases(jobs: Sequence[Sequence[str]], aliases: Mapping[str, str]) -> list[list[str]]:
-    """The jobs without those of an experiment that is another one by a second name, where the other is there too."""
-    there = {tuple(job) for job in jobs}
-    kept = []
-    for job in jobs:
-        other = [_resolved(override, aliases) for override in job]
-        if other != list(job) and tuple(other) in there:
-            log.info("%s: the same run as %s, which is enough", _file_name([_label(o) for o in job], job), other[0])
-        else:
-            kept.append(list(job))
-    return kept
-
-
-def job_names(jobs: Sequence[Sequence[str]]) -> list[str]:
-    """One readable, unique folder name for each job: its overrides that differ between jobs, and its seed where one is given."""
-    values: dict[str, set[str]] = {}
-    for job in jobs:
-        for override in job:
-            values.setdefault(_key_and_value(override)[0], set()).add(override)
-    shown = {key for key, found in values.items() if len(found) > 1 or key == "seed"} - {"sweep"}
-    if not shown:
-        shown = {key for key in values if not _is_neutral(key) and key != "sweep"}
-    names = []
-    for job in jobs:
-        picked = [override for override in job if _key_and_value(override)[0] in shown]
-        names.append(_file_name([_label(override) for override in picked], picked) or "run")
-    # two dotted keys may end alike, and long values may be cut alike
-    return [name if names.count(name) == 1 else f"{name}-{_short_hash(job)}" for name, job in zip(names, jobs, strict=True)]
-
-
-# --------------------------------------------------------------------------------------------------------------------- jobs
 
 
 @dataclass(frozen=True)
@@ -121,17 +38,89 @@ class Job:
 
     dir: str  # its folder inside the sweep's
     overrides: tuple[str, ...]  # what the user's command means for this job
-    digest: str  # trm.config.digest of its settings
+    cfg: Config
+
+    @property
+    def digest(self) -> str:
+        """What a completed run of these settings has in its summary."""
+        return digest(self.cfg)
+
+
+# ----------------------------------------------------------------------------------------------------- which folder is whose
+
+
+def without_twins(jobs: Sequence[Job]) -> list[Job]:
+    """The jobs without those whose settings are another's too: a value given twice, or an experiment under a second name."""
+    first: dict[str, Job] = {}
+    for job in sorted(jobs, key=lambda job: job.dir):
+        settings = json.dumps(to_plain(job.cfg) | {"run_name": ""}, sort_keys=True)
+        if first.setdefault(settings, job) is not job:
+            log.info("%s: the same run as %s, which is enough", job.dir, first[settings].dir)
+    kept_jobs = [job for job in jobs if any(job is each for each in first.values())]
+    assert len({job.dir for job in kept_jobs}) == len(kept_jobs), "two jobs of one name"
+    return kept_jobs
+
+
+def with_folders(sweep_dir: Path, jobs: Sequence[Job]) -> list[Job]:
+    """The jobs in the folders that are theirs, where the sweep's folder has runs of an earlier grid.
+
+    A job's name says what tells it from its grid's other jobs. Where a run of its settings has another name, since that grid was
+    another, the job goes on there. Where its own name is that of a run with other settings, its name gets a hash.
+    """
+    folders, otherwise = {}, {}
+    for job in jobs:
+        there = _settings_in(sweep_dir / job.dir)
+        wrong = _conflicts(there, job.cfg) if there is not None and job.cfg.train.resume == "auto" else ""
+        if there is not None and not wrong:
+            folders[job.dir] = job.dir
+        else:
+            otherwise[job.dir] = f"{job.dir}-{_hash(job.cfg)}" if wrong else job.dir
+    if otherwise:
+        free = {path.parent.name for path in sweep_dir.glob(f"*/{CONFIG_FILE}")} - set(folders.values())
+        others = {name: cfg for name in sorted(free) if (cfg := _settings_in(sweep_dir / name)) is not None}
+        for job in sorted((job for job in jobs if job.dir in otherwise), key=lambda job: job.dir):
+            same = [name for name, cfg in others.items() if _hash(cfg) == _hash(job.cfg) and not _conflicts(cfg, job.cfg)]
+            folders[job.dir] = same[0] if same else otherwise[job.dir]
+            others.pop(folders[job.dir], None)
+            if folders[job.dir] != job.dir:
+                log.info("%s: its folder is %s", job.dir, folders[job.dir])
+    return [replace(job, dir=folders[job.dir]) for job in jobs]
+
+
+def _settings_in(run_dir: Path) -> Config | None:
+    """The settings of the run in a folder; None where there is none, or none that can be read."""
+    try:
+        return typed(load_yaml(run_dir / CONFIG_FILE))
+    except (UserError, OmegaConfBaseException):
+        return None
+
+
+def _hash(cfg: Config) -> str:
+    """Of the settings that a run's results depend on, the machine and the dataset's place left out."""
+    settings = {key: value for key, value in kept(to_plain(cfg)).items() if key != "hardware"}
+    return hashlib.sha256(json.dumps([digest(cfg), settings], sort_keys=True).encode()).hexdigest()[:8]
+
+
+def _conflicts(there: Config, here: Config) -> str:
+    """Why a run with the settings `there` cannot be gone on with under those `here`; empty where it can."""
+    return "; ".join([*resume_conflicts(to_plain(there), here), *_other_data(there.data.path, here.data.path)])
+
+
+def _other_data(there: str, here: str) -> list[str]:
+    """Whether two dataset folders differ: one that has been moved or copied is the same."""
+    if not Path(there).exists() or Path(there).resolve() == Path(here).resolve():
+        return []
+    record = read_build_record(Path(there))
+    return [] if record is not None and record == read_build_record(Path(here)) else [f"data.path={there} there, {here} here"]
+
+
+# --------------------------------------------------------------------------------------------------------------------- jobs
 
 
 def write_grid(sweep_dir: Path, command: str, jobs: Sequence[Job]) -> None:
     """Record the grid in the sweep's folder."""
-    grid = {
-        "sweep": sweep_dir.name,
-        "command": command,
-        "jobs": [{"dir": job.dir, "overrides": list(job.overrides), "digest": job.digest} for job in jobs],
-    }
-    write_json(sweep_dir / GRID_FILE, grid)
+    entries = [{"dir": job.dir, "overrides": [o.lstrip("+") for o in job.overrides], "digest": job.digest} for job in jobs]
+    write_json(sweep_dir / GRID_FILE, {"sweep": sweep_dir.name, "command": command, "jobs": entries})
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
@@ -139,25 +128,16 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
     write_whole(path, json.dumps(content, indent=1) + "\n")
 
 
-def is_completed(run_dir: Path, digest: str) -> bool:
-    """True where the run folder holds a completed run of the settings with this digest."""
-    summary = read_summary(run_dir) or {}
-    return summary.get("status") == "completed" and summary.get("config_digest") == digest
-
-
 def why_incomplete(sweep_dir: Path, job: Job) -> str | None:
     """One line on why a job is not done, from its own folder; None where it is done."""
-    run_dir = sweep_dir / job.dir
-    if is_completed(run_dir, job.digest):
-        return None
-    summary = read_summary(run_dir)
+    summary = read_summary(sweep_dir / job.dir)
     if summary is None:
         return "missing: it left no summary.json"
-    status = summary.get("status")
+    status, done = summary.get("status"), summary.get("config_digest")
     if status == "preempted":
         return f"preempted at step {summary.get('steps')} of {summary.get('total_steps')}"
     if status == "completed":
-        return f"completed with other settings (digest {summary.get('config_digest')}, not {job.digest})"
+        return None if done == job.digest else f"completed with other settings (digest {done}, not {job.digest})"
     return f"{status}: {summary.get('reason')}"
 
 
@@ -174,7 +154,7 @@ def only_once(sweep_dir: Path) -> Iterator[None]:
 
 def left_to_do(sweep_dir: Path, jobs: Sequence[Job]) -> list[Job]:
     """The jobs that are not completed; says how many are skipped."""
-    done = [job.dir for job in jobs if is_completed(sweep_dir / job.dir, job.digest)]
+    done = [job.dir for job in jobs if why_incomplete(sweep_dir, job) is None]
     if done:
         log.info("skipping %s completed jobs: %s", len(done), ", ".join(done))
     return [job for job in jobs if job.dir not in done]

@@ -3,9 +3,10 @@
 import json
 import logging
 import math
-import os
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
+
+from trm.run.folder import write_whole
 
 log = logging.getLogger(__name__)
 
@@ -30,17 +31,12 @@ class JsonlTracker:
         assert not {"kind", "global_step"} & values.keys(), values
         finite = {name: value if math.isfinite(value) else None for name, value in values.items()}
         line = json.dumps({"kind": kind, "global_step": global_step, **finite}, allow_nan=False).encode() + b"\n"
-        write_whole(self._file, line)
+        while line:  # a nearly full disk may take only a part: the next write then raises OSError
+            line = line[self._file.write(line) :]
 
     def finish(self, status: str, exit_code: int, summary: dict[str, Any]) -> None:
         """Close the file."""
         self._file.close()
-
-
-def write_whole(file: BinaryIO, content: bytes) -> None:
-    """Write to a file without a buffer. A nearly full disk may take only a part: the next write then raises OSError."""
-    while content:
-        content = content[file.write(content) :]
 
 
 def _cut_lines(path: Path, last_step: int) -> None:
@@ -48,17 +44,13 @@ def _cut_lines(path: Path, last_step: int) -> None:
     kept, torn = [], 0
     for line in path.read_bytes().splitlines():
         try:
-            keep = json.loads(line)["global_step"] <= last_step
+            text = line.decode()
+            keep = json.loads(text)["global_step"] <= last_step
         except (ValueError, TypeError, KeyError):  # ValueError: not JSON, or not even UTF-8
             torn += 1
             continue
         if keep:
-            kept.append(line + b"\n")
+            kept.append(f"{text}\n")
     if torn:
         log.info("%s: left out %d unreadable line(s), as a killed run leaves one", path, torn)
-    temporary = path.with_name(path.name + ".tmp")
-    with temporary.open("wb") as file:
-        file.writelines(kept)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    write_whole(path, "".join(kept))

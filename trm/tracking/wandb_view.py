@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from trm.config import Config, to_plain
+from trm.config import Config, shortened, to_plain
 from trm.errors import UserError
 from trm.run.folder import CHECKPOINTS, GRID_FILE, best_step, steps_in
 from trm.tracking.labels import labels
@@ -65,11 +65,11 @@ class WandbTracker:
             dir=str(home),
             project=tracking.project,
             entity=tracking.entity,
-            group=tracking.group,
+            group=shortened(tracking.group or os.environ.get("WANDB_RUN_GROUP", "")) or None,
             job_type=tracking.job_type,
             tags=tracking.tags,
             notes=tracking.notes,
-            name=cfg.run_name,
+            name=shortened(cfg.run_name),
             config=to_plain(cfg) | {"labels": self._labels.plain(), "data_read": data},
             settings=wandb.Settings(
                 silent=True,
@@ -178,7 +178,24 @@ def _setup_wandb() -> None:
     if wandb.run is not None:
         # A sweep's job before this one ended in this process without `finish`: never log into its run.
         teardown_wandb()
-    wandb.setup(wandb.Settings(silent=True, quiet=True, mode="online"))  # else WANDB_MODE=offline would hide the key
+    try:
+        wandb.setup(wandb.Settings(silent=True, quiet=True, mode="online"))  # else WANDB_MODE=offline would hide the key
+    except (ValueError, wandb.errors.UsageError) as error:
+        for wrong in getattr(error, "errors", list)():  # pydantic's, whose own text is of several lines
+            error = ValueError(f"{wrong['loc'][0]}: {wrong['msg']}")
+        said = one_line(error)
+        raise UserError(f"W&B does not accept a WANDB_ variable of the environment ({said}): correct or unset it") from error
+
+
+def key_problem() -> str | None:
+    """Make the client ready; None where there is a key that it takes, else what is wrong. Asks no server, tells no key."""
+    import wandb
+
+    _setup_wandb()
+    try:
+        return None if wandb.login(prompt=False, verify=False) else "there is none"
+    except wandb.errors.AuthenticationError as error:  # a malformed key; the message has its length, not the key
+        return one_line(error)
 
 
 def teardown_wandb() -> None:
@@ -195,32 +212,26 @@ def teardown_wandb() -> None:
 
 
 def choose_wandb_mode(wanted: str, run_dir: Path, warn: Callable[[str], None]) -> WandbMode:
-    """What tracking.wandb=`wanted` comes to on this machine."""
+    """What tracking.wandb=`wanted` comes to on this machine. Raises UserError where it cannot be had."""
     # W&B's own variable says what the user wants as plainly as a key does.
     asked = os.environ.get("WANDB_MODE") if wanted == "auto" else wanted
     if asked == "disabled":
         return "disabled"
     if asked == "offline":
+        _setup_wandb()  # now, where what is wrong with the environment is still an error of the user's
         log.info("W&B: %s", offline_hint(run_dir))
         return "offline"
-    import wandb
-
-    problem = ""
-    try:
-        _setup_wandb()
-        if wandb.login(prompt=False, verify=False):
-            return "online"
-    except wandb.errors.AuthenticationError as error:  # a malformed key; the message has its length, not the key
-        problem = one_line(error)
+    problem = key_problem()
+    if problem is None:
+        return "online"
     if wanted == "online":
         raise UserError(
-            f"tracking.wandb=online needs a W&B key ({problem or 'there is none'}): "
-            "run `wandb login`, set WANDB_API_KEY, or use tracking=offline"
+            f"tracking.wandb=online needs a W&B key ({problem}): run `wandb login`, set WANDB_API_KEY, or use tracking=offline"
         )
-    if problem:
-        warn(f"W&B cannot log in ({problem}): {offline_hint(run_dir)}")
-    else:
+    if problem == "there is none":
         log.info("no W&B key: %s", offline_hint(run_dir))
+    else:
+        warn(f"W&B cannot log in ({problem}): {offline_hint(run_dir)}")
     return "offline"
 
 

@@ -1,0 +1,142 @@
+"""Jobs as processes of their own, which a launcher follows until they have ended: what the local and the Slurm launcher share.
+
+The launchers are those of hydra-submitit-launcher, changed in how they wait: a local sweep keeps as many jobs running as there are
+slots, a Slurm sweep follows the queue itself (a requeued job is still under way), and neither ends because one job did.
+"""
+
+import contextlib
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra.core.singleton import Singleton
+from hydra.core.utils import JobReturn, JobStatus
+from hydra_plugins.hydra_submitit_launcher import submitit_launcher  # type: ignore[import-untyped]
+from hydra_plugins.hydra_submitit_launcher.config import BaseQueueConf  # type: ignore[import-untyped]
+from omegaconf import DictConfig, OmegaConf
+
+from trm.cli import ROOT, one_line
+from trm.config import HardwareConfig
+from trm.errors import EXIT_FAILED, EXIT_PREEMPTED, UserError
+from trm.run.rank import process_rank
+from trm.study import sweep as study
+
+VISIBLE_GPUS = "TRM_VISIBLE_GPUS"  # the sweep's own CUDA_VISIBLE_DEVICES: submitit's local jobs start with an empty one
+
+
+def hardware_of(config: DictConfig) -> HardwareConfig:
+    """The machine that a composed config names."""
+    hardware = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(HardwareConfig), config.hardware))
+    assert isinstance(hardware, HardwareConfig)
+    return hardware
+
+
+class QueueLauncher(submitit_launcher.BaseSubmititLauncher):  # type: ignore[misc]
+    """What the local and the Slurm launcher share: every job is a process of its own, and is followed until it has ended."""
+
+    def __init__(self, **params: Any) -> None:
+        super().__init__(**params)
+        self.params: dict[str, Any]
+        self.reasons: dict[str, str] = {}  # job folder -> why it ended without completing
+        self.stopped = False
+
+    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
+        """Not used: the study's sweeper calls `launch_jobs`."""
+        raise UserError("hydra/launcher=submitit_local and submitit_slurm work with hydra/sweeper=study: leave hydra/sweeper alone")
+
+    def launch_jobs(self, sweep_dir: Path, names: Sequence[str], job_overrides: Sequence[Sequence[str]]) -> None:
+        """Start every job and wait until all have ended; fills `reasons` and `stopped`."""
+        raise NotImplementedError
+
+    @property
+    def hardware(self) -> HardwareConfig:
+        """The machine of the sweep's jobs."""
+        assert self.config is not None
+        return hardware_of(self.config)
+
+    def executor(self, folder: Path) -> Any:
+        """submitit's executor with the launcher's settings; those that are null are left to submitit."""
+        import submitit
+
+        params = {key: value for key, value in self.params.items() if value is not None and key != "submitit_folder"}
+        countdown = params.pop("max_num_timeout", None)
+        start = {} if countdown is None else {f"{self._EXECUTOR}_max_num_timeout": countdown}
+        try:
+            executor = submitit.AutoExecutor(folder=folder, cluster=self._EXECUTOR, **start)
+        except RuntimeError as error:
+            raise UserError(f"hydra/launcher=submitit_{self._EXECUTOR}: {one_line(error)}") from error
+        shared = set(OmegaConf.structured(BaseQueueConf).keys())
+        executor.update_parameters(**{key if key in shared else f"{self._EXECUTOR}_{key}": value for key, value in params.items()})
+        return executor
+
+    def arguments(self, run_dir: Path, overrides: Sequence[str], number: int) -> tuple[Any, ...]:
+        """The arguments of `__call__` for one job."""
+        return list(overrides), "hydra.sweep.dir", number, str(run_dir), Singleton.get_state()
+
+    # ------------------------------------------------------------------------------------------------- inside the job
+
+    def __call__(
+        self, sweep_overrides: list[str], job_dir_key: str, job_num: int, run_dir: str, singleton_state: dict[type, Singleton]
+    ) -> JobReturn | None:
+        """The job's process: take a place on the machine, then run as Hydra would.
+
+        In a job of several processes, only rank 0 writes into the run folder, and a rank that fails ends at once: the others would
+        wait for it in their next collective, and submitit alone would keep the failure to itself.
+        """
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # until the run takes care of it; submitit would ignore it
+        rank, ranks = process_rank()
+        try:
+            with self.placed(Path(run_dir).parent) as placement:
+                os.environ.update(placement["environment"])
+                if rank:
+                    sweep_overrides = [*sweep_overrides, "hydra.output_subdir=null", "hydra/job_logging=stdout"]
+                else:
+                    Path(run_dir).mkdir(parents=True, exist_ok=True)
+                    study.write_json(Path(run_dir) / study.PLACEMENT_FILE, {"sweep_dir": str(Path(run_dir).parent)} | placement)
+                result = super().__call__(sweep_overrides, job_dir_key, job_num, run_dir, singleton_state)
+            failed = result.status != JobStatus.COMPLETED
+        except SystemExit as end:
+            if end.code == EXIT_PREEMPTED and self.goes_on_later(rank):
+                return None
+            failed = bool(end.code)
+            if failed and ranks == 1:
+                raise
+        except Exception:
+            if ranks == 1:
+                raise
+            traceback.print_exc()
+            failed = True
+        if failed and ranks > 1:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(EXIT_FAILED)
+        if failed:
+            sys.exit(EXIT_FAILED)  # so that the queue knows it too
+        return None  # what the job has to say is in its folder
+
+    def goes_on_later(self, rank: int) -> bool:
+        """Called when the run has saved and stopped on a signal: True where the queue starts the job again."""
+        return False
+
+    def placed(self, sweep_dir: Path) -> contextlib.AbstractContextManager[dict[str, Any]]:
+        """Hold a place on this host while the job runs: what placement.json says about it."""
+        raise NotImplementedError
+
+
+@contextlib.contextmanager
+def job_environment(jobs: int) -> Iterator[None]:
+    """What jobs inherit: the import path, and a fair share of the cores for libraries that count them at start."""
+    before = dict(os.environ)
+    os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), *filter(None, [before.get("PYTHONPATH")])])
+    os.environ[VISIBLE_GPUS] = before.get("CUDA_VISIBLE_DEVICES", "all")
+    if jobs > 1:
+        os.environ.setdefault("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // jobs)))
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)

@@ -1,0 +1,161 @@
+"""hydra/launcher=submitit_slurm: a sweep's jobs as one Slurm array."""
+
+import contextlib
+import json
+import logging
+import os
+import re
+import socket
+import subprocess
+import time
+from collections.abc import Iterator, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from trm.config import HardwareConfig
+from trm.errors import UserError
+from trm.run.folder import read_summary
+from trm.run.rank import process_rank
+from trm.study import sweep as study
+from trm.study.placement import environment, expand_indices, slurm_resources
+from trm.study.queue import QueueLauncher, job_environment
+
+log = logging.getLogger(__name__)
+
+QUEUE_POLL_S = 2.0
+REQUEUE_MARGIN_S = 60
+
+
+class SlurmLauncher(QueueLauncher):
+    """Jobs as one Slurm array. What a job asks for comes from hardware.placement, unless the launcher's settings say it."""
+
+    _EXECUTOR = "slurm"
+
+    def launch_jobs(self, sweep_dir: Path, names: Sequence[str], job_overrides: Sequence[Sequence[str]]) -> None:
+        """Submit what is not in the queue yet, and follow the queue until nothing of the sweep is left in it."""
+        from submitit.core.utils import FailedJobError
+
+        self.params |= {key: value for key, value in slurm_resources(self.hardware).items() if self.params.get(key) is None}
+        executor = self.executor(sweep_dir / ".submitit" / "%j")
+        ids_file, queued = sweep_dir / "slurm_jobs.json", _in_queue()
+        known: dict[str, str] = json.loads(ids_file.read_text()) if ids_file.exists() else {}
+        under_way = {name: known[name] for name in names if known.get(name) in queued}
+        for name, job_id in under_way.items():
+            log.info("%s: already in the queue as Slurm job %s", name, job_id)
+        new = [number for number, name in enumerate(names) if name not in under_way]
+        if new:
+            arguments = [self.arguments(sweep_dir / names[number], job_overrides[number], number) for number in new]
+            try:
+                with job_environment(1):
+                    jobs = executor.map_array(self, *zip(*arguments, strict=True))
+            except FailedJobError as error:
+                raise UserError(f"Slurm refuses the jobs: {' '.join(str(error).split())}") from error
+            under_way |= {names[number]: job.job_id for number, job in zip(new, jobs, strict=True)}
+            study.write_json(ids_file, known | under_way)
+            first, asked = jobs[0].job_id.partition("_")[0], self.params
+            words = (
+                f"{asked['nodes']} host(s) each with {asked.get('gres') or 'no gres'}, at most {asked['array_parallelism']} at once"
+            )
+            log.info("Slurm job %s: %s jobs, %s, log in %s", first, len(new), words, jobs[0].paths.folder.parent)
+        try:
+            self._follow(sweep_dir, under_way)
+        except KeyboardInterrupt:
+            self.stopped = True
+            log.info(
+                "the jobs stay in the queue and the same command waits for them; `scancel %s` ends them",
+                " ".join(under_way.values()),
+            )
+            self.reasons = {}
+
+    def _follow(self, sweep_dir: Path, under_way: dict[str, str]) -> None:
+        waiting = dict(under_way)
+        while waiting:
+            time.sleep(QUEUE_POLL_S)
+            queued = _in_queue()
+            for name, job_id in [(name, job_id) for name, job_id in waiting.items() if job_id not in queued]:
+                del waiting[name]
+                summary = read_summary(sweep_dir / name) or {}
+                state = _slurm_state(job_id)
+                log.info("%s: %s (Slurm job %s: %s)", name, summary.get("status", "ended without a summary"), job_id, state)
+                self.reasons[name] = f"Slurm job {job_id} ended as {state} without a summary"
+
+    @contextlib.contextmanager
+    def placed(self, sweep_dir: Path) -> Iterator[dict[str, Any]]:
+        """The chips that Slurm gave to this job on this host."""
+        env, job_id = os.environ, os.environ["SLURM_JOB_ID"]
+        chips = _slurm_chips(job_id, self.hardware)
+        task = f"_{env['SLURM_ARRAY_TASK_ID']}" if "SLURM_ARRAY_TASK_ID" in env else ""
+        yield {
+            "host": env.get("SLURMD_NODENAME", socket.gethostname()),
+            "devices": list(chips),
+            "environment": environment(self.hardware, chips),
+            "slurm_job_id": env.get("SLURM_ARRAY_JOB_ID", job_id) + task,
+            "restarts": int(env.get("SLURM_RESTART_COUNT", "0")),
+            "ranks": process_rank()[1],
+        }
+
+    def goes_on_later(self, rank: int) -> bool:
+        """Requeue the job where it stopped for its time limit, at most max_num_timeout times; no other stop is."""
+        left_s = _slurm_seconds_left(os.environ["SLURM_JOB_ID"])
+        restarts = int(os.environ.get("SLURM_RESTART_COUNT", "0"))
+        late = left_s is not None and left_s <= self.params.get("signal_delay_s", 0) + REQUEUE_MARGIN_S
+        if left_s is None or not late or restarts >= self.params.get("max_num_timeout", 0):
+            return False
+        if rank == 0:
+            log.info("out of time: requeueing")
+            subprocess.run(["scontrol", "requeue", os.environ["SLURM_JOB_ID"]], check=True, timeout=60)
+        time.sleep(left_s + REQUEUE_MARGIN_S)  # Slurm ends this process; ending first would count as the job's own end
+        return True
+
+
+def _in_queue() -> set[str]:
+    """The ids of this user's jobs in Slurm's queue, array tasks each. Waits where the controller does not answer."""
+    while True:
+        answer = subprocess.run(["squeue", "--me", "-h", "-r", "-o", "%i"], capture_output=True, text=True, check=False)
+        if answer.returncode == 0:
+            return set(answer.stdout.split())
+        log.warning("squeue: %s", " ".join(answer.stderr.split()))
+        time.sleep(10 * QUEUE_POLL_S)
+
+
+def _slurm_show(job_id: str) -> str:
+    """What Slurm knows about a job, in one line; empty where it knows nothing."""
+    command = ["scontrol", "show", "job", "-d", "-o", job_id]
+    lines = subprocess.run(command, capture_output=True, text=True, check=False).stdout.splitlines()
+    # the id of an array's last task is that of the whole array, and shows all of its tasks
+    return next((line for line in lines if line.startswith(f"JobId={job_id} ")), lines[0] if lines else "")
+
+
+def _slurm_seconds_left(job_id: str) -> float | None:
+    """Until the time limit of a running job; None where it has none, or where the job is already being ended."""
+    line = _slurm_show(job_id)
+    end = re.search(r" EndTime=(\d\S+)", line)  # local time
+    if end is None or " JobState=RUNNING " not in line:
+        return None
+    return (datetime.fromisoformat(end[1]) - datetime.now()).total_seconds()
+
+
+def _slurm_state(job_id: str) -> str:
+    """How the job ended, in Slurm's words: its state, and the reason where it gives one."""
+    text = _slurm_show(job_id)
+    state = re.search(r"JobState=(\S+)", text)
+    if state is None:
+        answer = subprocess.run(["sacct", "-j", job_id, "-n", "-X", "-o", "State"], capture_output=True, text=True, check=False)
+        return " ".join(answer.stdout.split()) or "unknown"
+    reason = re.search(r"Reason=(\S+)", text)
+    return state[1] + (f" ({reason[1]})" if reason and reason[1] not in ("None", state[1]) else "")
+
+
+def _slurm_chips(job_id: str, hardware: HardwareConfig) -> tuple[int, ...]:
+    """The chips of its host that the job may use. Slurm knows them where its gres.conf names device files.
+
+    One line is enough: a job is on one host, or has all chips of each.
+    """
+    found = re.search(r"GRES=tpu\S*\(IDX:([-0-9,]+)\)", _slurm_show(job_id))
+    if found:
+        return expand_indices(found[1])
+    wanted = hardware.local_devices
+    if wanted == hardware.devices_per_host:
+        return tuple(range(wanted))
+    raise UserError("Slurm does not say which chip this job has: gres.conf needs File= for tpu, one device file per chip")

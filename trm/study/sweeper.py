@@ -1,0 +1,167 @@
+"""The study's sweeper: Hydra's basic grid, made idempotent. What a sweep is stands in trm/study/sweep.py."""
+
+import logging
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.utils import JobStatus
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig, OmegaConf
+
+from trm.cli import GROUPS, invocation, one_line, typed
+from trm.config import Config, all_keys, shortened, to_plain
+from trm.errors import EXIT_FAILED, EXIT_PREEMPTED, ConfigError, UserError
+from trm.run.rank import on_a_pod
+from trm.study import sweep as study
+from trm.study.names import job_names, sweep_name, word
+from trm.study.placement import place, ray_resources
+from trm.study.queue import QueueLauncher, hardware_of
+
+log = logging.getLogger(__name__)
+
+
+class StudySweeper(BasicSweeper):
+    """Hydra's basic grid, made idempotent: records the grid, skips completed jobs, and is judged by the jobs' summaries."""
+
+    config: DictConfig
+    hydra_context: HydraContext
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        """As Hydra's; on a TPU a sweep's jobs get one chip each unless hardware.placement says otherwise."""
+        self.implied: list[str] = []
+        if config.hardware.platform == "tpu" and config.hardware.placement is None:
+            config.hardware.placement = "chip"
+            self.implied = ["hardware.placement=chip"]
+        try:
+            super().setup(hydra_context=hydra_context, task_function=task_function, config=config)
+        except (RuntimeError, ImportError) as error:
+            if "hydra_ray_launcher" not in str(error):
+                raise
+            raise UserError("hydra/launcher=ray is not installed: pip install -e '.[ray]'") from error
+
+    def sweep(self, arguments: list[str]) -> None:
+        """Run what is missing of the grid. Exits with 1 where a job did not complete, with 143 where the sweep was stopped."""
+        if on_a_pod():  # every host would train the same jobs in the same folders
+            raise UserError(
+                "a sweep cannot run on all hosts of a pod at once: start it on one machine with hydra/launcher=submitit_slurm or "
+                "hydra/launcher=ray, or give scripts/launch_pod.sh one run at a time"
+            )
+        shown_dir = Path(str(self.config.hydra.sweep.dir))
+        sweep_dir = shown_dir.absolute()
+        jobs = self._grid(arguments)
+        command = invocation()
+        with study.only_once(sweep_dir):
+            jobs = study.with_folders(sweep_dir, jobs)
+            log.info("%s jobs in %s", len(jobs), shown_dir)
+            study.write_grid(sweep_dir, command, jobs)
+            OmegaConf.save(self.config, sweep_dir / "multirun.yaml")
+            todo = study.left_to_do(sweep_dir, jobs)
+            before = study.stamps(sweep_dir, jobs)
+            errors, stopped = self._launch(sweep_dir, todo) if todo else ({}, False)
+            failed = study.failures(sweep_dir, jobs, before, errors)
+        lines = study.closing_lines(shown_dir, jobs, failed, command)
+        print("\n".join(lines), file=sys.stderr if failed else sys.stdout, flush=True)
+        if failed:
+            sys.exit(EXIT_PREEMPTED if stopped else EXIT_FAILED)
+
+    def configs(self, arguments: list[str]) -> dict[str, Config]:
+        """The settings of every job of the grid, by its name."""
+        return {job.dir: job.cfg for job in self._grid(arguments)}
+
+    def _grid(self, arguments: list[str]) -> list[study.Job]:
+        """Every job of the grid, composed and validated before the first one starts. Raises ConfigError."""
+        loader = self.hydra_context.config_loader
+        parser = OverridesParser.create(config_loader=loader)
+        overrides = parser.parse_overrides([*self._parse_config(), *arguments])
+        for override in overrides:
+            if override.is_sweep_override() and override.is_discrete_sweep() and not list(override.sweep_string_iterator()):
+                options = [name for name in loader.get_group_options(override.key_or_group) if not name.startswith("_")]
+                hint = f"choose from {', '.join(options)}" if options else "give it a value"
+                raise ConfigError(f"{override.input_line} matches nothing: {hint}")
+        (grid,) = self.split_arguments([override for override in overrides if override.key_or_group != "sweep"], None)
+        common = set.intersection(*map(set, grid))
+        cfgs = [self._composed(job, " ".join(override for override in job if override not in common)) for job in grid]
+        names = job_names([self._chosen(parser, job, cfg) for job, cfg in zip(grid, cfgs, strict=True)])
+        jobs = study.without_twins([study.Job(*job) for job in zip(names, map(tuple, grid), cfgs, strict=True)])
+        machines = [cfg.hardware for cfg in cfgs]
+        if any(machine.platform == "tpu" for machine in machines) and len({place(machine) for machine in machines}) > 1:
+            raise ConfigError(
+                "hardware.placement and hardware= must be the same for all jobs of a sweep on a TPU: start one sweep for each"
+            )
+        return jobs
+
+    def _composed(self, overrides: Sequence[str], words: str) -> Config:
+        try:
+            return typed(self.hydra_context.config_loader.load_sweep_config(self.config, [*self.implied, *overrides]))
+        except UserError as error:
+            raise ConfigError(f"job {words}: {one_line(error)}" if words else one_line(error)) from error
+
+    @staticmethod
+    def _chosen(parser: OverridesParser, overrides: Sequence[str], cfg: Config) -> dict[str, str]:
+        """What a job's overrides choose, in words: of groups the options, of keys the values that they come to."""
+        chosen = {}
+        for override in parser.parse_overrides(list(overrides)):
+            key, value = override.key_or_group, override.value()
+            if key in all_keys() and key not in GROUPS:
+                value = to_plain(cfg)
+                for part in key.split("."):
+                    value = value[part]
+            chosen[key] = word(value)
+        return chosen
+
+    def _launch(self, sweep_dir: Path, jobs: Sequence[study.Job]) -> tuple[dict[str, str], bool]:
+        """Start the jobs and wait for them: the launcher's reason for each that did not end well, and whether it was stopped."""
+        batch = [self._launched_overrides(sweep_dir, job) for job in jobs]
+        if isinstance(self.launcher, QueueLauncher):
+            self.launcher.launch_jobs(sweep_dir, [job.dir for job in jobs], batch)
+            return self.launcher.reasons, self.launcher.stopped
+        assert self.launcher is not None
+        reasons = {}
+        try:
+            self._ask_ray()
+            for job, result in zip(jobs, self.launcher.launch(batch, initial_job_idx=0), strict=True):
+                if result.status != JobStatus.COMPLETED:
+                    reasons[job.dir] = _one_line(result._return_value)
+        except UserError:
+            raise
+        except Exception as error:  # noqa: BLE001 - a launcher may raise anything for a job that died; the summaries judge
+            log.warning("the launcher gave up: %s", _one_line(error))
+            reasons = {job.dir: f"no summary; the launcher gave up: {_one_line(error)}" for job in jobs}
+        return reasons, False
+
+    def _ask_ray(self) -> None:
+        """With hydra/launcher=ray: ask for the chips of hardware.placement, unless the launcher's settings say otherwise."""
+        ray = getattr(self.launcher, "ray_cfg", None)
+        if ray is None:
+            return
+        hardware = hardware_of(self.config)
+        if place(hardware).processes > 1:
+            raise ConfigError(
+                "hardware.placement=pod: Ray gives a job one host at most: use placement=host or chip, or submitit_slurm"
+            )
+        if not ray.remote.get("resources"):
+            ray.remote.resources = dict(ray_resources(hardware))
+
+    def _launched_overrides(self, sweep_dir: Path, job: study.Job) -> list[str]:
+        """The job's overrides, and where in the sweep it belongs."""
+        own = [*self.implied, *job.overrides, f"run_name={_quoted(job.dir)}"]
+        own += [f"hydra.sweep.dir={_quoted(str(sweep_dir))}", f"hydra.sweep.subdir={_quoted(job.dir)}"]
+        if job.cfg.tracking.group is None:
+            own.append(f"tracking.group={_quoted(shortened(sweep_dir.name))}")
+        return own
+
+
+def _quoted(text: str) -> str:
+    """A value in the override grammar's quotes."""
+    return "'" + re.sub(r"(\\*)'", r"\1\1\\'", text) + "'"
+
+
+def _one_line(error: BaseException) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"
+
+
+OmegaConf.register_new_resolver("trm_sweep_name", sweep_name, replace=True)  # of conf/config.yaml
