@@ -35,7 +35,7 @@ from trm.core.flops import analytic_train_flops, num_bytes
 from trm.core.model import init_fixed
 from trm.core.programs import train_program
 from trm.core.step import draw_min_steps, init_state
-from trm.plan.estimate import estimate, with_placement
+from trm.plan.estimate import estimate
 from trm.plan.settings import PlanSettings
 from trm.plan.workload import architecture_of, step_config, workload
 from trm.run.experiment import on_devices
@@ -130,7 +130,7 @@ def v4_roofline() -> list[Row]:
     for name, (settings, tokens) in V4_SIZES.items():
         for batch in V4_ROWS:
             cfg = config_of([*COMMON, *settings, "hardware=v4_8", f"train.global_batch_size={batch}"], tokens)
-            work, chip = workload(cfg), with_placement(cfg.hardware, "chip")
+            work, chip = workload(cfg), replace(cfg.hardware, placement="chip")
             bounds = estimate(work, chip, PlanSettings.host_ms_per_step / 1e3).train_step
             row: Row = {"series": V4_ROOFLINE, "size": name, "value": batch, "GFLOP a step": work.train_flops / 1e9}
             row |= {"roofline ms": 1e3 * bounds.roofline, "roofline samples/s": batch / bounds.roofline}

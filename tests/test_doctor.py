@@ -21,7 +21,7 @@ from trm.core.model import architecture, init_fixed
 from trm.core.step import init_state
 from trm.data.build import build_dataset
 from trm.data.format import array_path
-from trm.doctor import DataFacts, Probe
+from trm.doctor import Probe
 from trm.errors import UserError
 from trm.run.checkpoint import flatten
 
@@ -32,7 +32,31 @@ POD = HardwareConfig(name="v4_64", platform="tpu", num_hosts=8, devices_per_host
 EAGER = HardwareConfig(name="cpu", backend="eager")
 GOOD = {"python": "3.11.7", "torch": "2.9.1+cpu", "torch_xla": "2.9.0", "libtpu": "0.0.21", "libtpu_wanted": "0.0.21"}
 STARTED = Probe(devices=1, runtime="torch_xla on one", compile_s=0.5, right=True, peak_bytes=10**9)
-SMALL = DataFacts({"seq_len": 16, "vocab_size": 6, "num_puzzle_identifiers": 1}, num_groups=64)
+SMALL = {"seq_len": 16, "vocab_size": 6, "num_puzzle_identifiers": 1}
+
+
+def outcome(check, *arguments):
+    """The line of a check."""
+    return doctor.judged("name", lambda: check(*arguments))
+
+
+@pytest.mark.parametrize(
+    ("error", "found", "fix"),
+    [
+        (doctor.Finding("nothing there", "put it there"), "nothing there", "put it there"),
+        (UserError("a=1: too small: raise a"), "a=1: too small", "raise a"),
+        (PermissionError(13, "Permission denied", "x/y"), "x/y: Permission denied", "make it readable"),
+        (OSError("libcudart.so: cannot open shared object file"), "a package does not import (libcudart", "make setup"),
+        (ImportError("No module named 'torch'"), "a package does not import (No module named 'torch')", "make setup"),
+    ],
+)
+def test_what_a_check_raises_is_its_line(error, found, fix):
+    def check():
+        raise error
+
+    line = outcome(check)
+    assert (line.level, line.fix) == ("failure", fix)
+    assert line.found.startswith(found)
 
 
 # ------------------------------------------------------------------------------------------------------------------ versions
@@ -55,7 +79,7 @@ SMALL = DataFacts({"seq_len": 16, "vocab_size": 6, "num_puzzle_identifiers": 1},
     ],
 )
 def test_versions(changed, hardware, level, says):
-    check = doctor.check_versions(GOOD | changed, hardware)
+    check = outcome(doctor.check_versions, GOOD | changed, hardware)
     assert check.level == level
     assert says in str(check)
 
@@ -64,7 +88,7 @@ def test_versions_are_those_of_this_environment():
     found = doctor.installed_versions()
     assert (found["torch"], found["torch_xla"]) == (version("torch"), version("torch_xla"))
     assert re.fullmatch(r"[\d.]+", found["libtpu_wanted"])  # torch_xla's metadata still say it the way it is read here
-    assert doctor.check_versions(found, CPU).level == "ok"
+    assert outcome(doctor.check_versions, found, CPU).level == "ok"
 
 
 def test_pythons_are_those_of_setup_cfg():
@@ -83,8 +107,8 @@ def test_pythons_are_those_of_setup_cfg():
         (STARTED, CPU, "ok", "ok", "1 cpu device(s) expected and found"),
         (STARTED, MESH, "failure", "ok", "8 cpu device(s) expected, 1 found"),
         (Probe(error="gives none (no: chip): use hardware=cpu"), POD, "failure", "failure", "; fix: use hardware=cpu"),
-        (Probe(ended="no answer within 9 s", late=True), POD, "failure", "failure", "9 s; fix: start the doctor on all 8 hosts"),
-        (Probe(ended="no answer within 9 s", late=True), CPU, "failure", "failure", "hardware=cpu"),
+        (Probe(ended="no answer within 9 s"), POD, "failure", "failure", "9 s; fix: start the doctor on all 8 hosts"),
+        (Probe(ended="no answer within 9 s"), CPU, "failure", "failure", "hardware=cpu"),
         (Probe(ended="signal SIGABRT: no chip"), POD, "failure", "failure", "signal SIGABRT: no chip; fix: hardware=cpu"),
         (dataclasses.replace(STARTED, compile_s=None, ended="no answer within 9 s"), CPU, "ok", "failure", "no answer within 9 s"),
         (dataclasses.replace(STARTED, compile_s=None, ended="exit code 1: x"), CPU, "ok", "failure", "exit code 1: x"),
@@ -92,7 +116,7 @@ def test_pythons_are_those_of_setup_cfg():
     ],
 )
 def test_devices_and_compiling(probe, hardware, devices, compiling, says):
-    checks = doctor.check_devices(probe, hardware), doctor.check_compile(probe)
+    checks = outcome(doctor.check_devices, probe, hardware), outcome(doctor.check_compile, probe)
     assert tuple(check.level for check in checks) == (devices, compiling)
     assert says in f"{checks[0]}\n{checks[1]}"
 
@@ -114,7 +138,7 @@ def process_that(monkeypatch, tmp_path, script):
 def test_probe_that_hangs_is_ended(monkeypatch, tmp_path):
     process_that(monkeypatch, tmp_path, "echo noise; echo '{\"devices\": 1}'; exec sleep 60")
     probe = doctor.probe_devices(CPU, 2)
-    assert probe == Probe(devices=1, ended="no answer within 2 s", late=True)
+    assert probe == Probe(devices=1, ended="no answer within 2 s")
 
 
 def test_probe_that_aborts_is_told(monkeypatch, tmp_path):
@@ -144,18 +168,18 @@ def copied(built, tmp_path):
 
 
 def test_whole_dataset(built):
-    check, facts = doctor.check_dataset(settings(built))
+    check = outcome(doctor.check_dataset, settings(built))
     assert check.level == "ok", check
     assert "checksums match" in check.found
-    assert dataclasses.replace(facts, num_bytes=0) == SMALL
-    assert facts.num_bytes > 64 * 2 * 16
+    assert doctor.sizes_and_groups(settings(built)) == (SMALL, 64)
+    assert doctor.folder_bytes(built) > 64 * 2 * 16
 
 
 def test_missing_dataset_that_the_run_builds(tmp_path):
-    check, facts = doctor.check_dataset(settings(tmp_path / "set"))
+    check = outcome(doctor.check_dataset, settings(tmp_path / "set"))
     assert check.level == "warning"
     assert check.fix.startswith("python -m trm.build_data data=sudoku_4x4")
-    assert facts == SMALL
+    assert doctor.sizes_and_groups(settings(tmp_path / "set")) == (SMALL, 64)
     assert not list(tmp_path.iterdir())
 
 
@@ -168,7 +192,7 @@ def test_missing_dataset_that_must_be_built(tmp_path):
         ([f"data.train_csv={csv}"], "failure"),
         ([f"data.train_csv={csv}", f"data.test_csv={csv}"], "warning"),
     ):
-        check, _ = doctor.check_dataset(settings(tmp_path / "set", "data=sudoku_extreme", *given))
+        check = outcome(doctor.check_dataset, settings(tmp_path / "set", "data=sudoku_extreme", *given))
         assert check.level == level
         assert "python -m trm.build_data data=sudoku_extreme" in check.fix
         assert ("no.csv" in check.found) == ("no.csv" in str(given))
@@ -192,14 +216,14 @@ def flip(file):
 def test_damaged_dataset(built, tmp_path, name, damage, says):
     path = copied(built, tmp_path)
     damage(array_path(path, "train", name))
-    check, _ = doctor.check_dataset(settings(path))
+    check = outcome(doctor.check_dataset, settings(path))
     assert check.level == "failure"
     assert says in check.found
     assert check.fix.startswith(f"remove {path}")
 
 
 def test_dataset_of_other_settings(built):
-    check, _ = doctor.check_dataset(settings(built, "data.num_puzzles=65"))
+    check = outcome(doctor.check_dataset, settings(built, "data.num_puzzles=65"))
     assert check.level == "failure"
     assert "data.num_puzzles=64" in str(check)
 
@@ -207,13 +231,13 @@ def test_dataset_of_other_settings(built):
 def test_dataset_without_a_build_record(built, tmp_path):
     path = copied(built, tmp_path)
     (path / "build.json").unlink()
-    check, _ = doctor.check_dataset(settings(path))
+    check = outcome(doctor.check_dataset, settings(path))
     assert check.level == "ok"
     assert "no checksums" in check.found
 
 
 def test_dataset_too_small_for_one_step(built):
-    check, _ = doctor.check_dataset(settings(built, "train.max_steps=null", "train.epochs=1", "train.global_batch_size=65"))
+    check = outcome(doctor.check_dataset, settings(built, "train.max_steps=null", "train.epochs=1", "train.global_batch_size=65"))
     assert check.level == "failure"
     assert "raise train.epochs" in check.fix
 
@@ -231,11 +255,11 @@ def test_dataset_too_small_for_one_step(built):
 )
 def test_state_bytes_are_those_of_the_real_state(overrides):
     cfg = compose([*TINY, "run_name=x", *overrides])
-    arch = architecture(cfg, **SMALL.sizes)
+    arch = architecture(cfg, **SMALL)
     fixed = init_fixed(arch, cfg.seed)
     state = init_state(cfg, arch, fixed)
     starts = [tensor for name, tensor in fixed.items() if name.startswith("init.")]
-    assert doctor.state_bytes(cfg, SMALL.sizes) == sum(tensor.nbytes for tensor in [*flatten(state).values(), *starts])
+    assert doctor.state_bytes(cfg, SMALL) == sum(tensor.nbytes for tensor in [*flatten(state).values(), *starts])
 
 
 @pytest.mark.parametrize(
@@ -255,14 +279,15 @@ def test_checkpoints_at_once(overrides, count):
     [(100, 0, 499, "failure"), (100, 200, 299, "failure"), (100, 200, 300, "warning"), (10**8, 0, 10**10, "ok")],
 )
 def test_disk(state, there, free, level):
-    check = doctor.check_disk(state, 5, there, free, Path("x"))
+    check = outcome(doctor.check_disk, state, 5, there, free, Path("x"))
     assert check.level == level
     assert ("train.keep_checkpoints" in check.fix) == (level != "ok")
 
 
-def test_memory():
-    found = [doctor.check_memory(2, on_cpu, 10, 5, available).level for on_cpu in (True, False) for available in (20, 21, 25)]
-    assert found == ["failure", "failure", "ok", "failure", "ok", "ok"]
+@pytest.mark.parametrize(("on_cpu", "needed"), [(True, 25), (False, 21)])
+def test_memory(on_cpu, needed):
+    assert outcome(doctor.check_memory, 2, on_cpu, 10, 5, needed).level == "ok"
+    assert outcome(doctor.check_memory, 2, on_cpu, 10, 5, needed - 1).level == "failure"
 
 
 def test_available_memory_is_within_the_machine():
@@ -270,22 +295,17 @@ def test_available_memory_is_within_the_machine():
     assert 0 < doctor.available_memory() <= total
 
 
-@pytest.mark.parametrize(("num_bytes", "words"), [(0, "0 bytes"), (386104144, "386 MB"), (1.93e9, "1.93 GB"), (2e15, "2e+03 TB")])
-def test_size(num_bytes, words):
-    assert doctor.size(num_bytes) == words
-
-
 # -------------------------------------------------------------------------------------------------- folder, tracking, launcher
 
 
 def test_folder(tmp_path):
-    assert doctor.check_folder(tmp_path / "outputs/x").level == "ok"
+    assert outcome(doctor.check_folder, tmp_path / "outputs/x").level == "ok"
     assert not list(tmp_path.iterdir())
     (tmp_path / "outputs").write_text("in the way")
-    check = doctor.check_folder(tmp_path / "outputs/x")
+    check = outcome(doctor.check_folder, tmp_path / "outputs/x")
     assert check.level == "failure"
     assert f"make {tmp_path}/outputs writable" in check.fix
-    assert doctor.check_folder(Path("/proc/outputs/x")).level == "failure"  # read-only for root too
+    assert outcome(doctor.check_folder, Path("/proc/outputs/x")).level == "failure"  # read-only for root too
 
 
 @pytest.mark.parametrize(
@@ -309,7 +329,7 @@ def test_wandb(monkeypatch, chosen, wanted, level, says):
 
     monkeypatch.setattr(doctor, "choose_wandb_mode", choose)
     monkeypatch.delenv("WANDB_MODE", raising=False)
-    check, _ = doctor.check_wandb(TrackingConfig(wandb=wanted), Path("x"))
+    check = outcome(doctor.check_wandb, TrackingConfig(wandb=wanted), Path("x"))
     assert check.level == level
     assert says in str(check)
 
@@ -322,26 +342,21 @@ def test_whether_a_server_answers():
 
 
 def test_tracking(monkeypatch):
-    assert doctor.check_tracking(TrackingConfig(), "offline").found.endswith("W&B (offline)")
-    monkeypatch.setattr(doctor, "is_installed", lambda *_: False)
-    assert doctor.check_tracking(TrackingConfig(), None).level == "failure"
-    plain = doctor.check_tracking(TrackingConfig(tensorboard=False), "disabled")
+    assert outcome(doctor.check_tracking, TrackingConfig()).found.endswith("TensorBoard")
+    monkeypatch.setattr(doctor, "version_of", lambda _: None)
+    assert outcome(doctor.check_tracking, TrackingConfig()).level == "failure"
+    plain = outcome(doctor.check_tracking, TrackingConfig(tensorboard=False))
     assert (plain.level, plain.found) == ("ok", "metrics.jsonl")
 
 
 def test_launcher(monkeypatch):
-    monkeypatch.setattr(doctor, "is_installed", lambda *_: False)
+    monkeypatch.setattr(doctor, "version_of", lambda package: None if package == "hydra-ray-launcher" else "1")
     monkeypatch.setattr(doctor.shutil, "which", lambda _: None)
-    assert doctor.check_launcher("submitit_local").level == "ok"
-    assert "sbatch is not on PATH" in doctor.check_launcher("submitit_slurm").found
-    assert "EXTRAS=dev,ray" in doctor.check_launcher("ray").fix
-    monkeypatch.setattr(doctor, "is_installed", lambda *_: True)
-    assert doctor.check_launcher("ray").level == "ok"
-
-
-def test_is_installed():
-    assert doctor.is_installed("torch", "hydra_plugins.hydra_submitit_launcher")
-    assert not doctor.is_installed("torch", "no_such_package.module")
+    assert outcome(doctor.check_launcher, "submitit_local").level == "ok"
+    assert "sbatch is not on PATH" in outcome(doctor.check_launcher, "submitit_slurm").found
+    assert "EXTRAS=dev,ray" in outcome(doctor.check_launcher, "ray").fix
+    monkeypatch.setattr(doctor, "version_of", lambda _: "1")
+    assert outcome(doctor.check_launcher, "ray").level == "ok"
 
 
 def test_launch_is_what_hydra_would_do():
@@ -375,7 +390,7 @@ def test_command_before_and_after_a_run(tmp_path):
     run(tmp_path, "trm.train", *arguments)
     checkpoint = (tmp_path / "outputs/a/checkpoints/latest").resolve()
     cfg = compose([*arguments, f"data.path={tmp_path}/data/sudoku_4x4_n64_aug0_seed0"])
-    estimate = doctor.state_bytes(cfg, doctor.check_dataset(cfg)[1].sizes)
+    estimate = doctor.state_bytes(cfg, doctor.sizes_and_groups(cfg)[0])
     with safe_open(checkpoint / "state.safetensors", "np") as file:
         assert estimate == sum(file.get_tensor(name).nbytes for name in file.keys())  # noqa: SIM118 - no dict
     on_disk = sum(file.stat().st_size for file in checkpoint.iterdir())

@@ -74,13 +74,13 @@ def loader():
 def full(model, loader):
     """The result of all supervision steps for all puzzles, and what every puzzle said on the way."""
     runtime, arch, weights, fixed = model
-    return FullEvaluator(runtime, arch, fixed, loader, BATCH, S, "off", traced=True).trace(weights, None)
+    return FullEvaluator(runtime, arch, fixed, loader, S, "off", traced=True).trace(weights, None)
 
 
 @pytest.fixture(scope="module")
 def early(model, loader):
     runtime, arch, weights, fixed = model
-    return EarlyExitEvaluator(runtime, arch, fixed, loader, BATCH, S, "off").run(weights, None)
+    return EarlyExitEvaluator(runtime, arch, fixed, loader, S, "off").run(weights, None)
 
 
 def labelled(loader):
@@ -165,7 +165,9 @@ def test_early_exit_keeps_the_samples_of_the_halting_step(full, early):
 @pytest.mark.parametrize("batch", [1, 5, 64])
 def test_early_exit_does_not_depend_on_the_batch(model, loader, early, batch):
     runtime, arch, weights, fixed = model
-    found = EarlyExitEvaluator(runtime, arch, fixed, loader, batch, S, "off").run(weights, None)
+    found = EarlyExitEvaluator(runtime, arch, fixed, EvalLoader(loader._dataset, global_batch_size=batch), S, "off").run(
+        weights, None
+    )
     for ours, theirs in zip(found.by_step, early.by_step, strict=True):
         assert ours == pytest.approx(theirs, rel=1e-9)
 
@@ -173,7 +175,7 @@ def test_early_exit_does_not_depend_on_the_batch(model, loader, early, batch):
 def test_a_model_that_never_halts_gives_the_ordinary_result(model, loader, full):
     runtime, arch, weights, fixed = model
     never = weights | {"q_head.bias": torch.full_like(weights["q_head.bias"], -1e3)}
-    ours = EarlyExitEvaluator(runtime, arch, fixed, loader, BATCH, S, "off").run(never, None)
+    ours = EarlyExitEvaluator(runtime, arch, fixed, loader, S, "off").run(never, None)
     for step, theirs in zip(ours.by_step, full[0].by_step, strict=True):
         for name in ("exact_accuracy", "accuracy", "lm_loss", "steps", "count"):
             assert step[name] == pytest.approx(theirs[name], rel=1e-9), name

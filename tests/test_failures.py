@@ -31,7 +31,7 @@ def pod():
 
 def test_out_of_memory_names_the_batch_that_fits(pod):
     line = memory_words(pod, TPU_MESSAGE)
-    assert "48.98G needed, 30.75G there" in line
+    assert "48.98 GiB needed, 30.75 GiB there" in line
     assert "train.global_batch_size=480 should fit" in line  # 768 * 30.75 / 48.98 = 482, and 32 devices
     assert "\n" not in line
 

@@ -10,11 +10,10 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import hashlib
 import importlib.metadata
-import importlib.util
 import json
-import math
 import os
 import re
 import resource
@@ -27,11 +26,13 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit
+
+from rich.filesize import decimal
 
 from trm.cli import Launch, compose_launch, options, plain_command
 from trm.config import Config, HardwareConfig, TrackingConfig, total_steps
@@ -42,9 +43,11 @@ from trm.errors import EXIT_FAILED, ConfigError, DataError, UserError, plain_lin
 from trm.tasks.base import task_of
 from trm.tracking.wandb_view import choose_wandb_mode
 
+Level = Literal["ok", "warning", "failure"]
 PYTHONS = ((3, 11), (3, 14))  # from, and the first that is too new: python_requires of setup.cfg
 PROBE_LIMIT_S = 180.0  # generous: the hosts of a pod wait for one another when they start
 SERVER_LIMIT_S = 3.0
+NO_ANSWER = "no answer"
 SPARE_BYTES = 2**30  # of disk, for metrics, TensorBoard and W&B
 # Copies of the training state in host memory while a checkpoint is written: the initial one, the one fetched, and the file's bytes;
 # on a CPU also the device's own, a step's state and the next one's.
@@ -56,7 +59,7 @@ class Check:
     """The result of one check, told in one line."""
 
     name: str
-    level: Literal["ok", "warning", "failure"]
+    level: Level
     found: str
     fix: str = ""
 
@@ -65,53 +68,71 @@ class Check:
         return plain_line(line)
 
 
-def judged(name: str, found: str, failure: str | None, warning: str | None = None) -> Check:
-    """A check that fails, or warns, where there is a fix for it."""
-    if failure is not None:
-        return Check(name, "failure", found, failure)
-    return Check(name, "ok", found) if warning is None else Check(name, "warning", found, warning)
+class Finding(Exception):
+    """Raised by a check that does not find what it wants; one that finds it returns what to say of it."""
+
+    def __init__(self, found: str, fix: str, level: Level = "failure") -> None:
+        super().__init__(found)
+        self.found, self.fix, self.level = found, fix, level
+
+
+def judged(name: str, check: Callable[[], str]) -> Check:
+    """Make a check; what it raises is a line with its fix too."""
+    try:
+        return Check(name, "ok", check())
+    except Finding as wrong:
+        return Check(name, wrong.level, wrong.found, wrong.fix)
+    except UserError as error:  # "what is wrong: what to do"
+        found, _, fix = str(error).rpartition(": ")
+        return Check(name, "failure", found, fix)
+    except (ImportError, OSError) as error:
+        if isinstance(error, OSError) and error.filename:
+            return Check(name, "failure", f"{error.filename}: {error.strerror}", "make it readable")
+        return Check(name, "failure", f"a package does not import ({error})", "make setup")  # OSError: a library that torch loads
 
 
 # ------------------------------------------------------------------------------------------------------------------ versions
 
 
+def version_of(package: str) -> str | None:
+    """What an installed package's metadata state, None where it is missing; it is not imported."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
 def installed_versions() -> dict[str, str | None]:
-    """What the packages' metadata state, None where one is missing; nothing is imported. libtpu_wanted is torch_xla's."""
-    found: dict[str, str | None] = {}
-    for name in ("torch", "torch_xla", "libtpu"):
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            found[name] = None
+    """Versions of what a run computes with; libtpu_wanted is the one that torch_xla asks for."""
+    found = {name: version_of(name) for name in ("torch", "torch_xla", "libtpu")}
     asked = importlib.metadata.requires("torch_xla") or [] if found["torch_xla"] else []
     wanted = [match[1] for line in asked if (match := re.fullmatch(r"libtpu==([\w.]+);.*", line))]
     return {"python": sys.version.split()[0], **found, "libtpu_wanted": wanted[0] if wanted else None}
 
 
-def check_versions(found: dict[str, str | None], hardware: HardwareConfig) -> Check:
+def check_versions(found: dict[str, str | None], hardware: HardwareConfig) -> str:
     """Whether Python, torch, torch_xla and libtpu fit together, as far as `hardware` needs them."""
     torch, xla, libtpu, wanted = (found[name] for name in ("torch", "torch_xla", "libtpu", "libtpu_wanted"))
     text = ", ".join(f"{name} {found[name] or 'missing'}" for name in ("python", "torch", "torch_xla", "libtpu"))
-    failure = warning = None
-    if not PYTHONS[0] <= tuple(map(int, str(found["python"]).split(".")[:2])) < PYTHONS[1]:
-        failure = "Python 3.11 to 3.13: make clean setup PYTHON=python3.11"
-    elif torch is None:
-        failure = "make setup"
-    elif hardware.backend != "xla":
-        text += f" (hardware.backend={hardware.backend} needs torch alone)"
-    elif xla is None:
-        failure = "make setup installs torch_xla; hardware.backend=eager or inductor does without it"
-    elif torch.split(".")[:2] != xla.split(".")[:2]:
-        wanted = ".".join(xla.split(".")[:2])
-        failure = f"make setup installs the pair; torch_xla {xla} needs torch {wanted}.*, hardware.backend=eager neither"
-    elif hardware.platform == "tpu":
-        if libtpu is None:
-            failure = "make setup EXTRAS=dev,tpu, or hardware=cpu"
-        elif wanted not in (None, libtpu):
-            warning = f"torch_xla asks for libtpu {wanted}: make setup EXTRAS=dev,tpu"
-    elif libtpu is None:
-        text += " (no TPU, not needed)"
-    return judged("versions", text, failure, warning)
+    python = tuple(map(int, str(found["python"]).split(".")[:2]))
+    pair = ".".join(str(xla).split(".")[:2])  # torch and torch_xla of one minor version
+    on_xla, on_tpu = hardware.backend == "xla", hardware.backend == "xla" and hardware.platform == "tpu"
+    wrong = {
+        "Python 3.11 to 3.13: make clean setup PYTHON=python3.11": not PYTHONS[0] <= python < PYTHONS[1],
+        "make setup": torch is None,
+        "make setup installs torch_xla; hardware.backend=eager or inductor does without it": on_xla and xla is None,
+        f"make setup installs the pair; torch_xla {xla} needs torch {pair}.*, hardware.backend=eager neither": (
+            on_xla and pair != ".".join(str(torch).split(".")[:2])
+        ),
+        "make setup EXTRAS=dev,tpu, or hardware=cpu": on_tpu and libtpu is None,
+    }
+    for fix in (fix for fix, is_so in wrong.items() if is_so):
+        raise Finding(text, fix)
+    if on_tpu and wanted not in (None, libtpu):
+        raise Finding(text, f"torch_xla asks for libtpu {wanted}: make setup EXTRAS=dev,tpu", "warning")
+    if not on_xla:
+        return f"{text} (hardware.backend={hardware.backend} needs torch alone)"
+    return text if libtpu else f"{text} (no TPU, not needed)"
 
 
 # ------------------------------------------------------------------------------------------------------- devices and compiling
@@ -128,30 +149,25 @@ class Probe:
     right: bool = False
     peak_bytes: int = 0
     ended: str = ""  # how the process ended where it should not have
-    late: bool = False  # whether it was ended for taking too long
 
 
 def probe_devices(hardware: HardwareConfig, limit_s: float) -> Probe:
     """Start the backend in a process of its own, which a wrong platform can hang or abort, for at most `limit_s` seconds."""
     command = [sys.executable, "-c", "from trm.doctor import run_probe; run_probe()"]
     asked = json.dumps(dataclasses.asdict(hardware)).encode()
-    ended = ""
     try:
         done = subprocess.run(command, input=asked, capture_output=True, timeout=limit_s, check=False)
-        output = done.stdout
-        if done.returncode:
-            said = done.stderr.decode(errors="replace").strip().splitlines()
-            code = done.returncode
-            ended = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
-            ended += f": {said[-1].strip()}" if said else ""
+        output, code, last = done.stdout, done.returncode, done.stderr.decode(errors="replace").strip().rpartition("\n")[2]
+        how = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+        ended = (f"{how}: {last}" if last else how) if code else ""
     except subprocess.TimeoutExpired as late:
-        output, ended = late.stdout or b"", f"no answer within {limit_s:g} s"
+        output, ended = late.stdout or b"", f"{NO_ANSWER} within {limit_s:g} s"
     facts: dict[str, Any] = {}
     for line in output.splitlines():
         with contextlib.suppress(ValueError):  # what a library prints beside the probe's own lines
             said = json.loads(line)
             facts |= said if isinstance(said, dict) and said.keys() <= Probe.__dataclass_fields__.keys() else {}
-    return Probe(**facts | {"ended": ended, "late": ended.startswith("no answer")})
+    return Probe(**facts | {"ended": ended})
 
 
 def run_probe() -> None:
@@ -190,83 +206,69 @@ def run_probe() -> None:
     tell(compile_s=time.perf_counter() - began, right=right, peak_bytes=peak_bytes)
 
 
-def check_devices(probe: Probe, hardware: HardwareConfig) -> Check:
+def check_devices(probe: Probe, hardware: HardwareConfig) -> str:
     """Whether the backend starts and sees the devices that `hardware` expects."""
-    text, fix = f"{hardware.num_devices} {hardware.platform} device(s) expected", None
+    text = f"{hardware.num_devices} {hardware.platform} device(s) expected"
     if probe.error is not None:
         found, _, fix = probe.error.rpartition(": ")
-        text += f": {found}"
-    elif probe.devices is None:
-        text += f", the process that started them: {probe.ended}"
-        fix = "make setup, or hardware.backend=eager" if hardware.platform == "cpu" else "hardware=cpu, or the right machine"
-        if probe.late and hardware.processes > 1:
-            fix = f"start the doctor on all {hardware.processes} hosts at once (scripts/launch_pod.sh), or hardware=cpu"
-        elif probe.late:
-            fix = "hardware=cpu, or see what holds the devices"
-    elif probe.devices != hardware.num_devices:
-        text, fix = f"{text}, {probe.devices} found", "the hardware= of this machine, such as hardware=cpu"
-    else:
-        text += f" and found: {probe.runtime}"
-    return judged("devices", text, fix)
-
-
-def check_compile(probe: Probe) -> Check:
-    """Whether a trivial function compiles, runs on all devices and gives the right result."""
-    fix = "make setup, or hardware.backend=eager on one device"
+        raise Finding(f"{text}: {found}", fix)
     if probe.devices is None:
-        return Check("compile", "failure", "not tried without devices", "see devices")
-    if probe.compile_s is None:
-        return Check("compile", "failure", f"a trivial function: {probe.ended}", fix)
-    if not probe.right:
-        return Check("compile", "failure", "a trivial function gave a wrong result", fix)
-    return Check("compile", "ok", f"a trivial function compiled and ran in {probe.compile_s:.1f} s")
+        fix = "make setup, or hardware.backend=eager" if hardware.platform == "cpu" else "hardware=cpu, or the right machine"
+        if probe.ended.startswith(NO_ANSWER):
+            fix = "hardware=cpu, or see what holds the devices"
+            if hardware.processes > 1:
+                fix = f"start the doctor on all {hardware.processes} hosts at once (scripts/launch_pod.sh), or hardware=cpu"
+        raise Finding(f"{text}, the process that started them: {probe.ended}", fix)
+    if probe.devices != hardware.num_devices:
+        raise Finding(f"{text}, {probe.devices} found", "the hardware= of this machine, such as hardware=cpu")
+    return f"{text} and found: {probe.runtime}"
+
+
+def check_compile(probe: Probe) -> str:
+    """Whether a trivial function compiles, runs on all devices and gives the right result."""
+    if probe.devices is None:
+        raise Finding("not tried without devices", "see devices")
+    if probe.compile_s is None or not probe.right:
+        found = f"a trivial function: {probe.ended}" if probe.compile_s is None else "a trivial function gave a wrong result"
+        raise Finding(found, "make setup, or hardware.backend=eager on one device")
+    return f"a trivial function compiled and ran in {probe.compile_s:.1f} s"
 
 
 # ------------------------------------------------------------------------------------------------------------------- dataset
 
 
-@dataclass(frozen=True)
-class DataFacts:
-    """What later checks need of the dataset; from the settings alone where it is not there."""
-
-    sizes: dict[str, int]  # as trm.core.model.architecture takes them
-    num_groups: int
-    num_bytes: int = 0
-
-
-def check_dataset(cfg: Config) -> tuple[Check, DataFacts]:
+def check_dataset(cfg: Config) -> str:
     """Whether the dataset folder is there, built with these settings, whole and undamaged; reads all of it."""
     data, path = cfg.data, Path(cfg.data.path)
-    task = task_of(data)
-    facts = DataFacts(task.facts.sizes, data.num_puzzles)
     if is_absent(path):
         build, files = build_command(data), {"data.train_csv": data.train_csv, "data.test_csv": data.test_csv}
-        gone = next((f"{key}={file}" for key, file in files.items() if file and not Path(file).is_file()), None)
-        if data.source == "generated" or (gone is None and all(files.values())):
-            return Check("dataset", "warning", f"{path} is missing: the run builds it first", build), facts
-        if gone is None:
-            return Check("dataset", "failure", f"{path} is missing", build), facts
-        fix = f"name files that are there, then {build}"
-        return Check("dataset", "failure", f"{path} is missing, and so is {gone}", fix), facts
-    try:
-        ensure_dataset(data)
-        splits = {split: load_dataset(path, split, task) for split in SPLITS}
-        sums = compare_checksums(path)
-    except DataError as error:
-        text, _, fix = str(error).rpartition(": ")
-        return Check("dataset", "failure", text, fix), facts
-    except OSError as error:
-        return Check("dataset", "failure", f"{error.filename}: {error.strerror}", "make it readable"), facts
-    train, m = splits["train"], splits["train"].metadata
-    num_bytes = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
-    facts = DataFacts(m.sizes, train.num_groups, num_bytes)
+        gone = [f"{key}={file}" for key, file in files.items() if file and not Path(file).is_file()]
+        if data.source == "generated" or (all(files.values()) and not gone):
+            raise Finding(f"{path} is missing: the run builds it first", build, "warning")
+        if gone:
+            raise Finding(f"{path} is missing, and so is {gone[0]}", f"name files that are there, then {build}")
+        raise Finding(f"{path} is missing: the run downloads and builds it first", build, "warning")
+    ensure_dataset(data)
+    splits = {split: load_dataset(path, split, task_of(data)) for split in SPLITS}
+    sums = compare_checksums(path)
+    total_steps(cfg, splits["train"].num_groups)
     rows = ", ".join(f"{split} {dataset.num_groups:,} puzzles ({dataset.num_rows:,} rows)" for split, dataset in splits.items())
-    no_steps = None
+    return f"{path}: {rows}, {decimal(folder_bytes(path))}, {sums}"
+
+
+def sizes_and_groups(cfg: Config) -> tuple[dict[str, int], int]:
+    """The dataset's sizes, as trm.core.model.architecture takes them, and its puzzles; by the settings where it cannot be read."""
+    task = task_of(cfg.data)
     try:
-        total_steps(cfg, train.num_groups)
-    except ConfigError as error:
-        no_steps = str(error)
-    return judged("dataset", f"{path}: {rows}, {size(num_bytes)}, {sums}", no_steps), facts
+        train = load_dataset(Path(cfg.data.path), "train", task)
+    except (DataError, OSError):  # check_dataset tells of it
+        return task.facts.sizes, cfg.data.num_puzzles
+    return train.metadata.sizes, train.num_groups
+
+
+def folder_bytes(path: Path) -> int:
+    """Bytes of all files below a folder; 0 where it is missing."""
+    return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
 
 
 def check_puzzles(cfg: Config) -> Iterator[Check]:
@@ -314,20 +316,25 @@ def checkpoints_at_once(cfg: Config, num_groups: int) -> int:
     return min(saves, cfg.train.keep_checkpoints + 2)
 
 
-def check_disk(state: int, count: int, there: int, free: int, folder: Path) -> Check:
+def check_disk(state: int, count: int, there: int, free: int, folder: Path) -> str:
     """Whether `count` checkpoints of `state` bytes fit where `free` bytes are free and `there` are taken by this run's own."""
     needed = max(count * state - there, 0)
-    text = f"{count} checkpoint(s) of {size(state)} at once" + (f", {size(there)} of them there" if there else "")
-    text += f"; {size(free)} free for {folder}"
-    fix = "make room, lower train.keep_checkpoints, or start in a folder on a larger disk"
-    return judged("disk", text, fix if free < needed else None, fix if free < needed + SPARE_BYTES else None)
+    text = f"{count} checkpoint(s) of {decimal(state)} at once" + (f", {decimal(there)} of them there" if there else "")
+    text += f"; {decimal(free)} free for {folder}"
+    if free < needed + SPARE_BYTES:
+        fix = "make room, lower train.keep_checkpoints, or start in a folder on a larger disk"
+        raise Finding(text, fix, "failure" if free < needed else "warning")
+    return text
 
 
-def check_memory(state: int, on_cpu: bool, process: int, data: int, available: int) -> Check:
+def check_memory(state: int, on_cpu: bool, process: int, data: int, available: int) -> str:
     """Whether the host's memory holds one process of the run beside what its steps keep for their gradients."""
     needed = process + data + (CPU_STATE_COPIES if on_cpu else STATE_COPIES) * state
-    text = f"{size(needed)} needed for process, dataset and state (what a step computes not counted), {size(available)} available"
-    return judged("memory", text, "use a machine with more memory" if available < needed else None)
+    text = f"{decimal(needed)} needed for process, dataset and state (what a step computes not counted)"
+    text += f", {decimal(available)} available"
+    if available < needed:
+        raise Finding(text, "use a machine with more memory")
+    return text
 
 
 def available_memory() -> int:
@@ -343,19 +350,13 @@ def available_memory() -> int:
     return available
 
 
-def size(num_bytes: float) -> str:
-    """A number of bytes in words: 386 MB, 1.9 GB."""
-    power = min(int(math.log10(num_bytes) // 3), 4) if num_bytes >= 1 else 0
-    return f"{num_bytes / 1000**power:.3g} {('bytes', 'kB', 'MB', 'GB', 'TB')[power]}"
-
-
 def existing_parent(path: Path) -> Path:
     """`path`, or the nearest folder above it that exists: what making `path` would write into."""
     path = path.absolute()
     return next(parent for parent in (path, *path.parents) if parent.exists())
 
 
-def check_folder(run_dir: Path) -> Check:
+def check_folder(run_dir: Path) -> str:
     """Whether the run folder can be made and written; tries it with a file that has no name."""
     parent = existing_parent(run_dir)
     try:
@@ -364,36 +365,36 @@ def check_folder(run_dir: Path) -> Check:
             file.flush()
     except OSError as error:
         fix = f"make {parent} writable, or start in another folder"
-        return Check("folder", "failure", f"{run_dir} cannot be written ({parent}: {error.strerror})", fix)
-    return Check("folder", "ok", f"{run_dir} can be written")
+        raise Finding(f"{run_dir} cannot be written ({parent}: {error.strerror})", fix) from error
+    return f"{run_dir} can be written"
 
 
 # ----------------------------------------------------------------------------------------------------- tracking and launcher
 
 
-def check_wandb(tracking: TrackingConfig, run_dir: Path) -> tuple[Check, str | None]:
-    """What W&B does in this run, and the mode (None: its choice is refused). Asks its server for a few seconds; tells no key."""
+def check_wandb(tracking: TrackingConfig, run_dir: Path) -> str:
+    """What W&B does in this run. Asks its server for a few seconds; tells no key."""
     warnings: list[str] = []
     try:
         mode = choose_wandb_mode(tracking.wandb, run_dir, warnings.append)
-    except UserError as error:
-        text, _, fix = str(error).rpartition(": ")
-        return Check("wandb", "failure", text, fix), None
     except ImportError as error:
-        return Check("wandb", "failure", f"wandb does not import ({error})", "make setup, or tracking=tensorboard"), None
-    text, warning = "off" if mode == "disabled" else "offline, on disk only", None
-    if mode == "offline" and (warnings or (tracking.wandb == "auto" and os.environ.get("WANDB_MODE") != "offline")):
-        text = f"offline: {warnings[0].rpartition(': ')[0]}" if warnings else f"{text}: there is no key"
-        warning = "run `wandb login` or set WANDB_API_KEY, or choose tracking=offline"
-    if mode == "online":
-        import wandb
+        raise Finding(f"wandb does not import ({error})", "make setup, or tracking=tensorboard") from error
+    if mode == "disabled":
+        return "off"
+    if mode == "offline":
+        fix = "run `wandb login` or set WANDB_API_KEY, or choose tracking=offline"
+        if warnings:
+            raise Finding(f"offline: {warnings[0].rpartition(': ')[0]}", fix, "warning")
+        if tracking.wandb == "auto" and os.environ.get("WANDB_MODE") != "offline":
+            raise Finding("offline, on disk only: there is no key", fix, "warning")
+        return "offline, on disk only"
+    import wandb
 
-        server = str(wandb.setup().settings.base_url)
-        text = f"online: there is a key, and {server} answers"
-        if not answers(server, SERVER_LIMIT_S):
-            text = f"there is a key, but {server} does not answer within {SERVER_LIMIT_S:g} s: the run would log offline"
-            warning = "check the network, or choose tracking=offline"
-    return judged("wandb", text, None, warning), mode
+    server = str(wandb.setup().settings.base_url)
+    if not answers(server, SERVER_LIMIT_S):
+        found = f"there is a key, but {server} does not answer within {SERVER_LIMIT_S:g} s: the run would log offline"
+        raise Finding(found, "check the network, or choose tracking=offline", "warning")
+    return f"online: there is a key, and {server} answers"
 
 
 def answers(url: str, limit_s: float) -> bool:
@@ -412,30 +413,23 @@ def answers(url: str, limit_s: float) -> bool:
     return connected.is_set()
 
 
-def check_tracking(tracking: TrackingConfig, wandb_mode: str | None) -> Check:
-    """Where the metrics go."""
-    kinds = ["metrics.jsonl", *(["TensorBoard"] if tracking.tensorboard else [])]
-    if tracking.tensorboard and not is_installed("tensorboard"):
-        return Check("tracking", "failure", "TensorBoard is not installed", "make setup, or tracking=none")
-    return Check("tracking", "ok", ", ".join([*kinds, *([f"W&B ({wandb_mode})"] if wandb_mode in ("online", "offline") else [])]))
+def check_tracking(tracking: TrackingConfig) -> str:
+    """Where the metrics go beside W&B."""
+    if not tracking.tensorboard:
+        return "metrics.jsonl"
+    if version_of("tensorboard") is None:
+        raise Finding("TensorBoard is not installed", "make setup, or tracking=none")
+    return "metrics.jsonl, TensorBoard"
 
 
-def check_launcher(launcher: str) -> Check:
+def check_launcher(launcher: str) -> str:
     """Whether what hydra/launcher needs is installed."""
-    chosen, fix = f"hydra/launcher={launcher}", None
+    text = f"hydra/launcher={launcher}"
     if launcher == "submitit_slurm" and shutil.which("sbatch") is None:
-        chosen, fix = f"{chosen}, but sbatch is not on PATH", "start on a Slurm login node, or leave hydra/launcher out"
-    elif launcher == "ray" and not is_installed("ray", "hydra_plugins.hydra_ray_launcher"):
-        chosen, fix = f"{chosen}, but ray is not installed", "make setup EXTRAS=dev,ray, or leave hydra/launcher out"
-    return judged("launcher", f"{chosen} is available" if fix is None else chosen, fix)
-
-
-def is_installed(*modules: str) -> bool:
-    """Whether all these modules can be found, without importing them."""
-    try:
-        return all(importlib.util.find_spec(module) is not None for module in modules)
-    except ModuleNotFoundError:  # the parent of a dotted name
-        return False
+        raise Finding(f"{text}, but sbatch is not on PATH", "start on a Slurm login node, or leave hydra/launcher out")
+    if launcher == "ray" and None in (version_of("ray"), version_of("hydra-ray-launcher")):
+        raise Finding(f"{text}, but ray is not installed", "make setup EXTRAS=dev,ray, or leave hydra/launcher out")
+    return f"{text} is available"
 
 
 # --------------------------------------------------------------------------------------------------------------- the command
@@ -444,29 +438,35 @@ def is_installed(*modules: str) -> bool:
 def examine(cfg: Config, launch: Launch) -> Iterator[Check]:
     """Every check, each made when it is asked for."""
     hardware, run_dir = cfg.hardware, launch.run_dir
-    yield check_versions(installed_versions(), hardware)
-    probe = probe_devices(hardware, PROBE_LIMIT_S)
-    yield check_devices(probe, hardware)
-    yield check_compile(probe)
-    dataset, facts = check_dataset(cfg)
-    yield dataset
-    yield from check_puzzles(cfg)
-    yield check_folder(run_dir)
-    try:
-        state, count = state_bytes(cfg, facts.sizes), checkpoints_at_once(cfg, facts.num_groups)
-    except (ImportError, OSError) as error:  # OSError: a library that torch loads
-        yield Check("disk", "failure", f"checkpoints cannot be computed: torch does not import ({error})", "make setup")
-    except ConfigError as error:
-        yield Check("disk", "failure", "the run has no steps", str(error))
-    else:
-        resumed = run_dir.glob("checkpoints/step_*/*") if cfg.train.resume == "auto" else ()
-        there = sum(file.stat().st_size for file in resumed)
-        yield check_disk(state, count, there, shutil.disk_usage(existing_parent(run_dir)).free, run_dir)
-        yield check_memory(state, hardware.platform == "cpu", probe.peak_bytes, facts.num_bytes, available_memory())
-    wandb, mode = check_wandb(cfg.tracking, run_dir)
-    yield wandb
-    yield check_tracking(cfg.tracking, mode)
-    yield check_launcher(launch.launcher)
+    probe = functools.cache(lambda: probe_devices(hardware, PROBE_LIMIT_S))
+    facts = functools.cache(lambda: sizes_and_groups(cfg))
+    state = functools.cache(lambda: state_bytes(cfg, facts()[0]))
+
+    def disk() -> str:
+        there = folder_bytes(run_dir / "checkpoints") if cfg.train.resume == "auto" else 0
+        free = shutil.disk_usage(existing_parent(run_dir)).free
+        return check_disk(state(), checkpoints_at_once(cfg, facts()[1]), there, free, run_dir)
+
+    def memory() -> str:
+        data = folder_bytes(Path(cfg.data.path))
+        return check_memory(state(), hardware.platform == "cpu", probe().peak_bytes, data, available_memory())
+
+    checks: dict[str, Callable[[], str]] = {
+        "versions": lambda: check_versions(installed_versions(), hardware),
+        "devices": lambda: check_devices(probe(), hardware),
+        "compile": lambda: check_compile(probe()),
+        "dataset": lambda: check_dataset(cfg),
+        "folder": lambda: check_folder(run_dir),
+        "disk": disk,
+        "memory": memory,
+        "wandb": lambda: check_wandb(cfg.tracking, run_dir),
+        "tracking": lambda: check_tracking(cfg.tracking),
+        "launcher": lambda: check_launcher(launch.launcher),
+    }
+    for name, check in checks.items():
+        yield judged(name, check)
+        if name == "dataset":
+            yield from check_puzzles(cfg)
 
 
 def closing_line(checks: Sequence[Check], overrides: Sequence[str]) -> str:

@@ -27,7 +27,7 @@ from trm.core.flops import count_row_flops
 from trm.data.loader import EvalLoader
 from trm.errors import ConfigError, UserError
 from trm.inference.compute import compute_curve, votes
-from trm.inference.evaluator import Trace, full_evaluator, held_out_loader, make_evaluator
+from trm.inference.evaluator import FullEvaluator, Trace, held_out_loader, make_evaluator, progress_of
 from trm.inference.progress import Progress
 from trm.run.experiment import on_devices, started
 from trm.run.rank import process_rank, refuse_other_starters
@@ -110,7 +110,9 @@ def _traced(run: SavedRun, num_steps: int, copies: int) -> tuple[EvalLoader, NDA
     runtime = started(run.cfg)
     loader = held_out_loader(run.cfg, runtime, copies)
     findings = check_test_puzzles(run, loader.dataset)
-    evaluator = full_evaluator(run.cfg, runtime, on_devices(run.arch, runtime), run.fixed, loader, num_steps, traced=True)
+    evaluator = FullEvaluator(
+        runtime, on_devices(run.arch, runtime), run.fixed, loader, num_steps, progress_of(run.cfg, runtime), traced=True
+    )
     weights, table = runtime.put_replicated((run.eval_weights, run.puzzle_embedding))
     _announce(run, runtime, f"{loader.num_rows} rows of {loader.num_puzzles} puzzles")
     for finding in findings if runtime.is_main else ():

@@ -6,7 +6,7 @@ batch, any step can be drawn without the steps before it, and hosts that share a
 Shapes: G groups, B rows of the global batch, L tokens.
 """
 
-import functools
+import copy
 import math
 from collections.abc import Iterator
 
@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trm.config import IGNORE_LABEL
-from trm.data.format import Dataset, Metadata
+from trm.data.format import Dataset
 from trm.data.hashing import Stream, hash64, permutations
 from trm.errors import DataError
 from trm.tasks.base import augment, undo
@@ -33,17 +33,39 @@ def _host_rows(global_batch_size: int, process_index: int, process_count: int) -
     return slice(process_index * local, (process_index + 1) * local)
 
 
-def _to_batch(
-    metadata: Metadata, inputs: NDArray[np.integer], labels: NDArray[np.integer], identifiers: NDArray[np.integer]
-) -> Batch:
-    targets = labels.astype(np.int32)
-    if metadata.ignore_label_id is not None:
-        targets[targets == metadata.ignore_label_id] = IGNORE_LABEL
-    return {
-        "inputs": inputs.astype(np.int32),
-        "labels": targets,
-        "puzzle_identifiers": identifiers.astype(np.int32),
-    }
+class _Variants:
+    """Variants of a dataset's puzzles as batches: stored, or made here from `data_seed`.
+
+    `without` is the setting that does without making them, which a refusal names; None where they are stored.
+    """
+
+    def __init__(self, dataset: Dataset, data_seed: int, without: str | None):
+        self._dataset, self._seed, self._task = dataset, data_seed, None
+        if without is not None:
+            if dataset.task is None or dataset.task.symmetry is None:
+                raise DataError(f"{without.partition('=')[0]}: the symmetries of these puzzles are not known: set {without}")
+            self._task = dataset.task
+            self._base = np.asarray(dataset.inputs, np.uint8), np.asarray(dataset.labels, np.uint8)
+
+    def batch(self, rows: NDArray[np.int64], variants: NDArray[np.int64]) -> Batch:
+        """Given variants of the puzzles whose own rows are these."""
+        data, ignored = self._dataset, self._dataset.metadata.ignore_label_id
+        inputs: NDArray[np.integer]
+        labels: NDArray[np.integer]
+        if self._task is None:
+            rows = rows + variants
+            inputs, labels = data.inputs[rows], data.labels[rows]
+        else:
+            inputs, labels = augment(self._task, *self._base, seed=self._seed, puzzles=rows, variants=variants)
+        targets = labels.astype(np.int32)
+        if ignored is not None:
+            targets[targets == ignored] = IGNORE_LABEL
+        identifiers = data.puzzle_identifiers[rows].astype(np.int32)
+        return {"inputs": inputs.astype(np.int32), "labels": targets, "puzzle_identifiers": identifiers}
+
+    def undo(self, cells: NDArray[np.integer], rows: NDArray[np.int64], variants: NDArray[np.int64]) -> NDArray[np.integer]:
+        """Answers to such variants as answers to the puzzles; those to stored rows as they are."""
+        return cells if self._task is None else undo(self._task, cells, seed=self._seed, puzzles=rows, variants=variants)
 
 
 class TrainLoader:
@@ -66,18 +88,14 @@ class TrainLoader:
     ):
         self._dataset = dataset
         self._seed = seed
-        self._data_seed = data_seed
         self._global_batch_size = global_batch_size
         self._rows = _host_rows(global_batch_size, process_index, process_count)
         self._first_row = np.asarray(dataset.group_indices[:-1], np.int64)
         self._num_variants = np.diff(np.asarray(dataset.group_indices, np.int64))
-        self._on_the_fly = on_the_fly_aug > 0 and dataset.num_rows == dataset.num_groups
-        if self._on_the_fly:
-            if dataset.task is None or dataset.task.symmetry is None:
-                raise DataError("data.on_the_fly_aug: the symmetries of these puzzles are not known: set data.on_the_fly_aug=0")
+        on_the_fly = on_the_fly_aug > 0 and dataset.num_rows == dataset.num_groups
+        self._variants = _Variants(dataset, data_seed, "data.on_the_fly_aug=0" if on_the_fly else None)
+        if on_the_fly:
             self._num_variants[:] = on_the_fly_aug + 1
-            self._inputs = np.asarray(dataset.inputs, np.uint8)
-            self._labels = np.asarray(dataset.labels, np.uint8)
         self._block_steps = max(1, BLOCK_ROWS // (self._rows.stop - self._rows.start))
         self._block_number, self._block = -1, dict[str, NDArray[np.int32]]()
         self._first_epoch, self._orders = 0, np.empty((0, dataset.num_groups), np.int64)  # [epochs from the first on, G]
@@ -100,18 +118,7 @@ class TrainLoader:
         groups = self._groups_at(positions)
         draws = hash64(Stream.VARIANT, self._seed, positions)
         variants = (draws % self._num_variants[groups].astype(np.uint64)).astype(np.int64)
-        rows = self._first_row[groups]
-        inputs: NDArray[np.integer]
-        labels: NDArray[np.integer]
-        if self._on_the_fly:
-            assert self._dataset.task is not None
-            inputs, labels = augment(
-                self._dataset.task, self._inputs, self._labels, seed=self._data_seed, puzzles=groups, variants=variants
-            )
-        else:
-            rows = rows + variants
-            inputs, labels = self._dataset.inputs[rows], self._dataset.labels[rows]
-        return _to_batch(self._dataset.metadata, inputs, labels, self._dataset.puzzle_identifiers[rows])
+        return self._variants.batch(self._first_row[groups], variants)
 
     def _groups_at(self, positions: NDArray[np.int64]) -> NDArray[np.int64]:
         epochs, places = np.divmod(positions, self._dataset.num_groups)
@@ -127,7 +134,7 @@ class TrainLoader:
 
 
 class EvalLoader:
-    """One pass over `max_puzzles` rows (None = all) from `first_puzzle` on, in order; over all hosts each counts once.
+    """One pass over `max_puzzles` rows (None = all) from the first on, in order; over all hosts each counts once.
 
     The last batch is filled with rows of padding whose labels are all IGNORE_LABEL. Iterating again repeats the pass.
     With `copies` above 1 each puzzle comes that many times in a row, as itself and in the variants 1, 2, ... of `data_seed`
@@ -140,65 +147,50 @@ class EvalLoader:
         *,
         global_batch_size: int,
         max_puzzles: int | None = None,
-        first_puzzle: int = 0,
         copies: int = 1,
         data_seed: int = 0,
         process_index: int = 0,
         process_count: int = 1,
     ):
-        if copies > 1 and (dataset.task is None or dataset.task.symmetry is None):
-            raise DataError("evaluate.augmentations: the symmetries of these puzzles are not known: set evaluate.augmentations=1")
-        self.dataset = dataset
-        self._global_batch_size = global_batch_size
-        self._copies, self._data_seed = copies, data_seed
+        self.dataset, self._copies = dataset, copies
+        self._variants = _Variants(dataset, data_seed, "evaluate.augmentations=1" if copies > 1 else None)
+        self.global_batch_size = global_batch_size
         self._rows = _host_rows(global_batch_size, process_index, process_count)
-        there = dataset.num_rows - first_puzzle
-        self.num_puzzles = there if max_puzzles is None else min(max_puzzles, there)
-        self._first = first_puzzle
-        self._again = functools.partial(
-            EvalLoader,
-            dataset,
-            global_batch_size=global_batch_size,
-            first_puzzle=first_puzzle + self.num_puzzles,
-            copies=copies,
-            data_seed=data_seed,
-            process_index=process_index,
-            process_count=process_count,
-        )
-        self.num_rows = self.num_puzzles * copies
+        self._first = 0
+        self.num_puzzles = dataset.num_rows if max_puzzles is None else min(max_puzzles, dataset.num_rows)
+
+    @property
+    def num_rows(self) -> int:
+        """Rows of the pass: the puzzles with their copies."""
+        return self.num_puzzles * self._copies
 
     def rest(self) -> "EvalLoader | None":
         """The pass over the rows that come after these; None where there are none."""
-        return self._again() if self._first + self.num_puzzles < self.dataset.num_rows else None
+        other = copy.copy(self)
+        other._first = self._first + self.num_puzzles
+        other.num_puzzles = self.dataset.num_rows - other._first
+        return other if other.num_puzzles else None
 
     def __len__(self) -> int:
         """Batches of the pass, the same on every host."""
-        return math.ceil(self.num_rows / self._global_batch_size)
+        return math.ceil(self.num_rows / self.global_batch_size)
 
     def rows(self, start: int, stop: int) -> Batch:
         """Rows `start` to `stop` of the pass (fewer where it ends before), the same on every host."""
-        data = self.dataset
-        puzzles, variants = np.divmod(np.arange(min(start, self.num_rows), min(stop, self.num_rows)), self._copies)
-        puzzles += self._first
-        if self._copies > 1:
-            assert data.task is not None
-            base = np.asarray(data.inputs, np.uint8), np.asarray(data.labels, np.uint8)
-            inputs, labels = augment(data.task, *base, seed=self._data_seed, puzzles=puzzles, variants=variants)
-            return _to_batch(data.metadata, inputs, labels, data.puzzle_identifiers[puzzles])
-        return _to_batch(data.metadata, data.inputs[puzzles], data.labels[puzzles], data.puzzle_identifiers[puzzles])
+        return self._variants.batch(*self._copies_at(start, stop))
 
     def undo(self, cells: NDArray[np.integer]) -> NDArray[np.integer]:
         """Answers to all rows of the pass, [R, L] tokens, as answers to the puzzles that the rows are copies of."""
-        if self._copies == 1:
-            return cells
-        assert self.dataset.task is not None
-        puzzles, variants = np.divmod(np.arange(self.num_rows), self._copies)
-        puzzles += self._first
-        return undo(self.dataset.task, cells, seed=self._data_seed, puzzles=puzzles, variants=variants)
+        return self._variants.undo(cells, *self._copies_at(0, self.num_rows))
+
+    def _copies_at(self, start: int, stop: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Of each of these rows of the pass, the puzzle and the variant."""
+        puzzles, variants = np.divmod(np.arange(min(start, self.num_rows), min(stop, self.num_rows)), self._copies)
+        return puzzles + self._first, variants
 
     def __iter__(self) -> Iterator[Batch]:
         """This host's rows of every batch, in the form of `TrainLoader.batch`."""
-        for start in range(0, self.num_rows, self._global_batch_size):
+        for start in range(0, self.num_rows, self.global_batch_size):
             yield self.padded(start + self._rows.start, start + self._rows.stop)
 
     def padded(self, start: int, stop: int) -> Batch:

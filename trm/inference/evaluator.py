@@ -1,10 +1,10 @@
 """Evaluation: every puzzle once, in full batches, by one compiled step. Two ways: all supervision steps, or with early exit."""
 
 import copy
-import functools
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -55,17 +55,27 @@ def never() -> bool:
     return False
 
 
-class Evaluator(Protocol):
-    """Evaluates weights that are on the devices, on the puzzles of a loader."""
+class Evaluator(ABC):
+    """Evaluates weights that are on the devices, on the puzzles of a loader, by a compiled step with its constant inputs."""
 
-    loader: EvalLoader
+    def __init__(
+        self, runtime: Runtime, arch: Architecture, fixed: Weights, loader: EvalLoader, num_steps: int, progress: str
+    ) -> None:
+        """`fixed` is on the CPU; `progress` is train.progress."""
+        self.runtime, self.loader = runtime, loader
+        self._arch, self._host_fixed, self._num_steps, self._progress = arch, fixed, num_steps, progress
+        self._fixed = runtime.put_replicated(fixed)
+        self._local_batch_size = loader.global_batch_size // runtime.process_count
 
+    @abstractmethod
     def prepare(self, weights: Weights, puzzle_embedding: Tensor | None) -> None:
         """Compile the evaluation now rather than at the first `run`."""
 
+    @abstractmethod
     def run(self, weights: Weights, puzzle_embedding: Tensor | None, stop: Callable[[], bool] = never) -> EvalResult:
         """Every puzzle of the loader once. Raises EvaluationStopped soon after `stop` says so."""
 
+    @abstractmethod
     def rest(self) -> "Evaluator | None":
         """The same over the test puzzles that the loader leaves out; None where there are none."""
 
@@ -87,8 +97,8 @@ class BatchTrace(NamedTuple):
     predictions: Tensor  # [B, C] int32, after the last
 
 
-class FullEvaluator:
-    """All rows do all supervision steps (SPEC.md "One training step" item 2): a compiled step with its constant inputs."""
+class FullEvaluator(Evaluator):
+    """All rows do all supervision steps (SPEC.md "One training step" item 2)."""
 
     def __init__(
         self,
@@ -96,17 +106,14 @@ class FullEvaluator:
         arch: Architecture,
         fixed: Weights,
         loader: EvalLoader,
-        local_batch_size: int,
         num_steps: int,
         progress: str,
         *,
         traced: bool = False,
     ) -> None:
-        """`fixed` is on the CPU; `local_batch_size` is this process's share of the loader's batch; `traced` makes `trace` work."""
-        self.runtime, self.loader = runtime, loader
-        self._num_steps, self._progress = num_steps, progress
-        self._fixed = runtime.put_replicated(fixed)
-        self._carry = runtime.put_rows(empty_carry(arch, fixed, local_batch_size))
+        """As every evaluator; `traced` makes `trace` work."""
+        super().__init__(runtime, arch, fixed, loader, num_steps, progress)
+        self._carry = runtime.put_rows(empty_carry(arch, fixed, self._local_batch_size))
         self._zeros = runtime.put_replicated(torch.zeros(len(METRICS), dtype=arch.master_dtype))
         self._step = runtime.compile(*eval_program(arch, traced=traced))
 
@@ -172,30 +179,19 @@ class FullEvaluator:
         return EvalResult([_means(total) for total in totals], samples), traces
 
 
-class EarlyExitEvaluator:
+class EarlyExitEvaluator(Evaluator):
     """A row whose puzzle halted takes the next one (early_exit.py). The results after a step are those of stopping there."""
 
     def __init__(
-        self,
-        runtime: Runtime,
-        arch: Architecture,
-        fixed: Weights,
-        loader: EvalLoader,
-        batch_size: int,
-        num_steps: int,
-        progress: str,
+        self, runtime: Runtime, arch: Architecture, fixed: Weights, loader: EvalLoader, num_steps: int, progress: str
     ) -> None:
-        """`fixed` is on the CPU; `batch_size` is the loader's, over all processes."""
-        self.runtime, self.loader = runtime, loader
-        self._rest = functools.partial(EarlyExitEvaluator, runtime, arch, fixed)
-        self._length = (batch_size, num_steps, progress)
-        self._batch_size, self._progress = batch_size, progress
+        """As every evaluator."""
+        super().__init__(runtime, arch, fixed, loader, num_steps, progress)
         puzzles = loader.padded(0, loader.num_rows + 1)
         self._count = int((puzzles["labels"] != IGNORE_LABEL).any(axis=1).sum())
         self._queue = runtime.put_replicated({name: torch.from_numpy(rows) for name, rows in puzzles.items()})
-        self._fixed = runtime.put_replicated(fixed)
-        self._rows = runtime.put_rows(first_rows(arch, fixed, batch_size // runtime.process_count))
-        self._totals = runtime.put_replicated(first_totals(arch, batch_size, num_steps))
+        self._rows = runtime.put_rows(first_rows(arch, fixed, self._local_batch_size))
+        self._totals = runtime.put_replicated(first_totals(arch, loader.global_batch_size, num_steps))
         self._step = runtime.compile(*early_exit_program(arch))
 
     def prepare(self, weights: Weights, puzzle_embedding: Tensor | None) -> None:
@@ -205,7 +201,9 @@ class EarlyExitEvaluator:
     def rest(self) -> "EarlyExitEvaluator | None":
         """The same over the test puzzles that the loader leaves out: a graph of its own, since the queue has another length."""
         loader = self.loader.rest()
-        return None if loader is None else self._rest(loader, *self._length)
+        if loader is None:
+            return None
+        return EarlyExitEvaluator(self.runtime, self._arch, self._host_fixed, loader, self._num_steps, self._progress)
 
     def run(self, weights: Weights, puzzle_embedding: Tensor | None, stop: Callable[[], bool] = never) -> EvalResult:
         """Evaluate weights that are on the devices.
@@ -218,7 +216,7 @@ class EarlyExitEvaluator:
             while finished < self._count:
                 if stop():
                     raise EvaluationStopped
-                for _ in range(-((self._count - finished) // -self._batch_size)):
+                for _ in range(-((self._count - finished) // -self.loader.global_batch_size)):
                     rows, totals = self._step(weights, self._fixed, puzzle_embedding, self._queue, rows, totals)
                 finished = int(self.runtime.fetch(totals.sums)[-1, METRICS.index("count")])
                 if progress.due() or not bar.disable:
@@ -248,17 +246,8 @@ def _joined(one: dict[str, float], other: dict[str, float]) -> dict[str, float]:
 def make_evaluator(cfg: Config, runtime: Runtime, arch: Architecture, fixed: Weights, *, sample: bool = False) -> Evaluator:
     """An evaluator over the test split of the config's dataset, or a `sample` of it as training takes. Raises DataError without."""
     loader = held_out_loader(cfg, runtime, 1, SAMPLE_PUZZLES if sample else None)
-    if cfg.evaluate.early_exit:
-        return EarlyExitEvaluator(runtime, arch, fixed, loader, cfg.eval_batch_size, cfg.recursion.n_sup, _progress(cfg, runtime))
-    return full_evaluator(cfg, runtime, arch, fixed, loader, cfg.recursion.n_sup, traced=False)
-
-
-def full_evaluator(
-    cfg: Config, runtime: Runtime, arch: Architecture, fixed: Weights, loader: EvalLoader, num_steps: int, *, traced: bool
-) -> FullEvaluator:
-    """An evaluator that never halts early; `traced` makes its `trace` work."""
-    local = cfg.eval_batch_size // runtime.process_count
-    return FullEvaluator(runtime, arch, fixed, loader, local, num_steps, _progress(cfg, runtime), traced=traced)
+    kind = EarlyExitEvaluator if cfg.evaluate.early_exit else FullEvaluator
+    return kind(runtime, arch, fixed, loader, cfg.recursion.n_sup, progress_of(cfg, runtime))
 
 
 def held_out_loader(cfg: Config, runtime: Runtime, copies: int, most: int | None = None) -> EvalLoader:
@@ -277,5 +266,6 @@ def held_out_loader(cfg: Config, runtime: Runtime, copies: int, most: int | None
     )
 
 
-def _progress(cfg: Config, runtime: Runtime) -> str:
+def progress_of(cfg: Config, runtime: Runtime) -> str:
+    """train.progress on the main process, off on the others."""
     return cfg.train.progress if runtime.is_main else "off"

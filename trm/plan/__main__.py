@@ -19,13 +19,14 @@ graph of the step beside the analytic count, the roofline of a step, and hours a
 
 import sys
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 from trm.cli import compose, compose_jobs, plain_command
 from trm.config import Config
 from trm.errors import ConfigError
 from trm.plan.compiled import STEPS, Compiler, find_python
-from trm.plan.estimate import PLACEMENTS, RunEstimate, chip_of, estimate, with_placement
+from trm.plan.estimate import PLACEMENTS, RunEstimate, chip_of, estimate
 from trm.plan.output import RunPlan, assumptions, run_lines, sweep_lines
 from trm.plan.settings import PlanSettings, split_arguments
 from trm.plan.workload import Workload, workload
@@ -46,18 +47,10 @@ def estimates(work: Workload, cfg: Config, settings: PlanSettings) -> dict[str, 
     found: dict[str, RunEstimate | str] = {}
     for placement in PLACEMENTS:
         try:
-            found[placement] = estimate(work, with_placement(cfg.hardware, placement), settings.host_ms_per_step / 1e3)
+            found[placement] = estimate(work, replace(cfg.hardware, placement=placement), settings.host_ms_per_step / 1e3)
         except ConfigError as error:
             found[placement] = str(error)
     return found
-
-
-def refuse_other_steps(cfg: Config) -> None:
-    """Raise ConfigError where the run's steps are not those that trm.plan.lowering traces."""
-    if cfg.evaluate.early_exit:
-        raise ConfigError(
-            "evaluate.early_exit=true: plan.compile=true would compile another step than this run's: leave it out of the plan"
-        )
 
 
 def main(arguments: list[str]) -> None:
@@ -65,9 +58,10 @@ def main(arguments: list[str]) -> None:
     settings, overrides, multirun = split_arguments(arguments)
     sweep, jobs = jobs_of(overrides, multirun)
     chip = chip_of(next(iter(jobs.values())).hardware)
-    if settings.compile:
-        for cfg in jobs.values():
-            refuse_other_steps(cfg)
+    if settings.compile and any(cfg.evaluate.early_exit for cfg in jobs.values()):
+        raise ConfigError(
+            "evaluate.early_exit=true: plan.compile=true would compile another step than this run's: leave it out of the plan"
+        )
     python = find_python(settings.python) if settings.compile else None
     plans = []
     with tempfile.TemporaryDirectory(prefix="trm-plan-") as folder:

@@ -6,6 +6,7 @@ The private calls are those of jax 0.7.1, which its version check pins.
 """
 
 import json
+import math
 import os
 import re
 import sys
@@ -36,10 +37,7 @@ def shape_bytes(shape: str) -> Counter[str]:
     found: Counter[str] = Counter()
     for dtype, dims in re.findall(r"\b(\w+)\[([\d,]*)\]", shape):
         if dtype in BYTES:
-            count = 1
-            for dim in filter(None, dims.split(",")):
-                count *= int(dim)
-            found[dtype] += BYTES[dtype] * count
+            found[dtype] += BYTES[dtype] * math.prod(map(int, filter(None, dims.split(","))))
     return found
 
 

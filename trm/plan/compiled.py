@@ -6,7 +6,6 @@ a lock, and a compile takes both cores for a minute.
 
 import hashlib
 import json
-import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -15,12 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from trm.cli import ROOT
-from trm.config import Config
+from trm.config import Config, to_plain
 from trm.errors import ConfigError, RunFailure
 from trm.plan import aot
-from trm.plan.estimate import chip_of, topology
-from trm.plan.lowering import request
-from trm.study.placement import place
+from trm.plan.estimate import chip_of
+from trm.run.failures import batch_that_fits, memory_asked_for
 
 PLAN_VENV = ROOT / ".venv-plan"
 STEPS = ("training", "evaluation")
@@ -60,34 +58,32 @@ class TooBig:
     """The step does not fit into a chip's memory."""
 
     message: str  # the compiler's own
-    needed: float | None  # bytes of a chip; None where the compiler does not say
-    there: int
+    there: int  # bytes of a chip
     batch: int  # the global batch that does not fit
     devices: int
 
     @property
+    def needed(self) -> float | None:
+        """Bytes of a chip that the step would take; None where the compiler does not say."""
+        said = memory_asked_for(self.message)
+        return None if said is None else said[0]
+
+    @property
     def fits(self) -> int:
-        """The largest global batch that should fit, were all memory in proportion to the rows; 0 = not even one row a chip."""
-        share = 0.0 if self.needed is None else self.there / self.needed
-        return int(self.batch * share) // self.devices * self.devices
+        """The largest global batch that should fit; 0 = not even one row a chip, or unknown."""
+        return 0 if self.needed is None else batch_that_fits(self.batch, self.devices, self.there / self.needed)
 
 
 def find_python(wanted: str | None) -> str:
     """An interpreter with jax and libtpu: plan.python, this one, or that of .venv-plan. Raises ConfigError with how to get one."""
-    candidates = [wanted] if wanted else [sys.executable, str(PLAN_VENV / "bin" / "python")]
+    candidates = [wanted] if wanted else [sys.executable, *map(str, PLAN_VENV.glob("bin/python"))]
     found = []
     for python in candidates:
+        script = "import importlib.metadata as m; m.version('libtpu'); print(m.version('jax'))"
         try:
-            probe = subprocess.run(
-                [python, "-c", "import importlib.metadata as m; m.version('libtpu'); print(m.version('jax'))"],
-                capture_output=True,
-                text=True,
-                check=False,
-            )
+            probe = subprocess.run([python, "-c", script], capture_output=True, text=True, check=False)
         except OSError as error:
-            if wanted:
-                raise ConfigError(f"plan.python={wanted}: {error.strerror}: give the path of a python") from error
-            continue
+            raise ConfigError(f"plan.python={python}: {error.strerror}: give the path of a python") from error
         if probe.returncode == 0:
             found.append(probe.stdout.strip())
             if found[-1] == aot.JAX_VERSION:
@@ -109,45 +105,23 @@ class Compiler:
 
     def compile(self, cfg: Config, step: str) -> Compiled | TooBig:
         """One of the STEPS of a run on its placement. Raises RunFailure where the result cannot be trusted."""
-        job = self._lower(cfg, step)
+        (self.folder / "config.json").write_text(json.dumps(to_plain(cfg)))
+        _run_child([sys.executable, "-m", "trm.plan.lowering", step, str(self.folder)], f"tracing the {step} step")
+        job_file = self.folder / "job.json"
+        job = json.loads(job_file.read_text())
         key = hashlib.sha256(Path(job["module"]).read_bytes() + repr([job["arguments"], job["topology"]]).encode()).hexdigest()
         if key not in self._known:
             self.say(f"compiling the {step} step for {job['topology']}, {job['devices']} devices ...")
-            result = self._run(job)
+            _run_child([self.python, aot.__file__, str(job_file)], "compiling for the TPU")
+            result = json.loads(Path(job["result"]).read_text())
+            if "error" in result:
+                raise RunFailure(f"compiling for the TPU: {result['error']}")
             if "out_of_memory" in result:
-                message, batch = result["out_of_memory"], cfg.train.global_batch_size if step == "training" else cfg.eval_batch_size
-                there = chip_of(cfg.hardware).memory_bytes
-                self._known[key] = TooBig(message, memory_asked_for(message), there, batch, job["devices"])
+                batch = cfg.train.global_batch_size if step == "training" else cfg.eval_batch_size
+                self._known[key] = TooBig(result["out_of_memory"], chip_of(cfg.hardware).memory_bytes, batch, job["devices"])
             else:
                 self._known[key] = checked(Compiled(**result), job["devices"])
         return self._known[key]
-
-    def _lower(self, cfg: Config, step: str) -> dict[str, Any]:
-        path = self.folder / "request.json"
-        path.write_text(json.dumps(request(cfg, [step], self.folder)))
-        _run_child([sys.executable, "-m", "trm.plan.lowering", str(path)], f"tracing the {step} step")
-        return {
-            "module": str(self.folder / f"{step}.hlo.pb"),
-            "arguments": json.loads((self.folder / f"{step}.json").read_text()),
-            "devices": place(cfg.hardware).devices,
-            "topology": topology(cfg.hardware),
-            "result": str(self.folder / "result.json"),
-        }
-
-    def _run(self, job: dict[str, Any]) -> dict[str, Any]:
-        path = self.folder / "job.json"
-        path.write_text(json.dumps(job))
-        _run_child([self.python, aot.__file__, str(path)], "compiling for the TPU")
-        result: dict[str, Any] = json.loads(Path(job["result"]).read_text())
-        if "error" in result:
-            raise RunFailure(f"compiling for the TPU: {result['error']}")
-        return result
-
-
-def memory_asked_for(message: str) -> float | None:
-    """Bytes that a program would need, from "Used 48.98G of 30.75G hbm" in its message; None where it does not say so."""
-    found = re.search(r"Used ([\d.]+)([KMGT]) of [\d.]+[KMGT] hbm", message)
-    return float(found[1]) * {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}[found[2]] if found else None
 
 
 def checked(compiled: Compiled, devices: int) -> Compiled:

@@ -65,12 +65,12 @@ class StepTimes:
     @property
     def roofline(self) -> float:
         """The step takes at least this long."""
-        return max(self.arithmetic, self.memory, self.links, self.host)
+        return float(max(vars(self).values()))
 
     @property
     def bound_by(self) -> str:
         """Which of the bounds is the longest."""
-        return max(("arithmetic", "memory", "links", "host"), key=lambda cause: getattr(self, cause))
+        return max(vars(self), key=vars(self).__getitem__)
 
     def at(self, utilisation: float) -> float:
         """Seconds with the arithmetic at this share of the peak."""
@@ -89,17 +89,13 @@ class RunEstimate:
     train_steps: int
     eval_calls: int
 
-    def train_hours(self, utilisation: float) -> float:
-        """Hours in training steps."""
-        return self.train_steps * self.train_step.at(utilisation) / 3600
-
     def eval_hours(self, utilisation: float) -> float:
         """Hours in evaluation steps."""
         return self.eval_calls * self.eval_step.at(utilisation) / 3600
 
     def hours(self, utilisation: float) -> float:
         """The whole run without compiling and saving."""
-        return self.train_hours(utilisation) + self.eval_hours(utilisation)
+        return self.train_steps * self.train_step.at(utilisation) / 3600 + self.eval_hours(utilisation)
 
 
 def estimate(work: Workload, hardware: HardwareConfig, host_s: float) -> RunEstimate:
@@ -127,11 +123,6 @@ def estimate(work: Workload, hardware: HardwareConfig, host_s: float) -> RunEsti
 def all_reduce_seconds(num_bytes: float, chips: int, chip: Chip) -> float:
     """At least this long: each chip sends and receives 2 (N-1)/N of the bytes, over all of its links at once."""
     return 2 * (chips - 1) / chips * num_bytes / chip.links_bytes_per_s
-
-
-def with_placement(hardware: HardwareConfig, placement: str) -> HardwareConfig:
-    """The machine divided in another way."""
-    return replace(hardware, placement=placement)
 
 
 def makespan(hours: Sequence[float], slots: int) -> float:

@@ -1,11 +1,11 @@
-"""The steps of a run as XLA modules: `python -m trm.plan.lowering REQUEST.json`, a process of its own for each machine shape.
+"""A step of a run as an XLA module: `python -m trm.plan.lowering STEP FOLDER`, a process of its own for each machine shape.
 
-Traces the training and evaluation step of trm/train.py and trm/evaluate.py through torch_xla with as many paper devices as the
-job has chips, and writes for each NAME.hlo.pb and NAME.json. Nothing is compiled and no state is allocated.
+Reads FOLDER/config.json, the run's settings; traces the training or evaluation step of trm/train.py and trm/evaluate.py through
+torch_xla with as many paper devices as the job has chips; writes FOLDER/module.hlo.pb and job.json. Nothing is compiled and no
+state is allocated.
 """
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,68 +14,46 @@ from torch import Tensor
 
 from trm.backends.xla import TracingRuntime
 from trm.cli import plain_command
-from trm.config import Config, from_plain, to_plain
-from trm.core.flops import eval_arguments, train_arguments
+from trm.config import Config, from_plain
+from trm.core.flops import EvalArguments, TrainArguments, eval_arguments, train_arguments
 from trm.core.programs import eval_program, train_program
+from trm.plan.estimate import topology
 from trm.plan.workload import architecture_of, step_config
 from trm.study.placement import place
 
 
-def request(cfg: Config, steps: Sequence[str], out: Path) -> dict[str, Any]:
-    """What to write into REQUEST.json: the run's settings, which of the STEPS to lower, and the folder for the modules."""
-    return {"config": to_plain(cfg), "steps": list(steps), "out": str(out)}
-
-
-def arguments_of(tree: Any, *, rows: bool, donated: bool, parameters: list[int]) -> list[dict[str, Any]]:
-    """One entry for each tensor of a tree that the module uses, taking numbers from the front of `parameters`."""
-    entries = []
-    for leaf in pytree.tree_leaves(tree):
-        if isinstance(leaf, Tensor):
-            number = parameters.pop(0)
-            if number >= 0:
-                entries.append({"parameter": number, "rows": rows, "donated": donated})
-    return entries
-
-
-def lower_training(cfg: Config, runtime: TracingRuntime) -> tuple[bytes, list[dict[str, Any]]]:
-    """The training step's module and what its parameters are."""
-    step = step_config(cfg)
-    state, fixed, batch = train_arguments(cfg, step.arch, votes=place(cfg.hardware).processes > 1)
-    program = train_program(step)
-    module, parameters = runtime.lower(program.function, program.rows, state, fixed, batch)
-    entries = []
-    for name, part in zip(state._fields, state, strict=True):
-        entries += arguments_of(part, rows=name == "carry", donated=True, parameters=parameters)
-    entries += arguments_of(fixed, rows=False, donated=False, parameters=parameters)
-    entries += arguments_of(batch, rows=True, donated=False, parameters=parameters)
-    return module, entries
-
-
-def lower_evaluation(cfg: Config, runtime: TracingRuntime) -> tuple[bytes, list[dict[str, Any]]]:
-    """The evaluation step's module and what its parameters are."""
-    arch = architecture_of(cfg)
-    arguments = eval_arguments(cfg, arch, cfg.eval_batch_size)
-    program = eval_program(arch)
+def lower(cfg: Config, step: str, runtime: TracingRuntime) -> tuple[bytes, list[dict[str, Any]]]:
+    """The module of one of the STEPS, and for each tensor that it uses its parameter, whether it is split by rows or donated."""
+    arguments: TrainArguments | EvalArguments
+    if step == "training":
+        settings = step_config(cfg)
+        program = train_program(settings)
+        arguments = train_arguments(cfg, settings.arch, votes=place(cfg.hardware).processes > 1)
+        parts = arguments.state._asdict() | {"fixed": arguments.fixed, "batch": arguments.batch}
+        donated = set(arguments.state._fields)
+    else:
+        arch = architecture_of(cfg)
+        program = eval_program(arch)
+        arguments = eval_arguments(cfg, arch, cfg.eval_batch_size)
+        parts, donated = arguments._asdict(), set()
     module, parameters = runtime.lower(program.function, program.rows, *arguments)
-    entries = []
-    for name, part in zip(arguments._fields, arguments, strict=True):
-        entries += arguments_of(part, rows=name in ("carry", "batch"), donated=False, parameters=parameters)
-    return module, entries
-
-
-STEPS = {"training": lower_training, "evaluation": lower_evaluation}
+    names = [name for name, tree in parts.items() for leaf in pytree.tree_leaves(tree) if isinstance(leaf, Tensor)]
+    return module, [
+        {"parameter": number, "rows": name in ("carry", "batch"), "donated": name in donated}
+        for number, name in zip(parameters, names, strict=True)
+        if number >= 0
+    ]
 
 
 def main(arguments: list[str]) -> None:
-    """Read the request, write the modules."""
-    (path,) = arguments
-    wanted = json.loads(Path(path).read_text())
-    cfg, out = from_plain(wanted["config"], path), Path(wanted["out"])
-    runtime = TracingRuntime(place(cfg.hardware).devices)
-    for name in wanted["steps"]:
-        module, entries = STEPS[name](cfg, runtime)
-        (out / f"{name}.hlo.pb").write_bytes(module)
-        (out / f"{name}.json").write_text(json.dumps(entries))
+    """Write the module, and what trm/plan/aot.py must know to compile it."""
+    step, folder = arguments[0], Path(arguments[1])
+    cfg = from_plain(json.loads((folder / "config.json").read_text()), str(folder / "config.json"))
+    devices, module_file = place(cfg.hardware).devices, folder / "module.hlo.pb"
+    module, entries = lower(cfg, step, TracingRuntime(devices))
+    module_file.write_bytes(module)
+    job = {"module": str(module_file), "arguments": entries, "devices": devices, "topology": topology(cfg.hardware)}
+    (folder / "job.json").write_text(json.dumps(job | {"result": str(folder / "result.json")}))
 
 
 if __name__ == "__main__":

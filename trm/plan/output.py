@@ -6,8 +6,8 @@ compiled  what the TPU's own compiler says about the module it made
 measured  on this machine: seconds of compiling
 """
 
-import io
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from rich.console import Console
@@ -21,6 +21,7 @@ from trm.plan.settings import PlanSettings
 from trm.plan.workload import Workload
 
 LARGE_DIFFERENCE = 0.02  # between the counted and the analytic FLOPs, from which on the plan warns
+MESSAGE_LINES = 12  # of the compiler's own words, where a step does not fit
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,11 @@ class RunPlan:
     work: Workload
     estimates: dict[str, RunEstimate | str]  # by placement; a string says why there is none
     compiled: dict[str, Compiled | TooBig]  # by step, for the chosen placement
+
+    @property
+    def chosen(self) -> str:
+        """The placement that the run's own settings ask for."""
+        return self.cfg.hardware.placement or "pod"
 
 
 def quantity(value: float, unit: str) -> str:
@@ -70,6 +76,7 @@ def evaluations_words(work: Workload) -> str:
 def run_lines(plan: RunPlan, settings: PlanSettings, chip: Chip) -> list[str]:
     """One run: what it computes, and what it costs on each placement."""
     work, cfg = plan.work, plan.cfg
+    assumed = "; puzzles assumed: data.num_test_puzzles or evaluate.max_puzzles sets them" if work.test_puzzles_assumed else ""
     lines = [
         f"{plan.name}: {cfg.hardware.name}, {cfg.hardware.dtype}",
         f"  parameters            {work.parameters:,} [counted]",
@@ -78,16 +85,14 @@ def run_lines(plan: RunPlan, settings: PlanSettings, chip: Chip) -> list[str]:
         f"  training              {work.train_steps:,} steps of {work.global_batch} rows, "
         f"{quantity(work.train_steps * work.train_flops, 'FLOP')} [counted]",
         f"  evaluation            {evaluations_words(work)} x {cfg.recursion.n_sup} steps, "
-        f"{quantity(work.eval_calls * work.eval_flops, 'FLOP')} "
-        + (
-            "[counted; puzzles assumed: data.num_test_puzzles or evaluate.max_puzzles sets them]"
-            if work.test_puzzles_assumed
-            else "[counted]"
-        ),
+        f"{quantity(work.eval_calls * work.eval_flops, 'FLOP')} [counted{assumed}]",
         f"  on every chip         {mebibytes(work.state_bytes)} of weights, moments and EMA; "
         f"gradient {mebibytes(work.gradient_bytes)} [counted]",
         "",
-        *_placement_table(plan, settings),
+        "  one run on each placement (* chosen): roofline of a training step, whole run at the roofline and at the utilisations "
+        "[counted work, assumed speed]",
+        *_placements([plan], settings, sweep=False),
+        _evaluation_share(plan, settings),
     ]
     for step, compiled in plan.compiled.items():
         lines += ["", *_compiled_lines(step, compiled, work, chip)]
@@ -104,141 +109,121 @@ def _flops_lines(name: str, counted: int, analytic: int | None, batch: int) -> l
     return lines
 
 
-def _placement_table(plan: RunPlan, settings: PlanSettings) -> list[str]:
-    percents = settings.utilisation_percent
-    header = ["placement", "chips", "jobs at once", "rows/chip", "roofline ms", "bound by", "h at peak"]
-    header += [f"h at {p:g} %" for p in percents] + [f"chip-h at {p:g} %" for p in percents]
-    if settings.price_per_chip_hour is not None:
-        header += [f"price at {p:g} %" for p in percents]
-    rows = [header]
-    refused = []
-    for placement in PLACEMENTS:
-        found = plan.estimates[placement]
-        mark = "*" if placement == (plan.cfg.hardware.placement or "pod") else ""
-        if isinstance(found, str):
-            refused.append(f"    {placement}: {found}")
-            continue
-        hours = [found.hours(p / 100) for p in percents]
-        row = [placement + mark, str(found.chips), str(found.jobs_at_once), str(found.rows_per_chip)]
-        row += [f"{1e3 * found.train_step.roofline:.3f}", found.train_step.bound_by, f"{found.hours(1.0):.1f}"]
-        row += [f"{h:.1f}" for h in hours] + [f"{h * found.chips:.0f}" for h in hours]
-        if settings.price_per_chip_hour is not None:
-            row += [f"{h * found.chips * settings.price_per_chip_hour:,.0f}" for h in hours]
-        rows.append(row)
-    middle = percents[len(percents) // 2]
-    share = [
-        f"{placement} {100 * found.eval_hours(middle / 100) / found.hours(middle / 100):.0f} %"
-        for placement, found in plan.estimates.items()
-        if isinstance(found, RunEstimate)
+def _evaluation_share(plan: RunPlan, settings: PlanSettings) -> str:
+    middle = settings.utilisations[len(settings.utilisations) // 2]
+    shares = [
+        f"{placement} {100 * run.eval_hours(middle) / run.hours(middle):.0f} %"
+        for placement, run in plan.estimates.items()
+        if isinstance(run, RunEstimate)
     ]
-    return [
-        "  one run on each placement (* chosen): roofline of a training step, whole run at the roofline and at the utilisations "
-        "[counted work, assumed speed]",
-        *table(rows),
-        *refused,
-        f"    evaluation's share of the hours at {middle:g} %: {', '.join(share)}",
-    ]
+    return f"    evaluation's share of the hours at {100 * middle:g} %: {', '.join(shares)}"
 
 
 def _compiled_lines(step: str, compiled: Compiled | TooBig, work: Workload, chip: Chip) -> list[str]:
     if isinstance(compiled, TooBig):
         needed = "more" if compiled.needed is None else mebibytes(compiled.needed)
         fits = f"; a global batch of {compiled.fits} should fit, in proportion to the rows" if compiled.fits else ""
+        words = [line.rstrip()[:200] for line in compiled.message.splitlines() if line.strip()]
         return [
             f"  {step} step: out of memory [compiled]: {needed} needed of a chip, {mebibytes(compiled.there)} there{fits}",
-            *(f"    {line}" for line in shortened(compiled.message)),
+            *(f"    {line}" for line in words[:MESSAGE_LINES]),
         ]
-    memory = compiled.memory
-    counts: dict[str, list[int]] = {}
-    for item in compiled.collectives:
-        counts.setdefault(item["op"], []).append(item["bytes"])
-    moved = "; ".join(f"{len(sizes)} {op} of {sum(sizes):,} bytes" for op, sizes in sorted(counts.items())) or "none"
+    counts = Counter(item["op"] for item in compiled.collectives)
+    moved = "; ".join(f"{count} {op} of {compiled.collective_bytes(op):,} bytes" for op, count in sorted(counts.items()))
     gradient = work.gradient_bytes if step == "training" and compiled.devices > 1 else None
-    lines = [
+    return [
         f"  {step} step compiled for {compiled.devices} x {compiled.device_kind} by libtpu {compiled.libtpu} in "
         f"{compiled.seconds:.0f} s [measured]",
         f"    HBM of a chip      {mebibytes(compiled.memory_bytes)} of {mebibytes(chip.memory_bytes)} "
         f"({100 * compiled.memory_bytes / chip.memory_bytes:.1f} %) [compiled]",
         "                       arguments {arguments} + outputs {outputs} - aliased {aliased} + temporaries {temporaries} + "
-        "code {code}".format(**{kind: mebibytes(size) for kind, size in memory.items()}),
+        "code {code}".format(**{kind: mebibytes(size) for kind, size in compiled.memory.items()}),
         f"    donated            {compiled.aliases} outputs take the memory of {compiled.donated} donated arguments [compiled]",
-        f"    collectives        {moved} [compiled]",
+        f"    collectives        {moved or 'none'} [compiled]",
         f"    of a chip          {quantity(compiled.flops, 'FLOP')}, {quantity(compiled.bytes_accessed, 'B')} accessed in all "
         f"memories [compiled]; at the peak {1e3 * compiled.flops / chip.bf16_flops:.2f} ms, "
         f"links {1e3 * all_reduce_seconds(compiled.collective_bytes('all-reduce'), compiled.devices, chip):.2f} ms [roofline]",
+        *(f"    warning: {text}" for text in warnings(compiled, gradient)),
     ]
-    return lines + [f"    warning: {text}" for text in warnings(compiled, gradient)]
-
-
-def shortened(message: str, lines: int = 12) -> list[str]:
-    """The first lines of a compiler's message that say something."""
-    return [line.rstrip()[:200] for line in message.splitlines() if line.strip()][:lines]
 
 
 def sweep_lines(name: str, plans: Sequence[RunPlan], settings: PlanSettings) -> list[str]:
     """A whole sweep: its jobs, and the hours and chip-hours of each placement."""
-    percents = settings.utilisation_percent
-    chosen = plans[0].cfg.hardware.placement or "pod"
-    rows = [
-        ["job", "parameters", "GFLOP a row", "steps", "roofline ms", *(f"h at {p:g} %" for p in percents), *_compiled_header(plans)]
-    ]
-    for plan in plans:
-        found = plan.estimates[chosen]
-        work = plan.work
-        row = [plan.name, f"{work.parameters:,}", f"{work.train_flops / work.global_batch / 1e9:.2f}", f"{work.train_steps:,}"]
-        if isinstance(found, str):
-            row += ["-"] * (1 + len(percents))
-        else:
-            row += [f"{1e3 * found.train_step.roofline:.3f}", *(f"{found.hours(p / 100):.1f}" for p in percents)]
-        rows.append(row + [cell for step in plan.compiled for cell in _compiled_cells(plan.compiled[step])])
-    lines = [f"{name}: {len(plans)} jobs, hours of each with placement={chosen} [counted work, assumed speed]", *table(rows), ""]
-
-    header = ["placement", "jobs at once", *(f"h at {p:g} %" for p in percents), *(f"chip-h at {p:g} %" for p in percents)]
-    header += [f"reserved at {p:g} %" for p in percents]
-    if settings.price_per_chip_hour is not None:
-        header += [f"price at {p:g} %" for p in percents]
-    rows, refused = [header], []
-    for placement in PLACEMENTS:
-        found_all = [plan.estimates[placement] for plan in plans]
-        reasons = [found for found in found_all if isinstance(found, str)]
-        if reasons:
-            refused.append(f"    {placement}: {reasons[0]}")
-            continue
-        estimates = [found for found in found_all if isinstance(found, RunEstimate)]
-        hours = [makespan([e.hours(p / 100) for e in estimates], estimates[0].jobs_at_once) for p in percents]
-        used = [sum(e.hours(p / 100) * e.chips for e in estimates) for p in percents]
-        machine = estimates[0].chips * estimates[0].jobs_at_once
-        row = [placement + ("*" if placement == chosen else ""), str(estimates[0].jobs_at_once)]
-        row += [f"{h:.1f}" for h in hours] + [f"{u:.0f}" for u in used] + [f"{h * machine:.0f}" for h in hours]
-        if settings.price_per_chip_hour is not None:
-            row += [f"{h * machine * settings.price_per_chip_hour:,.0f}" for h in hours]
-        rows.append(row)
-    lines += [
+    return [
+        f"{name}: {len(plans)} jobs, hours of each with placement={plans[0].chosen} [counted work, assumed speed]",
+        *table([_job_row(plan, plans[0].chosen, settings) for plan in plans]),
+        "",
         "  the whole sweep on each placement: hours to its end, chip-hours that its jobs use, chip-hours of the machine reserved "
         "meanwhile",
-        *table(rows),
-        *refused,
+        *_placements(plans, settings, sweep=True),
     ]
-    return lines
 
 
-def _compiled_header(plans: Sequence[RunPlan]) -> list[str]:
-    return [name for step in plans[0].compiled for name in (f"{step} MiB/chip", "all-reduce bytes")]
+def _job_row(plan: RunPlan, placement: str, settings: PlanSettings) -> dict[str, str]:
+    work, run = plan.work, plan.estimates[placement]
+    row = {
+        "job": plan.name,
+        "parameters": f"{work.parameters:,}",
+        "GFLOP a row": f"{work.train_flops / work.global_batch / 1e9:.2f}",
+        "steps": f"{work.train_steps:,}",
+    }
+    if isinstance(run, RunEstimate):
+        row |= _roofline(run) | _at(settings, "h", map(run.hours, settings.utilisations), ".1f")
+    for step, compiled in plan.compiled.items():
+        memory, moved = "too big", "-"
+        if isinstance(compiled, Compiled):
+            memory, moved = f"{compiled.memory_bytes / 2**20:,.0f}", f"{compiled.collective_bytes('all-reduce'):,}"
+        row |= {f"{step} MiB/chip": memory, f"{step} all-reduce bytes": moved}
+    return row
 
 
-def _compiled_cells(compiled: Compiled | TooBig) -> list[str]:
-    if isinstance(compiled, Compiled):
-        return [f"{compiled.memory_bytes / 2**20:,.0f}", f"{compiled.collective_bytes('all-reduce'):,}"]
-    return ["too big", "-"]
+def _placements(plans: Sequence[RunPlan], settings: PlanSettings, *, sweep: bool) -> list[str]:
+    """What the runs take on each placement, as a table; below it the placements that one of them cannot have, and why.
+
+    A run pays for its own chips; a `sweep` for the whole machine, until its last job has ended.
+    """
+    rows, refused = [], []
+    for placement in PLACEMENTS:
+        found = [plan.estimates[placement] for plan in plans]
+        runs = [each for each in found if isinstance(each, RunEstimate)]
+        if len(runs) < len(found):
+            refused.append(f"    {placement}: {next(each for each in found if isinstance(each, str))}")
+            continue
+        first = runs[0]
+        hours = [makespan([run.hours(share) for run in runs], first.jobs_at_once) for share in settings.utilisations]
+        used = [sum(run.chips * run.hours(share) for run in runs) for share in settings.utilisations]
+        paid = [each * first.chips * first.jobs_at_once for each in hours] if sweep else used
+        row = {"placement": placement + ("*" if placement == plans[0].chosen else ""), "jobs at once": str(first.jobs_at_once)}
+        if not sweep:
+            row |= {"chips": str(first.chips), "rows/chip": str(first.rows_per_chip), **_roofline(first)}
+            row |= {"bound by": first.train_step.bound_by, "h at peak": f"{first.hours(1.0):.1f}"}
+        row |= _at(settings, "h", hours, ".1f") | _at(settings, "chip-h", used, ".0f")
+        if sweep:
+            row |= _at(settings, "reserved", paid, ".0f")
+        if settings.price_per_chip_hour is not None:
+            row |= _at(settings, "price", [each * settings.price_per_chip_hour for each in paid], ",.0f")
+        rows.append(row)
+    return [*table(rows), *refused]
 
 
-def table(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Rows in aligned columns: the first to the left, the others to the right."""
-    grid = Table(box=None, pad_edge=False, show_header=False)
-    for number in range(len(rows[0])):
-        grid.add_column(justify="right" if number else "left", no_wrap=True)
+def _roofline(run: RunEstimate) -> dict[str, str]:
+    return {"roofline ms": f"{1e3 * run.train_step.roofline:.3f}"}
+
+
+def _at(settings: PlanSettings, what: str, values: Iterable[float], form: str) -> dict[str, str]:
+    """The cells of a figure that there is one of for each utilisation."""
+    return {f"{what} at {p:g} %": format(value, form) for p, value in zip(settings.utilisation_percent, values, strict=True)}
+
+
+def table(rows: Sequence[Mapping[str, str]]) -> list[str]:
+    """Rows of named cells in aligned columns: the first to the left, the others to the right; - where a row has no such cell."""
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    grid = Table(box=None, pad_edge=False)
+    for name in names:
+        grid.add_column(Text(name), justify="right" if name != names[0] else "left", no_wrap=True)
     for row in rows:
-        grid.add_row(*map(Text, row))
-    text = io.StringIO()
-    Console(width=10_000, file=text, no_color=True).print(grid)
-    return [f"    {line.rstrip()}" for line in text.getvalue().splitlines()]
+        grid.add_row(*(Text(row.get(name, "-")) for name in names))
+    console = Console(width=10_000, no_color=True, force_terminal=False)
+    with console.capture() as printed:
+        console.print(grid)
+    return [f"    {line.rstrip()}" for line in printed.get().splitlines()]

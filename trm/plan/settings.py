@@ -23,6 +23,11 @@ class PlanSettings:
     host_ms_per_step: float = 3.0  # no step is shorter than this, however fast the chips are
     price_per_chip_hour: float | None = None  # in any currency
 
+    @property
+    def utilisations(self) -> list[float]:
+        """The same as shares, 0..1."""
+        return [percent / 100 for percent in self.utilisation_percent]
+
 
 def split_arguments(arguments: list[str]) -> tuple[PlanSettings, list[str], bool]:
     """The plan.* settings, the run's overrides, and whether --multirun says that it is a sweep. Raises UserError."""

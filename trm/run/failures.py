@@ -57,20 +57,27 @@ def memory_words(cfg: Config, message: str) -> str | None:
     """
     if not any(words in message for words in OUT_OF_MEMORY):
         return None
-    hardware, batch = cfg.hardware, cfg.train.global_batch_size
-    devices = hardware.num_devices
-    found = re.search(r"Used ([\d.]+)([KMGT]?)B? of ([\d.]+)([KMGT]?)B? hbm", message)
-    if found:
-        needed, there = (float(found[i]) * UNITS[found[i + 1]] for i in (1, 3))
-        fits = int(batch * there / needed) // devices * devices
-        numbers = f" ({found[1]}{found[2]} needed, {found[3]}{found[4]} there)"
-    else:
-        fits, numbers = batch // 2 // devices * devices, ""
-    advice = f"train.global_batch_size={fits} {'should fit' if found else 'is worth a try'}" if fits else "use more devices"
+    batch, devices = cfg.train.global_batch_size, cfg.hardware.num_devices
+    share, numbers, hope = 0.5, "", "is worth a try"
+    if asked := memory_asked_for(message):
+        needed, there = asked
+        share, numbers, hope = there / needed, f" ({needed / 2**30:.2f} GiB needed, {there / 2**30:.2f} GiB there)", "should fit"
+    fits = batch_that_fits(batch, devices, share)
     return (
-        f"out of memory{numbers}: train.global_batch_size={batch} over {devices} {hardware.platform} device(s) is too much for "
-        f"this model: {advice}, or lower model.hidden_size"
+        f"out of memory{numbers}: train.global_batch_size={batch} over {devices} {cfg.hardware.platform} device(s) is too much for "
+        f"this model: {f'train.global_batch_size={fits} {hope}' if fits else 'use more devices'}, or lower model.hidden_size"
     )
+
+
+def memory_asked_for(message: str) -> tuple[float, float] | None:
+    """Bytes of a device that a program needs and that there are, from its compiler's "Used 48.98G of 30.75G hbm"; None without."""
+    found = re.search(r"Used ([\d.]+)([KMGT]?)B? of ([\d.]+)([KMGT]?)B? hbm", message)
+    return (float(found[1]) * UNITS[found[2]], float(found[3]) * UNITS[found[4]]) if found else None
+
+
+def batch_that_fits(batch: int, devices: int, share: float) -> int:
+    """The largest global batch that takes this share of the memory, were all of it in proportion; 0 = not a row a device."""
+    return int(batch * share) // devices * devices
 
 
 def slow_loader(lap: Lap, made_s: float, waited_s: float) -> str | None:

@@ -82,15 +82,18 @@ def open_run(path: Path, overrides: list[str]) -> SavedRun:
     cfg = _with_overrides(_settings(folder, meta), overrides)
     arch = architecture(cfg, **_sizes(folder, meta))
     _check_tensors(folder, arch, tensors)
-    weights = {k.removeprefix("weights/"): t for k, t in tensors.items() if k.startswith("weights/")}
-    fixed = init_fixed(arch, cfg.seed) | {k.removeprefix("fixed/"): t for k, t in tensors.items() if k.startswith("fixed/")}
+
+    def part(prefix: str) -> Weights:
+        return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+
+    fixed = init_fixed(arch, cfg.seed) | part("fixed/")
     return SavedRun(
         cfg=cfg,
         arch=arch,
         meta=meta,
         folder=folder,
-        weights=weights,
-        ema={k.removeprefix("ema/"): t for k, t in tensors.items() if k.startswith("ema/")},
+        weights=part("weights/"),
+        ema=part("ema/"),
         fixed={k: t.to(arch.dtype) if k.startswith("init.") else t for k, t in fixed.items()},
         puzzle_embedding=tensors.get("puzzle_embedding"),
         asked_data=any(override.partition("=")[0].partition(".")[0] == "data" for override in overrides),
@@ -169,9 +172,8 @@ def _sizes(folder: Path, meta: Meta) -> dict[str, int]:
 def _check_tensors(folder: Path, arch: Architecture, tensors: dict[str, Tensor]) -> None:
     """Raise CheckpointError where the model of `arch` cannot be made from the tensors."""
     model = arch.model
-    shapes = {f"weights/{name}": shape for name, shape in weight_shapes(arch).items()}
-    if any(name.startswith("ema/") for name in tensors):
-        shapes |= {f"ema/{name}": shape for name, shape in weight_shapes(arch).items()}
+    kinds = ("weights/", "ema/") if any(name.startswith("ema/") for name in tensors) else ("weights/",)
+    shapes = {kind + name: shape for kind in kinds for name, shape in weight_shapes(arch).items()}
     if model.puzzle_emb_ndim:
         shapes["puzzle_embedding"] = (arch.num_puzzle_identifiers, model.puzzle_emb_ndim)
     used = {name for name in tensors if name.startswith(("weights/", "ema/")) or name == "puzzle_embedding"}
