@@ -11,12 +11,15 @@ import termios
 
 import numpy as np
 import pytest
-from PIL import Image, ImageChops
+from PIL import Image, ImageChops, ImageColor
 from thinking_fixtures import SIZES, architecture, puzzle, thoughts
+from toy_task import Shades
 
 from trm.show import terminal
 from trm.show.animation import FRAME_MS, LAST_MS, animation
+from trm.show.grid import veiled
 from trm.show.page import page, thinking_data
+from trm.show.sheet import contact_sheet
 from trm.show.terminal import MARKS_LEGEND, Watcher
 from trm.show.thinking import Frame, Puzzle
 from trm.tasks.sudoku.task import SudokuTask as Sudoku
@@ -190,6 +193,17 @@ def test_animation_holds_the_last_frame_and_repeats():
     assert all(difference(pictures[i], pictures[j], (119, 58, 224, 163)) > 100 for i, j in ((0, 1), (1, 2), (0, 2)))
     # the third: right all the time; the frames' palettes differ by a few levels
     assert difference(pictures[0], pictures[1], (228, 62, 324, 159)) < 10
+
+
+def test_a_tasks_own_colours_are_the_ground_of_its_cells():
+    (question,), (answer,) = Shades().generate(1, 0)
+    made = Puzzle("p", Shades(), question, answer)
+    sheet = contact_sheet(made, [Frame(1, 1, answer, np.full(6, 0.5), 0.5)]).convert("RGB")
+    shown = {colour for _, colour in sheet.getcolors()}
+    assert {ImageColor.getrgb(Shades.view.colours[token]) for token in answer} <= shown
+    assert ImageColor.getrgb(veiled("#222222")) not in shown
+    wrong = contact_sheet(made, [Frame(1, 1, np.where(answer == 2, 3, 2), np.full(6, 0.5), 0.5)]).convert("RGB")
+    assert ImageColor.getrgb(veiled("#222222")) in {colour for _, colour in wrong.getcolors()}
 
 
 def test_the_page_escapes_what_comes_from_outside():

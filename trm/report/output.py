@@ -128,5 +128,6 @@ def page(comparison: Comparison, title: str) -> str:
             for name, draw in plots.pictures(comparison).items()
         },
         thinking=shown,
+        symbol=next((item.data["view"]["symbols"][-1] for item in shown if item.data), "5"),  # in the legend
         most_puzzles=MOST_PUZZLES,
     )

@@ -65,14 +65,18 @@ def _lines(
         unfinished = [run for run in variant.runs if others and run.status not in ("completed", "damaged")]
         label = None if counted else f"{variant.label} (not counted)"
         for points in filter(None, map(points_of, unfinished)):
-            axes.plot(*zip(*points, strict=True), label=label, color=colour, **NOT_COUNTED)
+            axes.plot(*_xy(points), label=label, color=colour, **NOT_COUNTED)
             label = None
         for points in counted if len(counted) > 1 else ():
-            axes.plot(*zip(*points, strict=True), color=colour, linestyle=line, linewidth=0.8, alpha=0.4)
-        if counted and (mean := _mean(counted)):
+            axes.plot(*_xy(points), color=colour, linestyle=line, linewidth=0.8, alpha=0.4)
+        if counted:
+            mean = _mean(counted)
             marker = "o" if marked and len(mean) <= MOST_MARKED_POINTS else None
-            look: dict[str, Any] = {"linewidth": 2, "marker": marker, "markersize": 4}
-            axes.plot(*zip(*mean, strict=True), color=colour, linestyle=line, label=variant.label, **look)
+            axes.plot(*_xy(mean), color=colour, linestyle=line, linewidth=2, marker=marker, markersize=4, label=variant.label)
+
+
+def _xy(points: Points) -> Any:
+    return np.reshape(points, (-1, 2)).T
 
 
 def _mean(series: Sequence[Points]) -> Points:

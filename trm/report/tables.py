@@ -89,12 +89,8 @@ def _result(variant: Variant, target: float | None) -> Row:
 
 def notes(comparison: Comparison) -> list[str]:
     """What the columns of the results mean."""
-    return [
-        *NOTES,
-        RATES_NOTE,
-        PAPER_NOTE,
-        *([TARGET_NOTE.format(target=100 * comparison.target)] if comparison.target is not None else []),
-    ]
+    target = [] if comparison.target is None else [TARGET_NOTE.format(target=100 * comparison.target)]
+    return [*NOTES, RATES_NOTE, PAPER_NOTE, *target]
 
 
 def problems(comparison: Comparison) -> list[Row]:
@@ -104,7 +100,7 @@ def problems(comparison: Comparison) -> list[Row]:
             ("status", Cell(kind(run), look="bad")),
             ("job", _code(run.name)),
             ("seed", _number("{:d}", run.seed)),
-            ("reason", Cell(reason, small=[" ".join(run.overrides)] if run.status == "missing" else [])),
+            ("reason", Cell(reason, small=[" ".join(run.overrides)] if run.status == "missing" and run.overrides else [])),
         ]
         for run, reason in comparison.not_counted
     ]

@@ -82,7 +82,7 @@ def _puzzle_data(puzzle: Puzzle, frames: list[Frame]) -> dict[str, Any]:
             "answer": _base64(frame.answer, "u1"),
             "marks": _base64(sum(getattr(marks, name).astype(int) << bit for bit, name in enumerate(FLAGS)), "u1"),
             "confidence": _base64(np.rint(65535 * frame.confidence.clip(0, 1)), "<u2"),
-            "halting": round(frame.halting, 4),
+            "halting": round(frame.halting, 6),
             "violations": [numbers.setdefault(text, len(numbers)) for text in puzzle.violations(frame.answer)],
         }
         for frame, marks in zip(frames, puzzle.marks_of(frames), strict=True)

@@ -94,7 +94,7 @@ def _square(cells: int) -> GridView:
     side = math.isqrt(cells)
     if side**2 != cells:
         raise ValueError(f"{cells} cells are no square grid")
-    return GridView(side, side, tuple(map(str, range(256))))
+    return GridView(side, side, tuple(map(str, range(255))))
 
 
 def of_samples(samples: Samples, task: Task | None) -> Iterator[tuple[Puzzle, list[Frame]]]:

@@ -1,6 +1,6 @@
 "use strict";
-// Draws the puzzles of one run into an element that holds their JSON (trm/show/page.py). A frame is the answer after one recursion of
-// one supervision step; all puzzles show the same one. Text from the run enters as text only.
+// Draws the puzzles of one run into an element that holds their JSON (trm/show/page.py). A frame is the answer after one recursion
+// of one supervision step; all puzzles show the same one. Text from the run enters as text only.
 const FRAME_MS = 350;
 const [LEFT, RIGHT, TOP, BOTTOM] = [30, 410, 10, 125]; // of a curve's view box 420 x 150
 const bytes = (text) => Uint8Array.from(atob(text), (character) => character.charCodeAt(0));
@@ -29,7 +29,7 @@ function viewer(root) {
   const [step, stepNow] = slider("step", "supervision step", count / recursions);
   const [recursion, recursionNow] = slider("recursion", "recursion", recursions);
   const play = add(controls, "button", "play", "Play");
-  const place = add(root, "div", puzzles.length === 1 ? "puzzles alone" : "puzzles");
+  const place = add(root, "div", "puzzles");
   for (const name of ["rows", "columns"]) place.style.setProperty(`--${name}`, view[name]);
   const drawings = puzzles.map((puzzle) => figure(place, puzzle, view, flags, recursions, (index) => { stop(); go(index); }));
 
@@ -77,17 +77,19 @@ function figure(place, puzzle, view, flags, recursions, go) {
   const curve = curveOf(caption, frames, recursions, go);
   const details = add(caption, "details");
   const [summary, violations] = [add(details, "summary"), add(details, "ul", "violations")];
-  details.open = place.classList.contains("alone");
+  details.open = place.closest(".alone") !== null;
   const about = details.open && add(caption, "p", "about soft", "Point at a cell for its confidence.");
 
   let [shown, pointed] = [frames.length - 1, null];
   const has = (flag, index) => Boolean((frames[shown].marks[index] >> flags.indexOf(flag)) & 1);
+  const unlike = (name, grid, index) => // what is not known has no symbol
+    (symbols[grid[index]] && grid[index] !== frames[shown].answer[index] ? [`${name} ${symbols[grid[index]]}`] : []);
   const words = (index) => [
     `row ${Math.floor(index / columns) + 1} column ${(index % columns) + 1}: ${symbols[frames[shown].answer[index]]}`,
     `confidence ${percent(frames[shown].confidence[index] / 65535)}`,
     ...flags.filter((flag) => has(flag, index)),
-    ...(has("given", index) && question[index] !== frames[shown].answer[index] ? [`question ${symbols[question[index]]}`] : []),
-    ...(solution && symbols[solution[index]] && solution[index] !== frames[shown].answer[index] ? [`solution ${symbols[solution[index]]}`] : []),
+    ...(has("given", index) ? unlike("question", question, index) : []),
+    ...(solution ? unlike("solution", solution, index) : []),
   ].join(", ");
   const describe = () => { if (about && pointed !== null) about.textContent = words(pointed); };
   const cells = Array.from({ length: rows * columns }, (_, index) => {
@@ -115,7 +117,8 @@ function figure(place, puzzle, view, flags, recursions, go) {
     const [wrong, changed] = ["wrong", "changed"].map((flag) => cells.filter((_, i) => has(flag, i)).length);
     status.replaceChildren();
     add(status, "strong", "", puzzle.name);
-    status.append(` ${wrong ? `${wrong} of ${cells.length} wrong` : "solved"}, ${changed} changed; halting ${frame.halting.toFixed(3)}`);
+    const verdict = wrong ? `${wrong} of ${cells.length} wrong` : "solved";
+    status.append(` ${verdict}, ${changed} changed; halting ${frame.halting.toFixed(3)}`);
     summary.textContent = `Violations: ${frame.violations.length || "none"}`;
     violations.replaceChildren();
     for (const number of frame.violations) add(violations, "li", "", puzzle.violations[number]);
@@ -129,11 +132,13 @@ function curveOf(place, frames, recursions, go) {
   const x = (index) => LEFT + ((RIGHT - LEFT) * (index + 1)) / frames.length;
   const y = (share) => BOTTOM - (BOTTOM - TOP) * share;
   const ends = frames.map((_, index) => index).filter((index) => (index + 1) % recursions === 0);
-  const rule = (share) => `<line class="${share === 0.5 ? "threshold" : "axis"}" x1="${LEFT}" x2="${RIGHT}" y1="${y(share)}" y2="${y(share)}"/>
+  const rule = (share) => `
+    <line class="${share === 0.5 ? "threshold" : "axis"}" x1="${LEFT}" x2="${RIGHT}" y1="${y(share)}" y2="${y(share)}"/>
     <text x="${LEFT - 6}" y="${y(share) + 4}" text-anchor="end">${share}</text>`;
   const svg = add(place, "div", "curve");
   svg.innerHTML = `<svg viewBox="0 0 420 150" role="img" aria-label="halting probability">${[0, 0.5, 1].map(rule).join("")}
-    <text x="${RIGHT}" y="145" text-anchor="end">step ${ends.length}</text><text x="${LEFT}" y="145">start: halting probability</text>
+    <text x="${LEFT}" y="145">start: halting probability</text>
+    <text x="${RIGHT}" y="145" text-anchor="end">step ${ends.length}</text>
     <polyline points="${frames.map((frame, index) => `${x(index)},${y(frame.halting)}`).join(" ")}"/>
     ${ends.map((index) => `<circle class="end" cx="${x(index)}" cy="${y(frames[index].halting)}" r="3"/>`).join("")}
     <circle class="now" r="6"/></svg>`;
