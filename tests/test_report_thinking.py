@@ -2,6 +2,7 @@
 
 import base64
 import dataclasses
+import math
 
 import numpy as np
 import pytest
@@ -12,8 +13,9 @@ from trm.inference.samples import Samples
 from trm.report.__main__ import main
 from trm.report.output import page
 from trm.report.runs import collect
-from trm.report.thinking import MOST_PUZZLES, NO_LABEL, thinking
+from trm.report.thinking import MOST_PUZZLES, thinking
 from trm.report.variants import compare
+from trm.show.page import FLAGS, NO_TOKEN
 from trm.tasks.sudoku.task import SudokuTask as Sudoku
 
 KINDS = {Sudoku(2, 2): "sudoku_4x4", Sudoku(2, 3): "sudoku_6x6", Sudoku(3, 3): "sudoku_9x9"}
@@ -32,17 +34,17 @@ def test_every_kind_of_sudoku(tmp_path, sudoku):
     samples = made_samples(sudoku)
     write_run(tmp_path / "a", config(f"data={KINDS[sudoku]}"), samples=samples)
     (shown,) = found(tmp_path)
-    grids = shown.grids
-    assert (grids["rows"], grids["columns"], grids["heavy_rows"]) == (sudoku.side, sudoku.side, sudoku.view.heavy_rows)
-    assert (grids["steps"], len(grids["puzzles"])) == (4, 4)
-    for k, drawn in enumerate(grids["puzzles"]):
+    view, puzzles = shown.data["view"], shown.data["puzzles"]
+    assert (view["rows"], view["columns"], view["heavy_rows"]) == (sudoku.side, sudoku.side, sudoku.view.heavy_rows)
+    assert (shown.data["recursions"], len(puzzles)) == (1, 4)
+    for k, drawn in enumerate(puzzles):
         assert tokens(drawn["question"]) == samples.inputs[k].tolist()
         assert tokens(drawn["solution"]) == samples.labels[k].tolist()
-        assert [tokens(answer) for answer in drawn["answers"]] == samples.predictions[:, k].tolist()
-        shares = np.array([tokens(share) for share in drawn["confidence"]]) / 255
-        assert shares == pytest.approx(samples.confidence[:, k], abs=0.5 / 255 + 1e-4)
-        assert drawn["halting"] == pytest.approx((1 / (1 + np.exp(-samples.q_halt[:, k]))).tolist(), abs=1e-4)
-    text = "".join(grids["symbols"][token] for token in tokens(grids["puzzles"][0]["answers"][-1]))
+        assert [tokens(frame["answer"]) for frame in drawn["frames"]] == samples.predictions[:, k].tolist()
+        for frame, shares, logit in zip(drawn["frames"], samples.confidence[:, k], samples.q_halt[:, k], strict=True):
+            assert np.frombuffer(base64.b64decode(frame["confidence"]), "<u2") / 65535 == pytest.approx(shares, abs=1e-4)
+            assert frame["halting"] == pytest.approx(1 / (1 + math.exp(-logit)), abs=1e-4)
+    text = "".join(view["symbols"][token] for token in tokens(puzzles[0]["frames"][-1]["answer"]))
     assert text == sudoku.text(samples.predictions[-1, 0])
 
 
@@ -50,12 +52,16 @@ def test_any_square_grid_with_cells_without_a_label(tmp_path):
     labels = np.arange(50, dtype=np.int32).reshape(2, 25) % 30
     labels[:, ::2] = IGNORE_LABEL
     answers = np.abs(np.stack([labels] * 3)) % 30
+    answers[1, 0, :2] = 7  # the first has no label, the second another
     samples = Samples(np.abs(labels) % 30, labels, answers, np.ones(answers.shape, np.float32), np.zeros((3, 2), np.float32))
     write_run(tmp_path / "a", samples=samples)
     (shown,) = found(tmp_path)
-    assert (shown.grids["rows"], shown.grids["heavy_rows"]) == (5, ())
-    assert shown.grids["symbols"][28] == "28"
-    assert tokens(shown.grids["puzzles"][0]["solution"])[::2] == [NO_LABEL] * 13
+    assert (shown.data["view"]["rows"], shown.data["view"]["heavy_rows"]) == (5, ())
+    assert shown.data["view"]["symbols"][28] == "28"
+    drawn = shown.data["puzzles"][0]
+    assert tokens(drawn["solution"])[::2] == [NO_TOKEN] * 13
+    given, wrong, changed = (1 << FLAGS.index(name) for name in ("given", "wrong", "changed"))
+    assert tokens(drawn["frames"][1]["marks"])[:4] == [changed, given | wrong | changed, 0, given]
 
 
 def test_the_best_counted_run_stands_for_its_variant(tmp_path):
@@ -83,7 +89,7 @@ def test_older_runs_have_none(tmp_path):
 def test_a_page_holds_so_many_puzzles(tmp_path):
     for number in range(9):
         write_run(tmp_path / "nine" / str(number), config(f"optimizer.lr=0.00{number + 1}"), samples=made_samples(Sudoku(2, 2)))
-    assert [len(shown.grids["puzzles"]) for shown in found(tmp_path / "nine")] == [MOST_PUZZLES // 9] * 9
+    assert [len(shown.data["puzzles"]) for shown in found(tmp_path / "nine")] == [MOST_PUZZLES // 9] * 9
 
 
 def test_accuracy_by_step_reaches_the_report(tmp_path):
@@ -119,7 +125,7 @@ def test_damaged_samples_are_told_and_the_page_still_stands(tmp_path, damage):
     write_run(tmp_path / "<b>a", samples=made_samples(Sudoku(2, 2)))
     (tmp_path / "<b>a" / "samples.json").write_text(content())
     (shown,) = found(tmp_path)
-    assert shown.grids is None
+    assert shown.data is None
     assert words in shown.problem
     text = page(compare(collect([tmp_path])), "title")
     assert shown.problem.split(":")[0] in text

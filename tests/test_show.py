@@ -1,8 +1,8 @@
 """A model's thinking in the terminal and as an animation."""
 
+import base64
 import fcntl
 import io
-import json
 import os
 import pty
 import re
@@ -11,15 +11,17 @@ import termios
 
 import numpy as np
 import pytest
-from PIL import Image, ImageChops
+from PIL import Image, ImageChops, ImageColor
 from thinking_fixtures import SIZES, architecture, puzzle, thoughts
+from toy_task import Shades
 
 from trm.show import terminal
 from trm.show.animation import FRAME_MS, LAST_MS, animation
-from trm.show.page import FLAGS, page, page_data
+from trm.show.grid import veiled
+from trm.show.page import page, thinking_data
+from trm.show.sheet import contact_sheet
 from trm.show.terminal import MARKS_LEGEND, Watcher
 from trm.show.thinking import Frame, Puzzle
-from trm.tasks.sudoku.rules import BLANK
 from trm.tasks.sudoku.task import SudokuTask as Sudoku
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -167,13 +169,10 @@ def test_every_size_in_every_form(sudoku):
         assert digits == sudoku.text(shown.answer)
     picture = Image.open(io.BytesIO(animation(made, frames)))
     assert picture.n_frames == len(frames)
-    data = page_data(made, frames)
-    assert [item["answer"] for item in data["frames"]] == [sudoku.text(f.answer) for f in frames]
+    (data,) = thinking_data([(made, frames)])["puzzles"]
+    assert [list(base64.b64decode(item["answer"])) for item in data["frames"]] == [f.answer.tolist() for f in frames]
     for item, shown in zip(data["frames"], frames, strict=True):
         assert [data["violations"][i] for i in item["violations"]] == sudoku.violations(made.question, shown.answer)
-        assert [bool(m & 1) for m in item["marks"]] == (made.question > BLANK).tolist()
-    assert FLAGS[0] == "given"
-    assert json.loads(json.dumps(data))["columns"] == sudoku.side
 
 
 def difference(one: Image.Image, other: Image.Image, box: tuple[int, int, int, int]) -> int:
@@ -191,9 +190,20 @@ def test_animation_holds_the_last_frame_and_repeats():
     assert picture.info["loop"] == 0
     assert durations == [FRAME_MS, FRAME_MS, LAST_MS]
     # the second cell: wrong in the first frame, changed in the second, neither in the third
-    assert all(difference(pictures[i], pictures[j], (119, 14, 224, 119)) > 100 for i, j in ((0, 1), (1, 2), (0, 2)))
+    assert all(difference(pictures[i], pictures[j], (119, 58, 224, 163)) > 100 for i, j in ((0, 1), (1, 2), (0, 2)))
     # the third: right all the time; the frames' palettes differ by a few levels
-    assert difference(pictures[0], pictures[1], (228, 18, 324, 115)) < 10
+    assert difference(pictures[0], pictures[1], (228, 62, 324, 159)) < 10
+
+
+def test_a_tasks_own_colours_are_the_ground_of_its_cells():
+    (question,), (answer,) = Shades().generate(1, 0)
+    made = Puzzle("p", Shades(), question, answer)
+    sheet = contact_sheet(made, [Frame(1, 1, answer, np.full(6, 0.5), 0.5)]).convert("RGB")
+    shown = {colour for _, colour in sheet.getcolors()}
+    assert {ImageColor.getrgb(Shades.view.colours[token]) for token in answer} <= shown
+    assert ImageColor.getrgb(veiled("#222222")) not in shown
+    wrong = contact_sheet(made, [Frame(1, 1, np.where(answer == 2, 3, 2), np.full(6, 0.5), 0.5)]).convert("RGB")
+    assert ImageColor.getrgb(veiled("#222222")) in {colour for _, colour in wrong.getcolors()}
 
 
 def test_the_page_escapes_what_comes_from_outside():

@@ -1,20 +1,24 @@
 """The page of a model's thinking in a real browser: headless Chromium, with no network."""
 
+import numpy as np
 import pytest
 from browsing import browser, needs_chromium, open_offline, requested
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
+from selenium.webdriver.support.color import Color
 from selenium.webdriver.support.ui import WebDriverWait
 from thinking_fixtures import architecture, puzzle, thoughts
+from toy_task import Shades
 
 from trm.show.page import page
+from trm.show.thinking import Frame, Puzzle
 from trm.tasks.sudoku.task import SudokuTask as Sudoku
 
 pytestmark = [needs_chromium, pytest.mark.long, pytest.mark.usefixtures("one_thread")]
 __all__ = ["browser"]
 SUDOKU = Sudoku(2, 3)
 STEPS, RECURSIONS = 4, 3
-EVIL = "</script><b>bold</b>"
+EVIL = "</script><u>under</u>"
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +39,7 @@ def opened(browser, made, frames, tmp_path):
 
 
 def cells(browser):
-    return browser.find_elements(By.CSS_SELECTOR, "#grid td")
+    return browser.find_elements(By.CSS_SELECTOR, ".cells td")
 
 
 def grid(browser) -> str:
@@ -47,7 +51,7 @@ def with_class(browser, name: str) -> list[bool]:
 
 
 def press(browser, slider: str, key: str) -> None:
-    browser.find_element(By.ID, slider).send_keys(key)
+    browser.find_element(By.CSS_SELECTOR, f"input.{slider}").send_keys(key)
 
 
 def test_loads_without_network_and_without_complaint(opened, tmp_path):
@@ -55,12 +59,12 @@ def test_loads_without_network_and_without_complaint(opened, tmp_path):
     assert requested(opened) == {(tmp_path / "thinking.html").as_uri()}
     assert opened.title == f"run {EVIL}"
     assert EVIL in opened.find_element(By.CSS_SELECTOR, "p.soft").text
-    assert not opened.find_elements(By.TAG_NAME, "b")
+    assert not opened.find_elements(By.TAG_NAME, "u")
 
 
 def test_begins_with_the_final_answer(opened, made, frames):
     assert grid(opened) == SUDOKU.text(frames[-1].answer)
-    shown = [item.text for item in opened.find_elements(By.CSS_SELECTOR, "#violations li")]
+    shown = [item.text for item in opened.find_elements(By.CSS_SELECTOR, ".violations li")]
     assert shown == SUDOKU.violations(made.question, frames[-1].answer)
     assert shown
     assert "NOT a solution" in opened.find_element(By.TAG_NAME, "body").text
@@ -76,18 +80,18 @@ def test_the_sliders_reach_every_frame(opened, made, frames):
             assert grid(opened) == SUDOKU.text(frames[i].answer)
             for name in ("given", "wrong", "changed", "conflict"):
                 assert with_class(opened, name) == getattr(marks[i], name).tolist(), (i, name)
-            status = opened.find_element(By.ID, "status").text
-            assert f"Step {step + 1}, recursion {recursion + 1}: {marks[i].wrong.sum()} wrong" in status
-            assert f"halting probability {frames[i].halting:.3f}" in status
+            status = opened.find_element(By.CLASS_NAME, "status").text
+            assert (
+                f"{marks[i].wrong.sum()} of 36 wrong, {marks[i].changed.sum()} changed; halting {frames[i].halting:.3f}" in status
+            )
+            assert [o.text for o in opened.find_elements(By.TAG_NAME, "output")] == [f"{step + 1} of 4", f"{recursion + 1} of 3"]
             press(opened, "recursion", Keys.ARROW_RIGHT)
         press(opened, "step", Keys.ARROW_RIGHT)
     assert len({frame.answer.tobytes() for frame in frames}) > 2
 
 
 def test_cells_show_their_confidence(opened, frames):
-    shares = [
-        float(opened.execute_script("return arguments[0].lastChild.style.getPropertyValue('--share')", c)) for c in cells(opened)
-    ]
+    shares = [float(opened.execute_script("return arguments[0].style.getPropertyValue('--share')", c)) for c in cells(opened)]
     assert shares == pytest.approx(frames[-1].confidence.tolist(), abs=1e-4)
     longest, shortest = (shares.index(f(shares)) for f in (max, min))
     widths = [opened.execute_script("return arguments[0].lastChild.offsetWidth", cells(opened)[i]) for i in (longest, shortest)]
@@ -99,34 +103,38 @@ def test_cells_show_their_confidence(opened, frames):
 
 
 def test_curve_has_a_point_for_each_recursion_and_follows_the_slider(opened, frames):
-    points = opened.find_element(By.CSS_SELECTOR, "#curve polyline").get_attribute("points").split()
+    points = opened.find_element(By.CSS_SELECTOR, ".curve polyline").get_attribute("points").split()
     heights = [float(point.split(",")[1]) for point in points]
     assert len(points) == STEPS * RECURSIONS
-    assert len(opened.find_elements(By.CSS_SELECTOR, "#curve .step")) == STEPS
+    assert len(opened.find_elements(By.CSS_SELECTOR, ".curve .end")) == STEPS
     halting = [frame.halting for frame in frames]
     assert sorted(range(len(halting)), key=halting.__getitem__) == sorted(range(len(heights)), key=lambda i: -heights[i])
     press(opened, "step", Keys.HOME)
-    now = opened.find_element(By.ID, "now")
+    now = opened.find_element(By.CLASS_NAME, "now")
     assert [now.get_attribute("cx"), now.get_attribute("cy")] == points[RECURSIONS - 1].split(",")
 
 
 def test_play_runs_to_the_end(opened, frames):
     press(opened, "step", Keys.HOME)
-    opened.find_element(By.ID, "play").click()
-    assert opened.find_element(By.ID, "play").text == "Stop"
-    WebDriverWait(opened, 60).until(lambda driver: driver.find_element(By.ID, "play").text == "Play")
+    opened.find_element(By.CLASS_NAME, "play").click()
+    assert opened.find_element(By.CLASS_NAME, "play").text == "Stop"
+    WebDriverWait(opened, 60).until(lambda driver: driver.find_element(By.CLASS_NAME, "play").text == "Play")
     assert grid(opened) == SUDOKU.text(frames[-1].answer)
 
 
-@pytest.mark.parametrize("side", [(2, 2), (3, 3), (5, 5)])
-def test_cells_are_square_and_fit_a_narrow_window(browser, tmp_path, side):
-    made = puzzle(Sudoku(*side), solved=False)
-    (tmp_path / "p.html").write_text(page(made, thoughts(architecture(made.task, n_sup=1, T=1), made.question), "p"))
+@pytest.mark.parametrize("task", [Sudoku(2, 2), Sudoku(5, 5), Shades()], ids=lambda task: task.title)
+def test_cells_are_square_and_fit_a_narrow_window(browser, tmp_path, task):
+    (question,), (answer,) = task.generate(1, 0) if task.name == "shades" else ([[1] * task.num_cells], [[2] * task.num_cells])
+    made, tokens = Puzzle("p", task, np.array(question), None), np.array(answer)
+    (tmp_path / "p.html").write_text(page(made, [Frame(1, 1, tokens, np.full(tokens.shape, 0.5), 0.5)], "p"))
     browser.set_window_size(500, 900)
     try:
         open_offline(browser, tmp_path / "p.html")
         assert browser.execute_script("return document.documentElement.scrollWidth <= document.documentElement.clientWidth")
-        size = browser.find_element(By.ID, "grid").rect
-        assert size["width"] == pytest.approx(size["height"], rel=0.03)
+        size = browser.find_element(By.CLASS_NAME, "cells").rect
+        assert size["width"] / task.view.columns == pytest.approx(size["height"] / task.view.rows, rel=0.03)
+        for cell, token in zip(cells(browser), tokens.tolist(), strict=True):
+            ground = (task.view.colours or {}).get(token, "#ffffff")
+            assert Color.from_string(cell.value_of_css_property("background-color")).hex == ground
     finally:
         browser.set_window_size(1300, 1000)

@@ -36,7 +36,7 @@ def test_solve_shows_how_it_thinks(trained):
     answer = re.search(rf"^([1-{side}.]{{{side**2}}}): ", plain, re.MULTILINE)
     assert answer
     assert re.sub(rf"[^1-{side}.]", "", last_grid) == answer[1]
-    assert f"Final answer {answer[1]}:" in (folder / "seen" / "a=b.html").read_text()
+    assert f">{answer[1]}</code> <strong>NOT a solution" in (folder / "seen" / "a=b.html").read_text()
     assert (folder / "seen" / "a.gif").read_bytes().startswith(b"GIF89a")
 
 

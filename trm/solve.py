@@ -16,9 +16,10 @@ import numpy as np
 
 from trm.cli import options, plain_command
 from trm.data.format import load_dataset
-from trm.errors import ConfigError, DataError, UserError
+from trm.errors import ConfigError, DataError
 from trm.run.saved import SavedRun, check_test_puzzles, open_run, split_arguments
 from trm.show.animation import animation
+from trm.show.files import write_files
 from trm.show.page import page
 from trm.show.terminal import Watcher
 from trm.show.thinking import Frame, Puzzle, think
@@ -42,13 +43,15 @@ def main(arguments: list[str]) -> None:
         if watcher:
             watcher.show(step[-1])
     last = frames[-1]
-    print(report(puzzle.task, puzzle.question, last.answer))
+    print(report(task_of(run.cfg.data), puzzle.question, last.answer))
     print(f"halting probability {last.halting:.3f} after {last.step} supervision steps")
     if given.html:
         title = f"{run.cfg.run_name}, step {run.meta.step}: how the model thinks"
-        _write("--html", given.html, page(puzzle, frames, title).encode())
+        write_files("--html", given.html, {given.html: page(puzzle, frames, title)})
     if given.gif:
-        _write("--gif", given.gif, animation(puzzle, frames))
+        write_files("--gif", given.gif, {given.gif: animation(puzzle, frames)})
+    for path in filter(None, (given.html, given.gif)):
+        print(f"written: {path}")
 
 
 def find_puzzle(run: SavedRun, name: str) -> Puzzle:
@@ -90,15 +93,6 @@ def report(task: Task, question: np.ndarray, answer: np.ndarray) -> str:
     problems = task.violations(question, answer)
     verdict = "valid solution" if not problems else f"NOT a solution: {'; '.join(problems)}"
     return "\n".join([*lines, f"{task.view.text(answer)}: {verdict}"])
-
-
-def _write(option: str, path: Path, content: bytes) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(content)
-    except OSError as error:
-        raise UserError(f"{option} {path}: cannot be written to ({error.strerror}): choose another file") from error
-    print(f"written: {path}")
 
 
 if __name__ == "__main__":

@@ -18,40 +18,10 @@ from pathlib import Path
 from trm.cli import options, plain_command
 from trm.errors import UserError
 from trm.report import plots
-from trm.report.output import (
-    BARS_FILE,
-    CSV_FILE,
-    CURVES_FILE,
-    JSON_FILE,
-    PAGE_FILE,
-    STEPS_FILE,
-    csv_text,
-    json_text,
-    page,
-    terminal,
-)
+from trm.report.output import csv_text, json_text, page, terminal
 from trm.report.runs import collect
-from trm.report.variants import Comparison, compare
-
-
-def write(comparison: Comparison, out: Path, title: str) -> list[Path]:
-    """Write all files into `out` and return their paths. Raises UserError where that cannot be written to."""
-    steps = plots.supervision_steps(comparison)
-    files = {
-        CSV_FILE: csv_text(comparison).encode(),
-        JSON_FILE: json_text(comparison).encode(),
-        CURVES_FILE: plots.curves(comparison),
-        BARS_FILE: plots.bars(comparison),
-        **({STEPS_FILE: steps} if steps else {}),
-        PAGE_FILE: page(comparison, title).encode(),
-    }
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        for name, content in files.items():
-            (out / name).write_bytes(content)
-    except OSError as error:
-        raise UserError(f"--out {out}: cannot be written to ({error.strerror}): choose another folder") from error
-    return [out / name for name in files]
+from trm.report.variants import compare
+from trm.show.files import write_files
 
 
 def main(arguments: list[str]) -> None:
@@ -68,7 +38,11 @@ def main(arguments: list[str]) -> None:
     comparison = compare(collect(folders), given.group, given.target)
     out = given.out or (folders[0] / "report" if len(folders) == 1 else Path("report"))
     names = ", ".join(folder.resolve().name for folder in folders)
-    paths = write(comparison, out, f"TRM runs: {names}")
+    files: dict[str, str | bytes] = {"report.csv": csv_text(comparison), "report.json": json_text(comparison)}
+    files |= {f"{name}.png": draw(comparison, "light") for name, draw in plots.pictures(comparison).items()}
+    files["index.html"] = page(comparison, f"TRM runs: {names}")
+    paths = {out / name: content for name, content in files.items()}
+    write_files("--out", out, paths)
     if isinstance(sys.stdout, io.TextIOWrapper):  # a terminal that cannot show a character shows ? instead
         sys.stdout.reconfigure(errors="replace")
     print(terminal(comparison))

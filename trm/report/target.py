@@ -1,7 +1,6 @@
 """How long runs take to an accuracy: samples and seconds up to the first evaluation that reaches it."""
 
 import itertools
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 from trm.report.runs import Points, Run
@@ -30,39 +29,32 @@ def seconds_until(step_times: Points, step: int) -> float | None:
     """Seconds of training up to `step`, from the mean seconds of a step that were logged for the steps since the log before."""
     if not step_times:
         return None
-    total = 0.0
-    for (before, _), (logged, step_time) in itertools.pairwise([(0, 0.0), *step_times]):
-        total += step_time * (min(logged, step) - before)
-        if logged >= step:
-            return total
-    return total + step_times[-1][1] * (step - step_times[-1][0])
+    after = (max(step, step_times[-1][0]), step_times[-1][1])  # steps behind the last log took as long as those before it
+    logs = itertools.pairwise([(0, 0.0), *step_times, after])
+    return sum(step_time * max(min(logged, step) - before, 0) for (before, _), (logged, step_time) in logs)
 
 
 @dataclass(frozen=True)
 class TimeToTarget:
-    """Of a variant's counted runs: how many reached the accuracy, and the means over those."""
+    """Of a variant's counted runs: how many reached the accuracy, and means and 95 % intervals over those alone."""
 
     runs: int
     reached: int
     samples: Estimate | None
     seconds: Estimate | None
 
+    def words(self, quantity: Estimate | None) -> str:
+        """A table's cell: the mean and half of its interval, and how many of the runs it is over where that is not all."""
+        if self.reached == 0:
+            return f"not reached by {self.runs}"
+        if quantity is None:
+            return "-"
+        text = f"{quantity.mean:,.0f}" + (" (n=1)" if quantity.half_width is None else f" ± {quantity.half_width:,.0f}")
+        return text if self.reached == self.runs else f"{text}, {self.reached} of {self.runs}"
+
 
 def time_to_target(variant: Variant, target: float) -> TimeToTarget:
-    """Means and 95 % intervals over the variant's seeds. Seeds that never reached it are in none of them."""
+    """Over the variant's seeds."""
     found = [at for at in (reached(run, target) for run in variant.counted) if at is not None]
-    return TimeToTarget(len(variant.counted), len(found), _over(at.samples for at in found), _over(at.seconds for at in found))
-
-
-def _over(values: Iterable[float | None]) -> Estimate | None:
-    return estimate(value for value in values if value is not None)
-
-
-def words(result: TimeToTarget, quantity: Estimate | None) -> str:
-    """A table's cell: the mean and half of its interval, and how many of the runs it is over where that is not all."""
-    if result.reached == 0:
-        return f"not reached by {result.runs}"
-    if quantity is None:
-        return "-"
-    text = f"{quantity.mean:,.0f}" + (" (n=1)" if quantity.half_width is None else f" ± {quantity.half_width:,.0f}")
-    return text if result.reached == result.runs else f"{text}, {result.reached} of {result.runs}"
+    samples, seconds = (estimate(v for at in found if (v := getattr(at, name)) is not None) for name in ("samples", "seconds"))
+    return TimeToTarget(len(variant.counted), len(found), samples, seconds)

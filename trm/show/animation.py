@@ -4,12 +4,11 @@ import io
 
 from PIL import Image, ImageDraw
 
-from trm.show.grid import ACCENT, INK, PAGE, RULE, SOFT, draw_grid, font
+from trm.show.grid import ACCENT, INK, PAGE, RULE, panel
 from trm.show.thinking import Frame, Marks, Puzzle
 
 FRAME_MS, LAST_MS = 250, 2500
-GRID_PX = 420  # about; a cell has a whole number of pixels
-SMALLEST_CELL_PX = 22
+GRID_PX, SMALLEST_CELL_PX = 420, 22  # about; a cell has a whole number of pixels
 MARGIN_PX, TEXT_PX, CURVE_PX = 14, 16, 70
 
 
@@ -23,36 +22,23 @@ def animation(puzzle: Puzzle, frames: list[Frame]) -> bytes:
 
 
 def _picture(puzzle: Puzzle, frames: list[Frame], current: int, marks: Marks) -> Image.Image:
-    view = puzzle.task.view
-    cell = max(GRID_PX // view.columns, SMALLEST_CELL_PX)
-    width, grid_end = 2 * MARGIN_PX + cell * view.columns, MARGIN_PX + cell * view.rows
-    curve_top = grid_end + 3 * MARGIN_PX + 2 * TEXT_PX
-    image = Image.new("RGB", (width, curve_top + CURVE_PX + MARGIN_PX), PAGE)
-    draw = ImageDraw.Draw(image)
-    draw_grid(image, puzzle, frames[current], marks, cell, (MARGIN_PX, MARGIN_PX))
     frame, last = frames[current], frames[-1]
     lines = (
         f"step {frame.step}/{last.step}   recursion {frame.recursion}/{last.recursion}   halting {frame.halting:.3f}",
         f"{marks.wrong.sum()} wrong (crossed), {marks.changed.sum()} changed (framed)",
     )
-    for line, text in enumerate(lines):
-        place = (MARGIN_PX, grid_end + MARGIN_PX + line * (TEXT_PX + 6))
-        draw.text(place, text, fill=(INK, SOFT)[line], font=font(TEXT_PX))
-    _draw_curve(draw, frames, current, (MARGIN_PX, curve_top, width - MARGIN_PX, curve_top + CURVE_PX))
-    return image
+    grid = panel(puzzle, frame, marks, max(GRID_PX // puzzle.view.columns, SMALLEST_CELL_PX), lines, TEXT_PX)
+    image = Image.new("RGB", (grid.width + 2 * MARGIN_PX, grid.height + CURVE_PX + 3 * MARGIN_PX), PAGE)
+    image.paste(grid, (MARGIN_PX, MARGIN_PX))
 
-
-def _draw_curve(draw: ImageDraw.ImageDraw, frames: list[Frame], current: int, box: tuple[int, int, int, int]) -> None:
-    left, top, right, bottom = box
-
-    def point(i: int) -> tuple[float, float]:
-        return left + (right - left) * (i + 1) / len(frames), bottom - (bottom - top) * frames[i].halting
-
+    left, right, bottom = MARGIN_PX, image.width - MARGIN_PX, image.height - MARGIN_PX
+    draw = ImageDraw.Draw(image)
     for share in (0, 0.5, 1):
-        y = bottom - (bottom - top) * share
+        y = bottom - CURVE_PX * share
         draw.line((left, y, right, y), RULE)
-    points = [point(i) for i in range(len(frames))]
+    points = [(left + (right - left) * (i + 1) / len(frames), bottom - CURVE_PX * f.halting) for i, f in enumerate(frames)]
     if current:
         draw.line(points[: current + 1], ACCENT, 2)
     x, y = points[current]
     draw.ellipse((x - 5, y - 5, x + 5, y + 5), PAGE, INK, 2)
+    return image

@@ -1,8 +1,11 @@
 """What all charts look like, on a light and on a dark page."""
 
 import io
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, Literal
 
+import matplotlib
 from matplotlib.figure import Figure
 
 Theme = Literal["light", "dark"]
@@ -14,25 +17,25 @@ INK = {"light": ("#ffffff", "#1c2126", "#d5dade"), "dark": ("#171b20", "#e4e8ec"
 DPI = 150
 
 
-def style(theme: Theme) -> Any:  # matplotlib types these as a dict of its hundreds of literal keys
-    """Matplotlib's settings for a page of the theme."""
+@contextmanager
+def chart(width: float, height: float, theme: Theme = "light") -> Iterator[tuple[Figure, io.BytesIO]]:
+    """A figure of so many inches to draw on, and the file that is its PNG afterwards."""
     page, ink, rule = INK[theme]
     inks = ("text.color", "axes.labelcolor", "xtick.color", "ytick.color", "axes.titlecolor")
-    return {
+    style: Any = {  # matplotlib types these as a dict of its hundreds of literal keys
         **dict.fromkeys(inks, ink),
         **dict.fromkeys(("figure.facecolor", "axes.facecolor", "savefig.facecolor"), page),
         **dict.fromkeys(("axes.edgecolor", "grid.color"), rule),
         "axes.spines.top": False,
         "axes.spines.right": False,
+        "axes.grid": True,
         "axes.titlesize": 11,
         "font.size": 9.5,
+        "legend.frameon": False,
         "text.parse_math": False,  # labels come from files: a $ in one is a dollar
     }
-
-
-def png(figure: Figure) -> bytes:
-    """The figure's file."""
-    buffer = io.BytesIO()
-    # no version in the metadata, so that the same runs give the same bytes
-    figure.savefig(buffer, format="png", dpi=DPI, metadata={"Software": None})
-    return buffer.getvalue()
+    with matplotlib.rc_context(style):
+        figure, file = Figure(figsize=(width, height), layout="constrained"), io.BytesIO()
+        yield figure, file
+        # no version in the metadata, so that the same runs give the same bytes
+        figure.savefig(file, format="png", dpi=DPI, metadata={"Software": None})

@@ -4,18 +4,18 @@ Shares of 1 in CSV and JSON, percent on the terminal and in pictures.
 """
 
 import csv
+import io
 import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, FixedLocator, LogLocator, NullLocator
 
-from trm.errors import UserError
-from trm.show.charts import COLOURS, png, style
+from trm.show.charts import COLOURS, chart
+from trm.show.files import write_files
+from trm.show.table import aligned
 
 Rows = Sequence[dict[str, Any]]  # one dict for each line, with the same keys
 
@@ -47,14 +47,10 @@ def write_votes(folder: Path, rows: Rows, facts: dict[str, Any]) -> None:
 
 def curve_picture(points: Rows, facts: dict[str, Any]) -> bytes:
     """Exact accuracy against FLOPs of a puzzle, with and without halting; points are labelled with their steps. PNG."""
-    with matplotlib.rc_context(style("light")):
-        figure = Figure(figsize=(7, 4.2), layout="constrained")
+    with chart(7, 4.2) as (figure, file):
         axes = figure.subplots()
-        lines = (("", "all steps", "o-"), ("halting_", "halting on", "s--"))
-        for (prefix, label, marks), colour in zip(lines, COLOURS, strict=False):
-            x = [point[f"{prefix}flops_per_puzzle"] for point in points]
-            y = [100 * point[f"{prefix}exact_accuracy"] for point in points]
-            axes.plot(x, y, marks, color=colour, label=label, markersize=5)
+        _line(axes, 0, points, "flops_per_puzzle", "exact_accuracy", "all steps")
+        _line(axes, 1, points, "halting_flops_per_puzzle", "halting_exact_accuracy", "halting on")
         for point in points:
             place = (point["flops_per_puzzle"], 100 * point["exact_accuracy"])
             axes.annotate(str(point["supervision_steps"]), place, (0, 7), textcoords="offset points", ha="center", fontsize=8)
@@ -62,60 +58,52 @@ def curve_picture(points: Rows, facts: dict[str, Any]) -> bytes:
         axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.xaxis.set_major_formatter(EngFormatter(unit="FLOP"))
         axes.xaxis.set_minor_locator(NullLocator())
-        axes.set_xlabel("compute for a puzzle; numbers at the points: supervision steps")
-        return _finished(figure, axes, f"Accuracy against compute\n{_title(facts)}")
+        _name(axes, "Accuracy against compute", "compute for a puzzle; numbers at the points: supervision steps", facts)
+    return file.getvalue()
 
 
 def votes_picture(rows: Rows, facts: dict[str, Any]) -> bytes:
     """Exact accuracy of the vote against the number of copies, beside the copies by themselves. PNG."""
-    with matplotlib.rc_context(style("light")):
-        figure = Figure(figsize=(7, 4.2), layout="constrained")
+    with chart(7, 4.2) as (figure, file):
         axes = figure.subplots()
-        copies = [row["copies"] for row in rows]
-        axes.plot(copies, [100 * row["exact_accuracy"] for row in rows], "o-", color=COLOURS[0], label="vote")
-        alone = [100 * row["single_exact_accuracy"] for row in rows]
-        axes.plot(copies, alone, "s--", color=COLOURS[1], label="one copy alone, mean")
+        _line(axes, 0, rows, "copies", "exact_accuracy", "vote")
+        _line(axes, 1, rows, "copies", "single_exact_accuracy", "one copy alone, mean")
         axes.set_xscale("log", base=2)
-        axes.xaxis.set_major_locator(FixedLocator(copies))
+        axes.xaxis.set_major_locator(FixedLocator([row["copies"] for row in rows]))
         axes.xaxis.set_major_formatter("{x:g}")
-        axes.set_xlabel("symmetric copies of a puzzle; 1 = no vote")
-        return _finished(figure, axes, f"Test-time voting\n{_title(facts)}")
+        _name(axes, "Test-time voting", "symmetric copies of a puzzle; 1 = no vote", facts)
+    return file.getvalue()
 
 
-def _title(facts: dict[str, Any]) -> str:
-    return f"{facts['run_name']} at step {facts['checkpoint_step']}: {facts['puzzles']:,} puzzles of {facts['data']}"
+def _line(axes: Axes, number: int, rows: Rows, x: str, share: str, label: str) -> None:
+    y = [100 * row[share] for row in rows]
+    axes.plot([row[x] for row in rows], y, ("o-", "s--")[number], color=COLOURS[number], label=label, markersize=5)
 
 
-def _finished(figure: Figure, axes: Axes, title: str) -> bytes:
-    axes.set_ylabel("exact accuracy, %")
-    axes.set_title(title)
-    axes.grid(visible=True)
-    axes.legend(frameon=False)
-    return png(figure)
+def _name(axes: Axes, title: str, x: str, facts: dict[str, Any]) -> None:
+    run = f"{facts['run_name']} at step {facts['checkpoint_step']}: {facts['puzzles']:,} puzzles of {facts['data']}"
+    axes.set(title=f"{title}\n{run}", xlabel=x, ylabel="exact accuracy, %")
+    axes.legend()
 
 
 def _write(
     folder: Path, name: str, rows: Rows, facts: dict[str, Any], columns: dict[str, tuple[str, str, float]], picture: bytes
 ) -> None:
     """`columns`: for each key of a row its title on the terminal, how its value is written, and what it is multiplied by there."""
-    body = json.dumps({**facts, "rows": list(rows)}, sort_keys=True)
-    files = [folder / f"{name}{end}" for end in (".csv", ".json", ".png")]
-    try:
-        with files[0].open("w", newline="") as file:
-            writer = csv.DictWriter(file, columns)
-            writer.writeheader()
-            writer.writerows(rows)
-        files[1].write_text(json.dumps(json.loads(body), indent=1) + "\n")
-        files[2].write_bytes(picture)
-    except OSError as error:
-        raise UserError(f"{folder}: cannot be written to ({error.strerror}): choose another folder with --out DIR") from error
-    texts = [[title for title, _, _ in columns.values()]]
-    for row in rows:
-        texts.append([form.format(row[key] * scale) for key, (_, form, scale) in columns.items()])
-    widths = [max(len(text[i]) for text in texts) for i in range(len(columns))]
-    for text in texts:
-        print("  ".join(f"{value:>{width}}" for value, width in zip(text, widths, strict=True)))
+    record = json.dumps({**facts, "rows": list(rows)}, sort_keys=True)
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, columns)
+    writer.writeheader()
+    writer.writerows(rows)
+    files: dict[str, str | bytes] = {
+        ".csv": text.getvalue(),
+        ".json": json.dumps(json.loads(record), indent=1) + "\n",
+        ".png": picture,
+    }
+    write_files("--out", folder, {folder / f"{name}{end}": content for end, content in files.items()})
+    shown = [[form.format(row[key] * scale) for key, (_, form, scale) in columns.items()] for row in rows]
+    print(*aligned([[title for title, _, _ in columns.values()], *shown], [True] * len(columns)), sep="\n")
     print(f"step {facts['checkpoint_step']}, {facts['weights']} weights, {facts['seconds']:.1f} s")
-    for path in files:
-        print(f"written: {path}")
-    print(body)
+    for end in files:
+        print(f"written: {folder / name}{end}")
+    print(record)

@@ -1,10 +1,11 @@
 """One grid of a puzzle drawn as pixels: what the animation and the contact sheet are made of."""
 
 import functools
+from collections.abc import Sequence
 from pathlib import Path
 
 import matplotlib
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageColor, ImageDraw, ImageFont
 
 from trm.show.thinking import Frame, Marks, Puzzle
 from trm.tasks.base import GridView
@@ -12,52 +13,73 @@ from trm.tasks.base import GridView
 PAGE, INK, SOFT, RULE, BAND, ACCENT, BAD, BAD_BAND = (
     "#ffffff", "#1c2126", "#5b656f", "#c3cad0", "#eceff2", "#0b62a8", "#a33300", "#fbe3d9",
 )  # fmt: skip
+ON_DARK = "#b4bec8"  # softer than the paper: what is dark, such as a wall, needs no reading
+WRONG_VEIL, WRONG_SHARE = "#e04a10", 0.6  # over the colour of a wrong cell, where its token has one
 
 
-def draw_grid(image: Image.Image, puzzle: Puzzle, frame: Frame, marks: Marks, cell: int, origin: tuple[int, int]) -> None:
-    """Draw a frame's answer with its marks and confidence; cells are `cell` pixels wide, the left top corner is at `origin`."""
+def ink_on(ground: str) -> str:
+    """The ink that can be read on a colour, #rrggbb."""
+    red, green, blue = ImageColor.getrgb(ground)[:3]
+    return INK if 0.299 * red + 0.587 * green + 0.114 * blue > 128 else ON_DARK
+
+
+def veiled(ground: str) -> str:
+    """The colour of a wrong cell whose token has the colour `ground`."""
+    mixed = (round(a + WRONG_SHARE * (b - a)) for a, b in zip(*map(ImageColor.getrgb, (ground, WRONG_VEIL)), strict=True))
+    return "#" + "".join(f"{part:02x}" for part in mixed)
+
+
+def panel(puzzle: Puzzle, frame: Frame, marks: Marks, cell: int, lines: Sequence[str], text_px: int) -> Image.Image:
+    """Lines of text, the later ones softer, above a frame's answer with its marks and confidence; cells are `cell` pixels wide."""
+    view, top, inset = puzzle.view, len(lines) * (text_px + 4) + 4, cell // 10
+    image = Image.new("RGB", (view.columns * cell + 2, view.rows * cell + 2 + top), PAGE)
     draw = ImageDraw.Draw(image)
-    view, inset = puzzle.task.view, cell // 10
-    for i, char in enumerate(view.text(frame.answer)):
-        left, top = origin[0] + i % view.columns * cell, origin[1] + i // view.columns * cell
+    for number, text in enumerate(lines):
+        draw.text((0, number * (text_px + 4)), text, fill=SOFT if number else INK, font=_font(text_px))
+    for i, token in enumerate(frame.answer.tolist()):
+        x, y = i % view.columns * cell, top + i // view.columns * cell
         flags = (bool(marks.given[i]), bool(marks.wrong[i]), bool(marks.changed[i]), bool(marks.conflict[i]))
-        image.paste(_cell(cell, char, *flags), (left, top))
-        length, y = round((cell - 2 * inset) * float(frame.confidence[i])), top + cell - inset
-        draw.line((left + inset, y, left + inset + length, y), SOFT, max(2, cell // 20))
-    _draw_lines(draw, view, cell, origin)
+        ground = view.colours.get(token) if view.colours else None
+        image.paste(_cell(cell, view.symbols[token], ground, *flags), (x, y))
+        length, low = round((cell - 2 * inset) * float(frame.confidence[i])), y + cell - inset
+        draw.line((x + inset, low, x + inset + length, low), SOFT, max(cell // 20, 2 if cell > 20 else 1))
+    _draw_lines(draw, view, cell, top)
+    return image
 
 
 @functools.cache
-def font(size: int, name: str = "DejaVuSans") -> ImageFont.FreeTypeFont:
+def _font(size: int, name: str = "DejaVuSans") -> ImageFont.FreeTypeFont:
     """A font that matplotlib brings, `size` pixels high."""
     return ImageFont.truetype(Path(matplotlib.get_data_path(), "fonts", "ttf", f"{name}.ttf"), size)
 
 
 @functools.lru_cache(1000)
-def _cell(cell: int, char: str, given: bool, wrong: bool, changed: bool, conflict: bool) -> Image.Image:
+def _cell(cell: int, char: str, ground: str | None, given: bool, wrong: bool, changed: bool, conflict: bool) -> Image.Image:
     """A cell but for its confidence, with the lines around it. There are few different ones, and letters take longest to draw."""
-    image = Image.new("RGB", (cell + 1, cell + 1), BAD_BAND if wrong else BAND if given else PAGE)
+    ink, paper = (BAD, BAD_BAND) if wrong else (INK, BAND if given else PAGE)
+    if ground:
+        ink, paper = ink_on(ground), veiled(ground) if wrong else ground
+    image = Image.new("RGB", (cell + 1, cell + 1), paper)
     draw = ImageDraw.Draw(image)
     if changed:
         draw.rectangle((2, 2, cell - 2, cell - 2), outline=ACCENT, width=max(2, cell // 20))
     if conflict:
         size = cell // 5
         draw.polygon([(cell - size, 0), (cell, 0), (cell, size)], BAD)
-    letters = font(cell * 11 // 20, "DejaVuSans-Bold" if given else "DejaVuSans")
-    draw.text((cell / 2, cell / 2), char, fill=BAD if wrong else INK, font=letters, anchor="mm")
+    letters = _font(cell * 11 // 20, "DejaVuSans-Bold" if given else "DejaVuSans")
+    draw.text((cell / 2, cell / 2), char, fill=ink, font=letters, anchor="mm")
     if wrong:
         draw.line((cell // 4, cell - cell // 4, cell - cell // 4, cell // 4), BAD, max(1, cell // 30))
     return image
 
 
-def _draw_lines(draw: ImageDraw.ImageDraw, view: GridView, cell: int, origin: tuple[int, int]) -> None:
-    left, top = origin
-    right, bottom = left + view.columns * cell, top + view.rows * cell
-    # thin lines first, so that none crosses a thick one
-    for thick in (False, True):
+def _draw_lines(draw: ImageDraw.ImageDraw, view: GridView, cell: int, top: int) -> None:
+    right, bottom = view.columns * cell, top + view.rows * cell
+    for thick in (False, True):  # thin lines first, so that none crosses a thick one
+        look = (INK, 2) if thick else (RULE, 1)
         for i in range(view.columns + 1):
-            if (i in (0, view.columns) or i in view.heavy_columns) == thick:
-                draw.line((left + i * cell, top, left + i * cell, bottom), INK if thick else RULE, 2 if thick else 1)
+            if (i in (0, view.columns, *view.heavy_columns)) == thick:
+                draw.line((i * cell, top, i * cell, bottom), *look)
         for i in range(view.rows + 1):
-            if (i in (0, view.rows) or i in view.heavy_rows) == thick:
-                draw.line((left, top + i * cell, right, top + i * cell), INK if thick else RULE, 2 if thick else 1)
+            if (i in (0, view.rows, *view.heavy_rows)) == thick:
+                draw.line((0, top + i * cell, right, top + i * cell), *look)

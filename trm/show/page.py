@@ -1,66 +1,100 @@
-"""One HTML file in which a reader moves through supervision steps and recursions; it needs no network and no other file."""
+"""Pages: one HTML file each, which needs no network and no other file, and the viewer in which a reader sees a model think."""
 
 import base64
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, StrictUndefined
+import numpy as np
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
+from numpy.typing import ArrayLike
 
+from trm.show.grid import ink_on
 from trm.show.thinking import Frame, Puzzle
 
-FLAGS = ("given", "wrong", "changed", "conflict")  # bit i of a cell's number in the page's data stands for FLAGS[i]
+HERE = Path(__file__).parent
+VIEWER = HERE / "viewer.js"
+FLAGS = ("given", "wrong", "changed", "conflict")  # bit i of a cell's marks in the page's data stands for FLAGS[i]
+NO_TOKEN = 255  # in the page's data: what is not known; tokens are below it
+
+Thoughts = Sequence[tuple[Puzzle, list[Frame]]]  # puzzles of one view, with as many frames each
 
 
-def page(puzzle: Puzzle, frames: list[Frame], title: str) -> str:
-    """The page of all frames of a run of `think`. Everything that comes from the run or the user is escaped.
+def render(template: Path, scripts: Sequence[Path], **values: Any) -> str:
+    """A template that extends page.html, with the scripts at its end. All values are escaped.
 
-    As in trm/report the page's policy forbids any load, and any script but the one whose hash it names.
+    The page's policy forbids any load, and any script but those, whose hashes it names.
     """
-    script = _beside("page.js")
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    return environment.from_string(_beside("page.html")).render(
-        title=title,
-        puzzle=puzzle,
-        answer=puzzle.task.view.text(frames[-1].answer),
-        valid=not puzzle.task.violations(puzzle.question, frames[-1].answer),
-        steps=frames[-1].step,
-        recursions=frames[-1].recursion,
-        data=page_data(puzzle, frames),
-        script=Markup(script),  # ours, with nothing from the run in it
-        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+    texts = [script.read_text(encoding="utf-8") for script in scripts]
+    hashes = [base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in texts]
+    loader = FileSystemLoader([template.parent, HERE])
+    environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    return environment.get_template(template.name).render(
+        scripts=[Markup(text) for text in texts],  # ours, with nothing from a run in them
+        script_hashes=Markup(" ".join(f"'sha256-{found}'" for found in hashes)),
+        **values,
     )
 
 
-def page_data(puzzle: Puzzle, frames: list[Frame]) -> dict[str, Any]:
-    """What the page's script draws, ready for JSON: the frames in their order, grids as one line of text each."""
-    view = puzzle.task.view
-    numbers: dict[str, int] = {}  # a violation lasts for many frames: its words are written once
-    drawn = []
-    for frame, marks in zip(frames, puzzle.marks_of(frames), strict=True):
-        violations = puzzle.task.violations(puzzle.question, frame.answer)
-        drawn.append(
-            {
-                "answer": view.text(frame.answer),
-                "confidence": frame.confidence.round(4).tolist(),
-                "halting": frame.halting,
-                "marks": sum(getattr(marks, name).astype(int) << bit for bit, name in enumerate(FLAGS)).tolist(),
-                "violations": [numbers.setdefault(text, len(numbers)) for text in violations],
-            }
-        )
+def page(puzzle: Puzzle, frames: list[Frame], title: str) -> str:
+    """The page of all frames of a run of `think`."""
+    answer = frames[-1].answer
+    return render(
+        HERE / "thinking.html",
+        [VIEWER],
+        title=title,
+        puzzle=puzzle,
+        answer=puzzle.view.text(answer),
+        violations=puzzle.violations(answer),
+        last=frames[-1],
+        data=thinking_data([(puzzle, frames)]),
+    )
+
+
+def thinking_data(thoughts: Thoughts) -> dict[str, Any]:
+    """What viewer.js draws of puzzles that share a view, ready for JSON.
+
+    Tokens are below NO_TOKEN. Grids are base64: a byte a cell for tokens and marks, two (little endian) for confidence in 65535ths.
+    """
+    puzzle, frames = thoughts[0]
+    view = puzzle.view
     return {
-        "rows": view.rows,
-        "columns": view.columns,
-        "heavy_rows": view.heavy_rows,
-        "heavy_columns": view.heavy_columns,
+        "view": {
+            "rows": view.rows,
+            "columns": view.columns,
+            "heavy_rows": view.heavy_rows,
+            "heavy_columns": view.heavy_columns,
+            "symbols": view.symbols,
+            "colours": {token: [colour, ink_on(colour)] for token, colour in (view.colours or {}).items()},
+        },
         "flags": FLAGS,
         "recursions": frames[-1].recursion,
-        "solution": None if puzzle.solution is None else view.text(puzzle.solution),
+        "puzzles": [_puzzle_data(*thought) for thought in thoughts],
+    }
+
+
+def _puzzle_data(puzzle: Puzzle, frames: list[Frame]) -> dict[str, Any]:
+    numbers: dict[str, int] = {}  # a violation lasts for many frames: its words are written once
+    drawn = [
+        {
+            "answer": _base64(frame.answer, "u1"),
+            "marks": _base64(sum(getattr(marks, name).astype(int) << bit for bit, name in enumerate(FLAGS)), "u1"),
+            "confidence": _base64(np.rint(65535 * frame.confidence.clip(0, 1)), "<u2"),
+            "halting": round(frame.halting, 6),
+            "violations": [numbers.setdefault(text, len(numbers)) for text in puzzle.violations(frame.answer)],
+        }
+        for frame, marks in zip(frames, puzzle.marks_of(frames), strict=True)
+    ]
+    return {
+        "name": puzzle.name,
+        "question": _base64(puzzle.question, "u1"),
+        "solution": None if puzzle.solution is None else _base64(np.where(puzzle.known, puzzle.solution, NO_TOKEN), "u1"),
         "violations": list(numbers),
         "frames": drawn,
     }
 
 
-def _beside(name: str) -> str:
-    return Path(__file__).with_name(name).read_text(encoding="utf-8")
+def _base64(values: ArrayLike, kind: str) -> str:
+    return base64.b64encode(np.asarray(values).astype(kind).tobytes()).decode()

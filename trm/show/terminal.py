@@ -40,7 +40,7 @@ class Watcher:
         self._drawn = len(grid) + 1
 
     def _grid(self, frame: Frame, marks: Marks) -> list[str]:
-        view = self._puzzle.task.view
+        view = self._puzzle.view
         text = view.text(frame.answer)
         flags = zip(marks.given.tolist(), marks.wrong.tolist(), marks.changed.tolist(), strict=True)
         cells = [self._cell(char, *flag) for char, flag in zip(text, flags, strict=True)]
@@ -74,7 +74,7 @@ def summary(frame: Frame, marks: Marks, num_steps: int) -> str:
 
 def _fits(size: os.terminal_size, puzzle: Puzzle) -> bool:
     """Whether the terminal shows a whole grid: the cursor does not get back to lines that left the screen."""
-    view = puzzle.task.view
+    view = puzzle.view
     return size.lines > view.rows + len(view.heavy_rows) + 3 and size.columns > 3 * view.columns + len(view.heavy_columns) + 1
 
 

@@ -4,8 +4,10 @@
 Shape legend: C cells, V vocabulary.
 """
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -16,7 +18,8 @@ from trm.core.losses import log_probabilities
 from trm.core.metrics import halting_logit
 from trm.core.model import Architecture, Weights, decode, forward, with_latents
 from trm.errors import ConfigError
-from trm.tasks.base import Task
+from trm.inference.samples import Samples
+from trm.tasks.base import GridView, Task
 
 Cells = NDArray[np.integer]  # tokens [C]
 Flags = NDArray[np.bool_]  # [C]
@@ -48,25 +51,58 @@ class Puzzle:
     """A question and, where it is known, its solution."""
 
     name: str
-    task: Task
+    task: Task | None  # None: no kind that is known here, and without rules
     question: Cells
     solution: Cells | None  # a blank cell, or a label below 0: not known there
 
+    @cached_property
+    def view(self) -> GridView:
+        """How its grids are shown; those of no known kind as a square of numbers. Raises ValueError where they are no square."""
+        return self.task.view if self.task else _square(len(self.question))
+
+    @property
+    def known(self) -> Flags:
+        """The cells whose solution is known."""
+        if self.solution is None:
+            return np.zeros(len(self.question), bool)
+        known: Flags = self.solution >= 0
+        return known & ~self.task.blank(self.solution) if self.task else known
+
+    def violations(self, answer: Cells) -> list[str]:
+        """The rules that an answer breaks, in words."""
+        return self.task.violations(self.question, answer) if self.task else []
+
     def marks(self, answer: Cells, before: Cells | None) -> Marks:
         """Marks of an answer that follows the answer `before`; nothing has changed where that is None."""
-        given = self.task.given(self.question)
-        conflict = self.task.conflicts(answer)
+        nowhere = np.zeros(answer.shape, bool)
+        changed = nowhere if before is None else answer != before
+        wrong = nowhere if self.solution is None else self.known & (answer != self.solution)
+        if self.task is None:
+            given = nowhere if self.solution is None else self.known & (self.question == self.solution)
+            return Marks(given, wrong, changed, nowhere)
+        given, conflict = self.task.given(self.question), self.task.conflicts(answer)
         kept = given & (answer == self.question)
-        wrong = self.task.blank(answer) | (given & ~kept) | (conflict & ~kept)
-        if self.solution is not None:
-            wrong |= ~self.task.blank(self.solution) & (answer != self.solution)
-        changed = np.zeros_like(given) if before is None else answer != before
-        return Marks(given, wrong, changed, conflict)
+        return Marks(given, wrong | self.task.blank(answer) | (given & ~kept) | (conflict & ~kept), changed, conflict)
 
     def marks_of(self, frames: list[Frame]) -> list[Marks]:
         """Marks of frames that follow one another."""
         before = [None, *(frame.answer for frame in frames[:-1])]
         return [self.marks(frame.answer, answer) for frame, answer in zip(frames, before, strict=True)]
+
+
+def _square(cells: int) -> GridView:
+    side = math.isqrt(cells)
+    if side**2 != cells:
+        raise ValueError(f"{cells} cells are no square grid")
+    return GridView(side, side, tuple(map(str, range(255))))
+
+
+def of_samples(samples: Samples, task: Task | None) -> Iterator[tuple[Puzzle, list[Frame]]]:
+    """The puzzles of an evaluation, with a frame for each supervision step."""
+    halting = 1 / (1 + np.exp(-samples.q_halt.astype(np.float64)))  # [S, K]
+    for k, (question, solution) in enumerate(zip(samples.inputs, samples.labels, strict=True)):
+        steps = zip(samples.predictions[:, k], samples.confidence[:, k].astype(np.float64), halting[:, k].tolist(), strict=True)
+        yield Puzzle(f"test:{k}", task, question, solution), [Frame(step, 1, *found) for step, found in enumerate(steps, start=1)]
 
 
 def think(

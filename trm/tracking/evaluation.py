@@ -11,7 +11,7 @@ import numpy as np
 
 from trm.inference.samples import Samples
 from trm.show.sheet import contact_sheet
-from trm.show.thinking import Cells, Frame, Puzzle
+from trm.show.thinking import Cells, Frame, Puzzle, of_samples
 from trm.tasks.base import Task
 
 PNG_LEVEL = 3  # of 9: half the time of zlib's own 6, a third more bytes
@@ -63,7 +63,7 @@ class HeldOut:
         return self.puzzle.marks(self.frames[-1].answer, None).wrong
 
     def _text(self, tokens: Cells, marked: np.ndarray | None = None) -> str:
-        view = self.puzzle.task.view
+        view = self.puzzle.view
         cells = [f"[{char}]" if marked is not None and marked[i] else f" {char} " for i, char in enumerate(view.text(tokens))]
         rows = range(0, len(cells), view.columns)
         return "\n".join("".join(cells[start : start + view.columns]) for start in rows)
@@ -71,19 +71,7 @@ class HeldOut:
 
 def held_out(samples: Samples, task: Task | None) -> list[HeldOut]:
     """The puzzles of an evaluation's samples; none where the task is not known."""
-    if task is None:
-        return []
-    halting = 1 / (1 + np.exp(-samples.q_halt.astype(np.float64)))
-    return [
-        HeldOut(
-            Puzzle(f"test:{k}", task, samples.inputs[k], samples.labels[k]),
-            [
-                Frame(s + 1, 1, samples.predictions[s, k], samples.confidence[s, k].astype(np.float64), float(halting[s, k]))
-                for s in range(len(halting))
-            ],
-        )
-        for k in range(len(samples.inputs))
-    ]
+    return [HeldOut(*thought) for thought in of_samples(samples, task)] if task else []
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,162 @@
+"""The tables of a report as cells: what the terminal and the page show. Percent here; shares of 1 in CSV and JSON."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from operator import attrgetter
+
+from trm.config import paper
+from trm.report.runs import Run
+from trm.report.target import time_to_target
+from trm.report.variants import Comparison, Estimate, Variant, show
+
+NO_VALUE = "-"
+UNLIKE_PAPER = "*"
+TO_BE_READ = " !"
+
+NOTES = (
+    "exact accuracy: share of held-out puzzles solved in every cell at the final evaluation, in percent; mean over the seeds of "
+    "completed runs, ± half the width of the 95 % Student-t interval (n=1: none can be given)",
+    "best: the highest evaluation of each run, mean over seeds; chosen on the test puzzles, so read it as optimistic",
+)
+RATES_NOTE = (
+    "steps, samples/s and seconds: mean over seeds; seconds in training steps over all starts of a run, samples/s of the last one"
+)
+PAPER_NOTE = (
+    f"paper: {paper.CITATION}, {paper.DATASET_LABEL}; {UNLIKE_PAPER} = same ablation, but the runs differ from the paper in other "
+    "settings or data, so no difference is given"
+)
+FINDINGS_NOTE = (
+    f"{TO_BE_READ.strip()} beside an accuracy: what was found in the puzzles changes how it may be read; the warnings say what"
+)
+TARGET_NOTE = (
+    "samples and seconds to {target:g} %: rows of all training steps, and seconds in training steps, up to the first evaluation "
+    "with at least that exact accuracy; mean ± half the width of the 95 % interval over the seeds that reached it"
+)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """What stands in a cell of a table, and the number that its column sorts by."""
+
+    text: str
+    number: float | None = None
+    numeric: bool = False  # else the column sorts as text
+    small: Sequence[str] = ()  # lines below it, on the page
+    look: str = ""  # on the page: "code" or "bad"
+
+
+Row = list[tuple[str, Cell]]  # with the titles of the columns
+
+
+def _number(form: str, value: float | None, scale: float = 1) -> Cell:
+    return Cell(NO_VALUE if value is None else form.format(scale * value), value, numeric=True)
+
+
+def _code(text: str, small: Sequence[str] = ()) -> Cell:
+    return Cell(text, small=small, look="code")
+
+
+def _estimate(found: Estimate | None) -> Cell:
+    if found is None:
+        return _number("", None)
+    width = " (n=1)" if found.half_width is None else f" ± {100 * found.half_width:.1f}"
+    return Cell(f"{100 * found.mean:.1f}{width}", found.mean, numeric=True)
+
+
+def results(comparison: Comparison) -> list[Row]:
+    """A row for each variant; with samples and seconds to --target where it is given."""
+    return [_result(variant, comparison.target) for variant in comparison.variants]
+
+
+def _result(variant: Variant, target: float | None) -> Row:
+    seeds, best, row = len(variant.counted), variant.best_exact_accuracy, variant.paper.row if variant.paper else None
+    unlike = UNLIKE_PAPER if variant.paper and not variant.paper.comparable else ""
+    of = "" if seeds == variant.planned else f" of {variant.planned}"
+    exact = _estimate(variant.exact_accuracy)
+    cells = [
+        ("variant", Cell(variant.label, small=[variant.description] if variant.description != variant.label else [])),
+        ("seeds", Cell(f"{seeds}{of}{' runs' if variant.pooled else ''}", seeds, numeric=True)),
+        ("exact accuracy %", replace(exact, text=exact.text + (TO_BE_READ if variant.findings else ""))),
+        ("best %", _number("{:.1f}", best.mean if best else None, 100)),
+        ("steps", _number("{:,.0f}", variant.mean(attrgetter("steps")))),
+        ("samples/s", _number("{:,.0f}", variant.mean(attrgetter("samples_per_s")))),
+        ("seconds", _number("{:,.0f}", variant.mean(attrgetter("seconds")))),
+        ("paper (9x9) %", _number("{:.1f}" + unlike, row.exact_accuracy if row else None, 100)),
+        ("difference", _number("{:+.1f}", variant.difference, 100)),
+    ]
+    if target is not None:
+        found = time_to_target(variant, target)
+        for name, quantity in (("samples", found.samples), ("seconds", found.seconds)):
+            number = quantity.mean if quantity else None
+            cells.append((f"{name} to {100 * target:g} %", Cell(found.words(quantity), number, numeric=True)))
+    return cells
+
+
+def notes(comparison: Comparison) -> list[str]:
+    """What the columns of the results mean."""
+    target = [] if comparison.target is None else [TARGET_NOTE.format(target=100 * comparison.target)]
+    found = [FINDINGS_NOTE] if any(variant.findings for variant in comparison.variants) else []
+    return [*NOTES, RATES_NOTE, PAPER_NOTE, *found, *target]
+
+
+def problems(comparison: Comparison) -> list[Row]:
+    """A row for each job that is not in the means."""
+    return [
+        [
+            ("status", Cell(kind(run), look="bad")),
+            ("job", _code(run.name)),
+            ("seed", _number("{:d}", run.seed)),
+            ("reason", Cell(reason, small=[" ".join(run.overrides)] if run.status == "missing" and run.overrides else [])),
+        ]
+        for run, reason in comparison.not_counted
+    ]
+
+
+def kind(run: Run) -> str:
+    """What a job that is not counted is called."""
+    return "repeated" if run.status == "completed" else run.status
+
+
+def differences(comparison: Comparison) -> list[Row]:
+    """A row for each setting that differs between the variants."""
+    return [
+        [("setting", _code(key)), *((v.label, _code(", ".join(map(show, v.settings[key])))) for v in comparison.variants)]
+        for key in comparison.keys
+    ]
+
+
+def compared(comparison: Comparison) -> list[Row]:
+    """A row for each variant that has a row in the paper."""
+    return [
+        [
+            ("variant", Cell(variant.label)),
+            ("the paper's row", Cell(f"{variant.paper.row.name}: {100 * variant.paper.row.exact_accuracy:.1f} %")),
+            ("unlike the paper in", _code(", ".join(variant.paper.unlike)) if variant.paper.unlike else Cell("nothing")),
+        ]
+        for variant in comparison.variants
+        if variant.paper
+    ]
+
+
+def runs(comparison: Comparison) -> list[Row]:
+    """A row for each job that left settings."""
+    rows = []
+    for variant in comparison.variants:
+        counted = {id(run) for run in variant.counted}
+        for run in variant.runs:
+            status = run.status if id(run) in counted else kind(run)
+            rows.append(
+                [
+                    ("run", _code(run.name, run.warnings)),
+                    ("variant", Cell(variant.label)),
+                    ("seed", _number("{:d}", run.seed)),
+                    ("status", Cell(status, look="" if status == "completed" else "bad")),
+                    ("final %", _number("{:.1f}", run.exact_accuracy, 100)),
+                    ("best %", _number("{:.1f}", run.best_exact_accuracy, 100)),
+                    ("best at step", _number("{:,d}", run.best_step)),
+                    ("steps", _number("{:,d}", run.steps)),
+                    ("samples/s", _number("{:,.0f}", run.samples_per_s)),
+                    ("seconds", _number("{:,.0f}", run.seconds)),
+                ]
+            )
+    return rows

@@ -1,0 +1,25 @@
+"""Aligned tables for the terminal."""
+
+import io
+from collections.abc import Sequence
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+
+def aligned(rows: Sequence[Sequence[str]], right: Sequence[bool]) -> list[str]:
+    """The rows as lines, two spaces between columns; `right` says which columns end at one place."""
+    table = Table(box=None, pad_edge=False, show_header=False, padding=(0, 2, 0, 0))
+    for ends in right:
+        table.add_column(justify="right" if ends else "left", no_wrap=True)
+    for row in rows:
+        table.add_row(*(Text(printable(text)) for text in row))
+    buffer = io.StringIO()
+    Console(width=100_000, file=buffer, no_color=True).print(table)
+    return [line.rstrip() for line in buffer.getvalue().splitlines()]
+
+
+def printable(text: str) -> str:
+    """The text with ? for what would steer a terminal: names come from files."""
+    return "".join(char if char.isprintable() else "?" for char in text)
