@@ -20,7 +20,7 @@ import numpy as np
 from scipy import stats
 
 from bench.machine import Row, median_and_spread
-from trm.cli import CONF_DIR
+from trm.cli import ROOT
 from trm.errors import EXIT_USER_ERROR, RunFailure, UserError
 
 WORKING_TREE = "."
@@ -116,7 +116,7 @@ def revisions(text: str) -> Iterator[list[Side]]:
     names = text.split(",")
     if len(names) != 2 or names[0] == names[1]:
         raise UserError(f"--revisions {text}: give two that differ, such as --revisions HEAD~1,HEAD or --revisions HEAD,.")
-    root = CONF_DIR.parent
+    root = ROOT
     commits = {name: _commit(root, name) for name in names if name != WORKING_TREE}
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
         sides = []

@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from trm.cli import CONF_DIR
+from trm.cli import ROOT
 from trm.errors import RunFailure
 
 Row = dict[str, Any]
@@ -32,7 +32,7 @@ MATMUL_SIZES, MATMUL_REPEATS = (1024, 1536, 2048), 4
 
 def facts() -> dict[str, Any]:
     """Machine, versions and git revision; to be asked before anything is measured, for `load_before`."""
-    git = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=CONF_DIR, capture_output=True, text=True, check=False)
+    git = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True, check=False)
     return {
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "processor": _processor(),
@@ -149,7 +149,7 @@ def in_child(module: str, function: str, request: dict[str, Any]) -> list[Row]:
 
 def tests_module(name: str) -> ModuleType:
     """A module of the checkout's tests folder."""
-    folder = str(CONF_DIR.parent / "tests")
+    folder = str(ROOT / "tests")
     if folder not in sys.path:
         sys.path.append(folder)
     return importlib.import_module(name)

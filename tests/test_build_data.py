@@ -388,6 +388,23 @@ def test_symmetric_copies_in_the_test_file_are_counted(data, puzzles, tmp_path):
     assert "2 of 7 test puzzles may be symmetric copies" in build_dataset(data).disjointness
 
 
+def test_what_cannot_be_downloaded_is_told_with_the_command_that_needs_no_network(data, monkeypatch, tmp_path):
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")  # nothing listens there
+    missing = dataclasses.replace(data, train_csv=None, test_csv=None)
+    for given, paths in (
+        (missing, "data.train_csv=PATH data.test_csv=PATH"),
+        (dataclasses.replace(data, train_csv=None), "data.train_csv=PATH"),
+    ):
+        with pytest.raises(DataError, match=r"cannot download train\.csv") as error:
+            ensure_dataset(given)
+        assert f"`{build_command(given)} {paths}`" in str(error.value)
+        assert "\n" not in str(error.value)
+    assert f"data=tiny data.path={data.path} data.num_puzzles=20 data.num_aug=0 data.seed=0" in build_command(missing)
+
+
 def test_the_pinned_revision_is_a_full_commit():
     assert len(HUB.revision) == 40
     int(HUB.revision, 16)

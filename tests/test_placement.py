@@ -6,7 +6,7 @@ import subprocess
 
 import pytest
 
-from trm.cli import CONF_DIR, compose
+from trm.cli import ROOT, compose
 from trm.config import HardwareConfig, validate
 from trm.errors import ConfigError
 from trm.study.placement import (
@@ -191,7 +191,7 @@ def test_what_a_job_asks_of_ray():
 
 
 def launch_pod(*arguments, **env):
-    script = CONF_DIR.parent / "scripts" / "launch_pod.sh"
+    script = ROOT / "scripts" / "launch_pod.sh"
     return subprocess.run([script, *arguments], capture_output=True, text=True, env=os.environ | env, check=False)
 
 
@@ -216,7 +216,7 @@ def test_the_pod_script_gives_every_host_the_command_as_it_was(tmp_path):
     python.write_text('#!/bin/bash\nprintf "%s\\n" "$PWD" "$TRM_RANK of $TRM_RANKS" "$@" > ../command.txt\nexit 7\n')
     for program in (gcloud, python, curl):
         program.chmod(0o755)
-    script = CONF_DIR.parent / "scripts" / "launch_pod.sh"
+    script = ROOT / "scripts" / "launch_pod.sh"
     env = os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
     done = subprocess.run([script, *POD], capture_output=True, text=True, env=env, cwd=tmp_path, check=False)
     assert done.returncode == 7  # the command's own

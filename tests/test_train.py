@@ -14,6 +14,8 @@ from running import INDUCTOR, TINY, command, environment, metrics, numbers, run,
 
 from trm.backends.native import NativeRuntime
 from trm.cli import compose
+from trm.core import step
+from trm.inference import evaluator
 from trm.run.checkpoint import load_checkpoint
 from trm.run.experiment import build
 from trm.run.signals import StopSignal
@@ -209,6 +211,29 @@ def test_a_stop_inside_an_evaluation_does_not_wait_for_its_end(tmp_path):
     assert summary(stopped)["status"] == "completed"
     assert metrics(stopped, "eval") == metrics(whole, "eval")
     assert checkpoint_bytes(stopped, 3) == checkpoint_bytes(whole, 3)
+
+
+def test_an_evaluation_that_is_not_finite_is_not_recorded(tmp_path, monkeypatch):
+    means = evaluator._means
+    monkeypatch.setattr(evaluator, "_means", lambda total: means(total) | {"lm_loss": float("nan")})
+    done = run(tmp_path, "trm.train", *TINY, "train.max_steps=1", "run_name=r", process=False, check=1)
+    assert "step 1: the evaluation is not finite (lm_loss is nan), though its weights are" in done.stderr
+    folder = tmp_path / "outputs" / "r"
+    assert (summary(folder)["status"], metrics(folder, "eval")) == ("failed", [])
+    monkeypatch.undo()
+    run(tmp_path, "trm.train", *TINY, "train.max_steps=1", "run_name=r")
+    monkeypatch.setattr(evaluator, "_means", lambda total: means(total) | {"lm_loss": float("nan")})
+    done = run(tmp_path, "trm.evaluate", "checkpoint=outputs/r", check=1)
+    assert "the evaluation is not finite (lm_loss is nan)" in done.stderr
+    assert "exact_accuracy" not in done.stdout
+
+
+def test_an_average_that_is_not_finite_becomes_no_checkpoint(tmp_path, monkeypatch):
+    monkeypatch.setattr(step, "update_ema", lambda ema, *_: {name: weight * float("nan") for name, weight in ema.items()})
+    settings = ["train.max_steps=2", "train.eval_every_steps=null", "train.checkpoint_every_steps=1", "run_name=r"]
+    done = run(tmp_path, "trm.train", *TINY, *settings, process=False, check=1)
+    assert re.search(r"step 1: the weights \S+ and \d+ more are not finite", done.stderr)
+    assert not list((tmp_path / "outputs" / "r").glob("checkpoints/step_*"))
 
 
 def test_other_training_puzzles_are_refused(folder):

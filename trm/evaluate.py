@@ -25,11 +25,12 @@ from trm.cli import options, plain_command
 from trm.config import IGNORE_LABEL
 from trm.core.flops import count_row_flops
 from trm.data.loader import EvalLoader
-from trm.errors import ConfigError, UserError
+from trm.errors import ConfigError, RunFailure, UserError
 from trm.inference.compute import compute_curve, votes
 from trm.inference.evaluator import FullEvaluator, Trace, held_out_loader, make_evaluator, progress_of
 from trm.inference.progress import Progress
 from trm.run.experiment import on_devices, started
+from trm.run.failures import not_finite
 from trm.run.rank import process_rank, refuse_other_starters
 from trm.run.saved import SavedRun, check_test_puzzles, open_run, split_arguments
 from trm.show.curves import write_curve, write_votes
@@ -67,6 +68,10 @@ def _once(run: SavedRun) -> None:
     _announce(run, runtime, f"{evaluator.loader.num_puzzles} puzzles")
     began = time.perf_counter()
     result = evaluator.run(weights, table).final
+    if wrong := not_finite(result):
+        raise RunFailure(
+            f"{run.folder}: the evaluation is not finite ({wrong}), so its accuracy says nothing: use another checkpoint"
+        )
     if not runtime.is_main:
         return
     print(f"step {run.meta.step}, {'EMA' if run.uses_ema else 'training'} weights, {time.perf_counter() - began:.1f} s")

@@ -20,7 +20,7 @@ BLOCK_TOKENS = 256
 
 def scores(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """softmax(q k^T / sqrt(K)) v as it is written; the softmax runs in at least float32."""
-    return _shares(q, k)[0].to(v.dtype) @ v
+    return torch.softmax(_logits(q, k), dim=-1).to(v.dtype) @ v
 
 
 def fused(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -52,11 +52,10 @@ def attention_for(choice: str, backend: str, dtype: torch.dtype, num_tokens: int
     return ATTENTION[choice]
 
 
-def _shares(q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
-    """The shares [B, H, Lq, Lk] of the keys in each query, and the logarithm [B, H, Lq] of what their exponentials add up to."""
-    logits = (q @ k.transpose(-2, -1)) * q.shape[-1] ** -0.5
-    wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
-    return torch.softmax(wide, dim=-1), torch.logsumexp(wide, dim=-1)
+def _logits(q: Tensor, k: Tensor) -> Tensor:
+    """q k^T / sqrt(K), [B, H, Lq, Lk] in at least float32; of keys and queries what `_logits(k, q)` is, turned over."""
+    logits: Tensor = (q @ k.transpose(-2, -1)) * q.shape[-1] ** -0.5
+    return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
 
 class _Blocks(torch.autograd.Function):
@@ -66,9 +65,9 @@ class _Blocks(torch.autograd.Function):
     def forward(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         outs, sums = [], []
         for part in torch.split(q, BLOCK_TOKENS, dim=-2):
-            shares, sum_ = _shares(part, k)
-            outs.append(shares.to(v.dtype) @ v)
-            sums.append(sum_)
+            logits = _logits(part, k)
+            outs.append(torch.softmax(logits, dim=-1).to(v.dtype) @ v)
+            sums.append(torch.logsumexp(logits, dim=-1))
         return torch.cat(outs, dim=-2), torch.cat(sums, dim=-1)
 
     @staticmethod
@@ -83,8 +82,7 @@ class _Blocks(torch.autograd.Function):
         mean = (grad * out).to(sums.dtype).sum(-1).unsqueeze(-2)  # [B, H, 1, L]: of what a share's gradient is counted from
         grad_q, grads_k, grads_v = torch.zeros_like(q), [], []
         for key, value in zip(*(torch.split(part, BLOCK_TOKENS, dim=-2) for part in (k, v)), strict=True):
-            logits = ((key @ q.transpose(-2, -1)) * scale).to(sums.dtype)  # [B, H, S, L]
-            shares = torch.exp(logits - sums.unsqueeze(-2))
+            shares = torch.exp(_logits(key, q) - sums.unsqueeze(-2))  # [B, H, S, L]
             grad_logits = (shares * ((value @ grad.transpose(-2, -1)).to(sums.dtype) - mean) * scale).to(q.dtype)
             grads_v.append(shares.to(grad.dtype) @ grad)
             grads_k.append(grad_logits @ q)

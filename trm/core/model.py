@@ -41,9 +41,9 @@ class Architecture:
     dtype: torch.dtype  # forward dtype
     loss_dtype: torch.dtype
     num_devices: int = 1  # that the rows of a batch are split over
+    attend: Attend = scores
     # what the backend puts in the place of plain torch (trm/backends/base.py)
     linear: Callable[[Tensor, Tensor], Tensor] = F.linear
-    attend: Attend = scores
     compile_block: Callable[[Blocks], Blocks] = _as_it_is
 
     @property

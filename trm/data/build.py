@@ -168,9 +168,10 @@ def _downloaded(task: Task, data: DataConfig, name: str) -> Path:
     try:
         return download(name, task.hub.repository, task.hub.revision)
     except DataError as error:
+        missing = [f"data.{split}_csv=PATH" for split in SPLITS if not getattr(data, f"{split}_csv")]
         raise DataError(
             f"data.path={data.path} does not exist, and {error}: get train.csv and test.csv of that dataset from elsewhere and run "
-            f"`{build_command(data)} data.train_csv=PATH data.test_csv=PATH`, or take data={task.hub.instead}, which is made here"
+            f"`{' '.join([build_command(data), *missing])}`, or take data={task.hub.instead}, which is made here"
         ) from error
 
 

@@ -96,7 +96,7 @@ def check_losses(sums: Mapping[str, float], step: int, cfg: Config, run_dir: Pat
     count = int(sums["nonfinite_steps"])
     if not count:
         return
-    terms = ", ".join(f"{name} is {sums[name]}" for name in LOSS_TERMS if not math.isfinite(sums[name]))
+    terms = not_finite({name: sums[name] for name in LOSS_TERMS})
     raise RunFailure(f"step {step - count + 1}: the loss is not finite ({terms}): {_after_divergence(cfg, run_dir)}")
 
 
@@ -113,11 +113,15 @@ def check_evaluation(values: Mapping[str, float], weights: Mapping[str, Tensor],
 
     `weights` are those that it was made with, on any device.
     """
-    wrong = [f"{name} is {value}" for name, value in values.items() if not math.isfinite(value)]
-    if wrong:
+    if wrong := not_finite(values):
         check_weights(weights, step, cfg, run_dir)
-        found = f"the evaluation is not finite ({', '.join(wrong)}), though its weights are"
+        found = f"the evaluation is not finite ({wrong}), though its weights are"
         raise RunFailure(f"step {step}: {found}: {_after_divergence(cfg, run_dir)}")
+
+
+def not_finite(values: Mapping[str, float]) -> str:
+    """The values that are not finite, in words; empty where all are."""
+    return ", ".join(f"{name} is {value}" for name, value in values.items() if not math.isfinite(value))
 
 
 def _after_divergence(cfg: Config, run_dir: Path) -> str:
