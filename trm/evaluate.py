@@ -6,8 +6,9 @@ on other puzzles or hardware.
   evaluate.early_exit=true             a row that halts takes the next puzzle: accuracy and mean steps with halting on
   evaluate.supervision_steps=[1,4,16]  accuracy against compute: the answers after so many supervision steps, in one pass
   evaluate.augmentations=8             so many symmetric copies of each puzzle vote on its answer
+  evaluate.by_difficulty=true          the scores of puzzles that are alike hard: by the length of a maze's path
 
-The last two write a table (CSV, JSON) and a picture into RUN/evaluation, or into DIR with --out.
+The last three write a table (CSV, JSON) and a picture into RUN/evaluation, or into DIR with --out.
 """
 
 import json
@@ -26,13 +27,14 @@ from trm.config import IGNORE_LABEL
 from trm.core.flops import count_row_flops
 from trm.data.loader import EvalLoader
 from trm.errors import ConfigError, UserError
-from trm.inference.compute import compute_curve, votes
+from trm.inference.compute import by_difficulty, compute_curve, votes
 from trm.inference.evaluator import Trace, full_evaluator, held_out_loader, make_evaluator
 from trm.inference.progress import Progress
 from trm.run.experiment import on_devices, started
 from trm.run.rank import process_rank
 from trm.run.saved import SavedRun, open_run, split_arguments
-from trm.show.curves import write_curve, write_votes
+from trm.show.curves import write_curve, write_difficulty, write_votes
+from trm.tasks.base import task_of
 
 OUT_FOLDER = "evaluation"  # of the run folder
 
@@ -47,12 +49,17 @@ def main(arguments: list[str]) -> None:
     logging.getLogger(Progress.__module__).setLevel(logging.INFO)  # how far it is, where there is no terminal for a bar
     run = open_run(path, overrides)
     wanted = run.cfg.evaluate
-    if given.out is not None and not wanted.supervision_steps and wanted.augmentations == 1:
-        raise ConfigError("--out is for evaluate.supervision_steps and evaluate.augmentations: give one of them, or leave it out")
+    if given.out is not None and not wanted.supervision_steps and wanted.augmentations == 1 and not wanted.by_difficulty:
+        raise ConfigError(
+            "--out is for evaluate.supervision_steps, evaluate.augmentations and evaluate.by_difficulty: give one of them, or "
+            "leave it out"
+        )
     if wanted.supervision_steps:
         _curve(run, given.out)
     elif wanted.augmentations > 1:
         _voting(run, given.out)
+    elif wanted.by_difficulty:
+        _difficulty(run, given.out)
     else:
         _once(run)
 
@@ -99,6 +106,23 @@ def _voting(run: SavedRun, out: Path | None) -> None:
     )
     if folder is not None:
         write_votes(folder, [asdict(row) for row in rows], facts)
+
+
+def _difficulty(run: SavedRun, out: Path | None) -> None:
+    """The scores of puzzles that are alike hard."""
+    task = task_of(run.cfg.data)
+    if task.difficulty_words is None:
+        raise ConfigError(f"evaluate.by_difficulty: there is no measure of how hard a {task.title} is: leave it out")
+    folder = _out_folder(run, out)
+    loader, labels, trace, facts = _traced(run, run.cfg.recursion.n_sup, copies=1)
+    if not loader.knows_task:
+        raise ConfigError(
+            f"evaluate.by_difficulty: data.path={run.cfg.data.path} holds no {task.title}: give the run's own puzzles"
+        )
+    hard = task.difficulty(loader.rows(0, loader.num_rows)["inputs"], labels)
+    rows = by_difficulty(hard, {"exact_accuracy": trace.exact[-1], **loader.scores(trace.predictions, 0)})
+    if folder is not None:
+        write_difficulty(folder, rows, facts | {"difficulty": task.difficulty_words})
 
 
 def _traced(run: SavedRun, num_steps: int, copies: int) -> tuple[EvalLoader, NDArray[np.int32], Trace, dict[str, Any]]:

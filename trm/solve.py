@@ -1,13 +1,15 @@
 """Solve one puzzle with a trained model: `python -m trm.solve checkpoint=RUN PUZZLE [--watch] [--html FILE] [--gif FILE]`.
 
-PUZZLE is the grid row by row; of a Sudoku 1-9 (then A, B, ...) are digits, . or 0 blanks. Quote it. `test:N` takes the N-th
-held-out puzzle (from 0) of the run's dataset, whose solution is known.
+PUZZLE is the grid row by row, in a line or in lines, as the data have it (digits from 1 with . or 0 for blanks; # S G and spaces
+of a maze); quote it, or give a file that holds it. `test:N` takes the N-th held-out puzzle (from 0) of the run's dataset, whose
+solution is known.
 
   --watch      show the grid after every supervision step, with wrong, changed and given cells told apart
   --html FILE  write a page with sliders over supervision steps and latent recursions; it needs nothing else
   --gif FILE   write an animation, one picture for each latent recursion
 """
 
+import os
 import re
 from pathlib import Path
 
@@ -54,7 +56,7 @@ def find_puzzle(run: SavedRun, name: str) -> Puzzle:
     if not name.startswith("test:"):
         keys = " ".join(f"data.{key}={getattr(data, key)}" for key in task.keys)
         _refuse_other_sizes(run, (task.facts.seq_len, task.facts.vocab_size), f"{keys}: {task.title}")
-        question = task.parse(name)
+        question = task.parse(_text(name))
         return Puzzle(task.view.text(question), task, question, None)
     dataset = load_dataset(Path(data.path), "test", task)
     _refuse_other_sizes(run, (dataset.metadata.seq_len, dataset.metadata.vocab_size), f"data.path={data.path}")
@@ -64,6 +66,16 @@ def find_puzzle(run: SavedRun, name: str) -> Puzzle:
     if not re.fullmatch(r"[0-9]{1,18}", number) or int(number) >= dataset.num_rows:
         raise ConfigError(f"{name[:40]}: the dataset's held-out puzzles are test:0 to test:{dataset.num_rows - 1}")
     return Puzzle(name, task, dataset.inputs[int(number)], dataset.labels[int(number)])
+
+
+def _text(name: str) -> str:
+    """The puzzle as it is written: what a file of that name holds, or the name itself."""
+    if not os.path.isfile(name):
+        return name
+    try:
+        return Path(name).read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{name}: not readable as text ({error}): give a file that holds a puzzle") from error
 
 
 def _refuse_other_sizes(run: SavedRun, sizes: tuple[int, int], where: str) -> None:
@@ -81,9 +93,9 @@ def report(task: Task, question: np.ndarray, answer: np.ndarray) -> str:
     left, right = task.view.grid(question).splitlines(), task.view.grid(answer).splitlines()
     width = max(map(len, left))
     lines = [f"{'question':<{width}}      answer", *(f"{a:<{width}}      {b}" for a, b in zip(left, right, strict=True))]
-    problems = task.violations(question, answer)
-    verdict = "valid solution" if not problems else f"NOT a solution: {'; '.join(problems)}"
-    return "\n".join([*lines, f"{task.view.text(answer)}: {verdict}"])
+    # rows that are read as they are written stand above, ready to be copied
+    answer_text = task.view.text(answer) if task.view.gap else "answer"
+    return "\n".join([*lines, f"{answer_text}: {task.verdict(question, answer)}"])
 
 
 def _write(option: str, path: Path, content: bytes) -> None:

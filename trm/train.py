@@ -46,9 +46,10 @@ PROFILE_FOLDER = "profile"
 
 def train(cfg: Config) -> None:
     """One run from its settings to its summary. Exits with 143 when preempted."""
-    if cfg.evaluate.supervision_steps or cfg.evaluate.augmentations > 1:
+    if cfg.evaluate.supervision_steps or cfg.evaluate.augmentations > 1 or cfg.evaluate.by_difficulty:
         raise ConfigError(
-            "evaluate.supervision_steps and evaluate.augmentations are of python -m trm.evaluate checkpoint=RUN: leave them out"
+            "evaluate.supervision_steps, evaluate.augmentations and evaluate.by_difficulty are of python -m trm.evaluate "
+            "checkpoint=RUN: leave them out"
         )
     run_dir = Path(HydraConfig.get().runtime.output_dir)
     # the ranks of a whole-pod job share one folder: the first one holds it for all
@@ -238,7 +239,7 @@ class Training:
             except EvaluationStopped:
                 self._save(state, is_best=False)
                 return False
-            is_best = self.record.evaluated(sample, result)
+            is_best = self.record.evaluated(sample, result, self.cfg.evaluate.best_by)
             self.outputs.evaluated(result, began)
             self._save(state, is_best)
         return True

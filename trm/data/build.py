@@ -46,12 +46,13 @@ class BuildReport:
     num_bytes: int
     seconds: float
     disjointness: str
+    remarks: tuple[str, ...] = ()  # the task's, of each split
 
     def __str__(self) -> str:
         """Several lines for the terminal."""
         counts = [f"{split}: {self.puzzles[split]:,} puzzles, {self.rows[split]:,} rows" for split in SPLITS]
         state = f"built in {self.seconds:.1f} s" if self.built else "already built with the same settings"
-        return "\n".join([f"{self.path}: {state}, {self.num_bytes / 1e6:.1f} MB", *counts, self.disjointness])
+        return "\n".join([f"{self.path}: {state}, {self.num_bytes / 1e6:.1f} MB", *counts, self.disjointness, *self.remarks])
 
 
 def ensure_dataset(data: DataConfig) -> Path:
@@ -109,6 +110,8 @@ def _build(path: Path, data: DataConfig) -> dict[str, Any]:
         "rows": {},
         "sha256": {},
     }
+    if remarks := [f"{split}: {remark}" for split in SPLITS for remark in task.remarks(*splits[split])]:
+        record["remarks"] = remarks
     folder = path.with_name(f".{path.name}.building")
     shutil.rmtree(folder, ignore_errors=True)
     for split in SPLITS:
@@ -253,7 +256,8 @@ def _check_settings(path: Path, data: DataConfig) -> dict[str, Any] | None:
 
 def _report(path: Path, record: dict[str, Any], *, seconds: float, built: bool) -> BuildReport:
     num_bytes = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
-    return BuildReport(path, built, record["rows"], record["puzzles"], num_bytes, seconds, record["disjointness"])
+    remarks = tuple(map(str, record.get("remarks", ())))
+    return BuildReport(path, built, record["rows"], record["puzzles"], num_bytes, seconds, record["disjointness"], remarks)
 
 
 def is_absent(path: Path) -> bool:

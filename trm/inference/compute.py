@@ -1,8 +1,11 @@
-"""What more compute at test time gives: longer supervision, halting, and votes of symmetric copies. Pure functions of arrays.
+"""What more compute at test time gives: longer supervision, halting, and votes of symmetric copies; and which puzzles are hard.
+
+Pure functions of arrays.
 
 Shape legend: S supervision steps, N puzzles, A copies of each puzzle, C cells.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -99,3 +102,23 @@ def votes(
             )
         )
     return results
+
+
+MOST_LEVELS = 10
+
+
+def by_difficulty(difficulty: NDArray[np.integer], scores: Mapping[str, NDArray[np.bool_]]) -> list[dict[str, float]]:
+    """The share of puzzles with each score among those that are alike hard, from `difficulty` [N] and the scores [N].
+
+    A row for each of at most MOST_LEVELS ranges of it, of about as many puzzles each; equal ones are in one range.
+    """
+    ends = np.quantile(difficulty, np.linspace(0, 1, MOST_LEVELS + 1)[1:], method="higher")
+    rows, below = [], -np.inf
+    for end in np.unique(ends).tolist():
+        here = (difficulty > below) & (difficulty <= end)
+        row = {"from": int(difficulty[here].min()), "to": int(difficulty[here].max()), "puzzles": int(here.sum())}
+        rows.append(
+            row | {"mean": float(difficulty[here].mean())} | {name: float(has[here].mean()) for name, has in scores.items()}
+        )
+        below = end
+    return rows

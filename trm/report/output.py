@@ -7,14 +7,14 @@ import io
 import json
 import textwrap
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
-from trm.config import paper
+from trm.config import EXACT, paper
 from trm.inference.samples import SAMPLES_FILE
 from trm.report import plots
 from trm.report.runs import Run
@@ -25,6 +25,7 @@ from trm.report.variants import Comparison, Estimate, Variant, show
 CSV_FILE, JSON_FILE, CURVES_FILE, BARS_FILE, PAGE_FILE = "report.csv", "report.json", "curves.png", "bars.png", "index.html"
 STEPS_FILE = "steps.png"
 NO_VALUE = "-"
+EXACT_TITLE, DECIDES = "exact accuracy %", "(decides)"
 UNLIKE_PAPER = "*"
 TEXT_WIDTH, LONGEST_REASON = 110, 300  # characters, on the terminal
 
@@ -92,7 +93,7 @@ def _paper_text(variant: Variant) -> str:
 COLUMNS = (
     Column("variant", lambda v: v.label),
     Column("seeds", _seeds, lambda v: len(v.counted)),
-    Column("exact accuracy %", lambda v: _percent(v.exact_accuracy), lambda v: _mean_of(v.exact_accuracy)),
+    Column(EXACT_TITLE, lambda v: _percent(v.exact_accuracy), lambda v: _mean_of(v.exact_accuracy)),
     Column("best %", lambda v: _optional("{:.1f}", _times_100(_mean_of(v.best_exact_accuracy))),
            lambda v: _mean_of(v.best_exact_accuracy)),
     Column("steps", lambda v: _optional("{:,.0f}", v.mean(_steps)), lambda v: v.mean(_steps)),
@@ -103,6 +104,10 @@ COLUMNS = (
 )  # fmt: skip
 
 
+SCORES_NOTE = (
+    "{names}: the task's own scores at the final evaluation, over the seeds as exact accuracy; {decides} decides which checkpoint "
+    "of a run is its best (evaluate.best_by)"
+)
 TARGET_NOTE = (
     "samples and seconds to {target:g} %: rows of all training steps, and seconds in training steps, up to the first evaluation "
     "with at least that exact accuracy; mean ± half the width of the 95 % interval over the seeds that reached it"
@@ -111,24 +116,51 @@ TARGET_NOTE = (
 
 def columns(comparison: Comparison) -> tuple[Column, ...]:
     """The columns of the results table; with those of --target where it is given."""
-    target = comparison.target
+    target, shown, decides = comparison.target, list(COLUMNS), deciding(comparison)
+    names = score_names(comparison)
+    exact = next(i for i, column in enumerate(shown) if column.title == EXACT_TITLE)
+    if names and decides == [EXACT]:
+        shown[exact] = replace(shown[exact], title=f"{EXACT_TITLE} {DECIDES}")
+    for name in reversed(names):
+        shown.insert(exact + 1, _score_column(name, decides == [name]))
     if target is None:
-        return COLUMNS
+        return tuple(shown)
 
     def to_target(variant: Variant) -> TimeToTarget:
         return time_to_target(variant, target)
 
     name = f"to {100 * target:g} %"
     return (
-        *COLUMNS,
+        *shown,
         Column(f"samples {name}", lambda v: words(to_target(v), to_target(v).samples), lambda v: _mean_of(to_target(v).samples)),
         Column(f"seconds {name}", lambda v: words(to_target(v), to_target(v).seconds), lambda v: _mean_of(to_target(v).seconds)),
     )
 
 
+def _score_column(name: str, decides: bool) -> Column:
+    title = f"{name} %{f' {DECIDES}' if decides else ''}"
+    return Column(title, lambda v: _percent(v.score(name)), lambda v: _mean_of(v.score(name)))
+
+
+def score_names(comparison: Comparison) -> list[str]:
+    """The scores of their own that the tasks of the counted runs have."""
+    return list(dict.fromkeys(name for variant in comparison.variants for run in variant.counted for name in run.scores))
+
+
+def deciding(comparison: Comparison) -> list[str]:
+    """The scores by which the counted runs chose their best checkpoints."""
+    runs = [run for variant in comparison.variants for run in variant.counted]
+    return sorted({str(run.settings.get("evaluate.best_by", EXACT)) for run in runs})
+
+
 def notes(comparison: Comparison) -> tuple[str, ...]:
     """What the columns mean."""
-    return NOTES if comparison.target is None else (*NOTES, TARGET_NOTE.format(target=100 * comparison.target))
+    found = list(NOTES)
+    if names := score_names(comparison):
+        found.append(SCORES_NOTE.format(names=", ".join(names), decides=" or ".join(deciding(comparison))))
+    if comparison.target is not None:
+        found.append(TARGET_NOTE.format(target=100 * comparison.target))
+    return tuple(found)
 
 
 def _times_100(value: float | None) -> float | None:
@@ -194,8 +226,17 @@ def variant_record(variant: Variant, target: float | None = None) -> dict[str, A
         "paper_exact_accuracy": variant.paper.row.exact_accuracy if variant.paper else None,
         "paper_comparable": variant.paper.comparable if variant.paper else None,
         "difference": variant.difference,
+        **{f"{name}_{key}": value for name in _names(variant) for key, value in _estimate_record(variant.score(name)).items()},
         **({} if target is None else _target_record(time_to_target(variant, target), target)),
     }
+
+
+def _names(variant: Variant) -> list[str]:
+    return list(dict.fromkeys(name for run in variant.counted for name in run.scores))
+
+
+def _estimate_record(found: Estimate | None) -> dict[str, float | None]:
+    return {"mean": found.mean if found else None, "ci95_half_width": found.half_width if found else None}
 
 
 def _target_record(result: TimeToTarget, target: float) -> dict[str, Any]:
@@ -211,7 +252,8 @@ def csv_text(comparison: Comparison) -> str:
     records = [variant_record(variant, comparison.target) for variant in comparison.variants]
     buffer = io.StringIO()
     if records:
-        writer = csv.DictWriter(buffer, fieldnames=list(records[0]), lineterminator="\n")
+        names = list(dict.fromkeys(name for record in records for name in record))
+        writer = csv.DictWriter(buffer, fieldnames=names, lineterminator="\n")
         writer.writeheader()
         writer.writerows(records)
     return buffer.getvalue()
@@ -242,7 +284,7 @@ def json_text(comparison: Comparison) -> str:
         "steps",
     )
     simple += ("total_steps", "samples_per_s", "seconds", "parameters", "evaluations", "exact_accuracy_by_step", "overrides")
-    simple += ("warnings",)
+    simple += ("warnings", "scores")
     runs = [
         {"variant": homes.get(id(run)), "counted": id(run) in counted} | {name: getattr(run, name) for name in simple}
         for run in comparison.runs

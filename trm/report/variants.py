@@ -83,6 +83,10 @@ class Variant:
         """Each run's best evaluation, over the seeds."""
         return estimate(run.best_exact_accuracy for run in self.counted if run.best_exact_accuracy is not None)
 
+    def score(self, name: str) -> Estimate | None:
+        """A score of the task's own at the final evaluation, over the seeds."""
+        return estimate(run.scores[name] for run in self.counted if name in run.scores)
+
     @property
     def difference(self) -> float | None:
         """The mean less the paper's value, where the runs differ from the paper in nothing."""

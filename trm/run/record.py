@@ -6,7 +6,7 @@ import logging
 from dataclasses import dataclass, field
 from typing import Any
 
-from trm.config import digest, kept, to_plain
+from trm.config import EXACT, digest, kept, to_plain
 from trm.core.model import num_parameters
 from trm.inference.evaluator import EvalResult
 from trm.run.checkpoint import Meta, Scores
@@ -36,16 +36,19 @@ class Record:
             self.warnings.append(text)
         self._told |= {once} if once else set()
 
-    def evaluated(self, sample: EvalResult, result: EvalResult) -> bool:
-        """Take an evaluation of the current step; True where it is the best so far.
+    def evaluated(self, sample: EvalResult, result: EvalResult, best_by: str = EXACT) -> bool:
+        """Take an evaluation of the current step; True where its score `best_by` is the best so far.
 
         `sample` is the part over the puzzles that every evaluation takes, by which evaluations are compared; `result` is all of it.
         """
-        accuracy, before = sample.final["exact_accuracy"], self.scores.best_exact_accuracy
-        is_best = before is None or accuracy > before
+        exact, scores = sample.final["exact_accuracy"], self.scores
+        before = scores.best_exact_accuracy if best_by == EXACT else scores.best_scores.get(best_by)
+        is_best = before is None or sample.score(best_by) > before
         if is_best:
-            self.scores.best_exact_accuracy, self.scores.best_step = accuracy, self.step
-            self.scores.best_puzzles = int(sample.final["count"])
+            scores.best_step, scores.best_puzzles = self.step, int(sample.final["count"])
+        scores.best_exact_accuracy = max(exact, exact if scores.best_exact_accuracy is None else scores.best_exact_accuracy)
+        for name in sample.score_names:
+            scores.best_scores[name] = max(sample.final[name], scores.best_scores.get(name, 0.0))
         self.scores.last_eval, self.scores.last_eval_step = result.final, self.step
         self.scores.exact_accuracy_by_step = [step["exact_accuracy"] for step in result.by_step]
         return is_best

@@ -1,4 +1,5 @@
-"""Tables and pictures of `python -m trm.evaluate`: accuracy against compute, and votes of symmetric copies.
+"""Tables and pictures of `python -m trm.evaluate`: accuracy against compute, votes of symmetric copies, and scores by
+difficulty.
 
 Shares of 1 in CSV and JSON, percent on the terminal and in pictures.
 """
@@ -15,7 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, FixedLocator, LogLocator, NullLocator
 
 from trm.errors import UserError
-from trm.show.charts import COLOURS, png, style
+from trm.show.charts import COLOURS, LINES, png, style
 
 Rows = Sequence[dict[str, Any]]  # one dict for each line, with the same keys
 
@@ -43,6 +44,40 @@ def write_votes(folder: Path, rows: Rows, facts: dict[str, Any]) -> None:
         "flops_per_puzzle": ("GFLOP/puzzle", "{:.4g}", 1e-9),
     }
     _write(folder, "voting", rows, facts, columns, votes_picture(rows, facts))
+
+
+def write_difficulty(folder: Path, rows: Rows, facts: dict[str, Any]) -> None:
+    """Print the rows of trm.inference.compute.by_difficulty and write by_difficulty.csv, .json and .png. Raises UserError."""
+    columns = {
+        "from": (f"{facts['difficulty']}: from", "{:d}", 1),
+        "to": ("to", "{:d}", 1),
+        "mean": ("mean", "{:.1f}", 1.0),
+        "puzzles": ("puzzles", "{:d}", 1),
+        **{name: (f"{name.removesuffix('_accuracy')} %", "{:.2f}", 100.0) for name in _scores_of(rows)},
+    }
+    _write(folder, "by_difficulty", rows, facts, columns, difficulty_picture(rows, facts))
+
+
+def _scores_of(rows: Rows) -> list[str]:
+    return [name for name in rows[0] if name not in ("from", "to", "mean", "puzzles")]
+
+
+def difficulty_picture(rows: Rows, facts: dict[str, Any]) -> bytes:
+    """The scores against how hard the puzzles are; numbers at the points: puzzles. PNG."""
+    with matplotlib.rc_context(style("light")):
+        figure = Figure(figsize=(7, 4.2), layout="constrained")
+        axes = figure.subplots()
+        names = _scores_of(rows)
+        for i, (name, colour) in enumerate(zip(names, COLOURS, strict=False)):
+            look: dict[str, Any] = {"color": colour, "marker": "os^Dv"[i % 5], "linestyle": LINES[i % len(LINES)], "markersize": 5}
+            label = name.removesuffix("_accuracy")
+            axes.plot([row["mean"] for row in rows], [100 * row[name] for row in rows], label=label, **look)
+        for row in rows:
+            place = (row["mean"], 100 * max(row[name] for name in names))
+            axes.annotate(str(row["puzzles"]), place, (0, 7), textcoords="offset points", ha="center", fontsize=8)
+        axes.set_xlabel(f"{facts['difficulty']}, mean of a range; numbers at the points: puzzles")
+        axes.set_ylim(-3, 108)
+        return _finished(figure, axes, f"Scores by difficulty\n{_title(facts)}", "%")
 
 
 def curve_picture(points: Rows, facts: dict[str, Any]) -> bytes:
@@ -86,8 +121,8 @@ def _title(facts: dict[str, Any]) -> str:
     return f"{facts['run_name']} at step {facts['checkpoint_step']}: {facts['puzzles']:,} puzzles of {facts['data']}"
 
 
-def _finished(figure: Figure, axes: Axes, title: str) -> bytes:
-    axes.set_ylabel("exact accuracy, %")
+def _finished(figure: Figure, axes: Axes, title: str, what: str = "exact accuracy, %") -> bytes:
+    axes.set_ylabel(what)
     axes.set_title(title)
     axes.grid(visible=True)
     axes.legend(frameon=False)

@@ -38,9 +38,11 @@ class Marks:
     """What a viewer is told about each cell of a frame."""
 
     given: Flags
-    wrong: Flags  # no digit, a changed given, a clash that is not the question's own, or unlike the solution where that is known
+    wrong: (
+        Flags  # no answer, a changed given, a clash that is not the question's own, or in a wrong answer unlike the known solution
+    )
     changed: Flags  # unlike the frame before
-    conflict: Flags  # the same digit stands in the cell's row, column or box; the given of a clash has this mark as well
+    conflict: Flags  # the cell clashes with another; the given of a clash has this mark as well
 
 
 @dataclass(frozen=True)
@@ -58,10 +60,14 @@ class Puzzle:
         conflict = self.task.conflicts(answer)
         kept = given & (answer == self.question)
         wrong = self.task.blank(answer) | (given & ~kept) | (conflict & ~kept)
-        if self.solution is not None:
+        if self.solution is not None and not self._solved_otherwise(answer):
             wrong |= ~self.task.blank(self.solution) & (answer != self.solution)
         changed = np.zeros_like(given) if before is None else answer != before
         return Marks(given, wrong, changed, conflict)
+
+    def _solved_otherwise(self, answer: Cells) -> bool:
+        """Whether the answer is as right as the known one, of a task that has several right answers."""
+        return bool(self.task.score_names) and not self.task.violations(self.question, answer)
 
     def marks_of(self, frames: list[Frame]) -> list[Marks]:
         """Marks of frames that follow one another."""

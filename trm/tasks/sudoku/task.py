@@ -4,10 +4,11 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
+from numpy.typing import NDArray
 
 from trm.config import DataConfig
 from trm.errors import ConfigError
-from trm.tasks.base import Flags, GridView, Split, TaskFacts, Tokens
+from trm.tasks.base import Flags, GridView, Split, Task, TaskFacts, Tokens
 from trm.tasks.sudoku.generate import SMALLEST_SIDE_WITH_CLASSES, generate
 from trm.tasks.sudoku.rules import BLANK, PAD, Sudoku
 from trm.tasks.sudoku.symmetry import SudokuSymmetry
@@ -18,10 +19,11 @@ HUB_TEST_PUZZLES = 422_786
 
 
 @dataclass(frozen=True)
-class SudokuTask(Sudoku):
+class SudokuTask(Sudoku, Task):
     """One size of Sudoku; trm/tasks/base.py says what the members mean."""
 
     name = "sudoku"
+    difficulty_words = "blank cells"
     keys = ("box_rows", "box_cols")
 
     @property
@@ -67,6 +69,11 @@ class SudokuTask(Sudoku):
         """The cells without a digit."""
         return answer <= BLANK
 
+    def difficulty(self, questions: NDArray[np.integer], answers: NDArray[np.integer]) -> NDArray[np.integer]:
+        """How many cells are blank."""
+        blank: NDArray[np.integer] = (questions <= BLANK).sum(axis=1)
+        return blank
+
 
 def make(data: DataConfig) -> SudokuTask:
     """The size that the settings name."""
@@ -75,5 +82,5 @@ def make(data: DataConfig) -> SudokuTask:
 
 def check(data: DataConfig) -> None:
     """Raise ConfigError for a size that cannot be written: there are 25 digits."""
-    if not 2 <= data.side <= 25:
-        raise ConfigError(f"data.box_rows*data.box_cols={data.side}: the grid's side must be 2 to 25")
+    if not 2 <= make(data).side <= 25:
+        raise ConfigError(f"data.box_rows*data.box_cols={make(data).side}: the grid's side must be 2 to 25")
