@@ -17,7 +17,7 @@ from trm.config import IGNORE_LABEL
 from trm.data.format import Dataset, Metadata
 from trm.data.hashing import Stream, hash64, permutations
 from trm.errors import DataError
-from trm.tasks.base import Scores, augment, undo
+from trm.tasks.base import Scores, Task, augment, undo
 
 Batch = dict[str, NDArray[np.int32]]
 
@@ -197,20 +197,20 @@ class EvalLoader:
         return undo(self._dataset.task, cells, seed=self._data_seed, puzzles=puzzles, variants=variants)
 
     @property
-    def knows_task(self) -> bool:
-        """Whether the puzzles are those that the settings say."""
-        return self._dataset.task is not None
+    def task(self) -> Task | None:
+        """What the puzzles are; None where they are not what the settings say."""
+        return self._dataset.task
 
     @property
     def score_names(self) -> tuple[str, ...]:
         """The scores that the task of the puzzles has of its own; none where that is not known."""
-        return self._dataset.task.score_names if self._dataset.task is not None else ()
+        return () if self.task is None else self.task.score_names
 
     def scores(self, predictions: NDArray[np.integer], start: int) -> Scores:
         """These scores of answers [N, L] to the rows of the pass from `start` on; answers to padding after its end are left out."""
-        assert self._dataset.task is not None
+        assert self.task is not None
         rows = self.rows(start, start + len(predictions))
-        return self._dataset.task.scores(rows["inputs"], rows["labels"], predictions[: len(rows["inputs"])])
+        return self.task.scores(rows["inputs"], rows["labels"], predictions[: len(rows["inputs"])])
 
     def __iter__(self) -> Iterator[Batch]:
         """This host's rows of every batch, in the form of `TrainLoader.batch`."""

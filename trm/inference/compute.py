@@ -5,7 +5,7 @@ Pure functions of arrays.
 Shape legend: S supervision steps, N puzzles, A copies of each puzzle, C cells.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -73,6 +73,7 @@ class VoteResult:
     accuracy: float  # share of right cells
     single_exact_accuracy: float  # mean over the copies, each by itself
     flops_per_puzzle: int
+    scores: dict[str, float]  # of the elected answers, the task's own
 
 
 def votes(
@@ -81,8 +82,12 @@ def votes(
     labels: NDArray[np.integer],
     ignore_label: int,
     flops_per_copy: int,
+    judge: Callable[[NDArray[np.integer]], Mapping[str, NDArray[np.bool_]]] = lambda answers: {},
 ) -> list[VoteResult]:
-    """Results of the first 1, 2, 4, ... and all of the copies. The first copy is the puzzle itself; labels are [N, C]."""
+    """Results of the first 1, 2, 4, ... and all of the copies. The first copy is the puzzle itself; labels are [N, C].
+
+    `judge` finds scores [N] of answers [N, C] beside being equal to the labels.
+    """
     labelled = labels != ignore_label
     right = (answers == labels[:, None]) | ~labelled[:, None]  # [N, A, C]
     exact = right.all(axis=-1)
@@ -99,6 +104,7 @@ def votes(
                 accuracy=float(cells.mean()),
                 single_exact_accuracy=float(exact[:, :copies].mean()),
                 flops_per_puzzle=copies * flops_per_copy,
+                scores={name: float(has.mean()) for name, has in judge(answers[every, winner]).items()},
             )
         )
     return results

@@ -21,11 +21,15 @@ from trm.show.charts import COLOURS, LINES, png, style
 Rows = Sequence[dict[str, Any]]  # one dict for each line, with the same keys
 
 
-def write_curve(folder: Path, points: Rows, facts: dict[str, Any]) -> None:
-    """Print the points of trm.inference.compute.ComputePoint and write compute_curve.csv, .json and .png. Raises UserError."""
+def write_curve(folder: Path, points: Rows, facts: dict[str, Any], scores: Sequence[str] = ()) -> None:
+    """Print the points of trm.inference.compute.ComputePoint and write compute_curve.csv, .json and .png. Raises UserError.
+
+    `scores` are those of the task's own that they have beside.
+    """
     columns = {
         "supervision_steps": ("steps", "{:d}", 1),
         "exact_accuracy": ("exact %", "{:.2f}", 100),
+        **_score_columns(scores),
         "flops_per_puzzle": ("GFLOP/puzzle", "{:.4g}", 1e-9),
         "halting_exact_accuracy": ("halting: exact %", "{:.2f}", 100),
         "halting_mean_steps": ("mean steps", "{:.2f}", 1),
@@ -34,11 +38,15 @@ def write_curve(folder: Path, points: Rows, facts: dict[str, Any]) -> None:
     _write(folder, "compute_curve", points, facts, columns, curve_picture(points, facts))
 
 
-def write_votes(folder: Path, rows: Rows, facts: dict[str, Any]) -> None:
-    """Print the rows of trm.inference.compute.VoteResult and write voting.csv, .json and .png. Raises UserError."""
+def write_votes(folder: Path, rows: Rows, facts: dict[str, Any], scores: Sequence[str] = ()) -> None:
+    """Print the rows of trm.inference.compute.VoteResult and write voting.csv, .json and .png. Raises UserError.
+
+    `scores` are those of the task's own that they have beside.
+    """
     columns = {
         "copies": ("copies", "{:d}", 1),
         "exact_accuracy": ("exact %", "{:.2f}", 100),
+        **_score_columns(scores),
         "accuracy": ("cells %", "{:.2f}", 100),
         "single_exact_accuracy": ("one copy alone: exact %", "{:.2f}", 100),
         "flops_per_puzzle": ("GFLOP/puzzle", "{:.4g}", 1e-9),
@@ -53,9 +61,13 @@ def write_difficulty(folder: Path, rows: Rows, facts: dict[str, Any]) -> None:
         "to": ("to", "{:d}", 1),
         "mean": ("mean", "{:.1f}", 1.0),
         "puzzles": ("puzzles", "{:d}", 1),
-        **{name: (f"{name.removesuffix('_accuracy')} %", "{:.2f}", 100.0) for name in _scores_of(rows)},
+        **_score_columns(_scores_of(rows)),
     }
     _write(folder, "by_difficulty", rows, facts, columns, difficulty_picture(rows, facts))
+
+
+def _score_columns(names: Sequence[str]) -> dict[str, tuple[str, str, float]]:
+    return {name: (f"{name.removesuffix('_accuracy')} %", "{:.2f}", 100) for name in names}
 
 
 def _scores_of(rows: Rows) -> list[str]:
