@@ -264,7 +264,9 @@ class EvaluateConfig:
     )
     augmentations: int = _key(1, "trm.evaluate: symmetric copies of a puzzle that vote on its answer; 1 = none", low=1, high=64)
     by_difficulty: bool = _key(False, "trm.evaluate: the scores by how hard puzzles are: the path length of a maze")
-    best_by: str = _key(EXACT, "score that chooses the best checkpoint: exact, or one of the task's own (optimal, valid)")
+    best_by: str = _key(
+        EXACT, "score that chooses the best checkpoint: exact, or one of the task's own (optimal, valid)", changes=NOTHING
+    )
 
 
 @dataclass
