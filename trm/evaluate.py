@@ -6,7 +6,7 @@ on other puzzles or hardware.
   evaluate.early_exit=true             a row that halts takes the next puzzle: accuracy and mean steps with halting on
   evaluate.supervision_steps=[1,4,16]  accuracy against compute: the answers after so many supervision steps, in one pass
   evaluate.augmentations=8             so many symmetric copies of each puzzle vote on its answer
-  evaluate.by_difficulty=true          the scores of puzzles that are alike hard: by the length of a maze's path
+  evaluate.by_difficulty=true          the scores of puzzles that are alike hard, as their task measures it
 
 The last three write a table (CSV, JSON) and a picture into RUN/evaluation, or into DIR with --out.
 """

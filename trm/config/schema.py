@@ -142,8 +142,8 @@ class DataConfig:
     box_rows: int = _key(3, "rows of a box of the grid, of a task with boxes", low=1, high=5)
     box_cols: int = _key(3, "columns of such a box", low=1, high=5)
     canvas: int = _key(30, "cells along a side of the square canvas of a task that has one", low=2, high=64)
-    path_min: int = _key(1, "fewest steps of a generated maze's path", low=1)
-    path_max: int | None = _key(None, "most steps of a generated maze's path; null = any", low=1)
+    path_min: int = _key(1, "fewest steps of the path of a generated puzzle, of a task with paths", low=1)
+    path_max: int | None = _key(None, "most steps of such a path; null = any", low=1)
     path: str = _key(MISSING, "the dataset folder (train/ and test/)", changes=PLACE)
     train_csv: str | None = _key(None, "csv of training puzzles: source,question,answer,rating", changes=PLACE)
     test_csv: str | None = _key(None, "csv of test puzzles", changes=PLACE)
@@ -263,7 +263,7 @@ class EvaluateConfig:
         [], "trm.evaluate: accuracy against compute, after so many supervision steps each", low=1, high=1024
     )
     augmentations: int = _key(1, "trm.evaluate: symmetric copies of a puzzle that vote on its answer; 1 = none", low=1, high=64)
-    by_difficulty: bool = _key(False, "trm.evaluate: the scores by how hard puzzles are: the path length of a maze")
+    by_difficulty: bool = _key(False, "trm.evaluate: the scores by how hard puzzles are, as their task measures it")
     best_by: str = _key(
         EXACT, "score that chooses the best checkpoint: exact, or one of the task's own (optimal, valid)", changes=NOTHING
     )

@@ -207,10 +207,15 @@ class EvalLoader:
         return () if self.task is None else self.task.score_names
 
     def scores(self, predictions: NDArray[np.integer], start: int) -> Scores:
-        """These scores of answers [N, L] to the rows of the pass from `start` on; answers to padding after its end are left out."""
+        """These scores of answers [N, L] to the rows of the pass from `start` on; answers to padding after its end are left out.
+
+        A row without a label has none of them, as it counts nowhere.
+        """
         assert self.task is not None
         rows = self.rows(start, start + len(predictions))
-        return self.task.scores(rows["inputs"], rows["labels"], predictions[: len(rows["inputs"])])
+        labelled = (rows["labels"] != IGNORE_LABEL).any(axis=1)
+        found = self.task.scores(rows["inputs"], rows["labels"], predictions[: len(labelled)])
+        return {name: has & labelled for name, has in found.items()}
 
     def __iter__(self) -> Iterator[Batch]:
         """This host's rows of every batch, in the form of `TrainLoader.batch`."""
