@@ -1,7 +1,7 @@
 """Solve one puzzle with a trained model: `python -m trm.solve checkpoint=RUN PUZZLE [--watch] [--html FILE] [--gif FILE]`.
 
-PUZZLE is the grid row by row, in a line or in lines, in the characters that the run's data have; quote it, or give a file that holds
-it. `test:N` takes the N-th held-out puzzle (from 0) of the run's dataset, whose solution is known.
+PUZZLE is the grid row by row, in a line or in lines, in the characters that the run's data have; quote it, or give a file that
+holds it. `test:N` takes the N-th held-out puzzle (from 0) of the run's dataset, whose solution is known.
 
   --watch      show the grid after every supervision step, with wrong, changed and given cells told apart
   --html FILE  write a page with sliders over supervision steps and latent recursions; it needs nothing else

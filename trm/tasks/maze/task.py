@@ -144,10 +144,10 @@ class MazeTask(Task):
         return given
 
     def conflicts(self, answer: Tokens) -> Flags:
-        """Path cells that end nowhere, that no path joins to the start, or where a loop branches off."""
+        """Path cells that end nowhere, in a piece without start and goal, or where a loop branches off."""
         line = rules.grids(answer[None]) >= START
         pieces = rules.pieces(line)
-        apart = line & ~np.isin(pieces, pieces[0].ravel()[answer == START])
+        apart = line & ~np.isin(pieces, pieces[0].ravel()[(answer == START) | (answer == GOAL)])
         found = rules.dead_ends(answer[None]) | apart
         if pieces.max() > rules.euler(line)[0]:
             found |= line & (rules.neighbours(line) > 2)
