@@ -457,6 +457,22 @@ def test_scores_are_evaluated_again_alike_and_by_early_exit(trained):
     }
 
 
+@pytest.mark.parametrize(("how", "file"), [("supervision_steps=[1,2]", "compute_curve"), ("augmentations=8", "voting")])
+def test_scores_stand_beside_the_exact_accuracy_in_the_curve_and_the_votes(trained, how, file):
+    arguments = ["checkpoint=outputs/maze", f"evaluate.{how}", "evaluate.max_puzzles=8", "recursion.n_sup=2"]
+    assert "exact %  optimal %  valid %" in run(trained, "trm.evaluate", *arguments).stdout
+    rows = json.loads((trained / f"outputs/maze/evaluation/{file}.json").read_text())["rows"]
+    assert all(0 <= row["optimal"] <= row["valid"] <= 1 for row in rows)
+
+
+@pytest.mark.parametrize("key", ["by_difficulty=true", "augmentations=8"])
+def test_what_is_of_evaluation_alone_is_refused_in_training(tmp_path, key):
+    assert (
+        "evaluate.by_difficulty are of python -m trm.evaluate"
+        in run(tmp_path, "trm.train", *TINY, f"evaluate.{key}", check=2).stderr
+    )
+
+
 def test_scores_by_path_length(trained):
     out = run(trained, "trm.evaluate", "checkpoint=outputs/maze", "evaluate.by_difficulty=true").stdout
     assert "path length, steps: from" in out
