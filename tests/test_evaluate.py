@@ -1,6 +1,7 @@
 """Evaluation: the ordinary pass against eval_step by hand, early exit and the curve against a full trace, votes, the command."""
 
 import csv
+import dataclasses
 import json
 import math
 
@@ -162,10 +163,44 @@ def test_early_exit_keeps_the_samples_of_the_halting_step(full, early):
     assert np.array_equal(ours.inputs, theirs.inputs)
 
 
+class Odd:
+    """A task of which only its scores are asked: answers whose tokens add up to an odd number, or that copy a cell."""
+
+    score_names = ("odd", "copied")
+
+    def scores(self, questions, answers, predictions):
+        assert len(questions) == len(answers) == len(predictions)
+        return {"odd": predictions.sum(axis=1) % 2 == 1, "copied": (questions == predictions).any(axis=1)}
+
+
+def test_a_tasks_own_scores_are_those_of_every_answer_and_with_early_exit_of_the_halting_step(model, loader, full):
+    runtime, arch, weights, fixed = model
+    scored = EvalLoader(dataclasses.replace(loader.dataset, task=Odd()), global_batch_size=BATCH)
+    counted, rows = labelled(loader), loader.rows(0, N)
+    found = FullEvaluator(runtime, arch, fixed, scored, S, "off").run(weights, None)
+    answers = [
+        FullEvaluator(runtime, arch, fixed, loader, steps, "off", traced=True).trace(weights, None)[1].predictions
+        for steps in range(1, S + 1)
+    ]
+    for step, predictions in zip(found.by_step, answers, strict=True):
+        for name, has in Odd().scores(rows["inputs"], rows["labels"], predictions).items():
+            assert step[name] == pytest.approx(has[counted].mean(), rel=1e-12)
+            assert 0 < step[name] < 1
+    assert [{k: v for k, v in step.items() if k not in Odd.score_names} for step in found.by_step] == full[0].by_step
+    early = EarlyExitEvaluator(runtime, arch, fixed, scored, S, "off").run(weights, None)
+    last = np.stack(answers)[stops(full[1]), np.arange(N)]
+    for name, has in Odd().scores(rows["inputs"], rows["labels"], last).items():
+        assert early.final[name] == pytest.approx(has[counted].mean(), rel=1e-12)
+    part = EvalLoader(scored.dataset, global_batch_size=BATCH, max_puzzles=20)
+    evaluator = FullEvaluator(runtime, arch, fixed, part, S, "off")
+    joined = evaluator.run(weights, None).joined(evaluator.rest().run(weights, None))
+    assert joined.final == pytest.approx(found.final, rel=1e-9)
+
+
 @pytest.mark.parametrize("batch", [1, 5, 64])
 def test_early_exit_does_not_depend_on_the_batch(model, loader, early, batch):
     runtime, arch, weights, fixed = model
-    found = EarlyExitEvaluator(runtime, arch, fixed, EvalLoader(loader._dataset, global_batch_size=batch), S, "off").run(
+    found = EarlyExitEvaluator(runtime, arch, fixed, EvalLoader(loader.dataset, global_batch_size=batch), S, "off").run(
         weights, None
     )
     for ours, theirs in zip(found.by_step, early.by_step, strict=True):

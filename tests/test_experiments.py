@@ -20,7 +20,8 @@ STUDY = {
     "e2_2_t4_n6", "e2_3_attention", "e2_4_nsup_8", "e3_1_large_model", "e3_2_more_data", "e4_1_lr_search", "e4_2_longer_training",
     "e4_3_deeper_model", "e4_4_no_warmup", "e4_5_larger_batch",
 }  # fmt: skip
-PAPER = {name for name in NAMES if name.startswith("paper_")}
+MAZES = {name for name in NAMES if "maze" in name}  # experiments of their own, not changes of another
+PAPER = {name for name in NAMES if name.startswith("paper_")} - MAZES
 FIELD = {"cgar", "curriculum", "muon"}
 SIZES = {"full": [], "tiny": ["recipe=tiny", "data=sudoku_6x6"]}
 # At full size what SPEC.md's table and the paper say, to the number.
@@ -33,6 +34,31 @@ VALUES = {
     "e4_1_lr_search": {"optimizer.lr": 3e-4},
     "e4_2_longer_training": {"train.epochs": 100000},
     "e4_5_larger_batch": {"train.global_batch_size": 2048},
+    "paper_maze_hard": {
+        "model.mixer": "attention",
+        "model.positions": "rope",
+        "recursion.T": 3,
+        "recursion.n": 4,
+        "train.global_batch_size": 768,
+        "optimizer.lr": 1e-4,
+        "optimizer.weight_decay": 1.0,
+        "train.epochs": 50000,
+        "data.name": "maze_hard",
+        "data.num_aug": 0,
+        "data.on_the_fly_aug": 0,
+        "ema.enabled": True,
+    },
+    "maze_unique": {
+        "model.hidden_size": 128,
+        "model.num_heads": 2,
+        "model.num_layers": 1,
+        "recursion.n": 4,
+        "train.epochs": 100000,
+        "model.mixer": "attention",
+        "data.path_min": 100,
+        "data.path_max": 140,
+        "data.canvas": 30,
+    },
     "paper_t3_n6": {"train.global_batch_size": 768, "train.epochs": 50000},
 }
 MILLION_PARAMETERS = {
@@ -94,7 +120,7 @@ def goes(direction, before, after):
 
 
 def test_the_named_experiments_are_those_of_the_study_of_the_paper_and_of_the_field():
-    assert {*STUDY, *PAPER, *FIELD} == {name for name in NAMES if not name.startswith(("quick_", "demo_", "study_"))}
+    assert {*STUDY, *PAPER, *FIELD, *MAZES} == {name for name in NAMES if not name.startswith(("quick_", "demo_", "study_"))}
     assert len(STUDY) == 18  # SPEC.md's 17 with the two batch sizes of e1_3 counted as one
     assert len(PAPER) == 15
 
@@ -151,8 +177,8 @@ def test_sizes_are_those_of_the_paper(name, millions):
 
 
 def test_the_papers_recipe_takes_the_papers_steps():
-    cfg, _ = build("paper_t3_n6")
-    assert total_steps(cfg, 1000) == 65104
+    for name in ("paper_t3_n6", "paper_maze_hard"):
+        assert total_steps(build(name)[0], 1000) == 65104
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -189,10 +215,11 @@ def test_keys_on_the_command_line_win():
 def jobs_of(sweep):
     """The experiments that a sweep file names, its globs resolved by file name."""
     text = yaml.safe_load((CONF_DIR / "sweep" / f"{sweep}.yaml").read_text())["hydra"]["sweeper"]["params"]["experiment"]
-    match = re.fullmatch(r"glob\(\[?(.*?)\]?\)", text)
+    match = re.fullmatch(r"glob\(\[?(.*?)\]?(?:,exclude=(.*))?\)", text)
     if match is None:
         return set(text.split(","))
-    return {name for name in NAMES if any(Path(name).match(pattern) for pattern in match[1].split(","))}
+    found = {name for name in NAMES if any(Path(name).match(pattern) for pattern in match[1].split(","))}
+    return {name for name in found if not (match[2] and Path(name).match(match[2]))}
 
 
 @pytest.mark.parametrize(

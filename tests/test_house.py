@@ -118,3 +118,11 @@ def test_nothing_is_compiled_when_the_network_is_imported():
 @pytest.mark.parametrize("path", [path for path in FILES if path.name != "__init__.py"], ids=name_of)
 def test_a_module_says_what_it_is(path):
     assert ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))
+
+
+def test_one_kind_of_puzzle_is_named_in_its_own_folder_and_among_the_papers_values_alone():
+    for name in ("sudoku", "maze"):
+        own = ROOT / "trm" / "tasks" / name
+        found = {path for path in ROOT.glob("trm/**/*.*") if own not in path.parents and path.suffix in (".py", ".js", ".html")}
+        named = {path.relative_to(ROOT).as_posix() for path in found if name in path.read_text(encoding="utf-8").lower()}
+        assert named == ({"trm/config/paper.py"} if name == "sudoku" else set())

@@ -1,8 +1,12 @@
 """The linear layer through oneDNN against float64: values and gradients, whatever the shapes and strides."""
 
+import subprocess
+import sys
+
 import pytest
 import torch
 import torch.nn.functional as F
+from running import environment
 
 from trm.backends import onednn
 
@@ -41,3 +45,28 @@ def test_only_float32_on_a_cpu():
     assert not onednn.usable(torch.zeros(1, dtype=torch.float64))
     assert not onednn.usable(torch.zeros(1, dtype=torch.bfloat16))
     assert not onednn.usable(torch.zeros(1, device="meta"))
+
+
+def test_signals_leave_products_and_the_heap_as_they_are(tmp_path):
+    """In a process of its own: pytest has a stack for signals already."""
+    program = """
+import signal
+import torch
+from trm.backends import start
+from trm.config import HardwareConfig
+
+torch.set_num_threads(1)
+linear = start(HardwareConfig(name="cpu", backend="eager")).linear
+hits = []
+signal.signal(signal.SIGALRM, lambda number, frame: hits.append(number))
+x, weight = torch.randn(256, 256), torch.randn(64, 256)
+wanted = linear(x, weight)
+signal.setitimer(signal.ITIMER_REAL, 0.0005, 0.0005)
+while len(hits) < 2000:
+    assert torch.equal(linear(x, weight), wanted)
+signal.setitimer(signal.ITIMER_REAL, 0)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], env=environment(), capture_output=True, text=True, timeout=200, check=False, cwd=tmp_path
+    )
+    assert done.returncode == 0, done.stderr

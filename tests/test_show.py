@@ -3,6 +3,7 @@
 import base64
 import fcntl
 import io
+import json
 import os
 import pty
 import re
@@ -13,15 +14,16 @@ import numpy as np
 import pytest
 from PIL import Image, ImageChops, ImageColor
 from thinking_fixtures import SIZES, architecture, puzzle, thoughts
-from toy_task import Shades
+from toy_task import DARK, LIT, Lamps
 
 from trm.show import terminal
 from trm.show.animation import FRAME_MS, LAST_MS, animation
-from trm.show.grid import veiled
+from trm.show.grid import ACCENT, veiled
 from trm.show.page import page, thinking_data
 from trm.show.sheet import contact_sheet
 from trm.show.terminal import MARKS_LEGEND, Watcher
 from trm.show.thinking import Frame, Puzzle
+from trm.tasks.maze.task import COLOURS, MazeTask
 from trm.tasks.sudoku.task import SudokuTask as Sudoku
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -36,19 +38,19 @@ def frame(step: int, text: str, halting: float = 0.25) -> Frame:
 STEPS = [frame(1, "1134|3412|2143|4321"), frame(2, "1234|3412|2143|432.", 0.9), frame(3, "1234|3412|2143|4321", 1.0)]
 
 
-def watched(stream, **env: str) -> None:
-    watcher = Watcher(MADE, 3, stream, env)
-    for step in STEPS:
+def watched(stream, made: Puzzle = MADE, steps=STEPS, **env: str) -> None:
+    watcher = Watcher(made, len(steps), stream, env)
+    for step in steps:
         watcher.show(step)
 
 
-def on_a_terminal(lines: int, columns: int, **env: str) -> str:
+def on_a_terminal(lines: int, columns: int, made: Puzzle = MADE, steps=STEPS, **env: str) -> str:
     """What `watched` writes to a pseudo-terminal of this size."""
     leader, follower = pty.openpty()
     try:
         fcntl.ioctl(follower, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
         with open(follower, "w", closefd=False) as stream:
-            watched(stream, **env)
+            watched(stream, made, steps, **env)
         os.close(follower)
         written = b""
         while True:
@@ -196,14 +198,15 @@ def test_animation_holds_the_last_frame_and_repeats():
 
 
 def test_a_tasks_own_colours_are_the_ground_of_its_cells():
-    (question,), (answer,) = Shades().generate(1, 0)
-    made = Puzzle("p", Shades(), question, answer)
-    sheet = contact_sheet(made, [Frame(1, 1, answer, np.full(6, 0.5), 0.5)]).convert("RGB")
+    lamps, half = Lamps(4), np.full(16, 0.5)
+    (question,), (answer,) = lamps.generate(1, 0)
+    made, grounds = Puzzle("p", lamps, question, answer), set(lamps.view.colours.values())
+    sheet = contact_sheet(made, [Frame(1, 1, answer, half, 0.5)]).convert("RGB")
     shown = {colour for _, colour in sheet.getcolors()}
-    assert {ImageColor.getrgb(Shades.view.colours[token]) for token in answer} <= shown
-    assert ImageColor.getrgb(veiled("#222222")) not in shown
-    wrong = contact_sheet(made, [Frame(1, 1, np.where(answer == 2, 3, 2), np.full(6, 0.5), 0.5)]).convert("RGB")
-    assert ImageColor.getrgb(veiled("#222222")) in {colour for _, colour in wrong.getcolors()}
+    assert {ImageColor.getrgb(ground) for ground in grounds} <= shown
+    assert not {ImageColor.getrgb(veiled(ground)) for ground in grounds} & shown
+    wrong = contact_sheet(made, [Frame(1, 1, np.where(answer == LIT, DARK, LIT), half, 0.5)]).convert("RGB")
+    assert {ImageColor.getrgb(veiled(ground)) for ground in grounds} & {colour for _, colour in wrong.getcolors()}
 
 
 def test_the_page_escapes_what_comes_from_outside():
@@ -214,3 +217,59 @@ def test_the_page_escapes_what_comes_from_outside():
     assert html.count("</script>") == 2
     assert "&lt;/script&gt;" in html
     assert re.findall(r"""(?:src|href)\s*=\s*["']?(\w+)""", html.replace("src=x", "")) == ["data"]
+
+
+def a_maze(side=30):
+    """A maze, and as answers first the maze itself, then its path with a step beside it, then the path."""
+    task = MazeTask(side, side, None)
+    (question,), (answer,) = task.generate(1, 0)
+    astray = answer.copy()
+    astray[np.flatnonzero(answer == 2)[-1]] = 5
+    steps = [Frame(i, 1, cells, np.full(side**2, 0.5), 0.5) for i, cells in enumerate((question, astray, answer), 1)]
+    return Puzzle("m", task, question, answer), steps
+
+
+def test_a_line_joins_the_cells_of_a_path():
+    made, (bare, _, path) = a_maze(7)
+    for frame, drawn in ((bare, False), (path, True)):
+        sheet = contact_sheet(made, [frame]).convert("RGB")
+        assert (ImageColor.getrgb(ACCENT) in {colour for _, colour in sheet.getcolors(10**6)}) is drawn
+    assert json.loads(json.dumps(thinking_data([(made, [path])])))["view"]["line"] == list(made.view.line)
+
+
+def test_a_maze_is_drawn_narrow_enough_for_a_terminal_with_marks_in_plain_text():
+    made, steps = a_maze()
+    stream = io.StringIO()
+    watched(stream, made, steps)
+    text = stream.getvalue()
+    assert text.startswith("!x wrong   *x changed since the step before\n")
+    grids = text.split("step ")[2:]
+    assert [grid.splitlines()[0].split("wrong ")[1].split()[0] for grid in grids] == [
+        str((steps[0].answer != steps[2].answer).sum()),
+        "1",
+        "0",
+    ]
+    last = grids[-1].splitlines()[1:31]
+    assert {len(line) for line in last} == {60}
+    assert "".join(line[1::2] for line in last) == made.task.view.text(steps[2].answer)
+    assert "!" not in "".join(last)
+    assert "".join(grids[1].splitlines()[1:31]).count("!o") == 1
+
+
+def test_a_maze_has_its_colours_on_a_terminal_and_wrong_steps_stand_out():
+    made, steps = a_maze(7)  # what is written must fit the pseudo-terminal's buffer
+    written = on_a_terminal(40, 80, made, steps, TERM="xterm")
+    wall, path = (";".join(str(int(COLOURS[token][i : i + 2], 16)) for i in (1, 3, 5)) for token in (1, 5))
+    assert f"\x1b[97;48;2;{wall}m #\x1b[0m" in written
+    assert f"\x1b[30;48;2;{path}m o\x1b[0m" in written
+    assert "\x1b[1;31;7;4m o\x1b[0m" in written
+    assert len(screen(written)) < 40  # drawn in place
+    assert "given" not in written
+
+
+def test_an_answer_that_is_as_right_as_the_known_one_has_no_wrong_cells():
+    task = MazeTask(3, 1, None)
+    question, known, other, gap = (task.parse(text) for text in ("S       G", "Soo  o  G", "S  o  ooG", "S  o   oG"))
+    made = Puzzle("m", task, question, known)
+    assert not made.marks(other, None).wrong.any()
+    assert np.flatnonzero(made.marks(gap, None).wrong).tolist() == [1, 2, 3, 5, 7]

@@ -8,7 +8,7 @@ import toy_task
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from running import TINY
-from toy_task import Shades
+from toy_task import CODE, SETTINGS, Lamps
 
 from trm.cli import compose
 from trm.config import DataConfig
@@ -16,21 +16,33 @@ from trm.data.build import build_dataset
 from trm.data.format import load_dataset
 from trm.data.loader import EvalLoader, TrainLoader
 from trm.errors import ConfigError
+from trm.report.output import terminal
+from trm.report.runs import collect
+from trm.report.variants import compare
 from trm.run.experiment import build
 from trm.run.signals import StopSignal
 from trm.solve import report
 from trm.tasks import base
 from trm.tasks.base import augment, task_of, undo
+from trm.tasks.maze.task import MazeTask
 from trm.tasks.sudoku.task import SudokuTask
 from trm.train import execute
 
-TASKS = [SudokuTask(2, 2), SudokuTask(2, 3), SudokuTask(3, 2), SudokuTask(3, 3), Shades()]
+TASKS = [
+    SudokuTask(2, 2),
+    SudokuTask(2, 3),
+    SudokuTask(3, 2),
+    SudokuTask(3, 3),
+    MazeTask(7, 1, None),
+    MazeTask(30, 100, 140),
+    Lamps(4),
+]
 
 
 @pytest.fixture(autouse=True)
 def known(monkeypatch):
-    """The toy task under its name, as an entry in TASKS makes it known."""
-    monkeypatch.setitem(base.TASKS, "shades", toy_task.__name__)
+    """The task of docs/adding.md under its name, as its folder would make it known."""
+    monkeypatch.setitem(base.TASKS, SETTINGS["task"], toy_task.__name__)
 
 
 @pytest.mark.parametrize("task", TASKS, ids=lambda task: task.title)
@@ -61,33 +73,57 @@ def test_facts_view_and_rules_go_together(task):
 
 
 def test_an_unknown_task_is_named():
-    with pytest.raises(ConfigError, match=r"data\.task=chess is unknown: choose one of shades, sudoku"):
+    with pytest.raises(ConfigError, match=r"data\.task=chess is unknown: choose one of lamps, maze, sudoku"):
         task_of(DataConfig(name="d", path="d", task="chess"))
 
 
-def test_a_new_task_is_built_loaded_trained_and_evaluated(tmp_path):
-    data = ["data.task=shades", "data.num_puzzles=40", "data.num_test_puzzles=20", f"data.path={tmp_path}/data"]
-    cfg = compose([*TINY, *data, "train.max_steps=4", "train.eval_every_steps=2"])
+def test_scores_are_of_the_names_that_the_task_says_and_a_known_answer_has_all():
+    for task in TASKS:
+        questions, answers = task.generate(5, 0)
+        found = task.scores(questions, answers, answers)
+        assert tuple(found) == task.score_names
+        assert all(has.tolist() == [True] * 5 for has in found.values())
+        if task.difficulty_words:
+            assert task.difficulty(questions, answers).shape == (5,)
+
+
+def test_the_page_shows_a_task_in_less_than_60_lines():
+    assert len(CODE.splitlines()) < 60
+
+
+def test_a_new_task_is_built_loaded_trained_and_evaluated_as_the_page_says(tmp_path):
+    keys = {key: value for key, value in SETTINGS.items() if key != "defaults"}
+    data = [f"data={SETTINGS['defaults'][0]}", *(f"data.{key}={value}" for key, value in keys.items())]
+    data += ["data.num_puzzles=40", "data.num_test_puzzles=20", f"data.path={tmp_path}/data"]
+    cfg = compose(
+        [*TINY, *data, "train.max_steps=4", "train.eval_every_steps=2", "evaluate.best_by=lit", "tracking.tensorboard=true"]
+    )
     report = build_dataset(cfg.data)
     assert "share no puzzle" in report.disjointness
     task = task_of(cfg.data)
     train, test = (load_dataset(report.path, split, task) for split in ("train", "test"))
     assert (train.task, train.num_rows, test.num_rows) == (task, 40, 20)
-    batch = TrainLoader(train, seed=0, global_batch_size=8, on_the_fly_aug=1, data_seed=0).batch(0)
+    batch = TrainLoader(train, seed=0, global_batch_size=8, on_the_fly_aug=7, data_seed=0).batch(0)
     assert task.check_rows(batch["inputs"].astype(np.uint8), batch["labels"].astype(np.uint8)).all()
-    loader = EvalLoader(test, global_batch_size=8, copies=2)
+    loader = EvalLoader(test, global_batch_size=8, copies=8)
     rows = loader.rows(0, loader.num_rows)
-    assert np.array_equal(loader.undo(rows["labels"])[1::2], test.labels)
+    assert np.array_equal(loader.undo(rows["labels"])[3::8], test.labels)
     execute(build(cfg), tmp_path, StopSignal())
     summary = json.loads((tmp_path / "summary.json").read_text())
     assert (summary["status"], summary["last_eval"]["count"]) == ("completed", 20)
+    assert summary["best_scores"].keys() == {"lit"}
+    evaluated = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines() if '"eval"' in line]
+    assert max(line["lit"] for line in evaluated) == summary["best_scores"]["lit"]
+    (run,) = collect([tmp_path])
+    assert run.scores == {"lit": evaluated[-1]["lit"]}
+    assert "lit % (decides)" in terminal(compare([run]))
 
 
 def test_a_task_without_symmetries_is_built_and_loaded_and_refuses_variants_alone():
-    class Plain(Shades):
+    class Plain(Lamps):
         symmetry = None
 
-    task, puzzles = Plain(), np.arange(4)
+    task, puzzles = Plain(4), np.arange(4)
     made = task.generate(4, 0)
     same = augment(task, *made, seed=0, puzzles=puzzles, variants=np.zeros(4, int))
     assert all(np.array_equal(*pair) for pair in zip(same, made, strict=True))

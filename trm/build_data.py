@@ -1,7 +1,7 @@
 """`python -m trm.build_data data=NAME ...`: build the dataset folder `data.path`.
 
-Sudoku-Extreme comes from `data.train_csv` and `data.test_csv`, or is downloaded where they are not given; the other datasets
-are generated.
+Published datasets come from `data.train_csv` and `data.test_csv`, or are downloaded where they are not given; the others are
+generated.
 """
 
 from trm.config import Config

@@ -3,7 +3,7 @@
 Takes the overrides of the run as `python -m trm.train` does and prints one line for each check: ok, warning or failure, what was
 found, and the fix. Trains nothing and leaves nothing behind. Exit codes: 0 nothing failed, 1 a check failed, 2 wrong overrides.
 
-  python -m trm.doctor hardware=v4_64 data=sudoku_extreme run_name=my_run
+  python -m trm.doctor hardware=v4_64 data=NAME run_name=my_run
 """
 
 from __future__ import annotations

@@ -6,14 +6,15 @@ on other puzzles or hardware.
   evaluate.early_exit=true             a row that halts takes the next puzzle: accuracy and mean steps with halting on
   evaluate.supervision_steps=[1,4,16]  accuracy against compute: the answers after so many supervision steps, in one pass
   evaluate.augmentations=8             so many symmetric copies of each puzzle vote on its answer
+  evaluate.by_difficulty=true          the scores of puzzles that are alike hard, as their task measures it
 
-The last two write a table (CSV, JSON) and a picture into RUN/evaluation, or into DIR with --out.
+The last three write a table (CSV, JSON) and a picture into RUN/evaluation, or into DIR with --out.
 """
 
 import json
 import logging
 import time
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,14 +27,15 @@ from trm.config import IGNORE_LABEL
 from trm.core.flops import count_row_flops
 from trm.data.loader import EvalLoader
 from trm.errors import ConfigError, RunFailure, UserError
-from trm.inference.compute import compute_curve, votes
-from trm.inference.evaluator import FullEvaluator, Trace, held_out_loader, make_evaluator, progress_of
+from trm.inference.compute import by_difficulty, compute_curve, votes
+from trm.inference.evaluator import EvalResult, FullEvaluator, Trace, held_out_loader, make_evaluator, progress_of
 from trm.inference.progress import Progress
 from trm.run.experiment import on_devices, started
 from trm.run.failures import not_finite
 from trm.run.rank import process_rank, refuse_other_starters
 from trm.run.saved import SavedRun, check_test_puzzles, open_run, split_arguments
-from trm.show.curves import write_curve, write_votes
+from trm.show.curves import write_curve, write_difficulty, write_votes
+from trm.tasks.base import task_of
 
 OUT_FOLDER = "evaluation"  # of the run folder
 
@@ -49,12 +51,17 @@ def main(arguments: list[str]) -> None:
     logging.getLogger(Progress.__module__).setLevel(logging.INFO)  # how far it is, where there is no terminal for a bar
     run = open_run(path, overrides)
     wanted = run.cfg.evaluate
-    if given.out is not None and not wanted.supervision_steps and wanted.augmentations == 1:
-        raise ConfigError("--out is for evaluate.supervision_steps and evaluate.augmentations: give one of them, or leave it out")
+    if given.out is not None and not wanted.supervision_steps and wanted.augmentations == 1 and not wanted.by_difficulty:
+        raise ConfigError(
+            "--out is for evaluate.supervision_steps, evaluate.augmentations and evaluate.by_difficulty: give one of them, or "
+            "leave it out"
+        )
     if wanted.supervision_steps:
         _curve(run, given.out)
     elif wanted.augmentations > 1:
         _voting(run, given.out)
+    elif wanted.by_difficulty:
+        _difficulty(run, given.out)
     else:
         _once(run)
 
@@ -86,32 +93,72 @@ def _curve(run: SavedRun, out: Path | None) -> None:
     """Accuracy against compute: one pass of as many supervision steps as the longest asked for."""
     folder = _out_folder(run, out)
     steps = sorted(set(run.cfg.evaluate.supervision_steps))
-    _, labels, trace, facts = _traced(run, steps[-1], copies=1)
-    counted = (labels != IGNORE_LABEL).any(axis=1)
-    points = compute_curve(trace.exact[:, counted], trace.halts[:, counted], steps, count_row_flops(run.cfg, run.arch))
+    seen = _traced(run, steps[-1], copies=1)
+    points = compute_curve(
+        seen.trace.exact[:, seen.counted], seen.trace.halts[:, seen.counted], steps, count_row_flops(run.cfg, run.arch)
+    )
+    names, by_step = seen.result.score_names, seen.result.by_step
+    rows = [asdict(point) | {name: by_step[point.supervision_steps - 1][name] for name in names} for point in points]
     if folder is not None:
-        write_curve(folder, [asdict(point) for point in points], facts)
+        write_curve(folder, rows, seen.facts, names)
 
 
 def _voting(run: SavedRun, out: Path | None) -> None:
     """Symmetric copies of each puzzle vote on its answer."""
     folder, copies, num_steps = _out_folder(run, out), run.cfg.evaluate.augmentations, run.cfg.recursion.n_sup
-    loader, labels, trace, facts = _traced(run, num_steps, copies)
-    answers = loader.undo(trace.predictions).reshape(loader.num_puzzles, copies, -1)
-    counted = (labels != IGNORE_LABEL).any(axis=1)
+    seen = _traced(run, num_steps, copies)
+    answers = seen.loader.undo(seen.trace.predictions).reshape(seen.loader.num_puzzles, copies, -1)
+    task, questions, labels = seen.loader.task, seen.questions[seen.counted], seen.labels[seen.counted]
     rows = votes(
-        answers[counted],
-        trace.q_halt[-1].reshape(-1, copies)[counted],
-        labels[counted],
+        answers[seen.counted],
+        seen.trace.q_halt[-1].reshape(-1, copies)[seen.counted],
+        labels,
         IGNORE_LABEL,
         num_steps * count_row_flops(run.cfg, run.arch),
+        judge=lambda elected: {} if task is None else task.scores(questions, labels, elected),
     )
     if folder is not None:
-        write_votes(folder, [asdict(row) for row in rows], facts)
+        plain = [asdict(row) for row in rows]
+        write_votes(folder, [row | row.pop("scores") for row in plain], seen.facts, seen.result.score_names)
 
 
-def _traced(run: SavedRun, num_steps: int, copies: int) -> tuple[EvalLoader, NDArray[np.int32], Trace, dict[str, Any]]:
-    """A traced pass over copies of the puzzles: the loader, the puzzles' labels [N, C], the trace, and facts for the record."""
+def _difficulty(run: SavedRun, out: Path | None) -> None:
+    """The scores of puzzles that are alike hard."""
+    task = task_of(run.cfg.data)
+    if task.difficulty_words is None:
+        raise ConfigError(f"evaluate.by_difficulty: there is no measure of how hard a {task.title} is: leave it out")
+    folder = _out_folder(run, out)
+    seen = _traced(run, run.cfg.recursion.n_sup, copies=1)
+    if seen.loader.task is None:
+        raise ConfigError(
+            f"evaluate.by_difficulty: data.path={run.cfg.data.path} holds no {task.title}: give the run's own puzzles"
+        )
+    scores = {"exact_accuracy": seen.trace.exact[-1], **seen.loader.scores(seen.trace.predictions, 0)}
+    rows = by_difficulty(task.difficulty(seen.questions, seen.labels), scores)
+    if folder is not None:
+        write_difficulty(folder, rows, seen.facts | {"difficulty": task.difficulty_words})
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """A traced pass over N puzzles of C cells."""
+
+    loader: EvalLoader
+    questions: NDArray[np.int32]  # [N, C]
+    labels: NDArray[np.int32]  # [N, C]
+    result: EvalResult
+    trace: Trace
+    facts: dict[str, Any]  # for the record
+
+    @property
+    def counted(self) -> NDArray[np.bool_]:
+        """The puzzles [N] with a label."""
+        counted: NDArray[np.bool_] = (self.labels != IGNORE_LABEL).any(axis=1)
+        return counted
+
+
+def _traced(run: SavedRun, num_steps: int, copies: int) -> _Seen:
+    """A traced pass over so many copies of each puzzle."""
     runtime = started(run.cfg)
     loader = held_out_loader(run.cfg, runtime, copies)
     findings = check_test_puzzles(run, loader.dataset)
@@ -123,7 +170,7 @@ def _traced(run: SavedRun, num_steps: int, copies: int) -> tuple[EvalLoader, NDA
     for finding in findings if runtime.is_main else ():
         print(f"  to be read with care: {finding}")
     began = time.perf_counter()
-    _, trace = evaluator.trace(weights, table)
+    result, trace = evaluator.trace(weights, table)
     facts = {
         "run_name": run.cfg.run_name,
         "checkpoint_step": run.meta.step,
@@ -136,7 +183,8 @@ def _traced(run: SavedRun, num_steps: int, copies: int) -> tuple[EvalLoader, NDA
         "runtime": runtime.describe(),
         "seconds": round(time.perf_counter() - began, 1),
     }
-    return loader, loader.rows(0, loader.num_rows)["labels"][::copies], trace, facts
+    rows = loader.rows(0, loader.num_rows)
+    return _Seen(loader, rows["inputs"][::copies], rows["labels"][::copies], result, trace, facts)
 
 
 def _announce(run: SavedRun, runtime: Runtime, what: str) -> None:

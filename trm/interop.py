@@ -31,6 +31,7 @@ from trm.errors import CheckpointError, ConfigError
 from trm.run.checkpoint import Meta, Scores, save_checkpoint
 from trm.run.folder import CONFIG_FILE
 from trm.run.saved import is_override, open_run, split_arguments
+from trm.tasks.base import task_of
 
 REFERENCE_PREFIX = "_orig_mod.model."
 _FIXED_NAMES = {"init.z_H": "inner.H_init", "init.z_L": "inner.L_init"}
@@ -193,7 +194,7 @@ def import_file(arguments: list[str]) -> None:
     if os.path.lexists(run_dir):
         raise ConfigError(f"{run_dir}: exists already: choose another folder")
     cfg = compose([*overrides, override("run_name", run_dir.name)])
-    sizes = {"seq_len": cfg.data.side**2, "vocab_size": cfg.data.side + 2, "num_puzzle_identifiers": 1}
+    sizes = task_of(cfg.data).facts.sizes
     arch = architecture(cfg, **sizes)
     model = read_reference_file(file, arch)
     tensors = {f"weights/{name}": tensor for name, tensor in model.weights.items()}

@@ -1,14 +1,15 @@
 """Solve one puzzle with a trained model: `python -m trm.solve checkpoint=RUN PUZZLE [--watch] [--html FILE] [--gif FILE]`.
 
-PUZZLE is the grid row by row; of a Sudoku 1-9 (then A, B, ...) are digits, . or 0 or - blanks; digits 0-F of a 16x16 grid
-are read where blanks are dots, and shown as 1-G. Quote it. `test:N` takes the N-th held-out puzzle (from 0) of the run's dataset,
-whose solution is known.
+PUZZLE is the grid row by row, in a line or in lines, in the characters that the run's data have; where these are digits, 1-9
+(then A, B, ...), with . or 0 or - for blanks; digits 0-F of a 16x16 grid are read where blanks are dots, and shown as 1-G. Quote
+it, or give a file that holds it. `test:N` takes the N-th held-out puzzle (from 0) of the run's dataset, whose solution is known.
 
   --watch      show the grid after every supervision step, with wrong, changed and given cells told apart
   --html FILE  write a page with sliders over supervision steps and latent recursions; it needs nothing else
   --gif FILE   write an animation, one picture for each latent recursion
 """
 
+import os
 import re
 from pathlib import Path
 
@@ -60,7 +61,7 @@ def find_puzzle(run: SavedRun, name: str) -> Puzzle:
     if not name.startswith("test:"):
         keys = " ".join(f"data.{key}={getattr(data, key)}" for key in task.keys)
         _refuse_other_sizes(run, (task.facts.seq_len, task.facts.vocab_size), f"{keys}: {task.title}")
-        question = task.parse(name)
+        question = task.parse(_text(name))
         if contradictions := task.contradictions(question):
             raise DataError(f"the puzzle has no solution: {'; '.join(contradictions[:3])}: mend its givens")
         return Puzzle(task.view.text(question), task, question, None)
@@ -73,6 +74,16 @@ def find_puzzle(run: SavedRun, name: str) -> Puzzle:
     if not re.fullmatch(r"[0-9]{1,18}", number) or int(number) >= dataset.num_rows:
         raise ConfigError(f"{name[:40]}: the dataset's held-out puzzles are test:0 to test:{dataset.num_rows - 1}")
     return Puzzle(name, task, dataset.inputs[int(number)], dataset.labels[int(number)])
+
+
+def _text(name: str) -> str:
+    """The puzzle as it is written: what a file of that name holds, or the name itself."""
+    if not os.path.isfile(name):
+        return name
+    try:
+        return Path(name).read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{name}: not readable as text ({error}): give a file that holds a puzzle") from error
 
 
 def _refuse_other_sizes(run: SavedRun, sizes: tuple[int, int], where: str) -> None:
@@ -90,9 +101,9 @@ def report(task: Task, question: np.ndarray, answer: np.ndarray) -> str:
     left, right = task.view.grid(question).splitlines(), task.view.grid(answer).splitlines()
     width = max(map(len, left))
     lines = [f"{'question':<{width}}      answer", *(f"{a:<{width}}      {b}" for a, b in zip(left, right, strict=True))]
-    problems = task.violations(question, answer)
-    verdict = "valid solution" if not problems else f"NOT a solution: {'; '.join(problems)}"
-    return "\n".join([*lines, f"{task.view.text(answer)}: {verdict}"])
+    # rows that are read as they are written stand above, ready to be copied
+    answer_text = task.view.text(answer) if task.view.gap else "answer"
+    return "\n".join([*lines, f"{answer_text}: {task.verdict(question, answer)}"])
 
 
 if __name__ == "__main__":

@@ -46,9 +46,10 @@ PROFILE_FOLDER = "profile"
 
 def train(cfg: Config) -> None:
     """One run from its settings to its summary. Exits with 143 when preempted."""
-    if cfg.evaluate.supervision_steps or cfg.evaluate.augmentations > 1:
+    if cfg.evaluate.supervision_steps or cfg.evaluate.augmentations > 1 or cfg.evaluate.by_difficulty:
         raise ConfigError(
-            "evaluate.supervision_steps and evaluate.augmentations are of python -m trm.evaluate checkpoint=RUN: leave them out"
+            "evaluate.supervision_steps, evaluate.augmentations and evaluate.by_difficulty are of python -m trm.evaluate "
+            "checkpoint=RUN: leave them out"
         )
     run_dir = Path(HydraConfig.get().runtime.output_dir)
     # the ranks of a whole-pod job share one folder: the first one holds it for all
@@ -241,7 +242,7 @@ class Training:
                 self._save(state)
                 return False
             check_evaluation(result.final, weights, self.record.step, self.cfg, self.run_dir)
-            self.record.evaluated(sample, result)
+            self.record.evaluated(sample, result, self.cfg.evaluate.best_by)
             self.outputs.evaluated(result, began)
             self._save(state)
         return True

@@ -3,6 +3,7 @@
 from trm.config.checks import check_widths, nearest_batches, register_check, total_steps, validate
 from trm.config.identity import differences, digest, kept, numerics, resume_conflicts
 from trm.config.schema import (
+    EXACT,
     IGNORE_LABEL,
     LARGEST_COUNT,
     NOTHING,

@@ -47,10 +47,11 @@ def validate(cfg: Config) -> None:
     if profiled and (len(profiled) != 2 or profiled[0] > profiled[1]):
         raise ConfigError(f"train.profile_steps={profiled}: give the first and the last step, such as train.profile_steps=[10,13]")
     evaluate = cfg.evaluate
-    if evaluate.early_exit + bool(evaluate.supervision_steps) + (evaluate.augmentations > 1) > 1:
+    ways = (evaluate.early_exit, bool(evaluate.supervision_steps), evaluate.augmentations > 1, evaluate.by_difficulty)
+    if sum(ways) > 1:
         raise ConfigError(
-            "evaluate.early_exit, evaluate.supervision_steps and evaluate.augmentations are three ways to evaluate: choose one "
-            "(the curve of evaluate.supervision_steps tells the accuracy with early exit too)"
+            "evaluate.early_exit, evaluate.supervision_steps, evaluate.augmentations and evaluate.by_difficulty are four ways to "
+            "evaluate: choose one (the curve of evaluate.supervision_steps tells the accuracy with early exit too)"
         )
     if hardware.platform == "tpu" and (hardware.backend != "xla" or "float64" in (hardware.dtype, hardware.loss_dtype)):
         raise ConfigError(

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 CITATION = "Jolicoeur-Martineau, arXiv 2510.04871"
+TASK = "sudoku"
 DATASET = "sudoku_extreme"
 DATASET_LABEL = "Sudoku-Extreme 9x9, 1,000 training puzzles"
 

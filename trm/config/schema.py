@@ -17,8 +17,10 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, BooleanNode, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException, ValidationError
 
+from trm.config.paper import TASK
 from trm.errors import ConfigError
 
+EXACT = "exact"  # of the scores of an evaluation, the one that every task has
 SAMPLE_PUZZLES = 10_000  # of an evaluation during training, where evaluate.max_puzzles does not say it
 IGNORE_LABEL = -100  # label of a cell that does not count, in batches
 # What a key changes: what training computes; how that is done and what evaluations report of it; where data lies; nothing of these.
@@ -135,10 +137,13 @@ class DataConfig:
     """Which puzzles, how many, and where the dataset folder is."""
 
     name: str = _key(MISSING, "name of the dataset, part of its folder's name")
-    task: str = _key("sudoku", "kind of puzzle: a folder of trm/tasks")
+    task: str = _key(TASK, "kind of puzzle: a folder of trm/tasks")
     source: str = _key("csv", "csv files, or generated here", choices=("csv", "generated"))
-    box_rows: int = _key(3, "rows of a Sudoku box", low=1, high=5)
-    box_cols: int = _key(3, "columns of a Sudoku box", low=1, high=5)
+    box_rows: int = _key(3, "rows of a box of the grid, of a task with boxes", low=1, high=5)
+    box_cols: int = _key(3, "columns of such a box", low=1, high=5)
+    canvas: int = _key(30, "cells along a side of the square canvas of a task that has one", low=2, high=64)
+    path_min: int = _key(1, "fewest steps of the path of a generated puzzle, of a task with paths", low=1)
+    path_max: int | None = _key(None, "most steps of such a path; null = any", low=1)
     path: str = _key(MISSING, "the dataset folder (train/ and test/)", changes=PLACE)
     train_csv: str | None = _key(None, "csv (or csv.gz) of training puzzles: question,answer and if need be rating", changes=PLACE)
     test_csv: str | None = _key(None, "csv of test puzzles", changes=PLACE)
@@ -154,11 +159,6 @@ class DataConfig:
         None, "csv: leave out puzzles rated below it, in training and test (the released builder's min_difficulty)", low=0
     )
     seed: int = _key(0, "seed of the dataset: choice of puzzles, generation, augmentation", low=0, high=2**31 - 1)
-
-    @property
-    def side(self) -> int:
-        """Cells along one side of the grid."""
-        return self.box_rows * self.box_cols
 
 
 @dataclass
@@ -272,6 +272,10 @@ class EvaluateConfig:
         [], "trm.evaluate: accuracy against compute, after so many supervision steps each", low=1, high=1024
     )
     augmentations: int = _key(1, "trm.evaluate: symmetric copies of a puzzle that vote on its answer; 1 = none", low=1, high=64)
+    by_difficulty: bool = _key(False, "trm.evaluate: the scores by how hard puzzles are, as their task measures it")
+    best_by: str = _key(
+        EXACT, "score that chooses the best checkpoint: exact, or one of the task's own (optimal, valid)", changes=NOTHING
+    )
 
 
 @dataclass

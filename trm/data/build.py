@@ -52,12 +52,14 @@ class BuildReport:
     seconds: float
     disjointness: str
     findings: list[str]  # beside that: what changes how an accuracy on these puzzles may be read
+    remarks: list[str]  # the task's, of each split
 
     def __str__(self) -> str:
         """Several lines for the terminal."""
         counts = [f"{split}: {self.puzzles[split]:,} puzzles, {self.rows[split]:,} rows" for split in SPLITS]
         state = f"built in {self.seconds:.1f} s" if self.built else "already built with the same settings"
-        return "\n".join([f"{self.path}: {state}, {self.num_bytes / 1e6:.1f} MB", *counts, self.disjointness, *self.findings])
+        lines = [self.disjointness, *self.findings, *self.remarks]
+        return "\n".join([f"{self.path}: {state}, {self.num_bytes / 1e6:.1f} MB", *counts, *lines])
 
 
 def ensure_dataset(data: DataConfig) -> Path:
@@ -112,6 +114,8 @@ def _build(path: Path, data: DataConfig) -> dict[str, Any]:
         "rows": {},
         "sha256": {},
     }
+    if remarks := [f"{split}: {remark}" for split in SPLITS for remark in task.remarks(*splits[split])]:
+        record["remarks"] = remarks
     folder = path.with_name(f".{path.name}.building")
     shutil.rmtree(folder, ignore_errors=True)
     for split in SPLITS:
@@ -279,7 +283,8 @@ def _warn_once(text: str) -> None:
 def _report(path: Path, record: dict[str, Any], *, seconds: float, built: bool) -> BuildReport:
     num_bytes = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
     findings = [finding for finding in record.get("findings") or [] if finding not in record["disjointness"]]
-    return BuildReport(path, built, record["rows"], record["puzzles"], num_bytes, seconds, record["disjointness"], findings)
+    told = record["disjointness"], findings, [str(remark) for remark in record.get("remarks") or []]
+    return BuildReport(path, built, record["rows"], record["puzzles"], num_bytes, seconds, *told)
 
 
 def is_absent(path: Path) -> bool:

@@ -94,7 +94,8 @@ def findings(task: Task, train: Dataset | None, test: Dataset) -> list[str]:
         several = int(task.several_solutions(questions[looked_at], answers[looked_at]).sum())
         if several:
             of = f"{count} {name} puzzles" if len(looked_at) == count else f"{len(looked_at)} {name} puzzles looked at"
-            told.append(f"{several} of {of} have several solutions, of which one alone counts as right")
+            also = f", but every one for the score {task.score_names[0]}" if task.score_names else ""
+            told.append(f"{several} of {of} have several solutions, of which one alone counts as right{also}")
     return told
 
 

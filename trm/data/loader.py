@@ -17,7 +17,7 @@ from trm.config import IGNORE_LABEL
 from trm.data.format import Dataset
 from trm.data.hashing import Stream, hash64, permutations
 from trm.errors import DataError
-from trm.tasks.base import augment, undo
+from trm.tasks.base import Scores, Task, augment, undo
 
 Batch = dict[str, NDArray[np.int32]]
 
@@ -187,6 +187,27 @@ class EvalLoader:
         """Of each of these rows of the pass, the puzzle and the variant."""
         puzzles, variants = np.divmod(np.arange(min(start, self.num_rows), min(stop, self.num_rows)), self._copies)
         return puzzles + self._first, variants
+
+    @property
+    def task(self) -> Task | None:
+        """What the puzzles are; None where they are not what the settings say."""
+        return self.dataset.task
+
+    @property
+    def score_names(self) -> tuple[str, ...]:
+        """The scores that the task of the puzzles has of its own; none where that is not known."""
+        return () if self.task is None else self.task.score_names
+
+    def scores(self, predictions: NDArray[np.integer], start: int) -> Scores:
+        """These scores of answers [N, L] to the rows of the pass from `start` on; answers to padding after its end are left out.
+
+        A row without a label has none of them, as it counts nowhere.
+        """
+        assert self.task is not None
+        rows = self.rows(start, start + len(predictions))
+        labelled = (rows["labels"] != IGNORE_LABEL).any(axis=1)
+        found = self.task.scores(rows["inputs"], rows["labels"], predictions[: len(labelled)])
+        return {name: has & labelled for name, has in found.items()}
 
     def __iter__(self) -> Iterator[Batch]:
         """This host's rows of every batch, in the form of `TrainLoader.batch`."""

@@ -1,8 +1,11 @@
-"""What more compute at test time gives: longer supervision, halting, and votes of symmetric copies. Pure functions of arrays.
+"""What more compute at test time gives: longer supervision, halting, and votes of symmetric copies; and which puzzles are hard.
+
+Pure functions of arrays.
 
 Shape legend: S supervision steps, N puzzles, A copies of each puzzle, C cells.
 """
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -70,6 +73,7 @@ class VoteResult:
     accuracy: float  # share of right cells
     single_exact_accuracy: float  # mean over the copies, each by itself
     flops_per_puzzle: int
+    scores: dict[str, float]  # of the elected answers, the task's own
 
 
 def votes(
@@ -78,8 +82,12 @@ def votes(
     labels: NDArray[np.integer],
     ignore_label: int,
     flops_per_copy: int,
+    judge: Callable[[NDArray[np.integer]], Mapping[str, NDArray[np.bool_]]] = lambda answers: {},
 ) -> list[VoteResult]:
-    """Results of the first 1, 2, 4, ... and all of the copies. The first copy is the puzzle itself; labels are [N, C]."""
+    """Results of the first 1, 2, 4, ... and all of the copies. The first copy is the puzzle itself; labels are [N, C].
+
+    `judge` finds scores [N] of answers [N, C] beside being equal to the labels.
+    """
     labelled = labels != ignore_label
     right = (answers == labels[:, None]) | ~labelled[:, None]  # [N, A, C]
     exact = right.all(axis=-1)
@@ -96,6 +104,27 @@ def votes(
                 accuracy=float(cells.mean()),
                 single_exact_accuracy=float(exact[:, :copies].mean()),
                 flops_per_puzzle=copies * flops_per_copy,
+                scores={name: float(has.mean()) for name, has in judge(answers[every, winner]).items()},
             )
         )
     return results
+
+
+MOST_LEVELS = 10
+
+
+def by_difficulty(difficulty: NDArray[np.integer], scores: Mapping[str, NDArray[np.bool_]]) -> list[dict[str, float]]:
+    """The share of puzzles with each score among those that are alike hard, from `difficulty` [N] and the scores [N].
+
+    A row for each of at most MOST_LEVELS ranges of it, of about as many puzzles each; equal ones are in one range.
+    """
+    ends = np.quantile(difficulty, np.linspace(0, 1, MOST_LEVELS + 1)[1:], method="higher")
+    rows, below = [], -np.inf
+    for end in np.unique(ends).tolist():
+        here = (difficulty > below) & (difficulty <= end)
+        row = {"from": int(difficulty[here].min()), "to": int(difficulty[here].max()), "puzzles": int(here.sum())}
+        rows.append(
+            row | {"mean": float(difficulty[here].mean())} | {name: float(has[here].mean()) for name, has in scores.items()}
+        )
+        below = end
+    return rows

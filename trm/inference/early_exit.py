@@ -29,6 +29,7 @@ class ExitTotals(NamedTuple):
     next_puzzle: Tensor  # scalar int32, first puzzle of the queue that no row has taken
     sums: Tensor  # [S, M] METRICS over puzzles, with their answers after so many steps
     shown: Shown  # [S, K, ...], the first puzzles of the queue
+    answers: Tensor | None  # [N + 1, C] int32, the last answer to each puzzle of the queue; None where nobody asks for them
 
 
 def first_rows(arch: Architecture, fixed: Weights, local_batch_size: int) -> ExitRows:
@@ -36,8 +37,8 @@ def first_rows(arch: Architecture, fixed: Weights, local_batch_size: int) -> Exi
     return ExitRows(empty_carry(arch, fixed, local_batch_size), torch.zeros(local_batch_size, dtype=torch.int32))
 
 
-def first_totals(arch: Architecture, batch_size: int, num_steps: int) -> ExitTotals:
-    """Before the first step, on the CPU: nothing counted."""
+def first_totals(arch: Architecture, batch_size: int, num_steps: int, num_puzzles: int | None = None) -> ExitTotals:
+    """Before the first step, on the CPU: nothing counted. `num_puzzles` keeps the answers to so many."""
     places = (num_steps, min(MOST_SAMPLES, batch_size))
     return ExitTotals(
         next_puzzle=torch.zeros((), dtype=torch.int32),
@@ -47,6 +48,7 @@ def first_totals(arch: Architecture, batch_size: int, num_steps: int) -> ExitTot
             confidence=torch.zeros(*places, arch.seq_len, dtype=arch.loss_dtype),
             q_halt=torch.zeros(places, dtype=arch.master_dtype),
         ),
+        answers=None if num_puzzles is None else torch.zeros(num_puzzles + 1, arch.seq_len, dtype=torch.int32),
     )
 
 
@@ -83,7 +85,10 @@ def early_exit_step(
 
     sums = totals.sums + torch.vmap(metrics_of)(counted)
     shown = _shown(arch, out, totals.shown, puzzle, counted)
-    return ExitRows(carry._replace(halted=halted), puzzle), ExitTotals(next_puzzle, sums, shown)
+    answers = totals.answers
+    if answers is not None:  # rows of padding all write to the place after the puzzles'
+        answers = answers.index_copy(0, puzzle.long(), out.logits.argmax(-1).to(torch.int32))
+    return ExitRows(carry._replace(halted=halted), puzzle), ExitTotals(next_puzzle, sums, shown, answers)
 
 
 def _shown(arch: Architecture, out: Output, before: Shown, puzzle: Tensor, counted: Tensor) -> Shown:

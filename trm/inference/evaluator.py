@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from trm.backends import Runtime
-from trm.config import IGNORE_LABEL, SAMPLE_PUZZLES, Config
+from trm.config import EXACT, IGNORE_LABEL, SAMPLE_PUZZLES, Config
 from trm.core.metrics import METRICS, MOST_SAMPLES, NORMS, RowTrace, Shown
 from trm.core.model import Architecture, Weights
 from trm.core.programs import eval_program
@@ -20,6 +20,7 @@ from trm.core.step import empty_carry
 from trm.data.build import ensure_dataset
 from trm.data.format import load_dataset
 from trm.data.loader import EvalLoader
+from trm.errors import DataError
 from trm.inference.early_exit import early_exit_program, first_rows, first_totals
 from trm.inference.progress import Progress, progress_bar
 from trm.inference.samples import Samples
@@ -30,11 +31,13 @@ from trm.tasks.base import task_of
 class EvalResult:
     """What an evaluation found.
 
-    Keys of the metrics: exact_accuracy, accuracy, lm_loss, q_halt_loss, q_halt_accuracy, steps, count.
+    Keys of the metrics: exact_accuracy, accuracy, lm_loss, q_halt_loss, q_halt_accuracy, steps, count, and the task's own scores
+    (with early exit these after the last step alone).
     """
 
     by_step: list[dict[str, float]]  # after each supervision step, the mean over all puzzles
     samples: Samples
+    score_names: tuple[str, ...] = ()  # the task's own
 
     @property
     def final(self) -> dict[str, float]:
@@ -43,7 +46,13 @@ class EvalResult:
 
     def joined(self, other: "EvalResult") -> "EvalResult":
         """The result over the puzzles of both, which share none."""
-        return EvalResult([_joined(*pair) for pair in zip(self.by_step, other.by_step, strict=True)], self.samples)
+        return EvalResult(
+            [_joined(*pair) for pair in zip(self.by_step, other.by_step, strict=True)], self.samples, self.score_names
+        )
+
+    def score(self, name: str) -> float:
+        """A score as `evaluate.best_by` names it."""
+        return self.final["exact_accuracy" if name == EXACT else name]
 
 
 class EvaluationStopped(Exception):
@@ -94,7 +103,7 @@ class BatchTrace(NamedTuple):
     """What the rows of one batch said."""
 
     steps: list[RowTrace]  # after each supervision step
-    predictions: Tensor  # [B, C] int32, after the last
+    predictions: list[Tensor]  # [B, C] int32, after each supervision step where the task has scores of its own, else the last
 
 
 class FullEvaluator(Evaluator):
@@ -111,11 +120,15 @@ class FullEvaluator(Evaluator):
         *,
         traced: bool = False,
     ) -> None:
-        """As every evaluator; `traced` makes `trace` work."""
+        """As every evaluator; `traced` makes `trace` work.
+
+        Rows are traced in any case where the puzzles have scores of their own, which are found on the host.
+        """
         super().__init__(runtime, arch, fixed, loader, num_steps, progress)
         self._carry = runtime.put_rows(empty_carry(arch, fixed, self._local_batch_size))
         self._zeros = runtime.put_replicated(torch.zeros(len(METRICS), dtype=arch.master_dtype))
-        self._step = runtime.compile(*eval_program(arch, traced=traced))
+        self._score_names = loader.score_names
+        self._step = runtime.compile(*eval_program(arch, traced=traced or bool(self._score_names)))
 
     def prepare(self, weights: Weights, puzzle_embedding: Tensor | None) -> None:
         """Compile the evaluation step now rather than at the first evaluation."""
@@ -141,13 +154,14 @@ class FullEvaluator(Evaluator):
         rows = self.loader.num_rows
         steps = [RowTrace(*map(torch.stack, zip(*batch.steps, strict=True))) for batch in batches]  # [S, B] each
         exact, halts, q_halt = (torch.cat(parts, dim=1)[:, :rows].numpy() for parts in zip(*steps, strict=True))
-        predictions = torch.cat([batch.predictions for batch in batches])[:rows].numpy()
+        predictions = torch.cat([batch.predictions[-1] for batch in batches])[:rows].numpy()
         return result, Trace(predictions, exact, halts, q_halt)
 
     def _pass(
         self, weights: Weights, puzzle_embedding: Tensor | None, stop: Callable[[], bool]
     ) -> tuple[EvalResult, list[BatchTrace]]:
         sums = [self._zeros] * self._num_steps
+        scores = [dict.fromkeys(self._score_names, 0) for _ in sums]  # puzzles that have them
         shown: list[Shown] = []  # of the first batch
         traces: list[BatchTrace] = []
         total = len(self.loader) * self._num_steps
@@ -156,6 +170,7 @@ class FullEvaluator(Evaluator):
             for number, host_batch in enumerate(self.loader):
                 batch, carry, before = self.runtime.put_batch(host_batch), self._carry, sums[-1]
                 steps: list[RowTrace] = []
+                predictions: list[Tensor] = []
                 for s in range(self._num_steps):
                     if stop():
                         raise EvaluationStopped
@@ -164,19 +179,33 @@ class FullEvaluator(Evaluator):
                         shown.append(answers)
                     if traced is not None:
                         steps.append(traced[0])
+                        predictions = [*(predictions if self._score_names else ()), traced[1]]
                     if s and progress.due():
                         self.runtime.fetch(sums[s - 1])
                         progress.tell(number * self._num_steps + s)
                 # what is read is of the batch before: the devices have this one to go on with
                 if traces:
-                    traces[-1] = self.runtime.fetch(traces[-1])
+                    traces[-1] = self._fetched(traces[-1], number - 1, scores)
                 if traced is not None:
-                    traces.append(BatchTrace(steps, traced[1]))
+                    traces.append(BatchTrace(steps, predictions))
                 if stop is not never:  # else the host would be done long before the devices, and deaf to a stop
                     self.runtime.fetch(before)
-            totals, shown, traces[-1:] = self.runtime.fetch((sums, shown, traces[-1:]))
+            totals, shown = self.runtime.fetch((sums, shown))
+            traces[-1:] = [self._fetched(last, len(self.loader) - 1, scores) for last in traces[-1:]]
         samples = Samples.of(self.loader.rows(0, MOST_SAMPLES), Shown(*map(torch.stack, zip(*shown, strict=True))))
-        return EvalResult([_means(total) for total in totals], samples), traces
+        means = [_means(total) for total in totals]
+        for mean, found in zip(means, scores, strict=True):
+            mean |= {name: count / max(mean["count"], 1) for name, count in found.items()}
+        return EvalResult(means, samples, self._score_names), traces
+
+    def _fetched(self, trace: BatchTrace, number: int, scores: list[dict[str, int]]) -> BatchTrace:
+        """The trace of a batch on the host, its task's scores added to `scores`; of its answers only the last go on."""
+        on_host: BatchTrace = self.runtime.fetch(trace)
+        if self._score_names:
+            for predictions, sums in zip(on_host.predictions, scores, strict=True):
+                for name, has in self.loader.scores(predictions.numpy(), number * len(predictions)).items():
+                    sums[name] += int(has.sum())
+        return on_host._replace(predictions=on_host.predictions[-1:])
 
 
 class EarlyExitEvaluator(Evaluator):
@@ -191,7 +220,8 @@ class EarlyExitEvaluator(Evaluator):
         self._count = int((puzzles["labels"] != IGNORE_LABEL).any(axis=1).sum())
         self._queue = runtime.put_replicated({name: torch.from_numpy(rows) for name, rows in puzzles.items()})
         self._rows = runtime.put_rows(first_rows(arch, fixed, self._local_batch_size))
-        self._totals = runtime.put_replicated(first_totals(arch, loader.global_batch_size, num_steps))
+        rows_with_scores = loader.num_rows if loader.score_names else None
+        self._totals = runtime.put_replicated(first_totals(arch, loader.global_batch_size, num_steps, rows_with_scores))
         self._step = runtime.compile(*early_exit_program(arch))
 
     def prepare(self, weights: Weights, puzzle_embedding: Tensor | None) -> None:
@@ -221,8 +251,12 @@ class EarlyExitEvaluator(Evaluator):
                 finished = int(self.runtime.fetch(totals.sums)[-1, METRICS.index("count")])
                 if progress.due() or not bar.disable:
                     progress.tell(finished)
-        sums, shown = self.runtime.fetch((totals.sums, totals.shown))
-        return EvalResult([_means(total) for total in sums], Samples.of(self.loader.rows(0, MOST_SAMPLES), shown))
+        sums, shown, answers = self.runtime.fetch((totals.sums, totals.shown, totals.answers))
+        means, names = [_means(total) for total in sums], self.loader.score_names
+        if answers is not None:
+            scores = self.loader.scores(answers[:-1].numpy(), 0)
+            means[-1] |= {name: float(scores[name].sum()) / max(means[-1]["count"], 1) for name in names}
+        return EvalResult(means, Samples.of(self.loader.rows(0, MOST_SAMPLES), shown), names)
 
 
 def _means(total: Tensor) -> dict[str, float]:
@@ -246,6 +280,11 @@ def _joined(one: dict[str, float], other: dict[str, float]) -> dict[str, float]:
 def make_evaluator(cfg: Config, runtime: Runtime, arch: Architecture, fixed: Weights, *, sample: bool = False) -> Evaluator:
     """An evaluator over the test split of the config's dataset, or a `sample` of it as training takes. Raises DataError without."""
     loader = held_out_loader(cfg, runtime, 1, SAMPLE_PUZZLES if sample else None)
+    if cfg.evaluate.best_by not in (EXACT, *loader.score_names):
+        raise DataError(
+            f"evaluate.best_by={cfg.evaluate.best_by}: data.path={cfg.data.path} holds other puzzles than the settings say: set "
+            f"it to {EXACT}"
+        )
     kind = EarlyExitEvaluator if cfg.evaluate.early_exit else FullEvaluator
     return kind(runtime, arch, fixed, loader, cfg.recursion.n_sup, progress_of(cfg, runtime))
 

@@ -62,6 +62,8 @@ def variant_record(variant: Variant, target: float | None = None) -> dict[str, A
         "difference": variant.difference,
         "data_findings": "; ".join(variant.findings) or None,
     }
+    for name in variant.score_names:
+        record |= _estimate(name, variant.score(name))
     if target is not None:
         found = time_to_target(variant, target)
         record |= {"target": target, "target_reached_seeds": found.reached}
@@ -78,7 +80,8 @@ def csv_text(comparison: Comparison) -> str:
     records = [variant_record(variant, comparison.target) for variant in comparison.variants]
     buffer = io.StringIO()
     if records:
-        writer = csv.DictWriter(buffer, fieldnames=list(records[0]), lineterminator="\n")
+        names = list(dict.fromkeys(name for record in records for name in record))
+        writer = csv.DictWriter(buffer, fieldnames=names, lineterminator="\n")
         writer.writeheader()
         writer.writerows(records)
     return buffer.getvalue()

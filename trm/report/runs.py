@@ -43,6 +43,7 @@ class Run:
     seed: int | None = None
     exact_accuracy: float | None = None  # of the final evaluation
     best_exact_accuracy: float | None = None  # of all evaluations
+    scores: Mapping[str, float] = field(default_factory=dict)  # the task's own, of the final evaluation
     best_step: int | None = None
     steps: int | None = None
     total_steps: int | None = None
@@ -197,6 +198,7 @@ def _read_run(folder: Path, name: str, overrides: tuple[str, ...]) -> Run:
         seed=seed if isinstance(seed, int) else None,
         exact_accuracy=_number(values.get("exact_accuracy")),
         best_exact_accuracy=_number(values.get("best_exact_accuracy")),
+        scores=_scores(values),
         best_step=_integer(values.get("best_step")),
         steps=last_step if values.get("steps") is None else _integer(values["steps"]),
         total_steps=_integer(values.get("total_steps")) or _integer(settings.get("train.max_steps")),
@@ -350,6 +352,13 @@ def _shares(value: object) -> list[float]:
     numbers = [_number(item) for item in value] if isinstance(value, list) else []
     shares = [number for number in numbers if number is not None and 0 <= number <= 1]
     return shares if len(shares) == len(numbers) else []
+
+
+def _scores(summary: Mapping[str, Any]) -> dict[str, float]:
+    """The task's own scores of the final evaluation, which are named by their best values."""
+    best, last = (found if isinstance(found := summary.get(key), dict) else {} for key in ("best_scores", "last_eval"))
+    numbers = {str(name): _number(last.get(name)) for name in best}
+    return {name: number for name, number in numbers.items() if number is not None}
 
 
 def _integer(value: object) -> int | None:

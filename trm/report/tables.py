@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from operator import attrgetter
 
-from trm.config import paper
+from trm.config import EXACT, paper
 from trm.report.runs import Run
 from trm.report.target import time_to_target
 from trm.report.variants import Comparison, Estimate, Variant, show
@@ -12,6 +12,7 @@ from trm.report.variants import Comparison, Estimate, Variant, show
 NO_VALUE = "-"
 UNLIKE_PAPER = "*"
 TO_BE_READ = " !"
+DECIDES = " (decides)"
 
 NOTES = (
     "exact accuracy: share of held-out puzzles solved in every cell at the final evaluation, in percent; mean over the seeds of "
@@ -27,6 +28,10 @@ PAPER_NOTE = (
 )
 FINDINGS_NOTE = (
     f"{TO_BE_READ.strip()} beside an accuracy: what was found in the puzzles changes how it may be read; the warnings say what"
+)
+SCORES_NOTE = (
+    "{names}: the task's own scores at the final evaluation, over the seeds as exact accuracy; {decides} decides which checkpoint "
+    "of a run is its best (evaluate.best_by)"
 )
 TARGET_NOTE = (
     "samples and seconds to {target:g} %: rows of all training steps, and seconds in training steps, up to the first evaluation "
@@ -65,10 +70,24 @@ def _estimate(found: Estimate | None) -> Cell:
 
 def results(comparison: Comparison) -> list[Row]:
     """A row for each variant; with samples and seconds to --target where it is given."""
-    return [_result(variant, comparison.target) for variant in comparison.variants]
+    names, decides = score_names(comparison), deciding(comparison)
+    marks = {name: DECIDES if names and decides == [name] else "" for name in (EXACT, *names)}
+    return [_result(variant, comparison.target, marks) for variant in comparison.variants]
 
 
-def _result(variant: Variant, target: float | None) -> Row:
+def score_names(comparison: Comparison) -> list[str]:
+    """The scores of their own that the tasks of the counted runs have."""
+    return list(dict.fromkeys(name for variant in comparison.variants for name in variant.score_names))
+
+
+def deciding(comparison: Comparison) -> list[str]:
+    """The scores by which the counted runs chose their best checkpoints."""
+    runs = [run for variant in comparison.variants for run in variant.counted]
+    return sorted({str(run.settings.get("evaluate.best_by", EXACT)) for run in runs})
+
+
+def _result(variant: Variant, target: float | None, marks: dict[str, str]) -> Row:
+    """`marks`: for each score what stands behind its title."""
     seeds, best, row = len(variant.counted), variant.best_exact_accuracy, variant.paper.row if variant.paper else None
     unlike = UNLIKE_PAPER if variant.paper and not variant.paper.comparable else ""
     of = "" if seeds == variant.planned else f" of {variant.planned}"
@@ -76,7 +95,8 @@ def _result(variant: Variant, target: float | None) -> Row:
     cells = [
         ("variant", Cell(variant.label, small=[variant.description] if variant.description != variant.label else [])),
         ("seeds", Cell(f"{seeds}{of}{' runs' if variant.pooled else ''}", seeds, numeric=True)),
-        ("exact accuracy %", replace(exact, text=exact.text + (TO_BE_READ if variant.findings else ""))),
+        (f"exact accuracy %{marks[EXACT]}", replace(exact, text=exact.text + (TO_BE_READ if variant.findings else ""))),
+        *((f"{name} %{mark}", _estimate(variant.score(name))) for name, mark in marks.items() if name != EXACT),
         ("best %", _number("{:.1f}", best.mean if best else None, 100)),
         ("steps", _number("{:,.0f}", variant.mean(attrgetter("steps")))),
         ("samples/s", _number("{:,.0f}", variant.mean(attrgetter("samples_per_s")))),
@@ -96,7 +116,9 @@ def notes(comparison: Comparison) -> list[str]:
     """What the columns of the results mean."""
     target = [] if comparison.target is None else [TARGET_NOTE.format(target=100 * comparison.target)]
     found = [FINDINGS_NOTE] if any(variant.findings for variant in comparison.variants) else []
-    return [*NOTES, RATES_NOTE, PAPER_NOTE, *found, *target]
+    names = score_names(comparison)
+    scores = [SCORES_NOTE.format(names=", ".join(names), decides=" or ".join(deciding(comparison)))] if names else []
+    return [*NOTES, RATES_NOTE, PAPER_NOTE, *found, *scores, *target]
 
 
 def problems(comparison: Comparison) -> list[Row]:

@@ -87,6 +87,15 @@ class Variant:
         return estimate(run.best_exact_accuracy for run in self.counted if run.best_exact_accuracy is not None)
 
     @property
+    def score_names(self) -> list[str]:
+        """The scores of the task's own that its counted runs have."""
+        return list(dict.fromkeys(name for run in self.counted for name in run.scores))
+
+    def score(self, name: str) -> Estimate | None:
+        """A score of the task's own at the final evaluation, over the seeds."""
+        return estimate(run.scores[name] for run in self.counted if name in run.scores)
+
+    @property
     def difference(self) -> float | None:
         """The mean less the paper's value, where the runs differ from the paper in nothing."""
         found = self.exact_accuracy

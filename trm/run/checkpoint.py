@@ -12,7 +12,7 @@ import os
 import shutil
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -38,11 +38,12 @@ class Scores:
     """What a run's evaluations found up to a step."""
 
     best_exact_accuracy: float | None = None
-    best_step: int | None = None
+    best_step: int | None = None  # of the evaluation with the best score as evaluate.best_by chooses it
     best_puzzles: int | None = None  # that it was measured on
     last_eval: dict[str, float] | None = None  # metrics of the last evaluation
     last_eval_step: int | None = None
     exact_accuracy_by_step: list[float] | None = None  # of the last evaluation, after each supervision step
+    best_scores: dict[str, float] = field(default_factory=dict)  # of any evaluation, by the task's own scores
 
 
 @dataclass(frozen=True)

@@ -77,7 +77,8 @@ class Outputs:
     def evaluated(self, result: EvalResult, began: float) -> None:
         """Tell of an evaluation that the record has taken."""
         values, step = result.final, self._record.step
-        shown = ", ".join(f"{name}={values[key]:.4f}" for name, key in SHOWN_IN_LOG.items())
+        names = SHOWN_IN_LOG | {name: name for name in result.score_names}
+        shown = ", ".join(f"{name}={values[key]:.4f}" for name, key in names.items())
         seconds = time.perf_counter() - began
         log.info("Evaluation at step %s: %s, puzzles=%d, time=%.1fs", step, shown, values["count"], seconds)
         self.log("eval", values)
@@ -86,7 +87,7 @@ class Outputs:
                 write_whole(self._run_dir / SAMPLES_FILE, result.samples.to_json())
             best = self._record.scores.best_exact_accuracy or 0.0  # this evaluation's included
             puzzles = held_out(result.samples, self._exp.dataset.task)
-            self._trackers.show(step, lambda: Evaluation(result.by_step, best, puzzles))
+            self._trackers.show(step, lambda: Evaluation(result.by_step, best, puzzles, dict(self._record.scores.best_scores)))
 
     def save(self, state: TrainState) -> None:
         """Have a state of the CPU, which nobody may change any more, written as a checkpoint."""

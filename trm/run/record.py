@@ -6,7 +6,7 @@ import logging
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from trm.config import digest, kept, to_plain
+from trm.config import EXACT, digest, kept, to_plain
 from trm.core.model import num_parameters
 from trm.inference.evaluator import EvalResult
 from trm.run.checkpoint import Meta, Scores
@@ -36,22 +36,26 @@ class Record:
             self.warnings.append(text)
         self._told |= {once} if once else set()
 
-    def evaluated(self, sample: EvalResult, result: EvalResult) -> None:
-        """Take an evaluation of the current step.
+    def evaluated(self, sample: EvalResult, result: EvalResult, best_by: str = EXACT) -> None:
+        """Take an evaluation of the current step; it is the best where its score `best_by` is.
+
 
         `sample` is the part over the puzzles that every evaluation takes, by which evaluations are compared; `result` is all of it.
         The best is looked for anew where the sample is another than before.
         """
-        scores, accuracy, count = self.scores, sample.final["exact_accuracy"], int(sample.final["count"])
-        before = scores.best_exact_accuracy
+        scores, count = self.scores, int(sample.final["count"])
+        before = scores.best_exact_accuracy if best_by == EXACT else scores.best_scores.get(best_by)
         if before is not None and scores.best_puzzles not in (None, count):
             self.warn(
                 f"step {self.step}: the best evaluation until now ({before:.4f} at step {scores.best_step}) was over "
                 f"{scores.best_puzzles} puzzles, this one is over {count}: the best is looked for anew"
             )
-            before = None
-        if before is None or accuracy > before:
-            scores.best_exact_accuracy, scores.best_step, scores.best_puzzles = accuracy, self.step, count
+            before, scores.best_exact_accuracy, scores.best_scores = None, None, {}
+        if before is None or sample.score(best_by) > before:
+            scores.best_step, scores.best_puzzles = self.step, count
+        scores.best_exact_accuracy = max(sample.score(EXACT), scores.best_exact_accuracy or 0.0)
+        for name in sample.score_names:
+            scores.best_scores[name] = max(sample.final[name], scores.best_scores.get(name, 0.0))
         scores.last_eval, scores.last_eval_step = result.final, self.step
         scores.exact_accuracy_by_step = [step["exact_accuracy"] for step in result.by_step]
 

@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from trm.backends.base import extremes_over_hosts
-from trm.config import differences, digest, kept, resume_conflicts, to_plain
+from trm.config import Config, differences, digest, kept, resume_conflicts, to_plain
 from trm.core.step import TrainState
 from trm.errors import CheckpointError, UserError
 from trm.run.checkpoint import Meta, first_whole, mend_links, saved_steps, set_aside, state_digest, unflatten
@@ -140,7 +140,8 @@ def kept_evaluation(exp: Experiment, run_dir: Path, record: Record) -> str | Non
     if summary.get("status") != "completed" or record.scores.last_eval_step is None:
         return None
     asked = kept(to_plain(exp.cfg))["evaluate"]
-    other = differences(record.kept_config.get("evaluate", {}), asked, "evaluate.")
+    defaults = kept(to_plain(Config()))["evaluate"]  # of keys that the schema gained since
+    other = differences(defaults | record.kept_config.get("evaluate", {}), asked, "evaluate.")
     if not other:
         return ""
     keys = [difference.partition("=")[0] for difference in other]

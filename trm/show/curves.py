@@ -1,4 +1,5 @@
-"""Tables and pictures of `python -m trm.evaluate`: accuracy against compute, and votes of symmetric copies.
+"""Tables and pictures of `python -m trm.evaluate`: accuracy against compute, votes of symmetric copies, and scores by
+difficulty.
 
 Shares of 1 in CSV and JSON, percent on the terminal and in pictures.
 """
@@ -13,18 +14,22 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.ticker import EngFormatter, FixedLocator, LogLocator, NullLocator
 
-from trm.show.charts import COLOURS, chart
+from trm.show.charts import COLOURS, LINES, chart
 from trm.show.files import write_files
 from trm.show.table import aligned
 
 Rows = Sequence[dict[str, Any]]  # one dict for each line, with the same keys
 
 
-def write_curve(folder: Path, points: Rows, facts: dict[str, Any]) -> None:
-    """Print the points of trm.inference.compute.ComputePoint and write compute_curve.csv, .json and .png. Raises UserError."""
+def write_curve(folder: Path, points: Rows, facts: dict[str, Any], scores: Sequence[str] = ()) -> None:
+    """Print the points of trm.inference.compute.ComputePoint and write compute_curve.csv, .json and .png. Raises UserError.
+
+    `scores` are those of the task's own that they have beside.
+    """
     columns = {
         "supervision_steps": ("steps", "{:d}", 1),
         "exact_accuracy": ("exact %", "{:.2f}", 100),
+        **_score_columns(scores),
         "flops_per_puzzle": ("GFLOP/puzzle", "{:.4g}", 1e-9),
         "halting_exact_accuracy": ("halting: exact %", "{:.2f}", 100),
         "halting_mean_steps": ("mean steps", "{:.2f}", 1),
@@ -33,16 +38,55 @@ def write_curve(folder: Path, points: Rows, facts: dict[str, Any]) -> None:
     _write(folder, "compute_curve", points, facts, columns, curve_picture(points, facts))
 
 
-def write_votes(folder: Path, rows: Rows, facts: dict[str, Any]) -> None:
-    """Print the rows of trm.inference.compute.VoteResult and write voting.csv, .json and .png. Raises UserError."""
+def write_votes(folder: Path, rows: Rows, facts: dict[str, Any], scores: Sequence[str] = ()) -> None:
+    """Print the rows of trm.inference.compute.VoteResult and write voting.csv, .json and .png. Raises UserError.
+
+    `scores` are those of the task's own that they have beside.
+    """
     columns = {
         "copies": ("copies", "{:d}", 1),
         "exact_accuracy": ("exact %", "{:.2f}", 100),
+        **_score_columns(scores),
         "accuracy": ("cells %", "{:.2f}", 100),
         "single_exact_accuracy": ("one copy alone: exact %", "{:.2f}", 100),
         "flops_per_puzzle": ("GFLOP/puzzle", "{:.4g}", 1e-9),
     }
     _write(folder, "voting", rows, facts, columns, votes_picture(rows, facts))
+
+
+def write_difficulty(folder: Path, rows: Rows, facts: dict[str, Any]) -> None:
+    """Print the rows of trm.inference.compute.by_difficulty and write by_difficulty.csv, .json and .png. Raises UserError."""
+    columns = {
+        "from": (f"{facts['difficulty']}: from", "{:d}", 1),
+        "to": ("to", "{:d}", 1),
+        "mean": ("mean", "{:.1f}", 1.0),
+        "puzzles": ("puzzles", "{:d}", 1),
+        **_score_columns(_scores_of(rows)),
+    }
+    _write(folder, "by_difficulty", rows, facts, columns, difficulty_picture(rows, facts))
+
+
+def _score_columns(names: Sequence[str]) -> dict[str, tuple[str, str, float]]:
+    return {name: (f"{name.removesuffix('_accuracy')} %", "{:.2f}", 100) for name in names}
+
+
+def _scores_of(rows: Rows) -> list[str]:
+    return [name for name in rows[0] if name not in ("from", "to", "mean", "puzzles")]
+
+
+def difficulty_picture(rows: Rows, facts: dict[str, Any]) -> bytes:
+    """The scores against how hard the puzzles are; numbers at the points: puzzles. PNG."""
+    with chart(7, 4.2) as (figure, file):
+        axes = figure.subplots()
+        names = _scores_of(rows)
+        for number, name in enumerate(names):
+            _line(axes, number, rows, "mean", name, name.removesuffix("_accuracy"))
+        for row in rows:
+            place = (row["mean"], 100 * max(row[name] for name in names))
+            axes.annotate(str(row["puzzles"]), place, (0, 7), textcoords="offset points", ha="center", fontsize=8)
+        axes.set_ylim(-3, 108)
+        _name(axes, "Scores by difficulty", f"{facts['difficulty']}, mean of a range; numbers at the points: puzzles", facts, "%")
+    return file.getvalue()
 
 
 def curve_picture(points: Rows, facts: dict[str, Any]) -> bytes:
@@ -76,13 +120,13 @@ def votes_picture(rows: Rows, facts: dict[str, Any]) -> bytes:
 
 
 def _line(axes: Axes, number: int, rows: Rows, x: str, share: str, label: str) -> None:
-    y = [100 * row[share] for row in rows]
-    axes.plot([row[x] for row in rows], y, ("o-", "s--")[number], color=COLOURS[number], label=label, markersize=5)
+    y, marker, line = [100 * row[share] for row in rows], "os^Dv"[number % 5], LINES[number % len(LINES)]
+    axes.plot([row[x] for row in rows], y, line, marker=marker, color=COLOURS[number], label=label, markersize=5)
 
 
-def _name(axes: Axes, title: str, x: str, facts: dict[str, Any]) -> None:
+def _name(axes: Axes, title: str, x: str, facts: dict[str, Any], y: str = "exact accuracy, %") -> None:
     run = f"{facts['run_name']} at step {facts['checkpoint_step']}: {facts['puzzles']:,} puzzles of {facts['data']}"
-    axes.set(title=f"{title}\n{run}", xlabel=x, ylabel="exact accuracy, %")
+    axes.set(title=f"{title}\n{run}", xlabel=x, ylabel=y)
     axes.legend()
 
 

@@ -5,9 +5,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import matplotlib
+import numpy as np
 from PIL import Image, ImageColor, ImageDraw, ImageFont
 
-from trm.show.thinking import Frame, Marks, Puzzle
+from trm.show.thinking import Cells, Frame, Marks, Puzzle
 from trm.tasks.base import GridView
 
 PAGE, INK, SOFT, RULE, BAND, ACCENT, BAD, BAD_BAND = (
@@ -44,7 +45,23 @@ def panel(puzzle: Puzzle, frame: Frame, marks: Marks, cell: int, lines: Sequence
         length, low = round((cell - 2 * inset) * float(frame.confidence[i])), y + cell - inset
         draw.line((x + inset, low, x + inset + length, low), SOFT, max(cell // 20, 2 if cell > 20 else 1))
     _draw_lines(draw, view, cell, top)
+    for from_, to in _joined(view, frame.answer):
+        places = [
+            coordinate
+            for i in (from_, to)
+            for coordinate in (i % view.columns * cell + cell // 2, top + i // view.columns * cell + cell // 2)
+        ]
+        draw.line(places, ACCENT, max(2, cell // 5))
     return image
+
+
+def _joined(view: GridView, answer: Cells) -> list[tuple[int, int]]:
+    """The neighbouring cells that a line joins."""
+    on = np.isin(answer, view.line).reshape(view.rows, view.columns)
+    index = np.arange(on.size).reshape(on.shape)
+    beside, below = on[:, :-1] & on[:, 1:], on[:-1] & on[1:]
+    pairs = [(index[:, :-1][beside], index[:, 1:][beside]), (index[:-1][below], index[1:][below])]
+    return [pair for a, b in pairs for pair in zip(a.tolist(), b.tolist(), strict=True)]
 
 
 @functools.cache

@@ -47,7 +47,7 @@ def page(puzzle: Puzzle, frames: list[Frame], title: str) -> str:
         title=title,
         puzzle=puzzle,
         answer=puzzle.view.text(answer),
-        violations=puzzle.violations(answer),
+        verdict=puzzle.verdict(answer),
         last=frames[-1],
         data=thinking_data([(puzzle, frames)]),
     )
@@ -67,6 +67,7 @@ def thinking_data(thoughts: Thoughts) -> dict[str, Any]:
             "heavy_rows": view.heavy_rows,
             "heavy_columns": view.heavy_columns,
             "symbols": view.symbols,
+            "line": view.line,
             "colours": {token: [colour, ink_on(colour)] for token, colour in (view.colours or {}).items()},
         },
         "flags": FLAGS,

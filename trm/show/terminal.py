@@ -7,11 +7,14 @@ from collections.abc import Mapping
 from typing import TextIO
 
 from trm.show.thinking import Frame, Marks, Puzzle
+from trm.tasks.base import GridView
 
 PAUSE_S = 0.3  # a terminal shows each step at least this long before it draws the next one over it
 BAR_WIDTH = 20  # characters
+WIDE, NARROW = 3, 2  # columns of a cell: of a grid whose cells have gaps in text, and of others
 GIVEN, WRONG, CHANGED, WRONG_AND_CHANGED, PLAIN = "1;34", "1;31;7", "4;36", "1;31;7;4", "0"  # ANSI: bold blue, red, underlined
 MARKS_LEGEND = "[5] given   !5  wrong   5* changed since the step before"
+NARROW_LEGEND = "!x wrong   *x changed since the step before"
 
 
 class Watcher:
@@ -26,7 +29,8 @@ class Watcher:
         self._before: Frame | None = None
         self._drawn = 0  # lines of the grid that stands on the terminal
         self._in_place = terminal and _fits(os.get_terminal_size(stream.fileno()), puzzle)
-        print(f"{_coloured_legend() if self._colour else MARKS_LEGEND}\n", file=stream)
+        legend = MARKS_LEGEND if puzzle.view.gap else NARROW_LEGEND
+        print(f"{_coloured_legend(puzzle.view) if self._colour else legend}\n", file=stream)
 
     def show(self, frame: Frame) -> None:
         """The next supervision step."""
@@ -43,8 +47,10 @@ class Watcher:
         view = self._puzzle.view
         text = view.text(frame.answer)
         flags = zip(marks.given.tolist(), marks.wrong.tolist(), marks.changed.tolist(), strict=True)
-        cells = [self._cell(char, *flag) for char, flag in zip(text, flags, strict=True)]
-        rule = "+".join("-" * 3 * (stop - start) for start, stop in view.pieces)
+        width = _width(view)
+        cell = self._cell if width == WIDE else self._narrow_cell
+        cells = [cell(token, char, *flag) for token, char, flag in zip(frame.answer.tolist(), text, flags, strict=True)]
+        rule = "+".join("-" * width * (stop - start) for start, stop in view.pieces)
         lines = []
         for row in range(view.rows):
             if row in view.heavy_rows:
@@ -53,7 +59,17 @@ class Watcher:
             lines.append("|".join("".join(line[start:stop]) for start, stop in view.pieces))
         return lines
 
-    def _cell(self, char: str, given: bool, wrong: bool, changed: bool) -> str:
+    def _narrow_cell(self, token: int, char: str, given: bool, wrong: bool, changed: bool) -> str:
+        """Two columns of the terminal; the cell's colours, or the marks of what is not given."""
+        if not self._colour:
+            return f"{'!' if wrong else '*' if changed else ' '}{char}"
+        if wrong:
+            return _paint(f" {char}", WRONG_AND_CHANGED if changed else WRONG)
+        ground = (self._puzzle.view.colours or {}).get(token)
+        codes = [_ground(ground)] if ground else []
+        return _paint(f" {char}", ";".join([*codes, *([CHANGED] if changed and not ground else [])]) or PLAIN)
+
+    def _cell(self, token: int, char: str, given: bool, wrong: bool, changed: bool) -> str:
         """Three columns of the terminal."""
         if not self._colour:
             if given and not wrong:
@@ -75,13 +91,26 @@ def summary(frame: Frame, marks: Marks, num_steps: int) -> str:
 def _fits(size: os.terminal_size, puzzle: Puzzle) -> bool:
     """Whether the terminal shows a whole grid: the cursor does not get back to lines that left the screen."""
     view = puzzle.view
-    return size.lines > view.rows + len(view.heavy_rows) + 3 and size.columns > 3 * view.columns + len(view.heavy_columns) + 1
+    width = _width(view) * view.columns + len(view.heavy_columns)
+    return size.lines > view.rows + len(view.heavy_rows) + 3 and size.columns > width + 1
 
 
 def _paint(text: str, code: str) -> str:
     return text if code == PLAIN else f"\x1b[{code}m{text}\x1b[0m"
 
 
-def _coloured_legend() -> str:
+def _width(view: GridView) -> int:
+    return WIDE if view.gap else NARROW
+
+
+def _ground(colour: str) -> str:
+    """The code of a ground, #rrggbb, with black or white letters."""
+    red, green, blue = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
+    return f"{30 if red + green + blue > 3 * 128 else 97};48;2;{red};{green};{blue}"
+
+
+def _coloured_legend(view: GridView) -> str:
     names = {GIVEN: "given", WRONG: "wrong", CHANGED: "changed since the step before", WRONG_AND_CHANGED: "wrong and changed"}
+    if view.colours:  # what is given has its own
+        del names[GIVEN]
     return "  ".join(f"{_paint(' 5 ', code)} {name}" for code, name in names.items())

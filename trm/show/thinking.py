@@ -41,9 +41,9 @@ class Marks:
     """What a viewer is told about each cell of a frame."""
 
     given: Flags
-    wrong: Flags  # no digit, a changed given, a clash that is not the question's own, or unlike the solution where that is known
+    wrong: Flags  # no answer, a changed given, a clash that is not the question's own; unlike the known solution in a wrong answer
     changed: Flags  # unlike the frame before
-    conflict: Flags  # the same digit stands in the cell's row, column or box; the given of a clash has this mark as well
+    conflict: Flags  # the cell clashes with another; the given of a clash has this mark as well
 
 
 @dataclass(frozen=True)
@@ -72,6 +72,10 @@ class Puzzle:
         """The rules that an answer breaks, in words."""
         return self.task.violations(self.question, answer) if self.task else []
 
+    def verdict(self, answer: Cells) -> str:
+        """What the rules say of an answer, in a line; empty without rules."""
+        return self.task.verdict(self.question, answer) if self.task else ""
+
     def marks(self, answer: Cells, before: Cells | None) -> Marks:
         """Marks of an answer that follows the answer `before`; nothing has changed where that is None."""
         nowhere = np.zeros(answer.shape, bool)
@@ -82,7 +86,13 @@ class Puzzle:
             return Marks(given, wrong, changed, nowhere)
         given, conflict = self.task.given(self.question), self.task.conflicts(answer)
         kept = given & (answer == self.question)
+        if self._solved_otherwise(answer):
+            wrong = nowhere
         return Marks(given, wrong | self.task.blank(answer) | (given & ~kept) | (conflict & ~kept), changed, conflict)
+
+    def _solved_otherwise(self, answer: Cells) -> bool:
+        """Whether the answer is as right as the known one, of a task that has several right answers."""
+        return self.task is not None and bool(self.task.score_names) and not self.violations(answer)
 
     def marks_of(self, frames: list[Frame]) -> list[Marks]:
         """Marks of frames that follow one another."""

@@ -62,14 +62,15 @@ function viewer(root) {
 
 // One puzzle: its grid, its curve, what is wrong. Returns what draws a frame; `go` is called with the frame that is asked for.
 function figure(place, puzzle, view, flags, recursions, go) {
-  const { rows, columns, symbols, colours } = view;
+  const { rows, columns, symbols, colours, line } = view;
   const question = bytes(puzzle.question);
   const solution = puzzle.solution && bytes(puzzle.solution);
   const frames = puzzle.frames.map((frame) => ({
     ...frame, answer: bytes(frame.answer), marks: bytes(frame.marks), confidence: new Uint16Array(bytes(frame.confidence).buffer),
   }));
   const made = add(place, "figure");
-  const table = add(add(made, "div"), "table", "cells");
+  const box = add(made, "div", "grid");
+  const [table, path] = [add(box, "table", "cells"), line.length ? add(box, "div", "path") : null];
   table.ariaLabel = `the model's answer to ${puzzle.name}`;
   const caption = add(made, "figcaption");
   const status = add(caption, "p", "status");
@@ -114,6 +115,7 @@ function figure(place, puzzle, view, flags, recursions, go) {
       for (const [name, value] of Object.entries(properties)) cell.style.setProperty(name, value);
       cell.title = words(i);
     });
+    if (path) path.innerHTML = pathOf(frame.answer, view); // nothing but numbers enters its markup
     const [wrong, changed] = ["wrong", "changed"].map((flag) => cells.filter((_, i) => has(flag, i)).length);
     status.replaceChildren();
     add(status, "strong", "", puzzle.name);
@@ -125,6 +127,17 @@ function figure(place, puzzle, view, flags, recursions, go) {
     curve(index);
     describe();
   };
+}
+
+// A line from cell to cell between neighbours whose tokens a line joins.
+function pathOf(answer, { rows, columns, line }) {
+  const joined = (row, column) => row < rows && column < columns && line.includes(answer[row * columns + column]);
+  const pieces = Array.from(answer, (_, index) => {
+    const [row, column] = [Math.floor(index / columns), index % columns];
+    const piece = (there, way) => (joined(row, column) && there ? `M${column + 0.5} ${row + 0.5}${way}1` : "");
+    return piece(joined(row, column + 1), "h") + piece(joined(row + 1, column), "v");
+  });
+  return `<svg viewBox="0 0 ${columns} ${rows}" aria-hidden="true"><path d="${pieces.join("")}"/></svg>`;
 }
 
 // The halting probability of all frames. Returns what moves the mark to a frame. Nothing but numbers enters its markup.

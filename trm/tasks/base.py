@@ -1,26 +1,30 @@
 """What a puzzle is: the members through which the rest of the project knows a task, and nothing else of it.
 
-A task is one folder beside this file, an entry in TASKS, and one YAML in conf/data that names it (`data.task`).
+A task is one folder NAME beside this file, whose task.py has `make(data) -> Task` and `check(data)`, and one YAML in conf/data with
+`task: NAME`.
 Shapes: N rows, L = rows * columns cells, V tokens, P base puzzles.
 """
 
 from __future__ import annotations
 
 import importlib
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from types import ModuleType
 from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from trm.config import Config, DataConfig, check_widths, register_check
-from trm.errors import ConfigError
+from trm.config import EXACT, Config, DataConfig, check_widths, register_check
+from trm.errors import ConfigError, DataError
 
 Tokens = NDArray[np.integer]  # [L] of one grid, or [N, L]
-Flags = NDArray[np.bool_]  # [L]
+Flags = NDArray[np.bool_]  # [L] of one grid, or [N]
+Scores = dict[str, NDArray[np.bool_]]  # [N] by name
 Split = tuple[NDArray[np.uint8], NDArray[np.uint8]]  # questions and answers [P, L]
 
 
@@ -59,6 +63,8 @@ class GridView:
     heavy_rows: tuple[int, ...] = ()  # rows and columns before which a heavy line is drawn, from 1
     heavy_columns: tuple[int, ...] = ()
     colours: Mapping[int, str] | None = None  # of a cell's ground, by token, #rrggbb; None = plain
+    line: tuple[int, ...] = ()  # tokens that a line joins from cell to neighbouring cell: a path with its ends
+    gap: str = " "  # between the cells of a row in text; "" where rows are read as they are written
 
     @cached_property
     def _symbols(self) -> NDArray[np.str_]:
@@ -76,12 +82,12 @@ class GridView:
     def grid(self, tokens: Tokens) -> str:
         """Several lines of text, with `|` and `-` where heavy lines are."""
         text, lines, pieces = self.text(tokens), [], self.pieces
-        rule = "-+-".join("-" * (2 * (stop - start) - 1) for start, stop in pieces)
+        rule = "-+-".join("-" * ((1 + len(self.gap)) * (stop - start) - len(self.gap)) for start, stop in pieces)
         for row in range(self.rows):
             if row in self.heavy_rows:
                 lines.append(rule)
             line = text[row * self.columns : (row + 1) * self.columns]
-            lines.append(" | ".join(" ".join(line[start:stop]) for start, stop in pieces))
+            lines.append(" | ".join(self.gap.join(line[start:stop]) for start, stop in pieces))
         return "\n".join(lines)
 
 
@@ -107,75 +113,156 @@ class Symmetry(Protocol):
         """One word a puzzle [N] that no symmetry changes: puzzles with different words are no copies of one another."""
 
 
-class Task(Protocol):
-    """One kind of puzzle."""
+class Task(ABC):
+    """One kind of puzzle. What is abstract a task has to say; the rest has a default that it may keep."""
+
+    # ------------------------------------------------------------------------------------------------------------ what it is
 
     @property
+    @abstractmethod
     def name(self) -> str:
         """What data.task calls it."""
 
     @property
     def keys(self) -> tuple[str, ...]:
         """The keys of the data settings that are this task's own."""
+        return ()
 
     @property
+    @abstractmethod
     def title(self) -> str:
-        """The kind in words, with its size: "9x9 Sudoku"."""
+        """The kind in words, with its size: "9x9 grid of numbers"."""
 
     @property
+    @abstractmethod
     def facts(self) -> TaskFacts:
         """Sizes and special tokens."""
 
     @property
+    @abstractmethod
     def view(self) -> GridView:
         """How a grid is shown."""
 
     @property
     def symmetry(self) -> Symmetry | None:
         """The symmetries, None where a puzzle has none."""
+        return None
+
+    # ---------------------------------------------------------------------------------------------------------- where from
 
     @property
     def hub(self) -> Hub | None:
         """Where its csv files can be downloaded; None = nowhere."""
+        return None
 
     @property
     def has_classes(self) -> bool:
         """Whether generated sets are kept apart under the symmetries; False where there are too few puzzles for that."""
+        return True
 
     def generate(self, count: int, seed: int) -> Split:
         """So many puzzles made here, no two alike; raises DataError where the task cannot make them."""
-
-    def parse(self, text: str) -> NDArray[np.uint8]:
-        """Tokens [L] of a question as a person writes it. Raises DataError naming the position."""
+        raise DataError(f"data.source=generated: {self.title} is not made here: set data.source=csv")
 
     @property
     def token_of_byte(self) -> NDArray[np.uint8]:
         """Token of every byte of csv text [256]; `facts.pad` where the byte is no cell."""
+        table = np.full(256, self.facts.pad, np.uint8)
+        for token, symbol in enumerate(self.view.symbols):
+            if token != self.facts.pad:
+                table[ord(symbol)] = token
+        return table
+
+    def parse(self, text: str) -> NDArray[np.uint8]:
+        """Tokens [L] of a question as a person writes it: all cells in a line, or a line for each row.
+
+        What an editor may cut, open cells at the end of a row that are written as spaces, is put back. Raises DataError naming the
+        position.
+        """
+        view, lines = self.view, text.splitlines()
+        if len(lines) > 1 and view.rows > 1:
+            inner = [i for i, line in enumerate(lines) if line.strip()]
+            if inner and inner[-1] - inner[0] + 1 == view.rows:  # else blank lines are rows of open cells
+                lines = lines[inner[0] : inner[-1] + 1]
+            wrong = next((i for i, line in enumerate(lines) if len(line) > view.columns), None)
+            if len(lines) != view.rows or wrong is not None:
+                found = f"{len(lines)} lines" if wrong is None else f"line {wrong + 1} has {len(lines[wrong])} characters"
+                raise DataError(f"{found}, but {self.title} has {view.rows} lines of {view.columns}")
+            text = "".join(line.ljust(view.columns) for line in lines)
+        else:
+            text = "".join(lines)
+        tokens = self.token_of_byte[[ord(char) if ord(char) < 256 else 0 for char in text]].astype(np.uint8)
+        for position in np.flatnonzero(tokens == self.facts.pad)[:1].tolist():
+            cells = " ".join(repr(symbol) for token, symbol in enumerate(view.symbols) if token != self.facts.pad)
+            raise DataError(f"position {position + 1}: {text[position]!r} is none of the cells {cells}")
+        if len(tokens) != self.facts.seq_len:
+            raise DataError(f"{len(tokens)} cells, but {self.title} has {self.facts.seq_len}")
+        return tokens
 
     def check_rows(self, questions: NDArray[np.uint8], answers: NDArray[np.uint8]) -> Flags:
-        """Which rows [N] are sound: tokens are cells, and the answer solves the question."""
+        """Which rows [N] are sound: tokens are cells, and the answer solves the question: it has no `violations`."""
+        cells = [((rows != self.facts.pad) & (rows < self.facts.vocab_size)).all(axis=1) for rows in (questions, answers)]
+        solved = [not self.violations(*row) for row in zip(questions, answers, strict=True)]
+        sound: Flags = cells[0] & cells[1] & np.array(solved, bool)
+        return sound
 
     def several_solutions(self, questions: NDArray[np.uint8], answers: NDArray[np.uint8]) -> Flags:
         """Which sound rows [N] are found to have a solution beside their answer; a limited search, so False proves nothing."""
+        return np.zeros(len(questions), bool)
 
+    def remarks(self, questions: NDArray[np.uint8], answers: NDArray[np.uint8]) -> list[str]:
+        """What there is to say of a set of puzzles [N, L], a line each, beside how many they are."""
+        return []
+
+    # --------------------------------------------------------------------------------------------------- how answers are judged
+
+    @abstractmethod
     def violations(self, question: Tokens, answer: Tokens) -> list[str]:
         """What is wrong with an answer to a question, in words; empty where it solves it."""
 
+    def verdict(self, question: Tokens, answer: Tokens) -> str:
+        """The same in one line."""
+        problems = self.violations(question, answer)
+        return "valid solution" if not problems else f"NOT a solution: {'; '.join(problems)}"
+
     def contradictions(self, question: Tokens) -> list[str]:
         """Why nothing solves a question, in words; empty where that is not seen at once."""
+        return []
 
-    def conflicts(self, answer: Tokens) -> Flags:
-        """The cells [L] of an answer that break a rule with one another."""
-
+    @abstractmethod
     def given(self, question: Tokens) -> Flags:
         """The cells [L] that the question fixes."""
 
     def blank(self, answer: Tokens) -> Flags:
         """The cells [L] of an answer that answer nothing."""
+        blank: Flags = answer <= self.facts.pad  # labels that do not count are negative
+        return blank
+
+    def conflicts(self, answer: Tokens) -> Flags:
+        """The cells [L] of an answer that break a rule with one another."""
+        return np.zeros(answer.shape, bool)
+
+    @property
+    def score_names(self) -> tuple[str, ...]:
+        """What answers are judged by beside being equal to the known one in every cell ("exact"), most telling first."""
+        return ()
+
+    def scores(self, questions: NDArray[np.integer], answers: NDArray[np.integer], predictions: NDArray[np.integer]) -> Scores:
+        """For each of `score_names` which predictions [N] have it; `answers` are known solutions. All are tokens [N, L]."""
+        return {}
+
+    @property
+    def difficulty_words(self) -> str | None:
+        """What `difficulty` measures and its unit, in words; None where there is no such measure."""
+        return None
+
+    def difficulty(self, questions: NDArray[np.integer], answers: NDArray[np.integer]) -> NDArray[np.integer]:
+        """A number that says how hard each puzzle [N] is, of a task that has `difficulty_words`."""
+        raise NotImplementedError
 
 
-# Where each task is: a module with `make(data) -> Task` and `check(data)`, which is imported when it is asked for.
-TASKS = {"sudoku": "trm.tasks.sudoku.task"}
+# Where each task is: a module that is imported when it is asked for.
+TASKS = {path.parent.name: f"trm.tasks.{path.parent.name}.task" for path in sorted(Path(__file__).parent.glob("*/task.py"))}
 
 
 def task_of(data: DataConfig) -> Task:
@@ -194,7 +281,11 @@ def _module(data: DataConfig) -> ModuleType:
 def check_task(cfg: Config) -> None:
     """Raise ConfigError for an unknown task, a size that it does not have, or a network that its puzzles leave no width."""
     _module(cfg.data).check(cfg.data)
-    check_widths(cfg, task_of(cfg.data).facts.seq_len)
+    task = task_of(cfg.data)
+    check_widths(cfg, task.facts.seq_len)
+    names = (EXACT, *task.score_names)
+    if cfg.evaluate.best_by not in names:
+        raise ConfigError(f"evaluate.best_by={cfg.evaluate.best_by} is no score of {task.title}: choose one of {', '.join(names)}")
 
 
 # ------------------------------------------------------------------------------------------------- symmetries, applied and undone

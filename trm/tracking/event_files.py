@@ -56,11 +56,14 @@ class TensorBoardTracker:
 
     def show(self, global_step: int, evaluation: Evaluation) -> None:
         """Write the best accuracy so far, the curve by supervision step, and a contact sheet of each of some puzzles."""
-        self._writer.add_figure("eval/accuracy_by_supervision_step", _curve(evaluation.by_step), global_step)
+        self._writer.add_figure(
+            "eval/accuracy_by_supervision_step", _curve(evaluation.by_step, [*evaluation.best_scores]), global_step
+        )
         for held_out in evaluation.puzzles[:MOST_PICTURED]:
             picture = _picture(f"held_out/{held_out.puzzle.name}", held_out.png)
             self._writer.file_writer.add_summary(picture, global_step)
-        self.log("eval", global_step, {BEST: evaluation.best_exact_accuracy})
+        best = {f"best_{name}": value for name, value in evaluation.best_scores.items()}
+        self.log("eval", global_step, {BEST: evaluation.best_exact_accuracy, **best})
 
     def finish(self, status: str, exit_code: int, summary: dict[str, Any]) -> None:
         """Close the event file. Only a completed run is marked as ended, since any other may go on."""
@@ -115,11 +118,12 @@ def _picture(tag: str, png: bytes) -> Any:
     return Summary(value=[Summary.Value(tag=tag, image=image)])
 
 
-def _curve(by_step: list[dict[str, float]]) -> Figure:
-    """Exact and cell accuracy after each supervision step."""
+def _curve(by_step: list[dict[str, float]], scores: list[str]) -> Figure:
+    """Exact and cell accuracy, and the task's own scores where all steps have them, after each supervision step."""
     figure = Figure(figsize=(6, 3.6), dpi=100)
     axes = figure.subplots()
-    for name, label in (("exact_accuracy", "exact accuracy"), ("accuracy", "cell accuracy")):
+    own = [(name, name) for name in scores if all(name in metrics for metrics in by_step)]
+    for name, label in (("exact_accuracy", "exact accuracy"), ("accuracy", "cell accuracy"), *own):
         axes.plot(range(1, len(by_step) + 1), [100 * metrics[name] for metrics in by_step], "o-", markersize=3, label=label)
     axes.set(xlabel="supervision step", ylabel="%", ylim=(-2, 102))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))

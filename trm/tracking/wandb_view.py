@@ -107,6 +107,7 @@ class WandbTracker:
             "eval/best_exact_accuracy": best,
             curve: wandb.plot.line(table, *CURVE_COLUMNS, title="Exact accuracy by supervision step"),
         }
+        row |= {f"eval/best_{name}": value for name, value in evaluation.best_scores.items()}
         if self._labels.paper_exact_accuracy is not None:
             row["paper/exact_accuracy"] = self._labels.paper_exact_accuracy  # so that a panel has both in one chart
         with tempfile.TemporaryDirectory() as folder:
@@ -116,7 +117,7 @@ class WandbTracker:
                 row["held_out/puzzles"] = self._table("held_out/puzzles", PUZZLE_COLUMNS, words)
                 row["held_out/thinking"] = [self._picture(p, Path(folder)) for p in shown[:MOST_PICTURED]]
             self._run.log(row)
-        self._run.summary["best_exact_accuracy"] = best
+        self._run.summary.update({"best_exact_accuracy": best, **{f"best_{k}": v for k, v in evaluation.best_scores.items()}})
 
     def _table(self, key: str, columns: Sequence[str], rows: list[tuple[Any, ...]]) -> Any:
         """A table that is a file of the run.

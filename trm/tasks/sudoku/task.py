@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from trm.config import DataConfig
 from trm.errors import ConfigError
-from trm.tasks.base import Flags, GridView, Hub, Split, TaskFacts, Tokens
+from trm.tasks.base import Flags, GridView, Hub, Split, Task, TaskFacts, Tokens
 from trm.tasks.sudoku.generate import SMALLEST_SIDE_WITH_CLASSES, generate, several_solutions
 from trm.tasks.sudoku.rules import BLANK, PAD, Sudoku
 from trm.tasks.sudoku.symmetry import SudokuSymmetry
@@ -18,10 +18,11 @@ HUB = Hub("sapientinc/sudoku-extreme", "58942f96baeb572ca3127e2a9e9c70f330783d6b
 
 
 @dataclass(frozen=True)
-class SudokuTask(Sudoku):
+class SudokuTask(Sudoku, Task):
     """One size of Sudoku; trm/tasks/base.py says what the members mean."""
 
     name = "sudoku"
+    difficulty_words = "blank cells"
     keys = ("box_rows", "box_cols")
 
     @property
@@ -75,6 +76,11 @@ class SudokuTask(Sudoku):
         """The cells without a digit."""
         return answer <= BLANK
 
+    def difficulty(self, questions: NDArray[np.integer], answers: NDArray[np.integer]) -> NDArray[np.integer]:
+        """How many cells are blank."""
+        blank: NDArray[np.integer] = (questions <= BLANK).sum(axis=1)
+        return blank
+
 
 def make(data: DataConfig) -> SudokuTask:
     """The size that the settings name."""
@@ -83,5 +89,5 @@ def make(data: DataConfig) -> SudokuTask:
 
 def check(data: DataConfig) -> None:
     """Raise ConfigError for a size that cannot be written: there are 25 digits."""
-    if not 2 <= data.side <= 25:
-        raise ConfigError(f"data.box_rows*data.box_cols={data.side}: the grid's side must be 2 to 25")
+    if not 2 <= make(data).side <= 25:
+        raise ConfigError(f"data.box_rows*data.box_cols={make(data).side}: the grid's side must be 2 to 25")

@@ -1,0 +1,123 @@
+"""Scores that a task has of its own: which checkpoint is the best by them, and where they are seen."""
+
+import csv
+import io
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from report_fixtures import config, write_run
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tracking_fixtures import evaluation, samples
+
+from trm.cli import compose
+from trm.inference.compute import by_difficulty, votes
+from trm.inference.evaluator import EvalResult
+from trm.report.output import csv_text, json_text, terminal
+from trm.report.runs import collect
+from trm.report.variants import compare
+from trm.run.checkpoint import Scores
+from trm.run.record import Record
+from trm.tracking.event_files import TensorBoardTracker
+
+
+def result(exact, optimal):
+    return EvalResult([{"exact_accuracy": exact, "optimal": optimal, "count": 4}], samples(), ("optimal",))
+
+
+@pytest.mark.parametrize(("by", "best", "step"), [("exact", [1, 2, 2], 2), ("optimal", [1, 1, 3], 3)])
+def test_the_best_checkpoint_is_chosen_by_the_score_that_is_asked_for(by, best, step):
+    record = Record()
+    found = []
+    for number, scores in enumerate(((0.1, 0.5), (0.3, 0.4), (0.2, 0.6)), 1):
+        record.step = number
+        record.evaluated(result(*scores), result(*scores), by)
+        found.append(record.scores.best_step)
+    assert found == best
+    assert (record.scores.best_step, record.scores.best_puzzles) == (step, 4)
+    assert (record.scores.best_exact_accuracy, record.scores.best_scores) == (0.3, {"optimal": 0.6})
+
+
+def test_a_run_whose_checkpoint_knows_no_such_score_starts_to_count_it():
+    record = Record(step=2, scores=Scores(best_exact_accuracy=0.5, best_step=1))
+    record.evaluated(result(0.2, 0.1), result(0.2, 0.1), "exact")
+    assert (record.scores.best_step, record.scores.best_exact_accuracy) == (1, 0.5)
+    record.scores.best_scores = {}
+    record.evaluated(result(0.2, 0.1), result(0.2, 0.1), "optimal")
+    assert (record.scores.best_step, record.scores.best_exact_accuracy) == (2, 0.5)
+
+
+def test_results_over_two_parts_are_joined_by_their_counts():
+    one, other = result(0.5, 1.0), result(0.0, 0.0)
+    other.by_step[0]["count"] = 12
+    assert one.joined(other).final == {"exact_accuracy": 0.125, "optimal": 0.25, "count": 16}
+    assert one.joined(other).score("optimal") == 0.25
+
+
+def test_tensorboard_has_the_best_scores(tmp_path):
+    tracker = TensorBoardTracker(compose(["run_name=r", "data=sudoku_4x4"]), tmp_path, None, 0)
+    tracker.show(3, replace(evaluation(), best_scores={"optimal": 0.25}))
+    tracker.finish("completed", 0, {})
+    events = EventAccumulator(str(tmp_path))
+    events.Reload()
+    assert [(event.step, event.value) for event in events.Scalars("eval/best_optimal")] == [(3, 0.25)]
+
+
+def mazes(folder, **evaluate):
+    settings = config("data=maze_small", *(f"evaluate.{key}={value}" for key, value in evaluate.items()))
+    for seed, optimal in enumerate((0.4, 0.6, 0.8)):
+        scores = {"last_eval": {"optimal": optimal, "valid": 0.9, "accuracy": 0.5}, "best_scores": {"optimal": 0.9, "valid": 1.0}}
+        write_run(folder / str(seed), settings, accuracy=0.5, seed=seed, **scores)
+    return compare(collect([folder]))
+
+
+@pytest.mark.parametrize(("by", "title"), [("exact", "exact accuracy % (decides)"), ("optimal", "optimal % (decides)")])
+def test_the_report_has_the_scores_and_names_the_one_that_decides(tmp_path, by, title):
+    comparison = mazes(tmp_path, best_by=by)
+    text = terminal(comparison)
+    head, row = text.splitlines()[:2]
+    assert head.count("(decides)") == 1
+    assert title in head
+    assert "60.0 ± 49.7" in row
+    assert f"{by} decides which checkpoint" in " ".join(text.split())
+    (record,) = csv.DictReader(io.StringIO(csv_text(comparison)))
+    assert float(record["optimal_mean"]) == pytest.approx(0.6)
+    assert float(record["valid_ci95_half_width"]) == pytest.approx(0)
+    assert [run["scores"]["optimal"] for run in json.loads(json_text(comparison))["runs"]] == [0.4, 0.6, 0.8]
+
+
+def test_a_report_without_such_scores_is_as_it_was(tmp_path):
+    write_run(tmp_path / "a", config("data=sudoku_4x4"), best_scores={}, last_eval={"accuracy": 0.5})
+    comparison = compare(collect([tmp_path]))
+    assert "decides" not in terminal(comparison)
+    assert "optimal" not in csv_text(comparison)
+
+
+@pytest.mark.parametrize(
+    "values", [{}, {"best_scores": 3}, {"best_scores": {"optimal": 1}}, {"best_scores": ["x"], "last_eval": []}]
+)
+def test_a_summary_without_sound_scores_has_none(tmp_path, values):
+    write_run(tmp_path / "a", config("data=maze_small"), **values)
+    assert collect([tmp_path])[0].scores == {}
+
+
+def test_elected_answers_are_judged():
+    answers = np.array([[[1, 2], [3, 4], [3, 4]], [[5, 6], [5, 6], [7, 8]]])
+    labels = np.array([[1, 2], [5, 6]])
+    found = votes(
+        answers, np.zeros((2, 3)), labels, -100, 1, judge=lambda chosen: {"odd": chosen[:, 0] % 2 == 1, "low": chosen[:, 0] < 4}
+    )
+    assert found[-1].scores == {"odd": 1.0, "low": 0.5}
+    assert [row.exact_accuracy for row in found] == [1.0, 1.0, 0.5]
+
+
+def test_levels_of_difficulty_hold_every_puzzle_once_and_are_about_alike_large():
+    hard = np.random.default_rng(0).integers(10, 60, 1000)
+    rows = by_difficulty(hard, {"exact_accuracy": hard < 30})
+    assert len(rows) == 10
+    assert sum(row["puzzles"] for row in rows) == 1000
+    assert all(row["from"] <= row["mean"] <= row["to"] for row in rows)
+    assert all(60 <= row["puzzles"] <= 140 for row in rows)
+    assert (rows[0]["exact_accuracy"], rows[-1]["exact_accuracy"]) == (1.0, 0.0)
+    assert len(by_difficulty(np.full(7, 3), {"exact_accuracy": np.ones(7, bool)})) == 1

@@ -1,0 +1,191 @@
+"""Mazes as a task: its rules, symmetries, generator and looks behind the members that the project knows."""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trm.config import DataConfig
+from trm.errors import ConfigError, DataError
+from trm.tasks.base import Flags, GridView, Hub, Scores, Split, Task, TaskFacts, Tokens
+from trm.tasks.dihedral import ORDER, Dihedral
+from trm.tasks.maze import rules
+from trm.tasks.maze.generate import generate
+from trm.tasks.maze.rules import CHARACTERS, FREE, GOAL, PAD, PATH, START, WALL
+
+HUB = Hub("sapientinc/maze-30x30-hard-1k", "main", 1000, instead="maze_unique")
+HUB_SIDE = 30
+SMALLEST_SIDE = 7  # of generated ones; with fewer cells there are too few mazes
+COLOURS = {WALL: "#3a424b", START: "#bfe3cf", GOAL: "#f3dfae", PATH: "#d6e6f5"}
+_NAMES = {PAD: "nothing", WALL: "a wall", FREE: "free", START: "the start", GOAL: "the goal", PATH: "path"}
+
+
+@dataclass(frozen=True)
+class MazeTask(Task):
+    """Mazes on a square canvas; trm/tasks/base.py says what the members mean."""
+
+    side: int
+    path_min: int
+    path_max: int | None
+
+    name = "maze"
+    keys = ("canvas", "path_min", "path_max")
+    score_names = ("optimal", "valid")
+    difficulty_words = "path length, steps"
+
+    @property
+    def title(self) -> str:
+        """The kind in words."""
+        return f"{self.side}x{self.side} maze"
+
+    @property
+    def facts(self) -> TaskFacts:
+        """Sizes; identifier 0 stands for every maze."""
+        return TaskFacts(self.side**2, len(CHARACTERS) + 1, pad=PAD, ignored_label=PAD)
+
+    @cached_property
+    def view(self) -> GridView:
+        """Walls are dark, and the path with its ends is a line."""
+        return GridView(self.side, self.side, ("?", *CHARACTERS), colours=COLOURS, line=(START, GOAL, PATH), gap="")
+
+    @cached_property
+    def symmetry(self) -> Dihedral:
+        """Turned and mirrored."""
+        return Dihedral(self.side, len(CHARACTERS) + 1)
+
+    @property
+    def hub(self) -> Hub | None:
+        """Maze-Hard."""
+        return HUB if self.side == HUB_SIDE else None
+
+    def generate(self, count: int, seed: int) -> Split:
+        """Perfect mazes, so that there is one path."""
+        return generate(self.side, (self.path_min, self.path_max), count, seed)
+
+    def parse(self, text: str) -> NDArray[np.uint8]:
+        """Tokens [L] of a maze in one line, or a line for each row, at whose end free cells may be missing."""
+        tokens = super().parse(text)
+        for token, word in ((START, "starts"), (GOAL, "goals")):
+            found = int((tokens == token).sum())
+            if found != 1:
+                raise DataError(f"{found} {word} ({CHARACTERS[token - 1]}), but a maze has one")
+        return tokens
+
+    def check_rows(self, questions: NDArray[np.uint8], answers: NDArray[np.uint8]) -> Flags:
+        """Which rows [N] are sound: a maze with one start and goal, and a shortest path through it."""
+        sound = rules.with_one_start_and_goal(questions)
+        steps, _ = rules.shortest(questions[sound])
+        sound[sound] = (steps > 0) & rules.optimal(questions[sound], answers[sound], steps)
+        return sound
+
+    def several_solutions(self, questions: NDArray[np.uint8], answers: NDArray[np.uint8]) -> Flags:
+        """Which mazes have another path as short."""
+        return ~self._with_one_path(questions)
+
+    def _with_one_path(self, questions: NDArray[np.uint8]) -> Flags:
+        steps, on_one = rules.shortest(questions)
+        alone: Flags = on_one.sum(axis=(1, 2)) == steps + 1
+        return alone
+
+    def remarks(self, questions: NDArray[np.uint8], answers: NDArray[np.uint8]) -> list[str]:
+        """How many mazes have one shortest path, and how long paths are."""
+        steps, alone = rules.shortest(questions)[0], int(self._with_one_path(questions).sum())
+        lengths = f"paths of {steps.min()} to {steps.max()} steps, {np.median(steps):.0f} in the middle"
+        return [f"{alone:,} of {len(steps):,} mazes have one shortest path alone; {lengths}"]
+
+    def violations(self, question: Tokens, answer: Tokens) -> list[str]:
+        """What keeps an answer from being a shortest path, in words."""
+        if not rules.with_one_start_and_goal(question[None])[0]:
+            return ["the maze itself needs one start, one goal, and otherwise walls and free cells alone"]
+        (steps,), _ = rules.shortest(question[None])
+        if steps < 0:
+            return ["no path leads from the start to the goal of this maze"]
+        found = self._changes(question, answer) + self._faults(answer)
+        length = int((answer == PATH).sum()) + 1
+        if not found and length > steps:
+            found.append(f"the path has {length} steps, {length - steps} more than the shortest")
+        return found
+
+    def _changes(self, question: Tokens, answer: Tokens) -> list[str]:
+        """Cells of the maze that the answer has otherwise."""
+        found = []
+        for token in (WALL, START, GOAL, FREE):
+            kept = (token, PATH) if token == FREE else (token,)
+            cells = np.flatnonzero((question == token) & ~np.isin(answer, kept))
+            if len(cells):
+                what = "1 cell" if len(cells) == 1 else f"{len(cells)} cells, the first"
+                word = _NAMES.get(int(answer[cells[0]]), "nothing")
+                found.append(f"{_NAMES[token]} in the maze, but not in the answer: {what} in {self._cell(cells[0])} ({word} there)")
+        return found
+
+    def _faults(self, answer: Tokens) -> list[str]:
+        """Gaps, dead ends and loops of the path."""
+        line, found = rules.grids(answer[None]) >= START, []
+        pieces = int(rules.pieces(line).max())
+        if pieces > 1:
+            found.append(f"the path has gaps: it is in {pieces} pieces")
+        ends = np.flatnonzero(rules.dead_ends(answer[None]))
+        if len(ends):
+            what = "a dead end" if len(ends) == 1 else f"{len(ends)} dead ends, the first"
+            found.append(f"the path has {what} in {self._cell(ends[0])}")
+        loops = pieces - int(rules.euler(line)[0])
+        if loops:
+            found.append("the path closes a loop" if loops == 1 else f"the path closes {loops} loops")
+        return found
+
+    def _cell(self, cell: int) -> str:
+        return f"row {cell // self.side + 1} column {cell % self.side + 1}"
+
+    def verdict(self, question: Tokens, answer: Tokens) -> str:
+        """Whether the answer is a path, and an optimal one."""
+        problems = self.violations(question, answer)
+        if not problems:
+            return f"valid solution, optimal: a shortest path of {int((answer == PATH).sum()) + 1} steps"
+        if rules.valid(question[None], answer[None])[0]:
+            return f"valid path, but NOT optimal: {'; '.join(problems)}"
+        return f"NOT a solution: {'; '.join(problems)}"
+
+    def given(self, question: Tokens) -> Flags:
+        """Walls, start and goal."""
+        given: Flags = question != FREE
+        return given
+
+    def conflicts(self, answer: Tokens) -> Flags:
+        """Path cells that end nowhere, in a piece without start and goal, or where a loop branches off."""
+        line = rules.grids(answer[None]) >= START
+        pieces = rules.pieces(line)
+        apart = line & ~np.isin(pieces, pieces[0].ravel()[(answer == START) | (answer == GOAL)])
+        found = rules.dead_ends(answer[None]) | apart
+        if pieces.max() > rules.euler(line)[0]:
+            found |= line & (rules.neighbours(line) > 2)
+        conflicts: Flags = found.ravel()
+        return conflicts
+
+    def scores(self, questions: NDArray[np.integer], answers: NDArray[np.integer], predictions: NDArray[np.integer]) -> Scores:
+        """Optimal (as short as the known path) and valid (of any length)."""
+        return {
+            "optimal": rules.optimal(questions, predictions, self.difficulty(questions, answers)),
+            "valid": rules.valid(questions, predictions),
+        }
+
+    def difficulty(self, questions: NDArray[np.integer], answers: NDArray[np.integer]) -> NDArray[np.integer]:
+        """The length of the path."""
+        steps: NDArray[np.integer] = (answers == PATH).sum(axis=1) + 1
+        return steps
+
+
+def make(data: DataConfig) -> MazeTask:
+    """The size that the settings name."""
+    return MazeTask(data.canvas, data.path_min, data.path_max)
+
+
+def check(data: DataConfig) -> None:
+    """Raise ConfigError for mazes that cannot be made, and for more variants than a square has symmetries."""
+    if data.source == "generated" and data.canvas < SMALLEST_SIDE:
+        raise ConfigError(f"data.canvas={data.canvas}: mazes are generated from side {SMALLEST_SIDE} on: raise it")
+    if data.path_max is not None and data.path_max < data.path_min:
+        raise ConfigError(f"data.path_min={data.path_min} data.path_max={data.path_max} leave no length: raise data.path_max")
+    for key, value in (("num_aug", data.num_aug), ("on_the_fly_aug", data.on_the_fly_aug)):
+        if value >= ORDER:
+            raise ConfigError(f"data.{key}={value}: a maze has {ORDER - 1} symmetric copies: set it to 0 to {ORDER - 1}")
