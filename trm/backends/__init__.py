@@ -1,7 +1,6 @@
 """Devices, compilation, transfers. trm/backends/xla.py is the only module that imports torch_xla."""
 
 import faulthandler
-import sys
 
 from trm.backends.base import Runtime
 from trm.config import HardwareConfig
@@ -28,4 +27,4 @@ def _signals_on_their_own_stack() -> None:
     them, and the product then writes anywhere in the heap. A run that was asked to stop could so end in an abort, or save NaN.
     """
     if not faulthandler.is_enabled():
-        faulthandler.enable(sys.__stderr__)
+        faulthandler.enable(2)
