@@ -182,6 +182,7 @@ def test_scaling(tmp_path, monkeypatch):
     assert (flops["95 % from"], flops["exponent"], flops["95 % to"]) == pytest.approx((1, 1, 1))
 
 
+@pytest.mark.long
 def test_the_roofline_of_a_v4_chip(tmp_path):
     rows = rows_of(tmp_path, "scaling", "--sizes", "v4_roofline", "model.hidden_size=8")  # which is for the series
     assert [(row["size"], row["value"]) for row in rows] == [

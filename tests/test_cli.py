@@ -71,10 +71,9 @@ def test_a_run_goes_on_without_its_reader(tmp_path):
     assert summary(tmp_path / "outputs" / "one")["status"] == "completed"
 
 
-@pytest.mark.parametrize("closed", [">&-", "<&- >&- 2>&-"])
-def test_a_command_runs_with_closed_descriptors(tmp_path, closed):
+def test_a_command_runs_with_closed_descriptors(tmp_path):
     def shell(*argv):
-        line = subprocess.list2cmdline(argv) + " " + closed
+        line = subprocess.list2cmdline(argv) + " <&- >&- 2>&-"
         return subprocess.run(["bash", "-c", line], cwd=tmp_path, env=environment(), capture_output=True, timeout=240, check=False)
 
     done = shell(*command("trm.train", *SMALLEST))

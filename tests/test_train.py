@@ -188,7 +188,7 @@ def test_a_signal_saves_and_exits_143(folder, number):
 
 def test_a_stop_inside_an_evaluation_does_not_wait_for_its_end(tmp_path):
     """The state is saved at once; the resumed run evaluates first and ends with the bytes of one that was never stopped."""
-    arguments = [*TINY, "train.max_steps=3", "data.num_test_puzzles=300", "evaluate.max_puzzles=null", "evaluate.batch_size=1"]
+    arguments = [*TINY, "train.max_steps=3", "data.num_test_puzzles=120", "evaluate.max_puzzles=null", "evaluate.batch_size=1"]
     process = subprocess.Popen(
         command("trm.train", *arguments, "run_name=stopped"), cwd=tmp_path, env=environment(), stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT, text=True,
