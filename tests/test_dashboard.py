@@ -225,7 +225,7 @@ def test_what_cannot_be_pushed_is_told_in_one_line(study, server, arguments, env
         ("entity=a/b", "entity=a/b: not a name for W&B"),
         ("project=", "project is empty, which W&B refuses"),
         ("nam=x", "nam=x: not understood"),
-        ("--dry", "arguments: --dry; `python -m trm.dashboard --help`"),
+        ("--dry", "arguments: --dry (did you mean --dry-run?); `python -m trm.dashboard --help`"),
     ],
 )
 def test_wrong_arguments(argument, says):

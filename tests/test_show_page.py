@@ -141,8 +141,8 @@ def test_cells_are_square_and_fit_a_narrow_window(browser, tmp_path, task):
         assert browser.execute_script("return document.documentElement.scrollWidth <= document.documentElement.clientWidth")
         size = browser.find_element(By.CLASS_NAME, "cells").rect
         assert size["width"] / task.view.columns == pytest.approx(size["height"] / task.view.rows, rel=0.03)
-        for cell, token in zip(cells(browser), tokens.tolist(), strict=True):
-            ground = (task.view.colours or {}).get(token, "#ffffff")
+        for cell, token, given in zip(cells(browser), tokens.tolist(), task.given(np.array(question)), strict=True):
+            ground = (task.view.colours or {}).get(token, "#f1f3f5" if given else "#ffffff")
             assert Color.from_string(cell.value_of_css_property("background-color")).hex == ground
     finally:
         browser.set_window_size(1300, 1000)

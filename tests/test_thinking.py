@@ -13,7 +13,8 @@ from trm.core.model import init_fixed, init_weights
 from trm.core.recursion import VARIANTS, Variant
 from trm.core.step import empty_carry, eval_step
 from trm.errors import ConfigError
-from trm.show.thinking import Puzzle, think
+from trm.show.think import think
+from trm.show.thinking import Puzzle
 from trm.tasks.sudoku.rules import BLANK
 from trm.tasks.sudoku.task import SudokuTask as Sudoku
 

@@ -30,7 +30,7 @@ from trm.core.programs import eval_program
 from trm.core.step import empty_carry
 from trm.inference.samples import Samples
 from trm.run.clock import Lap
-from trm.show.thinking import think
+from trm.show.think import think
 from trm.tasks.sudoku.rules import BLANK
 from trm.tracking.evaluation import held_out
 from trm.tracking.record import JsonlTracker

@@ -5,7 +5,8 @@ import torch
 
 from trm.config import ModelConfig, RecursionConfig
 from trm.core.model import Architecture, init_fixed, init_weights
-from trm.show.thinking import Frame, Puzzle, think
+from trm.show.think import think
+from trm.show.thinking import Frame, Puzzle
 from trm.tasks.sudoku.rules import BLANK
 from trm.tasks.sudoku.task import SudokuTask as Sudoku
 

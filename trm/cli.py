@@ -136,7 +136,10 @@ def refuse_unknown_keys(composed: DictConfig) -> None:
 
 class _Options(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        raise UserError(f"{in_dashes(message)}; `python -m {self.prog} --help` shows how")
+        wrong = message.removeprefix("unrecognized arguments: ").split()[0]
+        begun = [name for name in self._option_string_actions if wrong.startswith("--") and name.startswith(wrong)]
+        hint = f"{message} (did you mean {begun[0]}?)" if begun else in_dashes(message)
+        raise UserError(f"{hint}; `python -m {self.prog} --help` shows how")
 
 
 def options(command: str, arguments: Sequence[str], *, words: bool = True, **spec: Mapping[str, Any]) -> argparse.Namespace:
@@ -162,8 +165,19 @@ def options(command: str, arguments: Sequence[str], *, words: bool = True, **spe
     return given
 
 
-def plain_command(main: Callable[[list[str]], None], usage: str | None, *, needs_arguments: bool = True) -> None:
-    """Run a command that reads its own arguments; `--help` prints `usage`. User errors end as in `hydra_command`.
+def _named(function: Callable[..., None] | str) -> Callable[..., None]:
+    """The function, or what "module:function" names: commands are named where their module takes seconds to import."""
+    if not isinstance(function, str):
+        return function
+    module, _, name = function.partition(":")
+    named: Callable[..., None] = getattr(importlib.import_module(module), name)
+    return named
+
+
+def plain_command(main: Callable[[list[str]], None] | str, usage: str | None, *, needs_arguments: bool = True) -> None:
+    """Run a command that reads its own arguments, the function or "module:function"; `--help` prints `usage`.
+
+    User errors end as in `hydra_command`.
 
     Where the reader of its output goes away (`| head`), it ends there without a word, with exit code 141.
     """
@@ -173,13 +187,15 @@ def plain_command(main: Callable[[list[str]], None], usage: str | None, *, needs
             if "--help" in arguments or "-h" in arguments or (needs_arguments and not arguments):
                 print(usage)
                 sys.exit(0 if arguments else EXIT_USER_ERROR)
-            main(arguments)
+            _named(main)(arguments)
         except (UserError, RunFailure) as error:
             fail(error)
 
 
-def hydra_command(run: Callable[[Config], None], *, run_folder: bool = True) -> None:
-    """Run a command whose settings Hydra composes from conf/: overrides, --multirun, --cfg, --info and --help are Hydra's.
+def hydra_command(run: Callable[[Config], None] | str, *, run_folder: bool = True) -> None:
+    """Run a command, the function or "module:function", whose settings Hydra composes from conf/.
+
+    Overrides, --multirun, --cfg, --info and --help are Hydra's; the module is imported when there is a run to start.
 
     A wrong key or value ends in one line and exit code 2; any other exception keeps its traceback and exits with 1. Without
     `run_folder` nothing is written under outputs/ and logging goes to the terminal alone.
@@ -192,7 +208,7 @@ def hydra_command(run: Callable[[Config], None], *, run_folder: bool = True) -> 
             fail(error)
 
 
-def _run_hydra(run: Callable[[Config], None], run_folder: bool) -> None:
+def _run_hydra(run: Callable[[Config], None] | str, run_folder: bool) -> None:
     _prepare_hydra()
     parser = get_args_parser()
     parser.error = lambda message: fail(UserError(f"{in_dashes(message)}; --help shows how"))  # type: ignore[method-assign]
@@ -209,11 +225,17 @@ def _run_hydra(run: Callable[[Config], None], run_folder: bool) -> None:
     full_error = os.environ.get("HYDRA_FULL_ERROR")
     os.environ["HYDRA_FULL_ERROR"] = "1"
     logging.raiseExceptions = False  # a full disk that train.log meets is told once, by what the run itself cannot write
-    module, name = command_module(), run.__name__
+    if isinstance(run, str):
+        module, _, name = run.partition(":")
+        spec = importlib.util.find_spec(module)
+        assert spec is not None
+        file = str(spec.origin)
+    else:
+        module, name, file = command_module() or "", run.__name__, run.__code__.co_filename
 
     def task(composed: DictConfig) -> None:
         # by name: a sweep's job is a process of its own, which imports the command only after it has its place on the machine
-        function = getattr(importlib.import_module(module), name) if module else run
+        function = _named(f"{module}:{name}" if module else run)
         hydra_config = HydraConfig.get()
         if OmegaConf.is_missing(hydra_config.job, "num"):
             try:
@@ -227,8 +249,8 @@ def _run_hydra(run: Callable[[Config], None], run_folder: bool) -> None:
             with job(Path(hydra_config.runtime.output_dir)):
                 function(typed(composed))
 
-    task.__module__ = run.__module__  # Hydra names the job after the task's module
-    task.__code__ = task.__code__.replace(co_filename=run.__code__.co_filename)
+    task.__module__ = "__main__"  # Hydra names the job after the task's module and file
+    task.__code__ = task.__code__.replace(co_filename=file)
     try:
         hydra.main(version_base="1.3", config_path=str(CONF_DIR), config_name="config")(task)()
     except Exception as error:

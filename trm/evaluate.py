@@ -11,6 +11,12 @@ on other puzzles or hardware.
 The last three write a table (CSV, JSON) and a picture into RUN/evaluation, or into DIR with --out.
 """
 
+if __name__ == "__main__":  # before what takes seconds to import
+    from trm.cli import plain_command
+
+    plain_command("trm.evaluate:main", __doc__)
+    raise SystemExit
+
 import json
 import logging
 import time
@@ -22,7 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trm.backends import Runtime
-from trm.cli import options, plain_command
+from trm.cli import options
 from trm.config import IGNORE_LABEL
 from trm.core.flops import count_row_flops
 from trm.data.loader import EvalLoader
@@ -205,7 +211,3 @@ def _out_folder(run: SavedRun, out: Path | None) -> Path | None:
     except OSError as error:
         raise UserError(f"{out}: cannot be written to ({error.strerror}): choose another folder with --out DIR") from error
     return out
-
-
-if __name__ == "__main__":
-    plain_command(main, __doc__)

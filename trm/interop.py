@@ -7,7 +7,15 @@ The reference saves a state_dict with torch.save; keys may carry the prefixes of
   python -m trm.interop export checkpoint=RUN FILE                       write a run's evaluation weights for the released code
   python -m trm.interop import FILE RUN [GROUP=OPTION] [KEY=VALUE] ...   make RUN from a checkpoint file of the released code;
                                                                          then: python -m trm.evaluate checkpoint=RUN
+  python -m trm.interop publish checkpoint=RUN FOLDER                    write a run's evaluation weights and settings alone, in a
+                                                                         folder to keep or give away; checkpoint= takes it
 """
+
+if __name__ == "__main__":  # before what takes seconds to import
+    from trm.cli import plain_command
+
+    plain_command("trm.interop:main", __doc__)
+    raise SystemExit
 
 import io
 import os
@@ -15,7 +23,7 @@ import re
 import shlex
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import safetensors.torch
@@ -23,12 +31,12 @@ import torch
 from omegaconf import OmegaConf
 from torch import Tensor
 
-from trm.cli import compose, options, plain_command
+from trm.cli import compose, options
 from trm.config import digest, kept, to_plain
 from trm.config.overrides import override
 from trm.core.model import Architecture, Weights, architecture, weight_shapes
 from trm.errors import CheckpointError, ConfigError
-from trm.run.checkpoint import Meta, Scores, save_checkpoint
+from trm.run.checkpoint import Meta, Scores, save_checkpoint, write_checkpoint
 from trm.run.folder import CONFIG_FILE
 from trm.run.saved import is_override, open_run, split_arguments
 from trm.tasks.base import task_of
@@ -184,6 +192,27 @@ def export_run(arguments: list[str]) -> None:
     print(f"wrote {rest[0]}: {'EMA' if run.uses_ema else 'training'} weights of {run.folder}")
 
 
+def publish(arguments: list[str]) -> None:
+    """`publish checkpoint=RUN FOLDER`: a checkpoint of what evaluation needs, without the training state."""
+    path, overrides, rest = split_arguments(arguments)
+    if len(rest) != 1:
+        raise ConfigError("publish needs checkpoint=RUN and one FOLDER to make")
+    if overrides:
+        raise ConfigError(f"{overrides[0]}: a published checkpoint keeps its run's own settings: leave it out")
+    run, folder = open_run(path, []), Path(rest[0])
+    if os.path.lexists(folder):
+        raise ConfigError(f"{folder}: exists already: choose another folder, or remove it")
+    tensors = {f"{'ema' if run.uses_ema else 'weights'}/{name}": tensor for name, tensor in run.eval_weights.items()}
+    tensors |= {f"fixed/{name}": tensor for name, tensor in run.fixed.items() if name.startswith("init.")}
+    if run.puzzle_embedding is not None:
+        tensors["puzzle_embedding"] = run.puzzle_embedding
+    try:
+        write_checkpoint(folder, tensors, replace(run.meta, wandb_run_id=None))
+    except OSError as error:
+        raise ConfigError(f"{folder}: cannot be written to ({error.strerror}): choose another folder") from error
+    print(f"made {folder}: {shlex.join(['python', '-m', 'trm.evaluate', f'checkpoint={folder}'])}")
+
+
 def import_file(arguments: list[str]) -> None:
     """`import FILE RUN OVERRIDES`: a run folder whose checkpoint (step 0) holds the weights of FILE, to be evaluated here."""
     overrides = [a for a in arguments if is_override(a)]
@@ -226,12 +255,8 @@ def import_file(arguments: list[str]) -> None:
 
 
 def main(arguments: list[str]) -> None:
-    """The command: `export` or `import`."""
-    actions = {"export": export_run, "import": import_file}
+    """The command: `export`, `import` or `publish`."""
+    actions = {"export": export_run, "import": import_file, "publish": publish}
     if arguments[0] not in actions:
-        raise ConfigError(f"{arguments[0]}: not understood: say export or import first")
+        raise ConfigError(f"{arguments[0]}: not understood: say export, import or publish first")
     actions[arguments[0]](options("trm.interop", arguments[1:]).rest)
-
-
-if __name__ == "__main__":
-    plain_command(main, __doc__)

@@ -1,4 +1,6 @@
-"""Solve one puzzle with a trained model: `python -m trm.solve checkpoint=RUN PUZZLE [--watch] [--html FILE] [--gif FILE]`.
+"""Solve one puzzle with a trained model: `python -m trm.solve [checkpoint=RUN] PUZZLE [--watch] [--html FILE] [--gif FILE]`.
+
+Without checkpoint= the network of models/ that reads puzzles of this size answers.
 
 PUZZLE is the grid row by row, in a line or in lines, in the characters that the run's data have; where these are digits, 1-9
 (then A, B, ...), with . or 0 or - for blanks; digits 0-F of a 16x16 grid are read where blanks are dots, and shown as 1-G. Quote
@@ -9,21 +11,28 @@ it, or give a file that holds it. `test:N` takes the N-th held-out puzzle (from 
   --gif FILE   write an animation, one picture for each latent recursion
 """
 
+if __name__ == "__main__":  # before what takes seconds to import
+    from trm.cli import plain_command
+
+    plain_command("trm.solve:main", __doc__)
+    raise SystemExit
+
 import os
 import re
 from pathlib import Path
 
 import numpy as np
 
-from trm.cli import options, plain_command
+from trm.cli import options
 from trm.data.format import load_dataset
 from trm.errors import ConfigError, DataError
-from trm.run.saved import SavedRun, check_test_puzzles, open_run, split_arguments
+from trm.run.saved import SavedRun, check_test_puzzles, is_override, open_run, published, split_arguments
 from trm.show.animation import animation
 from trm.show.files import write_files
 from trm.show.page import page
 from trm.show.terminal import Watcher
-from trm.show.thinking import Frame, Puzzle, think
+from trm.show.think import think
+from trm.show.thinking import Frame, Puzzle
 from trm.tasks.base import Task, task_of
 
 
@@ -32,9 +41,11 @@ def main(arguments: list[str]) -> None:
     # a puzzle that begins with blanks written as - is no option
     arguments = [f" {a}" if re.match("-+[^-a-z]", a) or not a.strip("-") else a for a in arguments]
     given = options("trm.solve", arguments, watch={"action": "store_true"}, html={"type": Path}, gif={"type": Path})
+    if not any(argument.startswith("checkpoint=") for argument in given.rest):
+        given.rest.append(f"checkpoint={_that_comes_along(given.rest)}")
     path, overrides, rest = split_arguments(given.rest)
     if len(rest) != 1:
-        raise ConfigError(f'one puzzle is needed after checkpoint=RUN, in quotes: "53..7...."; got {len(rest)}')
+        raise ConfigError(f'one puzzle is needed, in quotes: "53..7...."; got {len(rest)}')
     run = open_run(path, overrides)
     puzzle = find_puzzle(run, rest[0])
     watcher = Watcher(puzzle, run.cfg.recursion.n_sup) if given.watch else None
@@ -53,6 +64,22 @@ def main(arguments: list[str]) -> None:
         write_files("--gif", given.gif, {given.gif: animation(puzzle, frames)})
     for path in filter(None, (given.html, given.gif)):
         print(f"written: {path}")
+
+
+def _that_comes_along(arguments: list[str]) -> Path:
+    """The network of models/ that reads puzzles of this kind and size. Raises ConfigError where there is none."""
+    puzzle, models = next((argument for argument in arguments if not is_override(argument)), ""), published()
+    if puzzle.startswith("test:"):
+        raise ConfigError(f"checkpoint= is missing: {puzzle} is a puzzle of a run: checkpoint=outputs/NAME")
+    for model in models:
+        try:
+            model.task.parse(_text(puzzle))
+        except DataError:
+            continue
+        print(f"{model.name} answers: {model.words}; checkpoint=RUN takes another network")
+        return model.folder
+    known = ", ".join(f"{model.task.title} ({model.task.facts.seq_len} cells)" for model in models)
+    raise ConfigError(f"the puzzle is of no kind that a trained network comes along for ({known}): give a run as checkpoint=RUN")
 
 
 def find_puzzle(run: SavedRun, name: str) -> Puzzle:
@@ -104,7 +131,3 @@ def report(task: Task, question: np.ndarray, answer: np.ndarray) -> str:
     # rows that are read as they are written stand above, ready to be copied
     answer_text = task.view.text(answer) if task.view.gap else "answer"
     return "\n".join([*lines, f"{answer_text}: {task.verdict(question, answer)}"])
-
-
-if __name__ == "__main__":
-    plain_command(main, __doc__)

@@ -5,6 +5,12 @@ Reads top to bottom: what the run is made of, where it starts, the loop (step, l
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # before torch is imported, which --help and wrong settings need not wait for
+    from trm.cli import hydra_command
+
+    hydra_command("trm.train:train")
+    raise SystemExit
+
 import contextlib
 import logging
 import sys
@@ -16,7 +22,6 @@ from typing import Any
 import torch
 from hydra.core.hydra_config import HydraConfig
 
-from trm.cli import hydra_command
 from trm.config import Config
 from trm.core.curriculum import Stage
 from trm.core.metrics import METRICS, STOP
@@ -261,7 +266,3 @@ class Training:
 
 def _due(step: int, every: int | None) -> bool:
     return every is not None and step % every == 0
-
-
-if __name__ == "__main__":
-    hydra_command(train)

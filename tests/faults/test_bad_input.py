@@ -43,7 +43,7 @@ from trm.interop import ModelTensors, write_reference_file
 from trm.report import plots
 from trm.report.__main__ import main as report
 from trm.run.saved import open_run
-from trm.show.thinking import think
+from trm.show.think import think
 from trm.tasks.sudoku.task import SudokuTask
 from trm.tasks.sudoku.task import SudokuTask as Sudoku
 

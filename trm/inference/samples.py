@@ -3,15 +3,17 @@
 Shape legend: S supervision steps, K puzzles, C cells.
 """
 
+from __future__ import annotations
+
 import json
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from trm.core.metrics import Shown
+if TYPE_CHECKING:  # torch takes seconds, which a report need not wait for
+    from trm.core.metrics import Shown
 
 SAMPLES_FILE = "samples.json"
 DIGITS = 4  # decimals of confidence and q_halt in the file
@@ -28,15 +30,15 @@ class Samples:
     q_halt: NDArray[np.float32]  # [S, K] `halting_logit`: above 0 the model would stop
 
     @classmethod
-    def of(cls, puzzles: dict[str, NDArray[np.int32]], shown: Shown) -> "Samples":
+    def of(cls, puzzles: dict[str, NDArray[np.int32]], shown: Shown) -> Samples:
         """Samples of the given puzzles (a batch of the loader): as many as both have. `shown` is on the CPU, [S, K, ...]."""
         count = min(len(puzzles["inputs"]), shown.q_halt.shape[1])
         return cls(
             inputs=puzzles["inputs"][:count],
             labels=puzzles["labels"][:count],
             predictions=shown.predictions[:, :count].numpy(),
-            confidence=shown.confidence[:, :count].to(torch.float32).numpy(),
-            q_halt=shown.q_halt[:, :count].to(torch.float32).numpy(),
+            confidence=shown.confidence[:, :count].float().numpy(),
+            q_halt=shown.q_halt[:, :count].float().numpy(),
         )
 
     def to_json(self) -> str:
@@ -48,7 +50,7 @@ class Samples:
         return json.dumps(values) + "\n"
 
     @classmethod
-    def from_json(cls, text: str) -> "Samples":
+    def from_json(cls, text: str) -> Samples:
         """What `to_json` wrote. Raises ValueError where the text is something else."""
         values = json.loads(text)
         names = [item.name for item in fields(cls)]

@@ -17,12 +17,18 @@ graph of the step beside the analytic count, the roofline of a step, and hours a
   plan.price_per_chip_hour=3.22  adds what each placement costs
 """
 
+if __name__ == "__main__":  # before what takes seconds to import
+    from trm.cli import plain_command
+
+    plain_command("trm.plan.__main__:main", __doc__)
+    raise SystemExit
+
 import sys
 import tempfile
 from dataclasses import replace
 from pathlib import Path
 
-from trm.cli import compose, compose_jobs, plain_command
+from trm.cli import compose, compose_jobs
 from trm.config import Config
 from trm.errors import ConfigError
 from trm.plan.compiled import STEPS, Compiler, find_python
@@ -76,7 +82,3 @@ def main(arguments: list[str]) -> None:
         lines = [line for plan in plans if plan.compiled for line in [*run_lines(plan, settings, chip), ""]]
         lines += sweep_lines(sweep, plans, settings)
     print("\n".join([*lines, "", *assumptions(chip, settings)]))
-
-
-if __name__ == "__main__":
-    plain_command(main, __doc__)

@@ -11,11 +11,17 @@ failed, are missing or still run are listed with the reason.
   --out DIR        where the files go: DIR/report of the one folder given, else ./report
 """
 
+if __name__ == "__main__":  # before what takes seconds to import
+    from trm.cli import plain_command
+
+    plain_command("trm.report.__main__:main", __doc__)
+    raise SystemExit
+
 import io
 import sys
 from pathlib import Path
 
-from trm.cli import options, plain_command
+from trm.cli import options
 from trm.errors import UserError
 from trm.report import plots
 from trm.report.output import csv_text, json_text, page, terminal
@@ -47,7 +53,3 @@ def main(arguments: list[str]) -> None:
         sys.stdout.reconfigure(errors="replace")
     print(terminal(comparison))
     print("\nwritten:", *paths, sep="\n  ")
-
-
-if __name__ == "__main__":
-    plain_command(main, __doc__)

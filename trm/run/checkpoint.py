@@ -102,12 +102,7 @@ def save_checkpoint(run_dir: Path, tensors: dict[str, Tensor], meta: Meta, *, ke
     temporary = folder / f".writing_step_{meta.step}"
     for leftover in folder.glob(".writing_step_*"):  # of a process that was killed while saving
         _remove(leftover)
-    temporary.mkdir()
-    blob = save({name: tensor.contiguous() for name, tensor in sorted(tensors.items())})
-    _write(temporary / STATE_FILE, blob)
-    body = {"format_version": FORMAT_VERSION, "state_sha256": hashlib.sha256(blob).hexdigest()} | asdict(meta)
-    _write(temporary / META_FILE, (json.dumps(body | {"meta_sha256": checksum(body)}, indent=1, sort_keys=True) + "\n").encode())
-    _sync_folder(temporary)
+    write_checkpoint(temporary, tensors, meta)
     _remove(final)  # the same step again, after a resume from before it
     temporary.rename(final)
     _sync_folder(folder)
@@ -124,6 +119,16 @@ def save_checkpoint(run_dir: Path, tensors: dict[str, Tensor], meta: Meta, *, ke
         if old not in (best, meta.step):
             _remove(folder / f"step_{old}")
     return final
+
+
+def write_checkpoint(folder: Path, tensors: dict[str, Tensor], meta: Meta) -> None:
+    """Write the files of one checkpoint into a new folder, and have them on disk."""
+    folder.mkdir(parents=True)
+    blob = save({name: tensor.contiguous() for name, tensor in sorted(tensors.items())})
+    _write(folder / STATE_FILE, blob)
+    body = {"format_version": FORMAT_VERSION, "state_sha256": hashlib.sha256(blob).hexdigest()} | asdict(meta)
+    _write(folder / META_FILE, (json.dumps(body | {"meta_sha256": checksum(body)}, indent=1, sort_keys=True) + "\n").encode())
+    _sync_folder(folder)
 
 
 def mend_links(run_dir: Path) -> None:

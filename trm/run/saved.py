@@ -12,8 +12,9 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from torch import Tensor
 
-from trm.cli import GROUPS, compose, one_line, typed
-from trm.config import Config, differences, kept, load_yaml, to_plain
+from trm.cli import GROUPS, ROOT, compose, group_options, one_line, typed
+from trm.config import Config, DataConfig, differences, kept, load_yaml, to_plain
+from trm.config.overrides import override
 from trm.core.model import Architecture, Weights, architecture, init_fixed, weight_shapes
 from trm.data.build import is_absent
 from trm.data.content import findings
@@ -21,7 +22,7 @@ from trm.data.format import Dataset, load_dataset
 from trm.errors import CheckpointError, ConfigError, DataError
 from trm.run.checkpoint import Meta, find_checkpoints, first_whole, load_checkpoint
 from trm.run.folder import CHECKPOINTS, CONFIG_FILE, META_FILE
-from trm.tasks.base import task_of
+from trm.tasks.base import Task, task_of
 
 log = logging.getLogger(__name__)
 
@@ -34,7 +35,7 @@ class SavedRun:
     arch: Architecture
     meta: Meta
     folder: Path  # the checkpoint folder
-    weights: Weights  # training weights
+    weights: Weights  # training weights; empty where the evaluation's alone were published
     ema: Weights  # empty where the run kept no EMA
     fixed: Weights
     puzzle_embedding: Tensor | None
@@ -86,6 +87,8 @@ def open_run(path: Path, overrides: list[str]) -> SavedRun:
     def part(prefix: str) -> Weights:
         return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
 
+    if not (cfg.ema.enabled or part("weights/")):
+        raise CheckpointError(f"{folder}: holds the EMA weights alone: leave ema=off out")
     fixed = init_fixed(arch, cfg.seed) | part("fixed/")
     return SavedRun(
         cfg=cfg,
@@ -98,6 +101,29 @@ def open_run(path: Path, overrides: list[str]) -> SavedRun:
         puzzle_embedding=tensors.get("puzzle_embedding"),
         asked_data=any(override.partition("=")[0].partition(".")[0] == "data" for override in overrides),
     )
+
+
+@dataclass(frozen=True)
+class Published:
+    """A trained network that comes along, in models/; its card says how it was trained."""
+
+    name: str
+    folder: Path
+    task: Task
+    words: str  # how well it does
+
+
+def published() -> list[Published]:
+    """The trained networks that come along."""
+    found = []
+    for meta in sorted((ROOT / "trm" / "models").glob(f"*/{META_FILE}")):
+        body = json.loads(meta.read_bytes())
+        data, scores = DataConfig(**{**body["config"]["data"], "path": "???"}), body["scores"]["last_eval"]
+        task = task_of(data)
+        share, count = scores[task.score_names[0] if task.score_names else "exact_accuracy"], scores["count"]
+        words = f"it solves {100 * share:.1f} % of {count:,.0f} held-out puzzles ({task.title})"
+        found.append(Published(f"models/{meta.parent.name}", meta.parent, task, words))
+    return found
 
 
 def check_test_puzzles(run: SavedRun, test: Dataset) -> list[str]:
@@ -136,8 +162,8 @@ def _settings(folder: Path, meta: Meta) -> Any:
     run_dir, number = folder.parent.parent, folder.parent.name.removeprefix(CHECKPOINTS)
     beside = next((file for name in (CONFIG_FILE + number, CONFIG_FILE) if (file := run_dir / name).exists()), None)
     if beside is None:
-        # a checkpoint folder moved out of its run
-        return {**own, "run_name": folder.name, "data": {**data, "path": "???"}}
+        # a checkpoint folder moved out of its run: the dataset is where these settings build it
+        return {**own, "run_name": folder.name, "data": {**data, "path": _usual_path(data)}}
     settings: dict[str, Any] = json.loads(json.dumps(OmegaConf.to_container(load_yaml(beside)), default=str))
     defaults = kept(to_plain(Config()))  # of keys that the schema gained since
     here = _merged(defaults, kept(settings))
@@ -152,6 +178,14 @@ def _settings(folder: Path, meta: Meta) -> Any:
     if not is_absent(Path(str(merged["data"].get("path")))):
         merged["data"] |= {"train_csv": None, "test_csv": None}  # what it was built from is not needed any more
     return merged
+
+
+def _usual_path(data: dict[str, Any]) -> str:
+    """Where the dataset of these settings lies unless a run says otherwise; unknown where conf/data has none of its name."""
+    if data.get("name") not in group_options("data"):
+        return "???"
+    own = [override(f"data.{key}", value) for key, value in data.items() if key not in ("name", "path") and value is not None]
+    return compose([f"data={data['name']}", *own]).data.path
 
 
 def _merged(under: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
@@ -172,7 +206,7 @@ def _sizes(folder: Path, meta: Meta) -> dict[str, int]:
 def _check_tensors(folder: Path, arch: Architecture, tensors: dict[str, Tensor]) -> None:
     """Raise CheckpointError where the model of `arch` cannot be made from the tensors."""
     model = arch.model
-    kinds = ("weights/", "ema/") if any(name.startswith("ema/") for name in tensors) else ("weights/",)
+    kinds = [kind for kind in ("weights/", "ema/") if any(name.startswith(kind) for name in tensors)] or ["weights/"]
     shapes = {kind + name: shape for kind in kinds for name, shape in weight_shapes(arch).items()}
     if model.puzzle_emb_ndim:
         shapes["puzzle_embedding"] = (arch.num_puzzle_identifiers, model.puzzle_emb_ndim)

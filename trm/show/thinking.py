@@ -1,6 +1,6 @@
 """How a model comes to its answer: what it would answer after every latent recursion of every supervision step.
 
-`think` computes it, `Puzzle.marks` says what there is to see in it; trm/show draws both.
+trm/show/think.py computes it, `Puzzle.marks` says what there is to see in it; trm/show draws both.
 Shape legend: C cells, V vocabulary.
 """
 
@@ -10,14 +10,8 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
-from trm.core.losses import log_probabilities
-from trm.core.metrics import halting_logit
-from trm.core.model import Architecture, Weights, decode, forward, with_latents
-from trm.errors import ConfigError
 from trm.inference.samples import Samples
 from trm.tasks.base import GridView, Task
 
@@ -113,36 +107,3 @@ def of_samples(samples: Samples, task: Task | None) -> Iterator[tuple[Puzzle, li
     for k, (question, solution) in enumerate(zip(samples.inputs, samples.labels, strict=True)):
         steps = zip(samples.predictions[:, k], samples.confidence[:, k].astype(np.float64), halting[:, k].tolist(), strict=True)
         yield Puzzle(f"test:{k}", task, question, solution), [Frame(step, 1, *found) for step, found in enumerate(steps, start=1)]
-
-
-def think(
-    arch: Architecture, weights: Weights, fixed: Weights, puzzle_embedding: Tensor | None, question: Cells
-) -> Iterator[list[Frame]]:
-    """Frames of each of N_sup supervision steps, one for each latent recursion, as they are computed; the last is the answer.
-
-    All tensors are on the CPU, where the model runs eagerly: for one puzzle that is faster than compiling. As in evaluation the
-    model never halts early. Raises ConfigError where the recursion's variant does not end with f_H (trm/core/recursion.py).
-    """
-    inputs = torch.from_numpy(question.astype(np.int32))[None]
-    vectors = None if puzzle_embedding is None else puzzle_embedding[:1]  # puzzle identifier 0
-    latents = {z: value.contiguous() for z, value in with_latents(arch, fixed, 1).items()}
-    for step in range(1, arch.recursion.n_sup + 1):
-        seen: list[Tensor] = []
-        with torch.no_grad():
-            latents = forward(arch, weights, fixed, vectors, latents, inputs, seen.append).latents
-            if not seen or seen[-1] is not latents[arch.latent_names[0]]:
-                raise ConfigError(
-                    f"recursion.variant={arch.recursion.variant}: its answer is not what f_H returned last, so that its recursions "
-                    "cannot be shown: end each latent recursion with f_H"
-                )
-            frames = [_frame(arch, weights, step, recursion, z_H) for recursion, z_H in enumerate(seen, start=1)]
-        yield frames
-
-
-def _frame(arch: Architecture, weights: Weights, step: int, recursion: int, answer_BLD: Tensor) -> Frame:
-    logits, q_halt, q_continue = decode(arch, weights, answer_BLD)
-    tokens = logits[0].argmax(-1)
-    shares = log_probabilities(logits[0].to(torch.float64), arch.model.loss).exp()
-    confidence = shares.gather(-1, tokens[:, None])[:, 0]
-    halting = torch.sigmoid(halting_logit(arch.recursion, q_halt, q_continue)[0])
-    return Frame(step, recursion, tokens.numpy(), confidence.numpy(), halting.item())

@@ -1,0 +1,111 @@
+"""The trained networks of models/: `python scripts/models.py NAME ...` trains, publishes and evaluates each and writes its card.
+
+A run that was stopped goes on where it stopped. The runs are outputs/models_NAME; what is published is the state at its end.
+"""
+
+import argparse
+import hashlib
+import json
+import shlex
+import shutil
+import subprocess
+import sys
+from math import sqrt
+from pathlib import Path
+
+import yaml
+
+ROOT = Path(__file__).resolve().parents[1]
+COSINE = ["optimizer.lr=2e-3", "optimizer.schedule=cosine", "optimizer.lr_min_ratio=0.02"]
+EVALUATIONS = ["train.log_every_steps=100", "train.eval_every_steps=1000", "train.checkpoint_every_steps=500"]
+MODELS = {
+    "sudoku_4x4": ["data=sudoku_4x4", "recipe=tiny", "recursion=t2_n2", *COSINE, "train.max_steps=1000", *EVALUATIONS],
+    "sudoku_6x6": [
+        *["data=sudoku_6x6", "recipe=tiny", "recursion=t2_n2", "data.num_puzzles=4000", *COSINE, "optimizer.warmup_steps=50"],
+        *["ema.rate=0.99", "train.max_steps=4000", *EVALUATIONS],
+    ],
+    "sudoku_9x9": [
+        *["data=sudoku_9x9", "data.num_puzzles=20000", "recipe=tiny", "model.hidden_size=96", "recursion=t2_n2"],
+        *["hardware.dtype=bfloat16", *COSINE, "optimizer.warmup_steps=200", "ema.rate=0.999", "train.max_steps=30000"],
+        *["train.log_every_steps=500", "train.eval_every_steps=2500", "train.checkpoint_every_steps=1000"],
+    ],
+    "maze_11x11": ["data=maze_small", "recipe=tiny", "recursion=t2_n2", *COSINE, "train.max_steps=2000", *EVALUATIONS],
+}
+WHAT = {
+    "sudoku_4x4": "4x4 Sudoku with one solution and no clue to spare",
+    "sudoku_6x6": "6x6 Sudoku (boxes of 2x3) with one solution and no clue to spare",
+    "sudoku_9x9": "9x9 Sudoku with one solution and no clue to spare (24 clues on average), generated",
+    "maze_11x11": "11x11 perfect mazes",
+}
+Z = 1.959964  # of a 95 % interval
+
+
+def main() -> None:
+    """Train, publish and describe the networks that are named."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="+", choices=sorted(MODELS))
+    parser.add_argument("--run", type=Path, help="a run that is there already (of one name); nothing is trained")
+    given = parser.parse_args()
+    for name in given.names:
+        run = given.run or ROOT / "outputs" / f"models_{name}"
+        if given.run is None:
+            python("trm.train", *MODELS[name], f"run_name=models_{name}", "tracking=none", "seed=0")
+        folder = ROOT / "models" / name
+        shutil.rmtree(folder, ignore_errors=True)
+        python("trm.interop", "publish", f"checkpoint={run}", str(folder))
+        (folder / "README.md").write_text(card(name, folder, run), encoding="utf-8")
+
+
+def card(name: str, folder: Path, run: Path) -> str:
+    """The card: facts as YAML, which tests/test_published.py holds to the weights, then words."""
+    *_, line = python("trm.evaluate", f"checkpoint={folder}").splitlines()
+    found, meta = json.loads(line), json.loads((folder / "meta.json").read_text())
+    summary = json.loads((run / "summary.json").read_text()) if (run / "summary.json").exists() else {}
+    low, high = interval(found["exact_accuracy"], int(found["count"]))
+    own = {key: round(found[key], 4) for key in ("optimal", "valid") if key in found}
+    facts = {
+        "license": "mit",
+        "task": WHAT[name],
+        "exact_accuracy": round(found["exact_accuracy"], 4),
+        "interval_95": [low, high],
+        "held_out_puzzles": int(found["count"]),
+        **own,
+        "steps": meta["step"],
+        "steps_planned": meta["config"]["train"].get("max_steps") or summary.get("total_steps"),
+        "seed": meta["config"]["seed"],
+        "training_seconds": summary.get("seconds"),
+        "parameters": summary.get("parameters"),
+        "sha256": hashlib.sha256((folder / "state.safetensors").read_bytes()).hexdigest(),
+        "findings": meta["findings"],
+    }
+    command = shlex.join(["python", "-m", "trm.train", *MODELS[name], "seed=0"])
+    return f"""---
+{yaml.safe_dump(facts, sort_keys=False, allow_unicode=True)}---
+# {name}
+
+A Tiny Recursive Model for {WHAT[name]}: the EMA weights at step {meta["step"]:,} of one run, seed {meta["config"]["seed"]}, on two
+cores of an AMD EPYC. The interval is Wilson's for that many puzzles; it says nothing of other seeds.
+
+```
+{command}
+python scripts/models.py {name}                            # the same, and this card
+python -m trm.evaluate checkpoint=models/{name}      # the figures above, on the same puzzles
+```
+"""
+
+
+def interval(share: float, count: int) -> tuple[float, float]:
+    """Wilson's 95 % interval of a share of so many puzzles."""
+    middle, spread = share + Z**2 / (2 * count), Z * sqrt(share * (1 - share) / count + Z**2 / (4 * count**2))
+    return tuple(round((middle + sign * spread) / (1 + Z**2 / count), 4) for sign in (-1, 1))
+
+
+def python(module: str, *arguments: str) -> str:
+    """What a command of this project prints; its progress goes to this one's terminal."""
+    done = subprocess.run([sys.executable, "-m", module, *arguments], cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True)
+    print(done.stdout, end="")
+    return done.stdout
+
+
+if __name__ == "__main__":
+    main()

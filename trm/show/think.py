@@ -1,0 +1,45 @@
+"""Compute what a model would answer after every latent recursion: the frames of trm/show/thinking.py."""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from trm.core.losses import log_probabilities
+from trm.core.metrics import halting_logit
+from trm.core.model import Architecture, Weights, decode, forward, with_latents
+from trm.errors import ConfigError
+from trm.show.thinking import Cells, Frame
+
+
+def think(
+    arch: Architecture, weights: Weights, fixed: Weights, puzzle_embedding: Tensor | None, question: Cells
+) -> Iterator[list[Frame]]:
+    """Frames of each of N_sup supervision steps, one for each latent recursion, as they are computed; the last is the answer.
+
+    All tensors are on the CPU, where the model runs eagerly: for one puzzle that is faster than compiling. As in evaluation the
+    model never halts early. Raises ConfigError where the recursion's variant does not end with f_H (trm/core/recursion.py).
+    """
+    inputs = torch.from_numpy(question).int()[None]
+    vectors = None if puzzle_embedding is None else puzzle_embedding[:1]  # puzzle identifier 0
+    latents = {z: value.contiguous() for z, value in with_latents(arch, fixed, 1).items()}
+    for step in range(1, arch.recursion.n_sup + 1):
+        seen: list[Tensor] = []
+        with torch.no_grad():
+            latents = forward(arch, weights, fixed, vectors, latents, inputs, seen.append).latents
+            if not seen or seen[-1] is not latents[arch.latent_names[0]]:
+                raise ConfigError(
+                    f"recursion.variant={arch.recursion.variant}: its answer is not what f_H returned last, so that its recursions "
+                    "cannot be shown: end each latent recursion with f_H"
+                )
+            frames = [_frame(arch, weights, step, recursion, z_H) for recursion, z_H in enumerate(seen, start=1)]
+        yield frames
+
+
+def _frame(arch: Architecture, weights: Weights, step: int, recursion: int, answer_BLD: Tensor) -> Frame:
+    logits, q_halt, q_continue = decode(arch, weights, answer_BLD)
+    tokens = logits[0].argmax(-1)
+    shares = log_probabilities(logits[0].to(torch.float64), arch.model.loss).exp()
+    confidence = shares.gather(-1, tokens[:, None])[:, 0]
+    halting = torch.sigmoid(halting_logit(arch.recursion, q_halt, q_continue)[0])
+    return Frame(step, recursion, tokens.numpy(), confidence.numpy(), halting.item())
