@@ -19,17 +19,25 @@ ROOT = Path(__file__).resolve().parents[1]
 COSINE = ["optimizer.lr=2e-3", "optimizer.schedule=cosine", "optimizer.lr_min_ratio=0.02"]
 EVALUATIONS = ["train.log_every_steps=100", "train.eval_every_steps=1000", "train.checkpoint_every_steps=500"]
 MODELS = {
-    "sudoku_4x4": ["data=sudoku_4x4", "recipe=tiny", "recursion=t2_n2", *COSINE, "train.max_steps=1000", *EVALUATIONS],
+    "sudoku_4x4": ["data=sudoku_4x4", "recipe=tiny", "recursion=t2_n2", *COSINE, "train.max_steps=2000", *EVALUATIONS],
     "sudoku_6x6": [
         *["data=sudoku_6x6", "recipe=tiny", "recursion=t2_n2", "data.num_puzzles=4000", *COSINE, "optimizer.warmup_steps=50"],
-        *["ema.rate=0.99", "train.max_steps=4000", *EVALUATIONS],
+        *["ema.rate=0.99", "hardware.dtype=bfloat16", "train.max_steps=4000", *EVALUATIONS],
     ],
     "sudoku_9x9": [
         *["data=sudoku_9x9", "data.num_puzzles=20000", "recipe=tiny", "model.hidden_size=96", "recursion=t2_n2"],
         *["hardware.dtype=bfloat16", *COSINE, "optimizer.warmup_steps=200", "ema.rate=0.999", "train.max_steps=30000"],
         *["train.log_every_steps=500", "train.eval_every_steps=2500", "train.checkpoint_every_steps=1000"],
     ],
-    "maze_11x11": ["data=maze_small", "recipe=tiny", "recursion=t2_n2", *COSINE, "train.max_steps=2000", *EVALUATIONS],
+    "maze_11x11": [
+        "data=maze_small",
+        "recipe=tiny",
+        "recursion=t2_n2",
+        "hardware.dtype=bfloat16",
+        *COSINE,
+        "train.max_steps=2000",
+        *EVALUATIONS,
+    ],
 }
 WHAT = {
     "sudoku_4x4": "4x4 Sudoku with one solution and no clue to spare",
@@ -58,7 +66,7 @@ def main() -> None:
 
 def card(name: str, folder: Path, run: Path) -> str:
     """The card: facts as YAML, which tests/test_published.py holds to the weights, then words."""
-    *_, line = python("trm.evaluate", f"checkpoint={folder}").splitlines()
+    *_, line = python("trm.evaluate", f"checkpoint={folder}", capture=True).splitlines()
     found, meta = json.loads(line), json.loads((folder / "meta.json").read_text())
     summary = json.loads((run / "summary.json").read_text()) if (run / "summary.json").exists() else {}
     low, high = interval(found["exact_accuracy"], int(found["count"]))
@@ -100,11 +108,10 @@ def interval(share: float, count: int) -> tuple[float, float]:
     return tuple(round((middle + sign * spread) / (1 + Z**2 / count), 4) for sign in (-1, 1))
 
 
-def python(module: str, *arguments: str) -> str:
-    """What a command of this project prints; its progress goes to this one's terminal."""
-    done = subprocess.run([sys.executable, "-m", module, *arguments], cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True)
-    print(done.stdout, end="")
-    return done.stdout
+def python(module: str, *arguments: str, capture: bool = False) -> str:
+    """Run a command of this project; what it prints where it is captured."""
+    out = subprocess.PIPE if capture else None
+    return subprocess.run([sys.executable, "-m", module, *arguments], cwd=ROOT, stdout=out, text=True, check=True).stdout or ""
 
 
 if __name__ == "__main__":

@@ -79,3 +79,23 @@ def test_without_a_network_one_line_names_the_ways_around(tmp_path):
     assert "\n" not in line
     ways = ("train.csv and test.csv", "`python -m trm.build_data data=sudoku_extreme ", "data=sudoku_9x9")
     assert [words for words in ("data.path=data/sudoku_extreme", *ways) if words not in line] == []
+
+
+def test_a_sweep_downloads_and_builds_once_before_its_first_job(files, tmp_path):
+    with fake_hub(files, HUB.revision) as hub:
+        surroundings = {"HF_ENDPOINT": hub.endpoint, "HF_HOME": str(tmp_path / "home")}
+        done = run(tmp_path, "trm.train", "-m", "seed=0,1", *SMALL, "run_name=s", "hardware.jobs=2", **surroundings)
+    assert hub.fetched() == ["train.csv", "test.csv"]
+    assert done.stdout.index("building it, once") < done.stdout.index("seed=0: started")
+    logs = [path.read_text() for path in tmp_path.glob("multirun/*/seed=*/train.log")]
+    assert len(logs) == 2
+    assert not any("building it" in log for log in logs)
+
+
+def test_a_sweep_without_a_network_says_it_once_and_starts_no_job(tmp_path):
+    nowhere = {"HF_ENDPOINT": NOTHING_LISTENS, "HF_HOME": str(tmp_path / "home")}
+    done = run(tmp_path, "trm.train", "-m", "recursion=glob(*)", *SMALL, **nowhere, check=2)
+    assert done.stderr.count("\n") == 1
+    assert "data=sudoku_9x9" in done.stderr
+    assert "started" not in done.stdout
+    assert not list(tmp_path.glob("multirun/*/recursion=*"))

@@ -24,7 +24,7 @@ def package(tmp_path_factory):
     """bin/ of an environment that holds the installed wheel, with this environment's packages but not this checkout."""
     folder = tmp_path_factory.mktemp("package")
     source = folder / "source"  # setuptools would leave a build folder in the checkout
-    for name in ("trm", "conf", "hydra_plugins"):
+    for name in ("trm", "conf", "hydra_plugins", "models"):
         shutil.copytree(ROOT / name, source / name, symlinks=True)
     for name in ("setup.cfg", "pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, source)
@@ -67,6 +67,7 @@ def test_the_installed_commands_work_in_an_empty_folder(package, tmp_path):
     assert (tmp_path / "outputs" / "r" / "summary.json").exists()
     assert "exact_accuracy" in started(package, tmp_path, "trm-evaluate", "checkpoint=outputs/r").stdout
     assert "t2_n2" in started(package, tmp_path, "trm-report", "outputs/r").stdout
+    assert "valid solution" in started(package, tmp_path, "trm-solve", "1...|..1.|.1..|...1").stdout
     for name in COMMANDS:
         if name != "bench":
             assert started(package, tmp_path, f"trm-{name.replace('_', '-')}", "--help").stdout

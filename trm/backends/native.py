@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import functools
+import logging
 import os
 import platform
 import shlex
@@ -55,6 +56,8 @@ class NativeRuntime:
         torch._inductor.config.cpp.threads = torch.get_num_threads()
         if hardware.platform == "cpu":
             _keep_freed_memory()
+            # inductor's look for a CUDA that nothing here uses ends in a warning
+            logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
             vectors = torch._inductor.config.cpp  # vec_isa_ok is None until the environment or an earlier runtime has set it
             if hardware.backend == "inductor" and vectors.vec_isa_ok is None and _compiler_knows_vectors():
                 vectors.vec_isa_ok = True

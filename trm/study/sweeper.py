@@ -14,6 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from trm.cli import GROUPS, invocation, one_line, typed
 from trm.config import Config, all_keys, shortened, to_plain
+from trm.data.build import ensure_dataset, is_absent
 from trm.errors import EXIT_FAILED, EXIT_PREEMPTED, ConfigError, UserError
 from trm.run.rank import on_a_pod
 from trm.study import sweep as study
@@ -60,6 +61,9 @@ class StudySweeper(BasicSweeper):
             study.write_grid(sweep_dir, command, jobs)
             OmegaConf.save(self.config, sweep_dir / "multirun.yaml")
             todo = study.left_to_do(sweep_dir, jobs)
+            for data in {job.cfg.data.path: job.cfg.data for job in todo}.values():
+                if is_absent(Path(data.path)):  # here, once, rather than in each job, and where there may be a network
+                    ensure_dataset(data)
             before = study.stamps(sweep_dir, jobs)
             errors, stopped = self._launch(sweep_dir, todo) if todo else ({}, False)
             failed = study.failures(sweep_dir, jobs, before, errors)
