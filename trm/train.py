@@ -31,6 +31,7 @@ from trm.data.prefetch import Prefetcher
 from trm.errors import EXIT_FAILED, EXIT_PREEMPTED, ConfigError, RunFailure
 from trm.inference.evaluator import EvaluationStopped, Evaluator, make_evaluator, never
 from trm.inference.progress import progress_bar
+from trm.run.ahead import AHEAD_STEPS, ahead, hint
 from trm.run.clock import Clock
 from trm.run.experiment import Experiment, build
 from trm.run.failures import check_evaluation, check_losses, check_weights, explained, slow_loader
@@ -75,6 +76,8 @@ def execute(exp: Experiment, run_dir: Path, stop: StopSignal) -> None:
     outputs = Outputs(exp, run_dir, record)
     size, devices = f"{num_parameters(exp.arch):,} parameters", exp.runtime.describe()
     log.info("%s: %s, %s steps, %s", exp.cfg.run_name, size, exp.total_steps, devices)
+    if words := hint(exp.cfg, num_parameters(exp.arch)):
+        log.info("%s", words)
 
     training = Training(exp, run_dir, record, outputs, stop)
     status, exit_code, reason = "failed", EXIT_FAILED, None
@@ -135,6 +138,9 @@ class Training:
                 if record.seconds_to_first_step is None:
                     self._after_first_step(state, evaluator, batches)
                 bar.update()
+                if record.step == record.start_step + AHEAD_STEPS < exp.total_steps:
+                    self.runtime.fetch(state.step)
+                    log.info("%s", ahead(cfg, record.step, exp.total_steps, self.clock.total_s / (AHEAD_STEPS - 1)))
 
                 # ------------------------------------------------------------------------------------------------------- log
                 stopping = self.stop.requested and self.alone
