@@ -14,6 +14,7 @@ from math import sqrt
 from pathlib import Path
 
 import yaml
+from safetensors import safe_open
 
 ROOT = Path(__file__).resolve().parents[1]
 COSINE = ["optimizer.lr=2e-3", "optimizer.schedule=cosine", "optimizer.lr_min_ratio=0.02"]
@@ -82,7 +83,7 @@ def card(name: str, folder: Path, run: Path) -> str:
         "steps_planned": meta["config"]["train"].get("max_steps") or summary.get("total_steps"),
         "seed": meta["config"]["seed"],
         "training_seconds": summary.get("seconds"),
-        "parameters": summary.get("parameters"),
+        "parameters": parameters(folder),
         "sha256": hashlib.sha256((folder / "state.safetensors").read_bytes()).hexdigest(),
         "findings": meta["findings"],
     }
@@ -91,8 +92,9 @@ def card(name: str, folder: Path, run: Path) -> str:
 {yaml.safe_dump(facts, sort_keys=False, allow_unicode=True)}---
 # {name}
 
-A Tiny Recursive Model for {WHAT[name]}: the EMA weights at step {meta["step"]:,} of one run, seed {meta["config"]["seed"]}, on two
-cores of an AMD EPYC. The interval is Wilson's for that many puzzles; it says nothing of other seeds.
+A Tiny Recursive Model for {WHAT[name]}.
+The EMA weights at step {meta["step"]:,} of {facts["steps_planned"]:,} of one run, on two cores of an AMD EPYC. The interval is
+Wilson's for that many puzzles; it says nothing of other seeds. A public checkpoint of the paper's size: `python -m trm.interop import`.
 
 ```
 {command}
@@ -100,6 +102,13 @@ python scripts/models.py {name}                            # the same, and this 
 python -m trm.evaluate checkpoint=models/{name}      # the figures above, on the same puzzles
 ```
 """
+
+
+def parameters(folder: Path) -> int:
+    """How many weights there are."""
+    with safe_open(folder / "state.safetensors", "np") as file:
+        names = [name for name in file.keys() if name.startswith("ema/")]  # noqa: SIM118 - no dict
+        return sum(file.get_tensor(name).size for name in names)
 
 
 def interval(share: float, count: int) -> tuple[float, float]:

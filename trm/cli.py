@@ -48,6 +48,7 @@ UNWRITABLE = (
     errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT,
     errno.ENOTDIR, errno.EEXIST, errno.EISDIR, errno.ENAMETOOLONG,
 )  # fmt: skip
+SPIN_COUNT = "1000"  # turns of a waiting thread, some tens of microseconds
 NO_RUN_FOLDER = "."  # hydra.run.dir of a command that is no run
 
 # One line on each config group, in the order of conf/config.yaml; `--help` prints it with the group's options.
@@ -174,6 +175,16 @@ def _named(function: Callable[..., None] | str) -> Callable[..., None]:
     return named
 
 
+def _share_the_cpu() -> None:
+    """Have OpenMP's threads wait for one another busily for a moment only, before torch loads, unless the environment says how.
+
+    As they come, they spin for milliseconds: beside any busy process a run then has a third of its speed, now half of it, and
+    alone as much as before (bench/RESULTS.md).
+    """
+    if not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & os.environ.keys():
+        os.environ["GOMP_SPINCOUNT"] = SPIN_COUNT
+
+
 def plain_command(main: Callable[[list[str]], None] | str, usage: str | None, *, needs_arguments: bool = True) -> None:
     """Run a command that reads its own arguments, the function or "module:function"; `--help` prints `usage`.
 
@@ -182,6 +193,7 @@ def plain_command(main: Callable[[list[str]], None] | str, usage: str | None, *,
     Where the reader of its output goes away (`| head`), it ends there without a word, with exit code 141.
     """
     arguments = sys.argv[1:]
+    _share_the_cpu()
     with standard_streams():
         try:
             if "--help" in arguments or "-h" in arguments or (needs_arguments and not arguments):
@@ -200,6 +212,7 @@ def hydra_command(run: Callable[[Config], None] | str, *, run_folder: bool = Tru
     A wrong key or value ends in one line and exit code 2; any other exception keeps its traceback and exits with 1. Without
     `run_folder` nothing is written under outputs/ and logging goes to the terminal alone.
     """
+    _share_the_cpu()
     with standard_streams():
         try:
             refuse_other_starters()

@@ -1,0 +1,76 @@
+"""The networks of models/ and their cards; publishing a run; solving without checkpoint=."""
+
+import hashlib
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+from running import TINY, run
+from safetensors import safe_open
+
+from trm.run.saved import published
+
+MODELS = Path(__file__).parents[1] / "models"
+CARDS = {path.parent.name: yaml.safe_load(path.read_text().split("---\n")[1]) for path in sorted(MODELS.glob("*/README.md"))}
+SUDOKUS = {
+    "sudoku_4x4": "1...|..1.|.1..|...1".replace("|", ""),
+    "sudoku_9x9": "53..7....6..195....98....6.8...6...34..8.3..17...2...6.6....28....419..5....8..79",
+}
+
+
+def result(done):
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def test_every_network_has_a_card():
+    assert [model.folder.name for model in published()] == list(CARDS)
+
+
+@pytest.mark.parametrize("name", CARDS)
+def test_a_card_is_of_the_weights_beside_it(name):
+    card, folder = CARDS[name], MODELS / name
+    blob, meta = (folder / "state.safetensors").read_bytes(), json.loads((folder / "meta.json").read_text())
+    assert len(blob) <= 2_000_000
+    assert hashlib.sha256(blob).hexdigest() == card["sha256"] == meta["state_sha256"]
+    assert (card["steps"], card["findings"]) == (meta["step"], meta["findings"])
+    assert card["interval_95"][0] <= card["exact_accuracy"] <= card["interval_95"][1]
+    with safe_open(folder / "state.safetensors", "np") as file:
+        assert card["parameters"] == sum(file.get_tensor(name).size for name in file.keys() if name.startswith("ema/"))  # noqa: SIM118
+
+
+@pytest.mark.parametrize("name", [name if name == "sudoku_4x4" else pytest.param(name, marks=pytest.mark.long) for name in CARDS])
+def test_a_cards_figures_are_repeated(tmp_path, name):
+    """With another backend than they were found with, so that an answer or two may differ."""
+    found = result(run(tmp_path, "trm.evaluate", f"checkpoint={MODELS / name}", "hardware.backend=eager"))
+    assert found["count"] == CARDS[name]["held_out_puzzles"]
+    for key in CARDS[name].keys() & {"exact_accuracy", "optimal", "valid"}:
+        assert found[key] == pytest.approx(CARDS[name][key], abs=0.003)
+
+
+@pytest.mark.parametrize("name", SUDOKUS.keys() & CARDS)
+def test_the_network_that_fits_solves_without_being_named(tmp_path, name):
+    done = run(tmp_path, "trm.solve", SUDOKUS[name])
+    assert done.stdout.startswith(f"models/{name} answers: it solves ")
+    assert ": valid solution\n" in done.stdout
+
+
+def test_what_no_network_fits_is_refused(tmp_path):
+    assert "of no kind that a trained network comes along for (" in run(tmp_path, "trm.solve", "1" * 17, check=2).stderr
+    assert "test:3 is a puzzle of a run" in run(tmp_path, "trm.solve", "test:3", check=2).stderr
+
+
+def test_a_published_run_evaluates_as_the_run_does(tmp_path):
+    run(tmp_path, "trm.train", *TINY, "train.max_steps=3", "run_name=r")
+    run(tmp_path, "trm.interop", "publish", "checkpoint=outputs/r", "given/away")
+    assert sorted(path.name for path in (tmp_path / "given" / "away").iterdir()) == ["meta.json", "state.safetensors"]
+    assert result(run(tmp_path, "trm.evaluate", "checkpoint=given/away")) == result(
+        run(tmp_path, "trm.evaluate", "checkpoint=outputs/r")
+    )
+    assert "EMA weights alone" in run(tmp_path, "trm.evaluate", "checkpoint=given/away", "ema=off", check=2).stderr
+    for arguments, words in (
+        (["checkpoint=outputs/r", "given/away"], "given/away: exists already"),
+        (["checkpoint=outputs/r", "seed=3", "other"], "seed=3: a published checkpoint keeps"),
+        (["checkpoint=outputs/r"], "one FOLDER to make"),
+    ):
+        assert words in run(tmp_path, "trm.interop", "publish", *arguments, check=2).stderr
