@@ -94,7 +94,8 @@ def card(name: str, folder: Path, run: Path) -> str:
 
 A Tiny Recursive Model for {WHAT[name]}.
 The EMA weights at step {meta["step"]:,} of {facts["steps_planned"]:,} of one run, on two cores of an AMD EPYC. The interval is
-Wilson's for that many puzzles; it says nothing of other seeds. A public checkpoint of the paper's size: `python -m trm.interop import`.
+Wilson's for that many puzzles; it says nothing of other seeds. A public checkpoint of the paper's size:
+`python -m trm.interop import`.
 
 ```
 {command}
