@@ -434,7 +434,7 @@ def test_command_where_torch_xla_does_not_load(tmp_path):
     )
     assert done.returncode == 1, done.stderr
     found = levels(done.stdout)
-    assert (found["devices"], found["compile"], found["dataset"]) == ("failure",) * 3
+    assert (found["devices"], found["compile"], found["dataset"]) == ("failure", "failure", "warning")
     assert "undefined symbol: _ZN5torch" in done.stdout
     assert "make setup" in done.stdout
 
