@@ -48,7 +48,7 @@ def test_a_cards_figures_are_repeated(tmp_path, name):
         assert found[key] == pytest.approx(CARDS[name][key], abs=0.003)
 
 
-@pytest.mark.parametrize("name", SUDOKUS.keys() & CARDS)
+@pytest.mark.parametrize("name", sorted(SUDOKUS.keys() & CARDS))
 def test_the_network_that_fits_solves_without_being_named(tmp_path, name):
     done = run(tmp_path, "trm.solve", SUDOKUS[name])
     assert done.stdout.startswith(f"models/{name} answers: it solves ")
