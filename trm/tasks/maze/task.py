@@ -81,18 +81,13 @@ class MazeTask(Task):
 
     def several_solutions(self, questions: NDArray[np.uint8], answers: NDArray[np.uint8]) -> Flags:
         """Which mazes have another path as short."""
-        return ~self._with_one_path(questions)
-
-    def _with_one_path(self, questions: NDArray[np.uint8]) -> Flags:
-        steps, on_one = rules.shortest(questions)
-        alone: Flags = on_one.sum(axis=(1, 2)) == steps + 1
-        return alone
+        return ~_lengths_and_alone(questions)[1]
 
     def remarks(self, questions: NDArray[np.uint8], answers: NDArray[np.uint8]) -> list[str]:
         """How many mazes have one shortest path, and how long paths are."""
-        steps, alone = rules.shortest(questions)[0], int(self._with_one_path(questions).sum())
+        steps, alone = _lengths_and_alone(questions)
         lengths = f"paths of {steps.min()} to {steps.max()} steps, {np.median(steps):.0f} in the middle"
-        return [f"{alone:,} of {len(steps):,} mazes have one shortest path alone; {lengths}"]
+        return [f"{alone.sum():,} of {len(steps):,} mazes have one shortest path alone; {lengths}"]
 
     def violations(self, question: Tokens, answer: Tokens) -> list[str]:
         """What keeps an answer from being a shortest path, in words."""
@@ -173,6 +168,12 @@ class MazeTask(Task):
         """The length of the path."""
         steps: NDArray[np.integer] = (answers == PATH).sum(axis=1) + 1
         return steps
+
+
+def _lengths_and_alone(questions: NDArray[np.integer]) -> tuple[NDArray[np.int16], Flags]:
+    """Steps [N] of the shortest paths, and which of them are alone."""
+    steps, on_one = rules.shortest(questions)
+    return steps, on_one.sum(axis=(1, 2)) == steps + 1
 
 
 def make(data: DataConfig) -> MazeTask:
