@@ -51,7 +51,9 @@ def test_a_cards_figures_are_repeated(tmp_path, name):
 @pytest.mark.parametrize("name", sorted(SUDOKUS.keys() & CARDS))
 def test_the_network_that_fits_solves_without_being_named(tmp_path, name):
     done = run(tmp_path, "trm.solve", SUDOKUS[name])
-    assert done.stdout.startswith(f"models/{name} answers: it solves ")
+    card = CARDS[name]
+    told = f"it solves {100 * card['exact_accuracy']:.1f} % of {card['held_out_puzzles']:,} held-out puzzles"
+    assert done.stdout.startswith(f"models/{name} answers: {told} (")
     assert ": valid solution\n" in done.stdout
 
 

@@ -71,9 +71,10 @@ def _that_comes_along(arguments: list[str]) -> Path:
     puzzle, models = next((argument for argument in arguments if not is_override(argument)), ""), published()
     if puzzle.startswith("test:"):
         raise ConfigError(f"checkpoint= is missing: {puzzle} is a puzzle of a run: checkpoint=outputs/NAME")
+    text = _text(puzzle)
     for model in models:
         try:
-            model.task.parse(_text(puzzle))
+            model.task.parse(text)
         except DataError:
             continue
         print(f"{model.name} answers: {model.words}; checkpoint=RUN takes another network")

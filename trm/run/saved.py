@@ -26,6 +26,8 @@ from trm.tasks.base import Task, task_of
 
 log = logging.getLogger(__name__)
 
+CARD_FILE = "README.md"  # of a published network: its facts as YAML between two lines of ---, then words
+
 
 @dataclass(frozen=True)
 class SavedRun:
@@ -110,18 +112,17 @@ class Published:
     name: str
     folder: Path
     task: Task
-    words: str  # how well it does
+    words: str  # how well it does, as its card says
 
 
 def published() -> list[Published]:
     """The trained networks that come along."""
     found = []
     for meta in sorted((ROOT / "trm" / "models").glob(f"*/{META_FILE}")):
-        body = json.loads(meta.read_bytes())
-        data, scores = DataConfig(**{**body["config"]["data"], "path": "???"}), body["scores"]["last_eval"]
-        task = task_of(data)
-        share, count = scores[task.score_names[0] if task.score_names else "exact_accuracy"], scores["count"]
-        words = f"it solves {100 * share:.1f} % of {count:,.0f} held-out puzzles ({task.title})"
+        task = task_of(DataConfig(**{**json.loads(meta.read_bytes())["config"]["data"], "path": "???"}))
+        card = yaml.safe_load((meta.parent / CARD_FILE).read_text(encoding="utf-8").split("---\n")[1])
+        share = card[task.score_names[0] if task.score_names else "exact_accuracy"]
+        words = f"it solves {100 * share:.1f} % of {card['held_out_puzzles']:,} held-out puzzles ({task.title})"
         found.append(Published(f"models/{meta.parent.name}", meta.parent, task, words))
     return found
 
