@@ -10,11 +10,13 @@ import shlex
 import shutil
 import subprocess
 import sys
-from math import sqrt
 from pathlib import Path
 
 import yaml
-from safetensors import safe_open
+from scipy.stats import binomtest
+
+from trm.core.model import num_parameters
+from trm.run.saved import CARD_FILE, open_run
 
 ROOT = Path(__file__).resolve().parents[1]
 COSINE = ["optimizer.lr=2e-3", "optimizer.schedule=cosine", "optimizer.lr_min_ratio=0.02"]
@@ -46,7 +48,6 @@ WHAT = {
     "sudoku_9x9": "9x9 Sudoku with one solution and no clue to spare (24 clues on average), generated",
     "maze_11x11": "11x11 perfect mazes",
 }
-Z = 1.959964  # of a 95 % interval
 
 
 def main() -> None:
@@ -62,7 +63,7 @@ def main() -> None:
         folder = ROOT / "models" / name
         shutil.rmtree(folder, ignore_errors=True)
         python("trm.interop", "publish", f"checkpoint={run}", str(folder))
-        (folder / "README.md").write_text(card(name, folder, run), encoding="utf-8")
+        (folder / CARD_FILE).write_text(card(name, folder, run), encoding="utf-8")
 
 
 def card(name: str, folder: Path, run: Path) -> str:
@@ -70,20 +71,21 @@ def card(name: str, folder: Path, run: Path) -> str:
     *_, line = python("trm.evaluate", f"checkpoint={folder}", capture=True).splitlines()
     found, meta = json.loads(line), json.loads((folder / "meta.json").read_text())
     summary = json.loads((run / "summary.json").read_text()) if (run / "summary.json").exists() else {}
-    low, high = interval(found["exact_accuracy"], int(found["count"]))
+    share, count = found["exact_accuracy"], int(found["count"])
+    interval = binomtest(round(share * count), count).proportion_ci(method="wilson")
     own = {key: round(found[key], 4) for key in ("optimal", "valid") if key in found}
     facts = {
         "license": "mit",
         "task": WHAT[name],
-        "exact_accuracy": round(found["exact_accuracy"], 4),
-        "interval_95": [low, high],
-        "held_out_puzzles": int(found["count"]),
+        "exact_accuracy": round(share, 4),
+        "interval_95": [round(float(end), 4) for end in interval],
+        "held_out_puzzles": count,
         **own,
         "steps": meta["step"],
-        "steps_planned": meta["config"]["train"].get("max_steps") or summary.get("total_steps"),
+        "steps_planned": meta["config"]["train"]["max_steps"],
         "seed": meta["config"]["seed"],
         "training_seconds": summary.get("seconds"),
-        "parameters": parameters(folder),
+        "parameters": num_parameters(open_run(folder, []).arch),
         "sha256": hashlib.sha256((folder / "state.safetensors").read_bytes()).hexdigest(),
         "findings": meta["findings"],
     }
@@ -103,19 +105,6 @@ python scripts/models.py {name}                            # the same, and this 
 python -m trm.evaluate checkpoint=models/{name}      # the figures above, on the same puzzles
 ```
 """
-
-
-def parameters(folder: Path) -> int:
-    """How many weights there are."""
-    with safe_open(folder / "state.safetensors", "np") as file:
-        names = [name for name in file.keys() if name.startswith("ema/")]  # noqa: SIM118 - no dict
-        return sum(file.get_tensor(name).size for name in names)
-
-
-def interval(share: float, count: int) -> tuple[float, float]:
-    """Wilson's 95 % interval of a share of so many puzzles."""
-    middle, spread = share + Z**2 / (2 * count), Z * sqrt(share * (1 - share) / count + Z**2 / (4 * count**2))
-    return tuple(round((middle + sign * spread) / (1 + Z**2 / count), 4) for sign in (-1, 1))
 
 
 def python(module: str, *arguments: str, capture: bool = False) -> str:
