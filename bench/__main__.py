@@ -7,7 +7,7 @@
   build_data   puzzles/s of building datasets   --sizes 4x4,6x6,9x9,csv
   sweep        seconds of a tiny grid, and the share that is not training   --ways 1,2 (jobs at once)
   share        samples/s of a run alone, beside a busy process, and of two at once, each started by hand
-               --ways configured,passive,active,spin_1000,...: how OpenMP's threads wait
+               --ways configured,as_they_come,passive,active,spin_1000,...: how OpenMP's threads wait
   host         milliseconds of host time in a training step, compiled, lazy and in trm.train's loop, on one device and on the
                mesh of eight
   compile      seconds until the first step at the paper's size, for T*n from 4 to 32

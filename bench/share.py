@@ -19,6 +19,7 @@ ROUNDS = 3
 STEPS, LAP = 180, 15
 WAYS = {
     "configured": {},
+    "as_they_come": {"GOMP_SPINCOUNT": "300000"},  # what libgomp takes where nothing is said
     "passive": {"OMP_WAIT_POLICY": "PASSIVE"},
     "active": {"OMP_WAIT_POLICY": "ACTIVE"},
     **{f"spin_{count}": {"GOMP_SPINCOUNT": str(count)} for count in (1000, 3000, 10000, 30000, 100000)},

@@ -178,8 +178,8 @@ def _named(function: Callable[..., None] | str) -> Callable[..., None]:
 def _share_the_cpu() -> None:
     """Have OpenMP's threads wait for one another busily for a moment only, before torch loads, unless the environment says how.
 
-    As they come, they spin for milliseconds: beside any busy process a run then has a third of its speed, now half of it, and
-    alone as much as before (bench/RESULTS.md).
+    As they come, they spin for milliseconds: beside a busy process a run then keeps 0.29 of its speed, now 0.50, and loses about a
+    twentieth alone (bench/RESULTS.md).
     """
     if not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & os.environ.keys():
         os.environ["GOMP_SPINCOUNT"] = SPIN_COUNT
