@@ -89,6 +89,9 @@ def card(name: str, folder: Path, run: Path) -> str:
         "sha256": hashlib.sha256((folder / "state.safetensors").read_bytes()).hexdigest(),
         "findings": meta["findings"],
     }
+    rounding = ""
+    if meta["config"]["hardware"]["dtype"] == "bfloat16":
+        rounding = " It computes in bfloat16:\nanother backend or processor rounds otherwise and solves a few other puzzles."
     command = shlex.join(["python", "-m", "trm.train", *MODELS[name], "seed=0"])
     return f"""---
 {yaml.safe_dump(facts, sort_keys=False, allow_unicode=True)}---
@@ -97,7 +100,7 @@ def card(name: str, folder: Path, run: Path) -> str:
 A Tiny Recursive Model for {WHAT[name]}.
 The EMA weights at step {meta["step"]:,} of {facts["steps_planned"]:,} of one run, on two cores of an AMD EPYC. The interval is
 Wilson's for that many puzzles; it says nothing of other seeds. A public checkpoint of the paper's size:
-`python -m trm.interop import`.
+`python -m trm.interop import`.{rounding}
 
 ```
 {command}

@@ -41,8 +41,10 @@ def test_a_card_is_of_the_weights_beside_it(name):
 
 @pytest.mark.parametrize("name", [name if name == "sudoku_4x4" else pytest.param(name, marks=pytest.mark.long) for name in CARDS])
 def test_a_cards_figures_are_repeated(tmp_path, name):
-    """With another backend than they were found with, so that an answer or two may differ."""
-    found = result(run(tmp_path, "trm.evaluate", f"checkpoint={MODELS / name}", "hardware.backend=eager"))
+    """In float32 with another backend than they were found with too; in bfloat16 that rounds otherwise (9 of 1,000 for 9x9)."""
+    other = [] if "hardware.dtype=bfloat16" in (MODELS / name / "README.md").read_text() else ["hardware.backend=eager"]
+    other.append("data.num_puzzles=20")  # the test puzzles, which are made first, are the same
+    found = result(run(tmp_path, "trm.evaluate", f"checkpoint={MODELS / name}", *other, process=True))
     assert found["count"] == CARDS[name]["held_out_puzzles"]
     for key in CARDS[name].keys() & {"exact_accuracy", "optimal", "valid"}:
         assert found[key] == pytest.approx(CARDS[name][key], abs=0.003)
