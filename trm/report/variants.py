@@ -152,8 +152,6 @@ def compare(runs: list[Run], group: list[str] | None = None, target: float | Non
         pooled = differing_keys(counted)
         if pooled:
             warnings.append(f'"{label}" pools runs that differ in {", ".join(pooled)}: its mean and interval mix settings')
-        for finding in dict.fromkeys(finding for run in counted for finding in run.findings):
-            warnings.append(f'"{label}": {finding}')
         if repeated:
             names = ", ".join(run.name for run, _ in repeated)
             warnings.append(f'"{label}": {names} repeat a seed with the same settings and are left out, as no new evidence')
@@ -171,6 +169,10 @@ def compare(runs: list[Run], group: list[str] | None = None, target: float | Non
         )
     if labels:
         variants.sort(key=lambda variant: re.sub(r"\d+", lambda number: number[0].zfill(20), variant.label))  # 2 before 10
+    for finding in dict.fromkeys(finding for variant in variants for finding in variant.findings):  # once, of all that share it
+        labels_of = [f'"{variant.label}"' for variant in variants if finding in variant.findings]
+        every = len(labels_of) == len(variants) > 1
+        warnings.append(f"{'all variants' if every else ', '.join(labels_of)}: {finding}")
     return Comparison(runs, variants, not_counted, differing, warnings, target)
 
 
