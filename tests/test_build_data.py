@@ -528,6 +528,7 @@ def test_the_command_prints_what_it_wrote(tmp_path, capsys):
     assert "already built with the same settings" in capsys.readouterr().out
 
 
+@pytest.mark.long
 def test_the_paper_dataset_is_built_fast_and_small(shared_data, tmp_path):
     """1,000 puzzles of 1,001 variants: the reference takes 185 s and 1.3 GB."""
     data = DataConfig(

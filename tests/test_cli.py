@@ -126,6 +126,7 @@ def test_a_preempted_run_keeps_its_code_without_a_reader(tmp_path):
 # options -----------------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 def test_overrides_are_read_on_both_sides_of_an_option(tmp_path):
     done = run(tmp_path, "trm.train", "tracking=none", "--cfg", "job", "recursion=t2_n2", process=True)
     assert "T: 2" in done.stdout
@@ -168,6 +169,7 @@ def test_several_processes_of_one_command_are_refused(tmp_path, monkeypatch, siz
     refuse_other_starters()
 
 
+@pytest.mark.long
 def test_a_run_started_by_torchrun_is_refused_by_each_rank(tmp_path):
     for module, *arguments in (["trm.train", *SMALLEST], ["trm.evaluate", "checkpoint=x"]):
         done = run(tmp_path, module, *arguments, check=2, RANK="1", WORLD_SIZE="2", LOCAL_RANK="1")

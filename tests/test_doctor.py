@@ -372,6 +372,7 @@ def levels(output):
     return {line.split()[1]: line.split()[0] for line in output.splitlines()[:-1]}
 
 
+@pytest.mark.long
 def test_command_before_and_after_a_run(tmp_path):
     """A fresh folder is fit for the run; then the run's real checkpoints against the estimate."""
     arguments = [*TINY, "run_name=a", "hardware.backend=eager"]

@@ -63,6 +63,7 @@ def test_other_content_than_the_hub_says_is_refused(hub):
     download("train.csv", HUB.repository, HUB.revision)
 
 
+@pytest.mark.long
 def test_the_user_s_own_command_downloads_builds_and_trains(files, tmp_path):
     with fake_hub(files, HUB.revision) as hub:
         surroundings = {"HF_ENDPOINT": hub.endpoint, "HF_HOME": str(tmp_path / "home")}
@@ -81,6 +82,7 @@ def test_without_a_network_one_line_names_the_ways_around(tmp_path):
     assert [words for words in ("data.path=data/sudoku_extreme", *ways) if words not in line] == []
 
 
+@pytest.mark.long
 def test_a_sweep_downloads_and_builds_once_before_its_first_job(files, tmp_path):
     with fake_hub(files, HUB.revision) as hub:
         surroundings = {"HF_ENDPOINT": hub.endpoint, "HF_HOME": str(tmp_path / "home")}

@@ -240,6 +240,7 @@ def test_a_stopped_sweep_lets_its_jobs_save_and_goes_on_later(tmp_path, number):
     assert "skipping" not in out
 
 
+@pytest.mark.long
 def test_a_tpu_host_gives_each_job_its_own_chip(tmp_path):
     """hardware=v4_8: four jobs at once, one chip each, unless hardware.placement says otherwise."""
     orders = dict.fromkeys(("seed=0", "seed=1", "seed=2", "seed=3", "seed=4"), "sleep")

@@ -385,6 +385,7 @@ for step in (1, 2, 3):
 ROWS_3 = [{"global_step": step, "train/loss": pytest.approx(1 / step)} for step in (1, 2, 3)]
 
 
+@pytest.mark.long
 def test_online_run_is_preempted_and_resumed(client):
     with FakeWandb() as server:
         script = f"""
@@ -553,6 +554,7 @@ report(t)
         assert re.fullmatch(character + r"{119}-[0-9a-f]{8}", run.settings[key])
 
 
+@pytest.mark.long
 def test_online_falls_back_to_offline(client):
     script = f"""
 tracking.WANDB_INIT_TIMEOUT_S = 1.0
@@ -579,6 +581,7 @@ report(t)
         assert server.runs["myrun001"].history[:3] == ROWS_3
 
 
+@pytest.mark.long
 def test_a_dead_wandb_process_is_dropped(client):
     script = """
 t = start()
@@ -616,6 +619,7 @@ report(t)
     assert list((client.run / "next/wandb").glob(f"offline-run-*-{after['id']}/*.wandb"))
 
 
+@pytest.mark.long
 def test_a_server_that_dies_holds_the_end_up_only_so_long(client):
     script = f"""
 tracking.WANDB_FINISH_TIMEOUT_S = 2.0

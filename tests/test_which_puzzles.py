@@ -264,6 +264,7 @@ def test_a_run_is_opened_though_its_csv_files_are_gone(folder):
 # --------------------------------------------------------------------------------------------- 5: every digest is kept and compared
 
 
+@pytest.mark.long
 def test_other_test_puzzles_in_the_same_folder_are_refused_everywhere(folder):
     train(folder, "rebuilt", *csvs("train_a", "test_a", "data_rebuilt"))
     meta = json.loads((folder / "outputs/rebuilt/checkpoints/step_3/meta.json").read_text())
