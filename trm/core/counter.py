@@ -29,8 +29,8 @@ Number = int | Tensor  # a scalar, or [B]
 def _word(value: Number, like: Tensor) -> Tensor:
     """The low 32 bits of a number as an int32 that broadcasts over [B, elements]."""
     if isinstance(value, int):
-        low = value % WORD
-        return torch.full((1, 1), low - WORD if low >= WORD // 2 else low, dtype=torch.int32, device=like.device)
+        unsigned = value % WORD
+        return torch.full((1, 1), unsigned - WORD if unsigned >= WORD // 2 else unsigned, dtype=torch.int32, device=like.device)
     low = value.to(torch.int64) & (WORD - 1)
     return torch.where(low >= WORD // 2, low - WORD, low).to(torch.int32).view(-1, 1)
 
