@@ -24,6 +24,7 @@ from trm.config import HardwareConfig
 from trm.errors import EXIT_FAILED, EXIT_PREEMPTED, UserError
 from trm.run.rank import process_rank
 from trm.study import sweep as study
+from trm.study.board import Board
 
 VISIBLE_GPUS = "TRM_VISIBLE_GPUS"  # the sweep's own CUDA_VISIBLE_DEVICES: submitit's local jobs start with an empty one
 
@@ -48,7 +49,7 @@ class QueueLauncher(submitit_launcher.BaseSubmititLauncher):  # type: ignore[mis
         """Not used: the study's sweeper calls `launch_jobs`."""
         raise UserError("hydra/launcher=submitit_local and submitit_slurm work with hydra/sweeper=study: leave hydra/sweeper alone")
 
-    def launch_jobs(self, sweep_dir: Path, names: Sequence[str], job_overrides: Sequence[Sequence[str]]) -> None:
+    def launch_jobs(self, sweep_dir: Path, names: Sequence[str], job_overrides: Sequence[Sequence[str]], board: Board) -> None:
         """Start every job and wait until all have ended; fills `reasons` and `stopped`."""
         raise NotImplementedError
 

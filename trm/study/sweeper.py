@@ -18,6 +18,7 @@ from trm.data.build import ensure_dataset, is_absent
 from trm.errors import EXIT_FAILED, EXIT_PREEMPTED, ConfigError, UserError
 from trm.run.rank import on_a_pod
 from trm.study import sweep as study
+from trm.study.board import Board
 from trm.study.names import job_names, sweep_name, word
 from trm.study.placement import place, ray_resources
 from trm.study.queue import QueueLauncher, hardware_of
@@ -121,7 +122,7 @@ class StudySweeper(BasicSweeper):
         """Start the jobs and wait for them: the launcher's reason for each that did not end well, and whether it was stopped."""
         batch = [self._launched_overrides(sweep_dir, job) for job in jobs]
         if isinstance(self.launcher, QueueLauncher):
-            self.launcher.launch_jobs(sweep_dir, [job.dir for job in jobs], batch)
+            self.launcher.launch_jobs(sweep_dir, [job.dir for job in jobs], batch, Board(sweep_dir, jobs))
             return self.launcher.reasons, self.launcher.stopped
         assert self.launcher is not None
         reasons = {}
