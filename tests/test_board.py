@@ -1,7 +1,6 @@
 """How far a sweep's jobs are, as its board shows it."""
 
 import json
-import logging
 from types import SimpleNamespace
 
 import pytest
@@ -33,22 +32,23 @@ def logged(folder, job, *rows):
         file.writelines(json.dumps(row) + "\n" for row in rows)
 
 
-def test_a_line_says_steps_time_left_and_the_last_evaluation_of_what_runs(board, tmp_path, caplog):
-    caplog.set_level(logging.INFO, "trm.study.board")
+def test_a_line_says_steps_time_left_and_the_last_evaluation_of_what_runs(board, tmp_path, monkeypatch):
+    lines = []
+    monkeypatch.setattr(boards.log, "info", lambda form, words: lines.append(form % words))
     board.started(JOBS[0])
     logged(tmp_path, JOBS[0], {"kind": "train", "global_step": 50, "exact_accuracy": 0.9})
     board.clock[0] += 16
     board.poll()
-    assert caplog.messages == ["recursion=t2_n2 50 / 300"]
+    assert lines == ["recursion=t2_n2 50 / 300"]
     logged(tmp_path, JOBS[0], {"kind": "train", "global_step": 100}, {"kind": "eval", "global_step": 100, "exact_accuracy": 0.25})
     with (tmp_path / JOBS[0] / "metrics.jsonl").open("a") as file:
         file.write('{"kind": "train", "glob')  # just being written
     board.clock[0] += 5
     board.poll()
-    assert len(caplog.messages) == 1
+    assert len(lines) == 1
     board.clock[0] += 15
     board.poll()
-    assert caplog.messages[-1] == "recursion=t2_n2 100 / 300, 80 s left, 25.0 %"
+    assert lines[-1] == "recursion=t2_n2 100 / 300, 80 s left, 25.0 %"
 
 
 def test_the_table_shows_all_jobs_and_how_they_ended(board, tmp_path):
