@@ -124,13 +124,17 @@ def test_convolutions_start_as_torchs():
         assert values.std().item() == pytest.approx(math.sqrt(0.5 / 3), rel=0.1)
 
 
+COMPILED = ("eqr, rope2d", "urm, damped and noisy, with a register", "winner takes all of random starts", "fast recipe")
+
+
+@pytest.fixture(scope="module", params=["inductor", "xla"])
+def runtime(request):  # by this name torch_xla starts before the first backward pass (conftest.py)
+    return start(HardwareConfig(name="cpu", backend=request.param))
+
+
 @pytest.mark.long
-@pytest.mark.parametrize("backend", ["inductor", "xla"])
-@pytest.mark.parametrize(
-    "case", ["eqr, rope2d", "urm, damped and noisy, with a register", "winner takes all of random starts", "fast recipe"]
-)
-def test_compiled_it_computes_the_same(case, backend):
-    runtime = start(HardwareConfig(name="cpu", backend=backend))
+@pytest.mark.parametrize("case", COMPILED)
+def test_compiled_it_computes_the_same(case, runtime):
     cfg, state, fixed = made(**CASES[case])
     step = runtime.compile(functools.partial(train_step, cfg))
     ours = runtime.put_replicated(state._replace(carry=None))._replace(carry=runtime.put_rows(state.carry))
