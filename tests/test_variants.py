@@ -3,16 +3,20 @@
 import dataclasses
 import functools
 import math
+import re
+from pathlib import Path
 
 import pytest
 import torch
 import torch.utils._pytree as pytree
+import yaml
 from row_by_row import RowTrainer
 from test_step import make, make_batch
 
 from trm.backends import start
 from trm.cli import compose
 from trm.config import HardwareConfig, digest, numerics, to_plain
+from trm.core import model, recursion
 from trm.core.latents import STD_OF_CUT_NORMAL
 from trm.core.metrics import METRICS
 from trm.core.model import init_fixed, init_weights, with_latents
@@ -183,3 +187,26 @@ def test_keys_that_came_later_change_the_digest_where_they_change_the_run_and_on
     assert digest(cfg) == digest(compose([*small, "recursion.damping=1", "latents.heads=1"])) == "56b23169dd573d50"
     assert digest(cfg) != digest(compose([*small, "recursion.damping=0.9"]))
     assert numerics(to_plain(cfg))["recursion"]["damping"] == 1
+
+
+# a new one ---------------------------------------------------------------------------------------------------------------------
+
+
+def test_the_page_on_adding_says_how_to_add_a_variant(monkeypatch):
+    page = (Path(__file__).parents[1] / "docs" / "adding.md").read_text()
+    section = page.partition("## A variant of the model")[2].partition("\n## ")[0]
+    yaml_lines, code = (re.search(rf"```{kind}\n(.*?)```", section, re.DOTALL)[1] for kind in ("yaml", "python"))
+    assert len(yaml_lines.splitlines()) + len(code.splitlines()) < 40
+    monkeypatch.setattr(recursion, "VARIANTS", dict(recursion.VARIANTS))
+    monkeypatch.setattr(model, "VARIANTS", recursion.VARIANTS)
+    exec(compile(code, "docs/adding.md", "exec", dont_inherit=True), vars(recursion) | {})
+    settings = yaml.safe_load(yaml_lines)["recursion"]
+    assert compose(["data=sudoku_4x4", "recipe=tiny", "run_name=r", f"recursion.variant={settings['variant']}", "latents.heads=2"])
+    for more in ({}, EQR, {"heads": 2}):
+        cfg, state, fixed = made(**settings | more)
+        assert set(state.carry.latents) == {"z_H", "z_L", "z_E"}
+        losses = []
+        for _ in range(10):
+            state, out = train_step_with_outputs(cfg, state, fixed, make_batch(seed=1, unlabelled=0))
+            losses.append(out.loss.item())
+        assert losses[-1] < losses[0]
