@@ -11,7 +11,10 @@ import yaml
 
 from trm.cli import CONF_DIR, compose, compose_jobs, describe_groups
 from trm.config import digest, from_plain, numerics, to_plain, total_steps
+from trm.core.curriculum import stages
+from trm.core.flops import analytic_train_flops
 from trm.core.model import architecture, forward, init_fixed, num_parameters, weight_shapes, with_latents
+from trm.plan.workload import architecture_of
 
 NAMES = sorted(path.stem for path in (CONF_DIR / "experiment").glob("[!_]*.yaml"))
 SWEEPS = sorted(path.stem for path in (CONF_DIR / "sweep").glob("*.yaml"))
@@ -145,7 +148,9 @@ def goes(direction, before, after):
 
 
 def test_the_named_experiments_are_those_of_the_study_of_the_paper_and_of_the_field():
-    assert {*STUDY, *PAPER, *FIELD, *MAZES} == {name for name in NAMES if not name.startswith(("quick_", "demo_", "study_"))}
+    assert {*STUDY, *PAPER, *FIELD, *MAZES} == {
+        name for name in NAMES if not name.startswith(("quick_", "demo_", "study_", "field_"))
+    }
     assert len(STUDY) == 18  # SPEC.md's 17 with the two batch sizes of e1_3 counted as one
     assert len(PAPER) == 15
 
@@ -265,6 +270,16 @@ def jobs_of(sweep):
 def test_a_sweep_names_its_experiments(sweep, expected):
     assert jobs_of(sweep) == expected
     assert sweep in SWEEPS
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name.startswith("field_")])
+def test_a_row_of_the_fields_table_has_the_training_flops_of_the_others(name):
+    def flops(name):
+        cfg = composed(f"experiment={name}")
+        arch, parts = architecture_of(cfg), stages(cfg.recursion, cfg.train.max_steps)
+        return sum((part.stop - part.start) * analytic_train_flops(replace(cfg, recursion=part.recursion), arch) for part in parts)
+
+    assert flops(name) == pytest.approx(flops("field_trm"), rel=0.005)
 
 
 def test_the_recursion_grid_stays_the_grid_of_five():
