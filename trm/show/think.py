@@ -7,7 +7,7 @@ from torch import Tensor
 
 from trm.core.losses import log_probabilities
 from trm.core.metrics import halting_logit
-from trm.core.model import Architecture, Weights, decode, forward, with_latents
+from trm.core.model import Architecture, Weights, decode, forward, noise_of, with_latents
 from trm.errors import ConfigError
 from trm.show.thinking import Cells, Frame
 
@@ -26,7 +26,8 @@ def think(
     for step in range(1, arch.recursion.n_sup + 1):
         seen: list[Tensor] = []
         with torch.no_grad():
-            latents = forward(arch, weights, fixed, vectors, latents, inputs, seen.append).latents
+            noise = noise_of(arch, fixed, torch.arange(1), torch.tensor([step - 1]))
+            latents = forward(arch, weights, fixed, vectors, latents, inputs, seen.append, noise).latents
             if not seen or seen[-1] is not latents[arch.latent_names[0]]:
                 raise ConfigError(
                     f"recursion.variant={arch.recursion.variant}: its answer is not what f_H returned last, so that its recursions "
