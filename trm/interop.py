@@ -205,13 +205,18 @@ def export_run(arguments: list[str]) -> None:
 
 
 def publish(arguments: list[str]) -> None:
-    """`publish checkpoint=RUN FOLDER`: a checkpoint of what evaluation needs, without the training state."""
+    """`publish checkpoint=RUN FOLDER [hardware=...]`: a checkpoint of what evaluation needs, without the training state.
+
+    `hardware=` and its keys say on what machine it will be used; every other setting stays the run's own.
+    """
     path, overrides, rest = split_arguments(arguments)
     if len(rest) != 1:
         raise ConfigError("publish needs checkpoint=RUN and one FOLDER to make")
-    if overrides:
-        raise ConfigError(f"{overrides[0]}: a published checkpoint keeps its run's own settings: leave it out")
-    run, folder = open_run(path, []), Path(rest[0])
+    for word in overrides:
+        if word.partition("=")[0].partition(".")[0] != "hardware":
+            raise ConfigError(f"{word}: a published checkpoint keeps its run's own settings, but for hardware: leave it out")
+    run, folder = open_run(path, overrides), Path(rest[0])
+    meta = replace(run.meta, wandb_run_id=None, config=run.meta.config | {"hardware": to_plain(run.cfg)["hardware"]})
     if os.path.lexists(folder):
         raise ConfigError(f"{folder}: exists already: choose another folder, or remove it")
     tensors = {f"{'ema' if run.uses_ema else 'weights'}/{name}": tensor for name, tensor in run.eval_weights.items()}
@@ -219,7 +224,7 @@ def publish(arguments: list[str]) -> None:
     if run.puzzle_embedding is not None:
         tensors["puzzle_embedding"] = run.puzzle_embedding
     try:
-        write_checkpoint(folder, tensors, replace(run.meta, wandb_run_id=None))
+        write_checkpoint(folder, tensors, meta)
     except OSError as error:
         raise ConfigError(f"{folder}: cannot be written to ({error.strerror}): choose another folder") from error
     print(f"made {folder}: {shlex.join(['python', '-m', 'trm.evaluate', f'checkpoint={folder}'])}")
