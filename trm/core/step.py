@@ -8,6 +8,7 @@ Shape legend: B rows of the global batch, C cells, L tokens, D hidden size, M me
 
 from __future__ import annotations  # torch.compile cannot evaluate the annotations of nested functions
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -23,6 +24,7 @@ from trm.core.optim import clip_gradients, learning_rate, norm, second_moments, 
 from trm.core.recursion import Latents
 
 # inputs [B, C], labels [B, C], puzzle_identifiers [B], min_steps [B] (training), stop [B] (of several hosts); all int32.
+# rows [B] int64 (evaluation): whose random numbers a row has, where any are drawn.
 Batch = dict[str, Tensor]
 
 
@@ -220,10 +222,21 @@ def train_step(cfg: StepConfig, state: TrainState, fixed: Weights, batch: Batch)
 
 
 def eval_forward(
-    arch: Architecture, weights: Weights, fixed: Weights, puzzle_embedding: Tensor | None, carry: Carry, batch: Batch
+    arch: Architecture,
+    weights: Weights,
+    fixed: Weights,
+    puzzle_embedding: Tensor | None,
+    carry: Carry,
+    batch: Batch,
+    prepare: Callable[[Carry], Latents] | None = None,
 ) -> tuple[Carry, Output, RowResults]:
-    """One supervision step without training, and its results for each row. No row of the new carry has halted."""
+    """One supervision step without training, and its results for each row. No row of the new carry has halted.
+
+    `prepare` says with which latents rows enter the step, if not with those of the carry.
+    """
     carry = refill(arch, fixed, carry, batch)
+    if prepare is not None:
+        carry = carry._replace(latents=prepare(carry))
     vectors = None if puzzle_embedding is None else puzzle_embedding[carry.puzzle_identifiers]
     out = forward(arch, weights, fixed, vectors, carry.latents, carry.inputs)
     no_halt = torch.zeros_like(carry.halted)
