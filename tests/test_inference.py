@@ -327,10 +327,11 @@ def test_other_seeds_and_rollouts_differ_and_the_first_ones_are_those_of_more(mo
 
 @pytest.mark.parametrize("batch", [1, 5, 16, 64])
 def test_a_race_with_early_exit_is_the_whole_pass_cut_where_it_ends(model, dataset, batch):
-    whole, pool = passed(model, dataset, RACE, 8).pool(model[2], None, keep=True)
+    slower = model[2] | {"q_head.bias": torch.tensor([-2.3, 0.0], dtype=torch.float64)}
+    whole, pool = passed(model, dataset, RACE, 8).pool(slower, None, keep=True)
     steps = np.concatenate([found.step for found, _ in pool.chosen])[np.arange(N) != 4] + 1
     assert {1, S} <= set(steps.tolist()), "the cases that matter"
-    raced = passed(model, dataset, RACE, batch, EarlyExitEvaluator).run(model[2], None)
+    raced = passed(model, dataset, RACE, batch, EarlyExitEvaluator).run(slower, None)
     assert raced.final == pytest.approx(whole.final, rel=1e-9)
     assert raced.work.row_steps == RACE.candidates * steps.sum()
 
