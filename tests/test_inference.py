@@ -512,6 +512,37 @@ def test_solving_with_candidates(folder):
     assert "trm.evaluate" in run(folder, "trm.solve", "checkpoint=outputs/r", "test:1", "inference=frontier", check=2).stderr
 
 
+def test_a_checkpoint_of_the_released_code_is_run_through_it(folder):
+    """A file in the released code's format: the names, tensors and prefix of its state_dict, by torch.save."""
+    run(folder, "trm.interop", "export", "checkpoint=outputs/r", "released.pt")
+    names = torch.load(folder / "released.pt", weights_only=True).keys()
+    assert all(name.startswith("_orig_mod.model.inner.") for name in names)
+    run(folder, "trm.interop", "import", "released.pt", "outputs/imported", *TINY, "evaluate.max_puzzles=20")
+    for arguments in (["inference=ptrm", "inference.rollouts=3"], ["inference=votes8", "inference.copies=3"]):
+        own, _ = evaluate(folder, *arguments)
+        done = run(folder, "trm.evaluate", "checkpoint=outputs/imported", *arguments)
+        found = json.loads(done.stdout.splitlines()[-1])
+        assert found | {"checkpoint_step": 20} == own
+
+
+def test_a_signal_leaves_the_rungs_that_are_done(folder, monkeypatch, capsys):
+    monkeypatch.chdir(folder)
+    asked = []
+
+    def stop(self):
+        asked.append(0)
+        return len(asked) > 8  # of the first way: 2 batches of 4 steps
+
+    monkeypatch.setattr("trm.run.signals.StopSignal.requested", property(stop, lambda self, value: None), raising=False)
+    with pytest.raises(SystemExit) as end:
+        main(["checkpoint=outputs/r", "-m", "inference=standard,votes8", "--out", "stopped"])
+    assert end.value.code == 143
+    record = json.loads((folder / "stopped" / "frontier.json").read_text())
+    assert [row["inference"] for row in record["rows"]] == ["standard"]
+    assert "votes8 and what comes after it are left out" in record["left_out"][0]
+    assert "stopped before its end" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

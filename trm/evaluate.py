@@ -23,7 +23,9 @@ if __name__ == "__main__":  # before what takes seconds to import
 import itertools
 import json
 import logging
+import sys
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -38,16 +40,25 @@ from trm.cli import group_options, one_line, options
 from trm.config import IGNORE_LABEL, InferenceConfig
 from trm.core.flops import count_row_flops
 from trm.data.loader import EvalLoader
-from trm.errors import ConfigError, RunFailure, UserError
+from trm.errors import EXIT_PREEMPTED, ConfigError, RunFailure, UserError
 from trm.inference.compute import by_difficulty, compute_curve, pareto, votes, with_intervals
 from trm.inference.cost import cost, seconds_per_puzzle
-from trm.inference.evaluator import EvalResult, FullEvaluator, Trace, held_out_loader, make_evaluator, progress_of
+from trm.inference.evaluator import (
+    EvalResult,
+    EvaluationStopped,
+    FullEvaluator,
+    Trace,
+    held_out_loader,
+    make_evaluator,
+    progress_of,
+)
 from trm.inference.findings import findings_of
 from trm.inference.progress import Progress
 from trm.run.experiment import on_devices, started
 from trm.run.failures import not_finite
 from trm.run.rank import process_rank, refuse_other_starters
 from trm.run.saved import SavedRun, check_test_puzzles, open_run, split_arguments
+from trm.run.signals import StopSignal
 from trm.show.curves import write_curve, write_difficulty, write_frontier, write_votes
 from trm.tasks.base import task_of
 
@@ -64,33 +75,43 @@ def main(arguments: list[str]) -> None:
         raise ConfigError(f"{rest[0]}: not understood: arguments are checkpoint=RUN, KEY=VALUE, --multirun and --out DIR")
     logging.basicConfig(format="%(message)s")
     logging.getLogger(Progress.__module__).setLevel(logging.INFO)  # how far it is, where there is no terminal for a bar
-    if given.multirun or given.m:
-        _frontier([open_run(path, each) for each in sweep_of(overrides)], [], given.out)
+    with StopSignal() as stop:
+        try:
+            _evaluate(path, overrides, given.out, lambda: stop.requested, sweep=given.multirun or given.m)
+        except EvaluationStopped:
+            print("stopped before its end: what was not evaluated to the end has no result", file=sys.stderr)
+            sys.exit(EXIT_PREEMPTED)
+
+
+def _evaluate(path: Path, overrides: list[str], out: Path | None, stop: Callable[[], bool], *, sweep: bool) -> None:
+    """What the arguments ask for. Raises EvaluationStopped."""
+    if sweep:
+        _frontier([open_run(path, each) for each in sweep_of(overrides)], [], out, stop)
         return
     run = open_run(path, overrides)
     wanted = run.cfg.evaluate
     writes = wanted.supervision_steps or wanted.augmentations > 1 or wanted.by_difficulty or run.cfg.inference.ladder
-    if given.out is not None and not writes:
+    if out is not None and not writes:
         raise ConfigError(
             "--out is for inference=frontier, --multirun, evaluate.supervision_steps, evaluate.augmentations and "
             "evaluate.by_difficulty: give one of them, or leave it out"
         )
     if run.cfg.inference.ladder:
-        _frontier(*_rungs(run, path, overrides), given.out)
+        _frontier(*_rungs(run, path, overrides), out, stop)
     elif wanted.supervision_steps:
-        _curve(run, given.out)
+        _curve(run, out, stop)
     elif wanted.augmentations > 1:
-        _voting(run, given.out)
+        _voting(run, out, stop)
     elif wanted.by_difficulty:
-        _difficulty(run, given.out)
+        _difficulty(run, out, stop)
     else:
-        _once(run)
+        _once(run, stop)
 
 
-def _once(run: SavedRun) -> None:
+def _once(run: SavedRun, stop: Callable[[], bool]) -> None:
     """One evaluation: a line for each metric."""
     runtime = started(run.cfg)
-    result, findings = _evaluated(run, runtime)
+    result, findings = _evaluated(run, runtime, stop)
     if not runtime.is_main:
         return
     print(f"step {run.meta.step}, {'EMA' if run.uses_ema else 'training'} weights, {result.work.seconds:.1f} s")
@@ -106,7 +127,7 @@ def _once(run: SavedRun) -> None:
     print(json.dumps({"checkpoint_step": run.meta.step, **result.final, **costs}, sort_keys=True))
 
 
-def _evaluated(run: SavedRun, runtime: Runtime) -> tuple[EvalResult, list[str]]:
+def _evaluated(run: SavedRun, runtime: Runtime, stop: Callable[[], bool]) -> tuple[EvalResult, list[str]]:
     """The result, and what changes how it may be read. Compiling is no part of its seconds."""
     evaluator = make_evaluator(run.cfg, runtime, on_devices(run.arch, runtime), run.fixed)
     findings = check_test_puzzles(run, evaluator.loader.dataset) + findings_of(run.cfg)
@@ -115,7 +136,7 @@ def _evaluated(run: SavedRun, runtime: Runtime) -> tuple[EvalResult, list[str]]:
     several = f" x {candidates} candidates ({run.cfg.inference.name})" if candidates > 1 else ""
     _announce(run, runtime, f"{evaluator.loader.num_puzzles} puzzles{several}")
     evaluator.prepare(weights, table)
-    result = evaluator.run(weights, table)
+    result = evaluator.run(weights, table, stop)
     if wrong := not_finite(result.final):
         raise RunFailure(
             f"{run.folder}: the evaluation is not finite ({wrong}), so its accuracy says nothing: use another checkpoint"
@@ -158,17 +179,25 @@ def _rungs(run: SavedRun, path: Path, overrides: list[str]) -> tuple[list[SavedR
     return runs, left_out
 
 
-def _frontier(runs: list[SavedRun], left_out: list[str], out: Path | None) -> None:
+def _frontier(runs: list[SavedRun], left_out: list[str], out: Path | None, stop: Callable[[], bool]) -> None:
     """Several ways one after the other: accuracy against FLOPs a puzzle."""
     folder, runtime, rows, told, seconds = _out_folder(runs[0], out), started(runs[0].cfg), list[dict[str, Any]](), list[str](), 0.0
     if any(run.cfg.inference.ladder for run in runs):
         raise ConfigError("inference=frontier is a ladder by itself: leave --multirun out, or name single ways")
+    stopped, names = False, tuple[str, ...]()
     labels = _labels([run.cfg.inference for run in runs])
     for text in left_out if runtime.is_main else ():
         print(text)
     for label, run in zip(labels, runs, strict=True):
-        result, findings = _evaluated(run, runtime)
-        seconds += result.work.seconds
+        try:
+            result, findings = _evaluated(run, runtime, stop)
+        except EvaluationStopped:
+            if not rows:
+                raise
+            stopped = True
+            left_out.append(f"{label} and what comes after it are left out: a signal stopped the command")
+            break
+        seconds, names = seconds + result.work.seconds, result.score_names
         told += [finding for finding in findings if finding not in told]
         rows.append(
             {
@@ -181,13 +210,13 @@ def _frontier(runs: list[SavedRun], left_out: list[str], out: Path | None) -> No
                 **result.final,
             }
         )
-    if folder is None:
-        return
-    run = runs[0]
-    facts = _facts(run, runtime, rows[0]["count"], told, seconds) | {"left_out": left_out}
-    for finding in told:
-        print(f"  to be read with care: {finding}")
-    write_frontier(folder, with_intervals(pareto(rows)), facts, result.score_names)
+    if folder is not None:
+        facts = _facts(runs[0], runtime, rows[0]["count"], told, seconds) | {"left_out": left_out}
+        for finding in told:
+            print(f"  to be read with care: {finding}")
+        write_frontier(folder, with_intervals(pareto(rows)), facts, names)
+    if stopped:
+        raise EvaluationStopped
 
 
 def _labels(ways: list[InferenceConfig]) -> list[str]:
@@ -203,11 +232,11 @@ def _labels(ways: list[InferenceConfig]) -> list[str]:
     return [label(way) for way in plain]
 
 
-def _curve(run: SavedRun, out: Path | None) -> None:
+def _curve(run: SavedRun, out: Path | None, stop: Callable[[], bool]) -> None:
     """Accuracy against compute: one pass of as many supervision steps as the longest asked for."""
     folder = _out_folder(run, out)
     steps = sorted(set(run.cfg.evaluate.supervision_steps))
-    seen = _traced(run, steps[-1], copies=1)
+    seen = _traced(run, steps[-1], copies=1, stop=stop)
     points = compute_curve(
         seen.trace.exact[:, seen.counted], seen.trace.halts[:, seen.counted], steps, count_row_flops(run.cfg, run.arch)
     )
@@ -217,10 +246,10 @@ def _curve(run: SavedRun, out: Path | None) -> None:
         write_curve(folder, rows, seen.facts, names)
 
 
-def _voting(run: SavedRun, out: Path | None) -> None:
+def _voting(run: SavedRun, out: Path | None, stop: Callable[[], bool]) -> None:
     """Symmetric copies of each puzzle vote on its answer."""
     folder, copies, num_steps = _out_folder(run, out), run.cfg.evaluate.augmentations, run.cfg.inference_steps
-    seen = _traced(run, num_steps, copies)
+    seen = _traced(run, num_steps, copies, stop)
     answers = seen.loader.undo(seen.trace.predictions).reshape(seen.loader.num_puzzles, copies, -1)
     task, questions, labels = seen.loader.task, seen.questions[seen.counted], seen.labels[seen.counted]
     rows = votes(
@@ -236,13 +265,13 @@ def _voting(run: SavedRun, out: Path | None) -> None:
         write_votes(folder, [row | row.pop("scores") for row in plain], seen.facts, seen.result.score_names)
 
 
-def _difficulty(run: SavedRun, out: Path | None) -> None:
+def _difficulty(run: SavedRun, out: Path | None, stop: Callable[[], bool]) -> None:
     """The scores of puzzles that are alike hard."""
     task = task_of(run.cfg.data)
     if task.difficulty_words is None:
         raise ConfigError(f"evaluate.by_difficulty: there is no measure of how hard a {task.title} is: leave it out")
     folder = _out_folder(run, out)
-    seen = _traced(run, run.cfg.inference_steps, copies=1)
+    seen = _traced(run, run.cfg.inference_steps, copies=1, stop=stop)
     if seen.loader.task is None:
         raise ConfigError(
             f"evaluate.by_difficulty: data.path={run.cfg.data.path} holds no {task.title}: give the run's own puzzles"
@@ -271,7 +300,7 @@ class _Seen:
         return counted
 
 
-def _traced(run: SavedRun, num_steps: int, copies: int) -> _Seen:
+def _traced(run: SavedRun, num_steps: int, copies: int, stop: Callable[[], bool]) -> _Seen:
     """A traced pass over so many copies of each puzzle."""
     runtime, way = started(run.cfg), run.cfg.inference
     loader = held_out_loader(run.cfg, runtime, copies, way=way)
@@ -284,7 +313,7 @@ def _traced(run: SavedRun, num_steps: int, copies: int) -> _Seen:
     for finding in findings if runtime.is_main else ():
         print(f"  to be read with care: {finding}")
     began = time.perf_counter()
-    result, trace = evaluator.trace(weights, table)
+    result, trace = evaluator.trace(weights, table, stop)
     facts = _facts(run, runtime, loader.num_puzzles, findings, time.perf_counter() - began)
     facts["test_digest"] = loader.dataset.digest()
     rows = loader.rows(0, loader.num_rows)

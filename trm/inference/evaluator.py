@@ -193,9 +193,11 @@ class FullEvaluator(Evaluator):
             return self.pool(weights, puzzle_embedding, stop)[0]
         return self._pass(weights, puzzle_embedding, stop)[0]
 
-    def trace(self, weights: Weights, puzzle_embedding: Tensor | None) -> tuple[EvalResult, Trace]:
+    def trace(
+        self, weights: Weights, puzzle_embedding: Tensor | None, stop: Callable[[], bool] = never
+    ) -> tuple[EvalResult, Trace]:
         """The same of one candidate, and what every row said."""
-        result, batches = self._pass(weights, puzzle_embedding, never)
+        result, batches = self._pass(weights, puzzle_embedding, stop)
         rows = self.loader.num_rows
         steps = [_stacked(batch.steps) for batch in batches]  # [S, B] each
         exact, halts, q_halt = (
