@@ -136,8 +136,7 @@ class RowTrace(NamedTuple):
     exact: Tensor  # [B] bool
     halts: Tensor  # [B] bool, the model wants to stop
     q_halt: Tensor  # [B]
-    # of candidates, among which is chosen on the host:
-    accuracy: Tensor | None = None  # [B]
-    lm_loss: Tensor | None = None  # [B]
-    q_halt_loss: Tensor | None = None  # [B]
-    change: Tensor | None = None  # [B] of the logits since the step before, where a selection asks for it
+    accuracy: Tensor  # [B]
+    lm_loss: Tensor  # [B]
+    q_halt_loss: Tensor  # [B]
+    change: Tensor | None  # [B] of the logits since the step before, where a selection asks for it

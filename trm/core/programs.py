@@ -46,7 +46,6 @@ def eval_program(arch: Architecture, way: InferenceConfig = ONE, *, traced: bool
     Rows are candidates as `way` says; those of several, and any where `traced`, also give what the step says of every row, with the
     predictions [B, C].
     """
-    several = way.candidates > 1
 
     def evaluation_step(
         weights: Weights, fixed: Weights, puzzle_embedding: Tensor | None, carry: Carry, batch: Batch, sums: Tensor
@@ -59,12 +58,11 @@ def eval_program(arch: Architecture, way: InferenceConfig = ONE, *, traced: bool
         sums = sums + eval_metrics(arch, out, rows, carry.steps, rows.labelled, batch.get("stop"))
         shown = shown_rows(arch, out.logits, halting_logit(arch.recursion, out.q_halt, out.q_continue), way.candidates)
         trace = None
-        if traced or several:
+        if traced or way.candidates > 1:
             halts = wants_to_halt(arch.recursion, out.q_halt, out.q_continue)
-            more = (rows.accuracy, rows.lm_loss, rows.q_halt_loss) if several else ()
-            trace = RowTrace(rows.exact, halts, out.q_halt, *more), out.logits.argmax(-1).to(torch.int32)
-            if several and before is not None:
-                trace = trace[0]._replace(change=change(out.logits, before)), trace[1]
+            moved = None if before is None else change(out.logits, before)
+            said = RowTrace(rows.exact, halts, out.q_halt, rows.accuracy, rows.lm_loss, rows.q_halt_loss, moved)
+            trace = said, out.logits.argmax(-1).to(torch.int32)
         return carry, sums, shown, trace
 
     return Program(evaluation_step, lambda results: results[0])

@@ -211,17 +211,15 @@ class FullEvaluator(Evaluator):
         weights: Weights,
         puzzle_embedding: Tensor | None,
         stop: Callable[[], bool] = never,
-        see: Callable[[Rows], None] = lambda rows: None,
+        see: Callable[[Rows], None] | None = None,
         *,
         keep: bool = False,
     ) -> tuple[EvalResult, Pool]:
-        """The result of several candidates; `see` is shown all of their rows, in order."""
-        pool = new_pool(self.loader, self.way, keep=keep)
+        """The result of candidates; `see` is shown their rows, those of whole puzzles at a time. One candidate has to be traced."""
+        pool = new_pool(self.loader, self.way, keep=keep, see=see)
 
         def take(trace: BatchTrace, start: int) -> None:
-            rows = candidate_rows(trace, self.loader, start)
-            see(rows)
-            pool.add(rows)
+            pool.add(candidate_rows(trace, self.loader, start))
 
         result, _ = self._pass(weights, puzzle_embedding, stop, take)
         return EvalResult(pool.means(), result.samples, self._score_names, result.work), pool
@@ -307,10 +305,10 @@ def candidate_rows(trace: BatchTrace, loader: EvalLoader, start: int) -> Rows:
     return Rows(answers, *said)
 
 
-def new_pool(loader: EvalLoader, way: InferenceConfig, *, keep: bool = False) -> Pool:
+def new_pool(loader: EvalLoader, way: InferenceConfig, *, keep: bool = False, see: Callable[[Rows], None] | None = None) -> Pool:
     """Where the candidates of a loader's puzzles come together."""
     labelled = (loader.puzzles(0, loader.num_puzzles)["labels"] != IGNORE_LABEL).any(axis=1)
-    return Pool(way, labelled, loader.puzzle_scores if loader.score_names else None, keep=keep)
+    return Pool(way, labelled, loader.puzzle_scores if loader.score_names else None, keep=keep, see=see)
 
 
 class EarlyExitEvaluator(Evaluator):

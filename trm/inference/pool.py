@@ -76,6 +76,7 @@ class Pool:
     labelled: NDArray[np.bool_]  # [N] puzzles that count
     judge: Judge | None  # the task's own scores
     keep: bool = False  # what was chosen in the end, in `chosen`
+    see: Callable[[Rows], None] | None = None  # is shown the rows of whole puzzles, in order
     by_step: list[dict[str, float]] = field(default_factory=list)  # sums over the puzzles that count
     chosen: list[tuple[Chosen, NDArray[np.bool_]]] = field(default_factory=list)  # with which answers are right [N]
     done: int = 0  # puzzles
@@ -92,6 +93,8 @@ class Pool:
             self._take(each(lambda values: values[:, :whole], rows))
 
     def _take(self, rows: Rows) -> None:
+        if self.see is not None:
+            self.see(rows)
         steps, count = len(rows.q_halt), self.way.candidates
         puzzles = rows.q_halt.shape[1] // count
         counted, every = self.labelled[self.done : self.done + puzzles], np.arange(puzzles)

@@ -33,11 +33,8 @@ def terminal(comparison: Comparison) -> str:
             lines += [] if note in unsaid else textwrap.wrap(note, TEXT_WIDTH, subsequent_indent="  ")
     if found := tables.inference(comparison):
         texts = [[title for title, _ in found[0]], *([cell.text for _, cell in row] for row in found)]
-        lines += [
-            "",
-            "ways of inference (trm.evaluate inference=frontier):",
-            *aligned(texts, [cell.numeric for _, cell in found[0]]),
-        ]
+        lines += ["", "ways of inference (trm.evaluate inference=frontier):"]
+        lines += aligned(texts, [cell.numeric for _, cell in found[0]])
     if comparison.not_counted:
         lines += ["", f"not in the means: {len(comparison.not_counted)} of {len(comparison.runs)} jobs"]
         reasons = [[tables.kind(run), run.name, textwrap.shorten(why, LONGEST_REASON)] for run, why in comparison.not_counted]

@@ -82,9 +82,8 @@ class Outputs:
         shown = ", ".join(f"{name}={values[key]:.4f}" for name, key in names.items())
         seconds, costs = time.perf_counter() - began, cost(result.work, self._exp.cfg, self._exp.arch)
         if (candidates := self._exp.cfg.inference.candidates) > 1:
-            shown += (
-                f", pass@{candidates} (oracle)={values['oracle_exact_accuracy']:.4f}, candidates run={costs['candidates_run']:.3g}"
-            )
+            shown += f", pass@{candidates} (oracle)={values['oracle_exact_accuracy']:.4f}"
+            shown += f", candidates run={costs['candidates_run']:.3g}"
         shown += f", GFLOP/puzzle={1e-9 * costs['flops_per_puzzle']:.3g}"
         log.info("Evaluation at step %s: %s, puzzles=%d, time=%.1fs", step, shown, values["count"], seconds)
         self.log("eval", values | costs)
