@@ -8,6 +8,7 @@ Shape legend: B rows of the global batch, K copies of their latents (latents.hea
 
 from __future__ import annotations  # torch.compile cannot evaluate the annotations of nested functions
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -295,10 +296,21 @@ def train_step(cfg: StepConfig, state: TrainState, fixed: Weights, batch: Batch)
 
 
 def eval_forward(
-    arch: Architecture, weights: Weights, fixed: Weights, puzzle_embedding: Tensor | None, carry: Carry, batch: Batch
+    arch: Architecture,
+    weights: Weights,
+    fixed: Weights,
+    puzzle_embedding: Tensor | None,
+    carry: Carry,
+    batch: Batch,
+    prepare: Callable[[Carry], Latents] | None = None,
 ) -> tuple[Carry, Output, RowResults]:
-    """One supervision step without training, and its results for each row. No row of the new carry has halted."""
+    """One supervision step without training, and its results for each row. No row of the new carry has halted.
+
+    `prepare` says with which latents rows enter the step, if not with those of the carry.
+    """
     carry = refill(arch, fixed, carry, batch)
+    if prepare is not None:
+        carry = carry._replace(latents=prepare(carry))
     vectors = None if puzzle_embedding is None else puzzle_embedding[carry.puzzle_identifiers]
     noise = noise_of(arch, fixed, batch.get("rows", places(carry)), carry.steps)
     out = forward(arch, weights, fixed, vectors, carry.latents, carry.inputs, noise=noise)
