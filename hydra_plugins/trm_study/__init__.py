@@ -1,6 +1,6 @@
 """Hydra loads plugins from the package `hydra_plugins` only; the sweeper and the launchers are trm/study's."""
 
-from trm.study import local, slurm, sweeper
+from trm.study import local, on_ray, slurm, sweeper
 
 
 class StudySweeper(sweeper.StudySweeper):
@@ -13,3 +13,7 @@ class LocalLauncher(local.LocalLauncher):
 
 class SlurmLauncher(slurm.SlurmLauncher):
     """Jobs as one Slurm array."""
+
+
+class RayLauncher(on_ray.RayLauncher):
+    """Jobs as tasks of a Ray cluster."""

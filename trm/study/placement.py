@@ -117,5 +117,24 @@ def expand_indices(text: str) -> tuple[int, ...]:
 
 
 def ray_resources(hardware: HardwareConfig) -> dict[str, float]:
-    """What one job asks of Ray."""
+    """What one job asks of Ray on each of its hosts, beside cores."""
+    if hardware.platform == "cuda":
+        return {"GPU": 1 / hardware.jobs}
     return {"TPU": float(place(hardware).devices_per_process)} if hardware.platform == "tpu" else {}
+
+
+def ray_slice(hardware: HardwareConfig, cpus: int) -> dict[str, Any]:
+    """The arguments of Ray's slice placement group for a job on several hosts: a bundle for each host, with `cpus` cores.
+
+    Raises ConfigError where the hosts are no TPU v4 slice.
+    """
+    placed = place(hardware)
+    hosts, chips = HOST_BOUNDS.get(placed.processes), CHIP_BOUNDS.get(placed.devices_per_process)
+    if hardware.platform != "tpu" or hosts is None or chips is None:
+        raise ConfigError(
+            f"hardware={hardware.name}: Ray gives a job several hosts as a TPU v4 slice only, of "
+            f"{', '.join(map(str, HOST_BOUNDS))} hosts with 1 or 4 chips each, not {placed.processes}"
+        )
+    across = (int(host) * int(chip) for host, chip in zip(hosts.split(","), chips.split(","), strict=True))
+    bundle = {"TPU": float(placed.devices_per_process), "CPU": float(cpus)}
+    return {"topology": "x".join(map(str, across)), "accelerator_version": "v4", "resources_per_bundle": bundle}

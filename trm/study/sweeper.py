@@ -19,8 +19,8 @@ from trm.errors import EXIT_FAILED, EXIT_PREEMPTED, ConfigError, UserError
 from trm.run.rank import on_a_pod
 from trm.study import sweep as study
 from trm.study.names import job_names, sweep_name, word
-from trm.study.placement import place, ray_resources
-from trm.study.queue import QueueLauncher, hardware_of
+from trm.study.placement import place
+from trm.study.queue import QueueLauncher
 
 log = logging.getLogger(__name__)
 
@@ -37,12 +37,7 @@ class StudySweeper(BasicSweeper):
         if config.hardware.platform == "tpu" and config.hardware.placement is None:
             config.hardware.placement = "chip"
             self.implied = ["hardware.placement=chip"]
-        try:
-            super().setup(hydra_context=hydra_context, task_function=task_function, config=config)
-        except (RuntimeError, ImportError) as error:
-            if "hydra_ray_launcher" not in str(error):
-                raise
-            raise UserError("hydra/launcher=ray is not installed: pip install -e '.[ray]'") from error
+        super().setup(hydra_context=hydra_context, task_function=task_function, config=config)
 
     def sweep(self, arguments: list[str]) -> None:
         """Run what is missing of the grid. Exits with 1 where a job did not complete, with 143 where the sweep was stopped."""
@@ -61,6 +56,8 @@ class StudySweeper(BasicSweeper):
             study.write_grid(sweep_dir, command, jobs)
             OmegaConf.save(self.config, sweep_dir / "multirun.yaml")
             todo = study.left_to_do(sweep_dir, jobs)
+            if todo and isinstance(self.launcher, QueueLauncher):
+                self.launcher.get_ready()
             for data in {job.cfg.data.path: job.cfg.data for job in todo}.values():
                 if is_absent(Path(data.path)):  # here, once, rather than in each job, and where there may be a network
                     ensure_dataset(data)
@@ -126,29 +123,13 @@ class StudySweeper(BasicSweeper):
         assert self.launcher is not None
         reasons = {}
         try:
-            self._ask_ray()
             for job, result in zip(jobs, self.launcher.launch(batch, initial_job_idx=0), strict=True):
                 if result.status != JobStatus.COMPLETED:
                     reasons[job.dir] = _one_line(result._return_value)
-        except UserError:
-            raise
         except Exception as error:  # noqa: BLE001 - a launcher may raise anything for a job that died; the summaries judge
             log.warning("the launcher gave up: %s", _one_line(error))
             reasons = {job.dir: f"no summary; the launcher gave up: {_one_line(error)}" for job in jobs}
         return reasons, False
-
-    def _ask_ray(self) -> None:
-        """With hydra/launcher=ray: ask for the chips of hardware.placement, unless the launcher's settings say otherwise."""
-        ray = getattr(self.launcher, "ray_cfg", None)
-        if ray is None:
-            return
-        hardware = hardware_of(self.config)
-        if place(hardware).processes > 1:
-            raise ConfigError(
-                "hardware.placement=pod: Ray gives a job one host at most: use placement=host or chip, or submitit_slurm"
-            )
-        if not ray.remote.get("resources"):
-            ray.remote.resources = dict(ray_resources(hardware))
 
     def _launched_overrides(self, sweep_dir: Path, job: study.Job) -> list[str]:
         """The job's overrides, and where in the sweep it belongs."""
