@@ -7,8 +7,8 @@
 
 PVC is a volume that all hosts may write (ReadWriteMany), mounted at /work; the command runs in --dir (default
 /work/trm-scaling-study), so that outputs/ and multirun/ outlive the pods. A run on several hosts needs run_name=NAME; a sweep takes
-a slice of one host, whose chips its jobs share. Where a host is lost, or a run fails or is preempted (exit code 143), all pods start
-again, at most --restarts times (default 20), and go on from the last checkpoint; wrong settings (exit code 2) end the JobSet.
+a slice of one host, whose chips its jobs share. Where a host is lost, or a run fails or is preempted (exit code 143), all pods
+start again, at most --restarts times (default 20), and go on from the last checkpoint; wrong settings (exit code 2) end the JobSet.
 Other options: --namespace=NAME, --service-account=NAME, --secret=NAME (its keys become variables, WANDB_API_KEY for one).
 """
 
