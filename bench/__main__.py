@@ -2,7 +2,9 @@
 
   step         samples/s of the training and the evaluation step, beside the machine's rates of matrix products (matmul:
                torch.mm, oneDNN: trm/backends/onednn.py); "ordinary" is the same model written the usual eager way
-               --sizes demo,6x6,paper_mlp,paper_attention   --ways configured,ordinary (of: xla,inductor,eager too)
+               --sizes demo,6x6,paper_mlp,paper_attention
+               --ways configured,ordinary (of: xla,inductor,eager,ordinary_compiled too)
+  kernels      what the time of a training step goes to, by torch's profiler   --sizes demo,6x6,paper_mlp,paper_attention
   loader       batches/s of the loader alone, against what a CPU and a TPU v4 consume
   build_data   puzzles/s of building datasets   --sizes 4x4,6x6,9x9,csv
   sweep        seconds of a tiny grid, and the share that is not training   --ways 1,2 (jobs at once)
@@ -45,6 +47,7 @@ from trm.errors import EXIT_INTERRUPTED, UserError
 # DEFAULT_WAYS), and `rounds` where it has ROUNDS (the default).
 SUBCOMMANDS = {
     "step": "step",
+    "kernels": "kernels",
     "host": "host",
     "loader": "loader",
     "build_data": "build_data",

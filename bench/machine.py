@@ -32,7 +32,7 @@ T = TypeVar("T")
 
 CAPTURED: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
 GRACE_S = 30  # for a child to end its own children
-MATMUL_SIZES, MATMUL_REPEATS = (1024, 1536, 2048), 4
+MATMUL_SIZES, MATMUL_REPEATS = {"cpu": (1024, 1536, 2048), "cuda": (8192,)}, 4
 
 
 _stopped: list[bool] = []  # that somebody has interrupted the measurement
@@ -73,6 +73,7 @@ def facts() -> dict[str, Any]:
     return {
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "processor": _processor(),
+        **_accelerator(),
         "memory_gb": _memory_gb(),
         "load_before": round(os.getloadavg()[0], 1),
         "python": platform.python_version(),
@@ -88,6 +89,13 @@ def _processor() -> str:
     except OSError:  # not Linux
         names = [platform.processor()]
     return next(filter(None, names), platform.machine())
+
+
+def _accelerator() -> dict[str, str]:
+    """Name of the CUDA device, where torch has one."""
+    import torch
+
+    return {"accelerator": torch.cuda.get_device_name()} if torch.cuda.is_available() else {}
 
 
 def _memory_gb() -> float | None:
@@ -120,11 +128,11 @@ def figures(measured: Mapping[str, Sequence[float]]) -> Row:
     return row
 
 
-def matmul_rate() -> float:
-    """GFLOP/s of float32 matrix products by torch.mm here and now, all threads: the best of several sizes and repeats."""
+def matmul_rate(device: str = "cpu", dtype: str = "float32") -> float:
+    """GFLOP/s of matrix products by torch.mm here and now, on a CPU with all threads: the best of several sizes and repeats."""
     import torch  # takes seconds, and not every benchmark needs it
 
-    return _best_rate(torch.mm)
+    return _best_rate(torch.mm, MATMUL_SIZES[device], device, dtype)
 
 
 def onednn_rate() -> float | None:
@@ -133,18 +141,20 @@ def onednn_rate() -> float | None:
 
     from trm.backends import onednn
 
-    return _best_rate(onednn.linear) if onednn.usable(torch.ones(1)) else None
+    return _best_rate(onednn.linear, MATMUL_SIZES["cpu"]) if onednn.usable(torch.ones(1)) else None
 
 
-def _best_rate(product: Callable[..., Any]) -> float:
+def _best_rate(product: Callable[..., Any], sizes: Sequence[int], device: str = "cpu", dtype: str = "float32") -> float:
     import torch
 
     best = 0.0
-    for size in MATMUL_SIZES:
-        a, b = torch.ones(size, size), torch.ones(size, size)
+    for size in sizes:
+        a, b = (torch.randn(size, size, device=device).to(getattr(torch, dtype)) for _ in range(2))
         for _ in range(MATMUL_REPEATS):
             began = time.perf_counter()
             product(a, b)
+            if device == "cuda":
+                torch.cuda.synchronize()
             best = max(best, 2 * size**3 / (time.perf_counter() - began) / 1e9)
     return best
 

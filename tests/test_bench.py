@@ -78,7 +78,7 @@ def test_facts_are_of_before_the_measurement(monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["speed"], "choose one of step, host, loader"),
+        (["speed"], "choose one of step, kernels, host, loader"),
         (["host", "fast"], "KEY=VALUE"),
         (["host", "--json"], "--json"),
         (["host", "--fast", "1"], "--fast"),
@@ -88,7 +88,7 @@ def test_facts_are_of_before_the_measurement(monkeypatch):
         (["step", "--ways", "magic"], "magic: choose from configured, xla"),
         (["step", "--rounds", "0"], "--rounds 0"),
         (["step", "--rounds", "many"], "--rounds"),
-        (["step", "--sizes", "demo", "hardware.dtype=bfloat16"], "hardware.dtype=bfloat16"),
+        (["step", "--sizes", "demo", "optimizer=muon"], "optimizer.name=muon"),
         (["step", "--sizes", "demo", "model.hidden_sise=8"], "model.hidden_size"),
         (["sweep", "--ways", "3"], "choose from 1, 2"),
         (["compare"], "choose one of step, "),
@@ -135,7 +135,7 @@ def rows_of(tmp_path, *arguments):
 @pytest.mark.long
 def test_step_end_to_end(tmp_path, monkeypatch):
     monkeypatch.setattr(step, "BLOCK_S", 0.05)
-    monkeypatch.setattr(machine, "MATMUL_SIZES", (256,))
+    monkeypatch.setattr(machine, "MATMUL_SIZES", {"cpu": (256,)})
     small = ["model.hidden_size=8", "train.global_batch_size=4", "evaluate.batch_size=300", "recursion.n=1"]
     small += ["hardware.backend=eager", "--rounds", "2"]  # the compilers take seconds
     rows = rows_of(tmp_path, "step", "--sizes", "demo", *small)

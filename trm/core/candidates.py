@@ -8,7 +8,6 @@ Shape legend: B rows, G groups of P particles each, L tokens, C cells, V vocabul
 
 from __future__ import annotations  # torch.compile cannot evaluate the annotations of nested functions
 
-import math
 from typing import TypeVar
 
 import numpy as np
@@ -18,13 +17,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from trm.config import InferenceConfig
-from trm.core.counter import RESAMPLING, ROLLOUT_NOISE, STARTS, normal, uniform
+from trm.core.counter import RESAMPLING, ROLLOUT_NOISE, normal, uniform
+from trm.core.latents import random_starts
 from trm.core.model import Architecture
 from trm.core.recursion import Latents
 
 # A row's key, from the low bits on: its rollout, its restart, its copy (the ranges of trm.config.InferenceConfig); then the puzzle
 ROLLOUT_BITS, RESTART_BITS, PUZZLE_SHIFT = 11, 11, 32
-STD_OF_CUT_NORMAL = math.sqrt(1 - 4 * math.exp(-2) / math.sqrt(2 * math.pi) / math.erf(math.sqrt(2)))
 
 Numbers = TypeVar("Numbers", Tensor, NDArray[np.int64])
 
@@ -43,17 +42,14 @@ def row_keys(way: InferenceConfig, puzzles: Numbers, candidates: Numbers) -> Num
 def started(arch: Architecture, way: InferenceConfig, latents: Latents, keys: Tensor, steps: Tensor) -> Latents:
     """The latents [B, L, D] with those of rows before their first step (`steps` [B] is 0) where their restart has them start.
 
-    Restart 0 starts as the model does; the others from independent normal values, cut at two sigma, of standard deviation 1 after
-    the cut, as latents do in training with latents.init=random (EqR, arXiv 2605.21488). Rollouts of one restart start alike.
+    Restart 0 starts as the model does; the others at random, as latents do in training with latents.init=random (EqR, arXiv
+    2605.21488). Rollouts of one restart start alike.
     """
     own = keys & -(1 << ROLLOUT_BITS)
     drawn = (steps == 0) & (own & ((1 << (RESTART_BITS + ROLLOUT_BITS)) - 1) > 0)
-    found = {}
-    for i, (name, value) in enumerate(latents.items()):
-        shape = tuple(value.shape[1:])
-        start = normal(way.seed, own, shape, stream=STARTS, application=i, truncated=True, dtype=value.dtype) / STD_OF_CUT_NORMAL
-        found[name] = torch.where(drawn.view(-1, 1, 1), start, value)
-    return found
+    shapes = {name: tuple(value.shape[1:]) for name, value in latents.items()}
+    starts = random_starts(way.seed, own, shapes, 0, arch.dtype)
+    return {name: torch.where(drawn.view(-1, 1, 1), starts[name], value) for name, value in latents.items()}
 
 
 def prepared(arch: Architecture, way: InferenceConfig, latents: Latents, keys: Tensor, steps: Tensor) -> Latents:

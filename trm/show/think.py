@@ -7,6 +7,7 @@ from torch import Tensor
 
 from trm.config import InferenceConfig
 from trm.core.candidates import prepared
+from trm.core.latents import Noise
 from trm.core.losses import log_probabilities
 from trm.core.metrics import halting_logit
 from trm.core.model import Architecture, Weights, decode, forward, with_latents
@@ -33,12 +34,14 @@ def think(
     """
     inputs = torch.from_numpy(question).int()[None]
     vectors = None if puzzle_embedding is None else puzzle_embedding[:1]  # puzzle identifier 0
-    latents = {z: value.contiguous() for z, value in with_latents(arch, fixed, 1).items()}
+    rows = torch.tensor([key])
+    latents = {z: value.contiguous() for z, value in with_latents(arch, fixed, 1, rows).items()}
     for step in range(1, (num_steps or arch.recursion.n_sup) + 1):
         seen: list[Tensor] = []
         with torch.no_grad():
-            latents = prepared(arch, way, latents, torch.tensor([key]), torch.tensor([step - 1]))
-            latents = forward(arch, weights, fixed, vectors, latents, inputs, seen.append).latents
+            latents = prepared(arch, way, latents, rows, torch.tensor([step - 1]))
+            noise = Noise(fixed["random.seed"], rows, step - 1) if arch.recursion.noise else None
+            latents = forward(arch, weights, fixed, vectors, latents, inputs, seen.append, noise).latents
             if not seen or seen[-1] is not latents[arch.latent_names[0]]:
                 raise ConfigError(
                     f"recursion.variant={arch.recursion.variant}: its answer is not what f_H returned last, so that its recursions "
