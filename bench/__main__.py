@@ -35,14 +35,15 @@ import argparse
 import contextlib
 import importlib
 import json
+import sys
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from bench.compare import TURNS, compare, configs, revisions
-from bench.machine import Row, facts, table
+from bench.machine import Row, facts, stopped, table, until_stopped
 from trm.cli import options
-from trm.errors import UserError
+from trm.errors import EXIT_INTERRUPTED, UserError
 
 # Modules of bench, imported when they are asked for, since torch takes seconds. `measure(overrides, ...)` returns the rows; the
 # options that it takes beside are `sizes` where the module has SIZES (the default: all), `ways` where it has WAYS (the default:
@@ -103,15 +104,21 @@ def main(arguments: list[str]) -> None:
     benchmark = importlib.import_module(f"bench.{SUBCOMMANDS[name]}")
     chosen = options_of(name, benchmark, given)
     machine = facts()
-    rows = _compare(name, given) if comparing else benchmark.measure(given.rest, **chosen)
+    rows: list[Row] = []
+    with until_stopped():
+        rows.extend(_compare(name, given) if comparing else benchmark.measure(given.rest, **chosen))
     print(table(rows))
     print("  ".join(f"{key}: {value}" for key, value in machine.items()))
+    if stopped():
+        print("interrupted: these are the figures of what was measured until then")
     if given.json is not None:
         record = {"benchmark": name, "arguments": arguments, "machine": machine, "rows": rows}
         try:
             given.json.write_text(json.dumps(record, indent=1) + "\n")
         except OSError as error:
             raise UserError(f"--json {given.json}: {error.strerror}: choose another file") from error
+    if stopped():
+        sys.exit(EXIT_INTERRUPTED)
 
 
 def _parse(arguments: list[str], comparing: bool) -> argparse.Namespace:

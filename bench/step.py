@@ -5,10 +5,11 @@ meets all alike. A sample is one row in one supervision step, in training as in 
 the step alone, as trm.train and trm.evaluate compile it.
 """
 
+import contextlib
 import itertools
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -16,7 +17,7 @@ from typing import Any
 
 import torch
 
-from bench.machine import Row, Worker, matmul_rate, median_and_spread, onednn_rate, tests_module
+from bench.machine import Row, Worker, matmul_rate, median_and_spread, onednn_rate, stopped, tests_module, turns, until_stopped
 from trm.cli import compose
 from trm.config import Config
 from trm.core.flops import analytic_eval_flops, analytic_train_flops
@@ -45,10 +46,11 @@ BLOCK_S = 0.5  # a block of steps lasts at least this long
 NUM_BATCHES = 4
 
 
-def measure(overrides: list[str], sizes: Sequence[str], ways: Sequence[str], rounds: int) -> list[Row]:
+def measure(overrides: list[str], sizes: Sequence[str], ways: Sequence[str], rounds: int) -> Iterator[Row]:
     """Rows for every size, kind of step and way; figures are medians over the rounds, ratios are of the same round."""
     with tempfile.TemporaryDirectory() as folder:
-        return [row for size in sizes for row in _size(size, [*COMMON, *SIZES[size], *overrides], ways, rounds, Path(folder))]
+        for size in turns(sizes, "sizes"):
+            yield from _size(size, [*COMMON, *SIZES[size], *overrides], ways, rounds, Path(folder))
 
 
 def _size(size: str, overrides: list[str], ways: Sequence[str], rounds: int, folder: Path) -> list[Row]:
@@ -63,28 +65,32 @@ def _size(size: str, overrides: list[str], ways: Sequence[str], rounds: int, fol
     flops = {"train": analytic_train_flops(cfg, arch), "eval": analytic_eval_flops(cfg, arch)}
     rows_of = {"train": cfg.train.global_batch_size, "eval": cfg.eval_batch_size}
     workers = {way: Worker() for way in ways}
-    try:
+    seconds: dict[tuple[str, str], list[float]] = {(way, kind): [] for kind in KINDS for way in ways}
+    products: dict[str, list[float]] = {}  # GFLOP/s
+    peak_gb: dict[str, float | None] = dict.fromkeys(ways)
+    with contextlib.ExitStack() as stack, until_stopped():
+        for worker in workers.values():
+            stack.callback(worker.close)
         steps: dict[tuple[str, str], int] = {}
         for way, worker in workers.items():
             first = worker.call(prepare, [*overrides, f"data.path={folder}/{size}"], way, backend.get(way, way))
             steps |= {(way, kind): max(1, round(BLOCK_S / seconds)) for kind, seconds in first.items()}
-        seconds: dict[tuple[str, str], list[float]] = {(way, kind): [] for way in ways for kind in KINDS}
-        products: dict[str, list[float]] = {}  # GFLOP/s
-        for _ in range(rounds):
-            for name, measure_rate in products_of.items():
-                if (rate := measure_rate()) is not None:
+        for _ in turns(range(rounds), f"{size}: rounds"):
+            now = {name: measure_rate() for name, measure_rate in products_of.items()}
+            found = {pair: workers[pair[0]].call(block, pair[1], steps[pair]) for pair in seconds}
+            for pair, measured in found.items():
+                seconds[pair].append(measured)
+            for name, rate in now.items():
+                if rate is not None:
                     products.setdefault(name, []).append(rate)
-            for kind, way in itertools.product(KINDS, ways):
-                seconds[way, kind].append(workers[way].call(block, kind, steps[way, kind]))
-        peak_gb = {way: worker.call(peak_memory_gb) for way, worker in workers.items()}
-    finally:
-        for worker in workers.values():
-            worker.close()
+        peak_gb |= {way: worker.call(peak_memory_gb) for way, worker in workers.items() if not stopped()}
+    if not all(seconds.values()):
+        return []  # stopped before the first round was whole
     rows = []
     for kind, way in itertools.product(KINDS, ways):
         row: Row = {"size": size, "step": kind, "way": way, "backend": backend.get(way, way), "batch": rows_of[kind]}
-        found = median_and_spread([1e3 * s for s in seconds[way, kind]])
-        row |= {"ms": found["median"], "low": found["low"], "high": found["high"]}
+        spread = median_and_spread([1e3 * s for s in seconds[way, kind]])
+        row |= {"ms": spread["median"], "low": spread["low"], "high": spread["high"]}
         row["samples/s"] = _median([rows_of[kind] / s for s in seconds[way, kind]])
         if kind == "train" and peak_gb[way] is not None:
             row["peak GB"] = peak_gb[way]

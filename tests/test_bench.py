@@ -4,6 +4,7 @@ import importlib.metadata
 import json
 import math
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from running import environment, run
+from sweeping import wait_for
 
 from bench import __main__ as bench
 from bench import loader, logging, machine, scaling, step
@@ -326,3 +328,33 @@ def test_share(tmp_path):
         assert row["both/alone"] == pytest.approx(2 * row["each of two"] / row["alone"])
     with pytest.raises(RunFailure, match="a run that was to be measured ended badly"):
         main(["share", "--rounds", "1", "train.max_steps=0"])
+
+
+@pytest.mark.long
+def test_an_interrupted_benchmark_shows_what_it_has_and_leaves_no_process(tmp_path):
+    command = [sys.executable, "-m", "trm.bench", "step", "--sizes", "demo", "--ways", "eager", "--rounds", "100000"]
+    with (tmp_path / "err").open("w+") as err:
+        process = subprocess.Popen(
+            [*command, "train.global_batch_size=8", "evaluate.batch_size=8"],
+            cwd=tmp_path,
+            env=environment(),
+            stdout=subprocess.PIPE,
+            stderr=err,
+            text=True,
+            start_new_session=True,
+        )
+        wait_for(lambda: re.search(r"rounds: +\d+%.*[1-9]\d*/100000", (tmp_path / "err").read_text()), timeout_s=200)
+        process.terminate()
+        out, _ = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "interrupted: these are the figures" in out
+    assert "samples/s" in out
+    wait_for(lambda: not _there(process.pid), timeout_s=20)
+
+
+def _there(group):
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return False
+    return True

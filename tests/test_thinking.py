@@ -25,6 +25,8 @@ KINDS = [
     pytest.param({"separate_networks": True, "loss": "softmax"}, id="two-networks"),
     pytest.param({"puzzle_emb_ndim": 16, "puzzle_emb_len": 2}, id="prefix"),
     pytest.param({"dtype": torch.bfloat16}, id="bfloat16"),
+    pytest.param({"damping": 0.9, "noise": 0.2}, id="damped-and-noisy"),
+    pytest.param({"mixer": "attention", "positions": "rope", "mlp": "conv_swiglu"}, id="convolution"),
 ]
 
 
@@ -79,7 +81,7 @@ def test_a_recursion_shows_what_a_step_of_so_many_recursions_would_answer(varian
 
 def test_a_variant_that_does_not_end_with_f_h_is_refused(monkeypatch):
     def after_f_h(f_L, f_H, latents, x, T, n):
-        return {"z_H": f_L(f_H(latents["z_H"] + x))}
+        return {"z_H": f_L(f_H(latents["z_H"] + x, latents["z_H"]), x)}
 
     monkeypatch.setitem(VARIANTS, "after_f_h", Variant(after_f_h, lambda n: ("z_H",)))
     with pytest.raises(ConfigError, match=r"recursion\.variant=after_f_h: .*f_H"):

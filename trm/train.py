@@ -29,7 +29,8 @@ from trm.core.model import Weights, num_parameters
 from trm.core.step import Batch, TrainState
 from trm.data.prefetch import Prefetcher
 from trm.errors import EXIT_FAILED, EXIT_PREEMPTED, ConfigError, RunFailure
-from trm.inference.evaluator import EvaluationStopped, Evaluator, make_evaluator, never
+from trm.inference.evaluator import EvaluationStopped, Evaluator, make_evaluator
+from trm.inference.findings import findings_of
 from trm.inference.progress import progress_bar
 from trm.run.ahead import AHEAD_STEPS, ahead, hint
 from trm.run.clock import Clock
@@ -57,6 +58,11 @@ def train(cfg: Config) -> float | None:
             "evaluate.supervision_steps, evaluate.augmentations and evaluate.by_difficulty are of python -m trm.evaluate "
             "checkpoint=RUN: leave them out"
         )
+    if cfg.inference.ladder:
+        raise ConfigError(
+            f"inference={cfg.inference.name} compares ways of inference, which python -m trm.evaluate checkpoint=RUN does: name "
+            "one for the evaluations of a run, such as inference=votes8"
+        )
     run_dir = Path(HydraConfig.get().runtime.output_dir)
     # the ranks of a whole-pod job share one folder: the first one holds it for all
     hold = exclusive(run_dir) if process_rank()[0] == 0 else contextlib.nullcontext()
@@ -70,9 +76,14 @@ def execute(exp: Experiment, run_dir: Path, stop: StopSignal) -> float | None:
     exp, state = starting_point(exp, run_dir, record)
     for finding in exp.content.findings:
         record.warn(f"data.path={exp.cfg.data.path}: {finding}")
+    for finding in findings_of(exp.cfg):
+        record.warn(finding)
     if record.step == exp.total_steps and (kept := kept_evaluation(exp, run_dir, record)) is not None:
         log.info("nothing to train: %s already holds all %s steps%s", run_dir, exp.total_steps, kept)
         return record.scores.best_exact_accuracy
+    averaging = exp.cfg.ema
+    if averaging.enabled and averaging.start_step >= exp.total_steps:
+        record.warn(f"ema.start_step={averaging.start_step}: the run ends at step {exp.total_steps}, before averaging begins")
     outputs = Outputs(exp, run_dir, record)
     size, devices = f"{num_parameters(exp.arch):,} parameters", exp.runtime.describe()
     log.info("%s: %s, %s steps, %s", exp.cfg.run_name, size, exp.total_steps, devices)
@@ -240,9 +251,8 @@ class Training:
 
         The last evaluation takes all puzzles, the others the sample that evaluate.max_puzzles says.
         """
-        # several hosts would have to leave together: they go on to the end
-        stop = (lambda: self.stop.requested) if self.alone else never
-        began, weights = time.perf_counter(), state.ema or state.weights
+        began, stop = time.perf_counter(), lambda: self.stop.requested
+        weights = state.ema or state.weights
         with self.clock.paused():
             try:
                 result = sample = evaluator.run(weights, state.puzzle_embedding, stop)

@@ -43,6 +43,11 @@ class RowResults(NamedTuple):
     labelled: Tensor  # bool, the row has labelled cells (padding has none)
 
 
+def cross_entropy(arch: Architecture, logits_BCV: Tensor, labels_BC: Tensor) -> Tensor:
+    """The loss of each row's cells, [B], as the settings have it."""
+    return cell_cross_entropy(logits_BCV, labels_BC, arch.model.loss, arch.loss_dtype, arch.objective.label_smoothing)
+
+
 def row_results(arch: Architecture, out: Output, labels_BC: Tensor) -> RowResults:
     """Losses and correctness of each row."""
     labelled = labels_BC != IGNORE_LABEL
@@ -50,7 +55,7 @@ def row_results(arch: Architecture, out: Output, labels_BC: Tensor) -> RowResult
     num_labelled, num_right = labelled.sum(-1), right.sum(-1)
     exact = num_right == num_labelled
     return RowResults(
-        lm_loss=cell_cross_entropy(out.logits, labels_BC, arch.model.loss, arch.loss_dtype),
+        lm_loss=cross_entropy(arch, out.logits, labels_BC),
         q_halt_loss=binary_cross_entropy(out.q_halt, exact),
         accuracy=num_right.to(arch.master_dtype) / num_labelled.clamp_min(1),
         exact=exact,
@@ -91,12 +96,14 @@ def sum_metrics(
     return torch.nn.functional.pad(sums, (0, len(NORMS)))
 
 
-def eval_metrics(arch: Architecture, out: Output, rows: RowResults, steps: Tensor, counted: Tensor) -> Tensor:
+def eval_metrics(
+    arch: Architecture, out: Output, rows: RowResults, steps: Tensor, counted: Tensor, stop: Tensor | None = None
+) -> Tensor:
     """The METRICS vector [M] of an evaluation: quantities and losses of the rows in `counted` [B] bool that have labels."""
     counted = counted & rows.labelled
     keep = counted.to(arch.master_dtype)
     losses = [(rows.lm_loss * keep).sum(), (rows.q_halt_loss * keep).sum()]
-    return sum_metrics(arch, out, rows, steps, counted, [*losses, torch.zeros_like(losses[1])], in_losses=counted)
+    return sum_metrics(arch, out, rows, steps, counted, [*losses, torch.zeros_like(losses[1])], in_losses=counted, stop=stop)
 
 
 # what is kept of rows
@@ -115,16 +122,17 @@ def halting_logit(recursion: RecursionConfig, q_halt: Tensor, q_continue: Tensor
     return q_halt - q_continue if recursion.act_continue else q_halt
 
 
-def shown_rows(arch: Architecture, logits_BCV: Tensor, q_halt_B: Tensor) -> Shown:
-    """What is shown of a supervision step's answers: the first rows of the batch, at most MOST_SAMPLES.
+def shown_rows(arch: Architecture, logits_BCV: Tensor, q_halt_B: Tensor, every: int = 1) -> Shown:
+    """What is shown of a supervision step's answers: the first rows of the batch, at most MOST_SAMPLES, of puzzles with `every`
+    candidates their first ones.
 
     `q_halt_B` is their `halting_logit`.
     """
-    logits = logits_BCV[:MOST_SAMPLES]
+    logits, q_halt_B = (rows[: every * MOST_SAMPLES : every] for rows in (logits_BCV, q_halt_B))
     predictions = logits.argmax(-1)
     log_shares = log_probabilities(logits.to(arch.loss_dtype), arch.model.loss)
     confidence = log_shares.gather(-1, predictions.unsqueeze(-1)).squeeze(-1).exp()
-    return Shown(predictions.to(torch.int32), confidence, q_halt_B[:MOST_SAMPLES])
+    return Shown(predictions.to(torch.int32), confidence, q_halt_B)
 
 
 class RowTrace(NamedTuple):
@@ -133,3 +141,7 @@ class RowTrace(NamedTuple):
     exact: Tensor  # [B] bool
     halts: Tensor  # [B] bool, the model wants to stop
     q_halt: Tensor  # [B]
+    accuracy: Tensor  # [B]
+    lm_loss: Tensor  # [B]
+    q_halt_loss: Tensor  # [B]
+    change: Tensor | None  # [B] of the logits since the step before, where a selection asks for it

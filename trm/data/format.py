@@ -95,7 +95,7 @@ def load_dataset(path: Path, split: str, task: Task | None = None) -> Dataset:
     Raises DataError naming the file when one is missing, unreadable, or at odds with the others.
     """
     read_build_record(path)  # refuses a damaged one
-    metadata = _load_metadata(path, split)
+    metadata = read_metadata(path, split)
     arrays = {name: _load_array(path, array_path(path, split, name)) for name in ARRAYS}
     inputs = arrays["inputs"]
     num_rows = len(inputs)
@@ -148,7 +148,8 @@ def read_build_record(path: Path) -> dict[str, Any] | None:
     return record
 
 
-def _load_metadata(path: Path, split: str) -> Metadata:
+def read_metadata(path: Path, split: str) -> Metadata:
+    """dataset.json of one split of a dataset folder. Raises DataError."""
     file = path / split / "dataset.json"
     plain = _read_json(path, file)
     # The first releases of the reference's builder did not write total_puzzles.

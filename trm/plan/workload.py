@@ -37,7 +37,8 @@ def evaluation_puzzles(cfg: Config) -> tuple[int, int, bool]:
 
 def step_config(cfg: Config) -> StepConfig:
     """What the training step is compiled for."""
-    return StepConfig(architecture_of(cfg), cfg.optimizer, cfg.ema.rate, total_steps(cfg, cfg.data.num_puzzles))
+    steps = total_steps(cfg, cfg.data.num_puzzles)
+    return StepConfig(architecture_of(cfg), cfg.optimizer, cfg.ema.rate, steps, cfg.ema.start_step)
 
 
 @dataclass(frozen=True)

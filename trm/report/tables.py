@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from operator import attrgetter
 
 from trm.config import EXACT, paper
+from trm.report.frontier import ways
 from trm.report.runs import Run
 from trm.report.target import time_to_target
 from trm.report.variants import Comparison, Estimate, Variant, show
@@ -72,7 +73,8 @@ def results(comparison: Comparison) -> list[Row]:
     """A row for each variant; with samples and seconds to --target where it is given."""
     names, decides = score_names(comparison), deciding(comparison)
     marks = {name: DECIDES if names and decides == [name] else "" for name in (EXACT, *names)}
-    return [_result(variant, comparison.target, marks) for variant in comparison.variants]
+    beside = _beside_paper(comparison)
+    return [_result(variant, comparison.target, marks, beside) for variant in comparison.variants]
 
 
 def score_names(comparison: Comparison) -> list[str]:
@@ -86,8 +88,20 @@ def deciding(comparison: Comparison) -> list[str]:
     return sorted({str(run.settings.get("evaluate.best_by", EXACT)) for run in runs})
 
 
-def _result(variant: Variant, target: float | None, marks: dict[str, str]) -> Row:
-    """`marks`: for each score what stands behind its title."""
+def _sources(comparison: Comparison) -> set[str]:
+    """Where the published values are from that runs of their kind of puzzle have: those of others say nothing here."""
+    return {variant.paper.row.source for variant in comparison.variants if variant.paper and variant.paper.same_puzzles}
+
+
+def _beside_paper(comparison: Comparison) -> str | None:
+    """The title of the published values; None where none says anything."""
+    rows = [variant.paper.row for variant in comparison.variants if variant.paper and variant.paper.same_puzzles]
+    own = all(row.source == paper.CITATION and "data.task" not in row.fixed for row in rows)
+    return None if not rows else "paper (9x9) %" if own else "published %"
+
+
+def _result(variant: Variant, target: float | None, marks: dict[str, str], beside_paper: str | None) -> Row:
+    """`marks`: for each score what stands behind its title; `beside_paper`: the title of the published values, if there are any."""
     seeds, best, row = len(variant.counted), variant.best_exact_accuracy, variant.paper.row if variant.paper else None
     unlike = UNLIKE_PAPER if variant.paper and not variant.paper.comparable else ""
     of = "" if seeds == variant.planned else f" of {variant.planned}"
@@ -101,9 +115,12 @@ def _result(variant: Variant, target: float | None, marks: dict[str, str]) -> Ro
         ("steps", _number("{:,.0f}", variant.mean(attrgetter("steps")))),
         ("samples/s", _number("{:,.0f}", variant.mean(attrgetter("samples_per_s")))),
         ("seconds", _number("{:,.0f}", variant.mean(attrgetter("seconds")))),
-        ("paper (9x9) %", _number("{:.1f}" + unlike, row.exact_accuracy if row else None, 100)),
-        ("difference", _number("{:+.1f}", variant.difference, 100)),
     ]
+    if beside_paper:
+        cells += [
+            (beside_paper, _number("{:.1f}" + unlike, row.exact_accuracy if row else None, 100)),
+            ("difference", _number("{:+.1f}", variant.difference, 100)),
+        ]
     if target is not None:
         found = time_to_target(variant, target)
         for name, quantity in (("samples", found.samples), ("seconds", found.seconds)):
@@ -112,13 +129,35 @@ def _result(variant: Variant, target: float | None, marks: dict[str, str]) -> Ro
     return cells
 
 
+def inference(comparison: Comparison) -> list[Row]:
+    """A row for each way of inference that runs were evaluated in."""
+    return [
+        [
+            ("variant", Cell(way.variant.label)),
+            ("inference", Cell(way.name)),
+            ("seeds", _number("{:d}", way.exact_accuracy.n)),
+            ("exact accuracy %", _estimate(way.exact_accuracy)),
+            ("pass@K % (oracle)", _number("{:.1f}", way.means["oracle_exact_accuracy"], 100)),
+            ("candidates run", _number("{:.3g}", way.means["candidates_run"])),
+            ("GFLOP/puzzle", _number("{:.4g}", way.means["flops_per_puzzle"], 1e-9)),
+            ("ms/puzzle", _number("{:.3g}", way.means["seconds_per_puzzle"], 1e3)),
+        ]
+        for way in ways(comparison)
+    ]
+
+
 def notes(comparison: Comparison) -> list[str]:
     """What the columns of the results mean."""
     target = [] if comparison.target is None else [TARGET_NOTE.format(target=100 * comparison.target)]
     found = [FINDINGS_NOTE] if any(variant.findings for variant in comparison.variants) else []
     names = score_names(comparison)
     scores = [SCORES_NOTE.format(names=", ".join(names), decides=" or ".join(deciding(comparison)))] if names else []
-    return [*NOTES, RATES_NOTE, PAPER_NOTE, *found, *scores, *target]
+    others = sorted(_sources(comparison) - {paper.CITATION})
+    beside = [PAPER_NOTE] if _beside_paper(comparison) else []
+    beside += (
+        [f"published by others than the paper: {'; '.join(others)}; docs/variants.md says under which conditions"] if others else []
+    )
+    return [*NOTES, RATES_NOTE, *beside, *found, *scores, *target]
 
 
 def problems(comparison: Comparison) -> list[Row]:
@@ -147,12 +186,17 @@ def differences(comparison: Comparison) -> list[Row]:
     ]
 
 
+def _published(row: paper.PaperRow) -> str:
+    source = "" if row.source == paper.CITATION else f" ({row.source})"
+    return f"{row.name}: {100 * row.exact_accuracy:.1f} %{source}"
+
+
 def compared(comparison: Comparison) -> list[Row]:
     """A row for each variant that has a row in the paper."""
     return [
         [
             ("variant", Cell(variant.label)),
-            ("the paper's row", Cell(f"{variant.paper.row.name}: {100 * variant.paper.row.exact_accuracy:.1f} %")),
+            ("the paper's row", Cell(_published(variant.paper.row))),
             ("unlike the paper in", _code(", ".join(variant.paper.unlike)) if variant.paper.unlike else Cell("nothing")),
         ]
         for variant in comparison.variants

@@ -42,7 +42,7 @@ class Experiment:
     @property
     def step_config(self) -> StepConfig:
         """The step at full depth."""
-        return StepConfig(self.arch, self.cfg.optimizer, self.cfg.ema.rate, self.total_steps)
+        return StepConfig(self.arch, self.cfg.optimizer, self.cfg.ema.rate, self.total_steps, self.cfg.ema.start_step)
 
     @property
     def stages(self) -> list[Stage]:

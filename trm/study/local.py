@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from trm.errors import ConfigError
+from trm.study.board import Board
 from trm.study.placement import cores_of_slot, environment, place, slots_of_host
 from trm.study.queue import POLL_S, VISIBLE_GPUS, QueueLauncher, handling, job_environment, take_slot
 
@@ -25,7 +26,7 @@ class LocalLauncher(QueueLauncher):
 
     _EXECUTOR = "local"
 
-    def launch_jobs(self, sweep_dir: Path, names: Sequence[str], job_overrides: Sequence[Sequence[str]]) -> None:
+    def launch_jobs(self, sweep_dir: Path, names: Sequence[str], job_overrides: Sequence[Sequence[str]], board: Board) -> None:
         """Keep the slots busy until every job has run. SIGINT and SIGTERM let the running jobs save, and start no more."""
         placed = place(self.hardware)
         if placed.processes > 1:  # each host would decide by itself which jobs are done
@@ -35,18 +36,21 @@ class LocalLauncher(QueueLauncher):
         executor = self.executor(sweep_dir / ".submitit" / socket.gethostname() / "%j")
         waiting, told = deque(enumerate(names)), False
         running: dict[int, tuple[str, Any, float]] = {}
-        with job_environment(placed.jobs_per_host), handling(self.stop, signal.SIGINT, signal.SIGTERM):
+        with job_environment(placed.jobs_per_host), handling(self.stop, signal.SIGINT, signal.SIGTERM), board.shown():
             while running or (waiting and not self.stopped):
                 while waiting and not self.stopped and len(running) < placed.jobs_per_host:
                     number, name = waiting.popleft()
                     with handling(signal.SIG_IGN, signal.SIGINT):  # of a terminal: the sweep tells its jobs itself
                         job = executor.submit(self, *self.arguments(sweep_dir / name, job_overrides[number], number))
                     running[number] = (name, job, time.monotonic())
+                    board.started(name)
                     log.info("[%s/%s] %s: started", number + 1, len(names), name)
                 time.sleep(POLL_S)
+                board.poll()
                 for number, (name, job, began) in list(running.items()):
                     if job.done():
                         del running[number]
+                        board.ended(name)
                         took = f" after {time.monotonic() - began:.0f} s"
                         self.ended(sweep_dir / name, f"[{number + 1}/{len(names)}]", took, _last_words(job))
                 if self.stopped and not told:

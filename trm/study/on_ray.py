@@ -24,6 +24,7 @@ from omegaconf import open_dict
 from trm.cli import ROOT, one_line
 from trm.errors import EXIT_FAILED, UserError
 from trm.run.rank import RANK, RANKS, process_rank
+from trm.study.board import Board
 from trm.study.placement import environment, place, ray_resources, ray_slice
 from trm.study.queue import POLL_S, QueueLauncher, handling, take_slot
 
@@ -43,7 +44,7 @@ WHY = {
 class RayLauncher(QueueLauncher):
     """Jobs as tasks of a Ray cluster."""
 
-    def launch_jobs(self, sweep_dir: Path, names: Sequence[str], job_overrides: Sequence[Sequence[str]]) -> None:
+    def launch_jobs(self, sweep_dir: Path, names: Sequence[str], job_overrides: Sequence[Sequence[str]], board: Board) -> None:
         """Hand all jobs to Ray and follow them. SIGINT and SIGTERM let the running jobs save, and start no more."""
         import ray
         from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy as on_bundle
@@ -54,7 +55,7 @@ class RayLauncher(QueueLauncher):
         running: dict[Any, tuple[int, str]] = {}  # by task
         slices: dict[str, Any] = {}
         try:
-            with handling(self.stop, signal.SIGINT, signal.SIGTERM):
+            with handling(self.stop, signal.SIGINT, signal.SIGTERM), board.shown():
                 while running or (waiting and not self.stopped):
                     while waiting and not self.stopped and len(set(running.values())) < at_once:
                         number, name = waiting.popleft()
@@ -63,18 +64,21 @@ class RayLauncher(QueueLauncher):
                             slices[name] = self._slice()
                             group = slices[name].placement_group
                             options = [{"scheduling_strategy": on_bundle(group, host)} for host in range(processes)]
+                        board.started(name, "in the queue")
                         task = self._task(ray, name)
                         arguments = self.arguments(sweep_dir / name, job_overrides[number], number)
                         for where in options:
                             started = task.options(**where).remote(self, arguments, os.getcwd(), _log_file(sweep_dir, name))
                             running[started] = number, name
                     done, _ = ray.wait(list(running), num_returns=1, timeout=POLL_S)
+                    board.poll()
                     for task in done:
                         number, name = running.pop(task)
                         reason = f"{_outcome(ray, task)} (log: {_log_file(sweep_dir, name)})"
                         if (number, name) not in running.values():  # the last of its ranks
                             if name in slices:
                                 slices.pop(name).shutdown()  # the hosts are free for the next job
+                            board.ended(name)
                             self.ended(sweep_dir / name, f"[{number + 1}/{len(names)}]", "", reason)
                     if self.stopped and not told:
                         told = True

@@ -29,6 +29,7 @@ from trm.errors import EXIT_FAILED, EXIT_PREEMPTED, UserError
 from trm.run.folder import read_summary
 from trm.run.rank import process_rank
 from trm.study import sweep as study
+from trm.study.board import Board
 
 log = logging.getLogger(__name__)
 
@@ -59,7 +60,7 @@ class QueueLauncher(submitit_launcher.BaseSubmititLauncher):  # type: ignore[mis
     def get_ready(self) -> None:
         """Called before a sweep's data are built: raises UserError where no job could start."""
 
-    def launch_jobs(self, sweep_dir: Path, names: Sequence[str], job_overrides: Sequence[Sequence[str]]) -> None:
+    def launch_jobs(self, sweep_dir: Path, names: Sequence[str], job_overrides: Sequence[Sequence[str]], board: Board) -> None:
         """Start every job and wait until all have ended; fills `reasons` and `stopped`."""
         raise NotImplementedError
 

@@ -18,6 +18,7 @@ from trm.errors import UserError
 from trm.run.folder import read_summary
 from trm.run.rank import process_rank
 from trm.study import sweep as study
+from trm.study.board import Board
 from trm.study.placement import environment, expand_indices, slurm_resources
 from trm.study.queue import QueueLauncher, job_environment
 
@@ -32,7 +33,7 @@ class SlurmLauncher(QueueLauncher):
 
     _EXECUTOR = "slurm"
 
-    def launch_jobs(self, sweep_dir: Path, names: Sequence[str], job_overrides: Sequence[Sequence[str]]) -> None:
+    def launch_jobs(self, sweep_dir: Path, names: Sequence[str], job_overrides: Sequence[Sequence[str]], board: Board) -> None:
         """Submit what is not in the queue yet, and follow the queue until nothing of the sweep is left in it."""
         from submitit.core.utils import FailedJobError
 
@@ -59,7 +60,8 @@ class SlurmLauncher(QueueLauncher):
             )
             log.info("Slurm job %s: %s jobs, %s, log in %s", first, len(new), words, jobs[0].paths.folder.parent)
         try:
-            self._follow(sweep_dir, under_way)
+            with board.shown():
+                self._follow(sweep_dir, under_way, board)
         except KeyboardInterrupt:
             self.stopped = True
             log.info(
@@ -68,13 +70,17 @@ class SlurmLauncher(QueueLauncher):
             )
             self.reasons = {}
 
-    def _follow(self, sweep_dir: Path, under_way: dict[str, str]) -> None:
+    def _follow(self, sweep_dir: Path, under_way: dict[str, str], board: Board) -> None:
         waiting = dict(under_way)
+        for name in waiting:
+            board.started(name, "in the queue")
         while waiting:
             time.sleep(QUEUE_POLL_S)
+            board.poll()
             queued = _in_queue()
             for name, job_id in [(name, job_id) for name, job_id in waiting.items() if job_id not in queued]:
                 del waiting[name]
+                board.ended(name)
                 summary = read_summary(sweep_dir / name) or {}
                 state = _slurm_state(job_id)
                 log.info("%s: %s (Slurm job %s: %s)", name, summary.get("status", "ended without a summary"), job_id, state)

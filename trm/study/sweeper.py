@@ -18,6 +18,7 @@ from trm.data.build import ensure_dataset, is_absent
 from trm.errors import EXIT_FAILED, EXIT_PREEMPTED, ConfigError, UserError
 from trm.run.rank import on_a_pod
 from trm.study import sweep as study
+from trm.study.board import Board
 from trm.study.names import job_names, sweep_name, word
 from trm.study.placement import place
 from trm.study.queue import QueueLauncher
@@ -132,7 +133,7 @@ class StudySweeper(BasicSweeper):
     def _launch(self, sweep_dir: Path, jobs: Sequence[study.Job]) -> tuple[dict[str, str], bool]:
         batch = [self._launched_overrides(sweep_dir, job) for job in jobs]
         if isinstance(self.launcher, QueueLauncher):
-            self.launcher.launch_jobs(sweep_dir, [job.dir for job in jobs], batch)
+            self.launcher.launch_jobs(sweep_dir, [job.dir for job in jobs], batch, Board(sweep_dir, jobs))
             return self.launcher.reasons, self.launcher.stopped
         assert self.launcher is not None
         reasons = {}

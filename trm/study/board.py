@@ -1,0 +1,171 @@
+"""How far the jobs of a sweep are: one live table on a terminal, a line every quarter of a minute otherwise."""
+
+import contextlib
+import json
+import logging
+import os
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from trm.config import total_steps
+from trm.data.format import read_metadata
+from trm.run.ahead import words
+from trm.run.folder import read_summary
+from trm.show.table import printable
+from trm.study.sweep import Job
+from trm.tracking.record import METRICS_FILE
+
+log = logging.getLogger(__name__)
+
+LINE_EVERY_S, LOOK_EVERY_S = 15.0, 1.0
+TAIL_BYTES = 20_000
+
+
+@dataclass
+class Row:
+    """One job as its folder shows it."""
+
+    name: str
+    total: int | None  # steps to the end; None where the dataset, whose epochs they are, is not read here
+    score_name: str
+    metrics: Path
+    state: str = "waiting"
+    step: int = 0
+    score: float | None = None  # of the last evaluation, from 0 to 1
+    first: tuple[float, int] | None = None  # clock and step when it first went on, the pace's beginning
+
+    def look(self, now: float) -> None:
+        """Read the end of what the run has logged."""
+        if not self.metrics.exists():
+            return
+        with self.metrics.open("rb") as file:
+            file.seek(max(0, file.seek(0, os.SEEK_END) - TAIL_BYTES))
+            whole = file.read().rpartition(b"\n")[0].splitlines()
+        rows = [json.loads(line) for line in whole if line.startswith(b"{")]
+        if rows and rows[-1]["global_step"] != self.step:
+            self.step, self.state = rows[-1]["global_step"], "running"
+            self.first = self.first or (now, self.step)
+        self.score = next(
+            (row[self.score_name] for row in reversed(rows) if row.get(self.score_name) is not None and row["kind"] == "eval"),
+            self.score,
+        )
+
+    def left(self, now: float) -> str:
+        """The time to the end at the pace so far, evaluations included; empty where none is known."""
+        if self.state != "running" or self.total is None or self.first is None or self.step <= self.first[1]:
+            return ""
+        return words((now - self.first[0]) * (self.total - self.step) / (self.step - self.first[1]))
+
+    def cells(self, now: float) -> tuple[str, str, str, str, str]:
+        """Job, state, steps, time left, last score."""
+        score = "" if self.score is None else f"{100 * self.score:.1f} %"
+        steps = f"{self.step:,}" if self.total is None else f"{self.step:,} / {self.total:,}"
+        return printable(self.name), self.state, steps, self.left(now), score
+
+
+class Board:
+    """The jobs of a sweep while they run. The launcher says when one starts and ends; the rest is read from their folders."""
+
+    def __init__(self, sweep_dir: Path, jobs: Sequence[Job]) -> None:
+        self.rows = {job.dir: _row(sweep_dir / job.dir, job) for job in jobs}
+        self._live: Live | None = None
+        self._looked = self._told = time.monotonic()
+
+    @contextlib.contextmanager
+    def shown(self) -> Iterator[None]:
+        """The table while entered, where stderr is a terminal; log lines and prints go above it."""
+        if not sys.stderr.isatty():
+            yield
+            return
+        with (
+            Live(self._table(), console=Console(stderr=True), auto_refresh=False, redirect_stdout=True) as live,
+            _above(sys.stderr),
+        ):
+            self._live = live
+            yield
+            self._look()
+        self._live = None
+
+    def started(self, name: str, state: str = "running") -> None:
+        """A job's process was started, or waits in a queue, which `state` then says until it logs."""
+        self.rows[name].state = state
+
+    def ended(self, name: str) -> None:
+        """A job's process has ended: its summary says how."""
+        row = self.rows[name]
+        self._look()
+        row.state = (read_summary(row.metrics.parent) or {}).get("status", "ended")
+        self._look()
+
+    def poll(self) -> None:
+        """Look whether there is something to show; cheap, to be called often."""
+        now = time.monotonic()
+        if self._live is not None and now - self._looked >= LOOK_EVERY_S:
+            self._look()
+        elif self._live is None and now - self._told >= LINE_EVERY_S:
+            self._told = now
+            self._look()
+            log.info("%s", self.line())
+
+    def line(self) -> str:
+        """The running jobs in one line."""
+        now, parts = time.monotonic(), []
+        for row in self.rows.values():
+            if row.state == "running":
+                name, _, steps, left, score = row.cells(now)
+                parts.append(", ".join([f"{name} {steps}", *(f"{left} left" for _ in [left] if left), *([score] if score else [])]))
+        return "; ".join(parts) or "no job is running"
+
+    def _look(self) -> None:
+        self._looked = time.monotonic()
+        for row in self.rows.values():
+            if row.state != "waiting":
+                row.look(self._looked)
+        if self._live is not None:
+            self._live.update(self._table(), refresh=True)
+
+    def _table(self) -> Table:
+        scores = {row.score_name.removesuffix("_accuracy") for row in self.rows.values()}
+        table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+        for title, ends in (
+            ("job", "left"),
+            ("", "left"),
+            ("step", "right"),
+            ("left", "right"),
+            (" or ".join(sorted(scores)), "right"),
+        ):
+            table.add_column(title, justify=ends, no_wrap=True)  # type: ignore[arg-type]
+        for row in self.rows.values():
+            table.add_row(*(Text(cell) for cell in row.cells(time.monotonic())))
+        return table
+
+
+def _row(run_dir: Path, job: Job) -> Row:
+    data, total = Path(job.cfg.data.path), job.cfg.train.max_steps
+    if total is None and (data / "train").exists():
+        total = total_steps(job.cfg, read_metadata(data, "train").total_groups)
+    summary: dict[str, Any] = read_summary(run_dir) or {}
+    name = "exact_accuracy" if job.cfg.evaluate.best_by == "exact" else job.cfg.evaluate.best_by
+    return Row(job.dir, total, name, run_dir / METRICS_FILE, step=summary.get("steps") or 0)
+
+
+@contextlib.contextmanager
+def _above(stream: Any) -> Iterator[None]:
+    """Handlers of the log write to the streams that a live table has put in the place of the terminal's."""
+    handlers = [handler for handler in logging.getLogger().handlers if type(handler) is logging.StreamHandler]
+    before = [handler.setStream(stream) for handler in handlers]
+    try:
+        yield
+    finally:
+        for handler, was in zip(handlers, before, strict=True):
+            if was is not None:
+                handler.setStream(was)
