@@ -51,8 +51,8 @@ XLA_METRICS_EVERY_STEPS = 1000
 PROFILE_FOLDER = "profile"
 
 
-def train(cfg: Config) -> None:
-    """One run from its settings to its summary. Exits with 143 when preempted."""
+def train(cfg: Config) -> float | None:
+    """One run from its settings to its summary; returns its best exact accuracy. Exits with 143 when preempted."""
     if cfg.evaluate.supervision_steps or cfg.evaluate.augmentations > 1 or cfg.evaluate.by_difficulty:
         raise ConfigError(
             "evaluate.supervision_steps, evaluate.augmentations and evaluate.by_difficulty are of python -m trm.evaluate "
@@ -67,11 +67,11 @@ def train(cfg: Config) -> None:
     # the ranks of a whole-pod job share one folder: the first one holds it for all
     hold = exclusive(run_dir) if process_rank()[0] == 0 else contextlib.nullcontext()
     with StopSignal() as stop, explained(cfg, run_dir), hold:
-        execute(build(cfg), run_dir, stop)
+        return execute(build(cfg), run_dir, stop)
 
 
-def execute(exp: Experiment, run_dir: Path, stop: StopSignal) -> None:
-    """Train from where the folder left off to the end or a stop, and write the summary whatever happens."""
+def execute(exp: Experiment, run_dir: Path, stop: StopSignal) -> float | None:
+    """Train from where the folder left off to the end or a stop, and write the summary whatever happens; returns the score."""
     record = Record()
     exp, state = starting_point(exp, run_dir, record)
     for finding in exp.content.findings:
@@ -80,7 +80,7 @@ def execute(exp: Experiment, run_dir: Path, stop: StopSignal) -> None:
         record.warn(finding)
     if record.step == exp.total_steps and (kept := kept_evaluation(exp, run_dir, record)) is not None:
         log.info("nothing to train: %s already holds all %s steps%s", run_dir, exp.total_steps, kept)
-        return
+        return record.scores.best_exact_accuracy
     averaging = exp.cfg.ema
     if averaging.enabled and averaging.start_step >= exp.total_steps:
         record.warn(f"ema.start_step={averaging.start_step}: the run ends at step {exp.total_steps}, before averaging begins")
@@ -106,6 +106,7 @@ def execute(exp: Experiment, run_dir: Path, stop: StopSignal) -> None:
         sys.exit(EXIT_PREEMPTED)
     accuracies = summary["exact_accuracy"], summary["best_exact_accuracy"]
     log.info("completed: exact accuracy %.4f (best %.4f) in %s", *accuracies, run_dir)
+    return record.scores.best_exact_accuracy
 
 
 class Training:
