@@ -11,7 +11,7 @@ from scipy import stats
 
 from trm.backends import start
 from trm.cli import compose, group_options
-from trm.config import HardwareConfig, InferenceConfig, ModelConfig, RecursionConfig
+from trm.config import HardwareConfig, InferenceConfig, LatentsConfig, ModelConfig, RecursionConfig
 from trm.core.candidates import change, prepared, resampled, row_keys, started
 from trm.core.counter import ROLLOUT_NOISE, normal
 from trm.core.model import Architecture, forward, init_fixed, init_weights, with_latents
@@ -574,3 +574,28 @@ def test_on_a_mesh_the_same(folder, name):
         other, _ = evaluate(folder, *small, *engine)
         assert other == pytest.approx(one, rel=1e-4)
         assert {k: v for k, v in other.items() if "loss" not in k} == {k: v for k, v in one.items() if "loss" not in k}
+
+
+@pytest.mark.parametrize("keys", [{}, {"restarts": 3, "selection": "residual"}, {"rollouts": 3, "selection": "best_q"}], ids=str)
+def test_a_model_that_draws_by_itself_has_numbers_for_each_candidate(model, dataset, keys):
+    """EqR's random starts and noise in every pass: the same for any batch; another candidate, others."""
+    arch = Architecture(
+        model=ModelConfig(hidden_size=8, num_layers=1, puzzle_emb_ndim=0, puzzle_emb_len=0),
+        recursion=RecursionConfig(T=1, n=1, n_sup=S, noise=0.3),
+        seq_len=C,
+        vocab_size=6,
+        num_puzzle_identifiers=1,
+        dtype=torch.float64,
+        loss_dtype=torch.float64,
+        latents=LatentsConfig(init="random"),
+    )
+    (runtime, _, weights, _), fixed = model, init_fixed(arch, 0)
+    some, found = InferenceConfig(window=2, **keys), []
+    for batch in (1, 5, 64):
+        seen = []
+        loader = loader_of(dataset, some, batch)
+        FullEvaluator(runtime, arch, fixed, loader, S, "off", some, traced=True).pool(weights, None, see=seen.append)
+        found.append(np.concatenate([rows.q_halt for rows in seen], axis=1)[-1].reshape(N, -1))
+    assert np.allclose(found[0], found[1], rtol=1e-12)
+    assert np.allclose(found[0], found[2], rtol=1e-12)
+    assert len(np.unique(found[0].round(10))) == found[0].size

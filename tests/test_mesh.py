@@ -25,7 +25,7 @@ CASES = {
     "attention-float32": ["model.mixer=attention", "model.positions=rope", "recursion.n_sup=16"],
     "variants-float64": [
         "hardware.dtype=float64",
-        "recursion={damping:0.95,noise:0.05,T:2,n:1}",
+        "recursion={damping:0.95,noise:0.05,T:1,n:1}",
         "latents={init:random,heads:2}",
         "model={mlp:conv_swiglu,registers:1}",
     ],

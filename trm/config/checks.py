@@ -102,14 +102,6 @@ def validate(cfg: Config) -> None:
         check(cfg)
 
 
-def _check_matrices(optimizer: OptimizerConfig) -> None:
-    defaults = OptimizerConfig()
-    for name in ("others", "matrix_lr", "matrix_weight_decay", "matrix_scale"):
-        value = getattr(optimizer, name)
-        if optimizer.name != "muon" and value != getattr(defaults, name):
-            raise ConfigError(f"optimizer.{name}={value} is a setting of muon: set optimizer=muon or leave it out")
-
-
 def _check_inference(cfg: Config) -> None:
     way, evaluate = cfg.inference, cfg.evaluate
     if way.candidates > 1 and way.selection == "last":
@@ -117,7 +109,7 @@ def _check_inference(cfg: Config) -> None:
             f"inference.selection=last is for one candidate and there are {way.candidates}: choose who answers, such as "
             "inference.selection=vote, best_q or residual"
         )
-    if way.rollouts > 1 and way.noise == 0:
+    if way.rollouts > 1 and way.noise == 0 and not cfg.is_random:
         raise ConfigError(f"inference.rollouts={way.rollouts} are all alike without noise: set inference.noise, such as 0.3")
     if way.selection == "resample" and way.particles == 1:
         raise ConfigError("inference.selection=resample draws among rollouts and restarts: set inference.rollouts above 1")
@@ -142,6 +134,14 @@ def _check_inference(cfg: Config) -> None:
         )
     if evaluate.by_difficulty and (way.candidates > 1 or way.ladder):
         raise ConfigError("evaluate.by_difficulty is of one candidate of each puzzle: leave it out, or set inference=standard")
+
+
+def _check_matrices(optimizer: OptimizerConfig) -> None:
+    defaults = OptimizerConfig()
+    for name in ("others", "matrix_lr", "matrix_weight_decay", "matrix_scale"):
+        value = getattr(optimizer, name)
+        if optimizer.name != "muon" and value != getattr(defaults, name):
+            raise ConfigError(f"optimizer.{name}={value} is a setting of muon: set optimizer=muon or leave it out")
 
 
 def register_check(check: Callable[[Config], None]) -> Callable[[Config], None]:

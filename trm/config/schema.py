@@ -428,6 +428,11 @@ class Config:
     seed: int = _key(0, "seed of weights, data order and exploration", low=0, high=2**31 - 1)
 
     @property
+    def is_random(self) -> bool:
+        """Whether the model draws random numbers in evaluation, beside those of `inference`."""
+        return self.latents.init == "random" or self.recursion.noise > 0
+
+    @property
     def eval_batch_size(self) -> int:
         """Rows of one evaluation batch over all devices."""
         return self.evaluate.batch_size or self.train.global_batch_size

@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from trm.config import InferenceConfig
-from trm.core.counter import RESAMPLING, ROLLOUT_NOISE, STARTS, normal, uniform
-from trm.core.latents import STD_OF_CUT_NORMAL
+from trm.core.counter import RESAMPLING, ROLLOUT_NOISE, normal, uniform
+from trm.core.latents import random_starts
 from trm.core.model import Architecture
 from trm.core.recursion import Latents
 
@@ -42,17 +42,14 @@ def row_keys(way: InferenceConfig, puzzles: Numbers, candidates: Numbers) -> Num
 def started(arch: Architecture, way: InferenceConfig, latents: Latents, keys: Tensor, steps: Tensor) -> Latents:
     """The latents [B, L, D] with those of rows before their first step (`steps` [B] is 0) where their restart has them start.
 
-    Restart 0 starts as the model does; the others from independent normal values, cut at two sigma, of standard deviation 1 after
-    the cut, as latents do in training with latents.init=random (EqR, arXiv 2605.21488). Rollouts of one restart start alike.
+    Restart 0 starts as the model does; the others at random, as latents do in training with latents.init=random (EqR, arXiv
+    2605.21488). Rollouts of one restart start alike.
     """
     own = keys & -(1 << ROLLOUT_BITS)
     drawn = (steps == 0) & (own & ((1 << (RESTART_BITS + ROLLOUT_BITS)) - 1) > 0)
-    found = {}
-    for i, (name, value) in enumerate(latents.items()):
-        shape = tuple(value.shape[1:])
-        start = normal(way.seed, own, shape, stream=STARTS, application=i, truncated=True, dtype=value.dtype) / STD_OF_CUT_NORMAL
-        found[name] = torch.where(drawn.view(-1, 1, 1), start, value)
-    return found
+    shapes = {name: tuple(value.shape[1:]) for name, value in latents.items()}
+    starts = random_starts(way.seed, own, shapes, 0, arch.dtype)
+    return {name: torch.where(drawn.view(-1, 1, 1), starts[name], value) for name, value in latents.items()}
 
 
 def prepared(arch: Architecture, way: InferenceConfig, latents: Latents, keys: Tensor, steps: Tensor) -> Latents:

@@ -50,7 +50,7 @@ def damped(net: Callable[[Tensor], Tensor], recursion: RecursionConfig, noise: N
 
 
 def random_starts(
-    seed: Tensor, rows: Tensor, shapes: Mapping[str, tuple[int, ...]], step: int | Tensor, dtype: torch.dtype
+    seed: int | Tensor, rows: Tensor, shapes: Mapping[str, tuple[int, ...]], step: int | Tensor, dtype: torch.dtype
 ) -> Latents:
     """Latents [B, *shape] of independent values: normal, cut at two sigma, of standard deviation 1 after the cut."""
     return {

@@ -46,7 +46,7 @@ from trm.core.optim import (
 from trm.core.recursion import Latents
 
 # inputs [B, C], labels [B, C], puzzle_identifiers [B], min_steps [B] (training), stop [B] (of several hosts); all int32.
-# rows [B] int64 (evaluation): whose random numbers a row has, where the model draws any; without it those of its place.
+# rows [B] int64 (evaluation): whose random numbers a row has, where any are drawn; without it those of its place.
 Batch = dict[str, Tensor]
 
 

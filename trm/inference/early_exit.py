@@ -89,7 +89,7 @@ def early_exit_step(
     next_group = (totals.next_group + free.sum(dtype=torch.int32)).clamp(max=end)
     question = candidate // way.particles if way.particles > 1 else candidate
     batch = {name: values[question] for name, values in queue.items()}
-    if way.is_random:
+    if "rows" in batch:
         batch["rows"] = batch["rows"] + row_keys(way, torch.zeros_like(candidate), candidate % way.particles)
 
     carry, out, results = eval_forward(arch, weights, fixed, puzzle_embedding, rows.carry, batch, preparation(arch, way, batch))

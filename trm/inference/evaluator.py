@@ -446,7 +446,7 @@ def held_out_loader(
         max_puzzles=cfg.evaluate.max_puzzles or most,
         copies=copies,
         repeats=way.particles,
-        keys=(lambda puzzles, places: row_keys(way, puzzles, places)) if way.is_random else None,
+        keys=(lambda puzzles, places: row_keys(way, puzzles, places)) if way.is_random or cfg.is_random else None,
         data_seed=cfg.data.seed,
         without="inference.copies=1" if way.copies > 1 else "evaluate.augmentations=1",
         process_index=runtime.process_index,
