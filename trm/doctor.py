@@ -36,9 +36,9 @@ from rich.filesize import decimal
 
 from trm.cli import Launch, compose_launch, options, plain_command
 from trm.config import Config, HardwareConfig, TrackingConfig, total_steps
-from trm.data.build import SPLITS, build_command, ensure_dataset, is_absent
+from trm.data.build import build_command, ensure_dataset, is_absent
 from trm.data.content import content_of
-from trm.data.format import ARRAYS, array_path, load_dataset, read_build_record
+from trm.data.format import ARRAYS, SPLITS, array_path, load_dataset, read_build_record
 from trm.errors import EXIT_FAILED, ConfigError, DataError, UserError, plain_line
 from trm.tasks.base import task_of
 from trm.tracking.wandb_view import choose_wandb_mode

@@ -5,6 +5,7 @@ nothing is sent from the host at each step.
 """
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -106,18 +107,28 @@ def clip_gradients(grads: Weights, max_norm: float | None) -> Weights:
 
 
 def update_puzzle_embedding(
-    cfg: OptimizerConfig, table: Tensor, grads: Tensor, identifiers: Tensor, step: Tensor, total_steps: int
+    cfg: OptimizerConfig,
+    table: Tensor,
+    grads: Tensor,
+    identifiers: Tensor,
+    step: Tensor,
+    total_steps: int,
+    *,
+    whole: Callable[[Tensor], Tensor] = lambda rows: rows,
+    in_place: bool = False,
 ) -> Tensor:
     """Sign-SGD on the puzzle embedding [I, E], for the identifiers present in the batch only.
 
-    `grads` [B, E] are summed per identifier over the global batch. The sum is a product with a one-hot matrix: under SPMD that is
-    one all-reduce, where a scatter would gather the rows of every device.
+    `grads` [B, E] are summed per identifier over the global batch. Only rows of the batch are read and written: rows of one
+    identifier have one sum, and write the same values. `whole` has rows that are split over devices come together on each first, so
+    that the table is never split or gathered. `in_place`: the table's memory is the new one's.
     """
-    one_hot = (identifiers.unsqueeze(-1) == torch.arange(table.shape[0], device=table.device)).to(table.dtype)  # [B, I]
-    summed = one_hot.t() @ grads.to(table.dtype)
-    present = one_hot.sum(0).unsqueeze(-1) > 0
+    grads, identifiers = whole(grads.to(table.dtype)), whole(identifiers)
+    same = (identifiers.unsqueeze(1) == identifiers.unsqueeze(0)).to(table.dtype)  # [B, B]
     lr = learning_rate(cfg.puzzle_emb_lr, step, cfg, total_steps)
-    return torch.where(present, table * (1 - lr * cfg.puzzle_emb_weight_decay) - lr * torch.sign(summed), table)
+    rows = table[identifiers] * (1 - lr * cfg.puzzle_emb_weight_decay) - lr * torch.sign(same @ grads)
+    places = identifiers.to(torch.int64)
+    return table.index_copy_(0, places, rows) if in_place else table.index_copy(0, places, rows)
 
 
 def update_ema(ema: Weights, weights: Weights, rate: float) -> Weights:

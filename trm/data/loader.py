@@ -17,7 +17,7 @@ from trm.config import IGNORE_LABEL
 from trm.data.format import Dataset
 from trm.data.hashing import Stream, hash64, permutations
 from trm.errors import DataError
-from trm.tasks.base import Scores, Task, augment, undo
+from trm.tasks.base import Ballots, Scores, Task, augment, undo
 
 Batch = dict[str, NDArray[np.int32]]
 
@@ -25,7 +25,7 @@ Batch = dict[str, NDArray[np.int32]]
 BLOCK_ROWS = 768
 
 
-def _host_rows(global_batch_size: int, process_index: int, process_count: int) -> slice:
+def host_rows(global_batch_size: int, process_index: int, process_count: int) -> slice:
     """The contiguous share of the global batch that one host loads."""
     if global_batch_size % process_count:
         raise DataError(f"a batch of {global_batch_size} rows does not divide over {process_count} hosts")
@@ -89,7 +89,7 @@ class TrainLoader:
         self._dataset = dataset
         self._seed = seed
         self._global_batch_size = global_batch_size
-        self._rows = _host_rows(global_batch_size, process_index, process_count)
+        self._rows = host_rows(global_batch_size, process_index, process_count)
         self._first_row = np.asarray(dataset.group_indices[:-1], np.int64)
         self._num_variants = np.diff(np.asarray(dataset.group_indices, np.int64))
         on_the_fly = on_the_fly_aug > 0 and dataset.num_rows == dataset.num_groups
@@ -155,7 +155,7 @@ class EvalLoader:
         self.dataset, self._copies = dataset, copies
         self._variants = _Variants(dataset, data_seed, "evaluate.augmentations=1" if copies > 1 else None)
         self.global_batch_size = global_batch_size
-        self._rows = _host_rows(global_batch_size, process_index, process_count)
+        self._rows = host_rows(global_batch_size, process_index, process_count)
         self._first = 0
         self.num_puzzles = dataset.num_rows if max_puzzles is None else min(max_puzzles, dataset.num_rows)
 
@@ -187,6 +187,10 @@ class EvalLoader:
         """Of each of these rows of the pass, the puzzle and the variant."""
         puzzles, variants = np.divmod(np.arange(min(start, self.num_rows), min(stop, self.num_rows)), self._copies)
         return puzzles + self._first, variants
+
+    def ballots(self) -> Ballots | None:
+        """Where the answers of a pass are counted, of a task whose puzzles are judged by several rows; else None."""
+        return None
 
     @property
     def task(self) -> Task | None:
