@@ -119,16 +119,25 @@ def update_puzzle_embedding(
 ) -> Tensor:
     """Sign-SGD on the puzzle embedding [I, E], for the identifiers present in the batch only.
 
-    `grads` [B, E] are summed per identifier over the global batch. Only rows of the batch are read and written: rows of one
-    identifier have one sum, and write the same values. `whole` has rows that are split over devices come together on each first, so
-    that the table is never split or gathered. `in_place`: the table's memory is the new one's.
+    `grads` [B, E] are summed per identifier over the global batch. A table with more rows than the batch is read and written in the
+    batch's rows alone: rows of one identifier have one sum, and write the same values. `whole` has rows that are split over devices
+    come together on each first, so that the table is never split or gathered; `in_place`: the new table takes the table's memory.
+    In a smaller table the sum is a product with a one-hot matrix, which under SPMD is one all-reduce.
     """
-    grads, identifiers = whole(grads.to(table.dtype)), whole(identifiers)
+    grads, lr = grads.to(table.dtype), learning_rate(cfg.puzzle_emb_lr, step, cfg, total_steps)
+    if table.shape[0] <= len(identifiers):
+        one_hot = (identifiers.unsqueeze(-1) == torch.arange(table.shape[0], device=table.device)).to(table.dtype)  # [B, I]
+        present = one_hot.sum(0).unsqueeze(-1) > 0
+        return torch.where(present, _stepped(cfg, table, one_hot.t() @ grads, lr), table)
+    grads, identifiers = whole(grads), whole(identifiers)
     same = (identifiers.unsqueeze(1) == identifiers.unsqueeze(0)).to(table.dtype)  # [B, B]
-    lr = learning_rate(cfg.puzzle_emb_lr, step, cfg, total_steps)
-    rows = table[identifiers] * (1 - lr * cfg.puzzle_emb_weight_decay) - lr * torch.sign(same @ grads)
+    rows = _stepped(cfg, table[identifiers], same @ grads, lr)
     places = identifiers.to(torch.int64)
     return table.index_copy_(0, places, rows) if in_place else table.index_copy(0, places, rows)
+
+
+def _stepped(cfg: OptimizerConfig, rows: Tensor, summed: Tensor, lr: Tensor) -> Tensor:
+    return rows * (1 - lr * cfg.puzzle_emb_weight_decay) - lr * torch.sign(summed)
 
 
 def update_ema(ema: Weights, weights: Weights, rate: float) -> Weights:

@@ -187,8 +187,13 @@ def loss_and_grads(
     return (grads, vector_grads), new_carry, StepOutputs(loss.detach(), grads, out.logits.detach(), out.q_halt.detach(), metrics)
 
 
-def train_step_with_outputs(cfg: StepConfig, state: TrainState, fixed: Weights, batch: Batch) -> tuple[TrainState, StepOutputs]:
-    """One training step, with what it computed on the way. The gradients and norms of the outputs are those before clipping."""
+def train_step_with_outputs(
+    cfg: StepConfig, state: TrainState, fixed: Weights, batch: Batch, *, in_place: bool = False
+) -> tuple[TrainState, StepOutputs]:
+    """One training step, with what it computed on the way. The gradients and norms of the outputs are those before clipping.
+
+    `in_place`: a large puzzle embedding is changed where it is, as the caller does not use the state again.
+    """
     (grads, vector_grads), carry, outputs = loss_and_grads(cfg, state, fixed, batch)
     grads = clip_gradients(grads, cfg.optimizer.clip_grad_norm)
     step = state.step + 1
@@ -197,7 +202,16 @@ def train_step_with_outputs(cfg: StepConfig, state: TrainState, fixed: Weights, 
     weights, m, v = update_weights(cfg.optimizer, state.weights, state.m, state.v, grads, t, lr)
     table = state.puzzle_embedding
     if table is not None and vector_grads is not None:
-        table = update_puzzle_embedding(cfg.optimizer, table, vector_grads, carry.puzzle_identifiers, t, cfg.total_steps)
+        table = update_puzzle_embedding(
+            cfg.optimizer,
+            table,
+            vector_grads,
+            carry.puzzle_identifiers,
+            t,
+            cfg.total_steps,
+            whole=cfg.arch.whole,
+            in_place=in_place and table.device.type != "xla",  # where it is donated, and functions are pure
+        )
     new_state = TrainState(
         weights=weights,
         m=m,
@@ -211,9 +225,9 @@ def train_step_with_outputs(cfg: StepConfig, state: TrainState, fixed: Weights, 
     return new_state, outputs
 
 
-def train_step(cfg: StepConfig, state: TrainState, fixed: Weights, batch: Batch) -> TrainState:
+def train_step(cfg: StepConfig, state: TrainState, fixed: Weights, batch: Batch, *, in_place: bool = False) -> TrainState:
     """One training step: the pure function (state, batch) -> state that every run compiles once."""
-    return train_step_with_outputs(cfg, state, fixed, batch)[0]
+    return train_step_with_outputs(cfg, state, fixed, batch, in_place=in_place)[0]
 
 
 # ------------------------------------------------------------------------------------------------------------- evaluation step

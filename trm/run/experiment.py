@@ -121,4 +121,4 @@ def started(cfg: Config) -> Runtime:
 
 def on_devices(arch: Architecture, runtime: Runtime) -> Architecture:
     """The architecture with what the devices put in the place of plain torch."""
-    return dataclasses.replace(arch, linear=runtime.linear, compile_block=runtime.compile_block)
+    return dataclasses.replace(arch, linear=runtime.linear, compile_block=runtime.compile_block, whole=runtime.whole)
