@@ -262,6 +262,9 @@ class Training:
         """Copy the state to the host and have it written; the run stops here rather than save one that is not finite."""
         with self.clock.paused():
             host = self.runtime.fetch(state)
+            if host.puzzle_embedding is not None and host.puzzle_embedding is state.puzzle_embedding:
+                # on a CPU without torch_xla this is the table itself, which the next step changes in place
+                host = host._replace(puzzle_embedding=host.puzzle_embedding.clone())
             self.outputs.wait()  # one is written at a time
             losses = dict(zip(METRICS, host.metrics.tolist(), strict=True))
             check_losses(losses, self.record.step, self.cfg, self.run_dir)

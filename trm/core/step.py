@@ -58,6 +58,7 @@ class StepConfig:
     optimizer: OptimizerConfig
     ema_rate: float
     total_steps: int
+    trainable: str = "all"  # or "puzzle_embedding" alone
 
 
 class StepOutputs(NamedTuple):
@@ -149,7 +150,9 @@ def loss_and_grads(
     """
     arch, recursion = cfg.arch, cfg.arch.recursion
     carry = refill(arch, fixed, state.carry, batch)
-    weights = {name: weight.detach().requires_grad_() for name, weight in state.weights.items()}
+    weights = state.weights
+    if cfg.trainable == "all":
+        weights = {name: weight.detach().requires_grad_() for name, weight in weights.items()}
     table = state.puzzle_embedding
     vectors = None if table is None else table[carry.puzzle_identifiers].detach().requires_grad_()
     steps = carry.steps + 1
@@ -176,13 +179,15 @@ def loss_and_grads(
         row_losses = rows.lm_loss + 0.5 * sum(halting_losses[1:], halting_losses[0])
         loss = (supervision_weights(recursion, steps, arch.master_dtype) * row_losses).sum() / halted.shape[0]
 
-    leaves = [*weights.values(), *([] if vectors is None else [vectors])]
+    trained = weights if cfg.trainable == "all" else {}
+    leaves = [*trained.values(), *([] if vectors is None else [vectors])]
     # detached: the zeros for what the step does not use come with requires_grad
     found = [grad.detach() for grad in torch.autograd.grad(loss, leaves, materialize_grads=True)]
-    grads, vector_grads = dict(zip(weights, found, strict=False)), None if vectors is None else found[-1]
+    grads, vector_grads = dict(zip(trained, found, strict=False)), None if vectors is None else found[-1]
     losses = [lm_loss.detach(), q_halt_loss.detach(), q_continue_loss.detach()]
     metrics = sum_metrics(arch, out, rows, steps, halted, losses, stop=batch.get("stop")).detach()
-    metrics = torch.cat([metrics[: len(ROW_METRICS)], torch.stack([norm(grads), norm(state.weights)])])
+    grad_norm = norm(grads) if grads else torch.zeros_like(lm_loss)
+    metrics = torch.cat([metrics[: len(ROW_METRICS)], torch.stack([grad_norm, norm(state.weights)])])
     new_carry = Carry(latents, steps, halted, carry.inputs, carry.labels, carry.puzzle_identifiers)
     return (grads, vector_grads), new_carry, StepOutputs(loss.detach(), grads, out.logits.detach(), out.q_halt.detach(), metrics)
 
@@ -195,11 +200,14 @@ def train_step_with_outputs(
     `in_place`: a large puzzle embedding is changed where it is, as the caller does not use the state again.
     """
     (grads, vector_grads), carry, outputs = loss_and_grads(cfg, state, fixed, batch)
-    grads = clip_gradients(grads, cfg.optimizer.clip_grad_norm)
     step = state.step + 1
     t = step.to(cfg.arch.master_dtype)
-    lr = learning_rate(cfg.optimizer.lr, t, cfg.optimizer, cfg.total_steps)
-    weights, m, v = update_weights(cfg.optimizer, state.weights, state.m, state.v, grads, t, lr)
+    weights, m, v, ema = state.weights, state.m, state.v, state.ema
+    if cfg.trainable == "all":
+        grads = clip_gradients(grads, cfg.optimizer.clip_grad_norm)
+        lr = learning_rate(cfg.optimizer.lr, t, cfg.optimizer, cfg.total_steps)
+        weights, m, v = update_weights(cfg.optimizer, weights, m, v, grads, t, lr)
+        ema = update_ema(ema, weights, cfg.ema_rate)
     table = state.puzzle_embedding
     if table is not None and vector_grads is not None:
         table = update_puzzle_embedding(
@@ -216,7 +224,7 @@ def train_step_with_outputs(
         weights=weights,
         m=m,
         v=v,
-        ema=update_ema(state.ema, weights, cfg.ema_rate),
+        ema=ema,
         puzzle_embedding=table,
         carry=carry,
         step=step,

@@ -7,8 +7,8 @@ can be drawn without the steps before it, the stream starts anew every BLOCK_STE
 Shapes: G puzzles, R base rows, B rows of the global batch, L tokens.
 """
 
-import copy
 import dataclasses
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +17,7 @@ from trm.config import IGNORE_LABEL
 from trm.data.format import Dataset, load_catalogue
 from trm.data.hashing import Stream, hash64, permutations
 from trm.data.loader import Batch, EvalLoader, host_rows
-from trm.tasks.base import Ballots, Scores
+from trm.tasks.base import Ballots, Catalogue, Scores
 
 BLOCK_STEPS = 512
 
@@ -143,13 +143,8 @@ class PairEvalLoader(EvalLoader):
         super().__init__(dataset, global_batch_size=global_batch_size, process_index=process_index, process_count=process_count)
         self.num_puzzles = min(max_puzzles or dataset.num_groups, dataset.num_groups)
         self._maker = PairRowMaker(dataset, data_seed=data_seed, moved=False)
-        self._most = max_variants
-        self._lay_out()
-
-    def _lay_out(self) -> None:
-        groups = np.arange(self._first, self._first + self.num_puzzles)
-        variants = np.minimum(self._maker.num_variants[groups], self._most or self._maker.num_variants[groups].max())
-        self._groups, self._counts = groups, self._maker.num_pairs[groups]
+        there, self._counts = (counts[: self.num_puzzles] for counts in (self._maker.num_variants, self._maker.num_pairs))
+        variants = np.minimum(there, max_variants or there.max())
         self._starts = np.concatenate([[0], np.cumsum(variants * self._counts)])
 
     @property
@@ -157,21 +152,16 @@ class PairEvalLoader(EvalLoader):
         """Rows of the pass."""
         return int(self._starts[-1])
 
-    def rest(self) -> "PairEvalLoader | None":
-        """The pass over the puzzles that come after these; None where there are none."""
-        other = copy.copy(self)
-        other._first, other.num_puzzles = self._first + self.num_puzzles, self.dataset.num_groups - self._first - self.num_puzzles
-        if not other.num_puzzles:
-            return None
-        other._lay_out()
-        return other
+    def rest(self) -> None:
+        """None: a pass takes all puzzles that it is told to, in as many variants as it is told to."""
+        return
 
     def rows(self, start: int, stop: int) -> Batch:
         """Rows `start` to `stop` of the pass (fewer where it ends before), the same on every host."""
         rows = np.arange(min(start, self.num_rows), min(stop, self.num_rows))
         at = np.searchsorted(self._starts, rows, side="right") - 1
         variants, pairs = np.divmod(rows - self._starts[at], self._counts[at])
-        return self._maker.rows(self._groups[at], variants, pairs)
+        return self._maker.rows(at, variants, pairs)
 
     def undo(self, cells: NDArray[np.integer]) -> NDArray[np.integer]:
         """Answers to all rows of the pass, as they are: what they come to is for `ballots` to say."""
@@ -186,11 +176,16 @@ class PairEvalLoader(EvalLoader):
         """None."""
         return {}
 
+    @cached_property
+    def catalogue(self) -> Catalogue:
+        """What the identifiers stand for."""
+        return load_catalogue(self.dataset)
+
     def ballots(self) -> Ballots:
         """Where the answers to the puzzles of the pass are counted."""
-        task, catalogue = self.dataset.pairs_task, load_catalogue(self.dataset)
+        task, catalogue = self.dataset.pairs_task, self.catalogue
         assert task is not None
-        identifiers = self.dataset.puzzle_identifiers[np.asarray(self.dataset.group_indices[:-1])[self._groups]]
+        identifiers = self.dataset.puzzle_identifiers[np.asarray(self.dataset.group_indices[: self.num_puzzles])]
         names = {catalogue.names[catalogue.puzzles[identifier]] for identifier in identifiers.tolist()}
         tests = {name: plain for name, plain in catalogue.tests.items() if name in names}
         return task.ballots(dataclasses.replace(catalogue, tests=tests))

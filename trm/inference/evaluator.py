@@ -20,11 +20,12 @@ from trm.core.step import empty_carry
 from trm.data.build import ensure_dataset
 from trm.data.format import load_dataset
 from trm.data.loader import EvalLoader
-from trm.errors import DataError
+from trm.data.pairs import PairEvalLoader
+from trm.errors import ConfigError, DataError
 from trm.inference.early_exit import early_exit_program, first_rows, first_totals
 from trm.inference.progress import Progress, progress_bar
 from trm.inference.samples import Samples
-from trm.tasks.base import task_of
+from trm.tasks.base import Ballots, task_of
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,7 @@ class EvalResult:
     by_step: list[dict[str, float]]  # after each supervision step, the mean over all puzzles
     samples: Samples
     score_names: tuple[str, ...] = ()  # the task's own
+    ballots: Ballots | None = None  # of a task that judges puzzles by several rows
 
     @property
     def final(self) -> dict[str, float]:
@@ -47,7 +49,7 @@ class EvalResult:
     def joined(self, other: "EvalResult") -> "EvalResult":
         """The result over the puzzles of both, which share none."""
         return EvalResult(
-            [_joined(*pair) for pair in zip(self.by_step, other.by_step, strict=True)], self.samples, self.score_names
+            [_joined(*pair) for pair in zip(self.by_step, other.by_step, strict=True)], self.samples, self.score_names, self.ballots
         )
 
     def score(self, name: str) -> float:
@@ -125,10 +127,13 @@ class FullEvaluator(Evaluator):
         Rows are traced in any case where the puzzles have scores of their own, which are found on the host.
         """
         super().__init__(runtime, arch, fixed, loader, num_steps, progress)
+        self._traced = traced
         self._carry = runtime.put_rows(empty_carry(arch, fixed, self._local_batch_size))
         self._zeros = runtime.put_replicated(torch.zeros(len(METRICS), dtype=arch.master_dtype))
         self._score_names = loader.score_names
-        self._step = runtime.compile(*eval_program(arch, traced=traced or bool(self._score_names)))
+        self.ballots = loader.ballots()  # of the last pass, or of all where `keeps_votes` is set
+        self.keeps_votes = False
+        self._step = runtime.compile(*eval_program(arch, traced=traced or bool(self._score_names) or self.ballots is not None))
 
     def prepare(self, weights: Weights, puzzle_embedding: Tensor | None) -> None:
         """Compile the evaluation step now rather than at the first evaluation."""
@@ -164,6 +169,8 @@ class FullEvaluator(Evaluator):
         scores = [dict.fromkeys(self._score_names, 0) for _ in sums]  # puzzles that have them
         shown: list[Shown] = []  # of the first batch
         traces: list[BatchTrace] = []
+        if not self.keeps_votes:
+            self.ballots = self.loader.ballots()
         total = len(self.loader) * self._num_steps
         with progress_bar(self._progress, 0, total, "step", leave=False) as bar:
             progress = Progress("evaluation, steps of batches", total, bar, words=self._progress == "auto")
@@ -196,16 +203,28 @@ class FullEvaluator(Evaluator):
         means = [_means(total) for total in totals]
         for mean, found in zip(means, scores, strict=True):
             mean |= {name: count / max(mean["count"], 1) for name, count in found.items()}
-        return EvalResult(means, samples, self._score_names), traces
+        names = self._score_names
+        if self.ballots is not None and self.loader.task is not None:
+            means[-1] |= self.ballots.scores()
+            names = self.loader.task.score_names
+        return EvalResult(means, samples, names, self.ballots), traces
 
     def _fetched(self, trace: BatchTrace, number: int, scores: list[dict[str, int]]) -> BatchTrace:
-        """The trace of a batch on the host, its task's scores added to `scores`; of its answers only the last go on."""
+        """The trace of a batch on the host, its task's scores added to `scores` and its votes counted.
+
+        Of its answers only the last go on, and nothing where no trace was asked for.
+        """
         on_host: BatchTrace = self.runtime.fetch(trace)
         if self._score_names:
             for predictions, sums in zip(on_host.predictions, scores, strict=True):
                 for name, has in self.loader.scores(predictions.numpy(), number * len(predictions)).items():
                     sums[name] += int(has.sum())
-        return on_host._replace(predictions=on_host.predictions[-1:])
+        if self.ballots is not None:
+            answers = on_host.predictions[-1].numpy()
+            rows = self.loader.rows(number * len(answers), (number + 1) * len(answers))
+            count, confidence = len(rows["inputs"]), on_host.steps[-1].q_halt.to(torch.float64).sigmoid().numpy()
+            self.ballots.add(rows["puzzle_identifiers"], rows["inputs"], answers[:count], confidence[:count])
+        return on_host._replace(predictions=on_host.predictions[-1:]) if self._traced else BatchTrace([], [])
 
 
 class EarlyExitEvaluator(Evaluator):
@@ -280,6 +299,12 @@ def _joined(one: dict[str, float], other: dict[str, float]) -> dict[str, float]:
 def make_evaluator(cfg: Config, runtime: Runtime, arch: Architecture, fixed: Weights, *, sample: bool = False) -> Evaluator:
     """An evaluator over the test split of the config's dataset, or a `sample` of it as training takes. Raises DataError without."""
     loader = held_out_loader(cfg, runtime, 1, SAMPLE_PUZZLES if sample else None)
+    if isinstance(loader, PairEvalLoader):
+        if cfg.evaluate.early_exit:
+            raise ConfigError("evaluate.early_exit: variants vote with their answers after all supervision steps: leave it out")
+        evaluator = FullEvaluator(runtime, arch, fixed, loader, cfg.recursion.n_sup, progress_of(cfg, runtime))
+        evaluator.keeps_votes = cfg.evaluate.votes == "run"
+        return evaluator
     if cfg.evaluate.best_by not in (EXACT, *loader.score_names):
         raise DataError(
             f"evaluate.best_by={cfg.evaluate.best_by}: data.path={cfg.data.path} holds other puzzles than the settings say: set "
@@ -294,8 +319,21 @@ def held_out_loader(cfg: Config, runtime: Runtime, copies: int, most: int | None
 
     Of a larger one `most` puzzles, unless evaluate.max_puzzles says how many.
     """
+    dataset = load_dataset(ensure_dataset(cfg.data), "test", task_of(cfg.data))
+    if dataset.pairs_task is not None:
+        if copies > 1:
+            raise DataError("evaluate.augmentations: the variants of these puzzles vote in any case: leave it out")
+        return PairEvalLoader(
+            dataset,
+            global_batch_size=cfg.eval_batch_size,
+            max_puzzles=cfg.evaluate.max_puzzles,
+            max_variants=cfg.evaluate.max_variants,
+            data_seed=cfg.data.seed,
+            process_index=runtime.process_index,
+            process_count=runtime.process_count,
+        )
     return EvalLoader(
-        load_dataset(ensure_dataset(cfg.data), "test", task_of(cfg.data)),
+        dataset,
         global_batch_size=cfg.eval_batch_size,
         max_puzzles=cfg.evaluate.max_puzzles or most,
         copies=copies,

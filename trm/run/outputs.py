@@ -85,6 +85,8 @@ class Outputs:
         with self._own():
             if self._exp.runtime.is_main:
                 write_whole(self._run_dir / SAMPLES_FILE, result.samples.to_json())
+                for name, text in result.ballots.documents().items() if result.ballots else ():
+                    write_whole(self._run_dir / name, text)
             best = self._record.scores.best_exact_accuracy or 0.0  # this evaluation's included
             puzzles = held_out(result.samples, self._exp.dataset.task)
             self._trackers.show(step, lambda: Evaluation(result.by_step, best, puzzles, dict(self._record.scores.best_scores)))
