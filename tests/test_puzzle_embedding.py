@@ -63,8 +63,9 @@ from trm.core.programs import train_program
 from trm.core.step import StepConfig, init_state
 from trm.run.experiment import on_devices
 devices, identifiers, out = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
-cfg = compose(["recipe=tiny", "data=sudoku_4x4", "run_name=x", "hardware=cpu_mesh",
-    f"hardware.devices_per_host={devices}", "train.global_batch_size=16", "recursion=t2_n2", "model.puzzle_emb_ndim=64", "model.puzzle_emb_len=2", "hardware.dtype=float64"])
+cfg = compose(["recipe=tiny", "data=sudoku_4x4", "run_name=x", "hardware=cpu_mesh", f"hardware.devices_per_host={devices}",
+    "hardware.dtype=float64", "train.global_batch_size=16", "recursion=t2_n2", "model.puzzle_emb_ndim=64",
+    "model.puzzle_emb_len=2"])
 runtime = start(cfg.hardware)
 arch = on_devices(architecture(cfg, seq_len=16, vocab_size=6, num_puzzle_identifiers=identifiers), runtime)
 fixed, random = init_fixed(arch, 0), np.random.default_rng(0)

@@ -251,19 +251,19 @@ def check_dataset(cfg: Config) -> str:
     ensure_dataset(data)
     splits = {split: load_dataset(path, split, task_of(data)) for split in SPLITS}
     sums = compare_checksums(path)
-    total_steps(cfg, splits["train"].num_groups)
+    total_steps(cfg, splits["train"].rows_of_epoch)
     rows = ", ".join(f"{split} {dataset.num_groups:,} puzzles ({dataset.num_rows:,} rows)" for split, dataset in splits.items())
     return f"{path}: {rows}, {decimal(folder_bytes(path))}, {sums}"
 
 
-def sizes_and_groups(cfg: Config) -> tuple[dict[str, int], int]:
-    """The dataset's sizes, as trm.core.model.architecture takes them, and its puzzles; by the settings where it cannot be read."""
+def sizes_and_groups(cfg: Config) -> tuple[dict[str, int], float]:
+    """The dataset's sizes, as trm.core.model.architecture takes them, and rows of an epoch; by the settings where it has none."""
     task = task_of(cfg.data)
     try:
         train = load_dataset(Path(cfg.data.path), "train", task)
     except (DataError, OSError):  # check_dataset tells of it
-        return task.facts.sizes, cfg.data.num_puzzles
-    return train.metadata.sizes, train.num_groups
+        return task.facts.sizes, cfg.data.num_puzzles * task.facts.rows_of_puzzle
+    return train.metadata.sizes, train.rows_of_epoch
 
 
 def folder_bytes(path: Path) -> int:
@@ -309,7 +309,7 @@ def state_bytes(cfg: Config, sizes: dict[str, int]) -> int:
     return num_bytes((state, [tensor for name, tensor in fixed.items() if name.startswith("init.")]))
 
 
-def checkpoints_at_once(cfg: Config, num_groups: int) -> int:
+def checkpoints_at_once(cfg: Config, num_groups: float) -> int:
     """Checkpoints that lie on the disk together at most: the newest, the best, and the one that is being written."""
     steps = total_steps(cfg, num_groups)
     saves = 1 + sum(steps // every for every in (cfg.train.checkpoint_every_steps, cfg.train.eval_every_steps) if every)

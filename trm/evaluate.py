@@ -7,8 +7,10 @@ on other puzzles or hardware.
   evaluate.supervision_steps=[1,4,16]  accuracy against compute: the answers after so many supervision steps, in one pass
   evaluate.augmentations=8             so many symmetric copies of each puzzle vote on its answer
   evaluate.by_difficulty=true          the scores of puzzles that are alike hard, as their task measures it
+  evaluate.max_variants=32             so many variants vote, of puzzles that have an identifier for each; else all do
 
-The last three write a table (CSV, JSON) and a picture into RUN/evaluation, or into DIR with --out.
+The answers of variants are written as submission.json and answers.json, and the ways of supervision_steps, augmentations and
+by_difficulty write a table (CSV, JSON) and a picture into RUN/evaluation, or into DIR with --out.
 """
 
 if __name__ == "__main__":  # before what takes seconds to import
@@ -38,10 +40,11 @@ from trm.inference.evaluator import EvalResult, FullEvaluator, Trace, held_out_l
 from trm.inference.progress import Progress
 from trm.run.experiment import on_devices, started
 from trm.run.failures import not_finite
+from trm.run.folder import write_whole
 from trm.run.rank import process_rank, refuse_other_starters
 from trm.run.saved import SavedRun, check_test_puzzles, open_run, split_arguments
 from trm.show.curves import write_curve, write_difficulty, write_votes
-from trm.tasks.base import task_of
+from trm.tasks.base import PairsTask, task_of
 
 OUT_FOLDER = "evaluation"  # of the run folder
 
@@ -56,8 +59,10 @@ def main(arguments: list[str]) -> None:
     logging.basicConfig(format="%(message)s")
     logging.getLogger(Progress.__module__).setLevel(logging.INFO)  # how far it is, where there is no terminal for a bar
     run = open_run(path, overrides)
-    wanted = run.cfg.evaluate
-    if given.out is not None and not wanted.supervision_steps and wanted.augmentations == 1 and not wanted.by_difficulty:
+    if not any(override.startswith("evaluate.max_variants=") for override in overrides):
+        run.cfg.evaluate.max_variants = None  # training's evaluations take a sample
+    wanted, votes = run.cfg.evaluate, isinstance(task_of(run.cfg.data), PairsTask)
+    if not (given.out is None or votes or wanted.supervision_steps or wanted.augmentations > 1 or wanted.by_difficulty):
         raise ConfigError(
             "--out is for evaluate.supervision_steps, evaluate.augmentations and evaluate.by_difficulty: give one of them, or "
             "leave it out"
@@ -69,18 +74,19 @@ def main(arguments: list[str]) -> None:
     elif wanted.by_difficulty:
         _difficulty(run, given.out)
     else:
-        _once(run)
+        _once(run, _out_folder(run, given.out) if votes else None)
 
 
-def _once(run: SavedRun) -> None:
-    """One evaluation: a line for each metric."""
+def _once(run: SavedRun, folder: Path | None) -> None:
+    """One evaluation: a line for each metric; what its votes come to is written into the folder."""
     runtime = started(run.cfg)
     evaluator = make_evaluator(run.cfg, runtime, on_devices(run.arch, runtime), run.fixed)
     findings = check_test_puzzles(run, evaluator.loader.dataset)
     weights, table = runtime.put_replicated((run.eval_weights, run.puzzle_embedding))
     _announce(run, runtime, f"{evaluator.loader.num_puzzles} puzzles")
     began = time.perf_counter()
-    result = evaluator.run(weights, table).final
+    found = evaluator.run(weights, table)
+    result = found.final
     if wrong := not_finite(result):
         raise RunFailure(
             f"{run.folder}: the evaluation is not finite ({wrong}), so its accuracy says nothing: use another checkpoint"
@@ -92,6 +98,11 @@ def _once(run: SavedRun) -> None:
         print(f"  {name:<16} {value:.6g}")
     for finding in findings:
         print(f"  to be read with care: {finding}")
+    if found.ballots is not None and folder is not None:
+        print("  votes are those of this checkpoint alone")
+        for name, text in found.ballots.documents().items():
+            write_whole(folder / name, text)
+            print(f"written: {folder / name}")
     print(json.dumps({"checkpoint_step": run.meta.step, **result}, sort_keys=True))
 
 
@@ -103,7 +114,8 @@ def _curve(run: SavedRun, out: Path | None) -> None:
     points = compute_curve(
         seen.trace.exact[:, seen.counted], seen.trace.halts[:, seen.counted], steps, count_row_flops(run.cfg, run.arch)
     )
-    names, by_step = seen.result.score_names, seen.result.by_step
+    by_step = seen.result.by_step
+    names = tuple(name for name in seen.result.score_names if name in by_step[0])
     rows = [asdict(point) | {name: by_step[point.supervision_steps - 1][name] for name in names} for point in points]
     if folder is not None:
         write_curve(folder, rows, seen.facts, names)

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from operator import attrgetter
 
 from trm.config import EXACT, paper
+from trm.report.pairs import votes_note
 from trm.report.runs import Run
 from trm.report.target import time_to_target
 from trm.report.variants import Comparison, Estimate, Variant, show
@@ -118,7 +119,7 @@ def notes(comparison: Comparison) -> list[str]:
     found = [FINDINGS_NOTE] if any(variant.findings for variant in comparison.variants) else []
     names = score_names(comparison)
     scores = [SCORES_NOTE.format(names=", ".join(names), decides=" or ".join(deciding(comparison)))] if names else []
-    return [*NOTES, RATES_NOTE, PAPER_NOTE, *found, *scores, *target]
+    return [*NOTES, RATES_NOTE, PAPER_NOTE, *found, *scores, *votes_note(comparison), *target]
 
 
 def problems(comparison: Comparison) -> list[Row]:

@@ -1,9 +1,9 @@
 """Checkpoints: the full training state as safetensors plus JSON, written atomically and verified when read.
 
 RUN/checkpoints/step_N/ holds `state.safetensors` and `meta.json`; a puzzle embedding of several identifiers, which can be larger
-than all else, is a file of its own that the newest and the best checkpoint have alone. `latest` and `best` are relative links to such, for people alone
-(trm/run/folder.py). Nothing in a checkpoint depends on the clock or on a path, so equal runs write equal bytes, and nothing in it
-can run code.
+than all else, is a file of its own that the newest and the best checkpoint have alone. `latest` and `best` are relative links to
+such, for people alone (trm/run/folder.py). Nothing in a checkpoint depends on the clock or on a path, so equal runs write equal
+bytes, and nothing in it can run code.
 """
 
 import hashlib

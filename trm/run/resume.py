@@ -67,8 +67,8 @@ def starting_point(exp: Experiment, run_dir: Path, record: Record) -> tuple[Expe
 def _from_other_run(exp: Experiment, state: TrainState) -> tuple[Experiment, TrainState]:
     """A first state with the weights of train.init_from, and the experiment with its latents' initial values.
 
-    The puzzle embedding is taken over where the identifiers are the same; else each of its rows is the mean of the other run's, which
-    is said. Raises CheckpointError where the weights do not fit.
+    The puzzle embedding is taken over where the identifiers are the same; else each of its rows is the mean of the other run's,
+    which is said. Raises CheckpointError where the weights do not fit.
     """
     given = exp.cfg.train.init_from
     assert given is not None
@@ -79,9 +79,7 @@ def _from_other_run(exp: Experiment, state: TrainState) -> tuple[Experiment, Tra
     if whole is None:
         raise CheckpointError(f"train.init_from={given}: every checkpoint there is damaged: give another run")
     folder, tensors, meta = whole
-    kinds = {
-        kind: {k.removeprefix(f"{kind}/"): t for k, t in tensors.items() if k.startswith(f"{kind}/")} for kind in ("weights", "ema")
-    }
+    kinds = {kind: _part(tensors, f"{kind}/") for kind in ("weights", "ema")}
     weights = kinds["weights"] or kinds["ema"]
     parts = {"weights": weights} | ({"ema": kinds["ema"] or weights} if state.ema else {})
     named = {f"{kind}/{name}": tensor for kind, part in parts.items() for name, tensor in part.items()}
@@ -100,8 +98,12 @@ def _from_other_run(exp: Experiment, state: TrainState) -> tuple[Experiment, Tra
             table = table.mean(dim=0, keepdim=True).to(fresh.dtype).expand(len(fresh), -1).contiguous()
         named[TABLE] = table
     log.info("weights of %s (step %s); the rest of the state starts anew", folder, meta.step)
-    fixed = {k.removeprefix("fixed/"): t for k, t in tensors.items() if k.startswith("fixed/")}
+    fixed = _part(tensors, "fixed/")
     return dataclasses.replace(exp, fixed=exp.fixed | fixed), unflatten(state, named, f"train.init_from={given}: {folder}")
+
+
+def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
 
 
 def _checkpoint(exp: Experiment, run_dir: Path, record: Record) -> tuple[Path, dict[str, Tensor], Meta] | None:

@@ -53,6 +53,21 @@ def page(puzzle: Puzzle, frames: list[Frame], title: str) -> str:
     )
 
 
+def pairs_page(puzzle: Puzzle, frames: list[Frame], title: str, shown: dict[str, Any], votes: str) -> str:
+    """The page of a puzzle of pairs: what variants answered (`Ballots.shown`), and all frames of a run of `think` on the puzzle."""
+    return render(
+        HERE / "solved_pairs.html",
+        [VIEWER],
+        title=title,
+        shown=shown,
+        votes=votes,
+        colours=shown["colours"],
+        last=frames[-1],
+        symbol=puzzle.view.symbols[-1],
+        data=thinking_data([(puzzle, frames)]),
+    )
+
+
 def thinking_data(thoughts: Thoughts) -> dict[str, Any]:
     """What viewer.js draws of puzzles that share a view, ready for JSON.
 

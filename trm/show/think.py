@@ -13,7 +13,12 @@ from trm.show.thinking import Cells, Frame
 
 
 def think(
-    arch: Architecture, weights: Weights, fixed: Weights, puzzle_embedding: Tensor | None, question: Cells
+    arch: Architecture,
+    weights: Weights,
+    fixed: Weights,
+    puzzle_embedding: Tensor | None,
+    question: Cells,
+    identifier: int = 0,
 ) -> Iterator[list[Frame]]:
     """Frames of each of N_sup supervision steps, one for each latent recursion, as they are computed; the last is the answer.
 
@@ -21,7 +26,7 @@ def think(
     model never halts early. Raises ConfigError where the recursion's variant does not end with f_H (trm/core/recursion.py).
     """
     inputs = torch.from_numpy(question).int()[None]
-    vectors = None if puzzle_embedding is None else puzzle_embedding[:1]  # puzzle identifier 0
+    vectors = None if puzzle_embedding is None else puzzle_embedding[identifier : identifier + 1]
     latents = {z: value.contiguous() for z, value in with_latents(arch, fixed, 1).items()}
     for step in range(1, arch.recursion.n_sup + 1):
         seen: list[Tensor] = []

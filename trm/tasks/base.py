@@ -25,6 +25,7 @@ from trm.errors import ConfigError, DataError
 Tokens = NDArray[np.integer]  # [L] of one grid, or [N, L]
 Flags = NDArray[np.bool_]  # [L] of one grid, or [N]
 Scores = dict[str, NDArray[np.bool_]]  # [N] by name
+ANSWERS_FILE = "answers.json"  # of a run whose puzzles are judged by votes: some of them with their answers
 Split = tuple[NDArray[np.uint8], NDArray[np.uint8]]  # questions and answers [P, L]
 
 
@@ -37,7 +38,9 @@ class TaskFacts:
     num_identifiers: int = 1
     pad: int = 0  # token of cells that do not exist
     ignored_label: int = 0  # label of cells that do not count
-    rows_of_puzzle: float = 1.0  # about, where a puzzle has several
+    # about, where a puzzle has several rows: training rows of a puzzle, and test rows of all test puzzles in one variant
+    rows_of_puzzle: float = 1.0
+    test_rows: int | None = None
 
     @property
     def sizes(self) -> dict[str, int]:
@@ -299,6 +302,19 @@ class Ballots(Protocol):
     def documents(self) -> dict[str, str]:
         """What is written beside the scores: text by file name."""
 
+    def shown(self, name: str) -> dict[str, Any]:
+        """A puzzle with its answers, ready for JSON and trm/show/pairs.html.
+
+        `name`, `colours` of the numbers in grids, `train` (pairs of `input` and `output`, rows of numbers each), `tests`: `input`,
+        `output` (None = not known) and `answers`, best first, each with its `grid`, `votes` and `confidence`.
+        """
+
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """All votes, to be kept in a checkpoint."""
+
+    def take(self, arrays: dict[str, NDArray[Any]]) -> None:
+        """Go on from votes that were kept."""
+
 
 class PairRows(NamedTuple):
     """The rows of one split: those of puzzle g are first_row[g] to first_row[g + 1]."""
@@ -348,6 +364,14 @@ class PairsTask(Task):
     @abstractmethod
     def ballots(self, catalogue: Catalogue) -> Ballots:
         """Where answers to the test puzzles of a catalogue are counted."""
+
+    @abstractmethod
+    def read(self, plain: Any, name: str, where: str) -> tuple[dict[str, Any], Split]:
+        """A puzzle from its JSON, checked, and its test rows. Raises DataError, which begins with `where`."""
+
+    @abstractmethod
+    def framed(self, answer: Tokens) -> Tokens:
+        """An answer as it counts, without what the model wrote around it."""
 
 
 # Where each task is: a module that is imported when it is asked for.

@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 
 PAD, END, COLOUR_0 = 0, 1, 2
 COLOURS = 10
+# as ARC Prize draws them
+PALETTE = ("#000000", "#1e93ff", "#f93c31", "#4fcc30", "#ffdc00", "#999999", "#e53aa3", "#ff851b", "#87d8f1", "#921231")
 VOCAB = COLOUR_0 + COLOURS
 # A variant is one of the eight symmetries of a square, as trm/tasks/dihedral.py numbers them, and a permutation of colours 1 to 9:
 # [symmetry, the colour that 1 becomes, that 2 becomes, ...].

