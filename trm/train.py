@@ -112,6 +112,8 @@ class Training:
         # ------------------------------------------------------------------------------------------------------------ prepare
         fixed = self.runtime.put_replicated(exp.fixed)
         evaluator = make_evaluator(cfg, self.runtime, exp.arch, exp.fixed, sample=True)
+        if record.votes and evaluator.ballots is not None:
+            evaluator.ballots.take(record.votes)
         state = exp.place(state)
         self.clock.reset(record.step)
         cut_short = record.start_step and self._evaluation_due() and record.scores.last_eval_step != record.step  # by a stop
@@ -254,6 +256,8 @@ class Training:
                 return False
             check_evaluation(result.final, weights, self.record.step, self.cfg, self.run_dir)
             self.record.evaluated(sample, result, self.cfg.evaluate.best_by)
+            if evaluator.keeps_votes and evaluator.ballots is not None:
+                self.record.votes = evaluator.ballots.arrays()
             self.outputs.evaluated(result, began)
             self._save(state)
         return True

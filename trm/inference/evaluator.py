@@ -67,7 +67,14 @@ def never() -> bool:
 
 
 class Evaluator(ABC):
-    """Evaluates weights that are on the devices, on the puzzles of a loader, by a compiled step with its constant inputs."""
+    """Evaluates weights that are on the devices, on the puzzles of a loader, by a compiled step with its constant inputs.
+
+    Attributes:
+        ballots: votes on the puzzles, of a task that judges them so: those of the last pass, or of all where `keeps_votes` is set.
+    """
+
+    ballots: Ballots | None = None
+    keeps_votes = False
 
     def __init__(
         self, runtime: Runtime, arch: Architecture, fixed: Weights, loader: EvalLoader, num_steps: int, progress: str
@@ -131,8 +138,7 @@ class FullEvaluator(Evaluator):
         self._carry = runtime.put_rows(empty_carry(arch, fixed, self._local_batch_size))
         self._zeros = runtime.put_replicated(torch.zeros(len(METRICS), dtype=arch.master_dtype))
         self._score_names = loader.score_names
-        self.ballots = loader.ballots()  # of the last pass, or of all where `keeps_votes` is set
-        self.keeps_votes = False
+        self.ballots = loader.ballots()
         self._step = runtime.compile(*eval_program(arch, traced=traced or bool(self._score_names) or self.ballots is not None))
 
     def prepare(self, weights: Weights, puzzle_embedding: Tensor | None) -> None:

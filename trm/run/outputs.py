@@ -15,6 +15,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import torch
 from omegaconf import OmegaConf
 
 from trm.config import Config, to_plain
@@ -96,6 +97,7 @@ class Outputs:
         if not self._exp.runtime.is_main or self.failure:
             return
         tensors = flatten(state) | {f"fixed/{k}": t for k, t in self._exp.fixed.items() if k.startswith("init.")}
+        tensors |= {f"votes/{name}": torch.from_numpy(array) for name, array in self._record.votes.items()}
         with self._own():
             self._writer.save(tensors, self._record.meta(self._exp))
 

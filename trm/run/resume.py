@@ -56,7 +56,9 @@ def starting_point(exp: Experiment, run_dir: Path, record: Record) -> tuple[Expe
         return _from_other_run(exp, state) if exp.cfg.train.init_from else (exp, state)
     folder, tensors, meta = found
     fixed = {k.removeprefix("fixed/"): t for k, t in tensors.items() if k.startswith("fixed/")}
-    state = unflatten(state, {k: t for k, t in tensors.items() if not k.startswith("fixed/")}, str(folder))
+    own = {k: t for k, t in tensors.items() if not k.startswith(("fixed/", "votes/"))}
+    state = unflatten(state, own, str(folder))
+    record.votes = {name: tensor.numpy() for name, tensor in _part(tensors, "votes/").items()}
     record.step = record.start_step = meta.step
     record.scores, record.wandb_run_id, record.kept_config = meta.scores, meta.wandb_run_id, meta.config
     record.seconds_before = seconds_before(run_dir)

@@ -107,6 +107,7 @@ def _puzzle_data(puzzle: Puzzle, frames: list[Frame]) -> dict[str, Any]:
         "name": puzzle.name,
         "question": _base64(puzzle.question, "u1"),
         "solution": None if puzzle.solution is None else _base64(np.where(puzzle.known, puzzle.solution, NO_TOKEN), "u1"),
+        "judged": puzzle.judged,
         "violations": list(numbers),
         "frames": drawn,
     }
