@@ -2,7 +2,9 @@
 
   step         samples/s of the training and the evaluation step, beside the machine's rates of matrix products (matmul:
                torch.mm, oneDNN: trm/backends/onednn.py); "ordinary" is the same model written the usual eager way
-               --sizes demo,6x6,paper_mlp,paper_attention   --ways configured,ordinary (of: xla,inductor,eager too)
+               --sizes demo,6x6,paper_mlp,paper_attention
+               --ways configured,ordinary (of: xla,inductor,eager,ordinary_compiled too)
+  kernels      what the time of a training step goes to, by torch's profiler   --sizes demo,6x6,paper_mlp,paper_attention
   loader       batches/s of the loader alone, against what a CPU and a TPU v4 consume
   build_data   puzzles/s of building datasets   --sizes 4x4,6x6,9x9,csv
   sweep        seconds of a tiny grid, and the share that is not training   --ways 1,2 (jobs at once)
@@ -30,20 +32,22 @@ import argparse
 import contextlib
 import importlib
 import json
+import sys
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from bench.compare import TURNS, compare, configs, revisions
-from bench.machine import Row, facts, table
+from bench.machine import Row, facts, stopped, table, until_stopped
 from trm.cli import options
-from trm.errors import UserError
+from trm.errors import EXIT_INTERRUPTED, UserError
 
 # Modules of bench, imported when they are asked for, since torch takes seconds. `measure(overrides, ...)` returns the rows; the
 # options that it takes beside are `sizes` where the module has SIZES (the default: all), `ways` where it has WAYS (the default:
 # DEFAULT_WAYS), and `rounds` where it has ROUNDS (the default).
 SUBCOMMANDS = {
     "step": "step",
+    "kernels": "kernels",
     "host": "host",
     "loader": "loader",
     "build_data": "build_data",
@@ -93,15 +97,21 @@ def main(arguments: list[str]) -> None:
     benchmark = importlib.import_module(f"bench.{SUBCOMMANDS[name]}")
     chosen = options_of(name, benchmark, given)
     machine = facts()
-    rows = _compare(name, given) if comparing else benchmark.measure(given.rest, **chosen)
+    rows: list[Row] = []
+    with until_stopped():
+        rows.extend(_compare(name, given) if comparing else benchmark.measure(given.rest, **chosen))
     print(table(rows))
     print("  ".join(f"{key}: {value}" for key, value in machine.items()))
+    if stopped():
+        print("interrupted: these are the figures of what was measured until then")
     if given.json is not None:
         record = {"benchmark": name, "arguments": arguments, "machine": machine, "rows": rows}
         try:
             given.json.write_text(json.dumps(record, indent=1) + "\n")
         except OSError as error:
             raise UserError(f"--json {given.json}: {error.strerror}: choose another file") from error
+    if stopped():
+        sys.exit(EXIT_INTERRUPTED)
 
 
 def _parse(arguments: list[str], comparing: bool) -> argparse.Namespace:

@@ -1,9 +1,10 @@
 """Puzzles per second of building datasets: generated ones, and csv files with stored augmentation."""
 
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
-from bench.machine import Row, median_and_spread
+from bench.machine import Row, median_and_spread, turns
 from trm.cli import compose
 from trm.data.build import build_dataset
 from trm.data.csv_source import HEADER
@@ -21,23 +22,21 @@ COMMON = ["data.num_puzzles=1000", "data.num_test_puzzles=1000"]
 ROUNDS = 3
 
 
-def measure(overrides: list[str], sizes: list[str], rounds: int) -> list[Row]:
+def measure(overrides: list[str], sizes: list[str], rounds: int) -> Iterator[Row]:
     """One row for each size; seconds include checking, hashing and writing, and puzzles are those of both splits."""
-    rows = []
-    for size in sizes:
+    for size in turns(sizes, "sizes"):
         seconds = []
         with tempfile.TemporaryDirectory() as folder:
             settings = [*SIZES[size], *COMMON, *overrides]
             if size == CSV:
                 settings += _write_csv(Path(folder), [*SIZES["9x9"], *COMMON, *overrides])
-            for number in range(rounds):
+            for number in turns(range(rounds), f"{size}: rounds"):
                 report = build_dataset(compose([*settings, f"data.path={folder}/{number}"]).data)
                 seconds.append(report.seconds)
         found, puzzles, variants = median_and_spread(seconds), sum(report.puzzles.values()), sum(report.rows.values())
         row: Row = {"size": size, "puzzles": puzzles, "rows": variants, "MB": report.num_bytes / 1e6}
         row |= {"s": found["median"], "low": found["low"], "high": found["high"]}
-        rows.append(row | {"puzzles/s": puzzles / found["median"], "rows/s": variants / found["median"], "all s": seconds})
-    return rows
+        yield row | {"puzzles/s": puzzles / found["median"], "rows/s": variants / found["median"], "all s": seconds}
 
 
 def _write_csv(folder: Path, settings: list[str]) -> list[str]:

@@ -2,9 +2,10 @@
 
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
-from bench.machine import Row, figures
+from bench.machine import Row, figures, turns
 from trm.cli import compose
 from trm.run.checkpoint import CheckpointWriter, flatten, load_checkpoint
 from trm.run.experiment import build
@@ -17,17 +18,16 @@ SIZES = {
 ROUNDS = 5
 
 
-def measure(overrides: list[str], sizes: list[str], rounds: int) -> list[Row]:
+def measure(overrides: list[str], sizes: list[str], rounds: int) -> Iterator[Row]:
     """One row for each size; seconds are medians and quartiles over the rounds."""
-    rows = []
-    for size in sizes:
+    for size in turns(sizes, "sizes"):
         with tempfile.TemporaryDirectory() as folder:
             exp = build(compose([*SIZES[size], *overrides, f"data.path={folder}/data"]))
         state, record = exp.place(exp.first_state()), Record()
         held, written, read = [], [], []
         with tempfile.TemporaryDirectory() as folder:
             writer = CheckpointWriter(Path(folder), keep=1)
-            for step in range(rounds):
+            for step in turns(range(rounds), f"{size}: rounds"):
                 began = time.perf_counter()
                 tensors = flatten(exp.runtime.fetch(state))
                 record.step = step
@@ -42,5 +42,4 @@ def measure(overrides: list[str], sizes: list[str], rounds: int) -> list[Row]:
             size_mb = sum(p.stat().st_size for p in (Path(folder) / "checkpoints" / f"step_{rounds - 1}").iterdir()) / 1e6
         seconds = {"held up s": held, "on disk after s": written, "read and verified s": read}
         row: Row = {"size": size, "MB": size_mb} | figures(seconds)
-        rows.append(row | {f"all {name}": values for name, values in seconds.items()})
-    return rows
+        yield row | {f"all {name}": values for name, values in seconds.items()}

@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 from scipy import stats
 
-from bench.machine import Row, median_and_spread
+from bench.machine import CAPTURED, Row, ended, median_and_spread, turns, until_stopped
 from trm.cli import ROOT
 from trm.errors import EXIT_USER_ERROR, RunFailure, UserError
 
@@ -37,15 +37,19 @@ class Side:
     root: Path | None = None  # of the code; None = this one
 
 
-def compare(benchmark: str, arguments: Sequence[str], sides: Sequence[Side], turns: int) -> list[Row]:
+def compare(benchmark: str, arguments: Sequence[str], sides: Sequence[Side], rounds: int) -> list[Row]:
     """One row for each figure of each row of the benchmark. `arguments` are those of both sides.
 
     Raises RunFailure where a side fails or the two do not have the same rows, UserError where a side refuses its input.
     """
     found: list[list[list[Row]]] = [[], []]
-    for _ in range(turns):
-        for side, results in zip(sides, found, strict=True):
-            results.append(_run(benchmark, [*arguments, *side.overrides], side))
+    with until_stopped():
+        for _ in turns(range(rounds), "turns A B"):
+            pair = [_run(benchmark, [*arguments, *side.overrides], side) for side in sides]
+            for rows, results in zip(pair, found, strict=True):
+                results.append(rows)
+    if len(found[0]) < 2:
+        return []  # stopped too early for an interval
     lengths = {len(rows) for results in found for rows in results}
     if len(lengths) > 1:
         raise RunFailure(f"the two do not give the same rows of {benchmark}: {sorted(lengths)}")
@@ -60,7 +64,7 @@ def _run(benchmark: str, arguments: Sequence[str], side: Side) -> list[Row]:
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "rows.json"
         command = [sys.executable, "-m", "trm.bench", benchmark, *arguments, "--json", str(file)]
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+        done = ended(subprocess.Popen(command, env=environment, **CAPTURED))
         if done.returncode:
             last = (done.stderr.strip().splitlines() or ["no message"])[-1].removeprefix("error: ")
             raise (UserError if done.returncode == EXIT_USER_ERROR else RunFailure)(f"{side.name}: {last}")

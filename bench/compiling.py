@@ -6,9 +6,10 @@ XLA compiles before it steps. Inductor compiles within the first step: what a se
 import os
 import tempfile
 import time
+from collections.abc import Iterator
 from typing import Any
 
-from bench.machine import Row, figures, in_child
+from bench.machine import Row, figures, in_child, turns
 from trm.cli import compose
 from trm.core.programs import train_program
 from trm.run.experiment import build
@@ -20,13 +21,12 @@ ROUNDS = 2
 FIGURES = ("compile s", "step s", "first step s")
 
 
-def measure(overrides: list[str], rounds: int) -> list[Row]:
+def measure(overrides: list[str], rounds: int) -> Iterator[Row]:
     """One row for each depth, medians and quartiles over the rounds.
 
     Each starts twice: caches, where the backend has one, are empty at first.
     """
-    rows = []
-    for T, n in DEPTHS:
+    for T, n in turns(DEPTHS, "depths"):
         depth = [*PAPER, f"recursion.T={T}", f"recursion.n={n}", *overrides]
         hardware = compose(depth).hardware
         cached = hardware.compile_cache is not None or hardware.backend == "inductor"
@@ -43,8 +43,7 @@ def measure(overrides: list[str], rounds: int) -> list[Row]:
                 measured.setdefault(name, []).append(value)
         row: Row = {"T": T, "n": n, "T*n": T * n, "backend": hardware.backend}
         row |= figures(measured)
-        rows.append(row | {f"all {name}": values for name, values in measured.items()})
-    return rows
+        yield row | {f"all {name}": values for name, values in measured.items()}
 
 
 def in_this_process(request: dict[str, Any]) -> list[Row]:

@@ -15,13 +15,14 @@ trm.train waits for the virtual devices inside each call; that waiting is what i
 `bar` is what host ms, a median, may be at most.
 """
 
+import itertools
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from bench.machine import Row, in_child, median_and_spread, tests_module
+from bench.machine import Row, in_child, median_and_spread, tests_module, turns
 from trm.backends.xla import XlaRuntime
 from trm.cli import compose
 from trm.core.programs import train_program
@@ -35,16 +36,13 @@ SHALLOWEST = ["recursion.T=1", "recursion.n=1"]
 LOG_EVERY_STEPS = 100
 
 
-def measure(overrides: list[str]) -> list[Row]:
+def measure(overrides: list[str]) -> Iterator[Row]:
     """Rows for both machines, compiled, lazy and in the loop; milliseconds a step."""
-    rows = []
-    for label, (machine, bar) in MACHINES.items():
-        for way, steps in STEPS.items():
-            depth = SHALLOWEST if way == "loop" else []
-            request = {"overrides": [*TINY, *depth, *overrides, machine], "way": way, "steps": steps}
-            found = in_child(__name__, "in_this_process", request)
-            rows += [{"devices": label} | row | ({"bar": bar} if way == "loop" else {}) for row in found]
-    return rows
+    for (label, (machine, bar)), (way, steps) in turns(itertools.product(MACHINES.items(), STEPS.items()), "ways"):
+        depth = SHALLOWEST if way == "loop" else []
+        request = {"overrides": [*TINY, *depth, *overrides, machine], "way": way, "steps": steps}
+        for row in in_child(__name__, "in_this_process", request):
+            yield {"devices": label} | row | ({"bar": bar} if way == "loop" else {})
 
 
 def in_this_process(request: dict[str, Any]) -> list[Row]:

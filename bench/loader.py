@@ -5,12 +5,13 @@ appetite is measured in turns with the loader, by the training step at the paper
 real chip reaches. hardware.* settings are the CPU's alone.
 """
 
+import contextlib
 import tempfile
 import time
 from collections.abc import Callable
 
 from bench import step
-from bench.machine import Row, Worker, median_and_spread
+from bench.machine import Row, Worker, median_and_spread, turns, until_stopped
 from trm.cli import compose
 from trm.config import Config
 from trm.core.step import draw_min_steps
@@ -38,15 +39,15 @@ def measure(overrides: list[str], rounds: int) -> list[Row]:
         cfg = compose(settings)
         host_batch = host_batches(cfg)
         worker = Worker()
-        try:
+        rates, consumed = [], []
+        with contextlib.closing(worker), until_stopped():
             worker.call(step.prepare, [*settings, f"train.global_batch_size={STEP_ROWS}"], step.CONFIGURED, cfg.hardware.backend)
-            rates, consumed = [], []
-            for _ in range(rounds):
-                rates.append(batches_per_s(host_batch))
-                seconds = worker.call(step.block, "train", 1)
+            for _ in turns(range(rounds), "rounds"):
+                rate, seconds = batches_per_s(host_batch), worker.call(step.block, "train", 1)
+                rates.append(rate)
                 consumed.append(STEP_ROWS / seconds / cfg.train.global_batch_size)
-        finally:
-            worker.close()
+        if not consumed:
+            return []  # stopped before the first round was whole
         rows = [_row("cpu", cfg, rates, consumed, f"measured, a step of {STEP_ROWS} rows")]
         for machine in MACHINES:
             cfg = compose([*(s for s in settings if not s.startswith("hardware")), f"hardware={machine}"])

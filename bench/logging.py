@@ -6,12 +6,12 @@ writes and sends in a process of its own, which is not counted.
 
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 
-from bench.machine import Row, median_and_spread
+from bench.machine import Row, median_and_spread, turns
 from trm.cli import compose
 from trm.config import Config
 from trm.core.metrics import METRICS, MOST_SAMPLES
@@ -35,16 +35,14 @@ TRACKERS = {
 LOGS, EVALUATIONS = 500, 10
 
 
-def measure(overrides: list[str]) -> list[Row]:
+def measure(overrides: list[str]) -> Iterator[Row]:
     """One row for each set of trackers."""
     cfg = compose([*PAPER, *overrides])
     shortest_step_s = estimate(workload(cfg), cfg.hardware, host_s=0.0).train_step.roofline
-    rows = []
-    for name, tracking in TRACKERS.items():
+    for name, tracking in turns(TRACKERS.items(), "trackers"):
         cfg = compose([*PAPER, *tracking, *overrides])
         with tempfile.TemporaryDirectory() as folder:
-            rows.append({"trackers": name} | _measure(cfg, Path(folder), shortest_step_s))
-    return rows
+            yield {"trackers": name} | _measure(cfg, Path(folder), shortest_step_s)
 
 
 def _measure(cfg: Config, run_dir: Path, shortest_step_s: float) -> Row:

@@ -1,15 +1,17 @@
 """What a number was measured on, and how numbers are summed up and shown."""
 
+import contextlib
 import importlib
 import importlib.metadata
 import io
 import json
 import os
 import platform
+import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context
@@ -20,6 +22,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
+from tqdm import tqdm
 
 from trm.cli import ROOT
 from trm.errors import RunFailure
@@ -27,7 +30,41 @@ from trm.errors import RunFailure
 Row = dict[str, Any]
 T = TypeVar("T")
 
-MATMUL_SIZES, MATMUL_REPEATS = (1024, 1536, 2048), 4
+CAPTURED: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+GRACE_S = 30  # for a child to end its own children
+MATMUL_SIZES, MATMUL_REPEATS = {"cpu": (1024, 1536, 2048), "cuda": (8192,)}, 4
+
+
+_stopped: list[bool] = []  # that somebody has interrupted the measurement
+
+
+def stopped() -> bool:
+    """Whether the measurement was interrupted: what there is will be shown."""
+    return bool(_stopped)
+
+
+@contextlib.contextmanager
+def until_stopped() -> Iterator[None]:
+    """Around a loop of measurements: SIGINT or SIGTERM ends it and all loops around it, and what was measured is shown."""
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    except KeyboardInterrupt:
+        _stopped.append(True)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def turns(items: Iterable[T], what: str) -> Iterator[T]:
+    """The items one after the other, until the measurement is stopped; on stderr how far they are and the time left."""
+    # a bar on a terminal, else a line now and then
+    every_s = 0.1 if sys.stderr.isatty() else 15
+    for item in tqdm(
+        list(items), desc=what, unit="turn", leave=False, mininterval=every_s, maxinterval=every_s, dynamic_ncols=True
+    ):
+        if _stopped:
+            return
+        yield item
 
 
 def facts() -> dict[str, Any]:
@@ -36,6 +73,7 @@ def facts() -> dict[str, Any]:
     return {
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "processor": _processor(),
+        **_accelerator(),
         "memory_gb": _memory_gb(),
         "load_before": round(os.getloadavg()[0], 1),
         "python": platform.python_version(),
@@ -51,6 +89,13 @@ def _processor() -> str:
     except OSError:  # not Linux
         names = [platform.processor()]
     return next(filter(None, names), platform.machine())
+
+
+def _accelerator() -> dict[str, str]:
+    """Name of the CUDA device, where torch has one."""
+    import torch
+
+    return {"accelerator": torch.cuda.get_device_name()} if torch.cuda.is_available() else {}
 
 
 def _memory_gb() -> float | None:
@@ -83,11 +128,11 @@ def figures(measured: Mapping[str, Sequence[float]]) -> Row:
     return row
 
 
-def matmul_rate() -> float:
-    """GFLOP/s of float32 matrix products by torch.mm here and now, all threads: the best of several sizes and repeats."""
+def matmul_rate(device: str = "cpu", dtype: str = "float32") -> float:
+    """GFLOP/s of matrix products by torch.mm here and now, on a CPU with all threads: the best of several sizes and repeats."""
     import torch  # takes seconds, and not every benchmark needs it
 
-    return _best_rate(torch.mm)
+    return _best_rate(torch.mm, MATMUL_SIZES[device], device, dtype)
 
 
 def onednn_rate() -> float | None:
@@ -96,18 +141,20 @@ def onednn_rate() -> float | None:
 
     from trm.backends import onednn
 
-    return _best_rate(onednn.linear) if onednn.usable(torch.ones(1)) else None
+    return _best_rate(onednn.linear, MATMUL_SIZES["cpu"]) if onednn.usable(torch.ones(1)) else None
 
 
-def _best_rate(product: Callable[..., Any]) -> float:
+def _best_rate(product: Callable[..., Any], sizes: Sequence[int], device: str = "cpu", dtype: str = "float32") -> float:
     import torch
 
     best = 0.0
-    for size in MATMUL_SIZES:
-        a, b = torch.ones(size, size), torch.ones(size, size)
+    for size in sizes:
+        a, b = (torch.randn(size, size, device=device).to(getattr(torch, dtype)) for _ in range(2))
         for _ in range(MATMUL_REPEATS):
             began = time.perf_counter()
             product(a, b)
+            if device == "cuda":
+                torch.cuda.synchronize()
             best = max(best, 2 * size**3 / (time.perf_counter() - began) / 1e9)
     return best
 
@@ -134,17 +181,30 @@ def _text(value: Any) -> str:
 def in_child(module: str, function: str, request: dict[str, Any]) -> list[Row]:
     """Rows that `module.function(request)` returns in a process of its own, which can start another kind of runtime."""
     code = (
-        f"import importlib, json, sys; rows = importlib.import_module({module!r}).{function}(json.load(sys.stdin)); "
+        f"import importlib, json; rows = importlib.import_module({module!r}).{function}(json.loads({json.dumps(request)!r})); "
         "print('\\n' + json.dumps(rows))"
     )
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}  # bench/ is no part of the installed package
-    done = subprocess.run(
-        [sys.executable, "-c", code], input=json.dumps(request), env=environment, capture_output=True, text=True, check=False
-    )
+    done = ended(subprocess.Popen([sys.executable, "-c", code], env=environment, **CAPTURED))
     if done.returncode:
         raise RunFailure(f"{module}.{function} of {request} ended with {done.returncode}: {done.stderr.strip().splitlines()[-1:]}")
     rows: list[Row] = json.loads(done.stdout.splitlines()[-1])
     return rows
+
+
+def ended(process: subprocess.Popen[str]) -> subprocess.CompletedProcess[str]:
+    """What a process has written and how it ended. Where this one is interrupted, that one is ended too, with its children."""
+    try:
+        out, err = process.communicate()
+    except BaseException:
+        process.terminate()
+        try:
+            process.communicate(timeout=GRACE_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.communicate()
+        raise
+    return subprocess.CompletedProcess(process.args, process.returncode, out, err)
 
 
 def tests_module(name: str) -> ModuleType:
@@ -159,7 +219,9 @@ class Worker:
     """A process that stays, so that several kinds of runtime can be measured in turns."""
 
     def __init__(self) -> None:
-        self._pool = ProcessPoolExecutor(1, mp_context=get_context("spawn"))
+        self._pool = ProcessPoolExecutor(
+            1, mp_context=get_context("spawn"), initializer=signal.signal, initargs=(signal.SIGINT, signal.SIG_IGN)
+        )
 
     def call(self, function: Callable[..., T], *arguments: Any) -> T:
         """What the function, which must be a module's, returns or raises there. Raises RunFailure where the process dies."""
@@ -171,5 +233,8 @@ class Worker:
             ) from error
 
     def close(self) -> None:
-        """End the process."""
+        """End the process, at once where the measurement was stopped."""
+        processes = list(self._pool._processes.values()) if stopped() else []
+        for process in processes:
+            process.kill()
         self._pool.shutdown(cancel_futures=True)

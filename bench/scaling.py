@@ -18,7 +18,7 @@ into the chip's memory it does not say; `python -m trm.plan plan.compile=true` d
 
 import ctypes
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ import numpy as np
 from scipy import stats
 
 from bench import step
-from bench.machine import Row, in_child, median_and_spread
+from bench.machine import Row, in_child, median_and_spread, turns
 from trm.backends import start
 from trm.cli import compose
 from trm.config import Config, digest
@@ -78,24 +78,23 @@ BLOCK_S = 0.25  # a block of steps lasts at least this long
 MEMORY_STEPS = 2  # the second has the first one's results beside its own
 
 
-def measure(overrides: list[str], sizes: Sequence[str], rounds: int) -> list[Row]:
+def measure(overrides: list[str], sizes: Sequence[str], rounds: int) -> Iterator[Row]:
     """A row for each point of each series, then one for each figure's exponent; a row for each size and batch of V4_ROOFLINE."""
-    rows: list[Row] = []
     measured: dict[str, Row] = {}  # of the settings' digest: the series meet at BASE
     for name in sizes:
         if name == V4_ROOFLINE:
-            rows += v4_roofline()
+            yield from v4_roofline()
             continue
         points = []
-        for point in SERIES[name]:
+        for point in turns(SERIES[name], name):
             settings = [*COMMON, *BASE, *overrides, *point.overrides]
             cfg = config_of(settings, point.tokens)
             if (key := digest(cfg)) not in measured:
                 request = {"overrides": settings, "tokens": point.tokens, "rounds": rounds}
                 measured[key] = in_child(__name__, "in_this_process", request)[0]
             points.append({"series": name, "value": point.value} | measured[key] | _flops(cfg, measured[key]))
-        rows += [*points, *exponents(points)]
-    return rows
+            yield points[-1]
+        yield from exponents(points)
 
 
 def config_of(overrides: list[str], tokens: int) -> Config:

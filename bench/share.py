@@ -4,6 +4,7 @@ Each run is a process of trm.train, as a user starts it. Its figure is the media
 `ways` are what the environment says of how OpenMP's threads wait for one another; "configured" leaves that to the project.
 """
 
+import itertools
 import json
 import os
 import subprocess
@@ -12,7 +13,7 @@ import tempfile
 from pathlib import Path
 from statistics import median
 
-from bench.machine import Row
+from bench.machine import Row, turns, until_stopped
 from trm.errors import RunFailure
 
 ROUNDS = 3
@@ -38,18 +39,21 @@ def measure(overrides: list[str], ways: list[str], rounds: int) -> list[Row]:
         folder = Path(name)
         for way in ways:
             _runs(folder, overrides, way, 1)  # which builds the data, and what is compiled is kept
-        for _ in range(rounds):
-            for way in ways:
-                found[way]["alone"] += _runs(folder, overrides, way, 1)
+        with until_stopped():
+            for _, way in turns(itertools.product(range(rounds), ways), "rounds"):
+                by_itself = _runs(folder, overrides, way, 1)
                 busy = subprocess.Popen(BUSY)
                 try:
-                    found[way]["beside"] += _runs(folder, overrides, way, 1)
+                    with_busy = _runs(folder, overrides, way, 1)
                 finally:
                     busy.kill()
                     busy.wait()
-                found[way]["each of two"] += _runs(folder, overrides, way, 2)
+                for case, rates in zip(found[way], (by_itself, with_busy, _runs(folder, overrides, way, 2)), strict=True):
+                    found[way][case] += rates
     rows = []
     for way, cases in found.items():
+        if not all(cases.values()):
+            continue  # stopped before its first round was whole
         alone, beside, each = (median(values) for values in cases.values())
         rows.append(
             {"way": way, "alone": alone, "beside a busy process": beside, "each of two": each}
@@ -72,7 +76,7 @@ def _runs(folder: Path, overrides: list[str], way: str, count: int) -> list[floa
             raise RunFailure("a run that was to be measured ended badly")
     finally:
         for run in runs:
-            run.kill()
+            run.terminate()
             run.wait()
     rates = []
     for i in range(count):

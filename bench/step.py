@@ -5,17 +5,19 @@ meets all alike. A sample is one row in one supervision step, in training as in 
 the step alone, as trm.train and trm.evaluate compile it.
 """
 
+import contextlib
 import itertools
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from bench.machine import Row, Worker, matmul_rate, median_and_spread, onednn_rate, tests_module
+from bench.machine import Row, Worker, matmul_rate, median_and_spread, onednn_rate, stopped, tests_module, turns, until_stopped
 from trm.cli import compose
 from trm.config import Config
 from trm.core.flops import analytic_eval_flops, analytic_train_flops
@@ -35,8 +37,8 @@ SIZES = {
     "paper_mlp": [*PAPER, "model=mlp"],
     "paper_attention": [*PAPER, "model=attention"],
 }
-CONFIGURED, ORDINARY = "configured", "ordinary"
-WAYS = (CONFIGURED, "xla", "inductor", "eager", ORDINARY)
+CONFIGURED, ORDINARY, ORDINARY_COMPILED = "configured", "ordinary", "ordinary_compiled"
+WAYS = (CONFIGURED, "xla", "inductor", "eager", ORDINARY, ORDINARY_COMPILED)
 DEFAULT_WAYS = (CONFIGURED, ORDINARY)
 KINDS = ("train", "eval")
 ROUNDS = 7
@@ -44,51 +46,64 @@ BLOCK_S = 0.5  # a block of steps lasts at least this long
 NUM_BATCHES = 4
 
 
-def measure(overrides: list[str], sizes: Sequence[str], ways: Sequence[str], rounds: int) -> list[Row]:
+def measure(overrides: list[str], sizes: Sequence[str], ways: Sequence[str], rounds: int) -> Iterator[Row]:
     """Rows for every size, kind of step and way; figures are medians over the rounds, ratios are of the same round."""
     with tempfile.TemporaryDirectory() as folder:
-        return [row for size in sizes for row in _size(size, [*COMMON, *SIZES[size], *overrides], ways, rounds, Path(folder))]
+        for size in turns(sizes, "sizes"):
+            yield from _size(size, [*COMMON, *SIZES[size], *overrides], ways, rounds, Path(folder))
 
 
 def _size(size: str, overrides: list[str], ways: Sequence[str], rounds: int, folder: Path) -> list[Row]:
     cfg = compose(overrides)
-    if ORDINARY in ways:
+    if {ORDINARY, ORDINARY_COMPILED} & {*ways}:
         _check_ordinary(cfg)
-    backend = {CONFIGURED: cfg.hardware.backend, ORDINARY: "eager"}
+    backend = {CONFIGURED: cfg.hardware.backend, ORDINARY: "eager", ORDINARY_COMPILED: "inductor"}
+    products_of: dict[str, Callable[[], float | None]] = {"matmul": matmul_rate, "oneDNN": onednn_rate}
+    if cfg.hardware.platform == "cuda":
+        products_of = {"matmul": partial(matmul_rate, "cuda", cfg.hardware.dtype)}
     arch = architecture_of(cfg)
     flops = {"train": analytic_train_flops(cfg, arch), "eval": analytic_eval_flops(cfg, arch)}
     rows_of = {"train": cfg.train.global_batch_size, "eval": cfg.eval_batch_size}
     workers = {way: Worker() for way in ways}
-    try:
+    seconds: dict[tuple[str, str], list[float]] = {(way, kind): [] for kind in KINDS for way in ways}
+    products: dict[str, list[float]] = {}  # GFLOP/s
+    peak_gb: dict[str, float | None] = dict.fromkeys(ways)
+    with contextlib.ExitStack() as stack, until_stopped():
+        for worker in workers.values():
+            stack.callback(worker.close)
         steps: dict[tuple[str, str], int] = {}
         for way, worker in workers.items():
             first = worker.call(prepare, [*overrides, f"data.path={folder}/{size}"], way, backend.get(way, way))
             steps |= {(way, kind): max(1, round(BLOCK_S / seconds)) for kind, seconds in first.items()}
-        seconds: dict[tuple[str, str], list[float]] = {(way, kind): [] for way in ways for kind in KINDS}
-        products: dict[str, list[float]] = {}  # GFLOP/s
-        for _ in range(rounds):
-            for name, rate in (("matmul", matmul_rate()), ("oneDNN", onednn_rate())):
+        for _ in turns(range(rounds), f"{size}: rounds"):
+            now = {name: measure_rate() for name, measure_rate in products_of.items()}
+            found = {pair: workers[pair[0]].call(block, pair[1], steps[pair]) for pair in seconds}
+            for pair, measured in found.items():
+                seconds[pair].append(measured)
+            for name, rate in now.items():
                 if rate is not None:
                     products.setdefault(name, []).append(rate)
-            for kind, way in itertools.product(KINDS, ways):
-                seconds[way, kind].append(workers[way].call(block, kind, steps[way, kind]))
-    finally:
-        for worker in workers.values():
-            worker.close()
+        peak_gb |= {way: worker.call(peak_memory_gb) for way, worker in workers.items() if not stopped()}
+    if not all(seconds.values()):
+        return []  # stopped before the first round was whole
     rows = []
     for kind, way in itertools.product(KINDS, ways):
         row: Row = {"size": size, "step": kind, "way": way, "backend": backend.get(way, way), "batch": rows_of[kind]}
-        found = median_and_spread([1e3 * s for s in seconds[way, kind]])
-        row |= {"ms": found["median"], "low": found["low"], "high": found["high"]}
+        spread = median_and_spread([1e3 * s for s in seconds[way, kind]])
+        row |= {"ms": spread["median"], "low": spread["low"], "high": spread["high"]}
         row["samples/s"] = _median([rows_of[kind] / s for s in seconds[way, kind]])
+        if kind == "train" and peak_gb[way] is not None:
+            row["peak GB"] = peak_gb[way]
         if (count := flops[kind]) is not None:
             row["GFLOP a step"] = count / 1e9
             row["GFLOP/s"] = _median([count / 1e9 / s for s in seconds[way, kind]])
             for name, rates in products.items():
                 row[f"{name} GFLOP/s"] = _median(rates)
                 row[f"share of {name}"] = _median([count / 1e9 / s / m for s, m in zip(seconds[way, kind], rates, strict=True)])
-        if ORDINARY in ways:
-            row["times ordinary"] = _median([o / s for s, o in zip(seconds[way, kind], seconds[ORDINARY, kind], strict=True)])
+        for baseline in (ORDINARY, ORDINARY_COMPILED):
+            if baseline in ways:
+                ratios = [o / s for s, o in zip(seconds[way, kind], seconds[baseline, kind], strict=True)]
+                row[f"times {baseline}"] = _median(ratios)
         row |= {f"all {name} GFLOP/s": rates for name, rates in products.items()}
         rows.append(row | {"all ms": [1e3 * s for s in seconds[way, kind]]})
     return rows
@@ -97,13 +112,12 @@ def _size(size: str, overrides: list[str], ways: Sequence[str], rounds: int, fol
 def _check_ordinary(cfg: Config) -> None:
     """Raise ConfigError for settings that tests/ordinary.py does not have."""
     for key, value, known in (
-        ("hardware.dtype", cfg.hardware.dtype, ("float32",)),
         ("optimizer.name", cfg.optimizer.name, ("adam_atan2", "adamw")),
         ("optimizer.clip_grad_norm", cfg.optimizer.clip_grad_norm, (None,)),
         ("recursion.supervision_decay", cfg.recursion.supervision_decay, (1,)),
     ):
         if value not in known:
-            raise ConfigError(f"{key}={value}: the way ordinary of bench has no such: leave it out of --ways")
+            raise ConfigError(f"{key}={value}: the ordinary ways of bench have no such: leave them out of --ways")
 
 
 def _median(values: Sequence[float]) -> float:
@@ -135,11 +149,18 @@ _here: list[Programs] = []  # of this process
 def prepare(overrides: list[str], way: str, backend: str) -> dict[str, float]:
     """Build and warm up a way's programs in this process; returns seconds of a step of each kind."""
     exp = build(compose([*overrides, f"hardware.backend={backend}"]))
-    programs = _ordinary_programs(exp) if way == ORDINARY else _compiled_programs(exp)
+    programs = _ordinary_programs(exp, way) if way.startswith(ORDINARY) else _compiled_programs(exp)
     _here[:] = [programs]
     for kind in KINDS:
         programs.block(kind, 1)  # compiles
+    if exp.cfg.hardware.platform == "cuda":
+        torch.cuda.reset_peak_memory_stats()
     return {kind: programs.block(kind, 1) for kind in KINDS}
+
+
+def peak_memory_gb() -> float | None:
+    """The most memory of the GPU that the steps of this process took at once, in units of 1e9 bytes; None without a GPU."""
+    return torch.cuda.max_memory_allocated() / 1e9 if torch.cuda.is_available() else None
 
 
 def block(kind: str, steps: int) -> float:
@@ -174,9 +195,10 @@ def _compiled_programs(exp: Experiment) -> Programs:
     return Programs({"train": train, "eval": evaluate}, runtime.wait)
 
 
-def _ordinary_programs(exp: Experiment) -> Programs:
+def _ordinary_programs(exp: Experiment, way: str) -> Programs:
+    compiler = partial(torch.compile, dynamic=False) if way == ORDINARY_COMPILED else lambda function: function
     trainer = tests_module("ordinary").Trainer(  # which is the step's oracle there
-        exp.step_config, exp.first_state(), exp.fixed
+        exp.step_config, exp.first_state(), exp.fixed, exp.cfg.hardware.platform, compiler
     )
     batches = itertools.cycle([exp.runtime.put_batch(exp.host_batch(step)) for step in range(NUM_BATCHES)])
     batch = exp.runtime.put_batch(next(iter(held_out_loader(exp.cfg, exp.runtime, 1))))

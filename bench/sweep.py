@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from bench.machine import Row, median_and_spread
+from bench.machine import CAPTURED, Row, ended, median_and_spread, turns, until_stopped
 from trm.cli import compose
 from trm.data.build import ensure_dataset
 from trm.errors import RunFailure, UserError
@@ -28,21 +28,27 @@ def measure(overrides: list[str], ways: list[str], rounds: int) -> list[Row]:
     with tempfile.TemporaryDirectory() as folder:
         given.append(f"data.path={folder}/data")
         ensure_dataset(compose(given).data)
-        for number in range(rounds):
-            for way in ways:
-                sweep = Path(folder) / f"{number}-{way}"
-                sweep.mkdir()
-                began = time.perf_counter()
-                summaries = _run([*given, *grid, f"hardware.jobs={way}"], sweep)
-                walls[way].append(time.perf_counter() - began)
-                jobs[way] += summaries
+        with until_stopped():
+            for number in turns(range(rounds), "rounds"):
+                found = {}
+                for way in ways:
+                    sweep = Path(folder) / f"{number}-{way}"
+                    sweep.mkdir()
+                    began = time.perf_counter()
+                    summaries = _run([*given, *grid, f"hardware.jobs={way}"], sweep)
+                    found[way] = (time.perf_counter() - began, summaries)
+                for way, (wall, summaries) in found.items():
+                    walls[way].append(wall)
+                    jobs[way] += summaries
+    if not all(walls.values()):
+        return []  # stopped before the first round was whole
     rows = []
     for way in ways:
-        found, count = median_and_spread(walls[way]), len(jobs[way]) // rounds
+        spread, count = median_and_spread(walls[way]), len(jobs[way]) // len(walls[way])
         training = median_and_spread([job["seconds"] for job in jobs[way]])["median"]
         first = median_and_spread([job["seconds_to_first_step"] for job in jobs[way]])["median"]
-        of_a_job = found["median"] * min(int(way), count) / count
-        row: Row = {"jobs": count, "at once": int(way), "s": found["median"], "low": found["low"], "high": found["high"]}
+        of_a_job = spread["median"] * min(int(way), count) / count
+        row: Row = {"jobs": count, "at once": int(way), "s": spread["median"], "low": spread["low"], "high": spread["high"]}
         row |= {"s of a job": of_a_job, "training s": training, "compile and first step s": first}
         row |= {"start-up share": 1 - training / of_a_job}
         if WAYS[0] in ways:
@@ -55,7 +61,7 @@ def measure(overrides: list[str], ways: list[str], rounds: int) -> list[Row]:
 def _run(overrides: list[str], folder: Path) -> list[dict[str, Any]]:
     """A sweep in a folder of its own; the summaries of its jobs."""
     command = [sys.executable, "-m", "trm.train", "--multirun", *overrides]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    done = ended(subprocess.Popen(command, cwd=folder, **CAPTURED))
     if done.returncode:
         last = (done.stderr.strip().splitlines() or ["no message"])[-1]
         raise (UserError if done.returncode == 2 else RunFailure)(last.removeprefix("error: "))

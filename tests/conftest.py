@@ -1,3 +1,4 @@
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -51,7 +52,7 @@ def pytest_collection_modifyitems(items):
 
 def pytest_collection_finish(session):
     """Start torch_xla before the first test that calls backward: autograd makes one queue a device then, and never again."""
-    if any("runtime" in getattr(item, "fixturenames", ()) for item in session.items):
+    if find_spec("torch_xla") and any("runtime" in getattr(item, "fixturenames", ()) for item in session.items):
         from trm.backends import start
         from trm.config import HardwareConfig
 

@@ -1,14 +1,14 @@
 """The same model and training step written the ordinary way: an nn.Module, loss.backward(), updates in place, all of it eager.
 
 The oracle of tests/test_step.py, and the baseline of `python -m trm.bench step`; not a way to train. It knows every recursion, both
-losses and both Adams, not muon, clipping, weighted supervision and mixed precision.
-
-Shape legend: B rows, C cells, L tokens, D hidden size, H heads, V vocabulary.
+losses and both Adams, not muon, clipping and weighted supervision. It can be compiled as the released code is, its forward pass as
+one graph.
 """
 
 import copy
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -60,7 +60,7 @@ class Attention(nn.Module):
         B, L, D = x.shape
         q, k, v = self.qkv(x).view(B, L, 3, self.num_heads, D // self.num_heads).permute(2, 0, 3, 1, 4)  # [B, H, L, D/H]
         if rope is not None:
-            q, k = (t * rope[0] + torch.cat((-t.chunk(2, -1)[1], t.chunk(2, -1)[0]), -1) * rope[1] for t in (q, k))
+            q, k = ((t * rope[0] + torch.cat((-t.chunk(2, -1)[1], t.chunk(2, -1)[0]), -1) * rope[1]).to(v.dtype) for t in (q, k))
         out: Tensor = self.out(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(B, L, D))
         return out
 
@@ -104,7 +104,7 @@ class Model(nn.Module):
         reasoning = {"single_z": ["z_H"] * recursion.n, "multi_scale_z": [f"z_L{i}" for i in range(recursion.n)]}
         self.updates = [*reasoning.get(recursion.variant, ["z_L"] * recursion.n), "answer"] * recursion.T
         self.with_gradient = 2 if recursion.variant == "one_step_gradient" else recursion.n + 1
-        self.to(arch.dtype)
+        self.to(arch.master_dtype)
         own = self.state_dict()
         self.load_state_dict({name if name in own else f"{name}.weight": weight for name, weight in weights.items()})
 
@@ -187,10 +187,14 @@ class AdamATan2(torch.optim.Optimizer):
 class Trainer:
     """The training loop's state: model, EMA copy, optimizer, carry and sums of metrics."""
 
-    def __init__(self, cfg: StepConfig, state: TrainState, fixed: Weights) -> None:
-        """Starts from the values of `state` (on the CPU), which must be that before the first step."""
-        self.cfg, self.arch, chosen = cfg, cfg.arch, cfg.optimizer
-        self.model = Model(cfg.arch, state.weights, fixed)
+    def __init__(
+        self, cfg: StepConfig, state: TrainState, fixed: Weights, device: str = "cpu", compiler: Callable[..., Any] = lambda f: f
+    ) -> None:
+        """Starts from the values of `state` (on the CPU), which must be that before the first step. `compiler` is torch.compile."""
+        self.cfg, self.arch, self.device, chosen = cfg, cfg.arch, device, cfg.optimizer
+        fixed = {name: value.to(device) for name, value in fixed.items()}
+        self.model = Model(cfg.arch, state.weights, fixed).to(device)
+        self.forward, self.cell_losses = compiler(self.forward), compiler(cell_losses)  # type: ignore[method-assign]
         self.ema = copy.deepcopy(self.model).requires_grad_(False) if state.ema else None
         betas = (chosen.beta1, chosen.beta2)
         self.optimizer: torch.optim.Optimizer
@@ -198,18 +202,31 @@ class Trainer:
             self.optimizer = AdamATan2(self.model.parameters(), chosen.lr, betas, chosen.weight_decay)
         else:
             self.optimizer = torch.optim.AdamW(self.model.parameters(), chosen.lr, betas, chosen.eps, chosen.weight_decay)
-        self.puzzle_embedding = None if state.puzzle_embedding is None else state.puzzle_embedding.clone()
+        self.puzzle_embedding = None if state.puzzle_embedding is None else state.puzzle_embedding.to(device, copy=True)
         self.initial = {name.removeprefix("init."): value for name, value in fixed.items() if name.startswith("init.")}
         self.carry = self.empty_carry(len(state.carry.halted))
         self.steps_done = 0
         self.metrics: dict[str, Tensor] = {}  # of the last step
         self.sums: dict[str, Tensor] = {}
 
+    def forward(
+        self, model: nn.Module, latents: Latents, inputs: Tensor, puzzle: Tensor | None
+    ) -> tuple[Latents, Tensor, Tensor, Tensor]:
+        """The model with its weights in the forward dtype; the halting values are widened again."""
+        narrow, wide = self.arch.dtype, self.arch.master_dtype
+        if narrow == wide:
+            return model(latents, inputs, puzzle)  # type: ignore[no-any-return]
+        weights = {name: weight.to(narrow) for name, weight in model.named_parameters()}
+        given = (latents, inputs, None if puzzle is None else puzzle.to(narrow))
+        latents, logits, q_halt, q_continue = torch.func.functional_call(model, weights, given)
+        return latents, logits, q_halt.to(wide), q_continue.to(wide)
+
     def empty_carry(self, batch_size: int) -> dict[str, Tensor]:
         """All rows halted, so that every row takes the batch's."""
-        latent = torch.zeros(batch_size, self.arch.num_tokens, self.arch.model.hidden_size, dtype=self.arch.dtype)
-        cells = torch.zeros(batch_size, self.arch.seq_len, dtype=torch.int32)
-        rows = torch.zeros(batch_size, dtype=torch.int32)
+        shape = (batch_size, self.arch.num_tokens, self.arch.model.hidden_size)
+        latent = torch.zeros(shape, dtype=self.arch.dtype, device=self.device)
+        cells = torch.zeros(batch_size, self.arch.seq_len, dtype=torch.int32, device=self.device)
+        rows = torch.zeros(batch_size, dtype=torch.int32, device=self.device)
         own = {"inputs": cells, "labels": cells, "puzzle_identifiers": rows, "steps": rows, "halted": rows == 0}
         return dict.fromkeys(self.initial, latent) | own
 
@@ -229,7 +246,7 @@ class Trainer:
         identifiers, table = carry["puzzle_identifiers"].long(), self.puzzle_embedding
         puzzle = None if table is None else table[identifiers].requires_grad_()
         before = {name: carry[name] for name in self.initial}
-        latents, logits, q_halt, q_continue = self.model(before, carry["inputs"], puzzle)
+        latents, logits, q_halt, q_continue = self.forward(self.model, before, carry["inputs"], puzzle)
         latents = {name: z.detach() for name, z in latents.items()}
         steps = carry["steps"] + 1
         last = halted = steps >= recursion.n_sup
@@ -239,7 +256,7 @@ class Trainer:
         target = None
         if recursion.act_continue and recursion.n_sup > 1:
             with torch.no_grad():
-                *_, next_halt, next_continue = self.model(latents, carry["inputs"], puzzle)
+                *_, next_halt, next_continue = self.forward(self.model, latents, carry["inputs"], puzzle)
                 target = torch.where(last, next_halt, torch.maximum(next_halt, next_continue)).sigmoid()
         loss = self.losses(logits, q_halt, (q_continue, target), carry["labels"], steps, halted) / len(steps)
         self.optimizer.zero_grad()
@@ -253,7 +270,7 @@ class Trainer:
         self.optimizer.step()
         if table is not None and puzzle is not None and puzzle.grad is not None:
             present, of_row = torch.unique(identifiers, return_inverse=True)
-            summed = torch.zeros(len(present), table.shape[1], dtype=table.dtype).index_add_(0, of_row, puzzle.grad)
+            summed = table.new_zeros(len(present), table.shape[1]).index_add_(0, of_row, puzzle.grad)
             lr = learning_rate(chosen.puzzle_emb_lr, t, chosen, total_steps).item()
             table[present] = table[present] * (1 - lr * chosen.puzzle_emb_weight_decay) - lr * summed.sign()
         if self.ema is not None:
@@ -270,7 +287,7 @@ class Trainer:
         carry = self.refill(carry, batch)
         puzzle = None if self.puzzle_embedding is None else self.puzzle_embedding[carry["puzzle_identifiers"].long()]
         before = {name: carry[name] for name in self.initial}
-        latents, logits, q_halt, q_continue = (self.ema or self.model)(before, carry["inputs"], puzzle)
+        latents, logits, q_halt, q_continue = self.forward(self.ema or self.model, before, carry["inputs"], puzzle)
         steps = carry["steps"] + 1
         self.losses(logits, q_halt, (q_continue, None), carry["labels"], steps, torch.ones_like(carry["halted"]))
         return carry | latents | {"steps": steps, "halted": torch.zeros_like(carry["halted"])}
@@ -284,7 +301,7 @@ class Trainer:
         num_labelled, num_right = labelled.sum(-1), right.sum(-1)
         exact = num_right == num_labelled
         binary = F.binary_cross_entropy_with_logits
-        lm_loss = cell_losses(logits, labels, self.arch.model.loss, self.arch.loss_dtype).sum()
+        lm_loss = self.cell_losses(logits, labels, self.arch.model.loss, self.arch.loss_dtype).sum()
         q_halt_loss = binary(q_halt, exact.to(q_halt.dtype), reduction="sum")
         q_continue, target = going_on
         q_continue_loss = q_halt.new_zeros(()) if target is None else binary(q_continue, target, reduction="sum")

@@ -4,6 +4,7 @@ import importlib.metadata
 import json
 import math
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from running import environment, run
+from sweeping import wait_for
 
 from bench import __main__ as bench
 from bench import loader, logging, machine, scaling, step
@@ -76,7 +78,7 @@ def test_facts_are_of_before_the_measurement(monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["speed"], "choose one of step, host, loader"),
+        (["speed"], "choose one of step, kernels, host, loader"),
         (["host", "fast"], "KEY=VALUE"),
         (["host", "--json"], "--json"),
         (["host", "--fast", "1"], "--fast"),
@@ -86,7 +88,7 @@ def test_facts_are_of_before_the_measurement(monkeypatch):
         (["step", "--ways", "magic"], "magic: choose from configured, xla"),
         (["step", "--rounds", "0"], "--rounds 0"),
         (["step", "--rounds", "many"], "--rounds"),
-        (["step", "--sizes", "demo", "hardware.dtype=bfloat16"], "hardware.dtype=bfloat16"),
+        (["step", "--sizes", "demo", "optimizer=muon"], "optimizer.name=muon"),
         (["step", "--sizes", "demo", "model.hidden_sise=8"], "model.hidden_size"),
         (["sweep", "--ways", "3"], "choose from 1, 2"),
         (["compare"], "choose one of step, "),
@@ -133,7 +135,7 @@ def rows_of(tmp_path, *arguments):
 @pytest.mark.long
 def test_step_end_to_end(tmp_path, monkeypatch):
     monkeypatch.setattr(step, "BLOCK_S", 0.05)
-    monkeypatch.setattr(machine, "MATMUL_SIZES", (256,))
+    monkeypatch.setattr(machine, "MATMUL_SIZES", {"cpu": (256,)})
     small = ["model.hidden_size=8", "train.global_batch_size=4", "evaluate.batch_size=300", "recursion.n=1"]
     small += ["hardware.backend=eager", "--rounds", "2"]  # the compilers take seconds
     rows = rows_of(tmp_path, "step", "--sizes", "demo", *small)
@@ -323,3 +325,33 @@ def test_share(tmp_path):
         assert row["both/alone"] == pytest.approx(2 * row["each of two"] / row["alone"])
     with pytest.raises(RunFailure, match="a run that was to be measured ended badly"):
         main(["share", "--rounds", "1", "train.max_steps=0"])
+
+
+@pytest.mark.long
+def test_an_interrupted_benchmark_shows_what_it_has_and_leaves_no_process(tmp_path):
+    command = [sys.executable, "-m", "trm.bench", "step", "--sizes", "demo", "--ways", "eager", "--rounds", "100000"]
+    with (tmp_path / "err").open("w+") as err:
+        process = subprocess.Popen(
+            [*command, "train.global_batch_size=8", "evaluate.batch_size=8"],
+            cwd=tmp_path,
+            env=environment(),
+            stdout=subprocess.PIPE,
+            stderr=err,
+            text=True,
+            start_new_session=True,
+        )
+        wait_for(lambda: re.search(r"rounds: +\d+%.*[1-9]\d*/100000", (tmp_path / "err").read_text()), timeout_s=200)
+        process.terminate()
+        out, _ = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "interrupted: these are the figures" in out
+    assert "samples/s" in out
+    wait_for(lambda: not _there(process.pid), timeout_s=20)
+
+
+def _there(group):
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return False
+    return True

@@ -7,6 +7,7 @@ where there is one.
 
 import functools
 import shutil
+from importlib.util import find_spec
 
 import numpy as np
 import pytest
@@ -19,15 +20,17 @@ from trm.core.metrics import METRICS
 from trm.core.step import empty_carry, eval_step, loss_and_grads, train_step_with_outputs
 
 
-@pytest.fixture(scope="module", params=["eager", "inductor", "xla", "gpu"])
+@pytest.fixture(scope="module", params=["eager", "inductor", "xla", "gpu", "gpu_eager"])
 def hardware(request):
     if request.param == "inductor" and shutil.which("g++") is None:
         pytest.skip("inductor needs a C++ compiler")
-    if request.param != "gpu":
+    if request.param == "xla" and find_spec("torch_xla") is None:
+        pytest.skip("torch_xla is not installed")
+    if not request.param.startswith("gpu"):
         return HardwareConfig(name="cpu", backend=request.param)
     if not torch.cuda.is_available():
         pytest.skip("hardware=gpu: this machine has no CUDA device")
-    return HardwareConfig(name="gpu", platform="cuda", backend="inductor")
+    return HardwareConfig(name="gpu", platform="cuda", backend="eager" if request.param == "gpu_eager" else "inductor")
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,8 @@
 
 import os
 
-EXIT_FAILED, EXIT_USER_ERROR, EXIT_PIPE_CLOSED, EXIT_PREEMPTED = 1, 2, 141, 143  # trm/cli.py says what they mean
+# trm/cli.py says what they mean
+EXIT_FAILED, EXIT_USER_ERROR, EXIT_INTERRUPTED, EXIT_PIPE_CLOSED, EXIT_PREEMPTED = 1, 2, 130, 141, 143
 SECRET = "WANDB_API_KEY"
 
 

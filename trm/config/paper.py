@@ -55,6 +55,8 @@ ABLATED: Mapping[str, Any] = {
 # What the paper holds fixed. Only a run that agrees in these too can be compared with its value.
 FIXED: Mapping[str, Any] = {
     "data.name": DATASET,
+    "data.task": "sudoku",
+    "data.box_rows": 3,
     "data.num_puzzles": 1000,
     "model.hidden_size": 512,
     "model.expansion": 4.0,
@@ -94,6 +96,11 @@ class PaperMatch:
     def comparable(self) -> bool:
         """True where the run differs from the paper in nothing, so that a difference of the two numbers means something."""
         return not self.unlike
+
+    @property
+    def same_puzzles(self) -> bool:
+        """True where the run's puzzles are of the paper's kind and size, so that its value may stand beside the run's."""
+        return not any(words.startswith(("data.task=", "data.box_rows=")) for words in self.unlike)
 
 
 def find(settings: Mapping[str, Any], total_steps: int | None, test_puzzles: int | None = None) -> PaperMatch | None:

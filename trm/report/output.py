@@ -28,9 +28,8 @@ def terminal(comparison: Comparison) -> str:
     if rows:
         texts = [[title for title, _ in rows[0]], *([cell.text for _, cell in row] for row in rows)]
         lines += [*aligned(texts, [cell.numeric for _, cell in rows[0]]), ""]
-        unsaid = {tables.RATES_NOTE, *(() if any(v.paper for v in comparison.variants) else (tables.PAPER_NOTE,))}
         for note in tables.notes(comparison):
-            lines += [] if note in unsaid else textwrap.wrap(note, TEXT_WIDTH, subsequent_indent="  ")
+            lines += [] if note == tables.RATES_NOTE else textwrap.wrap(note, TEXT_WIDTH, subsequent_indent="  ")
     if comparison.not_counted:
         lines += ["", f"not in the means: {len(comparison.not_counted)} of {len(comparison.runs)} jobs"]
         reasons = [[tables.kind(run), run.name, textwrap.shorten(why, LONGEST_REASON)] for run, why in comparison.not_counted]

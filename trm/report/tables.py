@@ -73,7 +73,8 @@ def results(comparison: Comparison) -> list[Row]:
     """A row for each variant; with samples and seconds to --target where it is given."""
     names, decides = score_names(comparison), deciding(comparison)
     marks = {name: DECIDES if names and decides == [name] else "" for name in (EXACT, *names)}
-    return [_result(variant, comparison.target, marks) for variant in comparison.variants]
+    beside = _beside_paper(comparison)
+    return [_result(variant, comparison.target, marks, beside) for variant in comparison.variants]
 
 
 def score_names(comparison: Comparison) -> list[str]:
@@ -87,7 +88,12 @@ def deciding(comparison: Comparison) -> list[str]:
     return sorted({str(run.settings.get("evaluate.best_by", EXACT)) for run in runs})
 
 
-def _result(variant: Variant, target: float | None, marks: dict[str, str]) -> Row:
+def _beside_paper(comparison: Comparison) -> bool:
+    """Whether a run is of the paper's kind of puzzle: else its values say nothing here."""
+    return any(variant.paper is not None and variant.paper.same_puzzles for variant in comparison.variants)
+
+
+def _result(variant: Variant, target: float | None, marks: dict[str, str], beside_paper: bool) -> Row:
     """`marks`: for each score what stands behind its title."""
     seeds, best, row = len(variant.counted), variant.best_exact_accuracy, variant.paper.row if variant.paper else None
     unlike = UNLIKE_PAPER if variant.paper and not variant.paper.comparable else ""
@@ -102,9 +108,12 @@ def _result(variant: Variant, target: float | None, marks: dict[str, str]) -> Ro
         ("steps", _number("{:,.0f}", variant.mean(attrgetter("steps")))),
         ("samples/s", _number("{:,.0f}", variant.mean(attrgetter("samples_per_s")))),
         ("seconds", _number("{:,.0f}", variant.mean(attrgetter("seconds")))),
-        ("paper (9x9) %", _number("{:.1f}" + unlike, row.exact_accuracy if row else None, 100)),
-        ("difference", _number("{:+.1f}", variant.difference, 100)),
     ]
+    if beside_paper:
+        cells += [
+            ("paper (9x9) %", _number("{:.1f}" + unlike, row.exact_accuracy if row else None, 100)),
+            ("difference", _number("{:+.1f}", variant.difference, 100)),
+        ]
     if target is not None:
         found = time_to_target(variant, target)
         for name, quantity in (("samples", found.samples), ("seconds", found.seconds)):
@@ -119,7 +128,12 @@ def notes(comparison: Comparison) -> list[str]:
     found = [FINDINGS_NOTE] if any(variant.findings for variant in comparison.variants) else []
     names = score_names(comparison)
     scores = [SCORES_NOTE.format(names=", ".join(names), decides=" or ".join(deciding(comparison)))] if names else []
+<<<<<<< HEAD
     return [*NOTES, RATES_NOTE, PAPER_NOTE, *found, *scores, *votes_note(comparison), *target]
+=======
+    beside = [PAPER_NOTE] if _beside_paper(comparison) else []
+    return [*NOTES, RATES_NOTE, *beside, *found, *scores, *target]
+>>>>>>> main
 
 
 def problems(comparison: Comparison) -> list[Row]:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
+import os
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+import torch
 from numpy.typing import NDArray
 
 from trm.config import EXACT, digest, kept, to_plain
@@ -100,6 +102,14 @@ class Record:
             "seed": exp.cfg.seed,
             "hardware": exp.cfg.hardware.name,
             "runtime": exp.runtime.describe(),
+            "threads": torch.get_num_threads(),
+            "wait_policy": wait_policy(),  # of OpenMP's threads: it decides how a run and its neighbours share the cores
             "compiles": exp.runtime.compile_count(),
             "warnings": self.warnings,
         }
+
+
+def wait_policy() -> str | None:
+    """How OpenMP's threads wait for one another, as the environment says it; None where it does not."""
+    names = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
+    return next((f"{name}={os.environ[name]}" for name in names if name in os.environ), None)
