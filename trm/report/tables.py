@@ -128,12 +128,8 @@ def notes(comparison: Comparison) -> list[str]:
     found = [FINDINGS_NOTE] if any(variant.findings for variant in comparison.variants) else []
     names = score_names(comparison)
     scores = [SCORES_NOTE.format(names=", ".join(names), decides=" or ".join(deciding(comparison)))] if names else []
-<<<<<<< HEAD
-    return [*NOTES, RATES_NOTE, PAPER_NOTE, *found, *scores, *votes_note(comparison), *target]
-=======
     beside = [PAPER_NOTE] if _beside_paper(comparison) else []
-    return [*NOTES, RATES_NOTE, *beside, *found, *scores, *target]
->>>>>>> main
+    return [*NOTES, RATES_NOTE, *beside, *found, *scores, *votes_note(comparison), *target]
 
 
 def problems(comparison: Comparison) -> list[Row]:
