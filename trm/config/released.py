@@ -41,6 +41,9 @@ RELEASED = {
     "output_dir": ("data.path", "of a dataset; run_name names a run's folder"),
     "subsample_size": ("data.num_puzzles", ""),
     "min_difficulty": ("data.min_rating", ""),
+    "input_file_prefix": ("data.source_dir", "the folder of the files, without their arc-agi"),
+    "test_set_name": ("data.test_subsets", "a list"),
+    "freeze_weights": ("train.trainable", "puzzle_embedding for True"),
     "source_repo": ("data.train_csv", "and data.test_csv; without them the pinned dataset is downloaded"),
 }
 # What other trainers call it: the key here, or the group with "=".
