@@ -28,9 +28,10 @@ MODELS = {
         *["ema.rate=0.99", "hardware.dtype=bfloat16", "train.max_steps=4000", *EVALUATIONS],
     ],
     "sudoku_9x9": [
-        *["data=sudoku_9x9", "data.num_puzzles=20000", "recipe=tiny", "model.hidden_size=96", "recursion=t2_n2"],
-        *["hardware.dtype=bfloat16", *COSINE, "optimizer.warmup_steps=200", "ema.rate=0.999", "train.max_steps=30000"],
-        *["train.log_every_steps=500", "train.eval_every_steps=2500", "train.checkpoint_every_steps=1000"],
+        *["data=sudoku_9x9", "data.num_puzzles=20000", "recipe=tiny", "model.hidden_size=96", "recursion=t3_n6", "hardware=gpu"],
+        *["train.global_batch_size=512", "optimizer.lr=1e-3", "optimizer.schedule=cosine", "optimizer.lr_min_ratio=0.02"],
+        *["optimizer.warmup_steps=500", "ema.rate=0.999", "train.max_steps=17000"],
+        *["train.log_every_steps=500", "train.eval_every_steps=5000", "train.checkpoint_every_steps=5000"],
     ],
     "maze_11x11": [
         "data=maze_small",
@@ -42,6 +43,7 @@ MODELS = {
         *EVALUATIONS,
     ],
 }
+WHERE = {"cpu": "two cores of an AMD EPYC", "gpu": "one NVIDIA H100"}
 WHAT = {
     "sudoku_4x4": "4x4 Sudoku with one solution and no clue to spare",
     "sudoku_6x6": "6x6 Sudoku (boxes of 2x3) with one solution and no clue to spare",
@@ -54,7 +56,7 @@ def main() -> None:
     """Train, publish and describe the networks that are named."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="+", choices=sorted(MODELS))
-    parser.add_argument("--run", type=Path, help="a run that is there already (of one name); nothing is trained")
+    parser.add_argument("--run", type=Path, help="a run, or what `trm.interop publish` made of it, of one name; nothing is trained")
     given = parser.parse_args()
     for name in given.names:
         run = given.run or ROOT / "outputs" / f"models_{name}"
@@ -62,7 +64,8 @@ def main() -> None:
             python("trm.train", *MODELS[name], f"run_name=models_{name}", "tracking=none", "seed=0")
         folder = ROOT / "models" / name
         shutil.rmtree(folder, ignore_errors=True)
-        python("trm.interop", "publish", f"checkpoint={run}", str(folder))
+        used_on = ["hardware=cpu", "hardware.dtype=bfloat16"] if "hardware=gpu" in MODELS[name] else []
+        python("trm.interop", "publish", f"checkpoint={run}", str(folder), *used_on)
         (folder / CARD_FILE).write_text(card(name, folder, run), encoding="utf-8")
 
 
@@ -92,13 +95,14 @@ def card(name: str, folder: Path, run: Path) -> str:
     rounding = ""
     if meta["config"]["hardware"]["dtype"] == "bfloat16":
         rounding = " It computes in bfloat16:\nanother backend or processor rounds otherwise and solves a few other puzzles."
+    where = WHERE["gpu" if "hardware=gpu" in MODELS[name] else "cpu"]
     command = shlex.join(["python", "-m", "trm.train", *MODELS[name], "seed=0"])
     return f"""---
 {yaml.safe_dump(facts, sort_keys=False, allow_unicode=True)}---
 # {name}
 
 A Tiny Recursive Model for {WHAT[name]}.
-The EMA weights at step {meta["step"]:,} of {facts["steps_planned"]:,} of one run, on two cores of an AMD EPYC. The interval is
+The EMA weights at step {meta["step"]:,} of {facts["steps_planned"]:,} of one run, on {where}. The interval is
 Wilson's for that many puzzles; it says nothing of other seeds. A public checkpoint of the paper's size:
 `python -m trm.interop import`.{rounding}
 

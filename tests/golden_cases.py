@@ -29,14 +29,16 @@ class GoldenCase:
     @property
     def arch(self) -> Architecture:
         s = self.settings
+        urm, positions = s.get("source") == "urm", s["pos_encodings"]
         arch = Architecture(
             model=ModelConfig(
-                mixer="mlp" if s["mlp_t"] else "attention",
+                mixer=s["mixer"] if "mixer" in s else "mlp" if s["mlp_t"] else "attention",
+                mlp="conv_swiglu" if urm else "swiglu",
                 hidden_size=s["hidden_size"],
-                num_layers=s["L_layers"],
+                num_layers=s["layers"] if "layers" in s else s["L_layers"],
                 num_heads=s["num_heads"],
                 expansion=s["expansion"],
-                positions={"rope": "rope", "learned": "learned"}.get(s["pos_encodings"], "none"),
+                positions=positions if positions in ("rope", "rope2d", "learned") else "none",
                 rope_theta=s["rope_theta"],
                 rms_norm_eps=s["rms_norm_eps"],
                 puzzle_emb_ndim=s["puzzle_emb_ndim"],
@@ -44,7 +46,13 @@ class GoldenCase:
                 loss="softmax" if s.get("loss_type", "stablemax").startswith("softmax") else "stablemax",
             ),
             recursion=RecursionConfig(
-                T=s["H_cycles"], n=s["L_cycles"], n_sup=s["halt_max_steps"], act_continue=not s.get("no_ACT_continue", True)
+                variant="single_state" if urm else "trm",
+                T=s["H_cycles"],
+                n=s["L_cycles"],
+                n_sup=s["halt_max_steps"],
+                act_continue=not s.get("no_ACT_continue", True),
+                damping=s.get("damping", 1.0),
+                noise=s.get("noise", 0.0),
             ),
             seq_len=s["seq_len"],
             vocab_size=s["vocab_size"],
@@ -75,8 +83,11 @@ class GoldenCase:
         return from_reference(named, self.arch, source=prefix)
 
     def fixed(self) -> dict[str, torch.Tensor]:
-        """The latents' initial values of the case, with the rotary tables computed here."""
-        return init_fixed(self.arch, seed=0) | self.tensors("init/").fixed
+        """The latents' initial values of the case, with the rotary tables computed here; EqR's cases start at zero."""
+        fixed = init_fixed(self.arch, seed=0) | self.tensors("init/").fixed
+        if self.settings.get("latent_std") == 0:
+            fixed |= {name: torch.zeros_like(start) for name, start in fixed.items() if name.startswith("init.")}
+        return fixed
 
     def state(self) -> TrainState:
         arch, model = self.arch, self.tensors("init/")

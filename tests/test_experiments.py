@@ -11,7 +11,10 @@ import yaml
 
 from trm.cli import CONF_DIR, compose, compose_jobs, describe_groups
 from trm.config import digest, from_plain, numerics, to_plain, total_steps
+from trm.core.curriculum import stages
+from trm.core.flops import analytic_train_flops
 from trm.core.model import architecture, forward, init_fixed, num_parameters, weight_shapes, with_latents
+from trm.plan.workload import architecture_of
 
 NAMES = sorted(path.stem for path in (CONF_DIR / "experiment").glob("[!_]*.yaml"))
 SWEEPS = sorted(path.stem for path in (CONF_DIR / "sweep").glob("*.yaml"))
@@ -23,7 +26,17 @@ STUDY = {
 # of other tasks: experiments of their own, not changes of another
 OTHER_TASKS = {name for name in NAMES if "maze" in name or "arc_" in name}
 PAPER = {name for name in NAMES if name.startswith("paper_")} - OTHER_TASKS
-FIELD = {"cgar", "curriculum", "muon"}
+FIELD = {"cgar", "curriculum", "muon", "eqr_sudoku", "fast_sudoku", "urm_sudoku", "wta_sudoku"}
+PARENTS = {
+    "eqr_sudoku": "paper_t3_n6",
+    "urm_sudoku": "paper_t3_n6",
+    "wta_sudoku": "fast_sudoku",
+    "eqr_maze_unique": "maze_unique",
+}  # of those whose parent is not the study's baseline
+# What a recipe of one's own sets beside the experiment; the header names it in one line.
+RECIPES = {
+    "fast_sudoku": {"train.global_batch_size", "train.samples", "optimizer.warmup_steps", "ema.rate", "ema.start_step"},
+}
 SIZES = {"full": [], "tiny": ["recipe=tiny", "data=sudoku_6x6"]}
 # At full size what SPEC.md's table and the paper say, to the number.
 VALUES = {
@@ -76,6 +89,20 @@ VALUES = {
         "ema.enabled": True,
     },
     "paper_arc_2": {"data.num_puzzles": 1280, "data.test_subsets": ["evaluation2"], "optimizer.puzzle_emb_lr": 1e-2},
+    "fast_sudoku": {
+        "recursion.T": 6,
+        "recursion.n": 9,
+        "train.global_batch_size": 384,
+        "train.max_steps": 8000,
+        "optimizer.lr": 1e-4,
+        "optimizer.weight_decay": 1.0,
+        "optimizer.matrix_lr": 0.02,
+        "optimizer.warmup_steps": 0,
+        "ema.rate": 0.9,
+        "ema.start_step": 5000,
+    },
+    "wta_sudoku": {"latents.heads": 4, "train.max_steps": 36000, "train.global_batch_size": 384},
+    "urm_sudoku": {"train.global_batch_size": 1024, "model.num_layers": 4, "recursion.n": 6, "recursion.n_sup": 16},
 }
 MILLION_PARAMETERS = {
     "paper_t3_n6": 5.03,
@@ -83,6 +110,7 @@ MILLION_PARAMETERS = {
     "paper_4_layers_n3": 10.0,
     "paper_attention": 6.83,
     "paper_hrm_like": 27.3,
+    "urm_sudoku": 13.7,
 }
 
 
@@ -125,7 +153,7 @@ def header(name):
 def parent(name):
     if name in ("e1_1_baseline", "paper_t3_n6"):
         return None
-    return "paper_t3_n6" if name in PAPER else "e1_1_baseline"
+    return PARENTS.get(name) or ("paper_t3_n6" if name in PAPER else "e1_1_baseline")
 
 
 def goes(direction, before, after):
@@ -136,13 +164,15 @@ def goes(direction, before, after):
 
 
 def test_the_named_experiments_are_those_of_the_study_of_the_paper_and_of_the_field():
-    assert {*STUDY, *PAPER, *FIELD, *OTHER_TASKS} == {name for name in NAMES if not name.startswith(("quick_", "demo_", "study_"))}
+    assert {*STUDY, *PAPER, *FIELD, *OTHER_TASKS} == {
+        name for name in NAMES if not name.startswith(("quick_", "demo_", "study_", "field_"))
+    }
     assert len(STUDY) == 18  # SPEC.md's 17 with the two batch sizes of e1_3 counted as one
     assert len(PAPER) == 15
 
 
 @pytest.mark.parametrize("size", SIZES)
-@pytest.mark.parametrize("name", sorted({*STUDY, *PAPER, *FIELD}))
+@pytest.mark.parametrize("name", sorted({*STUDY, *PAPER, *FIELD, "eqr_maze_unique"}))
 def test_an_experiment_changes_what_its_header_names_in_that_direction_and_nothing_else(name, size):
     changes, alias, _ = header(name)
     if parent(name) is None:
@@ -152,6 +182,9 @@ def test_an_experiment_changes_what_its_header_names_in_that_direction_and_nothi
     differ = {key for key in after if key != "train.samples" and after[key] != before[key]}
     if abs(after["train.samples"] / before["train.samples"] - 1) > 0.01:  # whole steps of another batch
         differ.add("train.samples")
+    if size == "full":
+        assert differ >= RECIPES.get(name, set())
+        differ -= RECIPES.get(name, set())
     expected = {key for key in changes if size == "full" or not key.startswith("model.puzzle_emb")}  # the tiny model has none
     assert differ == expected
     for key in expected:
@@ -207,7 +240,8 @@ def test_a_header_says_what_is_expected(name):
 def test_the_command_and_the_machine_are_told_once():
     bases = [(CONF_DIR / "experiment" / f"{base}.yaml").read_text() for base in ("_study", "_paper")]
     assert all("python -m trm.train experiment=NAME" in text and "Hardware: " in text for text in bases)
-    assert not any("Hardware: " in header(name)[2] for name in {*STUDY, *PAPER, *FIELD})
+    own = set(RECIPES) | {"wta_sudoku"}
+    assert not any("Hardware: " in header(name)[2] for name in {*STUDY, *PAPER, *FIELD} - own)
 
 
 def test_a_small_recipe_is_asked_for_by_name_and_takes_the_tiny_model_unless_another_is_named():
@@ -247,11 +281,22 @@ def jobs_of(sweep):
         ("all_ablations", {n for n in STUDY if n.startswith("e2")}),
         ("paper_table", PAPER),
         ("all", {*STUDY, *PAPER}),
+        ("field_table", {"paper_t3_n6", "eqr_sudoku", "fast_sudoku", "wta_sudoku", "urm_sudoku", "cgar"}),
     ],
 )
 def test_a_sweep_names_its_experiments(sweep, expected):
     assert jobs_of(sweep) == expected
     assert sweep in SWEEPS
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name.startswith("field_")])
+def test_a_row_of_the_fields_table_has_the_training_flops_of_the_others(name):
+    def flops(name):
+        cfg = composed(f"experiment={name}")
+        arch, parts = architecture_of(cfg), stages(cfg.recursion, cfg.train.max_steps)
+        return sum((part.stop - part.start) * analytic_train_flops(replace(cfg, recursion=part.recursion), arch) for part in parts)
+
+    assert flops(name) == pytest.approx(flops("field_trm"), rel=0.005)
 
 
 def test_the_recursion_grid_stays_the_grid_of_five():

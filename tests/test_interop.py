@@ -12,7 +12,7 @@ import torch
 
 from trm import interop
 from trm.cli import compose
-from trm.config import ModelConfig, RecursionConfig
+from trm.config import LatentsConfig, ModelConfig, RecursionConfig
 from trm.core.model import Architecture, architecture, init_fixed, init_puzzle_embedding, init_weights, weight_shapes
 from trm.errors import CheckpointError, ConfigError
 from trm.interop import ModelTensors, from_reference, read_reference_file, reference_name, to_reference, write_reference_file
@@ -363,3 +363,66 @@ def test_a_file_with_keys_that_are_no_names_is_refused(tmp_path):
     torch.save({0: torch.zeros(1)}, tmp_path / "x.pt")
     with pytest.raises(CheckpointError, match=r"x\.pt"):
         read_reference_file(tmp_path / "x.pt", make_arch())
+
+
+# the codes that were made from it ----------------------------------------------------------------------------------------------
+
+
+def urm_arch():
+    arch = make_arch("single_state", mixer="attention", positions="rope", mlp="conv_swiglu")
+    return replace(arch, recursion=replace(arch.recursion, n=1))
+
+
+def test_names_of_the_released_urm():
+    arch = urm_arch()
+    block = ("self_attn.qkv_proj.weight", "self_attn.o_proj.weight", "mlp.gate_up_proj.weight", "mlp.down_proj.weight")
+    block += ("mlp.dwconv.weight", "mlp.dwconv.bias")
+    expected = {f"inner.layers.{i}.{part}" for i in (0, 1) for part in block}
+    top = ("init_hidden", "embed_tokens.embedding_weight", "lm_head.weight", "q_head.weight", "q_head.bias", "puzzle_emb.weights")
+    model = make_model(arch)
+    tensors = to_reference(model, arch, prefix="")
+    assert tensors.keys() == expected | {f"inner.{name}" for name in top}
+    assert tensors["inner.layers.0.mlp.dwconv.weight"].shape == (256, 1, 2)
+    assert_same(model, from_reference(tensors, arch))
+    del tensors["inner.layers.1.mlp.dwconv.bias"]
+    assert "inner.layers.1.mlp.dwconv.bias is missing" in refused(tensors, arch)
+
+
+def test_a_model_that_starts_at_random_has_no_initial_values():
+    arch = replace(make_arch(puzzle_emb_ndim=0), latents=LatentsConfig(init="random"))
+    model = make_model(arch)
+    tensors = to_reference(model, arch, prefix="")
+    assert not [name for name in tensors if "init" in name or "seed" in name]
+    back = from_reference(tensors, arch)
+    assert back.fixed == {}
+    assert_same(model, back, ema=True)
+
+
+@pytest.mark.parametrize("model", [{"registers": 1}, {"mlp": "gated_norm_swiglu"}])
+def test_what_no_released_code_has_is_not_exchanged(model):
+    arch = make_arch(**model)
+    (key,) = model
+    with pytest.raises(CheckpointError, match=f"model.{key}="):
+        to_reference(make_model(arch), arch)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        ["recursion.variant=single_state", "model.mixer=attention", "model.positions=rope", "model.mlp=conv_swiglu"],
+        ["latents.init=random", "recursion.damping=0.95", "model.mixer=attention", "model.positions=rope2d"],
+    ],
+    ids=["urm", "eqr"],
+)
+def test_a_checkpoint_of_those_codes_is_imported_and_exported_again(tmp_path, monkeypatch, settings):
+    monkeypatch.chdir(tmp_path)
+    overrides = ["data=sudoku_4x4", "recipe=tiny", "model.num_heads=2", "model.hidden_size=16", *settings]
+    cfg = compose([*overrides, "run_name=r"])
+    arch = architecture(cfg, seq_len=16, vocab_size=6, num_puzzle_identifiers=1)
+    model = ModelTensors(init_weights(arch, 1), init_fixed(arch, 1), None)
+    write_reference_file(Path("theirs.pt"), model, arch)
+    interop.main(["import", "theirs.pt", "made", *overrides])
+    interop.main(["export", "checkpoint=made", "again.pt"])
+    theirs, again = (torch.load(name, weights_only=True) for name in ("theirs.pt", "again.pt"))
+    assert theirs.keys() == again.keys()
+    assert all(torch.equal(theirs[name], again[name]) for name in theirs)

@@ -115,7 +115,7 @@ def test_first_gradients_float64(golden_case, runtime):
 def test_first_gradients_with_attention_in_blocks(golden_case, runtime, monkeypatch):
     monkeypatch.setattr("trm.core.attention.BLOCK_TOKENS", 30)
     case = load_case(golden_case, runtime=runtime, attention="blocks")
-    if case.settings["mlp_t"]:
+    if case.arch.model.mixer == "mlp":
         pytest.skip("the case has no attention")
     ours, reference = first_gradients(case, runtime), case.tensors("grad1/").weights
     for name in reference:

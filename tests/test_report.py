@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from report_fixtures import config, write_grid, write_run, write_tn_sweep
 
-from trm.cli import CONF_DIR
-from trm.config import paper
+from trm.cli import CONF_DIR, compose
+from trm.config import paper, to_plain, total_steps
 from trm.errors import ConfigError, UserError
 from trm.report.__main__ import main
 from trm.report.output import terminal
@@ -209,6 +209,21 @@ def test_every_row_has_its_experiment_and_is_comparable_with_it():
     assert sorted(match.row.name for match in matches.values()) == sorted(row.name for row in paper.ROWS)
     assert matches["paper_no_ema"].row.exact_accuracy == 0.799
     assert matches["paper_attention"].row.exact_accuracy == 0.747
+
+
+def test_what_the_field_published_is_known_and_comparable_with_its_experiment():
+    names = ("eqr_sudoku", "fast_sudoku", "wta_sudoku", "urm_sudoku", "paper_maze_hard", "maze_unique", "eqr_maze_unique")
+    found = {}
+    for name in names:
+        cfg = compose([f"experiment={name}", "run_name=x"])
+        found[name] = paper.find(flatten(to_plain(cfg)), total_steps(cfg, cfg.data.num_puzzles))
+    unlike = ("data.source=generated (paper: csv)",)  # other mazes than theirs
+    assert {name: match.unlike for name, match in found.items()} == dict.fromkeys(names, ()) | dict.fromkeys(
+        ("maze_unique", "eqr_maze_unique"), unlike
+    )
+    values = [match.row.exact_accuracy for match in found.values()]
+    assert values == [0.864, 0.855, 0.969, 0.776, 0.853, 0.449, 0.822]
+    assert len(found) == len(paper.FIELD)
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,16 @@ from hypothesis import strategies as st
 from ordinary import Trainer, cell_losses
 
 from trm.cli import compose
-from trm.config import Config, EmaConfig, ModelConfig, OptimizerConfig, RecursionConfig, TrainConfig
+from trm.config import (
+    Config,
+    EmaConfig,
+    LatentsConfig,
+    ModelConfig,
+    ObjectiveConfig,
+    OptimizerConfig,
+    RecursionConfig,
+    TrainConfig,
+)
 from trm.core.metrics import METRICS, ROW_METRICS
 from trm.core.model import Architecture, architecture, forward, init_fixed, with_latents
 from trm.core.step import (
@@ -37,12 +46,14 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def make(rows=4, *, dtype=torch.float64, ema=True, q_bias=None, seed=0, total_steps=100, **settings):
-    """(step config, state, fixed) of a small model; `settings` go to the recursion, the model or the optimizer by name."""
+    """(step config, state, fixed) of a small model; `settings` go to the group that has the name."""
     recursion = {"T": 2, "n": 1, "n_sup": 3, "halt_exploration_prob": 0.0}
     model = {"hidden_size": 8, "num_layers": 1, "puzzle_emb_ndim": 8, "puzzle_emb_len": 0}
     optimizer = {"lr": 0.01, "weight_decay": 0.1, "puzzle_emb_lr": 0.01, "puzzle_emb_weight_decay": 0.1, "warmup_steps": 3}
+    latents, objective = {}, {}
     for name, value in settings.items():
-        places = ((recursion, RecursionConfig), (model, ModelConfig), (optimizer, OptimizerConfig))
+        places = ((recursion, RecursionConfig), (model, ModelConfig), (optimizer, OptimizerConfig), (latents, LatentsConfig))
+        places += ((objective, ObjectiveConfig),)
         next(place for place, kind in places if hasattr(kind, name))[name] = value
     arch = Architecture(
         model=ModelConfig(**model),
@@ -52,10 +63,14 @@ def make(rows=4, *, dtype=torch.float64, ema=True, q_bias=None, seed=0, total_st
         num_puzzle_identifiers=NUM_IDENTIFIERS,
         dtype=dtype,
         loss_dtype=torch.float64,
+        latents=LatentsConfig(**latents),
+        objective=ObjectiveConfig(**objective),
     )
     cfg = Config(
         model=arch.model,
         recursion=arch.recursion,
+        latents=arch.latents,
+        objective=arch.objective,
         ema=EmaConfig(enabled=ema),
         optimizer=OptimizerConfig(**optimizer),
         train=TrainConfig(global_batch_size=rows),

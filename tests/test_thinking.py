@@ -79,7 +79,7 @@ def test_a_recursion_shows_what_a_step_of_so_many_recursions_would_answer(varian
 
 def test_a_variant_that_does_not_end_with_f_h_is_refused(monkeypatch):
     def after_f_h(f_L, f_H, latents, x, T, n):
-        return {"z_H": f_L(f_H(latents["z_H"] + x))}
+        return {"z_H": f_L(f_H(latents["z_H"] + x, latents["z_H"]), x)}
 
     monkeypatch.setitem(VARIANTS, "after_f_h", Variant(after_f_h, lambda n: ("z_H",)))
     with pytest.raises(ConfigError, match=r"recursion\.variant=after_f_h: .*f_H"):

@@ -1,4 +1,4 @@
-"""Weights in the released code's names: read its checkpoints here, write ours for it.
+"""Weights in the released codes' names (TRM's, and EqR's and URM's, which are made from it): read theirs here, write ours for them.
 
 The reference saves a state_dict with torch.save; keys may carry the prefixes of torch.compile and of the loss head
 (`_orig_mod.model.`), and its EMA files hold the trained weights only. A file may hold the state_dict beside other things, under
@@ -43,6 +43,7 @@ from trm.tasks.base import task_of
 
 REFERENCE_PREFIX = "_orig_mod.model."
 _FIXED_NAMES = {"init.z_H": "inner.H_init", "init.z_L": "inner.L_init"}
+_URM_FIXED_NAMES = {"init.z_H": "inner.init_hidden"}
 # Under which of these a file holds the model's state_dict beside optimizers and counters; the released code says "model"
 _HOLDERS = ("model", "state_dict", "model_state_dict", "model_state", "module", "net", "network", "weights", "params")
 _PUZZLE_EMBEDDING = "inner.puzzle_emb.weights"
@@ -53,7 +54,7 @@ _TOP_NAMES = {
     "q_head.weight": "inner.q_head.weight",
     "q_head.bias": "inner.q_head.bias",
 }
-_NETWORKS = {"net": "L_level", "f_L": "L_level", "f_H": "H_level"}
+_NETWORKS = {"net": "L_level.layers", "f_L": "L_level.layers", "f_H": "H_level.layers"}
 _LAYERS = {
     "token_mlp.gate_up": "mlp_t.gate_up_proj.weight",
     "token_mlp.down": "mlp_t.down_proj.weight",
@@ -61,6 +62,8 @@ _LAYERS = {
     "attention.out": "self_attn.o_proj.weight",
     "mlp.gate_up": "mlp.gate_up_proj.weight",
     "mlp.down": "mlp.down_proj.weight",
+    "mlp.conv.weight": "mlp.dwconv.weight",
+    "mlp.conv.bias": "mlp.dwconv.bias",
 }
 
 
@@ -69,26 +72,35 @@ class ModelTensors:
     """The tensors of one model under this project's names."""
 
     weights: Weights
-    fixed: Weights  # init.z_H, init.z_L; empty for a file without them (EMA)
+    fixed: Weights  # init.z_H, init.z_L; empty for a file without them (EMA) and where latents start at random
     puzzle_embedding: Tensor | None  # [I, E]; None for a model or a file without it
 
 
-def reference_name(name: str) -> str:
-    """The reference's name (without prefix) of one of our weights or fixed tensors."""
+def reference_name(name: str, variant: str = "trm") -> str:
+    """The reference's name (without prefix) of one of our weights or fixed tensors; of recursion.variant=single_state URM's."""
+    fixed = fixed_names(variant)
     if name in _TOP_NAMES:
         return _TOP_NAMES[name]
-    if name in _FIXED_NAMES:
-        return _FIXED_NAMES[name]
+    if name in fixed:
+        return fixed[name]
     network, layer, rest = name.split(".", 2)
-    return f"inner.{_NETWORKS[network]}.layers.{layer}.{_LAYERS[rest]}"
+    return f"inner.{'layers' if variant == 'single_state' else _NETWORKS[network]}.{layer}.{_LAYERS[rest]}"
+
+
+def fixed_names(variant: str) -> dict[str, str]:
+    """The reference's names of the latents' initial values."""
+    return _URM_FIXED_NAMES if variant == "single_state" else _FIXED_NAMES
 
 
 def _check_variant(arch: Architecture) -> None:
-    if arch.latent_names != ("z_H", "z_L"):
+    if arch.latent_names != ("z_H", "z_L") and arch.recursion.variant != "single_state":
         raise CheckpointError(
             f"recursion.variant={arch.recursion.variant} has other latents than the reference's model: only variants with z_H and "
-            "z_L can be exchanged"
+            "z_L, and single_state, can be exchanged"
         )
+    for key, value, none in (("registers", arch.model.registers, 0), ("mlp", arch.model.mlp, "swiglu")):
+        if value not in (none, "conv_swiglu"):
+            raise CheckpointError(f"model.{key}={value}: no released code that is known here has it: only {none} can be exchanged")
 
 
 def from_reference(tensors: Mapping[str, Tensor], arch: Architecture, source: str = "state_dict") -> ModelTensors:
@@ -98,18 +110,19 @@ def from_reference(tensors: Mapping[str, Tensor], arch: Architecture, source: st
     may be absent (EMA files). Raises CheckpointError naming `source` and the tensor.
     """
     _check_variant(arch)
+    variant = arch.recursion.variant
     left = {
         re.sub(r"^((_orig_mod|model|module|net|network|_forward_module)\.)+", "", name): tensor for name, tensor in tensors.items()
     }
     weights: Weights = {}
     for name, shape in weight_shapes(arch).items():
-        theirs = reference_name(name)
+        theirs = reference_name(name, variant)
         if theirs not in left:
             raise CheckpointError(f"{source}: tensor {theirs} is missing: does the configuration (model=, data=) fit this file?")
         weights[name] = _checked(left.pop(theirs), shape, theirs, source).to(arch.master_dtype)
     fixed = {
         name: _checked(left.pop(theirs), (arch.model.hidden_size,), theirs, source).to(arch.dtype)
-        for name, theirs in _FIXED_NAMES.items()
+        for name, theirs in fixed_names(variant).items()
         if theirs in left
     }
     table = None
@@ -134,9 +147,9 @@ def _checked(tensor: Tensor, shape: tuple[int, ...], name: str, source: str) -> 
 def to_reference(model: ModelTensors, arch: Architecture, prefix: str = REFERENCE_PREFIX) -> dict[str, Tensor]:
     """This project's tensors as a state_dict of the reference's model, loadable with strict=True when nothing is absent."""
     _check_variant(arch)
-    tensors = {
-        reference_name(name): tensor for name, tensor in (model.weights | model.fixed).items() if not name.startswith("rope.")
-    }
+    variant = arch.recursion.variant
+    fixed = {name: tensor for name, tensor in model.fixed.items() if name in fixed_names(variant)}
+    tensors = {reference_name(name, variant): tensor for name, tensor in (model.weights | fixed).items()}
     if model.puzzle_embedding is not None:
         tensors[_PUZZLE_EMBEDDING] = model.puzzle_embedding
     return {prefix + name: tensor.contiguous() for name, tensor in tensors.items()}
@@ -187,19 +200,23 @@ def export_run(arguments: list[str]) -> None:
     if len(rest) != 1:
         raise ConfigError("export needs checkpoint=RUN and one FILE to write")
     run = open_run(path, overrides)
-    fixed = {name: tensor for name, tensor in run.fixed.items() if name in _FIXED_NAMES}
-    write_reference_file(Path(rest[0]), ModelTensors(run.eval_weights, fixed, run.puzzle_embedding), run.arch)
+    write_reference_file(Path(rest[0]), ModelTensors(run.eval_weights, run.fixed, run.puzzle_embedding), run.arch)
     print(f"wrote {rest[0]}: {'EMA' if run.uses_ema else 'training'} weights of {run.folder}")
 
 
 def publish(arguments: list[str]) -> None:
-    """`publish checkpoint=RUN FOLDER`: a checkpoint of what evaluation needs, without the training state."""
+    """`publish checkpoint=RUN FOLDER [hardware=...]`: a checkpoint of what evaluation needs, without the training state.
+
+    `hardware=` and its keys say on what machine it will be used; every other setting stays the run's own.
+    """
     path, overrides, rest = split_arguments(arguments)
     if len(rest) != 1:
         raise ConfigError("publish needs checkpoint=RUN and one FOLDER to make")
-    if overrides:
-        raise ConfigError(f"{overrides[0]}: a published checkpoint keeps its run's own settings: leave it out")
-    run, folder = open_run(path, []), Path(rest[0])
+    for word in overrides:
+        if word.partition("=")[0].partition(".")[0] != "hardware":
+            raise ConfigError(f"{word}: a published checkpoint keeps its run's own settings, but for hardware: leave it out")
+    run, folder = open_run(path, overrides), Path(rest[0])
+    meta = replace(run.meta, wandb_run_id=None, config=run.meta.config | {"hardware": to_plain(run.cfg)["hardware"]})
     if os.path.lexists(folder):
         raise ConfigError(f"{folder}: exists already: choose another folder, or remove it")
     tensors = {f"{'ema' if run.uses_ema else 'weights'}/{name}": tensor for name, tensor in run.eval_weights.items()}
@@ -207,7 +224,7 @@ def publish(arguments: list[str]) -> None:
     if run.puzzle_embedding is not None:
         tensors["puzzle_embedding"] = run.puzzle_embedding
     try:
-        write_checkpoint(folder, tensors, replace(run.meta, wandb_run_id=None))
+        write_checkpoint(folder, tensors, meta)
     except OSError as error:
         raise ConfigError(f"{folder}: cannot be written to ({error.strerror}): choose another folder") from error
     print(f"made {folder}: {shlex.join(['python', '-m', 'trm.evaluate', f'checkpoint={folder}'])}")
@@ -227,8 +244,12 @@ def import_file(arguments: list[str]) -> None:
     arch = architecture(cfg, **sizes)
     model = read_reference_file(file, arch)
     tensors = {f"weights/{name}": tensor for name, tensor in model.weights.items()}
-    if not model.fixed:
-        raise CheckpointError(f"{file}: holds no inner.H_init and inner.L_init (an EMA file?): import a full state_dict")
+    if not model.fixed and cfg.latents.init == "fixed":
+        missing = " and ".join(fixed_names(cfg.recursion.variant).values())
+        raise CheckpointError(
+            f"{file}: holds no {missing} (an EMA file?): import a full state_dict, or set latents.init=random for a model that "
+            "starts anew from random latents (EqR)"
+        )
     tensors |= {f"fixed/{name}": tensor for name, tensor in model.fixed.items()}
     if model.puzzle_embedding is not None:
         tensors["puzzle_embedding"] = model.puzzle_embedding

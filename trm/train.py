@@ -73,6 +73,9 @@ def execute(exp: Experiment, run_dir: Path, stop: StopSignal) -> None:
     if record.step == exp.total_steps and (kept := kept_evaluation(exp, run_dir, record)) is not None:
         log.info("nothing to train: %s already holds all %s steps%s", run_dir, exp.total_steps, kept)
         return
+    averaging = exp.cfg.ema
+    if averaging.enabled and averaging.start_step >= exp.total_steps:
+        record.warn(f"ema.start_step={averaging.start_step}: the run ends at step {exp.total_steps}, before averaging begins")
     outputs = Outputs(exp, run_dir, record)
     size, devices = f"{num_parameters(exp.arch):,} parameters", exp.runtime.describe()
     log.info("%s: %s, %s steps, %s", exp.cfg.run_name, size, exp.total_steps, devices)

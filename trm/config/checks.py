@@ -8,7 +8,7 @@ import os
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from trm.config.schema import LARGEST_COUNT, Config, Phase
+from trm.config.schema import LARGEST_COUNT, Config, OptimizerConfig, Phase
 from trm.config.wandb import check_wandb
 from trm.errors import ConfigError, holds_secret
 
@@ -24,22 +24,27 @@ def validate(cfg: Config) -> None:
             raise ConfigError(
                 f"model.num_heads={model.num_heads} does not divide model.hidden_size={model.hidden_size}: choose a divisor"
             )
-        if model.positions == "rope" and (model.hidden_size // model.num_heads) % 2:
+        head_size, divisor = model.hidden_size // model.num_heads, {"rope": 2, "rope2d": 4}.get(model.positions, 1)
+        if head_size % divisor:
+            needed = "an even head size" if divisor == 2 else "a head size that 4 divides"
             raise ConfigError(
-                f"model.positions=rope needs an even head size, but model.hidden_size/model.num_heads = "
-                f"{model.hidden_size // model.num_heads}: change model.num_heads"
+                f"model.positions={model.positions} needs {needed}, but model.hidden_size/model.num_heads = "
+                f"{head_size}: change model.num_heads"
             )
-    elif model.positions == "rope":
-        raise ConfigError("model.positions=rope works on attention only: set model.mixer=attention or model.positions=none")
+    elif model.positions.startswith("rope"):
+        raise ConfigError(
+            f"model.positions={model.positions} works on attention only: set model.mixer=attention or model.positions=none"
+        )
     if model.puzzle_emb_ndim == 0 and model.puzzle_emb_len:
         raise ConfigError(
             f"model.puzzle_emb_len={model.puzzle_emb_len} needs model.puzzle_emb_ndim above 0: set model.puzzle_emb_len=0"
         )
-    if model.prefix_len * model.hidden_size < model.puzzle_emb_ndim:
+    if model.puzzle_len * model.hidden_size < model.puzzle_emb_ndim:
         raise ConfigError(
             f"model.puzzle_emb_ndim={model.puzzle_emb_ndim} does not fit in model.puzzle_emb_len={model.puzzle_emb_len} tokens of "
             f"{model.hidden_size}: raise model.puzzle_emb_len to {-(model.puzzle_emb_ndim // -model.hidden_size)} or set it to 0"
         )
+    _check_matrices(cfg.optimizer)
     _check_batch("train.global_batch_size", cfg.train.global_batch_size, hardware.num_devices)
     if cfg.evaluate.batch_size is not None:
         _check_batch("evaluate.batch_size", cfg.evaluate.batch_size, hardware.num_devices)
@@ -96,6 +101,14 @@ def validate(cfg: Config) -> None:
         check(cfg)
 
 
+def _check_matrices(optimizer: OptimizerConfig) -> None:
+    defaults = OptimizerConfig()
+    for name in ("others", "matrix_lr", "matrix_weight_decay", "matrix_scale"):
+        value = getattr(optimizer, name)
+        if optimizer.name != "muon" and value != getattr(defaults, name):
+            raise ConfigError(f"optimizer.{name}={value} is a setting of muon: set optimizer=muon or leave it out")
+
+
 def register_check(check: Callable[[Config], None]) -> Callable[[Config], None]:
     """Have `validate` call a check of a module that config does not know: what recursions and tasks there are."""
     _CHECKS.append(check)
@@ -107,6 +120,8 @@ def check_widths(cfg: Config, seq_len: int) -> None:
     model = cfg.model
     if round(model.expansion * min(model.hidden_size, seq_len + model.prefix_len) * 2 / 3) < 1:
         raise ConfigError(f"model.expansion={model.expansion} leaves the SwiGLU no width: raise it")
+    if model.positions == "rope2d" and math.isqrt(seq_len) ** 2 != seq_len:
+        raise ConfigError(f"model.positions=rope2d needs a square grid, and these puzzles have {seq_len} cells: choose rope")
 
 
 def _check_ranges(node: Any, path: str) -> None:

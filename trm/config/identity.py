@@ -4,7 +4,7 @@ import hashlib
 import json
 from typing import Any
 
-from trm.config.schema import NUMBERS, RESULTS, Config, role, to_plain
+from trm.config.schema import NUMBERS, RESULTS, Config, later_keys, role, to_plain
 
 
 def numerics(plain: dict[str, Any]) -> dict[str, Any]:
@@ -29,8 +29,16 @@ def _only(plain: dict[str, Any], roles: tuple[str, ...], prefix: str = "") -> di
 
 
 def digest(cfg: Config) -> str:
-    """Sixteen hexadecimal digits that stand for the config's `numerics`."""
-    return hashlib.sha256(json.dumps(numerics(to_plain(cfg)), sort_keys=True).encode()).hexdigest()[:16]
+    """Sixteen hexadecimal digits that stand for the config's `numerics`.
+
+    Keys that came later are left out where they say what was done before, so that runs from before keep their digits.
+    """
+    plain, defaults = to_plain(cfg), to_plain(Config())
+    for key in later_keys():
+        group, _, name = key.partition(".")
+        if plain[group][name] == defaults[group][name]:
+            del plain[group][name]
+    return hashlib.sha256(json.dumps(numerics(plain), sort_keys=True).encode()).hexdigest()[:16]
 
 
 def differences(saved: dict[str, Any], current: dict[str, Any], prefix: str = "") -> list[str]:

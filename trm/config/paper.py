@@ -1,7 +1,8 @@
-"""The paper's test exact accuracies, and which of them a run's settings correspond to.
+"""Published test exact accuracies, and which of them a run's settings correspond to.
 
 Jolicoeur-Martineau, "Less is More: Recursive Reasoning with Tiny Networks", arXiv 2510.04871: Sudoku-Extreme (9x9), trained on
-1,000 puzzles. The schema's defaults (trm/config/schema.py) are the paper's settings, so a row is what it changes in them.
+1,000 puzzles. The schema's defaults (trm/config/schema.py) are the paper's settings, so a row is what it changes in them. Beside
+the paper's rows are those of what the field made of it, with the settings of their own that they hold fixed.
 """
 
 from collections.abc import Mapping
@@ -14,6 +15,11 @@ DATASET = "sudoku_extreme"
 DATASET_LABEL = "Sudoku-Extreme 9x9, 1,000 training puzzles"
 
 
+TEST_PUZZLES = 422_786
+AUGMENTATIONS = 1000
+STEPS = 65_104
+
+
 @dataclass(frozen=True)
 class PaperRow:
     """One reported number: test exact accuracy as a share of 1, and the settings that differ from the paper's main model."""
@@ -21,6 +27,16 @@ class PaperRow:
     name: str
     exact_accuracy: float
     changes: Mapping[str, Any] = field(default_factory=dict)
+    source: str = CITATION
+    fixed: Mapping[str, Any] = field(default_factory=dict)  # what it holds fixed unlike FIXED
+    steps: int = STEPS
+    test_puzzles: int = TEST_PUZZLES
+    augmentations: int = AUGMENTATIONS
+
+    @property
+    def expected(self) -> dict[str, Any]:
+        """What a run has to agree in besides its ablation."""
+        return {**FIXED, **self.fixed}
 
 
 ROWS = (
@@ -40,7 +56,96 @@ ROWS = (
     PaperRow("T=6 n=6", 0.858, {"recursion.T": 6, "recursion.n": 6}),
 )
 
-# What the paper's table varies. A run has a paper's value where it agrees with a row in all of these.
+NO_PREFIX = {"model.puzzle_emb_ndim": 0, "model.puzzle_emb_len": 0}
+EQR = {"recursion.damping": 0.95, "recursion.noise": 0.01, "latents.init": "random"}
+EQR_SOURCE, SIC_SOURCE, URM_SOURCE = "EqR, arXiv 2605.21488", "Speed is Confidence, arXiv 2601.19085", "URM, arXiv 2512.14693"
+FAST = {"recursion.T": 6, "recursion.n": 9, "model.mlp": "gated_norm_swiglu"}
+FAST_FIXED = {
+    **NO_PREFIX,
+    "model.registers": 1,
+    "model.loss": "softmax",
+    "objective.label_smoothing": 0.2,
+    "objective.halt_weight": 0.05,
+    "optimizer.name": "muon",
+    "optimizer.others": "adamw",
+    "optimizer.matrix_lr": 0.02,
+    "optimizer.matrix_weight_decay": 0.005,
+    "optimizer.matrix_scale": "aspect",
+    "optimizer.warmup_steps": 0,
+    "optimizer.schedule": "cosine",
+    "optimizer.clip_grad_norm": 1.0,
+    "ema.rate": 0.9,
+    "ema.start_step": 5000,
+    "train.global_batch_size": 384,
+}
+URM = {
+    "recursion.variant": "single_state",
+    "recursion.T": 2,
+    "model.mixer": "attention",
+    "model.mlp": "conv_swiglu",
+    "model.num_layers": 4,
+}
+MAZE = {"model.mixer": "attention", "recursion.n": 4}
+MAZES: dict[str, Any] = {"test_puzzles": 1000, "augmentations": 0}
+# Generated mazes are not those of the paper, which are a file
+UNIQUE_FIXED = {
+    "data.name": "maze_unique",
+    "data.task": "maze",
+    "data.source": "csv",
+    "model.hidden_size": 128,
+    "model.num_heads": 2,
+    "model.puzzle_emb_ndim": 128,
+}
+FIELD = (
+    PaperRow("EqR, 16 steps, 1 start", 0.864, EQR, EQR_SOURCE, NO_PREFIX),
+    PaperRow("fast recipe", 0.855, FAST, SIC_SOURCE, FAST_FIXED, steps=8_000),
+    PaperRow("winner takes all, K=4", 0.969, {**FAST, "latents.heads": 4}, SIC_SOURCE, FAST_FIXED, steps=36_000),
+    PaperRow("URM", 0.776, URM, URM_SOURCE, {"train.global_batch_size": 1024, "model.puzzle_emb_len": 0}, steps=48_828),
+    PaperRow(
+        "TRM on Maze-Hard",
+        0.853,
+        MAZE,
+        fixed={"data.name": "maze_hard", "data.task": "maze"},
+        **MAZES,
+    ),
+    PaperRow(
+        "TRM on Maze-Unique",
+        0.449,
+        {**MAZE, "model.num_layers": 1},
+        EQR_SOURCE,
+        UNIQUE_FIXED,
+        steps=130_208,
+        **MAZES,
+    ),
+    PaperRow(
+        "EqR on Maze-Unique, 16 steps, 1 start",
+        0.822,
+        {**EQR, **MAZE, "model.num_layers": 1},
+        EQR_SOURCE,
+        {**UNIQUE_FIXED, **NO_PREFIX},
+        steps=130_208,
+        **MAZES,
+    ),
+)
+
+# Keys that runs were made without; such a run has these values.
+LATER: Mapping[str, Any] = {
+    "recursion.damping": 1.0,
+    "recursion.noise": 0.0,
+    "latents.init": "fixed",
+    "latents.heads": 1,
+    "model.mlp": "swiglu",
+    "model.registers": 0,
+    "objective.label_smoothing": 0.0,
+    "objective.halt_weight": 0.5,
+    "optimizer.others": "adam_atan2",
+    "optimizer.matrix_lr": None,
+    "optimizer.matrix_weight_decay": None,
+    "optimizer.matrix_scale": "adam",
+    "ema.start_step": 0,
+}
+
+# What the tables vary. A run has a published value where it agrees with a row in all of these.
 ABLATED: Mapping[str, Any] = {
     "model.mixer": "mlp",
     "model.num_layers": 2,
@@ -50,6 +155,7 @@ ABLATED: Mapping[str, Any] = {
     "recursion.n": 6,
     "recursion.act_continue": False,
     "ema.enabled": True,
+    **{key: LATER[key] for key in ("recursion.damping", "recursion.noise", "latents.init", "latents.heads", "model.mlp")},
 }
 
 # What the paper holds fixed. Only a run that agrees in these too can be compared with its value.
@@ -79,10 +185,8 @@ FIXED: Mapping[str, Any] = {
     "optimizer.puzzle_emb_lr": 1e-4,
     "optimizer.puzzle_emb_weight_decay": 1.0,
     "train.global_batch_size": 768,
+    **{key: value for key, value in LATER.items() if key not in ABLATED},
 }
-TEST_PUZZLES = 422_786
-AUGMENTATIONS = 1000
-STEPS = 65_104
 
 
 @dataclass(frozen=True)
@@ -108,27 +212,28 @@ def find(settings: Mapping[str, Any], total_steps: int | None, test_puzzles: int
 
     `test_puzzles` are those that its result was measured on; None where that is not known.
     """
-    ablation = {key: settings.get(key) for key in ABLATED}
-    for row in ROWS:
+    ablation = {key: settings.get(key, LATER.get(key)) for key in ABLATED}
+    for row in (*ROWS, *FIELD):
         if ablation == {**ABLATED, **row.changes}:
-            return PaperMatch(row, tuple(_unlike(settings, total_steps, test_puzzles)))
+            return PaperMatch(row, tuple(_unlike(row, settings, total_steps, test_puzzles)))
     return None
 
 
-def _unlike(settings: Mapping[str, Any], total_steps: int | None, test_puzzles: int | None) -> list[str]:
-    expected = dict(FIXED)
-    actual = {key: settings.get(key) for key in FIXED}
+def _unlike(row: PaperRow, settings: Mapping[str, Any], total_steps: int | None, test_puzzles: int | None) -> list[str]:
+    expected = row.expected
     if settings.get("ema.enabled"):
-        expected["ema.rate"], actual["ema.rate"] = 0.999, settings.get("ema.rate")
+        expected.setdefault("ema.rate", 0.999)
+    actual = {key: settings.get(key, LATER.get(key)) for key in expected}
     attention = settings.get("model.mixer") == "attention"
     expected["model.positions"], actual["model.positions"] = "rope" if attention else "none", settings.get("model.positions")
     if attention:
         for key, value in (("model.num_heads", 8), ("model.rope_theta", 10000.0)):
-            expected[key], actual[key] = value, settings.get(key)
-    # stored on disk or drawn while loading: both are 1,000 augmented variants of every puzzle
-    expected["augmented variants"] = AUGMENTATIONS
+            expected.setdefault(key, value)
+            actual[key] = settings.get(key)
+    # stored on disk or drawn while loading: both are as many augmented variants of every puzzle
+    expected["augmented variants"] = row.augmentations
     actual["augmented variants"] = settings.get("data.num_aug") or settings.get("data.on_the_fly_aug")
-    expected["steps"], actual["steps"] = STEPS, total_steps
+    expected["steps"], actual["steps"] = row.steps, total_steps
     if test_puzzles is not None:
-        expected["test puzzles"], actual["test puzzles"] = TEST_PUZZLES, test_puzzles
+        expected["test puzzles"], actual["test puzzles"] = row.test_puzzles, test_puzzles
     return [f"{key}={actual[key]} (paper: {value})" for key, value in expected.items() if actual[key] != value]

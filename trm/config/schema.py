@@ -38,12 +38,15 @@ def _key(
     above: float | None = None,
     below: float | None = None,
     changes: str | None = None,
+    later: bool = False,
 ) -> Any:
     """A dataclass field with its documentation, its range (`low`/`high` inclusive, `above`/`below` exclusive) and its role.
 
     `changes` is NUMBERS, RESULTS, PLACE or NOTHING; None = as its group says, which is NUMBERS unless Config says otherwise.
+    `later`: of a key that runs were made without; at its default, which is what they did, it is no part of a digest.
     """
     rule = {"doc": doc, "choices": choices, "low": low, "high": high, "above": above, "below": below, "changes": changes}
+    rule["later"] = later
     if isinstance(default, list):
         return field(default_factory=lambda: list(default), metadata=rule)
     return field(default=default, metadata=rule)
@@ -58,20 +61,37 @@ class ModelConfig:
     num_layers: int = _key(2, "blocks in the network", low=1, high=256)
     num_heads: int = _key(8, "attention heads (attention mixer)", low=1, high=1024)
     expansion: float = _key(4.0, "SwiGLU expansion; width = round(expansion*in*2/3) up to a multiple of 256", above=0, high=64)
-    positions: str = _key("none", "position encoding", choices=("none", "learned", "rope"))
+    mlp: str = _key(
+        "swiglu",
+        "the MLP of a block: swiglu; conv_swiglu (URM: a depthwise convolution over a token and the one before it, across channels "
+        "only); gated_norm_swiglu (fast recipe: sigmoid gate, then a norm of the inner values)",
+        choices=("swiglu", "conv_swiglu", "gated_norm_swiglu"),
+        later=True,
+    )
+    positions: str = _key(
+        "none",
+        "position encoding; rope2d turns one half of a head's channels by a cell's row, the other by its column",
+        choices=("none", "learned", "rope", "rope2d"),
+    )
     rope_theta: float = _key(10000.0, "base of the rotary frequencies", above=0)
     rms_norm_eps: float = _key(1e-5, "epsilon of the RMS norms", above=0, below=1)
     puzzle_emb_ndim: int = _key(512, "dimensions of one puzzle's embedding; 0 = none", low=0, high=1048576)
     puzzle_emb_len: int = _key(16, "tokens of the puzzle prefix; 0 = as many as puzzle_emb_ndim needs", low=0, high=4096)
+    registers: int = _key(0, "learned tokens between the puzzle prefix and the cells", low=0, high=4096, later=True)
     separate_networks: bool = _key(False, "ablation: one network for z_L (f_L) and another for z_H (f_H)")
     loss: str = _key("stablemax", "cross-entropy over the cells", choices=("stablemax", "softmax"))
 
     @property
-    def prefix_len(self) -> int:
+    def puzzle_len(self) -> int:
         """Tokens that the puzzle embedding takes before the cells; 0 without a puzzle embedding."""
         if self.puzzle_emb_ndim == 0:
             return 0
         return self.puzzle_emb_len or -(self.puzzle_emb_ndim // -self.hidden_size)
+
+    @property
+    def prefix_len(self) -> int:
+        """Tokens before the cells: the puzzle embedding's and the registers."""
+        return self.puzzle_len + self.registers
 
 
 @dataclass
@@ -93,6 +113,16 @@ class RecursionConfig:
     n_sup: int = _key(16, "most supervision steps per puzzle (N_sup)", low=1, high=1024)
     halt_exploration_prob: float = _key(0.1, "chance per row and step that a minimum number of steps is drawn", low=0, high=1)
     act_continue: bool = _key(False, 'the paper\'s "w/ ACT": a continue loss from an extra forward pass')
+    damping: float = _key(
+        1.0,
+        "EqR: share of what a pass of the network computes in the new latent, the old one has the rest; 1 = all",
+        above=0,
+        high=1,
+        later=True,
+    )
+    noise: float = _key(
+        0.0, "EqR: std of the normal noise on every new latent, in training and in evaluation", low=0, high=100, later=True
+    )
     curriculum: list[Phase] = _key(
         [], "phases before the full depth, `[{until: 0.3, T: 1, n: 2}]`: training starts with a shallower recursion"
     )
@@ -102,11 +132,42 @@ class RecursionConfig:
 
 
 @dataclass
+class LatentsConfig:
+    """Where a puzzle's latents start, and how many of them it has in training."""
+
+    init: str = _key(
+        "fixed",
+        "fixed = one vector for all tokens, drawn once; random = anew for each row, token and channel (EqR)",
+        choices=("fixed", "random"),
+        later=True,
+    )
+    heads: int = _key(
+        1,
+        "copies of a puzzle's reasoning latents in training, of which the one with the least loss wins (winner takes all); "
+        "evaluation runs the first",
+        low=1,
+        high=256,
+        later=True,
+    )
+
+
+@dataclass
+class ObjectiveConfig:
+    """The loss of a row: cross-entropy over its cells (model.loss) and halt_weight times that of halting."""
+
+    label_smoothing: float = _key(
+        0.0, "share of a cell's target that is spread over the whole vocabulary", low=0, below=1, later=True
+    )
+    halt_weight: float = _key(0.5, "weight of the halting loss", low=0, high=100, later=True)
+
+
+@dataclass
 class EmaConfig:
     """Exponential moving average of the weights, used for evaluation."""
 
     enabled: bool = _key(True, "keep an EMA and evaluate with it")
     rate: float = _key(0.999, "share of the old average kept per step", low=0, below=1)
+    start_step: int = _key(0, "step after which averaging begins; until then the average is the weights", low=0, later=True)
 
 
 @dataclass
@@ -115,7 +176,7 @@ class OptimizerConfig:
 
     name: str = _key(
         "adam_atan2",
-        "update rule of the weights; muon is for the blocks' matrices, with adam_atan2 for the rest",
+        "update rule of the weights; muon is for the blocks' matrices, with optimizer.others for the rest",
         choices=("adam_atan2", "adamw", "muon"),
     )
     lr: float = _key(1e-4, "learning rate after warm-up", above=0, high=10)
@@ -124,6 +185,20 @@ class OptimizerConfig:
     beta2: float = _key(0.95, "decay of the second moment", low=0, below=1)
     eps: float = _key(1e-8, "epsilon of adamw (adam_atan2 has none)", above=0, below=1)
     momentum: float = _key(0.95, "Nesterov momentum of muon", low=0, below=1)
+    others: str = _key(
+        "adam_atan2", "muon: update rule of all but the blocks' matrices", choices=("adam_atan2", "adamw"), later=True
+    )
+    matrix_lr: float | None = _key(None, "muon: learning rate of the matrices; null = optimizer.lr", above=0, high=10, later=True)
+    matrix_weight_decay: float | None = _key(
+        None, "muon: decay of the matrices; null = optimizer.weight_decay", low=0, high=1000, later=True
+    )
+    matrix_scale: str = _key(
+        "adam",
+        "muon: size of a matrix's update: adam = as large as Adam's (0.2 times the root of the longer side), aspect = the root of "
+        "max(1, rows/columns)",
+        choices=("adam", "aspect"),
+        later=True,
+    )
     clip_grad_norm: float | None = _key(None, "largest norm of all gradients together, longer ones are scaled; null = any", above=0)
     warmup_steps: int = _key(2000, "steps of linear warm-up; step 1 has lr/warmup_steps", low=0)
     schedule: str = _key("constant", "learning rate after warm-up", choices=("constant", "cosine"))
@@ -308,6 +383,8 @@ class Config:
 
     model: ModelConfig = field(default_factory=ModelConfig)
     recursion: RecursionConfig = field(default_factory=RecursionConfig)
+    latents: LatentsConfig = field(default_factory=LatentsConfig)
+    objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
     ema: EmaConfig = field(default_factory=EmaConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     data: DataConfig = field(default_factory=DataConfig)
@@ -399,6 +476,18 @@ def role(key: str) -> str:
     inner = getattr(outer.type, "__dataclass_fields__", {}).get(name) if outer else None
     found = (inner and inner.metadata.get("changes")) or (outer and outer.metadata.get("changes")) or NUMBERS
     return str(found)
+
+
+@functools.cache
+def later_keys() -> tuple[str, ...]:
+    """Keys of the groups that runs were made without."""
+    groups = {item.name: item.type for item in dataclasses.fields(Config) if dataclasses.is_dataclass(item.type)}
+    return tuple(
+        f"{group}.{item.name}"
+        for group, kind in groups.items()
+        for item in dataclasses.fields(cast(Any, kind))
+        if item.metadata.get("later")
+    )
 
 
 def load_yaml(path: Path) -> DictConfig:

@@ -111,6 +111,8 @@ def passes(cfg: Config) -> tuple[int, int] | None:
         return (T - 1) * (n + 1), n + 1
     if cfg.recursion.variant == "one_step_gradient":
         return T * (n + 1) - 2, 2
+    if cfg.recursion.variant == "single_state":
+        return (T - 1) * n, n
     return None
 
 
@@ -132,7 +134,10 @@ def analytic_train_flops(cfg: Config, arch: Architecture) -> int | None:
     if counted is None:
         return None
     without, with_gradient = counted
-    row = pass_flops(arch) * (without + 3 * with_gradient) + 3 * _head_flops(arch)
+    if (copies := arch.latents.heads) > 1:  # all of them without gradient, then the winner's last latent recursion
+        last = sum(counted) // cfg.recursion.T
+        without = copies * sum(counted) + last - with_gradient
+    row = pass_flops(arch) * (without + 3 * with_gradient) + (3 if copies == 1 else copies + 3) * _head_flops(arch)
     if cfg.recursion.act_continue and cfg.recursion.n_sup > 1:
         row += pass_flops(arch) * (without + with_gradient) + _head_flops(arch)
     return row * cfg.train.global_batch_size

@@ -21,15 +21,19 @@ def log_probabilities(logits: Tensor, kind: str) -> Tensor:
     return log_stablemax(logits) if kind == "stablemax" else F.log_softmax(logits, dim=-1)
 
 
-def cell_cross_entropy(logits_BCV: Tensor, labels_BC: Tensor, kind: str, dtype: torch.dtype) -> Tensor:
+def cell_cross_entropy(logits_BCV: Tensor, labels_BC: Tensor, kind: str, dtype: torch.dtype, smoothing: float = 0.0) -> Tensor:
     """Mean cross-entropy over the labelled cells of each row, [B] in `dtype`; `kind` is "stablemax" or "softmax".
 
-    Logits come in the forward dtype and are widened here. A row without labelled cells has loss 0.
+    Logits come in the forward dtype and are widened here. A row without labelled cells has loss 0. `smoothing` is the share of a
+    target that is spread over the whole vocabulary.
     """
     log_share = log_probabilities(logits_BCV.to(dtype), kind)
     labelled = labels_BC != IGNORE_LABEL
     target = torch.where(labelled, labels_BC, 0).long().unsqueeze(-1)
-    cell_loss = -torch.where(labelled, log_share.gather(-1, target).squeeze(-1), 0)
+    of_target = log_share.gather(-1, target).squeeze(-1)
+    if smoothing:
+        of_target = (1 - smoothing) * of_target + smoothing * log_share.mean(-1)
+    cell_loss = -torch.where(labelled, of_target, 0)
     return cell_loss.sum(-1) / labelled.sum(-1).clamp_min(1)
 
 

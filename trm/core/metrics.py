@@ -43,6 +43,11 @@ class RowResults(NamedTuple):
     labelled: Tensor  # bool, the row has labelled cells (padding has none)
 
 
+def cross_entropy(arch: Architecture, logits_BCV: Tensor, labels_BC: Tensor) -> Tensor:
+    """The loss of each row's cells, [B], as the settings have it."""
+    return cell_cross_entropy(logits_BCV, labels_BC, arch.model.loss, arch.loss_dtype, arch.objective.label_smoothing)
+
+
 def row_results(arch: Architecture, out: Output, labels_BC: Tensor) -> RowResults:
     """Losses and correctness of each row."""
     labelled = labels_BC != IGNORE_LABEL
@@ -50,7 +55,7 @@ def row_results(arch: Architecture, out: Output, labels_BC: Tensor) -> RowResult
     num_labelled, num_right = labelled.sum(-1), right.sum(-1)
     exact = num_right == num_labelled
     return RowResults(
-        lm_loss=cell_cross_entropy(out.logits, labels_BC, arch.model.loss, arch.loss_dtype),
+        lm_loss=cross_entropy(arch, out.logits, labels_BC),
         q_halt_loss=binary_cross_entropy(out.q_halt, exact),
         accuracy=num_right.to(arch.master_dtype) / num_labelled.clamp_min(1),
         exact=exact,

@@ -11,18 +11,20 @@ from __future__ import annotations  # torch.compile cannot evaluate the annotati
 import hashlib
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from trm.config import Config, ModelConfig, RecursionConfig
+from trm.config import Config, LatentsConfig, ModelConfig, ObjectiveConfig, RecursionConfig
 from trm.core.attention import Attend, attention_for, scores
+from trm.core.latents import STD_OF_CUT_NORMAL, Noise, damped, random_starts
 from trm.core.recursion import VARIANTS, Latents, Net
 
 Weights = dict[str, Tensor]
 Blocks = Callable[..., Tensor]
+Passes = Callable[[Tensor], Tensor]  # [B, L, D] -> [B, L, D]
 
 
 def _itself(rows: Tensor) -> Tensor:
@@ -45,6 +47,8 @@ class Architecture:
     dtype: torch.dtype  # forward dtype
     loss_dtype: torch.dtype
     num_devices: int = 1  # that the rows of a batch are split over
+    latents: LatentsConfig = field(default_factory=LatentsConfig)
+    objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
     attend: Attend = scores
     # what the backend puts in the place of plain torch (trm/backends/base.py)
     linear: Callable[[Tensor, Tensor], Tensor] = F.linear
@@ -66,6 +70,11 @@ class Architecture:
         """The latents of the recursion variant; the first is decoded."""
         return VARIANTS[self.recursion.variant].latent_names(self.recursion.n)
 
+    @property
+    def is_random(self) -> bool:
+        """Whether its forward pass draws random numbers."""
+        return self.latents.init == "random" or self.recursion.noise > 0
+
 
 def architecture(cfg: Config, *, seq_len: int, vocab_size: int, num_puzzle_identifiers: int) -> Architecture:
     """The architecture that a config describes for a dataset of these sizes."""
@@ -73,6 +82,8 @@ def architecture(cfg: Config, *, seq_len: int, vocab_size: int, num_puzzle_ident
     return Architecture(
         model=cfg.model,
         recursion=cfg.recursion,
+        latents=cfg.latents,
+        objective=cfg.objective,
         seq_len=seq_len,
         vocab_size=vocab_size,
         num_puzzle_identifiers=num_puzzle_identifiers,
@@ -86,6 +97,9 @@ def architecture(cfg: Config, *, seq_len: int, vocab_size: int, num_puzzle_ident
 # ------------------------------------------------------------------------------------------------------------- initial values
 
 
+CONV_WIDTH = 2  # tokens that the convolution of a conv_swiglu sees: the one before and the token itself
+
+
 def swiglu_width(in_features: int, expansion: float) -> int:
     """Inner width of a SwiGLU: round(expansion * in * 2/3), rounded up to a multiple of 256."""
     return -(round(expansion * in_features * 2 / 3) // -256) * 256
@@ -97,6 +111,8 @@ def weight_shapes(arch: Architecture) -> dict[str, tuple[int, ...]]:
     shapes: dict[str, tuple[int, ...]] = {"embed_tokens": (arch.vocab_size, D)}
     if model.positions == "learned":
         shapes["embed_positions"] = (arch.num_tokens, D)
+    if model.registers:
+        shapes["embed_registers"] = (model.registers, D)
     token_width, channel_width = swiglu_width(arch.num_tokens, model.expansion), swiglu_width(D, model.expansion)
     for net in ("f_L", "f_H") if model.separate_networks else ("net",):
         for i in range(model.num_layers):
@@ -108,6 +124,9 @@ def weight_shapes(arch: Architecture) -> dict[str, tuple[int, ...]]:
                 shapes[f"{block}.attention.qkv"] = (3 * D, D)
                 shapes[f"{block}.attention.out"] = (D, D)
             shapes[f"{block}.mlp.gate_up"] = (2 * channel_width, D)
+            if model.mlp == "conv_swiglu":
+                shapes[f"{block}.mlp.conv.weight"] = (channel_width, 1, CONV_WIDTH)
+                shapes[f"{block}.mlp.conv.bias"] = (channel_width,)
             shapes[f"{block}.mlp.down"] = (D, channel_width)
     shapes |= {"lm_head": (arch.vocab_size, D), "q_head.weight": (2, D), "q_head.bias": (2,)}
     return shapes
@@ -123,13 +142,14 @@ def truncated_normal(shape: tuple[int, ...], std: float, seed: int, name: str, d
 
     Each tensor has a generator of its own, seeded by (seed, name): a variant that adds a tensor leaves the others as they were.
     """
-    generator = torch.Generator().manual_seed(int.from_bytes(hashlib.sha256(f"{seed}/{name}".encode()).digest()[:7], "big"))
     bound = math.erf(math.sqrt(2))  # probability mass within two sigma
-    density = math.exp(-2) / math.sqrt(2 * math.pi)  # of the normal at two sigma
-    std_after_cut = math.sqrt(1 - 4 * density / bound)
-    uniform = torch.rand(shape, generator=generator, dtype=torch.float64) * (2 * bound) - bound
+    uniform = torch.rand(shape, generator=_generator(seed, name), dtype=torch.float64) * (2 * bound) - bound
     normal = (torch.erfinv(uniform) * math.sqrt(2)).clamp_(-2, 2)
-    return (normal * (std / std_after_cut)).to(dtype)
+    return (normal * (std / STD_OF_CUT_NORMAL)).to(dtype)
+
+
+def _generator(seed: int, name: str) -> torch.Generator:
+    return torch.Generator().manual_seed(int.from_bytes(hashlib.sha256(f"{seed}/{name}".encode()).digest()[:7], "big"))
 
 
 def init_weights(arch: Architecture, seed: int) -> Weights:
@@ -140,6 +160,9 @@ def init_weights(arch: Architecture, seed: int) -> Weights:
             weights[name] = torch.zeros(shape, dtype=arch.master_dtype)
         elif name == "q_head.bias":
             weights[name] = torch.full(shape, -5.0, dtype=arch.master_dtype)
+        elif ".conv." in name:  # as torch's Conv1d: uniform within 1/sqrt(fan_in), the bias too
+            uniform = torch.rand(shape, generator=_generator(seed, name), dtype=torch.float64)
+            weights[name] = ((2 * uniform - 1) * CONV_WIDTH**-0.5).to(arch.master_dtype)
         else:
             # the last axis is fan_in of a linear layer, and D of an embedding table: 1/sqrt(D) there too
             weights[name] = truncated_normal(shape, shape[-1] ** -0.5, seed, name, arch.master_dtype)
@@ -147,16 +170,40 @@ def init_weights(arch: Architecture, seed: int) -> Weights:
 
 
 def init_fixed(arch: Architecture, seed: int) -> Weights:
-    """Tensors that are never trained: each latent's initial value [D] in the forward dtype, and the rotary tables [L, K]."""
-    fixed = {
-        f"init.{z}": truncated_normal((arch.model.hidden_size,), 1.0, seed, f"init.{z}", arch.dtype) for z in arch.latent_names
-    }
-    if arch.model.positions == "rope":
-        head_size = arch.model.hidden_size // arch.model.num_heads
-        frequencies = 1.0 / arch.model.rope_theta ** (torch.arange(0, head_size, 2, dtype=arch.master_dtype) / head_size)
-        angles = torch.outer(torch.arange(arch.num_tokens, dtype=arch.master_dtype), frequencies).repeat(1, 2)
+    """Tensors that are never trained: each latent's initial value [D] in the forward dtype, and the rotary tables [L, K].
+
+    Of latents with several copies (latents.heads) copy 1, 2, ... has one more vector, "init.NAME.1", ...; where starts are drawn
+    anew there is none. What draws random numbers has their seed, "random.seed".
+    """
+    names = [] if arch.latents.init == "random" else [f"init.{z}" for z in arch.latent_names]
+    if names:
+        names += [f"init.{z}.{copy}" for z in arch.latent_names[1:] for copy in range(1, arch.latents.heads)]
+    fixed = {name: truncated_normal((arch.model.hidden_size,), 1.0, seed, name, arch.dtype) for name in names}
+    if arch.is_random:
+        fixed["random.seed"] = torch.tensor(seed, dtype=torch.int64)
+    if arch.model.positions.startswith("rope"):
+        angles = _rope_angles(arch)
         fixed |= {"rope.cos": angles.cos(), "rope.sin": angles.sin()}
     return fixed
+
+
+def _rope_angles(arch: Architecture) -> Tensor:
+    """The rotary angles of every token and channel of a head, [L, K].
+
+    rope2d turns the first half of the channels by a cell's row and the second by its column; the tokens before the cells are where
+    the first cell is.
+    """
+    head_size, dtype = arch.model.hidden_size // arch.model.num_heads, arch.master_dtype
+
+    def angles(positions: Tensor, channels: int) -> Tensor:
+        frequencies = 1.0 / arch.model.rope_theta ** (torch.arange(0, channels, 2, dtype=dtype) / channels)
+        return torch.outer(positions.to(dtype), frequencies).repeat(1, 2)
+
+    if arch.model.positions == "rope":
+        return angles(torch.arange(arch.num_tokens), head_size)
+    cells = F.pad(torch.arange(arch.seq_len), (arch.model.prefix_len, 0))
+    side = math.isqrt(arch.seq_len)
+    return torch.cat([angles(cells // side, head_size // 2), angles(cells % side, head_size // 2)], dim=1)
 
 
 def init_puzzle_embedding(arch: Architecture) -> Tensor | None:
@@ -179,17 +226,32 @@ def rms_norm(x: Tensor, eps: float, dim: int = -1) -> Tensor:
     return (wide * torch.rsqrt(wide.square().mean(dim, keepdim=True) + eps)).to(x.dtype)
 
 
-def swiglu(arch: Architecture, x: Tensor, gate_up: Tensor, down: Tensor) -> Tensor:
-    """down(silu(gate) * up); gate and up share one matrix, gate first."""
+def swiglu(arch: Architecture, x: Tensor, gate_up: Tensor, down: Tensor, conv: tuple[Tensor, Tensor] | None = None) -> Tensor:
+    """down(silu(gate) * up); gate and up share one matrix, gate first. What is inside is model.mlp's.
+
+    gated_norm_swiglu: down(norm(gate * up) * sigmoid(gate)), the norm over the inner width.
+    conv_swiglu, given `conv`: down(silu(convolution of silu(gate) * up)).
+    """
     gate, up = _linear(arch, x, gate_up).chunk(2, dim=-1)
-    return _linear(arch, F.silu(gate) * up, down)
+    if arch.model.mlp == "gated_norm_swiglu":
+        return _linear(arch, torch.sigmoid(gate) * rms_norm(gate * up, arch.model.rms_norm_eps), down)
+    inner = F.silu(gate) * up
+    if conv is not None:
+        inner = F.silu(_convolution(inner, *conv))
+    return _linear(arch, inner, down)
 
 
-def rotate(x_BLHK: Tensor, cos_LK: Tensor, sin_LK: Tensor) -> Tensor:
-    """Rotary position encoding in the half-rotation layout, computed in the tables' dtype."""
+def _convolution(x_BLW: Tensor, weight_W1K: Tensor, bias_W: Tensor) -> Tensor:
+    """Along the tokens, each channel by itself: token i sees i-1, which is zero before the first, and i."""
+    before, own = weight_W1K[:, 0].to(x_BLW.dtype).unbind(-1)
+    return F.pad(x_BLW, (0, 0, 1, 0))[:, :-1] * before + x_BLW * own + bias_W.to(x_BLW.dtype)
+
+
+def rotate(x_BLHK: Tensor, cos_LK: Tensor, sin_LK: Tensor, parts: int = 1) -> Tensor:
+    """Rotary position encoding, computed in the tables' dtype: each of the channels' `parts` in the half-rotation layout."""
     x = x_BLHK.to(cos_LK.dtype)
-    first, second = x.chunk(2, dim=-1)
-    turned = torch.cat((-second, first), dim=-1)
+    halves = x.chunk(2 * parts, dim=-1)
+    turned = torch.cat([part for i in range(parts) for part in (-halves[2 * i + 1], halves[2 * i])], dim=-1)
     return (x * cos_LK.unsqueeze(-2) + turned * sin_LK.unsqueeze(-2)).to(x_BLHK.dtype)
 
 
@@ -200,7 +262,8 @@ def attention(arch: Architecture, weights: Weights, fixed: Weights, block: str, 
     qkv = _linear(arch, h_BLD, weights[f"{block}.attention.qkv"]).view(B, L, 3 * heads, D // heads)
     q, k, v = qkv.chunk(3, dim=2)  # [B, L, H, K]
     if "rope.cos" in fixed:
-        q, k = (rotate(t, fixed["rope.cos"], fixed["rope.sin"]) for t in (q, k))
+        parts = 2 if arch.model.positions == "rope2d" else 1
+        q, k = (rotate(t, fixed["rope.cos"], fixed["rope.sin"], parts) for t in (q, k))
     q, k, v = (t.transpose(1, 2) for t in (q, k, v))  # [B, H, L, K]
     return _linear(arch, arch.attend(q, k, v).transpose(1, 2).reshape(B, L, D), weights[f"{block}.attention.out"])
 
@@ -220,11 +283,13 @@ def blocks(arch: Architecture, weights: Weights, fixed: Weights, name: str, h: T
             h = mix_tokens(arch, h, weights[f"{block}.token_mlp.gate_up"], weights[f"{block}.token_mlp.down"])
         else:
             h = rms_norm(h + attention(arch, weights, fixed, block, h), eps)
-        h = rms_norm(h + swiglu(arch, h, weights[f"{block}.mlp.gate_up"], weights[f"{block}.mlp.down"]), eps)
+        mlp = f"{block}.mlp"
+        conv = (weights[f"{mlp}.conv.weight"], weights[f"{mlp}.conv.bias"]) if arch.model.mlp == "conv_swiglu" else None
+        h = rms_norm(h + swiglu(arch, h, weights[f"{mlp}.gate_up"], weights[f"{mlp}.down"], conv), eps)
     return h
 
 
-def network(arch: Architecture, weights: Weights, fixed: Weights, name: str) -> Net:
+def network(arch: Architecture, weights: Weights, fixed: Weights, name: str) -> Passes:
     """`blocks` as a function [B, L, D] -> [B, L, D]."""
     run = arch.compile_block(blocks)
     own = {key: weight for key, weight in weights.items() if key.startswith(f"{name}.")}
@@ -233,7 +298,7 @@ def network(arch: Architecture, weights: Weights, fixed: Weights, name: str) -> 
     return lambda h: run(arch, own, fixed, name, h)
 
 
-def _with_own_weights(arch: Architecture, weights: Weights, run: Callable[[Weights, Tensor], Tensor]) -> Net:
+def _with_own_weights(arch: Architecture, weights: Weights, run: Callable[[Weights, Tensor], Tensor]) -> Passes:
     """`run` on each device's rows with weights of that device's own, copies of the `weights`.
 
     Their gradients then add up over the passes of the recursion on each device, and over the devices once: one all-reduce the size
@@ -245,12 +310,15 @@ def _with_own_weights(arch: Architecture, weights: Weights, run: Callable[[Weigh
 
 
 def embed(arch: Architecture, weights: Weights, puzzle_vectors: Tensor | None, inputs_BC: Tensor) -> Tensor:
-    """The embedded question x [B, L, D]: sqrt(D) * (puzzle prefix ++ token embeddings), learned positions where asked for.
+    """The embedded question x [B, L, D]: sqrt(D) * (puzzle prefix ++ registers ++ token embeddings), learned positions where asked.
 
-    `puzzle_vectors` [B, puzzle_emb_ndim] are the rows' puzzle embeddings, zero-padded here to P tokens.
+    `puzzle_vectors` [B, puzzle_emb_ndim] are the rows' puzzle embeddings, zero-padded here to the tokens of model.puzzle_len.
     """
-    D, P = arch.model.hidden_size, arch.model.prefix_len
+    D, P = arch.model.hidden_size, arch.model.puzzle_len
     x = F.embedding(inputs_BC, weights["embed_tokens"].to(arch.dtype))
+    if arch.model.registers:
+        registers = weights["embed_registers"].to(arch.dtype).expand(x.shape[0], -1, -1)
+        x = torch.cat((registers, x), dim=1)
     if puzzle_vectors is not None:
         prefix = F.pad(puzzle_vectors.to(arch.dtype), (0, P * D - puzzle_vectors.shape[-1]))
         x = torch.cat((prefix.view(-1, P, D), x), dim=1)
@@ -285,34 +353,63 @@ def forward(
     latents: Latents,
     inputs_BC: Tensor,
     observe: Callable[[Tensor], None] | None = None,
+    noise: Noise | None = None,
 ) -> Output:
     """One supervision step's forward pass: embed the question, recurse, decode the answer and the halting values.
 
     `observe`, for looking at a step from outside, is called with what f_H returns, the answer latent [B, L, D] after each latent
-    recursion. Without it nothing changes in the graph.
+    recursion. Without it nothing changes in the graph. `noise` is needed where recursion.noise is above 0.
     """
     x = embed(arch, weights, puzzle_vectors, inputs_BC)
-    separate = arch.model.separate_networks
-    f_L = network(arch, weights, fixed, "f_L" if separate else "net")
-    f_H = network(arch, weights, fixed, "f_H") if separate else f_L
+    latents = recurse(arch, weights, fixed, latents, x, arch.recursion.T, noise, observe)
+    return Output(latents, *decode(arch, weights, latents[arch.latent_names[0]]))
+
+
+def recurse(
+    arch: Architecture,
+    weights: Weights,
+    fixed: Weights,
+    latents: Latents,
+    x: Tensor,
+    T: int,
+    noise: Noise | None = None,
+    observe: Callable[[Tensor], None] | None = None,
+) -> Latents:
+    """T latent recursions, the last one with gradient."""
+    separate, recursion = arch.model.separate_networks, arch.recursion
+    noise = noise if recursion.noise else None
+    f_L = damped(network(arch, weights, fixed, "f_L" if separate else "net"), recursion, noise)
+    f_H = damped(network(arch, weights, fixed, "f_H"), recursion, noise) if separate else f_L
     if observe is not None:
         f_H = _observed(f_H, observe)
-    latents = VARIANTS[arch.recursion.variant].run(f_L, f_H, latents, x, arch.recursion.T, arch.recursion.n)
-    answer = latents[arch.latent_names[0]]
-    logits, q_halt, q_continue = decode(arch, weights, answer)
-    return Output(latents, logits, q_halt, q_continue)
+    return VARIANTS[recursion.variant].run(f_L, f_H, latents, x, T, recursion.n)
 
 
 def _observed(net: Net, observe: Callable[[Tensor], None]) -> Net:
-    def run(h: Tensor) -> Tensor:
-        out = net(h)
+    def run(h: Tensor, u: Tensor) -> Tensor:
+        out = net(h, u)
         observe(out)
         return out
 
     return run
 
 
-def with_latents(arch: Architecture, fixed: Weights, batch_size: int) -> Latents:
-    """Every latent at its initial value, [B, L, D] each."""
-    shape = (batch_size, arch.num_tokens, arch.model.hidden_size)
-    return {z: fixed[f"init.{z}"].expand(shape) for z in arch.latent_names}
+def with_latents(
+    arch: Architecture, fixed: Weights, batch_size: int, rows: Tensor | None = None, step: int | Tensor = 0, heads: int = 1
+) -> Latents:
+    """Every latent at its start: the answer [B, L, D], the others [B, heads, L, D], or [B, L, D] where there is one of each.
+
+    Starts that are drawn anew are those of `rows` [B] int64 (None = 0, 1, ...) at `step`.
+    """
+    shape = (arch.num_tokens, arch.model.hidden_size)
+    first, *others = arch.latent_names
+    shapes = {first: shape} | dict.fromkeys(others, shape if heads == 1 else (heads, *shape))
+    if arch.latents.init == "random":
+        seed = fixed["random.seed"]
+        rows = torch.arange(batch_size, device=seed.device) if rows is None else rows
+        return random_starts(seed, rows, shapes, step, arch.dtype)
+    starts = {z: fixed[f"init.{z}"] for z in shapes}
+    if heads > 1:
+        own = {z: [starts[z], *(fixed[f"init.{z}.{copy}"] for copy in range(1, heads))] for z in others}
+        starts |= {z: torch.stack(vectors).unsqueeze(1) for z, vectors in own.items()}  # [heads, 1, D]
+    return {z: start.expand(batch_size, *shapes[z]) for z, start in starts.items()}

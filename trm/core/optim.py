@@ -41,23 +41,28 @@ def update_weights(
     """One update of every weight: the new weights and moments. `step` counts from 1, in the weights' dtype.
 
     adam_atan2 (arXiv 2407.05872): p -= lr/(1-b1^t) * atan2(m, sqrt(v)/sqrt(1-b2^t)). adamw: the usual quotient with epsilon.
-    muon: `muon_direction` for the matrices of the blocks, adam_atan2 for embeddings and heads.
+    muon: `muon_direction` for the matrices of the blocks, with a rate and decay of their own where these are set, and cfg.others
+    for embeddings and heads.
     All decay first, by lr*weight_decay, and decay every weight, biases included.
     """
     correction1 = 1 - cfg.beta1**step
     correction2 = torch.sqrt(1 - cfg.beta2**step)
+    rule = cfg.others if cfg.name == "muon" else cfg.name
+    matrix_lr = lr if cfg.matrix_lr is None else lr * (cfg.matrix_lr / cfg.lr)
+    matrix_decay = cfg.weight_decay if cfg.matrix_weight_decay is None else cfg.matrix_weight_decay
     new_weights, new_m, new_v = {}, {}, {}
     for name, p in weights.items():
         g = grads[name]
         if _by_muon(cfg, name, p):
             new_m[name] = cfg.momentum * m[name] + (1 - cfg.momentum) * g
-            direction = muon_direction(cfg.momentum * new_m[name] + (1 - cfg.momentum) * g, _matrices_in(name))
-            new_weights[name] = p * (1 - lr * cfg.weight_decay) - lr * direction
+            nesterov = cfg.momentum * new_m[name] + (1 - cfg.momentum) * g
+            direction = muon_direction(nesterov, _matrices_in(name), cfg.matrix_scale)
+            new_weights[name] = p * (1 - matrix_lr * matrix_decay) - matrix_lr * direction
             continue
         new_m[name] = cfg.beta1 * m[name] + (1 - cfg.beta1) * g
         new_v[name] = cfg.beta2 * v[name] + (1 - cfg.beta2) * g * g
         scale = torch.sqrt(new_v[name]) / correction2
-        direction = torch.atan2(new_m[name], scale) if cfg.name != "adamw" else new_m[name] / (scale + cfg.eps)
+        direction = torch.atan2(new_m[name], scale) if rule != "adamw" else new_m[name] / (scale + cfg.eps)
         new_weights[name] = p * (1 - lr * cfg.weight_decay) - lr / correction1 * direction
     return new_weights, new_m, new_v
 
@@ -71,15 +76,17 @@ def _matrices_in(name: str) -> int:
     return {"gate_up": 2, "qkv": 3}.get(name.rpartition(".")[2], 1)
 
 
-def muon_direction(momentum: Tensor, num_matrices: int = 1) -> Tensor:
+def muon_direction(momentum: Tensor, num_matrices: int = 1, scale: str = "adam") -> Tensor:
     """What Muon subtracts for a learning rate of 1, from the (Nesterov) momentum [R, K] of matrices that lie one below the other.
 
-    Each matrix is made orthogonal and scaled by 0.2 * sqrt(its longer side), so that its values are as large as those of an Adam
-    update and one learning rate and decay do for all weights (Jordan 2024, https://kellerjordan.github.io/posts/muon; the scale is
-    of arXiv 2502.16982).
+    Each matrix is made orthogonal and scaled (Jordan 2024, https://kellerjordan.github.io/posts/muon). "adam": by 0.2 * sqrt(its
+    longer side), so that its values are as large as those of an Adam update and one learning rate and decay do for all weights
+    (arXiv 2502.16982). "aspect": by sqrt(max(1, rows/columns)), as in the post.
     """
     parts = momentum.reshape(num_matrices, -1, momentum.shape[1])
-    return (orthogonalized(parts) * (0.2 * math.sqrt(max(parts.shape[1:])))).reshape(momentum.shape)
+    rows, columns = parts.shape[1:]
+    factor = 0.2 * math.sqrt(max(rows, columns)) if scale == "adam" else math.sqrt(max(1, rows / columns))
+    return (orthogonalized(parts) * factor).reshape(momentum.shape)
 
 
 def orthogonalized(matrices: Tensor) -> Tensor:
@@ -140,6 +147,11 @@ def _stepped(cfg: OptimizerConfig, rows: Tensor, summed: Tensor, lr: Tensor) -> 
     return rows * (1 - lr * cfg.puzzle_emb_weight_decay) - lr * torch.sign(summed)
 
 
-def update_ema(ema: Weights, weights: Weights, rate: float) -> Weights:
+def averaging_rate(rate: float, step: Tensor, start_step: int) -> float | Tensor:
+    """The EMA's rate at an update (from 1): 0, so that the average is the weights, up to `start_step`, then `rate`."""
+    return torch.where(step > start_step, rate, 0.0) if start_step else rate
+
+
+def update_ema(ema: Weights, weights: Weights, rate: float | Tensor) -> Weights:
     """The moving average after an update: rate * ema + (1 - rate) * weight. An empty `ema` (EMA off) stays empty."""
     return {name: rate * average + (1 - rate) * weights[name] for name, average in ema.items()}

@@ -1,9 +1,10 @@
 """Latent recursion: how one supervision step updates the latents (paper section 4, figure 3; SPEC.md "Network").
 
-A variant is one function here plus one YAML file in conf/recursion. It gets the two networks (one and the same unless
-model.separate_networks), the latents and the embedded question, and returns the updated latents. Gradients flow through
-whatever it does outside `torch.no_grad()`. f_H is called once in a latent recursion, at its end, and returns the answer latent:
-trm/show/thinking.py decodes what passes there.
+A variant is one function here. It gets the two networks (one and the same unless model.separate_networks), the latents and the
+embedded question, and returns the updated latents. `f(h, u)` is the new value of the latent u: the network's output on h, of which
+recursion.damping and recursion.noise make what they are for (trm/core/model.py). Gradients flow through whatever it does outside
+`torch.no_grad()`. f_H is called once in a latent recursion, at its end, and returns the answer latent: trm/show/thinking.py decodes
+what passes there. T recursions are T times one, of which all but the last have no gradient.
 
 Shape legend: B rows, L tokens (prefix + cells), D hidden size. Every latent is [B, L, D].
 """
@@ -19,7 +20,7 @@ from torch import Tensor
 from trm.config import Config, register_check
 from trm.errors import ConfigError
 
-Net = Callable[[Tensor], Tensor]
+Net = Callable[[Tensor, Tensor], Tensor]  # (what the network sees, the latent that its output replaces) -> the new latent
 Latents = dict[str, Tensor]
 # (f_L, f_H, latents, x_BLD, T, n) -> latents
 Recursion = Callable[[Net, Net, Latents, Tensor, int, int], Latents]
@@ -52,7 +53,16 @@ def check_variant(cfg: Config) -> None:
     recursion = cfg.recursion
     if recursion.variant not in VARIANTS:
         raise ConfigError(f"recursion.variant={recursion.variant} is unknown: choose one of {', '.join(VARIANTS)}")
-    latent_names = VARIANTS[recursion.variant].latent_names
+    latent_names, heads = VARIANTS[recursion.variant].latent_names, cfg.latents.heads
+    if heads > 1 and len(latent_names(recursion.n)) == 1:
+        raise ConfigError(
+            f"latents.heads={heads} copies the latents beside the answer, and recursion.variant={recursion.variant} has none: set "
+            "latents.heads=1 or recursion.variant=trm"
+        )
+    if heads > 1 and recursion.act_continue:
+        raise ConfigError(f"latents.heads={heads} has no continue loss: set recursion.act_continue=false or latents.heads=1")
+    if recursion.variant == "single_state" and cfg.model.separate_networks:
+        raise ConfigError("recursion.variant=single_state has one network: set model.separate_networks=false")
     if any(latent_names(phase.n) != latent_names(recursion.n) for phase in recursion.curriculum):
         raise ConfigError(
             f"recursion.curriculum: recursion.variant={recursion.variant} has other latents with another n: give every phase "
@@ -68,8 +78,8 @@ def trm(f_L: Net, f_H: Net, latents: Latents, x: Tensor, T: int, n: int) -> Late
     def latent_recursion(z_H: Tensor, z_L: Tensor) -> tuple[Tensor, Tensor]:
         injection = z_H + x
         for _ in range(n):
-            z_L = f_L(z_L + injection)
-        return f_H(z_H + z_L), z_L
+            z_L = f_L(z_L + injection, z_L)
+        return f_H(z_H + z_L, z_H), z_L
 
     with torch.no_grad():
         for _ in range(T - 1):
@@ -86,11 +96,11 @@ def one_step_gradient(f_L: Net, f_H: Net, latents: Latents, x: Tensor, T: int, n
         for t in range(T):
             injection = z_H + x
             for _ in range(n if t < T - 1 else n - 1):
-                z_L = f_L(z_L + injection)
+                z_L = f_L(z_L + injection, z_L)
             if t < T - 1:
-                z_H = f_H(z_H + z_L)
-    z_L = f_L(z_L + (z_H + x))
-    return {"z_H": f_H(z_H + z_L), "z_L": z_L}
+                z_H = f_H(z_H + z_L, z_H)
+    z_L = f_L(z_L + (z_H + x), z_L)
+    return {"z_H": f_H(z_H + z_L, z_H), "z_L": z_L}
 
 
 @variant("single_z", lambda n: ("z_H",))
@@ -100,13 +110,29 @@ def single_z(f_L: Net, f_H: Net, latents: Latents, x: Tensor, T: int, n: int) ->
 
     def latent_recursion(z: Tensor) -> Tensor:
         for _ in range(n):
-            z = f_L(z + x)
-        return f_H(z)
+            z = f_L(z + x, z)
+        return f_H(z, z)
 
     with torch.no_grad():
         for _ in range(T - 1):
             z = latent_recursion(z)
     return {"z_H": latent_recursion(z)}
+
+
+@variant("single_state", lambda n: ("z_H",))
+def single_state(f_L: Net, f_H: Net, latents: Latents, x: Tensor, T: int, n: int) -> Latents:
+    """URM (arXiv 2512.14693): one latent; n updates, each with the question."""
+    h = latents["z_H"]
+
+    def latent_recursion(h: Tensor) -> Tensor:
+        for _ in range(n - 1):
+            h = f_L(h + x, h)
+        return f_H(h + x, h)
+
+    with torch.no_grad():
+        for _ in range(T - 1):
+            h = latent_recursion(h)
+    return {"z_H": latent_recursion(h)}
 
 
 @variant("multi_scale_z", lambda n: ("z_H", *(f"z_L{i}" for i in range(n))))
@@ -123,8 +149,8 @@ def multi_scale_z(f_L: Net, f_H: Net, latents: Latents, x: Tensor, T: int, n: in
     def latent_recursion(z_H: Tensor, scales: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
         injection = z_H + x
         for i in range(n):
-            scales = [*scales[:i], f_L(total(scales) + injection), *scales[i + 1 :]]
-        return f_H(z_H + total(scales)), scales
+            scales = [*scales[:i], f_L(total(scales) + injection, scales[i]), *scales[i + 1 :]]
+        return f_H(z_H + total(scales), z_H), scales
 
     with torch.no_grad():
         for _ in range(T - 1):

@@ -3,7 +3,7 @@
 One training step = one supervision step = one optimizer update (SPEC.md "One training step"). The carry survives batches,
 epochs and evaluations: rows that halted take the new batch's row, the others keep their own puzzle.
 
-Shape legend: B rows of the global batch, C cells, L tokens, D hidden size, M metrics.
+Shape legend: B rows of the global batch, K copies of their latents (latents.heads), C cells, L tokens, D hidden size, M metrics.
 """
 
 from __future__ import annotations  # torch.compile cannot evaluate the annotations of nested functions
@@ -16,20 +16,42 @@ import torch
 from torch import Tensor
 
 from trm.config import IGNORE_LABEL, Config, OptimizerConfig, RecursionConfig
+from trm.core.latents import FURTHER_PASSES, Noise
 from trm.core.losses import binary_cross_entropy
-from trm.core.metrics import METRICS, ROW_METRICS, RowResults, eval_metrics, row_results, sum_metrics, wants_to_halt
-from trm.core.model import Architecture, Output, Weights, forward, init_puzzle_embedding, init_weights, with_latents
-from trm.core.optim import clip_gradients, learning_rate, norm, second_moments, update_ema, update_puzzle_embedding, update_weights
+from trm.core.metrics import METRICS, ROW_METRICS, RowResults, cross_entropy, eval_metrics, row_results, sum_metrics, wants_to_halt
+from trm.core.model import (
+    Architecture,
+    Output,
+    Weights,
+    decode,
+    embed,
+    forward,
+    init_puzzle_embedding,
+    init_weights,
+    recurse,
+    with_latents,
+)
+from trm.core.optim import (
+    averaging_rate,
+    clip_gradients,
+    learning_rate,
+    norm,
+    second_moments,
+    update_ema,
+    update_puzzle_embedding,
+    update_weights,
+)
 from trm.core.recursion import Latents
 
 # inputs [B, C], labels [B, C], puzzle_identifiers [B], min_steps [B] (training), stop [B] (of several hosts); all int32.
+# rows [B] int64 (evaluation): whose random numbers a row has, where the model draws any; without it those of its place.
 Batch = dict[str, Tensor]
 
 
 class Carry(NamedTuple):
     """What a row takes from one supervision step to the next."""
 
-    latents: Latents  # [B, L, D] each, forward dtype
+    latents: Latents  # [B, L, D] each, forward dtype; in training with copies all but the answer [B, K, L, D]
     steps: Tensor  # [B] int32, supervision steps done on the row's puzzle
     halted: Tensor  # [B] bool
     inputs: Tensor  # [B, C] int32
@@ -58,6 +80,7 @@ class StepConfig:
     optimizer: OptimizerConfig
     ema_rate: float
     total_steps: int
+    ema_start: int = 0
     trainable: str = "all"  # or "puzzle_embedding" alone
 
 
@@ -74,9 +97,9 @@ class StepOutputs(NamedTuple):
 # --------------------------------------------------------------------------------------------------------------------- carry
 
 
-def empty_carry(arch: Architecture, fixed: Weights, batch_size: int) -> Carry:
-    """The carry before the first batch: all rows halted, so that every row takes the batch's."""
-    latents = {z: value.contiguous() for z, value in with_latents(arch, fixed, batch_size).items()}
+def empty_carry(arch: Architecture, fixed: Weights, batch_size: int, heads: int = 1) -> Carry:
+    """The carry before the first batch: all rows halted, so that every row takes the batch's. `heads` is K."""
+    latents = {z: value.contiguous() for z, value in with_latents(arch, fixed, batch_size, heads=heads).items()}
     return Carry(
         latents=latents,
         steps=torch.zeros(batch_size, dtype=torch.int32),
@@ -96,18 +119,21 @@ def init_state(cfg: Config, arch: Architecture, fixed: Weights) -> TrainState:
         v=second_moments(cfg.optimizer, weights),
         ema={name: w.clone() for name, w in weights.items()} if cfg.ema.enabled else {},
         puzzle_embedding=init_puzzle_embedding(arch),
-        carry=empty_carry(arch, fixed, cfg.train.global_batch_size),
+        carry=empty_carry(arch, fixed, cfg.train.global_batch_size, arch.latents.heads),
         step=torch.zeros((), dtype=torch.int32),
         metrics=torch.zeros(len(METRICS), dtype=arch.master_dtype),
     )
 
 
-def refill(arch: Architecture, fixed: Weights, carry: Carry, batch: Batch) -> Carry:
-    """Rows that halted take the batch's row and start over; the others keep theirs and the batch's row is discarded."""
+def refill(arch: Architecture, fixed: Weights, carry: Carry, batch: Batch, step: int | Tensor = 0, heads: int = 1) -> Carry:
+    """Rows that halted take the batch's row and start over; the others keep theirs and the batch's row is discarded.
+
+    Starts that are drawn anew are those of `step`; `heads` is K.
+    """
     halted = carry.halted
-    initial = with_latents(arch, fixed, halted.shape[0])
+    initial = with_latents(arch, fixed, halted.shape[0], batch.get("rows"), step, heads)
     return Carry(
-        latents={z: torch.where(halted.view(-1, 1, 1), initial[z], carry.latents[z]) for z in arch.latent_names},
+        latents={z: torch.where(halted.view(-1, *[1] * (start.ndim - 1)), start, carry.latents[z]) for z, start in initial.items()},
         steps=torch.where(halted, 0, carry.steps),
         halted=halted,
         inputs=torch.where(halted.view(-1, 1), batch["inputs"], carry.inputs),
@@ -141,6 +167,53 @@ def supervision_weights(recursion: RecursionConfig, steps: Tensor, dtype: torch.
     return decay ** (steps - 1).to(dtype) * (n_sup / sum(decay**t for t in range(n_sup)))
 
 
+def row_noise(arch: Architecture, fixed: Weights, carry: Carry, step: Tensor, first: int = 0) -> Noise | None:
+    """The noise of every row at a step, from pass `first` of the network on; None where the model has none."""
+    if not arch.recursion.noise:
+        return None
+    rows = torch.arange(carry.halted.shape[0], device=carry.halted.device)
+    return Noise(fixed["random.seed"], rows, step, first)
+
+
+def winning_forward(
+    arch: Architecture, weights: Weights, fixed: Weights, vectors: Tensor | None, carry: Carry, step: Tensor
+) -> tuple[Output, Latents]:
+    """Winner takes all (arXiv 2601.19085): all copies recurse, and the one with the least cross-entropy is what the row computes.
+
+    Only the winner's last latent recursion is made again with gradient, so that a step keeps no more than without copies. Returns
+    its output, and the latents for the carry: the winner's answer, and each copy's own others.
+    """
+    B, K, recursion = carry.halted.shape[0], arch.latents.heads, arch.recursion
+    answer = arch.latent_names[0]
+
+    def copies(rows: Tensor) -> Tensor:  # [B, ...] -> [B * K, ...]
+        return rows.unsqueeze(1).expand(B, K, *rows.shape[1:]).flatten(0, 1)
+
+    x = embed(arch, weights, vectors, carry.inputs)
+    noise = row_noise(arch, fixed, carry, step)
+    if noise is not None:
+        noise = noise.of(copies(noise.rows) * K + torch.arange(K, device=noise.rows.device).repeat(B))
+    with torch.no_grad():
+        before = {z: copies(value) if z == answer else value.flatten(0, 1) for z, value in carry.latents.items()}
+        if recursion.T > 1:
+            before = recurse(arch, weights, fixed, before, copies(x), recursion.T - 1, noise)
+        passes = 0 if noise is None else noise.passes
+        after = recurse(arch, weights, fixed, before, copies(x), 1, noise)
+        logits, _, _ = decode(arch, weights, after[answer])
+        losses = cross_entropy(arch, logits, copies(carry.labels)).view(B, K)
+        wins = torch.arange(K, device=losses.device) == losses.argmin(1, keepdim=True)  # [B, K]
+
+    def of_winner(rows: Tensor) -> Tensor:  # [B * K, ...] -> [B, ...]; a gather would need rows of other devices
+        rows = rows.view(B, K, *rows.shape[1:])
+        return torch.where(wins.view(B, K, *[1] * (rows.ndim - 2)), rows, 0).sum(1, dtype=rows.dtype)
+
+    if noise is not None:
+        noise = Noise(noise.seed, of_winner(noise.rows), step, passes)
+    latents = recurse(arch, weights, fixed, {z: of_winner(value) for z, value in before.items()}, x, 1, noise)
+    others = {z: value.view(B, K, *value.shape[1:]) for z, value in after.items() if z != answer}
+    return Output(latents, *decode(arch, weights, latents[answer])), {answer: latents[answer], **others}
+
+
 def loss_and_grads(
     cfg: StepConfig, state: TrainState, fixed: Weights, batch: Batch
 ) -> tuple[tuple[Weights, Tensor | None], Carry, StepOutputs]:
@@ -148,8 +221,8 @@ def loss_and_grads(
 
     Returns the gradients of loss / global batch (weights; puzzle vectors of each row [B, E] or None), the new carry, the outputs.
     """
-    arch, recursion = cfg.arch, cfg.arch.recursion
-    carry = refill(arch, fixed, state.carry, batch)
+    arch, recursion, halt_weight = cfg.arch, cfg.arch.recursion, cfg.arch.objective.halt_weight
+    carry = refill(arch, fixed, state.carry, batch, state.step, arch.latents.heads)
     weights = state.weights
     if cfg.trainable == "all":
         weights = {name: weight.detach().requires_grad_() for name, weight in weights.items()}
@@ -158,8 +231,13 @@ def loss_and_grads(
     steps = carry.steps + 1
     last = steps >= recursion.n_sup
 
-    out = forward(arch, weights, fixed, vectors, carry.latents, carry.inputs)
-    latents = {z: value.detach() for z, value in out.latents.items()}
+    if arch.latents.heads > 1:
+        out, latents = winning_forward(arch, weights, fixed, vectors, carry, state.step)
+    else:
+        noise = row_noise(arch, fixed, carry, state.step)
+        out = forward(arch, weights, fixed, vectors, carry.latents, carry.inputs, noise=noise)
+        latents = out.latents
+    latents = {z: value.detach() for z, value in latents.items()}
     halted = last
     if recursion.n_sup > 1:
         wants_halt = wants_to_halt(recursion, out.q_halt, out.q_continue).detach()
@@ -169,14 +247,15 @@ def loss_and_grads(
     halting_losses = [rows.q_halt_loss]
     if recursion.act_continue and recursion.n_sup > 1:
         with torch.no_grad():
-            after = forward(arch, weights, fixed, vectors, latents, carry.inputs)
+            noise = row_noise(arch, fixed, carry, state.step, first=FURTHER_PASSES)
+            after = forward(arch, weights, fixed, vectors, latents, carry.inputs, noise=noise)
             best_next = torch.where(last, after.q_halt, torch.maximum(after.q_halt, after.q_continue))
             target = torch.sigmoid(best_next)
         halting_losses.append(binary_cross_entropy(out.q_continue, target))
         q_continue_loss = halting_losses[-1].sum()
-    loss = (lm_loss + 0.5 * (q_halt_loss + q_continue_loss)) / halted.shape[0]
+    loss = (lm_loss + halt_weight * (q_halt_loss + q_continue_loss)) / halted.shape[0]
     if recursion.supervision_decay != 1:
-        row_losses = rows.lm_loss + 0.5 * sum(halting_losses[1:], halting_losses[0])
+        row_losses = rows.lm_loss + halt_weight * sum(halting_losses[1:], halting_losses[0])
         loss = (supervision_weights(recursion, steps, arch.master_dtype) * row_losses).sum() / halted.shape[0]
 
     trained = weights if cfg.trainable == "all" else {}
@@ -207,7 +286,7 @@ def train_step_with_outputs(
         grads = clip_gradients(grads, cfg.optimizer.clip_grad_norm)
         lr = learning_rate(cfg.optimizer.lr, t, cfg.optimizer, cfg.total_steps)
         weights, m, v = update_weights(cfg.optimizer, weights, m, v, grads, t, lr)
-        ema = update_ema(ema, weights, cfg.ema_rate)
+        ema = update_ema(ema, weights, averaging_rate(cfg.ema_rate, step, cfg.ema_start))
     table = state.puzzle_embedding
     if table is not None and vector_grads is not None:
         table = update_puzzle_embedding(
@@ -247,7 +326,10 @@ def eval_forward(
     """One supervision step without training, and its results for each row. No row of the new carry has halted."""
     carry = refill(arch, fixed, carry, batch)
     vectors = None if puzzle_embedding is None else puzzle_embedding[carry.puzzle_identifiers]
-    out = forward(arch, weights, fixed, vectors, carry.latents, carry.inputs)
+    noise = row_noise(arch, fixed, carry, carry.steps)
+    if noise is not None and "rows" in batch:
+        noise = noise.of(batch["rows"])
+    out = forward(arch, weights, fixed, vectors, carry.latents, carry.inputs, noise=noise)
     no_halt = torch.zeros_like(carry.halted)
     new_carry = Carry(out.latents, carry.steps + 1, no_halt, carry.inputs, carry.labels, carry.puzzle_identifiers)
     return new_carry, out, row_results(arch, out, carry.labels)

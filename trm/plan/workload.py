@@ -45,7 +45,8 @@ def rows_of_epoch(cfg: Config) -> float:
 
 def step_config(cfg: Config) -> StepConfig:
     """What the training step is compiled for."""
-    return StepConfig(architecture_of(cfg), cfg.optimizer, cfg.ema.rate, total_steps(cfg, rows_of_epoch(cfg)), cfg.train.trainable)
+    steps = total_steps(cfg, rows_of_epoch(cfg))
+    return StepConfig(architecture_of(cfg), cfg.optimizer, cfg.ema.rate, steps, cfg.ema.start_step, cfg.train.trainable)
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,5 @@
-"""Compare runs from their folders alone: `python -m trm.report DIR... [--group KEY,...] [--target SHARE] [--out DIR]`.
+"""Compare runs from their folders alone: `python -m trm.report DIR... [--group KEY,...] [--target SHARE] [--records]
+[--out DIR]`.
 
 DIR is a run folder (outputs/NAME), a sweep folder (multirun/NAME) or any folder that holds such. Completed runs that differ in
 nothing but the seed are one variant. Prints a table and writes report.csv, report.json, curves.png, bars.png, steps.png and
@@ -8,6 +9,7 @@ failed, are missing or still run are listed with the reason.
   --group KEY,...  put runs into variants by these config keys or groups (recursion,ema or optimizer.lr), by `experiment` or by
                    `sweep` (the folder that holds the runs), whatever else differs
   --target SHARE   also the samples and seconds that each variant takes to this exact accuracy, such as 0.8
+  --records        whether a variant is a new record of the seconds to --target (0.99 without it); docs/records.md has the rule
   --out DIR        where the files go: DIR/report of the one folder given, else ./report
 """
 
@@ -23,7 +25,7 @@ from pathlib import Path
 
 from trm.cli import options
 from trm.errors import UserError
-from trm.report import plots
+from trm.report import plots, records
 from trm.report.output import csv_text, json_text, page, terminal
 from trm.report.runs import collect
 from trm.report.variants import compare
@@ -33,7 +35,9 @@ from trm.show.files import write_files
 def main(arguments: list[str]) -> None:
     """The command; see the module's docstring."""
     keys = {"type": lambda text: [key.strip() for key in text.split(",") if key.strip()]}
-    given = options("trm.report", arguments, group=keys, target={"type": float}, out={"type": Path})
+    given = options(
+        "trm.report", arguments, group=keys, target={"type": float}, records={"action": "store_true"}, out={"type": Path}
+    )
     folders = [Path(folder) for folder in given.rest]
     if not folders:
         raise UserError("give at least one folder of runs, such as outputs/NAME or multirun/NAME")
@@ -41,7 +45,8 @@ def main(arguments: list[str]) -> None:
         raise UserError("--group needs config keys or groups, such as recursion,ema")
     if given.target is not None and not 0 < given.target <= 1:
         raise UserError(f"--target {given.target:g} is no exact accuracy: give a share above 0 and up to 1, such as 0.8")
-    comparison = compare(collect(folders), given.group, given.target)
+    target: float | None = given.target or (records.TARGET if given.records else None)
+    comparison = compare(collect(folders), given.group, target)
     out = given.out or (folders[0] / "report" if len(folders) == 1 else Path("report"))
     names = ", ".join(folder.resolve().name for folder in folders)
     files: dict[str, str | bytes] = {"report.csv": csv_text(comparison), "report.json": json_text(comparison)}
@@ -52,4 +57,6 @@ def main(arguments: list[str]) -> None:
     if isinstance(sys.stdout, io.TextIOWrapper):  # a terminal that cannot show a character shows ? instead
         sys.stdout.reconfigure(errors="replace")
     print(terminal(comparison))
+    if given.records and target is not None:
+        print(f"\n{records.text(comparison, target)}")
     print("\nwritten:", *paths, sep="\n  ")

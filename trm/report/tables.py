@@ -88,13 +88,20 @@ def deciding(comparison: Comparison) -> list[str]:
     return sorted({str(run.settings.get("evaluate.best_by", EXACT)) for run in runs})
 
 
-def _beside_paper(comparison: Comparison) -> bool:
-    """Whether a run is of the paper's kind of puzzle: else its values say nothing here."""
-    return any(variant.paper is not None and variant.paper.same_puzzles for variant in comparison.variants)
+def _sources(comparison: Comparison) -> set[str]:
+    """Where the published values are from that runs of their kind of puzzle have: those of others say nothing here."""
+    return {variant.paper.row.source for variant in comparison.variants if variant.paper and variant.paper.same_puzzles}
 
 
-def _result(variant: Variant, target: float | None, marks: dict[str, str], beside_paper: bool) -> Row:
-    """`marks`: for each score what stands behind its title."""
+def _beside_paper(comparison: Comparison) -> str | None:
+    """The title of the published values; None where none says anything."""
+    rows = [variant.paper.row for variant in comparison.variants if variant.paper and variant.paper.same_puzzles]
+    own = all(row.source == paper.CITATION and "data.task" not in row.fixed for row in rows)
+    return None if not rows else "paper (9x9) %" if own else "published %"
+
+
+def _result(variant: Variant, target: float | None, marks: dict[str, str], beside_paper: str | None) -> Row:
+    """`marks`: for each score what stands behind its title; `beside_paper`: the title of the published values, if there are any."""
     seeds, best, row = len(variant.counted), variant.best_exact_accuracy, variant.paper.row if variant.paper else None
     unlike = UNLIKE_PAPER if variant.paper and not variant.paper.comparable else ""
     of = "" if seeds == variant.planned else f" of {variant.planned}"
@@ -111,7 +118,7 @@ def _result(variant: Variant, target: float | None, marks: dict[str, str], besid
     ]
     if beside_paper:
         cells += [
-            ("paper (9x9) %", _number("{:.1f}" + unlike, row.exact_accuracy if row else None, 100)),
+            (beside_paper, _number("{:.1f}" + unlike, row.exact_accuracy if row else None, 100)),
             ("difference", _number("{:+.1f}", variant.difference, 100)),
         ]
     if target is not None:
@@ -128,7 +135,11 @@ def notes(comparison: Comparison) -> list[str]:
     found = [FINDINGS_NOTE] if any(variant.findings for variant in comparison.variants) else []
     names = score_names(comparison)
     scores = [SCORES_NOTE.format(names=", ".join(names), decides=" or ".join(deciding(comparison)))] if names else []
+    others = sorted(_sources(comparison) - {paper.CITATION})
     beside = [PAPER_NOTE] if _beside_paper(comparison) else []
+    beside += (
+        [f"published by others than the paper: {'; '.join(others)}; docs/variants.md says under which conditions"] if others else []
+    )
     return [*NOTES, RATES_NOTE, *beside, *found, *scores, *votes_note(comparison), *target]
 
 
@@ -158,12 +169,17 @@ def differences(comparison: Comparison) -> list[Row]:
     ]
 
 
+def _published(row: paper.PaperRow) -> str:
+    source = "" if row.source == paper.CITATION else f" ({row.source})"
+    return f"{row.name}: {100 * row.exact_accuracy:.1f} %{source}"
+
+
 def compared(comparison: Comparison) -> list[Row]:
     """A row for each variant that has a row in the paper."""
     return [
         [
             ("variant", Cell(variant.label)),
-            ("the paper's row", Cell(f"{variant.paper.row.name}: {100 * variant.paper.row.exact_accuracy:.1f} %")),
+            ("the paper's row", Cell(_published(variant.paper.row))),
             ("unlike the paper in", _code(", ".join(variant.paper.unlike)) if variant.paper.unlike else Cell("nothing")),
         ]
         for variant in comparison.variants

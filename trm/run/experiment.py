@@ -43,7 +43,8 @@ class Experiment:
     @property
     def step_config(self) -> StepConfig:
         """The step at full depth."""
-        return StepConfig(self.arch, self.cfg.optimizer, self.cfg.ema.rate, self.total_steps, self.cfg.train.trainable)
+        cfg = self.cfg
+        return StepConfig(self.arch, cfg.optimizer, cfg.ema.rate, self.total_steps, cfg.ema.start_step, cfg.train.trainable)
 
     @property
     def stages(self) -> list[Stage]:

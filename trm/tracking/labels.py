@@ -52,9 +52,11 @@ def labels(cfg: Config, data: Mapping[str, Any] | None = None) -> Labels:
         settings["train.epochs"] = expected["train.epochs"]  # which say nothing then
     words = [form.format(settings[key]) for key, form in WORDS.items() if settings[key] != expected[key]]
     match = paper.find(settings, None)
-    same_puzzles = all(settings[key] == paper.FIXED[key] for key in ("data.name", "data.num_puzzles"))
+    same_puzzles = match is not None and all(
+        settings[key] == match.row.expected.get(key, settings[key]) for key in ("data.name", "data.num_puzzles", "data.source")
+    )
     if data is not None:
-        same_puzzles &= data["test_puzzles"] == paper.TEST_PUZZLES
+        same_puzzles &= match is not None and data["test_puzzles"] == match.row.test_puzzles
     value, variant = match.row.exact_accuracy if match and same_puzzles else None, ", ".join([recursion, *words])
     if data is None:
         return Labels(recursion, variant, None, value)

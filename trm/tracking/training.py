@@ -28,7 +28,7 @@ def training_values(
     values = {name: sums[name] / halted for name in names}
     losses = ("lm_loss", "q_halt_loss") + (("q_continue_loss",) if cfg.recursion.act_continue else ())
     values |= {name: sums[name] / sums["rows"] for name in losses}
-    values["loss"] = values["lm_loss"] + 0.5 * sum(values[name] for name in losses[1:])
+    values["loss"] = values["lm_loss"] + cfg.objective.halt_weight * sum(values[name] for name in losses[1:])
     counted_steps = sums["rows"] / cfg.train.global_batch_size
     values |= {name: sums[name] / counted_steps for name in NORMS}
     t = torch.tensor(float(step), dtype=torch.float64)

@@ -1,0 +1,212 @@
+"""The variants of the field (docs/variants.md) against a trainer that takes one row at a time, and laws of each axis."""
+
+import dataclasses
+import functools
+import math
+import re
+from pathlib import Path
+
+import pytest
+import torch
+import torch.utils._pytree as pytree
+import yaml
+from row_by_row import RowTrainer
+from test_step import make, make_batch
+
+from trm.backends import start
+from trm.cli import compose
+from trm.config import HardwareConfig, digest, numerics, to_plain
+from trm.core import model, recursion
+from trm.core.latents import STD_OF_CUT_NORMAL
+from trm.core.metrics import METRICS
+from trm.core.model import init_fixed, init_weights, with_latents
+from trm.core.step import empty_carry, eval_step, train_step, train_step_with_outputs
+from trm.errors import ConfigError
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+FAST = {
+    "mlp": "gated_norm_swiglu", "registers": 1, "loss": "softmax", "label_smoothing": 0.2, "halt_weight": 0.05, "name": "muon",
+    "others": "adamw", "matrix_lr": 0.02, "matrix_weight_decay": 0.005, "matrix_scale": "aspect", "clip_grad_norm": 1.0,
+    "schedule": "cosine", "lr_min_ratio": 0.0, "warmup_steps": 0, "total_steps": 6, "ema_start": 3,
+}  # fmt: skip
+EQR = {"damping": 0.95, "noise": 0.01, "init": "random", "n": 2}
+WTA = {"heads": 3, "loss": "softmax", "label_smoothing": 0.2, "halt_weight": 0.05}
+URM = {"variant": "single_state", "mixer": "attention", "positions": "rope", "mlp": "conv_swiglu", "n": 2, "num_heads": 2}
+CASES = {
+    "eqr": EQR,
+    "eqr, rope2d": EQR | {"mixer": "attention", "positions": "rope2d", "num_heads": 2},
+    "urm": URM,
+    "urm, damped and noisy, with a register": URM | {"damping": 0.9, "noise": 0.1, "registers": 1},
+    "winner takes all": WTA,
+    "winner takes all, one latent recursion": WTA | {"T": 1, "n": 2},
+    "winner takes all of random starts": WTA | EQR | {"heads": 2},
+    "winner takes all, multi-scale": WTA | {"variant": "multi_scale_z", "n": 2, "heads": 2, "loss": "stablemax"},
+    "winner takes all, one-step gradient": WTA | {"variant": "one_step_gradient", "n": 2},
+    "fast recipe": FAST,
+    "fast recipe, winner takes all": FAST | {"heads": 2},
+    "fast recipe, attention, rope2d, a convolution": FAST
+    | {"mixer": "attention", "positions": "rope2d", "num_heads": 2, "mlp": "conv_swiglu", "others": "adam_atan2"},
+}
+
+
+def made(seed=0, ema_start=0, **settings):
+    cfg, state, fixed = make(seed=seed, puzzle_emb_ndim=0, **settings)
+    return dataclasses.replace(cfg, ema_start=ema_start), state, fixed
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_training_equals_the_row_by_row_trainer(case):
+    cfg, state, fixed = made(**CASES[case])
+    second, kept, winners = RowTrainer(cfg, state, fixed, seed=0), 0, set()
+    for t in range(6):
+        batch = make_batch(seed=t, min_steps=[0, 2, 3, 0])
+        loss = second.step(batch)
+        state, out = train_step_with_outputs(cfg, state, fixed, batch)
+        assert out.loss.item() == pytest.approx(loss, rel=1e-7)
+        assert out.q_halt.tolist() == pytest.approx([row["q"] for row in second.rows], rel=1e-6, abs=1e-8)
+        assert state.carry.halted.tolist() == [row["halted"] for row in second.rows]
+        kept, winners = kept + (~state.carry.halted).sum(), winners | {row["winner"] for row in second.rows}
+        for z, ours in state.carry.latents.items():
+            theirs = [row["y"] if z == "z_H" else torch.stack([copy[z] for copy in row["z"]]) for row in second.rows]
+            torch.testing.assert_close(ours, torch.stack(theirs).view(ours.shape), rtol=1e-6, atol=1e-8)
+    assert kept
+    assert len(winners) > 1 or cfg.arch.latents.heads == 1
+    for name in state.weights:
+        torch.testing.assert_close(state.weights[name], second.weights[name].detach(), rtol=1e-6, atol=1e-8)
+        torch.testing.assert_close(state.ema[name], second.ema[name], rtol=1e-6, atol=1e-8)
+    assert state.step.item() == 6
+
+
+def test_the_average_is_the_weights_until_it_begins():
+    cfg, state, fixed = made(ema_start=2)
+    for t in range(3):
+        state, _ = train_step_with_outputs(cfg, state, fixed, make_batch(seed=t))
+        same = all(torch.equal(state.ema[name], weight) for name, weight in state.weights.items())
+        assert same == (t < 2)
+
+
+def test_random_starts_have_the_std_and_the_cut_that_were_asked_for_and_are_those_of_their_rows():
+    cfg, _, fixed = made(init="random", hidden_size=64)
+    starts = with_latents(cfg.arch, fixed, 400)
+    values = torch.cat([z.flatten() for z in starts.values()])
+    assert abs(values.mean().item()) < 0.01
+    assert values.std().item() == pytest.approx(1, abs=0.01)
+    assert values.abs().max().item() <= 2 / STD_OF_CUT_NORMAL
+    assert abs(torch.corrcoef(torch.stack([z.flatten() for z in starts.values()]))[0, 1].item()) < 0.02
+    part = with_latents(cfg.arch, fixed, 3, torch.tensor([7, 0, 399]))
+    assert all(torch.equal(part[z], starts[z][[7, 0, 399]]) for z in starts)
+    later, other = with_latents(cfg.arch, fixed, 400, step=1), with_latents(cfg.arch, init_fixed(cfg.arch, 1), 400)
+    assert max((part["z_H"] == starts["z_H"]).double().mean().item() for part in (later, other)) < 1e-4  # 23 random bits
+
+
+def test_evaluation_runs_the_first_copy_and_its_noise_is_of_the_puzzle():
+    cfg, state, fixed = made(**EQR, heads=3)
+    batch = make_batch(4)
+    one = dataclasses.replace(cfg.arch, latents=dataclasses.replace(cfg.arch.latents, heads=1))
+    sums = torch.zeros(len(METRICS), dtype=torch.float64)
+
+    def logits(arch, rows):
+        carry = empty_carry(arch, fixed, len(rows))
+        part = {name: values[rows] for name, values in batch.items()} | {"rows": torch.tensor(rows)}
+        for _ in range(2):
+            carry, _, found, _ = eval_step(arch, state.weights, fixed, None, carry, part, sums)
+        return found
+
+    whole = logits(cfg.arch, [0, 1, 2, 3])
+    assert torch.equal(whole, logits(one, [0, 1, 2, 3]))
+    torch.testing.assert_close(logits(cfg.arch, [2, 1]), whole[[2, 1]], rtol=1e-12, atol=1e-12)
+    assert torch.equal(whole, logits(cfg.arch, [0, 1, 2, 3]))
+
+
+def test_convolutions_start_as_torchs():
+    cfg, _, _ = made(mlp="conv_swiglu", hidden_size=64)
+    weights = init_weights(cfg.arch, 0)
+    for name in ("net.0.mlp.conv.weight", "net.0.mlp.conv.bias"):
+        values = weights[name]
+        assert values.abs().max() <= math.sqrt(0.5)
+        assert values.std().item() == pytest.approx(math.sqrt(0.5 / 3), rel=0.1)
+
+
+COMPILED = ("eqr, rope2d", "urm, damped and noisy, with a register", "winner takes all of random starts", "fast recipe")
+
+
+@pytest.fixture(scope="module", params=["inductor", "xla"])
+def runtime(request):  # by this name torch_xla starts before the first backward pass (conftest.py)
+    return start(HardwareConfig(name="cpu", backend=request.param))
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("case", COMPILED)
+def test_compiled_it_computes_the_same(case, runtime):
+    cfg, state, fixed = made(**CASES[case])
+    step = runtime.compile(functools.partial(train_step, cfg))
+    ours = runtime.put_replicated(state._replace(carry=None))._replace(carry=runtime.put_rows(state.carry))
+    for t in range(2):
+        batch = make_batch(seed=t, min_steps=[0, 2, 3, 0])
+        ours = step(ours, runtime.put_replicated(fixed), runtime.put_batch({name: b.numpy() for name, b in batch.items()}))
+        state = train_step(cfg, state, fixed, batch)
+    for found, wanted in zip(pytree.tree_leaves(runtime.fetch(ours)), pytree.tree_leaves(state), strict=True):
+        if found is not None:
+            torch.testing.assert_close(found, wanted, rtol=1e-6, atol=1e-9)
+
+
+# settings ----------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (["recursion.damping=0"], "recursion.damping=0"),
+        (["recursion.damping=1.5"], "recursion.damping=1.5"),
+        (["recursion.noise=-1"], "recursion.noise=-1"),
+        (["latents.init=zero"], "latents.init=zero"),
+        (["latents.heads=0"], "latents.heads=0"),
+        (["latents.heads=2", "recursion.variant=single_z"], "recursion.variant=single_z has none"),
+        (["latents.heads=2", "recursion.variant=single_state"], "recursion.variant=single_state has none"),
+        (["latents.heads=2", "recursion.act_continue=true"], "set recursion.act_continue=false"),
+        (["recursion.variant=single_state", "model.separate_networks=true"], "set model.separate_networks=false"),
+        (["model.mlp=conv"], "model.mlp=conv"),
+        (["model.positions=rope2d"], "set model.mixer=attention"),
+        (["model=tiny_attention", "model.positions=rope2d", "model.num_heads=32"], "a head size that 4 divides"),
+        (["objective.label_smoothing=1"], "objective.label_smoothing=1"),
+        (["optimizer.matrix_lr=0.1"], "set optimizer=muon"),
+        (["optimizer.others=adamw"], "set optimizer=muon"),
+    ],
+)
+def test_what_makes_no_sense_is_refused_in_one_line(overrides, words):
+    with pytest.raises(ConfigError) as raised:
+        compose(["data=sudoku_4x4", "recipe=tiny", "run_name=r", *overrides])
+    assert words in str(raised.value)
+    assert "\n" not in str(raised.value)
+
+
+def test_keys_that_came_later_change_the_digest_where_they_change_the_run_and_only_there():
+    small = ["data=sudoku_4x4", "recipe=tiny", "run_name=r"]
+    cfg = compose(small)
+    assert digest(cfg) == digest(compose([*small, "recursion.damping=1", "latents.heads=1"])) == "56b23169dd573d50"
+    assert digest(cfg) != digest(compose([*small, "recursion.damping=0.9"]))
+    assert numerics(to_plain(cfg))["recursion"]["damping"] == 1
+
+
+# a new one ---------------------------------------------------------------------------------------------------------------------
+
+
+def test_the_page_on_adding_says_how_to_add_a_variant(monkeypatch):
+    page = (Path(__file__).parents[1] / "docs" / "adding.md").read_text()
+    section = page.partition("## A variant of the model")[2].partition("\n## ")[0]
+    yaml_lines, code = (re.search(rf"```{kind}\n(.*?)```", section, re.DOTALL)[1] for kind in ("yaml", "python"))
+    assert len(yaml_lines.splitlines()) + len(code.splitlines()) < 40
+    monkeypatch.setattr(recursion, "VARIANTS", dict(recursion.VARIANTS))
+    monkeypatch.setattr(model, "VARIANTS", recursion.VARIANTS)
+    exec(compile(code, "docs/adding.md", "exec", dont_inherit=True), vars(recursion) | {})
+    settings = yaml.safe_load(yaml_lines)["recursion"]
+    assert compose(["data=sudoku_4x4", "recipe=tiny", "run_name=r", f"recursion.variant={settings['variant']}", "latents.heads=2"])
+    for more in ({}, EQR, {"heads": 2}):
+        cfg, state, fixed = made(**settings | more)
+        assert set(state.carry.latents) == {"z_H", "z_L", "z_E"}
+        losses = []
+        for _ in range(10):
+            state, out = train_step_with_outputs(cfg, state, fixed, make_batch(seed=1, unlabelled=0))
+            losses.append(out.loss.item())
+        assert losses[-1] < losses[0]
