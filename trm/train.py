@@ -52,6 +52,8 @@ PROFILE_FOLDER = "profile"
 
 def train(cfg: Config) -> None:
     """One run from its settings to its summary. Exits with 143 when preempted."""
+    if cfg.evaluate.blank_identifiers:
+        raise ConfigError("evaluate.blank_identifiers is of python -m trm.evaluate checkpoint=RUN: leave it out")
     if cfg.evaluate.supervision_steps or cfg.evaluate.augmentations > 1 or cfg.evaluate.by_difficulty:
         raise ConfigError(
             "evaluate.supervision_steps, evaluate.augmentations and evaluate.by_difficulty are of python -m trm.evaluate "

@@ -367,6 +367,9 @@ class EvaluateConfig:
         "unless it is told",
         low=1,
     )
+    blank_identifiers: bool = _key(
+        False, "trm.evaluate: ask the variants of such a task without saying which one it is: what the identifiers are worth"
+    )
     votes: str = _key(
         "checkpoint",
         "of such a task: votes of the evaluated checkpoint, or of all evaluations of the run up to it (as the released code)",

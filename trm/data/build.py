@@ -285,6 +285,10 @@ def _check_settings(path: Path, data: DataConfig) -> dict[str, Any] | None:
                 f"data.{key}={wanted}, but the dataset {path} was built with data.{key}={built}: "
                 f"choose another data.path or set data.{key}={'null' if built is None else built}"
             )
+    for name, there in record["csv_sha256"].items() if data.source_dir else ():
+        file = Path(data.source_dir or "") / name
+        if file.is_file() and hashlib.sha256(file.read_bytes()).hexdigest() != there:
+            raise DataError(f"{file} is not the file that the dataset {path} was built from: choose another data.path")
     for split, csv in named.items():
         there, here = record["csv_sha256"].get(split), csv_source.scan(Path(csv), f"data.{split}_csv").sha256
         if there != here:

@@ -136,6 +136,7 @@ class PairEvalLoader(EvalLoader):
         global_batch_size: int,
         max_puzzles: int | None = None,
         max_variants: int | None = None,
+        blank: bool = False,
         data_seed: int = 0,
         process_index: int = 0,
         process_count: int = 1,
@@ -143,9 +144,17 @@ class PairEvalLoader(EvalLoader):
         super().__init__(dataset, global_batch_size=global_batch_size, process_index=process_index, process_count=process_count)
         self.num_puzzles = min(max_puzzles or dataset.num_groups, dataset.num_groups)
         self._maker = PairRowMaker(dataset, data_seed=data_seed, moved=False)
+        self._blank = blank
         there, self._counts = (counts[: self.num_puzzles] for counts in (self._maker.num_variants, self._maker.num_pairs))
         variants = np.minimum(there, max_variants or there.max())
         self._starts = np.concatenate([[0], np.cumsum(variants * self._counts)])
+
+    def padded(self, start: int, stop: int) -> Batch:
+        """Rows `start` to `stop` of the pass, with rows of padding after its end; without their identifiers where `blank`."""
+        batch = super().padded(start, stop)
+        if self._blank:
+            batch["puzzle_identifiers"] = np.full_like(batch["puzzle_identifiers"], self.dataset.metadata.blank_identifier_id)
+        return batch
 
     @property
     def num_rows(self) -> int:

@@ -334,6 +334,7 @@ def held_out_loader(cfg: Config, runtime: Runtime, copies: int, most: int | None
             global_batch_size=cfg.eval_batch_size,
             max_puzzles=cfg.evaluate.max_puzzles,
             max_variants=cfg.evaluate.max_variants,
+            blank=cfg.evaluate.blank_identifiers,
             data_seed=cfg.data.seed,
             process_index=runtime.process_index,
             process_count=runtime.process_count,
