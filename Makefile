@@ -1,4 +1,4 @@
-# make setup | setup-plan | demo | test | test-long | test-faults | nightly | test-slurm | lint | audit | format | clean.  `make setup TORCH_INDEX=URL` takes torch from another index (CPU wheels).
+# make setup | setup-plan | demo | test | test-long | test-faults | nightly | test-slurm | test-engines | lint | audit | format | clean.  `make setup TORCH_INDEX=URL` takes torch from another index (CPU wheels).
 # EXTRAS adds optional packages: make setup EXTRAS=dev,tpu (also: plan, ray, arc).
 SHELL := bash
 PYTHON ?= python3
@@ -8,7 +8,7 @@ TORCH_INDEX ?=
 EXTRAS ?= dev
 READY := $(VENV)/.ready-$(EXTRAS)
 
-.PHONY: setup setup-plan demo test test-long test-faults nightly test-slurm lint audit format clean
+.PHONY: setup setup-plan demo test test-long test-faults nightly test-slurm test-engines lint audit format clean
 setup: $(READY)
 
 $(READY): setup.cfg pyproject.toml
@@ -45,6 +45,10 @@ test-faults: setup
 
 test-slurm: setup   # as root: starts a throw-away Slurm on this machine
 	scripts/dev/test_slurm.sh
+
+test-engines:   # installs ray and starts a local cluster of two nodes
+	@$(MAKE) --no-print-directory setup EXTRAS=dev,ray
+	$(PY) -m pytest tests/engines
 
 lint: setup
 	$(VENV)/bin/ruff check .

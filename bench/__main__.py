@@ -4,6 +4,9 @@
                torch.mm, oneDNN: trm/backends/onednn.py); "ordinary" is the same model written the usual eager way
                --sizes demo,6x6,paper_mlp,paper_attention
                --ways configured,ordinary (of: xla,inductor,eager,ordinary_compiled too)
+  peers        samples/s beside the paper's released code and nano-trm, from checkouts of them that you have
+               --reference DIR (github.com/SamsungSAILMontreal/TinyRecursiveModels)   --nano DIR (github.com/olivkoch/nano-trm)
+               --sizes 4x4,6x6,paper_mlp; hardware.dtype=bfloat16 for all
   kernels      what the time of a training step goes to, by torch's profiler   --sizes demo,6x6,paper_mlp,paper_attention
   loader       batches/s of the loader alone, against what a CPU and a TPU v4 consume
   build_data   puzzles/s of building datasets   --sizes 4x4,6x6,9x9,csv
@@ -44,9 +47,10 @@ from trm.errors import EXIT_INTERRUPTED, UserError
 
 # Modules of bench, imported when they are asked for, since torch takes seconds. `measure(overrides, ...)` returns the rows; the
 # options that it takes beside are `sizes` where the module has SIZES (the default: all), `ways` where it has WAYS (the default:
-# DEFAULT_WAYS), and `rounds` where it has ROUNDS (the default).
+# DEFAULT_WAYS), `rounds` where it has ROUNDS (the default), and a folder for each name in CHECKOUTS.
 SUBCOMMANDS = {
     "step": "step",
+    "peers": "peers",
     "kernels": "kernels",
     "host": "host",
     "loader": "loader",
@@ -58,7 +62,7 @@ SUBCOMMANDS = {
     "scaling": "scaling",
     "share": "share",
 }
-BENCHMARK_OPTIONS = ("sizes", "ways", "rounds")
+BENCHMARK_OPTIONS = ("sizes", "ways", "rounds", "reference", "nano")
 
 
 def options_of(name: str, benchmark: ModuleType, given: argparse.Namespace) -> dict[str, Any]:
@@ -67,7 +71,10 @@ def options_of(name: str, benchmark: ModuleType, given: argparse.Namespace) -> d
     for option, known in (("sizes", sizes), ("ways", ways), ("rounds", rounds)):
         if known is None and getattr(given, option) is not None:
             raise UserError(f"--{option}: {name} has none: leave it out")
-    chosen: dict[str, Any] = {}
+    chosen: dict[str, Any] = {name: getattr(given, name) for name in getattr(benchmark, "CHECKOUTS", ())}
+    for name in ("reference", "nano"):
+        if name not in chosen and getattr(given, name) is not None:
+            raise UserError(f"--{name} is of peers: leave it out")
     if sizes is not None:
         chosen["sizes"] = _words("--sizes", given.sizes, list(sizes), list(sizes))
     if ways is not None:
@@ -116,6 +123,7 @@ def main(arguments: list[str]) -> None:
 
 def _parse(arguments: list[str], comparing: bool) -> argparse.Namespace:
     spec: dict[str, dict[str, Any]] = {"json": {"type": Path}, "sizes": {}, "ways": {}, "rounds": {"type": int}}
+    spec |= {"reference": {"type": Path}, "nano": {"type": Path}}
     if comparing:
         spec |= {"turns": {"type": int, "default": TURNS}, "revisions": {}, "configs": {"nargs": 2}}
     given = options("trm.bench", arguments, words=False, **spec)

@@ -150,12 +150,17 @@ def prepare(overrides: list[str], way: str, backend: str) -> dict[str, float]:
     """Build and warm up a way's programs in this process; returns seconds of a step of each kind."""
     exp = build(compose([*overrides, f"hardware.backend={backend}"]))
     programs = _ordinary_programs(exp, way) if way.startswith(ORDINARY) else _compiled_programs(exp)
-    _here[:] = [programs]
+    hold(programs)
     for kind in KINDS:
         programs.block(kind, 1)  # compiles
     if exp.cfg.hardware.platform == "cuda":
         torch.cuda.reset_peak_memory_stats()
     return {kind: programs.block(kind, 1) for kind in KINDS}
+
+
+def hold(programs: Programs) -> None:
+    """Make these the programs of this process, which `block` runs."""
+    _here[:] = [programs]
 
 
 def peak_memory_gb() -> float | None:

@@ -78,11 +78,14 @@ def test_facts_are_of_before_the_measurement(monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["speed"], "choose one of step, kernels, host, loader"),
+        (["speed"], "choose one of step, peers, kernels, host"),
         (["host", "fast"], "KEY=VALUE"),
         (["host", "--json"], "--json"),
         (["host", "--fast", "1"], "--fast"),
         (["host", "--sizes", "demo"], "--sizes"),
+        (["host", "--nano", "."], "--nano is of peers"),
+        (["peers"], "peers needs --reference DIR or --nano DIR"),
+        (["peers", "--nano", "."], "--nano .: no such checkout, src/nn/models/trm.py is missing there"),
         (["host", "--rounds", "2"], "--rounds"),
         (["step", "--sizes", "demo,huge"], "huge: choose from demo, 6x6"),
         (["step", "--ways", "magic"], "magic: choose from configured, xla"),

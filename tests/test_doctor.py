@@ -350,7 +350,7 @@ def test_tracking(monkeypatch):
 
 
 def test_launcher(monkeypatch):
-    monkeypatch.setattr(doctor, "version_of", lambda package: None if package == "hydra-ray-launcher" else "1")
+    monkeypatch.setattr(doctor, "version_of", lambda package: None if package == "ray" else "1")
     monkeypatch.setattr(doctor.shutil, "which", lambda _: None)
     assert outcome(doctor.check_launcher, "submitit_local").level == "ok"
     assert "sbatch is not on PATH" in outcome(doctor.check_launcher, "submitit_slurm").found

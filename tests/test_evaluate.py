@@ -23,9 +23,10 @@ from trm.data.format import Dataset, Metadata
 from trm.data.loader import EvalLoader
 from trm.errors import DataError, UserError
 from trm.evaluate import main
-from trm.inference.compute import compute_curve, elected, votes
+from trm.inference.compute import compute_curve, votes
 from trm.inference.evaluator import EarlyExitEvaluator, FullEvaluator
 from trm.inference.samples import Samples
+from trm.inference.selection import Said, grid_words, vote
 from trm.tasks.base import augment, undo
 from trm.tasks.sudoku.task import SudokuTask as Sudoku
 
@@ -244,7 +245,7 @@ def test_the_grid_of_most_copies_wins_and_among_equals_the_surest():
     grids = {"a": [2, 3], "b": [3, 2], "c": [2, 2]}
     answers = np.array([[grids[name] for name in puzzle] for puzzle in ("abb", "abc", "aab", "cab")])
     q_halt = np.array([[9, -1, -2], [0, 1, 0.5], [-5, -6, 9], [0, 0, 0]])
-    assert elected(answers, q_halt).tolist() == [1, 1, 0, 0]
+    assert vote(Said(grid_words(answers), q_halt, q_halt > 0)).tolist() == [1, 1, 0, 0]
 
 
 def test_votes_by_hand():

@@ -18,9 +18,13 @@ from running import TINY, numbers, summary
 
 from trm.backends.native import NativeRuntime
 from trm.cli import compose
+from trm.core.model import architecture, init_fixed, init_puzzle_embedding, init_weights
+from trm.data.build import ensure_dataset
 from trm.errors import EXIT_PREEMPTED, ConfigError, RunFailure, UserError
+from trm.inference.evaluator import EvaluationStopped, make_evaluator
 from trm.run import experiment
 from trm.run.experiment import build
+from trm.tasks.base import task_of
 from trm.train import execute
 
 CONFIG = [*TINY, "train.max_steps=8", "train.eval_every_steps=4"]
@@ -204,3 +208,53 @@ def test_a_process_that_the_environment_counts_otherwise_than_the_devices_is_ref
     monkeypatch.setattr(experiment, "process_rank", lambda: (1, 2))
     with pytest.raises(ConfigError, match=r"process 1 of 2, the devices say 0 of 1"):
         build(cfg)
+
+
+def evaluate_on_two(cfg, stop_second_at):
+    """What the evaluation of untrained weights gives on each host: metrics, or None where it was left."""
+    meeting, ends, task = Meeting(), {}, task_of(cfg.data)
+    ensure_dataset(cfg.data)
+    arch = architecture(cfg, **task.facts.sizes)
+
+    def one(index):
+        asked = Counter()
+
+        def stop():
+            asked[index] += 1
+            return index == 1 and asked[index] > stop_second_at
+
+        try:
+            host, fixed = Host(cfg.hardware, index, meeting), init_fixed(arch, 0)
+            evaluator = make_evaluator(cfg, host, arch, fixed)
+            ends[index] = evaluator.run(init_weights(arch, 0), init_puzzle_embedding(arch), stop).final
+        except EvaluationStopped:
+            ends[index] = None
+        finally:
+            meeting.leave()
+
+    threads = [threading.Thread(target=one, args=(index,), name="loop") for index in (0, 1)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(timeout=120)
+        assert not thread.is_alive()
+    return ends
+
+
+@pytest.mark.parametrize(
+    "way",
+    [
+        ["inference=standard"],
+        ["evaluate.early_exit=true"],
+        ["inference=guided", "inference.rollouts=3", "inference.supervision_steps=4"],
+        ["inference=halt_first", "inference.copies=2"],
+    ],
+    ids=lambda way: way[0].partition("=")[2],
+)
+def test_a_stop_on_one_host_ends_an_evaluation_on_both_and_else_they_find_what_one_does(tmp_path, way):
+    cfg = compose([*CONFIG, f"data.path={tmp_path}/data", "evaluate.batch_size=4", *way])
+    assert evaluate_on_two(cfg, stop_second_at=1) == {0: None, 1: None}
+    ends = evaluate_on_two(cfg, stop_second_at=10**9)
+    arch = architecture(cfg, **task_of(cfg.data).facts.sizes)
+    alone = make_evaluator(cfg, NativeRuntime(cfg.hardware), arch, init_fixed(arch, 0))
+    assert ends[0] == ends[1] == pytest.approx(alone.run(init_weights(arch, 0), init_puzzle_embedding(arch)).final, rel=1e-5)

@@ -23,6 +23,12 @@ from trm.core.step import empty_carry, init_state
 CASES = {
     "mlp-float64": ["hardware.dtype=float64"],
     "attention-float32": ["model.mixer=attention", "model.positions=rope", "recursion.n_sup=16"],
+    "variants-float64": [
+        "hardware.dtype=float64",
+        "recursion={damping:0.95,noise:0.05,T:1,n:1}",
+        "latents={init:random,heads:2}",
+        "model={mlp:conv_swiglu,registers:1}",
+    ],
 }
 
 
@@ -31,7 +37,7 @@ pytestmark = pytest.mark.long
 PREFIX = ["model.puzzle_emb_ndim=64", "model.puzzle_emb_len=2", "train.eval_every_steps=null"]
 
 
-@pytest.mark.parametrize(("case", "meshes"), [("mlp-float64", [8]), ("attention-float32", [2, 4, 8])])
+@pytest.mark.parametrize(("case", "meshes"), [("mlp-float64", [8]), ("variants-float64", [8]), ("attention-float32", [2, 4, 8])])
 def test_losses_equal_on_one_and_several_devices(tmp_path, case, meshes):
     losses = {}
     for devices in (1, *meshes):

@@ -16,6 +16,7 @@ from trm.study.placement import (
     expand_indices,
     place,
     ray_resources,
+    ray_slice,
     slots_of_host,
     slurm_resources,
 )
@@ -185,6 +186,21 @@ def test_what_a_job_asks_of_ray():
     assert ray_resources(hardware("v4_64", "chip")) == {"TPU": 1.0}
     assert ray_resources(hardware("v4_8", "host")) == {"TPU": 4.0}
     assert ray_resources(HardwareConfig(name="cpu")) == {}
+    assert ray_resources(HardwareConfig(name="gpu", platform="cuda", backend="inductor", jobs=4)) == {"GPU": 0.25}
+
+
+@pytest.mark.parametrize(
+    ("num_hosts", "topology"), [(1, "2x2x1"), (2, "2x2x2"), (4, "2x2x4"), (8, "2x4x4"), (16, "4x4x4")], ids=str
+)
+def test_the_slice_that_a_job_on_all_hosts_asks_of_ray(num_hosts, topology):
+    asked = ray_slice(dataclasses.replace(hardware("v4_64", "pod"), num_hosts=num_hosts), cpus=60)
+    bundle = {"TPU": 4.0, "CPU": 60.0}
+    assert asked == {"topology": topology, "accelerator_version": "v4", "resources_per_bundle": bundle}
+
+
+def test_hosts_that_are_no_slice_are_refused_for_ray():
+    with pytest.raises(ConfigError, match="3 host"):
+        ray_slice(dataclasses.replace(hardware("v4_64", "pod"), num_hosts=3), cpus=1)
 
 
 # ----------------------------------------------------------------------------------------------------- scripts/launch_pod.sh

@@ -2,6 +2,7 @@
 
 import base64
 import dataclasses
+import json
 import math
 
 import numpy as np
@@ -101,6 +102,27 @@ def test_accuracy_by_step_reaches_the_report(tmp_path):
     main([str(tmp_path / "runs"), "--out", str(tmp_path)])
     assert (tmp_path / "steps.png").read_bytes().startswith(b"\x89PNG")
     assert 'id="steps"' in (tmp_path / "index.html").read_text()
+
+
+def test_ways_of_inference_reach_the_report(tmp_path, capsys):
+    for seed, share in enumerate((0.5, 0.7)):
+        folder = write_run(tmp_path / "runs" / str(seed), accuracy=share, seed=seed)
+        rows = [
+            {"inference": name, "exact_accuracy": share + gain, "oracle_exact_accuracy": share + 0.2, "flops_per_puzzle": flops,
+             "seconds_per_puzzle": 0.01, "candidates_run": 1.0}
+            for name, gain, flops in (("votes8", 0.1, 8e9), ("standard", 0.0, 1e9))
+        ]  # fmt: skip
+        (folder / "evaluation").mkdir()
+        (folder / "evaluation" / "frontier.json").write_text(json.dumps({"rows": rows}))
+    odd = write_run(tmp_path / "runs" / "odd", accuracy=0.6, seed=2)
+    (odd / "evaluation").mkdir()
+    (odd / "evaluation" / "frontier.json").write_text('{"rows": [{"inference": "<b>"}]}')
+    main([str(tmp_path / "runs"), "--out", str(tmp_path)])
+    assert (tmp_path / "frontier.png").read_bytes().startswith(b"\x89PNG")
+    assert 'id="frontier"' in (tmp_path / "index.html").read_text()
+    record = json.loads((tmp_path / "report.json").read_text())["inference"]
+    assert [(way["inference"], way["exact_accuracy_mean"]) for way in record] == [("standard", 0.6), ("votes8", pytest.approx(0.7))]
+    assert "ways of inference" in capsys.readouterr().out
 
 
 def changed(**fields) -> str:

@@ -25,6 +25,8 @@ KINDS = [
     pytest.param({"separate_networks": True, "loss": "softmax"}, id="two-networks"),
     pytest.param({"puzzle_emb_ndim": 16, "puzzle_emb_len": 2}, id="prefix"),
     pytest.param({"dtype": torch.bfloat16}, id="bfloat16"),
+    pytest.param({"damping": 0.9, "noise": 0.2}, id="damped-and-noisy"),
+    pytest.param({"mixer": "attention", "positions": "rope", "mlp": "conv_swiglu"}, id="convolution"),
 ]
 
 

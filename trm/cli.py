@@ -58,6 +58,7 @@ GROUPS = {
     "ema": "moving average of the weights, used for evaluation",
     "optimizer": "update rule, learning rate, warm-up, decay",
     "data": "which puzzles, how many, how augmented",
+    "inference": "candidates for a puzzle's answer and who of them answers, in evaluations",
     "hardware": "devices, number formats, backend",
     "tracking": "W&B and TensorBoard, beside metrics.jsonl",
     "recipe": "rates, batch and length, and their ratios; experiments choose it, recipe=tiny is for a CPU",
@@ -204,7 +205,7 @@ def plain_command(main: Callable[[list[str]], None] | str, usage: str | None, *,
             fail(error)
 
 
-def hydra_command(run: Callable[[Config], None] | str, *, run_folder: bool = True) -> None:
+def hydra_command(run: Callable[[Config], Any] | str, *, run_folder: bool = True) -> None:
     """Run a command, the function or "module:function", whose settings Hydra composes from conf/.
 
     Overrides, --multirun, --cfg, --info and --help are Hydra's; the module is imported when there is a run to start.
@@ -221,7 +222,7 @@ def hydra_command(run: Callable[[Config], None] | str, *, run_folder: bool = Tru
             fail(error)
 
 
-def _run_hydra(run: Callable[[Config], None] | str, run_folder: bool) -> None:
+def _run_hydra(run: Callable[[Config], Any] | str, run_folder: bool) -> None:
     _prepare_hydra()
     parser = get_args_parser()
     parser.error = lambda message: fail(UserError(f"{in_dashes(message)}; --help shows how"))  # type: ignore[method-assign]
@@ -246,21 +247,21 @@ def _run_hydra(run: Callable[[Config], None] | str, run_folder: bool) -> None:
     else:
         module, name, file = command_module() or "", run.__name__, run.__code__.co_filename
 
-    def task(composed: DictConfig) -> None:
+    def task(composed: DictConfig) -> Any:
         # by name: a sweep's job is a process of its own, which imports the command only after it has its place on the machine
         function = _named(f"{module}:{name}" if module else run)
         hydra_config = HydraConfig.get()
         if OmegaConf.is_missing(hydra_config.job, "num"):
             try:
                 with standard_streams():  # here too, before Hydra adds lines of its own
-                    function(typed(composed))
+                    return function(typed(composed))
             except (UserError, OmegaConfBaseException, RunFailure) as error:
                 if full_error == "1":
                     raise
                 fail(error)
         else:
             with job(Path(hydra_config.runtime.output_dir)):
-                function(typed(composed))
+                return function(typed(composed))
 
     task.__module__ = "__main__"  # Hydra names the job after the task's module and file
     task.__code__ = task.__code__.replace(co_filename=file)

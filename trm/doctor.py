@@ -429,7 +429,7 @@ def check_launcher(launcher: str) -> str:
     text = f"hydra/launcher={launcher}"
     if launcher == "submitit_slurm" and shutil.which("sbatch") is None:
         raise Finding(f"{text}, but sbatch is not on PATH", "start on a Slurm login node, or leave hydra/launcher out")
-    if launcher == "ray" and None in (version_of("ray"), version_of("hydra-ray-launcher")):
+    if launcher == "ray" and version_of("ray") is None:
         raise Finding(f"{text}, but ray is not installed", "make setup EXTRAS=dev,ray, or leave hydra/launcher out")
     return f"{text} is available"
 

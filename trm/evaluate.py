@@ -1,16 +1,19 @@
-"""Evaluate a trained run: `python -m trm.evaluate checkpoint=RUN [KEY=VALUE ...] [--out DIR]`.
+"""Evaluate a trained run: `python -m trm.evaluate checkpoint=RUN [KEY=VALUE ...] [--multirun] [--out DIR]`.
 
 Repeats the run's own last evaluation (every puzzle once, N_sup supervision steps, the last one read), on its own or with KEY=VALUE
 on other puzzles or hardware.
 
+  inference=votes8|ptrm|eqr|...        several candidates for each puzzle's answer, and who of them answers (conf/inference)
+  inference=frontier                   a ladder of such ways: accuracy against FLOPs a puzzle, and the Pareto front
+  --multirun inference=standard,votes8 the same of the ways that are named; inference.KEY=a,b too
   evaluate.early_exit=true             a row that halts takes the next puzzle: accuracy and mean steps with halting on
   evaluate.supervision_steps=[1,4,16]  accuracy against compute: the answers after so many supervision steps, in one pass
-  evaluate.augmentations=8             so many symmetric copies of each puzzle vote on its answer
-  evaluate.by_difficulty=true          the scores of puzzles that are alike hard, as their task measures it
+  evaluate.augmentations=8             so many symmetric copies of each puzzle vote on its answer: the table of 1, 2, 4, ... votes
   evaluate.max_variants=32             so many variants vote, of puzzles that have an identifier for each; else all do
+  evaluate.by_difficulty=true          the scores of puzzles that are alike hard, as their task measures it
 
-The answers of variants are written as submission.json and answers.json, and the ways of supervision_steps, augmentations and
-by_difficulty write a table (CSV, JSON) and a picture into RUN/evaluation, or into DIR with --out.
+The frontier and the last three write a table (CSV, JSON) and a picture into RUN/evaluation, or into DIR with --out; variants that
+vote write submission.json and answers.json there.
 """
 
 if __name__ == "__main__":  # before what takes seconds to import
@@ -19,31 +22,47 @@ if __name__ == "__main__":  # before what takes seconds to import
     plain_command("trm.evaluate:main", __doc__)
     raise SystemExit
 
+import itertools
 import json
 import logging
+import sys
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
 from numpy.typing import NDArray
 
 from trm.backends import Runtime
-from trm.cli import options
-from trm.config import IGNORE_LABEL
+from trm.cli import group_options, one_line, options
+from trm.config import IGNORE_LABEL, InferenceConfig
 from trm.core.flops import count_row_flops
 from trm.data.loader import EvalLoader
-from trm.errors import ConfigError, RunFailure, UserError
-from trm.inference.compute import by_difficulty, compute_curve, votes
-from trm.inference.evaluator import EvalResult, FullEvaluator, Trace, held_out_loader, make_evaluator, progress_of
+from trm.errors import EXIT_PREEMPTED, ConfigError, RunFailure, UserError
+from trm.inference.compute import by_difficulty, compute_curve, pareto, votes, with_intervals
+from trm.inference.cost import cost, seconds_per_puzzle
+from trm.inference.evaluator import (
+    EvalResult,
+    EvaluationStopped,
+    FullEvaluator,
+    Trace,
+    held_out_loader,
+    make_evaluator,
+    progress_of,
+)
+from trm.inference.findings import findings_of
 from trm.inference.progress import Progress
 from trm.run.experiment import on_devices, started
 from trm.run.failures import not_finite
 from trm.run.folder import write_whole
 from trm.run.rank import process_rank, refuse_other_starters
 from trm.run.saved import SavedRun, check_test_puzzles, open_run, split_arguments
-from trm.show.curves import write_curve, write_difficulty, write_votes
+from trm.run.signals import StopSignal
+from trm.show.curves import write_curve, write_difficulty, write_frontier, write_votes
 from trm.tasks.base import PairsTask, task_of
 
 OUT_FOLDER = "evaluation"  # of the run folder
@@ -52,79 +71,196 @@ OUT_FOLDER = "evaluation"  # of the run folder
 def main(arguments: list[str]) -> None:
     """The command: evaluate and print, and the same as JSON on the last line."""
     refuse_other_starters()
-    given = options("trm.evaluate", arguments, out={"type": Path})
+    switch = {"action": "store_true"}
+    given = options("trm.evaluate", arguments, out={"type": Path}, multirun=switch, m=switch)
     path, overrides, rest = split_arguments(given.rest)
     if rest:
-        raise ConfigError(f"{rest[0]}: not understood: arguments are checkpoint=RUN, KEY=VALUE and --out DIR")
+        raise ConfigError(f"{rest[0]}: not understood: arguments are checkpoint=RUN, KEY=VALUE, --multirun and --out DIR")
     logging.basicConfig(format="%(message)s")
     logging.getLogger(Progress.__module__).setLevel(logging.INFO)  # how far it is, where there is no terminal for a bar
+    with StopSignal() as stop:
+        try:
+            _evaluate(path, overrides, given.out, lambda: stop.requested, sweep=given.multirun or given.m)
+        except EvaluationStopped:
+            print("stopped before its end: what was not evaluated to the end has no result", file=sys.stderr)
+            sys.exit(EXIT_PREEMPTED)
+
+
+def _evaluate(path: Path, overrides: list[str], out: Path | None, stop: Callable[[], bool], *, sweep: bool) -> None:
+    """What the arguments ask for. Raises EvaluationStopped."""
+    if sweep:
+        _frontier([open_run(path, each) for each in sweep_of(overrides)], [], out, stop)
+        return
     run = open_run(path, overrides)
     if not any(override.startswith("evaluate.max_variants=") for override in overrides):
         run.cfg.evaluate.max_variants = None  # training's evaluations take a sample
-    wanted, votes = run.cfg.evaluate, isinstance(task_of(run.cfg.data), PairsTask)
-    if not (given.out is None or votes or wanted.supervision_steps or wanted.augmentations > 1 or wanted.by_difficulty):
+    wanted = run.cfg.evaluate
+    votes = isinstance(task_of(run.cfg.data), PairsTask) and not wanted.blank_identifiers
+    writes = votes or wanted.supervision_steps or wanted.augmentations > 1 or wanted.by_difficulty or run.cfg.inference.ladder
+    if out is not None and not writes:
         raise ConfigError(
-            "--out is for evaluate.supervision_steps, evaluate.augmentations and evaluate.by_difficulty: give one of them, or "
-            "leave it out"
+            "--out is for inference=frontier, --multirun, evaluate.supervision_steps, evaluate.augmentations and "
+            "evaluate.by_difficulty: give one of them, or leave it out"
         )
-    if wanted.supervision_steps:
-        _curve(run, given.out)
+    if run.cfg.inference.ladder:
+        _frontier(*_rungs(run, path, overrides), out, stop)
+    elif wanted.supervision_steps:
+        _curve(run, out, stop)
     elif wanted.augmentations > 1:
-        _voting(run, given.out)
+        _voting(run, out, stop)
     elif wanted.by_difficulty:
-        _difficulty(run, given.out)
+        _difficulty(run, out, stop)
     else:
-        _once(run, _out_folder(run, given.out) if votes else None)
+        _once(run, _out_folder(run, out) if votes else None, stop)
 
 
-def _once(run: SavedRun, folder: Path | None) -> None:
+def _once(run: SavedRun, folder: Path | None, stop: Callable[[], bool]) -> None:
     """One evaluation: a line for each metric; what its votes come to is written into the folder."""
     runtime = started(run.cfg)
+    result, findings = _evaluated(run, runtime, stop)
+    if not runtime.is_main:
+        return
+    print(f"step {run.meta.step}, {'EMA' if run.uses_ema else 'training'} weights, {result.work.seconds:.1f} s")
+    costs = cost(result.work, run.cfg, run.arch)
+    titles = {
+        "oracle_exact_accuracy": f"pass@{run.cfg.inference.candidates} (oracle: any right)",
+        "flops_per_puzzle": "FLOPs/puzzle",
+    }
+    for name, value in (result.final | costs | {"seconds_per_puzzle": seconds_per_puzzle(result.work)}).items():
+        print(f"  {titles.get(name, name):<16} {value:.6g}")
+    for finding in findings:
+        print(f"  to be read with care: {finding}")
+    if result.ballots is not None and folder is not None:
+        print("  votes are those of this checkpoint alone")
+        for name, text in result.ballots.documents().items():
+            write_whole(folder / name, text)
+            print(f"written: {folder / name}")
+    print(json.dumps({"checkpoint_step": run.meta.step, **result.final, **costs}, sort_keys=True))
+
+
+def _evaluated(run: SavedRun, runtime: Runtime, stop: Callable[[], bool]) -> tuple[EvalResult, list[str]]:
+    """The result, and what changes how it may be read. Compiling is no part of its seconds."""
     evaluator = make_evaluator(run.cfg, runtime, on_devices(run.arch, runtime), run.fixed)
-    findings = check_test_puzzles(run, evaluator.loader.dataset)
+    findings = check_test_puzzles(run, evaluator.loader.dataset) + findings_of(run.cfg)
     weights, table = runtime.put_replicated((run.eval_weights, run.puzzle_embedding))
-    _announce(run, runtime, f"{evaluator.loader.num_puzzles} puzzles")
-    began = time.perf_counter()
-    found = evaluator.run(weights, table)
-    result = found.final
-    if wrong := not_finite(result):
+    candidates = run.cfg.inference.candidates
+    several = f" x {candidates} candidates ({run.cfg.inference.name})" if candidates > 1 else ""
+    _announce(run, runtime, f"{evaluator.loader.num_puzzles} puzzles{several}")
+    evaluator.prepare(weights, table)
+    result = evaluator.run(weights, table, stop)
+    if wrong := not_finite(result.final):
         raise RunFailure(
             f"{run.folder}: the evaluation is not finite ({wrong}), so its accuracy says nothing: use another checkpoint"
         )
-    if not runtime.is_main:
-        return
-    print(f"step {run.meta.step}, {'EMA' if run.uses_ema else 'training'} weights, {time.perf_counter() - began:.1f} s")
-    for name, value in result.items():
-        print(f"  {name:<16} {value:.6g}")
-    for finding in findings:
-        print(f"  to be read with care: {finding}")
-    if found.ballots is not None and folder is not None:
-        print("  votes are those of this checkpoint alone")
-        for name, text in found.ballots.documents().items():
-            write_whole(folder / name, text)
-            print(f"written: {folder / name}")
-    print(json.dumps({"checkpoint_step": run.meta.step, **result}, sort_keys=True))
+    return result, findings
 
 
-def _curve(run: SavedRun, out: Path | None) -> None:
+def sweep_of(overrides: list[str]) -> list[list[str]]:
+    """The overrides of each combination of --multirun, whose values are apart by commas. Raises ConfigError."""
+    choices = []
+    for text in overrides:
+        try:
+            parsed = OverridesParser.create().parse_override(text)
+            values = list(parsed.sweep_string_iterator()) if parsed.is_sweep_override() else []
+        except HydraException as error:
+            raise ConfigError(f"{text} is not understood as KEY=VALUE,VALUE: quote the values") from error
+        key = text.partition("=")[0]
+        if values and key != "inference" and not key.startswith("inference."):
+            raise ConfigError(f"{text}: --multirun is for inference=a,b and inference.KEY=a,b here: give {key} one value")
+        choices.append([f"{key}={value}" for value in values] or [text])
+    combinations = [list(each) for each in itertools.product(*choices)]
+    if len(combinations) == 1:
+        raise ConfigError("--multirun has nothing to compare: give several ways, such as inference=standard,votes8,ptrm")
+    return combinations
+
+
+def _rungs(run: SavedRun, path: Path, overrides: list[str]) -> tuple[list[SavedRun], list[str]]:
+    """The ways of the run's ladder with whatever else is asked for, and why some are left out."""
+    others = [text for text in overrides if text.partition("=")[0] not in ("inference", "inference.ladder")]
+    runs, left_out = [], []
+    for name in run.cfg.inference.ladder:
+        try:
+            runs.append(open_run(path, [f"inference={name}", *others]))
+        except ConfigError as error:
+            if name not in group_options("inference"):
+                raise
+            left_out.append(f"inference={name} is left out: {one_line(error)}")
+    if not runs:
+        raise ConfigError(f"inference.ladder={run.cfg.inference.ladder}: none of them is possible here: {'; '.join(left_out)}")
+    return runs, left_out
+
+
+def _frontier(runs: list[SavedRun], left_out: list[str], out: Path | None, stop: Callable[[], bool]) -> None:
+    """Several ways one after the other: accuracy against FLOPs a puzzle."""
+    folder, runtime, rows, told, seconds = _out_folder(runs[0], out), started(runs[0].cfg), list[dict[str, Any]](), list[str](), 0.0
+    if any(run.cfg.inference.ladder for run in runs):
+        raise ConfigError("inference=frontier is a ladder by itself: leave --multirun out, or name single ways")
+    stopped, names = False, tuple[str, ...]()
+    labels = _labels([run.cfg.inference for run in runs])
+    for text in left_out if runtime.is_main else ():
+        print(text)
+    for label, run in zip(labels, runs, strict=True):
+        try:
+            result, findings = _evaluated(run, runtime, stop)
+        except EvaluationStopped:
+            if not rows:
+                raise
+            stopped = True
+            left_out.append(f"{label} and what comes after it are left out: a signal stopped the command")
+            break
+        seconds, names = seconds + result.work.seconds, result.score_names
+        told += [finding for finding in findings if finding not in told]
+        rows.append(
+            {
+                "inference": label,
+                "supervision_steps": run.cfg.inference_steps,
+                "selection": run.cfg.inference.selection,
+                **cost(result.work, run.cfg, run.arch),
+                "seconds_per_puzzle": seconds_per_puzzle(result.work),
+                "oracle_exact_accuracy": result.final["exact_accuracy"],  # of one candidate
+                **result.final,
+            }
+        )
+    if folder is not None:
+        facts = _facts(runs[0], runtime, rows[0]["count"], told, seconds) | {"left_out": left_out}
+        for finding in told:
+            print(f"  to be read with care: {finding}")
+        write_frontier(folder, with_intervals(pareto(rows)), facts, names)
+    if stopped:
+        raise EvaluationStopped
+
+
+def _labels(ways: list[InferenceConfig]) -> list[str]:
+    """A name for each way: its option's, with the keys that tell it from another of the same."""
+    plain = [asdict(way) for way in ways]
+    differing = [key for key in plain[0] if key not in ("name", "ladder") and len({str(way[key]) for way in plain}) > 1]
+
+    def label(way: dict[str, Any]) -> str:
+        same = [other for other in plain if other["name"] == way["name"]]
+        keys = [key for key in differing if len({str(other[key]) for other in same}) > 1]
+        return " ".join([way["name"], *(f"{key}={way[key]}" for key in keys)])
+
+    return [label(way) for way in plain]
+
+
+def _curve(run: SavedRun, out: Path | None, stop: Callable[[], bool]) -> None:
     """Accuracy against compute: one pass of as many supervision steps as the longest asked for."""
     folder = _out_folder(run, out)
     steps = sorted(set(run.cfg.evaluate.supervision_steps))
-    seen = _traced(run, steps[-1], copies=1)
+    seen = _traced(run, steps[-1], copies=1, stop=stop)
     points = compute_curve(
         seen.trace.exact[:, seen.counted], seen.trace.halts[:, seen.counted], steps, count_row_flops(run.cfg, run.arch)
     )
-    by_step = seen.result.by_step
-    names = tuple(name for name in seen.result.score_names if name in by_step[0])
+    names, by_step = seen.result.score_names, seen.result.by_step
     rows = [asdict(point) | {name: by_step[point.supervision_steps - 1][name] for name in names} for point in points]
     if folder is not None:
         write_curve(folder, rows, seen.facts, names)
 
 
-def _voting(run: SavedRun, out: Path | None) -> None:
+def _voting(run: SavedRun, out: Path | None, stop: Callable[[], bool]) -> None:
     """Symmetric copies of each puzzle vote on its answer."""
-    folder, copies, num_steps = _out_folder(run, out), run.cfg.evaluate.augmentations, run.cfg.recursion.n_sup
-    seen = _traced(run, num_steps, copies)
+    folder, copies, num_steps = _out_folder(run, out), run.cfg.evaluate.augmentations, run.cfg.inference_steps
+    seen = _traced(run, num_steps, copies, stop)
     answers = seen.loader.undo(seen.trace.predictions).reshape(seen.loader.num_puzzles, copies, -1)
     task, questions, labels = seen.loader.task, seen.questions[seen.counted], seen.labels[seen.counted]
     rows = votes(
@@ -140,13 +276,13 @@ def _voting(run: SavedRun, out: Path | None) -> None:
         write_votes(folder, [row | row.pop("scores") for row in plain], seen.facts, seen.result.score_names)
 
 
-def _difficulty(run: SavedRun, out: Path | None) -> None:
+def _difficulty(run: SavedRun, out: Path | None, stop: Callable[[], bool]) -> None:
     """The scores of puzzles that are alike hard."""
     task = task_of(run.cfg.data)
     if task.difficulty_words is None:
         raise ConfigError(f"evaluate.by_difficulty: there is no measure of how hard a {task.title} is: leave it out")
     folder = _out_folder(run, out)
-    seen = _traced(run, run.cfg.recursion.n_sup, copies=1)
+    seen = _traced(run, run.cfg.inference_steps, copies=1, stop=stop)
     if seen.loader.task is None:
         raise ConfigError(
             f"evaluate.by_difficulty: data.path={run.cfg.data.path} holds no {task.title}: give the run's own puzzles"
@@ -175,34 +311,39 @@ class _Seen:
         return counted
 
 
-def _traced(run: SavedRun, num_steps: int, copies: int) -> _Seen:
+def _traced(run: SavedRun, num_steps: int, copies: int, stop: Callable[[], bool]) -> _Seen:
     """A traced pass over so many copies of each puzzle."""
-    runtime = started(run.cfg)
-    loader = held_out_loader(run.cfg, runtime, copies)
+    runtime, way = started(run.cfg), run.cfg.inference
+    loader = held_out_loader(run.cfg, runtime, copies, way=way)
     findings = check_test_puzzles(run, loader.dataset)
     evaluator = FullEvaluator(
-        runtime, on_devices(run.arch, runtime), run.fixed, loader, num_steps, progress_of(run.cfg, runtime), traced=True
+        runtime, on_devices(run.arch, runtime), run.fixed, loader, num_steps, progress_of(run.cfg, runtime), way, traced=True
     )
     weights, table = runtime.put_replicated((run.eval_weights, run.puzzle_embedding))
     _announce(run, runtime, f"{loader.num_rows} rows of {loader.num_puzzles} puzzles")
     for finding in findings if runtime.is_main else ():
         print(f"  to be read with care: {finding}")
     began = time.perf_counter()
-    result, trace = evaluator.trace(weights, table)
-    facts = {
+    result, trace = evaluator.trace(weights, table, stop)
+    facts = _facts(run, runtime, loader.num_puzzles, findings, time.perf_counter() - began)
+    facts["test_digest"] = loader.dataset.digest()
+    rows = loader.rows(0, loader.num_rows)
+    return _Seen(loader, rows["inputs"][::copies], rows["labels"][::copies], result, trace, facts)
+
+
+def _facts(run: SavedRun, runtime: Runtime, puzzles: int, findings: list[str], seconds: float) -> dict[str, Any]:
+    """What a record says beside its rows."""
+    return {
         "run_name": run.cfg.run_name,
         "checkpoint_step": run.meta.step,
         "weights": "EMA" if run.uses_ema else "training",
         "data": run.cfg.data.name,
-        "puzzles": loader.num_puzzles,
-        "test_digest": loader.dataset.digest(),
+        "puzzles": puzzles,
         "findings": findings,
         "supervision_steps_in_training": run.meta.config["recursion"]["n_sup"],
         "runtime": runtime.describe(),
-        "seconds": round(time.perf_counter() - began, 1),
+        "seconds": round(seconds, 1),
     }
-    rows = loader.rows(0, loader.num_rows)
-    return _Seen(loader, rows["inputs"][::copies], rows["labels"][::copies], result, trace, facts)
 
 
 def _announce(run: SavedRun, runtime: Runtime, what: str) -> None:

@@ -8,6 +8,8 @@ it, or give a file that holds it. `test:N` takes the N-th held-out puzzle (from 
 a run on puzzles that are pairs of grids PUZZLE is the name of a test puzzle, test:N, or a json file of one; so many variants as
 evaluate.max_variants says vote.
 
+inference=votes8 (or ptrm, eqr, ...) has several candidates answer, one of whom is chosen (conf/inference).
+
   --watch      show the grid after every supervision step, with wrong, changed and given cells told apart
   --html FILE  write a page with sliders over supervision steps and latent recursions; it needs nothing else
   --gif FILE   write an animation, one picture for each latent recursion
@@ -22,17 +24,22 @@ if __name__ == "__main__":  # before what takes seconds to import
 import json
 import os
 import re
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from trm.backends import start
 from trm.cli import options
-from trm.config import IGNORE_LABEL
-from trm.data.format import load_catalogue, load_dataset
+from trm.config import IGNORE_LABEL, HardwareConfig
+from trm.core.candidates import row_keys
+from trm.data.format import Dataset, Metadata, load_catalogue, load_dataset
+from trm.data.loader import EvalLoader
 from trm.errors import ConfigError, DataError
+from trm.inference.evaluator import FullEvaluator
+from trm.inference.findings import findings_of
 from trm.inference.variants import ask_variants
 from trm.run.saved import SavedRun, check_test_puzzles, is_override, open_run, published, split_arguments
 from trm.show.animation import animation
@@ -41,7 +48,7 @@ from trm.show.page import page, pairs_page
 from trm.show.terminal import Watcher
 from trm.show.think import think
 from trm.show.thinking import Frame, Puzzle
-from trm.tasks.base import PairsTask, Split, Task, task_of
+from trm.tasks.base import Drawn, PairsTask, Split, Task, task_of
 
 
 def main(arguments: list[str]) -> None:
@@ -59,16 +66,32 @@ def main(arguments: list[str]) -> None:
     if isinstance(task, PairsTask):
         _solve_pairs(run, task, rest[0], given.html)
         return
+    shown = [name for name in ("watch", "html", "gif") if getattr(given, name)]
+    if run.cfg.inference.ladder:
+        raise ConfigError("inference=frontier compares ways, which trm.evaluate does: name one, such as inference=votes8")
+    if shown and run.cfg.inference.selection == "resample":
+        raise ConfigError(f"--{shown[0]}: candidates that are drawn anew have no course of their own: set another inference=")
     puzzle = find_puzzle(run, rest[0])
-    watcher = Watcher(puzzle, run.cfg.recursion.n_sup) if given.watch else None
+    number = int(puzzle.name.removeprefix("test:")) if puzzle.name.startswith("test:") else 0
+    keys = row_keys(run.cfg.inference, np.array([number]), np.array([0]))
+    course = Course(puzzle.question, int(keys[0]), run.cfg.inference_steps)
+    if run.cfg.inference.candidates > 1:
+        answer, course, words = chosen(run, puzzle, number)
+    watcher = Watcher(puzzle, course.num_steps) if given.watch else None
     frames: list[Frame] = []
-    for step in think(run.arch, run.eval_weights, run.fixed, run.puzzle_embedding, puzzle.question):
-        frames += step
-        if watcher:
-            watcher.show(step[-1])
-    last = frames[-1]
-    print(report(task_of(run.cfg.data), puzzle.question, last.answer))
-    print(f"halting probability {last.halting:.3f} after {last.step} supervision steps")
+    if shown or run.cfg.inference.candidates == 1:
+        tensors = (run.arch, run.eval_weights, run.fixed, run.puzzle_embedding)
+        for step in think(*tensors, course.question, run.cfg.inference, course.key, course.num_steps):
+            frames += [course.undone(frame) for frame in step]
+            if watcher:
+                watcher.show(frames[-1])
+    if run.cfg.inference.candidates == 1:
+        last = frames[-1]
+        answer, words = last.answer, f"halting probability {last.halting:.3f} after {last.step} supervision steps"
+    print(report(task_of(run.cfg.data), puzzle.question, answer))
+    print(words)
+    for finding in findings_of(run.cfg):
+        print(f"to be read with care: {finding}")
     if given.html:
         title = f"{run.cfg.run_name}, step {run.meta.step}: how the model thinks"
         write_files("--html", given.html, {given.html: page(puzzle, frames, title)})
@@ -76,6 +99,71 @@ def main(arguments: list[str]) -> None:
         write_files("--gif", given.gif, {given.gif: animation(puzzle, frames)})
     for path in filter(None, (given.html, given.gif)):
         print(f"written: {path}")
+
+
+@dataclass(frozen=True)
+class Course:
+    """What one candidate does."""
+
+    question: NDArray[np.integer]  # as it sees it
+    key: int  # of its random numbers
+    num_steps: int  # supervision steps
+    drawn: Drawn | None = None  # the symmetry that made its question; None = the puzzle itself
+
+    def undone(self, frame: Frame) -> Frame:
+        """A frame as one of the puzzle itself."""
+        if self.drawn is None:
+            return frame
+        source, tokens = self.drawn.source[0], np.argsort(self.drawn.relabel[0])
+        answer, confidence = np.empty_like(frame.answer), np.empty_like(frame.confidence)
+        answer[source], confidence[source] = tokens[frame.answer], frame.confidence
+        return replace(frame, answer=answer, confidence=confidence)
+
+
+def chosen(run: SavedRun, puzzle: Puzzle, number: int) -> tuple[NDArray[np.integer], Course, str]:
+    """The answer of the run's candidates to a puzzle, the course of the one who gave it, and words that say so."""
+    way, task, data = run.cfg.inference, task_of(run.cfg.data), run.cfg.data
+    named = puzzle.name.startswith("test:")  # then these are the very candidates that an evaluation has
+    dataset = load_dataset(Path(data.path), "test", task) if named else one_puzzle(task, puzzle.question)
+    runtime = start(HardwareConfig(name="cpu", backend="eager", dtype=run.cfg.hardware.dtype))
+    loader = EvalLoader(
+        dataset,
+        global_batch_size=way.candidates,
+        max_puzzles=1,
+        copies=way.copies,
+        repeats=way.particles,
+        keys=lambda puzzles, places: row_keys(way, puzzles, places),
+        first=number,
+        data_seed=data.seed,
+    )
+    evaluator = FullEvaluator(runtime, run.arch, run.fixed, loader, run.cfg.inference_steps, "off", way)
+    _, pool = evaluator.pool(run.eval_weights, run.puzzle_embedding, keep=True)
+    found, _ = pool.chosen[-1]
+    winner, steps, votes = int(found.winner[0]), int(found.step[0]) + 1, int(found.votes[0])
+    rows, copy = loader.rows(0, way.candidates), winner // way.particles
+    drawn = task.symmetry.draw(data.seed, np.array([number]), np.array([copy])) if copy and task.symmetry else None
+    course = Course(rows["inputs"][winner], int(rows["rows"][winner]), steps, drawn)
+    words = (
+        f"candidate {winner + 1} of {way.candidates} answers (inference.selection={way.selection}), after {steps} supervision steps"
+    )
+    return found.answers[0], course, f"{words}; {votes} gave this grid"
+
+
+def one_puzzle(task: Task, question: NDArray[np.integer]) -> Dataset:
+    """A dataset of one question without an answer."""
+    facts, count = task.facts, np.arange(2)
+    metadata = Metadata(
+        **facts.sizes,
+        pad_id=facts.pad,
+        ignore_label_id=facts.ignored_label,
+        blank_identifier_id=0,
+        total_groups=1,
+        mean_puzzle_examples=1.0,
+        total_puzzles=1,
+        sets=["all"],
+    )
+    labels = np.full_like(question[None], facts.ignored_label)
+    return Dataset(question[None], labels, np.zeros(1, np.int32), count, count, metadata, task)
 
 
 def _solve_pairs(run: SavedRun, task: PairsTask, name: str, html: Path | None) -> None:
@@ -90,7 +178,7 @@ def _solve_pairs(run: SavedRun, task: PairsTask, name: str, html: Path | None) -
     if html:
         solution = np.where(rows[1][0] == task.facts.ignored_label, IGNORE_LABEL, rows[1][0].astype(np.int64))
         puzzle, frames = Puzzle(name, task, rows[0][0], solution), []
-        for step in think(*model, rows[0][0], int(identifiers[0])):
+        for step in think(*model, rows[0][0], identifier=int(identifiers[0])):
             frames += [replace(frame, answer=task.framed(frame.answer)) for frame in step]
         title = f"{run.cfg.run_name}, step {run.meta.step}: {name}"
         write_files("--html", html, {html: pairs_page(puzzle, frames, title, shown, known)})

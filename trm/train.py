@@ -29,7 +29,8 @@ from trm.core.model import Weights, num_parameters
 from trm.core.step import Batch, TrainState
 from trm.data.prefetch import Prefetcher
 from trm.errors import EXIT_FAILED, EXIT_PREEMPTED, ConfigError, RunFailure
-from trm.inference.evaluator import EvaluationStopped, Evaluator, make_evaluator, never
+from trm.inference.evaluator import EvaluationStopped, Evaluator, make_evaluator
+from trm.inference.findings import findings_of
 from trm.inference.progress import progress_bar
 from trm.run.ahead import AHEAD_STEPS, ahead, hint
 from trm.run.clock import Clock
@@ -50,8 +51,8 @@ XLA_METRICS_EVERY_STEPS = 1000
 PROFILE_FOLDER = "profile"
 
 
-def train(cfg: Config) -> None:
-    """One run from its settings to its summary. Exits with 143 when preempted."""
+def train(cfg: Config) -> float | None:
+    """One run from its settings to its summary; returns its best exact accuracy. Exits with 143 when preempted."""
     if cfg.evaluate.blank_identifiers:
         raise ConfigError("evaluate.blank_identifiers is of python -m trm.evaluate checkpoint=RUN: leave it out")
     if cfg.evaluate.supervision_steps or cfg.evaluate.augmentations > 1 or cfg.evaluate.by_difficulty:
@@ -59,22 +60,29 @@ def train(cfg: Config) -> None:
             "evaluate.supervision_steps, evaluate.augmentations and evaluate.by_difficulty are of python -m trm.evaluate "
             "checkpoint=RUN: leave them out"
         )
+    if cfg.inference.ladder:
+        raise ConfigError(
+            f"inference={cfg.inference.name} compares ways of inference, which python -m trm.evaluate checkpoint=RUN does: name "
+            "one for the evaluations of a run, such as inference=votes8"
+        )
     run_dir = Path(HydraConfig.get().runtime.output_dir)
     # the ranks of a whole-pod job share one folder: the first one holds it for all
     hold = exclusive(run_dir) if process_rank()[0] == 0 else contextlib.nullcontext()
     with StopSignal() as stop, explained(cfg, run_dir), hold:
-        execute(build(cfg), run_dir, stop)
+        return execute(build(cfg), run_dir, stop)
 
 
-def execute(exp: Experiment, run_dir: Path, stop: StopSignal) -> None:
-    """Train from where the folder left off to the end or a stop, and write the summary whatever happens."""
+def execute(exp: Experiment, run_dir: Path, stop: StopSignal) -> float | None:
+    """Train from where the folder left off to the end or a stop, and write the summary whatever happens; returns the score."""
     record = Record()
     exp, state = starting_point(exp, run_dir, record)
     for finding in exp.content.findings:
         record.warn(f"data.path={exp.cfg.data.path}: {finding}")
+    for finding in findings_of(exp.cfg):
+        record.warn(finding)
     if record.step == exp.total_steps and (kept := kept_evaluation(exp, run_dir, record)) is not None:
         log.info("nothing to train: %s already holds all %s steps%s", run_dir, exp.total_steps, kept)
-        return
+        return record.scores.best_exact_accuracy
     averaging = exp.cfg.ema
     if averaging.enabled and averaging.start_step >= exp.total_steps:
         record.warn(f"ema.start_step={averaging.start_step}: the run ends at step {exp.total_steps}, before averaging begins")
@@ -100,6 +108,7 @@ def execute(exp: Experiment, run_dir: Path, stop: StopSignal) -> None:
         sys.exit(EXIT_PREEMPTED)
     accuracies = summary["exact_accuracy"], summary["best_exact_accuracy"]
     log.info("completed: exact accuracy %.4f (best %.4f) in %s", *accuracies, run_dir)
+    return record.scores.best_exact_accuracy
 
 
 class Training:
@@ -246,9 +255,8 @@ class Training:
 
         The last evaluation takes all puzzles, the others the sample that evaluate.max_puzzles says.
         """
-        # several hosts would have to leave together: they go on to the end
-        stop = (lambda: self.stop.requested) if self.alone else never
-        began, weights = time.perf_counter(), state.ema or state.weights
+        began, stop = time.perf_counter(), lambda: self.stop.requested
+        weights = state.ema or state.weights
         with self.clock.paused():
             try:
                 result = sample = evaluator.run(weights, state.puzzle_embedding, stop)

@@ -1,10 +1,14 @@
 """Hydra loads plugins from the package `hydra_plugins` only; the sweeper and the launchers are trm/study's."""
 
-from trm.study import local, slurm, sweeper
+from trm.study import local, on_ray, search, slurm, sweeper
 
 
 class StudySweeper(sweeper.StudySweeper):
     """The grid of `--multirun` and `+sweep=`."""
+
+
+class OptunaSweeper(search.OptunaSweeper):
+    """The search of hydra/sweeper=optuna."""
 
 
 class LocalLauncher(local.LocalLauncher):
@@ -13,3 +17,7 @@ class LocalLauncher(local.LocalLauncher):
 
 class SlurmLauncher(slurm.SlurmLauncher):
     """Jobs as one Slurm array."""
+
+
+class RayLauncher(on_ray.RayLauncher):
+    """Jobs as tasks of a Ray cluster."""

@@ -58,6 +58,7 @@ def validate(cfg: Config) -> None:
             "evaluate.early_exit, evaluate.supervision_steps, evaluate.augmentations and evaluate.by_difficulty are four ways to "
             "evaluate: choose one (the curve of evaluate.supervision_steps tells the accuracy with early exit too)"
         )
+    _check_inference(cfg)
     if hardware.platform == "tpu" and (hardware.backend != "xla" or "float64" in (hardware.dtype, hardware.loss_dtype)):
         raise ConfigError(
             "hardware.platform=tpu needs hardware.backend=xla, hardware.dtype=bfloat16 or float32 and hardware.loss_dtype=float32"
@@ -99,6 +100,40 @@ def validate(cfg: Config) -> None:
         )
     for check in _CHECKS:
         check(cfg)
+
+
+def _check_inference(cfg: Config) -> None:
+    way, evaluate = cfg.inference, cfg.evaluate
+    if way.candidates > 1 and way.selection == "last":
+        raise ConfigError(
+            f"inference.selection=last is for one candidate and there are {way.candidates}: choose who answers, such as "
+            "inference.selection=vote, best_q or residual"
+        )
+    if way.rollouts > 1 and way.noise == 0 and not cfg.is_random:
+        raise ConfigError(f"inference.rollouts={way.rollouts} are all alike without noise: set inference.noise, such as 0.3")
+    if way.selection == "resample" and way.particles == 1:
+        raise ConfigError("inference.selection=resample draws among rollouts and restarts: set inference.rollouts above 1")
+    if way.selection == "residual" and way.window >= cfg.inference_steps:
+        raise ConfigError(
+            f"inference.window={way.window} changes of the logits need more supervision steps than {cfg.inference_steps}: lower it "
+            "or raise inference.supervision_steps"
+        )
+    if evaluate.early_exit and way.selection in ("residual", "resample"):
+        raise ConfigError(
+            f"inference.selection={way.selection} looks at rows that have gone as far as one another: set evaluate.early_exit=false"
+        )
+    if evaluate.augmentations > 1 and (way.candidates > 1 or way.ladder):
+        raise ConfigError(
+            f"evaluate.augmentations={evaluate.augmentations} is the table of 1, 2, 4, ... votes of one candidate each: set "
+            "inference.copies instead, or inference=standard"
+        )
+    if evaluate.supervision_steps and (way.candidates > 1 or way.supervision_steps or way.ladder):
+        raise ConfigError(
+            "evaluate.supervision_steps is the curve of one candidate, with steps of its own: leave it out, or set "
+            "inference=standard; inference=frontier compares the other ways"
+        )
+    if evaluate.by_difficulty and (way.candidates > 1 or way.ladder):
+        raise ConfigError("evaluate.by_difficulty is of one candidate of each puzzle: leave it out, or set inference=standard")
 
 
 def _check_matrices(optimizer: OptimizerConfig) -> None:

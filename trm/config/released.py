@@ -1,4 +1,4 @@
-"""What the released TRM, HRM and URM codes, and trainers in general, call a setting, and what is typed for it here.
+"""What the released TRM, HRM, URM and EqR codes, and trainers in general, call a setting, and what is typed for it here.
 
 The tables serve the hints of refusals and docs/from_released.md.
 """
@@ -45,6 +45,8 @@ RELEASED = {
     "test_set_name": ("data.test_subsets", "a list"),
     "freeze_weights": ("train.trainable", "puzzle_embedding for True"),
     "source_repo": ("data.train_csv", "and data.test_csv; without them the pinned dataset is downloaded"),
+    "lambda_": ("recursion.damping", "EqR"),
+    "noise_scale": ("recursion.noise", "EqR; latents.init=random goes with it"),
 }
 # What other trainers call it: the key here, or the group with "=".
 ELSEWHERE = {

@@ -380,6 +380,60 @@ class EvaluateConfig:
     )
 
 
+# Who answers for the candidates of a puzzle (trm/inference/selection.py)
+SELECTIONS = ("last", "vote", "mode", "best_q", "residual", "halt_first", "resample")
+
+
+@dataclass
+class InferenceConfig:
+    """What is done with a trained model: symmetric copies x restarts x rollouts of D supervision steps, and who of them answers."""
+
+    name: str = _key("standard", "name of the way")
+    copies: int = _key(1, "symmetric copies of a puzzle; the first is the puzzle itself", low=1, high=1024)
+    restarts: int = _key(1, "starts of the latents: the model's own, and others drawn at random (EqR)", low=1, high=2048)
+    rollouts: int = _key(1, "rollouts of each start, which inference.noise tells apart", low=1, high=2048)
+    noise: float = _key(
+        0.0, "std of the normal noise that is added to the answer latent before every supervision step (PTRM)", low=0, high=100
+    )
+    supervision_steps: int | None = _key(
+        None, "supervision steps D of a candidate; null = recursion.n_sup, as in training", low=1, high=16384
+    )
+    selection: str = _key(
+        "last",
+        "which candidate answers: last = the only one; vote = the grid of most, the surest among equals; mode = the same, the "
+        "first among equals; best_q = the largest halting logit; residual = the least change of the logits (EqR); halt_first = in "
+        "a race of all, the first that halts; resample = best_q of candidates that are drawn anew after every step by their "
+        "halting probability (guided exploration)",
+        choices=SELECTIONS,
+    )
+    window: int = _key(3, "residual: last supervision steps whose change counts", low=1, high=1024)
+    beta: float = _key(0.25, "resample: power of the halting probability by which candidates are drawn", low=0, high=1000)
+    seed: int = _key(0, "seed of starts, noise and resampling", low=0, high=2**31 - 1)
+    ladder: list[str] = _key(
+        [], "trm.evaluate: options of inference that are run one after the other and compared", changes=NOTHING
+    )
+
+    @property
+    def particles(self) -> int:
+        """Candidates of each copy."""
+        return self.restarts * self.rollouts
+
+    @property
+    def candidates(self) -> int:
+        """Candidates of a puzzle."""
+        return self.copies * self.particles
+
+    @property
+    def is_random(self) -> bool:
+        """Whether random numbers are drawn for it."""
+        return self.restarts > 1 or self.noise > 0 or self.selection == "resample"
+
+    @property
+    def rows_together(self) -> int:
+        """Rows that have to be in one batch, since what one does depends on the others."""
+        return {"halt_first": self.candidates, "resample": self.particles}.get(self.selection, 1)
+
+
 @dataclass
 class Config:
     """One run. Every command that builds a model starts from this."""
@@ -396,13 +450,24 @@ class Config:
     train: TrainConfig = field(default_factory=TrainConfig, metadata={"changes": NOTHING})
     recipe: RecipeConfig = field(default_factory=RecipeConfig, metadata={"changes": NOTHING})
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig, metadata={"changes": RESULTS})
+    inference: InferenceConfig = field(default_factory=InferenceConfig, metadata={"changes": RESULTS})
     run_name: str = _key(MISSING, "name of the run and of its folder under outputs/", changes=NOTHING)
     seed: int = _key(0, "seed of weights, data order and exploration", low=0, high=2**31 - 1)
+
+    @property
+    def is_random(self) -> bool:
+        """Whether the model draws random numbers in evaluation, beside those of `inference`."""
+        return self.latents.init == "random" or self.recursion.noise > 0
 
     @property
     def eval_batch_size(self) -> int:
         """Rows of one evaluation batch over all devices."""
         return self.evaluate.batch_size or self.train.global_batch_size
+
+    @property
+    def inference_steps(self) -> int:
+        """Supervision steps of a candidate in an evaluation."""
+        return self.inference.supervision_steps or self.recursion.n_sup
 
 
 class _Switch(BooleanNode):

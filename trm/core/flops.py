@@ -4,9 +4,11 @@ Nothing is computed here: tensors are on the meta device, which has shapes and d
 products, a multiply-add counted as two; norms, activations and the optimizer are left out.
 """
 
+import dataclasses
 from typing import Any, NamedTuple, TypeVar
 
 import torch
+import torch.nn.functional as F
 import torch.utils._pytree as pytree
 from torch import Tensor
 from torch._subclasses import FakeTensorMode
@@ -15,6 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from trm.config import Config
 from trm.core.metrics import METRICS
 from trm.core.model import Architecture, Weights, init_fixed, swiglu_width
+from trm.core.programs import eval_program
 from trm.core.step import Batch, Carry, StepConfig, TrainState, empty_carry, eval_step, init_state, train_step
 
 T = TypeVar("T")
@@ -100,8 +103,16 @@ def count_eval_flops(cfg: Config, arch: Architecture, rows: int) -> int:
 
 
 def count_row_flops(cfg: Config, arch: Architecture) -> int:
-    """The same of one puzzle."""
-    return count_eval_flops(cfg, arch, 1)
+    """The same of one candidate of a puzzle, with what its `inference` adds."""
+    rows, way = cfg.inference.particles, cfg.inference  # a group is whole
+    # as plain torch computes it: the counter does not know what backends put in its place
+    arch = dataclasses.replace(arch, linear=F.linear, compile_block=lambda blocks: blocks, num_devices=1)
+    arguments = eval_arguments(cfg, arch, rows)
+    if way.is_random:
+        arguments.batch["rows"] = torch.empty(rows, dtype=torch.int64, device="meta")
+    with FlopCounterMode(display=False) as counter:
+        eval_program(arch, way).function(*arguments)
+    return int(counter.get_total_flops()) // rows
 
 
 def passes(cfg: Config) -> tuple[int, int] | None:

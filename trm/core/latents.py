@@ -35,10 +35,6 @@ class Noise:
         self.passes += 1
         return normal(self.seed, self.rows, shape, stream=RECURSION_NOISE, step=self.step, application=number, dtype=like.dtype)
 
-    def of(self, rows: Tensor) -> Noise:
-        """The noise of other rows, from the same pass on."""
-        return Noise(self.seed, rows, self.step, self.passes)
-
 
 def damped(net: Callable[[Tensor], Tensor], recursion: RecursionConfig, noise: Noise | None) -> Net:
     """The update of a latent u by a network that sees h: (1 - damping) u + damping net(h) + recursion.noise e."""
@@ -54,7 +50,7 @@ def damped(net: Callable[[Tensor], Tensor], recursion: RecursionConfig, noise: N
 
 
 def random_starts(
-    seed: Tensor, rows: Tensor, shapes: Mapping[str, tuple[int, ...]], step: int | Tensor, dtype: torch.dtype
+    seed: int | Tensor, rows: Tensor, shapes: Mapping[str, tuple[int, ...]], step: int | Tensor, dtype: torch.dtype
 ) -> Latents:
     """Latents [B, *shape] of independent values: normal, cut at two sigma, of standard deviation 1 after the cut."""
     return {

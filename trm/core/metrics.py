@@ -96,12 +96,14 @@ def sum_metrics(
     return torch.nn.functional.pad(sums, (0, len(NORMS)))
 
 
-def eval_metrics(arch: Architecture, out: Output, rows: RowResults, steps: Tensor, counted: Tensor) -> Tensor:
+def eval_metrics(
+    arch: Architecture, out: Output, rows: RowResults, steps: Tensor, counted: Tensor, stop: Tensor | None = None
+) -> Tensor:
     """The METRICS vector [M] of an evaluation: quantities and losses of the rows in `counted` [B] bool that have labels."""
     counted = counted & rows.labelled
     keep = counted.to(arch.master_dtype)
     losses = [(rows.lm_loss * keep).sum(), (rows.q_halt_loss * keep).sum()]
-    return sum_metrics(arch, out, rows, steps, counted, [*losses, torch.zeros_like(losses[1])], in_losses=counted)
+    return sum_metrics(arch, out, rows, steps, counted, [*losses, torch.zeros_like(losses[1])], in_losses=counted, stop=stop)
 
 
 # what is kept of rows
@@ -120,16 +122,17 @@ def halting_logit(recursion: RecursionConfig, q_halt: Tensor, q_continue: Tensor
     return q_halt - q_continue if recursion.act_continue else q_halt
 
 
-def shown_rows(arch: Architecture, logits_BCV: Tensor, q_halt_B: Tensor) -> Shown:
-    """What is shown of a supervision step's answers: the first rows of the batch, at most MOST_SAMPLES.
+def shown_rows(arch: Architecture, logits_BCV: Tensor, q_halt_B: Tensor, every: int = 1) -> Shown:
+    """What is shown of a supervision step's answers: the first rows of the batch, at most MOST_SAMPLES, of puzzles with `every`
+    candidates their first ones.
 
     `q_halt_B` is their `halting_logit`.
     """
-    logits = logits_BCV[:MOST_SAMPLES]
+    logits, q_halt_B = (rows[: every * MOST_SAMPLES : every] for rows in (logits_BCV, q_halt_B))
     predictions = logits.argmax(-1)
     log_shares = log_probabilities(logits.to(arch.loss_dtype), arch.model.loss)
     confidence = log_shares.gather(-1, predictions.unsqueeze(-1)).squeeze(-1).exp()
-    return Shown(predictions.to(torch.int32), confidence, q_halt_B[:MOST_SAMPLES])
+    return Shown(predictions.to(torch.int32), confidence, q_halt_B)
 
 
 class RowTrace(NamedTuple):
@@ -138,3 +141,7 @@ class RowTrace(NamedTuple):
     exact: Tensor  # [B] bool
     halts: Tensor  # [B] bool, the model wants to stop
     q_halt: Tensor  # [B]
+    accuracy: Tensor  # [B]
+    lm_loss: Tensor  # [B]
+    q_halt_loss: Tensor  # [B]
+    change: Tensor | None  # [B] of the logits since the step before, where a selection asks for it

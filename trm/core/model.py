@@ -377,7 +377,6 @@ def recurse(
 ) -> Latents:
     """T latent recursions, the last one with gradient."""
     separate, recursion = arch.model.separate_networks, arch.recursion
-    noise = noise if recursion.noise else None
     f_L = damped(network(arch, weights, fixed, "f_L" if separate else "net"), recursion, noise)
     f_H = damped(network(arch, weights, fixed, "f_H"), recursion, noise) if separate else f_L
     if observe is not None:
@@ -392,6 +391,11 @@ def _observed(net: Net, observe: Callable[[Tensor], None]) -> Net:
         return out
 
     return run
+
+
+def noise_of(arch: Architecture, fixed: Weights, rows: Tensor, step: int | Tensor, passes: int = 0) -> Noise | None:
+    """The noise of rows [B] int64 at a step (scalar or [B]) after so many passes of the network; None where the model has none."""
+    return Noise(fixed["random.seed"], rows, step, passes) if arch.recursion.noise else None
 
 
 def with_latents(

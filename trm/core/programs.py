@@ -11,8 +11,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from trm.config import InferenceConfig
+from trm.core.candidates import change, prepared, resampled
 from trm.core.metrics import RowTrace, Shown, eval_metrics, halting_logit, shown_rows, wants_to_halt
-from trm.core.model import Architecture, Weights
+from trm.core.model import Architecture, Weights, decode
+from trm.core.recursion import Latents
 from trm.core.step import Batch, Carry, StepConfig, TrainState, eval_forward, train_step
 
 
@@ -34,24 +37,39 @@ def train_program(cfg: StepConfig) -> Program:
 
 
 EvalResults = tuple[Carry, Tensor, Shown, tuple[RowTrace, Tensor] | None]
+ONE = InferenceConfig()  # one candidate of each puzzle
 
 
-def eval_program(arch: Architecture, *, traced: bool = False) -> Program:
+def eval_program(arch: Architecture, way: InferenceConfig = ONE, *, traced: bool = False) -> Program:
     """(weights, fixed, puzzle embedding, carry, batch, sums) -> the carry, the sums with this step's METRICS, what is shown.
 
-    Where `traced` also what the step says of every row, with the predictions [B, C].
+    Rows are candidates as `way` says; those of several, and any where `traced`, also give what the step says of every row, with the
+    predictions [B, C].
     """
 
     def evaluation_step(
         weights: Weights, fixed: Weights, puzzle_embedding: Tensor | None, carry: Carry, batch: Batch, sums: Tensor
     ) -> EvalResults:
-        carry, out, rows = eval_forward(arch, weights, fixed, puzzle_embedding, carry, batch)
-        sums = sums + eval_metrics(arch, out, rows, carry.steps, rows.labelled)
-        shown = shown_rows(arch, out.logits, halting_logit(arch.recursion, out.q_halt, out.q_continue))
+        # a carry's latents are those that the step before decoded
+        before = decode(arch, weights, carry.latents[arch.latent_names[0]])[0] if way.selection == "residual" else None
+        carry, out, rows = eval_forward(arch, weights, fixed, puzzle_embedding, carry, batch, preparation(arch, way, batch))
+        if way.selection == "resample":
+            carry = carry._replace(latents=resampled(way, carry.latents, out.q_halt, batch["rows"], carry.steps))
+        sums = sums + eval_metrics(arch, out, rows, carry.steps, rows.labelled, batch.get("stop"))
+        shown = shown_rows(arch, out.logits, halting_logit(arch.recursion, out.q_halt, out.q_continue), way.candidates)
         trace = None
-        if traced:
+        if traced or way.candidates > 1:
             halts = wants_to_halt(arch.recursion, out.q_halt, out.q_continue)
-            trace = RowTrace(rows.exact, halts, out.q_halt), out.logits.argmax(-1).to(torch.int32)
+            moved = None if before is None else change(out.logits, before)
+            said = RowTrace(rows.exact, halts, out.q_halt, rows.accuracy, rows.lm_loss, rows.q_halt_loss, moved)
+            trace = said, out.logits.argmax(-1).to(torch.int32)
         return carry, sums, shown, trace
 
     return Program(evaluation_step, lambda results: results[0])
+
+
+def preparation(arch: Architecture, way: InferenceConfig, batch: Batch) -> Callable[[Carry], Latents] | None:
+    """`prepare` of trm.core.step.eval_forward for candidates of a batch; None where they go on as they are."""
+    if way.restarts == 1 and not way.noise:
+        return None
+    return lambda carry: prepared(arch, way, carry.latents, batch["rows"], carry.steps)

@@ -8,6 +8,7 @@ Shape legend: B rows of the global batch, K copies of their latents (latents.hea
 
 from __future__ import annotations  # torch.compile cannot evaluate the annotations of nested functions
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -16,7 +17,7 @@ import torch
 from torch import Tensor
 
 from trm.config import IGNORE_LABEL, Config, OptimizerConfig, RecursionConfig
-from trm.core.latents import FURTHER_PASSES, Noise
+from trm.core.latents import FURTHER_PASSES
 from trm.core.losses import binary_cross_entropy
 from trm.core.metrics import METRICS, ROW_METRICS, RowResults, cross_entropy, eval_metrics, row_results, sum_metrics, wants_to_halt
 from trm.core.model import (
@@ -28,6 +29,7 @@ from trm.core.model import (
     forward,
     init_puzzle_embedding,
     init_weights,
+    noise_of,
     recurse,
     with_latents,
 )
@@ -44,7 +46,7 @@ from trm.core.optim import (
 from trm.core.recursion import Latents
 
 # inputs [B, C], labels [B, C], puzzle_identifiers [B], min_steps [B] (training), stop [B] (of several hosts); all int32.
-# rows [B] int64 (evaluation): whose random numbers a row has, where the model draws any; without it those of its place.
+# rows [B] int64 (evaluation): whose random numbers a row has, where any are drawn; without it those of its place.
 Batch = dict[str, Tensor]
 
 
@@ -167,12 +169,9 @@ def supervision_weights(recursion: RecursionConfig, steps: Tensor, dtype: torch.
     return decay ** (steps - 1).to(dtype) * (n_sup / sum(decay**t for t in range(n_sup)))
 
 
-def row_noise(arch: Architecture, fixed: Weights, carry: Carry, step: Tensor, first: int = 0) -> Noise | None:
-    """The noise of every row at a step, from pass `first` of the network on; None where the model has none."""
-    if not arch.recursion.noise:
-        return None
-    rows = torch.arange(carry.halted.shape[0], device=carry.halted.device)
-    return Noise(fixed["random.seed"], rows, step, first)
+def places(carry: Carry) -> Tensor:
+    """The places of the rows in the batch, [B] int64."""
+    return torch.arange(carry.halted.shape[0], device=carry.halted.device)
 
 
 def winning_forward(
@@ -190,9 +189,7 @@ def winning_forward(
         return rows.unsqueeze(1).expand(B, K, *rows.shape[1:]).flatten(0, 1)
 
     x = embed(arch, weights, vectors, carry.inputs)
-    noise = row_noise(arch, fixed, carry, step)
-    if noise is not None:
-        noise = noise.of(copies(noise.rows) * K + torch.arange(K, device=noise.rows.device).repeat(B))
+    noise = noise_of(arch, fixed, torch.arange(B * K, device=carry.halted.device), step)
     with torch.no_grad():
         before = {z: copies(value) if z == answer else value.flatten(0, 1) for z, value in carry.latents.items()}
         if recursion.T > 1:
@@ -208,7 +205,7 @@ def winning_forward(
         return torch.where(wins.view(B, K, *[1] * (rows.ndim - 2)), rows, 0).sum(1, dtype=rows.dtype)
 
     if noise is not None:
-        noise = Noise(noise.seed, of_winner(noise.rows), step, passes)
+        noise = noise_of(arch, fixed, of_winner(noise.rows), step, passes)
     latents = recurse(arch, weights, fixed, {z: of_winner(value) for z, value in before.items()}, x, 1, noise)
     others = {z: value.view(B, K, *value.shape[1:]) for z, value in after.items() if z != answer}
     return Output(latents, *decode(arch, weights, latents[answer])), {answer: latents[answer], **others}
@@ -234,7 +231,7 @@ def loss_and_grads(
     if arch.latents.heads > 1:
         out, latents = winning_forward(arch, weights, fixed, vectors, carry, state.step)
     else:
-        noise = row_noise(arch, fixed, carry, state.step)
+        noise = noise_of(arch, fixed, places(carry), state.step)
         out = forward(arch, weights, fixed, vectors, carry.latents, carry.inputs, noise=noise)
         latents = out.latents
     latents = {z: value.detach() for z, value in latents.items()}
@@ -247,7 +244,7 @@ def loss_and_grads(
     halting_losses = [rows.q_halt_loss]
     if recursion.act_continue and recursion.n_sup > 1:
         with torch.no_grad():
-            noise = row_noise(arch, fixed, carry, state.step, first=FURTHER_PASSES)
+            noise = noise_of(arch, fixed, places(carry), state.step, passes=FURTHER_PASSES)
             after = forward(arch, weights, fixed, vectors, latents, carry.inputs, noise=noise)
             best_next = torch.where(last, after.q_halt, torch.maximum(after.q_halt, after.q_continue))
             target = torch.sigmoid(best_next)
@@ -321,14 +318,23 @@ def train_step(cfg: StepConfig, state: TrainState, fixed: Weights, batch: Batch,
 
 
 def eval_forward(
-    arch: Architecture, weights: Weights, fixed: Weights, puzzle_embedding: Tensor | None, carry: Carry, batch: Batch
+    arch: Architecture,
+    weights: Weights,
+    fixed: Weights,
+    puzzle_embedding: Tensor | None,
+    carry: Carry,
+    batch: Batch,
+    prepare: Callable[[Carry], Latents] | None = None,
 ) -> tuple[Carry, Output, RowResults]:
-    """One supervision step without training, and its results for each row. No row of the new carry has halted."""
+    """One supervision step without training, and its results for each row. No row of the new carry has halted.
+
+    `prepare` says with which latents rows enter the step, if not with those of the carry.
+    """
     carry = refill(arch, fixed, carry, batch)
+    if prepare is not None:
+        carry = carry._replace(latents=prepare(carry))
     vectors = None if puzzle_embedding is None else puzzle_embedding[carry.puzzle_identifiers]
-    noise = row_noise(arch, fixed, carry, carry.steps)
-    if noise is not None and "rows" in batch:
-        noise = noise.of(batch["rows"])
+    noise = noise_of(arch, fixed, batch.get("rows", places(carry)), carry.steps)
     out = forward(arch, weights, fixed, vectors, carry.latents, carry.inputs, noise=noise)
     no_halt = torch.zeros_like(carry.halted)
     new_carry = Carry(out.latents, carry.steps + 1, no_halt, carry.inputs, carry.labels, carry.puzzle_identifiers)

@@ -8,7 +8,8 @@ Shapes: G groups, B rows of the global batch, L tokens.
 
 import copy
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,9 +18,10 @@ from trm.config import IGNORE_LABEL
 from trm.data.format import Dataset
 from trm.data.hashing import Stream, hash64, permutations
 from trm.errors import DataError
-from trm.tasks.base import Ballots, Scores, Task, augment, undo
+from trm.tasks.base import Scores, Task, augment, undo
 
 Batch = dict[str, NDArray[np.int32]]
+Keys = Callable[[NDArray[np.int64], NDArray[np.int64]], NDArray[Any]]  # int64, the one part of a batch that is
 
 # Rows that TrainLoader makes at a time, of several steps where a step has fewer: numpy's calls then cost little a row
 BLOCK_ROWS = 768
@@ -138,7 +140,8 @@ class EvalLoader:
 
     The last batch is filled with rows of padding whose labels are all IGNORE_LABEL. Iterating again repeats the pass.
     With `copies` above 1 each puzzle comes that many times in a row, as itself and in the variants 1, 2, ... of `data_seed`
-    (trm/tasks/base.py); raises DataError where the puzzles' symmetries are not known.
+    (trm/tasks/base.py), each of them `repeats` times; raises DataError where the puzzles' symmetries are not known. `keys`, of
+    puzzles (by their place in the split) and which of its rows this is, are the batch's "rows".
     """
 
     def __init__(
@@ -148,21 +151,27 @@ class EvalLoader:
         global_batch_size: int,
         max_puzzles: int | None = None,
         copies: int = 1,
+        repeats: int = 1,
+        keys: Keys | None = None,
+        first: int = 0,
         data_seed: int = 0,
+        without: str = "evaluate.augmentations=1",
         process_index: int = 0,
         process_count: int = 1,
     ):
-        self.dataset, self._copies = dataset, copies
-        self._variants = _Variants(dataset, data_seed, "evaluate.augmentations=1" if copies > 1 else None)
+        """`first` is the row to begin with; `without` the setting that does without copies, which a refusal names."""
+        self.dataset, self._copies, self._repeats, self._keys = dataset, copies, repeats, keys
+        self._variants = _Variants(dataset, data_seed, without if copies > 1 else None)
         self.global_batch_size = global_batch_size
         self._rows = host_rows(global_batch_size, process_index, process_count)
-        self._first = 0
-        self.num_puzzles = dataset.num_rows if max_puzzles is None else min(max_puzzles, dataset.num_rows)
+        self._first = first
+        left = dataset.num_rows - first
+        self.num_puzzles = left if max_puzzles is None else min(max_puzzles, left)
 
     @property
     def num_rows(self) -> int:
-        """Rows of the pass: the puzzles with their copies."""
-        return self.num_puzzles * self._copies
+        """Rows of the pass: the puzzles with their copies, and these as often as they are repeated."""
+        return self.num_puzzles * self._copies * self._repeats
 
     def rest(self) -> "EvalLoader | None":
         """The pass over the rows that come after these; None where there are none."""
@@ -177,20 +186,36 @@ class EvalLoader:
 
     def rows(self, start: int, stop: int) -> Batch:
         """Rows `start` to `stop` of the pass (fewer where it ends before), the same on every host."""
-        return self._variants.batch(*self._copies_at(start, stop))
+        puzzles, places = self._places_at(start, stop)
+        batch = self._variants.batch(puzzles, places // self._repeats)
+        return batch if self._keys is None else {**batch, "rows": self._keys(puzzles, places)}
 
-    def undo(self, cells: NDArray[np.integer]) -> NDArray[np.integer]:
-        """Answers to all rows of the pass, [R, L] tokens, as answers to the puzzles that the rows are copies of."""
-        return self._variants.undo(cells, *self._copies_at(0, self.num_rows))
+    def puzzles(self, start: int, stop: int) -> Batch:
+        """The puzzles themselves, `start` to `stop` of the pass's."""
+        puzzles = np.arange(start, min(stop, self.num_puzzles)) + self._first
+        return self._variants.batch(puzzles, np.zeros_like(puzzles))
 
-    def _copies_at(self, start: int, stop: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Of each of these rows of the pass, the puzzle and the variant."""
-        puzzles, variants = np.divmod(np.arange(min(start, self.num_rows), min(stop, self.num_rows)), self._copies)
-        return puzzles + self._first, variants
+    def questions(self) -> Batch:
+        """The puzzles with their copies, each once however often it is repeated, and then a row of padding."""
+        puzzles, copies = np.divmod(np.arange(self.num_puzzles * self._copies), self._copies)
+        batch = self._variants.batch(puzzles + self._first, copies)
+        if self._keys is not None:
+            batch["rows"] = self._keys(puzzles + self._first, copies * self._repeats)
+        return self._filled(batch, 1)
 
-    def ballots(self) -> Ballots | None:
-        """Where the answers of a pass are counted, of a task whose puzzles are judged by several rows; else None."""
-        return None
+    def undo(self, cells: NDArray[np.integer], start: int = 0) -> NDArray[np.integer]:
+        """Answers to the rows of the pass from `start` on, [..., R, L] tokens, as answers to the puzzles themselves."""
+        if self._copies == 1:
+            return cells
+        *times, rows, length = cells.shape
+        puzzles, places = (np.tile(at, math.prod(times)) for at in self._places_at(start, start + rows))
+        return self._variants.undo(cells.reshape(-1, length), puzzles, places // self._repeats).reshape(cells.shape)
+
+    def _places_at(self, start: int, stop: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Of each of these rows of the pass, the puzzle and which of its rows it is."""
+        rows = np.arange(min(start, self.num_rows), min(stop, self.num_rows))
+        puzzles, places = np.divmod(rows, self._copies * self._repeats)
+        return puzzles + self._first, places
 
     @property
     def task(self) -> Task | None:
@@ -207,8 +232,14 @@ class EvalLoader:
 
         A row without a label has none of them, as it counts nowhere.
         """
+        return self._scored(predictions, self.rows(start, start + len(predictions)))
+
+    def puzzle_scores(self, predictions: NDArray[np.integer], start: int) -> Scores:
+        """The same of answers [N, L] to the puzzles themselves, from the pass's puzzle `start` on."""
+        return self._scored(predictions, self.puzzles(start, start + len(predictions)))
+
+    def _scored(self, predictions: NDArray[np.integer], rows: Batch) -> Scores:
         assert self.task is not None
-        rows = self.rows(start, start + len(predictions))
         labelled = (rows["labels"] != IGNORE_LABEL).any(axis=1)
         found = self.task.scores(rows["inputs"], rows["labels"], predictions[: len(labelled)])
         return {name: has & labelled for name, has in found.items()}
@@ -220,10 +251,14 @@ class EvalLoader:
 
     def padded(self, start: int, stop: int) -> Batch:
         """Rows `start` to `stop` of the pass, with rows of padding after its end."""
-        facts, filled = self.dataset.metadata, self.rows(start, stop)
-        missing = stop - start - len(filled["inputs"])
-        fill = {"inputs": facts.pad_id, "labels": IGNORE_LABEL, "puzzle_identifiers": facts.blank_identifier_id}
+        filled = self.rows(start, stop)
+        return self._filled(filled, stop - start - len(filled["inputs"]))
+
+    def _filled(self, batch: Batch, missing: int) -> Batch:
+        """The batch with so many rows of padding."""
+        facts = self.dataset.metadata
+        fill = {"inputs": facts.pad_id, "labels": IGNORE_LABEL, "puzzle_identifiers": facts.blank_identifier_id, "rows": 0}
         return {
             name: np.pad(array, [(0, missing)] + [(0, 0)] * (array.ndim - 1), constant_values=fill[name])
-            for name, array in filled.items()
+            for name, array in batch.items()
         }

@@ -161,6 +161,10 @@ class PairEvalLoader(EvalLoader):
         """Rows of the pass."""
         return int(self._starts[-1])
 
+    def puzzles(self, start: int, stop: int) -> Batch:
+        """Rows of the pass, of which the first are the puzzles themselves."""
+        return self.rows(start, stop)
+
     def rest(self) -> None:
         """None: a pass takes all puzzles that it is told to, in as many variants as it is told to."""
         return
@@ -172,8 +176,8 @@ class PairEvalLoader(EvalLoader):
         variants, pairs = np.divmod(rows - self._starts[at], self._counts[at])
         return self._maker.rows(at, variants, pairs)
 
-    def undo(self, cells: NDArray[np.integer]) -> NDArray[np.integer]:
-        """Answers to all rows of the pass, as they are: what they come to is for `ballots` to say."""
+    def undo(self, cells: NDArray[np.integer], start: int = 0) -> NDArray[np.integer]:
+        """Answers to the rows of the pass from `start` on, as they are: what they come to is for `ballots` to say."""
         return cells
 
     @property

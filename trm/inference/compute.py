@@ -1,4 +1,5 @@
-"""What more compute at test time gives: longer supervision, halting, and votes of symmetric copies; and which puzzles are hard.
+"""What more compute at test time gives: longer supervision, halting, votes of symmetric copies, ways of inference compared; and
+which puzzles are hard.
 
 Pure functions of arrays.
 
@@ -7,9 +8,13 @@ Shape legend: S supervision steps, N puzzles, A copies of each puzzle, C cells.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.stats import binomtest
+
+from trm.inference.selection import Said, grid_words, vote
 
 
 @dataclass(frozen=True)
@@ -50,20 +55,6 @@ def compute_curve(
     return points
 
 
-def elected(answers: NDArray[np.integer], q_halt: NDArray[np.floating]) -> NDArray[np.intp]:
-    """Which copy [N] gives each puzzle's answer, from the copies' answers [N, A, C] and halting logits [N, A].
-
-    The vote is for whole grids: the grid that most copies gave wins, and among equals the one with the highest halting logit, which
-    is the model's own estimate that the grid is right. A puzzle is solved only in every cell. Copies that solve it give the same
-    grid, since its solution is unique, while copies that fail do so in different ways; a vote cell by cell could mix grids into one
-    that no copy gave, and many unsure copies would outvote one that is right. (The released code votes for whole grids on ARC too.)
-    """
-    votes = (answers[:, :, None] == answers[:, None, :]).all(axis=-1).sum(axis=-1)  # [N, A], copies with this copy's grid
-    most = votes == votes.max(axis=1, keepdims=True)
-    winner: NDArray[np.intp] = np.where(most, q_halt, -np.inf).argmax(axis=1)
-    return winner
-
-
 @dataclass(frozen=True)
 class VoteResult:
     """What the vote of so many copies gives; 1 copy is the puzzle itself, without a vote."""
@@ -92,9 +83,10 @@ def votes(
     right = (answers == labels[:, None]) | ~labelled[:, None]  # [N, A, C]
     exact = right.all(axis=-1)
     total = answers.shape[1]
+    words, halts = grid_words(answers), q_halt > 0
     results = []
     for copies in [*(2**i for i in range(total.bit_length()) if 2**i < total), total]:
-        winner = elected(answers[:, :copies], q_halt[:, :copies])
+        winner = vote(Said(words[:, :copies], q_halt[:, :copies], halts[:, :copies]))
         every = np.arange(len(answers))
         cells = (right[every, winner] & labelled).sum(axis=-1) / labelled.sum(axis=-1)
         results.append(
@@ -128,3 +120,26 @@ def by_difficulty(difficulty: NDArray[np.integer], scores: Mapping[str, NDArray[
         )
         below = end
     return rows
+
+
+def pareto(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The rows by their FLOPs, and whether each is on the Pareto front: no other is as good in both and better in one."""
+
+    def beaten(row: dict[str, Any]) -> bool:
+        return any(
+            (other["exact_accuracy"], -other["flops_per_puzzle"]) != (row["exact_accuracy"], -row["flops_per_puzzle"])
+            and other["exact_accuracy"] >= row["exact_accuracy"]
+            and other["flops_per_puzzle"] <= row["flops_per_puzzle"]
+            for other in rows
+        )
+
+    return [{**row, "pareto": not beaten(row)} for row in sorted(rows, key=lambda row: row["flops_per_puzzle"])]
+
+
+def with_intervals(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The rows with Wilson's 95 % interval of the exact accuracy, which is over puzzles and says nothing of other seeds."""
+    found = []
+    for row in rows:
+        ends = binomtest(round(row["exact_accuracy"] * row["count"]), int(row["count"])).proportion_ci(method="wilson")
+        found.append({**row, "exact_accuracy_low": float(ends.low), "exact_accuracy_high": float(ends.high)})
+    return found

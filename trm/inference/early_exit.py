@@ -1,8 +1,10 @@
-"""Evaluation with early exit: a row whose puzzle halted takes the next puzzle of a queue, as rows do in training.
+"""Evaluation with early exit: a row whose candidate halted takes the next candidate of a queue, as rows do in training.
 
-The queue and its bookkeeping are on the devices, so that the host need not know which rows halted. A puzzle's answer is frozen at
-the supervision step that halted it and counts as its answer after every later step.
-Shape legend: B rows of the batch, N puzzles of the queue, S most supervision steps, K samples, C cells, M metrics.
+The queue and its bookkeeping are on the devices, so that the host need not know which rows halted. A candidate's answer is frozen
+at the supervision step that halted it and counts as its answer after every later step. In a race (inference.selection=halt_first)
+the candidates of a puzzle are a group of rows that halt together, as soon as one wants to.
+Shape legend: B rows of the batch, Q questions of the queue (puzzles with their copies), N candidates (each question as often as
+there are particles), G rows of a group, S most supervision steps, K samples, C cells, M metrics, F fields of the record.
 """
 
 from typing import NamedTuple
@@ -10,45 +12,54 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from trm.config import InferenceConfig
+from trm.core.candidates import row_keys
 from trm.core.metrics import METRICS, MOST_SAMPLES, Shown, eval_metrics, halting_logit, shown_rows, wants_to_halt
 from trm.core.model import Architecture, Output, Weights
-from trm.core.programs import Program
+from trm.core.programs import ONE, Program, preparation
 from trm.core.step import Batch, Carry, empty_carry, eval_forward
+
+RECORD = ("exact", "halts", "q_halt", "accuracy", "lm_loss", "q_halt_loss", "steps")  # of a candidate, from its last step
 
 
 class ExitRows(NamedTuple):
     """What belongs to the rows of the batch and is split over the devices as they are."""
 
     carry: Carry
-    puzzle: Tensor  # [B] int32, place in the queue of the row's puzzle
+    candidate: Tensor  # [B] int32, number of the row's candidate
 
 
 class ExitTotals(NamedTuple):
     """What belongs to the whole pass; every device holds it."""
 
-    next_puzzle: Tensor  # scalar int32, first puzzle of the queue that no row has taken
-    sums: Tensor  # [S, M] METRICS over puzzles, with their answers after so many steps
-    shown: Shown  # [S, K, ...], the first puzzles of the queue
-    answers: Tensor | None  # [N + 1, C] int32, the last answer to each puzzle of the queue; None where nobody asks for them
+    next_group: Tensor  # scalar int32, first group of candidates that no rows have taken
+    sums: Tensor  # [S, M] METRICS over candidates, with their answers after so many steps
+    shown: Shown  # [S, K, ...], the first candidates of the first puzzles
+    answers: Tensor | None  # [N + 1, C] int32, the last answer of each candidate; None where nobody asks for them
+    record: Tensor | None  # [N + 1, F] RECORD of each candidate; None where a puzzle has one
 
 
 def first_rows(arch: Architecture, fixed: Weights, local_batch_size: int) -> ExitRows:
-    """Before the first step, on the CPU: every row takes a puzzle."""
+    """Before the first step, on the CPU: every row takes a candidate."""
     return ExitRows(empty_carry(arch, fixed, local_batch_size), torch.zeros(local_batch_size, dtype=torch.int32))
 
 
-def first_totals(arch: Architecture, batch_size: int, num_steps: int, num_puzzles: int | None = None) -> ExitTotals:
-    """Before the first step, on the CPU: nothing counted. `num_puzzles` keeps the answers to so many."""
-    places = (num_steps, min(MOST_SAMPLES, batch_size))
+def first_totals(
+    arch: Architecture, batch_size: int, num_steps: int, num_candidates: int | None = None, way: InferenceConfig = ONE
+) -> ExitTotals:
+    """Before the first step, on the CPU: nothing counted. `num_candidates` keeps the answers of so many."""
+    places = (num_steps, len(range(0, min(MOST_SAMPLES * way.candidates, batch_size), way.candidates)))
+    kept = 0 if num_candidates is None else num_candidates + 1
     return ExitTotals(
-        next_puzzle=torch.zeros((), dtype=torch.int32),
+        next_group=torch.zeros((), dtype=torch.int32),
         sums=torch.zeros(num_steps, len(METRICS), dtype=arch.master_dtype),
         shown=Shown(
             predictions=torch.zeros(*places, arch.seq_len, dtype=torch.int32),
             confidence=torch.zeros(*places, arch.seq_len, dtype=arch.loss_dtype),
             q_halt=torch.zeros(places, dtype=arch.master_dtype),
         ),
-        answers=None if num_puzzles is None else torch.zeros(num_puzzles + 1, arch.seq_len, dtype=torch.int32),
+        answers=torch.zeros(kept, arch.seq_len, dtype=torch.int32) if kept else None,
+        record=torch.zeros(kept, len(RECORD), dtype=arch.master_dtype) if way.candidates > 1 else None,
     )
 
 
@@ -60,43 +71,57 @@ def early_exit_step(
     queue: Batch,
     rows: ExitRows,
     totals: ExitTotals,
+    votes: Tensor | None = None,
+    way: InferenceConfig = ONE,
 ) -> tuple[ExitRows, ExitTotals]:
-    """One supervision step of every row, after the rows that halted have taken the next puzzles.
+    """One supervision step of every row, after the groups of rows that halted have taken the next candidates.
 
-    `queue` holds the N puzzles and after them one of padding, without labels, which rows take in the end and which counts nowhere.
-    A row halts where the model wants to (as in training, without exploration) or after S steps.
+    `queue` holds the Q questions and after them one of padding, without labels, which rows take in the end and which counts
+    nowhere. A row halts where the model wants to (as in training, without exploration) or after S steps; a group as one.
+    `votes` [B] int32 of several hosts say which of them want to stop.
     """
-    num_steps, end = totals.sums.shape[0], queue["inputs"].shape[0] - 1
-    free = rows.carry.halted.to(torch.int32)
-    taken = totals.next_puzzle + torch.cumsum(free, 0, dtype=torch.int32) - 1
-    puzzle = torch.where(rows.carry.halted, taken.clamp(max=end), rows.puzzle)
-    next_puzzle = (totals.next_puzzle + free.sum(dtype=torch.int32)).clamp(max=end)
-    batch = {name: values[puzzle] for name, values in queue.items()}
+    num_steps, num_questions, together = totals.sums.shape[0], queue["inputs"].shape[0] - 1, way.rows_together
+    end = num_questions * way.particles // together  # groups
+    free = rows.carry.halted.view(-1, together)[:, 0].to(torch.int32)
+    taken = ((totals.next_group + torch.cumsum(free, 0, dtype=torch.int32) - 1).clamp(max=end) * together).unsqueeze(1)
+    taken = (taken + torch.arange(together, dtype=torch.int32, device=taken.device)).flatten()
+    candidate = torch.where(rows.carry.halted, taken.clamp(max=end * together), rows.candidate)
+    next_group = (totals.next_group + free.sum(dtype=torch.int32)).clamp(max=end)
+    question = candidate // way.particles if way.particles > 1 else candidate
+    batch = {name: values[question] for name, values in queue.items()}
+    if "rows" in batch:
+        batch["rows"] = batch["rows"] + row_keys(way, torch.zeros_like(candidate), candidate % way.particles)
 
-    carry, out, results = eval_forward(arch, weights, fixed, puzzle_embedding, rows.carry, batch)
-    halted = (carry.steps >= num_steps) | wants_to_halt(arch.recursion, out.q_halt, out.q_continue)
+    carry, out, results = eval_forward(arch, weights, fixed, puzzle_embedding, rows.carry, batch, preparation(arch, way, batch))
+    wants = wants_to_halt(arch.recursion, out.q_halt, out.q_continue)
+    halted = (carry.steps >= num_steps) | wants
+    if together > 1:
+        halted = halted.view(-1, together).any(1, keepdim=True).expand(-1, together).flatten()
 
-    # [S, B]: the steps after which a row's answer of now is its puzzle's answer: this one, and if the row halts all later ones
+    # [S, B]: the steps after which a row's answer of now is its candidate's: this one, and if the row halts all later ones
     after = torch.arange(1, num_steps + 1, dtype=torch.int32, device=halted.device).unsqueeze(1)
     counted = (after == carry.steps) | (halted & (after > carry.steps))
 
     def metrics_of(counted_B: Tensor) -> Tensor:
-        return eval_metrics(arch, out, results, carry.steps, counted_B)
+        return eval_metrics(arch, out, results, carry.steps, counted_B, votes)
 
     sums = totals.sums + torch.vmap(metrics_of)(counted)
-    shown = _shown(arch, out, totals.shown, puzzle, counted)
-    answers = totals.answers
-    if answers is not None:  # rows of padding all write to the place after the puzzles'
-        answers = answers.index_copy(0, puzzle.long(), out.logits.argmax(-1).to(torch.int32))
-    return ExitRows(carry._replace(halted=halted), puzzle), ExitTotals(next_puzzle, sums, shown, answers)
+    shown = _shown(arch, out, totals.shown, candidate, counted, way.candidates)
+    answers, record = totals.answers, totals.record
+    if answers is not None:  # rows of padding all write to the place after the candidates'
+        answers = answers.index_copy(0, candidate.long(), out.logits.argmax(-1).to(torch.int32))
+    if record is not None:
+        said = (results.exact, wants, out.q_halt, results.accuracy, results.lm_loss, results.q_halt_loss, carry.steps)
+        record = record.index_copy(0, candidate.long(), torch.stack([values.to(record.dtype) for values in said], dim=1))
+    return ExitRows(carry._replace(halted=halted), candidate), ExitTotals(next_group, sums, shown, answers, record)
 
 
-def _shown(arch: Architecture, out: Output, before: Shown, puzzle: Tensor, counted: Tensor) -> Shown:
-    """The samples with this step's answers written in: puzzle k of the queue starts in row k and stays there until it halts."""
-    now = shown_rows(arch, out.logits, halting_logit(arch.recursion, out.q_halt, out.q_continue))
-    count = now.q_halt.shape[0]
-    own = puzzle[:count] == torch.arange(count, dtype=torch.int32, device=puzzle.device)
-    written = counted[:, :count] & own
+def _shown(arch: Architecture, out: Output, before: Shown, candidate: Tensor, counted: Tensor, every: int) -> Shown:
+    """The samples with this step's answers written in: a candidate starts in the row of its number and stays until it halts."""
+    now = shown_rows(arch, out.logits, halting_logit(arch.recursion, out.q_halt, out.q_continue), every)
+    first = torch.arange(now.q_halt.shape[0], dtype=torch.int32, device=candidate.device) * every
+    rows = slice(0, MOST_SAMPLES * every, every)
+    written = counted[:, rows] & (candidate[rows] == first)
     return Shown(
         torch.where(written.unsqueeze(-1), now.predictions, before.predictions),
         torch.where(written.unsqueeze(-1), now.confidence, before.confidence),
@@ -104,12 +129,18 @@ def _shown(arch: Architecture, out: Output, before: Shown, puzzle: Tensor, count
     )
 
 
-def early_exit_program(arch: Architecture) -> Program:
-    """(weights, fixed, puzzle embedding, queue, rows, totals) -> rows, totals."""
+def early_exit_program(arch: Architecture, way: InferenceConfig = ONE) -> Program:
+    """(weights, fixed, puzzle embedding, queue, rows, totals, votes) -> rows, totals."""
 
     def early_exit_evaluation_step(
-        weights: Weights, fixed: Weights, puzzle_embedding: Tensor | None, queue: Batch, rows: ExitRows, totals: ExitTotals
+        weights: Weights,
+        fixed: Weights,
+        puzzle_embedding: Tensor | None,
+        queue: Batch,
+        rows: ExitRows,
+        totals: ExitTotals,
+        votes: Tensor | None,
     ) -> tuple[ExitRows, ExitTotals]:
-        return early_exit_step(arch, weights, fixed, puzzle_embedding, queue, rows, totals)
+        return early_exit_step(arch, weights, fixed, puzzle_embedding, queue, rows, totals, votes, way)
 
     return Program(early_exit_evaluation_step, lambda results: results[0])

@@ -1,10 +1,16 @@
-"""Evaluation: every puzzle once, in full batches, by one compiled step. Two ways: all supervision steps, or with early exit."""
+"""Evaluation: every candidate of every puzzle once, in full batches, by one compiled step.
+
+`inference` says which candidates a puzzle has (copies x restarts x rollouts, D supervision steps) and who of them answers
+(selection.py). Two ways to run them: all supervision steps, or with early exit, which is how a race (halt_first) is run.
+"""
 
 import copy
+import math
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import NamedTuple
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -12,17 +18,20 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from trm.backends import Runtime
-from trm.config import EXACT, IGNORE_LABEL, SAMPLE_PUZZLES, Config
-from trm.core.metrics import METRICS, MOST_SAMPLES, NORMS, RowTrace, Shown
+from trm.config import EXACT, IGNORE_LABEL, SAMPLE_PUZZLES, Config, InferenceConfig
+from trm.core.candidates import row_keys
+from trm.core.metrics import METRICS, MOST_SAMPLES, NORMS, STOP, RowTrace, Shown
 from trm.core.model import Architecture, Weights
-from trm.core.programs import eval_program
+from trm.core.programs import ONE, eval_program
 from trm.core.step import empty_carry
 from trm.data.build import ensure_dataset
 from trm.data.format import load_dataset
-from trm.data.loader import EvalLoader
+from trm.data.loader import Batch, EvalLoader
 from trm.data.pairs import PairEvalLoader
 from trm.errors import ConfigError, DataError
-from trm.inference.early_exit import early_exit_program, first_rows, first_totals
+from trm.inference.cost import Work
+from trm.inference.early_exit import RECORD, early_exit_program, first_rows, first_totals
+from trm.inference.pool import Pool, Rows
 from trm.inference.progress import Progress, progress_bar
 from trm.inference.samples import Samples
 from trm.tasks.base import Ballots, task_of
@@ -33,12 +42,16 @@ class EvalResult:
     """What an evaluation found.
 
     Keys of the metrics: exact_accuracy, accuracy, lm_loss, q_halt_loss, q_halt_accuracy, steps, count, and the task's own scores
-    (with early exit these after the last step alone).
+    (with early exit these after the last step alone). Of several candidates these are the chosen one's, and beside them
+    oracle_exact_accuracy, the share of puzzles that any candidate solves (pass@K), and single_exact_accuracy, the mean over the
+    candidates, each by itself.
     """
 
-    by_step: list[dict[str, float]]  # after each supervision step, the mean over all puzzles
-    samples: Samples
+    # after each supervision step, the mean over all puzzles; of several candidates with early exit after the last alone
+    by_step: list[dict[str, float]]
+    samples: Samples  # of the first candidates, which are the puzzles themselves
     score_names: tuple[str, ...] = ()  # the task's own
+    work: Work = field(default_factory=Work)
     ballots: Ballots | None = None  # of a task that judges puzzles by several rows
 
     @property
@@ -49,7 +62,10 @@ class EvalResult:
     def joined(self, other: "EvalResult") -> "EvalResult":
         """The result over the puzzles of both, which share none."""
         return EvalResult(
-            [_joined(*pair) for pair in zip(self.by_step, other.by_step, strict=True)], self.samples, self.score_names, self.ballots
+            [_joined(*pair) for pair in zip(self.by_step, other.by_step, strict=True)],
+            self.samples,
+            self.score_names,
+            self.work + other.work,
         )
 
     def score(self, name: str) -> float:
@@ -77,13 +93,38 @@ class Evaluator(ABC):
     keeps_votes = False
 
     def __init__(
-        self, runtime: Runtime, arch: Architecture, fixed: Weights, loader: EvalLoader, num_steps: int, progress: str
+        self,
+        runtime: Runtime,
+        arch: Architecture,
+        fixed: Weights,
+        loader: EvalLoader,
+        num_steps: int,
+        progress: str,
+        way: InferenceConfig = ONE,
     ) -> None:
-        """`fixed` is on the CPU; `progress` is train.progress."""
-        self.runtime, self.loader = runtime, loader
+        """`fixed` is on the CPU; `progress` is train.progress; the loader's rows are the candidates of `way`."""
+        self.runtime, self.loader, self.way = runtime, loader, way
         self._arch, self._host_fixed, self._num_steps, self._progress = arch, fixed, num_steps, progress
         self._fixed = runtime.put_replicated(fixed)
         self._local_batch_size = loader.global_batch_size // runtime.process_count
+
+        self._alone = runtime.process_count == 1
+
+    def _voted(self, batch: Batch, stop: Callable[[], bool]) -> Batch:
+        """A batch of the loader; of several hosts with this one's vote to stop, for they have to leave together."""
+        return batch if self._alone else {**batch, "stop": self._own_votes(stop)}
+
+    def _votes(self, stop: Callable[[], bool]) -> Tensor | None:
+        """The same where there is no batch: of several hosts, on the devices."""
+        return None if self._alone else self.runtime.put_batch({"stop": self._own_votes(stop)})["stop"]
+
+    def _own_votes(self, stop: Callable[[], bool]) -> NDArray[np.int32]:
+        return np.full(self._local_batch_size, STOP if stop() else 0, np.int32)
+
+    def _refuse_votes(self, sums: Tensor) -> None:
+        """Raise EvaluationStopped where a host has voted to stop, by METRICS on the host, the same on all of them."""
+        if not self._alone and sums[METRICS.index("stop_votes")]:
+            raise EvaluationStopped
 
     @abstractmethod
     def prepare(self, weights: Weights, puzzle_embedding: Tensor | None) -> None:
@@ -112,11 +153,13 @@ class BatchTrace(NamedTuple):
     """What the rows of one batch said."""
 
     steps: list[RowTrace]  # after each supervision step
-    predictions: list[Tensor]  # [B, C] int32, after each supervision step where the task has scores of its own, else the last
+    predictions: list[Tensor]  # [B, C] int32, after each supervision step where somebody asks for them, else the last
 
 
 class FullEvaluator(Evaluator):
     """All rows do all supervision steps (SPEC.md "One training step" item 2)."""
+
+    _takes_all_steps = True  # whether who takes a batch wants the answers after each step, or the last alone
 
     def __init__(
         self,
@@ -126,24 +169,24 @@ class FullEvaluator(Evaluator):
         loader: EvalLoader,
         num_steps: int,
         progress: str,
+        way: InferenceConfig = ONE,
         *,
         traced: bool = False,
     ) -> None:
         """As every evaluator; `traced` makes `trace` work.
 
-        Rows are traced in any case where the puzzles have scores of their own, which are found on the host.
+        Rows are traced in any case where there are several candidates, or the puzzles have scores of their own: what is chosen and
+        how it scores is found on the host.
         """
-        super().__init__(runtime, arch, fixed, loader, num_steps, progress)
-        self._traced = traced
+        super().__init__(runtime, arch, fixed, loader, num_steps, progress, way)
         self._carry = runtime.put_rows(empty_carry(arch, fixed, self._local_batch_size))
         self._zeros = runtime.put_replicated(torch.zeros(len(METRICS), dtype=arch.master_dtype))
         self._score_names = loader.score_names
-        self.ballots = loader.ballots()
-        self._step = runtime.compile(*eval_program(arch, traced=traced or bool(self._score_names) or self.ballots is not None))
+        self._step = runtime.compile(*eval_program(arch, way, traced=traced or bool(self._score_names)))
 
     def prepare(self, weights: Weights, puzzle_embedding: Tensor | None) -> None:
         """Compile the evaluation step now rather than at the first evaluation."""
-        batch = self.runtime.put_batch(next(iter(self.loader)))
+        batch = self.runtime.put_batch(self._voted(next(iter(self.loader)), never))
         self.runtime.prepare(self._step, weights, self._fixed, puzzle_embedding, self._carry, batch, self._zeros)
 
     def rest(self) -> "FullEvaluator | None":
@@ -157,131 +200,242 @@ class FullEvaluator(Evaluator):
 
     def run(self, weights: Weights, puzzle_embedding: Tensor | None, stop: Callable[[], bool] = never) -> EvalResult:
         """Evaluate weights that are on the devices. These always have a batch to go on with: what is read is of the one before."""
+        if self.way.candidates > 1:
+            return self.pool(weights, puzzle_embedding, stop)[0]
         return self._pass(weights, puzzle_embedding, stop)[0]
 
-    def trace(self, weights: Weights, puzzle_embedding: Tensor | None) -> tuple[EvalResult, Trace]:
-        """The same, and what every row said."""
-        result, batches = self._pass(weights, puzzle_embedding, never)
+    def trace(
+        self, weights: Weights, puzzle_embedding: Tensor | None, stop: Callable[[], bool] = never
+    ) -> tuple[EvalResult, Trace]:
+        """The same of one candidate, and what every row said."""
+        result, batches = self._pass(weights, puzzle_embedding, stop)
         rows = self.loader.num_rows
-        steps = [RowTrace(*map(torch.stack, zip(*batch.steps, strict=True))) for batch in batches]  # [S, B] each
-        exact, halts, q_halt = (torch.cat(parts, dim=1)[:, :rows].numpy() for parts in zip(*steps, strict=True))
+        steps = [_stacked(batch.steps) for batch in batches]  # [S, B] each
+        exact, halts, q_halt = (
+            torch.cat([getattr(each, name) for each in steps], dim=1)[:, :rows].numpy() for name in ("exact", "halts", "q_halt")
+        )
         predictions = torch.cat([batch.predictions[-1] for batch in batches])[:rows].numpy()
         return result, Trace(predictions, exact, halts, q_halt)
 
+    def pool(
+        self,
+        weights: Weights,
+        puzzle_embedding: Tensor | None,
+        stop: Callable[[], bool] = never,
+        see: Callable[[Rows], None] | None = None,
+        *,
+        keep: bool = False,
+    ) -> tuple[EvalResult, Pool]:
+        """The result of candidates; `see` is shown their rows, those of whole puzzles at a time. One candidate has to be traced."""
+        pool = new_pool(self.loader, self.way, keep=keep, see=see)
+
+        def take(trace: BatchTrace, start: int) -> None:
+            pool.add(candidate_rows(trace, self.loader, start))
+
+        result, _ = self._pass(weights, puzzle_embedding, stop, take)
+        return EvalResult(pool.means(), result.samples, self._score_names, result.work), pool
+
     def _pass(
-        self, weights: Weights, puzzle_embedding: Tensor | None, stop: Callable[[], bool]
+        self,
+        weights: Weights,
+        puzzle_embedding: Tensor | None,
+        stop: Callable[[], bool],
+        take: Callable[[BatchTrace, int], None] | None = None,
     ) -> tuple[EvalResult, list[BatchTrace]]:
+        """`take` gets what each batch said and its first row; without it the scores are found here and the traces are kept."""
         sums = [self._zeros] * self._num_steps
         scores = [dict.fromkeys(self._score_names, 0) for _ in sums]  # puzzles that have them
+        all_predictions = bool(self._score_names) or (take is not None and self._takes_all_steps)
         shown: list[Shown] = []  # of the first batch
         traces: list[BatchTrace] = []
-        if not self.keeps_votes:
-            self.ballots = self.loader.ballots()
-        total = len(self.loader) * self._num_steps
+        total, began = len(self.loader) * self._num_steps, time.perf_counter()
+
+        def fetched(trace: BatchTrace, number: int) -> BatchTrace:
+            on_host: BatchTrace = self.runtime.fetch(trace)
+            start = number * self.loader.global_batch_size
+            if take is not None:
+                take(on_host, start)
+                return BatchTrace([], [])
+            if self._score_names:
+                self._score(on_host, start, scores)
+            return on_host._replace(predictions=on_host.predictions[-1:])
+
         with progress_bar(self._progress, 0, total, "step", leave=False) as bar:
             progress = Progress("evaluation, steps of batches", total, bar, words=self._progress == "auto")
             for number, host_batch in enumerate(self.loader):
-                batch, carry, before = self.runtime.put_batch(host_batch), self._carry, sums[-1]
+                batch, carry, before = self.runtime.put_batch(self._voted(host_batch, stop)), self._carry, sums[-1]
                 steps: list[RowTrace] = []
                 predictions: list[Tensor] = []
                 for s in range(self._num_steps):
-                    if stop():
+                    if self._alone and stop():
                         raise EvaluationStopped
                     carry, sums[s], answers, traced = self._step(weights, self._fixed, puzzle_embedding, carry, batch, sums[s])
                     if len(shown) < self._num_steps:
                         shown.append(answers)
                     if traced is not None:
                         steps.append(traced[0])
-                        predictions = [*(predictions if self._score_names else ()), traced[1]]
+                        predictions = [*(predictions if all_predictions else ()), traced[1]]
                     if s and progress.due():
                         self.runtime.fetch(sums[s - 1])
                         progress.tell(number * self._num_steps + s)
                 # what is read is of the batch before: the devices have this one to go on with
                 if traces:
-                    traces[-1] = self._fetched(traces[-1], number - 1, scores)
+                    traces[-1] = fetched(traces[-1], number - 1)
                 if traced is not None:
                     traces.append(BatchTrace(steps, predictions))
                 if stop is not never:  # else the host would be done long before the devices, and deaf to a stop
-                    self.runtime.fetch(before)
+                    self._refuse_votes(self.runtime.fetch(before))
             totals, shown = self.runtime.fetch((sums, shown))
-            traces[-1:] = [self._fetched(last, len(self.loader) - 1, scores) for last in traces[-1:]]
-        samples = Samples.of(self.loader.rows(0, MOST_SAMPLES), Shown(*map(torch.stack, zip(*shown, strict=True))))
+            traces[-1:] = [fetched(last, len(self.loader) - 1) for last in traces[-1:]]
+        samples = Samples.of(self.loader.puzzles(0, MOST_SAMPLES), Shown(*map(torch.stack, zip(*shown, strict=True))))
         means = [_means(total) for total in totals]
         for mean, found in zip(means, scores, strict=True):
             mean |= {name: count / max(mean["count"], 1) for name, count in found.items()}
-        names = self._score_names
-        if self.ballots is not None and self.loader.task is not None:
-            means[-1] |= self.ballots.scores()
-            names = self.loader.task.score_names
-        return EvalResult(means, samples, names, self.ballots), traces
+        rows = int(means[-1]["count"])
+        work = Work(rows // self.way.candidates, rows * self._num_steps, time.perf_counter() - began)
+        return EvalResult(means, samples, self._score_names, work), traces
 
-    def _fetched(self, trace: BatchTrace, number: int, scores: list[dict[str, int]]) -> BatchTrace:
-        """The trace of a batch on the host, its task's scores added to `scores` and its votes counted.
+    def _score(self, trace: BatchTrace, start: int, scores: list[dict[str, int]]) -> None:
+        """Add the task's scores of a batch on the host to `scores`."""
+        for predictions, sums in zip(trace.predictions, scores, strict=True):
+            for name, has in self.loader.scores(predictions.numpy(), start).items():
+                sums[name] += int(has.sum())
 
-        Of its answers only the last go on, and nothing where no trace was asked for.
-        """
-        on_host: BatchTrace = self.runtime.fetch(trace)
-        if self._score_names:
-            for predictions, sums in zip(on_host.predictions, scores, strict=True):
-                for name, has in self.loader.scores(predictions.numpy(), number * len(predictions)).items():
-                    sums[name] += int(has.sum())
-        if self.ballots is not None:
-            answers = on_host.predictions[-1].numpy()
-            rows = self.loader.rows(number * len(answers), (number + 1) * len(answers))
-            count, confidence = len(rows["inputs"]), on_host.steps[-1].q_halt.to(torch.float64).sigmoid().numpy()
-            self.ballots.add(rows["puzzle_identifiers"], rows["inputs"], answers[:count], confidence[:count])
-        return on_host._replace(predictions=on_host.predictions[-1:]) if self._traced else BatchTrace([], [])
+
+def _stacked(steps: list[RowTrace]) -> RowTrace:
+    """[S, B] of each."""
+    fields: list[Any] = [None if values[0] is None else torch.stack(values) for values in zip(*steps, strict=True)]
+    return RowTrace(*fields)
+
+
+def candidate_rows(trace: BatchTrace, loader: EvalLoader, start: int) -> Rows:
+    """What the rows of a batch on the host, from `start` on, said; padding is left out."""
+    count = min(len(trace.predictions[-1]), loader.num_rows - start)
+    answers = loader.undo(torch.stack(trace.predictions)[:, :count].numpy(), start)
+    said: list[Any] = [None if values is None else values[:, :count].numpy() for values in _stacked(trace.steps)]
+    return Rows(answers, *said)
+
+
+def new_pool(loader: EvalLoader, way: InferenceConfig, *, keep: bool = False, see: Callable[[Rows], None] | None = None) -> Pool:
+    """Where the candidates of a loader's puzzles come together."""
+    labelled = (loader.puzzles(0, loader.num_puzzles)["labels"] != IGNORE_LABEL).any(axis=1)
+    return Pool(way, labelled, loader.puzzle_scores if loader.score_names else None, keep=keep, see=see)
+
+
+class VariantsEvaluator(FullEvaluator):
+    """Variants of puzzles vote on their answers, and the scores are the puzzles' (`PairsTask`)."""
+
+    _takes_all_steps = False
+
+    def __init__(
+        self,
+        runtime: Runtime,
+        arch: Architecture,
+        fixed: Weights,
+        loader: PairEvalLoader,
+        num_steps: int,
+        progress: str,
+        votes: str,
+    ) -> None:
+        """As every evaluator; `votes` is evaluate.votes."""
+        super().__init__(runtime, arch, fixed, loader, num_steps, progress, traced=True)
+        self.pairs, self.keeps_votes, self.ballots = loader, votes == "run", loader.ballots()
+
+    def run(self, weights: Weights, puzzle_embedding: Tensor | None, stop: Callable[[], bool] = never) -> EvalResult:
+        """Evaluate weights that are on the devices. All hosts have the answers of all rows, so that all count the same votes."""
+        ballots = self.ballots if self.keeps_votes and self.ballots is not None else self.pairs.ballots()
+        self.ballots = ballots
+
+        def take(trace: BatchTrace, start: int) -> None:
+            answers = trace.predictions[-1].numpy()
+            rows = self.pairs.rows(start, start + len(answers))
+            count, confidence = len(rows["inputs"]), trace.steps[-1].q_halt.to(torch.float64).sigmoid().numpy()
+            ballots.add(rows["puzzle_identifiers"], rows["inputs"], answers[:count], confidence[:count])
+
+        result, _ = self._pass(weights, puzzle_embedding, stop, take)
+        assert self.pairs.task is not None
+        by_step = [*result.by_step[:-1], result.final | ballots.scores()]
+        return replace(result, by_step=by_step, score_names=self.pairs.task.score_names, ballots=ballots)
 
 
 class EarlyExitEvaluator(Evaluator):
-    """A row whose puzzle halted takes the next one (early_exit.py). The results after a step are those of stopping there."""
+    """A row whose puzzle halted takes the next one (early_exit.py). The results after a step are those of stopping there.
+
+    Of several candidates each exits by itself and is chosen by its answer of then; in a race all do where the first one halts.
+    """
 
     def __init__(
-        self, runtime: Runtime, arch: Architecture, fixed: Weights, loader: EvalLoader, num_steps: int, progress: str
+        self,
+        runtime: Runtime,
+        arch: Architecture,
+        fixed: Weights,
+        loader: EvalLoader,
+        num_steps: int,
+        progress: str,
+        way: InferenceConfig = ONE,
     ) -> None:
         """As every evaluator."""
-        super().__init__(runtime, arch, fixed, loader, num_steps, progress)
-        puzzles = loader.padded(0, loader.num_rows + 1)
-        self._count = int((puzzles["labels"] != IGNORE_LABEL).any(axis=1).sum())
+        super().__init__(runtime, arch, fixed, loader, num_steps, progress, way)
+        puzzles = loader.questions()
+        labelled = int((puzzles["labels"] != IGNORE_LABEL).any(axis=1).sum())
+        self._count = labelled * way.particles  # candidates with labels
         self._queue = runtime.put_replicated({name: torch.from_numpy(rows) for name, rows in puzzles.items()})
         self._rows = runtime.put_rows(first_rows(arch, fixed, self._local_batch_size))
-        rows_with_scores = loader.num_rows if loader.score_names else None
-        self._totals = runtime.put_replicated(first_totals(arch, loader.global_batch_size, num_steps, rows_with_scores))
-        self._step = runtime.compile(*early_exit_program(arch))
+        kept = loader.num_rows if loader.score_names or way.candidates > 1 else None
+        totals = first_totals(arch, loader.global_batch_size, num_steps, kept, way)
+        self._totals = runtime.put_replicated(totals)
+        self._step = runtime.compile(*early_exit_program(arch, way))
 
     def prepare(self, weights: Weights, puzzle_embedding: Tensor | None) -> None:
         """Compile the evaluation step now rather than at the first evaluation."""
-        self.runtime.prepare(self._step, weights, self._fixed, puzzle_embedding, self._queue, self._rows, self._totals)
+        votes = self._votes(never)
+        self.runtime.prepare(self._step, weights, self._fixed, puzzle_embedding, self._queue, self._rows, self._totals, votes)
 
     def rest(self) -> "EarlyExitEvaluator | None":
         """The same over the test puzzles that the loader leaves out: a graph of its own, since the queue has another length."""
         loader = self.loader.rest()
         if loader is None:
             return None
-        return EarlyExitEvaluator(self.runtime, self._arch, self._host_fixed, loader, self._num_steps, self._progress)
+        return EarlyExitEvaluator(self.runtime, self._arch, self._host_fixed, loader, self._num_steps, self._progress, self.way)
 
     def run(self, weights: Weights, puzzle_embedding: Tensor | None, stop: Callable[[], bool] = never) -> EvalResult:
         """Evaluate weights that are on the devices.
 
-        Only the number of finished puzzles is read on the way, and no sooner than they could all be finished.
+        Only the number of finished candidates is read on the way, and no sooner than they could all be finished.
         """
-        rows, totals, finished = self._rows, self._totals, 0
-        with progress_bar(self._progress, 0, self._count, "puzzle", leave=False) as bar:
+        rows, totals, finished, began = self._rows, self._totals, 0, time.perf_counter()
+        several = self.way.candidates > 1
+        with progress_bar(self._progress, 0, self._count, "candidate" if several else "puzzle", leave=False) as bar:
             progress = Progress("evaluation, puzzles", self._count, bar, words=self._progress == "auto")
             while finished < self._count:
-                if stop():
+                if self._alone and stop():
                     raise EvaluationStopped
+                votes = self._votes(stop)
                 for _ in range(-((self._count - finished) // -self.loader.global_batch_size)):
-                    rows, totals = self._step(weights, self._fixed, puzzle_embedding, self._queue, rows, totals)
-                finished = int(self.runtime.fetch(totals.sums)[-1, METRICS.index("count")])
+                    rows, totals = self._step(weights, self._fixed, puzzle_embedding, self._queue, rows, totals, votes)
+                sums = self.runtime.fetch(totals.sums)[-1]
+                self._refuse_votes(sums)
+                finished = int(sums[METRICS.index("count")])
                 if progress.due() or not bar.disable:
                     progress.tell(finished)
-        sums, shown, answers = self.runtime.fetch((totals.sums, totals.shown, totals.answers))
+        sums, shown, answers, record = self.runtime.fetch((totals.sums, totals.shown, totals.answers, totals.record))
         means, names = [_means(total) for total in sums], self.loader.score_names
-        if answers is not None:
+        work = Work(self._count // self.way.candidates, round(means[-1]["steps"] * self._count), time.perf_counter() - began)
+        if record is not None and answers is not None:
+            pool = new_pool(self.loader, self.way)
+            pool.add(_recorded(record[:-1].numpy(), self.loader.undo(answers[:-1].numpy())))
+            means = pool.means()
+        elif answers is not None:
             scores = self.loader.scores(answers[:-1].numpy(), 0)
             means[-1] |= {name: float(scores[name].sum()) / max(means[-1]["count"], 1) for name in names}
-        return EvalResult(means, Samples.of(self.loader.rows(0, MOST_SAMPLES), shown), names)
+        return EvalResult(means, Samples.of(self.loader.puzzles(0, MOST_SAMPLES), shown), names, work)
+
+
+def _recorded(record: NDArray[np.floating], answers: NDArray[np.integer]) -> Rows:
+    """What candidates [R] said when they had done: the RECORD of each [R, F] and its answers [R, C]."""
+    values = dict(zip(RECORD, record.T[:, None], strict=True))  # [1, R] each
+    flags = {name: values.pop(name) > 0 for name in ("exact", "halts")}
+    return Rows(answers=answers[None], change=None, **flags, **values)
 
 
 def _means(total: Tensor) -> dict[str, float]:
@@ -304,23 +458,39 @@ def _joined(one: dict[str, float], other: dict[str, float]) -> dict[str, float]:
 
 def make_evaluator(cfg: Config, runtime: Runtime, arch: Architecture, fixed: Weights, *, sample: bool = False) -> Evaluator:
     """An evaluator over the test split of the config's dataset, or a `sample` of it as training takes. Raises DataError without."""
-    loader = held_out_loader(cfg, runtime, 1, SAMPLE_PUZZLES if sample else None)
+    way = cfg.inference
+    loader = candidate_loader(cfg, runtime, SAMPLE_PUZZLES if sample else None)
     if isinstance(loader, PairEvalLoader):
-        if cfg.evaluate.early_exit:
-            raise ConfigError("evaluate.early_exit: variants vote with their answers after all supervision steps: leave it out")
-        evaluator = FullEvaluator(runtime, arch, fixed, loader, cfg.recursion.n_sup, progress_of(cfg, runtime))
-        evaluator.keeps_votes = cfg.evaluate.votes == "run"
-        return evaluator
+        if cfg.evaluate.early_exit or way.candidates > 1 or way.selection == "halt_first":
+            raise ConfigError(
+                "inference and evaluate.early_exit: the variants of these puzzles vote, each with its answer after all supervision "
+                "steps: leave them out"
+            )
+        steps = cfg.inference_steps
+        return VariantsEvaluator(runtime, arch, fixed, loader, steps, progress_of(cfg, runtime), cfg.evaluate.votes)
     if cfg.evaluate.best_by not in (EXACT, *loader.score_names):
         raise DataError(
             f"evaluate.best_by={cfg.evaluate.best_by}: data.path={cfg.data.path} holds other puzzles than the settings say: set "
             f"it to {EXACT}"
         )
-    kind = EarlyExitEvaluator if cfg.evaluate.early_exit else FullEvaluator
-    return kind(runtime, arch, fixed, loader, cfg.recursion.n_sup, progress_of(cfg, runtime))
+    kind = EarlyExitEvaluator if cfg.evaluate.early_exit or way.selection == "halt_first" else FullEvaluator
+    return kind(runtime, arch, fixed, loader, cfg.inference_steps, progress_of(cfg, runtime), way)
 
 
-def held_out_loader(cfg: Config, runtime: Runtime, copies: int, most: int | None = None) -> EvalLoader:
+def candidate_loader(cfg: Config, runtime: Runtime, most: int | None = None) -> EvalLoader:
+    """The candidates of the test puzzles, as `inference` says; otherwise as `held_out_loader`.
+
+    Where rows have to be in one batch this is the largest batch of whole groups that is not larger than the settings', or one.
+    """
+    way = cfg.inference
+    group = math.lcm(way.rows_together, runtime.num_devices)
+    batch = max(cfg.eval_batch_size // group, 1) * group if way.rows_together > 1 else cfg.eval_batch_size
+    return held_out_loader(cfg, runtime, way.copies, most, way, batch)
+
+
+def held_out_loader(
+    cfg: Config, runtime: Runtime, copies: int, most: int | None = None, way: InferenceConfig = ONE, batch_size: int | None = None
+) -> EvalLoader:
     """The test split of the config's dataset, each puzzle in so many symmetric copies. Raises DataError where there is none.
 
     Of a larger one `most` puzzles, unless evaluate.max_puzzles says how many.
@@ -331,7 +501,7 @@ def held_out_loader(cfg: Config, runtime: Runtime, copies: int, most: int | None
             raise DataError("evaluate.augmentations: the variants of these puzzles vote in any case: leave it out")
         return PairEvalLoader(
             dataset,
-            global_batch_size=cfg.eval_batch_size,
+            global_batch_size=batch_size or cfg.eval_batch_size,
             max_puzzles=cfg.evaluate.max_puzzles,
             max_variants=cfg.evaluate.max_variants,
             blank=cfg.evaluate.blank_identifiers,
@@ -341,10 +511,13 @@ def held_out_loader(cfg: Config, runtime: Runtime, copies: int, most: int | None
         )
     return EvalLoader(
         dataset,
-        global_batch_size=cfg.eval_batch_size,
+        global_batch_size=batch_size or cfg.eval_batch_size,
         max_puzzles=cfg.evaluate.max_puzzles or most,
         copies=copies,
+        repeats=way.particles,
+        keys=(lambda puzzles, places: row_keys(way, puzzles, places)) if way.is_random or cfg.is_random else None,
         data_seed=cfg.data.seed,
+        without="inference.copies=1" if way.copies > 1 else "evaluate.augmentations=1",
         process_index=runtime.process_index,
         process_count=runtime.process_count,
     )

@@ -77,6 +77,7 @@ def run_lines(plan: RunPlan, settings: PlanSettings, chip: Chip) -> list[str]:
     """One run: what it computes, and what it costs on each placement."""
     work, cfg = plan.work, plan.cfg
     assumed = "; puzzles assumed: data.num_test_puzzles or evaluate.max_puzzles sets them" if work.test_puzzles_assumed else ""
+    candidates = f" x {cfg.inference.candidates} candidates" if cfg.inference.candidates > 1 else ""
     lines = [
         f"{plan.name}: {cfg.hardware.name}, {cfg.hardware.dtype}",
         f"  parameters            {work.parameters:,} [counted]",
@@ -84,7 +85,7 @@ def run_lines(plan: RunPlan, settings: PlanSettings, chip: Chip) -> list[str]:
         *_flops_lines("evaluation step", work.eval_flops, work.analytic_eval_flops, cfg.eval_batch_size),
         f"  training              {work.train_steps:,} steps of {work.global_batch} rows, "
         f"{quantity(work.train_steps * work.train_flops, 'FLOP')} [counted]",
-        f"  evaluation            {evaluations_words(work)} x {cfg.recursion.n_sup} steps, "
+        f"  evaluation            {evaluations_words(work)}{candidates} x {cfg.inference_steps} steps, "
         f"{quantity(work.eval_calls * work.eval_flops, 'FLOP')} [counted{assumed}]",
         f"  on every chip         {mebibytes(work.state_bytes)} of weights, moments and EMA; "
         f"gradient {mebibytes(work.gradient_bytes)} [counted]",

@@ -86,7 +86,8 @@ def workload(cfg: Config) -> Workload:
     every = cfg.train.eval_every_steps
     evaluations = 1 if every is None else steps // every + (steps % every > 0)
     sample, puzzles, assumed = evaluation_puzzles(cfg)
-    batches, last_batches = (-(number // -cfg.eval_batch_size) for number in (sample, puzzles))
+    rows = [number * cfg.inference.candidates for number in (sample, puzzles)]
+    batches, last_batches = (-(number // -cfg.eval_batch_size) for number in rows)
     return Workload(
         parameters=num_parameters(arch),
         global_batch=cfg.train.global_batch_size,
@@ -95,7 +96,7 @@ def workload(cfg: Config) -> Workload:
         analytic_train_flops=None if passes(cfg) is None else _mean_step(cfg, lambda part: analytic_train_flops(part, arch)),
         eval_flops=count_eval_flops(cfg, arch, cfg.eval_batch_size),
         analytic_eval_flops=analytic_eval_flops(cfg, arch),
-        eval_calls=((evaluations - 1) * batches + last_batches) * cfg.recursion.n_sup,
+        eval_calls=((evaluations - 1) * batches + last_batches) * cfg.inference_steps,
         evaluations=evaluations,
         sample_puzzles=sample,
         test_puzzles=puzzles,

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from trm.report import plots, tables
+from trm.report.frontier import ways
 from trm.report.pairs import answers
 from trm.report.target import time_to_target
 from trm.report.thinking import MOST_PUZZLES, thinking
@@ -30,6 +31,10 @@ def terminal(comparison: Comparison) -> str:
         lines += [*aligned(texts, [cell.numeric for _, cell in rows[0]]), ""]
         for note in tables.notes(comparison):
             lines += [] if note == tables.RATES_NOTE else textwrap.wrap(note, TEXT_WIDTH, subsequent_indent="  ")
+    if found := tables.inference(comparison):
+        texts = [[title for title, _ in found[0]], *([cell.text for _, cell in row] for row in found)]
+        lines += ["", "ways of inference (trm.evaluate inference=frontier):"]
+        lines += aligned(texts, [cell.numeric for _, cell in found[0]])
     if comparison.not_counted:
         lines += ["", f"not in the means: {len(comparison.not_counted)} of {len(comparison.runs)} jobs"]
         reasons = [[tables.kind(run), run.name, textwrap.shorten(why, LONGEST_REASON)] for run, why in comparison.not_counted]
@@ -105,6 +110,10 @@ def json_text(comparison: Comparison) -> str:
             {"variant": homes.get(id(run)), "counted": id(run) in counted}
             | {name: value for name, value in vars(run).items() if name not in NOT_IN_JSON}
             for run in comparison.runs
+        ],
+        "inference": [
+            {"variant": way.variant.label, "inference": way.name, **_estimate("exact_accuracy", way.exact_accuracy), **way.means}
+            for way in ways(comparison)
         ],
         "not_counted": [{"name": run.name, "status": tables.kind(run), "reason": reason} for run, reason in comparison.not_counted],
         "warnings": comparison.warnings,

@@ -1,4 +1,6 @@
-"""Pictures: learning curves, a bar for each variant, accuracy by supervision step; each for a light and a dark page."""
+"""Pictures: learning curves, a bar for each variant, accuracy by supervision step, ways of inference; each for a light and a
+dark page.
+"""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -8,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
+from trm.report.frontier import Way, ways
 from trm.report.runs import Points, Run
 from trm.report.variants import Comparison
 from trm.show.charts import COLOURS, INK, LINES, Theme, chart
@@ -115,10 +118,43 @@ def bars(comparison: Comparison, theme: Theme) -> bytes:
     return file.getvalue()
 
 
+def frontier(comparison: Comparison, theme: Theme) -> bytes:
+    """Exact accuracy of ways of inference against their FLOPs a puzzle, mean over each variant's seeds, as PNG."""
+    with chart(11, 4.4, theme) as (figure, file):
+        axes, found = figure.subplots(), ways(comparison)
+        for number in sorted({way.number for way in found}):
+            own, (colour, line) = [way for way in found if way.number == number], _look(number)
+            flops, shares = ([value(way) for way in own] for value in (lambda w: w.means["flops_per_puzzle"], _percent))
+            widths = [100 * (way.exact_accuracy.half_width or 0) for way in own]
+            axes.errorbar(flops, shares, yerr=widths, fmt="o", color=colour, capsize=3, markersize=5, label=own[0].variant.label)
+            front = [i for i, way in enumerate(own) if all(_percent(way) > _percent(other) for other in own[:i])]
+            axes.plot([flops[i] for i in front], [shares[i] for i in front], color=colour, linestyle=line, linewidth=1)
+            oracle = [100 * way.means["oracle_exact_accuracy"] for way in own]
+            axes.plot(flops, oracle, "x", color=colour, markersize=4, alpha=0.6)
+            for i, way in enumerate(own):
+                axes.annotate(way.name, (flops[i], shares[i]), (4, (5, -11)[i % 2]), textcoords="offset points", fontsize=7)
+        axes.set(title="Ways of inference; crosses: any candidate right (an oracle)", xlabel="FLOPs of a puzzle", ylabel="exact, %")
+        axes.set_xscale("log")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+        axes.xaxis.set_minor_formatter(NullFormatter())
+        _legend(figure, axes)
+    return file.getvalue()
+
+
+def _percent(way: Way) -> float:
+    return 100 * way.exact_accuracy.mean
+
+
 def pictures(comparison: Comparison) -> dict[str, Callable[[Comparison, Theme], bytes]]:
     """All pictures that there is something for, by name."""
     steps = any(run.exact_accuracy_by_step for variant in comparison.variants for run in variant.counted)
-    return {"curves": curves, "bars": bars, **({"steps": supervision_steps} if steps else {})}
+    return {
+        "curves": curves,
+        "bars": bars,
+        **({"steps": supervision_steps} if steps else {}),
+        **({"frontier": frontier} if ways(comparison) else {}),
+    }
 
 
 def _say(axes: Axes, text: str) -> None:

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from operator import attrgetter
 
 from trm.config import EXACT, paper
+from trm.report.frontier import ways
 from trm.report.pairs import votes_note
 from trm.report.runs import Run
 from trm.report.target import time_to_target
@@ -127,6 +128,23 @@ def _result(variant: Variant, target: float | None, marks: dict[str, str], besid
             number = quantity.mean if quantity else None
             cells.append((f"{name} to {100 * target:g} %", Cell(found.words(quantity), number, numeric=True)))
     return cells
+
+
+def inference(comparison: Comparison) -> list[Row]:
+    """A row for each way of inference that runs were evaluated in."""
+    return [
+        [
+            ("variant", Cell(way.variant.label)),
+            ("inference", Cell(way.name)),
+            ("seeds", _number("{:d}", way.exact_accuracy.n)),
+            ("exact accuracy %", _estimate(way.exact_accuracy)),
+            ("pass@K % (oracle)", _number("{:.1f}", way.means["oracle_exact_accuracy"], 100)),
+            ("candidates run", _number("{:.3g}", way.means["candidates_run"])),
+            ("GFLOP/puzzle", _number("{:.4g}", way.means["flops_per_puzzle"], 1e-9)),
+            ("ms/puzzle", _number("{:.3g}", way.means["seconds_per_puzzle"], 1e3)),
+        ]
+        for way in ways(comparison)
+    ]
 
 
 def notes(comparison: Comparison) -> list[str]:

@@ -22,6 +22,7 @@ from trm.config import Config, to_plain
 from trm.core.metrics import FAILED
 from trm.core.step import TrainState
 from trm.errors import RunFailure, UserError
+from trm.inference.cost import cost
 from trm.inference.evaluator import EvalResult
 from trm.inference.samples import SAMPLES_FILE
 from trm.run.checkpoint import CheckpointWriter, flatten
@@ -80,9 +81,13 @@ class Outputs:
         values, step = result.final, self._record.step
         names = SHOWN_IN_LOG | {name: name for name in result.score_names}
         shown = ", ".join(f"{name}={values[key]:.4f}" for name, key in names.items())
-        seconds = time.perf_counter() - began
+        seconds, costs = time.perf_counter() - began, cost(result.work, self._exp.cfg, self._exp.arch)
+        if (candidates := self._exp.cfg.inference.candidates) > 1:
+            shown += f", pass@{candidates} (oracle)={values['oracle_exact_accuracy']:.4f}"
+            shown += f", candidates run={costs['candidates_run']:.3g}"
+        shown += f", GFLOP/puzzle={1e-9 * costs['flops_per_puzzle']:.3g}"
         log.info("Evaluation at step %s: %s, puzzles=%d, time=%.1fs", step, shown, values["count"], seconds)
-        self.log("eval", values)
+        self.log("eval", values | costs)
         with self._own():
             if self._exp.runtime.is_main:
                 write_whole(self._run_dir / SAMPLES_FILE, result.samples.to_json())

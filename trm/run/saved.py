@@ -228,7 +228,7 @@ def _check_tensors(folder: Path, arch: Architecture, tensors: dict[str, Tensor])
 
 def _with_overrides(settings: Any, overrides: list[str]) -> Config:
     try:
-        merged = OmegaConf.create(settings)
+        merged = OmegaConf.create(_merged(to_plain(Config()), settings))  # keys that the schema gained since have their defaults
         OmegaConf.set_struct(merged, True)
         for override in overrides:
             key, _, value = override.partition("=")

@@ -1,5 +1,5 @@
-"""Tables and pictures of `python -m trm.evaluate`: accuracy against compute, votes of symmetric copies, and scores by
-difficulty.
+"""Tables and pictures of `python -m trm.evaluate`: accuracy against compute, votes of symmetric copies, scores by difficulty,
+and ways of inference compared.
 
 Shares of 1 in CSV and JSON, percent on the terminal and in pictures.
 """
@@ -66,6 +66,38 @@ def write_difficulty(folder: Path, rows: Rows, facts: dict[str, Any]) -> None:
     _write(folder, "by_difficulty", rows, facts, columns, difficulty_picture(rows, facts))
 
 
+def write_frontier(folder: Path, rows: Rows, facts: dict[str, Any], scores: Sequence[str] = ()) -> None:
+    """Print ways of inference by their FLOPs a puzzle and write frontier.csv, .json and .png. Raises UserError."""
+    _write(
+        folder,
+        "frontier",
+        rows,
+        facts,
+        frontier_columns(scores, passes="passes_per_puzzle" in rows[0]),
+        frontier_picture(rows, facts),
+    )
+
+
+def frontier_columns(scores: Sequence[str] = (), *, passes: bool = True) -> dict[str, tuple[str, str, float]]:
+    """For each key of a way's row its title, how its value is written, and what it is multiplied by."""
+    return {
+        "inference": ("inference", "{}", 1),
+        "candidates": ("K", "{:d}", 1),
+        "supervision_steps": ("D", "{:d}", 1),
+        "selection": ("selection", "{}", 1),
+        "exact_accuracy": ("exact %", "{:.2f}", 100),
+        "exact_accuracy_low": ("95 % from", "{:.2f}", 100),
+        "exact_accuracy_high": ("to", "{:.2f}", 100),
+        **_score_columns(scores),
+        "oracle_exact_accuracy": ("pass@K % (oracle)", "{:.2f}", 100),
+        "candidates_run": ("candidates run", "{:.3g}", 1),
+        **({"passes_per_puzzle": ("passes/puzzle", "{:.4g}", 1)} if passes else {}),
+        "flops_per_puzzle": ("GFLOP/puzzle", "{:.4g}", 1e-9),
+        "seconds_per_puzzle": ("ms/puzzle", "{:.3g}", 1e3),
+        "pareto": ("Pareto front", "{:d}", 1),
+    }
+
+
 def _score_columns(names: Sequence[str]) -> dict[str, tuple[str, str, float]]:
     return {name: (f"{name.removesuffix('_accuracy')} %", "{:.2f}", 100) for name in names}
 
@@ -106,6 +138,33 @@ def curve_picture(points: Rows, facts: dict[str, Any]) -> bytes:
     return file.getvalue()
 
 
+def frontier_picture(rows: Rows, facts: dict[str, Any]) -> bytes:
+    """Exact accuracy of each way against its FLOPs a puzzle, with the Pareto front as a line and the oracle above it. PNG."""
+    with chart(7, 4.6) as (figure, file):
+        axes = figure.subplots()
+        front = [row for row in rows if row["pareto"]]
+        _line(axes, 0, front, "flops_per_puzzle", "exact_accuracy", "Pareto front")
+        for number, row in enumerate(rows):
+            place = (row["flops_per_puzzle"], 100 * row["exact_accuracy"])
+            ends = [
+                [100 * (row["exact_accuracy"] - row["exact_accuracy_low"])],
+                [100 * (row["exact_accuracy_high"] - row["exact_accuracy"])],
+            ]
+            axes.errorbar(*place, yerr=ends, fmt="o", color=COLOURS[0 if row["pareto"] else 6], markersize=5, capsize=2)
+            axes.annotate(row["inference"], place, (5, (6, -12)[number % 2]), textcoords="offset points", fontsize=8)
+        several = [row for row in rows if row["candidates"] > 1]
+        if several:
+            shares = [100 * row["oracle_exact_accuracy"] for row in several]
+            label = "any candidate right (pass@K, an oracle)"
+            axes.plot([row["flops_per_puzzle"] for row in several], shares, "x", color=COLOURS[1], label=label)
+        axes.set_xscale("log")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.xaxis.set_major_formatter(EngFormatter(unit="FLOP"))
+        axes.xaxis.set_minor_locator(NullLocator())
+        _name(axes, "Ways of inference", "compute for a puzzle; bars: 95 % over puzzles", facts)
+    return file.getvalue()
+
+
 def votes_picture(rows: Rows, facts: dict[str, Any]) -> bytes:
     """Exact accuracy of the vote against the number of copies, beside the copies by themselves. PNG."""
     with chart(7, 4.2) as (figure, file):
@@ -136,7 +195,7 @@ def _write(
     """`columns`: for each key of a row its title on the terminal, how its value is written, and what it is multiplied by there."""
     record = json.dumps({**facts, "rows": list(rows)}, sort_keys=True)
     text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, columns)
+    writer = csv.DictWriter(text, columns, extrasaction="ignore")
     writer.writeheader()
     writer.writerows(rows)
     files: dict[str, str | bytes] = {

@@ -5,9 +5,12 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from trm.config import InferenceConfig
+from trm.core.candidates import prepared
 from trm.core.losses import log_probabilities
 from trm.core.metrics import halting_logit
-from trm.core.model import Architecture, Weights, decode, forward, with_latents
+from trm.core.model import Architecture, Weights, decode, forward, noise_of, with_latents
+from trm.core.programs import ONE
 from trm.errors import ConfigError
 from trm.show.thinking import Cells, Frame
 
@@ -18,20 +21,27 @@ def think(
     fixed: Weights,
     puzzle_embedding: Tensor | None,
     question: Cells,
+    way: InferenceConfig = ONE,
+    key: int = 0,
+    num_steps: int | None = None,
     identifier: int = 0,
 ) -> Iterator[list[Frame]]:
-    """Frames of each of N_sup supervision steps, one for each latent recursion, as they are computed; the last is the answer.
+    """Frames of each supervision step, one for each latent recursion, as they are computed; the last is the answer.
 
-    All tensors are on the CPU, where the model runs eagerly: for one puzzle that is faster than compiling. As in evaluation the
+    They are those of the candidate of `way` whose `key` this is (trm/core/candidates.py), for `num_steps` (None = N_sup). All
+    tensors are on the CPU, where the model runs eagerly: for one puzzle that is faster than compiling. As in evaluation the
     model never halts early. Raises ConfigError where the recursion's variant does not end with f_H (trm/core/recursion.py).
     """
     inputs = torch.from_numpy(question).int()[None]
     vectors = None if puzzle_embedding is None else puzzle_embedding[identifier : identifier + 1]
-    latents = {z: value.contiguous() for z, value in with_latents(arch, fixed, 1).items()}
-    for step in range(1, arch.recursion.n_sup + 1):
+    row = torch.tensor([key])
+    latents = {z: value.contiguous() for z, value in with_latents(arch, fixed, 1, row).items()}
+    for step in range(1, (num_steps or arch.recursion.n_sup) + 1):
         seen: list[Tensor] = []
         with torch.no_grad():
-            latents = forward(arch, weights, fixed, vectors, latents, inputs, seen.append).latents
+            latents = prepared(arch, way, latents, row, torch.tensor([step - 1]))
+            noise = noise_of(arch, fixed, row, torch.tensor([step - 1]))
+            latents = forward(arch, weights, fixed, vectors, latents, inputs, seen.append, noise).latents
             if not seen or seen[-1] is not latents[arch.latent_names[0]]:
                 raise ConfigError(
                     f"recursion.variant={arch.recursion.variant}: its answer is not what f_H returned last, so that its recursions "

@@ -117,5 +117,25 @@ def expand_indices(text: str) -> tuple[int, ...]:
 
 
 def ray_resources(hardware: HardwareConfig) -> dict[str, float]:
-    """What one job asks of Ray."""
+    """What one job asks of Ray on each of its hosts, beside cores."""
+    if hardware.platform == "cuda":
+        return {"GPU": 1 / hardware.jobs}
     return {"TPU": float(place(hardware).devices_per_process)} if hardware.platform == "tpu" else {}
+
+
+def slice_topology(hardware: HardwareConfig) -> str:
+    """How the chips of one job's hosts lie, such as 2x4x4. Raises ConfigError where the hosts are no TPU v4 slice."""
+    placed = place(hardware)
+    hosts, chips = HOST_BOUNDS.get(placed.processes), CHIP_BOUNDS.get(placed.devices_per_process)
+    if hardware.platform != "tpu" or hosts is None or chips is None:
+        raise ConfigError(
+            f"hardware={hardware.name}: {placed.processes} host(s) with {placed.devices_per_process} {hardware.platform} device(s) "
+            f"each are no TPU v4 slice, which has {', '.join(map(str, HOST_BOUNDS))} hosts of 4 chips"
+        )
+    return "x".join(str(int(h) * int(c)) for h, c in zip(hosts.split(","), chips.split(","), strict=True))
+
+
+def ray_slice(hardware: HardwareConfig, cpus: int) -> dict[str, Any]:
+    """The arguments of Ray's slice placement group for a job on several hosts: a bundle for each host, with `cpus` cores."""
+    bundle = {"TPU": float(place(hardware).devices_per_process), "CPU": float(cpus)}
+    return {"topology": slice_topology(hardware), "accelerator_version": "v4", "resources_per_bundle": bundle}

@@ -1,18 +1,22 @@
-"""Jobs as processes of their own, which a launcher follows until they have ended: what the local and the Slurm launcher share.
+"""Jobs as processes of their own, which a launcher follows until they have ended: what the launchers share.
 
 The launchers are those of hydra-submitit-launcher, changed in how they wait: a local sweep keeps as many jobs running as there are
 slots, a Slurm sweep follows the queue itself (a requeued job is still under way), and neither ends because one job did.
 """
 
 import contextlib
+import logging
 import os
 import signal
 import sys
+import time
 import traceback
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
+from filelock import FileLock, Timeout
 from hydra.core.singleton import Singleton
 from hydra.core.utils import JobReturn, JobStatus
 from hydra_plugins.hydra_submitit_launcher import submitit_launcher  # type: ignore[import-untyped]
@@ -22,10 +26,14 @@ from omegaconf import DictConfig, OmegaConf
 from trm.cli import ROOT, one_line
 from trm.config import HardwareConfig
 from trm.errors import EXIT_FAILED, EXIT_PREEMPTED, UserError
+from trm.run.folder import read_summary
 from trm.run.rank import process_rank
 from trm.study import sweep as study
 from trm.study.board import Board
 
+log = logging.getLogger(__name__)
+
+POLL_S = 0.2
 VISIBLE_GPUS = "TRM_VISIBLE_GPUS"  # the sweep's own CUDA_VISIBLE_DEVICES: submitit's local jobs start with an empty one
 
 
@@ -37,7 +45,7 @@ def hardware_of(config: DictConfig) -> HardwareConfig:
 
 
 class QueueLauncher(submitit_launcher.BaseSubmititLauncher):  # type: ignore[misc]
-    """What the local and the Slurm launcher share: every job is a process of its own, and is followed until it has ended."""
+    """What the launchers share: every job is a process of its own, and is followed until it has ended."""
 
     def __init__(self, **params: Any) -> None:
         super().__init__(**params)
@@ -47,7 +55,10 @@ class QueueLauncher(submitit_launcher.BaseSubmititLauncher):  # type: ignore[mis
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Not used: the study's sweeper calls `launch_jobs`."""
-        raise UserError("hydra/launcher=submitit_local and submitit_slurm work with hydra/sweeper=study: leave hydra/sweeper alone")
+        raise UserError("hydra/launcher=submitit_local, submitit_slurm and ray work with hydra/sweeper=study: leave it alone")
+
+    def get_ready(self) -> None:
+        """Called before a sweep's data are built: raises UserError where no job could start."""
 
     def launch_jobs(self, sweep_dir: Path, names: Sequence[str], job_overrides: Sequence[Sequence[str]], board: Board) -> None:
         """Start every job and wait until all have ended; fills `reasons` and `stopped`."""
@@ -78,6 +89,21 @@ class QueueLauncher(submitit_launcher.BaseSubmititLauncher):  # type: ignore[mis
         """The arguments of `__call__` for one job."""
         return list(overrides), "hydra.sweep.dir", number, str(run_dir), Singleton.get_state()
 
+    def stop(self, number: int, frame: FrameType | None) -> None:
+        """A signal's handler: the first SIGINT or SIGTERM sets `stopped`, the second one ends this process."""
+        if self.stopped:
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+        self.stopped = True
+        print("stopping: running jobs save their state first (once more to leave them)", file=sys.stderr, flush=True)
+
+    def ended(self, run_dir: Path, count: str, took: str, reason: str) -> None:
+        """Tell how a job ended, and keep `reason` for the case that its folder does not."""
+        summary = read_summary(run_dir) or {}
+        status, score = summary.get("status", "ended without a summary"), summary.get("exact_accuracy")
+        log.info("%s %s: %s%s", count, run_dir.name, status if score is None else f"{status} at {score:.4f}", took)
+        self.reasons[run_dir.name] = "stopped with the sweep" if self.stopped else reason
+
     # ------------------------------------------------------------------------------------------------- inside the job
 
     def __call__(
@@ -98,7 +124,7 @@ class QueueLauncher(submitit_launcher.BaseSubmititLauncher):  # type: ignore[mis
                 else:
                     Path(run_dir).mkdir(parents=True, exist_ok=True)
                     study.write_json(Path(run_dir) / study.PLACEMENT_FILE, {"sweep_dir": str(Path(run_dir).parent)} | placement)
-                result = super().__call__(sweep_overrides, job_dir_key, job_num, run_dir, singleton_state)
+                result = self.run(sweep_overrides, job_dir_key, job_num, run_dir, singleton_state)
             failed = result.status != JobStatus.COMPLETED
         except SystemExit as end:
             if end.code == EXIT_PREEMPTED and self.goes_on_later(rank):
@@ -119,6 +145,11 @@ class QueueLauncher(submitit_launcher.BaseSubmititLauncher):  # type: ignore[mis
             sys.exit(EXIT_FAILED)  # so that the queue knows it too
         return None  # what the job has to say is in its folder
 
+    def run(self, *arguments: Any) -> JobReturn:
+        """Run as Hydra would; the arguments are those of `__call__`."""
+        result: JobReturn = super().__call__(*arguments)
+        return result
+
     def goes_on_later(self, rank: int) -> bool:
         """Called when the run has saved and stopped on a signal: True where the queue starts the job again."""
         return False
@@ -126,6 +157,38 @@ class QueueLauncher(submitit_launcher.BaseSubmititLauncher):  # type: ignore[mis
     def placed(self, sweep_dir: Path) -> contextlib.AbstractContextManager[dict[str, Any]]:
         """Hold a place on this host while the job runs: what placement.json says about it."""
         raise NotImplementedError
+
+
+def take_slot(stack: contextlib.ExitStack, folder: Path, slots: Sequence[Sequence[int]], *, shared: bool = False) -> int:
+    """The index of a slot all of whose devices are free, locked until the stack closes; waits for one.
+
+    The locks of a `shared` folder are those of all users of the host: every one of them may write there.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    if shared and folder.stat().st_uid == os.geteuid():
+        folder.chmod(0o1777)
+    while True:
+        for index, slot in enumerate(slots):
+            with contextlib.ExitStack() as taken:
+                try:
+                    for device in slot:
+                        taken.enter_context(FileLock(folder / f"device_{device}.lock", mode=0o666, blocking=False))
+                except Timeout:
+                    continue
+                stack.push(taken.pop_all())
+                return index
+        time.sleep(POLL_S)
+
+
+@contextlib.contextmanager
+def handling(action: Any, *numbers: signal.Signals) -> Iterator[None]:
+    """What signals do while entered. Processes that are started then inherit it where they are ignored."""
+    previous = {number: signal.signal(number, action) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, before in previous.items():
+            signal.signal(number, before)
 
 
 @contextlib.contextmanager

@@ -20,8 +20,8 @@ from trm.run.rank import on_a_pod
 from trm.study import sweep as study
 from trm.study.board import Board
 from trm.study.names import job_names, sweep_name, word
-from trm.study.placement import place, ray_resources
-from trm.study.queue import QueueLauncher, hardware_of
+from trm.study.placement import place
+from trm.study.queue import QueueLauncher
 
 log = logging.getLogger(__name__)
 
@@ -38,20 +38,14 @@ class StudySweeper(BasicSweeper):
         if config.hardware.platform == "tpu" and config.hardware.placement is None:
             config.hardware.placement = "chip"
             self.implied = ["hardware.placement=chip"]
-        try:
-            super().setup(hydra_context=hydra_context, task_function=task_function, config=config)
-        except (RuntimeError, ImportError) as error:
-            if "hydra_ray_launcher" not in str(error):
-                raise
-            raise UserError("hydra/launcher=ray is not installed: pip install -e '.[ray]'") from error
+        # of the sweep alone: a job is composed without +sweep=NAME, which may have named a sweeper of other settings
+        own = [given for given in config.hydra.overrides.hydra if not given.startswith("hydra.sweeper.")]
+        config.hydra.overrides.hydra = own
+        super().setup(hydra_context=hydra_context, task_function=task_function, config=config)
 
     def sweep(self, arguments: list[str]) -> None:
         """Run what is missing of the grid. Exits with 1 where a job did not complete, with 143 where the sweep was stopped."""
-        if on_a_pod():  # every host would train the same jobs in the same folders
-            raise UserError(
-                "a sweep cannot run on all hosts of a pod at once: start it on one machine with hydra/launcher=submitit_slurm or "
-                "hydra/launcher=ray, or give scripts/launch_pod.sh one run at a time"
-            )
+        self.refuse_pod()
         shown_dir = Path(str(self.config.hydra.sweep.dir))
         sweep_dir = shown_dir.absolute()
         jobs = self._grid(arguments)
@@ -62,16 +56,22 @@ class StudySweeper(BasicSweeper):
             study.write_grid(sweep_dir, command, jobs)
             OmegaConf.save(self.config, sweep_dir / "multirun.yaml")
             todo = study.left_to_do(sweep_dir, jobs)
-            for data in {job.cfg.data.path: job.cfg.data for job in todo}.values():
-                if is_absent(Path(data.path)):  # here, once, rather than in each job, and where there may be a network
-                    ensure_dataset(data)
             before = study.stamps(sweep_dir, jobs)
-            errors, stopped = self._launch(sweep_dir, todo) if todo else ({}, False)
+            errors, stopped = self.launch_prepared(sweep_dir, todo) if todo else ({}, False)
             failed = study.failures(sweep_dir, jobs, before, errors)
         lines = study.closing_lines(shown_dir, jobs, failed, command)
         print("\n".join(lines), file=sys.stderr if failed else sys.stdout, flush=True)
         if failed:
             sys.exit(EXIT_PREEMPTED if stopped else EXIT_FAILED)
+
+    @staticmethod
+    def refuse_pod() -> None:
+        """Raise UserError where scripts/launch_pod.sh started the sweep: every host would train the same jobs."""
+        if on_a_pod():
+            raise UserError(
+                "a sweep cannot run on all hosts of a pod at once: start it on one machine with hydra/launcher=submitit_slurm or "
+                "hydra/launcher=ray, or give scripts/launch_pod.sh one run at a time"
+            )
 
     def configs(self, arguments: list[str]) -> dict[str, Config]:
         """The settings of every job of the grid, by its name."""
@@ -118,8 +118,19 @@ class StudySweeper(BasicSweeper):
             chosen[key] = word(value)
         return chosen
 
+    def launch_prepared(self, sweep_dir: Path, jobs: Sequence[study.Job]) -> tuple[dict[str, str], bool]:
+        """Build what data the jobs lack, start them and wait.
+
+        Returns the launcher's reason for each that did not end well, and whether the sweep was stopped.
+        """
+        if isinstance(self.launcher, QueueLauncher):
+            self.launcher.get_ready()
+        for data in {job.cfg.data.path: job.cfg.data for job in jobs}.values():
+            if is_absent(Path(data.path)):  # here, once, rather than in each job, and where there may be a network
+                ensure_dataset(data)
+        return self._launch(sweep_dir, jobs)
+
     def _launch(self, sweep_dir: Path, jobs: Sequence[study.Job]) -> tuple[dict[str, str], bool]:
-        """Start the jobs and wait for them: the launcher's reason for each that did not end well, and whether it was stopped."""
         batch = [self._launched_overrides(sweep_dir, job) for job in jobs]
         if isinstance(self.launcher, QueueLauncher):
             self.launcher.launch_jobs(sweep_dir, [job.dir for job in jobs], batch, Board(sweep_dir, jobs))
@@ -127,29 +138,13 @@ class StudySweeper(BasicSweeper):
         assert self.launcher is not None
         reasons = {}
         try:
-            self._ask_ray()
             for job, result in zip(jobs, self.launcher.launch(batch, initial_job_idx=0), strict=True):
                 if result.status != JobStatus.COMPLETED:
                     reasons[job.dir] = _one_line(result._return_value)
-        except UserError:
-            raise
         except Exception as error:  # noqa: BLE001 - a launcher may raise anything for a job that died; the summaries judge
             log.warning("the launcher gave up: %s", _one_line(error))
             reasons = {job.dir: f"no summary; the launcher gave up: {_one_line(error)}" for job in jobs}
         return reasons, False
-
-    def _ask_ray(self) -> None:
-        """With hydra/launcher=ray: ask for the chips of hardware.placement, unless the launcher's settings say otherwise."""
-        ray = getattr(self.launcher, "ray_cfg", None)
-        if ray is None:
-            return
-        hardware = hardware_of(self.config)
-        if place(hardware).processes > 1:
-            raise ConfigError(
-                "hardware.placement=pod: Ray gives a job one host at most: use placement=host or chip, or submitit_slurm"
-            )
-        if not ray.remote.get("resources"):
-            ray.remote.resources = dict(ray_resources(hardware))
 
     def _launched_overrides(self, sweep_dir: Path, job: study.Job) -> list[str]:
         """The job's overrides, and where in the sweep it belongs."""

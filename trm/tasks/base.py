@@ -104,7 +104,10 @@ class Drawn:
 
 
 class Symmetry(Protocol):
-    """The symmetries of a task: variant k of puzzle p is a pure function of (seed, p, k), and variant 0 is the puzzle itself."""
+    """The symmetries of a task: variant k of puzzle p is a pure function of (seed, p, k), and variant 0 is the puzzle itself.
+
+    Those of which a puzzle has few, all of them variants 0 to `order` - 1, say so.
+    """
 
     @property
     def words(self) -> str:
@@ -399,6 +402,18 @@ def check_task(cfg: Config) -> None:
     names = (EXACT, *task.score_names)
     if cfg.evaluate.best_by not in names:
         raise ConfigError(f"evaluate.best_by={cfg.evaluate.best_by} is no score of {task.title}: choose one of {', '.join(names)}")
+    copies, symmetry = cfg.inference.copies, task.symmetry
+    if copies > 1 and symmetry is None:
+        raise ConfigError(
+            f"inference.copies={copies}: no symmetries of a {task.title} are known, so it has no copies that could answer: set "
+            "inference.copies=1"
+        )
+    most = getattr(symmetry, "order", None)
+    if symmetry is not None and most is not None and copies > most:
+        raise ConfigError(
+            f"inference.copies={copies}: a {task.title} has {most} symmetric copies ({symmetry.words}), and one that came twice "
+            f"would count twice: set inference.copies={most}"
+        )
 
 
 # ------------------------------------------------------------------------------------------------- symmetries, applied and undone

@@ -20,6 +20,7 @@ class Dihedral:
     """
 
     words = "turned and mirrored"
+    order = ORDER
 
     def __init__(self, side: int, vocab_size: int) -> None:
         self._side, self._vocab_size = side, vocab_size

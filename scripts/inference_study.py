@@ -1,0 +1,342 @@
+"""Ways of inference measured on trained models: `python scripts/inference_study.py RUN ... [KEY=VALUE ...] [--out FOLDER]`.
+
+RUN are runs of one model with different seeds, KEY=VALUE what trm.evaluate takes (evaluate.max_puzzles=512, hardware=...). For each
+run it makes passes that answer for many ways at once: one of 256 supervision steps, one of 32 symmetric copies, one of 100 rollouts
+for each noise, one of 32 restarts; who is chosen of the first K candidates after D steps is found afterwards, since a candidate's
+numbers depend on neither. A pass that is done is kept in FOLDER/passes, so the same command goes on where it was stopped. Writes
+FOLDER.md, a table with paired intervals, and FOLDER/frontier.png, .csv and .json.
+
+Intervals: exact accuracy, mean over the seeds with Student's t interval; the difference from the standard way on the same puzzles
+and seeds by bootstrap over puzzles within each seed and over seeds (scipy), and McNemar's exact test of the puzzles of all seeds.
+"""
+
+import argparse
+import csv
+import io
+import itertools
+import json
+import shlex
+import sys
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.ticker import EngFormatter, LogLocator, NullLocator
+from numpy.typing import NDArray
+from scipy import stats
+
+from trm.config import IGNORE_LABEL, InferenceConfig
+from trm.core.flops import count_row_flops, passes
+from trm.inference.evaluator import FullEvaluator, candidate_loader, progress_of
+from trm.inference.pool import Rows, choose
+from trm.run.experiment import on_devices, started
+from trm.run.saved import open_run
+from trm.show.charts import COLOURS, chart
+
+BOOTSTRAPS = 2000
+TITLES = (
+    *("candidates from", "who answers", "K", "D", "exact %", "difference, 95 %", "McNemar p", "pass@K % (oracle)"),
+    *("selection failures %", "candidates run", "passes", "GFLOP", "ms", "front"),
+)
+
+
+@dataclass(frozen=True)
+class Pass:
+    """One pass of many candidates."""
+
+    name: str
+    settings: tuple[str, ...]  # overrides
+    asked: tuple[tuple[str, int, int], ...]  # (selection, first K candidates, D supervision steps)
+
+
+def asked(selections: tuple[str, ...], counts: tuple[int, ...], steps: tuple[int, ...]) -> tuple[tuple[str, int, int], ...]:
+    """All combinations."""
+    return tuple(itertools.product(selections, counts, steps))
+
+
+def study(*, quick: bool) -> list[Pass]:
+    """The passes of the study; `quick` has fewer and smaller ones, to try it out."""
+    steps: tuple[int, ...] = (4, 8) if quick else (16, 64, 256)
+    votes: tuple[int, ...] = (2, 4) if quick else (2, 8, 32)
+    rollouts: tuple[int, ...] = (2, 4) if quick else (8, 32, 100)
+    restarts: tuple[int, ...] = (2, 4) if quick else (8, 32)
+    noises = (0.3,) if quick else (0.1, 0.3, 1.0)
+    one = ("inference.selection=vote", f"inference.copies={max(votes)}", f"inference.supervision_steps={steps[0]}")
+    shared = ("inference.selection=residual", f"inference.supervision_steps={steps[1]}")  # which tells the residuals too
+    found = [
+        Pass("steps", (f"inference.supervision_steps={steps[-1]}",), asked(("last",), (1,), steps)),
+        Pass("copies", one, asked(("vote", "mode", "best_q", "halt_first"), votes, steps[:1])),
+    ]
+    for noise in noises:
+        found.append(
+            Pass(
+                f"noise{noise:g}",
+                (*shared, f"inference.rollouts={max(rollouts)}", f"inference.noise={noise}"),
+                (
+                    *asked(("best_q", "mode", "vote", "residual"), rollouts, steps[:2]),
+                    *asked(("halt_first",), rollouts, steps[1:2]),
+                ),
+            )
+        )
+    ways = (*asked(("residual", "best_q", "vote"), restarts, steps[:2]), *asked(("halt_first",), restarts, steps[1:2]))
+    found.append(Pass("restarts", (*shared, f"inference.restarts={max(restarts)}"), ways))
+    return found
+
+
+# ------------------------------------------------------------------------------------------------------------------ measuring
+
+Found = dict[str, NDArray[Any]]  # of ways "SELECTION/K/D/right|oracle|row_steps" over the puzzles N; and numbers of the pass
+
+
+def measured(path: Path, wanted: Pass, others: list[str], keep: Path) -> Found:
+    """What a pass says of each of its ways. One that is kept already is read. Raises the errors of trm.run.saved.open_run."""
+    if keep.exists():
+        with np.load(keep) as file:
+            return dict(file)
+    run = open_run(path, [*wanted.settings, *others])
+    cfg, runtime, parts = run.cfg, started(run.cfg), dict[str, list[NDArray[Any]]]()
+    loader = candidate_loader(cfg, runtime)
+    labelled = (loader.puzzles(0, loader.num_puzzles)["labels"] != IGNORE_LABEL).any(axis=1)
+    progress = progress_of(cfg, runtime)
+    evaluator = FullEvaluator(
+        runtime, on_devices(run.arch, runtime), run.fixed, loader, cfg.inference_steps, progress, cfg.inference, traced=True
+    )
+
+    def see(rows: Rows) -> None:
+        for selection, K, D in wanted.asked:
+            for name, values in judged(cfg.inference, rows, selection, K, D).items():
+                parts.setdefault(f"{selection}/{K}/{D}/{name}", []).append(values)
+
+    weights, table = runtime.put_replicated((run.eval_weights, run.puzzle_embedding))
+    began = time.perf_counter()
+    evaluator.pool(weights, table, see=see)
+    seconds = time.perf_counter() - began
+    found = {name: np.concatenate(values)[labelled] for name, values in parts.items()}
+    row_steps = int(labelled.sum()) * cfg.inference.candidates * cfg.inference_steps
+    flops = {
+        name: count_row_flops(replace(cfg, inference=InferenceConfig(selection=name)), run.arch) for name in ("last", "residual")
+    }
+    facts = {"seconds_per_row_step": seconds / row_steps, **{f"flops_{name}": value for name, value in flops.items()}}
+    if (counted := passes(cfg)) is not None:
+        facts["passes"] = sum(counted)
+    keep.parent.mkdir(parents=True, exist_ok=True)
+    part = keep.with_suffix(".part.npz")
+    np.savez_compressed(part, **found, **{name: np.array(value) for name, value in facts.items()})  # type: ignore[arg-type]
+    part.rename(keep)
+    return measured(path, wanted, others, keep)
+
+
+def judged(way: InferenceConfig, rows: Rows, selection: str, K: int, D: int) -> Found:
+    """Of the puzzles whose rows these are: who of the first K candidates is chosen after D steps, and whether that is right [N]."""
+    count = way.candidates
+    chosen = choose(rows, replace(way, selection=selection), count, D - 1, first=K)
+    exact: NDArray[Any] = rows.exact.reshape(len(rows.exact), -1, count)
+    every = np.arange(exact.shape[1])
+    return {
+        "right": exact[chosen.step, every, chosen.winner],
+        "oracle": exact[chosen.step, every, :K].any(axis=1),
+        "row_steps": K * (chosen.step + 1),
+    }
+
+
+# ------------------------------------------------------------------------------------------------------------------ comparing
+
+
+def rows_of(seeds: list[dict[str, Found]]) -> list[dict[str, Any]]:
+    """A row for each way, from the passes of each seed."""
+    first = next(name for name in seeds[0] if name == "steps")
+    standard = min(int(name.split("/")[2]) for name in seeds[0][first] if name.startswith("last/"))
+    base = [found[first][f"last/1/{standard}/right"] for found in seeds]
+    rows: list[dict[str, Any]] = []
+    for name, found in seeds[0].items():
+        for key in (key.removesuffix("/right") for key in found if key.endswith("/right")):
+            selection, K, D = key.split("/")
+            of = [each[name] for each in seeds]
+            right, oracle, steps = ([each[f"{key}/{what}"] for each in of] for what in ("right", "oracle", "row_steps"))
+            failures = sum(int((~r).sum()) for r in right)
+            flops = "flops_residual" if selection == "residual" else "flops_last"
+            mean_steps = float(np.mean([s.mean() for s in steps]))
+            rows.append(
+                {
+                    "candidates from": name,
+                    "selection": selection,
+                    "K": int(K),
+                    "D": int(D),
+                    "seeds": len(seeds),
+                    "puzzles": len(right[0]),
+                    **interval("exact", [float(r.mean()) for r in right]),
+                    **paired(base, right),
+                    "oracle": float(np.mean([o.mean() for o in oracle])),
+                    "selection_failures": sum(int((o & ~r).sum()) for o, r in zip(oracle, right, strict=True)) / max(failures, 1),
+                    "candidates_run": mean_steps / int(D),
+                    "passes_per_puzzle": mean_steps * float(of[0].get("passes", np.nan)),
+                    "flops_per_puzzle": mean_steps * float(of[0][flops]),
+                    "seconds_per_puzzle": mean_steps * float(np.mean([each["seconds_per_row_step"] for each in of])),
+                }
+            )
+    for row in rows:
+        row["pareto"] = not any(
+            other["exact"] >= row["exact"] and other["flops_per_puzzle"] <= row["flops_per_puzzle"]
+            and (other["exact"], other["flops_per_puzzle"]) != (row["exact"], row["flops_per_puzzle"])
+            for other in rows
+        )  # fmt: skip
+    return sorted(rows, key=lambda row: (row["flops_per_puzzle"], -row["exact"]))
+
+
+def interval(name: str, values: list[float]) -> dict[str, float | None]:
+    """The mean of the seeds' values and half the width of its 95 % interval, which one seed does not give."""
+    if len(values) == 1:
+        return {name: values[0], f"{name}_half_width": None}
+    quantile = stats.t.ppf(0.975, len(values) - 1)
+    return {name: float(np.mean(values)), f"{name}_half_width": float(quantile * np.std(values, ddof=1) / len(values) ** 0.5)}
+
+
+def paired(base: list[NDArray[np.bool_]], right: list[NDArray[np.bool_]]) -> dict[str, float]:
+    """The difference of the exact accuracies from the standard way's on the same puzzles and seeds.
+
+    Its interval is by bootstrap: seeds are drawn anew, and puzzles within each. The p-value is McNemar's exact test of the puzzles
+    of all seeds, which says whether these models differ, not whether other seeds would.
+    """
+    gains = np.array([r.astype(float) - b for r, b in zip(right, base, strict=True)])  # [seeds, N]
+    if not gains.any():
+        return {"difference": 0.0, "difference_low": 0.0, "difference_high": 0.0, "mcnemar_p": 1.0}
+    random, (count, puzzles) = np.random.default_rng(0), gains.shape
+
+    def mean_gain(seeds: NDArray[np.integer], axis: int = -1) -> NDArray[np.floating]:
+        drawn = gains[seeds[..., None], random.integers(0, puzzles, (*seeds.shape, puzzles))]
+        means: NDArray[np.floating] = drawn.mean(axis=(-2, -1))
+        return means
+
+    found = stats.bootstrap(
+        (np.arange(count),), mean_gain, n_resamples=BOOTSTRAPS, batch=100, method="percentile", rng=random, vectorized=True
+    ) if count > 1 else stats.bootstrap(
+        (gains[0],), np.mean, n_resamples=BOOTSTRAPS, batch=100, method="percentile", rng=random
+    )  # fmt: skip
+    won, lost = int((gains > 0).sum()), int((gains < 0).sum())
+    return {
+        "difference": float(gains.mean()),
+        "difference_low": float(found.confidence_interval.low),
+        "difference_high": float(found.confidence_interval.high),
+        "mcnemar_p": float(stats.binomtest(won, won + lost).pvalue),
+    }
+
+
+# -------------------------------------------------------------------------------------------------------------------- writing
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """The rows as Markdown."""
+    lines = [f"| {' | '.join(TITLES)} |", "|" + " --- |" * len(TITLES)]
+    for row in rows:
+        width = row["exact_half_width"]
+        exact = f"{100 * row['exact']:.1f}" + ("" if width is None else f" ± {100 * width:.1f}")
+        gain = f"{100 * row['difference']:+.1f} ({100 * row['difference_low']:+.1f} to {100 * row['difference_high']:+.1f})"
+        cells = [
+            *(row["candidates from"], row["selection"], row["K"], row["D"], exact, gain, f"{row['mcnemar_p']:.2g}"),
+            f"{100 * row['oracle']:.1f}",
+            f"{100 * row['selection_failures']:.0f}" if row["K"] > 1 else "",
+            *(f"{row['candidates_run']:.3g}", f"{row['passes_per_puzzle']:.4g}", f"{row['flops_per_puzzle'] / 1e9:.3g}"),
+            *(f"{1e3 * row['seconds_per_puzzle']:.3g}", "yes" if row["pareto"] else ""),
+        ]
+        lines.append("| " + " | ".join(map(str, cells)) + " |")
+    return "\n".join(lines)
+
+
+def answers(rows: list[dict[str, Any]]) -> str:
+    """What the table says to the questions that it was made for."""
+    several = [row for row in rows if row["K"] > 1]
+    gaps: dict[str, list[float]] = {}
+    for row in several:
+        gaps.setdefault(row["selection"], []).append(row["oracle"] - row["exact"])
+    nearest = sorted((float(np.mean(gap)), name) for name, gap in gaps.items())
+    best = max(rows, key=lambda row: (row["exact"], -row["flops_per_puzzle"]))
+    words = "; ".join(f"`{name}` {100 * gap:.1f}" for gap, name in nearest)
+    return "\n".join(
+        [
+            f"- **Nearest to the oracle** (mean points below pass@K over all K, D and candidates that it was asked for): {words}.",
+            f"- **Most accurate**: `{best['selection']}` of {best['K']} from {best['candidates from']} after {best['D']} steps, "
+            f"{100 * best['exact']:.1f} %, for {best['flops_per_puzzle'] / 1e9:.3g} GFLOP a puzzle.",
+            "- A *selection failure* is a puzzle that some candidate solves and whose chosen answer is wrong, as a share of all "
+            "that are answered wrong; pass@K is an oracle, which no selection can be.",
+        ]
+    )
+
+
+def picture(rows: list[dict[str, Any]]) -> bytes:
+    """Exact accuracy against FLOPs of a puzzle, a colour for each kind of candidates, the Pareto front as a line. PNG."""
+    with chart(8, 4.8) as (figure, file):
+        axes = figure.subplots()
+        names = list(dict.fromkeys(row["candidates from"] for row in rows))
+        for number, name in enumerate(names):
+            own = [row for row in rows if row["candidates from"] == name]
+            shares, flops = [100 * row["exact"] for row in own], [row["flops_per_puzzle"] for row in own]
+            axes.plot(flops, shares, "os^Dv"[number % 5], color=COLOURS[number % len(COLOURS)], markersize=4, label=name)
+        front = [row for row in rows if row["pareto"]]
+        axes.plot([row["flops_per_puzzle"] for row in front], [100 * row["exact"] for row in front], "-", color=COLOURS[-1])
+        for row in front:
+            place = (row["flops_per_puzzle"], 100 * row["exact"])
+            axes.annotate(f"{row['selection']} {row['K']}x{row['D']}", place, (4, 5), textcoords="offset points", fontsize=7)
+        axes.set_xscale("log")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.xaxis.set_major_formatter(EngFormatter(unit="FLOP"))
+        axes.xaxis.set_minor_locator(NullLocator())
+        axes.set(title="Ways of inference, mean over seeds", xlabel="compute for a puzzle", ylabel="exact accuracy, %")
+        axes.legend(fontsize=8)
+    return file.getvalue()
+
+
+def main() -> None:
+    """Measure and write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("runs", nargs="+", type=Path, help="runs of one model with different seeds; and KEY=VALUE")
+    parser.add_argument("--out", type=Path, default=Path("docs/results/inference_study"))
+    parser.add_argument("--quick", action="store_true", help="few candidates and steps, to try it out")
+    given = parser.parse_args()
+    paths = [path for path in given.runs if path.exists()]
+    others = [str(path) for path in given.runs if path not in paths]
+    if not paths or any("=" not in text for text in others):
+        parser.error(f"{others[0] if others else 'no run'}: neither a run folder nor KEY=VALUE")
+    seeds: list[dict[str, Found]] = []
+    plan = study(quick=given.quick)
+    for number, path in enumerate(paths):
+        folder = given.out / "passes" / f"{number}_{path.name}"
+        seeds.append({})
+        for wanted in plan:
+            print(f"{path}: {wanted.name}", flush=True)
+            seeds[-1][wanted.name] = measured(path, wanted, others, folder / f"{wanted.name}.npz")
+    rows = rows_of(seeds)
+    given.out.mkdir(parents=True, exist_ok=True)
+    (given.out / "frontier.png").write_bytes(picture(rows))
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, rows[0], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    (given.out / "frontier.csv").write_text(text.getvalue(), encoding="utf-8")
+    (given.out / "frontier.json").write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+    command = shlex.join(["python", "scripts/inference_study.py", *sys.argv[1:]])
+    count, names = rows[0]["puzzles"], ", ".join(f"`{path}`" for path in paths)
+    words = "one seed: no interval over seeds" if len(paths) == 1 else f"{len(paths)} seeds"
+    page = f"""# Ways of inference
+
+What is done with trained models after training: {names}; {words}; {count} held-out puzzles each, the same for all.
+K candidates of D supervision steps; noise0.3 = rollouts with normal noise of that std on the answer latent before every step
+(PTRM), restarts = random starts of the latents (EqR; these models were not trained with them), copies = symmetric copies.
+
+```
+{command}
+```
+
+{table(rows)}
+
+![Exact accuracy against FLOPs of a puzzle]({given.out.name}/frontier.png)
+
+{answers(rows)}
+"""
+    given.out.with_suffix(".md").write_text(page, encoding="utf-8")
+    print(page)
+
+
+if __name__ == "__main__":
+    main()

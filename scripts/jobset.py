@@ -1,0 +1,121 @@
+"""A Kubernetes JobSet for one command on a GKE TPU v4 slice, a pod for each host, as YAML on stdout.
+
+  python scripts/jobset.py NAME --image=IMAGE --claim=PVC --hardware=v4_64 [options] -- COMMAND ... | kubectl apply -f -
+  python scripts/jobset.py baseline --image=IMAGE --claim=work --hardware=v4_64 -- \\
+    python -m trm.train experiment=e1_1_baseline hardware=v4_64 run_name=baseline
+  python scripts/jobset.py grid --image=IMAGE --claim=work --hardware=v4_8 -- python -m trm.train +sweep=tn_sweep hardware=v4_8
+
+PVC is a volume that all hosts may write (ReadWriteMany), mounted at /work; the command runs in --dir (default
+/work/trm-scaling-study), so that outputs/ and multirun/ outlive the pods. A run on several hosts needs run_name=NAME; a sweep takes
+a slice of one host, whose chips its jobs share. Where a host is lost, or a run fails or is preempted (exit code 143), all pods
+start again, at most --restarts times (default 20), and go on from the last checkpoint; wrong settings (exit code 2) end the JobSet.
+Other options: --namespace=NAME, --service-account=NAME, --secret=NAME (its keys become variables, WANDB_API_KEY for one).
+"""
+
+import re
+import sys
+from typing import Any
+
+import yaml
+
+from trm.cli import compose, fail, options
+from trm.config import HardwareConfig
+from trm.errors import EXIT_USER_ERROR, UserError
+from trm.run.rank import RANK, RANKS
+from trm.study.placement import place, slice_topology
+
+SAVING_S = 120  # between SIGTERM and the end
+INDEX = "metadata.annotations['batch.kubernetes.io/job-completion-index']"  # GKE gives TPU workers the same numbers
+OPTIONS = ("image", "claim", "hardware", "dir", "restarts", "namespace", "service_account", "secret")
+
+
+def manifest(name: str, command: list[str], hardware: HardwareConfig, given: dict[str, str]) -> dict[str, Any]:
+    """The JobSet as plain data."""
+    placed = place(hardware)
+    hosts = placed.processes
+    env: list[dict[str, Any]] = []
+    if hosts > 1:
+        env = [{"name": RANK, "valueFrom": {"fieldRef": {"fieldPath": INDEX}}}, {"name": RANKS, "value": str(hosts)}]
+    container = {
+        "name": "trm",
+        "image": given["image"],
+        "workingDir": given["dir"],
+        "command": command,
+        "env": env,
+        "ports": [{"containerPort": 8471}, {"containerPort": 8476}],  # of libtpu and of its slice builder
+        "resources": {kind: {"google.com/tpu": placed.devices_per_process} for kind in ("requests", "limits")},
+        "volumeMounts": [{"name": "work", "mountPath": "/work"}],
+    }
+    if "secret" in given:
+        container["envFrom"] = [{"secretRef": {"name": given["secret"]}}]
+    pod = {
+        "restartPolicy": "Never",
+        "terminationGracePeriodSeconds": SAVING_S,
+        "nodeSelector": {
+            "cloud.google.com/gke-tpu-accelerator": "tpu-v4-podslice",
+            "cloud.google.com/gke-tpu-topology": slice_topology(hardware),
+        },
+        "containers": [container],
+        "volumes": [{"name": "work", "persistentVolumeClaim": {"claimName": given["claim"]}}],
+    }
+    if "service_account" in given:
+        pod["serviceAccountName"] = given["service_account"]
+    wrong_input = {"action": "FailJob", "onExitCodes": {"containerName": "trm", "operator": "In", "values": [EXIT_USER_ERROR]}}
+    job = {
+        "parallelism": hosts,
+        "completions": hosts,
+        "completionMode": "Indexed",
+        "backoffLimit": 0,  # one host lost is all lost: the JobSet starts all of them again
+        "podFailurePolicy": {"rules": [wrong_input]},
+        "template": {"spec": pod},
+    }
+    fail_at_once = {"name": "wrongInput", "action": "FailJobSet", "onJobFailureReasons": ["PodFailurePolicy"]}
+    return {
+        "apiVersion": "jobset.x-k8s.io/v1alpha2",
+        "kind": "JobSet",
+        "metadata": {
+            "name": name,
+            **({"namespace": given["namespace"]} if "namespace" in given else {}),
+            "annotations": {"alpha.jobset.sigs.k8s.io/exclusive-topology": "cloud.google.com/gke-nodepool"},
+        },
+        "spec": {
+            "failurePolicy": {"maxRestarts": int(given["restarts"]), "rules": [fail_at_once]},
+            "replicatedJobs": [{"name": "slice", "replicas": 1, "template": {"spec": job}}],
+        },
+    }
+
+
+def main(arguments: list[str]) -> None:
+    """The command; see the module's docstring."""
+    end = [*arguments, "--"].index("--")
+    words, command = arguments[:end], arguments[end + 1 :]
+    read = vars(options("scripts/jobset.py", words, words=True, **{name: {} for name in OPTIONS}))
+    given = {"dir": "/work/trm-scaling-study", "restarts": "20"} | {key: read[key] for key in OPTIONS if read[key] is not None}
+    names = read["rest"]
+    if len(names) != 1 or not re.fullmatch("[a-z]([a-z0-9-]{0,38}[a-z0-9])?", names[0]):
+        raise UserError(f"NAME is {' '.join(names) or 'missing'}: give one of small letters, digits and -, at most 40 characters")
+    for key in ("image", "claim", "hardware"):
+        if key not in given:
+            raise UserError(f"--{key}=… is missing")
+    if not given["restarts"].isdecimal():
+        raise UserError(f"--restarts={given['restarts']}: a whole number, 0 or more")
+    if not command:
+        raise UserError("-- COMMAND is missing")
+    hardware = compose([f"hardware={given['hardware']}"]).hardware
+    if hardware.num_hosts > 1:
+        swept = [word for word in command[3:] if word in ("-m", "--multirun") or re.match(r"\+?sweep=", word)]
+        if swept:
+            raise UserError(
+                f"{swept[0]}: a sweep on every host would train the same jobs in the same folders: give it --hardware=v4_8, or one "
+                "run at a time"
+            )
+        if "trm.train" in command and not any(re.match("run_name=.", word) for word in command):
+            raise UserError("run_name=NAME is missing: without it every host would name the run by its own clock")
+    yaml.safe_dump(manifest(names[0], command, hardware, given), sys.stdout, sort_keys=False)
+
+
+if __name__ == "__main__":
+    try:
+        main(sys.argv[1:])
+    except UserError as error:
+        fail(error)

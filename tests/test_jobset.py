@@ -1,0 +1,129 @@
+"""scripts/jobset.py: what it writes is a JobSet, and says what it should; wrong input is one line."""
+
+import os
+import subprocess
+import sys
+
+import jsonschema
+import pytest
+import yaml
+
+from trm.cli import ROOT
+
+TRAIN = ["--", "python", "-m", "trm.train", "experiment=e1_1_baseline", "hardware=v4_64", "run_name=base"]
+POD = ["base", "--image=IMAGE", "--claim=work", "--hardware=v4_64"]
+
+
+def exactly(required, **others):
+    """An object with these keys and no others."""
+    return {"type": "object", "properties": required | others, "required": list(required), "additionalProperties": False}
+
+
+def some(item):
+    return {"type": "array", "items": item, "minItems": 1}
+
+
+# The fields that the script uses, as the API's reference describes them (jobset.x-k8s.io/v1alpha2, batch/v1, core/v1)
+TEXT, COUNT, NAME = (
+    {"type": "string", "minLength": 1},
+    {"type": "integer", "minimum": 0},
+    {"pattern": "^[a-z]([-a-z0-9]*[a-z0-9])?$"},
+)
+TPU = exactly({"google.com/tpu": {"type": "integer", "minimum": 1}})
+VARIABLE = exactly({"name": TEXT}, value=TEXT, valueFrom=exactly({"fieldRef": exactly({"fieldPath": TEXT})}))
+CONTAINER = exactly(
+    {"name": NAME, "image": TEXT, "command": some(TEXT), "resources": exactly({"requests": TPU, "limits": TPU})},
+    workingDir={"pattern": "^/"},
+    env={"type": "array", "items": VARIABLE},
+    envFrom=some(exactly({"secretRef": exactly({"name": NAME})})),
+    ports=some(exactly({"containerPort": {"type": "integer", "minimum": 1, "maximum": 65535}})),
+    volumeMounts=some(exactly({"name": NAME, "mountPath": {"pattern": "^/"}})),
+)
+PODS = exactly(
+    {"restartPolicy": {"const": "Never"}, "containers": some(CONTAINER)},  # Never: podFailurePolicy asks for it
+    terminationGracePeriodSeconds=COUNT,
+    nodeSelector={"type": "object", "additionalProperties": TEXT},
+    serviceAccountName=NAME,
+    volumes=some(exactly({"name": NAME, "persistentVolumeClaim": exactly({"claimName": NAME})})),
+)
+EXIT_CODES = exactly({"operator": {"enum": ["In", "NotIn"]}, "values": some({"type": "integer", "minimum": 1})}, containerName=NAME)
+JOB = exactly(
+    {"template": exactly({"spec": PODS})},
+    parallelism=COUNT,
+    completions=COUNT,
+    completionMode={"enum": ["Indexed", "NonIndexed"]},
+    backoffLimit=COUNT,
+    podFailurePolicy=exactly({"rules": some(exactly({"action": {"const": "FailJob"}}, onExitCodes=EXIT_CODES))}),
+)
+RULE = exactly(
+    {"name": {"pattern": "^[A-Za-z]([A-Za-z0-9_,:]*[A-Za-z0-9_])?$"}, "action": {"enum": ["FailJobSet", "RestartJobSet"]}},
+    onJobFailureReasons=some({"enum": ["BackoffLimitExceeded", "DeadlineExceeded", "PodFailurePolicy"]}),
+)
+JOBSET = exactly(
+    {
+        "apiVersion": {"const": "jobset.x-k8s.io/v1alpha2"},
+        "kind": {"const": "JobSet"},
+        "metadata": exactly({"name": NAME}, namespace=NAME, annotations={"type": "object", "additionalProperties": TEXT}),
+        "spec": exactly(
+            {"replicatedJobs": some(exactly({"name": NAME, "template": exactly({"spec": JOB})}, replicas=COUNT))},
+            failurePolicy=exactly({}, maxRestarts=COUNT, rules=some(RULE)),
+        ),
+    }
+)
+
+
+def jobset(*arguments):
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    command = [sys.executable, str(ROOT / "scripts/jobset.py"), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+
+
+def written(*arguments):
+    done = jobset(*arguments)
+    assert (done.returncode, done.stderr) == (0, "")
+    found = yaml.safe_load(done.stdout)
+    jsonschema.validate(found, JOBSET)
+    job = found["spec"]["replicatedJobs"][0]["template"]["spec"]
+    return found, job, job["template"]["spec"]
+
+
+def test_a_run_on_all_hosts_of_a_slice():
+    found, job, pod = written(*POD, "--secret=wandb", "--namespace=lab", "--service-account=trainer", *TRAIN)
+    assert (found["metadata"]["name"], found["metadata"]["namespace"], pod["serviceAccountName"]) == ("base", "lab", "trainer")
+    assert (job["parallelism"], job["completions"], job["completionMode"]) == (8, 8, "Indexed")
+    assert pod["nodeSelector"]["cloud.google.com/gke-tpu-topology"] == "2x4x4"
+    (container,) = pod["containers"]
+    assert container["command"] == TRAIN[1:]
+    assert container["resources"]["limits"] == {"google.com/tpu": 4}
+    rank, ranks = container["env"]
+    assert "job-completion-index" in rank["valueFrom"]["fieldRef"]["fieldPath"]
+    assert (rank["name"], ranks) == ("TRM_RANK", {"name": "TRM_RANKS", "value": "8"})
+    assert found["spec"]["failurePolicy"]["maxRestarts"] == 20
+    assert job["podFailurePolicy"]["rules"][0]["onExitCodes"]["values"] == [2]
+
+
+def test_a_sweep_shares_the_chips_of_one_host():
+    sweep = ["--", "python", "-m", "trm.train", "+sweep=tn_sweep", "hardware=v4_8"]
+    _, job, pod = written("grid", "--image=IMAGE", "--claim=work", "--hardware=v4_8", "--restarts=3", *sweep)
+    assert (job["completions"], pod["containers"][0]["env"]) == (1, [])
+    assert pod["nodeSelector"]["cloud.google.com/gke-tpu-topology"] == "2x2x1"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ([*POD[:3], *TRAIN], "--hardware=… is missing"),
+        (POD, "-- COMMAND is missing"),
+        (["Base", *POD[1:], *TRAIN], "NAME is Base"),
+        ([*POD, "--restarts=often", *TRAIN], "--restarts=often"),
+        ([*POD, *TRAIN[:-1]], "run_name=NAME is missing"),
+        ([*POD, *TRAIN, "+sweep=tn_sweep"], "+sweep=tn_sweep: a sweep on every host"),
+        ([*POD[:3], "--hardware=cpu", *TRAIN], "are no TPU v4 slice"),
+        ([*POD[:3], "--hardware=v9", *TRAIN], "v9"),
+    ],
+)
+def test_wrong_input_is_one_line(arguments, words):
+    done = jobset(*arguments)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert words in done.stderr
+    assert len(done.stderr.splitlines()) == 1

@@ -1,0 +1,42 @@
+"""What an evaluation took: work that was counted, and what it comes to for a puzzle."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from trm.config import Config
+from trm.core.flops import count_row_flops, passes
+from trm.core.model import Architecture
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a pass did."""
+
+    puzzles: int = 0
+    row_steps: int = 0  # supervision steps of all candidates together, padding left out
+    seconds: float = 0.0
+
+    def __add__(self, other: Work) -> Work:
+        return Work(self.puzzles + other.puzzles, self.row_steps + other.row_steps, self.seconds + other.seconds)
+
+
+def cost(work: Work, cfg: Config, arch: Architecture) -> dict[str, float]:
+    """For a puzzle, mean over all of them: what its candidates did together, in whatever order and however soon they ended.
+
+    candidates, candidates_run (in whole candidates of D supervision steps: fewer where rows halt), passes of the network (where
+    they are known), flops_per_puzzle (of the matrix products, from the graph).
+    """
+    puzzles = max(work.puzzles, 1)
+    steps, each = work.row_steps / puzzles, passes(cfg)
+    return {
+        "candidates": cfg.inference.candidates,
+        "candidates_run": steps / cfg.inference_steps,
+        **({} if each is None else {"passes_per_puzzle": steps * sum(each)}),
+        "flops_per_puzzle": steps * count_row_flops(cfg, arch),
+    }
+
+
+def seconds_per_puzzle(work: Work) -> float:
+    """Wall-clock seconds of a puzzle on the devices of the pass."""
+    return work.seconds / max(work.puzzles, 1)

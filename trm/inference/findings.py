@@ -1,0 +1,14 @@
+"""What changes how the results of a way of inference may be read."""
+
+from trm.config import Config
+
+
+def findings_of(cfg: Config) -> list[str]:
+    """In words, a line each."""
+    way, found = cfg.inference, []
+    if way.restarts > 1 and cfg.latents.init != "random":
+        found.append(
+            f"inference.restarts={way.restarts}: the model was not trained with random starts, so it may solve less from them than "
+            "from its own, and how little its logits change may say nothing of its answers"
+        )
+    return found

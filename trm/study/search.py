@@ -1,0 +1,150 @@
+"""hydra/sweeper=optuna: a sweep that chooses its next jobs by the scores of those before, by Optuna.
+
+A trial is a job of the sweep, trial_N, with a folder and a summary as any other; Optuna's journal lies in the sweep's folder. A
+trial is told to Optuna when its job has completed. One that was stopped or failed stays open: the same command goes on with it.
+"""
+
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import IntervalSweep, Override, RangeSweep
+from omegaconf import OmegaConf
+
+from trm.cli import invocation, one_line
+from trm.config import Config
+from trm.errors import EXIT_FAILED, EXIT_PREEMPTED, ConfigError, UserError
+from trm.run.folder import read_summary
+from trm.study import sweep as study
+from trm.study.placement import place
+from trm.study.queue import hardware_of
+from trm.study.sweeper import StudySweeper
+
+log = logging.getLogger(__name__)
+
+JOURNAL = "optuna.log"
+
+
+class OptunaSweeper(StudySweeper):
+    """Trials one batch after another, each as many as run at once; recorded, resumed and judged like every sweep."""
+
+    def __init__(
+        self, trials: int = 20, score: str = "best_exact_accuracy", direction: str = "maximize", seed: int = 0, **hydras: Any
+    ) -> None:
+        super().__init__(**{"max_batch_size": None, "params": None} | hydras)
+        if trials < 1:
+            raise ConfigError(f"hydra.sweeper.trials={trials}: at least 1")
+        if direction not in ("maximize", "minimize"):
+            raise ConfigError(f"hydra.sweeper.direction={direction}: maximize or minimize")
+        self.trials, self.score, self.direction, self.seed = trials, score, direction, seed
+
+    def sweep(self, arguments: list[str]) -> None:
+        """Run trials until there are as many as asked for. Exits with 1 where one failed, with 143 where the sweep was stopped."""
+        self.refuse_pod()
+        shown_dir = Path(str(self.config.hydra.sweep.dir))
+        sweep_dir, command = shown_dir.absolute(), invocation()
+        common, space = self._space(arguments)
+        bounds = {key: getattr(kind, "choices", None) or (kind.low, kind.high) for key, kind in space.items()}
+        for number in range(max(map(len, bounds.values()))):  # trials that together have every bound and choice
+            trial = _overrides({key: choices[number % len(choices)] for key, choices in bounds.items()})
+            self._composed([*common, *trial], f"with {' '.join(trial)}")
+        at_once = self.max_batch_size or place(hardware_of(self.config)).jobs_at_once
+        failed: list[tuple[study.Job, str]] = []
+        with study.only_once(sweep_dir):
+            OmegaConf.save(self.config, sweep_dir / "multirun.yaml")
+            search = self._study(sweep_dir)
+            jobs = {trial.number: self._job(trial, common) for trial in search.trials}
+            open_trials = [trial for trial in search.trials if not trial.state.is_finished()]
+            done = [jobs[trial.number] for trial in search.trials if trial not in open_trials]
+            unlike = [trial for trial in search.trials if trial.distributions != space]
+            if unlike or any(study.why_incomplete(sweep_dir, job) for job in done):
+                raise ConfigError(f"{shown_dir} has a search with other settings: give this one another run_name")
+            log.info("%s of %s trials are completed", len(done), self.trials)
+            stopped = False
+            while not stopped and (open_trials or len(jobs) < self.trials):
+                while len(open_trials) < at_once and len(jobs) < self.trials:
+                    open_trials.append(search.ask(space))
+                    jobs[open_trials[-1].number] = self._job(open_trials[-1], common)
+                batch, open_trials = open_trials[:at_once], open_trials[at_once:]
+                study.write_grid(sweep_dir, command, list(jobs.values()))
+                todo = [jobs[trial.number] for trial in batch]
+                left, before = study.left_to_do(sweep_dir, todo), study.stamps(sweep_dir, todo)
+                errors, stopped = self.launch_prepared(sweep_dir, left) if left else ({}, False)
+                failed += study.failures(sweep_dir, todo, before, errors)
+                for trial in batch:
+                    if jobs[trial.number] not in [job for job, _ in failed]:
+                        search.tell(trial.number, self._score(sweep_dir / jobs[trial.number].dir))
+        lines = study.closing_lines(shown_dir, list(jobs.values()), failed, command)
+        if failed:
+            print("\n".join(lines), file=sys.stderr, flush=True)
+            sys.exit(EXIT_PREEMPTED if stopped else EXIT_FAILED)
+        best = search.best_trial
+        lines.append(f"best {self.score}: {best.value:.6g} by {jobs[best.number].dir} ({' '.join(_overrides(best.params))})")
+        print("\n".join(lines), flush=True)
+
+    def configs(self, arguments: list[str]) -> dict[str, Config]:
+        """The settings of as many trials as are asked for, drawn before anything is known."""
+        common, space = self._space(arguments)
+        search = self._study(None)
+        return {(job := self._job(search.ask(space), common)).dir: job.cfg for _ in range(self.trials)}
+
+    def _space(self, arguments: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
+        """The overrides that all trials have, and Optuna's distribution of each key that is searched."""
+        optuna = _optuna()
+        parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
+        overrides = {o.key_or_group: o for o in parser.parse_overrides([*self._parse_config(), *arguments])}
+        common = [str(o.input_line) for key, o in overrides.items() if not o.is_sweep_override() and key != "sweep"]
+        searched = [o for o in overrides.values() if o.is_sweep_override()]
+        if not searched:
+            raise ConfigError("hydra/sweeper=optuna: nothing to search: 'optimizer.lr=tag(log,interval(1e-4,1e-2))', or KEY=a,b,c")
+        return common, {str(o.input_line).partition("=")[0]: _distribution(optuna, o) for o in searched}
+
+    def _study(self, sweep_dir: Path | None) -> Any:
+        optuna = _optuna()
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        backend = sweep_dir and optuna.storages.journal.JournalFileBackend(str(sweep_dir / JOURNAL))
+        storage = optuna.storages.JournalStorage(backend) if backend else None
+        search = optuna.create_study(storage=storage, study_name="trm", direction=self.direction, load_if_exists=True)
+        # a sampler that starts anew must not draw what it drew before
+        search.sampler = optuna.samplers.TPESampler(seed=self.seed + len(search.trials))
+        return search
+
+    def _job(self, trial: Any, common: Sequence[str]) -> study.Job:
+        overrides = (*common, *_overrides(trial.params))
+        return study.Job(f"trial_{trial.number}", overrides, self._composed(overrides, f"trial_{trial.number}"))
+
+    def _score(self, run_dir: Path) -> float:
+        summary = read_summary(run_dir) or {}
+        if not isinstance(value := summary.get(self.score), int | float):
+            numbers = ", ".join(key for key, value in summary.items() if type(value) in (int, float))
+            raise UserError(f"hydra.sweeper.score={self.score} is no number of {run_dir.name}/summary.json: choose from {numbers}")
+        return float(value)
+
+
+def _overrides(params: dict[str, Any]) -> list[str]:
+    return [f"{key}={value}" for key, value in params.items()]
+
+
+def _distribution(optuna: Any, override: Override) -> Any:
+    """A key's values as Optuna has them: an interval, whole numbers of a range or an int(interval()), or a choice."""
+    value, kinds = override.value(), optuna.distributions
+    try:
+        if isinstance(value, IntervalSweep):
+            kind = kinds.IntDistribution if isinstance(value.start, int) else kinds.FloatDistribution
+            return kind(value.start, value.end, log="log" in value.tags)
+        if isinstance(value, RangeSweep) and isinstance(numbers := value.range(), range):
+            return kinds.IntDistribution(numbers[0], numbers[-1], step=numbers.step)
+        return kinds.CategoricalDistribution(list(override.sweep_string_iterator()))
+    except (ValueError, IndexError) as error:
+        raise ConfigError(f"{override.input_line}: {one_line(error)}") from error
+
+
+def _optuna() -> Any:
+    try:
+        import optuna
+    except ImportError as error:
+        raise UserError("hydra/sweeper=optuna is not installed: make setup, or pip install '.[search]'") from error
+    return optuna
