@@ -73,7 +73,10 @@ class ArcTask(PairsTask):
         tested = [puzzle.subset in data.test_subsets for puzzle in chosen]
         if not any(tested):
             raise DataError(f"data.test_subsets={data.test_subsets}: none of the {len(chosen)} tasks is of these: choose others")
-        trained = [puzzle.train + ([] if test else puzzle.test) for puzzle, test in zip(chosen, tested, strict=True)]
+        trained = [
+            puzzle.train + [pair for pair in puzzle.test if not test and pair[1] is not None]
+            for puzzle, test in zip(chosen, tested, strict=True)
+        ]
         tests = {puzzle.name: _plain(puzzle) for puzzle, test in zip(chosen, tested, strict=True) if test}
         unknown = sum("output" not in pair for plain in tests.values() for pair in plain["test"])
         if unknown:
