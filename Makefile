@@ -1,5 +1,5 @@
 # make setup | setup-plan | demo | test | test-long | test-faults | nightly | test-slurm | test-engines | lint | audit | format | clean.  `make setup TORCH_INDEX=URL` takes torch from another index (CPU wheels).
-# EXTRAS adds optional packages: make setup EXTRAS=dev,tpu (also: plan, ray).
+# EXTRAS adds optional packages: make setup EXTRAS=dev,tpu (also: plan, ray, arc).
 SHELL := bash
 PYTHON ?= python3
 VENV := .venv

@@ -15,14 +15,14 @@ import itertools
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from bench import step
-from bench.machine import Row, Worker, median_and_spread, tests_module
+from bench.machine import Row, Worker, median_and_spread, tests_module, turns, until_stopped
 from trm.cli import compose
 from trm.errors import UserError
 from trm.inference.evaluator import held_out_loader
@@ -39,7 +39,7 @@ HERE, REFERENCE, COMPILED, NANO = "here", "released", "released, compiled", "nan
 ROUNDS = 5
 
 
-def measure(overrides: list[str], sizes: Sequence[str], rounds: int, reference: Path | None, nano: Path | None) -> list[Row]:
+def measure(overrides: list[str], sizes: Sequence[str], rounds: int, reference: Path | None, nano: Path | None) -> Iterator[Row]:
     """Rows for every size, kind of step and implementation; ratios are of the same round."""
     given = {name: path for name, path in (("reference", reference), ("nano", nano)) if path is not None}
     if not given:
@@ -53,29 +53,31 @@ def measure(overrides: list[str], sizes: Sequence[str], rounds: int, reference: 
     if reference is not None:
         ways |= {REFERENCE: reference.resolve(), COMPILED: reference.resolve()}
     with tempfile.TemporaryDirectory() as folder:
-        settings = [[*step.COMMON, *SIZES[size], *overrides, f"data.path={folder}/{size}"] for size in sizes]
-        return [row for size, chosen in zip(sizes, settings, strict=True) for row in _size(size, chosen, ways, rounds)]
+        for size in turns(sizes, "sizes"):
+            yield from _size(size, [*step.COMMON, *SIZES[size], *overrides, f"data.path={folder}/{size}"], ways, rounds)
 
 
 def _size(size: str, overrides: list[str], ways: dict[str, Path | None], rounds: int) -> list[Row]:
     cfg = compose(overrides)
     build(compose([*overrides, "hardware.backend=eager"]))  # the data, once
     workers = {way: Worker() for way in ways}
-    try:
+    seconds: dict[tuple[str, str], list[float]] = {(way, kind): [] for kind in step.KINDS for way in ways}
+    with contextlib.ExitStack() as stack, until_stopped():
+        for worker in workers.values():
+            stack.callback(worker.close)
         steps: dict[tuple[str, str], int] = {}
         for way, worker in workers.items():
             try:
                 first = worker.call(prepare, overrides, way, ways[way])
             except ImportError as error:
                 raise UserError(f"{way}: {error}: install what its requirements ask for") from error
-            steps |= {(way, kind): max(1, round(step.BLOCK_S / seconds)) for kind, seconds in first.items()}
-        seconds: dict[tuple[str, str], list[float]] = {key: [] for key in steps}
-        for _ in range(rounds):
-            for kind, way in itertools.product(step.KINDS, ways):
-                seconds[way, kind].append(workers[way].call(step.block, kind, steps[way, kind]))
-    finally:
-        for worker in workers.values():
-            worker.close()
+            steps |= {(way, kind): max(1, round(step.BLOCK_S / a_step)) for kind, a_step in first.items()}
+        for _ in turns(range(rounds), f"{size}: rounds"):
+            found = {pair: workers[pair[0]].call(step.block, pair[1], steps[pair]) for pair in seconds}
+            for pair, measured in found.items():
+                seconds[pair].append(measured)
+    if not all(seconds.values()):
+        return []  # stopped before the first round was whole
     rows_of = {"train": cfg.train.global_batch_size, "eval": cfg.eval_batch_size}
     rows = []
     for kind, way in itertools.product(step.KINDS, ways):

@@ -27,8 +27,8 @@ nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv,noheader | 
 PAPER=(hardware=gpu "train.global_batch_size=$BATCH" "evaluate.batch_size=$BATCH" --sizes paper_mlp)
 part step 120 "$PYTHON" -m trm.bench step "${PAPER[@]}" --ways configured --rounds 7 --json "$OUT/step.json"
 part kernels 90 "$PYTHON" -m trm.bench kernels "${PAPER[@]}" --json "$OUT/kernels.json"
-TORCHINDUCTOR_COMPILE_THREADS=2 part parity 150 \
-  "$PYTHON" -m pytest tests/test_parity.py -k gpu -q -n "${WORKERS:-6}" -p no:cacheprovider -rA
+TORCHINDUCTOR_COMPILE_THREADS=2 part parity 200 \
+  "$PYTHON" -m pytest tests/test_parity.py -k gpu -q -n "${WORKERS:-10}" -p no:cacheprovider -rA
 # the whole step as one graph, as the released code is compiled, beside the project's own; minutes to compile
 part beside 300 "$PYTHON" -m trm.bench step "${PAPER[@]}" --ways configured,ordinary_compiled --rounds 7 --json "$OUT/beside.json"
 echo "took $SECONDS s; failed:${failed:- nothing}"

@@ -8,20 +8,27 @@ settings.register_profile("repeatable", derandomize=True)  # a failure that come
 settings.load_profile("repeatable")
 
 GOLDEN = Path(__file__).parent / "golden"
+GOLDEN_ARC = Path(__file__).parent / "golden_arc"
 SHARED = Path(__file__).parents[1].parent / "shared"
 
 
 def pytest_addoption(parser):
-    parser.addoption("--golden-dir", type=Path, default=GOLDEN, help="folder of NAME.json + NAME.npz parity cases")
+    parser.addoption("--golden-dir", type=Path, help="folder of parity cases: NAME.json + NAME.npz, or of ARC")
 
 
 def pytest_generate_tests(metafunc):
     if "golden_case" in metafunc.fixturenames and not any(metafunc.definition.iter_markers("parametrize")):
-        folder = metafunc.config.getoption("--golden-dir")
+        folder = metafunc.config.getoption("--golden-dir") or GOLDEN
         names = sorted(p.stem for p in folder.glob("*.json") if p.with_suffix(".npz").exists())
         if not names:
             raise pytest.UsageError(f"--golden-dir {folder} holds no NAME.json with NAME.npz")
         metafunc.parametrize("golden_case", [folder / name for name in names], ids=names)
+    if "arc_case" in metafunc.fixturenames:
+        folder = metafunc.config.getoption("--golden-dir") or GOLDEN_ARC
+        cases = sorted(path.parent for path in folder.glob("*/tasks.json"))
+        if not cases:
+            raise pytest.UsageError(f"--golden-dir {folder} holds no NAME/tasks.json")
+        metafunc.parametrize("arc_case", cases, ids=lambda path: path.name)
 
 
 def pytest_collection_modifyitems(items):

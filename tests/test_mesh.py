@@ -37,6 +37,7 @@ pytestmark = pytest.mark.long
 PREFIX = ["model.puzzle_emb_ndim=64", "model.puzzle_emb_len=2", "train.eval_every_steps=null"]
 
 
+@pytest.mark.timeout(900)  # most of it is compiling
 @pytest.mark.parametrize(("case", "meshes"), [("mlp-float64", [8]), ("variants-float64", [8]), ("attention-float32", [2, 4, 8])])
 def test_losses_equal_on_one_and_several_devices(tmp_path, case, meshes):
     losses = {}

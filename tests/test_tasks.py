@@ -73,7 +73,7 @@ def test_facts_view_and_rules_go_together(task):
 
 
 def test_an_unknown_task_is_named():
-    with pytest.raises(ConfigError, match=r"data\.task=chess is unknown: choose one of lamps, maze, sudoku"):
+    with pytest.raises(ConfigError, match=r"data\.task=chess is unknown: choose one of arc, lamps, maze, sudoku"):
         task_of(DataConfig(name="d", path="d", task="chess"))
 
 

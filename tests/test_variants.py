@@ -12,7 +12,7 @@ import torch
 import torch.utils._pytree as pytree
 import yaml
 from row_by_row import RowTrainer
-from running import TINY, run
+from running import TINY, run, summary
 from test_step import make, make_batch
 
 from trm.backends import start
@@ -86,6 +86,12 @@ def test_the_average_is_the_weights_until_it_begins():
         state, _ = train_step_with_outputs(cfg, state, fixed, make_batch(seed=t))
         same = all(torch.equal(state.ema[name], weight) for name, weight in state.weights.items())
         assert same == (t < 2)
+
+
+def test_a_run_that_ends_before_averaging_begins_says_so(tmp_path):
+    run(tmp_path, "trm.train", *TINY, "train.max_steps=2", "model.hidden_size=16", "ema.start_step=2", "run_name=r")
+    (warning,) = [words for words in summary(tmp_path / "outputs" / "r")["warnings"] if "ema." in words]
+    assert "ema.start_step=2: the run ends at step 2" in warning
 
 
 def test_random_starts_have_the_std_and_the_cut_that_were_asked_for_and_are_those_of_their_rows():

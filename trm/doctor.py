@@ -36,9 +36,9 @@ from rich.filesize import decimal
 
 from trm.cli import Launch, compose_launch, options, plain_command
 from trm.config import Config, HardwareConfig, TrackingConfig, total_steps
-from trm.data.build import SPLITS, build_command, ensure_dataset, is_absent
+from trm.data.build import build_command, ensure_dataset, is_absent
 from trm.data.content import content_of
-from trm.data.format import ARRAYS, array_path, load_dataset, read_build_record
+from trm.data.format import ARRAYS, SPLITS, array_path, load_dataset, read_build_record
 from trm.errors import EXIT_FAILED, ConfigError, DataError, UserError, plain_line
 from trm.tasks.base import task_of
 from trm.tracking.wandb_view import choose_wandb_mode
@@ -243,7 +243,9 @@ def check_dataset(cfg: Config) -> str:
     if is_absent(path):
         build, files = build_command(data), {"data.train_csv": data.train_csv, "data.test_csv": data.test_csv}
         gone = [f"{key}={file}" for key, file in files.items() if file and not Path(file).is_file()]
-        if data.source == "generated" or (all(files.values()) and not gone):
+        if data.source == "json" and data.source_dir and not Path(data.source_dir).is_dir():
+            raise Finding(f"{path} is missing, and so is data.source_dir={data.source_dir}", f"name a folder, then {build}")
+        if data.source in ("generated", "json") or (all(files.values()) and not gone):
             raise Finding(f"{path} is missing: the run builds it first", build, "warning")
         if gone:
             raise Finding(f"{path} is missing, and so is {gone[0]}", f"name files that are there, then {build}")
@@ -251,19 +253,19 @@ def check_dataset(cfg: Config) -> str:
     ensure_dataset(data)
     splits = {split: load_dataset(path, split, task_of(data)) for split in SPLITS}
     sums = compare_checksums(path)
-    total_steps(cfg, splits["train"].num_groups)
+    total_steps(cfg, splits["train"].rows_of_epoch)
     rows = ", ".join(f"{split} {dataset.num_groups:,} puzzles ({dataset.num_rows:,} rows)" for split, dataset in splits.items())
     return f"{path}: {rows}, {decimal(folder_bytes(path))}, {sums}"
 
 
-def sizes_and_groups(cfg: Config) -> tuple[dict[str, int], int]:
-    """The dataset's sizes, as trm.core.model.architecture takes them, and its puzzles; by the settings where it cannot be read."""
+def sizes_and_groups(cfg: Config) -> tuple[dict[str, int], float]:
+    """The dataset's sizes, as trm.core.model.architecture takes them, and rows of an epoch; by the settings where it has none."""
     task = task_of(cfg.data)
     try:
         train = load_dataset(Path(cfg.data.path), "train", task)
     except (DataError, OSError):  # check_dataset tells of it
-        return task.facts.sizes, cfg.data.num_puzzles
-    return train.metadata.sizes, train.num_groups
+        return task.facts.sizes, cfg.data.num_puzzles * task.facts.rows_of_puzzle
+    return train.metadata.sizes, train.rows_of_epoch
 
 
 def folder_bytes(path: Path) -> int:
@@ -309,7 +311,7 @@ def state_bytes(cfg: Config, sizes: dict[str, int]) -> int:
     return num_bytes((state, [tensor for name, tensor in fixed.items() if name.startswith("init.")]))
 
 
-def checkpoints_at_once(cfg: Config, num_groups: int) -> int:
+def checkpoints_at_once(cfg: Config, num_groups: float) -> int:
     """Checkpoints that lie on the disk together at most: the newest, the best, and the one that is being written."""
     steps = total_steps(cfg, num_groups)
     saves = 1 + sum(steps // every for every in (cfg.train.checkpoint_every_steps, cfg.train.eval_every_steps) if every)

@@ -9,9 +9,11 @@ on other puzzles or hardware.
   evaluate.early_exit=true             a row that halts takes the next puzzle: accuracy and mean steps with halting on
   evaluate.supervision_steps=[1,4,16]  accuracy against compute: the answers after so many supervision steps, in one pass
   evaluate.augmentations=8             so many symmetric copies of each puzzle vote on its answer: the table of 1, 2, 4, ... votes
+  evaluate.max_variants=32             so many variants vote, of puzzles that have an identifier for each; else all do
   evaluate.by_difficulty=true          the scores of puzzles that are alike hard, as their task measures it
 
-The frontier and the last three write a table (CSV, JSON) and a picture into RUN/evaluation, or into DIR with --out.
+The frontier and the last three write a table (CSV, JSON) and a picture into RUN/evaluation, or into DIR with --out; variants that
+vote write submission.json and answers.json there.
 """
 
 if __name__ == "__main__":  # before what takes seconds to import
@@ -56,11 +58,12 @@ from trm.inference.findings import findings_of
 from trm.inference.progress import Progress
 from trm.run.experiment import on_devices, started
 from trm.run.failures import not_finite
+from trm.run.folder import write_whole
 from trm.run.rank import process_rank, refuse_other_starters
 from trm.run.saved import SavedRun, check_test_puzzles, open_run, split_arguments
 from trm.run.signals import StopSignal
 from trm.show.curves import write_curve, write_difficulty, write_frontier, write_votes
-from trm.tasks.base import task_of
+from trm.tasks.base import PairsTask, task_of
 
 OUT_FOLDER = "evaluation"  # of the run folder
 
@@ -89,8 +92,11 @@ def _evaluate(path: Path, overrides: list[str], out: Path | None, stop: Callable
         _frontier([open_run(path, each) for each in sweep_of(overrides)], [], out, stop)
         return
     run = open_run(path, overrides)
+    if not any(override.startswith("evaluate.max_variants=") for override in overrides):
+        run.cfg.evaluate.max_variants = None  # training's evaluations take a sample
     wanted = run.cfg.evaluate
-    writes = wanted.supervision_steps or wanted.augmentations > 1 or wanted.by_difficulty or run.cfg.inference.ladder
+    votes = isinstance(task_of(run.cfg.data), PairsTask) and not wanted.blank_identifiers
+    writes = votes or wanted.supervision_steps or wanted.augmentations > 1 or wanted.by_difficulty or run.cfg.inference.ladder
     if out is not None and not writes:
         raise ConfigError(
             "--out is for inference=frontier, --multirun, evaluate.supervision_steps, evaluate.augmentations and "
@@ -105,11 +111,11 @@ def _evaluate(path: Path, overrides: list[str], out: Path | None, stop: Callable
     elif wanted.by_difficulty:
         _difficulty(run, out, stop)
     else:
-        _once(run, stop)
+        _once(run, _out_folder(run, out) if votes else None, stop)
 
 
-def _once(run: SavedRun, stop: Callable[[], bool]) -> None:
-    """One evaluation: a line for each metric."""
+def _once(run: SavedRun, folder: Path | None, stop: Callable[[], bool]) -> None:
+    """One evaluation: a line for each metric; what its votes come to is written into the folder."""
     runtime = started(run.cfg)
     result, findings = _evaluated(run, runtime, stop)
     if not runtime.is_main:
@@ -124,6 +130,11 @@ def _once(run: SavedRun, stop: Callable[[], bool]) -> None:
         print(f"  {titles.get(name, name):<16} {value:.6g}")
     for finding in findings:
         print(f"  to be read with care: {finding}")
+    if result.ballots is not None and folder is not None:
+        print("  votes are those of this checkpoint alone")
+        for name, text in result.ballots.documents().items():
+            write_whole(folder / name, text)
+            print(f"written: {folder / name}")
     print(json.dumps({"checkpoint_step": run.meta.step, **result.final, **costs}, sort_keys=True))
 
 

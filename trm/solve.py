@@ -4,7 +4,9 @@ Without checkpoint= the network of models/ that reads puzzles of this size answe
 
 PUZZLE is the grid row by row, in a line or in lines, in the characters that the run's data have; where these are digits, 1-9
 (then A, B, ...), with . or 0 or - for blanks; digits 0-F of a 16x16 grid are read where blanks are dots, and shown as 1-G. Quote
-it, or give a file that holds it. `test:N` takes the N-th held-out puzzle (from 0) of the run's dataset, whose solution is known.
+it, or give a file that holds it. `test:N` takes the N-th held-out puzzle (from 0) of the run's dataset, whose solution is known. Of
+a run on puzzles that are pairs of grids PUZZLE is the name of a test puzzle, test:N, or a json file of one; so many variants as
+evaluate.max_variants says vote.
 
 inference=votes8 (or ptrm, eqr, ...) has several candidates answer, one of whom is chosen (conf/inference).
 
@@ -19,31 +21,34 @@ if __name__ == "__main__":  # before what takes seconds to import
     plain_command("trm.solve:main", __doc__)
     raise SystemExit
 
+import json
 import os
 import re
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from trm.backends import start
 from trm.cli import options
-from trm.config import HardwareConfig
+from trm.config import IGNORE_LABEL, HardwareConfig
 from trm.core.candidates import row_keys
-from trm.data.format import Dataset, Metadata, load_dataset
+from trm.data.format import Dataset, Metadata, load_catalogue, load_dataset
 from trm.data.loader import EvalLoader
 from trm.errors import ConfigError, DataError
 from trm.inference.evaluator import FullEvaluator
 from trm.inference.findings import findings_of
+from trm.inference.variants import ask_variants
 from trm.run.saved import SavedRun, check_test_puzzles, is_override, open_run, published, split_arguments
 from trm.show.animation import animation
 from trm.show.files import write_files
-from trm.show.page import page
+from trm.show.page import page, pairs_page
 from trm.show.terminal import Watcher
 from trm.show.think import think
 from trm.show.thinking import Frame, Puzzle
-from trm.tasks.base import Drawn, Task, task_of
+from trm.tasks.base import Drawn, PairsTask, Split, Task, task_of
 
 
 def main(arguments: list[str]) -> None:
@@ -57,6 +62,10 @@ def main(arguments: list[str]) -> None:
     if len(rest) != 1:
         raise ConfigError(f'one puzzle is needed, in quotes: "53..7...."; got {len(rest)}')
     run = open_run(path, overrides)
+    task = task_of(run.cfg.data)
+    if isinstance(task, PairsTask):
+        _solve_pairs(run, task, rest[0], given.html)
+        return
     shown = [name for name in ("watch", "html", "gif") if getattr(given, name)]
     if run.cfg.inference.ladder:
         raise ConfigError("inference=frontier compares ways, which trm.evaluate does: name one, such as inference=votes8")
@@ -155,6 +164,86 @@ def one_puzzle(task: Task, question: NDArray[np.integer]) -> Dataset:
     )
     labels = np.full_like(question[None], facts.ignored_label)
     return Dataset(question[None], labels, np.zeros(1, np.int32), count, count, metadata, task)
+
+
+def _solve_pairs(run: SavedRun, task: PairsTask, name: str, html: Path | None) -> None:
+    """A puzzle of pairs of grids: what its variants answer; on a page also how the model comes to its answer."""
+    name, plain, rows, identifiers, draws = find_pairs(run, task, name)
+    model = run.arch, run.eval_weights, run.fixed, run.puzzle_embedding
+    ballots = ask_variants(*model, task, name, plain, rows, draws, identifiers)
+    shown = ballots.shown(name)
+    known = "with the blank identifier: the run was not trained on it" if not identifiers[0] else f"{len(draws)} variants vote"
+    print(pairs_text(shown))
+    print(f"{name}: {known}")
+    if html:
+        solution = np.where(rows[1][0] == task.facts.ignored_label, IGNORE_LABEL, rows[1][0].astype(np.int64))
+        puzzle, frames = Puzzle(name, task, rows[0][0], solution), []
+        for step in think(*model, rows[0][0], identifier=int(identifiers[0])):
+            frames += [replace(frame, answer=task.framed(frame.answer)) for frame in step]
+        title = f"{run.cfg.run_name}, step {run.meta.step}: {name}"
+        write_files("--html", html, {html: pairs_page(puzzle, frames, title, shown, known)})
+        print(f"written: {html}")
+
+
+def find_pairs(
+    run: SavedRun, task: PairsTask, name: str
+) -> tuple[str, dict[str, Any], Split, NDArray[np.int64], NDArray[np.uint8]]:
+    """The puzzle of pairs that a name, test:N or a json file says: its name, content and test rows, and its variants.
+
+    Those are as many as evaluate.max_variants says; one, with the blank identifier, of a puzzle that the run does not know.
+    """
+    dataset = load_dataset(Path(run.cfg.data.path), "test", task)
+    if dataset.pairs_task is None:
+        raise ConfigError(f"data.path={run.cfg.data.path}: holds no {task.title}: give a run and its own puzzles")
+    check_test_puzzles(run, dataset)
+    catalogue = load_catalogue(dataset)
+    tests = catalogue.tests
+    if name.startswith("test:") and name[5:].isdecimal() and int(name[5:]) < len(tests):
+        name = list(tests)[int(name[5:])]
+    if Path(name).is_file():
+        try:
+            content = json.loads(_text(name))
+        except ValueError as error:
+            raise ConfigError(f"{name}: not readable as JSON ({error}): give a file of one task") from error
+        plain, rows = task.read(content, Path(name).stem, name)
+        name = Path(name).stem
+    elif name in tests:
+        plain, rows = task.read(tests[name], name, f"{dataset.path}: {name}")
+    else:
+        raise ConfigError(
+            f"{name[:40]}: no such file, and none of the {len(tests)} test puzzles: give a name such as {next(iter(tests))}, "
+            f"test:0 to test:{len(tests) - 1}, or a json file"
+        )
+    identifiers = catalogue.identifiers_of(name)[: run.cfg.evaluate.max_variants]
+    if not len(identifiers):
+        return name, plain, rows, np.array([catalogue.blank]), task.read_identifier(name)[1][None]
+    return name, plain, rows, identifiers, catalogue.draws[identifiers]
+
+
+def pairs_text(shown: dict[str, Any]) -> str:
+    """Demonstrations, test inputs and the first answers as rows of digits."""
+    lines = []
+    for number, pair in enumerate(shown["train"], start=1):
+        lines += [f"demonstration {number}:", *_beside(pair["input"], pair["output"]), ""]
+    for number, test in enumerate(shown["tests"], start=1):
+        lines += [f"test input {number}:", *_beside(test["input"]), ""]
+        for place, answer in enumerate(test["answers"], start=1):
+            right = "" if test["output"] is None else ", right" if answer["grid"] == test["output"] else ", wrong"
+            votes = f"{answer['votes']} vote{'' if answer['votes'] == 1 else 's'}, confidence {answer['confidence']:.3f}{right}"
+            lines += [f"answer {place} ({votes}):", *_beside(answer["grid"]), ""]
+        lines += [] if test["answers"] else ["no answer", ""]
+    return "\n".join(lines).rstrip()
+
+
+def _beside(left: list[list[int]], right: list[list[int]] | None = None) -> list[str]:
+    """Lines of one grid, or of two with an arrow between."""
+    rows = [[" ".join(map(str, row)) for row in grid] for grid in (left, right or [])]
+    if right is None:
+        return [f"  {row}" for row in rows[0]] or ["  (no grid)"]
+    width, height = max(map(len, rows[0]), default=0), max(map(len, rows))
+    ones, others = ([*part, *[""] * (height - len(part))] for part in rows)
+    arrows = ["->", *["  "] * (height - 1)]
+    return [f"  {one:<{width}}  {arrow}  {other}".rstrip() for one, arrow, other in zip(ones, arrows, others, strict=True)]
 
 
 def _that_comes_along(arguments: list[str]) -> Path:

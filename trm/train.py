@@ -53,6 +53,8 @@ PROFILE_FOLDER = "profile"
 
 def train(cfg: Config) -> float | None:
     """One run from its settings to its summary; returns its best exact accuracy. Exits with 143 when preempted."""
+    if cfg.evaluate.blank_identifiers:
+        raise ConfigError("evaluate.blank_identifiers is of python -m trm.evaluate checkpoint=RUN: leave it out")
     if cfg.evaluate.supervision_steps or cfg.evaluate.augmentations > 1 or cfg.evaluate.by_difficulty:
         raise ConfigError(
             "evaluate.supervision_steps, evaluate.augmentations and evaluate.by_difficulty are of python -m trm.evaluate "
@@ -124,6 +126,8 @@ class Training:
         # ------------------------------------------------------------------------------------------------------------ prepare
         fixed = self.runtime.put_replicated(exp.fixed)
         evaluator = make_evaluator(cfg, self.runtime, exp.arch, exp.fixed, sample=True)
+        if record.votes and evaluator.ballots is not None:
+            evaluator.ballots.take(record.votes)
         state = exp.place(state)
         self.clock.reset(record.step)
         cut_short = record.start_step and self._evaluation_due() and record.scores.last_eval_step != record.step  # by a stop
@@ -265,6 +269,8 @@ class Training:
                 return False
             check_evaluation(result.final, weights, self.record.step, self.cfg, self.run_dir)
             self.record.evaluated(sample, result, self.cfg.evaluate.best_by)
+            if evaluator.keeps_votes and evaluator.ballots is not None:
+                self.record.votes = evaluator.ballots.arrays()
             self.outputs.evaluated(result, began)
             self._save(state)
         return True
@@ -273,6 +279,9 @@ class Training:
         """Copy the state to the host and have it written; the run stops here rather than save one that is not finite."""
         with self.clock.paused():
             host = self.runtime.fetch(state)
+            if host.puzzle_embedding is not None and host.puzzle_embedding is state.puzzle_embedding:
+                # on a CPU without torch_xla this is the table itself, which the next step changes in place
+                host = host._replace(puzzle_embedding=host.puzzle_embedding.clone())
             self.outputs.wait()  # one is written at a time
             losses = dict(zip(METRICS, host.metrics.tolist(), strict=True))
             check_losses(losses, self.record.step, self.cfg, self.run_dir)

@@ -46,6 +46,9 @@ class Runtime(Protocol):
     def compile_block(self, function: F) -> F:
         """The part of the network that the recursion repeats, compiled by itself where the backend gains by it."""
 
+    def whole(self, rows: Tensor) -> Tensor:
+        """Inside a compiled function: rows that are split over the devices, all of them on each."""
+
     def compile(self, function: F, rows: Rows = none, donate: int | None = None) -> F:
         """The pure function as one compiled graph; compiles at the first call for given shapes.
 

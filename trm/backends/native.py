@@ -67,6 +67,9 @@ class NativeRuntime:
     def compile_block(self, function: Fn) -> Fn:
         return _compiled_block(function) if self._backend == "inductor" else function
 
+    def whole(self, rows: Tensor) -> Tensor:
+        return rows
+
     def compile(self, function: Fn, rows: Rows = none, donate: int | None = None) -> Fn:
         """The function itself: with inductor the network's blocks are compiled, which are nearly all of the work."""
         return function

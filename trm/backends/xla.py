@@ -177,6 +177,11 @@ class XlaRuntime:
         """The function itself: the whole step is one computation."""
         return function
 
+    def whole(self, rows: Tensor) -> Tensor:
+        if self._mesh is not None:
+            self._spmd.mark_sharding(rows, self._mesh, (None,) * rows.ndim)
+        return rows
+
     def compile(self, function: Fn, rows: Rows = none, donate: int | None = None) -> Fn:
         # XLA's virtual CPU devices mix up the all-reduces of two executions that are under way at once, and hang
         drain = self.wait if self._platform == "cpu" and self.num_devices > 1 else None

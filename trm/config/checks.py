@@ -217,14 +217,17 @@ def nearest_batches(batch: int, num_devices: int) -> str:
     return " or ".join(str(v) for v in (low, low + num_devices) if v)
 
 
-def total_steps(cfg: Config, num_train_puzzles: int) -> int:
-    """Optimizer steps of the run: train.max_steps, or as many full batches as train.epochs give (SPEC.md item 8)."""
+def total_steps(cfg: Config, rows_of_epoch: float) -> int:
+    """Optimizer steps of the run: train.max_steps, or as many full batches as train.epochs give (SPEC.md item 8).
+
+    An epoch has a row for each base puzzle, or as many as a puzzle has in the mean.
+    """
     if cfg.train.max_steps is not None:
         return cfg.train.max_steps
-    steps = cfg.train.epochs * num_train_puzzles // cfg.train.global_batch_size
+    steps = int(cfg.train.epochs * rows_of_epoch // cfg.train.global_batch_size)
     if steps == 0:
         raise ConfigError(
-            f"train.epochs={cfg.train.epochs} of {num_train_puzzles} puzzles do not fill one batch of "
+            f"train.epochs={cfg.train.epochs} of {rows_of_epoch:g} puzzles do not fill one batch of "
             f"train.global_batch_size={cfg.train.global_batch_size}: raise train.epochs or lower train.global_batch_size"
         )
     return steps

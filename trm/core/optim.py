@@ -5,6 +5,7 @@ nothing is sent from the host at each step.
 """
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -113,18 +114,37 @@ def clip_gradients(grads: Weights, max_norm: float | None) -> Weights:
 
 
 def update_puzzle_embedding(
-    cfg: OptimizerConfig, table: Tensor, grads: Tensor, identifiers: Tensor, step: Tensor, total_steps: int
+    cfg: OptimizerConfig,
+    table: Tensor,
+    grads: Tensor,
+    identifiers: Tensor,
+    step: Tensor,
+    total_steps: int,
+    *,
+    whole: Callable[[Tensor], Tensor] = lambda rows: rows,
+    in_place: bool = False,
 ) -> Tensor:
     """Sign-SGD on the puzzle embedding [I, E], for the identifiers present in the batch only.
 
-    `grads` [B, E] are summed per identifier over the global batch. The sum is a product with a one-hot matrix: under SPMD that is
-    one all-reduce, where a scatter would gather the rows of every device.
+    `grads` [B, E] are summed per identifier over the global batch. A table with more rows than the batch is read and written in the
+    batch's rows alone: rows of one identifier have one sum, and write the same values. `whole` has rows that are split over devices
+    come together on each first, so that the table is never split or gathered; `in_place`: the new table takes the table's memory.
+    In a smaller table the sum is a product with a one-hot matrix, which under SPMD is one all-reduce.
     """
-    one_hot = (identifiers.unsqueeze(-1) == torch.arange(table.shape[0], device=table.device)).to(table.dtype)  # [B, I]
-    summed = one_hot.t() @ grads.to(table.dtype)
-    present = one_hot.sum(0).unsqueeze(-1) > 0
-    lr = learning_rate(cfg.puzzle_emb_lr, step, cfg, total_steps)
-    return torch.where(present, table * (1 - lr * cfg.puzzle_emb_weight_decay) - lr * torch.sign(summed), table)
+    grads, lr = grads.to(table.dtype), learning_rate(cfg.puzzle_emb_lr, step, cfg, total_steps)
+    if table.shape[0] <= len(identifiers):
+        one_hot = (identifiers.unsqueeze(-1) == torch.arange(table.shape[0], device=table.device)).to(table.dtype)  # [B, I]
+        present = one_hot.sum(0).unsqueeze(-1) > 0
+        return torch.where(present, _stepped(cfg, table, one_hot.t() @ grads, lr), table)
+    grads, identifiers = whole(grads), whole(identifiers)
+    same = (identifiers.unsqueeze(1) == identifiers.unsqueeze(0)).to(table.dtype)  # [B, B]
+    rows = _stepped(cfg, table[identifiers], same @ grads, lr)
+    places = identifiers.to(torch.int64)
+    return table.index_copy_(0, places, rows) if in_place else table.index_copy(0, places, rows)
+
+
+def _stepped(cfg: OptimizerConfig, rows: Tensor, summed: Tensor, lr: Tensor) -> Tensor:
+    return rows * (1 - lr * cfg.puzzle_emb_weight_decay) - lr * torch.sign(summed)
 
 
 def averaging_rate(rate: float, step: Tensor, start_step: int) -> float | Tensor:

@@ -31,7 +31,7 @@ def train_program(cfg: StepConfig) -> Program:
     """(state, fixed, batch) -> state, whose memory is the old state's."""
 
     def training_step(state: TrainState, fixed: Weights, batch: Batch) -> TrainState:
-        return train_step(cfg, state, fixed, batch)
+        return train_step(cfg, state, fixed, batch, in_place=True)
 
     return Program(training_step, lambda state: state.carry, donate=0)
 

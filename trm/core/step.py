@@ -83,6 +83,7 @@ class StepConfig:
     ema_rate: float
     total_steps: int
     ema_start: int = 0
+    trainable: str = "all"  # or "puzzle_embedding" alone
 
 
 class StepOutputs(NamedTuple):
@@ -219,7 +220,9 @@ def loss_and_grads(
     """
     arch, recursion, halt_weight = cfg.arch, cfg.arch.recursion, cfg.arch.objective.halt_weight
     carry = refill(arch, fixed, state.carry, batch, state.step, arch.latents.heads)
-    weights = {name: weight.detach().requires_grad_() for name, weight in state.weights.items()}
+    weights = state.weights
+    if cfg.trainable == "all":
+        weights = {name: weight.detach().requires_grad_() for name, weight in weights.items()}
     table = state.puzzle_embedding
     vectors = None if table is None else table[carry.puzzle_identifiers].detach().requires_grad_()
     steps = carry.steps + 1
@@ -252,33 +255,52 @@ def loss_and_grads(
         row_losses = rows.lm_loss + halt_weight * sum(halting_losses[1:], halting_losses[0])
         loss = (supervision_weights(recursion, steps, arch.master_dtype) * row_losses).sum() / halted.shape[0]
 
-    leaves = [*weights.values(), *([] if vectors is None else [vectors])]
+    trained = weights if cfg.trainable == "all" else {}
+    leaves = [*trained.values(), *([] if vectors is None else [vectors])]
     # detached: the zeros for what the step does not use come with requires_grad
     found = [grad.detach() for grad in torch.autograd.grad(loss, leaves, materialize_grads=True)]
-    grads, vector_grads = dict(zip(weights, found, strict=False)), None if vectors is None else found[-1]
+    grads, vector_grads = dict(zip(trained, found, strict=False)), None if vectors is None else found[-1]
     losses = [lm_loss.detach(), q_halt_loss.detach(), q_continue_loss.detach()]
     metrics = sum_metrics(arch, out, rows, steps, halted, losses, stop=batch.get("stop")).detach()
-    metrics = torch.cat([metrics[: len(ROW_METRICS)], torch.stack([norm(grads), norm(state.weights)])])
+    grad_norm = norm(grads) if grads else torch.zeros_like(lm_loss)
+    metrics = torch.cat([metrics[: len(ROW_METRICS)], torch.stack([grad_norm, norm(state.weights)])])
     new_carry = Carry(latents, steps, halted, carry.inputs, carry.labels, carry.puzzle_identifiers)
     return (grads, vector_grads), new_carry, StepOutputs(loss.detach(), grads, out.logits.detach(), out.q_halt.detach(), metrics)
 
 
-def train_step_with_outputs(cfg: StepConfig, state: TrainState, fixed: Weights, batch: Batch) -> tuple[TrainState, StepOutputs]:
-    """One training step, with what it computed on the way. The gradients and norms of the outputs are those before clipping."""
+def train_step_with_outputs(
+    cfg: StepConfig, state: TrainState, fixed: Weights, batch: Batch, *, in_place: bool = False
+) -> tuple[TrainState, StepOutputs]:
+    """One training step, with what it computed on the way. The gradients and norms of the outputs are those before clipping.
+
+    `in_place`: a large puzzle embedding is changed where it is, as the caller does not use the state again.
+    """
     (grads, vector_grads), carry, outputs = loss_and_grads(cfg, state, fixed, batch)
-    grads = clip_gradients(grads, cfg.optimizer.clip_grad_norm)
     step = state.step + 1
     t = step.to(cfg.arch.master_dtype)
-    lr = learning_rate(cfg.optimizer.lr, t, cfg.optimizer, cfg.total_steps)
-    weights, m, v = update_weights(cfg.optimizer, state.weights, state.m, state.v, grads, t, lr)
+    weights, m, v, ema = state.weights, state.m, state.v, state.ema
+    if cfg.trainable == "all":
+        grads = clip_gradients(grads, cfg.optimizer.clip_grad_norm)
+        lr = learning_rate(cfg.optimizer.lr, t, cfg.optimizer, cfg.total_steps)
+        weights, m, v = update_weights(cfg.optimizer, weights, m, v, grads, t, lr)
+        ema = update_ema(ema, weights, averaging_rate(cfg.ema_rate, step, cfg.ema_start))
     table = state.puzzle_embedding
     if table is not None and vector_grads is not None:
-        table = update_puzzle_embedding(cfg.optimizer, table, vector_grads, carry.puzzle_identifiers, t, cfg.total_steps)
+        table = update_puzzle_embedding(
+            cfg.optimizer,
+            table,
+            vector_grads,
+            carry.puzzle_identifiers,
+            t,
+            cfg.total_steps,
+            whole=cfg.arch.whole,
+            in_place=in_place and table.device.type != "xla",  # where it is donated, and functions are pure
+        )
     new_state = TrainState(
         weights=weights,
         m=m,
         v=v,
-        ema=update_ema(state.ema, weights, averaging_rate(cfg.ema_rate, step, cfg.ema_start)),
+        ema=ema,
         puzzle_embedding=table,
         carry=carry,
         step=step,
@@ -287,9 +309,9 @@ def train_step_with_outputs(cfg: StepConfig, state: TrainState, fixed: Weights, 
     return new_state, outputs
 
 
-def train_step(cfg: StepConfig, state: TrainState, fixed: Weights, batch: Batch) -> TrainState:
+def train_step(cfg: StepConfig, state: TrainState, fixed: Weights, batch: Batch, *, in_place: bool = False) -> TrainState:
     """One training step: the pure function (state, batch) -> state that every run compiles once."""
-    return train_step_with_outputs(cfg, state, fixed, batch)[0]
+    return train_step_with_outputs(cfg, state, fixed, batch, in_place=in_place)[0]
 
 
 # ------------------------------------------------------------------------------------------------------------- evaluation step

@@ -11,6 +11,7 @@ import logging
 import shlex
 import shutil
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,16 +22,16 @@ from filelock import FileLock
 from trm.config import DataConfig
 from trm.config.overrides import override
 from trm.data import csv_source
+from trm.data.build_pairs import write_pairs
 from trm.data.content import COPIES, content_of
-from trm.data.format import ARRAYS, Metadata, array_path, read_build_record
+from trm.data.format import ARRAYS, BLANK, IDENTIFIERS, SPLITS, array_path, read_build_record, write_metadata
 from trm.data.hashing import Stream, hash64, permutations
 from trm.data.hub import download
 from trm.errors import DataError
-from trm.tasks.base import Split, Task, augment, task_of
+from trm.tasks.base import PairsTask, Split, Task, augment, task_of
 
 # Changes whenever the same settings give other bytes.
 FORMAT_VERSION = 1
-SPLITS = ("train", "test")
 # The settings that decide the content, beside the task's own; csv files enter by their sha256.
 _SETTINGS = ("source", "num_puzzles", "num_test_puzzles", "min_rating", "num_aug", "seed")
 _GENERATED_TEST_PUZZLES = 1000
@@ -77,7 +78,7 @@ def ensure_dataset(data: DataConfig) -> Path:
 
 def build_command(data: DataConfig) -> str:
     """The command that builds this dataset; downloads its source where no csv files are named."""
-    keys = ["path", "num_puzzles", "num_test_puzzles", "min_rating", "num_aug", "seed", "train_csv", "test_csv"]
+    keys = ["path", "num_puzzles", "num_test_puzzles", "min_rating", "num_aug", "seed", "train_csv", "test_csv", "source_dir"]
     overrides = [override(f"data.{key}", getattr(data, key)) for key in keys if getattr(data, key) is not None]
     return shlex.join(["python", "-m", "trm.build_data", f"data={data.name}", *overrides])
 
@@ -105,6 +106,8 @@ def build_dataset(data: DataConfig) -> BuildReport:
 
 def _build(path: Path, data: DataConfig) -> dict[str, Any]:
     task = task_of(data)
+    if isinstance(task, PairsTask):
+        return _build_pairs(path, data, task)
     splits, csv_sha256 = _generated(task, data) if data.source == "generated" else _from_csv(task, data)
     record: dict[str, Any] = {
         "format_version": FORMAT_VERSION,
@@ -116,22 +119,51 @@ def _build(path: Path, data: DataConfig) -> dict[str, Any]:
     }
     if remarks := [f"{split}: {remark}" for split in SPLITS for remark in task.remarks(*splits[split])]:
         record["remarks"] = remarks
+    folder = _empty_folder(path)
+    for split in SPLITS:
+        num_aug = data.num_aug if split == "train" else 0
+        record["rows"][split] = _write_split(folder, split, task, splits[split], num_aug=num_aug, seed=data.seed)
+    _write_json(folder / IDENTIFIERS, [BLANK])
+    _finish(folder, path, data, record, functools.partial(_disjointness, task))
+    return record
+
+
+def _empty_folder(path: Path) -> Path:
+    """Where a dataset folder is written before it has its name."""
     folder = path.with_name(f".{path.name}.building")
     shutil.rmtree(folder, ignore_errors=True)
     for split in SPLITS:
         (folder / split).mkdir(parents=True)
-        num_aug = data.num_aug if split == "train" else 0
-        record["rows"][split] = _write_split(folder, split, task, splits[split], num_aug=num_aug, seed=data.seed)
+    return folder
+
+
+def _finish(folder: Path, path: Path, data: DataConfig, record: dict[str, Any], disjointness: Callable[[list[str]], str]) -> None:
+    """Complete the record by what the written folder holds, write it, and give the folder its name."""
+    for split in SPLITS:
         for name in ARRAYS:
             with array_path(folder, split, name).open("rb") as file:
                 record["sha256"][f"{split}/{name}"] = hashlib.file_digest(file, "sha256").hexdigest()
-    _write_json(folder / "identifiers.json", ["<blank>"])
     content = content_of(dataclasses.replace(data, path=str(folder)))
     record["digests"] = {"train": content.train_digest, "test": content.test_digest}
     record["findings"] = content.findings
-    record["disjointness"] = _disjointness(task, content.findings)
+    record["disjointness"] = disjointness(content.findings)
     _write_json(folder / "build.json", record)
     folder.replace(path)
+
+
+def _build_pairs(path: Path, data: DataConfig, task: PairsTask) -> dict[str, Any]:
+    """Puzzles of several rows, whose variants are draws or, with data.num_aug, rows too."""
+    found, folder = task.collect(data), _empty_folder(path)
+    record: dict[str, Any] = {
+        "format_version": FORMAT_VERSION,
+        "settings": _settings(data),
+        "csv_sha256": found.sha256,
+        "puzzles": {split: len(found.splits[split].puzzles) for split in SPLITS},
+        "rows": write_pairs(folder, task, found, data),
+        "sha256": {},
+        "remarks": found.remarks,
+    }
+    _finish(folder, path, data, record, lambda findings: findings[0] if findings else "train and test share no pair")
     return record
 
 
@@ -216,19 +248,7 @@ def _write_split(folder: Path, split: str, task: Task, base: Split, *, num_aug: 
         "group_indices": np.arange(0, num_rows + 1, num_aug + 1, dtype=np.int32),
     }.items():
         np.save(array_path(folder, split, name), array)
-    metadata = Metadata(
-        seq_len=task.facts.seq_len,
-        vocab_size=task.facts.vocab_size,
-        pad_id=task.facts.pad,
-        ignore_label_id=task.facts.ignored_label,
-        blank_identifier_id=0,
-        num_puzzle_identifiers=task.facts.num_identifiers,
-        total_groups=num_groups,
-        mean_puzzle_examples=1.0,
-        total_puzzles=num_rows,
-        sets=["all"],
-    )
-    _write_json(folder / split / "dataset.json", dataclasses.asdict(metadata))
+    write_metadata(folder, split, task, task.facts.num_identifiers, num_groups, num_rows, num_rows)
     return num_rows
 
 
@@ -265,6 +285,10 @@ def _check_settings(path: Path, data: DataConfig) -> dict[str, Any] | None:
                 f"data.{key}={wanted}, but the dataset {path} was built with data.{key}={built}: "
                 f"choose another data.path or set data.{key}={'null' if built is None else built}"
             )
+    for name, there in record["csv_sha256"].items() if data.source_dir else ():
+        file = Path(data.source_dir or "") / name
+        if file.is_file() and hashlib.sha256(file.read_bytes()).hexdigest() != there:
+            raise DataError(f"{file} is not the file that the dataset {path} was built from: choose another data.path")
     for split, csv in named.items():
         there, here = record["csv_sha256"].get(split), csv_source.scan(Path(csv), f"data.{split}_csv").sha256
         if there != here:

@@ -55,6 +55,8 @@ def content_of(data: DataConfig) -> Content:
 def as_read(data: DataConfig, train: Dataset, test: Dataset) -> DataConfig:
     """The settings with the counts that the folder has, which are not theirs where it was built elsewhere."""
     found = {"num_puzzles": train.num_groups, "num_aug": train.num_rows // train.num_groups - 1}
+    if train.pairs_task is not None:
+        found["num_aug"] = data.num_aug if train.counts is not None else int(np.diff(train.group_indices).max()) - 1
     if data.num_test_puzzles is not None:
         found["num_test_puzzles"] = test.num_groups
     wrong = {key: value for key, value in found.items() if getattr(data, key) != value}
@@ -77,6 +79,8 @@ def findings(task: Task, train: Dataset | None, test: Dataset) -> list[str]:
                 f"the puzzles have {found.seq_len} cells and {found.vocab_size} tokens: they are no {task.title} ({facts.seq_len} "
                 f"cells, {facts.vocab_size} tokens), which the settings say"
             ]
+    if test.pairs_task is not None:
+        return _of_pairs(train, test)
     bases = {name: _base(dataset) for name, dataset in splits.items()}
     told = []
     if train is not None:
@@ -96,6 +100,28 @@ def findings(task: Task, train: Dataset | None, test: Dataset) -> list[str]:
             of = f"{count} {name} puzzles" if len(looked_at) == count else f"{len(looked_at)} {name} puzzles looked at"
             also = f", but every one for the score {task.score_names[0]}" if task.score_names else ""
             told.append(f"{several} of {of} have several solutions, of which one alone counts as right{also}")
+    return told
+
+
+def _of_pairs(train: Dataset | None, test: Dataset) -> list[str]:
+    """The same of puzzles with several rows: test pairs that are trained on, and those without an answer."""
+    told = []
+    first = np.asarray(test.puzzle_indices)[np.asarray(test.group_indices)]  # rows of the first puzzle of each group
+    last = np.asarray(test.puzzle_indices)[np.asarray(test.group_indices[:-1]) + 1]
+    rows = np.concatenate([np.arange(*span) for span in zip(first[:-1].tolist(), last.tolist(), strict=True)])
+    questions, answers = (array[rows].astype(np.uint8) for array in (test.inputs, test.labels))
+    unknown = (answers == (test.metadata.ignore_label_id or 0)).all(axis=1)
+    if train is not None:
+        words = zip(train.inputs.astype(np.uint8), train.labels.astype(np.uint8), strict=True)
+        trained_on = {hash((question.tobytes(), answer.tobytes())) for question, answer in words}
+        pairs = zip(questions[~unknown], answers[~unknown], strict=True)
+        shared = sum(hash((question.tobytes(), answer.tobytes())) in trained_on for question, answer in pairs)
+        if shared:
+            told.append(f"{shared} of {len(rows)} test pairs are also trained on")
+    if unknown.any():
+        told.append(
+            f"the answers to {unknown.sum()} of {len(rows)} test inputs are not known: they are predicted, and count nowhere"
+        )
     return told
 
 

@@ -1,14 +1,19 @@
 """A dataset folder: the reference's layout, read and checked here.
 
     identifiers.json            names of the puzzle identifiers (one, "<blank>", where puzzles have none of their own)
+    test_puzzles.json           the test puzzles as their files have them, of a task with several rows a puzzle (`PairsTask`)
     build.json                  how it was built; absent in folders made by the reference's builder
     train/ test/
       dataset.json              `Metadata`
       all__inputs.npy           tokens [N, L]
       all__labels.npy           tokens [N, L]; `ignore_label_id` marks cells without a label
       all__puzzle_identifiers.npy   [N]
-      all__puzzle_indices.npy       [N + 1], first row of each puzzle (one row a puzzle: 0..N)
+      all__puzzle_indices.npy       [P + 1], first row of each puzzle (one row a puzzle: 0..N)
       all__group_indices.npy        [G + 1], first puzzle of each group: a base puzzle and its stored variants
+      all__variant_counts.npy       [G], variants of each group with its base puzzle, where they are made while loading
+
+Where the variants of a `PairsTask` are made while loading, P = G, and variant k of a group has the identifier of its puzzle plus k;
+identifiers.json is replaced by variants.npy [I, D], their draws, and variants.json, the names of the base puzzles.
 
 Written here as uint8 (tokens) and int32; the reference's int64 arrays are read too.
 """
@@ -26,9 +31,13 @@ from numpy.typing import NDArray
 
 from trm.config.overrides import override
 from trm.errors import DataError
-from trm.tasks.base import Task
+from trm.tasks.base import Catalogue, PairsTask, Task
 
+SPLITS = ("train", "test")
 ARRAYS = ("inputs", "labels", "puzzle_identifiers", "puzzle_indices", "group_indices")
+COUNTS = "variant_counts"
+IDENTIFIERS, TESTS, DRAWS, NAMES = "identifiers.json", "test_puzzles.json", "variants.npy", "variants.json"
+BLANK = "<blank>"
 
 
 @dataclass(frozen=True)
@@ -63,6 +72,20 @@ class Dataset:
     group_indices: NDArray[np.integer]
     metadata: Metadata
     task: Task | None
+    path: Path = Path()
+    counts: NDArray[np.integer] | None = None  # [G] variants of each group that are made while loading; None = stored
+    draws: NDArray[np.uint8] | None = None  # [I, D] of these
+
+    @property
+    def pairs_task(self) -> PairsTask | None:
+        """The task, where its puzzles have several rows."""
+        return self.task if isinstance(self.task, PairsTask) else None
+
+    @property
+    def rows_of_epoch(self) -> float:
+        """Rows of an epoch, which takes one variant of every base puzzle: a whole number where a puzzle is one row."""
+        metadata = self.metadata
+        return self.num_groups if self.pairs_task is None else metadata.total_groups * metadata.mean_puzzle_examples
 
     @property
     def num_rows(self) -> int:
@@ -79,6 +102,10 @@ class Dataset:
         found = hashlib.sha256()
         for array in (self.inputs, self.labels, self.puzzle_identifiers, self.group_indices):
             found.update(np.ascontiguousarray(array, dtype=np.int32).data)
+        if self.pairs_task is not None:
+            found.update(np.ascontiguousarray(self.puzzle_indices, dtype=np.int32).data)
+        if self.draws is not None:
+            found.update(np.ascontiguousarray(self.draws).data)
         return found.hexdigest()[:16]
 
 
@@ -98,12 +125,14 @@ def load_dataset(path: Path, split: str, task: Task | None = None) -> Dataset:
     metadata = read_metadata(path, split)
     arrays = {name: _load_array(path, array_path(path, split, name)) for name in ARRAYS}
     inputs = arrays["inputs"]
-    num_rows = len(inputs)
+    fits = task is not None and (task.facts.seq_len, task.facts.vocab_size) == (metadata.seq_len, metadata.vocab_size)
+    several = fits and isinstance(task, PairsTask)
+    num_rows, num_puzzles = len(inputs), len(arrays["puzzle_identifiers"] if several else inputs)
     shapes = {
         "inputs": (num_rows, metadata.seq_len),
         "labels": (num_rows, metadata.seq_len),
-        "puzzle_identifiers": (num_rows,),
-        "puzzle_indices": (num_rows + 1,),
+        "puzzle_identifiers": (num_puzzles,),
+        "puzzle_indices": (num_puzzles + 1,),
         "group_indices": (metadata.total_groups + 1,),
     }
     for name, array in arrays.items():
@@ -123,13 +152,68 @@ def load_dataset(path: Path, split: str, task: Task | None = None) -> Dataset:
         if lowest < 0 or highest >= limit:
             wrong = lowest if lowest < 0 else highest
             raise _broken(path, array_path(path, split, name), f"holds {wrong}, outside 0..{limit - 1} of dataset.json")
-    if not np.array_equal(arrays["puzzle_indices"], np.arange(num_rows + 1)):
+    if not several and not np.array_equal(arrays["puzzle_indices"], np.arange(num_rows + 1)):
         raise _broken(path, array_path(path, split, "puzzle_indices"), "must count one row a puzzle: 0..number of rows")
-    groups = arrays["group_indices"]
-    if groups[0] != 0 or groups[-1] != num_rows or (np.diff(groups) < 1).any():
-        raise _broken(path, array_path(path, split, "group_indices"), f"must rise from 0 to {num_rows}")
-    fits = task is not None and (task.facts.seq_len, task.facts.vocab_size) == (metadata.seq_len, metadata.vocab_size)
-    return Dataset(**arrays, metadata=metadata, task=task if fits else None)
+    for name, last in (("puzzle_indices", num_rows), ("group_indices", num_puzzles)):
+        starts = arrays[name]
+        if starts[0] != 0 or starts[-1] != last or (np.diff(starts.astype(np.int64)) < 1).any():
+            raise _broken(path, array_path(path, split, name), f"must rise from 0 to {last}")
+    dataset = Dataset(**arrays, metadata=metadata, task=task if fits else None, path=path)
+    if several and (path / DRAWS).exists():
+        return _with_draws(dataset, split)
+    return dataset
+
+
+def _with_draws(dataset: Dataset, split: str) -> Dataset:
+    """The dataset with the draws of variants that are made while loading."""
+    path, file = dataset.path, array_path(dataset.path, split, COUNTS)
+    counts, draws = _load_array(path, file), _load_array(path, path / DRAWS)
+    last = int((dataset.puzzle_identifiers.astype(np.int64) + counts).max()) if counts.shape == (dataset.num_groups,) else -1
+    if counts.min() < 1 or not 0 <= last <= len(draws) == dataset.metadata.num_puzzle_identifiers:
+        raise _broken(path, file, f"does not go together with {DRAWS} and dataset.json")
+    return dataclasses.replace(dataset, counts=counts, draws=draws)
+
+
+def load_catalogue(dataset: Dataset) -> Catalogue:
+    """What the identifiers of a dataset with several rows a puzzle stand for. Raises DataError naming the file that is wrong."""
+    task, path = dataset.pairs_task, dataset.path
+    assert task is not None
+    tests = _read_json(path, path / TESTS)
+    if dataset.draws is not None:
+        plain = _read_json(path, path / NAMES)
+        names, first = plain["names"], np.array([*plain["first_identifiers"], len(dataset.draws)])
+        puzzles = np.full(len(dataset.draws), -1, np.int32)
+        puzzles[1:] = np.repeat(np.arange(len(names)), np.diff(first))
+        return Catalogue(names, puzzles, dataset.draws, tests, dataset.metadata.blank_identifier_id)
+    file = path / IDENTIFIERS
+    try:
+        texts = json.loads(file.read_text(encoding="utf-8"))
+        blank = dataset.metadata.blank_identifier_id
+        found = [task.read_identifier(text) for i, text in enumerate(texts) if i != blank]
+    except (OSError, ValueError, TypeError) as error:
+        raise _broken(path, file, f"does not name the identifiers ({error})") from error
+    places = {name: i for i, name in enumerate(dict.fromkeys(name for name, _ in found))}
+    puzzles = np.insert(np.array([places[name] for name, _ in found], np.int32), blank, -1)
+    draws = np.insert(np.array([draw for _, draw in found], np.uint8), blank, 0, axis=0)
+    return Catalogue(list(places), puzzles, draws, tests, blank)
+
+
+def write_metadata(folder: Path, split: str, task: Task, identifiers: int, groups: int, puzzles: int, rows: int) -> None:
+    """Write dataset.json of a split with so many groups, that have so many puzzles and rows in all."""
+    metadata = Metadata(
+        seq_len=task.facts.seq_len,
+        vocab_size=task.facts.vocab_size,
+        pad_id=task.facts.pad,
+        ignore_label_id=task.facts.ignored_label,
+        blank_identifier_id=0,
+        num_puzzle_identifiers=identifiers,
+        total_groups=groups,
+        mean_puzzle_examples=rows / puzzles,
+        total_puzzles=puzzles,
+        sets=["all"],
+    )
+    text = json.dumps(dataclasses.asdict(metadata), indent=2) + "\n"
+    (folder / split / "dataset.json").write_text(text, encoding="utf-8")
 
 
 def read_build_record(path: Path) -> dict[str, Any] | None:

@@ -26,6 +26,12 @@ class Stream(IntEnum):
     TRAIN_ROWS = 4
     TEST_ROWS = 5
     GENERATE = 6
+    SYMMETRY = 7
+    COLOURS = 8
+    STILL = 9
+    OFFSET = 10
+    PAIRS = 11
+    CHOICE = 12
 
 
 def mix64(x: NDArray[np.uint64]) -> NDArray[np.uint64]:

@@ -27,7 +27,7 @@ Keys = Callable[[NDArray[np.int64], NDArray[np.int64]], NDArray[Any]]  # int64, 
 BLOCK_ROWS = 768
 
 
-def _host_rows(global_batch_size: int, process_index: int, process_count: int) -> slice:
+def host_rows(global_batch_size: int, process_index: int, process_count: int) -> slice:
     """The contiguous share of the global batch that one host loads."""
     if global_batch_size % process_count:
         raise DataError(f"a batch of {global_batch_size} rows does not divide over {process_count} hosts")
@@ -91,7 +91,7 @@ class TrainLoader:
         self._dataset = dataset
         self._seed = seed
         self._global_batch_size = global_batch_size
-        self._rows = _host_rows(global_batch_size, process_index, process_count)
+        self._rows = host_rows(global_batch_size, process_index, process_count)
         self._first_row = np.asarray(dataset.group_indices[:-1], np.int64)
         self._num_variants = np.diff(np.asarray(dataset.group_indices, np.int64))
         on_the_fly = on_the_fly_aug > 0 and dataset.num_rows == dataset.num_groups
@@ -163,7 +163,7 @@ class EvalLoader:
         self.dataset, self._copies, self._repeats, self._keys = dataset, copies, repeats, keys
         self._variants = _Variants(dataset, data_seed, without if copies > 1 else None)
         self.global_batch_size = global_batch_size
-        self._rows = _host_rows(global_batch_size, process_index, process_count)
+        self._rows = host_rows(global_batch_size, process_index, process_count)
         self._first = first
         left = dataset.num_rows - first
         self.num_puzzles = left if max_puzzles is None else min(max_puzzles, left)

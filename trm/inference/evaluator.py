@@ -9,7 +9,7 @@ import math
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -27,13 +27,14 @@ from trm.core.step import empty_carry
 from trm.data.build import ensure_dataset
 from trm.data.format import load_dataset
 from trm.data.loader import Batch, EvalLoader
-from trm.errors import DataError
+from trm.data.pairs import PairEvalLoader
+from trm.errors import ConfigError, DataError
 from trm.inference.cost import Work
 from trm.inference.early_exit import RECORD, early_exit_program, first_rows, first_totals
 from trm.inference.pool import Pool, Rows
 from trm.inference.progress import Progress, progress_bar
 from trm.inference.samples import Samples
-from trm.tasks.base import task_of
+from trm.tasks.base import Ballots, task_of
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,7 @@ class EvalResult:
     samples: Samples  # of the first candidates, which are the puzzles themselves
     score_names: tuple[str, ...] = ()  # the task's own
     work: Work = field(default_factory=Work)
+    ballots: Ballots | None = None  # of a task that judges puzzles by several rows
 
     @property
     def final(self) -> dict[str, float]:
@@ -81,7 +83,14 @@ def never() -> bool:
 
 
 class Evaluator(ABC):
-    """Evaluates weights that are on the devices, on the puzzles of a loader, by a compiled step with its constant inputs."""
+    """Evaluates weights that are on the devices, on the puzzles of a loader, by a compiled step with its constant inputs.
+
+    Attributes:
+        ballots: votes on the puzzles, of a task that judges them so: those of the last pass, or of all where `keeps_votes` is set.
+    """
+
+    ballots: Ballots | None = None
+    keeps_votes = False
 
     def __init__(
         self,
@@ -149,6 +158,8 @@ class BatchTrace(NamedTuple):
 
 class FullEvaluator(Evaluator):
     """All rows do all supervision steps (SPEC.md "One training step" item 2)."""
+
+    _takes_all_steps = True  # whether who takes a batch wants the answers after each step, or the last alone
 
     def __init__(
         self,
@@ -234,7 +245,7 @@ class FullEvaluator(Evaluator):
         """`take` gets what each batch said and its first row; without it the scores are found here and the traces are kept."""
         sums = [self._zeros] * self._num_steps
         scores = [dict.fromkeys(self._score_names, 0) for _ in sums]  # puzzles that have them
-        all_predictions = bool(self._score_names) or take is not None
+        all_predictions = bool(self._score_names) or (take is not None and self._takes_all_steps)
         shown: list[Shown] = []  # of the first batch
         traces: list[BatchTrace] = []
         total, began = len(self.loader) * self._num_steps, time.perf_counter()
@@ -309,6 +320,42 @@ def new_pool(loader: EvalLoader, way: InferenceConfig, *, keep: bool = False, se
     """Where the candidates of a loader's puzzles come together."""
     labelled = (loader.puzzles(0, loader.num_puzzles)["labels"] != IGNORE_LABEL).any(axis=1)
     return Pool(way, labelled, loader.puzzle_scores if loader.score_names else None, keep=keep, see=see)
+
+
+class VariantsEvaluator(FullEvaluator):
+    """Variants of puzzles vote on their answers, and the scores are the puzzles' (`PairsTask`)."""
+
+    _takes_all_steps = False
+
+    def __init__(
+        self,
+        runtime: Runtime,
+        arch: Architecture,
+        fixed: Weights,
+        loader: PairEvalLoader,
+        num_steps: int,
+        progress: str,
+        votes: str,
+    ) -> None:
+        """As every evaluator; `votes` is evaluate.votes."""
+        super().__init__(runtime, arch, fixed, loader, num_steps, progress, traced=True)
+        self.pairs, self.keeps_votes, self.ballots = loader, votes == "run", loader.ballots()
+
+    def run(self, weights: Weights, puzzle_embedding: Tensor | None, stop: Callable[[], bool] = never) -> EvalResult:
+        """Evaluate weights that are on the devices. All hosts have the answers of all rows, so that all count the same votes."""
+        ballots = self.ballots if self.keeps_votes and self.ballots is not None else self.pairs.ballots()
+        self.ballots = ballots
+
+        def take(trace: BatchTrace, start: int) -> None:
+            answers = trace.predictions[-1].numpy()
+            rows = self.pairs.rows(start, start + len(answers))
+            count, confidence = len(rows["inputs"]), trace.steps[-1].q_halt.to(torch.float64).sigmoid().numpy()
+            ballots.add(rows["puzzle_identifiers"], rows["inputs"], answers[:count], confidence[:count])
+
+        result, _ = self._pass(weights, puzzle_embedding, stop, take)
+        assert self.pairs.task is not None
+        by_step = [*result.by_step[:-1], result.final | ballots.scores()]
+        return replace(result, by_step=by_step, score_names=self.pairs.task.score_names, ballots=ballots)
 
 
 class EarlyExitEvaluator(Evaluator):
@@ -413,6 +460,14 @@ def make_evaluator(cfg: Config, runtime: Runtime, arch: Architecture, fixed: Wei
     """An evaluator over the test split of the config's dataset, or a `sample` of it as training takes. Raises DataError without."""
     way = cfg.inference
     loader = candidate_loader(cfg, runtime, SAMPLE_PUZZLES if sample else None)
+    if isinstance(loader, PairEvalLoader):
+        if cfg.evaluate.early_exit or way.candidates > 1 or way.selection == "halt_first":
+            raise ConfigError(
+                "inference and evaluate.early_exit: the variants of these puzzles vote, each with its answer after all supervision "
+                "steps: leave them out"
+            )
+        steps = cfg.inference_steps
+        return VariantsEvaluator(runtime, arch, fixed, loader, steps, progress_of(cfg, runtime), cfg.evaluate.votes)
     if cfg.evaluate.best_by not in (EXACT, *loader.score_names):
         raise DataError(
             f"evaluate.best_by={cfg.evaluate.best_by}: data.path={cfg.data.path} holds other puzzles than the settings say: set "
@@ -440,8 +495,22 @@ def held_out_loader(
 
     Of a larger one `most` puzzles, unless evaluate.max_puzzles says how many.
     """
+    dataset = load_dataset(ensure_dataset(cfg.data), "test", task_of(cfg.data))
+    if dataset.pairs_task is not None:
+        if copies > 1:
+            raise DataError("evaluate.augmentations: the variants of these puzzles vote in any case: leave it out")
+        return PairEvalLoader(
+            dataset,
+            global_batch_size=batch_size or cfg.eval_batch_size,
+            max_puzzles=cfg.evaluate.max_puzzles,
+            max_variants=cfg.evaluate.max_variants,
+            blank=cfg.evaluate.blank_identifiers,
+            data_seed=cfg.data.seed,
+            process_index=runtime.process_index,
+            process_count=runtime.process_count,
+        )
     return EvalLoader(
-        load_dataset(ensure_dataset(cfg.data), "test", task_of(cfg.data)),
+        dataset,
         global_batch_size=batch_size or cfg.eval_batch_size,
         max_puzzles=cfg.evaluate.max_puzzles or most,
         copies=copies,

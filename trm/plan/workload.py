@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from trm.config import SAMPLE_PUZZLES, Config, total_steps
+from trm.config import LARGEST_COUNT, SAMPLE_PUZZLES, Config, total_steps
 from trm.core.curriculum import stages
 from trm.core.flops import (
     analytic_eval_flops,
@@ -28,6 +28,9 @@ def architecture_of(cfg: Config) -> Architecture:
 
 def evaluation_puzzles(cfg: Config) -> tuple[int, int, bool]:
     """Puzzles of an evaluation during training and of the last one, and whether the latter is assumed rather than set."""
+    if (rows := task_of(cfg.data).facts.test_rows) is not None:  # each in its variants, in training a sample of them
+        rows *= min(1 + (cfg.data.num_aug or cfg.data.on_the_fly_aug), cfg.evaluate.max_variants or LARGEST_COUNT)
+        return rows, rows, cfg.evaluate.max_puzzles is not None
     known = cfg.data.num_test_puzzles or (GENERATED_TEST_PUZZLES if cfg.data.source == "generated" else None)
     hub, most = task_of(cfg.data).hub, cfg.evaluate.max_puzzles
     there = known or (hub.test_puzzles if hub else GENERATED_TEST_PUZZLES)
@@ -35,10 +38,15 @@ def evaluation_puzzles(cfg: Config) -> tuple[int, int, bool]:
     return min(last, most or SAMPLE_PUZZLES), last, known is None and last == there
 
 
+def rows_of_epoch(cfg: Config) -> float:
+    """Rows that an epoch has."""
+    return cfg.data.num_puzzles * task_of(cfg.data).facts.rows_of_puzzle
+
+
 def step_config(cfg: Config) -> StepConfig:
     """What the training step is compiled for."""
-    steps = total_steps(cfg, cfg.data.num_puzzles)
-    return StepConfig(architecture_of(cfg), cfg.optimizer, cfg.ema.rate, steps, cfg.ema.start_step)
+    steps = total_steps(cfg, rows_of_epoch(cfg))
+    return StepConfig(architecture_of(cfg), cfg.optimizer, cfg.ema.rate, steps, cfg.ema.start_step, cfg.train.trainable)
 
 
 @dataclass(frozen=True)
@@ -65,15 +73,16 @@ class Workload:
 
 def _mean_step(cfg: Config, flops: Callable[[Config], int | None]) -> int:
     """The mean over the run's steps of what a step costs, where a curriculum makes the first ones cheaper."""
-    steps = total_steps(cfg, cfg.data.num_puzzles)
+    steps = total_steps(cfg, rows_of_epoch(cfg))
     parts = [(stage.stop - stage.start, replace(cfg, recursion=stage.recursion)) for stage in stages(cfg.recursion, steps)]
     return sum(length * (flops(part) or 0) for length, part in parts) // steps
 
 
 def workload(cfg: Config) -> Workload:
     """Count what one run computes."""
-    arch, steps = architecture_of(cfg), total_steps(cfg, cfg.data.num_puzzles)
+    arch, steps = architecture_of(cfg), total_steps(cfg, rows_of_epoch(cfg))
     state = train_arguments(cfg, arch).state
+    table = state.puzzle_embedding  # of a large one the batch's rows alone are added up
     every = cfg.train.eval_every_steps
     evaluations = 1 if every is None else steps // every + (steps % every > 0)
     sample, puzzles, assumed = evaluation_puzzles(cfg)
@@ -95,5 +104,5 @@ def workload(cfg: Config) -> Workload:
         weight_bytes=num_bytes(state.weights),
         state_bytes=num_bytes((state.weights, state.m, state.v, state.ema, state.puzzle_embedding)),
         carry_bytes=num_bytes(state.carry),
-        gradient_bytes=num_bytes((state.weights, state.puzzle_embedding)),
+        gradient_bytes=num_bytes((state.weights, None if table is None else table[: cfg.train.global_batch_size])),
     )

@@ -12,6 +12,7 @@ from typing import Any
 
 from trm.report import plots, tables
 from trm.report.frontier import ways
+from trm.report.pairs import answers
 from trm.report.target import time_to_target
 from trm.report.thinking import MOST_PUZZLES, thinking
 from trm.report.variants import Comparison, Estimate, Variant
@@ -140,6 +141,7 @@ def page(comparison: Comparison, title: str) -> str:
             for name, draw in plots.pictures(comparison).items()
         },
         thinking=shown,
+        answers=answers(comparison),
         symbol=next((item.data["view"]["symbols"][-1] for item in shown if item.data), "5"),  # in the legend
         most_puzzles=MOST_PUZZLES,
     )

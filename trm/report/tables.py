@@ -6,6 +6,7 @@ from operator import attrgetter
 
 from trm.config import EXACT, paper
 from trm.report.frontier import ways
+from trm.report.pairs import votes_note
 from trm.report.runs import Run
 from trm.report.target import time_to_target
 from trm.report.variants import Comparison, Estimate, Variant, show
@@ -157,7 +158,7 @@ def notes(comparison: Comparison) -> list[str]:
     beside += (
         [f"published by others than the paper: {'; '.join(others)}; docs/variants.md says under which conditions"] if others else []
     )
-    return [*NOTES, RATES_NOTE, *beside, *found, *scores, *target]
+    return [*NOTES, RATES_NOTE, *beside, *found, *scores, *votes_note(comparison), *target]
 
 
 def problems(comparison: Comparison) -> list[Row]:

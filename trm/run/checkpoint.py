@@ -1,8 +1,9 @@
 """Checkpoints: the full training state as safetensors plus JSON, written atomically and verified when read.
 
-RUN/checkpoints/step_N/ holds `state.safetensors` and `meta.json`; `latest` and `best` are relative links to such, for people alone
-(trm/run/folder.py). Nothing in a checkpoint depends on the clock or on a path, so equal runs write equal bytes, and nothing in it
-can run code.
+RUN/checkpoints/step_N/ holds `state.safetensors` and `meta.json`; a puzzle embedding of several identifiers, which can be larger
+than all else, is a file of its own that the newest and the best checkpoint have alone. `latest` and `best` are relative links to
+such, for people alone (trm/run/folder.py). Nothing in a checkpoint depends on the clock or on a path, so equal runs write equal
+bytes, and nothing in it can run code.
 """
 
 import hashlib
@@ -18,7 +19,7 @@ from typing import Any, TypeVar
 
 import torch.utils._pytree as pytree
 from safetensors import SafetensorError
-from safetensors.torch import load, save
+from safetensors.torch import load, load_file, save
 from torch import Tensor
 
 from trm.errors import CheckpointError
@@ -30,6 +31,7 @@ T = TypeVar("T")
 
 FORMAT_VERSION = 3
 STATE_FILE = "state.safetensors"
+TABLE_FILE, TABLE = "puzzle_embedding.safetensors", "puzzle_embedding"
 LATEST, BEST = "latest", "best"
 
 
@@ -115,20 +117,41 @@ def save_checkpoint(run_dir: Path, tensors: dict[str, Tensor], meta: Meta, *, ke
     if best is not None and (folder / f"step_{best}").exists():
         _point(folder / BEST, f"step_{best}")
     _point(folder / LATEST, final.name)
-    for old in steps_in(folder)[:-keep]:
+    kept = steps_in(folder)[-keep:]
+    for old in steps_in(folder):
         if old not in (best, meta.step):
-            _remove(folder / f"step_{old}")
+            _remove(folder / f"step_{old}" / TABLE_FILE if old in kept else folder / f"step_{old}")
     return final
 
 
 def write_checkpoint(folder: Path, tensors: dict[str, Tensor], meta: Meta) -> None:
     """Write the files of one checkpoint into a new folder, and have them on disk."""
     folder.mkdir(parents=True)
-    blob = save({name: tensor.contiguous() for name, tensor in sorted(tensors.items())})
+    table = tensors.get(TABLE)
+    apart = table is not None and len(table) > 1
+    blob = save({name: tensor.contiguous() for name, tensor in sorted(tensors.items()) if not (apart and name == TABLE)})
     _write(folder / STATE_FILE, blob)
     body = {"format_version": FORMAT_VERSION, "state_sha256": hashlib.sha256(blob).hexdigest()} | asdict(meta)
+    if table is not None and apart:
+        body["table_sha256"] = _write_table(folder / TABLE_FILE, table)
     _write(folder / META_FILE, (json.dumps(body | {"meta_sha256": checksum(body)}, indent=1, sort_keys=True) + "\n").encode())
     _sync_folder(folder)
+
+
+def _write_table(path: Path, table: Tensor) -> str:
+    """Write a table as safetensors, from its own memory; returns the sha256 of the file."""
+    values = memoryview(table.contiguous().numpy()).cast("B")  # type: ignore[arg-type]
+    kind = {4: "F32", 8: "F64"}[table.element_size()]
+    header = json.dumps({TABLE: {"dtype": kind, "shape": list(table.shape), "data_offsets": [0, values.nbytes]}}).encode()
+    header += b" " * (-len(header) % 8)
+    found = hashlib.sha256()
+    with path.open("wb") as file:
+        for part in (len(header).to_bytes(8, "little"), header, values):
+            file.write(part)
+            found.update(part)
+        file.flush()
+        os.fsync(file.fileno())
+    return found.hexdigest()
 
 
 def mend_links(run_dir: Path) -> None:
@@ -222,14 +245,34 @@ def load_checkpoint(folder: Path) -> tuple[dict[str, Tensor], Meta]:
     try:
         later = ("test_digest", "puzzles", "findings")
         known = {name: body[name] for name in Meta.__dataclass_fields__ if name in body or name not in later}
-        return load(blob), Meta(**known | {"scores": Scores(**body["scores"])})
+        return load(blob) | _load_table(folder, body.get("table_sha256")), Meta(**known | {"scores": Scores(**body["scores"])})
     except (KeyError, TypeError, SafetensorError) as error:
         raise CheckpointError(f"{folder}: not a checkpoint ({error})") from error
 
 
+def _load_table(folder: Path, sha256: str | None) -> dict[str, Tensor]:
+    """The puzzle embedding that is a file of its own, verified; nothing where the checkpoint has none."""
+    if sha256 is None:
+        return {}
+    path = folder / TABLE_FILE
+    try:
+        with path.open("rb") as file:
+            found = hashlib.file_digest(file, "sha256").hexdigest()
+    except FileNotFoundError as error:
+        raise CheckpointError(
+            f"{path}: no such file: only the newest and the best checkpoint of a run keep it: use one of these"
+        ) from error
+    except OSError as error:
+        raise CheckpointError(f"{path}: not readable ({error.strerror}): use another checkpoint") from error
+    if found != sha256:
+        raise CheckpointError(f"{path}: damaged (its checksum does not match {META_FILE}): use another checkpoint")
+    return dict(load_file(path))
+
+
 def state_digest(folder: Path) -> str:
     """What a checkpoint's meta.json says of its tensors, which `load_checkpoint` has verified."""
-    return str(json.loads((folder / META_FILE).read_bytes())["state_sha256"])
+    body = json.loads((folder / META_FILE).read_bytes())
+    return str(body["state_sha256"]) + str(body.get("table_sha256", ""))
 
 
 def first_whole(folders: list[Path], tell: Callable[[str], None]) -> tuple[Path, dict[str, Tensor], Meta] | None:

@@ -19,6 +19,7 @@ from trm.data.build import ensure_dataset
 from trm.data.content import Content, as_read, examine
 from trm.data.format import Dataset, load_dataset
 from trm.data.loader import TrainLoader
+from trm.data.pairs import PairTrainLoader
 from trm.errors import ConfigError
 from trm.run.rank import process_rank
 from trm.tasks.base import task_of
@@ -33,7 +34,7 @@ class Experiment:
     cfg: Config  # with the counts of the data as they were read
     runtime: Runtime
     dataset: Dataset  # the training split
-    loader: TrainLoader
+    loader: TrainLoader | PairTrainLoader
     arch: Architecture
     fixed: Weights  # on the CPU
     total_steps: int
@@ -42,7 +43,8 @@ class Experiment:
     @property
     def step_config(self) -> StepConfig:
         """The step at full depth."""
-        return StepConfig(self.arch, self.cfg.optimizer, self.cfg.ema.rate, self.total_steps, self.cfg.ema.start_step)
+        cfg = self.cfg
+        return StepConfig(self.arch, cfg.optimizer, cfg.ema.rate, self.total_steps, cfg.ema.start_step, cfg.train.trainable)
 
     @property
     def stages(self) -> list[Stage]:
@@ -90,20 +92,24 @@ def build(cfg: Config, runtime: Runtime | None = None) -> Experiment:
     path, task = ensure_dataset(cfg.data), task_of(cfg.data)
     dataset, test = (load_dataset(path, split, task) for split in ("train", "test"))
     cfg = dataclasses.replace(cfg, data=as_read(cfg.data, dataset, test))
-    steps = total_steps(cfg, dataset.num_groups)
+    steps = total_steps(cfg, dataset.rows_of_epoch)
     runtime = runtime or started(cfg)
-    loader = TrainLoader(
-        dataset,
-        seed=cfg.seed,
-        global_batch_size=cfg.train.global_batch_size,
-        on_the_fly_aug=cfg.data.on_the_fly_aug if cfg.data.num_aug == 0 else 0,
-        data_seed=cfg.data.seed,
-        process_index=runtime.process_index,
-        process_count=runtime.process_count,
-    )
+    loader = train_loader(cfg, dataset, runtime.process_index, runtime.process_count)
     content = examine(path, dataset, test, task)
     arch = on_devices(architecture(cfg, **dataset.metadata.sizes), runtime)
     return Experiment(cfg, runtime, dataset, loader, arch, init_fixed(arch, cfg.seed), steps, content)
+
+
+def train_loader(cfg: Config, dataset: Dataset, process_index: int = 0, process_count: int = 1) -> TrainLoader | PairTrainLoader:
+    """One host's training stream of the settings."""
+    data, batch_size = cfg.data, cfg.train.global_batch_size
+    host = {"process_index": process_index, "process_count": process_count}
+    if dataset.pairs_task is not None:
+        return PairTrainLoader(dataset, seed=cfg.seed, global_batch_size=batch_size, data_seed=data.seed, **host)
+    on_the_fly_aug = data.on_the_fly_aug if data.num_aug == 0 else 0
+    return TrainLoader(
+        dataset, seed=cfg.seed, global_batch_size=batch_size, on_the_fly_aug=on_the_fly_aug, data_seed=data.seed, **host
+    )
 
 
 def started(cfg: Config) -> Runtime:
@@ -121,4 +127,4 @@ def started(cfg: Config) -> Runtime:
 
 def on_devices(arch: Architecture, runtime: Runtime) -> Architecture:
     """The architecture with what the devices put in the place of plain torch."""
-    return dataclasses.replace(arch, linear=runtime.linear, compile_block=runtime.compile_block)
+    return dataclasses.replace(arch, linear=runtime.linear, compile_block=runtime.compile_block, whole=runtime.whole)

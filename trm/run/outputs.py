@@ -15,6 +15,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import torch
 from omegaconf import OmegaConf
 
 from trm.config import Config, to_plain
@@ -90,6 +91,8 @@ class Outputs:
         with self._own():
             if self._exp.runtime.is_main:
                 write_whole(self._run_dir / SAMPLES_FILE, result.samples.to_json())
+                for name, text in result.ballots.documents().items() if result.ballots else ():
+                    write_whole(self._run_dir / name, text)
             best = self._record.scores.best_exact_accuracy or 0.0  # this evaluation's included
             puzzles = held_out(result.samples, self._exp.dataset.task)
             self._trackers.show(step, lambda: Evaluation(result.by_step, best, puzzles, dict(self._record.scores.best_scores)))
@@ -99,6 +102,7 @@ class Outputs:
         if not self._exp.runtime.is_main or self.failure:
             return
         tensors = flatten(state) | {f"fixed/{k}": t for k, t in self._exp.fixed.items() if k.startswith("init.")}
+        tensors |= {f"votes/{name}": torch.from_numpy(array) for name, array in self._record.votes.items()}
         with self._own():
             self._writer.save(tensors, self._record.meta(self._exp))
 

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
+from numpy.typing import NDArray
 
 from trm.config import EXACT, digest, kept, to_plain
 from trm.core.model import num_parameters
@@ -30,6 +31,7 @@ class Record:
     seconds_before: float = 0.0  # of training, by earlier starts
     seconds_to_first_step: float | None = None
     kept_config: dict[str, Any] = field(default_factory=dict)  # of the checkpoint that the run goes on from
+    votes: dict[str, NDArray[Any]] = field(default_factory=dict)  # of all evaluations, where they add up (evaluate.votes=run)
     _told: set[str] = field(default_factory=set)
 
     def warn(self, text: str, once: str | None = None) -> None:

@@ -14,7 +14,18 @@ from trm.backends.base import extremes_over_hosts
 from trm.config import Config, differences, digest, kept, resume_conflicts, to_plain
 from trm.core.step import TrainState
 from trm.errors import CheckpointError, UserError
-from trm.run.checkpoint import Meta, first_whole, mend_links, saved_steps, set_aside, state_digest, unflatten
+from trm.run.checkpoint import (
+    TABLE,
+    Meta,
+    find_checkpoints,
+    first_whole,
+    flatten,
+    mend_links,
+    saved_steps,
+    set_aside,
+    state_digest,
+    unflatten,
+)
 from trm.run.experiment import Experiment
 from trm.run.folder import read_summary, seconds_before
 from trm.run.record import Record
@@ -42,15 +53,59 @@ def starting_point(exp: Experiment, run_dir: Path, record: Record) -> tuple[Expe
         raise error
     state = exp.first_state()
     if found is None:
-        return exp, state
+        return _from_other_run(exp, state) if exp.cfg.train.init_from else (exp, state)
     folder, tensors, meta = found
     fixed = {k.removeprefix("fixed/"): t for k, t in tensors.items() if k.startswith("fixed/")}
-    state = unflatten(state, {k: t for k, t in tensors.items() if not k.startswith("fixed/")}, str(folder))
+    own = {k: t for k, t in tensors.items() if not k.startswith(("fixed/", "votes/"))}
+    state = unflatten(state, own, str(folder))
+    record.votes = {name: tensor.numpy() for name, tensor in _part(tensors, "votes/").items()}
     record.step = record.start_step = meta.step
     record.scores, record.wandb_run_id, record.kept_config = meta.scores, meta.wandb_run_id, meta.config
     record.seconds_before = seconds_before(run_dir)
     log.info("resuming from %s", folder)
     return dataclasses.replace(exp, fixed=exp.fixed | fixed), state
+
+
+def _from_other_run(exp: Experiment, state: TrainState) -> tuple[Experiment, TrainState]:
+    """A first state with the weights of train.init_from, and the experiment with its latents' initial values.
+
+    The puzzle embedding is taken over where the identifiers are the same; else each of its rows is the mean of the other run's,
+    which is said. Raises CheckpointError where the weights do not fit.
+    """
+    given = exp.cfg.train.init_from
+    assert given is not None
+    try:
+        whole = first_whole(find_checkpoints(Path(given)), log.warning)
+    except (CheckpointError, OSError) as error:
+        raise CheckpointError(f"train.init_from={given}: {error}") from error
+    if whole is None:
+        raise CheckpointError(f"train.init_from={given}: every checkpoint there is damaged: give another run")
+    folder, tensors, meta = whole
+    kinds = {kind: _part(tensors, f"{kind}/") for kind in ("weights", "ema")}
+    weights = kinds["weights"] or kinds["ema"]
+    parts = {"weights": weights} | ({"ema": kinds["ema"] or weights} if state.ema else {})
+    named = {f"{kind}/{name}": tensor for kind, part in parts.items() for name, tensor in part.items()}
+    own = flatten(state)
+    named |= {name: tensor for name, tensor in own.items() if name.partition("/")[0] not in parts}
+    table, fresh = tensors.get(TABLE), state.puzzle_embedding
+    if table is not None and fresh is not None:
+        same = table.shape == fresh.shape and (len(table) == 1 or meta.data_digest == exp.content.train_digest)
+        if not same:
+            log.info(
+                "%s: its puzzle embedding has other identifiers (%s there, %s here): all of them start from the mean of its rows",
+                folder,
+                f"{len(table):,}",
+                f"{len(fresh):,}",
+            )
+            table = table.mean(dim=0, keepdim=True).to(fresh.dtype).expand(len(fresh), -1).contiguous()
+        named[TABLE] = table
+    log.info("weights of %s (step %s); the rest of the state starts anew", folder, meta.step)
+    fixed = _part(tensors, "fixed/")
+    return dataclasses.replace(exp, fixed=exp.fixed | fixed), unflatten(state, named, f"train.init_from={given}: {folder}")
+
+
+def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
 
 
 def _checkpoint(exp: Experiment, run_dir: Path, record: Record) -> tuple[Path, dict[str, Tensor], Meta] | None:

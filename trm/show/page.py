@@ -53,6 +53,21 @@ def page(puzzle: Puzzle, frames: list[Frame], title: str) -> str:
     )
 
 
+def pairs_page(puzzle: Puzzle, frames: list[Frame], title: str, shown: dict[str, Any], votes: str) -> str:
+    """The page of a puzzle of pairs: what variants answered (`Ballots.shown`), and all frames of a run of `think` on the puzzle."""
+    return render(
+        HERE / "solved_pairs.html",
+        [VIEWER],
+        title=title,
+        shown=shown,
+        votes=votes,
+        colours=shown["colours"],
+        last=frames[-1],
+        symbol=puzzle.view.symbols[-1],
+        data=thinking_data([(puzzle, frames)]),
+    )
+
+
 def thinking_data(thoughts: Thoughts) -> dict[str, Any]:
     """What viewer.js draws of puzzles that share a view, ready for JSON.
 
@@ -92,6 +107,7 @@ def _puzzle_data(puzzle: Puzzle, frames: list[Frame]) -> dict[str, Any]:
         "name": puzzle.name,
         "question": _base64(puzzle.question, "u1"),
         "solution": None if puzzle.solution is None else _base64(np.where(puzzle.known, puzzle.solution, NO_TOKEN), "u1"),
+        "judged": puzzle.judged,
         "violations": list(numbers),
         "frames": drawn,
     }

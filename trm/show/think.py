@@ -24,6 +24,7 @@ def think(
     way: InferenceConfig = ONE,
     key: int = 0,
     num_steps: int | None = None,
+    identifier: int = 0,
 ) -> Iterator[list[Frame]]:
     """Frames of each supervision step, one for each latent recursion, as they are computed; the last is the answer.
 
@@ -32,7 +33,7 @@ def think(
     model never halts early. Raises ConfigError where the recursion's variant does not end with f_H (trm/core/recursion.py).
     """
     inputs = torch.from_numpy(question).int()[None]
-    vectors = None if puzzle_embedding is None else puzzle_embedding[:1]  # puzzle identifier 0
+    vectors = None if puzzle_embedding is None else puzzle_embedding[identifier : identifier + 1]
     row = torch.tensor([key])
     latents = {z: value.contiguous() for z, value in with_latents(arch, fixed, 1, row).items()}
     for step in range(1, (num_steps or arch.recursion.n_sup) + 1):

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trm.inference.samples import Samples
-from trm.tasks.base import GridView, Task
+from trm.tasks.base import GridView, PairsTask, Task
 
 Cells = NDArray[np.integer]  # tokens [C]
 Flags = NDArray[np.bool_]  # [C]
@@ -86,7 +86,13 @@ class Puzzle:
 
     def _solved_otherwise(self, answer: Cells) -> bool:
         """Whether the answer is as right as the known one, of a task that has several right answers."""
-        return self.task is not None and bool(self.task.score_names) and not self.violations(answer)
+        task = self.task
+        return task is not None and not isinstance(task, PairsTask) and bool(task.score_names) and not self.violations(answer)
+
+    @property
+    def judged(self) -> bool:
+        """Whether it can be said if an answer is right: the solution is known, or the rules tell."""
+        return (self.solution is not None and bool(self.known.any())) or not isinstance(self.task, PairsTask)
 
     def marks_of(self, frames: list[Frame]) -> list[Marks]:
         """Marks of frames that follow one another."""

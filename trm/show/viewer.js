@@ -119,7 +119,7 @@ function figure(place, puzzle, view, flags, recursions, go) {
     const [wrong, changed] = ["wrong", "changed"].map((flag) => cells.filter((_, i) => has(flag, i)).length);
     status.replaceChildren();
     add(status, "strong", "", puzzle.name);
-    const verdict = wrong ? `${wrong} of ${cells.length} wrong` : "solved";
+    const verdict = wrong ? `${wrong} of ${cells.length} wrong` : puzzle.judged ? "solved" : "not known whether right";
     status.append(` ${verdict}, ${changed} changed; halting ${frame.halting.toFixed(3)}`);
     summary.textContent = `Violations: ${frame.violations.length || "none"}`;
     violations.replaceChildren();

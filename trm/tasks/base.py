@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from types import ModuleType
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +25,7 @@ from trm.errors import ConfigError, DataError
 Tokens = NDArray[np.integer]  # [L] of one grid, or [N, L]
 Flags = NDArray[np.bool_]  # [L] of one grid, or [N]
 Scores = dict[str, NDArray[np.bool_]]  # [N] by name
+ANSWERS_FILE = "answers.json"  # of a run whose puzzles are judged by votes: some of them with their answers
 Split = tuple[NDArray[np.uint8], NDArray[np.uint8]]  # questions and answers [P, L]
 
 
@@ -37,6 +38,9 @@ class TaskFacts:
     num_identifiers: int = 1
     pad: int = 0  # token of cells that do not exist
     ignored_label: int = 0  # label of cells that do not count
+    # about, where a puzzle has several rows: training rows of a puzzle, and test rows of all test puzzles in one variant
+    rows_of_puzzle: float = 1.0
+    test_rows: int | None = None
 
     @property
     def sizes(self) -> dict[str, int]:
@@ -262,6 +266,115 @@ class Task(ABC):
     def difficulty(self, questions: NDArray[np.integer], answers: NDArray[np.integer]) -> NDArray[np.integer]:
         """A number that says how hard each puzzle [N] is, of a task that has `difficulty_words`."""
         raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class Catalogue:
+    """What each of the I puzzle identifiers stands for, and the test puzzles as their files have them."""
+
+    names: list[str]  # of the base puzzles
+    puzzles: NDArray[np.int32]  # [I], -1 = none (blank)
+    draws: NDArray[np.uint8]  # [I, D], what makes the variant of its puzzle, as the task has it
+    tests: dict[str, Any]  # by name
+    blank: int = 0
+
+    def variant(self, identifier: int) -> tuple[str, NDArray[np.uint8]]:
+        """The puzzle's name and the draw of an identifier that is not blank."""
+        return self.names[self.puzzles[identifier]], self.draws[identifier]
+
+    def identifiers_of(self, name: str) -> NDArray[np.int64]:
+        """The identifiers of a puzzle's variants, itself first; empty where there is none of that name."""
+        return np.flatnonzero(self.puzzles == self.names.index(name)) if name in self.names else np.empty(0, np.int64)
+
+
+class Ballots(Protocol):
+    """Answers of many variants on their way to the scores of their puzzles. N rows of L cells."""
+
+    def add(
+        self,
+        identifiers: NDArray[np.integer],
+        questions: NDArray[np.integer],
+        answers: NDArray[np.integer],
+        confidence: NDArray[np.float64],
+    ) -> None:
+        """Answers [N, L] to questions [N, L] of variants [N], each with the model's confidence 0..1 [N]."""
+
+    def scores(self) -> dict[str, float]:
+        """The scores of what was added."""
+
+    def documents(self) -> dict[str, str]:
+        """What is written beside the scores: text by file name."""
+
+    def shown(self, name: str) -> dict[str, Any]:
+        """A puzzle with its answers, ready for JSON and trm/show/pairs.html.
+
+        `name`, `colours` of the numbers in grids, `train` (pairs of `input` and `output`, rows of numbers each), `tests`: `input`,
+        `output` (None = not known) and `answers`, best first, each with its `grid`, `votes` and `confidence`.
+        """
+
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """All votes, to be kept in a checkpoint."""
+
+    def take(self, arrays: dict[str, NDArray[Any]]) -> None:
+        """Go on from votes that were kept."""
+
+
+class PairRows(NamedTuple):
+    """The rows of one split: those of puzzle g are first_row[g] to first_row[g + 1]."""
+
+    puzzles: list[int]  # of each group, its place in the collection's names
+    questions: NDArray[np.uint8]  # [R, L]
+    answers: NDArray[np.uint8]  # [R, L]; all padding where the answer is not known
+    first_row: NDArray[np.int64]  # [G + 1]
+
+
+@dataclass(frozen=True)
+class Collection:
+    """Puzzles of several rows each, with the draws of their variants."""
+
+    names: list[str]
+    draws: list[NDArray[np.uint8]]  # of each puzzle [1 + variants, D], the puzzle itself first
+    splits: dict[str, PairRows]
+    tests: dict[str, Any]
+    sha256: dict[str, str]  # of the files that they are from
+    remarks: list[str]
+
+
+class PairsTask(Task):
+    """A task whose puzzles have several rows each, which belong together, and whose variants have identifiers of their own."""
+
+    has_classes = False
+
+    @abstractmethod
+    def collect(self, data: DataConfig) -> Collection:
+        """The puzzles that the settings name. Raises DataError."""
+
+    @abstractmethod
+    def vary(self, rows: Split, chosen: NDArray[np.int64], draws: NDArray[np.uint8], places: NDArray[np.float64] | None) -> Split:
+        """Of base rows [R, L] the `chosen` ones [N] in the variants `draws` [N, D].
+
+        `places` [N, 2] in [0, 1) say where in their room they are; None = in the corner.
+        """
+
+    @abstractmethod
+    def identifier_name(self, name: str, draw: NDArray[np.uint8]) -> str:
+        """What a variant of a puzzle is called."""
+
+    @abstractmethod
+    def read_identifier(self, text: str) -> tuple[str, NDArray[np.uint8]]:
+        """The puzzle's name and the draw that such a name says. Raises ValueError."""
+
+    @abstractmethod
+    def ballots(self, catalogue: Catalogue) -> Ballots:
+        """Where answers to the test puzzles of a catalogue are counted."""
+
+    @abstractmethod
+    def read(self, plain: Any, name: str, where: str) -> tuple[dict[str, Any], Split]:
+        """A puzzle from its JSON, checked, and its test rows. Raises DataError, which begins with `where`."""
+
+    @abstractmethod
+    def framed(self, answer: Tokens) -> Tokens:
+        """An answer as it counts, without what the model wrote around it."""
 
 
 # Where each task is: a module that is imported when it is asked for.

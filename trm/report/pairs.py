@@ -1,0 +1,83 @@
+"""What the page shows of puzzles of pairs of grids: solved and failed ones with their answers, from the runs' answers.json."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from trm.report.runs import Run
+from trm.report.variants import Comparison, Variant
+from trm.tasks.base import ANSWERS_FILE
+
+MOST_VARIANTS = 6  # on one page
+VOTES = {"checkpoint": "votes of the last evaluation's checkpoint", "run": "votes of all evaluations of the run, up to the last"}
+
+
+@dataclass(frozen=True)
+class Answers:
+    """A variant's best run, and the puzzles that it shows, or why it cannot."""
+
+    variant: str
+    run: str
+    words: str  # how many puzzles are solved, and whose votes these are
+    shown: list[dict[str, Any]]  # of trm.tasks.base.Ballots.shown
+    problem: str = ""
+
+
+def answers(comparison: Comparison) -> list[Answers]:
+    """The puzzles of each variant's best run that has them."""
+    chosen = [(variant, run) for variant in comparison.variants if (run := _best_run(variant)) is not None][:MOST_VARIANTS]
+    return [_answers(variant, run) for variant, run in chosen]
+
+
+def votes_note(comparison: Comparison) -> list[str]:
+    """Whose votes the scores are, where puzzles are judged by votes."""
+    runs = [run for variant in comparison.variants for run in variant.runs if _file(run) is not None]
+    kinds = sorted({_votes(run) for run in runs})
+    return [f"Answers of variants are ranked by {' or '.join(kinds)} (evaluate.votes)."] if kinds else []
+
+
+def _votes(run: Run) -> str:
+    return VOTES.get(str(run.settings.get("evaluate.votes")), VOTES["checkpoint"])
+
+
+def _file(run: Run) -> Path | None:
+    file = run.folder / ANSWERS_FILE if run.folder else None
+    return file if file and file.is_file() else None
+
+
+def _best_run(variant: Variant) -> Run | None:
+    runs = [run for run in variant.counted or variant.runs if _file(run) is not None]
+    return max(runs, key=lambda run: max((run.scores or {}).values(), default=0.0), default=None)
+
+
+def _answers(variant: Variant, run: Run) -> Answers:
+    file = _file(run)
+    assert file is not None
+    try:
+        plain = json.loads(file.read_text(encoding="utf-8"))
+        words = (
+            f"{plain['solved']} of {plain['puzzles']} puzzles solved within two answers; {_votes(run)}, {plain['rows']:,} in all"
+        )
+        for shown in plain["shown"]:
+            _check(shown)
+        return Answers(variant.label, run.name, words, plain["shown"])
+    except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        return Answers(variant.label, run.name, "", [], f"{ANSWERS_FILE} cannot be shown: {reason}")
+
+
+def _check(shown: dict[str, Any]) -> None:
+    """Raise ValueError, TypeError or KeyError where this is not what `Ballots.shown` makes."""
+    str(shown["name"])
+    grids = [pair[side] for pair in shown["train"] for side in ("input", "output")]
+    for test in shown["tests"]:
+        grids += [test["input"], *([] if test["output"] is None else [test["output"]])]
+        for answer in test["answers"]:
+            grids.append(answer["grid"])
+            float(answer["confidence"]), int(answer["votes"])
+    largest = len(shown["colours"])
+    if not all(type(cell) is int and 0 <= cell < largest for grid in grids for row in grid for cell in row):
+        raise ValueError("a cell is no colour")
+    if not all(type(colour) is str and colour[:1] == "#" for colour in shown["colours"]):
+        raise ValueError("a colour is none")

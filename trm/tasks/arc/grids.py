@@ -1,0 +1,117 @@
+"""Coloured grids of any size as tokens on a square canvas, and their symmetries.
+
+Tokens: 0 pads, 1 marks the end of a grid, 2 to 11 are colours 0 to 9. The end mark is drawn along the row below the grid and the
+column right of it where the canvas has room.
+Shapes: N rows, S cells along a side of the canvas, L = S * S; a grid is [rows, columns] of colours.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+PAD, END, COLOUR_0 = 0, 1, 2
+COLOURS = 10
+# as ARC Prize draws them
+PALETTE = ("#000000", "#1e93ff", "#f93c31", "#4fcc30", "#ffdc00", "#999999", "#e53aa3", "#ff851b", "#87d8f1", "#921231")
+VOCAB = COLOUR_0 + COLOURS
+# A variant is one of the eight symmetries of a square, as trm/tasks/dihedral.py numbers them, and a permutation of colours 1 to 9:
+# [symmetry, the colour that 1 becomes, that 2 becomes, ...].
+DRAW = COLOURS
+ITSELF = np.array([0, *range(1, COLOURS)], np.uint8)
+_INVERSE = (0, 3, 2, 1, 4, 5, 6, 7)
+# What each symmetry does: rows and columns change places, then the source's rows or columns are counted from the other end.
+_SWAPS = np.array([0, 1, 0, 1, 0, 0, 1, 1], bool)
+_TURNS_ROWS = np.array([0, 0, 1, 1, 0, 1, 0, 1], bool)
+_TURNS_COLUMNS = np.array([0, 1, 1, 0, 1, 0, 0, 1], bool)
+
+Grid = NDArray[np.uint8]
+
+
+def moved(grid: Grid, symmetry: int) -> Grid:
+    """A grid turned or mirrored."""
+    turned = np.rot90(grid, symmetry) if symmetry < 4 else grid.T if symmetry == 6 else grid
+    if symmetry in (4, 5):
+        turned = np.flip(grid, 1 if symmetry == 4 else 0)
+    elif symmetry == 7:
+        turned = np.fliplr(np.rot90(grid))
+    return turned
+
+
+def varied(grid: Grid, draw: NDArray[np.uint8]) -> Grid:
+    """A grid in a variant."""
+    return moved(np.concatenate([ITSELF[:1], draw[1:]])[grid], int(draw[0]))
+
+
+def unvaried(grid: Grid, draw: NDArray[np.uint8]) -> Grid:
+    """What `varied` did, done backwards."""
+    colours = np.argsort(np.concatenate([ITSELF[:1], draw[1:]])).astype(np.uint8)
+    return colours[moved(grid, _INVERSE[int(draw[0])])]
+
+
+def placed(grids: list[Grid | None], side: int) -> NDArray[np.uint8]:
+    """Grids as rows of tokens [N, L], each in the canvas's corner with its end marks; None is a row of padding."""
+    rows = np.zeros((len(grids), side, side), np.uint8)
+    for row, grid in zip(rows, grids, strict=True):
+        if grid is not None:
+            height, width = grid.shape
+            row[:height, :width] = grid + COLOUR_0
+            row[height : height + 1, :width] = END
+            row[:height, width : width + 1] = END
+    return rows.reshape(len(grids), side * side)
+
+
+def sizes(rows: NDArray[np.integer], side: int) -> NDArray[np.int64]:
+    """Rows and columns [N, 2] of the largest rectangle of colours from the corner of each canvas [N, L].
+
+    The released rule: for each number of rows the widest prefix without another token; the largest area, the fewest rows on ties.
+    """
+    squares = rows.reshape(len(rows), side, side)
+    others = (squares < COLOUR_0) | (squares >= VOCAB)
+    prefix = np.where(others.any(axis=2), others.argmax(axis=2), side)
+    widths = np.minimum.accumulate(prefix, axis=1)
+    areas = widths * np.arange(1, side + 1)
+    best = areas.argmax(axis=1)
+    width = widths[np.arange(len(rows)), best]
+    return np.stack([np.where(width > 0, best + 1, 0), width], axis=1).astype(np.int64)
+
+
+def cropped(rows: NDArray[np.integer], side: int) -> list[Grid]:
+    """These rectangles as grids of colours."""
+    squares = rows.reshape(len(rows), side, side)
+    colours = (squares - COLOUR_0).astype(np.uint8)
+    return [grid[:height, :width] for grid, (height, width) in zip(colours, sizes(rows, side).tolist(), strict=True)]
+
+
+def variants(
+    rows: NDArray[np.uint8],
+    shapes: NDArray[np.int64],
+    chosen: NDArray[np.int64],
+    draws: NDArray[np.uint8],
+    offsets: NDArray[np.int64],
+    side: int,
+) -> NDArray[np.uint8]:
+    """Of the rows `rows` [R, L] the `chosen` ones [N] in the variants `draws` [N, DRAW], their corner at `offsets` [N, 2].
+
+    `shapes` [R, 2] are the sizes of the grids of `rows`, which lie in the corner of the canvas; the offsets leave them room.
+    """
+    symmetry, (height, width) = draws[:, 0], (size[:, None] for size in shapes[chosen].T)
+    swaps, turns_rows, turns_columns = (table[symmetry][:, None] for table in (_SWAPS, _TURNS_ROWS, _TURNS_COLUMNS))
+    new_height, new_width = np.where(swaps, width, height), np.where(swaps, height, width)
+    along = np.arange(side)
+    down, right = along - offsets[:, :1], along - offsets[:, 1:]  # [N, S] from the corner
+    in_rows, in_columns = ((at >= 0) & (at < size) for at, size in ((down, new_height), (right, new_width)))
+    # the source cell's number is a part that depends on the cell's row plus one that depends on its column
+    source_row, source_column = np.where(swaps, right, down), np.where(swaps, down, right)
+    source_row = np.where(turns_rows, height - 1 - source_row, source_row) * side
+    source_column = np.where(turns_columns, width - 1 - source_column, source_column)
+    by_row = np.where(swaps, source_column, source_row) + chosen[:, None] * (side * side)
+    by_column = np.where(swaps, source_row, source_column)
+    by_row, by_column = np.where(in_rows, by_row, 0), np.where(in_columns, by_column, 0)
+    tokens = rows.reshape(-1).take(by_row[:, :, None] + by_column[:, None, :])
+    relabel = np.concatenate([np.tile(np.arange(COLOUR_0 + 1, dtype=np.uint8), (len(draws), 1)), draws[:, 1:] + COLOUR_0], axis=1)
+    tokens = relabel.reshape(-1).take(tokens + (np.arange(len(draws)) * VOCAB)[:, None, None])
+    tokens *= in_rows[:, :, None] & in_columns[:, None, :]
+    ends = (down == new_height)[:, :, None] & in_columns[:, None, :]
+    ends |= in_rows[:, :, None] & (right == new_width)[:, None, :]
+    tokens[ends] = END
+    made: NDArray[np.uint8] = tokens.reshape(len(draws), side * side)
+    return made

