@@ -2,11 +2,14 @@
 
 import csv
 import json
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from running import MESH, TINY, XLA, metrics, run, summary, warnings
+from running import MESH, TINY, XLA, environment, metrics, run, summary, warnings
 from scipy import stats
 
 from trm.backends import start
@@ -523,6 +526,21 @@ def test_a_checkpoint_of_the_released_code_is_run_through_it(folder):
         done = run(folder, "trm.evaluate", "checkpoint=outputs/imported", *arguments)
         found = json.loads(done.stdout.splitlines()[-1])
         assert found | {"checkpoint_step": 20} == own
+
+
+@pytest.mark.long
+def test_the_study_writes_its_table_and_goes_on_where_it_stopped(folder):
+    script = Path(__file__).parents[1] / "scripts" / "inference_study.py"
+    command = [sys.executable, script, "outputs/r", "outputs/r", "evaluate.max_puzzles=6", "--quick", "--out", "study"]
+    for _ in range(2):
+        subprocess.run(command, cwd=folder, env=environment(), check=True, capture_output=True)
+        rows = json.loads((folder / "study" / "frontier.json").read_text())
+        standard = next(row for row in rows if (row["selection"], row["K"], row["D"]) == ("last", 1, 4))
+        assert (standard["difference"], standard["mcnemar_p"], standard["candidates_run"]) == (0, 1, 1)
+        assert all(row["exact"] <= row["oracle"] and row["difference_low"] <= row["difference_high"] for row in rows)
+        assert (folder / "study.md").read_text().count("\n| ") == len(rows) + 2
+        for kept in (folder / "study" / "passes" / "1_r").glob("noise*.npz"):  # only what is missing is measured again
+            kept.unlink()
 
 
 def test_a_signal_leaves_the_rungs_that_are_done(folder, monkeypatch, capsys):
