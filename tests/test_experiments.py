@@ -32,6 +32,7 @@ PARENTS = {
     "urm_sudoku": "paper_t3_n6",
     "wta_sudoku": "fast_sudoku",
     "eqr_maze_unique": "maze_unique",
+    "urm_arc_1": "paper_arc_1",
 }  # of those whose parent is not the study's baseline
 # What a recipe of one's own sets beside the experiment; the header names it in one line.
 RECIPES = {
@@ -172,7 +173,7 @@ def test_the_named_experiments_are_those_of_the_study_of_the_paper_and_of_the_fi
 
 
 @pytest.mark.parametrize("size", SIZES)
-@pytest.mark.parametrize("name", sorted({*STUDY, *PAPER, *FIELD, "eqr_maze_unique"}))
+@pytest.mark.parametrize("name", sorted({*STUDY, *PAPER, *FIELD, "eqr_maze_unique", "urm_arc_1"}))
 def test_an_experiment_changes_what_its_header_names_in_that_direction_and_nothing_else(name, size):
     changes, alias, _ = header(name)
     if parent(name) is None:
