@@ -222,6 +222,7 @@ def test_a_grid_has_the_tokens_of_a_maze():
 # ------------------------------------------------------------------------------------------------- loader, datasets, sweep, compare
 
 
+@pytest.mark.long
 def test_loader(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(loader, "BLOCK_S", 0.02)
     small = ["data=sudoku_4x4", "data.num_puzzles=16", "model=tiny", "model.hidden_size=8", "recursion=t2_n2"]

@@ -90,6 +90,7 @@ def test_a_row_has_its_numbers_in_every_batch_and_with_any_form_of_the_counters(
     assert torch.equal(mixed[1::2], noise(step=1)[1::2])
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("backend", ["inductor", "openxla"])
 def test_the_compiled_numbers_are_the_same(backend):
     def draw(rows, step):

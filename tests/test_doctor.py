@@ -121,6 +121,7 @@ def test_devices_and_compiling(probe, hardware, devices, compiling, says):
     assert says in f"{checks[0]}\n{checks[1]}"
 
 
+@pytest.mark.long
 def test_probe_finds_the_devices_of_a_mesh():
     probe = doctor.probe_devices(MESH, 240)
     assert (probe.devices, probe.right, probe.ended) == (8, True, "")
@@ -410,6 +411,7 @@ def test_command_before_and_after_a_run(tmp_path):
     assert "Traceback" not in damaged.stdout + damaged.stderr
 
 
+@pytest.mark.long
 def test_command_on_the_wrong_machine(tmp_path):
     done = run(tmp_path, "trm.doctor", *TINY, *XLA, "hardware=v4_64", "train.global_batch_size=64", check=1)
     assert levels(done.stdout)["devices"] == "failure"
@@ -420,6 +422,7 @@ def test_command_on_the_wrong_machine(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.long
 def test_command_where_torch_xla_does_not_load(tmp_path):
     broken = tmp_path / "packages/torch_xla"
     broken.mkdir(parents=True)

@@ -311,7 +311,10 @@ def test_help_lists_every_experiment_and_sweep():
         assert re.search(rf"\b{name}\b", text)
 
 
-@pytest.mark.parametrize("sweep", SWEEPS)
+LARGE = {"all", "study_6x6", "field_6x6", "field_6x6_lr", "options_6x6"}
+
+
+@pytest.mark.parametrize("sweep", [pytest.param(name, marks=pytest.mark.long) if name in LARGE else name for name in SWEEPS])
 def test_every_sweep_composes_its_jobs(sweep):
     """By Hydra itself, whose globs are not pathlib's; an alias beside its target is no job."""
     jobs = compose_jobs([f"+sweep={sweep}"])

@@ -110,6 +110,7 @@ WRITTEN = st.lists(st.sampled_from(sorted(SPELLINGS)), min_size=1, max_size=2, u
 )
 
 
+@pytest.mark.long
 @settings(max_examples=8, deadline=None)
 @given(WRITTEN, st.booleans())
 def test_a_grid_has_the_same_jobs_however_it_is_written(pairs, turned):

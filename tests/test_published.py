@@ -39,15 +39,20 @@ def test_a_card_is_of_the_weights_beside_it(name):
         assert card["parameters"] == sum(file.get_tensor(name).size for name in file.keys() if name.startswith("ema/"))  # noqa: SIM118
 
 
-@pytest.mark.parametrize("name", [name if name == "sudoku_4x4" else pytest.param(name, marks=pytest.mark.long) for name in CARDS])
+@pytest.mark.long
+@pytest.mark.parametrize("name", CARDS)
 def test_a_cards_figures_are_repeated(tmp_path, name):
-    """In float32 with another backend than they were found with too; in bfloat16 that rounds otherwise (9 of 1,000 for 9x9)."""
+    """On a sample; in float32 with another backend than they were found with too, in bfloat16 that rounds otherwise."""
     other = [] if "hardware.dtype=bfloat16" in (MODELS / name / "README.md").read_text() else ["hardware.backend=eager"]
     other.append("data.num_puzzles=20")  # the test puzzles, which are made first, are the same
-    found = result(run(tmp_path, "trm.evaluate", f"checkpoint={MODELS / name}", *other, process=True))
-    assert found["count"] == CARDS[name]["held_out_puzzles"]
+    sample = 250  # of them: all take minutes
+    found = result(
+        run(tmp_path, "trm.evaluate", f"checkpoint={MODELS / name}", f"evaluate.max_puzzles={sample}", *other, process=True)
+    )
+    assert found["count"] == sample
     for key in CARDS[name].keys() & {"exact_accuracy", "optimal", "valid"}:
-        assert found[key] == pytest.approx(CARDS[name][key], abs=0.003)
+        share = CARDS[name][key]
+        assert abs(found[key] - share) <= 4 * (share * (1 - share) / sample) ** 0.5 + 0.003
 
 
 @pytest.mark.parametrize("name", sorted(SUDOKUS.keys() & CARDS))

@@ -2,9 +2,11 @@
 
 import json
 
+import pytest
 from running import metrics, run, summary
 
 
+@pytest.mark.long
 def test_train_on_sudoku_extreme(tmp_path, shared_data):
     csv = [
         f"data.train_csv={shared_data}/sudoku_extreme_train_1k.csv",

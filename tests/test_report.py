@@ -199,7 +199,7 @@ def test_group_by_an_unknown_key_is_refused(mixed):
 
 # ----------------------------------------------------------------------------------------------------------------- the paper
 
-OTHERS = ("paper_hrm_like", "paper_maze_hard")  # what the paper has no row of, or of another puzzle
+OTHERS = ("paper_hrm_like", "paper_maze_hard", "paper_arc_1", "paper_arc_2")  # what the paper has no row of, or of another puzzle
 EXPERIMENTS = sorted({path.stem for path in (CONF_DIR / "experiment").glob("paper_*.yaml")} - {*OTHERS})
 
 
@@ -373,6 +373,7 @@ def test_files_hold_the_numbers(tn_sweep, tmp_path, capsys):
     assert printed.rstrip().endswith(str(tmp_path / "index.html"))
 
 
+@pytest.mark.long
 def test_the_same_runs_give_the_same_bytes(tn_sweep, tmp_path):
     for name in ("one", "two"):
         main([str(tn_sweep), "--out", str(tmp_path / name)])
@@ -411,6 +412,7 @@ def command(folder: Path, *arguments: str, **environment: str) -> subprocess.Com
     return done
 
 
+@pytest.mark.long
 def test_command_with_one_folder_and_with_several(tmp_path):
     write_run(tmp_path / "outputs" / "a")
     write_run(tmp_path / "outputs" / "b", seed=1, status="failed", reason="no luck")

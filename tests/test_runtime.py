@@ -60,6 +60,7 @@ def test_other_shapes_compile_again_with_a_warning_that_names_them(runtime, monk
     assert all(int(count) >= 1 for count in line.groups()[:4])
 
 
+@pytest.mark.long
 def test_threads_that_send_batches_and_traces_do_not_get_into_each_others_way(runtime):
     """A trace first runs all that waits for the devices: tensors that another thread is sending must not be among it."""
     import torch_xla

@@ -72,6 +72,7 @@ def test_one_failure_stops_nothing_and_the_same_command_runs_only_what_is_missin
     assert summaries(tmp_path) == second
 
 
+@pytest.mark.long
 def test_a_job_completed_with_other_settings_runs_again(tmp_path):
     sweep(tmp_path, *SEEDS[:1], "seed=0,1", "run_name=s", "train.max_steps=5")
     code, out, _ = sweep(tmp_path, *SEEDS[:1], "seed=0,1", "run_name=s", "train.max_steps=6")
@@ -87,6 +88,7 @@ def quiet(folder, *arguments):
     return set(skipped[1].split(", ")) if skipped else set(), set(summaries(folder))
 
 
+@pytest.mark.long
 def test_the_same_sweep_in_another_order_or_with_more_values_trains_nothing_again(tmp_path):
     four = {f"ema={ema},seed={seed}" for ema in ("on", "off") for seed in (0, 1)}
     assert quiet(tmp_path, "ema=on,off", "seed=0,1") == (set(), four)
@@ -94,6 +96,7 @@ def test_the_same_sweep_in_another_order_or_with_more_values_trains_nothing_agai
     assert quiet(tmp_path, "seed=range(0,3)", "ema=off,on") == (four, four | {"ema=on,seed=2", "ema=off,seed=2"})
 
 
+@pytest.mark.long
 def test_a_run_that_another_grid_gave_another_name_is_found(tmp_path):
     """ema=on is the default, so that the first grid's jobs are a part of the second's, and of the third's."""
     two = {"seed=0", "seed=1"}
@@ -102,6 +105,7 @@ def test_a_run_that_another_grid_gave_another_name_is_found(tmp_path):
     assert quiet(tmp_path, "seed=0", "ema.enabled=true,false") == ({"seed=0", "ema=off,seed=0"}, summaries(tmp_path).keys())
 
 
+@pytest.mark.long
 def test_jobs_of_other_settings_under_the_same_name_are_told_apart(tmp_path):
     two = {"seed=0", "seed=1"}
     assert quiet(tmp_path, "seed=0,1") == (set(), two)
@@ -113,6 +117,7 @@ def test_jobs_of_other_settings_under_the_same_name_are_told_apart(tmp_path):
     assert quiet(tmp_path, "seed=0,1") == (two, there)
 
 
+@pytest.mark.long
 def test_a_job_whose_name_is_taken_finds_its_own_run_first(tmp_path):
     quiet(tmp_path, "seed=0,1", "ema=off")
     three = {"seed=0", "seed=1", "ema=on,seed=0"}
@@ -120,6 +125,7 @@ def test_a_job_whose_name_is_taken_finds_its_own_run_first(tmp_path):
     assert quiet(tmp_path, "seed=0", "ema=on") == ({"ema=on,seed=0"}, three)
 
 
+@pytest.mark.long
 def test_jobs_on_other_data_are_told_apart_but_not_on_data_that_moved(tmp_path):
     for name, count in (("a", 1), ("b", 2)):
         (tmp_path / name).mkdir()
@@ -203,6 +209,7 @@ def test_the_same_sweep_twice_at_once_is_refused(tmp_path):
 # ------------------------------------------------------------------------------------------------------------------ running
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("jobs", "most"), [(1, 1), (2, 2)])
 def test_never_more_jobs_at_once_than_slots(tmp_path, jobs, most):
     orders = dict.fromkeys(("seed=0", "seed=1", "seed=2", "seed=3"), "sleep")

@@ -188,6 +188,7 @@ def test_a_signal_saves_and_exits_143(folder, number):
     assert "Traceback" not in output
 
 
+@pytest.mark.long
 def test_a_stop_inside_an_evaluation_does_not_wait_for_its_end(tmp_path):
     """The state is saved at once; the resumed run evaluates first and ends with the bytes of one that was never stopped."""
     arguments = [*TINY, "train.max_steps=3", "data.num_test_puzzles=120", "evaluate.max_puzzles=null", "evaluate.batch_size=1"]
@@ -258,6 +259,7 @@ def test_fewer_steps_than_were_done_are_refused(folder, whole):
     assert len(done.stderr.splitlines()) == 1
 
 
+@pytest.mark.long
 def test_user_errors_are_one_line(tmp_path):
     for arguments, words in (
         (["model.hiden_size=3"], "did you mean model.hidden_size"),

@@ -159,6 +159,7 @@ def test_compiled_it_computes_the_same(case, runtime):
             torch.testing.assert_close(found, wanted, rtol=1e-6, atol=1e-9)
 
 
+@pytest.mark.long
 def test_an_evaluation_with_noise_does_not_depend_on_the_batch(tmp_path):
     eqr = ["recursion.damping=0.95", "recursion.noise=0.3", "latents.init=random", "model.hidden_size=16", "hardware.dtype=float64"]
     run(tmp_path, "trm.train", *TINY, *eqr, "train.max_steps=3", "run_name=r")

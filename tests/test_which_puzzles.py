@@ -131,6 +131,7 @@ def test_a_checkpoint_is_read_with_its_own_settings_whatever_lies_beside_it(fold
     assert "after 1 supervision" in run(folder, "trm.solve", "checkpoint=outputs/twice/checkpoints.1/step_3", "test:0").stdout
 
 
+@pytest.mark.long
 def test_a_damaged_newest_checkpoint_is_told_and_the_one_before_it_taken(folder):
     train(folder, "harmed", "train.checkpoint_every_steps=1")
     file = folder / "outputs/harmed/checkpoints/step_3/state.safetensors"
