@@ -54,7 +54,8 @@ WHAT = {
 # measured by hand on other puzzles
 ELSEWHERE = {
     "sudoku_9x9": (
-        "Of 500 test puzzles of Sudoku-Extreme, drawn from 10,000 hard ones, it solves 51.6 % [47.2, 56.0], though it never saw one:\n"
+        "Of 500 test puzzles of Sudoku-Extreme, drawn from 10,000 hard ones, it solves 51.6 % [47.2, 56.0], though "
+        "it never saw one:\n"
         "`python -m trm.evaluate checkpoint=models/sudoku_9x9 data=sudoku_extreme data.test_csv=… data.train_csv=…\n"
         "data.num_test_puzzles=500 data.num_puzzles=20`.\n"
     ),
