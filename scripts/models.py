@@ -43,7 +43,6 @@ MODELS = {
         *EVALUATIONS,
     ],
 }
-WHERE = {"cpu": "two cores of an AMD EPYC", "gpu": "one NVIDIA H100"}
 WHAT = {
     "sudoku_4x4": "4x4 Sudoku with one solution and no clue to spare",
     "sudoku_6x6": "6x6 Sudoku (boxes of 2x3) with one solution and no clue to spare",
@@ -105,7 +104,7 @@ def card(name: str, folder: Path, run: Path) -> str:
     rounding = ""
     if meta["config"]["hardware"]["dtype"] == "bfloat16":
         rounding = " It computes in bfloat16:\nanother backend or processor rounds otherwise and solves a few other puzzles."
-    where = WHERE["gpu" if "hardware=gpu" in MODELS[name] else "cpu"]
+    where = "one NVIDIA H100" if "hardware=gpu" in MODELS[name] else "two cores of an AMD EPYC"
     command = shlex.join(["python", "-m", "trm.train", *MODELS[name], "seed=0"])
     return f"""---
 {yaml.safe_dump(facts, sort_keys=False, allow_unicode=True)}---

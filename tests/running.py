@@ -15,9 +15,11 @@ import sys
 import traceback
 from pathlib import Path
 
+import pytest
 import yaml
 
 from trm import cli
+from trm.errors import UserError
 
 # The smallest run that has everything: evaluations, checkpoints, halting, EMA.
 TINY = [
@@ -151,3 +153,11 @@ def warnings(run_dir: Path) -> list[str]:
 def numbers(run_dir: Path, kind: str = "train") -> list[dict]:
     """The metrics without those that depend on the clock."""
     return [{name: value for name, value in line.items() if name not in TIMES} for line in metrics(run_dir, kind)]
+
+
+def refused(command, arguments, words):
+    """Call a command, which refuses its arguments in one line with these words."""
+    with pytest.raises(UserError) as caught:
+        command(arguments)
+    assert words in str(caught.value)
+    assert "\n" not in str(caught.value)

@@ -84,6 +84,16 @@ class StopAt:
         return self.host is not None and self.host.times["prefetch"] >= self.batches
 
 
+def on_both(one):
+    """Run `one(index)` as two hosts at once."""
+    threads = [threading.Thread(target=one, args=(index,), name="loop") for index in (0, 1)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(timeout=120)
+        assert not thread.is_alive()
+
+
 def train_on_two(cfgs, folders, stop_second_at=10**9):
     """How each host ended: 0 where it got to the end, an exit code, or the words of an error."""
     meeting, ends = Meeting(), {}
@@ -102,12 +112,7 @@ def train_on_two(cfgs, folders, stop_second_at=10**9):
         finally:
             meeting.leave()
 
-    threads = [threading.Thread(target=one, args=(index,), name="loop") for index in (0, 1)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(timeout=120)
-        assert not thread.is_alive()
+    on_both(one)
     return ends
 
 
@@ -232,12 +237,7 @@ def evaluate_on_two(cfg, stop_second_at):
         finally:
             meeting.leave()
 
-    threads = [threading.Thread(target=one, args=(index,), name="loop") for index in (0, 1)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(timeout=120)
-        assert not thread.is_alive()
+    on_both(one)
     return ends
 
 

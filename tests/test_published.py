@@ -76,6 +76,10 @@ def test_a_published_run_evaluates_as_the_run_does(tmp_path):
     assert result(run(tmp_path, "trm.evaluate", "checkpoint=given/away")) == result(
         run(tmp_path, "trm.evaluate", "checkpoint=outputs/r")
     )
+    run(tmp_path, "trm.interop", "publish", "checkpoint=outputs/r", "elsewhere", "hardware=cpu", "hardware.dtype=bfloat16")
+    there, here = (json.loads((tmp_path / name / "meta.json").read_text())["config"] for name in ("elsewhere", "given/away"))
+    assert {key for key in there if there[key] != here[key]} == {"hardware"}
+    assert there["hardware"]["dtype"] == "bfloat16"
     assert "EMA weights alone" in run(tmp_path, "trm.evaluate", "checkpoint=given/away", "ema=off", check=2).stderr
     for arguments, words in (
         (["checkpoint=outputs/r", "given/away"], "given/away: exists already"),

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -258,6 +259,9 @@ def test_the_difference_is_given_only_on_the_papers_data(tmp_path):
     text = terminal(report(tmp_path))
     assert "87.4*" in text
     assert "-1.9" in text
+    for seed in range(2):
+        shutil.rmtree(tmp_path / f"x{seed}")
+    assert "paper" not in terminal(report(tmp_path))  # whose values say nothing of other puzzles
 
 
 # ---------------------------------------------------------------------------------------------------------- damaged and absent

@@ -189,22 +189,21 @@ FIXED: Mapping[str, Any] = {
 }
 
 
+KIND = ("data.task", "data.box_rows")  # of FIXED, what says which puzzles they are
+
+
 @dataclass(frozen=True)
 class PaperMatch:
     """A row of the paper with the same ablation, and the other settings in which the run is unlike the paper."""
 
     row: PaperRow
     unlike: tuple[str, ...]  # "KEY=VALUE (paper: VALUE)"
+    same_kind: bool  # whether the puzzles are of the row's kind and size, so that its value may stand beside the run's
 
     @property
     def comparable(self) -> bool:
         """True where the run differs from the paper in nothing, so that a difference of the two numbers means something."""
         return not self.unlike
-
-    @property
-    def same_puzzles(self) -> bool:
-        """True where the run's puzzles are of the paper's kind and size, so that its value may stand beside the run's."""
-        return not any(words.startswith(("data.task=", "data.box_rows=")) for words in self.unlike)
 
 
 def find(settings: Mapping[str, Any], total_steps: int | None, test_puzzles: int | None = None) -> PaperMatch | None:
@@ -215,7 +214,8 @@ def find(settings: Mapping[str, Any], total_steps: int | None, test_puzzles: int
     ablation = {key: settings.get(key, LATER.get(key)) for key in ABLATED}
     for row in (*ROWS, *FIELD):
         if ablation == {**ABLATED, **row.changes}:
-            return PaperMatch(row, tuple(_unlike(row, settings, total_steps, test_puzzles)))
+            same_kind = all(settings.get(key) == row.expected[key] for key in KIND)
+            return PaperMatch(row, tuple(_unlike(row, settings, total_steps, test_puzzles)), same_kind)
     return None
 
 

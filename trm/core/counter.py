@@ -71,8 +71,7 @@ def uniform(
     dtype: torch.dtype = torch.float32,
 ) -> Tensor:
     """Uniform numbers in the open interval (0, 1), [B, *shape]. See `normal` for the arguments."""
-    first, second = _two_uniforms(seed, rows, math.prod(shape), stream, step, application, dtype)
-    return torch.cat([first, second], dim=1)[:, : math.prod(shape)].reshape(rows.shape[0], *shape)
+    return _joined(_two_uniforms(seed, rows, math.prod(shape), stream, step, application, dtype), shape)
 
 
 def normal(
@@ -95,12 +94,16 @@ def normal(
     first, second = _two_uniforms(seed, rows, math.prod(shape), stream, step, application, exact)
     if truncated:
         within = math.erf(math.sqrt(2))  # the probability of [-2, 2]
-        halves = [math.sqrt(2) * torch.erfinv(within * (2 * u - 1)) for u in (first, second)]
+        halves = math.sqrt(2) * torch.erfinv(within * (2 * first - 1)), math.sqrt(2) * torch.erfinv(within * (2 * second - 1))
     else:  # Box and Muller 1958
         radius, angle = torch.sqrt(-2 * torch.log(first)), 2 * math.pi * second
-        halves = [radius * torch.cos(angle), radius * torch.sin(angle)]
-    numbers = torch.cat(halves, dim=1)[:, : math.prod(shape)]
-    return numbers.reshape(rows.shape[0], *shape).to(dtype)
+        halves = radius * torch.cos(angle), radius * torch.sin(angle)
+    return _joined(halves, shape).to(dtype)
+
+
+def _joined(halves: tuple[Tensor, Tensor], shape: tuple[int, ...]) -> Tensor:
+    """The numbers [B, *shape] of the rows, from two halves; of an odd count the last is left out."""
+    return torch.cat(halves, dim=1)[:, : math.prod(shape)].reshape(-1, *shape)
 
 
 def _two_uniforms(

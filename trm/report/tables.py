@@ -89,14 +89,14 @@ def deciding(comparison: Comparison) -> list[str]:
     return sorted({str(run.settings.get("evaluate.best_by", EXACT)) for run in runs})
 
 
-def _sources(comparison: Comparison) -> set[str]:
-    """Where the published values are from that runs of their kind of puzzle have: those of others say nothing here."""
-    return {variant.paper.row.source for variant in comparison.variants if variant.paper and variant.paper.same_puzzles}
+def _rows_beside(comparison: Comparison) -> list[paper.PaperRow]:
+    """The published values that runs of their kind of puzzle have: those of others say nothing here."""
+    return [variant.paper.row for variant in comparison.variants if variant.paper and variant.paper.same_kind]
 
 
 def _beside_paper(comparison: Comparison) -> str | None:
     """The title of the published values; None where none says anything."""
-    rows = [variant.paper.row for variant in comparison.variants if variant.paper and variant.paper.same_puzzles]
+    rows = _rows_beside(comparison)
     own = all(row.source == paper.CITATION and "data.task" not in row.fixed for row in rows)
     return None if not rows else "paper (9x9) %" if own else "published %"
 
@@ -153,7 +153,7 @@ def notes(comparison: Comparison) -> list[str]:
     found = [FINDINGS_NOTE] if any(variant.findings for variant in comparison.variants) else []
     names = score_names(comparison)
     scores = [SCORES_NOTE.format(names=", ".join(names), decides=" or ".join(deciding(comparison)))] if names else []
-    others = sorted(_sources(comparison) - {paper.CITATION})
+    others = sorted({row.source for row in _rows_beside(comparison)} - {paper.CITATION})
     beside = [PAPER_NOTE] if _beside_paper(comparison) else []
     beside += (
         [f"published by others than the paper: {'; '.join(others)}; docs/variants.md says under which conditions"] if others else []

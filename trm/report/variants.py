@@ -340,7 +340,8 @@ def _paper(runs: list[Run]) -> paper.PaperMatch | None:
     first = matches[0] if matches else None
     if first is None or any(match is None or match.row is not first.row for match in matches):
         return None
-    return paper.PaperMatch(first.row, tuple(dict.fromkeys(u for match in matches if match for u in match.unlike)))
+    unlike = tuple(dict.fromkeys(u for match in matches if match for u in match.unlike))
+    return paper.PaperMatch(first.row, unlike, all(match.same_kind for match in matches if match))
 
 
 def _planned_steps(run: Run) -> int | None:

@@ -121,6 +121,14 @@ def difficulty_picture(rows: Rows, facts: dict[str, Any]) -> bytes:
     return file.getvalue()
 
 
+def _compute_axis(axes: Any) -> None:
+    """FLOPs from left to right."""
+    axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_major_formatter(EngFormatter(unit="FLOP"))
+    axes.xaxis.set_minor_locator(NullLocator())
+
+
 def curve_picture(points: Rows, facts: dict[str, Any]) -> bytes:
     """Exact accuracy against FLOPs of a puzzle, with and without halting; points are labelled with their steps. PNG."""
     with chart(7, 4.2) as (figure, file):
@@ -130,10 +138,7 @@ def curve_picture(points: Rows, facts: dict[str, Any]) -> bytes:
         for point in points:
             place = (point["flops_per_puzzle"], 100 * point["exact_accuracy"])
             axes.annotate(str(point["supervision_steps"]), place, (0, 7), textcoords="offset points", ha="center", fontsize=8)
-        axes.set_xscale("log")
-        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        axes.xaxis.set_major_formatter(EngFormatter(unit="FLOP"))
-        axes.xaxis.set_minor_locator(NullLocator())
+        _compute_axis(axes)
         _name(axes, "Accuracy against compute", "compute for a puzzle; numbers at the points: supervision steps", facts)
     return file.getvalue()
 
@@ -157,10 +162,7 @@ def frontier_picture(rows: Rows, facts: dict[str, Any]) -> bytes:
             shares = [100 * row["oracle_exact_accuracy"] for row in several]
             label = "any candidate right (pass@K, an oracle)"
             axes.plot([row["flops_per_puzzle"] for row in several], shares, "x", color=COLOURS[1], label=label)
-        axes.set_xscale("log")
-        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        axes.xaxis.set_major_formatter(EngFormatter(unit="FLOP"))
-        axes.xaxis.set_minor_locator(NullLocator())
+        _compute_axis(axes)
         _name(axes, "Ways of inference", "compute for a puzzle; bars: 95 % over puzzles", facts)
     return file.getvalue()
 
