@@ -262,6 +262,8 @@ def test_names_of_files_may_hold_equals_signs(tmp_path, capsys, monkeypatch):
         interop.main(["import", "recursion=t2_n2,seed=0/step=3.pt", *small, run_dir])
         assert Path(shlex.split(capsys.readouterr().out)[-1].removeprefix("checkpoint=")) == Path(run_dir)
         interop.main(["export", f"checkpoint={run_dir}", f"{run_dir}/out=1.pt"])
+        Path("t=3").mkdir(exist_ok=True)
+        interop.main(["export", f"checkpoint={run_dir}", f"t=3/out={Path(run_dir).name}.pt"])  # a file that is still to be written
         assert torch.load(Path(run_dir) / "out=1.pt", weights_only=True).keys() == torch.load(folder / "step=3.pt").keys()
     with pytest.raises(ConfigError, match="modle is not a config key"):
         interop.main(["import", "recursion=t2_n2,seed=0/step=3.pt", "runs/third", "modle=tiny"])

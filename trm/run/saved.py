@@ -67,7 +67,10 @@ def split_arguments(arguments: list[str]) -> tuple[Path, list[str], list[str]]:
 def is_override(argument: str) -> bool:
     """Whether an argument sets something; the names of files have "=" too, as a sweep's folders do."""
     key, equals, _ = argument.partition("=")
-    return bool(equals) and (key == "checkpoint" or not ("/" in key or os.path.lexists(argument)))
+    folder = os.path.dirname(argument)  # of a file that is still to be written
+    return bool(equals) and (
+        key == "checkpoint" or not ("/" in key or os.path.lexists(argument) or (folder and os.path.isdir(folder)))
+    )
 
 
 def open_run(path: Path, overrides: list[str]) -> SavedRun:
