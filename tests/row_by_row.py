@@ -47,10 +47,22 @@ class RowTrainer:
         inner = torch.sigmoid(g) * inside
         if conv is not None:
             w, b = self.weights[f"{name}.conv.weight"], self.weights[f"{name}.conv.bias"]
-            before = [torch.zeros_like(inner[0]), *inner[:-1]]
-            sums = torch.stack([before[i] * w[:, 0, 0] + inner[i] * w[:, 0, 1] + b for i in range(len(inner))])
+            if w.ndim == 3:
+                before = [torch.zeros_like(inner[0]), *inner[:-1]]
+                sums = torch.stack([before[i] * w[:, 0, 0] + inner[i] * w[:, 0, 1] + b for i in range(len(inner))])
+            else:
+                sums = torch.stack([b + sum(inner[j] * w[:, 0, *tap] for j, tap in self.seen_from(i)) for i in range(len(inner))])
             inner = sums * torch.sigmoid(sums)
         return inner @ self.weights[f"{name}.down"].T
+
+    def seen_from(self, i):
+        """The tokens that a 3x3 convolution sees from token i, each with its place in the kernel."""
+        prefix, side = self.arch.model.prefix_len, math.isqrt(self.arch.seq_len)
+        if i < prefix:
+            return [(i, (1, 1))]
+        row, column = divmod(i - prefix, side)
+        near = [(row + r, column + c, r, c) for r in (-1, 0, 1) for c in (-1, 0, 1)]
+        return [(prefix + y * side + x, (r + 1, c + 1)) for y, x, r, c in near if 0 <= y < side and 0 <= x < side]
 
     def attention(self, h, block):
         model, (L, D) = self.arch.model, self.shape
@@ -76,7 +88,7 @@ class RowTrainer:
                 h = norm(h.T + self.glu(h.T, f"net.{i}.token_mlp"), eps).T
             else:
                 h = norm(h + self.attention(h, f"net.{i}.attention"), eps)
-            h = norm(h + self.glu(h, f"net.{i}.mlp", conv=True if model.mlp == "conv_swiglu" else None), eps)
+            h = norm(h + self.glu(h, f"net.{i}.mlp", conv=True if "conv" in model.mlp else None), eps)
         return h
 
     def updated(self, u, injection, number):

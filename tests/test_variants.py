@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 import json
-import math
 import re
 from pathlib import Path
 
@@ -40,6 +39,8 @@ CASES = {
     "eqr, rope2d": EQR | {"mixer": "attention", "positions": "rope2d", "num_heads": 2},
     "urm": URM,
     "urm, damped and noisy, with a register": URM | {"damping": 0.9, "noise": 0.1, "registers": 1},
+    "urm with a convolution over the grid": URM | {"mlp": "conv2d_swiglu", "registers": 1},
+    "trm with a convolution over the grid": {"mlp": "conv2d_swiglu", "n": 2},
     "winner takes all": WTA,
     "winner takes all, one latent recursion": WTA | {"T": 1, "n": 2},
     "winner takes all of random starts": WTA | EQR | {"heads": 2},
@@ -127,16 +128,23 @@ def test_evaluation_runs_the_first_copy_and_its_noise_is_of_the_puzzle():
     assert torch.equal(whole, logits(cfg.arch, [0, 1, 2, 3]))
 
 
-def test_convolutions_start_as_torchs():
-    cfg, _, _ = made(mlp="conv_swiglu", hidden_size=64)
+@pytest.mark.parametrize(("mlp", "seen"), [("conv_swiglu", 2), ("conv2d_swiglu", 9)])
+def test_convolutions_start_as_torchs(mlp, seen):
+    cfg, _, _ = made(mlp=mlp, hidden_size=64)
     weights = init_weights(cfg.arch, 0)
     for name in ("net.0.mlp.conv.weight", "net.0.mlp.conv.bias"):
         values = weights[name]
-        assert values.abs().max() <= math.sqrt(0.5)
-        assert values.std().item() == pytest.approx(math.sqrt(0.5 / 3), rel=0.1)
+        assert values.abs().max() <= seen**-0.5
+        assert values.std().item() == pytest.approx((seen * 3) ** -0.5, rel=0.1)
 
 
-COMPILED = ("eqr, rope2d", "urm, damped and noisy, with a register", "winner takes all of random starts", "fast recipe")
+COMPILED = (
+    "eqr, rope2d",
+    "urm with a convolution over the grid",
+    "urm, damped and noisy, with a register",
+    "winner takes all of random starts",
+    "fast recipe",
+)
 
 
 @pytest.fixture(scope="module", params=["inductor", "xla"])

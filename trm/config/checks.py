@@ -155,8 +155,9 @@ def check_widths(cfg: Config, seq_len: int) -> None:
     model = cfg.model
     if round(model.expansion * min(model.hidden_size, seq_len + model.prefix_len) * 2 / 3) < 1:
         raise ConfigError(f"model.expansion={model.expansion} leaves the SwiGLU no width: raise it")
-    if model.positions == "rope2d" and math.isqrt(seq_len) ** 2 != seq_len:
-        raise ConfigError(f"model.positions=rope2d needs a square grid, and these puzzles have {seq_len} cells: choose rope")
+    for key, value, other in (("positions", "rope2d", "rope"), ("mlp", "conv2d_swiglu", "conv_swiglu")):
+        if getattr(model, key) == value and math.isqrt(seq_len) ** 2 != seq_len:
+            raise ConfigError(f"model.{key}={value} needs a square grid, and these puzzles have {seq_len} cells: choose {other}")
 
 
 def _check_ranges(node: Any, path: str) -> None:

@@ -64,8 +64,9 @@ class ModelConfig:
     mlp: str = _key(
         "swiglu",
         "the MLP of a block: swiglu; conv_swiglu (URM: a depthwise convolution over a token and the one before it, across channels "
-        "only); gated_norm_swiglu (fast recipe: sigmoid gate, then a norm of the inner values)",
-        choices=("swiglu", "conv_swiglu", "gated_norm_swiglu"),
+        "only); conv2d_swiglu (the same over a cell of a square grid and its eight neighbours); gated_norm_swiglu (fast recipe: "
+        "sigmoid gate, then a norm of the inner values)",
+        choices=("swiglu", "conv_swiglu", "conv2d_swiglu", "gated_norm_swiglu"),
         later=True,
     )
     positions: str = _key(

@@ -97,7 +97,8 @@ def architecture(cfg: Config, *, seq_len: int, vocab_size: int, num_puzzle_ident
 # ------------------------------------------------------------------------------------------------------------- initial values
 
 
-CONV_WIDTH = 2  # tokens that the convolution of a conv_swiglu sees: the one before and the token itself
+# What the depthwise convolution of an MLP sees: the token before and the token itself; a cell and its neighbours in the grid
+CONV_KERNELS = {"conv_swiglu": (2,), "conv2d_swiglu": (3, 3)}
 
 
 def swiglu_width(in_features: int, expansion: float) -> int:
@@ -124,8 +125,8 @@ def weight_shapes(arch: Architecture) -> dict[str, tuple[int, ...]]:
                 shapes[f"{block}.attention.qkv"] = (3 * D, D)
                 shapes[f"{block}.attention.out"] = (D, D)
             shapes[f"{block}.mlp.gate_up"] = (2 * channel_width, D)
-            if model.mlp == "conv_swiglu":
-                shapes[f"{block}.mlp.conv.weight"] = (channel_width, 1, CONV_WIDTH)
+            if model.mlp in CONV_KERNELS:
+                shapes[f"{block}.mlp.conv.weight"] = (channel_width, 1, *CONV_KERNELS[model.mlp])
                 shapes[f"{block}.mlp.conv.bias"] = (channel_width,)
             shapes[f"{block}.mlp.down"] = (D, channel_width)
     shapes |= {"lm_head": (arch.vocab_size, D), "q_head.weight": (2, D), "q_head.bias": (2,)}
@@ -162,7 +163,7 @@ def init_weights(arch: Architecture, seed: int) -> Weights:
             weights[name] = torch.full(shape, -5.0, dtype=arch.master_dtype)
         elif ".conv." in name:  # as torch's Conv1d: uniform within 1/sqrt(fan_in), the bias too
             uniform = torch.rand(shape, generator=_generator(seed, name), dtype=torch.float64)
-            weights[name] = ((2 * uniform - 1) * CONV_WIDTH**-0.5).to(arch.master_dtype)
+            weights[name] = ((2 * uniform - 1) * math.prod(CONV_KERNELS[arch.model.mlp]) ** -0.5).to(arch.master_dtype)
         else:
             # the last axis is fan_in of a linear layer, and D of an embedding table: 1/sqrt(D) there too
             weights[name] = truncated_normal(shape, shape[-1] ** -0.5, seed, name, arch.master_dtype)
@@ -230,21 +231,33 @@ def swiglu(arch: Architecture, x: Tensor, gate_up: Tensor, down: Tensor, conv: t
     """down(silu(gate) * up); gate and up share one matrix, gate first. What is inside is model.mlp's.
 
     gated_norm_swiglu: down(norm(gate * up) * sigmoid(gate)), the norm over the inner width.
-    conv_swiglu, given `conv`: down(silu(convolution of silu(gate) * up)).
+    conv_swiglu and conv2d_swiglu, given `conv`: down(silu(convolution of silu(gate) * up)), depthwise.
     """
     gate, up = _linear(arch, x, gate_up).chunk(2, dim=-1)
     if arch.model.mlp == "gated_norm_swiglu":
         return _linear(arch, torch.sigmoid(gate) * rms_norm(gate * up, arch.model.rms_norm_eps), down)
     inner = F.silu(gate) * up
     if conv is not None:
-        inner = F.silu(_convolution(inner, *conv))
+        weight, bias = (t.to(x.dtype) for t in conv)
+        seen = _convolution(inner, weight) if weight.ndim == 3 else _convolution_2d(inner, weight, arch.seq_len)
+        inner = F.silu(seen + bias)
     return _linear(arch, inner, down)
 
 
-def _convolution(x_BLW: Tensor, weight_W1K: Tensor, bias_W: Tensor) -> Tensor:
+def _convolution(x_BLW: Tensor, weight_W1K: Tensor) -> Tensor:
     """Along the tokens, each channel by itself: token i sees i-1, which is zero before the first, and i."""
-    before, own = weight_W1K[:, 0].to(x_BLW.dtype).unbind(-1)
-    return F.pad(x_BLW, (0, 0, 1, 0))[:, :-1] * before + x_BLW * own + bias_W.to(x_BLW.dtype)
+    before, own = weight_W1K[:, 0].unbind(-1)
+    return F.pad(x_BLW, (0, 0, 1, 0))[:, :-1] * before + x_BLW * own
+
+
+def _convolution_2d(x_BLW: Tensor, weight_W1KK: Tensor, seq_len: int) -> Tensor:
+    """Over the square grid of the last `seq_len` tokens, each channel by itself, zero around it; one before them sees itself."""
+    B, L, W = x_BLW.shape
+    side = math.isqrt(seq_len)
+    before, cells = x_BLW[:, : L - seq_len], x_BLW[:, L - seq_len :]
+    grid = cells.reshape(B, side, side, W).permute(0, 3, 1, 2)
+    seen = F.conv2d(grid, weight_W1KK, padding=1, groups=W).permute(0, 2, 3, 1)
+    return torch.cat((before * weight_W1KK[:, 0, 1, 1], seen.reshape(B, seq_len, W)), dim=1)
 
 
 def rotate(x_BLHK: Tensor, cos_LK: Tensor, sin_LK: Tensor, parts: int = 1) -> Tensor:
@@ -284,7 +297,7 @@ def blocks(arch: Architecture, weights: Weights, fixed: Weights, name: str, h: T
         else:
             h = rms_norm(h + attention(arch, weights, fixed, block, h), eps)
         mlp = f"{block}.mlp"
-        conv = (weights[f"{mlp}.conv.weight"], weights[f"{mlp}.conv.bias"]) if arch.model.mlp == "conv_swiglu" else None
+        conv = (weights[f"{mlp}.conv.weight"], weights[f"{mlp}.conv.bias"]) if arch.model.mlp in CONV_KERNELS else None
         h = rms_norm(h + swiglu(arch, h, weights[f"{mlp}.gate_up"], weights[f"{mlp}.down"], conv), eps)
     return h
 

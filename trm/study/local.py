@@ -1,6 +1,7 @@
 """hydra/launcher=submitit_local: a sweep's jobs side by side on this machine."""
 
 import contextlib
+import functools
 import logging
 import os
 import signal
@@ -13,8 +14,9 @@ from typing import Any
 
 from trm.errors import ConfigError
 from trm.study.board import Board
+from trm.study.forks import Fork
 from trm.study.placement import cores_of_slot, environment, place, slots_of_host
-from trm.study.queue import POLL_S, VISIBLE_GPUS, QueueLauncher, handling, job_environment, take_slot
+from trm.study.queue import POLL_S, QueueLauncher, handling, job_environment, take_slot
 
 log = logging.getLogger(__name__)
 
@@ -24,8 +26,6 @@ CHIP_LOCKS = Path("/tmp/trm-tpu-chips")  # one per host: every sweep on it share
 class LocalLauncher(QueueLauncher):
     """Jobs side by side on this machine, as many at once as there are slots."""
 
-    _EXECUTOR = "local"
-
     def launch_jobs(self, sweep_dir: Path, names: Sequence[str], job_overrides: Sequence[Sequence[str]], board: Board) -> None:
         """Keep the slots busy until every job has run. SIGINT and SIGTERM let the running jobs save, and start no more."""
         placed = place(self.hardware)
@@ -33,15 +33,17 @@ class LocalLauncher(QueueLauncher):
             raise ConfigError(
                 "hardware.placement=pod needs every host: use hydra/launcher=submitit_slurm, or placement=host or chip"
             )
-        executor = self.executor(sweep_dir / ".submitit" / socket.gethostname() / "%j")
+        logs = sweep_dir / ".jobs" / socket.gethostname()
+        inductor = self.hardware.backend == "inductor" and self.hardware.platform == "cpu"
         waiting, told = deque(enumerate(names)), False
-        running: dict[int, tuple[str, Any, float]] = {}
+        running: dict[int, tuple[str, Fork, float]] = {}
         with job_environment(placed.jobs_per_host), handling(self.stop, signal.SIGINT, signal.SIGTERM), board.shown():
             while running or (waiting and not self.stopped):
                 while waiting and not self.stopped and len(running) < placed.jobs_per_host:
                     number, name = waiting.popleft()
                     with handling(signal.SIG_IGN, signal.SIGINT):  # of a terminal: the sweep tells its jobs itself
-                        job = executor.submit(self, *self.arguments(sweep_dir / name, job_overrides[number], number))
+                        work = functools.partial(self, *self.arguments(sweep_dir / name, job_overrides[number], number))
+                        job = Fork(work, logs / f"{name}.log", inductor=inductor)
                     running[number] = (name, job, time.monotonic())
                     board.started(name)
                     log.info("[%s/%s] %s: started", number + 1, len(names), name)
@@ -52,11 +54,11 @@ class LocalLauncher(QueueLauncher):
                         del running[number]
                         board.ended(name)
                         took = f" after {time.monotonic() - began:.0f} s"
-                        self.ended(sweep_dir / name, f"[{number + 1}/{len(names)}]", took, _last_words(job))
+                        self.ended(sweep_dir / name, f"[{number + 1}/{len(names)}]", took, job.last_words())
                 if self.stopped and not told:
                     told = True
                     for _, job, _ in running.values():
-                        job._process.send_signal(signal.SIGTERM)  # submitit's controller hands it on to the job
+                        job.terminate()
         self.reasons |= {name: "not started: the sweep was stopped" for _, name in waiting}
 
     @contextlib.contextmanager
@@ -69,17 +71,5 @@ class LocalLauncher(QueueLauncher):
             slot = take_slot(stack, CHIP_LOCKS if on_tpu else sweep_dir / ".slots", slots, shared=on_tpu)
             if hardware.platform == "cpu" and len(slots) > 1:
                 os.sched_setaffinity(0, cores_of_slot(sorted(os.sched_getaffinity(0)), slot, len(slots)))
-            os.environ["CUDA_VISIBLE_DEVICES"] = os.environ[VISIBLE_GPUS]
-            if os.environ["CUDA_VISIBLE_DEVICES"] == "all":
-                del os.environ["CUDA_VISIBLE_DEVICES"]
             where = {"host": socket.gethostname(), "slot": slot, "devices": list(slots[slot])}
             yield where | {"environment": environment(hardware, slots[slot])}
-
-
-def _last_words(job: Any) -> str:
-    """The last line that a job wrote to its error stream."""
-    try:
-        lines = [line for line in (job.stderr() or "").splitlines() if line.strip()]
-    except OSError:
-        lines = []
-    return f"the process ended without a summary{': ' + lines[-1].strip() if lines else ''} (log: {job.paths.stderr})"

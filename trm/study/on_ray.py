@@ -17,10 +17,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from hydra.core.singleton import Singleton
-from hydra.core.utils import JobReturn, run_job, setup_globals
-from omegaconf import open_dict
-
 from trm.cli import ROOT, one_line
 from trm.errors import EXIT_FAILED, UserError
 from trm.run.rank import RANK, RANKS, process_rank
@@ -151,25 +147,6 @@ class RayLauncher(QueueLauncher):
             where = {"host": socket.gethostname(), "ray_node": context.get_node_id(), "devices": list(chips)}
             where |= {"cores": sorted(os.sched_getaffinity(0)), "ranks": process_rank()[1]}
             yield where | {"environment": environment(self.hardware, chips)}
-
-    def run(self, *arguments: Any) -> JobReturn:
-        """As submitit's launcher does, whose own way asks submitit for the job's id."""
-        overrides, job_dir_key, job_num, _, state = arguments
-        Singleton.set_state(state)
-        setup_globals()
-        assert self.config is not None
-        assert self.hydra_context is not None
-        assert self.task_function is not None
-        config = self.hydra_context.config_loader.load_sweep_config(self.config, overrides)
-        with open_dict(config.hydra.job):
-            config.hydra.job.id = config.hydra.job.num = job_num
-        return run_job(
-            hydra_context=self.hydra_context,
-            task_function=self.task_function,
-            config=config,
-            job_dir_key=job_dir_key,
-            job_subdir_key="hydra.sweep.subdir",
-        )
 
 
 def _log_file(sweep_dir: Path, name: str) -> Path:

@@ -18,12 +18,11 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 from hydra.core.singleton import Singleton
-from hydra.core.utils import JobReturn, JobStatus
+from hydra.core.utils import JobReturn, JobStatus, run_job, setup_globals
 from hydra_plugins.hydra_submitit_launcher import submitit_launcher  # type: ignore[import-untyped]
-from hydra_plugins.hydra_submitit_launcher.config import BaseQueueConf  # type: ignore[import-untyped]
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 
-from trm.cli import ROOT, one_line
+from trm.cli import ROOT
 from trm.config import HardwareConfig
 from trm.errors import EXIT_FAILED, EXIT_PREEMPTED, UserError
 from trm.run.folder import read_summary
@@ -34,7 +33,6 @@ from trm.study.board import Board
 log = logging.getLogger(__name__)
 
 POLL_S = 0.2
-VISIBLE_GPUS = "TRM_VISIBLE_GPUS"  # the sweep's own CUDA_VISIBLE_DEVICES: submitit's local jobs start with an empty one
 
 
 def hardware_of(config: DictConfig) -> HardwareConfig:
@@ -69,21 +67,6 @@ class QueueLauncher(submitit_launcher.BaseSubmititLauncher):  # type: ignore[mis
         """The machine of the sweep's jobs."""
         assert self.config is not None
         return hardware_of(self.config)
-
-    def executor(self, folder: Path) -> Any:
-        """submitit's executor with the launcher's settings; those that are null are left to submitit."""
-        import submitit
-
-        params = {key: value for key, value in self.params.items() if value is not None and key != "submitit_folder"}
-        countdown = params.pop("max_num_timeout", None)
-        start = {} if countdown is None else {f"{self._EXECUTOR}_max_num_timeout": countdown}
-        try:
-            executor = submitit.AutoExecutor(folder=folder, cluster=self._EXECUTOR, **start)
-        except RuntimeError as error:
-            raise UserError(f"hydra/launcher=submitit_{self._EXECUTOR}: {one_line(error)}") from error
-        shared = set(OmegaConf.structured(BaseQueueConf).keys())
-        executor.update_parameters(**{key if key in shared else f"{self._EXECUTOR}_{key}": value for key, value in params.items()})
-        return executor
 
     def arguments(self, run_dir: Path, overrides: Sequence[str], number: int) -> tuple[Any, ...]:
         """The arguments of `__call__` for one job."""
@@ -145,10 +128,25 @@ class QueueLauncher(submitit_launcher.BaseSubmititLauncher):  # type: ignore[mis
             sys.exit(EXIT_FAILED)  # so that the queue knows it too
         return None  # what the job has to say is in its folder
 
-    def run(self, *arguments: Any) -> JobReturn:
-        """Run as Hydra would; the arguments are those of `__call__`."""
-        result: JobReturn = super().__call__(*arguments)
-        return result
+    def run(
+        self, sweep_overrides: list[str], job_dir_key: str, job_num: int, run_dir: str, state: dict[type, Singleton]
+    ) -> JobReturn:
+        """Run as Hydra would, in the job's process."""
+        Singleton.set_state(state)
+        setup_globals()
+        assert self.config is not None
+        assert self.hydra_context is not None
+        assert self.task_function is not None
+        config = self.hydra_context.config_loader.load_sweep_config(self.config, sweep_overrides)
+        with open_dict(config.hydra.job):
+            config.hydra.job.id = config.hydra.job.num = job_num
+        return run_job(
+            hydra_context=self.hydra_context,
+            task_function=self.task_function,
+            config=config,
+            job_dir_key=job_dir_key,
+            job_subdir_key="hydra.sweep.subdir",
+        )
 
     def goes_on_later(self, rank: int) -> bool:
         """Called when the run has saved and stopped on a signal: True where the queue starts the job again."""
@@ -196,7 +194,6 @@ def job_environment(jobs: int) -> Iterator[None]:
     """What jobs inherit: the import path, and a fair share of the cores for libraries that count them at start."""
     before = dict(os.environ)
     os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), *filter(None, [before.get("PYTHONPATH")])])
-    os.environ[VISIBLE_GPUS] = before.get("CUDA_VISIBLE_DEVICES", "all")
     if jobs > 1:
         os.environ.setdefault("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // jobs)))
     try:

@@ -13,6 +13,12 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from hydra.core.utils import JobReturn
+from hydra_plugins.hydra_submitit_launcher.config import BaseQueueConf  # type: ignore[import-untyped]
+from hydra_plugins.hydra_submitit_launcher.submitit_launcher import BaseSubmititLauncher  # type: ignore[import-untyped]
+from omegaconf import OmegaConf
+
+from trm.cli import one_line
 from trm.config import HardwareConfig
 from trm.errors import UserError
 from trm.run.folder import read_summary
@@ -31,14 +37,12 @@ REQUEUE_MARGIN_S = 60
 class SlurmLauncher(QueueLauncher):
     """Jobs as one Slurm array. What a job asks for comes from hardware.placement, unless the launcher's settings say it."""
 
-    _EXECUTOR = "slurm"
-
     def launch_jobs(self, sweep_dir: Path, names: Sequence[str], job_overrides: Sequence[Sequence[str]], board: Board) -> None:
         """Submit what is not in the queue yet, and follow the queue until nothing of the sweep is left in it."""
         from submitit.core.utils import FailedJobError
 
         self.params |= {key: value for key, value in slurm_resources(self.hardware).items() if self.params.get(key) is None}
-        executor = self.executor(sweep_dir / ".submitit" / "%j")
+        executor = self._executor(sweep_dir / ".submitit" / "%j")
         ids_file, queued = sweep_dir / "slurm_jobs.json", _in_queue()
         known: dict[str, str] = json.loads(ids_file.read_text()) if ids_file.exists() else {}
         under_way = {name: known[name] for name in names if known.get(name) in queued}
@@ -69,6 +73,24 @@ class SlurmLauncher(QueueLauncher):
                 " ".join(under_way.values()),
             )
             self.reasons = {}
+
+    def _executor(self, folder: Path) -> Any:
+        """submitit's executor with the launcher's settings; those that are null are left to submitit."""
+        import submitit
+
+        params = {key: value for key, value in self.params.items() if value is not None and key != "submitit_folder"}
+        try:
+            executor = submitit.AutoExecutor(folder=folder, cluster="slurm", slurm_max_num_timeout=params.pop("max_num_timeout", 0))
+        except RuntimeError as error:
+            raise UserError(f"hydra/launcher=submitit_slurm: {one_line(error)}") from error
+        shared = set(OmegaConf.structured(BaseQueueConf).keys())
+        executor.update_parameters(**{key if key in shared else f"slurm_{key}": value for key, value in params.items()})
+        return executor
+
+    def run(self, *arguments: Any) -> JobReturn:
+        """As submitit's launcher does, which knows the job's id."""
+        result: JobReturn = BaseSubmititLauncher.__call__(self, *arguments)
+        return result
 
     def _follow(self, sweep_dir: Path, under_way: dict[str, str], board: Board) -> None:
         waiting = dict(under_way)
