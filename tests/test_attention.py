@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from trm.config import HardwareConfig
 from trm.core.attention import ATTENTION, BLOCK_TOKENS, attention_for
 
 
@@ -50,8 +51,20 @@ def test_what_the_backward_pass_keeps(name, keeps):
     assert (max(sizes) >= q.shape[0] * q.shape[1] * q.shape[2] ** 2) == keeps
 
 
-def test_auto_follows_backend_dtype_and_length():
-    assert attention_for("auto", "inductor", torch.float32, 97) is attention_for("fused", "xla", torch.float32, 97)
-    assert attention_for("auto", "xla", torch.float32, 97) is ATTENTION["scores"]
-    assert attention_for("auto", "xla", torch.float32, 900) is ATTENTION["blocks"]
-    assert attention_for("auto", "inductor", torch.float64, 900) is ATTENTION["blocks"]
+@pytest.mark.parametrize(
+    ("settings", "tokens", "name"),
+    [
+        ({"backend": "inductor"}, 97, "fused"),
+        ({"backend": "inductor"}, 900, "fused"),
+        ({"backend": "inductor", "dtype": "bfloat16"}, 97, "scores"),
+        ({"backend": "inductor", "dtype": "bfloat16"}, 900, "fused"),
+        ({"backend": "inductor", "dtype": "bfloat16", "platform": "cuda"}, 97, "fused"),
+        ({"backend": "inductor", "dtype": "float64"}, 900, "blocks"),
+        ({"backend": "xla"}, 97, "scores"),
+        ({"backend": "xla"}, 900, "blocks"),
+        ({"backend": "xla", "attention": "fused"}, 97, "fused"),
+    ],
+    ids=str,
+)
+def test_auto_follows_backend_dtype_and_length(settings, tokens, name):
+    assert attention_for(HardwareConfig(name="m", **settings), tokens) is ATTENTION[name]

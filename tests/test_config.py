@@ -80,7 +80,7 @@ def rounds():
         yield {group: names[i % len(names)] for group, names in options.items()}
 
 
-NUM_DEVICES = {"cpu": 1, "cpu_mesh": 8, "v4_8": 4, "v4_64": 32, "cpu_xla": 1, "native": 1, "gpu": 1}
+NUM_DEVICES = {"cpu": 1, "cpu_mesh": 8, "v4_8": 4, "v4_64": 32, "cpu_xla": 1, "cpu_bf16": 1, "gpu": 1}
 
 
 @pytest.mark.parametrize("chosen", list(rounds()), ids=lambda chosen: "-".join(chosen.values()))

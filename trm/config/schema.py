@@ -260,7 +260,8 @@ class HardwareConfig:
     attention: str = _key(
         "auto",
         "how attention is computed, to the same result: scores keeps them all for the backward pass, fused (torch's kernels) and "
-        "blocks (any backend) keep none; auto = fused without torch_xla, with it blocks over 256 tokens, else scores",
+        "blocks (any backend) keep none; auto = fused without torch_xla (on a CPU in bfloat16 over 256 tokens alone), with it "
+        "blocks over 256 tokens; else scores",
         choices=("auto", "scores", "fused", "blocks"),
     )
     compile_cache: str | None = _key(None, "folder for compiled graphs kept between runs (TPU only); null = none", changes=NOTHING)

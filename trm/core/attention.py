@@ -14,6 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from trm.config import HardwareConfig
+
 Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
 BLOCK_TOKENS = 256
 
@@ -41,14 +43,18 @@ def blocks(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 ATTENTION: dict[str, Attend] = {"scores": scores, "fused": fused, "blocks": blocks}
 
 
-def attention_for(choice: str, backend: str, dtype: torch.dtype, num_tokens: int) -> Attend:
-    """What hardware.attention means: by itself (auto) the fused kernels natively, and on XLA blocks where there are several.
+def attention_for(hardware: HardwareConfig, num_tokens: int) -> Attend:
+    """What hardware.attention means. By itself (auto): natively the fused kernels, on XLA blocks over 256 tokens, else scores.
 
-    In float64 as on XLA: torch 2.9's compiler mistakes the type of what that kernel keeps.
+    Scores too where a CPU computes in bfloat16 and tokens are few: the fused kernel's backward pass takes four times as long there
+    (121 tokens; as long in float32, and at 900 tokens). In float64 as on XLA: torch 2.9's compiler mistakes the type of what that
+    kernel keeps.
     """
+    choice, few = hardware.attention, num_tokens <= BLOCK_TOKENS
     if choice == "auto":
-        native = backend != "xla" and dtype != torch.float64
-        choice = "fused" if native else "blocks" if num_tokens > BLOCK_TOKENS else "scores"
+        native = hardware.backend != "xla" and hardware.dtype != "float64"
+        slow = hardware.platform == "cpu" and hardware.dtype == "bfloat16" and few
+        choice = "fused" if native and not slow else "scores" if few else "blocks"
     return ATTENTION[choice]
 
 

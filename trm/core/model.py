@@ -90,7 +90,7 @@ def architecture(cfg: Config, *, seq_len: int, vocab_size: int, num_puzzle_ident
         dtype=dtype,
         loss_dtype=getattr(torch, cfg.hardware.loss_dtype),
         num_devices=cfg.hardware.num_devices,
-        attend=attention_for(cfg.hardware.attention, cfg.hardware.backend, dtype, cfg.model.prefix_len + seq_len),
+        attend=attention_for(cfg.hardware, cfg.model.prefix_len + seq_len),
     )
 
 
