@@ -1,4 +1,4 @@
-"""Starting sweeps of fake_job.py (or of a real command) and reading what they leave behind."""
+"""Starting sweeps of fake_job.py (or of a real command), stopping them, and reading what they leave behind."""
 
 import json
 import os
@@ -45,3 +45,24 @@ def wait_for(condition, timeout_s=60):
     while not condition():
         assert time.monotonic() < end, "waited in vain"
         time.sleep(0.1)
+
+
+def children(process):
+    """The processes that a process has started, that run another program and are still there."""
+    command = Path(f"/proc/{process.pid}/cmdline").read_bytes()
+    pids = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    return [int(pid) for pid in pids if Path(f"/proc/{pid}/cmdline").read_bytes() not in (command, b"")]
+
+
+def is_gone(pid):
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"  # ended, and nobody has asked how
+    except FileNotFoundError:
+        return True
+
+
+def stopped(process, number=signal.SIGINT):
+    """Exit code, stdout and stderr of a process that gets a signal."""
+    process.send_signal(number)
+    out, err = process.communicate(timeout=60)
+    return process.returncode, out, err

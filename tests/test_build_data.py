@@ -8,10 +8,12 @@ import json
 import lzma
 import multiprocessing
 import shlex
+import signal
 import time
 
 import numpy as np
 import pytest
+from sweeping import start, stopped, wait_for
 
 from trm.cli import compose
 from trm.config import Config, DataConfig
@@ -526,6 +528,19 @@ def test_the_command_prints_what_it_wrote(tmp_path, capsys):
     assert "test: 5 puzzles, 5 rows" in out
     run(Config(data=data))
     assert "already built with the same settings" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_build_that_is_stopped_says_how_far_it_was_and_leaves_nothing_half_written(tmp_path, number, code):
+    arguments = ["data=sudoku_4x4", "data.num_puzzles=64", "data.num_test_puzzles=64", "data.num_aug=100000", "data.path=set"]
+    process = start(tmp_path, *arguments, command=("-m", "trm.build_data"))
+    wait_for((tmp_path / ".set.building/train/all__inputs.npy").exists)
+    found, _, err = stopped(process, number)
+    assert found == code
+    (line,) = err.splitlines()
+    assert line.startswith("stopped: train rows written: ")
+    assert line.endswith(" of 6,400,064; set is not built, and nothing of it is left")
+    assert {path.name for path in tmp_path.iterdir()} <= {".set.lock", "data"}  # data: of `start`
 
 
 @pytest.mark.long

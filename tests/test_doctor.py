@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from running import TINY, XLA, command, environment, run
 from safetensors import safe_open
+from sweeping import children, is_gone, start, stopped, wait_for
 
 from trm import doctor
 from trm.cli import compose, compose_launch
@@ -140,6 +141,12 @@ def test_probe_that_hangs_is_ended(monkeypatch, tmp_path):
     process_that(monkeypatch, tmp_path, "echo noise; echo '{\"devices\": 1}'; exec sleep 60")
     probe = doctor.probe_devices(CPU, 2)
     assert probe == Probe(devices=1, ended="no answer within 2 s")
+
+
+def test_probe_that_hangs_is_ended_with_its_children(monkeypatch, tmp_path):
+    process_that(monkeypatch, tmp_path, f"sleep 600 & echo $! > {tmp_path}/child; exec sleep 600")
+    assert doctor.probe_devices(CPU, 1).ended == "no answer within 1 s"
+    wait_for(lambda: is_gone(int((tmp_path / "child").read_text())))
 
 
 def test_probe_that_aborts_is_told(monkeypatch, tmp_path):
@@ -441,6 +448,18 @@ def test_command_where_torch_xla_does_not_load(tmp_path):
     assert (found["devices"], found["compile"], found["dataset"]) == ("failure", "failure", "warning")
     assert "undefined symbol: _ZN5torch" in done.stdout
     assert "make setup" in done.stdout
+
+
+def test_command_that_is_stopped_keeps_what_it_printed_and_leaves_no_process(tmp_path):
+    process = start(tmp_path, *TINY, "run_name=a", command=("-m", "trm.doctor"))
+    first = process.stdout.readline()  # as soon as it is known
+    assert first.startswith("ok       versions")
+    wait_for(lambda: children(process))
+    (probe,) = children(process)
+    code, rest, err = stopped(process)
+    assert (code, rest) == (130, "")
+    assert re.fullmatch(r"stopped: seconds waited for the devices: \d+ of 180; checks made: 1\n", err)
+    wait_for(lambda: is_gone(probe))
 
 
 def test_command_never_shows_the_key(tmp_path):

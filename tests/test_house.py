@@ -13,13 +13,13 @@ TOOLS = {"bench", "plan", "doctor", "report", "dashboard"}
 MAY = {
     "config": {"errors"},
     "core": {"config", "errors"},
-    "tasks": {"config", "errors", "data.hashing"},
+    "tasks": {"config", "errors", "data.hashing", "run.progress"},
     "backends": {"config", "errors"},
-    "data": {"config", "errors", "tasks"},
+    "data": {"config", "errors", "run.progress", "tasks"},
     "errors": set(),
     "show": {"config", "core", "errors", "inference", "tasks"},
     "tracking": {"config", "core", "errors", "inference", "run.clock", "run.folder", "show", "tasks"},
-    "cli": {"config", "core.recursion", "errors", "run.job", "run.rank", "run.streams", "tasks.base"},
+    "cli": {"config", "core.recursion", "errors", "run.job", "run.rank", "run.signals", "run.streams", "tasks.base"},
 }
 TORCH_XLA = "backends.xla"
 FILES = sorted([*ROOT.glob("trm/**/*.py"), *ROOT.glob("bench/*.py"), *ROOT.glob("hydra_plugins/**/*.py")])

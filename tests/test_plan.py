@@ -5,12 +5,14 @@ import math
 
 import pytest
 from running import run
+from sweeping import children, is_gone, start, stopped, wait_for
 
 from trm.cli import compose, compose_jobs
 from trm.config import HardwareConfig
 from trm.core.flops import analytic_eval_flops, analytic_train_flops, count_eval_flops, count_train_flops, passes
 from trm.errors import ConfigError, RunFailure, UserError
 from trm.plan import aot
+from trm.plan import compiled as planning
 from trm.plan.__main__ import estimates, main
 from trm.plan.compiled import Compiled, Compiler, TooBig, checked, find_python, warnings
 from trm.plan.estimate import V4, StepTimes, all_reduce_seconds, estimate, makespan, topology
@@ -307,7 +309,7 @@ def plan_python():
 def compiled_for_a_v4_64(python, folder, dtype, step):
     """The workload, and what the compiler says of the step, which without float64 goes to all chips and fits into them."""
     cfg = tiny(f"hardware.dtype={dtype}")
-    found = Compiler(python, folder, print).compile(cfg, step)
+    found = Compiler(python, folder, print, 1).compile(cfg, step, "a run")
     assert isinstance(found, Compiled)
     assert (found.devices, found.partitions, found.device_kind) == (32, 32, "TPU v4")
     assert found.float64_values == 0
@@ -345,6 +347,38 @@ def test_the_evaluation_step_compiles_for_a_v4_64(plan_python, tmp_path, dtype):
     # the links carry sums and the puzzles that are shown, neither weights nor latents
     assert sum(item["bytes"] for item in found.collectives) < work.weight_bytes / 50
     assert warnings(found, None) == []
+
+
+def test_a_plan_that_is_stopped_prints_what_is_known_and_leaves_no_process(tmp_path):
+    python = tmp_path / "python"
+    python.write_text(f"#!/bin/sh\necho {aot.JAX_VERSION}\n")
+    python.chmod(0o755)
+    process = start(tmp_path, *TINY, "plan.compile=true", f"plan.python={python}", command=("-m", "trm.plan"))
+    assert process.stderr.readline() == "tracing the training step of run ...\n"
+    wait_for(lambda: children(process))
+    (child,) = children(process)
+    code, out, err = stopped(process)
+    assert code == 130
+    assert err == "stopped: programs compiled: 0 of 2\n"
+    for words in ("parameters", "chip", "host", "pod*", "Assumed: TPU v4"):
+        assert words in out
+    assert "step compiled" not in out
+    wait_for(lambda: is_gone(child))
+
+
+def test_a_long_compilation_says_how_long_it_takes(monkeypatch, tmp_path):
+    monkeypatch.setattr(planning, "TELL_EVERY_S", 0.1)
+    lines = []
+    compiler = Compiler("python", tmp_path, lines.append, 4)
+    for _ in range(2):
+        compiler._run_child(["sleep", "0.15"], "compiling it")
+        compiler.done += 1
+    assert lines == [
+        "compiling it: 00:00; 0 of 4 programs are done",
+        "compiling it: 00:00; 1 of 4 programs are done, about 00:00 left",
+    ]
+    with pytest.raises(RunFailure, match=r"compiling it failed \(exit code 3\): no chip"):
+        compiler._run_child(["sh", "-c", "echo no chip >&2; exit 3"], "compiling it")
 
 
 def test_the_command_prints_a_whole_plan(tmp_path):

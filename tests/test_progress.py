@@ -2,17 +2,18 @@
 
 import logging
 import os
+import time
 
 import pytest
 
-from trm.inference.progress import Progress, progress_bar
 from trm.run import clock as progress
+from trm.run.progress import Progress, progress_bar, work
 
 
 @pytest.fixture
 def told(monkeypatch):
     lines = []
-    monkeypatch.setattr(logging.getLogger("trm.inference.progress"), "info", lambda text, *args: lines.append(text % args))
+    monkeypatch.setattr(logging.getLogger("trm.run.progress"), "info", lambda text, *args: lines.append(text % args))
     return lines
 
 
@@ -57,3 +58,28 @@ def test_a_bar_whose_reader_goes_away_does_not_end_the_work(monkeypatch):
         assert bar.n == 3
         monkeypatch.undo()
         os.dup2(os.open(os.devnull, os.O_WRONLY), writing)  # what it holds back is written when it closes
+
+
+def test_a_command_s_work_is_told_on_stderr_and_where_it_was_interrupted(monkeypatch, capsys):
+    monkeypatch.setattr("trm.run.progress.WORDS_EVERY_S", 0.01)
+
+    def read():
+        with work("rows read", 2000, "row") as done:
+            time.sleep(0.02)
+            done(500)
+            done(1500)  # at once: not worth a line
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt) as interrupted:
+        read()
+    assert interrupted.value.__notes__ == ["rows read: 1,500 of 2,000"]
+    out, err = capsys.readouterr()
+    assert (out, err) == ("", "rows read: 500 of 2000, 00:00 left\n")
+
+
+def test_work_of_a_moment_says_nothing(monkeypatch, capsys):
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    with work("rows read", 3, "row") as done:
+        for count in range(4):
+            done(count)
+    assert capsys.readouterr() == ("", "")

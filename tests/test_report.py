@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from report_fixtures import config, write_grid, write_run, write_tn_sweep
+from sweeping import start, stopped
 
 from trm.cli import CONF_DIR, compose
 from trm.config import paper, to_plain, total_steps
@@ -18,6 +20,7 @@ from trm.report.output import terminal
 from trm.report.runs import collect, flatten
 from trm.report.variants import compare, estimate
 from trm.run.folder import exclusive
+from trm.show.files import write_files
 
 PNG = b"\x89PNG\r\n\x1a\n"
 
@@ -455,6 +458,33 @@ def test_wrong_input_exits_with_2(tmp_path):
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith("error: nope is not a folder")
     assert done.stderr.count("\n") == 1
+
+
+def test_a_report_that_is_stopped_leaves_the_older_one_as_it_was(tmp_path):
+    write_run(tmp_path / "runs" / "a")
+    metrics = write_run(tmp_path / "runs" / "b") / "metrics.jsonl"
+    metrics.unlink()
+    os.mkfifo(metrics)  # a run that takes as long to read as the test likes
+    older = {tmp_path / "runs/report" / name: b"older" for name in ("report.csv", "index.html")}
+    write_files("--out", tmp_path, older)
+    process = start(tmp_path, "runs", command=("-m", "trm.report"))
+    with metrics.open("wb"):
+        code, out, err = stopped(process)
+    assert (code, out) == (130, "")
+    assert err == "stopped: runs read: 1 of 2; runs/report is as it was\n"
+    assert {path: path.read_bytes() for path in (tmp_path / "runs/report").iterdir()} == older
+
+
+def test_files_are_replaced_when_all_are_written(tmp_path):
+    older, link, folder = tmp_path / "older", tmp_path / "link", tmp_path / "folder"
+    older.write_text("older")
+    link.symlink_to("older")
+    folder.mkdir()
+    with pytest.raises(UserError, match="cannot be written to"):
+        write_files("--out", tmp_path, {older: "newer", folder: "newer"})
+    assert (older.read_text(), set(tmp_path.iterdir())) == ("older", {older, link, folder})
+    write_files("--out", tmp_path, {link: "newer"})
+    assert (older.read_text(), link.is_symlink()) == ("newer", True)
 
 
 @pytest.mark.parametrize("target", ["grid.json", "nowhere"])

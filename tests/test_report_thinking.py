@@ -11,6 +11,7 @@ from report_fixtures import config, made_samples, write_run
 
 from trm.config import IGNORE_LABEL
 from trm.inference.samples import Samples
+from trm.report import plots
 from trm.report.__main__ import main
 from trm.report.output import page
 from trm.report.runs import collect
@@ -149,6 +150,7 @@ def test_damaged_samples_are_told_and_the_page_still_stands(tmp_path, damage):
     (shown,) = found(tmp_path)
     assert shown.data is None
     assert words in shown.problem
-    text = page(compare(collect([tmp_path])), "title")
+    comparison = compare(collect([tmp_path]))
+    text = page(comparison, "title", plots.drawn(comparison))
     assert shown.problem.split(":")[0] in text
     assert "<b>a" not in text

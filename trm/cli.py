@@ -1,7 +1,7 @@
 """The border between the command line and the typed settings: composing, one-line errors, exit codes.
 
 Exit codes: 0 done; 1 failed; 2 the user's input is wrong (one line on stderr, no traceback); 141 the reader of the output went
-away (128 + SIGPIPE); 143 preempted.
+away (128 + SIGPIPE); 143 preempted. A command that has nothing to save ends with 130 at SIGINT and with 143 at SIGTERM.
 """
 
 import argparse
@@ -40,6 +40,7 @@ from trm.config.released import in_dashes, key_hint, no_option
 from trm.errors import EXIT_FAILED, EXIT_USER_ERROR, ConfigError, RunFailure, UserError, plain_line
 from trm.run.job import job
 from trm.run.rank import on_a_pod, process_rank, refuse_other_starters
+from trm.run.signals import stoppable
 from trm.run.streams import standard_streams
 
 ROOT = Path(__file__).resolve().parents[1]  # holds trm/ and hydra_plugins/, in a checkout also bench/ and scripts/
@@ -189,13 +190,13 @@ def _share_the_cpu() -> None:
 def plain_command(main: Callable[[list[str]], None] | str, usage: str | None, *, needs_arguments: bool = True) -> None:
     """Run a command that reads its own arguments, the function or "module:function"; `--help` prints `usage`.
 
-    User errors end as in `hydra_command`.
+    User errors end as in `hydra_command`, and so does an interruption that the command does not see to itself.
 
     Where the reader of its output goes away (`| head`), it ends there without a word, with exit code 141.
     """
     arguments = sys.argv[1:]
     _share_the_cpu()
-    with standard_streams():
+    with standard_streams(), stoppable():
         try:
             if "--help" in arguments or "-h" in arguments or (needs_arguments and not arguments):
                 print(usage)
@@ -211,10 +212,10 @@ def hydra_command(run: Callable[[Config], Any] | str, *, run_folder: bool = True
     Overrides, --multirun, --cfg, --info and --help are Hydra's; the module is imported when there is a run to start.
 
     A wrong key or value ends in one line and exit code 2; any other exception keeps its traceback and exits with 1. Without
-    `run_folder` nothing is written under outputs/ and logging goes to the terminal alone.
+    `run_folder` nothing is written under outputs/, logging goes to the terminal alone, and an interruption ends in one line too.
     """
     _share_the_cpu()
-    with standard_streams():
+    with standard_streams(), contextlib.nullcontext() if run_folder else stoppable():
         try:
             refuse_other_starters()
             _run_hydra(run, run_folder)

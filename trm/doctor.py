@@ -40,11 +40,14 @@ from trm.data.build import build_command, ensure_dataset, is_absent
 from trm.data.content import content_of
 from trm.data.format import ARRAYS, SPLITS, array_path, load_dataset, read_build_record
 from trm.errors import EXIT_FAILED, ConfigError, DataError, UserError, plain_line
+from trm.run.child import ended
+from trm.run.progress import work
 from trm.tasks.base import task_of
 from trm.tracking.wandb_view import choose_wandb_mode
 
 Level = Literal["ok", "warning", "failure"]
 PYTHONS = ((3, 11), (3, 14))  # from, and the first that is too new: python_requires of setup.cfg
+PROBE_EVERY_S = 0.5
 PROBE_LIMIT_S = 180.0  # generous: the hosts of a pod wait for one another when they start
 SERVER_LIMIT_S = 3.0
 NO_ANSWER = "no answer"
@@ -156,18 +159,19 @@ def probe_devices(hardware: HardwareConfig, limit_s: float) -> Probe:
     command = [sys.executable, "-c", "from trm.doctor import run_probe; run_probe()"]
     asked = json.dumps(dataclasses.asdict(hardware)).encode()
     try:
-        done = subprocess.run(command, input=asked, capture_output=True, timeout=limit_s, check=False)
+        with work("seconds waited for the devices", int(limit_s), "s") as so_far:
+            done = ended(command, PROBE_EVERY_S, lambda seconds: so_far(int(seconds)), given=asked, limit_s=limit_s)
         output, code, last = done.stdout, done.returncode, done.stderr.decode(errors="replace").strip().rpartition("\n")[2]
         how = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
-        ended = (f"{how}: {last}" if last else how) if code else ""
+        fault = (f"{how}: {last}" if last else how) if code else ""
     except subprocess.TimeoutExpired as late:
-        output, ended = late.stdout or b"", f"{NO_ANSWER} within {limit_s:g} s"
+        output, fault = late.stdout or b"", f"{NO_ANSWER} within {limit_s:g} s"
     facts: dict[str, Any] = {}
     for line in output.splitlines():
         with contextlib.suppress(ValueError):  # what a library prints beside the probe's own lines
             said = json.loads(line)
             facts |= said if isinstance(said, dict) and said.keys() <= Probe.__dataclass_fields__.keys() else {}
-    return Probe(**facts | {"ended": ended})
+    return Probe(**facts | {"ended": fault})
 
 
 def run_probe() -> None:
@@ -487,9 +491,13 @@ def main(arguments: list[str]) -> None:
     if launch.multirun:
         raise ConfigError("+sweep=: the doctor checks one job: give the overrides of a job of the sweep, such as experiment=NAME")
     checks = []
-    for check in examine(cfg, launch):
-        checks.append(check)
-        print(check, flush=True)
+    try:
+        for check in examine(cfg, launch):
+            checks.append(check)
+            print(check, flush=True)
+    except KeyboardInterrupt as stopped:
+        stopped.add_note(f"checks made: {len(checks)}")
+        raise
     print(closing_line(checks, arguments))
     if any(check.level == "failure" for check in checks):
         sys.exit(EXIT_FAILED)

@@ -55,10 +55,10 @@ from trm.inference.evaluator import (
     progress_of,
 )
 from trm.inference.findings import findings_of
-from trm.inference.progress import Progress
 from trm.run.experiment import on_devices, started
 from trm.run.failures import not_finite
 from trm.run.folder import write_whole
+from trm.run.progress import Progress
 from trm.run.rank import process_rank, refuse_other_starters
 from trm.run.saved import SavedRun, check_test_puzzles, open_run, split_arguments
 from trm.run.signals import StopSignal

@@ -28,6 +28,7 @@ from trm.data.format import ARRAYS, BLANK, IDENTIFIERS, SPLITS, array_path, read
 from trm.data.hashing import Stream, hash64, permutations
 from trm.data.hub import download
 from trm.errors import DataError
+from trm.run.progress import work
 from trm.tasks.base import PairsTask, Split, Task, augment, task_of
 
 # Changes whenever the same settings give other bytes.
@@ -98,7 +99,13 @@ def build_dataset(data: DataConfig) -> BuildReport:
                     raise DataError(f"data.path={path} exists and was not built here: choose another data.path or remove it")
                 return _report(path, record, seconds=0.0, built=False)
             _log.info("%s does not exist: building it, once", path)
-            record = _build(path, data)
+            try:
+                record = _build(path, data)
+            except KeyboardInterrupt as stopped:
+                stopped.add_note(f"{path} is not built, and nothing of it is left")
+                raise
+            finally:
+                shutil.rmtree(_unnamed(path), ignore_errors=True)
     except OSError as error:
         raise DataError(f"data.path={path} cannot be written ({error}): choose another data.path") from error
     return _report(path, record, seconds=time.monotonic() - started, built=True)
@@ -128,9 +135,14 @@ def _build(path: Path, data: DataConfig) -> dict[str, Any]:
     return record
 
 
-def _empty_folder(path: Path) -> Path:
+def _unnamed(path: Path) -> Path:
     """Where a dataset folder is written before it has its name."""
-    folder = path.with_name(f".{path.name}.building")
+    return path.with_name(f".{path.name}.building")
+
+
+def _empty_folder(path: Path) -> Path:
+    """The same, with nothing in it."""
+    folder = _unnamed(path)
     shutil.rmtree(folder, ignore_errors=True)
     for split in SPLITS:
         (folder / split).mkdir(parents=True)
@@ -233,7 +245,11 @@ def _write_split(folder: Path, split: str, task: Task, base: Split, *, num_aug: 
     num_groups = len(base[0])
     num_rows = num_groups * (num_aug + 1)
     header = {"descr": "|u1", "fortran_order": False, "shape": (num_rows, task.facts.seq_len)}
-    with array_path(folder, split, "inputs").open("wb") as inputs, array_path(folder, split, "labels").open("wb") as labels:
+    with (
+        work(f"{split} rows written", num_rows, "row") as done,
+        array_path(folder, split, "inputs").open("wb") as inputs,
+        array_path(folder, split, "labels").open("wb") as labels,
+    ):
         for file in (inputs, labels):
             np.lib.format.write_array_header_1_0(file, header)
         for start in range(0, num_rows, _CHUNK_ROWS):
@@ -242,6 +258,7 @@ def _write_split(folder: Path, split: str, task: Task, base: Split, *, num_aug: 
             questions, answers = augment(task, *base, seed=seed, puzzles=puzzles, variants=variants)
             inputs.write(questions.data)
             labels.write(answers.data)
+            done(start + len(rows))
     for name, array in {
         "puzzle_identifiers": np.zeros(num_rows, np.int32),
         "puzzle_indices": np.arange(num_rows + 1, dtype=np.int32),

@@ -22,6 +22,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
 from trm.errors import DataError
+from trm.run.progress import work
 from trm.tasks.base import Task
 
 HEADER = "source,question,answer,rating"
@@ -54,6 +55,7 @@ OTHER_FILES = {
     b"[": "JSON, not csv: convert it",
 }
 _BLOCK_BYTES = 8 << 20
+_TELL_ROWS = 4096
 _LONGEST_HEADER = 1 << 20
 _NEWLINE, _RETURN = ord("\n"), ord("\r")
 
@@ -144,10 +146,12 @@ def ratings(file: CsvFile) -> NDArray[np.float64]:
     if file.rating is None:
         raise DataError(f"{file.path}:1: data.min_rating needs a column rating, and the header has none: {','.join(file.header)}")
     found = np.empty(file.num_rows)
-    with _opened(file.path) as content:
+    with _opened(file.path) as content, work("csv ratings read", file.num_rows, "row") as done:
         lines = iter(content)
         next(lines)
         for row, line in enumerate(lines):
+            if not row % _TELL_ROWS:
+                done(row)
             text = ""
             try:
                 text = next(csv.reader([line.decode("utf-8", errors="replace")], delimiter=file.delimiter), [])[file.rating]
@@ -169,12 +173,14 @@ def read_rows(file: CsvFile, task: Task, chosen: NDArray[np.integer]) -> tuple[N
     place = np.full(file.num_rows, -1)
     place[chosen] = np.arange(len(chosen))
     start = 0
-    for block in _blocks_of_rows(file.path):
-        block_questions, block_answers = _parse_block(file, task, block, first_line=start + 2)
-        here = place[start : start + len(block_questions)]
-        questions[here[here >= 0]] = block_questions[here >= 0]
-        answers[here[here >= 0]] = block_answers[here >= 0]
-        start += len(block_questions)
+    with work("csv rows read", file.num_rows, "row") as done:
+        for block in _blocks_of_rows(file.path):
+            block_questions, block_answers = _parse_block(file, task, block, first_line=start + 2)
+            here = place[start : start + len(block_questions)]
+            questions[here[here >= 0]] = block_questions[here >= 0]
+            answers[here[here >= 0]] = block_answers[here >= 0]
+            start += len(block_questions)
+            done(start)
     return questions, answers
 
 

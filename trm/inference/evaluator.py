@@ -32,8 +32,8 @@ from trm.errors import ConfigError, DataError
 from trm.inference.cost import Work
 from trm.inference.early_exit import RECORD, early_exit_program, first_rows, first_totals
 from trm.inference.pool import Pool, Rows
-from trm.inference.progress import Progress, progress_bar
 from trm.inference.samples import Samples
+from trm.run.progress import Progress, progress_bar
 from trm.tasks.base import Ballots, task_of
 
 

@@ -23,6 +23,7 @@ if __name__ == "__main__":  # before what takes seconds to import
     plain_command("trm.plan.__main__:main", __doc__)
     raise SystemExit
 
+import functools
 import sys
 import tempfile
 from dataclasses import replace
@@ -36,6 +37,7 @@ from trm.plan.estimate import PLACEMENTS, RunEstimate, chip_of, estimate
 from trm.plan.output import RunPlan, assumptions, run_lines, sweep_lines
 from trm.plan.settings import PlanSettings, split_arguments
 from trm.plan.workload import Workload, workload
+from trm.run.progress import work
 
 
 def jobs_of(overrides: list[str], multirun: bool) -> tuple[str | None, dict[str, Config]]:
@@ -48,12 +50,12 @@ def jobs_of(overrides: list[str], multirun: bool) -> tuple[str | None, dict[str,
     return None, {",".join(experiments) or "run": cfg}
 
 
-def estimates(work: Workload, cfg: Config, settings: PlanSettings) -> dict[str, RunEstimate | str]:
+def estimates(counted: Workload, cfg: Config, settings: PlanSettings) -> dict[str, RunEstimate | str]:
     """The run on each placement of its machine; where one is impossible, the reason."""
     found: dict[str, RunEstimate | str] = {}
     for placement in PLACEMENTS:
         try:
-            found[placement] = estimate(work, replace(cfg.hardware, placement=placement), settings.host_ms_per_step / 1e3)
+            found[placement] = estimate(counted, replace(cfg.hardware, placement=placement), settings.host_ms_per_step / 1e3)
         except ConfigError as error:
             found[placement] = str(error)
     return found
@@ -63,19 +65,44 @@ def main(arguments: list[str]) -> None:
     """The command; see the module's docstring."""
     settings, overrides, multirun = split_arguments(arguments)
     sweep, jobs = jobs_of(overrides, multirun)
-    chip = chip_of(next(iter(jobs.values())).hardware)
     if settings.compile and any(cfg.evaluate.early_exit for cfg in jobs.values()):
         raise ConfigError(
             "evaluate.early_exit=true: plan.compile=true would compile another step than this run's: leave it out of the plan"
         )
     python = find_python(settings.python) if settings.compile else None
-    plans = []
+    plans: list[RunPlan] = []
+    try:
+        with work("jobs counted", len(jobs), "job") as done:
+            for name, cfg in jobs.items():
+                counted = workload(cfg)
+                plans.append(RunPlan(name, cfg, counted, estimates(counted, cfg, settings), {}))
+                done(len(plans))
+        if python:
+            compile_all(plans, python)
+    except KeyboardInterrupt:  # what there is
+        if plans:
+            show(sweep, plans, settings)
+        raise
+    show(sweep, plans, settings)
+
+
+def compile_all(plans: list[RunPlan], python: str) -> None:
+    """Put into each plan what the compiler says of its steps, as soon as it is known."""
     with tempfile.TemporaryDirectory(prefix="trm-plan-") as folder:
-        compiler = Compiler(python, Path(folder), lambda text: print(text, file=sys.stderr, flush=True)) if python else None
-        for name, cfg in jobs.items():
-            work = workload(cfg)
-            compiled = {step: compiler.compile(cfg, step) for step in STEPS} if compiler else {}
-            plans.append(RunPlan(name, cfg, work, estimates(work, cfg, settings), compiled))
+        say = functools.partial(print, file=sys.stderr, flush=True)
+        compiler = Compiler(python, Path(folder), say, len(plans) * len(STEPS))
+        try:
+            for plan in plans:
+                for step in STEPS:
+                    plan.compiled[step] = compiler.compile(plan.cfg, step, plan.name)
+        except KeyboardInterrupt as stopped:
+            stopped.add_note(f"programs compiled: {compiler.done} of {compiler.programs}")
+            raise
+
+
+def show(sweep: str | None, plans: list[RunPlan], settings: PlanSettings) -> None:
+    """Print the plan of a run, or of the sweep of this name."""
+    chip = chip_of(plans[0].cfg.hardware)
     if sweep is None:
         lines = run_lines(plans[0], settings, chip)
     else:

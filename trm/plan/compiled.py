@@ -8,20 +8,25 @@ import hashlib
 import json
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from tqdm import tqdm
 
 from trm.cli import ROOT
 from trm.config import Config, to_plain
 from trm.errors import ConfigError, RunFailure
 from trm.plan import aot
 from trm.plan.estimate import chip_of
+from trm.run.child import ended
 from trm.run.failures import batch_that_fits, memory_asked_for
 
 PLAN_VENV = ROOT / ".venv-plan"
 STEPS = ("training", "evaluation")
+TELL_EVERY_S = 15.0
 SHOWN_BYTES = 1 << 20  # an evaluation gathers the answers to the few puzzles that are shown: less than this
 
 
@@ -98,21 +103,25 @@ def find_python(wanted: str | None) -> str:
 class Compiler:
     """Compiles the steps of runs; a step that another run has too is compiled once."""
 
-    def __init__(self, python: str, folder: Path, say: Callable[[str], None]) -> None:
-        """`folder` takes the modules; `say` is told what is being compiled."""
-        self.python, self.folder, self.say = python, folder, say
+    def __init__(self, python: str, folder: Path, say: Callable[[str], None], programs: int) -> None:
+        """`folder` takes the modules; `say` is told which of so many programs is being compiled, and every 15 s for how long."""
+        self.python, self.folder, self.say, self.programs = python, folder, say, programs
+        self.done = 0
+        self._began = time.monotonic()
         self._known: dict[str, Compiled | TooBig] = {}
 
-    def compile(self, cfg: Config, step: str) -> Compiled | TooBig:
-        """One of the STEPS of a run on its placement. Raises RunFailure where the result cannot be trusted."""
+    def compile(self, cfg: Config, step: str, name: str) -> Compiled | TooBig:
+        """One of the STEPS of a run, of this name, on its placement. Raises RunFailure where the result cannot be trusted."""
         (self.folder / "config.json").write_text(json.dumps(to_plain(cfg)))
-        _run_child([sys.executable, "-m", "trm.plan.lowering", step, str(self.folder)], f"tracing the {step} step")
+        what = f"the {step} step of {name}"
+        self.say(f"tracing {what} ...")
+        self._run_child([sys.executable, "-m", "trm.plan.lowering", step, str(self.folder)], f"tracing {what}")
         job_file = self.folder / "job.json"
         job = json.loads(job_file.read_text())
         key = hashlib.sha256(Path(job["module"]).read_bytes() + repr([job["arguments"], job["topology"]]).encode()).hexdigest()
         if key not in self._known:
-            self.say(f"compiling the {step} step for {job['topology']}, {job['devices']} devices ...")
-            _run_child([self.python, aot.__file__, str(job_file)], "compiling for the TPU")
+            self.say(f"compiling {what} for {job['topology']}, {job['devices']} devices ...")
+            self._run_child([self.python, aot.__file__, str(job_file)], f"compiling {what} for the TPU")
             result = json.loads(Path(job["result"]).read_text())
             if "error" in result:
                 raise RunFailure(f"compiling for the TPU: {result['error']}")
@@ -121,7 +130,22 @@ class Compiler:
                 self._known[key] = TooBig(result["out_of_memory"], chip_of(cfg.hardware).memory_bytes, batch, job["devices"])
             else:
                 self._known[key] = checked(Compiled(**result), job["devices"])
+        self.done += 1
         return self._known[key]
+
+    def _run_child(self, command: list[str], what: str) -> None:
+        """Raises RunFailure with its last words where it fails."""
+        finished_s = time.monotonic() - self._began
+
+        def tell(seconds: float) -> None:
+            left_s = max(0.0, finished_s / self.done * (self.programs - self.done) - seconds) if self.done else None
+            left = "" if left_s is None else f", about {tqdm.format_interval(left_s)} left"
+            self.say(f"{what}: {tqdm.format_interval(seconds)}; {self.done} of {self.programs} programs are done{left}")
+
+        run = ended(command, TELL_EVERY_S, tell, cwd=ROOT)
+        if run.returncode:
+            lines = [line for line in (run.stderr + run.stdout).decode(errors="replace").splitlines() if line.strip()]
+            raise RunFailure(f"{what} failed (exit code {run.returncode}): {lines[-1] if lines else 'without a message'}")
 
 
 def checked(compiled: Compiled, devices: int) -> Compiled:
@@ -150,10 +174,3 @@ def warnings(compiled: Compiled, gradient_bytes: int | None) -> list[str]:
             "passes are summed over the chips one by one"
         )
     return found
-
-
-def _run_child(command: list[str], what: str) -> None:
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    if done.returncode:
-        lines = [line for line in (done.stderr + done.stdout).splitlines() if line.strip()]
-        raise RunFailure(f"{what} failed (exit code {done.returncode}): {lines[-1] if lines else 'without a message'}")

@@ -46,12 +46,17 @@ def main(arguments: list[str]) -> None:
     if given.target is not None and not 0 < given.target <= 1:
         raise UserError(f"--target {given.target:g} is no exact accuracy: give a share above 0 and up to 1, such as 0.8")
     target: float | None = given.target or (records.TARGET if given.records else None)
-    comparison = compare(collect(folders), given.group, target)
     out = given.out or (folders[0] / "report" if len(folders) == 1 else Path("report"))
     names = ", ".join(folder.resolve().name for folder in folders)
-    files: dict[str, str | bytes] = {"report.csv": csv_text(comparison), "report.json": json_text(comparison)}
-    files |= {f"{name}.png": draw(comparison, "light") for name, draw in plots.pictures(comparison).items()}
-    files["index.html"] = page(comparison, f"TRM runs: {names}")
+    try:
+        comparison = compare(collect(folders), given.group, target)
+        drawn = plots.drawn(comparison)
+        files: dict[str, str | bytes] = {"report.csv": csv_text(comparison), "report.json": json_text(comparison)}
+        files |= {f"{name}.png": picture["light"] for name, picture in drawn.items()}
+        files["index.html"] = page(comparison, f"TRM runs: {names}", drawn)
+    except KeyboardInterrupt as stopped:
+        stopped.add_note(f"{out} is as it was")
+        raise
     paths = {out / name: content for name, content in files.items()}
     write_files("--out", out, paths)
     if isinstance(sys.stdout, io.TextIOWrapper):  # a terminal that cannot show a character shows ? instead

@@ -6,16 +6,18 @@ import io
 import json
 import textwrap
 from collections import Counter
+from collections.abc import Mapping
 from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
-from trm.report import plots, tables
+from trm.report import tables
 from trm.report.frontier import ways
 from trm.report.pairs import answers
 from trm.report.target import time_to_target
 from trm.report.thinking import MOST_PUZZLES, thinking
 from trm.report.variants import Comparison, Estimate, Variant
+from trm.show.charts import Theme
 from trm.show.page import VIEWER, render
 from trm.show.table import aligned, printable
 
@@ -125,8 +127,8 @@ def json_text(comparison: Comparison) -> str:
 # ---------------------------------------------------------------------------------------------------------------------- page
 
 
-def page(comparison: Comparison, title: str) -> str:
-    """The page as one self-contained HTML file: pictures, style and scripts are inside."""
+def page(comparison: Comparison, title: str, drawn: Mapping[str, Mapping[Theme, bytes]]) -> str:
+    """The page as one self-contained HTML file: pictures, as trm.report.plots has `drawn` them, style and scripts are inside."""
     shown = thinking(comparison)
     here = Path(__file__).parent
     return render(
@@ -137,8 +139,7 @@ def page(comparison: Comparison, title: str) -> str:
         statuses=Counter(run.status for run in comparison.runs),
         tables=tables,
         pictures={
-            name: {theme: base64.b64encode(draw(comparison, theme)).decode() for theme in ("light", "dark")}
-            for name, draw in plots.pictures(comparison).items()
+            name: {theme: base64.b64encode(picture).decode() for theme, picture in themes.items()} for name, themes in drawn.items()
         },
         thinking=shown,
         answers=answers(comparison),

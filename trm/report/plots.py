@@ -3,7 +3,7 @@ dark page.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -13,6 +13,7 @@ from matplotlib.ticker import EngFormatter, FuncFormatter, LogLocator, MaxNLocat
 from trm.report.frontier import Way, ways
 from trm.report.runs import Points, Run
 from trm.report.variants import Comparison
+from trm.run.progress import work
 from trm.show.charts import COLOURS, INK, LINES, Theme, chart
 
 MOST_MARKED_POINTS = 25  # evaluations of one curve; more are drawn without markers
@@ -155,6 +156,17 @@ def pictures(comparison: Comparison) -> dict[str, Callable[[Comparison, Theme], 
         **({"steps": supervision_steps} if steps else {}),
         **({"frontier": frontier} if ways(comparison) else {}),
     }
+
+
+def drawn(comparison: Comparison) -> dict[str, dict[Theme, bytes]]:
+    """All pictures on each kind of page, as PNG."""
+    found: dict[str, dict[Theme, bytes]] = {name: {} for name in pictures(comparison)}
+    todo = [(name, draw, theme) for name, draw in pictures(comparison).items() for theme in get_args(Theme)]
+    with work("pictures drawn", len(todo), "picture") as done:
+        for number, (name, draw, theme) in enumerate(todo, start=1):
+            found[name][theme] = draw(comparison, theme)
+            done(number)
+    return found
 
 
 def _say(axes: Axes, text: str) -> None:

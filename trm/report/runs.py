@@ -4,8 +4,9 @@ import json
 import math
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,6 +17,7 @@ from omegaconf.errors import OmegaConfBaseException
 from trm.config import Config, to_plain
 from trm.errors import UserError
 from trm.run.folder import CONFIG_FILE, SUMMARY_FILE, in_use
+from trm.run.progress import work
 from trm.tracking.record import METRICS_FILE
 
 COMPOSED_FILE, HYDRA_FILE = "config/config.yaml", "config/hydra.yaml"  # Hydra writes these before the run begins
@@ -70,7 +72,7 @@ def collect(folders: list[Path]) -> list[Run]:
     Jobs that a sweep's grid.json lists and that left no folder come as missing. Raises UserError where a folder does not exist
     or nothing is found.
     """
-    runs: dict[Path, Run] = {}
+    runs: dict[Path, Callable[[], Run]] = {}  # how each is read, once it is known how many there are
     for given in folders:
         if not given.is_dir():
             raise UserError(f"{given} is not a folder: give run folders or sweep folders, such as outputs/NAME or multirun/NAME")
@@ -82,7 +84,12 @@ def collect(folders: list[Path]) -> list[Run]:
     if not runs:
         names = ", ".join(map(str, folders))
         raise UserError(f"no runs in {names}: a run folder holds {SUMMARY_FILE} or {CONFIG_FILE}")
-    return list(runs.values())
+    found: list[Run] = []
+    with work("runs read", len(runs), "run") as done:
+        for read in runs.values():
+            found.append(read())
+            done(len(found))
+    return found
 
 
 def _walk(top: Path) -> Iterator[tuple[Path, list[str]]]:
@@ -112,10 +119,9 @@ def _name(folder: Path, given: Path, several: bool) -> str:
     return str(given / relative if several else relative)
 
 
-def _add(runs: dict[Path, Run], folder: Path, name: str, overrides: tuple[str, ...] = ()) -> None:
-    """Read the folder into `runs` unless it is there already."""
-    if (key := _real(folder)) not in runs:
-        runs[key] = _read_run(folder, name, overrides)
+def _add(runs: dict[Path, Callable[[], Run]], folder: Path, name: str, overrides: tuple[str, ...] = ()) -> None:
+    """Put the folder into `runs` unless it is there already."""
+    runs.setdefault(_real(folder), partial(_read_run, folder, name, overrides))
 
 
 def _real(path: Path) -> Path:
@@ -123,7 +129,7 @@ def _real(path: Path) -> Path:
     return Path(os.path.realpath(path))
 
 
-def _add_grid(runs: dict[Path, Run], sweep: Path, given: Path, several: bool) -> None:
+def _add_grid(runs: dict[Path, Callable[[], Run]], sweep: Path, given: Path, several: bool) -> None:
     """The jobs that a sweep's grid lists, with or without a folder."""
     try:
         jobs = _read_json(sweep / GRID_FILE).get("jobs")
@@ -133,7 +139,8 @@ def _add_grid(runs: dict[Path, Run], sweep: Path, given: Path, several: bool) ->
             raise _DamagedError(f'{GRID_FILE}: a "dir" that no folder can have')
     except (FileNotFoundError, _DamagedError) as error:
         name = _name(sweep / GRID_FILE, given, several)
-        runs[_real(sweep / GRID_FILE)] = Run(name, "damaged", f"{error}; jobs without a folder are not known")
+        reason = f"{error}; jobs without a folder are not known"
+        runs[_real(sweep / GRID_FILE)] = partial(Run, name, "damaged", reason)
         return
     for job in jobs:
         folder = sweep / job["dir"]
@@ -143,7 +150,8 @@ def _add_grid(runs: dict[Path, Run], sweep: Path, given: Path, several: bool) ->
             _add(runs, folder, name, overrides)
         elif _real(folder) not in runs:
             reason = "its folder holds no run" if folder.is_dir() else "no folder: the job has not started"
-            runs[_real(folder)] = Run(name, "missing", reason, sweep=_real(sweep).name, overrides=overrides, seed=_seed(overrides))
+            about: dict[str, Any] = {"sweep": _real(sweep).name, "overrides": overrides, "seed": _seed(overrides)}
+            runs[_real(folder)] = partial(Run, name, "missing", reason, **about)
 
 
 def _seed(overrides: tuple[str, ...]) -> int | None:

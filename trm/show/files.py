@@ -1,5 +1,6 @@
 """Files that a command was asked for."""
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -7,10 +8,21 @@ from trm.errors import UserError
 
 
 def write_files(option: str, place: Path, files: Mapping[Path, str | bytes]) -> None:
-    """Write all files, and folders where they are missing. Raises UserError naming the option and the place that it gave."""
+    """Write all files, and folders where they are missing; an older file is replaced by a whole one, and after all are written.
+
+    Raises UserError naming the option and the place that it gave.
+    """
+    beside: dict[Path, Path] = {}
     try:
         for path, content in files.items():
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(content if isinstance(content, bytes) else content.encode())
+            if not path.is_symlink() and (path.is_file() or not path.exists()):  # a link, a pipe or a terminal is written into
+                beside[path] = path.with_name(f".{path.name}.{os.getpid()}")
+            beside.get(path, path).write_bytes(content if isinstance(content, bytes) else content.encode())
+        for path, file in beside.items():
+            file.replace(path)
     except OSError as error:
         raise UserError(f"{option} {place}: cannot be written to ({error.strerror}): choose another place") from error
+    finally:
+        for file in beside.values():
+            file.unlink(missing_ok=True)

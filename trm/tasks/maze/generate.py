@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from trm.data.hashing import Stream, hash64
 from trm.errors import DataError
+from trm.run.progress import work
 from trm.tasks.dihedral import Dihedral
 from trm.tasks.maze.rules import CHARACTERS, FREE, GOAL, PATH, START, WALL, distances, grids, shortest
 
@@ -91,22 +92,25 @@ def generate(canvas: int, lengths: tuple[int, int | None], count: int, seed: int
     kept: list[tuple[NDArray[np.uint8], NDArray[np.uint8]]] = []
     seen: set[int] = set()
     next_number, found = 0, 0
-    while found < count:
-        numbers = np.arange(next_number, next_number + min(_ROUND, count - found + 16))
-        next_number += len(numbers)
-        questions, answers = _make(canvas, lengths, seed, numbers)
-        new = []
-        for i, key in enumerate(symmetry.signature(questions, answers).tolist()):
-            if key not in seen:
-                seen.add(key)
-                new.append(i)
-        kept.append((questions[new], answers[new]))
-        found += len(new)
-        if found < count and next_number > 20 * count + 1000:
-            most = "null" if lengths[1] is None else lengths[1]
-            raise DataError(
-                f"data.num_puzzles + data.num_test_puzzles = {count}, but no more than {found} different mazes of side {canvas} "
-                f"with data.path_min={lengths[0]} data.path_max={most} were found: lower the numbers, or allow other lengths"
-            )
+    with work("mazes made", count, "maze") as done:
+        while found < count:
+            numbers = np.arange(next_number, next_number + min(_ROUND, count - found + 16))
+            next_number += len(numbers)
+            questions, answers = _make(canvas, lengths, seed, numbers)
+            new = []
+            for i, key in enumerate(symmetry.signature(questions, answers).tolist()):
+                if key not in seen:
+                    seen.add(key)
+                    new.append(i)
+            kept.append((questions[new], answers[new]))
+            found += len(new)
+            done(found)
+            if found < count and next_number > 20 * count + 1000:
+                most = "null" if lengths[1] is None else lengths[1]
+                raise DataError(
+                    f"data.num_puzzles + data.num_test_puzzles = {count}, but no more than {found} different mazes of side "
+                    f"{canvas} with data.path_min={lengths[0]} data.path_max={most} were found: lower the numbers, or allow "
+                    "other lengths"
+                )
     questions, answers = (np.concatenate(parts)[:count] for parts in zip(*kept, strict=True))
     return questions, answers

@@ -4,11 +4,14 @@ Everything runs on many puzzles in step. A state is the candidates of every cell
 states, so that NumPy works on long contiguous rows. Puzzle number i is a pure function of (seed, i).
 """
 
+from collections.abc import Callable
+
 import numpy as np
 from numpy.typing import NDArray
 
 from trm.data.hashing import Stream, hash64, permutations
 from trm.errors import DataError
+from trm.run.progress import work
 from trm.tasks.sudoku.rules import BLANK, Sudoku
 from trm.tasks.sudoku.symmetry import signature
 
@@ -113,14 +116,18 @@ def _random_solutions(sudoku: Sudoku, seed: int, numbers: NDArray[np.int64]) -> 
     return grids
 
 
-def _make(sudoku: Sudoku, seed: int, numbers: NDArray[np.int64]) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """Questions and answers [M, L] of the puzzles with these numbers [M]."""
+def _make(
+    sudoku: Sudoku, seed: int, numbers: NDArray[np.int64], before: int, tell: Callable[[int], None]
+) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """Questions and answers [M, L] of the puzzles with these numbers [M]; `tell` is told how many that is with those `before`."""
     every = np.uint16((1 << sudoku.side) - 1)
     grids = _random_solutions(sudoku, seed, numbers)
     order = permutations(hash64(Stream.GENERATE, seed, -1, numbers[:, None], np.arange(sudoku.num_cells)))
     given = np.ones(grids.shape, bool)
     columns = np.arange(len(numbers))
-    for cells in order.T:
+    for turn, cells in enumerate(order.T):
+        # the fewer clues there are, the longer the search: so the time goes in 9x9 puzzles
+        tell(before + int(len(numbers) * (turn / sudoku.num_cells) ** 5))
         # A clue can go when no solution has another digit in its place.
         states = np.where(given, grids, every)
         states[cells, columns] = every & ~grids[cells, columns]
@@ -176,22 +183,23 @@ def generate(sudoku: Sudoku, count: int, seed: int) -> tuple[NDArray[np.uint8], 
     kept: list[tuple[NDArray[np.uint8], NDArray[np.uint8]]] = []
     seen: set[int | bytes] = set()
     next_number, found = 0, 0
-    while found < count:
-        numbers = np.arange(next_number, next_number + min(_ROUND, count - found + 16))
-        next_number += len(numbers)
-        questions, answers = _make(sudoku, seed, numbers)
-        keys = signature(sudoku, questions, answers).tolist() if by_signature else [row.tobytes() for row in questions]
-        new = []
-        for i, key in enumerate(keys):
-            if key not in seen:
-                seen.add(key)
-                new.append(i)
-        if found + len(new) < count and next_number > 3 * count + 1000:
-            raise DataError(
-                f"data.num_puzzles + data.num_test_puzzles = {count}, but no more than {len(seen)} different "
-                f"{sudoku.side}x{sudoku.side} puzzles were found: lower them"
-            )
-        kept.append((questions[new], answers[new]))
-        found += len(new)
+    with work("puzzles made", count, "puzzle") as done:
+        while found < count:
+            numbers = np.arange(next_number, next_number + min(_ROUND, count - found + 16))
+            next_number += len(numbers)
+            questions, answers = _make(sudoku, seed, numbers, found, done)
+            keys = signature(sudoku, questions, answers).tolist() if by_signature else [row.tobytes() for row in questions]
+            new = []
+            for i, key in enumerate(keys):
+                if key not in seen:
+                    seen.add(key)
+                    new.append(i)
+            if found + len(new) < count and next_number > 3 * count + 1000:
+                raise DataError(
+                    f"data.num_puzzles + data.num_test_puzzles = {count}, but no more than {len(seen)} different "
+                    f"{sudoku.side}x{sudoku.side} puzzles were found: lower them"
+                )
+            kept.append((questions[new], answers[new]))
+            found += len(new)
     questions, answers = (np.concatenate(parts)[:count] for parts in zip(*kept, strict=True))
     return questions, answers

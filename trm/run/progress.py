@@ -4,7 +4,7 @@ import contextlib
 import logging
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from tqdm import tqdm
@@ -13,6 +13,7 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 log = logging.getLogger(__name__)
 
 BAR_EVERY_S, WORDS_EVERY_S = 0.5, 30.0
+QUIET_S = 3.0  # of a command's work, before its bar
 
 
 class _Terminal:
@@ -31,10 +32,19 @@ class _Terminal:
 
 
 @contextlib.contextmanager
-def progress_bar(mode: str, first_step: int, total_steps: int, unit: str = "step", *, leave: bool = True) -> Iterator[tqdm]:
+def progress_bar(
+    mode: str,
+    first_step: int,
+    total_steps: int,
+    unit: str = "step",
+    *,
+    leave: bool = True,
+    what: str | None = None,
+    quiet_s: float = 0.0,
+) -> Iterator[tqdm]:
     """A tqdm bar on stderr where `mode` is on, or auto on a terminal; log lines stay above it. Otherwise a silent one.
 
-    `leave` keeps the full bar on the screen.
+    `leave` keeps the full bar on the screen; `what` stands before it, and the first `quiet_s` seconds are without it.
     """
     shown = mode == "on" or (mode == "auto" and sys.stderr.isatty())
     with (
@@ -42,7 +52,9 @@ def progress_bar(mode: str, first_step: int, total_steps: int, unit: str = "step
         tqdm(
             total=total_steps,
             initial=first_step,
+            desc=what,
             disable=not shown,
+            delay=quiet_s,
             unit=unit,
             leave=leave,
             dynamic_ncols=True,
@@ -53,14 +65,14 @@ def progress_bar(mode: str, first_step: int, total_steps: int, unit: str = "step
 
 
 class Progress:
-    """How far a piece of work is: a bar on a terminal, else a line in the log every half minute.
+    """How far a piece of work is: a bar on a terminal, else a line every half minute, in the log or as `say` has it.
 
     Telling costs the caller a look at the devices; `due` says when it is time for one.
     """
 
-    def __init__(self, what: str, total: int, bar: tqdm, *, words: bool) -> None:
-        """`bar` is of `progress_bar`; with `words` its place is taken by log lines where it is silent."""
-        self._what, self._total, self._bar = what, total, bar
+    def __init__(self, what: str, total: int, bar: tqdm, *, words: bool, say: Callable[[str], None] | None = None) -> None:
+        """`bar` is of `progress_bar`; with `words` its place is taken by lines where it is silent."""
+        self._what, self._total, self._bar, self._say = what, total, bar, say or log.info
         self._every_s = BAR_EVERY_S if not bar.disable else WORDS_EVERY_S if words else None
         self._began = self._told = time.perf_counter()
 
@@ -75,4 +87,28 @@ class Progress:
             self._bar.update(done - self._bar.n)
         elif done:
             left_s = (self._told - self._began) * (self._total - done) / done
-            log.info("%s: %d of %d, %s left", self._what, done, self._total, tqdm.format_interval(left_s))
+            self._say(f"{self._what}: {done} of {self._total}, {tqdm.format_interval(left_s)} left")
+
+
+@contextlib.contextmanager
+def work(what: str, total: int, unit: str) -> Iterator[Callable[[int], None]]:
+    """A piece of a command's work, to be told now and then how much of the total is done.
+
+    Shows a bar on a terminal, else a line every half minute, on stderr, and nothing in its first seconds. An interruption takes
+    with it how far the work was, for the command's last line (`trm.run.signals.stoppable`).
+    """
+    now = 0
+    with progress_bar("auto", 0, total, unit, leave=False, what=what, quiet_s=QUIET_S) as bar:
+        progress = Progress(what, total, bar, words=True, say=lambda line: _Terminal().write(f"{line}\n"))
+
+        def done(count: int) -> None:
+            nonlocal now
+            now = min(count, total)
+            if progress.due():
+                progress.tell(now)
+
+        try:
+            yield done
+        except KeyboardInterrupt as stopped:
+            stopped.add_note(f"{what}: {now:,} of {total:,}")
+            raise
