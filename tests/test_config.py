@@ -90,7 +90,7 @@ def test_every_option_composes(chosen):
     assert cfg.data.name == chosen["data"]
     assert cfg.hardware.name == chosen["hardware"]
     assert cfg.hardware.num_devices == NUM_DEVICES[chosen["hardware"]]
-    assert cfg.hardware.dtype == ("float32" if cfg.hardware.platform == "cpu" else "bfloat16")
+    assert cfg.hardware.dtype == ("bfloat16" if cfg.hardware.platform != "cpu" or "bf16" in chosen["hardware"] else "float32")
     assert cfg.optimizer.name == chosen["optimizer"]
     assert cfg.ema.enabled == (chosen["ema"] == "on")
     assert f"t{cfg.recursion.T}_n{cfg.recursion.n}" == chosen["recursion"]

@@ -122,6 +122,16 @@ def test_devices_and_compiling(probe, hardware, devices, compiling, says):
     assert says in f"{checks[0]}\n{checks[1]}"
 
 
+@pytest.mark.parametrize(("flags", "told"), [("avx2 avx512f", False), ("avx512f avx512_bf16", True), ("amx_bf16 amx_tile", True)])
+def test_a_processor_that_multiplies_bfloat16_is_told(monkeypatch, tmp_path, flags, told):
+    (tmp_path / "cpuinfo").write_text(f"processor : 0\nflags : fpu {flags}\n")
+    monkeypatch.setattr(doctor, "CPU_FACTS", tmp_path / "cpuinfo")
+    assert ("hardware=cpu_bf16" in str(outcome(doctor.check_devices, STARTED, CPU))) == told
+    assert "cpu_bf16" not in str(
+        outcome(doctor.check_devices, STARTED, dataclasses.replace(CPU, name="cpu_bf16", dtype="bfloat16"))
+    )
+
+
 @pytest.mark.long
 def test_probe_finds_the_devices_of_a_mesh():
     probe = doctor.probe_devices(MESH, 240)

@@ -51,6 +51,7 @@ PROBE_EVERY_S = 0.5
 PROBE_LIMIT_S = 180.0  # generous: the hosts of a pod wait for one another when they start
 SERVER_LIMIT_S = 3.0
 NO_ANSWER = "no answer"
+CPU_FACTS = Path("/proc/cpuinfo")
 SPARE_BYTES = 2**30  # of disk, for metrics, TensorBoard and W&B
 # Copies of the training state in host memory while a checkpoint is written: the initial one, the one fetched, and the file's bytes;
 # on a CPU also the device's own, a step's state and the next one's.
@@ -225,7 +226,14 @@ def check_devices(probe: Probe, hardware: HardwareConfig) -> str:
         raise Finding(f"{text}, the process that started them: {probe.ended}", fix)
     if probe.devices != hardware.num_devices:
         raise Finding(f"{text}, {probe.devices} found", "the hardware= of this machine, such as hardware=cpu")
-    return f"{text} and found: {probe.runtime}"
+    faster = hardware.name == "cpu" and hardware.dtype == "float32" and _multiplies_bfloat16(CPU_FACTS)
+    hint = "; this processor multiplies bfloat16 itself: hardware=cpu_bf16 is faster (docs/backends.md)" if faster else ""
+    return f"{text} and found: {probe.runtime}{hint}"
+
+
+def _multiplies_bfloat16(facts: Path) -> bool:
+    """Whether the processor has AVX-512 BF16 or AMX, as Linux tells it."""
+    return facts.exists() and not {"avx512_bf16", "amx_bf16"}.isdisjoint(facts.read_text().split())
 
 
 def check_compile(probe: Probe) -> str:
