@@ -5,8 +5,14 @@ cd "$(dirname "$0")/.."
 PATH="$PWD/.venv/bin:$PATH"
 SWEEP=multirun/demo
 
+HARDWARE=cpu
+if grep -qE 'avx512_bf16|amx_bf16' /proc/cpuinfo 2>/dev/null; then
+  HARDWARE=cpu_bf16
+  echo "this processor multiplies bfloat16: hardware=cpu_bf16, about twice as fast as hardware=cpu"
+fi
+
 began=$SECONDS
-python -m trm.train +sweep=demo
+python -m trm.train +sweep=demo hardware=$HARDWARE
 echo
 echo "A puzzle that was held out of training, solved by the T=2 n=2 run:"
 python -m trm.solve "checkpoint=$SWEEP/recursion=t2_n2" test:0
