@@ -12,7 +12,7 @@ if grep -qE 'avx512_bf16|amx_bf16' /proc/cpuinfo 2>/dev/null; then
 fi
 
 began=$SECONDS
-python -m trm.train +sweep=demo hardware=$HARDWARE
+python -m trm.train +sweep=demo run_name=demo hardware=$HARDWARE
 echo
 echo "A puzzle that was held out of training, solved by the T=2 n=2 run:"
 python -m trm.solve "checkpoint=$SWEEP/recursion=t2_n2" test:0
