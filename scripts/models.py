@@ -33,15 +33,7 @@ MODELS = {
         *["optimizer.warmup_steps=500", "ema.rate=0.999", "train.max_steps=17000"],
         *["train.log_every_steps=500", "train.eval_every_steps=5000", "train.checkpoint_every_steps=5000"],
     ],
-    "maze_11x11": [
-        "data=maze_small",
-        "recipe=tiny",
-        "recursion=t2_n2",
-        "hardware.dtype=bfloat16",
-        *COSINE,
-        "train.max_steps=2000",
-        *EVALUATIONS,
-    ],
+    "maze_11x11": ["experiment=maze_small", "hardware=cpu_bf16"],
 }
 WHAT = {
     "sudoku_4x4": "4x4 Sudoku with one solution and no clue to spare",
