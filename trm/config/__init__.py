@@ -28,6 +28,7 @@ from trm.config.schema import (
     TrackingConfig,
     TrainConfig,
     all_keys,
+    draws_numbers,
     from_composed,
     from_plain,
     load_yaml,

@@ -152,6 +152,11 @@ class LatentsConfig:
     )
 
 
+def draws_numbers(latents: LatentsConfig, recursion: RecursionConfig) -> bool:
+    """Whether a forward pass draws random numbers: starts, or noise on the latents."""
+    return latents.init == "random" or recursion.noise > 0
+
+
 @dataclass
 class ObjectiveConfig:
     """The loss of a row: cross-entropy over its cells (model.loss) and halt_weight times that of halting."""
@@ -464,7 +469,7 @@ class Config:
     @property
     def is_random(self) -> bool:
         """Whether the model draws random numbers in evaluation, beside those of `inference`."""
-        return self.latents.init == "random" or self.recursion.noise > 0
+        return draws_numbers(self.latents, self.recursion)
 
     @property
     def eval_batch_size(self) -> int:

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from trm.config import Config, LatentsConfig, ModelConfig, ObjectiveConfig, RecursionConfig
+from trm.config import Config, LatentsConfig, ModelConfig, ObjectiveConfig, RecursionConfig, draws_numbers
 from trm.core.attention import Attend, attention_for, scores
 from trm.core.latents import STD_OF_CUT_NORMAL, Noise, damped, random_starts
 from trm.core.recursion import VARIANTS, Latents, Net
@@ -73,7 +73,7 @@ class Architecture:
     @property
     def is_random(self) -> bool:
         """Whether its forward pass draws random numbers."""
-        return self.latents.init == "random" or self.recursion.noise > 0
+        return draws_numbers(self.latents, self.recursion)
 
 
 def architecture(cfg: Config, *, seq_len: int, vocab_size: int, num_puzzle_identifiers: int) -> Architecture:
