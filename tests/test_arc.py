@@ -24,7 +24,7 @@ SMALL = ["data=arc_small", "data.canvas=6", "data.num_puzzles=4", "data.on_the_f
 RUN = [
     "experiment=arc_small", *SMALL, "hardware.backend=eager", "tracking=none", "train.max_steps=4", "train.log_every_steps=1",
     "train.eval_every_steps=2", "train.checkpoint_every_steps=2", "train.global_batch_size=8", "recursion.n_sup=2",
-    "model.hidden_size=32", "evaluate.max_variants=2",
+    "model.hidden_size=32", "evaluate.max_variants=2", "optimizer.schedule=constant",  # so that a run can be made longer
 ]  # fmt: skip
 
 
