@@ -35,7 +35,7 @@ test: setup
 	OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m 'not long'   # a worker on each core
 
 test-long: setup   # whole runs through torch_xla and inductor, on several virtual devices, compiled for a TPU; servers, a browser
-	$(PY) -m pytest -n 3 --dist loadfile -m long   # a third: much of it waits for processes
+	$(PY) -m pytest -n 2 --dist loadfile -m long
 
 nightly:   # as test-faults, with a night's count of kills and cases
 	TRM_KILLS=50 TRM_FAULT_CASES=2000 $(MAKE) test-faults

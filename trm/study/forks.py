@@ -30,6 +30,7 @@ class Fork:
         context.set_forkserver_preload([command, *(INDUCTOR if inductor else ())] if command else [])
         self.log = log
         log.parent.mkdir(parents=True, exist_ok=True)
+        log.unlink(missing_ok=True)  # an earlier attempt's last words are not this one's
         self._process: ForkServerProcess = context.Process(
             target=_run, args=(cloudpickle.dumps(work), str(log), dict(os.environ), os.getcwd())
         )
