@@ -2,9 +2,9 @@
 
 RUN are runs of one model with different seeds, KEY=VALUE what trm.evaluate takes (evaluate.max_puzzles=512, hardware=...). For each
 run it makes passes that answer for many ways at once: one of 256 supervision steps, one of 32 symmetric copies, one of 100 rollouts
-for each noise, one of 32 restarts; who is chosen of the first K candidates after D steps is found afterwards, since a candidate's
-numbers depend on neither. A pass that is done is kept in FOLDER/passes, so the same command goes on where it was stopped. Writes
-FOLDER.md, a table with paired intervals, and FOLDER/frontier.png, .csv and .json.
+of 16 steps for each noise, one of 32 rollouts of 64 steps, one of 32 restarts; who is chosen of the first K candidates after D steps
+is found afterwards, since a candidate's numbers depend on neither. A pass that is done is kept in FOLDER/passes, so the same command
+goes on where it was stopped. Writes FOLDER.md, a table with paired intervals, and FOLDER/frontier.png, .csv and .json.
 
 Intervals: exact accuracy, mean over the seeds with Student's t interval; the difference from the standard way on the same puzzles
 and seeds by bootstrap over puzzles within each seed and over seeds (scipy), and McNemar's exact test of the puzzles of all seeds.
@@ -63,25 +63,21 @@ def study(*, quick: bool) -> list[Pass]:
     rollouts: tuple[int, ...] = (2, 4) if quick else (8, 32, 100)
     restarts: tuple[int, ...] = (2, 4) if quick else (8, 32)
     noises = (0.3,) if quick else (0.1, 0.3, 1.0)
+    selections = ("best_q", "mode", "vote", "residual", "halt_first")
     one = ("inference.selection=vote", f"inference.copies={max(votes)}", f"inference.supervision_steps={steps[0]}")
-    shared = ("inference.selection=residual", f"inference.supervision_steps={steps[1]}")  # which tells the residuals too
+    traced = ("inference.selection=residual",)  # which tells the residuals too
+    short, long = f"inference.supervision_steps={steps[0]}", f"inference.supervision_steps={steps[1]}"
     found = [
         Pass("steps", (f"inference.supervision_steps={steps[-1]}",), asked(("last",), (1,), steps)),
         Pass("copies", one, asked(("vote", "mode", "best_q", "halt_first"), votes, steps[:1])),
     ]
     for noise in noises:
-        found.append(
-            Pass(
-                f"noise{noise:g}",
-                (*shared, f"inference.rollouts={max(rollouts)}", f"inference.noise={noise}"),
-                (
-                    *asked(("best_q", "mode", "vote", "residual"), rollouts, steps[:2]),
-                    *asked(("halt_first",), rollouts, steps[1:2]),
-                ),
-            )
-        )
-    ways = (*asked(("residual", "best_q", "vote"), restarts, steps[:2]), *asked(("halt_first",), restarts, steps[1:2]))
-    found.append(Pass("restarts", (*shared, f"inference.restarts={max(restarts)}"), ways))
+        settings = (*traced, short, f"inference.rollouts={max(rollouts)}", f"inference.noise={noise}")
+        found.append(Pass(f"noise{noise:g}", settings, asked(selections, rollouts, steps[:1])))
+    settings = (*traced, long, f"inference.rollouts={rollouts[1]}", "inference.noise=0.3")
+    found.append(Pass("noise0.3_long", settings, asked(selections, rollouts[:2], steps[1:2])))
+    settings = (*traced, short, f"inference.restarts={max(restarts)}")
+    found.append(Pass("restarts", settings, asked(selections, restarts, steps[:1])))
     return found
 
 
