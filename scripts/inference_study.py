@@ -2,9 +2,9 @@
 
 RUN are runs of one model with different seeds, KEY=VALUE what trm.evaluate takes (evaluate.max_puzzles=512, hardware=...). For each
 run it makes passes that answer for many ways at once: one of 256 supervision steps, one of 32 symmetric copies, one of 100 rollouts
-of 16 steps for each noise, one of 32 rollouts of 64 steps, one of 32 restarts; who is chosen of the first K candidates after D steps
-is found afterwards, since a candidate's numbers depend on neither. A pass that is done is kept in FOLDER/passes, so the same command
-goes on where it was stopped. Writes FOLDER.md, a table with paired intervals, and FOLDER/frontier.png, .csv and .json.
+of 16 steps for each noise, one of 32 rollouts of 64 steps, one of 32 restarts; who is chosen of the first K candidates after D
+steps is found afterwards, since a candidate's numbers depend on neither. A pass that is done is kept in FOLDER/passes, so the same
+command goes on where it was stopped. Writes FOLDER.md, a table with paired intervals, and FOLDER/frontier.png, .csv and .json.
 
 Intervals: exact accuracy, mean over the seeds with Student's t interval; the difference from the standard way on the same puzzles
 and seeds by bootstrap over puzzles within each seed and over seeds (scipy), and McNemar's exact test of the puzzles of all seeds.

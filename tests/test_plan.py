@@ -16,7 +16,7 @@ from trm.plan import compiled as planning
 from trm.plan.__main__ import estimates, main
 from trm.plan.compiled import Compiled, Compiler, TooBig, checked, find_python, warnings
 from trm.plan.estimate import V4, StepTimes, all_reduce_seconds, estimate, makespan, topology
-from trm.plan.output import RunPlan, _compiled_lines, quantity, sweep_lines, table
+from trm.plan.output import RunPlan, _compiled_lines, _flops_lines, quantity, sweep_lines, table
 from trm.plan.settings import split_arguments
 from trm.plan.workload import architecture_of, evaluation_puzzles, step_config, workload
 
@@ -379,6 +379,17 @@ def test_a_long_compilation_says_how_long_it_takes(monkeypatch, tmp_path):
     ]
     with pytest.raises(RunFailure, match=r"compiling it failed \(exit code 3\): no chip"):
         compiler._run_child(["sh", "-c", "echo no chip >&2; exit 3"], "compiling it")
+
+
+@pytest.mark.parametrize("attention", ["scores", "fused", "blocks"])
+def test_the_graph_has_the_analytic_count_and_the_scores_that_are_made_again(attention):
+    cfg = tiny("data=maze_small", "model=tiny_attention", f"hardware.attention={attention}")
+    work = workload(cfg)
+    assert work.train_flops == work.analytic_train_flops + work.recomputed_train_flops
+    assert (work.recomputed_train_flops > 0) == (attention == "blocks")
+    (line,) = _flops_lines("step", work.train_flops, work.analytic_train_flops, 1, again=work.recomputed_train_flops)
+    assert line.endswith("ratio 1.0000")
+    assert ("made again" in line) == (attention == "blocks")
 
 
 def test_the_command_prints_a_whole_plan(tmp_path):

@@ -15,6 +15,7 @@ from torch._subclasses import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from trm.config import Config
+from trm.core.attention import blocks
 from trm.core.metrics import METRICS
 from trm.core.model import Architecture, Weights, init_fixed, swiglu_width
 from trm.core.programs import eval_program
@@ -152,6 +153,17 @@ def analytic_train_flops(cfg: Config, arch: Architecture) -> int | None:
     if cfg.recursion.act_continue and cfg.recursion.n_sup > 1:
         row += pass_flops(arch) * (without + with_gradient) + _head_flops(arch)
     return row * cfg.train.global_batch_size
+
+
+def recomputed_train_flops(cfg: Config, arch: Architecture) -> int:
+    """What a training step's graph has beyond the analytic count: attention in blocks makes its scores again for each gradient.
+
+    0 of other attention, and where `passes` is None.
+    """
+    counted, L = passes(cfg), arch.num_tokens
+    if counted is None or arch.model.mixer == "mlp" or arch.attend is not blocks:
+        return 0
+    return counted[1] * arch.model.num_layers * 2 * L * L * arch.model.hidden_size * cfg.train.global_batch_size
 
 
 def analytic_eval_flops(cfg: Config, arch: Architecture) -> int | None:
