@@ -9,7 +9,7 @@ from sweeping import children, is_gone, start, stopped, wait_for
 
 from trm.cli import compose, compose_jobs
 from trm.config import HardwareConfig
-from trm.core.flops import analytic_eval_flops, analytic_train_flops, count_eval_flops, count_train_flops, passes
+from trm.core.flops import analytic_eval_flops, analytic_train_flops, count_eval_flops, count_train_flops, passes, train_arguments
 from trm.errors import ConfigError, RunFailure, UserError
 from trm.plan import aot
 from trm.plan import compiled as planning
@@ -18,7 +18,7 @@ from trm.plan.compiled import Compiled, Compiler, TooBig, checked, find_python, 
 from trm.plan.estimate import V4, StepTimes, all_reduce_seconds, estimate, makespan, topology
 from trm.plan.output import RunPlan, _compiled_lines, _flops_lines, quantity, sweep_lines, table
 from trm.plan.settings import split_arguments
-from trm.plan.workload import architecture_of, evaluation_puzzles, step_config, workload
+from trm.plan.workload import architecture_of, evaluation_puzzles, step_config, table_rows_bytes, workload
 
 TINY = ["data=sudoku_4x4", "model=tiny", "recursion=t2_n2", "hardware=v4_64", "train.global_batch_size=64"]
 POD = HardwareConfig(name="v4_64", platform="tpu", num_hosts=8, devices_per_host=4, dtype="bfloat16", loss_dtype="float32")
@@ -273,6 +273,14 @@ def test_what_a_compiled_step_is_warned_of():
     assert len(found) == 4
     for words, text in zip(("2 float64", "2 of 5 donated", "carry 7 bytes", "2.0 times"), found, strict=True):
         assert words in text
+    assert warnings(compiled(collectives=gathered[1:]), 50, table_rows_bytes=7) == []
+
+
+@pytest.mark.parametrize(("rows", "words"), [(6, 0), (2, 2 * (512 + 2) * 4)])
+def test_of_a_puzzle_embedding_larger_than_the_batch_its_rows_may_be_gathered(rows, words):
+    cfg = tiny(f"train.global_batch_size={rows}", "model.puzzle_emb_ndim=512", "hardware=cpu_xla")
+    arch = dataclasses.replace(architecture_of(cfg), num_puzzle_identifiers=4)
+    assert table_rows_bytes(train_arguments(cfg, arch).state.puzzle_embedding, rows) == words
 
 
 def too_big(message, there=int(30.75 * 2**30)):

@@ -157,15 +157,18 @@ def checked(compiled: Compiled, devices: int) -> Compiled:
     return compiled
 
 
-def warnings(compiled: Compiled, gradient_bytes: int | None) -> list[str]:
-    """What is wrong or slower than it needs to be; `gradient_bytes` is None where there is no gradient."""
+def warnings(compiled: Compiled, gradient_bytes: int | None, table_rows_bytes: int = 0) -> list[str]:
+    """What is wrong or slower than it needs to be.
+
+    `gradient_bytes` is None where there is no gradient; `table_rows_bytes` may be gathered, the batch's rows of a large table.
+    """
     found = []
     if compiled.float64_values:
         found.append(f"{compiled.float64_values} float64 values in the module: a TPU emulates them")
     if compiled.aliases < compiled.donated:
         found.append(f"{compiled.donated - compiled.aliases} of {compiled.donated} donated arguments are not reused")
     moved = sum(compiled.collective_bytes(op) for op in aot.COLLECTIVES if op != "all-reduce")
-    if moved > (SHOWN_BYTES if gradient_bytes is None else 0):
+    if moved > (SHOWN_BYTES if gradient_bytes is None else table_rows_bytes):
         found.append(f"collectives other than all-reduce carry {moved:,} bytes: the step should need none")
     reduced = compiled.collective_bytes("all-reduce")
     if gradient_bytes is not None and reduced > 1.05 * gradient_bytes:

@@ -148,7 +148,7 @@ def _compiled_lines(step: str, compiled: Compiled | TooBig, work: Workload, chip
         f"    of a chip          {quantity(compiled.flops, 'FLOP')}, {quantity(compiled.bytes_accessed, 'B')} accessed in all "
         f"memories [compiled]; at the peak {1e3 * compiled.flops / chip.bf16_flops:.2f} ms, "
         f"links {1e3 * all_reduce_seconds(compiled.collective_bytes('all-reduce'), compiled.devices, chip):.2f} ms [roofline]",
-        *(f"    warning: {text}" for text in warnings(compiled, gradient)),
+        *(f"    warning: {text}" for text in warnings(compiled, gradient, work.table_rows_bytes)),
     ]
 
 

@@ -3,6 +3,8 @@
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+from torch import Tensor
+
 from trm.config import LARGEST_COUNT, SAMPLE_PUZZLES, Config, total_steps
 from trm.core.curriculum import stages
 from trm.core.flops import (
@@ -71,6 +73,7 @@ class Workload:
     state_bytes: int  # weights, moments and EMA, on every chip
     carry_bytes: int  # over all chips
     gradient_bytes: int  # of one gradient in the weights' own dtype, what the chips must add up
+    table_rows_bytes: int  # what they must gather: the batch's rows of a larger puzzle embedding
 
 
 def _mean_step(cfg: Config, flops: Callable[[Config], int | None]) -> int:
@@ -80,11 +83,19 @@ def _mean_step(cfg: Config, flops: Callable[[Config], int | None]) -> int:
     return sum(length * (flops(part) or 0) for length, part in parts) // steps
 
 
+def table_rows_bytes(table: Tensor | None, batch: int) -> int:
+    """What the chips gather of a batch's rows of the puzzle embedding, [B, E], and of which are one puzzle's, [B, B].
+
+    0 of a table that is no larger than the batch (trm/core/optim.py).
+    """
+    return 0 if table is None or len(table) <= batch else batch * (table.shape[1] + batch) * table.element_size()
+
+
 def workload(cfg: Config) -> Workload:
     """Count what one run computes."""
     arch, steps = architecture_of(cfg), total_steps(cfg, rows_of_epoch(cfg))
     state = train_arguments(cfg, arch).state
-    table = state.puzzle_embedding  # of a large one the batch's rows alone are added up
+    batch, table = cfg.train.global_batch_size, state.puzzle_embedding  # of a large one the batch's rows alone are added up
     every = cfg.train.eval_every_steps
     evaluations = 1 if every is None else steps // every + (steps % every > 0)
     sample, puzzles, assumed = evaluation_puzzles(cfg)
@@ -92,7 +103,7 @@ def workload(cfg: Config) -> Workload:
     batches, last_batches = (-(number // -cfg.eval_batch_size) for number in rows)
     return Workload(
         parameters=num_parameters(arch),
-        global_batch=cfg.train.global_batch_size,
+        global_batch=batch,
         train_steps=steps,
         train_flops=_mean_step(cfg, lambda part: count_train_flops(part, step_config(part))),
         analytic_train_flops=None if passes(cfg) is None else _mean_step(cfg, lambda part: analytic_train_flops(part, arch)),
@@ -107,5 +118,6 @@ def workload(cfg: Config) -> Workload:
         weight_bytes=num_bytes(state.weights),
         state_bytes=num_bytes((state.weights, state.m, state.v, state.ema, state.puzzle_embedding)),
         carry_bytes=num_bytes(state.carry),
-        gradient_bytes=num_bytes((state.weights, None if table is None else table[: cfg.train.global_batch_size])),
+        gradient_bytes=num_bytes((state.weights, None if table is None else table[:batch])),
+        table_rows_bytes=table_rows_bytes(table, batch),
     )
