@@ -33,13 +33,13 @@ MODELS = {
         *["optimizer.warmup_steps=500", "ema.rate=0.999", "train.max_steps=17000"],
         *["train.log_every_steps=500", "train.eval_every_steps=5000", "train.checkpoint_every_steps=5000"],
     ],
-    "maze_11x11": ["experiment=maze_small", "hardware=cpu_bf16"],
+    "maze_9x9": ["experiment=maze_small", "hardware=cpu_bf16"],
 }
 WHAT = {
     "sudoku_4x4": "4x4 Sudoku with one solution and no clue to spare",
     "sudoku_6x6": "6x6 Sudoku (boxes of 2x3) with one solution and no clue to spare",
     "sudoku_9x9": "9x9 Sudoku with one solution and no clue to spare (24 clues on average), generated",
-    "maze_11x11": "11x11 perfect mazes",
+    "maze_9x9": "9x9 perfect mazes",
 }
 
 # measured by hand on other puzzles

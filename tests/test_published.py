@@ -45,7 +45,7 @@ def test_a_cards_figures_are_repeated(tmp_path, name):
     """On a sample; in float32 with another backend than they were found with too, in bfloat16 that rounds otherwise."""
     other = [] if "hardware.dtype=bfloat16" in (MODELS / name / "README.md").read_text() else ["hardware.backend=eager"]
     other.append("data.num_puzzles=20")  # the test puzzles, which are made first, are the same
-    sample = 80 if name == "sudoku_9x9" else 250  # of them: all take minutes
+    sample = 40 if name == "sudoku_9x9" else 250  # of them: all take minutes
     found = result(
         run(tmp_path, "trm.evaluate", f"checkpoint={MODELS / name}", f"evaluate.max_puzzles={sample}", *other, process=True)
     )
@@ -62,6 +62,15 @@ def test_the_network_that_fits_solves_without_being_named(tmp_path, name):
     told = f"it solves {100 * card['exact_accuracy']:.1f} % of {card['held_out_puzzles']:,} held-out puzzles"
     assert done.stdout.startswith(f"models/{name} answers: {told} (")
     assert ": valid solution\n" in done.stdout
+
+
+def test_a_network_that_was_evaluated_with_halting_stops_where_it_halts(tmp_path):
+    words = [
+        run(tmp_path, "trm.solve", SUDOKUS["sudoku_4x4"], *more).stdout.splitlines()[-1]
+        for more in ([], ["evaluate.early_exit=true"])
+    ]
+    assert words[0].endswith("after 16 supervision steps")
+    assert int(words[1].split()[-3]) < 16
 
 
 def test_what_no_network_fits_is_refused(tmp_path):

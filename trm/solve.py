@@ -85,6 +85,8 @@ def main(arguments: list[str]) -> None:
             frames += [course.undone(frame) for frame in step]
             if watcher:
                 watcher.show(frames[-1])
+            if run.cfg.evaluate.early_exit and frames[-1].halting > 0.5:  # as in the run's own evaluations
+                break
     if run.cfg.inference.candidates == 1:
         last = frames[-1]
         answer, words = last.answer, f"halting probability {last.halting:.3f} after {last.step} supervision steps"
