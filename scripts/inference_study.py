@@ -271,11 +271,12 @@ def picture(rows: list[dict[str, Any]]) -> bytes:
             axes.plot(flops, shares, "os^Dv"[number % 5], color=COLOURS[number % len(COLOURS)], markersize=4, label=name)
         front = [row for row in rows if row["pareto"]]
         axes.plot([row["flops_per_puzzle"] for row in front], [100 * row["exact"] for row in front], "-", color=COLOURS[-1])
-        for row in front:
-            place = (row["flops_per_puzzle"], 100 * row["exact"])
-            axes.annotate(f"{row['selection']} {row['K']}x{row['D']}", place, (4, 5), textcoords="offset points", fontsize=7)
+        for place in dict.fromkeys((row["flops_per_puzzle"], 100 * row["exact"]) for row in front):
+            own = [row for row in front if (row["flops_per_puzzle"], 100 * row["exact"]) == place]
+            words = f"{', '.join(row['selection'] for row in own)} {own[0]['K']}x{own[0]['D']}"
+            axes.annotate(words, place, (4, 5), textcoords="offset points", fontsize=7)
         axes.set_xscale("log")
-        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 3)))
         axes.xaxis.set_major_formatter(EngFormatter(unit="FLOP"))
         axes.xaxis.set_minor_locator(NullLocator())
         axes.set(title="Ways of inference, mean over seeds", xlabel="compute for a puzzle", ylabel="exact accuracy, %")
