@@ -17,6 +17,17 @@ SUDOKUS = {
     "sudoku_4x4": "1...|..1.|.1..|...1".replace("|", ""),
     "sudoku_9x9": "53..7....6..195....98....6.8...6...34..8.3..17...2...6.6....28....419..5....8..79",
 }
+MAZE = [
+    "         ",
+    " ##### # ",
+    "     # # ",
+    " ##### # ",
+    " #   # # ",
+    " ### # ##",
+    "   # #   ",
+    "## # ### ",
+    "G  #    S",
+]
 
 
 def result(done):
@@ -62,6 +73,13 @@ def test_the_network_that_fits_solves_without_being_named(tmp_path, name):
     told = f"it solves {100 * card['exact_accuracy']:.1f} % of {card['held_out_puzzles']:,} held-out puzzles"
     assert done.stdout.startswith(f"models/{name} answers: {told} (")
     assert ": valid solution\n" in done.stdout
+
+
+def test_a_maze_is_known_from_a_sudoku_of_as_many_cells(tmp_path):
+    (tmp_path / "maze.txt").write_text("\n".join(MAZE))
+    done = run(tmp_path, "trm.solve", "maze.txt")
+    assert done.stdout.startswith("models/maze_9x9 answers: it solves ")
+    assert "answer: valid solution, optimal: a shortest path of 28 steps\n" in done.stdout
 
 
 def test_a_network_that_was_evaluated_with_halting_stops_where_it_halts(tmp_path):

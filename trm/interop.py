@@ -41,6 +41,7 @@ from trm.run.folder import CONFIG_FILE
 from trm.run.saved import is_override, open_run, split_arguments
 from trm.tasks.base import task_of
 
+USE = ("hardware", "evaluate", "inference")  # settings of how a published network is used
 REFERENCE_PREFIX = "_orig_mod.model."
 _FIXED_NAMES = {"init.z_H": "inner.H_init", "init.z_L": "inner.L_init"}
 _URM_FIXED_NAMES = {"init.z_H": "inner.init_hidden"}
@@ -205,18 +206,21 @@ def export_run(arguments: list[str]) -> None:
 
 
 def publish(arguments: list[str]) -> None:
-    """`publish checkpoint=RUN FOLDER [hardware=...]`: a checkpoint of what evaluation needs, without the training state.
+    """`publish checkpoint=RUN FOLDER [KEY=VALUE ...]`: a checkpoint of what evaluation needs, without the training state.
 
-    `hardware=` and its keys say on what machine it will be used; every other setting stays the run's own.
+    `hardware`, `evaluate`, `inference` and their keys say how it will be used; every other setting stays the run's own.
     """
     path, overrides, rest = split_arguments(arguments)
     if len(rest) != 1:
         raise ConfigError("publish needs checkpoint=RUN and one FOLDER to make")
     for word in overrides:
-        if word.partition("=")[0].partition(".")[0] != "hardware":
-            raise ConfigError(f"{word}: a published checkpoint keeps its run's own settings, but for hardware: leave it out")
+        if word.partition("=")[0].partition(".")[0] not in USE:
+            raise ConfigError(
+                f"{word}: a published checkpoint keeps its run's own settings, but for {', '.join(USE)}: leave it out"
+            )
     run, folder = open_run(path, overrides), Path(rest[0])
-    meta = replace(run.meta, wandb_run_id=None, config=run.meta.config | {"hardware": to_plain(run.cfg)["hardware"]})
+    settings = to_plain(run.cfg)
+    meta = replace(run.meta, wandb_run_id=None, config=run.meta.config | {group: settings[group] for group in USE})
     if os.path.lexists(folder):
         raise ConfigError(f"{folder}: exists already: choose another folder, or remove it")
     tensors = {f"{'ema' if run.uses_ema else 'weights'}/{name}": tensor for name, tensor in run.eval_weights.items()}
