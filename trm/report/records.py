@@ -1,7 +1,8 @@
 """`python -m trm.report DIR... --records`: is one variant a new record of the time to an accuracy? docs/records.md keeps them.
 
-A record is a shorter mean of the seconds of training to the target: with enough seeds on each side, which all reach it, on one
-machine, and so unlikely for equal means that it is not luck (Welch's t-test, one-sided).
+A record is a shorter mean of the seconds of training to the target: with enough seeds on each side, on one machine, and so
+unlikely for equal means that it is not luck (Welch's t-test, one-sided). All seeds of the new one reach the target; one of the
+standing record that does not counts with its whole training, which is less than it needs.
 """
 
 import itertools
@@ -12,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import special
 
-from trm.report.target import reached
+from trm.report.target import reached, seconds_until
 from trm.report.variants import Comparison, Variant
 
 TARGET = 0.99
@@ -37,8 +38,9 @@ class Claim:
 
     challenger: str
     standing: str
-    seconds: tuple[float, float]  # means over the seeds that reached it
+    seconds: tuple[float, float]  # means over the seeds
     p: float | None
+    short_of: int  # seeds of the standing one that never reached it
     refused: tuple[str, ...]
 
     @property
@@ -46,35 +48,46 @@ class Claim:
         """The claim in a line."""
         chance = "" if self.p is None else f", p = {self.p:.2g}"
         verdict = f"no record: {'; '.join(self.refused)}" if self.refused else "a record"
-        return f"{self.challenger} {self.seconds[0]:,.1f} s against {self.standing} {self.seconds[1]:,.1f} s{chance}: {verdict}"
+        never = f" ({self.short_of} seed(s) never reached it: their whole training counts)" if self.short_of else ""
+        long = f"{self.standing} {self.seconds[1]:,.1f} s{never}"
+        return f"{self.challenger} {self.seconds[0]:,.1f} s against {long}{chance}: {verdict}"
 
 
 def claims(comparison: Comparison, target: float = TARGET) -> list[Claim]:
-    """The variants by their seconds to the target, each against the next slower one."""
-    found = [(variant, _seconds(variant, target)) for variant in comparison.variants]
+    """The variants of which a seed reached the target, by their seconds to it, each against the next slower one."""
+    found = [(variant, _seconds(variant, target)) for variant in comparison.variants if _reached(variant, target)]
     order = sorted((pair for pair in found if pair[1]), key=lambda pair: float(np.mean(pair[1])))
     return [_claim(*fast, *slow, target) for fast, slow in itertools.pairwise(order)]
 
 
+def _reached(variant: Variant, target: float) -> int:
+    return sum(reached(run, target) is not None for run in variant.counted)
+
+
 def _seconds(variant: Variant, target: float) -> list[float]:
-    times = [reached(run, target) for run in variant.counted]
-    return [at.seconds for at in times if at is not None and at.seconds is not None]
+    """Of each run that timed its steps: the seconds to the target, or of its whole training where it did not reach it."""
+    times = []
+    for run in variant.counted:
+        at = reached(run, target)
+        times.append(at.seconds if at is not None else seconds_until(run.step_times, run.evaluations[-1][0]))
+    return [seconds for seconds in times if seconds is not None]
 
 
 def _claim(fast: Variant, short: list[float], slow: Variant, long: list[float], target: float) -> Claim:
     refused = []
+    if missed := len(fast.counted) - _reached(fast, target):
+        refused.append(f"{missed} of {fast.label}'s seeds did not reach {100 * target:g} %")
     for variant, seconds in ((fast, short), (slow, long)):
-        if len(seconds) < len(variant.counted):
-            refused.append(f"{len(variant.counted) - len(seconds)} of {variant.label}'s seeds did not reach {100 * target:g} %")
-        if len(variant.counted) < LEAST_SEEDS:
-            refused.append(f"{variant.label} has {len(variant.counted)} seeds, of {LEAST_SEEDS}")
+        if len(seconds) < LEAST_SEEDS:
+            refused.append(f"{variant.label} has {len(seconds)} seeds, of {LEAST_SEEDS}")
     machines = {tuple(run.settings.get(key) for key in MACHINE) for variant in (fast, slow) for run in variant.counted}
     if len(machines) > 1:
         refused.append("the two ran on other machines or backends")
     p = welch(short, long) if min(len(short), len(long)) > 1 else None
     if p is not None and p >= MOST_LUCK:
         refused.append(f"p is not below {MOST_LUCK:g}")
-    return Claim(fast.label, slow.label, (float(np.mean(short)), float(np.mean(long))), p, tuple(refused))
+    short_of = len(slow.counted) - _reached(slow, target)
+    return Claim(fast.label, slow.label, (float(np.mean(short)), float(np.mean(long))), p, short_of, tuple(refused))
 
 
 def text(comparison: Comparison, target: float = TARGET) -> str:
@@ -83,6 +96,7 @@ def text(comparison: Comparison, target: float = TARGET) -> str:
     if not found:
         return f"records: fewer than two variants reached {100 * target:g} %"
     rule = (
-        f"at least {LEAST_SEEDS} seeds a side, all reach it, p < {MOST_LUCK:g} by Welch's one-sided test, in turns: docs/records.md"
+        f"at least {LEAST_SEEDS} seeds a side, all of the new one reach it, p < {MOST_LUCK:g} by Welch's one-sided test, in turns: "
+        "docs/records.md"
     )
     return "\n".join([f"records: seconds of training to {100 * target:g} % ({rule})", *(f"  {claim.words}" for claim in found)])
