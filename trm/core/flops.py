@@ -5,6 +5,7 @@ products, a multiply-add counted as two; norms, activations and the optimizer ar
 """
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any, NamedTuple, TypeVar
 
 import torch
@@ -16,6 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from trm.config import Config
 from trm.core.attention import blocks
+from trm.core.curriculum import Stage
 from trm.core.metrics import METRICS
 from trm.core.model import Architecture, Weights, init_fixed, swiglu_width
 from trm.core.programs import eval_program
@@ -153,6 +155,17 @@ def analytic_train_flops(cfg: Config, arch: Architecture) -> int | None:
     if cfg.recursion.act_continue and cfg.recursion.n_sup > 1:
         row += pass_flops(arch) * (without + with_gradient) + _head_flops(arch)
     return row * cfg.train.global_batch_size
+
+
+def training_flops(cfg: Config, arch: Architecture, parts: Sequence[Stage], steps: int) -> int | None:
+    """The same of the first `steps` steps of a run with these stages; None where `passes` is."""
+    total = 0
+    for part in parts:
+        found = analytic_train_flops(dataclasses.replace(cfg, recursion=part.recursion), arch)
+        if found is None:
+            return None
+        total += max(min(part.stop, steps) - part.start, 0) * found
+    return total
 
 
 def recomputed_train_flops(cfg: Config, arch: Architecture) -> int:

@@ -1,5 +1,5 @@
 """Compare runs from their folders alone: `python -m trm.report DIR... [--group KEY,...] [--target SHARE] [--records]
-[--out DIR]`.
+[--baseline VARIANT] [--out DIR]`.
 
 DIR is a run folder (outputs/NAME), a sweep folder (multirun/NAME) or any folder that holds such. Completed runs that differ in
 nothing but the seed are one variant. Prints a table and writes report.csv, report.json, curves.png, bars.png, steps.png and
@@ -10,6 +10,8 @@ failed, are missing or still run are listed with the reason.
                    `sweep` (the folder that holds the runs), whatever else differs
   --target SHARE   also the samples and seconds that each variant takes to this exact accuracy, such as 0.8
   --records        whether a variant is a new record of the seconds to --target (0.99 without it); docs/records.md has the rule
+  --baseline VARIANT
+                   each variant's difference to this one over the seeds that both have, with p values corrected for their number
   --out DIR        where the files go: DIR/report of the one folder given, else ./report
 """
 
@@ -22,6 +24,7 @@ if __name__ == "__main__":  # before what takes seconds to import
 import io
 import sys
 from pathlib import Path
+from typing import Any
 
 from trm.cli import options
 from trm.errors import UserError
@@ -35,9 +38,8 @@ from trm.show.files import write_files
 def main(arguments: list[str]) -> None:
     """The command; see the module's docstring."""
     keys = {"type": lambda text: [key.strip() for key in text.split(",") if key.strip()]}
-    given = options(
-        "trm.report", arguments, group=keys, target={"type": float}, records={"action": "store_true"}, out={"type": Path}
-    )
+    kinds: dict[str, Any] = {"target": {"type": float}, "records": {"action": "store_true"}, "baseline": {}, "out": {"type": Path}}
+    given = options("trm.report", arguments, group=keys, **kinds)
     folders = [Path(folder) for folder in given.rest]
     if not folders:
         raise UserError("give at least one folder of runs, such as outputs/NAME or multirun/NAME")
@@ -49,7 +51,7 @@ def main(arguments: list[str]) -> None:
     out = given.out or (folders[0] / "report" if len(folders) == 1 else Path("report"))
     names = ", ".join(folder.resolve().name for folder in folders)
     try:
-        comparison = compare(collect(folders), given.group, target)
+        comparison = compare(collect(folders), given.group, target, given.baseline)
         drawn = plots.drawn(comparison)
         files: dict[str, str | bytes] = {"report.csv": csv_text(comparison), "report.json": json_text(comparison)}
         files |= {f"{name}.png": picture["light"] for name, picture in drawn.items()}

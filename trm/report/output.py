@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from trm.report import tables
+from trm.report.baseline import Difference, differences
 from trm.report.frontier import ways
 from trm.report.pairs import answers
 from trm.report.target import time_to_target
@@ -22,6 +23,7 @@ from trm.show.page import VIEWER, render
 from trm.show.table import aligned, printable
 
 TEXT_WIDTH, LONGEST_REASON = 110, 300  # characters, on the terminal
+RUN_MEANS = ("steps", "samples_per_s", "seconds", "evaluated_puzzles", "training_flops", "flops_per_puzzle")
 NOT_IN_JSON = ("sweep", "settings", "losses", "step_times", "folder")  # of a run
 
 
@@ -48,8 +50,8 @@ def terminal(comparison: Comparison) -> str:
 # --------------------------------------------------------------------------------------------------------------- CSV and JSON
 
 
-def variant_record(variant: Variant, target: float | None = None) -> dict[str, Any]:
-    """A variant's numbers under the names that CSV and JSON use; with those of --target where it is given."""
+def variant_record(variant: Variant, target: float | None = None, less: Difference | None = None) -> dict[str, Any]:
+    """A variant's numbers under the names that CSV and JSON use; with those of --target and --baseline where they are given."""
     best, row = variant.best_exact_accuracy, variant.paper.row if variant.paper else None
     bests = [run.best_exact_accuracy for run in variant.counted if run.best_exact_accuracy is not None]
     record = {
@@ -61,7 +63,7 @@ def variant_record(variant: Variant, target: float | None = None) -> dict[str, A
         **_estimate("exact_accuracy", variant.exact_accuracy),
         "best_exact_accuracy_mean": best.mean if best else None,
         "best_exact_accuracy_max": max(bests, default=None),
-        **{name: variant.mean(attrgetter(name)) for name in ("steps", "samples_per_s", "seconds")},
+        **{name: variant.mean(attrgetter(name)) for name in RUN_MEANS},
         "parameters": next((run.parameters for run in variant.counted if run.parameters is not None), None),
         "paper_row": row.name if row else None,
         "paper_exact_accuracy": row.exact_accuracy if row else None,
@@ -71,6 +73,8 @@ def variant_record(variant: Variant, target: float | None = None) -> dict[str, A
     }
     for name in variant.score_names:
         record |= _estimate(name, variant.score(name))
+    if less is not None:
+        record |= _estimate("less_baseline", less.exact_accuracy) | {"p": less.p, "p_corrected": less.corrected}
     if target is not None:
         found = time_to_target(variant, target)
         record |= {"target": target, "target_reached_seeds": found.reached}
@@ -84,7 +88,8 @@ def _estimate(name: str, found: Estimate | None) -> dict[str, float | None]:
 
 def csv_text(comparison: Comparison) -> str:
     """One row for each variant."""
-    records = [variant_record(variant, comparison.target) for variant in comparison.variants]
+    less = differences(comparison)
+    records = [variant_record(variant, comparison.target, less.get(variant.label)) for variant in comparison.variants]
     buffer = io.StringIO()
     if records:
         names = list(dict.fromkeys(name for record in records for name in record))
@@ -98,9 +103,10 @@ def json_text(comparison: Comparison) -> str:
     """Variants, runs with their evaluations, the jobs that are not counted, and warnings."""
     homes = {id(run): variant.label for variant in comparison.variants for run in variant.runs}
     counted = {id(run) for variant in comparison.variants for run in variant.counted}
+    less = differences(comparison)
     record = {
         "variants": [
-            variant_record(variant, comparison.target)
+            variant_record(variant, comparison.target, less.get(variant.label))
             | {
                 "config": dict(variant.settings),
                 "runs": [run.name for run in variant.counted],

@@ -52,6 +52,8 @@ class Run:
     samples_per_s: float | None = None
     seconds: float | None = None
     parameters: int | None = None
+    training_flops: int | None = None  # by the count of SPEC.md; None of runs before it was kept
+    flops_per_puzzle: float | None = None  # of the last evaluation
     evaluations: Points = field(default_factory=list)  # exact accuracy
     losses: Points = field(default_factory=list)  # training loss
     step_times: Points = field(default_factory=list)  # seconds of a training step, the mean since the log before
@@ -178,7 +180,7 @@ def _read_run(folder: Path, name: str, overrides: tuple[str, ...]) -> Run:
     except _DamagedError as error:
         damage.append(str(error))
 
-    evaluations, losses, step_times, last_step, torn = _read_metrics(folder / METRICS_FILE)
+    evaluations, losses, step_times, flops_per_puzzle, last_step, torn = _read_metrics(folder / METRICS_FILE)
     values = summary or {}
     status, reason = _status(values, last_step) if summary is not None else ("unfinished", _unfinished(folder, last_step, settings))
     if damage:
@@ -213,6 +215,8 @@ def _read_run(folder: Path, name: str, overrides: tuple[str, ...]) -> Run:
         samples_per_s=_number(values.get("samples_per_s")),
         seconds=_number(values.get("seconds")),
         parameters=_integer(values.get("parameters")),
+        training_flops=_integer(values.get("training_flops")),
+        flops_per_puzzle=flops_per_puzzle,
         evaluations=evaluations,
         losses=losses,
         step_times=step_times,
@@ -285,12 +289,13 @@ def _experiment(folder: Path) -> str | None:
     return choice if isinstance(choice, str) and choice != "null" else None
 
 
-def _read_metrics(path: Path) -> tuple[Points, Points, Points, int | None, int]:
-    """Exact accuracy of evaluations, training loss, seconds of a step, the last step, and how many lines could not be read."""
+def _read_metrics(path: Path) -> tuple[Points, Points, Points, float | None, int | None, int]:
+    """Exact accuracy of evaluations, training loss, seconds of a step, FLOPs of a puzzle in the last evaluation, the last step, and
+    how many lines could not be read."""
     evaluations: dict[int, float] = {}
     losses: dict[int, float] = {}
     step_times: dict[int, float] = {}
-    last_step, torn = None, 0
+    flops_per_puzzle, last_step, torn = None, None, 0
     try:
         lines = path.read_bytes().splitlines()
     except OSError:
@@ -306,11 +311,12 @@ def _read_metrics(path: Path) -> tuple[Points, Points, Points, int | None, int]:
         exact, loss, step_time = (_number(entry.get(name)) for name in ("exact_accuracy", "loss", "step_time_s"))
         if kind == "eval" and exact is not None:
             evaluations[step] = exact
+            flops_per_puzzle = _number(entry.get("flops_per_puzzle"))
         elif kind == "train" and loss is not None:
             losses[step] = loss
         if kind == "train" and step_time is not None:
             step_times[step] = step_time
-    return sorted(evaluations.items()), sorted(losses.items()), sorted(step_times.items()), last_step, torn
+    return sorted(evaluations.items()), sorted(losses.items()), sorted(step_times.items()), flops_per_puzzle, last_step, torn
 
 
 def _read_json(path: Path) -> dict[str, Any]:

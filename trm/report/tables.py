@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from operator import attrgetter
 
 from trm.config import EXACT, paper
+from trm.report.baseline import Difference, differences
 from trm.report.frontier import ways
 from trm.report.pairs import votes_note
 from trm.report.runs import Run
@@ -41,6 +42,16 @@ TARGET_NOTE = (
 )
 
 
+FLOPS_NOTE = (
+    "PFLOP trained: by count (a pass with gradient as three without), over all steps; GFLOP/puzzle: of the final "
+    "evaluation, from the graph"
+)
+BASELINE_NOTE = (
+    "less {label}: the difference of exact accuracy over the seeds that both have, ± half the width of its 95 % interval; p: "
+    "Student's paired t-test, two-sided, corrected for the number of variants (Holm)"
+)
+
+
 @dataclass(frozen=True)
 class Cell:
     """What stands in a cell of a table, and the number that its column sorts by."""
@@ -74,8 +85,22 @@ def results(comparison: Comparison) -> list[Row]:
     """A row for each variant; with samples and seconds to --target where it is given."""
     names, decides = score_names(comparison), deciding(comparison)
     marks = {name: DECIDES if names and decides == [name] else "" for name in (EXACT, *names)}
-    beside = _beside_paper(comparison)
-    return [_result(variant, comparison.target, marks, beside) for variant in comparison.variants]
+    beside, found = _beside_paper(comparison), differences(comparison)
+    return [
+        _result(variant, comparison.target, marks, beside) + _less(comparison.baseline, found.get(variant.label))
+        for variant in comparison.variants
+    ]
+
+
+def _less(baseline: Variant | None, found: Difference | None) -> Row:
+    """The columns of the difference to the baseline, where one is named."""
+    if baseline is None:
+        return []
+    cell = _estimate(found.exact_accuracy if found else None)
+    return [
+        (f"less {baseline.label}", replace(cell, text=f"{'+' if (cell.number or 0) > 0 else ''}{cell.text}")),
+        ("p", _number("{:.2g}", found.corrected if found else None)),
+    ]
 
 
 def score_names(comparison: Comparison) -> list[str]:
@@ -113,6 +138,9 @@ def _result(variant: Variant, target: float | None, marks: dict[str, str], besid
         (f"exact accuracy %{marks[EXACT]}", replace(exact, text=exact.text + (TO_BE_READ if variant.findings else ""))),
         *((f"{name} %{mark}", _estimate(variant.score(name))) for name, mark in marks.items() if name != EXACT),
         ("best %", _number("{:.1f}", best.mean if best else None, 100)),
+        ("puzzles", _number("{:,.0f}", variant.mean(attrgetter("evaluated_puzzles")))),
+        ("PFLOP trained", _number("{:.3g}", variant.mean(attrgetter("training_flops")), 1e-15)),
+        ("GFLOP/puzzle", _number("{:.3g}", variant.mean(attrgetter("flops_per_puzzle")), 1e-9)),
         ("steps", _number("{:,.0f}", variant.mean(attrgetter("steps")))),
         ("samples/s", _number("{:,.0f}", variant.mean(attrgetter("samples_per_s")))),
         ("seconds", _number("{:,.0f}", variant.mean(attrgetter("seconds")))),
@@ -158,7 +186,8 @@ def notes(comparison: Comparison) -> list[str]:
     beside += (
         [f"published by others than the paper: {'; '.join(others)}; docs/variants.md says under which conditions"] if others else []
     )
-    return [*NOTES, RATES_NOTE, *beside, *found, *scores, *votes_note(comparison), *target]
+    less = [BASELINE_NOTE.format(label=comparison.baseline.label)] if comparison.baseline else []
+    return [*NOTES, FLOPS_NOTE, *less, RATES_NOTE, *beside, *found, *scores, *votes_note(comparison), *target]
 
 
 def problems(comparison: Comparison) -> list[Row]:
@@ -179,7 +208,7 @@ def kind(run: Run) -> str:
     return "repeated" if run.status == "completed" else run.status
 
 
-def differences(comparison: Comparison) -> list[Row]:
+def settings(comparison: Comparison) -> list[Row]:
     """A row for each setting that differs between the variants."""
     return [
         [("setting", _code(key)), *((v.label, _code(", ".join(map(show, v.settings[key])))) for v in comparison.variants)]

@@ -122,12 +122,15 @@ class Comparison:
     keys: list[str]  # the settings that differ between the runs, neutral ones left out
     warnings: list[str] = field(default_factory=list)
     target: float | None = None  # exact accuracy (share of 1) to which samples and seconds are told
+    baseline: Variant | None = None  # from which the others' differences are told
 
 
-def compare(runs: list[Run], group: list[str] | None = None, target: float | None = None) -> Comparison:
+def compare(
+    runs: list[Run], group: list[str] | None = None, target: float | None = None, baseline: str | None = None
+) -> Comparison:
     """Put runs into variants: by all settings that differ between them, or by the keys and config groups in `group`.
 
-    Raises ConfigError where `group` names no setting.
+    Raises ConfigError where `group` names no setting, or `baseline` no variant.
     """
     runs, warnings = _with_known_puzzles(runs)
     known = [run for run in runs if run.settings and run.status != "damaged"]
@@ -173,7 +176,16 @@ def compare(runs: list[Run], group: list[str] | None = None, target: float | Non
         labels_of = [f'"{variant.label}"' for variant in variants if finding in variant.findings]
         every = len(labels_of) == len(variants) > 1
         warnings.append(f"{'all variants' if every else ', '.join(labels_of)}: {finding}")
-    return Comparison(runs, variants, not_counted, differing, warnings, target)
+    return Comparison(runs, variants, not_counted, differing, warnings, target, _named(variants, baseline))
+
+
+def _named(variants: list[Variant], label: str | None) -> Variant | None:
+    if label is None:
+        return None
+    for variant in variants:
+        if label in (variant.label, variant.description):
+            return variant
+    raise ConfigError(f"--baseline {label}: no variant; choose one of {'; '.join(variant.label for variant in variants)}")
 
 
 def differing_keys(runs: list[Run]) -> list[str]:

@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from trm.config import EXACT, digest, kept, to_plain
+from trm.core.flops import training_flops
 from trm.core.model import num_parameters
 from trm.inference.evaluator import EvalResult
 from trm.run.checkpoint import Meta, Scores
@@ -97,6 +98,7 @@ class Record:
             "seconds_to_first_step": self.seconds_to_first_step,
             "samples_per_s": rows_after_first / seconds if trained > 1 and seconds else None,
             "parameters": num_parameters(exp.arch),
+            "training_flops": training_flops(exp.cfg, exp.arch, exp.stages, self.step),
             "config_digest": digest(exp.cfg),
             "data": asdict(exp.content),  # what was read, whatever the settings say
             "seed": exp.cfg.seed,

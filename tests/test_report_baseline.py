@@ -1,0 +1,67 @@
+"""`python -m trm.report DIR --baseline VARIANT`: differences over common seeds and their p values."""
+
+import csv
+
+import numpy as np
+import pytest
+from report_fixtures import config, write_run
+from scipy import stats
+
+from trm.errors import ConfigError
+from trm.report.__main__ import main
+from trm.report.baseline import differences, holm, paired
+from trm.report.runs import collect
+from trm.report.variants import compare
+
+
+@pytest.mark.parametrize("number", [2, 3, 9])
+def test_the_p_value_is_scipys(number):
+    random = np.random.default_rng(number)
+    a, b = random.normal(0.9, 0.1, number), random.normal(0.8, 0.1, number)
+    assert paired(list(a - b)) == pytest.approx(stats.ttest_rel(a, b).pvalue, rel=1e-9)
+
+
+def test_differences_without_spread_and_of_one_seed():
+    assert paired([0.1]) is None
+    assert (paired([0.1, 0.1]), paired([0.0, 0.0])) == (0.0, 1.0)
+
+
+def test_holm_by_hand():
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([0.9, 0.8]) == pytest.approx([1.0, 1.0])
+    assert holm([]) == []
+
+
+def three(folder):
+    """Two variants beside T=2 n=2, which has one seed less than they: one better by two points for every seed, one not."""
+    for name, gains in {"t2_n2": [0] * 4, "t2_n6": [0.02, 0.021, 0.019, 0.02, 0.3], "t3_n6": [0.01, -0.02, 0.01, 0.0, 0.3]}.items():
+        for seed, gain in enumerate(gains):
+            settings = config("data=sudoku_6x6", "model=tiny", f"recursion={name}")
+            write_run(folder / f"{name}-{seed}", settings, 0.6 + 0.1 * seed + gain, seed=seed)
+    return folder
+
+
+def test_differences_are_of_the_seeds_that_both_have(tmp_path):
+    found = differences(compare(collect([three(tmp_path)]), baseline="t2_n2"))
+    assert found.keys() == {"t2_n6", "t3_n6"}
+    assert (found["t2_n6"].exact_accuracy.n, found["t2_n6"].exact_accuracy.mean) == (4, pytest.approx(0.02))
+    assert found["t2_n6"].corrected == pytest.approx(2 * found["t2_n6"].p)
+    assert found["t2_n6"].corrected < 0.001 < 0.5 < found["t3_n6"].corrected
+
+
+def test_without_a_baseline_there_are_none_and_an_unknown_one_is_refused(tmp_path):
+    runs = collect([three(tmp_path)])
+    assert differences(compare(runs)) == {}
+    with pytest.raises(ConfigError, match="--baseline t9_n9: no variant; choose one of t2_n2; t2_n6; t3_n6"):
+        compare(runs, baseline="t9_n9")
+
+
+def test_the_command_tells_them_in_its_table_and_files(tmp_path, capsys):
+    main([str(three(tmp_path)), "--baseline", "t2_n2"])
+    text = capsys.readouterr().out
+    assert "less t2_n2" in text
+    assert "+2.0 ± 0.1" in text
+    assert "corrected for the number of variants (Holm)" in " ".join(text.split())
+    rows = {row["variant"]: row for row in csv.DictReader((tmp_path / "report" / "report.csv").open())}
+    assert float(rows["t2_n6"]["less_baseline_mean"]) == pytest.approx(0.02)
+    assert rows["t2_n2"]["p_corrected"] == ""
