@@ -36,6 +36,7 @@ from trm.run.saved import open_run
 from trm.show.charts import COLOURS, chart
 
 BOOTSTRAPS = 2000
+LONG_NOISE = 0.3  # of the rollouts of the long pass
 TITLES = (
     *("candidates from", "who answers", "K", "D", "exact %", "difference, 95 %", "McNemar p", "pass@K % (oracle)"),
     *("selection failures %", "candidates run", "passes", "GFLOP", "ms", "front"),
@@ -74,10 +75,10 @@ def study(*, quick: bool) -> list[Pass]:
     for noise in noises:
         settings = (*traced, short, f"inference.rollouts={max(rollouts)}", f"inference.noise={noise}")
         found.append(Pass(f"noise{noise:g}", settings, asked(selections, rollouts, steps[:1])))
-    settings = (*traced, long, f"inference.rollouts={rollouts[1]}", "inference.noise=0.3")
-    found.append(Pass("noise0.3_long", settings, asked(selections, rollouts[:2], steps[1:2])))
-    settings = (*traced, short, f"inference.restarts={max(restarts)}")
-    found.append(Pass("restarts", settings, asked(selections, restarts, steps[:1])))
+    rolled = (*traced, long, f"inference.rollouts={rollouts[1]}", f"inference.noise={LONG_NOISE}")
+    found.append(Pass(f"noise{LONG_NOISE:g}_long", rolled, asked(selections, rollouts[:2], steps[1:2])))
+    restarted = (*traced, short, f"inference.restarts={max(restarts)}")
+    found.append(Pass("restarts", restarted, asked(selections, restarts, steps[:1])))
     return found
 
 
@@ -132,7 +133,7 @@ def judged(way: InferenceConfig, rows: Rows, selection: str, K: int, D: int) -> 
     every = np.arange(exact.shape[1])
     return {
         "right": exact[chosen.step, every, chosen.winner],
-        "oracle": exact[chosen.step, every, :K].any(axis=1),
+        "oracle": np.asarray(exact[chosen.step, every, :K].any(axis=1)),
         "row_steps": K * (chosen.step + 1),
     }
 

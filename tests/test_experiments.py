@@ -166,7 +166,7 @@ def goes(direction, before, after):
 
 def test_the_named_experiments_are_those_of_the_study_of_the_paper_and_of_the_field():
     assert {*STUDY, *PAPER, *FIELD, *OTHER_TASKS} == {
-        name for name in NAMES if not name.startswith(("quick_", "demo_", "study_", "field_", "record_"))
+        name for name in NAMES if not name.startswith(("quick_", "demo_", "field_", "record_"))
     }
     assert len(STUDY) == 18  # SPEC.md's 17 with the two batch sizes of e1_3 counted as one
     assert len(PAPER) == 15
@@ -311,7 +311,7 @@ def test_help_lists_every_experiment_and_sweep():
         assert re.search(rf"\b{name}\b", text)
 
 
-LARGE = {"all", "study_6x6", "field_6x6", "field_6x6_lr", "options_6x6"}
+LARGE = {"all", "field_6x6", "field_6x6_lr"}
 
 
 @pytest.mark.parametrize("sweep", [pytest.param(name, marks=pytest.mark.long) if name in LARGE else name for name in SWEEPS])

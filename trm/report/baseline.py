@@ -1,4 +1,4 @@
-"""`python -m trm.report DIR... --baseline VARIANT`: each variant's exact accuracy less the baseline's, over the seeds that both have.
+"""`python -m trm.report DIR... --baseline VARIANT`: each variant's exact accuracy less the baseline's, over the seeds of both.
 
 Runs with one seed see the same puzzles in the same order, so that their difference says more than that of the means. Student's
 paired t-test, two-sided; p values are corrected by Holm for as many variants as are compared.
@@ -40,8 +40,8 @@ def differences(comparison: Comparison) -> Mapping[str, Difference]:
     return {label: Difference(mean, chances.get(label), corrected.get(label)) for label, mean in found.items()}
 
 
-def _by_seed(variant: Variant) -> dict[int | None, float]:
-    return {run.seed: run.exact_accuracy for run in variant.counted if run.exact_accuracy is not None}
+def _by_seed(variant: Variant) -> dict[int, float]:
+    return {run.seed: run.exact_accuracy for run in variant.counted if run.exact_accuracy is not None and run.seed is not None}
 
 
 def paired(pairs: list[float]) -> float | None:
