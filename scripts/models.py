@@ -24,8 +24,8 @@ EVALUATIONS = ["train.log_every_steps=100", "train.eval_every_steps=1000", "trai
 MODELS = {
     "sudoku_4x4": ["data=sudoku_4x4", "recipe=tiny", "recursion=t2_n2", *COSINE, "train.max_steps=2000", *EVALUATIONS],
     "sudoku_6x6": [
-        *["data=sudoku_6x6", "recipe=tiny", "recursion=t2_n2", "data.num_puzzles=4000", *COSINE, "optimizer.warmup_steps=50"],
-        *["ema.rate=0.99", "hardware.dtype=bfloat16", "train.max_steps=4000", *EVALUATIONS],
+        *["experiment=record_6x6_fast", "data.num_puzzles=4000", "recipe.length_scale=2", "evaluate.max_puzzles=null"],
+        *["train.eval_every_steps=1200"],
     ],
     "sudoku_9x9": [
         *["data=sudoku_9x9", "data.num_puzzles=20000", "recipe=tiny", "model.hidden_size=96", "recursion=t3_n6", "hardware=gpu"],

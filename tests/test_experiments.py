@@ -12,7 +12,7 @@ import yaml
 from trm.cli import CONF_DIR, compose, compose_jobs, describe_groups
 from trm.config import digest, from_plain, numerics, to_plain, total_steps
 from trm.core.curriculum import stages
-from trm.core.flops import analytic_train_flops
+from trm.core.flops import training_flops
 from trm.core.model import architecture, forward, init_fixed, num_parameters, weight_shapes, with_latents
 from trm.plan.workload import architecture_of
 
@@ -294,8 +294,7 @@ def test_a_sweep_names_its_experiments(sweep, expected):
 def test_a_row_of_the_fields_table_has_the_training_flops_of_the_others(name):
     def flops(name):
         cfg = composed(f"experiment={name}")
-        arch, parts = architecture_of(cfg), stages(cfg.recursion, cfg.train.max_steps)
-        return sum((part.stop - part.start) * analytic_train_flops(replace(cfg, recursion=part.recursion), arch) for part in parts)
+        return training_flops(cfg, architecture_of(cfg), stages(cfg.recursion, cfg.train.max_steps), cfg.train.max_steps)
 
     assert flops(name) == pytest.approx(flops("field_trm"), rel=0.005)
 

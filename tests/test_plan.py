@@ -9,7 +9,16 @@ from sweeping import children, is_gone, start, stopped, wait_for
 
 from trm.cli import compose, compose_jobs
 from trm.config import HardwareConfig
-from trm.core.flops import analytic_eval_flops, analytic_train_flops, count_eval_flops, count_train_flops, passes, train_arguments
+from trm.core.curriculum import stages
+from trm.core.flops import (
+    analytic_eval_flops,
+    analytic_train_flops,
+    count_eval_flops,
+    count_train_flops,
+    passes,
+    train_arguments,
+    training_flops,
+)
 from trm.errors import ConfigError, RunFailure, UserError
 from trm.plan import aot
 from trm.plan import compiled as planning
@@ -121,11 +130,22 @@ def test_the_paper_s_sample_takes_43_gflop():
     assert passes(cfg) == (14, 7)
 
 
+def test_the_flops_of_a_run_are_those_of_its_stages_up_to_where_it_is():
+    cfg = tiny("recursion.T=3", "recursion.n=2", "recursion.curriculum=[{until: 0.5, T: 1, n: 1}]")
+    arch, parts = architecture_of(cfg), stages(cfg.recursion, 100)
+    shallow, deep = (analytic_train_flops(dataclasses.replace(cfg, recursion=part.recursion), arch) for part in parts)
+    assert 2 * shallow < deep
+    assert [training_flops(cfg, arch, parts, steps) for steps in (0, 30, 50, 60, 100)] == [
+        *(0, 30 * shallow, 50 * shallow, 50 * shallow + 10 * deep, 50 * (shallow + deep)),
+    ]
+
+
 def test_a_recursion_of_one_s_own_has_no_analytic_count():
     cfg = tiny()
     cfg = dataclasses.replace(cfg, recursion=dataclasses.replace(cfg.recursion, variant="mine"))
     assert analytic_train_flops(cfg, architecture_of(cfg)) is None
     assert analytic_eval_flops(cfg, architecture_of(cfg)) is None
+    assert training_flops(cfg, architecture_of(cfg), stages(cfg.recursion, 9), 9) is None
 
 
 @pytest.mark.parametrize(

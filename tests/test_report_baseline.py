@@ -37,7 +37,7 @@ def three(folder):
     for name, gains in {"t2_n2": [0] * 4, "t2_n6": [0.02, 0.021, 0.019, 0.02, 0.3], "t3_n6": [0.01, -0.02, 0.01, 0.0, 0.3]}.items():
         for seed, gain in enumerate(gains):
             settings = config("data=sudoku_6x6", "model=tiny", f"recursion={name}")
-            write_run(folder / f"{name}-{seed}", settings, 0.6 + 0.1 * seed + gain, seed=seed)
+            write_run(folder / f"{name}-{seed}", settings, 0.6 + 0.1 * seed + gain, seed=seed, training_flops=3 * 10**15)
     return folder
 
 
@@ -65,3 +65,5 @@ def test_the_command_tells_them_in_its_table_and_files(tmp_path, capsys):
     rows = {row["variant"]: row for row in csv.DictReader((tmp_path / "report" / "report.csv").open())}
     assert float(rows["t2_n6"]["less_baseline_mean"]) == pytest.approx(0.02)
     assert rows["t2_n2"]["p_corrected"] == ""
+    assert "PFLOP trained" in text
+    assert float(rows["t2_n2"]["training_flops"]) == 3e15

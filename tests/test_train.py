@@ -45,6 +45,7 @@ def test_run_folder(whole):
     assert result["exact_accuracy"] == metrics(whole, "eval")[-1]["exact_accuracy"]
     assert result["best_exact_accuracy"] == max(line["exact_accuracy"] for line in metrics(whole, "eval"))
     assert result["samples_per_s"] > 0
+    assert result["training_flops"] > 0
     assert result["threads"] >= 1
     assert result["wait_policy"].startswith(("GOMP_SPINCOUNT=", "OMP_WAIT_POLICY="))
     assert warnings(whole) == []
