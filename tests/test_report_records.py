@@ -41,6 +41,13 @@ def test_a_seed_of_the_standing_record_that_never_gets_there_counts_with_its_who
     assert text.rstrip().endswith(": a record")
 
 
+def test_a_seed_without_its_evaluations_is_no_seed(tmp_path, capsys):
+    told(tmp_path, capsys)
+    (tmp_path / "adam-0" / "metrics.jsonl").unlink()
+    main([str(tmp_path), "--records"])
+    assert "no record: adam_atan2 has 4 seeds, of 5" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("settings", "words"),
     [

@@ -65,11 +65,15 @@ def _reached(variant: Variant, target: float) -> int:
 
 
 def _seconds(variant: Variant, target: float) -> list[float]:
-    """Of each run that timed its steps: the seconds to the target, or of its whole training where it did not reach it."""
+    """Of each run that timed its steps: the seconds to the target, or of its whole training where it did not reach it.
+
+    A run without a readable evaluation says neither.
+    """
     times = []
     for run in variant.counted:
-        at = reached(run, target)
-        times.append(at.seconds if at is not None else seconds_until(run.step_times, run.evaluations[-1][0]))
+        if run.evaluations:
+            at = reached(run, target)
+            times.append(at.seconds if at is not None else seconds_until(run.step_times, run.evaluations[-1][0]))
     return [seconds for seconds in times if seconds is not None]
 
 
