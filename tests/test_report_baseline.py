@@ -65,5 +65,5 @@ def test_the_command_tells_them_in_its_table_and_files(tmp_path, capsys):
     rows = {row["variant"]: row for row in csv.DictReader((tmp_path / "report" / "report.csv").open())}
     assert float(rows["t2_n6"]["less_baseline_mean"]) == pytest.approx(0.02)
     assert rows["t2_n2"]["p_corrected"] == ""
-    assert "PFLOP trained" in text
+    assert "TFLOP trained" in text
     assert float(rows["t2_n2"]["training_flops"]) == 3e15

@@ -43,7 +43,7 @@ TARGET_NOTE = (
 
 
 FLOPS_NOTE = (
-    "PFLOP trained: by count (a pass with gradient as three without), over all steps; GFLOP/puzzle: of the final "
+    "TFLOP trained: by count (a pass with gradient as three without), over all steps; GFLOP/puzzle: of the final "
     "evaluation, from the graph"
 )
 BASELINE_NOTE = (
@@ -139,7 +139,7 @@ def _result(variant: Variant, target: float | None, marks: dict[str, str], besid
         *((f"{name} %{mark}", _estimate(variant.score(name))) for name, mark in marks.items() if name != EXACT),
         ("best %", _number("{:.1f}", best.mean if best else None, 100)),
         ("puzzles", _number("{:,.0f}", variant.mean(attrgetter("evaluated_puzzles")))),
-        ("PFLOP trained", _number("{:.3g}", variant.mean(attrgetter("training_flops")), 1e-15)),
+        ("TFLOP trained", _number("{:.3g}", variant.mean(attrgetter("training_flops")), 1e-12)),
         ("GFLOP/puzzle", _number("{:.3g}", variant.mean(attrgetter("flops_per_puzzle")), 1e-9)),
         ("steps", _number("{:,.0f}", variant.mean(attrgetter("steps")))),
         ("samples/s", _number("{:,.0f}", variant.mean(attrgetter("samples_per_s")))),
