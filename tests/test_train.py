@@ -144,10 +144,11 @@ def test_ema_off_trains_the_same_weights(folder, whole):
 
 
 def test_a_machine_without_a_compiler_is_told_what_to_do(folder):
-    done = run(folder, "trm.train", *TINY, *INDUCTOR, "run_name=no", check=2, CXX="no-such-compiler")
+    done = run(folder, "trm.train", *TINY, *INDUCTOR, "run_name=no", "data.path=unbuilt", check=2, CXX="no-such-compiler")
     assert "a C++ compiler (no-such-compiler)" in done.stderr
     assert "hardware=cpu_xla" in done.stderr
     assert len(done.stderr.splitlines()) == 1
+    assert not (folder / "unbuilt").exists()  # told before a dataset is built
 
 
 def test_damaged_newest_checkpoint_falls_back(folder, whole):

@@ -83,17 +83,17 @@ class Experiment:
 
 
 def build(cfg: Config, runtime: Runtime | None = None) -> Experiment:
-    """Load the data, start the devices (or take those of `runtime`), and make the network's fixed parts.
+    """Start the devices (or take those of `runtime`), load the data, and make the network's fixed parts.
 
     The experiment's settings count the puzzles as the dataset folder has them.
 
     Raises ConfigError or DataError where settings, data and machine do not go together.
     """
+    runtime = runtime or started(cfg)  # first: what this machine lacks is said before a dataset is built
     path, task = ensure_dataset(cfg.data), task_of(cfg.data)
     dataset, test = (load_dataset(path, split, task) for split in ("train", "test"))
     cfg = dataclasses.replace(cfg, data=as_read(cfg.data, dataset, test))
     steps = total_steps(cfg, dataset.rows_of_epoch)
-    runtime = runtime or started(cfg)
     loader = train_loader(cfg, dataset, runtime.process_index, runtime.process_count)
     content = examine(path, dataset, test, task)
     arch = on_devices(architecture(cfg, **dataset.metadata.sizes), runtime)
