@@ -23,7 +23,7 @@ WAYS = {
     "as_they_come": {"GOMP_SPINCOUNT": "300000"},  # what libgomp takes where nothing is said
     "passive": {"OMP_WAIT_POLICY": "PASSIVE"},
     "active": {"OMP_WAIT_POLICY": "ACTIVE"},
-    **{f"spin_{count}": {"GOMP_SPINCOUNT": str(count)} for count in (1000, 3000, 10000, 30000, 100000)},
+    **{f"spin_{count}": {"GOMP_SPINCOUNT": str(count)} for count in (400, 600, 1000, 3000, 10000, 30000, 100000)},
 }
 DEFAULT_WAYS = ("configured",)
 SETTINGS = ["data=sudoku_4x4", "recipe=tiny", "recursion=t2_n2", "tracking=none", f"train.max_steps={STEPS}"]
