@@ -9,10 +9,8 @@ import logging
 import os
 import platform
 import shlex
-import shutil
 import subprocess
 import sys
-import sysconfig
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -27,6 +25,7 @@ from torch._inductor.runtime.cache_dir_utils import default_cache_dir
 
 from trm.backends import onednn
 from trm.backends.base import Rows, T, map_tensors, none
+from trm.backends.compiler import require_compiler
 from trm.config import HardwareConfig
 from trm.errors import ConfigError
 
@@ -45,7 +44,7 @@ class NativeRuntime:
         if hardware.platform == "cuda" and not torch.cuda.is_available():
             raise ConfigError("hardware.platform=cuda, but torch finds no CUDA device: use hardware=cpu")
         if hardware.backend == "inductor":
-            _require_compiler(hardware)
+            require_compiler(hardware)
             _require_folders()
             torch._dynamo.config.recompile_limit = 64  # each batch size and each network is compiled once more, on purpose
             # trm/backends/onednn.py's function is part of the cache's key, backward and all
@@ -132,21 +131,6 @@ def _keep_freed_memory() -> None:
         c_library = ctypes.CDLL(None)
         c_library.mallopt(MALLOPT_MMAP_MAX, 0)  # no blocks apart from the heap
         c_library.mallopt(MALLOPT_TRIM_THRESHOLD, -1)  # never make the heap smaller
-
-
-def _require_compiler(hardware: HardwareConfig) -> None:
-    """Raise ConfigError where inductor cannot compile; it would say so itself, but in a traceback and after tracing the step."""
-    compiler = os.environ.get("CXX") or ("clang++" if sys.platform == "darwin" else "g++")  # as inductor chooses
-    missing = None
-    if shutil.which(compiler) is None:
-        missing = f"a C++ compiler ({compiler})"
-    elif not (Path(sysconfig.get_path("include")) / "Python.h").exists():
-        missing = "Python's C headers (python3-dev)"
-    if missing:
-        raise ConfigError(
-            f"hardware={hardware.name} compiles with inductor and this machine lacks {missing}: install it, or use "
-            "hardware=cpu_xla or hardware.backend=eager"
-        )
 
 
 def _require_folders() -> None:

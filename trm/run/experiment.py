@@ -10,6 +10,7 @@ import numpy as np
 import torch.utils._pytree as pytree
 
 from trm.backends import Runtime, start
+from trm.backends.compiler import require_compiler
 from trm.config import Config, RecursionConfig, total_steps
 from trm.core.curriculum import Stage, stages
 from trm.core.model import Architecture, Weights, architecture, init_fixed
@@ -83,17 +84,18 @@ class Experiment:
 
 
 def build(cfg: Config, runtime: Runtime | None = None) -> Experiment:
-    """Start the devices (or take those of `runtime`), load the data, and make the network's fixed parts.
+    """Load the data, start the devices (or take those of `runtime`), and make the network's fixed parts.
 
     The experiment's settings count the puzzles as the dataset folder has them.
 
     Raises ConfigError or DataError where settings, data and machine do not go together.
     """
-    runtime = runtime or started(cfg)  # first: what this machine lacks is said before a dataset is built
+    require_compiler(cfg.hardware)  # said before a dataset is built; starting inductor, which takes longer, comes after
     path, task = ensure_dataset(cfg.data), task_of(cfg.data)
     dataset, test = (load_dataset(path, split, task) for split in ("train", "test"))
     cfg = dataclasses.replace(cfg, data=as_read(cfg.data, dataset, test))
     steps = total_steps(cfg, dataset.rows_of_epoch)
+    runtime = runtime or started(cfg)
     loader = train_loader(cfg, dataset, runtime.process_index, runtime.process_count)
     content = examine(path, dataset, test, task)
     arch = on_devices(architecture(cfg, **dataset.metadata.sizes), runtime)
