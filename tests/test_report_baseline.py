@@ -66,4 +66,6 @@ def test_the_command_tells_them_in_its_table_and_files(tmp_path, capsys):
     assert float(rows["t2_n6"]["less_baseline_mean"]) == pytest.approx(0.02)
     assert rows["t2_n2"]["p_corrected"] == ""
     assert "TFLOP trained" in text
+    row = next(line for line in text.splitlines() if line.startswith("t2_n2"))
+    assert " 3,000 " in row  # 3e15 of them: the unit of the title
     assert float(rows["t2_n2"]["training_flops"]) == 3e15

@@ -151,6 +151,13 @@ def test_a_machine_without_a_compiler_is_told_what_to_do(folder):
     assert not (folder / "unbuilt").exists()  # told before a dataset is built
 
 
+def test_a_machine_without_a_gpu_is_told_before_a_dataset_is_built(folder):
+    there_is_none = ["hardware.platform=cuda", "run_name=no", "data.path=unbuilt"]
+    done = run(folder, "trm.train", *TINY, *there_is_none, check=2, CUDA_VISIBLE_DEVICES="")
+    assert "torch finds no CUDA device: use hardware=cpu" in done.stderr
+    assert not (folder / "unbuilt").exists()
+
+
 def test_damaged_newest_checkpoint_falls_back(folder, whole):
     copy = folder / "outputs" / "damaged"
     shutil.copytree(whole, copy, symlinks=True)

@@ -25,7 +25,7 @@ from torch._inductor.runtime.cache_dir_utils import default_cache_dir
 
 from trm.backends import onednn
 from trm.backends.base import Rows, T, map_tensors, none
-from trm.backends.compiler import require_compiler
+from trm.backends.machine import require_machine
 from trm.config import HardwareConfig
 from trm.errors import ConfigError
 
@@ -41,10 +41,8 @@ class NativeRuntime:
     linear = staticmethod(onednn.linear)
 
     def __init__(self, hardware: HardwareConfig) -> None:
-        if hardware.platform == "cuda" and not torch.cuda.is_available():
-            raise ConfigError("hardware.platform=cuda, but torch finds no CUDA device: use hardware=cpu")
+        require_machine(hardware)
         if hardware.backend == "inductor":
-            require_compiler(hardware)
             _require_folders()
             torch._dynamo.config.recompile_limit = 64  # each batch size and each network is compiled once more, on purpose
             # trm/backends/onednn.py's function is part of the cache's key, backward and all

@@ -70,6 +70,11 @@ def _number(form: str, value: float | None, scale: float = 1) -> Cell:
     return Cell(NO_VALUE if value is None else form.format(scale * value), value, numeric=True)
 
 
+def _rounded(value: float | None, scale: float) -> Cell:
+    """To three digits, and whole from a hundred on: never with an exponent."""
+    return _number("{:,.0f}" if value is not None and scale * value >= 100 else "{:.3g}", value, scale)
+
+
 def _code(text: str, small: Sequence[str] = ()) -> Cell:
     return Cell(text, small=small, look="code")
 
@@ -139,8 +144,8 @@ def _result(variant: Variant, target: float | None, marks: dict[str, str], besid
         *((f"{name} %{mark}", _estimate(variant.score(name))) for name, mark in marks.items() if name != EXACT),
         ("best %", _number("{:.1f}", best.mean if best else None, 100)),
         ("puzzles", _number("{:,.0f}", variant.mean(attrgetter("evaluated_puzzles")))),
-        ("TFLOP trained", _number("{:.3g}", variant.mean(attrgetter("training_flops")), 1e-12)),
-        ("GFLOP/puzzle", _number("{:.3g}", variant.mean(attrgetter("flops_per_puzzle")), 1e-9)),
+        ("TFLOP trained", _rounded(variant.mean(attrgetter("training_flops")), 1e-12)),
+        ("GFLOP/puzzle", _rounded(variant.mean(attrgetter("flops_per_puzzle")), 1e-9)),
         ("steps", _number("{:,.0f}", variant.mean(attrgetter("steps")))),
         ("samples/s", _number("{:,.0f}", variant.mean(attrgetter("samples_per_s")))),
         ("seconds", _number("{:,.0f}", variant.mean(attrgetter("seconds")))),

@@ -10,7 +10,7 @@ import numpy as np
 import torch.utils._pytree as pytree
 
 from trm.backends import Runtime, start
-from trm.backends.compiler import require_compiler
+from trm.backends.machine import require_machine
 from trm.config import Config, RecursionConfig, total_steps
 from trm.core.curriculum import Stage, stages
 from trm.core.model import Architecture, Weights, architecture, init_fixed
@@ -90,7 +90,8 @@ def build(cfg: Config, runtime: Runtime | None = None) -> Experiment:
 
     Raises ConfigError or DataError where settings, data and machine do not go together.
     """
-    require_compiler(cfg.hardware)  # said before a dataset is built; starting inductor, which takes longer, comes after
+    if runtime is None:
+        require_machine(cfg.hardware)  # said before a dataset is built; starting the devices, which takes longer, comes after
     path, task = ensure_dataset(cfg.data), task_of(cfg.data)
     dataset, test = (load_dataset(path, split, task) for split in ("train", "test"))
     cfg = dataclasses.replace(cfg, data=as_read(cfg.data, dataset, test))

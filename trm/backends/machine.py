@@ -1,4 +1,4 @@
-"""What inductor needs of the machine before it is imported, so that a run can say at once what is missing."""
+"""What torch without torch_xla needs of the machine: cheap to ask, so that a run can say it before it builds a dataset."""
 
 import os
 import shutil
@@ -6,17 +6,24 @@ import sys
 import sysconfig
 from pathlib import Path
 
+import torch
+
 from trm.config import HardwareConfig
 from trm.errors import ConfigError
 
 
-def require_compiler(hardware: HardwareConfig) -> None:
-    """Raise ConfigError where the settings ask for inductor and it cannot compile here.
+def require_machine(hardware: HardwareConfig) -> None:
+    """Raise ConfigError where the settings ask for a CUDA device, or for inductor, and this machine cannot give it.
 
-    It would say so itself, but in a traceback and after tracing the step.
+    Inductor would say so itself, but in a traceback and after tracing the step.
     """
-    if hardware.backend != "inductor":
-        return
+    if hardware.platform == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("hardware.platform=cuda, but torch finds no CUDA device: use hardware=cpu")
+    if hardware.backend == "inductor":
+        _require_compiler(hardware)
+
+
+def _require_compiler(hardware: HardwareConfig) -> None:
     compiler = os.environ.get("CXX") or ("clang++" if sys.platform == "darwin" else "g++")  # as inductor chooses
     missing = None
     if shutil.which(compiler) is None:
