@@ -8,7 +8,6 @@ import pytest
 from report_fixtures import write_run
 from running import TINY, command, environment, metrics, run, run_unread, summary
 
-from trm import cli
 from trm.errors import ConfigError
 from trm.run.rank import STARTERS, refuse_other_starters
 from trm.run.streams import standard_streams
@@ -211,15 +210,3 @@ def test_what_computes_nothing_imports_neither_torch_nor_scipys_statistics(tmp_p
     done = subprocess.run(argv, cwd=tmp_path, env=environment(), capture_output=True, text=True, check=True)
     assert done.stderr.splitlines()[-1] == "[]"
     assert done.stdout or len(done.stderr.splitlines()) == 2  # help, settings, a table; or one line of a refusal
-
-
-@pytest.mark.parametrize(
-    ("given", "spins"), [({}, cli.SPIN_COUNT), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "ACTIVE"}, None)]
-)
-def test_how_threads_wait_is_set_where_the_environment_does_not_say_it(tmp_path, given, spins):
-    script = "import os; from trm.cli import plain_command; plain_command(lambda a: print(os.environ.get('GOMP_SPINCOUNT')), '')"
-    inherited = {name: value for name, value in environment().items() if name not in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")}
-    done = subprocess.run(
-        [sys.executable, "-c", script, "x"], cwd=tmp_path, env=inherited | given, capture_output=True, text=True, check=True
-    )
-    assert done.stdout.strip() == str(spins)

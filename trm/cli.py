@@ -49,7 +49,6 @@ UNWRITABLE = (
     errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT,
     errno.ENOTDIR, errno.EEXIST, errno.EISDIR, errno.ENAMETOOLONG,
 )  # fmt: skip
-SPIN_COUNT = "1000"  # turns of a waiting thread, some tens of microseconds
 NO_RUN_FOLDER = "."  # hydra.run.dir of a command that is no run
 
 # One line on each config group, in the order of conf/config.yaml; `--help` prints it with the group's options.
@@ -177,16 +176,6 @@ def _named(function: Callable[..., None] | str) -> Callable[..., None]:
     return named
 
 
-def _share_the_cpu() -> None:
-    """Have OpenMP's threads wait for one another busily for a moment only, before torch loads, unless the environment says how.
-
-    As they come, they spin for milliseconds: beside a busy process a run then keeps 0.29 of its speed, now 0.50, and loses about a
-    twentieth alone (bench/RESULTS.md).
-    """
-    if not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & os.environ.keys():
-        os.environ["GOMP_SPINCOUNT"] = SPIN_COUNT
-
-
 def plain_command(main: Callable[[list[str]], None] | str, usage: str | None, *, needs_arguments: bool = True) -> None:
     """Run a command that reads its own arguments, the function or "module:function"; `--help` prints `usage`.
 
@@ -195,7 +184,6 @@ def plain_command(main: Callable[[list[str]], None] | str, usage: str | None, *,
     Where the reader of its output goes away (`| head`), it ends there without a word, with exit code 141.
     """
     arguments = sys.argv[1:]
-    _share_the_cpu()
     with standard_streams(), stoppable():
         try:
             if "--help" in arguments or "-h" in arguments or (needs_arguments and not arguments):
@@ -214,7 +202,6 @@ def hydra_command(run: Callable[[Config], Any] | str, *, run_folder: bool = True
     A wrong key or value ends in one line and exit code 2; any other exception keeps its traceback and exits with 1. Without
     `run_folder` nothing is written under outputs/, logging goes to the terminal alone, and an interruption ends in one line too.
     """
-    _share_the_cpu()
     with standard_streams(), contextlib.nullcontext() if run_folder else stoppable():
         try:
             refuse_other_starters()

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import logging
-import os
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
 from numpy.typing import NDArray
 
+from trm.backends.openmp import wait_policy
 from trm.config import EXACT, digest, kept, to_plain
 from trm.core.flops import training_flops
 from trm.core.model import num_parameters
@@ -109,9 +109,3 @@ class Record:
             "compiles": exp.runtime.compile_count(),
             "warnings": self.warnings,
         }
-
-
-def wait_policy() -> str | None:
-    """How OpenMP's threads wait for one another, as the environment says it; None where it does not."""
-    names = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
-    return next((f"{name}={os.environ[name]}" for name in names if name in os.environ), None)
