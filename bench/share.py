@@ -20,7 +20,7 @@ ROUNDS = 3
 STEPS, LAP = 180, 15
 WAYS = {
     "configured": {},
-    "as_they_come": {"GOMP_SPINCOUNT": "300000"},  # what libgomp takes where nothing is said
+    "as_they_come": {"GOMP_SPINCOUNT": "300000"},  # what libgomp takes where nothing is said, whoever is beside
     "passive": {"OMP_WAIT_POLICY": "PASSIVE"},
     "active": {"OMP_WAIT_POLICY": "ACTIVE"},
     **{f"spin_{count}": {"GOMP_SPINCOUNT": str(count)} for count in (400, 600, 1000, 3000, 10000, 30000, 100000)},
