@@ -52,11 +52,16 @@ def validate(cfg: Config) -> None:
     if profiled and (len(profiled) != 2 or profiled[0] > profiled[1]):
         raise ConfigError(f"train.profile_steps={profiled}: give the first and the last step, such as train.profile_steps=[10,13]")
     evaluate = cfg.evaluate
-    ways = (evaluate.early_exit, bool(evaluate.supervision_steps), evaluate.augmentations > 1, evaluate.by_difficulty)
-    if sum(ways) > 1:
+    ways = {
+        "early_exit": evaluate.early_exit,
+        "supervision_steps": evaluate.supervision_steps,
+        "augmentations": evaluate.augmentations > 1,
+        "by_difficulty": evaluate.by_difficulty,
+    }
+    if len(chosen := [f"evaluate.{name}" for name, value in ways.items() if value]) > 1:
         raise ConfigError(
-            "evaluate.early_exit, evaluate.supervision_steps, evaluate.augmentations and evaluate.by_difficulty are four ways to "
-            "evaluate: choose one (the curve of evaluate.supervision_steps tells the accuracy with early exit too)"
+            f"{' and '.join(chosen)} are set, and each is a way to evaluate of its own: choose one (evaluate.early_exit=false "
+            "where the run itself has it; the curve of evaluate.supervision_steps tells the accuracy with early exit too)"
         )
     _check_inference(cfg)
     if hardware.platform == "tpu" and (hardware.backend != "xla" or "float64" in (hardware.dtype, hardware.loss_dtype)):

@@ -2,6 +2,7 @@
 dark page.
 """
 
+import itertools
 from collections.abc import Callable, Sequence
 from typing import Any, get_args
 
@@ -16,6 +17,7 @@ from trm.report.variants import Comparison
 from trm.run.progress import work
 from trm.show.charts import COLOURS, INK, LINES, Theme, chart
 
+WAY_MARKS = "osD^vP*<>phHd8"  # of ways of inference
 MOST_MARKED_POINTS = 25  # evaluations of one curve; more are drawn without markers
 NOT_COUNTED: dict[str, Any] = {"linestyle": (0, (4, 3)), "linewidth": 0.9, "alpha": 0.6}
 
@@ -123,17 +125,24 @@ def frontier(comparison: Comparison, theme: Theme) -> bytes:
     """Exact accuracy of ways of inference against their FLOPs a puzzle, mean over each variant's seeds, as PNG."""
     with chart(11, 4.4, theme) as (figure, file):
         axes, found = figure.subplots(), ways(comparison)
-        for number in sorted({way.number for way in found}):
+        marks = dict(zip(dict.fromkeys(way.name for way in found), itertools.cycle(WAY_MARKS)))
+        numbers = sorted({way.number for way in found})
+        for number in numbers:
             own, (colour, line) = [way for way in found if way.number == number], _look(number)
             flops, shares = ([value(way) for way in own] for value in (lambda w: w.means["flops_per_puzzle"], _percent))
-            widths = [100 * (way.exact_accuracy.half_width or 0) for way in own]
-            axes.errorbar(flops, shares, yerr=widths, fmt="o", color=colour, capsize=3, markersize=5, label=own[0].variant.label)
             front = [i for i, way in enumerate(own) if all(_percent(way) > _percent(other) for other in own[:i])]
-            axes.plot([flops[i] for i in front], [shares[i] for i in front], color=colour, linestyle=line, linewidth=1)
+            front_line = [flops[i] for i in front], [shares[i] for i in front]
+            axes.plot(*front_line, color=colour, linestyle=line, linewidth=1, label=own[0].variant.label)
             oracle = [100 * way.means["oracle_exact_accuracy"] for way in own]
             axes.plot(flops, oracle, "x", color=colour, markersize=4, alpha=0.6)
             for i, way in enumerate(own):
-                axes.annotate(way.name, (flops[i], shares[i]), (4, (5, -11)[i % 2]), textcoords="offset points", fontsize=7)
+                width = 100 * (way.exact_accuracy.half_width or 0)
+                axes.errorbar(flops[i], shares[i], yerr=width, fmt=marks[way.name], color=colour, capsize=3, markersize=5)
+                if len(numbers) == 1:
+                    axes.annotate(way.name, (flops[i], shares[i]), (4, (5, -11)[i % 2]), textcoords="offset points", fontsize=7)
+        if len(numbers) > 1:  # names at the points of several variants would lie upon one another
+            for name, mark in marks.items():
+                axes.plot([], [], mark, color=INK[theme][1], markersize=5, label=name)
         axes.set(title="Ways of inference; crosses: any candidate right (an oracle)", xlabel="FLOPs of a puzzle", ylabel="exact, %")
         axes.set_xscale("log")
         axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
