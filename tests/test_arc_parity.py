@@ -16,7 +16,7 @@ from trm.data.build import build_dataset
 from trm.data.format import load_catalogue, load_dataset
 from trm.data.pairs import PairEvalLoader, PairRowMaker, PairTrainLoader
 from trm.tasks.arc.draws import draw_variants
-from trm.tasks.arc.grids import COLOUR_0, END, ITSELF, cropped, placed, unvaried, varied
+from trm.tasks.arc.grids import COLOUR_0, END, ITSELF, cropped, moved, placed, unvaried
 from trm.tasks.arc.task import ArcTask
 from trm.tasks.arc.votes import SUBMISSION
 
@@ -109,7 +109,8 @@ def grids(pair):
 
 
 def in_variant(pair, draw):
-    return tuple(grid if grid is None else varied(grid, draw) for grid in pair)
+    colours = np.concatenate([ITSELF[:1], draw[1:]])
+    return tuple(grid if grid is None else moved(colours[grid], int(draw[0])) for grid in pair)
 
 
 def all_tasks(tasks):
@@ -136,16 +137,16 @@ def test_rows_of_our_own_builder(arc_case, built, stored):
     assert len(catalogue.names) == len(plain)
     assert catalogue.puzzles[0] == -1
     offsets, contents = [], {}
-    for dataset, moved in ((train, True), (test, False)):
+    for dataset, in_motion in ((train, True), (test, False)):
         seen = set()
-        for _, _, rows in groups_of(PairRowMaker(dataset, data_seed=0, moved=moved)):
+        for _, _, rows in groups_of(PairRowMaker(dataset, data_seed=0, moved=in_motion)):
             (identifier,) = set(rows["puzzle_identifiers"].tolist())
             name, draw = catalogue.variant(identifier)
             task = plain[name]
             seen.add(name)
-            kinds = ["test"] if not moved else ["train"] if name in tested else ["train", "test"]
+            kinds = ["test"] if not in_motion else ["train"] if name in tested else ["train", "test"]
             wanted = [in_variant(grids(pair), draw) for kind in kinds for pair in task[kind]]
-            wanted = [pair for pair in wanted if not moved or pair[1] is not None]  # what is not known is not trained on
+            wanted = [pair for pair in wanted if not in_motion or pair[1] is not None]  # what is not known is not trained on
             assert len(wanted) == len(rows["inputs"])
             at, room = [], []
             for (question, answer), inputs, labels in zip(wanted, rows["inputs"], np.maximum(rows["labels"], 0), strict=True):
@@ -160,20 +161,20 @@ def test_rows_of_our_own_builder(arc_case, built, stored):
                         drawn[place[0] + height, place[1] : place[1] + width] = END
                         drawn[place[0] : place[0] + height, place[1] + width] = END
                     assert np.array_equal(drawn[:SIDE, :SIDE], row.reshape(SIDE, SIDE))
-                if moved:
+                if in_motion:
                     room.append([SIDE - max(grid.shape[axis] for grid in (question, answer)) for axis in (0, 1)])
                     back = unvaried(question, draw)
                     assert any(np.array_equal(back, grids(pair)[0]) for kind in kinds for pair in task[kind])
             assert (0, 0) in at  # one pair of each variant stays in the corner, all do in a test
-            assert moved or set(at) == {(0, 0)}
-            if moved:
+            assert in_motion or set(at) == {(0, 0)}
+            if in_motion:
                 still = at.index((0, 0))
                 offsets += [(*place, *free) for i, (place, free) in enumerate(zip(at, room, strict=True)) if i != still]
                 everything = [pair for kind in ("train", "test") for pair in task[kind]]
                 key = (name, str(content([in_variant(grids(pair), draw) for pair in everything])))
                 assert key not in contents, "two variants of a task are the same"
                 contents[key] = identifier
-        assert seen == (set(plain) if moved else tested)
+        assert seen == (set(plain) if in_motion else tested)
     assert sorted(contents.values()) == list(range(1, len(catalogue.puzzles)))
     if offsets:  # uniform over what has room
         places = np.array(offsets)

@@ -23,7 +23,7 @@ from trm.run.checkpoint import (
     CheckpointWriter,
     Meta,
     Scores,
-    find_checkpoint,
+    find_checkpoints,
     flatten,
     load_checkpoint,
     mend_links,
@@ -193,10 +193,10 @@ def test_find_checkpoint(tmp_path):
         (tmp_path / "checkpoints" / "best", first),
         (tmp_path / "checkpoints" / "latest", second),
     ):
-        assert find_checkpoint(path) == found.resolve()
+        assert find_checkpoints(path)[0] == found.resolve()
     for path in (tmp_path / "nowhere", tmp_path / "checkpoints" / "step_9"):
         with pytest.raises(CheckpointError, match=path.name) as caught:
-            find_checkpoint(path)
+            find_checkpoints(path)[0]
         assert "\n" not in str(caught.value)
 
 
@@ -262,7 +262,8 @@ def test_best_and_latest_are_what_the_checkpoints_say_whatever_tools_make_of_lin
     folder = tmp_path / "checkpoints"
     tool(folder)
     steps = {
-        path.name: int(find_checkpoint(path).name.removeprefix("step_")) for path in (tmp_path, folder / "latest", folder / "best")
+        path.name: int(find_checkpoints(path)[0].name.removeprefix("step_"))
+        for path in (tmp_path, folder / "latest", folder / "best")
     }
     assert steps == {tmp_path.name: 3, "latest": 3, "best": 2}
     save(tmp_path, 4, best=2, keep=1)
@@ -281,7 +282,7 @@ def test_copies_under_the_links_names_are_taken_where_nothing_else_is_left(tmp_p
     _follow(tmp_path / "checkpoints")
     for step in (1, 2):
         shutil.rmtree(tmp_path / "checkpoints" / f"step_{step}")
-    assert load_checkpoint(find_checkpoint(tmp_path))[1].step == 2
+    assert load_checkpoint(find_checkpoints(tmp_path)[0])[1].step == 2
     mend_links(tmp_path)
     assert saved_steps(tmp_path) == [1, 2]
 
@@ -294,8 +295,8 @@ def test_without_links_in_the_file_system_checkpoints_are_saved_and_found(tmp_pa
     for step in (1, 2, 3, 4):
         save(tmp_path, step, best=1, keep=2)
     assert saved_steps(tmp_path) == [1, 3, 4]
-    assert find_checkpoint(tmp_path / "checkpoints" / "best").name == "step_1"
-    assert find_checkpoint(tmp_path).name == "step_4"
+    assert find_checkpoints(tmp_path / "checkpoints" / "best")[0].name == "step_1"
+    assert find_checkpoints(tmp_path)[0].name == "step_4"
 
 
 def test_a_checkpoint_of_an_earlier_version_is_read_without_what_it_does_not_say(tmp_path):
@@ -425,14 +426,14 @@ def test_a_crash_while_saving_leaves_the_previous_checkpoints(tmp_path, monkeypa
         with pytest.raises(PowerCut):
             save(tmp_path, 3, best=3)
     written = moment == "before the links"  # which nothing needs
-    assert load_checkpoint(find_checkpoint(tmp_path))[1].step == (3 if written else 2)
-    assert load_checkpoint(find_checkpoint(tmp_path / "checkpoints" / "best"))[1].step == (3 if written else 1)
+    assert load_checkpoint(find_checkpoints(tmp_path)[0])[1].step == (3 if written else 2)
+    assert load_checkpoint(find_checkpoints(tmp_path / "checkpoints" / "best")[0])[1].step == (3 if written else 1)
     for step in saved_steps(tmp_path):  # whatever has a checkpoint's name is whole
         load_checkpoint(tmp_path / "checkpoints" / f"step_{step}")
     assert saved_steps(tmp_path) == ([1, 2, 3] if written else [1, 2])
     save(tmp_path, 3, best=3)  # the same save goes through afterwards and leaves nothing behind
     assert {p.name for p in (tmp_path / "checkpoints").iterdir()} == {"step_1", "step_2", "step_3", "best", "latest"}
-    assert load_checkpoint(find_checkpoint(tmp_path))[1].step == 3
+    assert load_checkpoint(find_checkpoints(tmp_path)[0])[1].step == 3
 
 
 def test_files_are_on_disk_before_the_folder_gets_its_name(tmp_path, monkeypatch):
@@ -477,7 +478,7 @@ def test_a_crash_while_a_step_is_saved_again_leaves_a_checkpoint_to_open(tmp_pat
         patch.setattr(Path, "rename", cut)
         with pytest.raises(PowerCut):
             save(tmp_path, 2)
-    assert load_checkpoint(find_checkpoint(tmp_path))[1].step == 1
+    assert load_checkpoint(find_checkpoints(tmp_path)[0])[1].step == 1
     save(tmp_path, 3)
     assert not list((tmp_path / "checkpoints").glob(".writing*"))
 
@@ -485,7 +486,7 @@ def test_a_crash_while_a_step_is_saved_again_leaves_a_checkpoint_to_open(tmp_pat
 def test_the_checkpoint_just_written_is_never_deleted(tmp_path):
     save(tmp_path, 100)
     save(tmp_path, 60, keep=1)
-    assert load_checkpoint(find_checkpoint(tmp_path))[1].step == 60
+    assert load_checkpoint(find_checkpoints(tmp_path)[0])[1].step == 60
     assert saved_steps(tmp_path) == [60]
     load_checkpoint(tmp_path / "checkpoints" / "step_100.damaged")  # kept aside
 

@@ -135,11 +135,11 @@ def test_violations_in_words():
     sudoku = Sudoku(3, 3)
     question, answer = sudoku.parse(QUESTION), sudoku.parse(ANSWER)
     assert sudoku.violations(question, answer) == []
-    assert sudoku.is_valid_solution(question, answer)
+    assert not sudoku.violations(question, answer)
 
     def wrong(cell, char):
         changed = sudoku.parse(ANSWER[:cell] + char + ANSWER[cell + 1 :])
-        assert not sudoku.is_valid_solution(question, changed)
+        assert sudoku.violations(question, changed)
         assert not sudoku.check_rows(question[None], changed[None])[0]
         return sudoku.violations(question, changed)
 

@@ -298,7 +298,7 @@ def test_a_solver_that_solves_every_copy_is_exact(copies):
     joined = {name: np.concatenate([batch[name] for batch in batches])[: loader.num_rows] for name in batches[0]}
     assert np.array_equal(joined["inputs"][::copies], dataset.inputs)  # the identity is one of the copies
     for question, answer in zip(joined["inputs"], joined["labels"], strict=True):
-        assert dataset.task.is_valid_solution(question, answer)
+        assert not dataset.task.violations(question, answer)
     answers = loader.undo(joined["labels"]).reshape(5, copies, 16)
     assert (answers == dataset.labels[:, None]).all()
     results = votes(answers, np.zeros((5, copies)), dataset.labels.astype(np.int32), IGNORED, 1)

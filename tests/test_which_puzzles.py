@@ -18,7 +18,7 @@ from trm.errors import DataError
 from trm.inference.evaluator import EvalResult
 from trm.report.runs import collect
 from trm.report.variants import compare
-from trm.run.checkpoint import find_checkpoint
+from trm.run.checkpoint import find_checkpoints
 from trm.run.record import Record
 from trm.tasks.sudoku.task import SudokuTask
 from trm.tracking.labels import labels
@@ -155,7 +155,7 @@ def test_a_run_that_is_called_latest_is_found(tmp_path):
     for step in (1, 2):
         (tmp_path / f"latest/checkpoints/step_{step}").mkdir(parents=True)
         (tmp_path / f"latest/checkpoints/step_{step}/meta.json").touch()
-    assert find_checkpoint(tmp_path / "latest").name == "step_2"
+    assert find_checkpoints(tmp_path / "latest")[0].name == "step_2"
 
 
 # --------------------------------------------------------------------------------------------------------- 3: findings are told

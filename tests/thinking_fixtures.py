@@ -36,7 +36,7 @@ def puzzle(sudoku: Sudoku, *, solved: bool = True, name: str = "made up") -> Puz
     shift = sudoku.box_cols * (row % sudoku.box_rows) + row // sudoku.box_rows
     solution = (shift + column) % sudoku.side + BLANK + 1
     question = np.where(np.arange(sudoku.num_cells) % 3 == 0, solution, BLANK)
-    assert sudoku.is_valid_solution(question, solution)
+    assert not sudoku.violations(question, solution)
     return Puzzle(name, sudoku, question, solution if solved else None)
 
 

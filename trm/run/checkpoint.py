@@ -304,11 +304,6 @@ def find_checkpoints(path: Path) -> list[Path]:
     raise CheckpointError(f"checkpoint={path}: no checkpoint there: give a run folder (outputs/NAME) or its checkpoints/step_N")
 
 
-def find_checkpoint(path: Path) -> Path:
-    """The first choice of `find_checkpoints`."""
-    return find_checkpoints(path)[0]
-
-
 def _write(path: Path, content: bytes) -> None:
     with path.open("wb") as file:
         file.write(content)

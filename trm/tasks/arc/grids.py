@@ -36,13 +36,8 @@ def moved(grid: Grid, symmetry: int) -> Grid:
     return turned
 
 
-def varied(grid: Grid, draw: NDArray[np.uint8]) -> Grid:
-    """A grid in a variant."""
-    return moved(np.concatenate([ITSELF[:1], draw[1:]])[grid], int(draw[0]))
-
-
 def unvaried(grid: Grid, draw: NDArray[np.uint8]) -> Grid:
-    """What `varied` did, done backwards."""
+    """The task's own grid, of a grid in a variant."""
     colours = np.argsort(np.concatenate([ITSELF[:1], draw[1:]])).astype(np.uint8)
     return colours[moved(grid, _INVERSE[int(draw[0])])]
 

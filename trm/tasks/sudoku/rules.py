@@ -129,10 +129,6 @@ class Sudoku:
             found[cells[repeated & (digits > BLANK)]] = True
         return found
 
-    def is_valid_solution(self, question: NDArray[np.integer], answer: NDArray[np.integer]) -> bool:
-        """Whether the answer [L] is complete, keeps the givens of the question [L] and obeys the rules."""
-        return not self.violations(question, answer)
-
     def check_rows(self, questions: NDArray[np.uint8], answers: NDArray[np.uint8]) -> NDArray[np.bool_]:
         """Which rows [N] are sound: every token of both [N, L] is a cell and the answer solves the question."""
         sound: NDArray[np.bool_] = ((questions == BLANK) | (questions == answers)).all(axis=1)
