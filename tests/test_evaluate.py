@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import json
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from running import MESH, TINY, XLA, metrics, refused, run, summary
 import trm.evaluate
 from trm.backends import start
 from trm.backends.native import NativeRuntime
+from trm.cli import compose
 from trm.config import HardwareConfig, ModelConfig, RecursionConfig
 from trm.core.metrics import METRICS, MOST_SAMPLES
 from trm.core.model import Architecture, init_fixed, init_weights
@@ -24,7 +26,7 @@ from trm.data.loader import EvalLoader
 from trm.errors import DataError
 from trm.evaluate import main
 from trm.inference.compute import compute_curve, votes
-from trm.inference.evaluator import EarlyExitEvaluator, FullEvaluator
+from trm.inference.evaluator import EarlyExitEvaluator, FullEvaluator, candidate_loader
 from trm.inference.samples import Samples
 from trm.inference.selection import Said, grid_words, vote
 from trm.tasks.base import augment, undo
@@ -443,3 +445,10 @@ def test_of_several_hosts_one_prints_and_writes(folder, monkeypatch, capsys):
     main(["checkpoint=outputs/r", "evaluate.supervision_steps=[1,2]", "--out", "nowhere"])
     assert capsys.readouterr().out == ""
     assert not (folder / "nowhere").exists()
+
+
+@pytest.mark.parametrize(("puzzles", "devices", "rows"), [(5, 1, 5), (5, 8, 8), (10, 8, 16), (16, 8, 16), (17, 8, 32), (33, 1, 32)])
+def test_a_batch_has_no_more_padding_than_rows(tmp_path, puzzles, devices, rows):
+    cfg = compose([*TINY, f"data.path={tmp_path}/data", f"evaluate.max_puzzles={puzzles}", "evaluate.batch_size=32"])
+    runtime = SimpleNamespace(num_devices=devices, process_index=0, process_count=1)
+    assert candidate_loader(cfg, runtime).global_batch_size == rows

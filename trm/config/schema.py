@@ -360,7 +360,11 @@ class EvaluateConfig:
     """Evaluation during and after training."""
 
     batch_size: int | None = _key(
-        None, "rows of one evaluation batch over all devices; null = train.global_batch_size", low=1, changes=NOTHING
+        None,
+        "rows of one evaluation batch over all devices, or as many as there are where those fill no half of it; "
+        "null = train.global_batch_size",
+        low=1,
+        changes=NOTHING,
     )
     max_puzzles: int | None = _key(
         None,
