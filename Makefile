@@ -18,6 +18,7 @@ $(READY): setup.cfg pyproject.toml
 	@echo "installing into $(VENV) (several GB with the default torch; TORCH_INDEX=URL takes CPU wheels) ..."
 	@if [ -n "$(TORCH_INDEX)" ]; then $(PY) -m pip install -q --index-url "$(TORCH_INDEX)" torch==2.9.1; fi
 	@$(PY) -m pip install -q -e '.[$(EXTRAS)]'
+	@scripts/dev/first_compile.sh $(abspath $(PY))
 	@touch $@
 
 # jax and libtpu for `python -m trm.plan plan.compile=true`, 1 GB in a venv of their own: torch_xla's must stay as it is

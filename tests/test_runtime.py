@@ -5,14 +5,16 @@ import logging
 import os
 import re
 import subprocess
+import sys
+import textwrap
 import threading
 
 import numpy as np
 import pytest
 import torch
+from torch._inductor.cpu_vec_isa import VecAVX2, VecISA
 
-from trm.backends import start
-from trm.backends.native import _compiler_knows_vectors
+from trm.backends import inductor, start
 from trm.config import HardwareConfig
 from trm.errors import ConfigError
 
@@ -101,17 +103,17 @@ def test_inductor_s_kernels_are_for_as_many_threads_as_the_process_has():
         torch.set_num_threads(before)
 
 
-@pytest.mark.parametrize(("answer", "known"), [("true", True), ("false", False)])
-def test_vectors_are_taken_as_known_only_where_the_compiler_takes_their_flags(monkeypatch, answer, known):
-    """Inductor's own check, seconds in other processes, stays for a compiler that does not."""
+@pytest.mark.parametrize(("compiler", "known"), [("true", True), ("false", False)])
+def test_vectors_are_those_whose_flags_the_compiler_takes(monkeypatch, compiler, known):
+    """Without building and loading a library for each, which takes seconds."""
+    start(HardwareConfig(name="cpu", backend="inductor"))
+    assert VecISA.check_build is inductor._takes_its_flags
     given = []
-    monkeypatch.setattr("torch._inductor.cpp_builder.get_cpp_compiler", lambda: answer)
-    monkeypatch.setattr("torch._inductor.cpu_vec_isa.x86_isa_checker", lambda: ["avx2", "avx512"])
+    monkeypatch.setattr(inductor, "get_cpp_compiler", lambda: compiler)
     run = subprocess.run
     monkeypatch.setattr(subprocess, "run", lambda command, **options: given.append(command) or run(command, **options))
-    assert _compiler_knows_vectors() == known
-    assert {"-mavx2", "-mavx512f"} <= set(given[0])
-    assert "-mamx-tile" not in given[0]
+    assert VecAVX2().check_build("") == known
+    assert {"-mavx2", "-mfma"} <= set(given[0])
 
 
 @pytest.mark.parametrize("letter", [" ", "'", '"', "\\", "\n", "\t"])
@@ -156,3 +158,20 @@ def test_torch_in_a_folder_that_inductor_cannot_link_to_is_refused(monkeypatch):
     monkeypatch.setattr("torch.__file__", "/my venv/torch/__init__.py")
     with pytest.raises(ConfigError, match="torch lies in /my venv/torch"):
         start(HardwareConfig(name="cpu", backend="inductor"))
+
+
+@pytest.mark.long
+def test_the_header_of_all_kernels_is_compiled_once_in_a_cache(tmp_path):
+    """While the first step is traced; it is the file that inductor itself would make, so that no kernel makes another."""
+    script = """
+        import torch
+        from trm.backends import inductor, start
+        from trm.config import HardwareConfig
+
+        runtime = start(HardwareConfig(name="cpu", backend="inductor"))
+        inductor.compile_header().join()
+        runtime.compile_block(lambda x: x.sin() + 1)(torch.ones(100))
+        """
+    environment = {k: v for k, v in os.environ.items() if k != "TORCHINDUCTOR_CACHE_DIR"} | {"TMPDIR": str(tmp_path)}
+    subprocess.run([sys.executable, "-c", textwrap.dedent(script)], env=environment, check=True)
+    assert len(list(tmp_path.rglob("*.gch"))) == 1

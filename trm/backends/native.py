@@ -5,29 +5,21 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import functools
-import logging
 import os
 import platform
-import shlex
-import subprocess
 import sys
-import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import numpy as np
 import torch
-import torch._functorch.config
-import torch._inductor.config
 from torch import Tensor
-from torch._inductor.runtime.cache_dir_utils import default_cache_dir
 
 from trm.backends import onednn
 from trm.backends.base import Rows, T, map_tensors, none
 from trm.backends.machine import require_machine
 from trm.config import HardwareConfig
-from trm.errors import ConfigError
 
 MALLOPT_TRIM_THRESHOLD, MALLOPT_MMAP_MAX = -1, -4  # <malloc.h>
 Fn = TypeVar("Fn", bound=Callable[..., Any])
@@ -42,22 +34,14 @@ class NativeRuntime:
 
     def __init__(self, hardware: HardwareConfig) -> None:
         require_machine(hardware)
-        if hardware.backend == "inductor":
-            _require_folders()
-            torch._dynamo.config.recompile_limit = 64  # each batch size and each network is compiled once more, on purpose
-            # trm/backends/onednn.py's function is part of the cache's key, backward and all
-            torch._functorch.config.autograd_cache_allow_custom_autograd_functions = True
         if hardware.jobs > 1:  # jobs side by side share the cores
             torch.set_num_threads(max(1, min(torch.get_num_threads(), (os.cpu_count() or 1) // hardware.jobs)))
-        # part of the key of inductor's cache: kernels for two threads on the one core of a sweep's job would be 20 times slower
-        torch._inductor.config.cpp.threads = torch.get_num_threads()
         if hardware.platform == "cpu":
             _keep_freed_memory()
-            # inductor's look for a CUDA that nothing here uses ends in a warning
-            logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
-            vectors = torch._inductor.config.cpp  # vec_isa_ok is None until the environment or an earlier runtime has set it
-            if hardware.backend == "inductor" and vectors.vec_isa_ok is None and _compiler_knows_vectors():
-                vectors.vec_isa_ok = True
+        if hardware.backend == "inductor":
+            from trm.backends import inductor  # a second, which eager does not need
+
+            inductor.set_up(torch.get_num_threads(), hardware.platform)
         self._device = torch.device(hardware.platform)
         self._backend = hardware.backend
 
@@ -129,58 +113,3 @@ def _keep_freed_memory() -> None:
         c_library = ctypes.CDLL(None)
         c_library.mallopt(MALLOPT_MMAP_MAX, 0)  # no blocks apart from the heap
         c_library.mallopt(MALLOPT_TRIM_THRESHOLD, -1)  # never make the heap smaller
-
-
-def _require_folders() -> None:
-    """Raise ConfigError where inductor's own folders break its commands: it would say so in a hundred lines, at the first step.
-
-    It writes command lines and splits them again, so that names with white space, quotes or backslashes fall apart; what it has
-    compiled is loaded from where it lies.
-    """
-    named = os.environ.get("TORCHINDUCTOR_CACHE_DIR")
-    try:
-        folder = Path(named or default_cache_dir())
-    except (KeyError, OSError) as error:  # a container's user may have no name
-        raise ConfigError(
-            f"inductor finds no name for this user, so no folder to compile in ({error}): set TORCHINDUCTOR_CACHE_DIR to a folder"
-        ) from error
-    variable = "TORCHINDUCTOR_CACHE_DIR" if named else "TMPDIR"
-    fix = "set TORCHINDUCTOR_CACHE_DIR to a folder like /var/tmp/inductor, or use hardware.backend=eager"
-    if not _is_one_word(str(folder)):
-        raise ConfigError(f"{variable}: inductor cannot compile in {folder}, with white space, a quote or a backslash in it: {fix}")
-    libraries = Path(torch.__file__).parent
-    if not _is_one_word(str(libraries)):
-        raise ConfigError(
-            f"torch lies in {libraries}: inductor cannot link to a folder with white space, a quote or a backslash in its name: "
-            "make setup in another folder, or use hardware.backend=eager or hardware=cpu_xla"
-        )
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            flags = os.statvfs(folder).f_flag
-    except OSError as error:
-        raise ConfigError(f"{variable}: inductor cannot write to {folder} ({error.strerror}): {fix}") from error
-    if flags & os.ST_NOEXEC:
-        raise ConfigError(f"{variable}: what inductor compiles in {folder} cannot be run there (mounted noexec): {fix}")
-
-
-def _is_one_word(path: str) -> bool:
-    """Whether a path stays whole when a command line is split as a shell does."""
-    try:
-        return shlex.split(path) == [path]
-    except ValueError:  # an open quote
-        return False
-
-
-def _compiler_knows_vectors() -> bool:
-    """Whether the C++ compiler takes the flags of all vector instructions that inductor may choose on this x86 processor.
-
-    Inductor finds out by building and loading a library for each, in processes that import torch: 4 s of every start.
-    """
-    from torch._inductor.cpp_builder import get_cpp_compiler
-    from torch._inductor.cpu_vec_isa import supported_vec_isa_list, x86_isa_checker
-
-    here = set(x86_isa_checker())
-    flags = [flag for isa in supported_vec_isa_list if set(str(isa).split()) <= here for flag in isa.build_arch_flags().split()]
-    command = [get_cpp_compiler(), *flags, "-x", "c++", "-fsyntax-only", os.devnull]
-    return bool(flags) and subprocess.run(command, capture_output=True, check=False).returncode == 0

@@ -1,0 +1,108 @@
+"""Inductor, torch's compiler: its folders, its settings, and a first start that does not wait for what can be done beside it."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shlex
+import subprocess
+import tempfile
+import threading
+from pathlib import Path
+
+import torch
+import torch._dynamo
+import torch._functorch.config
+import torch._inductor.config
+from torch._inductor.cpp_builder import get_cpp_compiler
+from torch._inductor.cpu_vec_isa import VecISA
+from torch._inductor.runtime.cache_dir_utils import default_cache_dir
+
+from trm.errors import ConfigError
+
+EMPTY_KERNEL = 'extern "C" void kernel() {}\n'
+
+
+def set_up(threads: int, platform: str) -> None:
+    """Have inductor compile for so many threads, and on a CPU begin with what all kernels need. Raises ConfigError."""
+    _require_folders()
+    torch._dynamo.config.recompile_limit = 64  # each batch size and each network is compiled once more, on purpose
+    # trm/backends/onednn.py's function is part of the cache's key, backward and all
+    torch._functorch.config.autograd_cache_allow_custom_autograd_functions = True
+    # part of the key of inductor's cache: kernels for two threads on the one core of a sweep's job would be 20 times slower
+    torch._inductor.config.cpp.threads = threads
+    if platform != "cpu":
+        return
+    # inductor's look for a CUDA that nothing here uses ends in a warning
+    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
+    VecISA.check_build = _takes_its_flags  # type: ignore[method-assign,assignment]
+    compile_header()
+
+
+def _takes_its_flags(vectors: VecISA, code: str) -> bool:
+    """Whether the C++ compiler takes the flags of these vector instructions, which the processor has.
+
+    Inductor asks by building and loading a library for each, in processes that import torch: 3 to 4 s of every start.
+    """
+    command = [get_cpp_compiler(), *vectors.build_arch_flags().split(), "-x", "c++", "-fsyntax-only", os.devnull]
+    return subprocess.run(command, capture_output=True, check=False).returncode == 0
+
+
+def compile_header() -> threading.Thread:
+    """Compile the header of all kernels in a thread, while data are read and the step is traced; nothing where it is in the cache.
+
+    It is a third of what the first step on a machine takes, and inductor would begin with it after tracing.
+    """
+    from torch._inductor.codecache import CppPythonBindingsCodeCache  # a second, which inductor then does not need
+    from torch._inductor.exc import CppCompileError
+
+    def work() -> None:
+        try:
+            CppPythonBindingsCodeCache.load_pybinding([], EMPTY_KERNEL)
+        except CppCompileError as error:  # which the first kernel ends the run with
+            logging.getLogger(__name__).debug("no header: %s", error)
+
+    thread = threading.Thread(target=work, name="header", daemon=True)
+    thread.start()
+    return thread
+
+
+def _require_folders() -> None:
+    """Raise ConfigError where inductor's own folders break its commands: it would say so in a hundred lines, at the first step.
+
+    It writes command lines and splits them again, so that names with white space, quotes or backslashes fall apart; what it has
+    compiled is loaded from where it lies.
+    """
+    named = os.environ.get("TORCHINDUCTOR_CACHE_DIR")
+    try:
+        folder = Path(named or default_cache_dir())
+    except (KeyError, OSError) as error:  # a container's user may have no name
+        raise ConfigError(
+            f"inductor finds no name for this user, so no folder to compile in ({error}): set TORCHINDUCTOR_CACHE_DIR to a folder"
+        ) from error
+    variable = "TORCHINDUCTOR_CACHE_DIR" if named else "TMPDIR"
+    fix = "set TORCHINDUCTOR_CACHE_DIR to a folder like /var/tmp/inductor, or use hardware.backend=eager"
+    if not _is_one_word(str(folder)):
+        raise ConfigError(f"{variable}: inductor cannot compile in {folder}, with white space, a quote or a backslash in it: {fix}")
+    libraries = Path(torch.__file__).parent
+    if not _is_one_word(str(libraries)):
+        raise ConfigError(
+            f"torch lies in {libraries}: inductor cannot link to a folder with white space, a quote or a backslash in its name: "
+            "make setup in another folder, or use hardware.backend=eager or hardware=cpu_xla"
+        )
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            flags = os.statvfs(folder).f_flag
+    except OSError as error:
+        raise ConfigError(f"{variable}: inductor cannot write to {folder} ({error.strerror}): {fix}") from error
+    if flags & os.ST_NOEXEC:
+        raise ConfigError(f"{variable}: what inductor compiles in {folder} cannot be run there (mounted noexec): {fix}")
+
+
+def _is_one_word(path: str) -> bool:
+    """Whether a path stays whole when a command line is split as a shell does."""
+    try:
+        return shlex.split(path) == [path]
+    except ValueError:  # an open quote
+        return False
