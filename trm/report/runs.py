@@ -11,14 +11,15 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
 from trm.config import Config, to_plain
 from trm.errors import UserError
 from trm.run.folder import CONFIG_FILE, SUMMARY_FILE, in_use
 from trm.run.progress import work
 from trm.tracking.record import METRICS_FILE
+
+# of settings that Hydra wrote; OmegaConf's own takes ten times as long
+YAML_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 COMPOSED_FILE, HYDRA_FILE = "config/config.yaml", "config/hydra.yaml"  # Hydra writes these before the run begins
 GRID_FILE = "grid.json"
@@ -333,10 +334,11 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
-        found = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
+        with path.open("rb") as file:
+            found = yaml.load(file, YAML_LOADER)
     except FileNotFoundError:
         raise
-    except (OSError, ValueError, RecursionError, yaml.YAMLError, OmegaConfBaseException) as error:
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         raise _DamagedError(f"{path.name}: not readable as YAML ({_first_line(error)})") from error
     if not isinstance(found, dict) or not found:
         raise _DamagedError(f"{path.name}: holds no settings")
