@@ -25,7 +25,6 @@ from bench import step
 from bench.machine import Row, Worker, median_and_spread, tests_module, turns, until_stopped
 from trm.cli import compose
 from trm.errors import UserError
-from trm.inference.evaluator import held_out_loader
 from trm.plan.workload import architecture_of
 from trm.run.experiment import Experiment, build
 
@@ -119,7 +118,7 @@ def _batches(exp: Experiment, names: dict[str, str]) -> tuple[Callable[[], Any],
         return {theirs: batch[ours] for ours, theirs in names.items()}
 
     training = itertools.cycle([named(exp.runtime.put_batch(exp.host_batch(i))) for i in range(step.NUM_BATCHES)])
-    evaluation = named(exp.runtime.put_batch(next(iter(held_out_loader(exp.cfg, exp.runtime, 1)))))
+    evaluation = named(exp.runtime.put_batch(step.full_batch(exp)))
     return lambda: next(training), evaluation
 
 

@@ -15,6 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from bench.machine import Row, Worker, matmul_rate, median_and_spread, onednn_rate, stopped, tests_module, turns, until_stopped
@@ -24,6 +25,7 @@ from trm.core.flops import analytic_eval_flops, analytic_train_flops
 from trm.core.metrics import METRICS
 from trm.core.programs import eval_program, train_program
 from trm.core.step import empty_carry
+from trm.data.loader import Batch
 from trm.errors import ConfigError
 from trm.inference.evaluator import held_out_loader
 from trm.plan.workload import architecture_of
@@ -190,7 +192,7 @@ def _compiled_programs(exp: Experiment) -> Programs:
     local = exp.cfg.eval_batch_size // runtime.process_count
     carry = runtime.put_rows(empty_carry(arch, exp.fixed, local))
     sums = runtime.put_replicated(torch.zeros(len(METRICS), dtype=arch.master_dtype))
-    batch = runtime.put_batch(next(iter(held_out_loader(exp.cfg, runtime, 1))))
+    batch = runtime.put_batch(full_batch(exp))
     evaluation_step = runtime.compile(*eval_program(arch))
 
     def evaluate() -> None:
@@ -200,13 +202,20 @@ def _compiled_programs(exp: Experiment) -> Programs:
     return Programs({"train": train, "eval": evaluate}, runtime.wait)
 
 
+def full_batch(exp: Experiment) -> Batch:
+    """The first test puzzles, over and over where they are fewer than an evaluation's batch."""
+    rows = exp.cfg.eval_batch_size // exp.runtime.process_count
+    batch = next(iter(held_out_loader(exp.cfg, exp.runtime, 1)))
+    return {name: np.resize(values, (rows, *values.shape[1:])) for name, values in batch.items()}
+
+
 def _ordinary_programs(exp: Experiment, way: str) -> Programs:
     compiler = partial(torch.compile, dynamic=False) if way == ORDINARY_COMPILED else lambda function: function
     trainer = tests_module("ordinary").Trainer(  # which is the step's oracle there
         exp.step_config, exp.first_state(), exp.fixed, exp.cfg.hardware.platform, compiler
     )
     batches = itertools.cycle([exp.runtime.put_batch(exp.host_batch(step)) for step in range(NUM_BATCHES)])
-    batch = exp.runtime.put_batch(next(iter(held_out_loader(exp.cfg, exp.runtime, 1))))
+    batch = exp.runtime.put_batch(full_batch(exp))
     carry = trainer.empty_carry(exp.cfg.eval_batch_size)
 
     def evaluate() -> None:

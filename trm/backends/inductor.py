@@ -15,7 +15,7 @@ import torch._dynamo
 import torch._functorch.config
 import torch._inductor.config
 from torch._inductor.cpp_builder import get_cpp_compiler
-from torch._inductor.cpu_vec_isa import VecISA
+from torch._inductor.cpu_vec_isa import VecISA, pick_vec_isa
 from torch._inductor.runtime.cache_dir_utils import default_cache_dir
 
 from trm.errors import ConfigError
@@ -36,6 +36,7 @@ def set_up(threads: int, platform: str) -> None:
     # inductor's look for a CUDA that nothing here uses ends in a warning
     logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
     VecISA.check_build = _takes_its_flags  # type: ignore[method-assign,assignment]
+    pick_vec_isa()  # once, before there are two threads: it changes the flags while it asks for them
     compile_header()
 
 
