@@ -35,7 +35,6 @@ import argparse
 import contextlib
 import importlib
 import json
-import os
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -45,8 +44,6 @@ from bench.compare import TURNS, compare, configs, revisions
 from bench.machine import Row, facts, stopped, table, until_stopped
 from trm.cli import options
 from trm.errors import EXIT_INTERRUPTED, UserError
-
-ALONE = "300000"  # turns of a waiting thread: libgomp's own number
 
 # Modules of bench, imported when they are asked for, since torch takes seconds. `measure(overrides, ...)` returns the rows; the
 # options that it takes beside are `sizes` where the module has SIZES (the default: all), `ways` where it has WAYS (the default:
@@ -104,9 +101,6 @@ def main(arguments: list[str]) -> None:
     if name not in SUBCOMMANDS:
         raise UserError(f"{name or 'nothing'} is not a benchmark: choose one of {', '.join(SUBCOMMANDS)}")
     given = _parse(rest, comparing)
-    # processes that take turns are no neighbours: one that gave way to them (trm/backends/openmp.py) would begin its turn slowly
-    if not {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"} & os.environ.keys():
-        os.environ["GOMP_SPINCOUNT"] = ALONE
     benchmark = importlib.import_module(f"bench.{SUBCOMMANDS[name]}")
     chosen = options_of(name, benchmark, given)
     machine = facts()

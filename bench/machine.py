@@ -28,6 +28,8 @@ from trm.cli import ROOT
 from trm.errors import RunFailure
 
 Row = dict[str, Any]
+WAIT_VARIABLES = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")  # how OpenMP's threads wait for one another, read when torch loads
+AS_THEY_COME = {"GOMP_SPINCOUNT": "300000"}  # what libgomp takes where nothing is said, whoever is beside
 T = TypeVar("T")
 
 CAPTURED: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}

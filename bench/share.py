@@ -13,14 +13,14 @@ import tempfile
 from pathlib import Path
 from statistics import median
 
-from bench.machine import Row, turns, until_stopped
+from bench.machine import AS_THEY_COME, WAIT_VARIABLES, Row, turns, until_stopped
 from trm.errors import RunFailure
 
 ROUNDS = 3
 STEPS, LAP = 180, 15
 WAYS = {
     "configured": {},
-    "as_they_come": {"GOMP_SPINCOUNT": "300000"},  # what libgomp takes where nothing is said, whoever is beside
+    "as_they_come": AS_THEY_COME,
     "passive": {"OMP_WAIT_POLICY": "PASSIVE"},
     "active": {"OMP_WAIT_POLICY": "ACTIVE"},
     **{f"spin_{count}": {"GOMP_SPINCOUNT": str(count)} for count in (400, 600, 1000, 3000, 10000, 30000, 100000)},
@@ -65,7 +65,7 @@ def measure(overrides: list[str], ways: list[str], rounds: int) -> list[Row]:
 
 def _runs(folder: Path, overrides: list[str], way: str, count: int) -> list[float]:
     """Samples/s of so many runs at once."""
-    environment = {k: v for k, v in os.environ.items() if k not in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")} | WAYS[way]
+    environment = {k: v for k, v in os.environ.items() if k not in WAIT_VARIABLES} | WAYS[way]
     command = [sys.executable, "-m", "trm.train", *SETTINGS, *overrides]
     runs = [
         subprocess.Popen([*command, f"run_name={i}", "train.resume=never"], cwd=folder, env=environment, stdout=subprocess.DEVNULL)

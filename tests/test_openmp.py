@@ -32,8 +32,12 @@ def answer(script: str, **given: str) -> str:
 def test_the_environment_decides_where_it_says_how_threads_wait(given, policy):
     script = """
         import threading
+        from trm.backends import start
         from trm.backends.openmp import wait_policy
-        print(wait_policy(), "cores" in {thread.name for thread in threading.enumerate()})
+        from trm.config import HardwareConfig
+        start(HardwareConfig(name="cpu", backend="eager"))
+        watched = "cores" in {thread.name for thread in threading.enumerate()}
+        print(wait_policy(), watched)
     """
     assert answer(script, **given) == f"{policy} {policy == 'adaptive'}"
 
@@ -70,13 +74,13 @@ def test_in_a_crowd_threads_sleep_instead_of_spinning_until_it_ends():
 
 
 def test_the_crowd_comes_and_goes_with_the_others():
-    """Another process takes one of the two cores, and half of one, and nothing."""
+    """Others take one of the two cores, a tenth of one, half of one, and nothing."""
     script = """
-        import itertools, threading, time
+        import threading, time
         from trm.backends import openmp
 
         others = 1.0
-        def seconds(cores, start=time.monotonic()):
+        def seconds(cores):
             now = time.monotonic()
             used.append((now - last[0]) * others)
             last[0] = now

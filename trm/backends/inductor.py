@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 import shlex
@@ -33,8 +34,6 @@ def set_up(threads: int, platform: str) -> None:
     torch._inductor.config.cpp.threads = threads
     if platform != "cpu":
         return
-    # inductor's look for a CUDA that nothing here uses ends in a warning
-    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
     VecISA.check_build = _takes_its_flags  # type: ignore[method-assign,assignment]
     pick_vec_isa()  # once, before there are two threads: it changes the flags while it asks for them
     compile_header()
@@ -49,6 +48,7 @@ def _takes_its_flags(vectors: VecISA, code: str) -> bool:
     return subprocess.run(command, capture_output=True, check=False).returncode == 0
 
 
+@functools.cache
 def compile_header() -> threading.Thread:
     """Compile the header of all kernels in a thread, while data are read and the step is traced; nothing where it is in the cache.
 

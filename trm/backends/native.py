@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import functools
+import logging
 import os
 import platform
 import sys
@@ -38,6 +39,8 @@ class NativeRuntime:
             torch.set_num_threads(max(1, min(torch.get_num_threads(), (os.cpu_count() or 1) // hardware.jobs)))
         if hardware.platform == "cpu":
             _keep_freed_memory()
+            # inductor's look for a CUDA that nothing here uses ends in a warning
+            logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
         if hardware.backend == "inductor":
             from trm.backends import inductor  # a second, which eager does not need
 

@@ -509,10 +509,11 @@ def held_out_loader(
             process_index=runtime.process_index,
             process_count=runtime.process_count,
         )
+    # of a sample as of the rest, so that both are of one shape
     rows = min(cfg.evaluate.max_puzzles or dataset.num_rows, dataset.num_rows) * copies * way.particles
     return EvalLoader(
         dataset,
-        global_batch_size=_filled(batch_size or cfg.eval_batch_size, rows, math.lcm(way.rows_together, runtime.num_devices)),
+        global_batch_size=_rows_of_batch(batch_size or cfg.eval_batch_size, rows, math.lcm(way.rows_together, runtime.num_devices)),
         max_puzzles=cfg.evaluate.max_puzzles or most,
         copies=copies,
         repeats=way.particles,
@@ -524,7 +525,7 @@ def held_out_loader(
     )
 
 
-def _filled(batch: int, rows: int, multiple: int) -> int:
+def _rows_of_batch(batch: int, rows: int, multiple: int) -> int:
     """The batch's rows, or where the rows that there are leave half of them empty, as many as these need.
 
     Rows of padding take as long as any. It is not made a little smaller: one as large as training's has nothing new to compile.
