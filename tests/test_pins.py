@@ -34,6 +34,7 @@ NAMES = [
     "torch._inductor.cpu_vec_isa:VecISA.build_arch_flags",
     "torch._inductor.cpu_vec_isa:VecISA.check_build",
     "torch._inductor.cpu_vec_isa:pick_vec_isa",
+    "torch._inductor.codecache:CppCodeCache.load",
     "torch._inductor.codecache:CppPythonBindingsCodeCache.load_pybinding",
     "torch._inductor.exc:CppCompileError",
     "torch._inductor.runtime.cache_dir_utils:default_cache_dir",

@@ -40,6 +40,10 @@ class Runtime(Protocol):
         """The product without bias that the network uses here, of [..., in] and [out, in] to [..., out]."""
 
     @property
+    def swiglu(self) -> Callable[[Tensor, Tensor, Tensor], Tensor] | None:
+        """down(silu(gate) * up) of [..., in], gate_up [2 * inner, in] and down [out, inner] in one kernel; None without such."""
+
+    @property
     def is_main(self) -> bool:
         """True on the one process that writes files and logs."""
 

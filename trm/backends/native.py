@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from trm.backends import onednn
+from trm.backends import onednn, swiglu
 from trm.backends.base import Rows, T, map_tensors, none
 from trm.backends.machine import require_machine
 from trm.config import HardwareConfig
@@ -45,6 +45,10 @@ class NativeRuntime:
             from trm.backends import inductor  # a second, which eager does not need
 
             inductor.set_up(torch.get_num_threads(), hardware.platform)
+        self.swiglu = None
+        if hardware.backend == "inductor" and hardware.platform == "cpu" and swiglu.usable(dtype := getattr(torch, hardware.dtype)):
+            swiglu.prepare(dtype)
+            self.swiglu = swiglu.swiglu
         self._device = torch.device(hardware.platform)
         self._backend = hardware.backend
 

@@ -125,6 +125,7 @@ class XlaRuntime:
     """torch_xla on CPU or TPU; SPMD over a 1-D mesh where there is more than one device."""
 
     linear = staticmethod(F.linear)
+    swiglu = None
     _always_spmd = False
 
     def __init__(self, hardware: HardwareConfig) -> None:

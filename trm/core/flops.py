@@ -109,7 +109,7 @@ def count_row_flops(cfg: Config, arch: Architecture) -> int:
     """The same of one candidate of a puzzle, with what its `inference` adds."""
     rows, way = cfg.inference.particles, cfg.inference  # a group is whole
     # as plain torch computes it: the counter does not know what backends put in its place
-    arch = dataclasses.replace(arch, linear=F.linear, compile_block=lambda blocks: blocks, num_devices=1)
+    arch = dataclasses.replace(arch, linear=F.linear, swiglu=None, compile_block=lambda blocks: blocks, num_devices=1)
     arguments = eval_arguments(cfg, arch, rows)
     if way.is_random:
         arguments.batch["rows"] = torch.empty(rows, dtype=torch.int64, device="meta")

@@ -52,6 +52,7 @@ class Architecture:
     attend: Attend = scores
     # what the backend puts in the place of plain torch (trm/backends/base.py)
     linear: Callable[[Tensor, Tensor], Tensor] = F.linear
+    swiglu: Callable[[Tensor, Tensor, Tensor], Tensor] | None = None
     compile_block: Callable[[Blocks], Blocks] = _as_it_is
     whole: Callable[[Tensor], Tensor] = _itself
 
@@ -233,6 +234,8 @@ def swiglu(arch: Architecture, x: Tensor, gate_up: Tensor, down: Tensor, conv: t
     gated_norm_swiglu: down(norm(gate * up) * sigmoid(gate)), the norm over the inner width.
     conv_swiglu and conv2d_swiglu, given `conv`: down(silu(convolution of silu(gate) * up)), depthwise.
     """
+    if arch.swiglu is not None and arch.model.mlp == "swiglu":
+        return arch.swiglu(x, gate_up.to(x.dtype), down.to(x.dtype))
     gate, up = _linear(arch, x, gate_up).chunk(2, dim=-1)
     if arch.model.mlp == "gated_norm_swiglu":
         return _linear(arch, torch.sigmoid(gate) * rms_norm(gate * up, arch.model.rms_norm_eps), down)

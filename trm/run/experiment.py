@@ -130,4 +130,6 @@ def started(cfg: Config) -> Runtime:
 
 def on_devices(arch: Architecture, runtime: Runtime) -> Architecture:
     """The architecture with what the devices put in the place of plain torch."""
-    return dataclasses.replace(arch, linear=runtime.linear, compile_block=runtime.compile_block, whole=runtime.whole)
+    return dataclasses.replace(
+        arch, linear=runtime.linear, swiglu=runtime.swiglu, compile_block=runtime.compile_block, whole=runtime.whole
+    )

@@ -1,0 +1,92 @@
+"""SwiGLU in one kernel against the same in float64: values and gradients, whatever the number of rows and the widths."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from trm.backends import start, swiglu
+from trm.config import HardwareConfig
+
+DTYPES = [torch.float32, torch.bfloat16]
+# largest error as a share of the largest value: bfloat16 has 8 bits, and the weights' gradients are rounded once
+TOLERANCE = {torch.float32: 2e-6, torch.bfloat16: 1e-2}
+
+
+def on_this_machine(dtype):
+    start(HardwareConfig(name="cpu", backend="inductor"))  # its folders and the number of its threads
+    if not swiglu.usable(dtype):
+        pytest.skip(f"this processor has no AVX-512 for {dtype}")
+
+
+def plain(x, gate_up, down):
+    gate, up = F.linear(x, gate_up).chunk(2, dim=-1)
+    return F.linear(F.silu(gate) * up, down)
+
+
+def operands(dtype, rows, width, inner, out):
+    random = torch.Generator().manual_seed(width)
+    shapes = {"x": (*rows, width), "gate_up": (2 * inner, width), "down": (out, inner), "grad": (*rows, out)}
+    scales = {"gate_up": 2 * width**-0.5, "down": inner**-0.5}
+    return {name: (torch.randn(shape, generator=random) * scales.get(name, 1)).to(dtype) for name, shape in shapes.items()}
+
+
+def computed(function, given):
+    leaves = [given[name].detach().requires_grad_() for name in ("x", "gate_up", "down")]
+    out = function(*leaves)
+    return out.detach(), *torch.autograd.grad(out, leaves, given["grad"])
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("rows", [(1,), (2, 33), (129,), (4, 64)])  # no whole tile, an odd one, some whole ones and a rest
+@pytest.mark.parametrize(("width", "inner", "out"), [(16, 256, 16), (97, 512, 97), (7, 256, 40)])
+def test_values_and_gradients(dtype, rows, width, inner, out):
+    on_this_machine(dtype)
+    given = operands(dtype, rows, width, inner, out)
+    ours = computed(swiglu.swiglu, given)
+    reference = computed(plain, {name: tensor.double() for name, tensor in given.items()})
+    for found, exact in zip(ours, reference, strict=True):
+        assert (found.shape, found.dtype) == (exact.shape, dtype)
+        assert (found.double() - exact).abs().max() <= TOLERANCE[dtype] * exact.abs().max()
+    assert all(torch.equal(once, again) for once, again in zip(ours, computed(swiglu.swiglu, given), strict=True))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_large_gates_and_what_is_not_finite(dtype):
+    on_this_machine(dtype)
+    given = operands(dtype, (40,), 16, 256, 16)
+    given["gate_up"][:256] *= 1000  # gates of some thousands, either way
+    ours, reference = computed(swiglu.swiglu, given), computed(plain, {name: tensor.double() for name, tensor in given.items()})
+    for found, exact in zip(ours, reference, strict=True):
+        assert (found.double() - exact).abs().max() <= 2 * TOLERANCE[dtype] * exact.abs().max()
+    given["x"][3, 5] = torch.nan
+    broken = swiglu.swiglu(given["x"], given["gate_up"], given["down"]).isnan().any(-1)
+    assert broken.nonzero().flatten().tolist() == [3]
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_row_does_not_depend_on_those_beside_it(dtype):
+    on_this_machine(dtype)
+    given = operands(dtype, (100,), 36, 256, 36)
+    x, weights = given["x"], (given["gate_up"], given["down"])
+    whole = swiglu.swiglu(x, *weights)
+    for rows in (slice(0, 1), slice(10, 43), slice(64, 100)):
+        assert torch.equal(swiglu.swiglu(x[rows], *weights), whole[rows])
+
+
+@pytest.mark.parametrize(
+    ("dtype", "width", "inner"), [(torch.float64, 16, 256), (torch.float32, 16, 100), (torch.float32, 512, 1536)]
+)
+def test_what_the_kernel_is_not_for_is_computed_by_products(dtype, width, inner, monkeypatch):
+    monkeypatch.setattr(swiglu, "kernels", None)
+    given = operands(dtype, (5,), width, inner, width)
+    exact = plain(*(given[name].double() for name in ("x", "gate_up", "down")))
+    torch.testing.assert_close(swiglu.swiglu(given["x"], given["gate_up"], given["down"]).double(), exact, rtol=1e-4, atol=1e-5)
+
+
+def test_whose_runtime_has_it():
+    def of(**settings):
+        return start(HardwareConfig(name="cpu", **settings)).swiglu
+
+    assert of(backend="eager") is None
+    assert of(backend="inductor", dtype="float64") is None
+    assert (of(backend="inductor") is not None) == swiglu.usable(torch.float32)
