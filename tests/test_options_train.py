@@ -14,7 +14,7 @@ OPTIONS = [
     *ALL,
     "train.log_every_steps=3",
     "optimizer.warmup_steps=5",
-    "model.hidden_size=16",
+    "model={hidden_size:16,num_layers:1}",
     "optimizer.clip_grad_norm=1",
 ]
 OPTIONS += ["train.keep_checkpoints=4"]  # step 5 too
