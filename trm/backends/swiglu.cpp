@@ -34,7 +34,8 @@ inline void product(int64_t m, int64_t n, int64_t k, const Number* a, int64_t ld
 
 #ifdef __AVX512BF16__
 inline __m512i rounded(__m512 low, __m512 high) { return (__m512i)_mm512_cvtne2ps_pbh(high, low); }
-#else  // never called: trm/backends/swiglu.py asks for it
+#else  // never called
+static_assert(!PAIRS, "bfloat16 needs AVX-512 BF16");
 inline __m512i rounded(__m512, __m512) { return _mm512_setzero_si512(); }
 #endif
 
@@ -148,10 +149,11 @@ inline void two_rows(const __m512* values, int64_t at, Number* pairs, Number* ro
 }  // namespace
 
 // out [n, o] = (silu(x gate') * (x up')) down' with x [n, k], gate_up [2 i, k] and down [o, i]
-extern "C" void forward(const Number* x, const Number* gate_up, const Number* down, Number* out, int64_t n, int64_t k, int64_t i, int64_t o) {
+extern "C" void forward(const Number* x, const Number* gate_up, const Number* down, Number* out, int64_t n, int64_t k, int64_t i, int64_t o,
+                        int64_t threads) {
     const int64_t kp = padded(k);
     Buffer<Number> gate_up_b(kp * 2 * i), down_b(i * o);
-#pragma omp parallel
+#pragma omp parallel num_threads(threads)
     {
         pack_transposed(gate_up, 2 * i, k, gate_up_b);
         pack_transposed(down, o, i, down_b);
@@ -186,15 +188,15 @@ extern "C" void forward(const Number* x, const Number* gate_up, const Number* do
 
 // The gradients of x, gate_up and down, given that of out.
 extern "C" void backward(const Number* x, const Number* gate_up, const Number* down, const Number* d_out, Number* d_x, Number* d_gate_up,
-                         Number* d_down, int64_t n, int64_t k, int64_t i, int64_t o) {
-    const int64_t kp = padded(k), op = padded(o), most = omp_get_max_threads();
+                         Number* d_down, int64_t n, int64_t k, int64_t i, int64_t o, int64_t threads) {
+    const int64_t kp = padded(k), op = padded(o);
     Buffer<Number> gate_up_t(kp * 2 * i), down_b(op * i), gate_up_b(2 * i * k);
-    Buffer<float> sums_gate_up(most * k * 2 * i), sums_down(most * o * i);
-    int64_t threads = 1;
-#pragma omp parallel
+    Buffer<float> sums_gate_up(threads * k * 2 * i), sums_down(threads * o * i);
+    int64_t team = 1;  // there may be fewer threads
+#pragma omp parallel num_threads(threads)
     {
 #pragma omp single
-        threads = omp_get_num_threads();
+        team = omp_get_num_threads();
         pack_transposed(gate_up, 2 * i, k, gate_up_t);
         const Number* right_down = pack(down, o, i, down_b);
         const Number* right_gate_up = pack(gate_up, 2 * i, k, gate_up_b);
@@ -254,7 +256,7 @@ extern "C" void backward(const Number* x, const Number* gate_up, const Number* d
         // the threads' sums together, in their order
         const auto total = [&](const float* sums, int64_t size, int64_t at) {
             float value = sums[at];
-            for (int64_t t = 1; t < threads; ++t) value += sums[t * size + at];
+            for (int64_t t = 1; t < team; ++t) value += sums[t * size + at];
             return static_cast<Number>(value);
         };
 #pragma omp for nowait

@@ -96,9 +96,10 @@ def kernels(dtype: torch.dtype) -> ctypes.CDLL:
 
 
 def _call(function: Callable[..., Any], *tensors: Tensor) -> None:
-    """With the sizes rows, in, inner, out of `tensors`: x, gate_up, down and whatever else."""
+    """With the sizes of `tensors`, which are x, gate_up, down and whatever else, and the threads that torch has."""
     (n, k), (o, i) = tensors[0].shape, tensors[2].shape
-    function(*(ctypes.c_void_p(tensor.data_ptr()) for tensor in tensors), *map(ctypes.c_int64, (n, k, i, o)))
+    sizes = map(ctypes.c_int64, (n, k, i, o, torch.get_num_threads()))
+    function(*(ctypes.c_void_p(tensor.data_ptr()) for tensor in tensors), *sizes)
 
 
 def _forward(x: Tensor, gate_up: Tensor, down: Tensor) -> Tensor:
