@@ -1,11 +1,15 @@
 """SwiGLU in one kernel against the same in float64: values and gradients, whatever the number of rows and the widths."""
 
+import dataclasses
+
 import pytest
 import torch
 import torch.nn.functional as F
 
 from trm.backends import start, swiglu
+from trm.cli import compose
 from trm.config import HardwareConfig
+from trm.core.model import architecture, forward, init_fixed, init_weights, with_latents
 
 DTYPES = [torch.float32, torch.bfloat16]
 # largest error as a share of the largest value: bfloat16 has 8 bits, and the weights' gradients are rounded once
@@ -30,6 +34,14 @@ def operands(dtype, rows, width, inner, out):
     return {name: (torch.randn(shape, generator=random) * scales.get(name, 1)).to(dtype) for name, shape in shapes.items()}
 
 
+@pytest.fixture
+def kernel_calls(monkeypatch):
+    """How often the kernel was called."""
+    calls, call = [], swiglu._call
+    monkeypatch.setattr(swiglu, "_call", lambda function, *tensors: (calls.append(function), call(function, *tensors)))
+    return calls
+
+
 def computed(function, given):
     leaves = [given[name].detach().requires_grad_() for name in ("x", "gate_up", "down")]
     out = function(*leaves)
@@ -39,10 +51,11 @@ def computed(function, given):
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("rows", [(1,), (2, 33), (129,), (4, 64)])  # no whole tile, an odd one, some whole ones and a rest
 @pytest.mark.parametrize(("width", "inner", "out"), [(16, 256, 16), (97, 512, 97), (7, 256, 40)])
-def test_values_and_gradients(dtype, rows, width, inner, out):
+def test_values_and_gradients(dtype, rows, width, inner, out, kernel_calls):
     on_this_machine(dtype)
     given = operands(dtype, rows, width, inner, out)
     ours = computed(swiglu.swiglu, given)
+    assert len(kernel_calls) == 2  # there and back
     reference = computed(plain, {name: tensor.double() for name, tensor in given.items()})
     for found, exact in zip(ours, reference, strict=True):
         assert (found.shape, found.dtype) == (exact.shape, dtype)
@@ -81,6 +94,25 @@ def test_what_the_kernel_is_not_for_is_computed_by_products(dtype, width, inner,
     given = operands(dtype, (5,), width, inner, width)
     exact = plain(*(given[name].double() for name in ("x", "gate_up", "down")))
     torch.testing.assert_close(swiglu.swiglu(given["x"], given["gate_up"], given["down"]).double(), exact, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(("mlp", "calls"), [("swiglu", 2 * 2 * 6), ("conv_swiglu", 0)])
+def test_every_pass_of_the_network_calls_it(mlp, calls):
+    """Two blocks of two MLPs, T (n + 1) = 6 passes; another MLP than swiglu is not what it computes."""
+    shapes = []
+
+    def counted(x, gate_up, down):
+        shapes.append((gate_up.shape, down.shape))
+        assert x.dtype == gate_up.dtype == down.dtype == torch.bfloat16
+        return plain(x, gate_up, down)
+
+    cfg = compose(["data=sudoku_4x4", "recipe=tiny", "recursion=t2_n2", "hardware.dtype=bfloat16", f"model.mlp={mlp}"])
+    arch = architecture(cfg, seq_len=16, vocab_size=6, num_puzzle_identifiers=1)
+    weights, fixed = init_weights(arch, 0), init_fixed(arch, 0)
+    given = with_latents(arch, fixed, 3), torch.ones(3, 16, dtype=torch.int32)
+    own = forward(dataclasses.replace(arch, swiglu=counted), weights, fixed, None, *given)
+    assert len(shapes) == calls
+    assert torch.equal(own.logits, forward(arch, weights, fixed, None, *given).logits)
 
 
 def test_whose_runtime_has_it():

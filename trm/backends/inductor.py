@@ -9,6 +9,7 @@ import shlex
 import subprocess
 import tempfile
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -55,15 +56,21 @@ def compile_header() -> threading.Thread:
     It is a third of what the first step on a machine takes, and inductor would begin with it after tracing.
     """
     from torch._inductor.codecache import CppPythonBindingsCodeCache  # a second, which inductor then does not need
+
+    return compile_beside("header", lambda: CppPythonBindingsCodeCache.load_pybinding([], EMPTY_KERNEL))
+
+
+def compile_beside(name: str, work: Callable[[], object]) -> threading.Thread:
+    """A thread in which `work` compiles what is needed later, by which it is compiled again, and the error told, where it fails."""
     from torch._inductor.exc import CppCompileError
 
-    def work() -> None:
+    def run() -> None:
         try:
-            CppPythonBindingsCodeCache.load_pybinding([], EMPTY_KERNEL)
-        except CppCompileError as error:  # which the first kernel ends the run with
-            logging.getLogger(__name__).debug("no header: %s", error)
+            work()
+        except CppCompileError as error:
+            logging.getLogger(__name__).debug("%s: %s", name, error)
 
-    thread = threading.Thread(target=work, name="header", daemon=True)
+    thread = threading.Thread(target=run, name=name, daemon=True)
     thread.start()
     return thread
 

@@ -1,5 +1,6 @@
 // SwiGLU and its gradients, tile by tile of the rows, so that what lies between its two products never leaves the cache.
-// NUMBER is the type of all operands; products are oneDNN's microkernels, which add up in float32.
+// NUMBER is the type of all operands, COLUMNS how much of the inner width, a multiple of it, is in the cache at a time. Products are
+// oneDNN's microkernels, which add up in float32.
 
 #include <torch/csrc/inductor/cpp_prefix.h>
 
@@ -13,8 +14,8 @@ namespace {
 
 using Number = NUMBER;
 constexpr bool PAIRS = std::is_same_v<Number, at::BFloat16>;  // the microkernels want the right operand's rows in pairs
-constexpr int64_t ROWS = 64;      // of a tile
-constexpr int64_t COLUMNS = 256;  // of the inner width at a time
+constexpr int64_t GROUP = PAIRS ? 2 : 1;                      // rows of a right operand that lie together, column by column
+constexpr int64_t ROWS = 64;                                  // of a tile
 
 template <class T>
 struct Buffer {
@@ -24,7 +25,7 @@ struct Buffer {
     operator T*() const { return memory.get(); }
 };
 
-constexpr int64_t padded(int64_t size) { return PAIRS ? (size + 1) / 2 * 2 : size; }
+constexpr int64_t padded(int64_t size) { return (size + GROUP - 1) / GROUP * GROUP; }
 
 // c [m, n] = a [m, k] b [k, n], or added to it
 inline void product(int64_t m, int64_t n, int64_t k, const Number* a, int64_t lda, const Number* b, int64_t ldb, float* c, int64_t ldc,
@@ -58,37 +59,26 @@ inline void round_to(Number* to, const float* from, int64_t size) {
     for (; i < size; ++i) to[i] = static_cast<Number>(from[i]);
 }
 
-// rows of `k` numbers, each followed by zeros up to padded(k)
-inline void pad_rows(const Number* from, int64_t rows, int64_t k, Number* to) {
+// rows of `k` numbers, each followed by zeros up to padded(k): as they are, or copied into `room`
+inline const Number* padded_rows(const Number* from, int64_t rows, int64_t k, Number* room) {
+    if (padded(k) == k) return from;
     for (int64_t r = 0; r < rows; ++r) {
-        std::copy_n(from + r * k, k, to + r * padded(k));
-        std::fill(to + r * padded(k) + k, to + (r + 1) * padded(k), Number(0));
+        std::copy_n(from + r * k, k, room + r * padded(k));
+        std::fill(room + r * padded(k) + k, room + (r + 1) * padded(k), Number(0));
     }
+    return room;
 }
 
 // right operand [k, n] from its transpose `from` [n, k]; by all threads
 void pack_transposed(const Number* from, int64_t n, int64_t k, Number* to) {
     constexpr int64_t BLOCK = 16;
-    const int64_t units = PAIRS ? padded(k) / 2 : k;  // of 32 bits
+    const int64_t units = padded(k) / GROUP;  // of 32 bits
+    Buffer<Number> room(BLOCK * padded(k));
 #pragma omp for
     for (int64_t i = 0; i < n; i += BLOCK) {
         const int64_t rows = std::min(BLOCK, n - i);
-        const Number* block = from + i * k;
-        Buffer<Number> wide(PAIRS && k % 2 ? BLOCK * padded(k) : 0);
-        if (PAIRS && k % 2) {
-            pad_rows(block, rows, k, wide);
-            block = wide;
-        }
-        at::vec::transpose_mxn<float>(
-            reinterpret_cast<const float*>(block), units, reinterpret_cast<float*>(to) + i, n, static_cast<int>(rows), static_cast<int>(units));
-    }
-}
-
-// rows of a right operand [k, n], in pairs
-inline void pair(const Number* first, const Number* second, int64_t n, Number* to) {
-    for (int64_t j = 0; j < n; ++j) {
-        to[2 * j] = first[j];
-        to[2 * j + 1] = second[j];
+        const auto* block = reinterpret_cast<const float*>(padded_rows(from + i * k, rows, k, room));
+        at::vec::transpose_mxn<float>(block, units, reinterpret_cast<float*>(to) + i, n, static_cast<int>(rows), static_cast<int>(units));
     }
 }
 
@@ -98,7 +88,13 @@ const Number* pack(const Number* from, int64_t k, int64_t n, Number* to) {
     Buffer<Number> zeros(n);
     std::fill_n(static_cast<Number*>(zeros), n, Number(0));
 #pragma omp for
-    for (int64_t i = 0; i < k; i += 2) pair(from + i * n, i + 1 < k ? from + (i + 1) * n : zeros, n, to + i * n);
+    for (int64_t i = 0; i < k; i += 2) {
+        const Number *first = from + i * n, *second = i + 1 < k ? first + n : zeros;
+        for (int64_t j = 0; j < n; ++j) {
+            to[i * n + 2 * j] = first[j];
+            to[i * n + 2 * j + 1] = second[j];
+        }
+    }
     return to;
 }
 
@@ -158,18 +154,14 @@ extern "C" void forward(const Number* x, const Number* gate_up, const Number* do
         pack_transposed(gate_up, 2 * i, k, gate_up_b);
         pack_transposed(down, o, i, down_b);
         Buffer<float> gate(ROWS * COLUMNS), up(ROWS * COLUMNS), sum(ROWS * o);
-        Buffer<Number> inner(ROWS * COLUMNS), wide(ROWS * kp);
+        Buffer<Number> inner(ROWS * COLUMNS), room(ROWS * kp);
 #pragma omp for
         for (int64_t r = 0; r < n; r += ROWS) {
             const int64_t rows = std::min(ROWS, n - r);
-            const Number* tile = x + r * k;
-            if (kp != k) {
-                pad_rows(tile, rows, k, wide);
-                tile = wide;
-            }
+            const Number* tile = padded_rows(x + r * k, rows, k, room);
             for (int64_t c = 0; c < i; c += COLUMNS) {
-                product(rows, COLUMNS, kp, tile, kp, gate_up_b + c * (PAIRS ? 2 : 1), 2 * i, gate, COLUMNS, false);
-                product(rows, COLUMNS, kp, tile, kp, gate_up_b + (i + c) * (PAIRS ? 2 : 1), 2 * i, up, COLUMNS, false);
+                product(rows, COLUMNS, kp, tile, kp, gate_up_b + c * GROUP, 2 * i, gate, COLUMNS, false);
+                product(rows, COLUMNS, kp, tile, kp, gate_up_b + (i + c) * GROUP, 2 * i, up, COLUMNS, false);
                 for (int64_t j = 0; j < rows * COLUMNS; j += 32) {
                     __m512 value[2];
                     for (int h = 0; h < 2; ++h) {
@@ -206,28 +198,22 @@ extern "C" void backward(const Number* x, const Number* gate_up, const Number* d
         std::fill_n(sum_down, o * i, 0.0f);
         constexpr int64_t TILE = ROWS * COLUMNS;
         Buffer<float> gate(TILE), up(TILE), d_inner(TILE), sum(ROWS * k);
-        Buffer<Number> inner(TILE), d_gate(TILE), d_up(TILE), d_gate_pairs(TILE), d_up_pairs(TILE), wide(ROWS * kp), d_wide(ROWS * op), x_t(k * ROWS), d_out_t(o * ROWS);
+        Buffer<Number> inner(TILE), d_gate(TILE), d_up(TILE), d_gate_pairs(TILE), d_up_pairs(TILE);
+        Buffer<Number> room(ROWS * kp), d_room(ROWS * op), x_t(k * ROWS), d_out_t(o * ROWS);
 #pragma omp for
         for (int64_t r = 0; r < n; r += ROWS) {
             const int64_t rows = std::min(ROWS, n - r);
-            const Number *tile = x + r * k, *d_tile = d_out + r * o;
-            transpose(tile, rows, k, x_t);
-            transpose(d_tile, rows, o, d_out_t);
-            if (kp != k) {
-                pad_rows(tile, rows, k, wide);
-                tile = wide;
-            }
-            if (op != o) {
-                pad_rows(d_tile, rows, o, d_wide);
-                d_tile = d_wide;
-            }
+            transpose(x + r * k, rows, k, x_t);
+            transpose(d_out + r * o, rows, o, d_out_t);
+            const Number* tile = padded_rows(x + r * k, rows, k, room);
+            const Number* d_tile = padded_rows(d_out + r * o, rows, o, d_room);
             if (padded(rows) > rows)  // a row that is not there
                 for (float* buffer : {static_cast<float*>(gate), static_cast<float*>(up), static_cast<float*>(d_inner)})
                     std::fill_n(buffer + rows * COLUMNS, COLUMNS, 0.0f);
             for (int64_t c = 0; c < i; c += COLUMNS) {
-                product(rows, COLUMNS, kp, tile, kp, gate_up_t + c * (PAIRS ? 2 : 1), 2 * i, gate, COLUMNS, false);
-                product(rows, COLUMNS, kp, tile, kp, gate_up_t + (i + c) * (PAIRS ? 2 : 1), 2 * i, up, COLUMNS, false);
-                product(rows, COLUMNS, op, d_tile, op, right_down + c * (PAIRS ? 2 : 1), i, d_inner, COLUMNS, false);
+                product(rows, COLUMNS, kp, tile, kp, gate_up_t + c * GROUP, 2 * i, gate, COLUMNS, false);
+                product(rows, COLUMNS, kp, tile, kp, gate_up_t + (i + c) * GROUP, 2 * i, up, COLUMNS, false);
+                product(rows, COLUMNS, op, d_tile, op, right_down + c * GROUP, i, d_inner, COLUMNS, false);
                 for (int64_t row = 0; row < rows; row += 2)
                     for (int64_t j = row * COLUMNS; j < (row + 1) * COLUMNS; j += 16) {
                         __m512 value[2], of_gate[2], of_up[2];  // of two rows, below one another

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import ctypes
 import functools
-import logging
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -23,7 +22,7 @@ from torch import Tensor
 from trm.backends import onednn
 
 NUMBERS = {torch.float32: "float", torch.bfloat16: "at::BFloat16"}
-COLUMNS = 256  # of swiglu.cpp: what the inner width is a multiple of
+COLUMNS = 256  # of the inner width, a multiple of it, that are in the cache at a time
 # The gradients of the weights are added up in the cache of each core. Of larger ones separate products are as fast.
 MOST_WEIGHTS = 2**18
 
@@ -44,20 +43,13 @@ def usable(dtype: torch.dtype) -> bool:
 
 def prepare(dtype: torch.dtype) -> threading.Thread:
     """Compile the kernels in a thread, while data are read and the step is traced."""
-    from torch._inductor.exc import CppCompileError
-
     from trm.backends import inductor
 
     def work() -> None:
         inductor.compile_header().join()
-        try:
-            kernels(dtype)
-        except CppCompileError as error:  # which the first step ends the run with
-            logging.getLogger(__name__).debug("no kernels: %s", error)
+        kernels(dtype)
 
-    thread = threading.Thread(target=work, name="swiglu", daemon=True)
-    thread.start()
-    return thread
+    return inductor.compile_beside("swiglu", work)
 
 
 def swiglu(x: Tensor, gate_up: Tensor, down: Tensor) -> Tensor:
@@ -91,7 +83,7 @@ def kernels(dtype: torch.dtype) -> ctypes.CDLL:
     from torch._inductor.codecache import CppCodeCache  # seconds, for who compiles
 
     source = Path(__file__).with_suffix(".cpp").read_text()
-    library: ctypes.CDLL = CppCodeCache.load(f"#define NUMBER {NUMBERS[dtype]}\n{source}", "cpu")
+    library: ctypes.CDLL = CppCodeCache.load(f"#define NUMBER {NUMBERS[dtype]}\n#define COLUMNS {COLUMNS}\n{source}", "cpu")
     return library
 
 
@@ -103,15 +95,14 @@ def _call(function: Callable[..., Any], *tensors: Tensor) -> None:
 
 
 def _forward(x: Tensor, gate_up: Tensor, down: Tensor) -> Tensor:
-    out = x.new_empty(x.shape[0], down.shape[0])
+    out = _forward_shape(x, gate_up, down)
     _call(kernels(x.dtype).forward, x.contiguous(), gate_up.contiguous(), down.contiguous(), out)
     return out
 
 
 def _backward(x: Tensor, gate_up: Tensor, down: Tensor, grad: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    given = [tensor.contiguous() for tensor in (x, gate_up, down, grad)]
-    found = torch.empty_like(given[0]), torch.empty_like(given[1]), torch.empty_like(given[2])
-    _call(kernels(x.dtype).backward, *given, *found)
+    found = _backward_shapes(x, gate_up, down, grad)
+    _call(kernels(x.dtype).backward, *(tensor.contiguous() for tensor in (x, gate_up, down, grad)), *found)
     return found
 
 
