@@ -77,7 +77,7 @@ def card(name: str, folder: Path, run: Path) -> str:
     summary = json.loads((run / "summary.json").read_text()) if (run / "summary.json").exists() else {}
     share, count = found["exact_accuracy"], int(found["count"])
     interval = binomtest(round(share * count), count).proportion_ci(method="wilson")
-    own = {key: round(found[key], 4) for key in ("optimal", "valid") if key in found}
+    own = {key: round(found[key], 4) for key in ("optimal", "one_path") if key in found}
     facts = {
         "license": "mit",
         "task": WHAT[name],

@@ -61,7 +61,7 @@ def test_a_cards_figures_are_repeated(tmp_path, name):
         run(tmp_path, "trm.evaluate", f"checkpoint={MODELS / name}", f"evaluate.max_puzzles={sample}", *other, process=True)
     )
     assert found["count"] == sample
-    for key in CARDS[name].keys() & {"exact_accuracy", "optimal", "valid"}:
+    for key in CARDS[name].keys() & {"exact_accuracy", "optimal", "one_path"}:
         share = CARDS[name][key]
         assert abs(found[key] - share) <= 4 * (share * (1 - share) / sample) ** 0.5 + 0.003
 

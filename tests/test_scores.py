@@ -67,7 +67,8 @@ def test_tensorboard_has_the_best_scores(tmp_path):
 def mazes(folder, **evaluate):
     settings = config("data=maze_small", *(f"evaluate.{key}={value}" for key, value in evaluate.items()))
     for seed, optimal in enumerate((0.4, 0.6, 0.8)):
-        scores = {"last_eval": {"optimal": optimal, "valid": 0.9, "accuracy": 0.5}, "best_scores": {"optimal": 0.9, "valid": 1.0}}
+        last, best = {"optimal": optimal, "one_path": 0.9, "accuracy": 0.5}, {"optimal": 0.9, "one_path": 1.0}
+        scores = {"last_eval": last, "best_scores": best}
         write_run(folder / str(seed), settings, accuracy=0.5, seed=seed, **scores)
     return compare(collect([folder]))
 
@@ -83,7 +84,7 @@ def test_the_report_has_the_scores_and_names_the_one_that_decides(tmp_path, by, 
     assert f"{by} decides which checkpoint" in " ".join(text.split())
     (record,) = csv.DictReader(io.StringIO(csv_text(comparison)))
     assert float(record["optimal_mean"]) == pytest.approx(0.6)
-    assert float(record["valid_ci95_half_width"]) == pytest.approx(0)
+    assert float(record["one_path_ci95_half_width"]) == pytest.approx(0)
     assert [run["scores"]["optimal"] for run in json.loads(json_text(comparison))["runs"]] == [0.4, 0.6, 0.8]
 
 

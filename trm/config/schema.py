@@ -392,7 +392,7 @@ class EvaluateConfig:
         choices=("checkpoint", "run"),
     )
     best_by: str = _key(
-        EXACT, "score that chooses the best checkpoint: exact, or one of the task's own (optimal, valid)", changes=NOTHING
+        EXACT, "score that chooses the best checkpoint: exact, or one of the task's own (optimal, one_path)", changes=NOTHING
     )
 
 

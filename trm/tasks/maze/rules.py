@@ -84,6 +84,19 @@ def unchanged(questions: NDArray[np.integer], answers: NDArray[np.integer]) -> N
     return flags
 
 
+def ways(answers: NDArray[np.integer]) -> NDArray[np.int8]:
+    """How many neighbours on the path each start, goal and path cell [N, S, S] has too many; negative where too few; 0 elsewhere.
+
+    One way leads on from start and goal, and two from a path cell.
+    """
+    squares = grids(answers)
+    line = squares >= START
+    surplus: NDArray[np.int8] = np.where(line, neighbours(line).astype(np.int8) - np.where(squares == PATH, 2, 1), 0).astype(
+        np.int8
+    )
+    return surplus
+
+
 def optimal(questions: NDArray[np.integer], answers: NDArray[np.integer], steps: NDArray[np.integer]) -> NDArray[np.bool_]:
     """Which answers [N] are a path as short as `steps` [N], those of a shortest one.
 
@@ -91,11 +104,8 @@ def optimal(questions: NDArray[np.integer], answers: NDArray[np.integer], steps:
     perhaps rings apart from it; but a path has at least `steps` steps, which leaves no cell for a ring. A shortest path has no
     other neighbours, since they would shorten it.
     """
-    squares = grids(answers)
-    line = squares >= START
-    wanted = np.where(squares == PATH, 2, 1)
-    joined = (~line | (neighbours(line) == wanted)).all(axis=(1, 2))
-    flags: NDArray[np.bool_] = unchanged(questions, answers) & joined & ((answers == PATH).sum(axis=1) == steps - 1)
+    flags: NDArray[np.bool_] = unchanged(questions, answers) & (ways(answers) == 0).all(axis=(1, 2))
+    flags &= (answers == PATH).sum(axis=1) == steps - 1
     return flags
 
 
@@ -106,41 +116,14 @@ def pieces(line: Grids) -> NDArray[np.int32]:
     return numbers
 
 
-def euler(line: Grids) -> NDArray[np.intp]:
-    """How many pieces of the mazes [N] each of `line` has less how often it encloses something: Euler's number of its cells.
+def one_path(questions: NDArray[np.integer], answers: NDArray[np.integer]) -> NDArray[np.bool_]:
+    """Which answers [N] are exactly one simple path from start to goal through free cells, of whatever length.
 
-    Each is counted from its corners: cells, less the edges between neighbours, plus the squares of four.
+    Nothing but free cells is changed; start, goal and path cells are one piece, and from each as many ways lead on as it should
+    have. A path that touches itself is none: its cells hold a second, shorter path, which would be two answers at once.
     """
-    cells = line.sum(axis=(1, 2))
-    across, down = line[:, :, 1:] & line[:, :, :-1], line[:, 1:] & line[:, :-1]
-    squares = across[:, 1:] & across[:, :-1]
-    number: NDArray[np.intp] = cells - across.sum(axis=(1, 2)) - down.sum(axis=(1, 2)) + squares.sum(axis=(1, 2))
-    return number
-
-
-def dead_ends(answers: NDArray[np.integer]) -> Grids:
-    """The path cells [N, S, S] that have fewer than two neighbours on the path: where it ends or begins without start or goal."""
-    squares = grids(answers)
-    ends: Grids = (squares == PATH) & (neighbours(squares >= START) < 2)
-    return ends
-
-
-def valid(questions: NDArray[np.integer], answers: NDArray[np.integer]) -> NDArray[np.bool_]:
-    """Which answers [N] are a path from start to goal through free cells, of whatever length.
-
-    That is: nothing but free cells is changed, and start, goal and path cells are one piece, with no dead end, that encloses
-    nothing. (A path may run beside itself, but one that comes back to itself around other cells counts as a loop.)
-    """
-    squares = grids(answers)
-    line = squares >= START
-    flags: NDArray[np.bool_] = unchanged(questions, answers) & ~dead_ends(answers).any(axis=(1, 2)) & (euler(line) == 1)
-    flags[flags] = _one_piece(line[flags])
+    flags: NDArray[np.bool_] = unchanged(questions, answers) & (ways(answers) == 0).all(axis=(1, 2))
+    line = grids(answers[flags]) >= START
+    labels = pieces(line)  # without further ends the other pieces are rings
+    flags[flags] = ((labels == labels.max(axis=(1, 2), initial=0)[:, None, None]) == line).all(axis=(1, 2))
     return flags
-
-
-def _one_piece(line: Grids) -> NDArray[np.bool_]:
-    """Which mazes [N] have all cells of `line`, of which each has some, in one piece."""
-    labels = pieces(line)
-    last = labels.max(axis=(1, 2), initial=0)
-    one: NDArray[np.bool_] = ((labels == last[:, None, None]) == line).all(axis=(1, 2))
-    return one

@@ -31,7 +31,7 @@ class MazeTask(Task):
 
     name = "maze"
     keys = ("canvas", "path_min", "path_max")
-    score_names = ("optimal", "valid")
+    score_names = ("optimal", "one_path")
     difficulty_words = "path length, steps"
 
     @property
@@ -115,18 +115,18 @@ class MazeTask(Task):
         return found
 
     def _faults(self, answer: Tokens) -> list[str]:
-        """Gaps, dead ends and loops of the path."""
-        line, found = rules.grids(answer[None]) >= START, []
-        pieces = int(rules.pieces(line).max())
+        """Gaps, dead ends and branches of the path."""
+        found, ways = [], rules.ways(answer[None]).ravel()
+        pieces = int(rules.pieces(rules.grids(answer[None]) >= START).max())
         if pieces > 1:
             found.append(f"the path has gaps: it is in {pieces} pieces")
-        ends = np.flatnonzero(rules.dead_ends(answer[None]))
-        if len(ends):
-            what = "a dead end" if len(ends) == 1 else f"{len(ends)} dead ends, the first"
-            found.append(f"the path has {what} in {self._cell(ends[0])}")
-        loops = pieces - int(rules.euler(line)[0])
-        if loops:
-            found.append("the path closes a loop" if loops == 1 else f"the path closes {loops} loops")
+        for cells, one, several in (
+            ((ways < 0) & (answer == PATH), "has a dead end", "has {} dead ends, the first"),
+            (ways > 0, "branches or touches itself", "branches or touches itself in {} cells, the first"),
+        ):
+            if count := int(cells.sum()):
+                words = one if count == 1 else several.format(count)
+                found.append(f"the path {words} in {self._cell(int(cells.argmax()))}")
         return found
 
     def _cell(self, cell: int) -> str:
@@ -137,7 +137,7 @@ class MazeTask(Task):
         problems = self.violations(question, answer)
         if not problems:
             return f"valid solution, optimal: a shortest path of {int((answer == PATH).sum()) + 1} steps"
-        if rules.valid(question[None], answer[None])[0]:
+        if rules.one_path(question[None], answer[None])[0]:
             return f"valid path, but NOT optimal: {'; '.join(problems)}"
         return f"NOT a solution: {'; '.join(problems)}"
 
@@ -147,21 +147,17 @@ class MazeTask(Task):
         return given
 
     def conflicts(self, answer: Tokens) -> Flags:
-        """Path cells that end nowhere, in a piece without start and goal, or where a loop branches off."""
-        line = rules.grids(answer[None]) >= START
-        pieces = rules.pieces(line)
-        apart = line & ~np.isin(pieces, pieces[0].ravel()[(answer == START) | (answer == GOAL)])
-        found = rules.dead_ends(answer[None]) | apart
-        if pieces.max() > rules.euler(line)[0]:
-            found |= line & (rules.neighbours(line) > 2)
-        conflicts: Flags = found.ravel()
+        """Path cells that end nowhere or are in a piece without start and goal, and cells where the path branches."""
+        pieces, ways = rules.pieces(rules.grids(answer[None]) >= START).ravel(), rules.ways(answer[None]).ravel()
+        apart = (pieces > 0) & ~np.isin(pieces, pieces[(answer == START) | (answer == GOAL)])
+        conflicts: Flags = (ways < 0) & (answer == PATH) | apart | (ways > 0)
         return conflicts
 
     def scores(self, questions: NDArray[np.integer], answers: NDArray[np.integer], predictions: NDArray[np.integer]) -> Scores:
-        """Optimal (as short as the known path) and valid (of any length)."""
+        """`optimal`: a path as short as the known one; `one_path`: exactly one path, of any length."""
         return {
             "optimal": rules.optimal(questions, predictions, self.difficulty(questions, answers)),
-            "valid": rules.valid(questions, predictions),
+            "one_path": rules.one_path(questions, predictions),
         }
 
     def difficulty(self, questions: NDArray[np.integer], answers: NDArray[np.integer]) -> NDArray[np.integer]:
