@@ -94,8 +94,8 @@ class Outputs:
                 for name, text in result.ballots.documents().items() if result.ballots else ():
                     write_whole(self._run_dir / name, text)
             best = self._record.scores.best_exact_accuracy or 0.0  # this evaluation's included
-            puzzles = held_out(result.samples, self._exp.dataset.task)
-            self._trackers.show(step, lambda: Evaluation(result.by_step, best, puzzles, dict(self._record.scores.best_scores)))
+            task, scores = self._exp.dataset.task, dict(self._record.scores.best_scores)
+            self._trackers.show(step, lambda: Evaluation(result.by_step, best, held_out(result.samples, task), scores))
 
     def save(self, state: TrainState) -> None:
         """Have a state of the CPU, which nobody may change any more, written as a checkpoint."""

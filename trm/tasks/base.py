@@ -80,8 +80,8 @@ class GridView:
         return list(zip((0, *self.heavy_columns), (*self.heavy_columns, self.columns), strict=True))
 
     def text(self, tokens: Tokens) -> str:
-        """One line of L characters."""
-        return "".join(self._symbols[tokens])
+        """One line of L characters; of cells that are not known (labels below 0) the first token's, which pads."""
+        return "".join(self._symbols[np.maximum(tokens, 0)])
 
     def grid(self, tokens: Tokens) -> str:
         """Several lines of text, with `|` and `-` where heavy lines are."""

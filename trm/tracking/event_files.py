@@ -56,14 +56,15 @@ class TensorBoardTracker:
 
     def show(self, global_step: int, evaluation: Evaluation) -> None:
         """Write the best accuracy so far, the curve by supervision step, and a contact sheet of each of some puzzles."""
+        best = {f"best_{name}": value for name, value in evaluation.best_scores.items()}
+        self.log("eval", global_step, {BEST: evaluation.best_exact_accuracy, **best})
         self._writer.add_figure(
             "eval/accuracy_by_supervision_step", _curve(evaluation.by_step, [*evaluation.best_scores]), global_step
         )
         for held_out in evaluation.puzzles[:MOST_PICTURED]:
             picture = _picture(f"held_out/{held_out.puzzle.name}", held_out.png)
             self._writer.file_writer.add_summary(picture, global_step)
-        best = {f"best_{name}": value for name, value in evaluation.best_scores.items()}
-        self.log("eval", global_step, {BEST: evaluation.best_exact_accuracy, **best})
+        self._writer.flush()
 
     def finish(self, status: str, exit_code: int, summary: dict[str, Any]) -> None:
         """Close the event file. Only a completed run is marked as ended, since any other may go on."""

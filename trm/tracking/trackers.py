@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import secrets
 import string
@@ -46,7 +47,7 @@ class View(Tracker, Protocol):
     rescue: str  # what the user can do about a dropped one
 
     def show(self, global_step: int, evaluation: Evaluation) -> None:
-        """Take what there is to see of an evaluation, whose metrics `log` has taken."""
+        """Take what there is to see of an evaluation, whose metrics `log` has taken; numbers first, then what is drawn."""
 
     def abandon(self) -> None:
         """Let go of a broken tracker; raises nothing."""
@@ -67,6 +68,7 @@ class Trackers:
         self.warnings: list[str] = []
         self._record: Tracker | None = None
         self._views: list[View] = []
+        self._undrawn: set[str] = set()  # views whose failure to draw was told
 
     def log(self, kind: str, global_step: int, values: dict[str, float | int]) -> None:
         """Give the values of one step to every tracker. Raises OSError when metrics.jsonl cannot be written."""
@@ -75,10 +77,25 @@ class Trackers:
         self._each_view(f"at step {global_step}", lambda view: view.log(kind, global_step, values))
 
     def show(self, global_step: int, evaluation: Callable[[], Evaluation]) -> None:
-        """Give an evaluation to every view; it is made once, and only where there is one."""
-        if self._views:
-            made = evaluation()
-            self._each_view(f"at step {global_step}", lambda view: view.show(global_step, made))
+        """Give an evaluation to every view; it is made once, and only where there is one.
+
+        A picture that cannot be drawn is no reason to lose a run: it is told once for each view, and numbers go on.
+        """
+        made, when = functools.cache(evaluation), f"at step {global_step}"
+
+        def show(view: View) -> None:
+            try:
+                view.show(global_step, made())
+            except view.errors:
+                raise
+            except Exception as error:  # whatever drawing raises
+                if view.label not in self._undrawn:
+                    self._undrawn.add(view.label)
+                    log.debug("the failure of %s in full", view.label, exc_info=True)
+                    reason = f"{type(error).__name__}: {one_line(error)}"
+                    self._warn(f"{view.label} cannot draw the evaluation {when} ({reason}): the run goes on, and its numbers too")
+
+        self._each_view(when, show)
 
     def finish(self, status: str, exit_code: int, summary: dict[str, Any]) -> None:
         """Close every tracker, once; `warnings` is complete only after this."""

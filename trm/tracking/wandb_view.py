@@ -99,25 +99,29 @@ class WandbTracker:
 
     def show(self, global_step: int, evaluation: Evaluation) -> None:
         """Send the best accuracy so far, a line plot by supervision step, and the held-out puzzles as a table and as pictures."""
-        wandb, best, curve = self._wandb, evaluation.best_exact_accuracy, "eval/accuracy_by_supervision_step"
-        accuracies = [(step, metrics["exact_accuracy"]) for step, metrics in enumerate(evaluation.by_step, start=1)]
-        table = self._table(f"{curve}_table", CURVE_COLUMNS, accuracies)
-        row = {
-            "global_step": global_step,
-            "eval/best_exact_accuracy": best,
-            curve: wandb.plot.line(table, *CURVE_COLUMNS, title="Exact accuracy by supervision step"),
-        }
-        row |= {f"eval/best_{name}": value for name, value in evaluation.best_scores.items()}
+        best = {"best_exact_accuracy": evaluation.best_exact_accuracy}
+        best |= {f"best_{name}": value for name, value in evaluation.best_scores.items()}
+        row: dict[str, Any] = {"global_step": global_step, **{f"eval/{name}": value for name, value in best.items()}}
         if self._labels.paper_exact_accuracy is not None:
             row["paper/exact_accuracy"] = self._labels.paper_exact_accuracy  # so that a panel has both in one chart
         with tempfile.TemporaryDirectory() as folder:
-            if evaluation.puzzles:
-                shown = evaluation.puzzles
-                words = [(p.puzzle.name, p.question, p.prediction, p.answer, p.wrong_cells, p.steps_used) for p in shown]
-                row["held_out/puzzles"] = self._table("held_out/puzzles", PUZZLE_COLUMNS, words)
-                row["held_out/thinking"] = [self._picture(p, Path(folder)) for p in shown[:MOST_PICTURED]]
-            self._run.log(row)
-        self._run.summary.update({"best_exact_accuracy": best, **{f"best_{k}": v for k, v in evaluation.best_scores.items()}})
+            try:
+                row |= self._drawn(evaluation, Path(folder))
+            finally:  # the numbers go on where something cannot be drawn
+                self._run.log(row)
+                self._run.summary.update(best)
+
+    def _drawn(self, evaluation: Evaluation, folder: Path) -> dict[str, Any]:
+        """The curve, the table and the pictures, whose files are in `folder`."""
+        curve = "eval/accuracy_by_supervision_step"
+        accuracies = [(step, metrics["exact_accuracy"]) for step, metrics in enumerate(evaluation.by_step, start=1)]
+        table = self._table(f"{curve}_table", CURVE_COLUMNS, accuracies)
+        row = {curve: self._wandb.plot.line(table, *CURVE_COLUMNS, title="Exact accuracy by supervision step")}
+        if shown := evaluation.puzzles:
+            words = [(p.puzzle.name, p.question, p.prediction, p.answer, p.wrong_cells, p.steps_used) for p in shown]
+            row["held_out/puzzles"] = self._table("held_out/puzzles", PUZZLE_COLUMNS, words)
+            row["held_out/thinking"] = [self._picture(p, folder) for p in shown[:MOST_PICTURED]]
+        return row
 
     def _table(self, key: str, columns: Sequence[str], rows: list[tuple[Any, ...]]) -> Any:
         """A table that is a file of the run.
