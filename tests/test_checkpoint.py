@@ -1,5 +1,6 @@
 """Checkpoints: round trips, links, what damage does, and what a crash leaves behind."""
 
+import contextlib
 import dataclasses
 import errno
 import hashlib
@@ -467,20 +468,43 @@ def test_a_changed_meta_file_is_damaged(tmp_path, old, new):
         load_checkpoint(folder)
 
 
-def test_a_crash_while_a_step_is_saved_again_leaves_a_checkpoint_to_open(tmp_path, monkeypatch):
+@pytest.mark.parametrize("moment", range(8))
+@pytest.mark.parametrize("damaged", [False, True])
+def test_a_crash_while_a_step_is_saved_again_loses_nothing(tmp_path, monkeypatch, moment, damaged):
+    """At each rename and removal in turn: the next start has the step, as it was or as it became, and nothing else is left."""
     save(tmp_path, 1)
-    save(tmp_path, 2)
+    again = save(tmp_path, 2)
+    if damaged:
+        (again / STATE_FILE).write_bytes(b"")
+    left = [moment]
 
-    def cut(*_):
-        raise PowerCut
+    def until_the_cut(function):
+        def call(*arguments):
+            if not left[0]:
+                raise PowerCut
+            left[0] -= 1
+            return function(*arguments)
+
+        return call
 
     with monkeypatch.context() as patch:
-        patch.setattr(Path, "rename", cut)
-        with pytest.raises(PowerCut):
-            save(tmp_path, 2)
-    assert load_checkpoint(find_checkpoints(tmp_path)[0])[1].step == 1
-    save(tmp_path, 3)
-    assert not list((tmp_path / "checkpoints").glob(".writing*"))
+        patch.setattr(Path, "rename", until_the_cut(Path.rename))
+        patch.setattr(shutil, "rmtree", until_the_cut(shutil.rmtree))
+        with contextlib.suppress(PowerCut):
+            save(tmp_path, 2, tensors=TENSORS | {"step": torch.tensor(8)})
+    mend_links(tmp_path)
+    tensors, meta = load_checkpoint(find_checkpoints(tmp_path)[0])
+    assert (meta.step, int(tensors["step"])) == (2, 8)
+    assert {p.name for p in (tmp_path / "checkpoints").iterdir()} == {"step_1", "step_2", "latest"}
+
+
+def test_an_unfinished_checkpoint_is_not_adopted(tmp_path):
+    save(tmp_path, 1)
+    half = save(tmp_path, 2).rename(tmp_path / "checkpoints" / ".writing_step_3")
+    (half / META_FILE).unlink()
+    mend_links(tmp_path)
+    assert saved_steps(tmp_path) == [1]
+    assert not half.exists()
 
 
 def test_the_checkpoint_just_written_is_never_deleted(tmp_path):

@@ -2,15 +2,21 @@
 
 import errno
 import os
+from unittest.mock import Mock
 
 import pytest
 import torch
+from running import TINY, run
 
 from trm.cli import compose
 from trm.core.metrics import METRICS
+from trm.doctor import check_folder
 from trm.errors import RunFailure
 from trm.run.clock import Lap
 from trm.run.failures import check_evaluation, check_losses, check_weights, explained, memory_words, slow_loader
+from trm.run.folder import InUseError, exclusive, in_use, write_summary
+from trm.run.job import job
+from trm.study import sweep as study
 
 # As the compiler for a v4 said it of a step that was too big.
 TPU_MESSAGE = (
@@ -103,3 +109,63 @@ def test_an_evaluation_that_is_not_finite_is_a_failure(cfg, tmp_path):
         check_evaluation({"lm_loss": float("nan"), "accuracy": 0.0}, good, 3, cfg, tmp_path)
     with pytest.raises(RunFailure, match=r"^step 3: the weights lm_head are not finite"):
         check_evaluation({"lm_loss": float("nan")}, bad, 3, cfg, tmp_path)
+
+
+# --------------------------------------------------------------------------------------------------------------------- locks
+
+
+@pytest.fixture(params=["EAGAIN", "ENOLCK", "EOPNOTSUPP", "ENOSYS"])
+def flock(monkeypatch, request):
+    """Locks as the system has them (EAGAIN is a lock that another holds), and what some network file systems answer instead."""
+    if request.param != "EAGAIN":
+        monkeypatch.setattr("fcntl.flock", Mock(side_effect=OSError(getattr(errno, request.param), "")))
+    return request.param
+
+
+def test_a_folder_is_held_by_one_process_whatever_locks_its_file_system_has(tmp_path, flock):
+    for _ in range(2):  # it is free again afterwards
+        assert not in_use(tmp_path)
+        with exclusive(tmp_path):
+            assert in_use(tmp_path)
+            with pytest.raises(InUseError, match="another process is training in this folder"), exclusive(tmp_path):
+                pass
+    assert not in_use(tmp_path)
+    assert check_folder(tmp_path / "run") == f"{tmp_path / 'run'} can be written and locked" + (
+        "" if flock == "EAGAIN" else " (by a file: its file system has no locks)"
+    )
+    assert {path.name for path in tmp_path.iterdir()} <= {".lock"}
+
+
+def test_a_run_and_its_dataset_where_there_are_no_locks(tmp_path, monkeypatch):
+    monkeypatch.setattr("fcntl.flock", Mock(side_effect=OSError(errno.ENOLCK, "")))
+    run(tmp_path, "trm.train", *TINY, "train.max_steps=1", "run_name=a")
+    assert not list(tmp_path.rglob("*.held"))
+
+
+def test_a_lock_of_a_lost_host_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr("fcntl.flock", Mock(side_effect=OSError(errno.ENOLCK, "")))
+    (tmp_path / ".lock").touch()
+    (tmp_path / ".lock.held").write_text("7\nworker3\n")
+    with pytest.raises(InUseError, match=r"remove \S*\.lock\.held if its host was lost"), exclusive(tmp_path):
+        pass
+
+
+def test_a_job_in_a_folder_that_another_process_trains_in_leaves_it_alone(tmp_path):
+    """Neither the job itself nor the sweep that started it writes "failed" there, or takes the summary away."""
+    write_summary(tmp_path, {"status": "preempted"})
+    one = study.Job(tmp_path.name, (), compose(["run_name=a"]))
+    with exclusive(tmp_path):
+        before = {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
+        with pytest.raises(InUseError), job(tmp_path):
+            pass
+        stamps = study.stamps(tmp_path.parent, [one])
+        [(_, reason)] = study.failures(tmp_path.parent, [one], stamps, {one.dir: "the process ended without a summary"})
+        assert {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()} == before
+    assert reason == "another process is training in its folder"
+
+
+def test_a_sweep_runs_once_whatever_host_it_is_started_on(tmp_path, monkeypatch):
+    with study.only_once(tmp_path):
+        monkeypatch.setattr("socket.gethostname", lambda: "another")
+        with pytest.raises(InUseError, match="already running"), study.only_once(tmp_path):
+            pass

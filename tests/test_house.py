@@ -15,11 +15,11 @@ MAY = {
     "core": {"config", "errors"},
     "tasks": {"config", "errors", "data.hashing", "run.progress"},
     "backends": {"config", "errors"},
-    "data": {"config", "errors", "run.progress", "tasks"},
+    "data": {"config", "errors", "run.folder", "run.progress", "tasks"},
     "errors": set(),
     "show": {"config", "core", "errors", "inference", "tasks"},
     "tracking": {"config", "core", "errors", "inference", "run.clock", "run.folder", "show", "tasks"},
-    "cli": {"config", "core.recursion", "errors", "run.job", "run.rank", "run.signals", "run.streams", "tasks.base"},
+    "cli": {"config", "core.recursion", "errors", "run.folder", "run.job", "run.rank", "run.signals", "run.streams", "tasks.base"},
 }
 TORCH_XLA = "backends.xla"
 FILES = sorted([*ROOT.glob("trm/**/*.py"), *ROOT.glob("bench/*.py"), *ROOT.glob("hydra_plugins/**/*.py")])

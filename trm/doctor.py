@@ -41,6 +41,7 @@ from trm.data.content import content_of
 from trm.data.format import ARRAYS, SPLITS, array_path, load_dataset, read_build_record
 from trm.errors import EXIT_FAILED, ConfigError, DataError, UserError, plain_line
 from trm.run.child import ended
+from trm.run.folder import LOCK_FILE, locked
 from trm.run.progress import work
 from trm.tasks.base import task_of
 from trm.tracking.wandb_view import choose_wandb_mode
@@ -371,16 +372,15 @@ def existing_parent(path: Path) -> Path:
 
 
 def check_folder(run_dir: Path) -> str:
-    """Whether the run folder can be made and written; tries it with a file that has no name."""
+    """Whether the run folder can be made, written and locked; tries it in a folder that it takes away again."""
     parent = existing_parent(run_dir)
     try:
-        with tempfile.TemporaryFile(dir=parent) as file:
-            file.write(b"x")
-            file.flush()
+        with tempfile.TemporaryDirectory(prefix=".trm-doctor-", dir=parent) as folder, locked(Path(folder, LOCK_FILE)) as by_system:
+            Path(folder, "written").write_bytes(b"x")
     except OSError as error:
         fix = f"make {parent} writable, or start in another folder"
         raise Finding(f"{run_dir} cannot be written ({parent}: {error.strerror})", fix) from error
-    return f"{run_dir} can be written"
+    return f"{run_dir} can be written and locked" + ("" if by_system else " (by a file: its file system has no locks)")
 
 
 # ----------------------------------------------------------------------------------------------------- tracking and launcher

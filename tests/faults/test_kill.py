@@ -7,8 +7,10 @@ import json
 import os
 import random
 import re
+import shutil
 import signal
 import subprocess
+import sys
 import time
 
 import pytest
@@ -80,3 +82,36 @@ def test_killed_runs_lose_nothing_but_the_steps_since_the_last_checkpoint(tmp_pa
     mean = sum(resumed_after_s) / len(resumed_after_s)
     facts = {"kills": KILLS, "inside_a_write": inside_a_write, "steps": last, "start_to_first_saved_step_s": round(mean, 1)}
     print("\n" + json.dumps(facts))
+
+
+KILLED_WHILE_RENAMING = """
+import os, runpy, signal, sys
+from pathlib import Path
+rename, left = Path.rename, int(sys.argv.pop(1))
+def renamed(self, target):
+    global left
+    if self.name.endswith("step_3"):
+        if left == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+        left -= 1
+    return rename(self, target)
+Path.rename = renamed
+runpy.run_module("trm.train", run_name="__main__", alter_sys=True)
+"""
+
+
+@pytest.mark.parametrize("moment", ["0", "1"])
+def test_killed_while_the_same_step_is_saved_again(tmp_path, moment):
+    """Before the old folder is put aside, and before the new one gets its name: the run goes on from that step all the same."""
+    asked = [*TINY, "train.max_steps=4", "train.checkpoint_every_steps=3", "run_name=again"]
+    checkpoints = tmp_path / "outputs" / "again" / "checkpoints"
+    run(tmp_path, "trm.train", *asked, "train.eval_every_steps=null")
+    before = (checkpoints / "step_4" / "state.safetensors").read_bytes()
+    shutil.rmtree(checkpoints / "step_4")
+    killed = [sys.executable, "-c", KILLED_WHILE_RENAMING, moment, *asked, "train.eval_every_steps=3"]  # evaluates and saves step 3
+    done = subprocess.run(killed, cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    done = run(tmp_path, "trm.train", *asked, "train.eval_every_steps=3")
+    assert re.search(r"resuming from \S*step_3\b", done.stdout)
+    assert (checkpoints / "step_4" / "state.safetensors").read_bytes() == before
+    assert {path.name for path in checkpoints.iterdir()} == {"step_3", "step_4", "best", "latest"}

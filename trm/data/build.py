@@ -12,12 +12,12 @@ import shlex
 import shutil
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from filelock import FileLock
 
 from trm.config import DataConfig
 from trm.config.overrides import override
@@ -28,6 +28,7 @@ from trm.data.format import ARRAYS, BLANK, IDENTIFIERS, SPLITS, array_path, read
 from trm.data.hashing import Stream, hash64, permutations
 from trm.data.hub import download
 from trm.errors import DataError
+from trm.run.folder import locked
 from trm.run.progress import work
 from trm.tasks.base import PairsTask, Split, Task, augment, task_of
 
@@ -333,10 +334,10 @@ def is_absent(path: Path) -> bool:
     return not path.exists() or (path.is_dir() and not any(path.iterdir()))
 
 
-def _lock(path: Path) -> FileLock:
+def _lock(path: Path) -> AbstractContextManager[bool]:
     """The folder's lock file, which lies beside it: held, it keeps others that build the same folder waiting."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    return FileLock(path.with_name(f".{path.name}.lock"))
+    return locked(path.with_name(f".{path.name}.lock"))
 
 
 def _write_json(file: Path, content: Any) -> None:

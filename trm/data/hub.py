@@ -6,10 +6,10 @@ import re
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
 from tqdm import tqdm
 
 from trm.errors import DataError
+from trm.run.folder import locked
 
 TELL_EVERY_S = 15.0  # where there is no terminal
 REACHED_WITHIN_S = 3.0  # else there is no network
@@ -72,7 +72,7 @@ def _fetch(name: str, repository: str, revision: str) -> None:
         return  # a small file, which the hub knows by git's digest: its client fetches it
     blob.parent.mkdir(parents=True, exist_ok=True)
     partial = blob.with_name(f"{blob.name}.trm-partial")
-    with FileLock(f"{partial}.lock"):
+    with locked(partial.with_name(f"{partial.name}.lock")):
         if not blob.exists():
             with partial.open("ab") as file:
                 http_get(

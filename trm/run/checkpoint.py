@@ -33,6 +33,7 @@ FORMAT_VERSION = 3
 STATE_FILE = "state.safetensors"
 TABLE_FILE, TABLE = "puzzle_embedding.safetensors", "puzzle_embedding"
 LATEST, BEST = "latest", "best"
+WRITING, REPLACED = ".writing_", ".replaced_"  # before the names of folders that have no name yet, or none any more
 
 
 @dataclass
@@ -96,18 +97,15 @@ def _name(path: tuple[Any, ...]) -> str:
 def save_checkpoint(run_dir: Path, tensors: dict[str, Tensor], meta: Meta, *, keep: int) -> Path:
     """Write RUN/checkpoints/step_N and link `latest` and `best`; keep the newest `keep` and the best, as the scores say.
 
-    The folder appears under its name only when complete and on disk: a crash at any moment leaves the previous checkpoints.
+    The folder appears under its name only when complete and on disk: a crash at any moment leaves the previous checkpoints, or
+    what `adopt` makes them of.
     """
     folder = run_dir / CHECKPOINTS
     folder.mkdir(parents=True, exist_ok=True)
-    final = folder / f"step_{meta.step}"
-    temporary = folder / f".writing_step_{meta.step}"
-    for leftover in folder.glob(".writing_step_*"):  # of a process that was killed while saving
-        _remove(leftover)
+    adopt(folder)
+    temporary = folder / f"{WRITING}step_{meta.step}"
     write_checkpoint(temporary, tensors, meta)
-    _remove(final)  # the same step again, after a resume from before it
-    temporary.rename(final)
-    _sync_folder(folder)
+    final = _name_it(temporary)
     for later in steps_in(folder):
         if later > meta.step:  # damaged, for the run went on from before it: it is not the newest one
             aside = folder / f"step_{later}.damaged"
@@ -121,6 +119,36 @@ def save_checkpoint(run_dir: Path, tensors: dict[str, Tensor], meta: Meta, *, ke
     for old in steps_in(folder):
         if old not in (best, meta.step):
             _remove(folder / f"step_{old}" / TABLE_FILE if old in kept else folder / f"step_{old}")
+    return final
+
+
+def adopt(folder: Path) -> None:
+    """Finish what a process did that was killed while saving into a folder of checkpoints: what is whole gets its name."""
+    for temporary in folder.glob(f"{WRITING}*"):
+        try:
+            load_checkpoint(temporary)
+        except CheckpointError:
+            _remove(temporary)
+        else:
+            _name_it(temporary)
+    for aside in folder.glob(f"{REPLACED}*"):
+        final = folder / aside.name.removeprefix(REPLACED)
+        if final.exists():
+            _remove(aside)
+        else:
+            aside.rename(final)
+
+
+def _name_it(temporary: Path) -> Path:
+    """Give a checkpoint that is whole and on disk its name; one that had it, of a start before, goes only after that."""
+    name = temporary.name.removeprefix(WRITING)
+    final, aside = temporary.with_name(name), temporary.with_name(f"{REPLACED}{name}")
+    if final.exists():
+        _remove(aside)
+        final.rename(aside)
+    temporary.rename(final)
+    _sync_folder(final.parent)
+    _remove(aside)
     return final
 
 
@@ -155,8 +183,11 @@ def _write_table(path: Path, table: Tensor) -> str:
 
 
 def mend_links(run_dir: Path) -> None:
-    """Make links again of the folders or files that a tool which follows links, or has none, left in their places."""
+    """Adopt what a killed process left, and make links again of the folders or files that a tool which follows links, or has none,
+    left in their places.
+    """
     folder = run_dir / CHECKPOINTS
+    adopt(folder)
     for name in (LATEST, BEST):
         copy = folder / name
         body = read_meta(copy / META_FILE) if copy.is_dir() and not copy.is_symlink() else None

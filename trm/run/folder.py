@@ -5,6 +5,7 @@ tools that copy a folder follow, drop or keep them.
 """
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -15,7 +16,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
+from filelock import FileLock, SoftFileLock, Timeout
 
 from trm.errors import UserError
 
@@ -26,28 +27,64 @@ GRID_FILE = "grid.json"  # of a sweep, beside its jobs' folders
 PREVIOUS_SUMMARY_FILE = ".summary.previous.json"  # of the start before this one, while a sweep's job has not written its own
 
 
+LOOK_S = 0.5  # `in_use` holds a lock for a moment
+NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP)  # what flock answers on file systems without locks
+
+
+class InUseError(UserError):
+    """Another process works in the folder, which is its own: nothing may be written there, not even that this one was refused."""
+
+
+@contextlib.contextmanager
+def locked(file: Path, *, limit_s: float = -1, mode: int = -1) -> Iterator[bool]:
+    """Hold a lock, which ends with the process; where another has it, wait, and raise Timeout after `limit_s` (-1 = never).
+
+    It is the operating system's where the file system has such, else a file FILE.held, which is there while the lock is held. Where
+    its process was killed, the next one on that host removes it. Yields whether it is the system's.
+    """
+    by_system = True
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(FileLock(file, timeout=limit_s, mode=mode, fallback_to_soft=False))
+        except OSError as error:
+            if error.errno not in NO_LOCKS:
+                raise
+            by_system = False
+            stack.enter_context(SoftFileLock(f"{file}.held", timeout=limit_s))
+        yield by_system
+
+
 @contextlib.contextmanager
 def held(lock: Path, refusal: str) -> Iterator[None]:
-    """Hold a lock file, which is the operating system's and ends with the process. Raises UserError where another has it."""
-    try:
-        with FileLock(lock, blocking=False):
-            yield
-    except Timeout as error:
-        raise UserError(refusal) from error
+    """Hold a lock file. Raises InUseError where another process has it."""
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(locked(lock, limit_s=LOOK_S))
+        except Timeout as error:
+            file = Path(f"{lock}.held")
+            raise InUseError(refusal + (f"; remove {file} if its host was lost" if file.exists() else "")) from error
+        yield
 
 
 def exclusive(run_dir: Path) -> AbstractContextManager[None]:
-    """Hold the run folder: a second process that trains there at the same time is refused (UserError)."""
+    """Hold the run folder: a second process that trains there at the same time is refused (InUseError)."""
     words = f"{run_dir}: another process is training in this folder: wait for it, or choose another run_name"
     return held(run_dir / LOCK_FILE, words)
 
 
+def refuse_in_use(run_dir: Path) -> None:
+    """Raise InUseError where a process trains in the folder now."""
+    if (run_dir / LOCK_FILE).exists():
+        with exclusive(run_dir):
+            pass
+
+
 def in_use(run_dir: Path) -> bool:
-    """Whether a process of this machine trains in the folder now."""
+    """Whether a process trains in the folder now."""
     if not (run_dir / LOCK_FILE).exists():
         return False
     try:
-        with FileLock(run_dir / LOCK_FILE, blocking=False):
+        with locked(run_dir / LOCK_FILE, limit_s=0):
             return False
     except Timeout:
         return True

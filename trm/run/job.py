@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from trm.errors import RunFailure, UserError
-from trm.run.folder import SUMMARY_FILE, put_summary_away, read_summary, write_summary
+from trm.run.folder import SUMMARY_FILE, InUseError, put_summary_away, read_summary, refuse_in_use, write_summary
 from trm.run.rank import process_rank
 
 log = logging.getLogger(__name__)
@@ -18,9 +18,11 @@ def job(run_dir: Path) -> Iterator[None]:
 
     An earlier attempt's summary is put away first, unless it says completed (the run then decides whether there is more to do). An
     error that the run did not write into its own summary is written here, and passed on. Ranks other than 0 leave a note of their
-    own beside rank 0's files.
+    own beside rank 0's files. Nothing is written into a folder that another process trains in.
     """
     rank, ranks = process_rank()
+    if rank == 0:
+        refuse_in_use(run_dir)
     summary, note = run_dir / SUMMARY_FILE, run_dir / f"failed_rank_{rank}.txt"
     if rank == 0 and (read_summary(run_dir) or {}).get("status") != "completed":
         put_summary_away(run_dir)
@@ -28,6 +30,8 @@ def job(run_dir: Path) -> Iterator[None]:
     before = stamp(summary)
     try:
         yield
+    except InUseError:
+        raise
     except Exception as error:
         reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
         log.error("%s", reason, exc_info=not isinstance(error, (UserError, RunFailure)))

@@ -16,7 +16,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from filelock import FileLock, Timeout
+from filelock import Timeout
 from hydra.core.singleton import Singleton
 from hydra.core.utils import JobReturn, JobStatus, run_job, setup_globals
 from hydra_plugins.hydra_submitit_launcher import submitit_launcher  # type: ignore[import-untyped]
@@ -25,7 +25,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from trm.cli import ROOT
 from trm.config import HardwareConfig
 from trm.errors import EXIT_FAILED, EXIT_PREEMPTED, UserError
-from trm.run.folder import read_summary
+from trm.run.folder import locked, read_summary, refuse_in_use
 from trm.run.rank import process_rank
 from trm.study import sweep as study
 from trm.study.board import Board
@@ -106,6 +106,7 @@ class QueueLauncher(submitit_launcher.BaseSubmititLauncher):  # type: ignore[mis
                     sweep_overrides = [*sweep_overrides, "hydra.output_subdir=null", "hydra/job_logging=stdout"]
                 else:
                     Path(run_dir).mkdir(parents=True, exist_ok=True)
+                    refuse_in_use(Path(run_dir))
                     study.write_json(Path(run_dir) / study.PLACEMENT_FILE, {"sweep_dir": str(Path(run_dir).parent)} | placement)
                 result = self.run(sweep_overrides, job_dir_key, job_num, run_dir, singleton_state)
             failed = result.status != JobStatus.COMPLETED
@@ -170,7 +171,7 @@ def take_slot(stack: contextlib.ExitStack, folder: Path, slots: Sequence[Sequenc
             with contextlib.ExitStack() as taken:
                 try:
                     for device in slot:
-                        taken.enter_context(FileLock(folder / f"device_{device}.lock", mode=0o666, blocking=False))
+                        taken.enter_context(locked(folder / f"device_{device}.lock", limit_s=0, mode=0o666))
                 except Timeout:
                     continue
                 stack.push(taken.pop_all())

@@ -12,7 +12,6 @@ import contextlib
 import hashlib
 import json
 import logging
-import socket
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,7 +23,7 @@ from trm.cli import typed
 from trm.config import Config, digest, kept, load_yaml, resume_conflicts, to_plain
 from trm.data.format import read_build_record
 from trm.errors import UserError
-from trm.run.folder import CONFIG_FILE, GRID_FILE, SUMMARY_FILE, held, read_summary, write_whole
+from trm.run.folder import CONFIG_FILE, GRID_FILE, LOCK_FILE, SUMMARY_FILE, held, in_use, read_summary, write_whole
 from trm.run.job import record_failure, stamp
 
 log = logging.getLogger(__name__)
@@ -148,7 +147,7 @@ def why_incomplete(sweep_dir: Path, job: Job) -> str | None:
 def only_once(sweep_dir: Path) -> Iterator[None]:
     """Hold the sweep's lock: two of the same command at once would train in the same folders. Raises UserError."""
     sweep_dir.mkdir(parents=True, exist_ok=True)
-    with held(sweep_dir / f".lock-{socket.gethostname()}", f"{sweep_dir}: this sweep is already running: wait for it or end it"):
+    with held(sweep_dir / LOCK_FILE, f"{sweep_dir}: this sweep is already running, here or on another host: wait for it or end it"):
         yield
 
 
@@ -169,7 +168,7 @@ def failures(sweep_dir: Path, jobs: Sequence[Job], before: Mapping[str, object],
     """The jobs that are not completed, each with the reason.
 
     A job that ended without writing a summary since `before`, the `stamps` at the start (killed, or never started), gets one here,
-    with the launcher's reason from `errors`, so that reports know it too.
+    with the launcher's reason from `errors`, so that reports know it too; but none where another process trains in its folder.
     """
     found = []
     for job in jobs:
@@ -177,7 +176,9 @@ def failures(sweep_dir: Path, jobs: Sequence[Job], before: Mapping[str, object],
         reason = why_incomplete(sweep_dir, job)
         if reason is None:
             continue
-        if job.dir in errors and stamp(run_dir / SUMMARY_FILE) in (None, before.get(job.dir)):
+        if in_use(run_dir):
+            reason = "another process is training in its folder"
+        elif job.dir in errors and stamp(run_dir / SUMMARY_FILE) in (None, before.get(job.dir)):
             record_failure(run_dir, errors[job.dir])
             reason = why_incomplete(sweep_dir, job) or reason
         found.append((job, reason))
