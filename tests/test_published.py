@@ -55,7 +55,7 @@ def test_a_card_is_of_the_weights_beside_it(name):
 def test_a_cards_figures_are_repeated(tmp_path, name):
     """On a sample; in float32 with another backend than they were found with too, in bfloat16 that rounds otherwise."""
     other = [] if "hardware.dtype=bfloat16" in (MODELS / name / "README.md").read_text() else ["hardware.backend=eager"]
-    other.append("data.num_puzzles=20")  # the test puzzles, which are made first, are the same
+    other.append("data.num_puzzles=20")  # the test puzzles, a split of their own, are the same
     sample = 250  # of them: all take minutes
     found = result(
         run(tmp_path, "trm.evaluate", f"checkpoint={MODELS / name}", f"evaluate.max_puzzles={sample}", *other, process=True)

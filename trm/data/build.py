@@ -11,7 +11,7 @@ import logging
 import shlex
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,8 +23,8 @@ from trm.config import DataConfig
 from trm.config.overrides import override
 from trm.data import csv_source
 from trm.data.build_pairs import write_pairs
-from trm.data.content import COPIES, content_of
-from trm.data.format import ARRAYS, BLANK, IDENTIFIERS, SPLITS, array_path, read_build_record, write_metadata
+from trm.data.content import COPIES, GENERATED_TEST_PUZZLES, content_of
+from trm.data.format import ARRAYS, BLANK, IDENTIFIERS, SELECTION, SPLITS, array_path, read_build_record, write_metadata
 from trm.data.hashing import Stream, hash64, permutations
 from trm.data.hub import download
 from trm.errors import DataError
@@ -32,11 +32,13 @@ from trm.run.folder import locked
 from trm.run.progress import work
 from trm.tasks.base import PairsTask, Split, Task, augment, task_of
 
-# Changes whenever the same settings give other bytes.
-FORMAT_VERSION = 1
+# Of each source, changes whenever the same settings give other bytes. Until version 2 generated training puzzles were those that
+# followed the test puzzles, so that a larger test set held puzzles of a smaller one's training set.
+FORMAT_VERSIONS = {"csv": 1, "json": 1, "generated": 2}
 # The settings that decide the content, beside the task's own; csv files enter by their sha256.
 _SETTINGS = ("source", "num_puzzles", "num_test_puzzles", "min_rating", "num_aug", "seed")
-_GENERATED_TEST_PUZZLES = 1000
+# Puzzles apart from training and test by which the best checkpoint is chosen, at most: no more than there are test puzzles.
+SELECTION_PUZZLES = 500
 # Rows augmented at a time: few enough that the work stays in the processor's cache.
 _CHUNK_ROWS = 1024
 
@@ -59,7 +61,7 @@ class BuildReport:
 
     def __str__(self) -> str:
         """Several lines for the terminal."""
-        counts = [f"{split}: {self.puzzles[split]:,} puzzles, {self.rows[split]:,} rows" for split in SPLITS]
+        counts = [f"{split}: {puzzles:,} puzzles, {self.rows[split]:,} rows" for split, puzzles in self.puzzles.items()]
         state = f"built in {self.seconds:.1f} s" if self.built else "already built with the same settings"
         lines = [self.disjointness, *self.findings, *self.remarks]
         return "\n".join([f"{self.path}: {state}, {self.num_bytes / 1e6:.1f} MB", *counts, *lines])
@@ -118,17 +120,17 @@ def _build(path: Path, data: DataConfig) -> dict[str, Any]:
         return _build_pairs(path, data, task)
     splits, csv_sha256 = _generated(task, data) if data.source == "generated" else _from_csv(task, data)
     record: dict[str, Any] = {
-        "format_version": FORMAT_VERSION,
+        "format_version": FORMAT_VERSIONS[data.source],
         "settings": _settings(data),
         "csv_sha256": csv_sha256,
-        "puzzles": {split: len(splits[split][0]) for split in SPLITS},
+        "puzzles": {split: len(rows[0]) for split, rows in splits.items()},
         "rows": {},
         "sha256": {},
     }
-    if remarks := [f"{split}: {remark}" for split in SPLITS for remark in task.remarks(*splits[split])]:
+    if remarks := [f"{split}: {remark}" for split, rows in splits.items() for remark in task.remarks(*rows)]:
         record["remarks"] = remarks
-    folder = _empty_folder(path)
-    for split in SPLITS:
+    folder = _empty_folder(path, splits)
+    for split in splits:
         num_aug = data.num_aug if split == "train" else 0
         record["rows"][split] = _write_split(folder, split, task, splits[split], num_aug=num_aug, seed=data.seed)
     _write_json(folder / IDENTIFIERS, [BLANK])
@@ -141,18 +143,18 @@ def _unnamed(path: Path) -> Path:
     return path.with_name(f".{path.name}.building")
 
 
-def _empty_folder(path: Path) -> Path:
+def _empty_folder(path: Path, splits: Iterable[str] = SPLITS) -> Path:
     """The same, with nothing in it."""
     folder = _unnamed(path)
     shutil.rmtree(folder, ignore_errors=True)
-    for split in SPLITS:
+    for split in splits:
         (folder / split).mkdir(parents=True)
     return folder
 
 
 def _finish(folder: Path, path: Path, data: DataConfig, record: dict[str, Any], disjointness: Callable[[list[str]], str]) -> None:
     """Complete the record by what the written folder holds, write it, and give the folder its name."""
-    for split in SPLITS:
+    for split in record["puzzles"]:
         for name in ARRAYS:
             with array_path(folder, split, name).open("rb") as file:
                 record["sha256"][f"{split}/{name}"] = hashlib.file_digest(file, "sha256").hexdigest()
@@ -168,7 +170,7 @@ def _build_pairs(path: Path, data: DataConfig, task: PairsTask) -> dict[str, Any
     """Puzzles of several rows, whose variants are draws or, with data.num_aug, rows too."""
     found, folder = task.collect(data), _empty_folder(path)
     record: dict[str, Any] = {
-        "format_version": FORMAT_VERSION,
+        "format_version": FORMAT_VERSIONS[data.source],
         "settings": _settings(data),
         "csv_sha256": found.sha256,
         "puzzles": {split: len(found.splits[split].puzzles) for split in SPLITS},
@@ -225,10 +227,9 @@ def _downloaded(task: Task, data: DataConfig, name: str) -> Path:
 
 
 def _generated(task: Task, data: DataConfig) -> tuple[dict[str, Split], dict[str, str]]:
-    num_test = _GENERATED_TEST_PUZZLES if data.num_test_puzzles is None else data.num_test_puzzles
-    questions, answers = task.generate(num_test + data.num_puzzles, data.seed)
-    # The test puzzles come first, so that runs with more training puzzles are tested on the same ones.
-    return {"test": (questions[:num_test], answers[:num_test]), "train": (questions[num_test:], answers[num_test:])}, {}
+    num_test = GENERATED_TEST_PUZZLES if data.num_test_puzzles is None else data.num_test_puzzles
+    counts = {"train": data.num_puzzles, "test": num_test, SELECTION: min(num_test, SELECTION_PUZZLES)}
+    return task.generate_splits(counts, data.seed), {}
 
 
 def _disjointness(task: Task, found: list[str]) -> str:
@@ -291,9 +292,10 @@ def _check_settings(path: Path, data: DataConfig) -> dict[str, Any] | None:
             _warn_once(f"data.{split}_csv={csv} is not used: {path} is there, and does not say what it was built from")
     if record is None:
         return None
-    if record.get("format_version") != FORMAT_VERSION:
+    if data.source == record["settings"].get("source") and record.get("format_version") != FORMAT_VERSIONS[data.source]:
+        others = ": generated sets hold other puzzles since" if data.source == "generated" else ""
         raise DataError(
-            f"data.path={path} has format version {record.get('format_version')}, not {FORMAT_VERSION}: "
+            f"data.path={path} has format version {record.get('format_version')}, not {FORMAT_VERSIONS[data.source]}{others}: "
             f"remove it and build it again with {build_command(data)}"
         )
     for key, wanted in _settings(data).items():

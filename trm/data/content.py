@@ -7,14 +7,16 @@ import dataclasses
 import logging
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from trm.config import DataConfig
 from trm.data.format import Dataset, load_dataset, read_build_record
-from trm.tasks.base import Task, task_of
+from trm.tasks.base import Split, Task, task_of
 
+GENERATED_TEST_PUZZLES = 1000  # where data.num_test_puzzles does not say how many
 COPIES = "may be symmetric copies of a training puzzle"
 MOST_SOLVED = 1024  # puzzles of a split that are looked at for other solutions, evenly spaced: some seconds at most
 _CHUNK_ROWS = 1024
@@ -31,6 +33,8 @@ class Content:
     train_puzzles: int
     test_puzzles: int
     findings: list[str]  # in words, empty where nothing changes how an accuracy on these puzzles may be read
+    # of generated training puzzles, which they are (`generated_training`); None where they are from elsewhere
+    training_range: dict[str, int] | None = None
 
 
 def examine(path: Path, train: Dataset, test: Dataset, task: Task) -> Content:
@@ -43,7 +47,11 @@ def examine(path: Path, train: Dataset, test: Dataset, task: Task) -> Content:
     known = record.get("findings")
     if record.get("digests") != digests or not isinstance(known, list):
         known = findings(task, train, test)
-    return Content(digests["train"], digests["test"], train.num_groups, test.num_groups, [str(finding) for finding in known])
+    own = record.get("digests") == digests and record["settings"].get("source") == "generated"
+    trained = training_range(record["settings"], int(record.get("format_version") or 1), train.num_groups) if own else None
+    return Content(
+        digests["train"], digests["test"], train.num_groups, test.num_groups, [str(finding) for finding in known], trained
+    )
 
 
 def content_of(data: DataConfig) -> Content:
@@ -65,6 +73,28 @@ def as_read(data: DataConfig, train: Dataset, test: Dataset) -> DataConfig:
     return dataclasses.replace(data, **wrong)  # type: ignore[arg-type]
 
 
+# ------------------------------------------------------------------------------------------------------ training puzzles made again
+
+
+def training_range(settings: dict[str, Any], version: int, puzzles: int) -> dict[str, int]:
+    """Which puzzles the training puzzles of a generated set are, from its settings and the format version of its folder."""
+    first = 0 if version > 1 else settings.get("num_test_puzzles") or GENERATED_TEST_PUZZLES
+    return {"format_version": version, "seed": settings["seed"], "first": first, "puzzles": puzzles}
+
+
+def generated_training(task: Task, known: dict[str, int]) -> Split:
+    """The training puzzles of such a range, which are made again. Until version 2 they followed the test puzzles."""
+    first, stop, seed = known["first"], known["first"] + known["puzzles"], known["seed"]
+    rows = task.generate(stop, seed) if known["format_version"] == 1 else task.generate_splits({"train": stop}, seed)["train"]
+    return rows[0][first:], rows[1][first:]
+
+
+def trained_on(task: Task, known: dict[str, int], test: Dataset) -> int:
+    """How many of the test puzzles are in such a range, or are copies of puzzles there where sets are kept apart from copies."""
+    met = np.isin(task.classes(*base_rows(test)), task.classes(*generated_training(task, known)))
+    return int(met.sum())
+
+
 # ------------------------------------------------------------------------------------------------------------------- findings
 
 
@@ -81,7 +111,7 @@ def findings(task: Task, train: Dataset | None, test: Dataset) -> list[str]:
             ]
     if test.pairs_task is not None:
         return _of_pairs(train, test)
-    bases = {name: _base(dataset) for name, dataset in splits.items()}
+    bases = {name: base_rows(dataset) for name, dataset in splits.items()}
     told = []
     if train is not None:
         told += _shared(task, train, *bases["training"], *bases["test"])
@@ -125,7 +155,7 @@ def _of_pairs(train: Dataset | None, test: Dataset) -> list[str]:
     return told
 
 
-def _base(dataset: Dataset) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+def base_rows(dataset: Dataset) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     """The first row of every group: questions and answers [G, L] without the stored variants."""
     first = np.asarray(dataset.group_indices[:-1], np.int64)
     return dataset.inputs[first].astype(np.uint8), dataset.labels[first].astype(np.uint8)

@@ -3,7 +3,7 @@
     identifiers.json            names of the puzzle identifiers (one, "<blank>", where puzzles have none of their own)
     test_puzzles.json           the test puzzles as their files have them, of a task with several rows a puzzle (`PairsTask`)
     build.json                  how it was built; absent in folders made by the reference's builder
-    train/ test/
+    train/ test/ and, of generated puzzles, selection/ (those by which the best checkpoint is chosen)
       dataset.json              `Metadata`
       all__inputs.npy           tokens [N, L]
       all__labels.npy           tokens [N, L]; `ignore_label_id` marks cells without a label
@@ -34,6 +34,7 @@ from trm.errors import DataError
 from trm.tasks.base import Catalogue, PairsTask, Task
 
 SPLITS = ("train", "test")
+SELECTION = "selection"  # the split that generated puzzles have beside
 ARRAYS = ("inputs", "labels", "puzzle_identifiers", "puzzle_indices", "group_indices")
 COUNTS = "variant_counts"
 IDENTIFIERS, TESTS, DRAWS, NAMES = "identifiers.json", "test_puzzles.json", "variants.npy", "variants.json"
@@ -115,7 +116,7 @@ def array_path(folder: Path, split: str, name: str) -> Path:
 
 
 def load_dataset(path: Path, split: str, task: Task | None = None) -> Dataset:
-    """Read one split ("train" or "test") of a dataset folder into memory: a run does not miss files that vanish later.
+    """Read one split ("train", "test" or "selection") of a dataset folder into memory: a run does not miss files that vanish later.
 
     `task` is what the rows should be puzzles of; the dataset has it where the sizes fit.
 

@@ -32,6 +32,7 @@ class Stream(IntEnum):
     OFFSET = 10
     PAIRS = 11
     CHOICE = 12
+    SPLIT = 13
 
 
 def mix64(x: NDArray[np.uint64]) -> NDArray[np.uint64]:

@@ -19,9 +19,8 @@ from trm.core.flops import (
 )
 from trm.core.model import Architecture, architecture, num_parameters
 from trm.core.step import StepConfig
+from trm.data.content import GENERATED_TEST_PUZZLES
 from trm.tasks.base import task_of
-
-GENERATED_TEST_PUZZLES = 1000  # unless told otherwise
 
 
 def architecture_of(cfg: Config) -> Architecture:

@@ -13,7 +13,7 @@ import os
 import shutil
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -64,6 +64,7 @@ class Meta:
     test_digest: str | None = None  # of the test puzzles that the scores were measured on
     puzzles: dict[str, int] | None = None  # how many, of "train" and "test"
     findings: list[str] | None = None  # of the dataset (trm/data/content.py)
+    training_range: dict[str, int] | None = None  # which generated puzzles it was trained on (trm/data/content.py)
 
 
 def flatten(tree: Any) -> dict[str, Tensor]:
@@ -274,8 +275,7 @@ def load_checkpoint(folder: Path) -> tuple[dict[str, Tensor], Meta]:
     if hashlib.sha256(blob).hexdigest() != body.get("state_sha256"):
         raise CheckpointError(f"{state_path}: damaged (its checksum does not match {META_FILE}): use another checkpoint")
     try:
-        later = ("test_digest", "puzzles", "findings")
-        known = {name: body[name] for name in Meta.__dataclass_fields__ if name in body or name not in later}
+        known = {item.name: body[item.name] for item in fields(Meta) if item.name in body or item.default is MISSING}
         return load(blob) | _load_table(folder, body.get("table_sha256")), Meta(**known | {"scores": Scores(**body["scores"])})
     except (KeyError, TypeError, SafetensorError) as error:
         raise CheckpointError(f"{folder}: not a checkpoint ({error})") from error

@@ -78,6 +78,7 @@ class Record:
             test_digest=exp.content.test_digest,
             puzzles={"train": exp.content.train_puzzles, "test": exp.content.test_puzzles},
             findings=exp.content.findings,
+            training_range=exp.content.training_range,
         )
 
     def summary(self, exp: Experiment, status: str, reason: str | None, seconds: float) -> dict[str, Any]:

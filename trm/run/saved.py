@@ -17,8 +17,8 @@ from trm.config import Config, DataConfig, differences, kept, load_yaml, to_plai
 from trm.config.overrides import override
 from trm.core.model import Architecture, Weights, architecture, init_fixed, weight_shapes
 from trm.data.build import is_absent
-from trm.data.content import findings
-from trm.data.format import Dataset, load_dataset
+from trm.data.content import findings, trained_on, training_range
+from trm.data.format import Dataset, load_dataset, read_build_record
 from trm.errors import CheckpointError, ConfigError, DataError
 from trm.run.checkpoint import Meta, find_checkpoints, first_whole, load_checkpoint
 from trm.run.folder import CHECKPOINTS, CONFIG_FILE, META_FILE
@@ -133,7 +133,8 @@ def published() -> list[Published]:
 def check_test_puzzles(run: SavedRun, test: Dataset) -> list[str]:
     """What changes how a result on these test puzzles may be read, in words.
 
-    Raises CheckpointError where they are not those that the run was tested on, and the overrides do not ask for others.
+    Raises CheckpointError where they are not those that the run was tested on, and the overrides do not ask for others; and where
+    generated ones are among the puzzles that it was trained on.
     """
     own, here, where = run.meta.test_digest, test.digest(), f"data.path={run.cfg.data.path}"
     if own == here:
@@ -143,6 +144,7 @@ def check_test_puzzles(run: SavedRun, test: Dataset) -> list[str]:
             f"{where} holds other test puzzles than the run was tested on: digest {own} in {run.folder}, {here} there: give the "
             f"folder that has those as data.path=, or say {where} to take the others"
         )
+    _refuse_trained_on(run, test)
     told = f"digest {own} there, {here} here" if own else "the checkpoint does not say on which it was tested"
     words = [f"{where}: other test puzzles than the run's own ({told})" if own else f"{where}: {told}"]
     task, train = task_of(run.cfg.data), None
@@ -154,6 +156,31 @@ def check_test_puzzles(run: SavedRun, test: Dataset) -> list[str]:
         train = None
         words.append("whether they are copies of puzzles that the run was trained on is not known: those are not in this folder")
     return words + findings(task, train, test)
+
+
+def _refuse_trained_on(run: SavedRun, test: Dataset) -> None:
+    """Raise CheckpointError where generated test puzzles are among those of the checkpoint's training range."""
+    own, path, known = run.meta.config["data"], Path(run.cfg.data.path), run.meta.training_range
+    record = read_build_record(path) or {"settings": {"source": run.cfg.data.source}, "format_version": None}
+    if record["settings"].get("source") != "generated":
+        return
+    if known is None and own.get("source") == "generated" and run.meta.data_digest:  # of before ranges were recorded
+        known = training_range(own, 1, own["num_puzzles"])
+    if known is None:
+        return
+    if known["format_version"] == record["format_version"] > 1:
+        return  # puzzles of the two splits never meet, whatever their seeds and counts
+    task = task_of(DataConfig(**{**own, "path": str(path)}))
+    if task.facts.sizes != test.metadata.sizes:
+        return
+    log.warning(
+        "making the %s puzzles again that %s was trained on, to compare the test puzzles with them", known["puzzles"], run.folder
+    )
+    if met := trained_on(task, known, test):
+        raise CheckpointError(
+            f"data.path={path}: {met} of its {test.num_groups} test puzzles are among the {known['puzzles']} generated puzzles "
+            f"that {run.folder} was trained on (from {known['first']} on, seed {known['seed']}): give another data.seed"
+        )
 
 
 def _settings(folder: Path, meta: Meta) -> Any:

@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trm.config import EXACT, Config, DataConfig, check_widths, register_check
+from trm.data.hashing import Stream, hash64
 from trm.errors import ConfigError, DataError
 
 Tokens = NDArray[np.integer]  # [L] of one grid, or [N, L]
@@ -27,6 +28,23 @@ Flags = NDArray[np.bool_]  # [L] of one grid, or [N]
 Scores = dict[str, NDArray[np.bool_]]  # [N] by name
 ANSWERS_FILE = "answers.json"  # of a run whose puzzles are judged by votes: some of them with their answers
 Split = tuple[NDArray[np.uint8], NDArray[np.uint8]]  # questions and answers [P, L]
+# Of sixteen parts of all generated puzzles, how many are each split's own: a puzzle and its copies are of one split for ever,
+# whatever the seed and the counts, so that generated sets only grow at their ends and never meet.
+SIXTEENTHS = {"train": 8, "test": 5, "selection": 3}
+# Added to data.seed where splits are generated. Sets of format version 1 were cut from the puzzles of data.seed itself.
+SPLIT_SEEDS = 2**31
+
+
+def split_of(classes: NDArray[np.uint64]) -> NDArray[np.str_]:
+    """The split [N] that owns each class of puzzles, which is a word that copies of a puzzle share."""
+    owners = np.repeat(list(SIXTEENTHS), list(SIXTEENTHS.values()))
+    found: NDArray[np.str_] = owners[hash64(Stream.SPLIT, classes) >> np.uint64(60)]
+    return found
+
+
+def candidates_for(counts: Mapping[str, int]) -> int:
+    """How many puzzles hold so many of each split, on average."""
+    return max(-(-16 * count // SIXTEENTHS[split]) for split, count in counts.items())
 
 
 @dataclass(frozen=True)
@@ -168,8 +186,30 @@ class Task(ABC):
         return True
 
     def generate(self, count: int, seed: int) -> Split:
-        """So many puzzles made here, no two alike; raises DataError where the task cannot make them."""
+        """So many puzzles made here, no two alike; a larger count begins with the same ones.
+
+        Raises DataError where the task cannot make them.
+        """
         raise DataError(f"data.source=generated: {self.title} is not made here: set data.source=csv")
+
+    def generate_splits(self, counts: Mapping[str, int], seed: int) -> dict[str, Split]:
+        """So many puzzles of each split made here, each split from the puzzles that are its own (`split_of`)."""
+        most = candidates_for(counts)
+        while True:
+            most += most // 16 + 64  # since the splits have their shares on average only
+            questions, answers = self.generate(most, seed + SPLIT_SEEDS)
+            owners = split_of(self.classes(questions, answers))
+            rows = {split: np.flatnonzero(owners == split)[:count] for split, count in counts.items()}
+            if all(len(rows[split]) == count for split, count in counts.items()):
+                return {split: (questions[chosen], answers[chosen]) for split, chosen in rows.items()}
+
+    def classes(self, questions: NDArray[np.uint8], answers: NDArray[np.uint8]) -> NDArray[np.uint64]:
+        """A word for each generated puzzle [N]: what has another word is another puzzle, and no copy where `has_classes` is set."""
+        if self.symmetry is not None and self.has_classes:
+            return self.symmetry.signature(questions, answers)
+        cells = hash64(np.arange(questions.shape[1]), questions.astype(np.uint64))
+        words: NDArray[np.uint64] = cells.sum(axis=1, dtype=np.uint64)
+        return words
 
     @property
     def token_of_byte(self) -> NDArray[np.uint8]:

@@ -108,7 +108,7 @@ def generate(canvas: int, lengths: tuple[int, int | None], count: int, seed: int
             if found < count and next_number > 20 * count + 1000:
                 most = "null" if lengths[1] is None else lengths[1]
                 raise DataError(
-                    f"data.num_puzzles + data.num_test_puzzles = {count}, but no more than {found} different mazes of side "
+                    f"data.num_puzzles and data.num_test_puzzles need {count}, but no more than {found} different mazes of side "
                     f"{canvas} with data.path_min={lengths[0]} data.path_max={most} were found: lower the numbers, or allow "
                     "other lengths"
                 )

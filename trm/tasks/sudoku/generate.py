@@ -4,14 +4,16 @@ Everything runs on many puzzles in step. A state is the candidates of every cell
 states, so that NumPy works on long contiguous rows. Puzzle number i is a pure function of (seed, i).
 """
 
+import itertools
 from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
 
-from trm.data.hashing import Stream, hash64, permutations
+from trm.data.hashing import Stream, hash64, mix64, permutations
 from trm.errors import DataError
 from trm.run.progress import work
+from trm.tasks.base import Split, candidates_for, split_of
 from trm.tasks.sudoku.rules import BLANK, Sudoku
 from trm.tasks.sudoku.symmetry import signature
 
@@ -19,6 +21,9 @@ States = NDArray[np.uint16]
 
 # With fewer digits nearly all puzzles are symmetric copies of one another.
 SMALLEST_SIDE_WITH_CLASSES = 6
+# From this side on there are millions of solutions that are no copies of one another, and taking away clues takes nearly all of the
+# time: the solution decides which split owns a puzzle, so that clues are only taken away where the puzzle is needed.
+SMALLEST_SIDE_SPLIT_BY_SOLUTION = 8
 _LARGEST_SIDE = 9
 _ROUND = 2048
 _MOST_GUESSES = 256
@@ -116,12 +121,35 @@ def _random_solutions(sudoku: Sudoku, seed: int, numbers: NDArray[np.int64]) -> 
     return grids
 
 
-def _make(
-    sudoku: Sudoku, seed: int, numbers: NDArray[np.int64], before: int, tell: Callable[[int], None]
-) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """Questions and answers [M, L] of the puzzles with these numbers [M]; `tell` is told how many that is with those `before`."""
+def solution_classes(sudoku: Sudoku, grids: States) -> NDArray[np.uint64]:
+    """One word for each full grid [L, M] that no symmetry changes.
+
+    Two lines of a band or stack are a permutation of the digits: the digits that its powers leave in place tell its cycles.
+    """
+    side, num_grids = sudoku.side, grids.shape[1]
+    digits = np.bitwise_count(grids - np.uint16(1)).T.astype(np.intp).reshape(num_grids, side, side)
+    total = np.zeros(num_grids, np.uint64)
+    for lines, block in ((digits, sudoku.box_rows), (digits.swapaxes(1, 2), sudoku.box_cols)):
+        for start in range(0, side, block):
+            cycles = np.zeros(num_grids, np.uint64)
+            for one, other in itertools.permutations(range(start, start + block), 2):
+                step = np.empty((num_grids, side), np.intp)
+                np.put_along_axis(step, lines[:, one], lines[:, other], axis=1)
+                power, stay = step, []
+                for _ in range(side):
+                    stay.append((power == np.arange(side)).sum(axis=1))
+                    power = np.take_along_axis(step, power, axis=1)
+                cycles += hash64(block, *stay)
+            total += mix64(cycles)
+    return total
+
+
+def _make(sudoku: Sudoku, seed: int, numbers: NDArray[np.int64], grids: States, before: int, tell: Callable[[int], None]) -> Split:
+    """Questions and answers [M, L] of the puzzles with these numbers [M] and solutions [L, M].
+
+    `tell` is told how many are done, with those `before`.
+    """
     every = np.uint16((1 << sudoku.side) - 1)
-    grids = _random_solutions(sudoku, seed, numbers)
     order = permutations(hash64(Stream.GENERATE, seed, -1, numbers[:, None], np.arange(sudoku.num_cells)))
     given = np.ones(grids.shape, bool)
     columns = np.arange(len(numbers))
@@ -168,11 +196,12 @@ def several_solutions(sudoku: Sudoku, questions: NDArray[np.integer], answers: N
     return found
 
 
-def generate(sudoku: Sudoku, count: int, seed: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+def generate(sudoku: Sudoku, count: int, seed: int, split: str | None = None) -> Split:
     """Questions and answers [count, L]: puzzles with one solution, minimal, no two alike.
 
     From side 6 on "alike" takes in symmetric copies (by `signature`); 4x4 puzzles are only told apart exactly. A larger count
-    begins with the same puzzles. Raises DataError for a size that is not made here or a count that it does not have.
+    begins with the same puzzles. With `split` they are those whose solution is that split's own. Raises DataError for a size that
+    is not made here or a count that it does not have.
     """
     if not (min(sudoku.box_rows, sudoku.box_cols) >= 2 and sudoku.side <= _LARGEST_SIDE):
         raise DataError(
@@ -180,24 +209,30 @@ def generate(sudoku: Sudoku, count: int, seed: int) -> tuple[NDArray[np.uint8], 
             "(either way round) and 3x3 only"
         )
     by_signature = sudoku.side >= SMALLEST_SIDE_WITH_CLASSES
-    kept: list[tuple[NDArray[np.uint8], NDArray[np.uint8]]] = []
+    candidates = candidates_for({split: count}) if split else count
+    kept: list[Split] = []
     seen: set[int | bytes] = set()
     next_number, found = 0, 0
     with work("puzzles made", count, "puzzle") as done:
         while found < count:
-            numbers = np.arange(next_number, next_number + min(_ROUND, count - found + 16))
+            missing = -(-(count - found) * candidates // count)
+            numbers = np.arange(next_number, next_number + min(_ROUND, missing + 16))
             next_number += len(numbers)
-            questions, answers = _make(sudoku, seed, numbers, found, done)
+            grids = _random_solutions(sudoku, seed, numbers)
+            if split:
+                own = split_of(solution_classes(sudoku, grids)) == split
+                numbers, grids = numbers[own], grids[:, own]
+            questions, answers = _make(sudoku, seed, numbers, grids, found, done)
             keys = signature(sudoku, questions, answers).tolist() if by_signature else [row.tobytes() for row in questions]
             new = []
             for i, key in enumerate(keys):
                 if key not in seen:
                     seen.add(key)
                     new.append(i)
-            if found + len(new) < count and next_number > 3 * count + 1000:
+            if found + len(new) < count and next_number > 3 * candidates + 1000:
                 raise DataError(
-                    f"data.num_puzzles + data.num_test_puzzles = {count}, but no more than {len(seen)} different "
-                    f"{sudoku.side}x{sudoku.side} puzzles were found: lower them"
+                    f"data.num_puzzles and data.num_test_puzzles need {count} different {sudoku.side}x{sudoku.side} puzzles, but "
+                    f"no more than {len(seen)} were found: lower them"
                 )
             kept.append((questions[new], answers[new]))
             found += len(new)

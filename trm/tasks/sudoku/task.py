@@ -1,5 +1,6 @@
 """Sudoku as a task: its rules, symmetries, generator and looks behind the members that the project knows."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -8,8 +9,8 @@ from numpy.typing import NDArray
 
 from trm.config import DataConfig
 from trm.errors import ConfigError
-from trm.tasks.base import Flags, GridView, Hub, Split, Task, TaskFacts, Tokens
-from trm.tasks.sudoku.generate import SMALLEST_SIDE_WITH_CLASSES, generate, several_solutions
+from trm.tasks.base import SPLIT_SEEDS, Flags, GridView, Hub, Split, Task, TaskFacts, Tokens
+from trm.tasks.sudoku.generate import SMALLEST_SIDE_SPLIT_BY_SOLUTION, SMALLEST_SIDE_WITH_CLASSES, generate, several_solutions
 from trm.tasks.sudoku.rules import BLANK, PAD, Sudoku
 from trm.tasks.sudoku.symmetry import SudokuSymmetry
 
@@ -59,6 +60,12 @@ class SudokuTask(Sudoku, Task):
     def generate(self, count: int, seed: int) -> Split:
         """Puzzles with one solution each, from which no clue can be taken away."""
         return generate(self, count, seed)
+
+    def generate_splits(self, counts: Mapping[str, int], seed: int) -> dict[str, Split]:
+        """The same of each split."""
+        if self.side < SMALLEST_SIDE_SPLIT_BY_SOLUTION:
+            return super().generate_splits(counts, seed)
+        return {split: generate(self, count, seed + SPLIT_SEEDS, split) for split, count in counts.items()}
 
     def contradictions(self, question: Tokens) -> list[str]:
         """Digits that stand twice in a row, column or box."""
