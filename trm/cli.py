@@ -7,6 +7,7 @@ away (128 + SIGPIPE); 143 preempted. A command that has nothing to save ends wit
 import argparse
 import contextlib
 import errno
+import functools
 import importlib
 import importlib.util
 import logging
@@ -23,6 +24,8 @@ from typing import Any, NoReturn
 
 import hydra
 from hydra._internal.callbacks import Callbacks
+from hydra._internal.core_plugins import file_config_source
+from hydra._internal.sources_registry import SourcesRegistry
 from hydra._internal.utils import get_args_parser
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
@@ -30,12 +33,13 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.plugins import Plugins
 from hydra.errors import HydraException, OverrideParseException
 from hydra.experimental.callback import Callback
+from hydra.plugins.config_source import ConfigLoadError, ConfigResult
 from hydra.types import HydraContext, RunMode
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, read_write
 from omegaconf.errors import OmegaConfBaseException
 
-from trm.config import Config, RecursionConfig, all_keys, from_composed, load_yaml, register_schema, unknown_keys
-from trm.config.overrides import quoting_hint
+from trm.config import Config, RecursionConfig, all_keys, from_composed, load_yaml, local_path, register_schema, unknown_keys
+from trm.config.overrides import as_typed, quoting_hint
 from trm.config.released import in_dashes, key_hint, no_option
 from trm.errors import EXIT_FAILED, EXIT_USER_ERROR, ConfigError, RunFailure, UserError, plain_line
 from trm.run.job import job
@@ -159,12 +163,18 @@ def options(command: str, arguments: Sequence[str], *, words: bool = True, **spe
     parser = _Options(prog=command, add_help=False, allow_abbrev=False)
     parser.add_argument("rest", nargs="*")
     for name, settings in spec.items():
-        parser.add_argument(("--" if len(name) > 1 else "-") + name.replace("_", "-"), dest=name, **settings)
+        flag = ("--" if len(name) > 1 else "-") + name.replace("_", "-")
+        kind = {"type": functools.partial(_path, flag)} if settings.get("type") is Path else {}
+        parser.add_argument(flag, dest=name, **{**settings, **kind})
     given = parser.parse_intermixed_args(arguments)
     for argument in given.rest:
         if not words and "=" not in argument:
             parser.error(f"{argument}: not understood: arguments are KEY=VALUE and options")
     return given
+
+
+def _path(flag: str, given: str) -> Path:
+    return Path(local_path(flag, given))
 
 
 def _named(function: Callable[..., None] | str) -> Callable[..., None]:
@@ -217,7 +227,7 @@ def _run_hydra(run: Callable[[Config], Any] | str, run_folder: bool) -> None:
     given = parser.parse_intermixed_args()  # Hydra does it again, and wants the overrides on one side of its options
     if sum(map(bool, (given.run, given.multirun, given.cfg, given.info, given.shell_completion))) > 1:
         parser.error("--multirun, --cfg and --info exclude one another")
-    sys.argv[1:] = [*(a for a in sys.argv[1:] if a not in given.overrides), *map(_with_plus, given.overrides)]
+    sys.argv[1:] = [*(a for a in sys.argv[1:] if a not in given.overrides), *map(_as_meant, given.overrides)]
     if not run_folder:
         sys.argv += [f"hydra.run.dir={NO_RUN_FOLDER}", "hydra.output_subdir=null", "hydra/job_logging=stdout"]
         sys.argv += ["hydra/sweeper=basic", "hydra/launcher=basic"]  # a sweep is of runs
@@ -265,16 +275,30 @@ def _run_hydra(run: Callable[[Config], Any] | str, run_folder: bool) -> None:
 class RefuseEarly(Callback):
     """Refuses wrong settings before Hydra makes the run's folder; conf/config.yaml names it."""
 
+    def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
+        """Exit where the sweep's folder is none."""
+        try:
+            _mend_folder(config, "sweep")
+        except (ConfigError, OmegaConfBaseException) as error:
+            fail(error)
+
     def on_run_start(self, config: DictConfig, **_: Any) -> None:
         """Exit where the settings are not valid."""
         try:
             cfg = typed(config)
+            _mend_folder(config, "run")
             makes_a_folder = config.hydra.run.dir != NO_RUN_FOLDER
             named = any(override.startswith("run_name=") for override in config.hydra.overrides.task)
             if makes_a_folder and not named and max(cfg.hardware.processes, process_rank()[1]) > 1:
                 raise ConfigError("run_name is missing: a run of several hosts needs one, else each names it by its own clock")
         except (UserError, OmegaConfBaseException) as error:
             fail(error)
+
+
+def _mend_folder(config: DictConfig, name: str) -> None:
+    """Put the home folder in the place of a leading ~ of hydra.NAME.dir. Raises ConfigError."""
+    with read_write(config.hydra):
+        config.hydra[name].dir = local_path(f"hydra.{name}.dir", str(config.hydra[name].dir))
 
 
 def typed(composed: DictConfig) -> Config:
@@ -319,9 +343,24 @@ def _mistake(error: Exception, overrides: list[str]) -> UserError | None:
     return ConfigError(f"Hydra cannot start with these overrides and conf/: {one_line(error)}")
 
 
-def _with_plus(override: str) -> str:
-    """sweep=NAME as +sweep=NAME, as Hydra wants a group that is not always there."""
-    return f"+{override}" if override.startswith("sweep=") else override
+def _as_meant(override: str) -> str:
+    """An override as Hydra wants it: text quoted where it would read something else, a group that is not always there with +."""
+    return as_typed(f"+{override}" if override.startswith("sweep=") else override)
+
+
+class FileConfigSource(file_config_source.FileConfigSource):
+    """The files of conf/, in which text is text whatever it looks like; in the place of Hydra's class of this name."""
+
+    def load_config(self, config_path: str) -> ConfigResult:
+        """The settings of a file and its header, as Hydra's own."""
+        file = Path(self.path, self._normalize_file_name(config_path))
+        if not file.exists():
+            raise ConfigLoadError(f"Config not found : {file}")
+        with file.open(encoding="utf-8", errors="replace") as text:
+            header = self._get_header_dict(text.read(512))
+        package = header["package"] or os.path.dirname(config_path).replace("/", ".")
+        found = load_yaml(file, "" if package == "_global_" else package)
+        return ConfigResult(config=found, path=f"file://{self.path}", provider=self.provider, header=header)
 
 
 def _prepare_hydra() -> None:
@@ -332,6 +371,7 @@ def _prepare_hydra() -> None:
     register_schema()
     OmegaConf.register_new_resolver("trm_groups", describe_groups, replace=True)
     Plugins.instance()  # imports all plugins; then conf/hydra/launcher takes the place of their own defaults
+    SourcesRegistry.instance().types["file"] = FileConfigSource
     for name in ("submitit_local", "submitit_slurm", "ray"):
         ConfigStore.instance().repo["hydra"]["launcher"].pop(f"{name}.yaml", None)
 
@@ -372,16 +412,17 @@ def compose(overrides: list[str]) -> Config:
 def compose_launch(overrides: list[str]) -> tuple[Config, Launch]:
     """As `compose`, with Hydra's own part."""
     with _composing(overrides):
-        composed = hydra.compose("config", overrides=list(map(_with_plus, overrides)), return_hydra_config=True)
+        composed = hydra.compose("config", overrides=list(map(_as_meant, overrides)), return_hydra_config=True)
         own = composed.hydra
-        return typed(composed), Launch(Path(own.run.dir), own.runtime.choices["hydra/launcher"], own.mode == RunMode.MULTIRUN)
+        run_dir = Path(local_path("hydra.run.dir", own.run.dir))
+        return typed(composed), Launch(run_dir, own.runtime.choices["hydra/launcher"], own.mode == RunMode.MULTIRUN)
 
 
 def compose_jobs(overrides: list[str]) -> dict[str, Config]:
     """The settings of every job that `python -m trm.train --multirun OVERRIDES` would run, by the job's name; runs nothing."""
     with _composing(overrides):
         loader = GlobalHydra.instance().config_loader()
-        composed = loader.load_configuration("config", overrides=list(map(_with_plus, overrides)), run_mode=RunMode.MULTIRUN)
+        composed = loader.load_configuration("config", overrides=list(map(_as_meant, overrides)), run_mode=RunMode.MULTIRUN)
         sweeper: Any = Plugins.instance().instantiate_sweeper(
             config=composed,
             hydra_context=HydraContext(config_loader=loader, callbacks=Callbacks()),

@@ -40,6 +40,7 @@ from numpy.typing import NDArray
 from trm.backends import Runtime
 from trm.cli import group_options, one_line, options
 from trm.config import IGNORE_LABEL, InferenceConfig
+from trm.config.overrides import as_typed
 from trm.core.flops import count_row_flops
 from trm.data.loader import EvalLoader
 from trm.errors import EXIT_PREEMPTED, ConfigError, RunFailure, UserError
@@ -160,7 +161,7 @@ def sweep_of(overrides: list[str]) -> list[list[str]]:
     choices = []
     for text in overrides:
         try:
-            parsed = OverridesParser.create().parse_override(text)
+            parsed = OverridesParser.create().parse_override(as_typed(text))
             values = list(parsed.sweep_string_iterator()) if parsed.is_sweep_override() else []
         except HydraException as error:
             raise ConfigError(f"{text} is not understood as KEY=VALUE,VALUE: quote the values") from error

@@ -32,7 +32,7 @@ from omegaconf import OmegaConf
 from torch import Tensor
 
 from trm.cli import compose, options
-from trm.config import digest, kept, to_plain
+from trm.config import digest, kept, local_path, to_plain
 from trm.config.overrides import override
 from trm.core.model import Architecture, Weights, architecture, weight_shapes
 from trm.errors import CheckpointError, ConfigError
@@ -201,7 +201,9 @@ def export_run(arguments: list[str]) -> None:
     if len(rest) != 1:
         raise ConfigError("export needs checkpoint=RUN and one FILE to write")
     run = open_run(path, overrides)
-    write_reference_file(Path(rest[0]), ModelTensors(run.eval_weights, run.fixed, run.puzzle_embedding), run.arch)
+    write_reference_file(
+        Path(local_path("FILE", rest[0])), ModelTensors(run.eval_weights, run.fixed, run.puzzle_embedding), run.arch
+    )
     print(f"wrote {rest[0]}: {'EMA' if run.uses_ema else 'training'} weights of {run.folder}")
 
 
@@ -218,7 +220,7 @@ def publish(arguments: list[str]) -> None:
             raise ConfigError(
                 f"{word}: a published checkpoint keeps its run's own settings, but for {', '.join(USE)}: leave it out"
             )
-    run, folder = open_run(path, overrides), Path(rest[0])
+    run, folder = open_run(path, overrides), Path(local_path("FOLDER", rest[0]))
     settings = to_plain(run.cfg)
     meta = replace(run.meta, wandb_run_id=None, config=run.meta.config | {group: settings[group] for group in USE})
     if os.path.lexists(folder):
@@ -240,7 +242,7 @@ def import_file(arguments: list[str]) -> None:
     names = [a for a in arguments if a not in overrides]
     if len(names) != 2:
         raise ConfigError("import needs FILE (the released code's checkpoint) and RUN (the folder to make), then overrides")
-    file, run_dir = map(Path, names)
+    file, run_dir = (Path(local_path("import", name)) for name in names)
     if os.path.lexists(run_dir):
         raise ConfigError(f"{run_dir}: exists already: choose another folder")
     cfg = compose([*overrides, override("run_name", run_dir.name)])

@@ -32,6 +32,7 @@ from trm.config.schema import (
     from_composed,
     from_plain,
     load_yaml,
+    local_path,
     register_schema,
     role,
     to_plain,

@@ -1,10 +1,26 @@
-"""KEY=VALUE as Hydra's grammar reads it back: it knows ASCII letters alone outside quotes, and a comma makes a sweep."""
+"""KEY=VALUE as Hydra's grammar reads it: it knows ASCII letters alone outside quotes, and a comma makes a sweep.
+
+Outside quotes it also makes numbers and truth values of words, which `as_typed` undoes where the key's value is text.
+"""
 
 import re
 import shlex
+from collections.abc import Callable
+from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
+
+from trm.config.schema import TextKind, all_keys, text_kind
+from trm.errors import ConfigError
+
+QUOTES = "'\"\u2018\u2019\u201c\u201d"
+FUNCTION = re.compile(r"\s*(bool|choice|extend_list|float|glob|int|interval|json_str|range|shuffle|sort|str|tag)\s*\(.*\)\s*")
+CHOICE = re.compile(r"\s*choice\s*\(([^()=]*)\)\s*")
+QUOTED = r"""'(?:\\.|[^'\\])*'|"(?:\\.|[^"\\])*\""""
+PIECE = re.compile(rf"({QUOTED}|(?:\\.|[^,])+)")  # of a sweep
+ENTRY = re.compile(rf"({QUOTED}|(?:\\.|[^,\[\]])+)")  # of a list
+PAIR = re.compile(rf"(\w+)(\s*:\s*)({QUOTED}|\[[^\]]*\]|[^,{{}}\[\]]*)")  # of a group's values in braces
 
 
 def override(key: str, value: object) -> str:
@@ -12,8 +28,39 @@ def override(key: str, value: object) -> str:
     plain = f"{key}={'null' if value is None else value}"
     if not isinstance(value, str) or _reads(plain) == value:
         return plain
-    escaped = re.sub(r'(\\*)(")', r"\1\1\\\2", re.sub(r"(\\+)$", r"\1\1", value))
-    return f'{key}="{escaped}"'
+    return f"{key}={_quoted(value)}"
+
+
+def as_typed(given: str) -> str:
+    """An override whose value Hydra reads as it was typed, where the schema calls the value text; any other as it is.
+
+    run_name=1e3 becomes run_name="1e3"; so does each value of a sweep, each entry of a list, and each text of KEY={...}.
+    """
+    name, equals, value = given.partition("=")
+    key = name.lstrip("+")
+    if not equals:
+        return given
+    if "${" in value:  # is looked up
+        unreadable = text_kind(key) in (TextKind.PLAIN, TextKind.OPTIONAL) and "," not in value and _reads(f"k={value}") is None
+        return f"{name}={_quoted(value)}" if unreadable else given
+    if text_kind(key) and (choice := CHOICE.fullmatch(value)):
+        value = choice[1]  # as a,b,c, since a job's override lacks the quotes of choice("a","b","c")
+    if FUNCTION.fullmatch(value):
+        return given
+    if value.startswith("{") and f"{key}." in map(_group, all_keys()):
+        return f"{name}=" + PAIR.sub(lambda pair: f"{pair[1]}{pair[2]}{_texts(f'{key}.{pair[1]}', pair[3])}", value)
+    return f"{name}={_texts(key, value)}"
+
+
+def parsed(given: str) -> tuple[str, Any]:
+    """The key and the one value of an override, read as on the command line of a run. Raises ConfigError."""
+    try:
+        found = OverridesParser.create().parse_override(as_typed(given))
+        if not found.is_sweep_override():
+            return found.key_or_group, found.value()
+    except HydraException:
+        pass
+    raise ConfigError(f"{given} is not understood: {quoting_hint(given)}")
 
 
 def quoting_hint(given: str) -> str:
@@ -25,6 +72,33 @@ def quoting_hint(given: str) -> str:
     if not equals or _reads(quoted) != value:
         return f"write it as {key if re.fullmatch('[a-zA-Z_.]+', key) else 'KEY'}=VALUE"
     return f"if its value is text, quote it for Hydra and for the shell: {shlex.quote(quoted)}"
+
+
+def _group(key: str) -> str:
+    return key[: key.rfind(".") + 1]
+
+
+def _texts(key: str, value: str) -> str:
+    """A key's value, or several with commas between them, each in quotes where Hydra would read anything but this text."""
+    kind = text_kind(key)
+    if kind is None or (kind != TextKind.LIST and isinstance(_reads(f"k={value}"), list | dict)):
+        return value
+    return (ENTRY if kind == TextKind.LIST else PIECE).sub(_quoter(null=kind == TextKind.OPTIONAL), value)
+
+
+def _quoter(*, null: bool) -> Callable[[re.Match[str]], str]:
+    def quoted(piece: re.Match[str]) -> str:
+        text = piece[0].strip()
+        if not text or text[0] in QUOTES or (null and text.lower() == "null") or isinstance(_reads(f"k={text}"), str):
+            return piece[0]
+        return piece[0].replace(text, _quoted(text))
+
+    return quoted
+
+
+def _quoted(text: str) -> str:
+    escaped = re.sub(r'(\\*)(")', r"\1\1\\\2", re.sub(r"(\\+)$", r"\1\1", text))
+    return f'"{escaped}"'
 
 
 def _reads(text: str) -> object:

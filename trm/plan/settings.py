@@ -8,6 +8,8 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from trm.cli import options
+from trm.config import local_path
+from trm.config.overrides import parsed
 from trm.errors import ConfigError
 
 PREFIX = "plan."
@@ -42,7 +44,11 @@ def split_arguments(arguments: list[str]) -> tuple[PlanSettings, list[str], bool
             hint = f"did you mean {PREFIX}{similar[0]}?" if similar else f"they are {', '.join(PREFIX + name for name in known)}"
             raise ConfigError(f"{PREFIX}{key} is not a key of trm.plan: {hint}")
     try:
-        merged = OmegaConf.merge(OmegaConf.structured(PlanSettings), OmegaConf.from_dotlist(own))
+        merged = OmegaConf.structured(PlanSettings)
+        for argument in own:
+            key, _, value = argument.partition("=")
+            read = local_path(f"{PREFIX}{key}", value) if key == "python" and value != "null" else parsed(argument)[1]
+            OmegaConf.update(merged, key, read)
         settings = OmegaConf.to_object(merged)
     except OmegaConfBaseException as error:
         raise ConfigError(f"{PREFIX}{error.full_key}: {str(error).splitlines()[0]}") from error

@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from trm.cli import options
+from trm.config import local_path
 from trm.errors import UserError
 from trm.report import plots, records
 from trm.report.output import csv_text, json_text, page, terminal
@@ -40,7 +41,7 @@ def main(arguments: list[str]) -> None:
     keys = {"type": lambda text: [key.strip() for key in text.split(",") if key.strip()]}
     kinds: dict[str, Any] = {"target": {"type": float}, "records": {"action": "store_true"}, "baseline": {}, "out": {"type": Path}}
     given = options("trm.report", arguments, group=keys, **kinds)
-    folders = [Path(folder) for folder in given.rest]
+    folders = [Path(local_path("DIR", folder)) for folder in given.rest]
     if not folders:
         raise UserError("give at least one folder of runs, such as outputs/NAME or multirun/NAME")
     if given.group == []:

@@ -13,8 +13,8 @@ from omegaconf.errors import OmegaConfBaseException
 from torch import Tensor
 
 from trm.cli import GROUPS, ROOT, compose, group_options, one_line, typed
-from trm.config import Config, DataConfig, differences, kept, load_yaml, to_plain
-from trm.config.overrides import override
+from trm.config import Config, DataConfig, differences, kept, load_yaml, local_path, to_plain
+from trm.config.overrides import override, parsed
 from trm.core.model import Architecture, Weights, architecture, init_fixed, weight_shapes
 from trm.data.build import is_absent
 from trm.data.content import findings, trained_on, training_range
@@ -61,7 +61,7 @@ def split_arguments(arguments: list[str]) -> tuple[Path, list[str], list[str]]:
     if len(checkpoints) != 1 or not checkpoints[0]:
         raise ConfigError("checkpoint= is needed once: checkpoint=RUN with a run folder such as outputs/NAME")
     overrides = [a for a in pairs if not a.startswith("checkpoint=")]
-    return Path(checkpoints[0]), overrides, [a for a in arguments if a not in pairs]
+    return Path(local_path("checkpoint", checkpoints[0])), overrides, [a for a in arguments if a not in pairs]
 
 
 def is_override(argument: str) -> bool:
@@ -261,16 +261,11 @@ def _with_overrides(settings: Any, overrides: list[str]) -> Config:
         merged = OmegaConf.create(_merged(to_plain(Config()), settings))  # keys that the schema gained since have their defaults
         OmegaConf.set_struct(merged, True)
         for override in overrides:
-            key, _, value = override.partition("=")
+            key = override.partition("=")[0]
             if key in GROUPS and key in Config.__dataclass_fields__:
                 merged[key] = to_plain(compose([override]))[key]
             else:
-                # YAML makes booleans of these words; on the command line of a run they are words, which a switch understands
-                word = value.lower() in ("on", "off", "yes", "no")
-                read = value if word else OmegaConf.from_dotlist([f"value={value}"])["value"]
-                OmegaConf.update(merged, key, read, force_add=False)
+                OmegaConf.update(merged, *parsed(override), force_add=False)
         return typed(merged)
     except OmegaConfBaseException as error:
         raise ConfigError(one_line(error)) from error
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{override} is not understood ({one_line(error)}): quote the value") from error

@@ -14,6 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from trm.cli import GROUPS, invocation, one_line, typed
 from trm.config import Config, all_keys, shortened, to_plain
+from trm.config.overrides import as_typed
 from trm.data.build import ensure_dataset, is_absent
 from trm.errors import EXIT_FAILED, EXIT_PREEMPTED, ConfigError, UserError
 from trm.run.rank import on_a_pod
@@ -42,6 +43,10 @@ class StudySweeper(BasicSweeper):
         own = [given for given in config.hydra.overrides.hydra if not given.startswith("hydra.sweeper.")]
         config.hydra.overrides.hydra = own
         super().setup(hydra_context=hydra_context, task_function=task_function, config=config)
+
+    def _parse_config(self) -> list[str]:
+        """Hydra's overrides of hydra.sweeper.params, whose text is as it stands there."""
+        return [as_typed(override) for override in super()._parse_config()]
 
     def sweep(self, arguments: list[str]) -> None:
         """Run what is missing of the grid. Exits with 1 where a job did not complete, with 143 where the sweep was stopped."""
