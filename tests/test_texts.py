@@ -4,7 +4,7 @@ import pytest
 from omegaconf import OmegaConf
 from running import TINY, refused, run, summary
 
-from trm.cli import compose, compose_jobs, compose_launch
+from trm.cli import RefuseEarly, compose, compose_jobs, compose_launch
 from trm.config import Config, load_yaml, to_plain
 from trm.config.overrides import as_typed, parsed
 from trm.config.schema import TextKind, text_kind
@@ -129,10 +129,11 @@ def test_arguments_that_are_paths_begin_at_home_too(monkeypatch, tmp_path):
     for command, arguments in ((split_arguments, ["checkpoint=gs://b/x"]), (report, ["gs://b/x"]), (report, ["x", "--out=s3://b"])):
         refused(command, arguments, "mount it or copy it")
     refused(report, ["~/runs"], f"{tmp_path}/runs")
-    run(tmp_path, "trm.train", *TINY, "train.max_steps=1", "recursion.n_sup=1", "run_name=a", "hydra.run.dir=~/b/${run_name}")
-    assert (tmp_path / "b" / "a" / "summary.json").exists()
-    done = run(tmp_path, "trm.train", *TINY, "run_name=a", "hydra.run.dir=gs://b", check=2)
-    assert "mount it or copy it" in done.stderr
+    config = OmegaConf.create({"hydra": {"sweep": {"dir": "~/s"}}})
+    RefuseEarly().on_multirun_start(config)
+    assert config.hydra.sweep.dir == f"{tmp_path}/s"
+    for option in ("hydra.run.dir=gs://b", "data.path=gs://b"):
+        assert "mount it or copy it" in run(tmp_path, "trm.train", *TINY, option, check=2).stderr
 
 
 def test_an_override_of_several_values_is_none_of_a_saved_run():
