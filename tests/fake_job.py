@@ -51,6 +51,7 @@ def run(cfg):
                     marker.write_text("")
                     while not stop.requested:
                         time.sleep(0.05)
+                    time.sleep(0.5)  # in a step that takes long
                 write_summary(run_dir, summary | {"status": "preempted", "steps": 0})
                 sys.exit(EXIT_PREEMPTED)
         case "wait":  # as in a collective: for ever

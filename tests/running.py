@@ -107,8 +107,9 @@ def _run_here(folder, module, call, argv):
     raising = logging.raiseExceptions
     os.chdir(folder)
     sys.argv, sys.modules["__main__"] = [argv[2], *argv[3:]], module
+    inherited = environment()
     os.environ.clear()
-    os.environ.update(environment())
+    os.environ.update(inherited)
     try:
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
             try:

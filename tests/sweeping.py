@@ -27,6 +27,7 @@ def start(folder, *arguments, orders=None, command=(str(FAKE_JOB),), **environme
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        start_new_session=True,  # so that a signal can reach it and its jobs at once
     )
 
 

@@ -2,20 +2,26 @@
 
 import errno
 import os
+import signal
+import sys
+from datetime import datetime
+from pathlib import Path
 from unittest.mock import Mock
 
 import pytest
 import torch
-from running import TINY, run
+from running import TINY, run, summary
 
-from trm.cli import compose
+from trm.cli import compose, hydra_command
 from trm.core.metrics import METRICS
 from trm.doctor import check_folder
-from trm.errors import RunFailure
+from trm.errors import ConfigError, RunFailure
 from trm.run.clock import Lap
 from trm.run.failures import check_evaluation, check_losses, check_weights, explained, memory_words, slow_loader
 from trm.run.folder import InUseError, exclusive, in_use, write_summary
 from trm.run.job import job
+from trm.run.rank import process_rank
+from trm.run.signals import StopSignal
 from trm.study import sweep as study
 
 # As the compiler for a v4 said it of a step that was too big.
@@ -169,3 +175,108 @@ def test_a_sweep_runs_once_whatever_host_it_is_started_on(tmp_path, monkeypatch)
         monkeypatch.setattr("socket.gethostname", lambda: "another")
         with pytest.raises(InUseError, match="already running"), study.only_once(tmp_path):
             pass
+
+
+# ------------------------------------------------------------------------------------------------------------------- signals
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT", "SIGUSR2", "SIGHUP", "SIGUSR1", "SIGXCPU"])
+@pytest.mark.parametrize("before", [signal.SIG_DFL, signal.SIG_IGN])
+def test_every_signal_that_ends_a_run_asks_it_to_save(name, before):
+    """As under nohup, which ignores SIGHUP alone: what a queue sends counts though its script ignores it."""
+    number = getattr(signal, name)
+    own = signal.signal(number, before)
+    try:
+        with StopSignal() as stop:
+            os.kill(os.getpid(), number)
+            assert stop.requested == (name != "SIGHUP" or before == signal.SIG_DFL)
+        assert signal.getsignal(number) == before
+    finally:
+        signal.signal(number, own)
+
+
+def test_only_a_second_deliberate_signal_ends_a_run_at_once(monkeypatch):
+    """A closed terminal may tell of it twice, a limit on CPU time each second, and a queue sends SIGTERM after its warning."""
+    killed = []
+    with StopSignal() as stop:
+        monkeypatch.setattr(os, "kill", lambda _, number: killed.append(number))
+        for name in ("SIGHUP", "SIGHUP", "SIGXCPU", "SIGXCPU", "SIGUSR1", "SIGTERM", "SIGHUP"):
+            signal.raise_signal(getattr(signal, name))
+        assert stop.requested
+        assert killed == []
+        signal.raise_signal(signal.SIGINT)
+    assert killed == [signal.SIGINT]
+
+
+# -------------------------------------------------------------------------------------------------------------------- folders
+
+
+def link(path):
+    path.symlink_to("/nowhere")
+
+
+@pytest.mark.parametrize(
+    ("way", "make", "words"),
+    [
+        ("outputs", link, "outputs is a link to /nowhere, which is not there: make that folder, or remove the link"),
+        ("outputs/a", link, "outputs/a is a link to /nowhere, which is not there"),
+        ("outputs", Path.touch, "outputs is a file where outputs/a needs a folder: move it away"),
+        ("outputs/a", Path.touch, "outputs/a is a file where outputs/a needs a folder: move it away"),
+        ("outputs/a/train.log", Path.mkdir, "outputs/a/train.log is a folder where a file is to be written: move it away"),
+        ("outputs/a/config", Path.touch, "outputs/a/config is a file where"),
+        ("outputs/a/checkpoints", Path.touch, "outputs/a/checkpoints is a file where"),
+        ("outputs/a/metrics.jsonl", Path.mkdir, "outputs/a/metrics.jsonl is a folder where a file is to be written: move it away"),
+    ],
+)
+def test_what_is_in_the_way_of_a_run_folder_is_named(tmp_path, way, make, words):
+    (tmp_path / way).parent.mkdir(parents=True, exist_ok=True)
+    make(tmp_path / way)
+    done = run(tmp_path, "trm.train", *TINY, "train.max_steps=1", "run_name=a", check=2)
+    assert words in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("number", [errno.EROFS, errno.EACCES, errno.ENOSPC])
+def test_a_folder_that_takes_no_files_is_named(tmp_path, monkeypatch, number):
+    fix = "make room" if number == errno.ENOSPC else "make it writable"
+    monkeypatch.setattr("tempfile.TemporaryFile", Mock(side_effect=OSError(number, os.strerror(number))))
+    done = run(tmp_path, "trm.train", *TINY, "run_name=a", check=2)
+    assert done.stderr.startswith(f"error: outputs/a: {os.strerror(number)}: {fix}")
+    assert done.stderr.count("\n") == 1
+
+
+def test_runs_that_start_in_the_same_second_have_folders_of_their_own(tmp_path, monkeypatch):
+    """They differ though the first has ended by then: the second would go on with it, which nobody has asked for."""
+    monkeypatch.setattr("hydra.core.utils.datetime", Mock(now=lambda: datetime(2026, 1, 1)))  # of the resolver `now`
+    for _ in range(3):
+        run(tmp_path, "trm.train", *TINY, "train.max_steps=1")
+    names = [f"run-2026-01-01_00-00-00{number}" for number in ("", "_2", "_3")]
+    assert sorted(path.name for path in (tmp_path / "outputs").iterdir()) == names
+    assert [summary(tmp_path / "outputs" / name)["run_name"] for name in names] == names
+
+
+def test_a_command_leaves_its_process_as_it_was(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
+    for _ in range(2):
+        monkeypatch.setattr(sys, "argv", ["trm.train", "model.hiden_size=3"])
+        with pytest.raises(SystemExit):
+            hydra_command("trm.train:train")
+        assert capsys.readouterr().err.startswith("error: model.hiden_size is not a config key")
+        assert "HYDRA_FULL_ERROR" not in os.environ
+
+
+def test_a_pod_without_ranks_is_refused_on_every_host(tmp_path, monkeypatch):
+    """Before any of them takes the lock: it would wait for the others."""
+    for told, words in (({}, "nothing tells which"), ({"TRM_RANK": "1", "TRM_RANKS": "4"}, "the environment tells of 4")):
+        for name, value in told.items():
+            monkeypatch.setenv(name, value)
+        done = run(tmp_path, "trm.train", "data=sudoku_4x4", "hardware=v4_64", "run_name=a", check=2, process=False)
+        assert words in done.stderr
+        assert done.stderr.count("\n") == 1
+        assert not (tmp_path / "outputs").exists()
+    for rank, ranks in (("a", "2"), ("2", "2"), ("1", "")):
+        monkeypatch.setenv("TRM_RANK", rank)
+        monkeypatch.setenv("TRM_RANKS", ranks)
+        with pytest.raises(ConfigError, match="TRM_RANK"):
+            process_rank()

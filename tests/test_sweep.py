@@ -229,6 +229,13 @@ def test_never_more_jobs_at_once_than_slots(tmp_path, jobs, most):
     assert all(s["cores"] == max(1, cores // jobs) for s in found.values())
 
 
+def test_the_folder_for_temporary_files_may_have_a_long_path(tmp_path):
+    folder = tmp_path / ("\N{LATIN SMALL LETTER U WITH DIAERESIS}" * 60)
+    folder.mkdir()
+    code, _, err = sweep(tmp_path, "-m", "seed=0", "run_name=s", TMPDIR=str(folder))
+    assert (code, err) == (0, "")
+
+
 def test_jobs_see_the_gpus_that_the_sweep_sees(tmp_path):
     for visible in ("all", "1"):
         environment = {} if visible == "all" else {"CUDA_VISIBLE_DEVICES": visible}
@@ -237,12 +244,13 @@ def test_jobs_see_the_gpus_that_the_sweep_sees(tmp_path):
         assert json.loads((tmp_path / f"multirun/gpus{visible}/seed=0/summary.json").read_text())["gpus"] == visible
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1])
 def test_a_stopped_sweep_lets_its_jobs_save_and_goes_on_later(tmp_path, number):
+    """A terminal and a queue send theirs to the whole group: the sweep, its jobs, and what has started these."""
     orders = {"seed=0": "hang"}
     process = start(tmp_path, "-m", "seed=0,1", "run_name=s", orders=orders)
     wait_for((tmp_path / "multirun/s/seed=0/hung").exists)
-    process.send_signal(number)
+    (process.send_signal if number == signal.SIGTERM else lambda n: os.killpg(process.pid, n))(number)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 143
     assert "seed=0: preempted at step 0 of 1" in err

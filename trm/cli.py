@@ -6,7 +6,6 @@ away (128 + SIGPIPE); 143 preempted. A command that has nothing to save ends wit
 
 import argparse
 import contextlib
-import errno
 import functools
 import importlib
 import importlib.util
@@ -42,17 +41,14 @@ from trm.config import Config, RecursionConfig, all_keys, from_composed, load_ya
 from trm.config.overrides import as_typed, quoting_hint
 from trm.config.released import in_dashes, key_hint, no_option
 from trm.errors import EXIT_FAILED, EXIT_USER_ERROR, ConfigError, RunFailure, UserError, plain_line
+from trm.run.folder import UNWRITABLE, make_folder, unwritable
 from trm.run.job import job
-from trm.run.rank import on_a_pod, process_rank, refuse_other_starters
+from trm.run.rank import on_a_pod, process_rank, refuse_other_starters, require_ranks
 from trm.run.signals import stoppable
 from trm.run.streams import standard_streams
 
 ROOT = Path(__file__).resolve().parents[1]  # holds trm/ and hydra_plugins/, in a checkout also bench/ and scripts/
 CONF_DIR = ROOT / "trm" / "conf"  # in a checkout a link to conf/
-UNWRITABLE = (
-    errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT,
-    errno.ENOTDIR, errno.EEXIST, errno.EISDIR, errno.ENAMETOOLONG,
-)  # fmt: skip
 NO_RUN_FOLDER = "."  # hydra.run.dir of a command that is no run
 
 # One line on each config group, in the order of conf/config.yaml; `--help` prints it with the group's options.
@@ -233,10 +229,7 @@ def _run_hydra(run: Callable[[Config], Any] | str, run_folder: bool) -> None:
         sys.argv += ["hydra/sweeper=basic", "hydra/launcher=basic"]  # a sweep is of runs
     elif process_rank()[0] > 0 and on_a_pod():  # one of several hosts with the same command and folder
         sys.argv += ["hydra.output_subdir=null", "hydra/job_logging=stdout"]
-    # Hydra prints its own multi-line report and exits with 1 unless this is set; then it lets exceptions through
     full_error = os.environ.get("HYDRA_FULL_ERROR")
-    os.environ["HYDRA_FULL_ERROR"] = "1"
-    logging.raiseExceptions = False  # a full disk that train.log meets is told once, by what the run itself cannot write
     if isinstance(run, str):
         module, _, name = run.partition(":")
         spec = importlib.util.find_spec(module)
@@ -264,16 +257,25 @@ def _run_hydra(run: Callable[[Config], Any] | str, run_folder: bool) -> None:
     task.__module__ = "__main__"  # Hydra names the job after the task's module and file
     task.__code__ = task.__code__.replace(co_filename=file)
     try:
+        # Hydra prints its own multi-line report and exits with 1 unless this is set; then it lets exceptions through
+        os.environ["HYDRA_FULL_ERROR"] = "1"
+        logging.raiseExceptions = False  # a full disk that train.log meets is told once, by what the run itself cannot write
         hydra.main(version_base="1.3", config_path=str(CONF_DIR), config_name="config")(task)()
     except Exception as error:
         mistake = _mistake(error, sys.argv[1:])
         if full_error == "1" or mistake is None:
             raise
         fail(mistake)
+    finally:  # the next command of this process finds all as it was
+        logging.raiseExceptions = True
+        if full_error is None:
+            del os.environ["HYDRA_FULL_ERROR"]
+        else:
+            os.environ["HYDRA_FULL_ERROR"] = full_error
 
 
 class RefuseEarly(Callback):
-    """Refuses wrong settings before Hydra makes the run's folder; conf/config.yaml names it."""
+    """Refuses wrong settings before the run's folder is made, and makes it; conf/config.yaml names it."""
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
         """Exit where the sweep's folder is none."""
@@ -283,14 +285,25 @@ class RefuseEarly(Callback):
             fail(error)
 
     def on_run_start(self, config: DictConfig, **_: Any) -> None:
-        """Exit where the settings are not valid."""
+        """Exit where the settings are not valid, or where there can be no such folder."""
         try:
             cfg = typed(config)
             _mend_folder(config, "run")
-            makes_a_folder = config.hydra.run.dir != NO_RUN_FOLDER
+            folder = Path(config.hydra.run.dir)
+            if config.hydra.run.dir == NO_RUN_FOLDER:
+                return
             named = any(override.startswith("run_name=") for override in config.hydra.overrides.task)
-            if makes_a_folder and not named and max(cfg.hardware.processes, process_rank()[1]) > 1:
+            if not named and max(cfg.hardware.processes, process_rank()[1]) > 1:
                 raise ConfigError("run_name is missing: a run of several hosts needs one, else each names it by its own clock")
+            require_ranks(cfg.hardware)
+            if process_rank()[0] == 0:
+                number, new = 1, not named and folder.name == cfg.run_name
+                while not make_folder(folder, new=new):  # of a start in the same second
+                    number += 1
+                    config.run_name = f"{cfg.run_name}_{number}"
+                    folder = folder.with_name(config.run_name)
+                with read_write(config.hydra):
+                    config.hydra.run.dir = str(folder)
         except (UserError, OmegaConfBaseException) as error:
             fail(error)
 
@@ -320,13 +333,14 @@ def _mistake(error: Exception, overrides: list[str]) -> UserError | None:
         return error
     if isinstance(error, HydraException | OmegaConfBaseException):
         return ConfigError(one_line(error))
-    if (
-        isinstance(error, OSError) and error.filename and error.errno in UNWRITABLE
-    ):  # Hydra cannot make the run's folder, or its log in it
-        return UserError(f"{error.filename}: {error.strerror}: make it writable, or start in another folder")
     frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
     hydras = {frame.f_code.co_name for frame in frames if frame.f_globals["__name__"].startswith("hydra.")}
     our_task = any(frame.f_code.co_name == "task" and frame.f_globals["__name__"] == __name__ for frame in frames)
+    reason: BaseException | None = error
+    while reason is not None and not (isinstance(reason, OSError) and reason.filename and reason.errno in UNWRITABLE):
+        reason = None if our_task else reason.__cause__ or reason.__context__  # logging: a handler that it cannot configure
+    if isinstance(reason, OSError):
+        return unwritable(Path(reason.filename), reason)
     if our_task or not hydras & {"compose_config", "load_configuration", "run_job"}:
         return None
     # composing and preparing a run, Hydra lets errors of many types through, and few of them name what is wrong

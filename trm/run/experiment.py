@@ -22,7 +22,7 @@ from trm.data.format import Dataset, load_dataset
 from trm.data.loader import TrainLoader
 from trm.data.pairs import PairTrainLoader
 from trm.errors import ConfigError
-from trm.run.rank import process_rank
+from trm.run.rank import process_rank, require_ranks
 from trm.tasks.base import task_of
 
 T = TypeVar("T")
@@ -117,6 +117,7 @@ def train_loader(cfg: Config, dataset: Dataset, process_index: int = 0, process_
 
 def started(cfg: Config) -> Runtime:
     """The devices of the settings. Raises ConfigError where they and the environment count the processes differently."""
+    require_ranks(cfg.hardware)
     runtime = start(cfg.hardware)
     rank, ranks = process_rank()
     if ranks > 1 and (rank, ranks) != (runtime.process_index, runtime.process_count):

@@ -16,6 +16,7 @@ from trm.core.metrics import LOSS_TERMS
 from trm.errors import RunFailure
 from trm.run.checkpoint import saved_steps
 from trm.run.clock import Lap
+from trm.run.folder import UNWRITABLE, unwritable
 
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
 # XLA on TPU and CPU, CUDA, and torch's CPU allocator, in this order
@@ -30,6 +31,8 @@ def explained(cfg: Config, run_dir: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        if error.errno in UNWRITABLE and error.errno not in DISK_ERRORS and str(error.filename).startswith(f"{run_dir}/"):
+            raise unwritable(Path(error.filename), error) from error
         if error.errno not in DISK_ERRORS:
             raise
         raise RunFailure(

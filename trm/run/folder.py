@@ -11,6 +11,7 @@ import json
 import os
 import re
 import socket
+import tempfile
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -64,6 +65,46 @@ def held(lock: Path, refusal: str) -> Iterator[None]:
             file = Path(f"{lock}.held")
             raise InUseError(refusal + (f"; remove {file} if its host was lost" if file.exists() else "")) from error
         yield
+
+
+UNWRITABLE = (
+    errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT,
+    errno.ENOTDIR, errno.EEXIST, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP,
+)  # fmt: skip
+
+
+def make_folder(folder: Path, *, new: bool = False) -> bool:
+    """Make a folder and write into it; False where a `new` one is there already. Raises UserError that says what is in the way."""
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        if new and folder.exists():
+            return False
+        folder.mkdir(exist_ok=not new)
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(bytes(4096))
+    except FileExistsError as error:
+        if new and folder.is_dir():  # made just now by another
+            return False
+        raise unwritable(folder, error) from error
+    except OSError as error:
+        raise unwritable(folder, error) from error
+    return True
+
+
+def unwritable(path: Path, error: OSError) -> UserError:
+    """What to say of a folder or file of a run that cannot be made or written: what is in the way, and the fix."""
+    for part in (*reversed(path.absolute().parents), path):
+        if part.is_symlink() and not part.exists():
+            return UserError(f"{part} is a link to {os.readlink(part)}, which is not there: make that folder, or remove the link")
+        if part.is_file() and (part != path or error.errno == errno.EEXIST):
+            return UserError(f"{part} is a file where {path} needs a folder: move it away, or start in another folder")
+    if error.errno == errno.ENAMETOOLONG:
+        return UserError(f"{path}: {error.strerror}: choose a shorter run_name")
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return UserError(f"{path}: {error.strerror}: make room, or start in a folder on another disk")
+    if error.errno == errno.EISDIR:
+        return UserError(f"{path} is a folder where a file is to be written: move it away, or choose another run_name")
+    return UserError(f"{path}: {error.strerror}: make it writable, or start in another folder")
 
 
 def exclusive(run_dir: Path) -> AbstractContextManager[None]:

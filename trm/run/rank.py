@@ -2,6 +2,7 @@
 
 import os
 
+from trm.config import HardwareConfig
 from trm.errors import ConfigError
 
 RANK, RANKS = "TRM_RANK", "TRM_RANKS"  # set by scripts/launch_pod.sh
@@ -10,10 +11,29 @@ RANK, RANKS = "TRM_RANK", "TRM_RANKS"  # set by scripts/launch_pod.sh
 def process_rank() -> tuple[int, int]:
     """(rank, ranks) of this process in a job that Slurm, submitit or scripts/launch_pod.sh started; (0, 1) elsewhere."""
     if RANK in os.environ:
-        return int(os.environ[RANK]), int(os.environ.get(RANKS, "1"))
+        rank, ranks = os.environ[RANK], os.environ.get(RANKS, "")
+        if not (rank.isdecimal() and ranks.isdecimal() and int(rank) < int(ranks)):
+            raise ConfigError(
+                f"{RANK}={rank} {RANKS}={ranks}: not the number of a host and how many there are: scripts/launch_pod.sh sets both"
+            )
+        return int(rank), int(ranks)
     rank = os.environ.get("SLURM_PROCID") or os.environ.get("SUBMITIT_LOCAL_GLOBALID") or "0"
     ranks = os.environ.get("SLURM_NTASKS") or os.environ.get("SUBMITIT_LOCAL_NTASKS") or "1"
     return (int(rank), int(ranks)) if "SUBMITIT_EXECUTOR" in os.environ else (0, 1)
+
+
+def require_ranks(hardware: HardwareConfig) -> None:
+    """Raise ConfigError where the settings ask for several processes, and nobody has told this one which of them it is.
+
+    On every host alike, and before anything is started or locked: else one would wait for the others, which have been refused.
+    """
+    ranks = process_rank()[1]
+    if hardware.processes not in (1, ranks):
+        told = f"the environment tells of {ranks}" if on_a_pod() else "nothing tells which of them this one is"
+        raise ConfigError(
+            f"hardware={hardware.name} needs {hardware.processes} processes, one on each host, and {told}: start it by "
+            "scripts/launch_pod.sh or hydra/launcher=submitit_slurm, or use hardware=cpu where there are no such devices"
+        )
 
 
 def on_a_pod() -> bool:

@@ -1,4 +1,4 @@
-"""Stopping a run from outside: SIGTERM, SIGINT and submitit's SIGUSR2 ask it to save and end, a second one ends it at once.
+"""Stopping a run from outside: a signal asks it to save and end; a second SIGTERM or SIGINT ends it at once.
 
 What is no run has nothing to save: it ends at the first one (`stoppable`).
 """
@@ -12,19 +12,38 @@ from types import FrameType, TracebackType
 
 from trm.errors import plain_line
 
-SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2)
-ENDINGS = (signal.SIGTERM, signal.SIGHUP)  # beside SIGINT, which Python raises as KeyboardInterrupt itself
+DELIBERATE = (signal.SIGTERM, signal.SIGINT)
+# Of a terminal that is closed, of Slurm and submitit before a time limit, and of a limit on CPU time, which repeats it each second.
+WARNINGS = (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGXCPU)
+
+
+@contextlib.contextmanager
+def held_back() -> Iterator[None]:
+    """Around the start of a sweep's job: it and all that it starts never get what a terminal or a queue sends to a whole group.
+
+    The sweep gets it, and tells its jobs once, by SIGTERM.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, *WARNINGS} - {signal.SIGXCPU})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 class StopSignal:
-    """While entered, the first signal only sets `requested`; the loop looks at it after each step."""
+    """While entered, the first signal only sets `requested`; the loop looks at it after each step.
+
+    SIGHUP stays ignored where it is, as under nohup.
+    """
 
     def __init__(self) -> None:
         self.requested = False
+        self._deliberate = False
         self._previous: dict[int, object] = {}
 
     def __enter__(self) -> "StopSignal":
-        self._previous = {number: signal.signal(number, self._on_signal) for number in SIGNALS}
+        left = {signal.SIGHUP} if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN else set()
+        self._previous = {number: signal.signal(number, self._on_signal) for number in {*DELIBERATE, *WARNINGS} - left}
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
@@ -32,15 +51,15 @@ class StopSignal:
             signal.signal(number, handler)  # type: ignore[arg-type]
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        if self.requested:
+        if self._deliberate and number in DELIBERATE:
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
-        self.requested = True
+        self.requested, self._deliberate = True, self._deliberate or number in DELIBERATE
 
 
 @contextlib.contextmanager
 def stoppable() -> Iterator[None]:
-    """Around a command: SIGINT, SIGTERM and SIGHUP are a KeyboardInterrupt in it, so that it takes away what is half done.
+    """Around a command: the signals are a KeyboardInterrupt in it, so that it takes away what is half done.
 
     Its notes are then the command's last line on stderr; exits with 128 + the signal's number. A signal that is ignored, as under
     nohup, stays so.
@@ -52,7 +71,7 @@ def stoppable() -> Iterator[None]:
         received = number
         raise KeyboardInterrupt
 
-    taken = [number for number in ENDINGS if signal.getsignal(number) == signal.SIG_DFL]
+    taken = [number for number in (signal.SIGTERM, *WARNINGS) if signal.getsignal(number) == signal.SIG_DFL]  # SIGINT is Python's
     for number in taken:
         signal.signal(number, stop)
     try:

@@ -8,15 +8,19 @@ import contextlib
 import multiprocessing
 import os
 import sys
+import tempfile
 import types
 from collections.abc import Callable, Iterator
+from multiprocessing import resource_tracker
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
 import cloudpickle
 
 from trm.cli import command_module
+from trm.run.signals import held_back
 
+LONGEST_FOLDER = 107 - len("/pymp-12345678/listener-12345678")  # a socket's path has 107 bytes at most
 # what runs on a CPU needs as well: on a GPU it may look for devices, which a fork could then not use
 INDUCTOR = ("torch._dynamo", "torch._inductor.compile_fx")
 
@@ -34,7 +38,8 @@ class Fork:
         self._process: ForkServerProcess = context.Process(
             target=_run, args=(cloudpickle.dumps(work), str(log), dict(os.environ), os.getcwd())
         )
-        with _nothing_to_import_again():
+        resource_tracker.ensure_running()  # which multiprocessing starts first, and lets SIGINT through afterwards
+        with _nothing_to_import_again(), _short_paths(), held_back():
             self._process.start()
 
     def done(self) -> bool:
@@ -63,6 +68,18 @@ def _nothing_to_import_again() -> Iterator[None]:
         yield
     finally:
         sys.modules["__main__"] = main
+
+
+@contextlib.contextmanager
+def _short_paths() -> Iterator[None]:
+    """multiprocessing has its socket in the folder for temporary files, whose path the system limits: in a short one then."""
+    before = tempfile.tempdir
+    folders = [tempfile.gettempdir(), "/tmp", "/var/tmp", "/dev/shm"]
+    tempfile.tempdir = next((f for f in folders if len(os.fsencode(f)) <= LONGEST_FOLDER and os.access(f, os.W_OK)), None)
+    try:
+        yield
+    finally:
+        tempfile.tempdir = before
 
 
 def _run(pickled: bytes, log: str, environment: dict[str, str], folder: str) -> None:

@@ -4,7 +4,6 @@ import contextlib
 import functools
 import logging
 import os
-import signal
 import socket
 import time
 from collections import deque
@@ -13,10 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from trm.errors import ConfigError
+from trm.run.signals import StopSignal
 from trm.study.board import Board
 from trm.study.forks import Fork
 from trm.study.placement import cores_of_slot, environment, place, slots_of_host
-from trm.study.queue import POLL_S, QueueLauncher, handling, job_environment, take_slot
+from trm.study.queue import POLL_S, QueueLauncher, job_environment, take_slot
 
 log = logging.getLogger(__name__)
 
@@ -27,7 +27,7 @@ class LocalLauncher(QueueLauncher):
     """Jobs side by side on this machine, as many at once as there are slots."""
 
     def launch_jobs(self, sweep_dir: Path, names: Sequence[str], job_overrides: Sequence[Sequence[str]], board: Board) -> None:
-        """Keep the slots busy until every job has run. SIGINT and SIGTERM let the running jobs save, and start no more."""
+        """Keep the slots busy until every job has run. A signal lets the running jobs save, and starts no more."""
         placed = place(self.hardware)
         if placed.processes > 1:  # each host would decide by itself which jobs are done
             raise ConfigError(
@@ -35,15 +35,14 @@ class LocalLauncher(QueueLauncher):
             )
         logs = sweep_dir / ".jobs" / socket.gethostname()
         inductor = self.hardware.backend == "inductor" and self.hardware.platform == "cpu"
-        waiting, told = deque(enumerate(names)), False
+        waiting = deque(enumerate(names))
         running: dict[int, tuple[str, Fork, float]] = {}
-        with job_environment(placed.jobs_per_host), handling(self.stop, signal.SIGINT, signal.SIGTERM), board.shown():
+        with job_environment(placed.jobs_per_host), StopSignal() as stop, board.shown():
             while running or (waiting and not self.stopped):
                 while waiting and not self.stopped and len(running) < placed.jobs_per_host:
                     number, name = waiting.popleft()
-                    with handling(signal.SIG_IGN, signal.SIGINT):  # of a terminal: the sweep tells its jobs itself
-                        work = functools.partial(self, *self.arguments(sweep_dir / name, job_overrides[number], number))
-                        job = Fork(work, logs / f"{name}.log", inductor=inductor)
+                    work = functools.partial(self, *self.arguments(sweep_dir / name, job_overrides[number], number))
+                    job = Fork(work, logs / f"{name}.log", inductor=inductor)
                     running[number] = (name, job, time.monotonic())
                     board.started(name)
                     log.info("[%s/%s] %s: started", number + 1, len(names), name)
@@ -55,8 +54,8 @@ class LocalLauncher(QueueLauncher):
                         board.ended(name)
                         took = f" after {time.monotonic() - began:.0f} s"
                         self.ended(sweep_dir / name, f"[{number + 1}/{len(names)}]", took, job.last_words())
-                if self.stopped and not told:
-                    told = True
+                if stop.requested and not self.stopped:
+                    self.stop()
                     for _, job, _ in running.values():
                         job.terminate()
         self.reasons |= {name: "not started: the sweep was stopped" for _, name in waiting}

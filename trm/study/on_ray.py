@@ -8,7 +8,6 @@ import contextlib
 import logging
 import os
 import re
-import signal
 import socket
 import sys
 import traceback
@@ -20,9 +19,10 @@ from typing import Any
 from trm.cli import ROOT, one_line
 from trm.errors import EXIT_FAILED, UserError
 from trm.run.rank import RANK, RANKS, process_rank
+from trm.run.signals import StopSignal
 from trm.study.board import Board
 from trm.study.placement import environment, place, ray_resources, ray_slice
-from trm.study.queue import POLL_S, QueueLauncher, handling, take_slot
+from trm.study.queue import POLL_S, QueueLauncher, take_slot
 
 log = logging.getLogger(__name__)
 
@@ -41,17 +41,17 @@ class RayLauncher(QueueLauncher):
     """Jobs as tasks of a Ray cluster."""
 
     def launch_jobs(self, sweep_dir: Path, names: Sequence[str], job_overrides: Sequence[Sequence[str]], board: Board) -> None:
-        """Hand all jobs to Ray and follow them. SIGINT and SIGTERM let the running jobs save, and start no more."""
+        """Hand all jobs to Ray and follow them. A signal lets the running jobs save, and starts no more."""
         import ray
         from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy as on_bundle
 
         processes = place(self.hardware).processes
         at_once = 1 if processes > 1 else len(names)
-        waiting, told = deque(enumerate(names)), False
+        waiting = deque(enumerate(names))
         running: dict[Any, tuple[int, str]] = {}  # by task
         slices: dict[str, Any] = {}
         try:
-            with handling(self.stop, signal.SIGINT, signal.SIGTERM), board.shown():
+            with StopSignal() as stop, board.shown():
                 while running or (waiting and not self.stopped):
                     while waiting and not self.stopped and len(set(running.values())) < at_once:
                         number, name = waiting.popleft()
@@ -76,8 +76,8 @@ class RayLauncher(QueueLauncher):
                                 slices.pop(name).shutdown()  # the hosts are free for the next job
                             board.ended(name)
                             self.ended(sweep_dir / name, f"[{number + 1}/{len(names)}]", "", reason)
-                    if self.stopped and not told:
-                        told = True
+                    if stop.requested and not self.stopped:
+                        self.stop()
                         for task in running:
                             ray.cancel(task)  # the first signal of a run: it saves
             self.reasons |= {name: "not started: the sweep was stopped" for _, name in waiting}

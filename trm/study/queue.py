@@ -13,7 +13,6 @@ import time
 import traceback
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 from filelock import Timeout
@@ -72,11 +71,8 @@ class QueueLauncher(submitit_launcher.BaseSubmititLauncher):  # type: ignore[mis
         """The arguments of `__call__` for one job."""
         return list(overrides), "hydra.sweep.dir", number, str(run_dir), Singleton.get_state()
 
-    def stop(self, number: int, frame: FrameType | None) -> None:
-        """A signal's handler: the first SIGINT or SIGTERM sets `stopped`, the second one ends this process."""
-        if self.stopped:
-            signal.signal(number, signal.SIG_DFL)
-            os.kill(os.getpid(), number)
+    def stop(self) -> None:
+        """Say that a signal stops the sweep."""
         self.stopped = True
         print("stopping: running jobs save their state first (once more to leave them)", file=sys.stderr, flush=True)
 
@@ -177,17 +173,6 @@ def take_slot(stack: contextlib.ExitStack, folder: Path, slots: Sequence[Sequenc
                 stack.push(taken.pop_all())
                 return index
         time.sleep(POLL_S)
-
-
-@contextlib.contextmanager
-def handling(action: Any, *numbers: signal.Signals) -> Iterator[None]:
-    """What signals do while entered. Processes that are started then inherit it where they are ignored."""
-    previous = {number: signal.signal(number, action) for number in numbers}
-    try:
-        yield
-    finally:
-        for number, before in previous.items():
-            signal.signal(number, before)
 
 
 @contextlib.contextmanager

@@ -23,7 +23,7 @@ from trm.cli import typed
 from trm.config import Config, digest, kept, load_yaml, resume_conflicts, to_plain
 from trm.data.format import read_build_record
 from trm.errors import UserError
-from trm.run.folder import CONFIG_FILE, GRID_FILE, LOCK_FILE, SUMMARY_FILE, held, in_use, read_summary, write_whole
+from trm.run.folder import CONFIG_FILE, GRID_FILE, LOCK_FILE, SUMMARY_FILE, held, in_use, make_folder, read_summary, write_whole
 from trm.run.job import record_failure, stamp
 
 log = logging.getLogger(__name__)
@@ -146,7 +146,7 @@ def why_incomplete(sweep_dir: Path, job: Job) -> str | None:
 @contextlib.contextmanager
 def only_once(sweep_dir: Path) -> Iterator[None]:
     """Hold the sweep's lock: two of the same command at once would train in the same folders. Raises UserError."""
-    sweep_dir.mkdir(parents=True, exist_ok=True)
+    make_folder(sweep_dir)
     with held(sweep_dir / LOCK_FILE, f"{sweep_dir}: this sweep is already running, here or on another host: wait for it or end it"):
         yield
 
