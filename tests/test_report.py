@@ -13,11 +13,11 @@ from report_fixtures import config, write_grid, write_run, write_tn_sweep
 from sweeping import start, stopped
 
 from trm.cli import CONF_DIR, compose
-from trm.config import paper, to_plain, total_steps
+from trm.config import NUMBERS, defaults, flatten, paper, role, to_plain, total_steps, way_keys
 from trm.errors import ConfigError, UserError
 from trm.report.__main__ import main
 from trm.report.output import terminal
-from trm.report.runs import collect, flatten
+from trm.report.runs import collect
 from trm.report.variants import compare, estimate
 from trm.run.folder import exclusive
 from trm.show.files import write_files
@@ -245,6 +245,27 @@ def test_other_settings_leave_the_papers_value_without_a_difference(overrides, s
     match = paper.find(flatten(config("data=sudoku_extreme", *overrides)), steps)
     assert match.row.exact_accuracy == 0.874
     assert match.unlike == (unlike,)
+
+
+OTHER = {bool: lambda v: not v, int: lambda v: v + 1, float: lambda v: v + 0.5, str: lambda v: v + "x", list: lambda v: ["x"]}
+PAPERS = flatten(config("data=sudoku_extreme"))
+
+
+@pytest.mark.parametrize("key", sorted(key for key in defaults() if role(key) == NUMBERS or key in way_keys()))
+def test_every_key_that_changes_a_number_counts_beside_the_paper(key):
+    """Votes, early exit, other weights to start from, an embedding alone that learns, and whatever key comes next."""
+    value = OTHER[type(PAPERS[key])](PAPERS[key]) if PAPERS[key] is not None else 3
+    match = paper.find({**PAPERS, key: value}, 65_104)
+    of_others = ("model.num_heads", "model.rope_theta", "optimizer.lr_min_ratio")  # no attention, no cosine
+    free = {*paper.FREE, *of_others} - {"data.num_aug", "data.on_the_fly_aug"}  # of which the paper has so many
+    assert match is None if key in paper.ABLATED else match.comparable == (key in free)
+
+
+def test_findings_in_the_puzzles_and_votes_leave_the_papers_value_without_a_difference():
+    assert not paper.find(PAPERS, 65_104, None, ["test puzzles are in training"]).comparable
+    votes = paper.find(flatten(config("data=sudoku_extreme", "inference=votes32")), 65_104)
+    assert votes.unlike == ("inference.copies=32 (paper: 1)", "inference.selection=vote (paper: last)")
+    assert not votes.same_measure
 
 
 def test_a_recursion_that_the_paper_does_not_report_has_no_value():

@@ -1,10 +1,21 @@
 """Which settings are the same run: digests, what differs between two configs, what may differ when a run goes on."""
 
+import functools
 import hashlib
 import json
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
-from trm.config.schema import NUMBERS, RESULTS, Config, later_keys, role, to_plain
+from omegaconf import MISSING
+
+from trm.config.schema import NUMBERS, RESULTS, Config, all_keys, later_keys, role, to_plain
+
+# Of evaluations: names, draws, how many puzzles (which results say themselves), and what is reported beside the result.
+NO_WAY = (
+    *("inference.name", "inference.seed", "evaluate.max_puzzles"),
+    *("evaluate.supervision_steps", "evaluate.augmentations", "evaluate.by_difficulty"),
+)
 
 
 def numerics(plain: dict[str, Any]) -> dict[str, Any]:
@@ -72,3 +83,32 @@ def _completed(saved: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any
         **defaults,
         **{k: _completed(v, defaults[k]) if isinstance(v, dict) and k in defaults else v for k, v in saved.items()},
     }
+
+
+def flatten(nested: Mapping[Any, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested containers as one dict with dotted keys; lists are values."""
+    flat: dict[str, Any] = {}
+    for key, value in nested.items():
+        if isinstance(value, Mapping):
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+@functools.cache
+def defaults() -> Mapping[str, Any]:
+    """The schema's defaults, flat; without the keys that have none."""
+    return MappingProxyType({key: value for key, value in flatten(to_plain(Config())).items() if value != MISSING})
+
+
+@functools.cache
+def way_keys() -> tuple[str, ...]:
+    """The keys that say how an accuracy is measured: two that differ in one of them do not mean the same."""
+    keys = [key for key in all_keys() if key.startswith(("inference.", "evaluate."))]
+    return tuple(key for key in keys if role(key) in (NUMBERS, RESULTS) and key not in NO_WAY)
+
+
+def inference_steps(settings: Mapping[str, Any]) -> int | None:
+    """Supervision steps of a candidate in an evaluation (`Config.inference_steps`), from flat settings."""
+    return settings.get("inference.supervision_steps") or settings.get("recursion.n_sup")

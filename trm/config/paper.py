@@ -5,12 +5,14 @@ Jolicoeur-Martineau, "Less is More: Recursive Reasoning with Tiny Networks", arX
 the paper's rows are those of what the field made of it, with the settings of their own that they hold fixed.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from trm.config.identity import defaults, inference_steps, way_keys
+from trm.config.schema import NUMBERS, role
+
 CITATION = "Jolicoeur-Martineau, arXiv 2510.04871"
-TASK = "sudoku"
 DATASET = "sudoku_extreme"
 DATASET_LABEL = "Sudoku-Extreme 9x9, 1,000 training puzzles"
 
@@ -28,15 +30,15 @@ class PaperRow:
     exact_accuracy: float
     changes: Mapping[str, Any] = field(default_factory=dict)
     source: str = CITATION
-    fixed: Mapping[str, Any] = field(default_factory=dict)  # what it holds fixed unlike FIXED
+    fixed: Mapping[str, Any] = field(default_factory=dict)  # what it holds fixed unlike the schema's defaults
     steps: int = STEPS
     test_puzzles: int = TEST_PUZZLES
     augmentations: int = AUGMENTATIONS
 
     @property
     def expected(self) -> dict[str, Any]:
-        """What a run has to agree in besides its ablation."""
-        return {**FIXED, **self.fixed}
+        """What a run has to agree in: the settings of its own over the paper's, which are the schema's defaults."""
+        return {"data.name": DATASET, **defaults(), **self.fixed, **self.changes}
 
 
 ROWS = (
@@ -73,6 +75,7 @@ FAST_FIXED = {
     "optimizer.matrix_scale": "aspect",
     "optimizer.warmup_steps": 0,
     "optimizer.schedule": "cosine",
+    "optimizer.lr_min_ratio": 0.0,
     "optimizer.clip_grad_norm": 1.0,
     "ema.rate": 0.9,
     "ema.start_step": 5000,
@@ -92,6 +95,8 @@ UNIQUE_FIXED = {
     "data.name": "maze_unique",
     "data.task": "maze",
     "data.source": "csv",
+    "data.path_min": 100,
+    "data.path_max": 140,
     "model.hidden_size": 128,
     "model.num_heads": 2,
     "model.puzzle_emb_ndim": 128,
@@ -128,68 +133,21 @@ FIELD = (
     ),
 )
 
-# Keys that runs were made without; such a run has these values.
-LATER: Mapping[str, Any] = {
-    "recursion.damping": 1.0,
-    "recursion.noise": 0.0,
-    "latents.init": "fixed",
-    "latents.heads": 1,
-    "model.mlp": "swiglu",
-    "model.registers": 0,
-    "objective.label_smoothing": 0.0,
-    "objective.halt_weight": 0.5,
-    "optimizer.others": "adam_atan2",
-    "optimizer.matrix_lr": None,
-    "optimizer.matrix_weight_decay": None,
-    "optimizer.matrix_scale": "adam",
-    "ema.start_step": 0,
-}
-
 # What the tables vary. A run has a published value where it agrees with a row in all of these.
-ABLATED: Mapping[str, Any] = {
-    "model.mixer": "mlp",
-    "model.num_layers": 2,
-    "model.separate_networks": False,
-    "recursion.variant": "trm",
-    "recursion.T": 3,
-    "recursion.n": 6,
-    "recursion.act_continue": False,
-    "ema.enabled": True,
-    **{key: LATER[key] for key in ("recursion.damping", "recursion.noise", "latents.init", "latents.heads", "model.mlp")},
-}
+ABLATED = (
+    *("model.mixer", "model.num_layers", "model.separate_networks", "model.mlp"),
+    *("recursion.variant", "recursion.T", "recursion.n", "recursion.act_continue", "recursion.damping", "recursion.noise"),
+    *("latents.init", "latents.heads", "ema.enabled"),
+)
 
-# What the paper holds fixed. Only a run that agrees in these too can be compared with its value.
-FIXED: Mapping[str, Any] = {
-    "data.name": DATASET,
-    "data.task": "sudoku",
-    "data.box_rows": 3,
-    "data.num_puzzles": 1000,
-    "model.hidden_size": 512,
-    "model.expansion": 4.0,
-    "model.rms_norm_eps": 1e-5,
-    "model.puzzle_emb_ndim": 512,
-    "model.puzzle_emb_len": 16,
-    "model.loss": "stablemax",
-    "recursion.n_sup": 16,
-    "recursion.halt_exploration_prob": 0.1,
-    "recursion.curriculum": [],
-    "recursion.supervision_decay": 1.0,
-    "optimizer.name": "adam_atan2",
-    "optimizer.lr": 1e-4,
-    "optimizer.weight_decay": 1.0,
-    "optimizer.beta1": 0.9,
-    "optimizer.beta2": 0.95,
-    "optimizer.warmup_steps": 2000,
-    "optimizer.schedule": "constant",
-    "optimizer.clip_grad_norm": None,
-    "optimizer.puzzle_emb_lr": 1e-4,
-    "optimizer.puzzle_emb_weight_decay": 1.0,
-    "train.global_batch_size": 768,
-    **{key: value for key, value in LATER.items() if key not in ABLATED},
-}
+# Keys that leave a result what it is, or that `_unlike` has in another form: the machine, seeds, steps, counts of puzzles.
+FREE = (
+    *("seed", "data.seed", "data.num_test_puzzles", "data.num_aug", "data.on_the_fly_aug", "evaluate.max_puzzles"),
+    *("train.max_steps", "train.epochs", "train.eval_every_steps", "hardware.dtype", "hardware.loss_dtype"),
+)
 
 
-KIND = ("data.task", "data.box_rows")  # of FIXED, what says which puzzles they are
+KIND = ("data.task", "data.box_rows")  # which puzzles they are
 
 
 @dataclass(frozen=True)
@@ -201,39 +159,51 @@ class PaperMatch:
     same_kind: bool  # whether the puzzles are of the row's kind and size, so that its value may stand beside the run's
 
     @property
+    def same_measure(self) -> bool:
+        """Whether at least the puzzles, the way of inference and what was trained before are the row's."""
+        apart = ("data.", "puzzles", "test puzzles", "train.init_from", "train.trainable", *way_keys())
+        return not any(text.startswith(apart) for text in self.unlike)
+
+    @property
     def comparable(self) -> bool:
         """True where the run differs from the paper in nothing, so that a difference of the two numbers means something."""
         return not self.unlike
 
 
-def find(settings: Mapping[str, Any], total_steps: int | None, test_puzzles: int | None = None) -> PaperMatch | None:
+def find(
+    settings: Mapping[str, Any], total_steps: int | None, test_puzzles: int | None = None, findings: Sequence[str] = ()
+) -> PaperMatch | None:
     """The paper's row for a run's settings (flat, with dotted keys) and its planned length; None where it has none.
 
-    `test_puzzles` are those that its result was measured on; None where that is not known.
+    `test_puzzles` are those that its result was measured on, None where that is not known; `findings` are what changes how an
+    accuracy on its puzzles may be read. Keys that the run was made without have their defaults.
     """
-    ablation = {key: settings.get(key, LATER.get(key)) for key in ABLATED}
+    actual = {**defaults(), **settings}
     for row in (*ROWS, *FIELD):
-        if ablation == {**ABLATED, **row.changes}:
-            same_kind = all(settings.get(key) == row.expected[key] for key in KIND)
-            return PaperMatch(row, tuple(_unlike(row, settings, total_steps, test_puzzles)), same_kind)
+        expected = row.expected
+        if all(actual[key] == expected[key] for key in ABLATED):
+            same_kind = all(actual[key] == expected[key] for key in KIND)
+            return PaperMatch(row, _unlike(row, actual, total_steps, test_puzzles, findings), same_kind)
     return None
 
 
-def _unlike(row: PaperRow, settings: Mapping[str, Any], total_steps: int | None, test_puzzles: int | None) -> list[str]:
-    expected = row.expected
-    if settings.get("ema.enabled"):
-        expected.setdefault("ema.rate", 0.999)
-    actual = {key: settings.get(key, LATER.get(key)) for key in expected}
-    attention = settings.get("model.mixer") == "attention"
-    expected["model.positions"], actual["model.positions"] = "rope" if attention else "none", settings.get("model.positions")
-    if attention:
-        for key, value in (("model.num_heads", 8), ("model.rope_theta", 10000.0)):
-            expected.setdefault(key, value)
-            actual[key] = settings.get(key)
+def _unlike(
+    row: PaperRow, actual: dict[str, Any], total_steps: int | None, test_puzzles: int | None, findings: Sequence[str]
+) -> tuple[str, ...]:
+    """Every key that changes a number and is not FREE, so that a key which comes later counts too."""
+    expected, attention = row.expected, actual["model.mixer"] == "attention"
+    expected["model.positions"] = "rope" if attention else "none"
+    aside = {*FREE, *(() if attention else ("model.num_heads", "model.rope_theta"))}
+    aside |= set() if actual["ema.enabled"] else {"ema.rate", "ema.start_step"}
+    aside |= {"optimizer.lr_min_ratio"} if actual["optimizer.schedule"] == "constant" else set()
+    aside |= {"data.source"} if actual["data.name"] != expected["data.name"] else set()  # goes with the name
+    keys = [key for key in expected if key not in aside and (role(key) == NUMBERS or key in way_keys())]
+    found = {key: (actual[key], expected[key]) for key in keys}
+    found["inference.supervision_steps"] = inference_steps(actual), inference_steps(expected)
     # stored on disk or drawn while loading: both are as many augmented variants of every puzzle
-    expected["augmented variants"] = row.augmentations
-    actual["augmented variants"] = settings.get("data.num_aug") or settings.get("data.on_the_fly_aug")
-    expected["steps"], actual["steps"] = row.steps, total_steps
+    found["augmented variants"] = actual["data.num_aug"] or actual["data.on_the_fly_aug"], row.augmentations
+    found["steps"] = total_steps, row.steps
     if test_puzzles is not None:
-        expected["test puzzles"], actual["test puzzles"] = row.test_puzzles, test_puzzles
-    return [f"{key}={actual[key]} (paper: {value})" for key, value in expected.items() if actual[key] != value]
+        found["test puzzles"] = test_puzzles, row.test_puzzles
+    unlike = (f"{key}={here} (paper: {there})" for key, (here, there) in found.items() if here != there)
+    return (*unlike, *(f"puzzles: {finding}" for finding in findings))

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import yaml
 
-from trm.config import Config, to_plain
+from trm.config import defaults, flatten
 from trm.errors import UserError
 from trm.run.folder import CONFIG_FILE, SUMMARY_FILE, in_use
 from trm.run.progress import work
@@ -63,6 +63,7 @@ class Run:
     warnings: tuple[str, ...] = ()
     findings: tuple[str, ...] = ()  # of its data: what changes how its accuracy may be read
     evaluated_puzzles: int | None = None  # of the final evaluation
+    evaluated_step: int | None = None  # that of its checkpoint
 
 
 class _DamagedError(Exception):
@@ -226,6 +227,7 @@ def _read_run(folder: Path, name: str, overrides: tuple[str, ...]) -> Run:
         warnings=tuple(warnings),
         findings=_texts(data.get("findings")),
         evaluated_puzzles=_integer(last.get("count")),
+        evaluated_step=_integer(values.get("last_eval_step")) or _integer(values.get("steps")),
     )
 
 
@@ -263,20 +265,7 @@ def _read_settings(folder: Path) -> dict[str, Any]:
         found = _read_yaml(folder / CONFIG_FILE)
     except FileNotFoundError:
         found = _read_yaml(folder / COMPOSED_FILE)
-    # keys that the schema gained since the run was made have their defaults
-    defaults = {k: v for k, v in flatten(to_plain(Config())).items() if v != "???"}
-    return defaults | flatten(found)
-
-
-def flatten(nested: Mapping[Any, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested containers as one dict with dotted keys; lists are values."""
-    flat: dict[str, Any] = {}
-    for key, value in nested.items():
-        if isinstance(value, Mapping):
-            flat |= flatten(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = value
-    return flat
+    return {**defaults(), **flatten(found)}  # keys that the schema gained since the run was made have their defaults
 
 
 def _experiment(folder: Path) -> str | None:

@@ -42,7 +42,7 @@ class Labels:
     recursion: str  # t3_n6
     variant: str  # t3_n6, then what differs from the paper's main model, then the digest
     digest: str | None  # of all settings but the seed, and of the puzzles: equal where the runs may be averaged
-    paper_exact_accuracy: float | None  # of the same ablation on the same puzzles, whatever batch, length or learning rate
+    paper_exact_accuracy: float | None  # of the same ablation, puzzles and inference, whatever batch, length or learning rate
 
     def plain(self) -> dict[str, Any]:
         """As a part of the run's config on a dashboard."""
@@ -56,13 +56,8 @@ def labels(cfg: Config, data: Mapping[str, Any] | None = None) -> Labels:
     if cfg.train.max_steps is not None:
         settings["train.epochs"] = expected["train.epochs"]  # which say nothing then
     words = [form.format(settings[key]) for key, form in WORDS.items() if settings[key] != expected[key]]
-    match = paper.find(settings, None)
-    same_puzzles = match is not None and all(
-        settings[key] == match.row.expected.get(key, settings[key]) for key in ("data.name", "data.num_puzzles", "data.source")
-    )
-    if data is not None:
-        same_puzzles &= match is not None and data["test_puzzles"] == match.row.test_puzzles
-    value, variant = match.row.exact_accuracy if match and same_puzzles else None, ", ".join([recursion, *words])
+    match = paper.find(settings, None, *(() if data is None else (data["test_puzzles"], data["findings"])))
+    value, variant = match.row.exact_accuracy if match and match.same_measure else None, ", ".join([recursion, *words])
     if data is None:
         return Labels(recursion, variant, None, value)
     identity = {**kept(to_plain(cfg)), "seed": None, "puzzles": [data["train_digest"], data["test_digest"]]}
