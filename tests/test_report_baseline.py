@@ -23,7 +23,8 @@ def test_the_p_value_is_scipys(number):
 
 def test_differences_without_spread_and_of_one_seed():
     assert paired([0.1]) is None
-    assert (paired([0.1, 0.1]), paired([0.0, 0.0])) == (0.0, 1.0)
+    assert paired([0.62 - 0.6, 0.72 - 0.7]) is None  # no p without spread, but for rounding
+    assert paired([0.0, 0.0]) is None
 
 
 def test_holm_by_hand():
@@ -49,6 +50,33 @@ def test_differences_are_of_the_seeds_that_both_have(tmp_path):
     assert found["t2_n6"].corrected < 0.001 < 0.5 < found["t3_n6"].corrected
 
 
+def test_runs_of_one_seed_are_averaged_first(tmp_path):
+    """--group puts two rates together: before, the last run of a seed was taken, and the difference had the wrong sign."""
+    for seed in range(3):
+        for name, lr, exact in (("t2_n2", 1e-4, 0.5), ("t2_n6", 1e-4, 0.9), ("t2_n6", 3e-4, 0.4)):
+            settings = config("data=sudoku_6x6", "model=tiny", f"recursion={name}", f"optimizer.lr={lr}")
+            write_run(tmp_path / f"{name}-{lr}-{seed}", settings, exact + 0.01 * seed * (name == "t2_n6"), seed=seed)
+    comparison = compare(collect([tmp_path]), ["recursion"], baseline="t2_n2")
+    found = differences(comparison)["t2_n6"].exact_accuracy
+    assert (found.n, found.mean) == (3, pytest.approx(0.16))
+    pooled = next(variant for variant in comparison.variants if variant.label == "t2_n6")
+    assert (pooled.exact_accuracy.n, pooled.exact_accuracy.mean) == (3, pytest.approx(0.66))  # two runs of a seed are no two seeds
+
+
+def test_holm_corrects_for_as_many_as_the_page_says(tmp_path, capsys):
+    """What has one seed, or no spread, has no p, and is none of those that the others are corrected for."""
+    three(tmp_path)
+    for name, gains in {"t3_n4": [0.02], "t4_n6": [0.05] * 4}.items():
+        for seed, gain in enumerate(gains):
+            settings = config("data=sudoku_6x6", "model=tiny", f"recursion={name}")
+            write_run(tmp_path / f"{name}-{seed}", settings, 0.6 + 0.1 * seed + gain, seed=seed)
+    found = differences(compare(collect([tmp_path]), baseline="t2_n2"))
+    assert [label for label, each in found.items() if each.p is None] == ["t3_n4", "t4_n6"]
+    assert found["t2_n6"].corrected == pytest.approx(2 * found["t2_n6"].p)
+    main([str(tmp_path), "--baseline", "t2_n2"])
+    assert "corrected by Holm for the 2 variants that have one" in " ".join(capsys.readouterr().out.split())
+
+
 def test_without_a_baseline_there_are_none_and_an_unknown_one_is_refused(tmp_path):
     runs = collect([three(tmp_path)])
     assert differences(compare(runs)) == {}
@@ -61,7 +89,7 @@ def test_the_command_tells_them_in_its_table_and_files(tmp_path, capsys):
     text = capsys.readouterr().out
     assert "less t2_n2" in text
     assert "+2.0 ± 0.1" in text
-    assert "corrected for the number of variants (Holm)" in " ".join(text.split())
+    assert "corrected by Holm for the 2 variants that have one" in " ".join(text.split())
     rows = {row["variant"]: row for row in csv.DictReader((tmp_path / "report" / "report.csv").open())}
     assert float(rows["t2_n6"]["less_baseline_mean"]) == pytest.approx(0.02)
     assert rows["t2_n2"]["p_corrected"] == ""

@@ -1,17 +1,17 @@
 """`python -m trm.report DIR... --baseline VARIANT`: each variant's exact accuracy less the baseline's, over the seeds of both.
 
 Runs with one seed see the same puzzles in the same order, so that their difference says more than that of the means. Student's
-paired t-test, two-sided; p values are corrected by Holm for as many variants as are compared.
+paired t-test, two-sided; p values are corrected by Holm for as many variants as have one.
 """
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import special
 
-from trm.report.variants import Comparison, Estimate, Variant, estimate
+from trm.report.variants import Comparison, Estimate, estimate
+
+ROUNDING = 1e-9  # below which values that are shares of counts are equal
 
 
 @dataclass(frozen=True)
@@ -19,20 +19,20 @@ class Difference:
     """A variant's mean difference to the baseline (shares of 1), and how likely one as large is where there is none."""
 
     exact_accuracy: Estimate
-    p: float | None  # of this variant alone; None of a single seed
-    corrected: float | None  # by Holm, for all variants
+    p: float | None  # of this variant alone; None of a single seed, or of differences without a spread
+    corrected: float | None  # by Holm, for all variants that have one
 
 
 def differences(comparison: Comparison) -> Mapping[str, Difference]:
-    """By the label of the variant; those without a seed that the baseline has too are left out, and so is the baseline."""
+    """By the label of the variant; the baseline is left out, and so is what has no seed with it or may not be compared with it."""
     if comparison.baseline is None:
         return {}
-    base, found, chances = _by_seed(comparison.baseline), {}, {}
+    base, found, chances = comparison.baseline.by_seed(lambda run: run.exact_accuracy), {}, {}
     for variant in comparison.variants:
-        own = _by_seed(variant)
-        pairs = [own[seed] - base[seed] for seed in sorted(own.keys() & base.keys())]
+        own = variant.by_seed(lambda run: run.exact_accuracy)
+        pairs = [own[seed] - base[seed] for seed in own if seed is not None and seed in base]
         mean = estimate(pairs)
-        if variant is not comparison.baseline and mean is not None:
+        if variant is not comparison.baseline and variant.label not in comparison.not_compared and mean is not None:
             found[variant.label] = mean
             if (p := paired(pairs)) is not None:
                 chances[variant.label] = p
@@ -40,20 +40,16 @@ def differences(comparison: Comparison) -> Mapping[str, Difference]:
     return {label: Difference(mean, chances.get(label), corrected.get(label)) for label, mean in found.items()}
 
 
-def _by_seed(variant: Variant) -> dict[int, float]:
-    return {run.seed: run.exact_accuracy for run in variant.counted if run.exact_accuracy is not None and run.seed is not None}
-
-
 def paired(pairs: list[float]) -> float | None:
-    """The chance of a mean at least as far from 0 where the differences' true mean is 0: Student's t, two-sided."""
-    sample = np.asarray(pairs, dtype=np.float64)
-    if sample.size < 2:
+    """The chance of a mean at least as far from 0 where the differences' true mean is 0: Student's t, two-sided.
+
+    None of fewer than two, or where they are equal: without a spread there is no telling.
+    """
+    if len(pairs) < 2 or np.ptp(pairs) < ROUNDING:
         return None
-    spread = sample.std(ddof=1)
-    if spread == 0:
-        return 1.0 if sample.mean() == 0 else 0.0
-    t = abs(sample.mean()) * math.sqrt(sample.size) / spread
-    return float(2 * special.stdtr(sample.size - 1, -t))
+    from scipy import stats  # which takes a second to import
+
+    return float(stats.ttest_1samp(pairs, 0).pvalue)
 
 
 def holm(chances: list[float]) -> list[float]:

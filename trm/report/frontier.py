@@ -2,11 +2,14 @@
 
 import json
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+from trm.report.comparable import CANDIDATES, COUNT, LAST, STEP, STEPS, TEST, Facts, facts, misfits
 from trm.report.runs import Run
-from trm.report.variants import Comparison, Estimate, Variant, estimate
+from trm.report.variants import Comparison, Estimate, Variant, by_seed, estimate
 
 FRONTIER_FILE = "evaluation/frontier.json"  # of a run folder
 NUMBERS = ("exact_accuracy", "oracle_exact_accuracy", "flops_per_puzzle", "seconds_per_puzzle", "candidates_run")
@@ -23,28 +26,80 @@ class Way:
     means: dict[str, float]  # of the other NUMBERS
 
 
+@dataclass(frozen=True)
+class _Row:
+    """A line of a run's frontier."""
+
+    number: int
+    run: Run
+    name: str
+    facts: Facts
+    values: Mapping[str, float]
+
+
 def ways(comparison: Comparison) -> list[Way]:
     """By variant and then FLOPs; none where no run has a frontier."""
-    found = []
-    for number, variant in enumerate(comparison.variants):
-        rows: dict[str, list[dict[str, float]]] = {}
-        for run in variant.counted:
-            for row in frontier_of(run):
-                rows.setdefault(str(row["inference"]), []).append(row)
-        for name, of_seeds in rows.items():
-            exact = estimate(row["exact_accuracy"] for row in of_seeds)
+    return _ways(comparison)[0]
+
+
+def left_out(comparison: Comparison) -> list[tuple[str, str]]:
+    """The lines that no way has, as RUN: WAY, each with the reason."""
+    return _ways(comparison)[1]
+
+
+def _ways(comparison: Comparison) -> tuple[list[Way], list[tuple[str, str]]]:
+    rows = [row for number, variant in enumerate(comparison.variants) for run in variant.counted for row in _rows(run, number)]
+    told: list[tuple[str, str]] = []
+
+    def fitting(rows: list[_Row], *, ways: bool) -> list[_Row]:
+        reasons = misfits([row.facts for row in rows], ways=ways)
+        told.extend((f"{row.run.name}: {row.name}", reason) for row, reason in zip(rows, reasons, strict=True) if reason)
+        return [row for row, reason in zip(rows, reasons, strict=True) if not reason]
+
+    rows, found = fitting(rows, ways=True), []
+    for name in dict.fromkeys(row.name for row in rows):
+        kept = fitting([row for row in rows if row.name == name], ways=False)
+        for number in dict.fromkeys(row.number for row in kept):
+            own = [row for row in kept if row.number == number]
+            found_of = {key: estimate(by_seed((row.run.seed, row.values[key]) for row in own).values()) for key in NUMBERS}
+            exact, means = found_of["exact_accuracy"], {key: each.mean for key, each in found_of.items() if each}
             assert exact is not None
-            means = {key: sum(row[key] for row in of_seeds) / len(of_seeds) for key in NUMBERS}
-            found.append(Way(variant, number, name, exact, means))
-    return sorted(found, key=lambda way: (way.number, way.means["flops_per_puzzle"]))
+            found.append(Way(comparison.variants[number], number, name, exact, means))
+    return sorted(found, key=lambda way: (way.number, way.means["flops_per_puzzle"])), told
 
 
-def frontier_of(run: Run) -> list[dict[str, Any]]:
-    """The rows of the run's frontier; none where it has none, or the file is not one."""
-    if run.folder is None:
-        return []
+def _read(path: Path) -> dict[str, Any]:
     try:
-        rows = json.loads((run.folder / FRONTIER_FILE).read_bytes())["rows"]
-        return [row for row in rows if all(math.isfinite(row[key]) for key in NUMBERS) and row["inference"]]
-    except (OSError, ValueError, TypeError, KeyError):
-        return []
+        record = json.loads(path.read_bytes())
+        return record if isinstance(record, dict) and isinstance(record["rows"], list) else {}
+    except (OSError, ValueError, RecursionError, KeyError):
+        return {}
+
+
+def _rows(run: Run, number: int) -> list[_Row]:
+    """The lines of the run's frontier; none where it has none, or the file is not one. They say how they were measured."""
+    record = _read(run.folder / FRONTIER_FILE) if run.folder else {}
+    found = []
+    for row in record.get("rows", ()):
+        try:
+            if not row["inference"] or not all(math.isfinite(row[key]) for key in NUMBERS):
+                continue
+            step, steps, here = record.get("checkpoint_step"), row.get("supervision_steps"), facts(run)
+            older = {  # which does not say all settings
+                "inference.selection": row.get("selection"),
+                "inference.supervision_steps": None if steps == run.settings.get("recursion.n_sup") else steps,
+            }
+            measured = {
+                **here,
+                **record.get("ways", {}).get(row["inference"], older),
+                TEST: record.get("test_digest", here[TEST]),
+                COUNT: row.get("count"),
+                STEP: step,
+                LAST: step in (None, here[STEP]),
+                STEPS: steps,
+                CANDIDATES: row.get("candidates"),
+            }
+            found.append(_Row(number, run, str(row["inference"]), measured, row))
+        except (TypeError, KeyError, AttributeError):
+            continue
+    return found

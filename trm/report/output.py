@@ -13,7 +13,7 @@ from typing import Any
 
 from trm.report import tables
 from trm.report.baseline import Difference, differences
-from trm.report.frontier import ways
+from trm.report.frontier import left_out, ways
 from trm.report.pairs import answers
 from trm.report.target import time_to_target
 from trm.report.thinking import MOST_PUZZLES, thinking
@@ -39,6 +39,7 @@ def terminal(comparison: Comparison) -> str:
         texts = [[title for title, _ in found[0]], *([cell.text for _, cell in row] for row in found)]
         lines += ["", "ways of inference (trm.evaluate inference=frontier):"]
         lines += aligned(texts, [cell.numeric for _, cell in found[0]])
+    lines += [f"  not counted: {line}: {reason}" for line, reason in left_out(comparison)]
     if comparison.not_counted:
         lines += ["", f"not in the means: {len(comparison.not_counted)} of {len(comparison.runs)} jobs"]
         reasons = [[tables.kind(run), run.name, textwrap.shorten(why, LONGEST_REASON)] for run, why in comparison.not_counted]
@@ -123,6 +124,8 @@ def json_text(comparison: Comparison) -> str:
             {"variant": way.variant.label, "inference": way.name, **_estimate("exact_accuracy", way.exact_accuracy), **way.means}
             for way in ways(comparison)
         ],
+        "inference_not_counted": dict(left_out(comparison)),
+        "not_compared": dict(comparison.not_compared),
         "not_counted": [{"name": run.name, "status": tables.kind(run), "reason": reason} for run, reason in comparison.not_counted],
         "warnings": comparison.warnings,
         "notes": tables.notes(comparison),

@@ -13,7 +13,7 @@ from matplotlib.ticker import EngFormatter, FuncFormatter, LogLocator, MaxNLocat
 
 from trm.report.frontier import Way, ways
 from trm.report.runs import Points, Run
-from trm.report.variants import Comparison
+from trm.report.variants import MEASURED_OTHERWISE, Comparison
 from trm.run.progress import work
 from trm.show.charts import COLOURS, INK, LINES, Theme, chart
 
@@ -69,7 +69,8 @@ def _lines(
         colour, line = _look(i)
         counted = [points for run in variant.counted if (points := points_of(run))]
         unfinished = [run for run in variant.runs if others and run.status not in ("completed", "damaged")]
-        label = None if counted else f"{variant.label} (not counted)"
+        title = comparison.title(variant)
+        label = None if counted else f"{title} (not counted)"
         for points in filter(None, map(points_of, unfinished)):
             axes.plot(*_xy(points), label=label, color=colour, **NOT_COUNTED)
             label = None
@@ -78,7 +79,7 @@ def _lines(
         if counted:
             mean = _mean(counted)
             marker = "o" if marked and len(mean) <= MOST_MARKED_POINTS else None
-            axes.plot(*_xy(mean), color=colour, linestyle=line, linewidth=2, marker=marker, markersize=4, label=variant.label)
+            axes.plot(*_xy(mean), color=colour, linestyle=line, linewidth=2, marker=marker, markersize=4, label=title)
 
 
 def _xy(points: Points) -> Any:
@@ -110,10 +111,11 @@ def bars(comparison: Comparison, theme: Theme) -> bytes:
             if variant.paper and variant.paper.comparable:
                 axes.plot(100 * variant.paper.row.exact_accuracy, row, "D", color=ink, markersize=7, zorder=5, fillstyle="none")
             axes.text(101, row, text, va="center", fontsize=9)
-        axes.set_yticks(range(len(shown)), [variant.label for _, variant, _ in shown])
+        axes.set_yticks(range(len(shown)), [comparison.title(variant) for _, variant, _ in shown])
         axes.set(xlim=(0, 100), ylim=(max(len(shown), 2) - 0.4, -0.6), xlabel="final exact accuracy on held-out puzzles, %")
         diamonds = ", diamonds the paper's values" if any(v.difference is not None for v in comparison.variants) else ""
-        axes.set_title(f"Mean over seeds with 95 % interval; dots are seeds{diamonds}", fontsize=10)
+        apart = f";{MEASURED_OTHERWISE} = measured otherwise" if comparison.not_compared else ""
+        axes.set_title(f"Mean over seeds with 95 % interval; dots are runs{diamonds}{apart}", fontsize=10)
         axes.grid(visible=False, axis="y")
         axes.set_axisbelow(True)
         if not shown:
@@ -132,7 +134,7 @@ def frontier(comparison: Comparison, theme: Theme) -> bytes:
             flops, shares = ([value(way) for way in own] for value in (lambda w: w.means["flops_per_puzzle"], _percent))
             front = [i for i, way in enumerate(own) if all(_percent(way) > _percent(other) for other in own[:i])]
             front_line = [flops[i] for i in front], [shares[i] for i in front]
-            axes.plot(*front_line, color=colour, linestyle=line, linewidth=1, label=own[0].variant.label)
+            axes.plot(*front_line, color=colour, linestyle=line, linewidth=1, label=comparison.title(own[0].variant))
             oracle = [100 * way.means["oracle_exact_accuracy"] for way in own]
             axes.plot(flops, oracle, "x", color=colour, markersize=4, alpha=0.6)
             for i, way in enumerate(own):

@@ -1,106 +1,132 @@
-"""`python -m trm.report DIR... --records`: is one variant a new record of the time to an accuracy? docs/records.md keeps them.
+"""`python -m trm.report DIR... --records`: is one variant a new record of the time to an accuracy? docs/records.md has the rule.
 
-A record is a shorter mean of the seconds of training to the target: with enough seeds on each side, on one machine, and so
-unlikely for equal means that it is not luck (Welch's t-test, one-sided). All seeds of the new one reach the target; one of the
-standing record that does not counts with its whole training, which is less than it needs.
+A run is as long as its settings say, and its last evaluation decides: no run and no evaluation is chosen. The mean of a side's
+ten seeds, which are named before the run and which no search has used, has to be above the target beyond doubt (one-sided
+t-test); then a shorter mean of the seconds of training is a record, where it is so by more than luck (Welch's, one-sided).
 """
 
 import itertools
-import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import special
 
-from trm.report.target import reached, seconds_until
+from trm.report.baseline import ROUNDING
+from trm.report.comparable import DECIDE_TRAIN, TRAIN, facts, misfits
+from trm.report.target import seconds_until
 from trm.report.variants import Comparison, Variant
 
 TARGET = 0.99
-LEAST_SEEDS = 5  # on each side
-MOST_LUCK = 0.01  # p, from which on a difference is none
+SEEDS = 10  # on each side: a block such as 100 to 109
+FIRST_SEED = 100  # those below are for searches
+LEAST_PUZZLES = 1000  # held out
+MOST_LUCK = 0.01  # p, from which on a claim is none
 MACHINE = ("hardware.backend", "hardware.platform", "hardware.devices_per_host", "hardware.num_hosts")
 
 
-def welch(shorter: Sequence[float], longer: Sequence[float]) -> float:
-    """The chance of a difference of the means at least as large where the first is not shorter: Welch's t-test, one-sided."""
-    a, b = (np.asarray(sample, dtype=np.float64) for sample in (shorter, longer))
-    parts = a.var(ddof=1) / a.size, b.var(ddof=1) / b.size
-    if sum(parts) == 0:
-        return 0.0 if a.mean() < b.mean() else 1.0
-    freedom = sum(parts) ** 2 / (parts[0] ** 2 / (a.size - 1) + parts[1] ** 2 / (b.size - 1))
-    return float(special.stdtr(freedom, (a.mean() - b.mean()) / math.sqrt(sum(parts))))
-
-
 @dataclass(frozen=True)
-class Claim:
-    """One variant's seconds to the target against another's, and why that is no record; empty where it is."""
+class Entry:
+    """A variant as the rule sees it: of each counted run the last evaluation, and the seconds of training until then."""
 
-    challenger: str
-    standing: str
-    seconds: tuple[float, float]  # means over the seeds
-    p: float | None
-    short_of: int  # seeds of the standing one that never reached it
-    refused: tuple[str, ...]
+    variant: Variant
+    accuracies: list[float]
+    seconds: list[float]  # of the runs that timed their steps
+    p: float | None  # that the mean accuracy is above the target; None where there is no telling
+    refused: tuple[str, ...]  # why it is no entry of the table
 
     @property
     def words(self) -> str:
-        """The claim in a line."""
-        chance = "" if self.p is None else f", p = {self.p:.2g}"
-        verdict = f"no record: {'; '.join(self.refused)}" if self.refused else "a record"
-        never = f" ({self.short_of} seed(s) never reached it: their whole training counts)" if self.short_of else ""
-        long = f"{self.standing} {self.seconds[1]:,.1f} s{never}"
-        return f"{self.challenger} {self.seconds[0]:,.1f} s against {long}{chance}: {verdict}"
+        """The entry in a line."""
+        chance = "no p without a spread" if self.p is None else f"p = {self.p:.2g}"
+        time = f"{np.mean(self.seconds):,.1f} s" if self.seconds else "no seconds"
+        told = f"{self.variant.label}: {time} to {100 * np.mean(self.accuracies):.2f} % (mean of {len(self.accuracies)}, {chance})"
+        return f"{told}: {'; '.join(self.refused) or 'meets the rule'}"
 
 
-def claims(comparison: Comparison, target: float = TARGET) -> list[Claim]:
-    """The variants of which a seed reached the target, by their seconds to it, each against the next slower one."""
-    found = [(variant, _seconds(variant, target)) for variant in comparison.variants if _reached(variant, target)]
-    order = sorted((pair for pair in found if pair[1]), key=lambda pair: float(np.mean(pair[1])))
-    return [_claim(*fast, *slow, target) for fast, slow in itertools.pairwise(order)]
+def entry(variant: Variant, target: float = TARGET) -> Entry:
+    """What the rule says of a variant by itself."""
+    runs = variant.counted
+    accuracies = [run.exact_accuracy for run in runs if run.exact_accuracy is not None]
+    seconds = [s for run in runs if (s := seconds_until(run.step_times, run.evaluated_step or 0)) is not None]
+    seeds, refused = sorted(run.seed for run in runs if run.seed is not None), []
+    first = seeds[0] if seeds else 0
+    if seeds != list(range(first, first + SEEDS)) or first % SEEDS or first < FIRST_SEED:
+        refused.append(
+            f"its seeds are {', '.join(map(str, seeds)) or 'unknown'}, not a block of {SEEDS} that no search has used, such as "
+            f"{FIRST_SEED} to {FIRST_SEED + SEEDS - 1}"
+        )
+    if len(runs) < variant.planned:
+        refused.append(f"{variant.planned - len(runs)} of its {variant.planned} jobs are not counted")
+    if any((run.evaluated_puzzles or 0) < LEAST_PUZZLES for run in runs):
+        refused.append(f"fewer than {LEAST_PUZZLES:,} held-out puzzles")
+    if len(seconds) < len(runs):
+        refused.append(f"{len(runs) - len(seconds)} of its runs did not time their steps")
+    p = _p_above(accuracies, target)
+    if float(np.mean(accuracies)) < target:
+        refused.append(f"its mean is below {100 * target:g} %")
+    elif p is None or p >= MOST_LUCK:
+        refused.append(f"that its mean is above {100 * target:g} % is not beyond doubt (p < {MOST_LUCK:g})")
+    return Entry(variant, accuracies, seconds, p, tuple(refused))
 
 
-def _reached(variant: Variant, target: float) -> int:
-    return sum(reached(run, target) is not None for run in variant.counted)
+def _p_above(accuracies: list[float], target: float) -> float | None:
+    if len(accuracies) < 2 or np.ptp(accuracies) < ROUNDING:
+        return None
+    from scipy import stats  # which takes a second to import
+
+    return float(stats.ttest_1samp(accuracies, target, alternative="greater").pvalue)
 
 
-def _seconds(variant: Variant, target: float) -> list[float]:
-    """Of each run that timed its steps: the seconds to the target, or of its whole training where it did not reach it.
+def welch(shorter: list[float], longer: list[float]) -> float | None:
+    """The chance of a difference of the means at least as large where the first is not shorter: Welch's t-test, one-sided.
 
-    A run without a readable evaluation says neither.
+    None of fewer than two on a side, or without a spread.
     """
-    times = []
-    for run in variant.counted:
-        if run.evaluations:
-            at = reached(run, target)
-            times.append(at.seconds if at is not None else seconds_until(run.step_times, run.evaluations[-1][0]))
-    return [seconds for seconds in times if seconds is not None]
+    if min(len(shorter), len(longer)) < 2 or max(np.ptp(shorter), np.ptp(longer)) < ROUNDING:
+        return None
+    from scipy import stats
 
-
-def _claim(fast: Variant, short: list[float], slow: Variant, long: list[float], target: float) -> Claim:
-    refused = []
-    if missed := len(fast.counted) - _reached(fast, target):
-        refused.append(f"{missed} of {fast.label}'s seeds did not reach {100 * target:g} %")
-    for variant, seconds in ((fast, short), (slow, long)):
-        if len(seconds) < LEAST_SEEDS:
-            refused.append(f"{variant.label} has {len(seconds)} seeds, of {LEAST_SEEDS}")
-    machines = {tuple(run.settings.get(key) for key in MACHINE) for variant in (fast, slow) for run in variant.counted}
-    if len(machines) > 1:
-        refused.append("the two ran on other machines or backends")
-    p = welch(short, long) if min(len(short), len(long)) > 1 else None
-    if p is not None and p >= MOST_LUCK:
-        refused.append(f"p is not below {MOST_LUCK:g}")
-    short_of = len(slow.counted) - _reached(slow, target)
-    return Claim(fast.label, slow.label, (float(np.mean(short)), float(np.mean(long))), p, short_of, tuple(refused))
+    return float(stats.ttest_ind(shorter, longer, equal_var=False, alternative="less").pvalue)
 
 
 def text(comparison: Comparison, target: float = TARGET) -> str:
-    """What the command prints."""
-    found = claims(comparison, target)
-    if not found:
-        return f"records: fewer than two variants reached {100 * target:g} %"
+    """What the command prints: each variant by itself, what may not be compared, and each entry against the next slower one."""
+    found = [entry(variant, target) for variant in comparison.variants if variant.counted]
+    reasons = _apart(found)
+    lines = [f"  {each.words}" for each in found]
+    lines += [f"  not counted: {each.variant.label}: {why}" for each, why in zip(found, reasons, strict=True) if why]
+    kept = [each for each, why in zip(found, reasons, strict=True) if not why and each.seconds]
+    for fast, slow in itertools.pairwise(sorted(kept, key=lambda each: float(np.mean(each.seconds)))):
+        lines.append(f"  {_claim(fast, slow)}")
     rule = (
-        f"at least {LEAST_SEEDS} seeds a side, all of the new one reach it, p < {MOST_LUCK:g} by Welch's one-sided test, in turns: "
-        "docs/records.md"
+        f"whole training of {SEEDS} seeds named before; the mean of the last evaluations, of {LEAST_PUZZLES:,} puzzles or more, "
+        f"is above {100 * target:g} % and the time shorter than before, each with p < {MOST_LUCK:g}; in turns: docs/records.md"
     )
-    return "\n".join([f"records: seconds of training to {100 * target:g} % ({rule})", *(f"  {claim.words}" for claim in found)])
+    return "\n".join([f"records: seconds of training to a mean of {100 * target:g} % ({rule})", *lines])
+
+
+def _apart(found: list[Entry]) -> list[str]:
+    """For each why it may not be compared with most: `trm.report.comparable`, and a record has its training puzzles given."""
+    told = [facts(each.variant.counted[0]) for each in found]
+    reasons = misfits(told, race=True)
+    usual = next((fact for fact, why in zip(told, reasons, strict=True) if not why), {})
+    return [
+        why or ("other training puzzles" if any(fact[key] != usual[key] for key in (TRAIN, *DECIDE_TRAIN)) else "")
+        for fact, why in zip(told, reasons, strict=True)
+    ]
+
+
+def _claim(fast: Entry, slow: Entry) -> str:
+    """Whether the first is a record against the other, and why not; one that misses the target needs more than its training."""
+    refused = [f"{fast.variant.label} does not meet the rule"] if fast.refused else []
+    seeds = [sorted(run.seed or 0 for run in each.variant.counted) for each in (fast, slow)]
+    if seeds[0] != seeds[1]:
+        refused.append("the two have other seeds")
+    machines = {tuple(run.settings.get(key) for key in MACHINE) for each in (fast, slow) for run in each.variant.counted}
+    if len(machines) > 1:
+        refused.append("the two ran on other machines or backends")
+    p = welch(fast.seconds, slow.seconds)
+    if p is None or p >= MOST_LUCK:
+        refused.append(f"that it is shorter is not beyond doubt (p < {MOST_LUCK:g})")
+    chance = "" if p is None else f", p = {p:.2g}"
+    times = f"{np.mean(fast.seconds):,.1f} s against {slow.variant.label} {np.mean(slow.seconds):,.1f} s{chance}"
+    return f"{fast.variant.label} {times}: {'no record: ' + '; '.join(refused) if refused else 'a record'}"

@@ -6,11 +6,11 @@ from operator import attrgetter
 
 from trm.config import EXACT, paper
 from trm.report.baseline import Difference, differences
-from trm.report.frontier import ways
+from trm.report.frontier import left_out, ways
 from trm.report.pairs import votes_note
 from trm.report.runs import Run
 from trm.report.target import time_to_target
-from trm.report.variants import Comparison, Estimate, Variant, show
+from trm.report.variants import MEASURED_OTHERWISE, Comparison, Estimate, Variant, show
 
 NO_VALUE = "-"
 UNLIKE_PAPER = "*"
@@ -46,9 +46,13 @@ FLOPS_NOTE = (
     "TFLOP trained: by count (a pass with gradient as three without), over all steps; GFLOP/puzzle: of the final "
     "evaluation, from the graph"
 )
+MEASURED_NOTE = (
+    f"{MEASURED_OTHERWISE.strip()}: measured otherwise than the rest, so no number of it may be compared; warnings say how"
+)
 BASELINE_NOTE = (
     "less {label}: the difference of exact accuracy over the seeds that both have, ± half the width of its 95 % interval; p: "
-    "Student's paired t-test, two-sided, corrected for the number of variants (Holm)"
+    "Student's paired t-test, two-sided, corrected by Holm for the {tests} variants that have one: a single seed, or differences "
+    "without a spread, have none"
 )
 
 
@@ -92,7 +96,8 @@ def results(comparison: Comparison) -> list[Row]:
     marks = {name: DECIDES if names and decides == [name] else "" for name in (EXACT, *names)}
     beside, found = _beside_paper(comparison), differences(comparison)
     return [
-        _result(variant, comparison.target, marks, beside) + _less(comparison.baseline, found.get(variant.label))
+        _result(variant, comparison.title(variant), comparison.target, marks, beside)
+        + _less(comparison.baseline, found.get(variant.label))
         for variant in comparison.variants
     ]
 
@@ -131,14 +136,14 @@ def _beside_paper(comparison: Comparison) -> str | None:
     return None if not rows else "paper (9x9) %" if own else "published %"
 
 
-def _result(variant: Variant, target: float | None, marks: dict[str, str], beside_paper: str | None) -> Row:
+def _result(variant: Variant, title: str, target: float | None, marks: dict[str, str], beside_paper: str | None) -> Row:
     """`marks`: for each score what stands behind its title; `beside_paper`: the title of the published values, if there are any."""
     seeds, best, row = len(variant.counted), variant.best_exact_accuracy, variant.paper.row if variant.paper else None
     unlike = UNLIKE_PAPER if variant.paper and not variant.paper.comparable else ""
     of = "" if seeds == variant.planned else f" of {variant.planned}"
     exact = _estimate(variant.exact_accuracy)
     cells = [
-        ("variant", Cell(variant.label, small=[variant.description] if variant.description != variant.label else [])),
+        ("variant", Cell(title, small=[variant.description] if variant.description != variant.label else [])),
         ("seeds", Cell(f"{seeds}{of}{' runs' if variant.pooled else ''}", seeds, numeric=True)),
         (f"exact accuracy %{marks[EXACT]}", replace(exact, text=exact.text + (TO_BE_READ if variant.findings else ""))),
         *((f"{name} %{mark}", _estimate(variant.score(name))) for name, mark in marks.items() if name != EXACT),
@@ -167,7 +172,7 @@ def inference(comparison: Comparison) -> list[Row]:
     """A row for each way of inference that runs were evaluated in."""
     return [
         [
-            ("variant", Cell(way.variant.label)),
+            ("variant", Cell(comparison.title(way.variant))),
             ("inference", Cell(way.name)),
             ("seeds", _number("{:d}", way.exact_accuracy.n)),
             ("exact accuracy %", _estimate(way.exact_accuracy)),
@@ -178,6 +183,11 @@ def inference(comparison: Comparison) -> list[Row]:
         ]
         for way in ways(comparison)
     ]
+
+
+def inference_left_out(comparison: Comparison) -> list[Row]:
+    """A row for each line of a run's frontier that no way of inference has."""
+    return [[("line", _code(line)), ("reason", Cell(reason))] for line, reason in left_out(comparison)]
 
 
 def notes(comparison: Comparison) -> list[str]:
@@ -191,8 +201,10 @@ def notes(comparison: Comparison) -> list[str]:
     beside += (
         [f"published by others than the paper: {'; '.join(others)}; docs/variants.md says under which conditions"] if others else []
     )
-    less = [BASELINE_NOTE.format(label=comparison.baseline.label)] if comparison.baseline else []
-    return [*NOTES, FLOPS_NOTE, *less, RATES_NOTE, *beside, *found, *scores, *votes_note(comparison), *target]
+    tests = sum(found.p is not None for found in differences(comparison).values())
+    less = [BASELINE_NOTE.format(label=comparison.baseline.label, tests=tests)] if comparison.baseline else []
+    apart = [MEASURED_NOTE] if comparison.not_compared else []
+    return [*NOTES, *apart, FLOPS_NOTE, *less, RATES_NOTE, *beside, *found, *scores, *votes_note(comparison), *target]
 
 
 def problems(comparison: Comparison) -> list[Row]:

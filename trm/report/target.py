@@ -4,7 +4,7 @@ import itertools
 from dataclasses import dataclass
 
 from trm.report.runs import Points, Run
-from trm.report.variants import Estimate, Variant, estimate
+from trm.report.variants import Estimate, Variant, by_seed, estimate
 
 
 @dataclass(frozen=True)
@@ -55,6 +55,8 @@ class TimeToTarget:
 
 def time_to_target(variant: Variant, target: float) -> TimeToTarget:
     """Over the variant's seeds."""
-    found = [at for at in (reached(run, target) for run in variant.counted) if at is not None]
-    samples, seconds = (estimate(v for at in found if (v := getattr(at, name)) is not None) for name in ("samples", "seconds"))
+    found = [(run.seed, at) for run in variant.counted if (at := reached(run, target)) is not None]
+    samples, seconds = (
+        estimate(by_seed((seed, getattr(at, name)) for seed, at in found).values()) for name in ("samples", "seconds")
+    )
     return TimeToTarget(len(variant.counted), len(found), samples, seconds)

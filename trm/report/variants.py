@@ -15,9 +15,13 @@ from scipy import special
 from trm.cli import unknown_key
 from trm.config import NOTHING, PLACE, all_keys, paper, role
 from trm.errors import ConfigError
+from trm.report.comparable import facts, misfits, unlike
 from trm.report.runs import DIGESTS, Run
 
 CONFIDENCE = 0.95
+MEASURED_OTHERWISE = " †"
+
+OTHERWISE = "measured otherwise than the other runs of its variant: "
 
 # What --group may name beside config keys: the named experiment, and the folder that holds the run's folder.
 OTHER_KEYS: Mapping[str, Callable[[Run], Any]] = {"experiment": lambda run: run.experiment, "sweep": lambda run: run.sweep}
@@ -63,6 +67,15 @@ def estimate(values: Iterable[float]) -> Estimate | None:
     return Estimate(float(sample.mean()), float(quantile * sample.std(ddof=1) / math.sqrt(sample.size)), sample.size)
 
 
+def by_seed(values: Iterable[tuple[int | None, float | None]]) -> dict[int | None, float]:
+    """Values by their seeds: the mean of those that share one, as runs do that --group puts together; None is no value."""
+    found: dict[int | None, list[float]] = {}
+    for seed, value in values:
+        if value is not None:
+            found.setdefault(seed, []).append(value)
+    return {seed: sum(of_seed) / len(of_seed) for seed, of_seed in found.items()}
+
+
 @dataclass(frozen=True)
 class Variant:
     """Runs that agree in what the report compares. `counted` are completed, one for each seed; the means are over them."""
@@ -76,15 +89,19 @@ class Variant:
     settings: Mapping[str, list[Any]]  # of the settings that differ between the report's runs: the values here
     paper: paper.PaperMatch | None
 
+    def by_seed(self, quantity: Callable[[Run], float | None]) -> dict[int | None, float]:
+        """A quantity by seed, of the counted runs that have it."""
+        return by_seed((run.seed, quantity(run)) for run in self.counted)
+
     @property
     def exact_accuracy(self) -> Estimate | None:
         """Final exact accuracy over the seeds."""
-        return estimate(run.exact_accuracy for run in self.counted if run.exact_accuracy is not None)
+        return estimate(self.by_seed(lambda run: run.exact_accuracy).values())
 
     @property
     def best_exact_accuracy(self) -> Estimate | None:
         """Each run's best evaluation, over the seeds."""
-        return estimate(run.best_exact_accuracy for run in self.counted if run.best_exact_accuracy is not None)
+        return estimate(self.by_seed(lambda run: run.best_exact_accuracy).values())
 
     @property
     def score_names(self) -> list[str]:
@@ -93,7 +110,7 @@ class Variant:
 
     def score(self, name: str) -> Estimate | None:
         """A score of the task's own at the final evaluation, over the seeds."""
-        return estimate(run.scores[name] for run in self.counted if name in run.scores)
+        return estimate(self.by_seed(lambda run: run.scores.get(name)).values())
 
     @property
     def difference(self) -> float | None:
@@ -123,6 +140,11 @@ class Comparison:
     warnings: list[str] = field(default_factory=list)
     target: float | None = None  # exact accuracy (share of 1) to which samples and seconds are told
     baseline: Variant | None = None  # from which the others' differences are told
+    not_compared: Mapping[str, str] = field(default_factory=dict)  # labels of variants that were measured otherwise, and how
+
+    def title(self, variant: Variant) -> str:
+        """The variant's label, marked where its numbers may not be compared with the others'."""
+        return variant.label + (MEASURED_OTHERWISE if variant.label in self.not_compared else "")
 
 
 def compare(
@@ -149,9 +171,12 @@ def compare(
     not_counted = [(run, run.reason) for run in runs if run.status != "completed"]
     for i, members in enumerate(groups):
         label = labels[i] if labels else descriptions[i]
-        counted, repeated = _one_for_each_seed(members)
+        once, repeated = _one_for_each_seed(members)
         for run, first in repeated:
             not_counted.append((run, f"the same settings and seed as {first.name}, which is counted"))
+        reasons = misfits([facts(run) for run in once])
+        counted = [run for run, reason in zip(once, reasons, strict=True) if not reason]
+        not_counted += [(run, f"{OTHERWISE}{reason}") for run, reason in zip(once, reasons, strict=True) if reason]
         pooled = differing_keys(counted)
         if pooled:
             warnings.append(f'"{label}" pools runs that differ in {", ".join(pooled)}: its mean and interval mix settings')
@@ -176,7 +201,24 @@ def compare(
         labels_of = [f'"{variant.label}"' for variant in variants if finding in variant.findings]
         every = len(labels_of) == len(variants) > 1
         warnings.append(f"{'all variants' if every else ', '.join(labels_of)}: {finding}")
-    return Comparison(runs, variants, not_counted, differing, warnings, target, _named(variants, baseline))
+    base = _named(variants, baseline)
+    apart = _not_compared(variants, base, race=target is not None)
+    warnings += [f'"{label}" may not be compared with {_rest(base)}: {reason}' for label, reason in apart.items()]
+    return Comparison(runs, variants, not_counted, differing, warnings, target, base, apart)
+
+
+def _not_compared(variants: list[Variant], base: Variant | None, *, race: bool) -> dict[str, str]:
+    """The labels of the variants that were measured otherwise than the baseline, or than most where there is none; and how."""
+    told = {variant.label: facts(variant.counted[0]) for variant in variants if variant.counted}
+    if base is not None and base.label in told:
+        reasons = [unlike(each, told[base.label], race=race) for each in told.values()]
+    else:
+        reasons = misfits(list(told.values()), race=race)
+    return {label: reason for label, reason in zip(told, reasons, strict=True) if reason}
+
+
+def _rest(base: Variant | None) -> str:
+    return "the others" if base is None else f'"{base.label}"'
 
 
 def _named(variants: list[Variant], label: str | None) -> Variant | None:
@@ -348,7 +390,7 @@ def _with_known_puzzles(runs: list[Run]) -> tuple[list[Run], list[str]]:
 
 def _paper(runs: list[Run]) -> paper.PaperMatch | None:
     """The row of the paper that all runs have; unlike it in what any of them is unlike it."""
-    matches = [paper.find(run.settings, _planned_steps(run), run.evaluated_puzzles) for run in runs]
+    matches = [paper.find(run.settings, _planned_steps(run), run.evaluated_puzzles, run.findings) for run in runs]
     first = matches[0] if matches else None
     if first is None or any(match is None or match.row is not first.row for match in matches):
         return None

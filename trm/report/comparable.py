@@ -1,0 +1,61 @@
+"""What may be compared: the one rule for means over seeds, differences, records, ways of inference, tables and pictures.
+
+Two accuracies may where they are of the same test puzzles, as many of them, by the same way of inference, of the same training
+puzzles and at the same training step. What settings that are there to be compared decide (how many puzzles are trained on, how
+long) may differ where those settings do. Published values have the same rule over all settings: trm/config/paper.py.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from trm.config import NUMBERS, RESULTS, all_keys, inference_steps, role, way_keys
+from trm.report.runs import DIGESTS, Run
+
+Facts = Mapping[str, Any]
+
+TRAIN, TEST = DIGESTS
+COUNT, STEP, LAST, STEPS = "test puzzles evaluated", "training step", "is the run's last step", "supervision steps"
+CANDIDATES, INTERVAL = "candidates", "train.eval_every_steps"
+DECIDE_TRAIN = ("data.num_puzzles", "data.num_aug", "data.on_the_fly_aug")
+DECIDE_STEP = ("train.max_steps", "train.epochs", "train.global_batch_size", "data.num_puzzles")
+# of runs that do not say which test puzzles they read
+NAMED = tuple(key for key in all_keys() if key.startswith("data.") and role(key) in (NUMBERS, RESULTS) and key not in DECIDE_TRAIN)
+
+
+def facts(run: Run) -> Facts:
+    """How the run's final accuracy was measured."""
+    said = {key: run.settings.get(key) for key in (*way_keys(), *NAMED, *DECIDE_TRAIN, *DECIDE_STEP, *DIGESTS, INTERVAL)}
+    measured = {COUNT: run.evaluated_puzzles, STEP: run.evaluated_step, LAST: True}
+    return {**said, **measured, STEPS: inference_steps(run.settings), CANDIDATES: None}  # which the settings say
+
+
+def unlike(one: Facts, other: Facts, *, ways: bool = False, race: bool = False) -> str:
+    """Why the first may not be compared with the other, in words; empty where it may.
+
+    `ways`: ways of inference are what is compared. `race`: so is how soon an accuracy is reached, which an evaluation has to show.
+    """
+
+    def differ(*keys: str) -> bool:
+        return any(one[key] != other[key] for key in keys)
+
+    keys = [*([TEST] if one[TEST] or other[TEST] else NAMED), COUNT]
+    if not ways:
+        keys += [CANDIDATES, *(key for key in way_keys() if key != "inference.supervision_steps")]
+        keys += [STEPS] if differ("inference.supervision_steps") else []  # else as many as each has in training
+    keys += [INTERVAL] if race else []
+    keys += [] if differ(*DECIDE_TRAIN) else [TRAIN]
+    keys += [LAST] if differ(*DECIDE_STEP) else [STEP]
+    return "; ".join(f"{key} {_word(one[key])}, not {_word(other[key])}" for key in keys if differ(key))
+
+
+def _word(value: Any) -> str:
+    return "unknown" if value is None else str(value)
+
+
+def misfits(measured: Sequence[Facts], *, ways: bool = False, race: bool = False) -> list[str]:
+    """For each why it may not be compared with those that most others may be compared with; empty where it may."""
+    distinct = list({tuple(map(str, each.values())): each for each in measured}.values())
+    if not distinct:
+        return []
+    usual = max(distinct, key=lambda one: sum(not unlike(other, one, ways=ways, race=race) for other in measured))
+    return [unlike(each, usual, ways=ways, race=race) for each in measured]
