@@ -476,7 +476,8 @@ def test_training_evaluates_so_and_the_command_repeats_it(folder):
 
 def test_frontier_and_multirun(folder):
     found, _ = evaluate(folder, "inference=frontier", "inference.ladder=[standard,votes8,halt_first]", "--out", "f")
-    assert {row["inference"] for row in found["rows"]} == {"standard", "halt_first", "votes8"}
+    assert {row["inference"] for row in found["rows"]} == {"standard", "halt_first", "votes8"} == found["ways"].keys()
+    assert (found["ways"]["votes8"]["inference.copies"], len(found["test_digest"])) == (8, 16)  # what may be compared with it
     assert found["rows"] == sorted(found["rows"], key=lambda row: row["flops_per_puzzle"])
     assert any(row["pareto"] for row in found["rows"])
     assert {path.name for path in (folder / "f").iterdir()} == {"frontier.csv", "frontier.json", "frontier.png"}

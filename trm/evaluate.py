@@ -39,7 +39,7 @@ from numpy.typing import NDArray
 
 from trm.backends import Runtime
 from trm.cli import group_options, one_line, options
-from trm.config import IGNORE_LABEL, InferenceConfig
+from trm.config import IGNORE_LABEL, InferenceConfig, flatten, to_plain, way_keys
 from trm.config.overrides import as_typed
 from trm.core.flops import count_row_flops
 from trm.data.loader import EvalLoader
@@ -118,7 +118,7 @@ def _evaluate(path: Path, overrides: list[str], out: Path | None, stop: Callable
 def _once(run: SavedRun, folder: Path | None, stop: Callable[[], bool]) -> None:
     """One evaluation: a line for each metric; what its votes come to is written into the folder."""
     runtime = started(run.cfg)
-    result, findings = _evaluated(run, runtime, stop)
+    result, findings, _ = _evaluated(run, runtime, stop)
     if not runtime.is_main:
         return
     print(f"step {run.meta.step}, {'EMA' if run.uses_ema else 'training'} weights, {result.work.seconds:.1f} s")
@@ -139,8 +139,8 @@ def _once(run: SavedRun, folder: Path | None, stop: Callable[[], bool]) -> None:
     print(json.dumps({"checkpoint_step": run.meta.step, **result.final, **costs}, sort_keys=True))
 
 
-def _evaluated(run: SavedRun, runtime: Runtime, stop: Callable[[], bool]) -> tuple[EvalResult, list[str]]:
-    """The result, and what changes how it may be read. Compiling is no part of its seconds."""
+def _evaluated(run: SavedRun, runtime: Runtime, stop: Callable[[], bool]) -> tuple[EvalResult, list[str], str]:
+    """The result, what changes how it may be read, and the test puzzles' digest. Compiling is no part of its seconds."""
     evaluator = make_evaluator(run.cfg, runtime, on_devices(run.arch, runtime), run.fixed)
     findings = check_test_puzzles(run, evaluator.loader.dataset) + findings_of(run.cfg)
     weights, table = runtime.put_replicated((run.eval_weights, run.puzzle_embedding))
@@ -153,7 +153,7 @@ def _evaluated(run: SavedRun, runtime: Runtime, stop: Callable[[], bool]) -> tup
         raise RunFailure(
             f"{run.folder}: the evaluation is not finite ({wrong}), so its accuracy says nothing: use another checkpoint"
         )
-    return result, findings
+    return result, findings, evaluator.loader.dataset.digest()
 
 
 def sweep_of(overrides: list[str]) -> list[list[str]]:
@@ -196,13 +196,13 @@ def _frontier(runs: list[SavedRun], left_out: list[str], out: Path | None, stop:
     folder, runtime, rows, told, seconds = _out_folder(runs[0], out), started(runs[0].cfg), list[dict[str, Any]](), list[str](), 0.0
     if any(run.cfg.inference.ladder for run in runs):
         raise ConfigError("inference=frontier is a ladder by itself: leave --multirun out, or name single ways")
-    stopped, names = False, tuple[str, ...]()
+    stopped, names, digest, ways = False, tuple[str, ...](), "", dict[str, dict[str, Any]]()
     labels = _labels([run.cfg.inference for run in runs])
     for text in left_out if runtime.is_main else ():
         print(text)
     for label, run in zip(labels, runs, strict=True):
         try:
-            result, findings = _evaluated(run, runtime, stop)
+            result, findings, digest = _evaluated(run, runtime, stop)
         except EvaluationStopped:
             if not rows:
                 raise
@@ -211,6 +211,8 @@ def _frontier(runs: list[SavedRun], left_out: list[str], out: Path | None, stop:
             break
         seconds, names = seconds + result.work.seconds, result.score_names
         told += [finding for finding in findings if finding not in told]
+        settings = flatten(to_plain(run.cfg))
+        ways[label] = {key: settings[key] for key in way_keys()}
         rows.append(
             {
                 "inference": label,
@@ -223,7 +225,8 @@ def _frontier(runs: list[SavedRun], left_out: list[str], out: Path | None, stop:
             }
         )
     if folder is not None:
-        facts = _facts(runs[0], runtime, rows[0]["count"], told, seconds) | {"left_out": left_out}
+        facts = _facts(runs[0], runtime, rows[0]["count"], told, seconds)
+        facts |= {"left_out": left_out, "test_digest": digest, "ways": ways}
         for finding in told:
             print(f"  to be read with care: {finding}")
         write_frontier(folder, with_intervals(pareto(rows)), facts, names)
@@ -324,7 +327,8 @@ def _traced(run: SavedRun, num_steps: int, copies: int, stop: Callable[[], bool]
     _announce(run, runtime, f"{loader.num_rows} rows of {loader.num_puzzles} puzzles")
     for finding in findings if runtime.is_main else ():
         print(f"  to be read with care: {finding}")
-    began = time.perf_counter()
+    evaluator.prepare(weights, table)
+    began = time.perf_counter()  # without compiling
     result, trace = evaluator.trace(weights, table, stop)
     facts = _facts(run, runtime, loader.num_puzzles, findings, time.perf_counter() - began)
     facts["test_digest"] = loader.dataset.digest()
