@@ -6,8 +6,11 @@ of 16 steps for each noise, one of 32 rollouts of 64 steps, one of 32 restarts; 
 steps is found afterwards, since a candidate's numbers depend on neither. A pass that is done is kept in FOLDER/passes, so the same
 command goes on where it was stopped. Writes FOLDER.md, a table with paired intervals, and FOLDER/frontier.png, .csv and .json.
 
-Intervals: exact accuracy, mean over the seeds with Student's t interval; the difference from the standard way on the same puzzles
-and seeds by bootstrap over puzzles within each seed and over seeds (scipy), and McNemar's exact test of the puzzles of all seeds.
+Intervals are over seeds and puzzles: all seeds have the same puzzles, and both are taken as drawn (random effects, crossed;
+`trm.inference.compute.interval`); so is p. "sign p" says whether these models differ, whatever other seeds would: the sign test of
+the puzzles that more seeds win than lose, or the other way round, each once; of one seed it is McNemar's. No p is corrected for the
+number of rows. What is derived rather than measured says so: a pass answers for many ways, and a way has the part of its passes,
+FLOPs and seconds that its own supervision steps are. Seconds hold no compiling.
 """
 
 import argparse
@@ -29,17 +32,17 @@ from scipy import stats
 
 from trm.config import IGNORE_LABEL, InferenceConfig
 from trm.core.flops import count_row_flops, passes
+from trm.inference.compute import interval, pareto
 from trm.inference.evaluator import FullEvaluator, candidate_loader, progress_of
 from trm.inference.pool import Rows, choose
 from trm.run.experiment import on_devices, started
 from trm.run.saved import open_run
 from trm.show.charts import COLOURS, chart
 
-BOOTSTRAPS = 2000
 LONG_NOISE = 0.3  # of the rollouts of the long pass
 TITLES = (
-    *("candidates from", "who answers", "K", "D", "exact %", "difference, 95 %", "McNemar p", "pass@K % (oracle)"),
-    *("selection failures %", "candidates run", "passes", "GFLOP", "ms", "front"),
+    *("candidates from", "who answers", "K", "D", "exact %", "difference, 95 %", "p", "sign p", "pass@K % (oracle)"),
+    *("selection failures %", "candidates run (derived)", "passes (derived)", "GFLOP (derived)", "ms (derived)", "front"),
 )
 
 
@@ -107,6 +110,7 @@ def measured(path: Path, wanted: Pass, others: list[str], keep: Path) -> Found:
                 parts.setdefault(f"{selection}/{K}/{D}/{name}", []).append(values)
 
     weights, table = runtime.put_replicated((run.eval_weights, run.puzzle_embedding))
+    evaluator.prepare(weights, table)  # compiling is no part of the seconds
     began = time.perf_counter()
     evaluator.pool(weights, table, see=see)
     seconds = time.perf_counter() - began
@@ -163,7 +167,7 @@ def rows_of(seeds: list[dict[str, Found]]) -> list[dict[str, Any]]:
                     "D": int(D),
                     "seeds": len(seeds),
                     "puzzles": len(right[0]),
-                    **interval("exact", [float(r.mean()) for r in right]),
+                    **over_both("exact_accuracy", np.array(right, dtype=float)),
                     **paired(base, right),
                     "oracle": float(np.mean([o.mean() for o in oracle])),
                     "selection_failures": sum(int((o & ~r).sum()) for o, r in zip(oracle, right, strict=True)) / max(failures, 1),
@@ -173,51 +177,22 @@ def rows_of(seeds: list[dict[str, Found]]) -> list[dict[str, Any]]:
                     "seconds_per_puzzle": mean_steps * float(np.mean([each["seconds_per_row_step"] for each in of])),
                 }
             )
-    for row in rows:
-        row["pareto"] = not any(
-            other["exact"] >= row["exact"] and other["flops_per_puzzle"] <= row["flops_per_puzzle"]
-            and (other["exact"], other["flops_per_puzzle"]) != (row["exact"], row["flops_per_puzzle"])
-            for other in rows
-        )  # fmt: skip
-    return sorted(rows, key=lambda row: (row["flops_per_puzzle"], -row["exact"]))
+    return sorted(pareto(rows), key=lambda row: (row["flops_per_puzzle"], -row["exact_accuracy"]))
 
 
-def interval(name: str, values: list[float]) -> dict[str, float | None]:
-    """The mean of the seeds' values and half the width of its 95 % interval, which one seed does not give."""
-    if len(values) == 1:
-        return {name: values[0], f"{name}_half_width": None}
-    quantile = stats.t.ppf(0.975, len(values) - 1)
-    return {name: float(np.mean(values)), f"{name}_half_width": float(quantile * np.std(values, ddof=1) / len(values) ** 0.5)}
+def over_both(name: str, values: NDArray[np.floating]) -> dict[str, float | None]:
+    """The mean of values [seeds, N], and half the width of its 95 % interval over seeds and puzzles."""
+    found = interval(values)
+    return {name: found.mean, f"{name}_half_width": found.half_width}
 
 
-def paired(base: list[NDArray[np.bool_]], right: list[NDArray[np.bool_]]) -> dict[str, float]:
-    """The difference of the exact accuracies from the standard way's on the same puzzles and seeds.
-
-    Its interval is by bootstrap: seeds are drawn anew, and puzzles within each. The p-value is McNemar's exact test of the puzzles
-    of all seeds, which says whether these models differ, not whether other seeds would.
-    """
-    gains = np.array([r.astype(float) - b for r, b in zip(right, base, strict=True)])  # [seeds, N]
-    if not gains.any():
-        return {"difference": 0.0, "difference_low": 0.0, "difference_high": 0.0, "mcnemar_p": 1.0}
-    random, (count, puzzles) = np.random.default_rng(0), gains.shape
-
-    def mean_gain(seeds: NDArray[np.integer], axis: int = -1) -> NDArray[np.floating]:
-        drawn = gains[seeds[..., None], random.integers(0, puzzles, (*seeds.shape, puzzles))]
-        means: NDArray[np.floating] = drawn.mean(axis=(-2, -1))
-        return means
-
-    found = stats.bootstrap(
-        (np.arange(count),), mean_gain, n_resamples=BOOTSTRAPS, batch=100, method="percentile", rng=random, vectorized=True
-    ) if count > 1 else stats.bootstrap(
-        (gains[0],), np.mean, n_resamples=BOOTSTRAPS, batch=100, method="percentile", rng=random
-    )  # fmt: skip
-    won, lost = int((gains > 0).sum()), int((gains < 0).sum())
-    return {
-        "difference": float(gains.mean()),
-        "difference_low": float(found.confidence_interval.low),
-        "difference_high": float(found.confidence_interval.high),
-        "mcnemar_p": float(stats.binomtest(won, won + lost).pvalue),
-    }
+def paired(base: list[NDArray[np.bool_]], right: list[NDArray[np.bool_]]) -> dict[str, float | None]:
+    """The difference of the exact accuracies from the standard way's on the same puzzles and seeds, and its p values."""
+    gains = np.array(right, dtype=float) - np.array(base, dtype=float)  # [seeds, N]
+    signs = np.sign(gains.sum(axis=0))
+    won, lost = int((signs > 0).sum()), int((signs < 0).sum())
+    sign_p = float(stats.binomtest(won, won + lost).pvalue) if won + lost else None
+    return over_both("difference", gains) | {"p": interval(gains).p, "sign_p": sign_p}
 
 
 # -------------------------------------------------------------------------------------------------------------------- writing
@@ -227,11 +202,10 @@ def table(rows: list[dict[str, Any]]) -> str:
     """The rows as Markdown."""
     lines = [f"| {' | '.join(TITLES)} |", "|" + " --- |" * len(TITLES)]
     for row in rows:
-        width = row["exact_half_width"]
-        exact = f"{100 * row['exact']:.1f}" + ("" if width is None else f" ± {100 * width:.1f}")
-        gain = f"{100 * row['difference']:+.1f} ({100 * row['difference_low']:+.1f} to {100 * row['difference_high']:+.1f})"
+        exact, gain = (_with_width(row, name, form) for name, form in (("exact_accuracy", ".1f"), ("difference", "+.1f")))
+        chances = ("" if row[name] is None else f"{row[name]:.2g}" for name in ("p", "sign_p"))
         cells = [
-            *(row["candidates from"], row["selection"], row["K"], row["D"], exact, gain, f"{row['mcnemar_p']:.2g}"),
+            *(row["candidates from"], row["selection"], row["K"], row["D"], exact, gain, *chances),
             f"{100 * row['oracle']:.1f}",
             f"{100 * row['selection_failures']:.0f}" if row["K"] > 1 else "",
             *(f"{row['candidates_run']:.3g}", f"{row['passes_per_puzzle']:.4g}", f"{row['flops_per_puzzle'] / 1e9:.3g}"),
@@ -241,20 +215,25 @@ def table(rows: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def _with_width(row: dict[str, Any], name: str, form: str) -> str:
+    width = row[f"{name}_half_width"]
+    return f"{100 * row[name]:{form}}" + ("" if width is None else f" ± {100 * width:.1f}")
+
+
 def answers(rows: list[dict[str, Any]]) -> str:
     """What the table says to the questions that it was made for."""
     several = [row for row in rows if row["K"] > 1]
     gaps: dict[str, list[float]] = {}
     for row in several:
-        gaps.setdefault(row["selection"], []).append(row["oracle"] - row["exact"])
+        gaps.setdefault(row["selection"], []).append(row["oracle"] - row["exact_accuracy"])
     nearest = sorted((float(np.mean(gap)), name) for name, gap in gaps.items())
-    best = max(rows, key=lambda row: (row["exact"], -row["flops_per_puzzle"]))
+    best = max(rows, key=lambda row: (row["exact_accuracy"], -row["flops_per_puzzle"]))
     words = "; ".join(f"`{name}` {100 * gap:.1f}" for gap, name in nearest)
     return "\n".join(
         [
             f"- **Nearest to the oracle** (mean points below pass@K over all K, D and candidates that it was asked for): {words}.",
             f"- **Most accurate**: `{best['selection']}` of {best['K']} from {best['candidates from']} after {best['D']} steps, "
-            f"{100 * best['exact']:.1f} %, for {best['flops_per_puzzle'] / 1e9:.3g} GFLOP a puzzle.",
+            f"{100 * best['exact_accuracy']:.1f} %, for {best['flops_per_puzzle'] / 1e9:.3g} GFLOP a puzzle.",
             "- A *selection failure* is a puzzle that some candidate solves and whose chosen answer is wrong, as a share of all "
             "that are answered wrong; pass@K is an oracle, which no selection can be.",
         ]
@@ -268,12 +247,14 @@ def picture(rows: list[dict[str, Any]]) -> bytes:
         names = list(dict.fromkeys(row["candidates from"] for row in rows))
         for number, name in enumerate(names):
             own = [row for row in rows if row["candidates from"] == name]
-            shares, flops = [100 * row["exact"] for row in own], [row["flops_per_puzzle"] for row in own]
+            shares, flops = [100 * row["exact_accuracy"] for row in own], [row["flops_per_puzzle"] for row in own]
             axes.plot(flops, shares, "os^Dv"[number % 5], color=COLOURS[number % len(COLOURS)], markersize=4, label=name)
         front = [row for row in rows if row["pareto"]]
-        axes.plot([row["flops_per_puzzle"] for row in front], [100 * row["exact"] for row in front], "-", color=COLOURS[-1])
-        for place in dict.fromkeys((row["flops_per_puzzle"], 100 * row["exact"]) for row in front):
-            own = [row for row in front if (row["flops_per_puzzle"], 100 * row["exact"]) == place]
+        axes.plot(
+            [row["flops_per_puzzle"] for row in front], [100 * row["exact_accuracy"] for row in front], "-", color=COLOURS[-1]
+        )
+        for place in dict.fromkeys((row["flops_per_puzzle"], 100 * row["exact_accuracy"]) for row in front):
+            own = [row for row in front if (row["flops_per_puzzle"], 100 * row["exact_accuracy"]) == place]
             words = f"{', '.join(row['selection'] for row in own)} {own[0]['K']}x{own[0]['D']}"
             axes.annotate(words, place, (4, 5), textcoords="offset points", fontsize=7)
         axes.set_xscale("log")
@@ -315,7 +296,7 @@ def main() -> None:
     (given.out / "frontier.json").write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
     command = shlex.join(["python", "scripts/inference_study.py", *sys.argv[1:]])
     count, names = rows[0]["puzzles"], ", ".join(f"`{path}`" for path in paths)
-    words = "one seed: no interval over seeds" if len(paths) == 1 else f"{len(paths)} seeds"
+    words = "one seed: intervals are over puzzles alone" if len(paths) == 1 else f"{len(paths)} seeds"
     page = f"""# Ways of inference
 
 What is done with trained models after training: {names}; {words}; {count} held-out puzzles each, the same for all.

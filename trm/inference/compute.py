@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import binomtest
+from scipy import stats
 
 from trm.inference.selection import Said, grid_words, vote
 
@@ -103,6 +103,7 @@ def votes(
 
 
 MOST_LEVELS = 10
+ROUNDING = 1e-9  # below which a spread of shares is none
 
 
 def by_difficulty(difficulty: NDArray[np.integer], scores: Mapping[str, NDArray[np.bool_]]) -> list[dict[str, float]]:
@@ -140,6 +141,35 @@ def with_intervals(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """The rows with Wilson's 95 % interval of the exact accuracy, which is over puzzles and says nothing of other seeds."""
     found = []
     for row in rows:
-        ends = binomtest(round(row["exact_accuracy"] * row["count"]), int(row["count"])).proportion_ci(method="wilson")
+        ends = stats.binomtest(round(row["exact_accuracy"] * row["count"]), int(row["count"])).proportion_ci(method="wilson")
         found.append({**row, "exact_accuracy_low": float(ends.low), "exact_accuracy_high": float(ends.high)})
     return found
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A mean with half the width of its 95 % interval and the p value of a true mean of 0; None without a spread."""
+
+    mean: float
+    half_width: float | None
+    p: float | None
+
+
+def interval(values: NDArray[np.floating]) -> Interval:
+    """Of values [S, N] of S seeds on the same N puzzles: both are drawn, crossed, so that the interval is over other seeds and
+    other puzzles (random effects by the analysis of variance). Of one seed it is over puzzles alone.
+
+    Student's t with the seeds' degrees of freedom, which is wide where it is the puzzles that differ, and never too narrow for it.
+    """
+    seeds, puzzles = values.shape
+    by_puzzle = values.mean(axis=0).var(ddof=1) / puzzles if puzzles > 1 else 0.0
+    variance, freedom = by_puzzle, puzzles - 1
+    if seeds > 1:
+        by_seed = values.mean(axis=1).var(ddof=1) / seeds
+        rest = values - values.mean(axis=0) - values.mean(axis=1, keepdims=True) + values.mean()
+        both = (rest**2).sum() / max((seeds - 1) * (puzzles - 1), 1) / values.size  # is in each of the two: once too often
+        variance, freedom = max(by_seed + by_puzzle - both, by_seed, by_puzzle), seeds - 1
+    mean, error = float(values.mean()), float(np.sqrt(variance))
+    if error < ROUNDING:
+        return Interval(mean, None, None)
+    return Interval(mean, float(stats.t.ppf(0.975, freedom)) * error, float(2 * stats.t.sf(abs(mean) / error, freedom)))

@@ -86,7 +86,7 @@ def frontier_columns(scores: Sequence[str] = (), *, passes: bool = True) -> dict
         "supervision_steps": ("D", "{:d}", 1),
         "selection": ("selection", "{}", 1),
         "exact_accuracy": ("exact %", "{:.2f}", 100),
-        "exact_accuracy_low": ("95 % from", "{:.2f}", 100),
+        "exact_accuracy_low": ("95 % over puzzles: from", "{:.2f}", 100),
         "exact_accuracy_high": ("to", "{:.2f}", 100),
         **_score_columns(scores),
         "oracle_exact_accuracy": ("pass@K % (oracle)", "{:.2f}", 100),
