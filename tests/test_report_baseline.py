@@ -1,6 +1,7 @@
 """`python -m trm.report DIR --baseline VARIANT`: differences over common seeds and their p values."""
 
 import csv
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -75,6 +76,14 @@ def test_holm_corrects_for_as_many_as_the_page_says(tmp_path, capsys):
     assert found["t2_n6"].corrected == pytest.approx(2 * found["t2_n6"].p)
     main([str(tmp_path), "--baseline", "t2_n2"])
     assert "corrected by Holm for the 2 variants that have one" in " ".join(capsys.readouterr().out.split())
+
+
+def test_the_fields_table_is_corrected_for_as_many_rows_as_its_page_says():
+    results = Path(__file__).parents[1] / "docs" / "results"
+    rows = [row for row in csv.DictReader((results / "field_6x6" / "report.csv").open()) if row["p"]]
+    assert holm([float(row["p"]) for row in rows]) == pytest.approx([float(row["p_corrected"]) for row in rows])
+    assert len(rows) == 11
+    assert "corrected by Holm for the eleven rows" in (results / "field_6x6.md").read_text()
 
 
 def test_without_a_baseline_there_are_none_and_an_unknown_one_is_refused(tmp_path):
