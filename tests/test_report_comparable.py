@@ -91,6 +91,7 @@ def test_what_was_measured_otherwise_is_not_counted_and_not_compared(folder, cap
     assert f'may not be compared with "t3_n6": puzzles.test {"d" * 16}, not {"b" * 16}' in text
     assert "sudoku_4x4 †" in " ".join(line.partition("  ")[0] for line in text.splitlines())
     assert json.loads((folder / "report" / "report.json").read_text())["not_compared"]
+    assert "puzzles.test" in (folder / "report" / "report.csv").read_text()
     assert "†" in (folder / "report" / "index.html").read_text()
 
 

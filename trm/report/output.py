@@ -90,7 +90,11 @@ def _estimate(name: str, found: Estimate | None) -> dict[str, float | None]:
 def csv_text(comparison: Comparison) -> str:
     """One row for each variant."""
     less = differences(comparison)
-    records = [variant_record(variant, comparison.target, less.get(variant.label)) for variant in comparison.variants]
+    records = [
+        variant_record(variant, comparison.target, less.get(variant.label))
+        | ({"not_compared": comparison.not_compared.get(variant.label)} if comparison.not_compared else {})
+        for variant in comparison.variants
+    ]
     buffer = io.StringIO()
     if records:
         names = list(dict.fromkeys(name for record in records for name in record))
