@@ -175,8 +175,10 @@ def compare(
         for run, first in repeated:
             not_counted.append((run, f"the same settings and seed as {first.name}, which is counted"))
         reasons = misfits([facts(run) for run in once])
-        counted = [run for run, reason in zip(once, reasons, strict=True) if not reason]
-        not_counted += [(run, f"{OTHERWISE}{reason}") for run, reason in zip(once, reasons, strict=True) if reason]
+        apart = {run.name: reason for run, reason in zip(once, reasons, strict=True) if reason}
+        not_counted += [(run, f"{OTHERWISE}{apart[run.name]}") for run in once if run.name in apart]
+        counted = [run for run in once if run.name not in apart]
+        warnings += [f'"{label}": {name} is left out, {OTHERWISE}{reason}' for name, reason in apart.items()]
         pooled = differing_keys(counted)
         if pooled:
             warnings.append(f'"{label}" pools runs that differ in {", ".join(pooled)}: its mean and interval mix settings')
@@ -202,9 +204,9 @@ def compare(
         every = len(labels_of) == len(variants) > 1
         warnings.append(f"{'all variants' if every else ', '.join(labels_of)}: {finding}")
     base = _named(variants, baseline)
-    apart = _not_compared(variants, base, race=target is not None)
-    warnings += [f'"{label}" may not be compared with {_rest(base)}: {reason}' for label, reason in apart.items()]
-    return Comparison(runs, variants, not_counted, differing, warnings, target, base, apart)
+    not_compared = _not_compared(variants, base, race=target is not None)
+    warnings += [f'"{label}" may not be compared with {_rest(base)}: {reason}' for label, reason in not_compared.items()]
+    return Comparison(runs, variants, not_counted, differing, warnings, target, base, not_compared)
 
 
 def _not_compared(variants: list[Variant], base: Variant | None, *, race: bool) -> dict[str, str]:
