@@ -222,7 +222,7 @@ def problems(comparison: Comparison) -> list[Row]:
 
 def kind(run: Run) -> str:
     """What a job that is not counted is called."""
-    return "repeated" if run.status == "completed" else run.status
+    return "left out" if run.status == "completed" else run.status
 
 
 def settings(comparison: Comparison) -> list[Row]:
