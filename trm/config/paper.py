@@ -9,10 +9,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from trm.config.identity import defaults, inference_steps, way_keys
-from trm.config.schema import NUMBERS, role
+from trm import config  # which imports this module, so its names are there when functions are called
 
 CITATION = "Jolicoeur-Martineau, arXiv 2510.04871"
+TASK = "sudoku"
 DATASET = "sudoku_extreme"
 DATASET_LABEL = "Sudoku-Extreme 9x9, 1,000 training puzzles"
 
@@ -38,7 +38,7 @@ class PaperRow:
     @property
     def expected(self) -> dict[str, Any]:
         """What a run has to agree in: the settings of its own over the paper's, which are the schema's defaults."""
-        return {"data.name": DATASET, **defaults(), **self.fixed, **self.changes}
+        return {"data.name": DATASET, **config.defaults(), **self.fixed, **self.changes}
 
 
 ROWS = (
@@ -161,7 +161,7 @@ class PaperMatch:
     @property
     def same_measure(self) -> bool:
         """Whether at least the puzzles, the way of inference and what was trained before are the row's."""
-        apart = ("data.", "puzzles", "test puzzles", "train.init_from", "train.trainable", *way_keys())
+        apart = ("data.", "puzzles", "test puzzles", "train.init_from", "train.trainable", *config.way_keys())
         return not any(text.startswith(apart) for text in self.unlike)
 
     @property
@@ -178,7 +178,7 @@ def find(
     `test_puzzles` are those that its result was measured on, None where that is not known; `findings` are what changes how an
     accuracy on its puzzles may be read. Keys that the run was made without have their defaults.
     """
-    actual = {**defaults(), **settings}
+    actual = {**config.defaults(), **settings}
     for row in (*ROWS, *FIELD):
         expected = row.expected
         if all(actual[key] == expected[key] for key in ABLATED):
@@ -197,9 +197,9 @@ def _unlike(
     aside |= set() if actual["ema.enabled"] else {"ema.rate", "ema.start_step"}
     aside |= {"optimizer.lr_min_ratio"} if actual["optimizer.schedule"] == "constant" else set()
     aside |= {"data.source"} if actual["data.name"] != expected["data.name"] else set()  # goes with the name
-    keys = [key for key in expected if key not in aside and (role(key) == NUMBERS or key in way_keys())]
+    keys = [key for key in expected if key not in aside and (config.role(key) == config.NUMBERS or key in config.way_keys())]
     found = {key: (actual[key], expected[key]) for key in keys}
-    found["inference.supervision_steps"] = inference_steps(actual), inference_steps(expected)
+    found["inference.supervision_steps"] = config.inference_steps(actual), config.inference_steps(expected)
     # stored on disk or drawn while loading: both are as many augmented variants of every puzzle
     found["augmented variants"] = actual["data.num_aug"] or actual["data.on_the_fly_aug"], row.augmentations
     found["steps"] = total_steps, row.steps

@@ -20,9 +20,9 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, BooleanNode, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException, ValidationError
 
+from trm.config.paper import TASK
 from trm.errors import ConfigError
 
-TASK = "sudoku"  # where the settings name no other
 EXACT = "exact"  # of the scores of an evaluation, the one that every task has
 SAMPLE_PUZZLES = 10_000  # of an evaluation during training, where evaluate.max_puzzles does not say it
 IGNORE_LABEL = -100  # label of a cell that does not count, in batches
