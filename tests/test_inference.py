@@ -287,7 +287,7 @@ def passed(model, dataset, some, batch, kind=FullEvaluator, **keys):
     """The evaluator of this kind, with batches of at least so many rows."""
     runtime, arch, _, fixed = model
     batch = -(batch // -some.rows_together) * some.rows_together
-    return kind(runtime, arch, fixed, loader_of(dataset, some, batch, **keys), S, "off", some)
+    return kind(runtime, arch, fixed, loader_of(dataset, some, batch, **keys), S, "off", some, keep=True)
 
 
 def by_hand(model, dataset, some):
@@ -347,8 +347,8 @@ def test_the_pass_is_candidates_one_by_one(model, dataset, some):
     logits, q_halt = by_hand(model, dataset, some)
     answers = answers_of(dataset, some, logits)
     winners, steps = selected_by_hand(some, logits, q_halt, answers)
-    result, pool = passed(model, dataset, some, 8).pool(*model[2:3], None, keep=True)
-    last = [found for found, _ in pool.chosen]
+    result, pool = passed(model, dataset, some, 8).pool(*model[2:3], None)
+    last = pool.chosen
     assert np.array_equal(np.concatenate([found.winner for found in last]), winners)
     assert np.array_equal(np.concatenate([found.step for found in last]), steps)
     assert np.array_equal(np.concatenate([found.answers for found in last]), answers[np.arange(N), winners, steps])
@@ -362,18 +362,18 @@ def test_the_pass_is_candidates_one_by_one(model, dataset, some):
     assert final["single_exact_accuracy"] == pytest.approx(right[every, :, steps].mean(axis=1)[counted].mean())
     assert final["oracle_exact_accuracy"] >= max(final["exact_accuracy"], final["single_exact_accuracy"])
     assert len(result.by_step) == S
-    assert result.work.puzzles == N - 1
-    assert result.work.row_steps == (N - 1) * some.candidates * S
+    assert result.work.puzzles == N  # the one without an answer costs as much
+    assert result.work.row_steps == N * some.candidates * S
 
 
 @pytest.mark.parametrize("some", WAYS, ids=names)
 def test_results_do_not_depend_on_the_batch_to_the_bit(model, dataset, some):
-    runs = [passed(model, dataset, some, batch).pool(model[2], None, keep=True) for batch in (8, 1, 5, 64)]
+    runs = [passed(model, dataset, some, batch).pool(model[2], None) for batch in (8, 1, 5, 64)]
     first, pool = runs[0]
     for result, other in runs[1:]:
         for name in ("exact_accuracy", "accuracy", "oracle_exact_accuracy", "single_exact_accuracy", "q_halt_accuracy", "count"):
             assert [step[name] for step in result.by_step] == pytest.approx([step[name] for step in first.by_step], abs=1e-15)
-        ours, theirs = (np.concatenate([found.answers for found, _ in each.chosen]) for each in (other, pool))
+        ours, theirs = (np.concatenate([found.answers for found in each.chosen]) for each in (other, pool))
         assert np.array_equal(ours, theirs)
         assert result.final["lm_loss"] == pytest.approx(first.final["lm_loss"], rel=1e-12)
     again, _ = passed(model, dataset, some, 8).pool(model[2], None)
@@ -397,8 +397,8 @@ def test_other_seeds_and_rollouts_differ_and_the_first_ones_are_those_of_more(mo
 @pytest.mark.parametrize("batch", [1, 5, 16, 64])
 def test_a_race_with_early_exit_is_the_whole_pass_cut_where_it_ends(model, dataset, batch):
     slower = model[2] | {"q_head.bias": torch.tensor([-2.3, 0.0], dtype=torch.float64)}
-    whole, pool = passed(model, dataset, RACE, 8).pool(slower, None, keep=True)
-    steps = np.concatenate([found.step for found, _ in pool.chosen])[np.arange(N) != 4] + 1
+    whole, pool = passed(model, dataset, RACE, 8).pool(slower, None)
+    steps = np.concatenate([found.steps for found in pool.chosen])
     assert {1, S} <= set(steps.tolist()), "the cases that matter"
     raced = passed(model, dataset, RACE, batch, EarlyExitEvaluator).run(slower, None)
     assert raced.final == pytest.approx(whole.final, rel=1e-9)
@@ -421,7 +421,7 @@ def test_candidates_that_exit_early_are_chosen_by_what_they_said_then(model, dat
         found = passed(model, dataset, some, batch, EarlyExitEvaluator).run(model[2], None)
         assert found.final["exact_accuracy"] == pytest.approx(frozen[3][np.arange(N), winners][counted].mean())
         assert found.final["oracle_exact_accuracy"] == pytest.approx(frozen[3].any(axis=1)[counted].mean())
-        assert found.work.row_steps == (stop + 1).reshape(N, -1)[counted].sum()
+        assert found.work.row_steps == (stop + 1).sum()
 
 
 def test_the_rest_of_the_puzzles_has_its_own_numbers(model, dataset):
@@ -440,9 +440,9 @@ def test_fewer_candidates_are_chosen_from_a_pass_of_many(model, dataset):
     passed(model, dataset, many, N * 5).pool(model[2], None, see=seen.append)
     for selection in ("best_q", "vote", "mode", "halt_first"):
         few = way(selection, rollouts=3, noise=0.5)
-        _, pool = passed(model, dataset, few, 9).pool(model[2], None, keep=True)
+        _, pool = passed(model, dataset, few, 9).pool(model[2], None)
         chosen = choose(seen[0], way(selection, rollouts=5, noise=0.5), 5, S - 1, first=3)
-        assert np.array_equal(chosen.winner, np.concatenate([found.winner for found, _ in pool.chosen]))
+        assert np.array_equal(chosen.winner, np.concatenate([found.winner for found in pool.chosen]))
 
 
 # ------------------------------------------------------------------------------------------------------------------- settings
@@ -487,9 +487,9 @@ def test_costs_are_those_of_rows_that_ran():
     from trm.tasks.base import task_of
 
     arch = architecture(cfg, **task_of(cfg.data).facts.sizes)
-    found = cost(Work(puzzles=4, row_steps=4 * 40, seconds=2.0), cfg, arch)
+    found = cost(Work(puzzles=4, candidates=32, row_steps=4 * 40, seconds=2.0), cfg, arch)
     T, n = cfg.recursion.T, cfg.recursion.n
-    assert found["candidates_run"] == 4
+    assert (found["candidates"], found["candidates_run"]) == (8, 4)
     assert found["passes_per_puzzle"] == 40 * T * (n + 1)
     assert found["flops_per_puzzle"] == 40 * count_row_flops(cfg, arch)
     residual = compose(["data=sudoku_4x4", "recipe=tiny", "inference=eqr", "run_name=r"])

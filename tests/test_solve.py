@@ -1,12 +1,24 @@
 """`python -m trm.solve` with the options that show how the model thinks; tests/test_train.py has the plain command."""
 
+import json
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from running import TINY, command, run, run_unread
 
+from trm.backends import start
+from trm.cli import group_options
+from trm.config import HardwareConfig
+from trm.data.build import held_out_puzzles
 from trm.data.format import array_path
+from trm.errors import ConfigError
+from trm.inference.evaluator import make_evaluator
+from trm.run.saved import open_run
+from trm.show.think import think
+from trm.solve import find_puzzle, solved
 
 SHORT = [*TINY, "train.max_steps=2", "evaluate.max_puzzles=16"]
 SIDES = {"sudoku_4x4": 4, "sudoku_6x6": 6}
@@ -97,3 +109,87 @@ def test_puzzles_that_are_no_sudoku_are_refused(tmp_path):
         refused = run(tmp_path, "trm.solve", "checkpoint=outputs/whole", puzzle, check=2)
         assert words in refused.stderr
         assert len(refused.stderr.splitlines()) == 1
+
+
+# --------------------------------------------------------------------------------------------- one puzzle of the same evaluation
+
+
+def opened(folder, *overrides, bias=-0.5):
+    """The run `outputs/whole` with a halting head of its own, so that halting comes at every step."""
+    small = ["evaluate.batch_size=5", "evaluate.max_puzzles=7", "hardware.dtype=float64", f"data.path={folder}/data/sudoku_4x4"]
+    run = open_run(folder / "outputs/whole", [*overrides, *small])
+    head = torch.randn(run.eval_weights["q_head.weight"].shape, generator=torch.Generator().manual_seed(4)).double() / 2
+    weights = {name: tensor.double() for name, tensor in run.eval_weights.items()}
+    weights |= {"q_head.weight": head, "q_head.bias": torch.tensor([bias, 0.0], dtype=torch.float64)}
+    return replace(run, ema=weights)
+
+
+SMALLER = {"copies": 3, "restarts": 3, "rollouts": 3, "supervision_steps": 5}
+WAYS = [(name, early) for name in group_options("inference") if name != "frontier" for early in (False, True)]
+
+
+@of_4x4
+@pytest.mark.parametrize(("name", "early"), WAYS)
+def test_every_puzzle_gets_the_answer_that_it_has_in_the_evaluation(trained, name, early):
+    way = vars(open_run(trained[1] / "outputs/whole", [f"inference={name}"]).cfg.inference)
+    smaller = [f"inference.{key}={value}" for key, value in SMALLER.items() if (way[key] or 1) > value]
+    arguments = [f"inference={name}", *smaller, f"evaluate.early_exit={early}"]
+    if early and name in ("eqr", "guided"):
+        with pytest.raises(ConfigError, match=r"set evaluate\.early_exit=false"):
+            opened(trained[1], *arguments)
+        return
+    run = opened(trained[1], *arguments, bias=-2.0 if name == "halt_first" else -0.5)  # of several the first one halts sooner
+    runtime = start(HardwareConfig(name="cpu", backend="eager", dtype="float64"))
+    evaluator = make_evaluator(run.cfg, runtime, run.arch, run.fixed, keep=True)
+    every = evaluator.run(run.eval_weights, None).chosen
+    assert len(every.answers) == 7
+    dataset = held_out_puzzles(run.cfg.data)
+    for number, theirs in enumerate(every.answers):
+        answer, course, _ = solved(run, dataset, number)
+        assert np.array_equal(answer, theirs)
+        assert course.num_steps == every.steps[number]
+        if name != "guided":  # whose candidates have no course of their own
+            *_, (*_, last) = think(
+                run.arch, run.eval_weights, run.fixed, None, course.question, run.cfg.inference, course.key, course.num_steps
+            )
+            assert np.array_equal(course.undone(last).answer, answer)
+    if early or name == "halt_first":
+        assert len(set(every.steps.tolist())) > 1, "the cases that matter"
+    puzzle, alone, row = find_puzzle(run, "1...|..1.|.1..|...1")
+    assert solved(run, alone, row)[0].shape == puzzle.question.shape  # a puzzle without a known answer is answered too
+
+
+@of_4x4
+def test_an_option_of_inference_keeps_the_networks_own_steps(trained):
+    folder = trained[1] / "outputs/whole"
+    trained_with = open_run(folder, []).cfg.inference_steps
+    own = ["inference.supervision_steps=7"]
+    run(trained[1], "trm.interop", "publish", "checkpoint=outputs/whole", "seven", *own)
+    for arguments, steps in (
+        ([], 7),
+        (["inference=standard"], 7),
+        (["inference=votes8"], 7),
+        (["inference=steps64"], 64),
+        (["inference=votes8", "inference.supervision_steps=2"], 2),
+        (["inference=standard", "inference.supervision_steps=null"], trained_with),
+    ):
+        assert open_run(trained[1] / "seven", arguments).cfg.inference_steps == steps
+    done = run(trained[1], "trm.evaluate", "checkpoint=seven", "inference.ladder=[standard,votes8]", "--out", "ladder")
+    assert done.returncode == 0
+    rows = json.loads((trained[1] / "ladder" / "frontier.json").read_text())["rows"]
+    assert {row["inference"]: row["supervision_steps"] for row in rows} == {"standard": 7, "votes8": 7}
+    plain = json.loads(run(trained[1], "trm.evaluate", "checkpoint=seven").stdout.splitlines()[-1])
+    standard = next(row for row in rows if row["inference"] == "standard")
+    assert {key: standard[key] for key in ("exact_accuracy", "lm_loss", "flops_per_puzzle")} == {
+        key: plain[key] for key in ("exact_accuracy", "lm_loss", "flops_per_puzzle")
+    }
+
+
+@of_4x4
+@pytest.mark.parametrize(
+    "argument",
+    ["inference=frontier", "evaluate.supervision_steps=[1,2]", "evaluate.augmentations=2", "evaluate.by_difficulty=true"],
+)
+def test_tables_are_of_trm_evaluate(trained, argument):
+    refused = run(trained[1], "trm.solve", "checkpoint=outputs/whole", "test:0", argument, check=2)
+    assert "name one way, such as inference=votes8" in refused.stderr

@@ -93,8 +93,6 @@ def _evaluate(path: Path, overrides: list[str], out: Path | None, stop: Callable
         _frontier([open_run(path, each) for each in sweep_of(overrides)], [], out, stop)
         return
     run = open_run(path, overrides)
-    if not any(override.startswith("evaluate.max_variants=") for override in overrides):
-        run.cfg.evaluate.max_variants = None  # training's evaluations take a sample
     wanted = run.cfg.evaluate
     votes = isinstance(task_of(run.cfg.data), PairsTask) and not wanted.blank_identifiers
     writes = votes or wanted.supervision_steps or wanted.augmentations > 1 or wanted.by_difficulty or run.cfg.inference.ladder

@@ -5,10 +5,11 @@ Without checkpoint= the network of models/ that reads puzzles of this size answe
 PUZZLE is the grid row by row, in a line or in lines, in the characters that the run's data have; where these are digits, 1-9
 (then A, B, ...), with . or 0 or - for blanks; digits 0-F of a 16x16 grid are read where blanks are dots, and shown as 1-G. Quote
 it, or give a file that holds it. `test:N` takes the N-th held-out puzzle (from 0) of the run's dataset, whose solution is known. Of
-a run on puzzles that are pairs of grids PUZZLE is the name of a test puzzle, test:N, or a json file of one; so many variants as
-evaluate.max_variants says vote.
+a run on puzzles that are pairs of grids PUZZLE is the name of a test puzzle, test:N, or a json file of one; all of its variants
+vote, or as many as evaluate.max_variants says.
 
-inference=votes8 (or ptrm, eqr, ...) has several candidates answer, one of whom is chosen (conf/inference).
+The answer is that of `python -m trm.evaluate` with the same settings, on the CPU: with evaluate.early_exit the one at which the
+model halts, and with inference=votes8 (or ptrm, eqr, ...) that of the candidate who is chosen (conf/inference).
 
   --watch      show the grid after every supervision step, with wrong, changed and given cells told apart
   --html FILE  write a page with sliders over supervision steps and latent recursions; it needs nothing else
@@ -30,17 +31,17 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import expit
 
 from trm.backends import start
 from trm.cli import options
-from trm.config import IGNORE_LABEL, HardwareConfig
-from trm.core.candidates import row_keys
-from trm.data.format import Dataset, Metadata, load_catalogue, load_dataset
+from trm.config import HardwareConfig
+from trm.data.build import held_out_puzzles
+from trm.data.format import Dataset, Metadata, load_catalogue
 from trm.data.loader import EvalLoader
 from trm.errors import ConfigError, DataError
-from trm.inference.evaluator import FullEvaluator
+from trm.inference.evaluator import EvalResult, make_evaluator
 from trm.inference.findings import findings_of
-from trm.inference.variants import ask_variants
 from trm.run.saved import SavedRun, check_test_puzzles, is_override, open_run, published, split_arguments
 from trm.show.animation import animation
 from trm.show.files import write_files
@@ -48,7 +49,7 @@ from trm.show.page import page, pairs_page
 from trm.show.terminal import Watcher
 from trm.show.think import think
 from trm.show.thinking import Frame, Puzzle
-from trm.tasks.base import Drawn, PairsTask, Split, Task, task_of
+from trm.tasks.base import Catalogue, Drawn, PairsTask, Task, task_of
 
 
 def main(arguments: list[str]) -> None:
@@ -62,35 +63,29 @@ def main(arguments: list[str]) -> None:
     if len(rest) != 1:
         raise ConfigError(f'one puzzle is needed, in quotes: "53..7...."; got {len(rest)}')
     run = open_run(path, overrides)
-    task = task_of(run.cfg.data)
+    evaluate, task = run.cfg.evaluate, task_of(run.cfg.data)
+    if run.cfg.inference.ladder or evaluate.supervision_steps or evaluate.augmentations > 1 or evaluate.by_difficulty:
+        raise ConfigError(
+            "inference=frontier, evaluate.supervision_steps, evaluate.augmentations and evaluate.by_difficulty make tables of many "
+            "puzzles, which trm.evaluate does: name one way, such as inference=votes8"
+        )
     if isinstance(task, PairsTask):
         _solve_pairs(run, task, rest[0], given.html)
         return
     shown = [name for name in ("watch", "html", "gif") if getattr(given, name)]
-    if run.cfg.inference.ladder:
-        raise ConfigError("inference=frontier compares ways, which trm.evaluate does: name one, such as inference=votes8")
     if shown and run.cfg.inference.selection == "resample":
         raise ConfigError(f"--{shown[0]}: candidates that are drawn anew have no course of their own: set another inference=")
-    puzzle = find_puzzle(run, rest[0])
-    number = int(puzzle.name.removeprefix("test:")) if puzzle.name.startswith("test:") else 0
-    keys = row_keys(run.cfg.inference, np.array([number]), np.array([0]))
-    course = Course(puzzle.question, int(keys[0]), run.cfg.inference_steps)
-    if run.cfg.inference.candidates > 1:
-        answer, course, words = chosen(run, puzzle, number)
-    watcher = Watcher(puzzle, course.num_steps) if given.watch else None
+    puzzle, dataset, number = find_puzzle(run, rest[0])
+    answer, course, words = solved(run, dataset, number)
     frames: list[Frame] = []
-    if shown or run.cfg.inference.candidates == 1:
+    if shown:
+        watcher = Watcher(puzzle, course.num_steps) if given.watch else None
         tensors = (run.arch, run.eval_weights, run.fixed, run.puzzle_embedding)
         for step in think(*tensors, course.question, run.cfg.inference, course.key, course.num_steps):
             frames += [course.undone(frame) for frame in step]
             if watcher:
                 watcher.show(frames[-1])
-            if run.cfg.evaluate.early_exit and frames[-1].halting > 0.5:  # as in the run's own evaluations
-                break
-    if run.cfg.inference.candidates == 1:
-        last = frames[-1]
-        answer, words = last.answer, f"halting probability {last.halting:.3f} after {last.step} supervision steps"
-    print(report(task_of(run.cfg.data), puzzle.question, answer))
+    print(report(task, puzzle.question, answer))
     print(words)
     for finding in findings_of(run.cfg):
         print(f"to be read with care: {finding}")
@@ -101,6 +96,16 @@ def main(arguments: list[str]) -> None:
         write_files("--gif", given.gif, {given.gif: animation(puzzle, frames)})
     for path in filter(None, (given.html, given.gif)):
         print(f"written: {path}")
+
+
+def evaluated(run: SavedRun, dataset: Dataset, number: int = 0) -> tuple[EvalResult, EvalLoader]:
+    """The evaluation of one puzzle of a dataset, as the run's settings say, and its candidates.
+
+    It is made on the CPU, where one puzzle is solved before a step were compiled.
+    """
+    runtime = start(HardwareConfig(name="cpu", backend="eager", dtype=run.cfg.hardware.dtype))
+    evaluator = make_evaluator(run.cfg, runtime, run.arch, run.fixed, only=(dataset, number), keep=True)
+    return evaluator.run(run.eval_weights, run.puzzle_embedding), evaluator.loader
 
 
 @dataclass(frozen=True)
@@ -122,33 +127,22 @@ class Course:
         return replace(frame, answer=answer, confidence=confidence)
 
 
-def chosen(run: SavedRun, puzzle: Puzzle, number: int) -> tuple[NDArray[np.integer], Course, str]:
-    """The answer of the run's candidates to a puzzle, the course of the one who gave it, and words that say so."""
-    way, task, data = run.cfg.inference, task_of(run.cfg.data), run.cfg.data
-    named = puzzle.name.startswith("test:")  # then these are the very candidates that an evaluation has
-    dataset = load_dataset(Path(data.path), "test", task) if named else one_puzzle(task, puzzle.question)
-    runtime = start(HardwareConfig(name="cpu", backend="eager", dtype=run.cfg.hardware.dtype))
-    loader = EvalLoader(
-        dataset,
-        global_batch_size=way.candidates,
-        max_puzzles=1,
-        copies=way.copies,
-        repeats=way.particles,
-        keys=lambda puzzles, places: row_keys(way, puzzles, places),
-        first=number,
-        data_seed=data.seed,
-    )
-    evaluator = FullEvaluator(runtime, run.arch, run.fixed, loader, run.cfg.inference_steps, "off", way)
-    _, pool = evaluator.pool(run.eval_weights, run.puzzle_embedding, keep=True)
-    found, _ = pool.chosen[-1]
-    winner, steps, votes = int(found.winner[0]), int(found.step[0]) + 1, int(found.votes[0])
+def solved(run: SavedRun, dataset: Dataset, number: int) -> tuple[NDArray[np.integer], Course, str]:
+    """The answer to a puzzle of a dataset, the course of the candidate who gave it, and words that say so."""
+    result, loader = evaluated(run, dataset, number)
+    way, task, found = run.cfg.inference, task_of(run.cfg.data), result.chosen
+    assert found is not None
+    winner, steps, votes = int(found.winner[0]), int(found.steps[0]), int(found.votes[0])
     rows, copy = loader.rows(0, way.candidates), winner // way.particles
-    drawn = task.symmetry.draw(data.seed, np.array([number]), np.array([copy])) if copy and task.symmetry else None
-    course = Course(rows["inputs"][winner], int(rows["rows"][winner]), steps, drawn)
-    words = (
-        f"candidate {winner + 1} of {way.candidates} answers (inference.selection={way.selection}), after {steps} supervision steps"
-    )
-    return found.answers[0], course, f"{words}; {votes} gave this grid"
+    drawn = task.symmetry.draw(run.cfg.data.seed, np.array([number]), np.array([copy])) if copy and task.symmetry else None
+    course = Course(rows["inputs"][winner], int(rows["rows"][winner]) if "rows" in rows else 0, steps, drawn)
+    words = f"halting probability {expit(result.samples.q_halt[-1, 0]):.3f} after {steps} supervision steps"
+    if way.candidates > 1:
+        words = (
+            f"candidate {winner + 1} of {way.candidates} answers (inference.selection={way.selection}), after {steps} supervision "
+            f"steps; {votes} gave this grid"
+        )
+    return found.answers[0], course, words
 
 
 def one_puzzle(task: Task, question: NDArray[np.integer]) -> Dataset:
@@ -170,31 +164,31 @@ def one_puzzle(task: Task, question: NDArray[np.integer]) -> Dataset:
 
 def _solve_pairs(run: SavedRun, task: PairsTask, name: str, html: Path | None) -> None:
     """A puzzle of pairs of grids: what its variants answer; on a page also how the model comes to its answer."""
-    name, plain, rows, identifiers, draws = find_pairs(run, task, name)
-    model = run.arch, run.eval_weights, run.fixed, run.puzzle_embedding
-    ballots = ask_variants(*model, task, name, plain, rows, draws, identifiers)
-    shown = ballots.shown(name)
-    known = "with the blank identifier: the run was not trained on it" if not identifiers[0] else f"{len(draws)} variants vote"
+    name, dataset, known = find_pairs(run, task, name)
+    model, blank = (run.arch, run.eval_weights, run.fixed, run.puzzle_embedding), dataset.metadata.blank_identifier_id
+    result, loader = evaluated(run, dataset)
+    assert result.ballots is not None
+    shown, first = result.ballots.shown(name), loader.rows(0, 1)
+    votes = loader.num_rows // dataset.num_rows
+    known = f"{'1 variant votes' if votes == 1 else f'{votes} variants vote'}{known}"
     print(pairs_text(shown))
     print(f"{name}: {known}")
     if html:
-        solution = np.where(rows[1][0] == task.facts.ignored_label, IGNORE_LABEL, rows[1][0].astype(np.int64))
-        puzzle, frames = Puzzle(name, task, rows[0][0], solution), []
-        for step in think(*model, rows[0][0], identifier=int(identifiers[0])):
+        puzzle, frames = Puzzle(name, task, first["inputs"][0], first["labels"][0]), []
+        identifier = blank if run.cfg.evaluate.blank_identifiers else int(first["puzzle_identifiers"][0])
+        for step in think(*model, puzzle.question, num_steps=run.cfg.inference_steps, identifier=identifier):
             frames += [replace(frame, answer=task.framed(frame.answer)) for frame in step]
         title = f"{run.cfg.run_name}, step {run.meta.step}: {name}"
         write_files("--html", html, {html: pairs_page(puzzle, frames, title, shown, known)})
         print(f"written: {html}")
 
 
-def find_pairs(
-    run: SavedRun, task: PairsTask, name: str
-) -> tuple[str, dict[str, Any], Split, NDArray[np.int64], NDArray[np.uint8]]:
-    """The puzzle of pairs that a name, test:N or a json file says: its name, content and test rows, and its variants.
+def find_pairs(run: SavedRun, task: PairsTask, name: str) -> tuple[str, Dataset, str]:
+    """The puzzle of pairs that a name, test:N or a json file says: its name, a dataset of it alone, and words on its identifiers.
 
-    Those are as many as evaluate.max_variants says; one, with the blank identifier, of a puzzle that the run does not know.
+    Of a puzzle that the run does not know there is one variant, and the settings become those that ask with the blank identifier.
     """
-    dataset = load_dataset(Path(run.cfg.data.path), "test", task)
+    dataset = held_out_puzzles(run.cfg.data)
     if dataset.pairs_task is None:
         raise ConfigError(f"data.path={run.cfg.data.path}: holds no {task.title}: give a run and its own puzzles")
     check_test_puzzles(run, dataset)
@@ -216,10 +210,24 @@ def find_pairs(
             f"{name[:40]}: no such file, and none of the {len(tests)} test puzzles: give a name such as {next(iter(tests))}, "
             f"test:0 to test:{len(tests) - 1}, or a json file"
         )
-    identifiers = catalogue.identifiers_of(name)[: run.cfg.evaluate.max_variants]
+    identifiers = catalogue.identifiers_of(name)
+    words = ", with the blank identifier" if run.cfg.evaluate.blank_identifiers else ""
     if not len(identifiers):
-        return name, plain, rows, np.array([catalogue.blank]), task.read_identifier(name)[1][None]
-    return name, plain, rows, identifiers, catalogue.draws[identifiers]
+        itself = task.read_identifier(name)[1]
+        catalogue, identifiers = Catalogue([name], np.array([-1, 0], np.int32), np.stack([0 * itself, itself]), {}), np.array([1])
+        run.cfg.evaluate.blank_identifiers, words = True, ", with the blank identifier: the run was not trained on it"
+    alone = Dataset(
+        *rows,
+        puzzle_identifiers=identifiers[:1],
+        puzzle_indices=np.array([0, len(rows[0])]),
+        group_indices=np.arange(2),
+        metadata=dataset.metadata,
+        task=task,
+        counts=np.array([len(identifiers)]),
+        draws=catalogue.draws,
+        catalogue=replace(catalogue, tests={name: plain}),
+    )
+    return name, alone, words
 
 
 def pairs_text(shown: dict[str, Any]) -> str:
@@ -265,8 +273,11 @@ def _that_comes_along(arguments: list[str]) -> Path:
     raise ConfigError(f"the puzzle is of no kind that a trained network comes along for ({known}): give a run as checkpoint=RUN")
 
 
-def find_puzzle(run: SavedRun, name: str) -> Puzzle:
-    """The puzzle that is written out, or that test:N names in the run's dataset. Raises ConfigError or DataError."""
+def find_puzzle(run: SavedRun, name: str) -> tuple[Puzzle, Dataset, int]:
+    """The puzzle that is written out, or that test:N names in the run's dataset, and which row of a dataset it is.
+
+    Raises ConfigError or DataError.
+    """
     data, task = run.cfg.data, task_of(run.cfg.data)
     if not name.startswith("test:"):
         keys = " ".join(f"data.{key}={getattr(data, key)}" for key in task.keys)
@@ -274,8 +285,8 @@ def find_puzzle(run: SavedRun, name: str) -> Puzzle:
         question = task.parse(_text(name))
         if contradictions := task.contradictions(question):
             raise DataError(f"the puzzle has no solution: {'; '.join(contradictions[:3])}: mend its givens")
-        return Puzzle(task.view.text(question), task, question, None)
-    dataset = load_dataset(Path(data.path), "test", task)
+        return Puzzle(task.view.text(question), task, question, None), one_puzzle(task, question), 0
+    dataset = held_out_puzzles(data)
     _refuse_other_sizes(run, (dataset.metadata.seq_len, dataset.metadata.vocab_size), f"data.path={data.path}")
     if dataset.task is None:
         raise ConfigError(f"data.path={data.path}: holds no {task.title}, which the settings say: give a run and its own puzzles")
@@ -283,7 +294,7 @@ def find_puzzle(run: SavedRun, name: str) -> Puzzle:
     number = name.removeprefix("test:")
     if not re.fullmatch(r"[0-9]{1,18}", number) or int(number) >= dataset.num_rows:
         raise ConfigError(f"{name[:40]}: the dataset's held-out puzzles are test:0 to test:{dataset.num_rows - 1}")
-    return Puzzle(name, task, dataset.inputs[int(number)], dataset.labels[int(number)])
+    return Puzzle(name, task, dataset.inputs[int(number)], dataset.labels[int(number)]), dataset, int(number)
 
 
 def _text(name: str) -> str:

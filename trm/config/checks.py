@@ -132,7 +132,7 @@ def _check_inference(cfg: Config) -> None:
             f"evaluate.augmentations={evaluate.augmentations} is the table of 1, 2, 4, ... votes of one candidate each: set "
             "inference.copies instead, or inference=standard"
         )
-    if evaluate.supervision_steps and (way.candidates > 1 or way.supervision_steps or way.ladder):
+    if evaluate.supervision_steps and (way.candidates > 1 or way.ladder):
         raise ConfigError(
             "evaluate.supervision_steps is the curve of one candidate, with steps of its own: leave it out, or set "
             "inference=standard; inference=frontier compares the other ways"

@@ -24,7 +24,18 @@ from trm.config.overrides import override
 from trm.data import csv_source
 from trm.data.build_pairs import write_pairs
 from trm.data.content import COPIES, GENERATED_TEST_PUZZLES, content_of
-from trm.data.format import ARRAYS, BLANK, IDENTIFIERS, SELECTION, SPLITS, array_path, read_build_record, write_metadata
+from trm.data.format import (
+    ARRAYS,
+    BLANK,
+    IDENTIFIERS,
+    SELECTION,
+    SPLITS,
+    Dataset,
+    array_path,
+    load_dataset,
+    read_build_record,
+    write_metadata,
+)
 from trm.data.hashing import Stream, hash64, permutations
 from trm.data.hub import download
 from trm.errors import DataError
@@ -78,6 +89,11 @@ def ensure_dataset(data: DataConfig) -> Path:
         return path
     build_dataset(data)
     return path
+
+
+def held_out_puzzles(data: DataConfig) -> Dataset:
+    """The test puzzles of the settings, built first where they are missing. Raises DataError as `ensure_dataset` does."""
+    return load_dataset(ensure_dataset(data), "test", task_of(data))
 
 
 def build_command(data: DataConfig) -> str:

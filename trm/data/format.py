@@ -76,6 +76,7 @@ class Dataset:
     path: Path = Path()
     counts: NDArray[np.integer] | None = None  # [G] variants of each group that are made while loading; None = stored
     draws: NDArray[np.uint8] | None = None  # [I, D] of these
+    catalogue: Catalogue | None = None  # of puzzles that are in no folder
 
     @property
     def pairs_task(self) -> PairsTask | None:
@@ -124,7 +125,7 @@ def load_dataset(path: Path, split: str, task: Task | None = None) -> Dataset:
     """
     read_build_record(path)  # refuses a damaged one
     metadata = read_metadata(path, split)
-    arrays = {name: _load_array(path, array_path(path, split, name)) for name in ARRAYS}
+    arrays: dict[str, Any] = {name: _load_array(path, array_path(path, split, name)) for name in ARRAYS}
     inputs = arrays["inputs"]
     fits = task is not None and (task.facts.seq_len, task.facts.vocab_size) == (metadata.seq_len, metadata.vocab_size)
     several = fits and isinstance(task, PairsTask)
@@ -179,6 +180,8 @@ def load_catalogue(dataset: Dataset) -> Catalogue:
     """What the identifiers of a dataset with several rows a puzzle stand for. Raises DataError naming the file that is wrong."""
     task, path = dataset.pairs_task, dataset.path
     assert task is not None
+    if dataset.catalogue is not None:
+        return dataset.catalogue
     tests = _read_json(path, path / TESTS)
     if dataset.draws is not None:
         plain = _read_json(path, path / NAMES)

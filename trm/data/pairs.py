@@ -161,6 +161,11 @@ class PairEvalLoader(EvalLoader):
         """Rows of the pass."""
         return int(self._starts[-1])
 
+    @property
+    def num_inputs(self) -> int:
+        """Test inputs of the pass's puzzles, each in all variants one."""
+        return int(self._counts.sum())
+
     def puzzles(self, start: int, stop: int) -> Batch:
         """Rows of the pass, of which the first are the puzzles themselves."""
         return self.rows(start, stop)
@@ -201,4 +206,4 @@ class PairEvalLoader(EvalLoader):
         identifiers = self.dataset.puzzle_identifiers[np.asarray(self.dataset.group_indices[: self.num_puzzles])]
         names = {catalogue.names[catalogue.puzzles[identifier]] for identifier in identifiers.tolist()}
         tests = {name: plain for name, plain in catalogue.tests.items() if name in names}
-        return task.ballots(dataclasses.replace(catalogue, tests=tests))
+        return task.ballots(dataclasses.replace(catalogue, tests=tests, left_out=len(catalogue.tests) - len(tests)))

@@ -11,26 +11,27 @@ from trm.core.model import Architecture
 
 @dataclass(frozen=True)
 class Work:
-    """What a pass did."""
+    """What a pass did, for puzzles with a known answer and without."""
 
-    puzzles: int = 0
+    puzzles: int = 0  # questions: of puzzles of pairs their test inputs
+    candidates: int = 0  # of all puzzles together; of puzzles of pairs their variants
     row_steps: int = 0  # supervision steps of all candidates together, padding left out
     seconds: float = 0.0
 
     def __add__(self, other: Work) -> Work:
-        return Work(self.puzzles + other.puzzles, self.row_steps + other.row_steps, self.seconds + other.seconds)
+        return Work(*(mine + theirs for mine, theirs in zip(vars(self).values(), vars(other).values(), strict=True)))
 
 
 def cost(work: Work, cfg: Config, arch: Architecture) -> dict[str, float]:
     """For a puzzle, mean over all of them: what its candidates did together, in whatever order and however soon they ended.
 
-    candidates, candidates_run (in whole candidates of D supervision steps: fewer where rows halt), passes of the network (where
-    they are known), flops_per_puzzle (of the matrix products, from the graph).
+    candidates (variants where these vote), candidates_run (in whole candidates of D supervision steps: fewer where rows halt),
+    passes of the network (where they are known), flops_per_puzzle (of the matrix products, from the graph).
     """
     puzzles = max(work.puzzles, 1)
-    steps, each = work.row_steps / puzzles, passes(cfg)
+    steps, each, candidates = work.row_steps / puzzles, passes(cfg), work.candidates / puzzles
     return {
-        "candidates": cfg.inference.candidates,
+        "candidates": int(candidates) if candidates.is_integer() else candidates,
         "candidates_run": steps / cfg.inference_steps,
         **({} if each is None else {"passes_per_puzzle": steps * sum(each)}),
         "flops_per_puzzle": steps * count_row_flops(cfg, arch),

@@ -35,8 +35,9 @@ class ExitTotals(NamedTuple):
     next_group: Tensor  # scalar int32, first group of candidates that no rows have taken
     sums: Tensor  # [S, M] METRICS over candidates, with their answers after so many steps
     shown: Shown  # [S, K, ...], the first candidates of the first puzzles
+    done: Tensor  # [2] int64: candidates that have halted, and the supervision steps that they took
     answers: Tensor | None  # [N + 1, C] int32, the last answer of each candidate; None where nobody asks for them
-    record: Tensor | None  # [N + 1, F] RECORD of each candidate; None where a puzzle has one
+    record: Tensor | None  # [N + 1, F] RECORD of each candidate; None as well
 
 
 def first_rows(arch: Architecture, fixed: Weights, local_batch_size: int) -> ExitRows:
@@ -47,7 +48,7 @@ def first_rows(arch: Architecture, fixed: Weights, local_batch_size: int) -> Exi
 def first_totals(
     arch: Architecture, batch_size: int, num_steps: int, num_candidates: int | None = None, way: InferenceConfig = ONE
 ) -> ExitTotals:
-    """Before the first step, on the CPU: nothing counted. `num_candidates` keeps the answers of so many."""
+    """Before the first step, on the CPU: nothing counted. `num_candidates` keeps the answers and records of so many."""
     places = (num_steps, len(range(0, min(MOST_SAMPLES * way.candidates, batch_size), way.candidates)))
     kept = 0 if num_candidates is None else num_candidates + 1
     return ExitTotals(
@@ -58,8 +59,9 @@ def first_totals(
             confidence=torch.zeros(*places, arch.seq_len, dtype=arch.loss_dtype),
             q_halt=torch.zeros(places, dtype=arch.master_dtype),
         ),
+        done=torch.zeros(2, dtype=torch.int64),
         answers=torch.zeros(kept, arch.seq_len, dtype=torch.int32) if kept else None,
-        record=torch.zeros(kept, len(RECORD), dtype=arch.master_dtype) if way.candidates > 1 else None,
+        record=torch.zeros(kept, len(RECORD), dtype=arch.master_dtype) if kept else None,
     )
 
 
@@ -106,14 +108,15 @@ def early_exit_step(
         return eval_metrics(arch, out, results, carry.steps, counted_B, votes)
 
     sums = totals.sums + torch.vmap(metrics_of)(counted)
+    ended = halted & (candidate < end * together)  # not rows of padding
+    done = totals.done + torch.stack([ended.sum(), torch.where(ended, carry.steps, 0).sum()])
     shown = _shown(arch, out, totals.shown, candidate, counted, way.candidates)
     answers, record = totals.answers, totals.record
-    if answers is not None:  # rows of padding all write to the place after the candidates'
+    if answers is not None and record is not None:  # rows of padding all write to the place after the candidates'
         answers = answers.index_copy(0, candidate.long(), out.logits.argmax(-1).to(torch.int32))
-    if record is not None:
         said = (results.exact, wants, out.q_halt, results.accuracy, results.lm_loss, results.q_halt_loss, carry.steps)
         record = record.index_copy(0, candidate.long(), torch.stack([values.to(record.dtype) for values in said], dim=1))
-    return ExitRows(carry._replace(halted=halted), candidate), ExitTotals(next_group, sums, shown, answers, record)
+    return ExitRows(carry._replace(halted=halted), candidate), ExitTotals(next_group, sums, shown, done, answers, record)
 
 
 def _shown(arch: Architecture, out: Output, before: Shown, candidate: Tensor, counted: Tensor, every: int) -> Shown:

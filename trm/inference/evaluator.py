@@ -24,17 +24,17 @@ from trm.core.metrics import METRICS, MOST_SAMPLES, NORMS, STOP, RowTrace, Shown
 from trm.core.model import Architecture, Weights
 from trm.core.programs import ONE, eval_program
 from trm.core.step import empty_carry
-from trm.data.build import ensure_dataset
-from trm.data.format import load_dataset
+from trm.data.build import held_out_puzzles
+from trm.data.format import Dataset
 from trm.data.loader import Batch, EvalLoader
 from trm.data.pairs import PairEvalLoader
-from trm.errors import ConfigError, DataError
+from trm.errors import DataError
 from trm.inference.cost import Work
 from trm.inference.early_exit import RECORD, early_exit_program, first_rows, first_totals
-from trm.inference.pool import Pool, Rows
+from trm.inference.pool import Chosen, Pool, Rows
 from trm.inference.samples import Samples
 from trm.run.progress import Progress, progress_bar
-from trm.tasks.base import Ballots, task_of
+from trm.tasks.base import Ballots
 
 
 @dataclass(frozen=True)
@@ -53,6 +53,7 @@ class EvalResult:
     score_names: tuple[str, ...] = ()  # the task's own
     work: Work = field(default_factory=Work)
     ballots: Ballots | None = None  # of a task that judges puzzles by several rows
+    chosen: Chosen | None = None  # who answers each puzzle, in the end, where the evaluator keeps it
 
     @property
     def final(self) -> dict[str, float]:
@@ -101,9 +102,14 @@ class Evaluator(ABC):
         num_steps: int,
         progress: str,
         way: InferenceConfig = ONE,
+        *,
+        keep: bool = False,
     ) -> None:
-        """`fixed` is on the CPU; `progress` is train.progress; the loader's rows are the candidates of `way`."""
-        self.runtime, self.loader, self.way = runtime, loader, way
+        """`fixed` is on the CPU; `progress` is train.progress; the loader's rows are the candidates of `way`.
+
+        With `keep` results say who answers each puzzle.
+        """
+        self.runtime, self.loader, self.way, self._keep = runtime, loader, way, keep
         self._arch, self._host_fixed, self._num_steps, self._progress = arch, fixed, num_steps, progress
         self._fixed = runtime.put_replicated(fixed)
         self._local_batch_size = loader.global_batch_size // runtime.process_count
@@ -171,6 +177,7 @@ class FullEvaluator(Evaluator):
         progress: str,
         way: InferenceConfig = ONE,
         *,
+        keep: bool = False,
         traced: bool = False,
     ) -> None:
         """As every evaluator; `traced` makes `trace` work.
@@ -178,11 +185,11 @@ class FullEvaluator(Evaluator):
         Rows are traced in any case where there are several candidates, or the puzzles have scores of their own: what is chosen and
         how it scores is found on the host.
         """
-        super().__init__(runtime, arch, fixed, loader, num_steps, progress, way)
+        super().__init__(runtime, arch, fixed, loader, num_steps, progress, way, keep=keep)
         self._carry = runtime.put_rows(empty_carry(arch, fixed, self._local_batch_size))
         self._zeros = runtime.put_replicated(torch.zeros(len(METRICS), dtype=arch.master_dtype))
         self._score_names = loader.score_names
-        self._step = runtime.compile(*eval_program(arch, way, traced=traced or bool(self._score_names)))
+        self._step = runtime.compile(*eval_program(arch, way, traced=traced or keep or bool(self._score_names)))
 
     def prepare(self, weights: Weights, puzzle_embedding: Tensor | None) -> None:
         """Compile the evaluation step now rather than at the first evaluation."""
@@ -200,7 +207,7 @@ class FullEvaluator(Evaluator):
 
     def run(self, weights: Weights, puzzle_embedding: Tensor | None, stop: Callable[[], bool] = never) -> EvalResult:
         """Evaluate weights that are on the devices. These always have a batch to go on with: what is read is of the one before."""
-        if self.way.candidates > 1:
+        if self.way.candidates > 1 or self._keep:
             return self.pool(weights, puzzle_embedding, stop)[0]
         return self._pass(weights, puzzle_embedding, stop)[0]
 
@@ -223,17 +230,15 @@ class FullEvaluator(Evaluator):
         puzzle_embedding: Tensor | None,
         stop: Callable[[], bool] = never,
         see: Callable[[Rows], None] | None = None,
-        *,
-        keep: bool = False,
     ) -> tuple[EvalResult, Pool]:
         """The result of candidates; `see` is shown their rows, those of whole puzzles at a time. One candidate has to be traced."""
-        pool = new_pool(self.loader, self.way, keep=keep, see=see)
+        pool = new_pool(self.loader, self.way, keep=self._keep, see=see)
 
         def take(trace: BatchTrace, start: int) -> None:
             pool.add(candidate_rows(trace, self.loader, start))
 
         result, _ = self._pass(weights, puzzle_embedding, stop, take)
-        return EvalResult(pool.means(), result.samples, self._score_names, result.work), pool
+        return EvalResult(pool.means(), result.samples, self._score_names, result.work, chosen=pool.answered), pool
 
     def _pass(
         self,
@@ -291,8 +296,8 @@ class FullEvaluator(Evaluator):
         means = [_means(total) for total in totals]
         for mean, found in zip(means, scores, strict=True):
             mean |= {name: count / max(mean["count"], 1) for name, count in found.items()}
-        rows = int(means[-1]["count"])
-        work = Work(rows // self.way.candidates, rows * self._num_steps, time.perf_counter() - began)
+        rows = self.loader.num_rows
+        work = Work(self.loader.num_puzzles, rows, rows * self._num_steps, time.perf_counter() - began)
         return EvalResult(means, samples, self._score_names, work), traces
 
     def _score(self, trace: BatchTrace, start: int, scores: list[dict[str, int]]) -> None:
@@ -354,8 +359,8 @@ class VariantsEvaluator(FullEvaluator):
 
         result, _ = self._pass(weights, puzzle_embedding, stop, take)
         assert self.pairs.task is not None
-        by_step = [*result.by_step[:-1], result.final | ballots.scores()]
-        return replace(result, by_step=by_step, score_names=self.pairs.task.score_names, ballots=ballots)
+        by_step, work = [*result.by_step[:-1], result.final | ballots.scores()], replace(result.work, puzzles=self.pairs.num_inputs)
+        return replace(result, by_step=by_step, score_names=self.pairs.task.score_names, work=work, ballots=ballots)
 
 
 class EarlyExitEvaluator(Evaluator):
@@ -373,15 +378,14 @@ class EarlyExitEvaluator(Evaluator):
         num_steps: int,
         progress: str,
         way: InferenceConfig = ONE,
+        *,
+        keep: bool = False,
     ) -> None:
         """As every evaluator."""
-        super().__init__(runtime, arch, fixed, loader, num_steps, progress, way)
-        puzzles = loader.questions()
-        labelled = int((puzzles["labels"] != IGNORE_LABEL).any(axis=1).sum())
-        self._count = labelled * way.particles  # candidates with labels
-        self._queue = runtime.put_replicated({name: torch.from_numpy(rows) for name, rows in puzzles.items()})
+        super().__init__(runtime, arch, fixed, loader, num_steps, progress, way, keep=keep)
+        self._queue = runtime.put_replicated({name: torch.from_numpy(rows) for name, rows in loader.questions().items()})
         self._rows = runtime.put_rows(first_rows(arch, fixed, self._local_batch_size))
-        kept = loader.num_rows if loader.score_names or way.candidates > 1 else None
+        kept = loader.num_rows if loader.score_names or way.candidates > 1 or keep else None
         totals = first_totals(arch, loader.global_batch_size, num_steps, kept, way)
         self._totals = runtime.put_replicated(totals)
         self._step = runtime.compile(*early_exit_program(arch, way))
@@ -396,39 +400,38 @@ class EarlyExitEvaluator(Evaluator):
         loader = self.loader.rest()
         if loader is None:
             return None
-        return EarlyExitEvaluator(self.runtime, self._arch, self._host_fixed, loader, self._num_steps, self._progress, self.way)
+        arguments = self.runtime, self._arch, self._host_fixed, loader, self._num_steps, self._progress, self.way
+        return EarlyExitEvaluator(*arguments, keep=self._keep)
 
     def run(self, weights: Weights, puzzle_embedding: Tensor | None, stop: Callable[[], bool] = never) -> EvalResult:
         """Evaluate weights that are on the devices.
 
         Only the number of finished candidates is read on the way, and no sooner than they could all be finished.
         """
-        rows, totals, finished, began = self._rows, self._totals, 0, time.perf_counter()
+        rows, totals, finished, count, began = self._rows, self._totals, 0, self.loader.num_rows, time.perf_counter()
         several = self.way.candidates > 1
-        with progress_bar(self._progress, 0, self._count, "candidate" if several else "puzzle", leave=False) as bar:
-            progress = Progress("evaluation, puzzles", self._count, bar, words=self._progress == "auto")
-            while finished < self._count:
+        with progress_bar(self._progress, 0, count, "candidate" if several else "puzzle", leave=False) as bar:
+            progress = Progress("evaluation, puzzles", count, bar, words=self._progress == "auto")
+            while finished < count:
                 if self._alone and stop():
                     raise EvaluationStopped
                 votes = self._votes(stop)
-                for _ in range(-((self._count - finished) // -self.loader.global_batch_size)):
+                for _ in range(-((count - finished) // -self.loader.global_batch_size)):
                     rows, totals = self._step(weights, self._fixed, puzzle_embedding, self._queue, rows, totals, votes)
-                sums = self.runtime.fetch(totals.sums)[-1]
-                self._refuse_votes(sums)
-                finished = int(sums[METRICS.index("count")])
+                sums, done = self.runtime.fetch((totals.sums, totals.done))
+                self._refuse_votes(sums[-1])
+                finished, row_steps = done.tolist()
                 if progress.due() or not bar.disable:
                     progress.tell(finished)
-        sums, shown, answers, record = self.runtime.fetch((totals.sums, totals.shown, totals.answers, totals.record))
-        means, names = [_means(total) for total in sums], self.loader.score_names
-        work = Work(self._count // self.way.candidates, round(means[-1]["steps"] * self._count), time.perf_counter() - began)
+        shown, answers, record = self.runtime.fetch((totals.shown, totals.answers, totals.record))
+        means, names, chosen = [_means(total) for total in sums], self.loader.score_names, None
+        work = Work(self.loader.num_puzzles, count, row_steps, time.perf_counter() - began)
         if record is not None and answers is not None:
-            pool = new_pool(self.loader, self.way)
+            pool = new_pool(self.loader, self.way, keep=self._keep)
             pool.add(_recorded(record[:-1].numpy(), self.loader.undo(answers[:-1].numpy())))
-            means = pool.means()
-        elif answers is not None:
-            scores = self.loader.scores(answers[:-1].numpy(), 0)
-            means[-1] |= {name: float(scores[name].sum()) / max(means[-1]["count"], 1) for name in names}
-        return EvalResult(means, Samples.of(self.loader.puzzles(0, MOST_SAMPLES), shown), names, work)
+            pooled, chosen = pool.means(), pool.answered
+            means = pooled if several else [*means[:-1], means[-1] | {name: pooled[-1][name] for name in names}]
+        return EvalResult(means, Samples.of(self.loader.puzzles(0, MOST_SAMPLES), shown), names, work, chosen=chosen)
 
 
 def _recorded(record: NDArray[np.floating], answers: NDArray[np.integer]) -> Rows:
@@ -456,16 +459,26 @@ def _joined(one: dict[str, float], other: dict[str, float]) -> dict[str, float]:
     }
 
 
-def make_evaluator(cfg: Config, runtime: Runtime, arch: Architecture, fixed: Weights, *, sample: bool = False) -> Evaluator:
-    """An evaluator over the test split of the config's dataset, or a `sample` of it as training takes. Raises DataError without."""
+Only = tuple[Dataset, int]  # a dataset and the row of the only puzzle to evaluate
+
+
+def make_evaluator(
+    cfg: Config,
+    runtime: Runtime,
+    arch: Architecture,
+    fixed: Weights,
+    *,
+    sample: bool = False,
+    only: Only | None = None,
+    keep: bool = False,
+) -> Evaluator:
+    """An evaluator over the test split of the config's dataset, or a `sample` of it as training takes. Raises DataError without.
+
+    With `only` it is over one puzzle; with `keep` its results say who answers each.
+    """
     way = cfg.inference
-    loader = candidate_loader(cfg, runtime, SAMPLE_PUZZLES if sample else None)
+    loader = candidate_loader(cfg, runtime, SAMPLE_PUZZLES if sample else None, only)
     if isinstance(loader, PairEvalLoader):
-        if cfg.evaluate.early_exit or way.candidates > 1 or way.selection == "halt_first":
-            raise ConfigError(
-                "inference and evaluate.early_exit: the variants of these puzzles vote, each with its answer after all supervision "
-                "steps: leave them out"
-            )
         steps = cfg.inference_steps
         return VariantsEvaluator(runtime, arch, fixed, loader, steps, progress_of(cfg, runtime), cfg.evaluate.votes)
     if cfg.evaluate.best_by not in (EXACT, *loader.score_names):
@@ -474,10 +487,10 @@ def make_evaluator(cfg: Config, runtime: Runtime, arch: Architecture, fixed: Wei
             f"it to {EXACT}"
         )
     kind = EarlyExitEvaluator if cfg.evaluate.early_exit or way.selection == "halt_first" else FullEvaluator
-    return kind(runtime, arch, fixed, loader, cfg.inference_steps, progress_of(cfg, runtime), way)
+    return kind(runtime, arch, fixed, loader, cfg.inference_steps, progress_of(cfg, runtime), way, keep=keep)
 
 
-def candidate_loader(cfg: Config, runtime: Runtime, most: int | None = None) -> EvalLoader:
+def candidate_loader(cfg: Config, runtime: Runtime, most: int | None = None, only: Only | None = None) -> EvalLoader:
     """The candidates of the test puzzles, as `inference` says; otherwise as `held_out_loader`.
 
     Where rows have to be in one batch this is the largest batch of whole groups that is not larger than the settings', or one.
@@ -485,24 +498,31 @@ def candidate_loader(cfg: Config, runtime: Runtime, most: int | None = None) -> 
     way = cfg.inference
     group = math.lcm(way.rows_together, runtime.num_devices)
     batch = max(cfg.eval_batch_size // group, 1) * group if way.rows_together > 1 else cfg.eval_batch_size
-    return held_out_loader(cfg, runtime, way.copies, most, way, batch)
+    return held_out_loader(cfg, runtime, way.copies, most, way, batch, only)
 
 
 def held_out_loader(
-    cfg: Config, runtime: Runtime, copies: int, most: int | None = None, way: InferenceConfig = ONE, batch_size: int | None = None
+    cfg: Config,
+    runtime: Runtime,
+    copies: int,
+    most: int | None = None,
+    way: InferenceConfig = ONE,
+    batch_size: int | None = None,
+    only: Only | None = None,
 ) -> EvalLoader:
     """The test split of the config's dataset, each puzzle in so many symmetric copies. Raises DataError where there is none.
 
-    Of a larger one `most` puzzles, unless evaluate.max_puzzles says how many.
+    Of a larger one `most` puzzles, unless evaluate.max_puzzles says how many; or the `only` one.
     """
-    dataset = load_dataset(ensure_dataset(cfg.data), "test", task_of(cfg.data))
+    dataset, first = only or (held_out_puzzles(cfg.data), 0)
+    max_puzzles = cfg.evaluate.max_puzzles if only is None else 1
     if dataset.pairs_task is not None:
         if copies > 1:
             raise DataError("evaluate.augmentations: the variants of these puzzles vote in any case: leave it out")
         return PairEvalLoader(
             dataset,
             global_batch_size=batch_size or cfg.eval_batch_size,
-            max_puzzles=cfg.evaluate.max_puzzles,
+            max_puzzles=max_puzzles,
             max_variants=cfg.evaluate.max_variants,
             blank=cfg.evaluate.blank_identifiers,
             data_seed=cfg.data.seed,
@@ -510,11 +530,12 @@ def held_out_loader(
             process_count=runtime.process_count,
         )
     # of a sample as of the rest, so that both are of one shape
-    rows = min(cfg.evaluate.max_puzzles or dataset.num_rows, dataset.num_rows) * copies * way.particles
+    rows = min(max_puzzles or dataset.num_rows, dataset.num_rows) * copies * way.particles
     return EvalLoader(
         dataset,
         global_batch_size=_rows_of_batch(batch_size or cfg.eval_batch_size, rows, math.lcm(way.rows_together, runtime.num_devices)),
-        max_puzzles=cfg.evaluate.max_puzzles or most,
+        max_puzzles=max_puzzles or most,
+        first=first,
         copies=copies,
         repeats=way.particles,
         keys=(lambda puzzles, places: row_keys(way, puzzles, places)) if way.is_random or cfg.is_random else None,

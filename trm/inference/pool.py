@@ -42,6 +42,7 @@ class Chosen(NamedTuple):
     winner: Winners  # [N]
     answers: NDArray[np.integer]  # [N, C]
     step: NDArray[np.intp]  # [N] the step (from 0) whose answers are taken
+    steps: NDArray[np.integer]  # [N] supervision steps that the winner has done then
     votes: NDArray[np.intp]  # [N] candidates that gave the same answer, this one included
 
 
@@ -65,7 +66,8 @@ def choose(rows: Rows, way: InferenceConfig, count: int, step: int, first: int |
     words = grid_words(answers)
     said = Said(words, of(rows.q_halt), of(rows.halts), left)
     winner = SELECTIONS[way.selection](said)
-    return Chosen(winner, answers[every, winner], at, (words == words[every, winner][:, None]).sum(axis=1))
+    steps_done = at + 1 if rows.steps is None else of(rows.steps)[every, winner]
+    return Chosen(winner, answers[every, winner], at, steps_done, (words == words[every, winner][:, None]).sum(axis=1))
 
 
 @dataclass
@@ -78,7 +80,7 @@ class Pool:
     keep: bool = False  # what was chosen in the end, in `chosen`
     see: Callable[[Rows], None] | None = None  # is shown the rows of whole puzzles, in order
     by_step: list[dict[str, float]] = field(default_factory=list)  # sums over the puzzles that count
-    chosen: list[tuple[Chosen, NDArray[np.bool_]]] = field(default_factory=list)  # with which answers are right [N]
+    chosen: list[Chosen] = field(default_factory=list)
     done: int = 0  # puzzles
     _left: Rows | None = None  # of a puzzle that is not whole yet
 
@@ -112,7 +114,7 @@ class Pool:
                 "accuracy": of_winner(rows.accuracy),
                 "exact_accuracy": right,
                 "q_halt_accuracy": (of_winner(rows.q_halt) >= 0) == right,
-                "steps": chosen.step + 1 if rows.steps is None else of_winner(rows.steps),
+                "steps": chosen.steps,
                 "lm_loss": of_winner(rows.lm_loss),
                 "q_halt_loss": of_winner(rows.q_halt_loss),
                 "oracle_exact_accuracy": exact.any(axis=1),
@@ -122,8 +124,14 @@ class Pool:
             for name, values in found.items():
                 sums[name] = sums.get(name, 0.0) + float(np.asarray(values, np.float64)[counted].sum())
         if self.keep:
-            self.chosen.append((chosen, np.asarray(right, bool)))
+            self.chosen.append(chosen)
         self.done += puzzles
+
+    @property
+    def answered(self) -> Chosen | None:
+        """What was chosen of all puzzles in the end, where it is kept."""
+        fields: list[Any] = [np.concatenate(values) for values in zip(*self.chosen, strict=True)]
+        return Chosen(*fields) if fields else None
 
     def means(self) -> list[dict[str, float]]:
         """Means over the puzzles that count, after each supervision step."""

@@ -263,9 +263,13 @@ def _with_overrides(settings: Any, overrides: list[str]) -> Config:
         for override in overrides:
             key = override.partition("=")[0]
             if key in GROUPS and key in Config.__dataclass_fields__:
-                merged[key] = to_plain(compose([override]))[key]
+                before, merged[key] = merged[key], to_plain(compose([override]))[key]
+                if key == "inference" and merged[key].supervision_steps is None:  # an option that does not say how many
+                    merged[key].supervision_steps = before.supervision_steps
             else:
                 OmegaConf.update(merged, *parsed(override), force_add=False)
+        if not any(override.startswith("evaluate.max_variants=") for override in overrides):
+            merged.evaluate.max_variants = None  # training's evaluations take a sample of the variants
         return typed(merged)
     except OmegaConfBaseException as error:
         raise ConfigError(one_line(error)) from error

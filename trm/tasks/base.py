@@ -317,6 +317,7 @@ class Catalogue:
     draws: NDArray[np.uint8]  # [I, D], what makes the variant of its puzzle, as the task has it
     tests: dict[str, Any]  # by name
     blank: int = 0
+    left_out: int = 0  # test puzzles that an evaluation does not take
 
     def variant(self, identifier: int) -> tuple[str, NDArray[np.uint8]]:
         """The puzzle's name and the draw of an identifier that is not blank."""
@@ -344,6 +345,9 @@ class Ballots(Protocol):
 
     def documents(self) -> dict[str, str]:
         """What is written beside the scores: text by file name."""
+
+    def remark(self) -> str | None:
+        """What there is to say of these documents, in a line: that they are of a part of the puzzles."""
 
     def shown(self, name: str) -> dict[str, Any]:
         """A puzzle with its answers, ready for JSON and trm/show/pairs.html.
@@ -439,10 +443,18 @@ def check_task(cfg: Config) -> None:
     _module(cfg.data).check(cfg.data)
     task = task_of(cfg.data)
     check_widths(cfg, task.facts.seq_len)
+    way = cfg.inference
+    several = way.candidates > 1 or way.is_random or way.selection == "halt_first"
+    if isinstance(task, PairsTask) and (several or cfg.evaluate.early_exit):
+        key = "evaluate.early_exit" if cfg.evaluate.early_exit else f"inference={way.name}"
+        raise ConfigError(
+            f"{key}: the variants of an {task.title} vote (evaluate.max_variants), each with its answer after all supervision "
+            "steps: leave it out; inference.supervision_steps says how many"
+        )
     names = (EXACT, *task.score_names)
     if cfg.evaluate.best_by not in names:
         raise ConfigError(f"evaluate.best_by={cfg.evaluate.best_by} is no score of {task.title}: choose one of {', '.join(names)}")
-    copies, symmetry = cfg.inference.copies, task.symmetry
+    copies, symmetry = way.copies, task.symmetry
     if copies > 1 and symmetry is None:
         raise ConfigError(
             f"inference.copies={copies}: no symmetries of a {task.title} are known, so it has no copies that could answer: set "

@@ -19,6 +19,7 @@ PASS = (1, 2, 5, 10, 100, 1000)
 ATTEMPTS = 2
 SEPARATOR = "|||"
 SUBMISSION = "submission.json"
+PARTIAL = "submission_partial_{}_of_{}.json"
 MOST_SHOWN = 6  # of the solved and of the failed tasks
 KEY_BYTES = 16
 
@@ -139,7 +140,21 @@ class ArcVotes:
         failed = [name for name in names if name not in solved]
         shown = [self.shown(name) for name in (*solved[:MOST_SHOWN], *failed[:MOST_SHOWN])]
         answers = {"rows": self.rows, "solved": len(solved), "puzzles": len(names), "shown": shown}
-        return {SUBMISSION: json.dumps(self.submission()) + "\n", ANSWERS_FILE: json.dumps(answers) + "\n"}
+        return {self._submission_file(): json.dumps(self.submission()) + "\n", ANSWERS_FILE: json.dumps(answers) + "\n"}
+
+    def _submission_file(self) -> str:
+        there, left_out = len(self._tests), self._catalogue.left_out
+        return PARTIAL.format(there, there + left_out) if left_out else SUBMISSION
+
+    def remark(self) -> str | None:
+        """That the submission is partial."""
+        there, left_out = len(self._tests), self._catalogue.left_out
+        if not left_out:
+            return None
+        return (
+            f"{self._submission_file()} is partial: it answers {there} of {there + left_out} test tasks, and a submission needs "
+            "all: leave evaluate.max_puzzles out"
+        )
 
     def _solved(self, name: str) -> bool:
         """Whether all test inputs of a task have the right answer among the first ones."""
