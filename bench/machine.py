@@ -26,10 +26,9 @@ from tqdm import tqdm
 
 from trm.cli import ROOT
 from trm.errors import RunFailure
+from trm.run.cores import cores
 
 Row = dict[str, Any]
-WAIT_VARIABLES = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")  # how OpenMP's threads wait for one another, read when torch loads
-AS_THEY_COME = {"GOMP_SPINCOUNT": "300000"}  # what libgomp takes where nothing is said, whoever is beside
 T = TypeVar("T")
 
 CAPTURED: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
@@ -73,7 +72,7 @@ def facts() -> dict[str, Any]:
     """Machine, versions and git revision; to be asked before anything is measured, for `load_before`."""
     git = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True, check=False)
     return {
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "cores": cores(),
         "processor": _processor(),
         **_accelerator(),
         "memory_gb": _memory_gb(),

@@ -105,7 +105,7 @@ def test_pythons_are_those_of_setup_cfg():
 @pytest.mark.parametrize(
     ("probe", "hardware", "devices", "compiling", "says"),
     [
-        (STARTED, CPU, "ok", "ok", "1 cpu device(s) expected and found"),
+        (STARTED, CPU, "ok", "ok", "1 cpu device(s) expected"),
         (STARTED, MESH, "failure", "ok", "8 cpu device(s) expected, 1 found"),
         (Probe(error="gives none (no: chip): use hardware=cpu"), POD, "failure", "failure", "; fix: use hardware=cpu"),
         (Probe(ended="no answer within 9 s"), POD, "failure", "failure", "9 s; fix: start the doctor on all 8 hosts"),
@@ -137,6 +137,46 @@ def test_probe_finds_the_devices_of_a_mesh():
     probe = doctor.probe_devices(MESH, 240)
     assert (probe.devices, probe.right, probe.ended) == (8, True, "")
     assert probe.peak_bytes > 10**8
+
+
+XLA_DUMP = "Fatal Python error: Aborted\n\nCurrent thread 0x1:\n  File x\n\nExtension modules: yaml._yaml, torch._C"
+
+
+@pytest.mark.parametrize(
+    ("stderr", "words"),
+    [
+        ("", ""),
+        ("warning\nno chip\n", "no chip"),
+        (
+            f"W x.cc:1] old\n2026-11-30 10:30:38.6: F x/y.cc:234] Unknown flag in XLA_FLAGS: --xla_no=true\n{XLA_DUMP}",
+            "--xla_no=true",
+        ),
+        (f"F1130 10:30:38.657 77 parse.cc:9] Unknown flag in LIBTPU_INIT_ARGS: --xla_no\n{XLA_DUMP}", "LIBTPU_INIT_ARGS: --xla_no"),
+        (
+            "2026-11-30 10:31:49.5: E a/flags.cc:109] Couldn't interpret value maybe for flag xla_fast.\n"
+            "2026-11-30 10:31:49.6: F a/env.cc:220] Check failed: Flag parsing failed.\nusage: --xla_fast=maybe\n\t--xla_a=1 int\n",
+            "maybe for flag xla_fast.",
+        ),
+        (f"2026-11-30 10:31:49.5: F a/b.cc:1] no chip\nsomething after\n{XLA_DUMP}", "no chip"),
+        (f"terminate called: what\n{XLA_DUMP}", "terminate called: what"),
+    ],
+)
+def test_the_line_that_says_why_a_process_ended(stderr, words):
+    assert doctor.last_words(stderr).endswith(words)
+
+
+def test_a_bad_flag_is_to_be_mended_where_it_was_given(monkeypatch):
+    monkeypatch.setenv("XLA_FLAGS", "--xla_no=true")
+    check = outcome(doctor.check_devices, Probe(ended="signal SIGABRT: Unknown flag in XLA_FLAGS: --xla_no=true"), CPU)
+    assert (check.level, check.fix) == ("failure", "mend or unset XLA_FLAGS")
+
+
+def test_the_quota_of_a_container_is_told(monkeypatch):
+    monkeypatch.setattr(doctor, "allowed", lambda: [0, 1, 2])
+    assert "by the CPU quota" not in outcome(doctor.check_devices, STARTED, CPU).found
+    monkeypatch.setattr(doctor, "quota", lambda: 1.5)
+    monkeypatch.setattr(doctor, "cores", lambda: 1)
+    assert "on 1 core(s) of 3, by the CPU quota of this container" in outcome(doctor.check_devices, STARTED, CPU).found
 
 
 def process_that(monkeypatch, tmp_path, script):
@@ -308,8 +348,10 @@ def test_memory(on_cpu, needed):
     assert outcome(doctor.check_memory, 2, on_cpu, 10, 5, needed - 1).level == "failure"
 
 
-def test_available_memory_is_within_the_machine():
+def test_available_memory_is_within_the_machine(monkeypatch):
     total = int(re.search(r"MemTotal:\s+(\d+) kB", Path("/proc/meminfo").read_text())[1]) * 1024
+    assert 0 < doctor.available_memory() <= total
+    monkeypatch.setattr(doctor, "MEMORY_FACTS", Path("/no/such/file"))  # as on macOS
     assert 0 < doctor.available_memory() <= total
 
 

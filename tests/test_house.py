@@ -14,7 +14,7 @@ MAY = {
     "config": {"errors"},
     "core": {"config", "errors"},
     "tasks": {"config", "errors", "data.hashing", "run.progress"},
-    "backends": {"config", "errors"},
+    "backends": {"config", "errors", "run.cores"},
     "data": {"config", "errors", "run.folder", "run.progress", "tasks"},
     "errors": set(),
     "show": {"config", "core", "errors", "inference", "tasks"},

@@ -4,6 +4,7 @@ import collections
 import logging
 import os
 import re
+import shutil
 import subprocess
 import sys
 import textwrap
@@ -14,7 +15,7 @@ import pytest
 import torch
 from torch._inductor.cpu_vec_isa import VecAVX2, VecISA
 
-from trm.backends import inductor, start
+from trm.backends import inductor, machine, start
 from trm.config import HardwareConfig
 from trm.errors import ConfigError
 
@@ -165,7 +166,7 @@ def test_the_header_of_all_kernels_is_compiled_once_in_a_cache(tmp_path):
     """While the first step is traced; it is the file that inductor itself would make, so that no kernel makes another."""
     script = """
         import torch
-        from trm.backends import inductor, start
+        from trm.backends import inductor, machine, start
         from trm.config import HardwareConfig
 
         runtime = start(HardwareConfig(name="cpu", backend="inductor"))
@@ -175,3 +176,80 @@ def test_the_header_of_all_kernels_is_compiled_once_in_a_cache(tmp_path):
     environment = {k: v for k, v in os.environ.items() if k != "TORCHINDUCTOR_CACHE_DIR"} | {"TMPDIR": str(tmp_path)}
     subprocess.run([sys.executable, "-c", textwrap.dedent(script)], env=environment, check=True)
     assert len(list(tmp_path.rglob("*.gch"))) == 1
+
+
+HARDWARE = {
+    "xla": HardwareConfig(name="cpu_xla"),
+    "eager": HardwareConfig(name="cpu", backend="eager"),
+    "cuda": HardwareConfig(name="gpu", backend="inductor", platform="cuda"),
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "who"),
+    [
+        ("XLA_USE_BF16", "1", "xla"),
+        ("XLA_DOWNCAST_BF16", "1", "xla"),
+        ("XLA_DOWNCAST_FP16", "true", "xla"),
+        ("XLA_USE_32BIT_LONG", "2", "xla"),
+        ("ONEDNN_DEFAULT_FPMATH_MODE", "BF16", "eager"),
+        ("DNNL_DEFAULT_FPMATH_MODE", "any", "eager"),
+        ("NVIDIA_TF32_OVERRIDE", "1", "cuda"),
+        ("TORCH_ALLOW_TF32_CUBLAS_OVERRIDE", "1", "cuda"),
+    ],
+)
+def test_variables_that_say_otherwise_than_the_settings_are_refused(monkeypatch, name, value, who):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setenv(name, value)
+    with pytest.raises(ConfigError, match=f"^{name}={value} in the environment .*: unset it"):
+        start(HARDWARE[who])
+    for other in HARDWARE.keys() - {who}:
+        machine.require_machine(HARDWARE[other])  # which does not read it
+    monkeypatch.setenv(name, "STRICT" if "FPMATH" in name else "0")
+    machine.require_machine(HARDWARE[who])
+
+
+@pytest.mark.parametrize(
+    ("name", "who"),
+    [
+        ("XLA_FLAGS", "xla"),
+        ("LIBTPU_INIT_ARGS", "xla"),
+        ("ATEN_CPU_CAPABILITY", "eager"),
+        ("ONEDNN_MAX_CPU_ISA", "eager"),
+        ("MKL_CBWR", "eager"),
+        ("CUBLAS_WORKSPACE_CONFIG", "cuda"),
+        ("TORCHINDUCTOR_CPP_ENABLE_UNSAFE_MATH_OPT_FLAG", "eager"),
+        ("TORCHINDUCTOR_USE_FAST_MATH", "cuda"),
+    ],
+)
+def test_variables_that_change_last_bits_are_recorded(monkeypatch, name, who):
+    for variable in ("TORCHINDUCTOR_CACHE_DIR", "MKL_NUM_THREADS"):  # which change none
+        monkeypatch.setenv(variable, "1")
+    monkeypatch.setenv(name, "x")
+    for kind, hardware in HARDWARE.items():
+        found = machine.surroundings(hardware)
+        assert found.get(name) == ("x" if kind == who or (name.startswith("TORCHINDUCTOR") and kind != "xla") else None)
+        assert ("threads" in found) == (kind != "cuda")
+        assert not {"TORCHINDUCTOR_CACHE_DIR", "MKL_NUM_THREADS"} & found.keys()
+
+
+@pytest.mark.parametrize("given", ["ccache g++", "g++ -O2", "/no/such/g++", "~/bin/g++", "/my tools/g++"])
+def test_a_compiler_variable_that_inductor_cannot_start_is_named(monkeypatch, given):
+    monkeypatch.setenv("CXX", given)
+    with pytest.raises(ConfigError, match=f"^CXX={re.escape(given)} in the environment") as refused:
+        start(HardwareConfig(name="cpu", backend="inductor"))
+    assert "lacks" not in str(refused.value)
+
+
+@pytest.mark.parametrize("given", ["", "g++", shutil.which("g++")])
+def test_the_compiler_is_the_one_that_the_variable_names_now(monkeypatch, given):
+    monkeypatch.setenv("CXX", given)
+    start(HardwareConfig(name="cpu", backend="inductor"))
+    assert torch._inductor.config.cpp.cxx == (None, given or "g++")
+
+
+def test_how_long_threads_wait_busily_is_said_before_torch_loads_unless_the_environment_says_it():
+    for given, count in (({}, "1000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "PASSIVE"}, "None")):
+        bare = {k: v for k, v in os.environ.items() if k not in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")} | given
+        code = "import os, sys, trm; print(os.environ.get('GOMP_SPINCOUNT'), 'torch' in sys.modules)"
+        assert subprocess.check_output([sys.executable, "-c", code], env=bare, text=True).split() == [count, "False"]

@@ -1,10 +1,13 @@
 """SwiGLU in one kernel against the same in float64: values and gradients, whatever the number of rows and the widths."""
 
 import dataclasses
+import functools
 
 import pytest
 import torch
 import torch.nn.functional as F
+from torch._inductor.codecache import CppCodeCache
+from torch._inductor.exc import CppCompileError
 
 from trm.backends import start, swiglu
 from trm.cli import compose
@@ -17,7 +20,9 @@ TOLERANCE = {torch.float32: 2e-6, torch.bfloat16: 1e-2}
 
 
 def on_this_machine(dtype):
-    start(HardwareConfig(name="cpu", backend="inductor"))  # its folders and the number of its threads
+    start(
+        HardwareConfig(name="cpu", backend="inductor", dtype=str(dtype).removeprefix("torch."))
+    )  # its folders and the number of its threads
     if not swiglu.usable(dtype):
         pytest.skip(f"this processor has no AVX-512 for {dtype}")
 
@@ -74,6 +79,62 @@ def test_large_gates_and_what_is_not_finite(dtype):
     given["x"][3, 5] = torch.nan
     broken = swiglu.swiglu(given["x"], given["gate_up"], given["down"]).isnan().any(-1)
     assert broken.nonzero().flatten().tolist() == [3]
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_gates_of_any_size(dtype):
+    """silu(gate) is the gate itself or nothing, and its slope 1 or 0, from a hundred up to where numbers end."""
+    on_this_machine(dtype)
+    gates = torch.tensor([sign * 10.0**power for power in (2, 5, 13, 14, 15, 18, 25, 30, 37) for sign in (1, -1)])
+    x = torch.zeros(len(gates), 16, dtype=dtype)
+    x[:, 0], x[:, 1] = gates, 1
+    gate_up, down = torch.zeros(512, 16, dtype=dtype), torch.zeros(16, 256, dtype=dtype)
+    gate_up[0, 0] = gate_up[256, 1] = down[0, 0] = 1  # out[:, 0] = silu(gate) * 1
+    grad = torch.zeros_like(x)
+    grad[:, 0] = 1
+    out, d_x, *_ = computed(swiglu.swiglu, {"x": x, "gate_up": gate_up, "down": down, "grad": grad})
+    wanted = torch.where(gates > 0, x[:, 0], 0)
+    torch.testing.assert_close(out[:, 0], wanted)
+    torch.testing.assert_close(d_x[:, 0], (gates > 0).to(dtype))
+    torch.testing.assert_close(d_x[:, 1], wanted)
+
+
+def without_microkernels(monkeypatch):
+    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "AVX2")  # read by the process that tries, which aborts
+
+
+def broken_compiler(monkeypatch):
+    def load(*_):
+        raise CppCompileError(["g++"], "no room on the disk")
+
+    monkeypatch.setattr(CppCodeCache, "load", load)
+
+
+def another_kernel(monkeypatch):
+    monkeypatch.setattr(swiglu, "NUMBERS", {torch.bfloat16: "float"})
+
+
+def too_slow(monkeypatch):
+    monkeypatch.setattr(swiglu, "TRIAL_S", 0.01)
+
+
+def no_onednn(monkeypatch):
+    monkeypatch.setattr(torch.backends.mkldnn, "enabled", False)
+
+
+@pytest.mark.parametrize("fault", [without_microkernels, broken_compiler, another_kernel, too_slow, no_onednn])
+def test_where_the_kernel_does_not_work_products_are_separate(fault, monkeypatch, kernel_calls):
+    on_this_machine(torch.bfloat16)
+    told = []
+    monkeypatch.setattr(swiglu, "_tried", functools.cache(swiglu._tried.__wrapped__))  # in this process it was tried
+    monkeypatch.setattr(swiglu.log, "warning", lambda text, *args: told.append(text % args))
+    fault(monkeypatch)
+    given = operands(torch.bfloat16, (3, 5), 16, 256, 24)
+    ours = computed(swiglu.swiglu, given)
+    for found, exact in zip(ours, computed(plain, {name: tensor.double() for name, tensor in given.items()}), strict=True):
+        assert (found.double() - exact).abs().max() <= TOLERANCE[torch.bfloat16] * exact.abs().max()
+    assert kernel_calls == []
+    assert len(told) == (fault is not no_onednn)  # once a process; who switches oneDNN off knows
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -16,7 +16,9 @@ from trm.backends.native import NativeRuntime
 from trm.cli import compose
 from trm.core import step
 from trm.inference import evaluator
+from trm.run import resume
 from trm.run.checkpoint import load_checkpoint
+from trm.run.cores import cores
 from trm.run.experiment import build
 from trm.run.signals import StopSignal
 from trm.train import execute
@@ -46,8 +48,8 @@ def test_run_folder(whole):
     assert result["best_exact_accuracy"] == max(line["exact_accuracy"] for line in metrics(whole, "eval"))
     assert result["samples_per_s"] > 0
     assert result["training_flops"] > 0
-    assert result["threads"] >= 1
-    assert result["wait_policy"] == ("adaptive" if result["threads"] > 1 else None)
+    assert result["threads"] == result["surroundings"]["threads"] >= 1
+    assert result["cores"] == cores()
     assert warnings(whole) == []
     assert {p.name for p in (whole / "checkpoints").iterdir()} >= {"step_20", "latest", "best"}
     assert (whole / "checkpoints" / "latest").resolve().name == "step_20"
@@ -108,6 +110,19 @@ def test_exchange_with_the_released_code(folder, whole):
 
 def checkpoint_bytes(run_dir, step):
     return {p.name: p.read_bytes() for p in sorted((run_dir / "checkpoints" / f"step_{step}").iterdir())}
+
+
+def test_a_run_that_goes_on_with_other_threads_or_variables_says_so(tmp_path, monkeypatch):
+    short = [*TINY, "run_name=a", "train.eval_every_steps=null", "evaluate.max_puzzles=8"]
+    for steps in (2, 3):
+        run(tmp_path, "trm.train", *short, f"train.max_steps={steps}")
+    assert warnings(tmp_path / "outputs/a") == []
+    threads = load_checkpoint(tmp_path / "outputs/a/checkpoints/latest")[1].surroundings["threads"]
+    assert threads == summary(tmp_path / "outputs/a")["threads"]
+    monkeypatch.setattr(resume, "surroundings", lambda hardware: {"threads": 99, "XLA_FLAGS": "--x"})
+    run(tmp_path, "trm.train", *short, "train.max_steps=4")
+    (warning,) = warnings(tmp_path / "outputs/a")
+    assert f"step_3: XLA_FLAGS=None there, --x here; threads={threads} there, 99 here: numbers may differ in their last" in warning
 
 
 def test_resumed_run_ends_with_the_same_bytes(folder, whole):

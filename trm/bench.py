@@ -1,6 +1,5 @@
 """Measure: `python -m trm.bench [NAME ...]`; the measurements lie in bench/ beside the package."""
 
-import os
 import sys
 
 from trm.cli import ROOT, fail, plain_command
@@ -12,10 +11,6 @@ if __name__ == "__main__":
     sys.path.insert(0, str(ROOT))
     from bench.__main__ import __doc__ as usage
     from bench.__main__ import main
-    from bench.machine import AS_THEY_COME, WAIT_VARIABLES
 
-    # processes that take turns are no neighbours: one that gave way to them (trm/backends/openmp.py) would begin its turn slowly
-    if not any(name in os.environ for name in WAIT_VARIABLES):
-        os.environ |= AS_THEY_COME
     sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
     plain_command(main, usage)

@@ -42,6 +42,7 @@ from trm.data.format import ARRAYS, SPLITS, array_path, load_dataset, read_build
 from trm.errors import EXIT_FAILED, ConfigError, DataError, UserError, plain_line
 from trm.run.child import ended
 from trm.run.folder import LOCK_FILE, locked
+from trm.run.cores import allowed, cores, quota
 from trm.run.progress import work
 from trm.tasks.base import task_of
 from trm.tracking.wandb_view import choose_wandb_mode
@@ -52,7 +53,7 @@ PROBE_EVERY_S = 0.5
 PROBE_LIMIT_S = 180.0  # generous: the hosts of a pod wait for one another when they start
 SERVER_LIMIT_S = 3.0
 NO_ANSWER = "no answer"
-CPU_FACTS = Path("/proc/cpuinfo")
+CPU_FACTS, MEMORY_FACTS = Path("/proc/cpuinfo"), Path("/proc/meminfo")
 SPARE_BYTES = 2**30  # of disk, for metrics, TensorBoard and W&B
 # Copies of the training state in host memory while a checkpoint is written: the initial one, the one fetched, and the file's bytes;
 # on a CPU also the device's own, a step's state and the next one's.
@@ -163,7 +164,7 @@ def probe_devices(hardware: HardwareConfig, limit_s: float) -> Probe:
     try:
         with work("seconds waited for the devices", int(limit_s), "s") as so_far:
             done = ended(command, PROBE_EVERY_S, lambda seconds: so_far(int(seconds)), given=asked, limit_s=limit_s)
-        output, code, last = done.stdout, done.returncode, done.stderr.decode(errors="replace").strip().rpartition("\n")[2]
+        output, code, last = done.stdout, done.returncode, last_words(done.stderr.decode(errors="replace"))
         how = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
         fault = (f"{how}: {last}" if last else how) if code else ""
     except subprocess.TimeoutExpired as late:
@@ -174,6 +175,13 @@ def probe_devices(hardware: HardwareConfig, limit_s: float) -> Probe:
             said = json.loads(line)
             facts |= said if isinstance(said, dict) and said.keys() <= Probe.__dataclass_fields__.keys() else {}
     return Probe(**facts | {"ended": fault})
+
+
+def last_words(stderr: str) -> str:
+    """The line that says why a process ended: of XLA's errors, which a list of all flags follows, the one that names a flag."""
+    lines = stderr.partition("Fatal Python error")[0].strip().splitlines() or [""]  # Python's own dump tells where, not why
+    errors = [line for line in lines if re.search(r"(^|\s)[EF]\d* .*\w:\d+\] ", line)]
+    return next((line for line in errors if "flag" in line.lower()), (errors or lines)[-1]).strip()
 
 
 def run_probe() -> None:
@@ -208,7 +216,7 @@ def run_probe() -> None:
     began = time.perf_counter()
     _, total = runtime.compile(double, lambda results: results[0])(runtime.put_batch({"rows": np.ones(rows, dtype=np.int32)}))
     right = int(runtime.fetch(total)) == 2 * rows * runtime.process_count
-    peak_bytes = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    peak_bytes = (1 if sys.platform == "darwin" else 1024) * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     tell(compile_s=time.perf_counter() - began, right=right, peak_bytes=peak_bytes)
 
 
@@ -220,6 +228,8 @@ def check_devices(probe: Probe, hardware: HardwareConfig) -> str:
         raise Finding(f"{text}: {found}", fix)
     if probe.devices is None:
         fix = "make setup, or hardware.backend=eager" if hardware.platform == "cpu" else "hardware=cpu, or the right machine"
+        if variables := [name for name in ("XLA_FLAGS", "LIBTPU_INIT_ARGS") if name in os.environ]:
+            fix = f"mend or unset {' and '.join(variables)}" if "flag" in probe.ended.lower() else fix
         if probe.ended.startswith(NO_ANSWER):
             fix = "hardware=cpu, or see what holds the devices"
             if hardware.processes > 1:
@@ -229,6 +239,9 @@ def check_devices(probe: Probe, hardware: HardwareConfig) -> str:
         raise Finding(f"{text}, {probe.devices} found", "the hardware= of this machine, such as hardware=cpu")
     faster = hardware.name == "cpu" and hardware.dtype == "float32" and _multiplies_bfloat16(CPU_FACTS)
     hint = "; this processor multiplies bfloat16 itself: hardware=cpu_bf16 is faster (docs/backends.md)" if faster else ""
+    if hardware.platform == "cpu":
+        bound = f" of {len(allowed())}, by the CPU quota of this container" if quota() < len(allowed()) else ""
+        text = f"{text} on {cores()} core(s){bound}"
     return f"{text} and found: {probe.runtime}{hint}"
 
 
@@ -354,9 +367,9 @@ def check_memory(state: int, on_cpu: bool, process: int, data: int, available: i
 
 def available_memory() -> int:
     """Bytes that a new process could take: what the system has free, within this control group's limit."""
-    match = re.search(r"^MemAvailable:\s+(\d+) kB", Path("/proc/meminfo").read_text(), re.MULTILINE)
-    assert match, "/proc/meminfo without MemAvailable"
-    available = 1024 * int(match[1])
+    match = re.search(r"^MemAvailable:\s+(\d+) kB", MEMORY_FACTS.read_text(), re.MULTILINE) if MEMORY_FACTS.exists() else None
+    # elsewhere than on Linux all of the memory
+    available = 1024 * int(match[1]) if match else os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     group = Path("/sys/fs/cgroup")
     with contextlib.suppress(FileNotFoundError):  # no limit: the root group, or the first version of control groups
         limit = (group / "memory.max").read_text().strip()

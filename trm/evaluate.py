@@ -38,6 +38,7 @@ from hydra.errors import HydraException
 from numpy.typing import NDArray
 
 from trm.backends import Runtime
+from trm.backends.machine import surroundings
 from trm.cli import group_options, one_line, options
 from trm.config import IGNORE_LABEL, InferenceConfig, flatten, to_plain, way_keys
 from trm.config.overrides import as_typed
@@ -345,6 +346,7 @@ def _facts(run: SavedRun, runtime: Runtime, puzzles: int, findings: list[str], s
         "findings": findings,
         "supervision_steps_in_training": run.meta.config["recursion"]["n_sup"],
         "runtime": runtime.describe(),
+        "surroundings": surroundings(run.cfg.hardware),
         "seconds": round(seconds, 1),
     }
 

@@ -3,7 +3,7 @@
 import faulthandler
 
 from trm.backends.base import Runtime
-from trm.backends.openmp import share_cores
+from trm.backends.machine import require_machine, take_share
 from trm.config import HardwareConfig
 
 __all__ = ["Runtime", "start"]
@@ -12,12 +12,8 @@ __all__ = ["Runtime", "start"]
 def start(hardware: HardwareConfig) -> Runtime:
     """Start the backend that the settings name. Raises ConfigError where the machine does not have what they ask for."""
     _signals_on_their_own_stack()
-    runtime = _runtime(hardware)
-    share_cores()  # which looks how many threads the runtime has
-    return runtime
-
-
-def _runtime(hardware: HardwareConfig) -> Runtime:
+    require_machine(hardware)
+    take_share(hardware)
     if hardware.backend == "xla":
         from trm.backends.xla import XlaRuntime
 

@@ -20,6 +20,7 @@ from torch._inductor.cpp_builder import get_cpp_compiler
 from torch._inductor.cpu_vec_isa import VecISA, pick_vec_isa
 from torch._inductor.runtime.cache_dir_utils import default_cache_dir
 
+from trm.backends.machine import compiler
 from trm.errors import ConfigError
 
 EMPTY_KERNEL = 'extern "C" void kernel() {}\n'
@@ -28,6 +29,7 @@ EMPTY_KERNEL = 'extern "C" void kernel() {}\n'
 def set_up(threads: int, platform: str) -> None:
     """Have inductor compile for so many threads, and on a CPU begin with what all kernels need. Raises ConfigError."""
     _require_folders()
+    torch._inductor.config.cpp.cxx = (None, compiler())  # as now, not as when torch was imported
     torch._dynamo.config.recompile_limit = 64  # each batch size and each network is compiled once more, on purpose
     # trm/backends/onednn.py's function is part of the cache's key, backward and all
     torch._functorch.config.autograd_cache_allow_custom_autograd_functions = True
@@ -104,7 +106,7 @@ def _require_folders() -> None:
             flags = os.statvfs(folder).f_flag
     except OSError as error:
         raise ConfigError(f"{variable}: inductor cannot write to {folder} ({error.strerror}): {fix}") from error
-    if flags & os.ST_NOEXEC:
+    if flags & getattr(os, "ST_NOEXEC", 0):  # macOS does not tell
         raise ConfigError(f"{variable}: what inductor compiles in {folder} cannot be run there (mounted noexec): {fix}")
 
 

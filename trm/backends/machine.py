@@ -1,33 +1,92 @@
-"""What torch without torch_xla needs of the machine: cheap to ask, so that a run can say it before it builds a dataset."""
+"""What a backend needs of the machine and its environment: cheap to ask, so that a run can say it before it builds a dataset."""
 
 import os
+import re
+import shlex
 import shutil
 import sys
 import sysconfig
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from trm.config import HardwareConfig
 from trm.errors import ConfigError
+from trm.run.cores import allowed, cores, quota
+
+# Variables of torch, torch_xla and XLA that change numbers, by who reads them: docs/backends.md. Under the first a run computes
+# otherwise than its settings say, so they are refused unless they say no; the others change last bits and are recorded.
+REFUSED = {
+    "xla": r"XLA_(USE|DOWNCAST)_(BF16|FP16)|XLA_USE_32BIT_LONG",
+    "cpu": r"(ONEDNN|DNNL)_DEFAULT_FPMATH_MODE",
+    "cuda": r"NVIDIA_TF32_OVERRIDE|TORCH_ALLOW_TF32_CUBLAS_OVERRIDE",
+}
+SAYS_NO = ("", "0", "false", "no", "off", "strict")
+INDUCTOR = r"TORCHINDUCTOR_(?!CACHE_DIR$|COMPILE_THREADS$)\w+"
+RECORDED = {
+    "xla": r"XLA_FLAGS|LIBTPU_INIT_ARGS|TPU_MEGACORE|XLA_(NO_SPECIAL_SCALARS|DENSE_GATHER_FACTOR|DENSE_SCATTER_FACTOR|LAYOUTS"
+    r"|DISABLE_FUNCTIONALIZATION|EXPERIMENTAL|STABLEHLO_COMPILE)",
+    "cpu": rf"ATEN_CPU_CAPABILITY|(ONEDNN|DNNL|TORCH_MKLDNN)_\w+|MKL_(?!NUM_THREADS$)\w+|TORCH_LINEAR_FLATTEN_3D|{INDUCTOR}",
+    "cuda": rf"(CUBLAS|CUDNN|TORCH_BLAS|TORCH_CUDNN|TORCH_CUBLASLT|PYTORCH_TUNABLEOP)_\w+|NVIDIA_TF32_OVERRIDE|{INDUCTOR}",
+}
 
 
 def require_machine(hardware: HardwareConfig) -> None:
-    """Raise ConfigError where the settings ask for a CUDA device, or for inductor, and this machine cannot give it.
+    """Raise ConfigError where this machine or its environment cannot give what the settings ask for.
 
     Inductor would say so itself, but in a traceback and after tracing the step.
     """
+    for name, value in _variables(REFUSED, hardware).items():
+        if value.strip().lower() not in SAYS_NO:
+            raise ConfigError(
+                f"{name}={value} in the environment has numbers computed otherwise than the settings say: unset it; a run computes "
+                "in bfloat16 by hardware.dtype=bfloat16"
+            )
     if hardware.platform == "cuda" and not torch.cuda.is_available():
         raise ConfigError("hardware.platform=cuda, but torch finds no CUDA device: use hardware=cpu")
     if hardware.backend == "inductor":
         _require_compiler(hardware)
 
 
+def surroundings(hardware: HardwareConfig) -> dict[str, Any]:
+    """What the last bits of numbers depend on beside settings and data: threads on a CPU, and variables that are set."""
+    on_xla = hardware.backend == "xla"
+    threads = {"threads": cores() if on_xla else torch.get_num_threads()} if hardware.platform == "cpu" else {}
+    return {**threads, **_variables(RECORDED, hardware)}
+
+
+def _variables(patterns: dict[str, str], hardware: HardwareConfig) -> dict[str, str]:
+    pattern = re.compile(patterns["xla" if hardware.backend == "xla" else hardware.platform])
+    return {name: value.strip() for name, value in sorted(os.environ.items()) if pattern.fullmatch(name)}
+
+
+def take_share(hardware: HardwareConfig) -> None:
+    """Have as many threads as this job may keep busy: more than its CPU quota are all held back, waiting ones too.
+
+    Jobs side by side share the cores. What OMP_NUM_THREADS says of a lone job counts.
+    """
+    if hardware.jobs > 1 or "OMP_NUM_THREADS" not in os.environ:
+        share = int(min(os.cpu_count() or 1, quota())) // hardware.jobs
+        torch.set_num_threads(max(1, min(torch.get_num_threads(), len(allowed()), share)))
+    if quota() < len(allowed()):
+        os.environ.setdefault("PJRT_NPROC", str(cores()))  # XLA's own threads on a CPU
+
+
+def compiler() -> str:
+    """The C++ compiler that inductor takes."""
+    return os.environ.get("CXX") or ("clang++" if sys.platform == "darwin" else "g++")
+
+
 def _require_compiler(hardware: HardwareConfig) -> None:
-    compiler = os.environ.get("CXX") or ("clang++" if sys.platform == "darwin" else "g++")  # as inductor chooses
-    missing = None
-    if shutil.which(compiler) is None:
-        missing = f"a C++ compiler ({compiler})"
+    name, missing = compiler(), None
+    if shlex.quote(name) != name or (os.path.dirname(name) and shutil.which(name) is None):  # with flags, by ccache, elsewhere
+        raise ConfigError(
+            f"CXX={name} in the environment is not the name or path of one program, without flags, that is there, which is what "
+            "inductor can start: set CXX=g++ or unset it, or use hardware=cpu_xla or hardware.backend=eager"
+        )
+    if shutil.which(name) is None:
+        missing = f"a C++ compiler ({name})"
     elif not (Path(sysconfig.get_path("include")) / "Python.h").exists():
         missing = "Python's C headers (python3-dev)"
     if missing:

@@ -6,7 +6,6 @@ import contextlib
 import ctypes
 import functools
 import logging
-import os
 import platform
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -19,7 +18,6 @@ from torch import Tensor
 
 from trm.backends import onednn, swiglu
 from trm.backends.base import Rows, T, map_tensors, none
-from trm.backends.machine import require_machine
 from trm.config import HardwareConfig
 
 MALLOPT_TRIM_THRESHOLD, MALLOPT_MMAP_MAX = -1, -4  # <malloc.h>
@@ -34,9 +32,6 @@ class NativeRuntime:
     linear = staticmethod(onednn.linear)
 
     def __init__(self, hardware: HardwareConfig) -> None:
-        require_machine(hardware)
-        if hardware.jobs > 1:  # jobs side by side share the cores
-            torch.set_num_threads(max(1, min(torch.get_num_threads(), (os.cpu_count() or 1) // hardware.jobs)))
         if hardware.platform == "cpu":
             _keep_freed_memory()
             # inductor's look for a CUDA that nothing here uses ends in a warning
@@ -102,7 +97,8 @@ class NativeRuntime:
         profiler.export_chrome_trace(str(folder / "trace.json.gz"))
 
     def describe(self) -> str:
-        return f"torch {torch.__version__} {self._backend} on one {self._device.type} device"
+        threads = f", {torch.get_num_threads()} thread(s)" if self._device.type == "cpu" else ""
+        return f"torch {torch.__version__} {self._backend} on one {self._device.type} device{threads}"
 
 
 @functools.cache

@@ -111,7 +111,9 @@ inline void transpose(const Number* from, int64_t rows, int64_t columns, Number*
 
 // 1 / (1 + exp(-x)), to the last bit or two of a Number
 inline __m512 sigmoid(__m512 x) {
-    const __m512 y = _mm512_sub_ps(_mm512_setzero_ps(), x);
+    // beyond 130 both ends are reached, and `whole` of much larger numbers is too coarse; what is not a number stays so
+    const __m512 bound = _mm512_set1_ps(130), least = _mm512_set1_ps(-130);
+    const __m512 y = _mm512_max_ps(least, _mm512_min_ps(bound, _mm512_sub_ps(_mm512_setzero_ps(), x)));
     const __m512 whole = _mm512_roundscale_ps(_mm512_mul_ps(y, _mm512_set1_ps(1.44269504f)), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
     // y - whole * log(2), in two steps
     const __m512 rest = _mm512_fnmadd_ps(whole, _mm512_set1_ps(-2.12194440e-4f), _mm512_fnmadd_ps(whole, _mm512_set1_ps(0.693359375f), y));

@@ -10,6 +10,10 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import logging
+import os
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -25,6 +29,11 @@ NUMBERS = {torch.float32: "float", torch.bfloat16: "at::BFloat16"}
 COLUMNS = 256  # of the inner width, a multiple of it, that are in the cache at a time
 # The gradients of the weights are added up in the cache of each core. Of larger ones separate products are as fast.
 MOST_WEIGHTS = 2**18
+TRIAL_ERROR = 0.03  # as a share of the largest value: bfloat16 has 8 bits
+TRIAL_S = 120  # a process that imports torch, on a machine that is busy
+
+log = logging.getLogger(__name__)
+_finding = threading.Lock()
 
 _library = torch.library.Library("trm", "FRAGMENT")  # type: ignore[no-untyped-call]
 _library.define("swiglu(Tensor x, Tensor gate_up, Tensor down) -> Tensor")  # type: ignore[no-untyped-call]
@@ -58,10 +67,21 @@ def swiglu(x: Tensor, gate_up: Tensor, down: Tensor) -> Tensor:
     With gradients, all of one type. By separate products where swiglu.cpp is not for that type or for weights of these sizes.
     """
     if x.dtype not in NUMBERS or down.shape[1] % COLUMNS or max(gate_up.numel(), down.numel()) > MOST_WEIGHTS:
-        gate, up = onednn.linear(x, gate_up).chunk(2, dim=-1)
-        return onednn.linear(F.silu(gate) * up, down)
+        return _products(x, gate_up, down, onednn.linear)
     out: Tensor = _SwiGLU.apply(x.reshape(-1, x.shape[-1]), gate_up, down)  # type: ignore[no-untyped-call]
     return out.view(*x.shape[:-1], down.shape[0])
+
+
+def _products(x: Tensor, gate_up: Tensor, down: Tensor, linear: Callable[[Tensor, Tensor], Tensor] = F.linear) -> Tensor:
+    gate, up = linear(x, gate_up).chunk(2, dim=-1)
+    return linear(F.silu(gate) * up, down)
+
+
+def _gradients_by_products(x: Tensor, gate_up: Tensor, down: Tensor, grad: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    gate, up = F.linear(x, gate_up).chunk(2, dim=-1)
+    silu, d_inner = F.silu(gate), grad @ down
+    d_both = torch.cat([torch.ops.aten.silu_backward(d_inner * up, gate), d_inner * silu], dim=-1)
+    return d_both @ gate_up, d_both.t() @ x, grad.t() @ (silu * up)
 
 
 class _SwiGLU(torch.autograd.Function):
@@ -77,14 +97,64 @@ class _SwiGLU(torch.autograd.Function):
         return found
 
 
-@functools.cache
-def kernels(dtype: torch.dtype) -> ctypes.CDLL:
-    """swiglu.cpp for numbers of this type. Raises torch's CppCompileError."""
-    from torch._inductor.codecache import CppCodeCache  # seconds, for who compiles
+def kernels(dtype: torch.dtype) -> ctypes.CDLL | None:
+    """swiglu.cpp for numbers of this type, once it was tried; None where the products are to be separate."""
+    with _finding:  # by the thread that compiles, or by the first step, which waits for it
+        library = _tried(dtype)
+    return library if torch.backends.mkldnn.enabled else None
 
-    source = Path(__file__).with_suffix(".cpp").read_text()
-    library: ctypes.CDLL = CppCodeCache.load(f"#define NUMBER {NUMBERS[dtype]}\n#define COLUMNS {COLUMNS}\n{source}", "cpu")
+
+@functools.cache
+def _tried(dtype: torch.dtype) -> ctypes.CDLL | None:
+    """The compiled library; None, with a warning, where it does not compile, load, or compute what products do.
+
+    Tried in a process of its own: where oneDNN lacks its microkernels (ONEDNN_MAX_CPU_ISA, another build of torch) it aborts.
+    """
+    try:
+        from torch._inductor.codecache import CppCodeCache  # seconds, for who compiles
+
+        source = Path(__file__).with_suffix(".cpp").read_text()
+        library: ctypes.CDLL = CppCodeCache.load(f"#define NUMBER {NUMBERS[dtype]}\n#define COLUMNS {COLUMNS}\n{source}", "cpu")
+        code = f"from trm.backends.swiglu import try_library; try_library({library._name!r}, {str(dtype)!r})"
+        path = {"PYTHONPATH": os.pathsep.join(sys.path)}
+        done = subprocess.run(
+            [sys.executable, "-c", code],
+            env=os.environ | path,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=TRIAL_S,
+            check=False,
+            start_new_session=True,  # a terminal's interruption is not its
+        )
+        if done.returncode:
+            raise RuntimeError(f"a process that tried it ended with {done.returncode}")
+    except Exception as error:  # noqa: BLE001 - a faster way, which is not to cost a run, whatever is wrong with it
+        log.warning(
+            "SwiGLU is computed by separate products, which is slower: its kernel does not work here (%s)", _one_line(error)
+        )
+        return None
     return library
+
+
+def _one_line(error: Exception) -> str:
+    return next(filter(None, map(str.strip, str(error).splitlines())), type(error).__name__)
+
+
+def try_library(path: str, dtype: str) -> None:
+    """Exit with 1 where the library at `path` computes something else of a few rows than products in float64 do."""
+    torch.set_num_threads(1)
+    library, number = ctypes.CDLL(path), getattr(torch, dtype.removeprefix("torch."))
+    random = torch.Generator().manual_seed(0)
+    shapes = ((65, 16), (2 * COLUMNS, 16), (24, COLUMNS), (65, 24))  # more than a tile of rows
+    given = [torch.randn(shape, generator=random).to(number) for shape in shapes]
+    given[1][: COLUMNS // 2] *= 1000  # large gates, either way
+    found = _on_tiles(library, *given[:3]), *_gradients_on_tiles(library, *given)
+    x, gate_up, down, grad = (tensor.double() for tensor in given)
+    exact = _products(x, gate_up, down), *_gradients_by_products(x, gate_up, down, grad)
+    for ours, reference in zip(found, exact, strict=True):
+        if not (ours.double() - reference).abs().max() <= TRIAL_ERROR * reference.abs().max():
+            sys.exit(1)
 
 
 def _call(function: Callable[..., Any], *tensors: Tensor) -> None:
@@ -94,16 +164,28 @@ def _call(function: Callable[..., Any], *tensors: Tensor) -> None:
     function(*(ctypes.c_void_p(tensor.data_ptr()) for tensor in tensors), *sizes)
 
 
-def _forward(x: Tensor, gate_up: Tensor, down: Tensor) -> Tensor:
+def _on_tiles(library: ctypes.CDLL, x: Tensor, gate_up: Tensor, down: Tensor) -> Tensor:
     out = _forward_shape(x, gate_up, down)
-    _call(kernels(x.dtype).forward, x.contiguous(), gate_up.contiguous(), down.contiguous(), out)
+    _call(library.forward, x.contiguous(), gate_up.contiguous(), down.contiguous(), out)
     return out
 
 
-def _backward(x: Tensor, gate_up: Tensor, down: Tensor, grad: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _gradients_on_tiles(
+    library: ctypes.CDLL, x: Tensor, gate_up: Tensor, down: Tensor, grad: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
     found = _backward_shapes(x, gate_up, down, grad)
-    _call(kernels(x.dtype).backward, *(tensor.contiguous() for tensor in (x, gate_up, down, grad)), *found)
+    _call(library.backward, *(tensor.contiguous() for tensor in (x, gate_up, down, grad)), *found)
     return found
+
+
+def _forward(x: Tensor, gate_up: Tensor, down: Tensor) -> Tensor:
+    library = kernels(x.dtype)
+    return _products(x, gate_up, down) if library is None else _on_tiles(library, x, gate_up, down)
+
+
+def _backward(x: Tensor, gate_up: Tensor, down: Tensor, grad: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    library, given = kernels(x.dtype), (x, gate_up, down, grad)
+    return _gradients_by_products(*given) if library is None else _gradients_on_tiles(library, *given)
 
 
 def _forward_shape(x: Tensor, gate_up: Tensor, down: Tensor) -> Tensor:

@@ -65,6 +65,7 @@ class Meta:
     puzzles: dict[str, int] | None = None  # how many, of "train" and "test"
     findings: list[str] | None = None  # of the dataset (trm/data/content.py)
     training_range: dict[str, int] | None = None  # which generated puzzles it was trained on (trm/data/content.py)
+    surroundings: dict[str, Any] | None = None  # threads and variables that numbers depend on (trm/backends/machine.py)
 
 
 def flatten(tree: Any) -> dict[str, Tensor]:

@@ -9,12 +9,13 @@ from typing import Any
 import torch
 from numpy.typing import NDArray
 
-from trm.backends.openmp import wait_policy
+from trm.backends.machine import surroundings
 from trm.config import EXACT, digest, kept, to_plain
 from trm.core.flops import training_flops
 from trm.core.model import num_parameters
 from trm.inference.evaluator import EvalResult
 from trm.run.checkpoint import Meta, Scores
+from trm.run.cores import cores
 from trm.run.experiment import Experiment
 
 log = logging.getLogger(__name__)
@@ -79,6 +80,7 @@ class Record:
             puzzles={"train": exp.content.train_puzzles, "test": exp.content.test_puzzles},
             findings=exp.content.findings,
             training_range=exp.content.training_range,
+            surroundings=surroundings(exp.cfg.hardware),
         )
 
     def summary(self, exp: Experiment, status: str, reason: str | None, seconds: float) -> dict[str, Any]:
@@ -106,7 +108,8 @@ class Record:
             "hardware": exp.cfg.hardware.name,
             "runtime": exp.runtime.describe(),
             "threads": torch.get_num_threads(),
-            "wait_policy": wait_policy(),  # of OpenMP's threads: it decides how a run and its neighbours share the cores
+            "cores": cores(),  # that this process may use
+            "surroundings": surroundings(exp.cfg.hardware),
             "compiles": exp.runtime.compile_count(),
             "warnings": self.warnings,
         }

@@ -11,6 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from trm.backends.base import extremes_over_hosts
+from trm.backends.machine import surroundings
 from trm.config import Config, differences, digest, kept, resume_conflicts, to_plain
 from trm.core.step import TrainState
 from trm.errors import CheckpointError, UserError
@@ -63,6 +64,8 @@ def starting_point(exp: Experiment, run_dir: Path, record: Record) -> tuple[Expe
     record.scores, record.wandb_run_id, record.kept_config = meta.scores, meta.wandb_run_id, meta.config
     record.seconds_before = seconds_before(run_dir)
     log.info("resuming from %s", folder)
+    if changed := meta.surroundings is not None and differences(meta.surroundings, surroundings(exp.cfg.hardware)):
+        record.warn(f"{folder}: {'; '.join(changed)}: numbers may differ in their last bits from those of a run without a stop")
     return dataclasses.replace(exp, fixed=exp.fixed | fixed), state
 
 

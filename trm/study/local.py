@@ -3,7 +3,6 @@
 import contextlib
 import functools
 import logging
-import os
 import socket
 import time
 from collections import deque
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from trm.errors import ConfigError
+from trm.run.cores import allowed, pin
 from trm.run.signals import StopSignal
 from trm.study.board import Board
 from trm.study.forks import Fork
@@ -69,6 +69,6 @@ class LocalLauncher(QueueLauncher):
             on_tpu = hardware.platform == "tpu"
             slot = take_slot(stack, CHIP_LOCKS if on_tpu else sweep_dir / ".slots", slots, shared=on_tpu)
             if hardware.platform == "cpu" and len(slots) > 1:
-                os.sched_setaffinity(0, cores_of_slot(sorted(os.sched_getaffinity(0)), slot, len(slots)))
+                pin(cores_of_slot(allowed(), slot, len(slots)))
             where = {"host": socket.gethostname(), "slot": slot, "devices": list(slots[slot])}
             yield where | {"environment": environment(hardware, slots[slot])}

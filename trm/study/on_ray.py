@@ -18,6 +18,7 @@ from typing import Any
 
 from trm.cli import ROOT, one_line
 from trm.errors import EXIT_FAILED, UserError
+from trm.run.cores import allowed, pin
 from trm.run.rank import RANK, RANKS, process_rank
 from trm.run.signals import StopSignal
 from trm.study.board import Board
@@ -139,13 +140,13 @@ class RayLauncher(QueueLauncher):
 
         context = ray.get_runtime_context()
         chips = tuple(sorted(map(int, context.get_accelerator_ids().get("TPU", []))))
-        cores = sorted(os.sched_getaffinity(0))
+        cores = allowed()
         slots = [cores[first : first + self.cpus] for first in range(0, len(cores) - self.cpus + 1, self.cpus)]
         with contextlib.ExitStack() as stack:
             if len(slots) > 1:
-                os.sched_setaffinity(0, slots[take_slot(stack, CORE_LOCKS, slots, shared=True)])
+                pin(slots[take_slot(stack, CORE_LOCKS, slots, shared=True)])
             where = {"host": socket.gethostname(), "ray_node": context.get_node_id(), "devices": list(chips)}
-            where |= {"cores": sorted(os.sched_getaffinity(0)), "ranks": process_rank()[1]}
+            where |= {"cores": allowed(), "ranks": process_rank()[1]}
             yield where | {"environment": environment(self.hardware, chips)}
 
 

@@ -24,6 +24,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from trm.cli import ROOT
 from trm.config import HardwareConfig
 from trm.errors import EXIT_FAILED, EXIT_PREEMPTED, UserError
+from trm.run.cores import cores
 from trm.run.folder import locked, read_summary, refuse_in_use
 from trm.run.rank import process_rank
 from trm.study import sweep as study
@@ -181,7 +182,7 @@ def job_environment(jobs: int) -> Iterator[None]:
     before = dict(os.environ)
     os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), *filter(None, [before.get("PYTHONPATH")])])
     if jobs > 1:
-        os.environ.setdefault("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // jobs)))
+        os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores() // jobs)))
     try:
         yield
     finally:
