@@ -52,7 +52,6 @@ def test_one_failure_stops_nothing_and_the_same_command_runs_only_what_is_missin
         "seed=1": "failed",
         "seed=2": "completed",
     }
-    assert first["seed=0"]["group"] == "s"
     assert first["seed=0"]["run_name"] == "seed=0"
     assert "RuntimeError: a bad" in (tmp_path / "multirun/s/seed=1/train.log").read_text()
     grid = json.loads((tmp_path / "multirun/s/grid.json").read_text())

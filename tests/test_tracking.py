@@ -540,6 +540,51 @@ except UserError as error:
     assert told["left"] == []
 
 
+FIELDS = """
+t = start(**json.loads(os.environ["GIVEN"]))
+run = t._views[0]._run
+print(json.dumps({"mode": t.wandb_mode, "dir": run.dir, "tags": list(run.tags or ())} | {
+    key: getattr(run, key) for key in ("project", "name", "job_type", "entity", "notes", "group")
+}))
+"""
+VARIABLES = {"PROJECT": "p", "NAME": "n", "TAGS": "a,b", "JOB_TYPE": "j", "ENTITY": "e", "NOTES": "x", "RUN_GROUP": "g"}
+OF_VARIABLES = {"project": "p", "name": "n", "tags": ["a", "b"], "job_type": "j", "entity": "e", "notes": "x", "group": "g"}
+DEFAULTS = {"project": "trm-scaling-study", "name": "the-run-name", "tags": [], "job_type": "train", "notes": None, "group": ""}
+
+
+@pytest.mark.parametrize("given", [{}, {"project": "q", "tags": ["c"], "job_type": "k", "entity": "f", "notes": "y", "group": "h"}])
+def test_what_tracking_does_not_say_is_wandbs_own(client, given, tmp_path):
+    own = {f"WANDB_{key}": value for key, value in VARIABLES.items()}
+    [told], _ = client(
+        "auto", FIELDS, **own, WANDB_MODE="offline", WANDB_DIR=str(tmp_path), WANDB_API_KEY=KEY, GIVEN=json.dumps(given)
+    )
+    assert told["mode"] == "offline"
+    assert Path(told.pop("dir")).is_relative_to(tmp_path / "wandb")
+    assert told == told | OF_VARIABLES | given
+
+
+@pytest.mark.parametrize("file", ["home/.config/wandb/settings", "wandb/settings"])
+def test_wandbs_settings_files_count_as_its_variables_do(client, file, tmp_path):
+    """`wandb offline` writes mode = offline into one."""
+    (tmp_path / file).parent.mkdir(parents=True)
+    (tmp_path / file).write_text("[default]\nmode = offline\nproject = p\nentity = e\n")
+    [told], _ = client("auto", FIELDS, WANDB_API_KEY=KEY, GIVEN="{}")
+    assert told == told | DEFAULTS | {"mode": "offline", "project": "p", "entity": "e"}
+    (tmp_path / file).write_text("[default]\nmode = disabled\n")
+    [told], _ = client("auto", "report(start())", WANDB_API_KEY=KEY)
+    assert told["mode"] == "disabled"
+    (tmp_path / file).write_text("[default]\nmode = offline\n")
+    with FakeWandb() as server:
+        [told], _ = client("online", "t = start()\nt.finish('completed', 0, {})\nreport(t)", **online(server))
+    assert told["mode"] == "online"  # what is given wins
+
+
+def test_a_sweeps_runs_have_its_name_as_group_and_names_of_their_own(client, tmp_path):
+    (tmp_path / "grid.json").write_text("{}")
+    [told], _ = client("offline", FIELDS, WANDB_NAME="n", GIVEN="{}")
+    assert told == told | DEFAULTS | {"group": tmp_path.name}
+
+
 def test_names_that_are_too_long_for_the_server_are_shortened(client):
     script = """
 t = start(name="x" * 140)

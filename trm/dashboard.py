@@ -4,22 +4,21 @@ Creates the workspace, or writes its sections again where it is there: learning 
 beside the paper's, parallel coordinates over the ablation, throughput, halting, held-out puzzles. Which runs are shown, and their
 colours, stay as they were set in the browser. Needs a W&B key, and a project that has had a run (tracking=wandb).
 
-  entity=NAME   team or user: conf/tracking's, else WANDB_ENTITY, else the account's default
-  project=NAME  conf/tracking's by default, where the runs go
+  entity=NAME   team or user: conf/tracking's, else what W&B itself takes (WANDB_ENTITY), else the account's default
+  project=NAME  conf/tracking's by default, else what W&B itself takes (WANDB_PROJECT), else where the runs go
   name=TEXT     the workspace's name; another name is another workspace
   --dry-run     print what would be sent, as JSON; needs neither network nor account
 """
 
 import hashlib
 import json
-import os
 from dataclasses import dataclass
 from typing import Any
 
 from trm.cli import compose, options, plain_command
 from trm.config import check_address, paper
 from trm.errors import RunFailure, UserError
-from trm.tracking.wandb_view import key_problem, one_line, teardown_wandb, wandb_errors
+from trm.tracking.wandb_view import key_problem, one_line, teardown_wandb, wandb_errors, with_wandbs_own
 
 # wandb_workspaces is imported where it is used: it brings wandb, which costs a second before a wrong argument is told.
 
@@ -186,15 +185,15 @@ def parse(arguments: list[str]) -> tuple[Target, bool]:
     command, *rest = given.rest or [""]
     if command != "push":
         raise UserError(f"{command or 'nothing'}: not a command of trm.dashboard: python -m trm.dashboard push")
-    tracking = compose([]).tracking
-    names = {"entity": tracking.entity or os.environ.get("WANDB_ENTITY", ""), "project": tracking.project, "name": NAME}
+    names = {"entity": "", "project": "", "name": NAME}
     for key, separator, value in (argument.partition("=") for argument in rest):
         if not separator or key not in names:
             raise UserError(f"{key}{separator}{value}: not understood: entity=NAME, project=NAME, name=TEXT and --dry-run are")
         if key != "name" or not value:
             check_address(key, value)
         names[key] = value
-    return Target(names["entity"] or None, names["project"], names["name"]), given.dry_run
+    own = with_wandbs_own(compose([]).tracking)
+    return Target(names["entity"] or own.entity, names["project"] or str(own.project), names["name"]), given.dry_run
 
 
 def main(arguments: list[str]) -> None:

@@ -14,7 +14,6 @@ import functools
 import hashlib
 import importlib.metadata
 import json
-import os
 import re
 import resource
 import shlex
@@ -45,7 +44,7 @@ from trm.run.cores import allowed, cores, quota
 from trm.run.folder import LOCK_FILE, locked
 from trm.run.progress import work
 from trm.tasks.base import task_of
-from trm.tracking.wandb_view import choose_wandb_mode
+from trm.tracking.wandb_view import choose_wandb_mode, told_mode
 
 Level = Literal["ok", "warning", "failure"]
 PYTHONS = ((3, 11), (3, 14))  # from, and the first that is too new: python_requires of setup.cfg
@@ -412,7 +411,7 @@ def check_wandb(tracking: TrackingConfig, run_dir: Path) -> str:
         fix = "run `wandb login` or set WANDB_API_KEY, or choose tracking=offline"
         if warnings:
             raise Finding(f"offline: {warnings[0].rpartition(': ')[0]}", fix, "warning")
-        if tracking.wandb == "auto" and os.environ.get("WANDB_MODE") != "offline":
+        if tracking.wandb == "auto" and told_mode() != "offline":
             raise Finding("offline, on disk only: there is no key", fix, "warning")
         return "offline, on disk only"
     import wandb

@@ -38,4 +38,4 @@ from trm.config.schema import (
     to_plain,
     unknown_keys,
 )
-from trm.config.wandb import check_address, shortened
+from trm.config.wandb import check_address, check_wandb, shortened

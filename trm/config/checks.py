@@ -82,7 +82,7 @@ def validate(cfg: Config) -> None:
         raise ConfigError(
             f"tracking.artifact={cfg.tracking.artifact} is an upload to W&B, which is off: choose tracking=auto, wandb or offline"
         )
-    check_wandb(cfg)
+    check_wandb(cfg.tracking)
     parts = cfg.run_name.split("/")
     if {"", ".", ".."} & set(parts) or not cfg.run_name.isprintable() or any(len(os.fsencode(part)) > 200 for part in parts):
         raise ConfigError(f"run_name={cfg.run_name!r} is no name for a folder under outputs/: choose letters, digits, - and _")

@@ -312,16 +312,20 @@ class HardwareConfig:
 
 @dataclass
 class TrackingConfig:
-    """Where metrics go besides metrics.jsonl."""
+    """Where metrics go besides metrics.jsonl; W&B's own are its variables and its settings files, which `wandb offline` writes."""
 
-    wandb: str = _key("auto", "W&B mode; auto = online with a key, else offline", choices=("auto", "online", "offline", "disabled"))
+    wandb: str = _key(
+        "auto",
+        "W&B mode; auto = as W&B is told, else online with a key and offline without",
+        choices=("auto", "online", "offline", "disabled"),
+    )
     tensorboard: bool = _key(True, "write TensorBoard event files")
-    project: str = _key("trm-scaling-study", "W&B project")
-    entity: str | None = _key(None, "W&B entity (team or user)")
-    group: str | None = _key(None, "W&B group; the sweep's name in a sweep")
-    tags: list[str] = _key([], "W&B tags")
-    notes: str | None = _key(None, "W&B notes")
-    job_type: str = _key("train", "W&B job type")
+    project: str | None = _key(None, "W&B project; null = W&B's own (WANDB_PROJECT), else trm-scaling-study")
+    entity: str | None = _key(None, "W&B entity (team or user); null = W&B's own")
+    group: str | None = _key(None, "W&B group; null = W&B's own (WANDB_RUN_GROUP), else in a sweep the sweep's name")
+    tags: list[str] = _key([], "W&B tags; none = W&B's own (WANDB_TAGS)")
+    notes: str | None = _key(None, "W&B notes; null = W&B's own")
+    job_type: str | None = _key(None, "W&B job type; null = W&B's own (WANDB_JOB_TYPE), else train")
     artifact: str = _key("none", "checkpoint that a completed run uploads to W&B as an artifact", choices=("none", "best", "last"))
 
 

@@ -2,16 +2,15 @@
 
 import hashlib
 
-from trm.config.schema import Config
+from trm.config.schema import TrackingConfig
 from trm.errors import ConfigError
 
 LONGEST_NAME, LONGEST_TAG = 128, 64  # characters
 NOT_IN_ADDRESSES = "/\\#?%:"
 
 
-def check_wandb(cfg: Config) -> None:
+def check_wandb(tracking: TrackingConfig) -> None:
     """Check every field that goes to W&B, where the run logs there. Raises ConfigError."""
-    tracking = cfg.tracking
     if tracking.wandb == "disabled":
         return
     for key in ("project", "entity"):

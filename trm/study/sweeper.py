@@ -13,7 +13,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
 from trm.cli import GROUPS, invocation, one_line, typed
-from trm.config import Config, all_keys, shortened, to_plain
+from trm.config import Config, all_keys, to_plain
 from trm.config.overrides import as_typed
 from trm.data.build import ensure_dataset, is_absent
 from trm.errors import EXIT_FAILED, EXIT_PREEMPTED, ConfigError, UserError
@@ -155,8 +155,6 @@ class StudySweeper(BasicSweeper):
         """The job's overrides, and where in the sweep it belongs."""
         own = [*self.implied, *job.overrides, f"run_name={_quoted(job.dir)}"]
         own += [f"hydra.sweep.dir={_quoted(str(sweep_dir))}", f"hydra.sweep.subdir={_quoted(job.dir)}"]
-        if job.cfg.tracking.group is None:
-            own.append(f"tracking.group={_quoted(shortened(sweep_dir.name))}")
         return own
 
 

@@ -8,10 +8,11 @@ import os
 import shlex
 import tempfile
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from trm.config import Config, shortened, to_plain
+from trm.config import Config, TrackingConfig, check_wandb, shortened, to_plain
 from trm.errors import UserError
 from trm.run.folder import CHECKPOINTS, GRID_FILE, best_step, steps_in
 from trm.tracking.labels import labels
@@ -34,12 +35,38 @@ PUZZLE_COLUMNS = (
     "puzzle", "question", "prediction (wrong cells in brackets)", "answer", "wrong cells", "supervision steps used",
 )  # fmt: skip
 
+PROJECT, JOB_TYPE = "trm-scaling-study", "train"  # where neither tracking.* nor W&B's own settings say it
 WandbMode = Literal["online", "offline", "disabled"]
 
 
 def wandb_home(run_dir: Path) -> Path:
-    """The folder whose wandb/ a run logs into: its sweep's, so that all runs of a sweep are seen together, else its own."""
-    return run_dir.parent if (run_dir.parent / GRID_FILE).exists() else run_dir
+    """The folder whose wandb/ a run logs into: WANDB_DIR, or its sweep's, so that a sweep's runs are together, or its own."""
+    if told := os.environ.get("WANDB_DIR"):
+        return Path(told).expanduser()
+    return run_dir.parent if _in_sweep(run_dir) else run_dir
+
+
+def _in_sweep(run_dir: Path) -> bool:
+    return (run_dir.parent / GRID_FILE).exists()
+
+
+def with_wandbs_own(tracking: TrackingConfig, group: str | None = None) -> TrackingConfig:
+    """The fields of W&B, where they are not given as W&B itself takes them: from its variables and its settings files.
+
+    `group` is the one where nobody says another. Raises ConfigError where W&B would not take one.
+    """
+    own = _setup_wandb().settings
+    found = replace(
+        tracking,
+        project=tracking.project or own.project or PROJECT,
+        entity=tracking.entity or own.entity,
+        group=shortened(tracking.group or own.run_group or group or "") or None,
+        tags=tracking.tags or list(own.run_tags or ()),
+        notes=tracking.notes or own.run_notes,
+        job_type=tracking.job_type or own.run_job_type or JOB_TYPE,
+    )
+    check_wandb(found)
+    return found
 
 
 class WandbTracker:
@@ -55,9 +82,10 @@ class WandbTracker:
         home = wandb_home(run_dir)
         folders = f"{shlex.quote(str(home / 'wandb'))}/*run-*-{run_id}"
         self.rescue = f"`wandb sync --include-online {folders}` uploads what reached the disk, {METRICS_FILE} goes on"
-        _setup_wandb()
+        in_sweep = _in_sweep(run_dir)
+        tracking = with_wandbs_own(cfg.tracking, run_dir.parent.name if in_sweep else None)
+        own_name = None if in_sweep else wandb.setup().settings.run_name  # else all runs of the sweep would have this one name
         self._wandb, self._run_dir, self._artifact, self._labels = wandb, run_dir, cfg.tracking.artifact, labels(cfg, data)
-        tracking = cfg.tracking
         self._run = wandb.init(
             mode=mode,
             id=run_id,
@@ -65,11 +93,11 @@ class WandbTracker:
             dir=str(home),
             project=tracking.project,
             entity=tracking.entity,
-            group=shortened(tracking.group or os.environ.get("WANDB_RUN_GROUP", "")) or None,
+            group=tracking.group,
             job_type=tracking.job_type,
             tags=tracking.tags,
             notes=tracking.notes,
-            name=shortened(cfg.run_name),
+            name=shortened(own_name or cfg.run_name),
             config=to_plain(cfg) | {"labels": self._labels.plain(), "data_read": data},
             settings=wandb.Settings(
                 silent=True,
@@ -176,15 +204,16 @@ def wandb_errors() -> tuple[type[Exception], ...]:
     return (OSError, wandb.errors.Error, HandleAbandonedError, MailboxClosedError)
 
 
-def _setup_wandb() -> None:
-    """Make the client ready for one run, without messages of its own beside those of the run."""
+def _setup_wandb() -> Any:
+    """Make the client ready for one run, without messages of its own beside those of the run; it has its settings then."""
     import wandb
 
     if wandb.run is not None:
         # A sweep's job before this one ended in this process without `finish`: never log into its run.
         teardown_wandb()
+    os.environ.setdefault("WANDB_SILENT", "true")  # already while it reads its settings
     try:
-        wandb.setup(wandb.Settings(silent=True, quiet=True, mode="online"))  # else WANDB_MODE=offline would hide the key
+        return wandb.setup(wandb.Settings(silent=True, quiet=True))
     except (ValueError, wandb.errors.UsageError) as error:
         for wrong in getattr(error, "errors", list)():  # pydantic's, whose own text is of several lines
             error = ValueError(f"{wrong['loc'][0]}: {wrong['msg']}")
@@ -196,11 +225,14 @@ def key_problem() -> str | None:
     """Make the client ready; None where there is a key that it takes, else what is wrong. Asks no server, tells no key."""
     import wandb
 
-    _setup_wandb()
+    settings = _setup_wandb().settings
+    told, settings.mode = settings.mode, "online"  # else being told to stay offline would hide the key
     try:
         return None if wandb.login(prompt=False, verify=False) else "there is none"
     except wandb.errors.AuthenticationError as error:  # a malformed key; the message has its length, not the key
         return one_line(error)
+    finally:
+        settings.mode = told
 
 
 def teardown_wandb() -> None:
@@ -216,10 +248,17 @@ def teardown_wandb() -> None:
         wandb.teardown()
 
 
+def told_mode() -> str:
+    """The mode that W&B itself would take: of WANDB_MODE, or of its settings files, where `wandb offline` writes it."""
+    if (told := os.environ.get("WANDB_MODE")) == "disabled":  # without its import
+        return told
+    mode = str(_setup_wandb().settings.mode)
+    return {"dryrun": "offline"}.get(mode, mode)
+
+
 def choose_wandb_mode(wanted: str, run_dir: Path, warn: Callable[[str], None]) -> WandbMode:
     """What tracking.wandb=`wanted` comes to on this machine. Raises UserError where it cannot be had."""
-    # W&B's own variable says what the user wants as plainly as a key does.
-    asked = os.environ.get("WANDB_MODE") if wanted == "auto" else wanted
+    asked = told_mode() if wanted == "auto" else wanted
     if asked == "disabled":
         return "disabled"
     if asked == "offline":
