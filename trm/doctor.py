@@ -14,6 +14,7 @@ import functools
 import hashlib
 import importlib.metadata
 import json
+import os
 import re
 import resource
 import shlex
