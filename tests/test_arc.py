@@ -113,6 +113,49 @@ def test_a_file_a_task_and_unknown_answers(tmp_path):
     assert submission["task1"][0]["attempt_1"][0][0] in range(10)
 
 
+@pytest.mark.parametrize(
+    ("layout", "subsets", "tests"),
+    [
+        ({"data/training": 2, "data/evaluation": 2}, ["training", "evaluation"], ["evaluation"]),
+        ({"data/training": 2, "data/evaluation": 2}, ["training2", "evaluation2"], ["evaluation2"]),
+        ({"corpus/AboveBelow": 2, "corpus/Center": 2}, ["concept"], ["concept"]),
+        ({"tasks": 2, "evaluation": 2}, ["tasks", "evaluation"], ["evaluation"]),
+    ],
+)
+def test_repositories_are_read_as_they_are(tmp_path, layout, subsets, tests):
+    for place, count in layout.items():
+        folder = tmp_path / "source" / place
+        folder.mkdir(parents=True)
+        for i in range(count):
+            task = task_json(3, 2, seed=i, test=2)
+            name = f"{folder.name}{i}"
+            (folder / f"{name}.json").write_text(
+                json.dumps(task["train"] + task["test"] if place == "tasks" else task), "utf-8-sig"
+            )
+            (folder / f"._{name}.json").write_bytes(b"\0\5\x16\7")
+        for other in (".DS_Store", "README.md", f"{folder.name}Minimal.json" if "corpus" in place else ".x.json"):
+            (folder / other).write_text("{}")
+    data = data_of(tmp_path / "source", f"data.subsets={subsets}", f"data.test_subsets={tests}", "data.num_puzzles=4")
+    report = build_dataset(data)
+    assert report.puzzles == {"train": 4, "test": 2 if len(subsets) > 1 else 4}
+    if "tasks" in layout:
+        with pytest.raises(DataError, match=r"task tasks0 is a list of pairs.*data\.test_subsets"):
+            build_dataset(replace(data, path=str(tmp_path / "other"), test_subsets=["tasks"]))
+
+
+def test_another_edition_or_layout_is_named(tmp_path):
+    for count, subset, other in ((120, "evaluation", "evaluation2"), (400, "training2", "training")):
+        folder = source(tmp_path / subset, {f"t{i}": task_json(2, 2) for i in range(count)}, subset.removesuffix("2"))
+        with pytest.raises(
+            DataError, match=f"holds {count} tasks, as many as the other edition .*: name {other} instead of {subset} in"
+        ):
+            build_dataset(data_of(folder, f"data.subsets=[{subset}]", f"data.test_subsets=[{subset}]"))
+    (tmp_path / "odd/mini").mkdir(parents=True)
+    (tmp_path / "odd/mini/a.json").write_text("{}")
+    with pytest.raises(DataError, match=r"a folder training of one file a task, but 1 json file in mini: give .* data\.subsets"):
+        build_dataset(data_of(tmp_path / "odd"))
+
+
 def test_solutions_are_read_from_their_file(tmp_path):
     task = task_json(2, 2)
     answer = task["test"][0].pop("output")

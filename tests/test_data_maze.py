@@ -101,12 +101,12 @@ def test_text_parses_back_in_a_line_and_in_lines_whatever_an_editor_cut(question
     ("text", "words"),
     [
         ("S" + " " * 22 + "G", "24 cells, but 5x5 maze has 25"),
-        ("S" + " " * 23 + "x", r"position 25: 'x' is none of the cells '#' ' ' 'S' 'G' 'o'"),
+        ("S" + " " * 23 + "x", r"line 1 column 25: 'x' is none of the cells '#' ' ' 'S' 'G' 'o'"),
         ("S" + " " * 24, r"0 goals \(G\), but a maze has one"),
         ("SS" + " " * 22 + "G", r"2 starts \(S\), but a maze has one"),
         ("S\n\n\nG", "4 lines, but 5x5 maze has 5 lines of 5"),
         ("S\n\n######\n\nG", "line 3 has 6 characters"),
-        ("\N{GREEK SMALL LETTER ALPHA}" * 25, "position 1"),
+        ("\N{GREEK SMALL LETTER ALPHA}" * 25, "line 1 column 1"),
     ],
 )
 def test_text_that_is_no_maze_is_refused(text, words):
@@ -403,9 +403,9 @@ def changed(text, place, char):
 @pytest.mark.parametrize(
     ("spoil", "words"),
     [
-        (lambda q, a: (q[:-1], a), "the question has 899 cells, not 900"),
-        (lambda q, a: (q, a + " "), "the answer has 901 cells, not 900"),
-        (lambda q, a: (changed(q, 7, "x"), a), "the question: position 8: 'x' is none of the cells"),
+        (lambda q, a: (q[:-1], a), "the question: 899 cells, but 30x30 maze has 900"),
+        (lambda q, a: (q, a + " "), "the answer: 901 cells, but 30x30 maze has 900"),
+        (lambda q, a: (changed(q, 7, "x"), a), "the question: line 1 column 8: 'x' is none of the cells"),
         (lambda q, a: (q.replace("S", " "), a), r"the question: 0 starts \(S\), but a maze has one"),
         (lambda q, a: (q.replace(" ", "G", 1), a), r"the question: 2 goals \(G\), but a maze has one"),
         (lambda q, a: (q, a.replace("G", "o")), r"the answer: 0 goals \(G\), but a maze has one"),

@@ -13,7 +13,7 @@ TOOLS = {"bench", "plan", "doctor", "report", "dashboard"}
 MAY = {
     "config": {"errors"},
     "core": {"config", "errors"},
-    "tasks": {"config", "errors", "data.hashing", "run.progress"},
+    "tasks": {"config", "errors", "data.files", "data.hashing", "run.progress"},
     "backends": {"config", "errors", "run.cores"},
     "data": {"config", "errors", "run.folder", "run.progress", "tasks"},
     "errors": set(),

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import re
 
 import pytest
@@ -61,6 +62,37 @@ def test_other_content_than_the_hub_says_is_refused(hub):
         download("train.csv", HUB.repository, HUB.revision)
     hub.sha256["train.csv"] = hashlib.sha256(hub.files["train.csv"]).hexdigest()
     download("train.csv", HUB.repository, HUB.revision)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("ALL_PROXY", "socks://127.0.0.1:9/"),
+        ("all_proxy", "socks5://user:secret@127.0.0.1:9"),  # without the package that it needs
+        ("HTTPS_PROXY", "http://127.0.0.1:port"),
+        ("NO_PROXY", "localhost,[::1"),
+        ("SSL_CERT_FILE", "/missing/certificates.pem"),
+        ("SSL_CERT_DIR", "/missing"),
+        ("REQUESTS_CA_BUNDLE", "/missing/bundle.pem"),
+        ("SSL_CERT_FILE", __file__),
+    ],
+)
+def test_a_variable_that_keeps_a_download_from_beginning_is_named(tmp_path, monkeypatch, name, value):
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(constants, "ENDPOINT", NOTHING_LISTENS)
+    for other in [other for other in os.environ if other.lower().endswith(("_proxy", "ca_bundle")) or other.startswith("SSL_CERT")]:
+        monkeypatch.delenv(other)
+    monkeypatch.setenv(name, value)
+    before = dict(os.environ)
+    with pytest.raises(DataError) as caught:
+        download("train.csv", HUB.repository, HUB.revision)
+    assert str(caught.value).startswith("cannot download train.csv of sapientinc/sudoku-extreme (")
+    assert f"the environment variable {name} is wrong here" in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert "secret" not in str(caught.value)
+    assert dict(os.environ) == before
 
 
 @pytest.mark.long

@@ -92,7 +92,16 @@ def test_a_network_that_was_evaluated_with_halting_stops_where_it_halts(tmp_path
 
 
 def test_what_no_network_fits_is_refused(tmp_path):
-    assert "of no kind that a trained network comes along for (" in run(tmp_path, "trm.solve", "1" * 17, check=2).stderr
+    for puzzle, words in (
+        ("1" * 17, "as a 4x4 Sudoku, the nearest: 17 cells, but a 4x4 puzzle has 16"),
+        (
+            "53..7....\n6..195...\n.98....6.\n8..?6...3\n" + "." * 45,
+            "as a 9x9 Sudoku, the nearest: line 4 column 4: '?' is neither",
+        ),
+        ("#" * 20 + "S G" + "#" * 57 + "?", "as a 9x9 maze, the nearest: line 1 column 81: '?' is none"),
+        ("missing.sdk", "missing.sdk: there is no such file"),
+    ):
+        assert words in run(tmp_path, "trm.solve", puzzle, check=2).stderr
     assert "test:3 is a puzzle of a run" in run(tmp_path, "trm.solve", "test:3", check=2).stderr
 
 

@@ -91,7 +91,7 @@ def test_solve(folder):
     done = run(folder, "trm.solve", "checkpoint=outputs/whole", "1...|..1.|.1..|...1")
     assert "question" in done.stdout
     assert re.search(r"[1-4.]{16}: (valid solution|NOT a solution: )", done.stdout)
-    for puzzle, words in (("12", "2 cells"), ("x" * 16, "position 1"), ("test:64", "test:0 to test:63")):
+    for puzzle, words in (("12", "2 cells"), ("q" * 16, "line 1 column 1"), ("test:64", "test:0 to test:63")):
         refused = run(folder, "trm.solve", "checkpoint=outputs/whole", puzzle, check=2)
         assert words in refused.stderr
         assert len(refused.stderr.splitlines()) == 1

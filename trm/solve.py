@@ -22,8 +22,6 @@ if __name__ == "__main__":  # before what takes seconds to import
     plain_command("trm.solve:main", __doc__)
     raise SystemExit
 
-import json
-import os
 import re
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -37,8 +35,10 @@ from trm.backends import start
 from trm.cli import options
 from trm.config import HardwareConfig
 from trm.data.build import held_out_puzzles
+from trm.data.files import read_json
 from trm.data.format import Dataset, Metadata, load_catalogue
 from trm.data.loader import EvalLoader
+from trm.data.puzzle_text import questions_in, text_of, unlikeness
 from trm.errors import ConfigError, DataError
 from trm.inference.evaluator import EvalResult, make_evaluator
 from trm.inference.findings import findings_of
@@ -197,10 +197,7 @@ def find_pairs(run: SavedRun, task: PairsTask, name: str) -> tuple[str, Dataset,
     if name.startswith("test:") and name[5:].isdecimal() and int(name[5:]) < len(tests):
         name = list(tests)[int(name[5:])]
     if Path(name).is_file():
-        try:
-            content = json.loads(_text(name))
-        except ValueError as error:
-            raise ConfigError(f"{name}: not readable as JSON ({error}): give a file of one task") from error
+        content = read_json(Path(name))
         plain, rows = task.read(content, Path(name).stem, name)
         name = Path(name).stem
     elif name in tests:
@@ -261,16 +258,20 @@ def _that_comes_along(arguments: list[str]) -> Path:
     puzzle, models = next((argument for argument in arguments if not is_override(argument)), ""), published()
     if puzzle.startswith("test:"):
         raise ConfigError(f"checkpoint= is missing: {puzzle} is a puzzle of a run: checkpoint=outputs/NAME")
-    text = _text(puzzle)
+    text, wrong = text_of(puzzle), {}
     for model in models:
         try:
-            model.task.parse(text)
-        except DataError:
+            questions_in(text, model.task)
+        except DataError as error:
+            wrong[unlikeness(text, model.task)] = f"as a {model.task.title}, the nearest: {error}"
             continue
         print(f"{model.name} answers: {model.words}; checkpoint=RUN takes another network")
         return model.folder
     known = ", ".join(f"{model.task.title} ({model.task.facts.seq_len} cells)" for model in models)
-    raise ConfigError(f"the puzzle is of no kind that a trained network comes along for ({known}): give a run as checkpoint=RUN")
+    raise ConfigError(
+        f"the puzzle is of no kind that a trained network comes along for ({known}); {wrong[min(wrong)]}: mend it, or give a run "
+        "as checkpoint=RUN"
+    )
 
 
 def find_puzzle(run: SavedRun, name: str) -> tuple[Puzzle, Dataset, int]:
@@ -282,7 +283,7 @@ def find_puzzle(run: SavedRun, name: str) -> tuple[Puzzle, Dataset, int]:
     if not name.startswith("test:"):
         keys = " ".join(f"data.{key}={getattr(data, key)}" for key in task.keys)
         _refuse_other_sizes(run, (task.facts.seq_len, task.facts.vocab_size), f"{keys}: {task.title}")
-        question = task.parse(_text(name))
+        question = questions_in(text_of(name), task)[0]
         if contradictions := task.contradictions(question):
             raise DataError(f"the puzzle has no solution: {'; '.join(contradictions[:3])}: mend its givens")
         return Puzzle(task.view.text(question), task, question, None), one_puzzle(task, question), 0
@@ -295,16 +296,6 @@ def find_puzzle(run: SavedRun, name: str) -> tuple[Puzzle, Dataset, int]:
     if not re.fullmatch(r"[0-9]{1,18}", number) or int(number) >= dataset.num_rows:
         raise ConfigError(f"{name[:40]}: the dataset's held-out puzzles are test:0 to test:{dataset.num_rows - 1}")
     return Puzzle(name, task, dataset.inputs[int(number)], dataset.labels[int(number)]), dataset, int(number)
-
-
-def _text(name: str) -> str:
-    """The puzzle as it is written: what a file of that name holds, or the name itself."""
-    if not os.path.isfile(name):
-        return name
-    try:
-        return Path(name).read_text(encoding="utf-8")
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"{name}: not readable as text ({error}): give a file that holds a puzzle") from error
 
 
 def _refuse_other_sizes(run: SavedRun, sizes: tuple[int, int], where: str) -> None:

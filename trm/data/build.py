@@ -24,6 +24,7 @@ from trm.config.overrides import override
 from trm.data import csv_source
 from trm.data.build_pairs import write_pairs
 from trm.data.content import COPIES, GENERATED_TEST_PUZZLES, content_of
+from trm.data.files import sha256_of
 from trm.data.format import (
     ARRAYS,
     BLANK,
@@ -202,14 +203,15 @@ def _from_csv(task: Task, data: DataConfig) -> tuple[dict[str, Split], dict[str,
     given = {"train": data.train_csv, "test": data.test_csv}
     counts = {"train": data.num_puzzles, "test": data.num_test_puzzles}
     streams = {"train": Stream.TRAIN_ROWS, "test": Stream.TEST_ROWS}
-    files, chosen, rows = {}, {}, {}
+    files, chosen, rows, lines = {}, {}, {}, {}
     for split in SPLITS:
         named = given[split]
         source = Path(named) if named else _downloaded(task, data, f"{split}.csv")
-        file = csv_source.scan(source, f"data.{split}_csv")
+        file = csv_source.scan(source, f"data.{split}_csv", rated=data.min_rating is not None)
         rows_there = np.arange(file.num_rows)
         if data.min_rating is not None:
-            rows_there = np.flatnonzero(csv_source.ratings(file) >= data.min_rating)
+            assert file.ratings is not None
+            rows_there = np.flatnonzero(file.ratings >= data.min_rating)
         count = len(rows_there) if counts[split] is None else counts[split]
         key = "data.num_puzzles" if split == "train" else "data.num_test_puzzles"
         assert count is not None
@@ -220,12 +222,13 @@ def _from_csv(task: Task, data: DataConfig) -> tuple[dict[str, Split], dict[str,
         files[split] = file
         chosen[split] = rows_there[order[:count]] if count < len(rows_there) else rows_there
     for split in SPLITS:
-        rows[split] = csv_source.read_rows(files[split], task, chosen[split])
-    line_of = {row.tobytes(): i for i, row in zip(chosen["train"].tolist(), rows["train"][0], strict=True)}
-    for i, row in zip(chosen["test"].tolist(), rows["test"][0], strict=True):
+        *grids, lines[split] = csv_source.read_rows(files[split], task, chosen[split])
+        rows[split] = grids[0], grids[1]
+    line_of = {row.tobytes(): line for line, row in zip(lines["train"], rows["train"][0], strict=True)}
+    for line, row in zip(lines["test"], rows["test"][0], strict=True):
         if row.tobytes() in line_of:
-            in_train = f"{files['train'].path}:{line_of[row.tobytes()] + 2}"
-            raise DataError(f"{files['test'].path}:{i + 2}: the puzzle is also in {in_train}: remove one")
+            in_train = f"{files['train'].path}:{line_of[row.tobytes()]}"
+            raise DataError(f"{files['test'].path}:{line}: the puzzle is also in {in_train}: remove one")
     return rows, {split: files[split].sha256 for split in SPLITS}
 
 
@@ -323,10 +326,10 @@ def _check_settings(path: Path, data: DataConfig) -> dict[str, Any] | None:
             )
     for name, there in record["csv_sha256"].items() if data.source_dir else ():
         file = Path(data.source_dir or "") / name
-        if file.is_file() and hashlib.sha256(file.read_bytes()).hexdigest() != there:
+        if file.is_file() and sha256_of(file) != there:
             raise DataError(f"{file} is not the file that the dataset {path} was built from: choose another data.path")
     for split, csv in named.items():
-        there, here = record["csv_sha256"].get(split), csv_source.scan(Path(csv), f"data.{split}_csv").sha256
+        there, here = record["csv_sha256"].get(split), sha256_of(Path(csv))
         if there != here:
             raise DataError(
                 f"data.{split}_csv={csv} (sha256 {here}) is not the file that the dataset {path} was built from (sha256 {there}): "

