@@ -44,6 +44,11 @@ def validate(cfg: Config) -> None:
             f"model.puzzle_emb_ndim={model.puzzle_emb_ndim} does not fit in model.puzzle_emb_len={model.puzzle_emb_len} tokens of "
             f"{model.hidden_size}: raise model.puzzle_emb_len to {-(model.puzzle_emb_ndim // -model.hidden_size)} or set it to 0"
         )
+    if cfg.train.trainable == "puzzle_embedding" and model.puzzle_emb_ndim == 0:
+        raise ConfigError(
+            "train.trainable=puzzle_embedding needs a puzzle embedding, and model.puzzle_emb_ndim=0 has none: set "
+            "train.trainable=all or a model with one"
+        )
     _check_matrices(cfg.optimizer)
     _check_batch("train.global_batch_size", cfg.train.global_batch_size, hardware.num_devices)
     if cfg.evaluate.batch_size is not None:

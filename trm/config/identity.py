@@ -17,6 +17,8 @@ NO_WAY = (
     *("evaluate.supervision_steps", "evaluate.augmentations", "evaluate.by_difficulty"),
 )
 
+LENGTH = ("max_steps", "epochs")  # keys of `train` that say how long a run is
+
 
 def numerics(plain: dict[str, Any]) -> dict[str, Any]:
     """Of a config made plain: the settings that change a run's numbers. Two runs that agree here compute the same thing."""
@@ -67,13 +69,13 @@ def differences(saved: dict[str, Any], current: dict[str, Any], prefix: str = ""
 def resume_conflicts(saved: dict[str, Any], cfg: Config) -> list[str]:
     """Why a checkpoint with the plain config `saved` cannot be gone on with under `cfg`; empty where it can.
 
-    The length of the run may change, unless the learning rate or the depth depends on it. Keys that the schema gained since then
-    have their defaults.
+    The length of the run (LENGTH) may change, unless the learning rate or the depth depends on it. Keys that the schema gained
+    since then have their defaults.
     """
     there, here = numerics(_completed(saved, to_plain(Config()))), numerics(to_plain(cfg))
     if cfg.optimizer.schedule == "constant" and not cfg.recursion.curriculum:
         for side in (there, here):
-            side["train"] = {"global_batch_size": side["train"]["global_batch_size"]}
+            side["train"] = {key: value for key, value in side["train"].items() if key not in LENGTH}
     return differences(there, here)
 
 
