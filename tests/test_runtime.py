@@ -42,6 +42,36 @@ def test_donated_tensors_are_gone_and_the_others_stay(runtime):
         runtime.fetch(state)
 
 
+def test_what_is_prepared_with_arguments_leaves_them_to_other_programs(runtime):
+    step, other = runtime.compile(lambda state: state + 1, donate=0), runtime.compile(lambda state: state * 2)
+    state = runtime.put_replicated(torch.ones(4))
+    runtime.prepare(step, state)
+    assert [each.tolist() for each in runtime.fetch((other(state), state))] == [[2.0] * 4, [1.0] * 4]
+    assert runtime.fetch(step(state)).tolist() == [2.0] * 4
+    with pytest.raises(RuntimeError):
+        runtime.fetch(state)
+
+
+@pytest.mark.parametrize("donate", [None, 0])
+def test_results_may_be_arguments(runtime, donate):
+    """As of a step that trains a part of its state."""
+
+    def step(state, other):
+        changed = state["a"] + other
+        return {"kept": state["b"], "changed": changed, "again": changed, "none": None, "detached": state["c"].detach()}, other
+
+    compiled = runtime.compile(step, donate=donate)
+    for _ in range(2):
+        args = runtime.put_replicated(({name: torch.full((2,), ord(name)) for name in "abc"}, torch.ones(2)))
+        state, other = runtime.fetch(compiled(*args))
+        assert {name: value[0].item() for name, value in state.items() if name != "none"} == {
+            "kept": 98, "changed": 98, "again": 98, "detached": 99
+        }  # fmt: skip
+        assert (state["none"], other.tolist()) == (None, [1, 1])
+    kept = runtime.compile(lambda x: x)
+    assert runtime.fetch(kept(args[1])).tolist() == [1, 1]
+
+
 def test_other_shapes_compile_again_with_a_warning_that_names_them(runtime, monkeypatch):
     told = []
     monkeypatch.setattr(logging.getLogger("trm.backends.xla"), "warning", lambda text, *args: told.append(text % args))

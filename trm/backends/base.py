@@ -62,7 +62,7 @@ class Runtime(Protocol):
         """
 
     def prepare(self, compiled: Callable[..., Any], *args: Any) -> None:
-        """Compile what `compile` returned for these arguments now, without running it, where the backend can."""
+        """Compile what `compile` returned for these arguments now, where the backend can. The arguments are as before."""
 
     def put_replicated(self, tree: T) -> T:
         """A CPU tree on the devices, every device holding all of it."""

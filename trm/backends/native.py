@@ -58,9 +58,9 @@ class NativeRuntime:
         return function
 
     def prepare(self, compiled: Callable[..., Any], *args: Any) -> None:
-        """Inductor compiles at the first call."""
+        """Inductor compiles at the first call, here of copies: a function may change what it is given to take."""
         if self._backend == "inductor":
-            compiled(*args)
+            compiled(*map_tensors(torch.clone, args))
 
     def put_replicated(self, tree: T) -> T:
         return map_tensors(lambda tensor: tensor.to(self._device), tree)

@@ -32,6 +32,8 @@ XLA_TIMES = {
     "TransferFromDeviceTime": "fetched",
 }
 
+COMPUTED = -1
+
 
 class _XlaFunction:
     """A pure function traced once by torch_xla's lazy tensors and from then on run as one cached XLA computation.
@@ -50,18 +52,20 @@ class _XlaFunction:
         self._function, self._donate, self._drain, self._lock = function, donate, drain, lock
         self._graph: Callable[..., Any] | None = None
         self._shapes: list[tuple[torch.Size, torch.dtype]] = []
+        self._places: list[int | None] = []  # of each result: COMPUTED, its place among the arguments, or None where it is None
         self.recompiles = 0  # for other shapes than the first
 
     def __call__(self, *args: Any) -> Any:
         graph, tensors = self._graph_for(args)
         returned = graph(*tensors)  # a lone result comes bare
-        results = iter([returned] if isinstance(returned, Tensor) else returned)
+        computed = iter([returned] if isinstance(returned, Tensor) else returned)
         if self._drain is not None:
             self._drain()
-        return pytree.tree_unflatten([next(results) if there else None for there in self._result_there], self._result_structure)
+        results = [next(computed) if place == COMPUTED else None if place is None else tensors[place] for place in self._places]
+        return pytree.tree_unflatten(results, self._result_structure)
 
     def prepare(self, *args: Any) -> None:
-        """Trace and compile for these arguments without running."""
+        """Trace and compile for these arguments without running; they are as before."""
         self._graph_for(args)
 
     def _graph_for(self, args: tuple[Any, ...]) -> tuple[Callable[..., Any], list[Tensor]]:
@@ -73,19 +77,11 @@ class _XlaFunction:
                 self.recompiles += 1
                 log.warning("compiling again: %s", _changed_shapes(self._shapes, shapes))
             with self._lock:
-                self._donate_buffers(args)
                 self._graph, self._shapes = self._trace(leaves, structure, tensors), shapes
         return self._graph, tensors
 
-    def _donate_buffers(self, args: tuple[Any, ...]) -> None:
-        import torch_xla
-
-        if self._donate is not None:
-            for leaf in pytree.tree_leaves(args[self._donate]):
-                if leaf is not None:
-                    torch_xla._XLAC._set_buffer_donation(leaf, True)
-
     def _trace(self, leaves: list[Any], structure: pytree.TreeSpec, tensors: list[Tensor]) -> Callable[..., Any]:
+        from torch_xla import _XLAC
         from torch_xla._dynamo import dynamo_bridge
 
         there = [leaf is not None for leaf in leaves]
@@ -94,13 +90,22 @@ class _XlaFunction:
             given = iter(flat_tensors)
             args = pytree.tree_unflatten([next(given) if present else None for present in there], structure)
             results, self._result_structure = pytree.tree_flatten(self._function(*args))
-            self._result_there = [result is not None for result in results]
-            return [result for result in results if result is not None]
+            # the graph computes what is none of its arguments: torch_xla fails on results that are
+            arguments = {_XLAC._xla_get_tensor_id(tensor): place for place, tensor in enumerate(flat_tensors)}
+            self._places = [None if r is None else arguments.get(_XLAC._xla_get_tensor_id(r), COMPUTED) for r in results]
+            if self._donate is not None:
+                kept = {id(flat_tensors[place]) for place in self._places if place not in (None, COMPUTED)}
+                for leaf in pytree.tree_leaves(args[self._donate]):
+                    if leaf is not None and id(leaf) not in kept:
+                        _XLAC._set_buffer_donation(leaf, True)
+            return [result for result, place in zip(results, self._places, strict=True) if place == COMPUTED]
 
         flat.xla_args = tensors  # type: ignore[attr-defined]
         flat.parameters = tuple  # type: ignore[attr-defined]
         graph: Callable[..., Any] = dynamo_bridge.extract_internal(flat)
         flat.xla_args = ()  # type: ignore[attr-defined]  # else the first arguments stay in memory as long as the graph
+        for tensor in tensors:  # else any other graph that they are given to takes their memory too
+            _XLAC._set_buffer_donation(tensor, False)
         return graph
 
 
@@ -202,7 +207,8 @@ class XlaRuntime:
         def placing(*args: Any) -> Any:
             results = function(*args)
             split = {id(leaf) for leaf in pytree.tree_leaves(rows(results))}
-            whole = {id(leaf): leaf for leaf in pytree.tree_leaves(results) if isinstance(leaf, Tensor)}
+            given = {id(leaf) for leaf in pytree.tree_leaves(args)}  # lie as they were sent
+            whole = {id(leaf): leaf for leaf in pytree.tree_leaves(results) if isinstance(leaf, Tensor) and id(leaf) not in given}
             for key, leaf in whole.items():
                 self._spmd.mark_sharding(leaf, self._mesh, _by_rows(leaf) if key in split else (None,) * leaf.ndim)
             return results

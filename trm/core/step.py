@@ -262,7 +262,7 @@ def loss_and_grads(
     grads, vector_grads = dict(zip(trained, found, strict=False)), None if vectors is None else found[-1]
     losses = [lm_loss.detach(), q_halt_loss.detach(), q_continue_loss.detach()]
     metrics = sum_metrics(arch, out, rows, steps, halted, losses, stop=batch.get("stop")).detach()
-    grad_norm = norm(grads) if grads else torch.zeros_like(lm_loss)
+    grad_norm = norm(grads) if grads else torch.zeros_like(state.metrics[0])
     metrics = torch.cat([metrics[: len(ROW_METRICS)], torch.stack([grad_norm, norm(state.weights)])])
     new_carry = Carry(latents, steps, halted, carry.inputs, carry.labels, carry.puzzle_identifiers)
     return (grads, vector_grads), new_carry, StepOutputs(loss.detach(), grads, out.logits.detach(), out.q_halt.detach(), metrics)

@@ -92,7 +92,7 @@ def early_exit_step(
     question = candidate // way.particles if way.particles > 1 else candidate
     batch = {name: values[question] for name, values in queue.items()}
     if "rows" in batch:
-        batch["rows"] = batch["rows"] + row_keys(way, torch.zeros_like(candidate), candidate % way.particles)
+        batch["rows"] = batch["rows"] + row_keys(way, torch.zeros_like(batch["rows"]), candidate.long() % way.particles)
 
     carry, out, results = eval_forward(arch, weights, fixed, puzzle_embedding, rows.carry, batch, preparation(arch, way, batch))
     wants = wants_to_halt(arch.recursion, out.q_halt, out.q_continue)
