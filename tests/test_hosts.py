@@ -5,6 +5,7 @@ the two then computes whole. Everything else is the product's: which rows a host
 """
 
 import errno
+import itertools
 import os
 import shutil
 import threading
@@ -186,6 +187,24 @@ def test_hosts_that_would_start_from_different_states_refuse(cfg, folders):
 def test_hosts_with_different_settings_refuse(cfg, folders):
     ends = train_on_two([cfg, replace(cfg, seed=1)], folders)
     assert all("the hosts differ in their settings" in end for end in ends.values()), ends
+
+
+@pytest.mark.parametrize(("harm", "words"), [("changed", ["state"] * 2), ("missing", ["lm_head is missing", "step, state"])])
+def test_hosts_agree_on_what_came_of_another_run_s_weights(cfg, folders, monkeypatch, harm, words):
+    """Whatever one host read otherwise, and where that does not fit."""
+    train_alone(cfg, folders[2])
+    calls = itertools.count()
+
+    def cast(arch, tensors):
+        head, call = tensors.pop("weights/lm_head"), next(calls)
+        return tensors if call and harm == "missing" else tensors | {"weights/lm_head": head + call}
+
+    monkeypatch.setattr("trm.run.resume.cast", cast)
+    ends = train_on_two(replace(cfg, train=replace(cfg.train, init_from=str(folders[2]))), folders)
+    for word in words:
+        assert any(word in end for end in ends.values()), ends
+    assert all("init_from" in end or f"the hosts differ in their {words[-1]}" in end for end in ends.values()), ends
+    assert not (folders[0] / "checkpoints").exists()
 
 
 def test_an_error_before_the_first_step_on_one_host_does_not_leave_the_other_waiting(cfg, folders):

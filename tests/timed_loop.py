@@ -51,10 +51,10 @@ def in_the_loop(overrides, folder, warm_up, steps, log_every_steps):
     """Milliseconds of each step, and how often something compiled again."""
     length = ["train.progress=off", f"train.max_steps={warm_up + steps}", f"train.log_every_steps={log_every_steps}"]
     exp = build(compose([*overrides, *length, "train.eval_every_steps=null", "train.checkpoint_every_steps=null"]))
-    record = Record()
-    outputs = Outputs(exp, folder, record)
+    record, state = Record(), exp.first_state()
+    outputs = Outputs(exp, folder, record, state)
     run = NotingTraining(exp, folder, record, outputs, StopSignal())  # nobody asks it to stop
-    run.loop(exp.first_state())
+    run.loop(state)
     outputs.close()
     times = {"between calls": [], "call": [], "host": [], "waiting for the device": []}
     for step in range(warm_up, warm_up + steps):

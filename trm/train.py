@@ -86,7 +86,7 @@ def execute(exp: Experiment, run_dir: Path, stop: StopSignal) -> float | None:
     averaging = exp.cfg.ema
     if averaging.enabled and averaging.start_step >= exp.total_steps:
         record.warn(f"ema.start_step={averaging.start_step}: the run ends at step {exp.total_steps}, before averaging begins")
-    outputs = Outputs(exp, run_dir, record)
+    outputs = Outputs(exp, run_dir, record, state)
     size, devices = f"{num_parameters(exp.arch):,} parameters", exp.runtime.describe()
     log.info("%s: %s, %s steps, %s", exp.cfg.run_name, size, exp.total_steps, devices)
     if words := hint(exp.cfg, num_parameters(exp.arch)):

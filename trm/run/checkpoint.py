@@ -22,6 +22,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, load_file, save
 from torch import Tensor
 
+from trm.core.model import Architecture
 from trm.errors import CheckpointError
 from trm.run.folder import CHECKPOINTS, CONFIG_FILE, META_FILE, best_step, checksum, read_meta, steps_in
 
@@ -90,6 +91,15 @@ def unflatten(template: T, tensors: dict[str, Tensor], source: str) -> T:
             )
     tree: T = pytree.tree_unflatten([None if leaf is None else tensors[_name(path)] for path, leaf in leaves], structure)
     return tree
+
+
+def cast(arch: Architecture, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """A checkpoint's tensors in the types that the architecture computes with, which may be others than the run had.
+
+    The latents' initial values are in its forward dtype; weights, their average and the puzzle embedding in its master dtype.
+    """
+    types = {"fixed": arch.dtype, "weights": arch.master_dtype, "ema": arch.master_dtype, TABLE: arch.master_dtype}
+    return {name: tensor.to(types.get(name.partition("/")[0], tensor.dtype)) for name, tensor in tensors.items()}
 
 
 def _name(path: tuple[Any, ...]) -> str:
@@ -299,12 +309,6 @@ def _load_table(folder: Path, sha256: str | None) -> dict[str, Tensor]:
     if found != sha256:
         raise CheckpointError(f"{path}: damaged (its checksum does not match {META_FILE}): use another checkpoint")
     return dict(load_file(path))
-
-
-def state_digest(folder: Path) -> str:
-    """What a checkpoint's meta.json says of its tensors, which `load_checkpoint` has verified."""
-    body = json.loads((folder / META_FILE).read_bytes())
-    return str(body["state_sha256"]) + str(body.get("table_sha256", ""))
 
 
 def first_whole(folders: list[Path], tell: Callable[[str], None]) -> tuple[Path, dict[str, Tensor], Meta] | None:

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from omegaconf import OmegaConf
 
+from trm.backends.base import map_tensors
 from trm.config import Config, to_plain
 from trm.core.metrics import FAILED
 from trm.core.step import TrainState
@@ -25,7 +26,7 @@ from trm.errors import RunFailure, UserError
 from trm.inference.cost import cost
 from trm.inference.evaluator import EvalResult
 from trm.inference.samples import SAMPLES_FILE
-from trm.run.checkpoint import CheckpointWriter, flatten
+from trm.run.checkpoint import CheckpointWriter, flatten, unflatten
 from trm.run.experiment import Experiment
 from trm.run.folder import CONFIG_FILE, put_summary_away, write_summary, write_whole
 from trm.run.record import Record
@@ -44,8 +45,10 @@ class Outputs:
         failure: what went wrong on this host alone; None = nothing, and always None where there is one host, which raises it.
     """
 
-    def __init__(self, exp: Experiment, run_dir: Path, record: Record) -> None:
+    def __init__(self, exp: Experiment, run_dir: Path, record: Record, state: TrainState) -> None:
+        """`state` is the one that the run starts from, which checkpoints are to be like."""
         self.failure: Exception | None = None
+        self._template = map_tensors(lambda tensor: tensor.to("meta"), state)
         self._exp, self._run_dir, self._record = exp, run_dir, record
         self._trackers = Trackers(record.wandb_run_id)  # none, until they are open
         self._writer = CheckpointWriter(run_dir, exp.cfg.train.keep_checkpoints)
@@ -103,9 +106,11 @@ class Outputs:
         """Have a state of the CPU, which nobody may change any more, written as a checkpoint."""
         if not self._exp.runtime.is_main or self.failure:
             return
-        tensors = flatten(state) | {f"fixed/{k}": t for k, t in self._exp.fixed.items() if k.startswith("init.")}
-        tensors |= {f"votes/{name}": torch.from_numpy(array) for name, array in self._record.votes.items()}
+        tensors = flatten(state)
         with self._own():
+            unflatten(self._template, tensors, f"step {self._record.step} is not saved, for it could not be read back")
+            tensors |= {f"fixed/{k}": t for k, t in self._exp.fixed.items() if k.startswith("init.")}
+            tensors |= {f"votes/{name}": torch.from_numpy(array) for name, array in self._record.votes.items()}
             self._writer.save(tensors, self._record.meta(self._exp))
 
     def wait(self) -> None:

@@ -8,6 +8,7 @@ import logging
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from trm.backends.base import extremes_over_hosts
@@ -18,13 +19,13 @@ from trm.errors import CheckpointError, UserError
 from trm.run.checkpoint import (
     TABLE,
     Meta,
+    cast,
     find_checkpoints,
     first_whole,
     flatten,
     mend_links,
     saved_steps,
     set_aside,
-    state_digest,
     unflatten,
 )
 from trm.run.experiment import Experiment
@@ -43,22 +44,27 @@ def starting_point(exp: Experiment, run_dir: Path, record: Record) -> tuple[Expe
     where several hosts would start from different states; all hosts must call it together.
     """
     error: UserError | OSError | None = None
-    found: tuple[Path, dict[str, Tensor], Meta] | None = None
+    state: TrainState | None = None
     try:
-        found = _checkpoint(exp, run_dir, record)
+        exp, state = _start(exp, run_dir, record)
     except (UserError, OSError) as wrong:
         error = wrong
     if exp.runtime.process_count > 1:
-        _agree(exp, found, error)
+        _agree(exp, state, record, error)
     if error is not None:
         raise error
-    state = exp.first_state()
+    assert state is not None
+    return exp, state
+
+
+def _start(exp: Experiment, run_dir: Path, record: Record) -> tuple[Experiment, TrainState]:
+    """The same of this host alone."""
+    found, state = _checkpoint(exp, run_dir, record), exp.first_state()
     if found is None:
         return _from_other_run(exp, state) if exp.cfg.train.init_from else (exp, state)
     folder, tensors, meta = found
-    fixed = {k.removeprefix("fixed/"): t for k, t in tensors.items() if k.startswith("fixed/")}
     own = {k: t for k, t in tensors.items() if not k.startswith(("fixed/", "votes/"))}
-    state = unflatten(state, own, str(folder))
+    exp, state = _with_starts(exp, tensors, str(folder)), unflatten(state, own, str(folder))
     record.votes = {name: tensor.numpy() for name, tensor in _part(tensors, "votes/").items()}
     record.step = record.start_step = meta.step
     record.scores, record.wandb_run_id, record.kept_config = meta.scores, meta.wandb_run_id, meta.config
@@ -66,7 +72,14 @@ def starting_point(exp: Experiment, run_dir: Path, record: Record) -> tuple[Expe
     log.info("resuming from %s", folder)
     if changed := meta.surroundings is not None and differences(meta.surroundings, surroundings(exp.cfg.hardware)):
         record.warn(f"{folder}: {'; '.join(changed)}: numbers may differ in their last bits from those of a run without a stop")
-    return dataclasses.replace(exp, fixed=exp.fixed | fixed), state
+    return exp, state
+
+
+def _with_starts(exp: Experiment, tensors: dict[str, Tensor], source: str) -> Experiment:
+    """The experiment with a checkpoint's initial values of the latents. Raises CheckpointError where they do not fit."""
+    own = {name: start for name, start in exp.fixed.items() if name.startswith("init.")}
+    found = {name: start for name, start in _part(tensors, "fixed/").items() if name in own}
+    return dataclasses.replace(exp, fixed=exp.fixed | unflatten(own, own | found, source))
 
 
 def _from_other_run(exp: Experiment, state: TrainState) -> tuple[Experiment, TrainState]:
@@ -84,6 +97,7 @@ def _from_other_run(exp: Experiment, state: TrainState) -> tuple[Experiment, Tra
     if whole is None:
         raise CheckpointError(f"train.init_from={given}: every checkpoint there is damaged: give another run")
     folder, tensors, meta = whole
+    tensors = cast(exp.arch, tensors)
     kinds = {kind: _part(tensors, f"{kind}/") for kind in ("weights", "ema")}
     weights = kinds["weights"] or kinds["ema"]
     parts = {"weights": weights} | ({"ema": kinds["ema"] or weights} if state.ema else {})
@@ -100,11 +114,11 @@ def _from_other_run(exp: Experiment, state: TrainState) -> tuple[Experiment, Tra
                 f"{len(table):,}",
                 f"{len(fresh):,}",
             )
-            table = table.mean(dim=0, keepdim=True).to(fresh.dtype).expand(len(fresh), -1).contiguous()
+            table = table.mean(dim=0, keepdim=True).expand(len(fresh), -1).contiguous()
         named[TABLE] = table
     log.info("weights of %s (step %s); the rest of the state starts anew", folder, meta.step)
-    fixed = _part(tensors, "fixed/")
-    return dataclasses.replace(exp, fixed=exp.fixed | fixed), unflatten(state, named, f"train.init_from={given}: {folder}")
+    source = f"train.init_from={given}: {folder}"
+    return _with_starts(exp, tensors, source), unflatten(state, named, source)
 
 
 def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
@@ -159,28 +173,33 @@ def _as_read(meta: Meta, exp: Experiment) -> dict[str, Any]:
     return meta.config | {"data": meta.config["data"] | counts}
 
 
-def _agree(exp: Experiment, found: tuple[Path, dict[str, Tensor], Meta] | None, error: Exception | None) -> None:
-    """Raise CheckpointError unless all hosts have the same step, state, settings and training puzzles.
+def _agree(exp: Experiment, state: TrainState | None, record: Record, error: Exception | None) -> None:
+    """Raise CheckpointError unless all hosts have the same settings, puzzles, step and state.
 
-    A host with an error of its own takes part, so that the others do not wait for it.
+    A host with an error of its own, and no state, takes part, so that the others do not wait for it.
     """
-    step = -1 if error else found[2].step if found else 0
     numbers = {
-        "step": [step],
-        "state": _words(state_digest(found[0]) if found else ""),
         "settings": _words(digest(exp.cfg)),
         "training puzzles": _words(exp.content.train_digest),
         "test puzzles": _words(exp.content.test_digest),
+        "step": [-1 if error else record.step],
+        "state": _words(_sha256(flatten((state, exp.fixed, {name: torch.from_numpy(v) for name, v in record.votes.items()})))),
     }
     least, largest = extremes_over_hosts(exp.runtime, [number for words in numbers.values() for number in words])
     names = [name for name, words in numbers.items() for _ in words]
     wrong = list(dict.fromkeys(name for name, a, b in zip(names, least, largest, strict=True) if a != b))
     if wrong and error is None:
-        here = f"step {step} of {found[0]}" if found else "no checkpoint"
         raise CheckpointError(
-            f"the hosts differ in their {', '.join(wrong)} (here: {here}; another host may say what is wrong there): give all "
-            "hosts the same command and a folder that they share, or train.resume=never to start over"
+            f"the hosts differ in their {', '.join(wrong)} (here: step {record.step}; another host may say what is wrong there): "
+            "give all hosts the same command and folders that they share, or train.resume=never to start over"
         )
+
+
+def _sha256(tensors: dict[str, Tensor]) -> str:
+    found = hashlib.sha256()
+    for tensor in tensors.values():
+        found.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy())  # type: ignore[arg-type]
+    return found.hexdigest()
 
 
 def _words(text: str) -> list[int]:

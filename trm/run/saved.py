@@ -20,7 +20,7 @@ from trm.data.build import is_absent
 from trm.data.content import findings, trained_on, training_range
 from trm.data.format import Dataset, load_dataset, read_build_record
 from trm.errors import CheckpointError, ConfigError, DataError
-from trm.run.checkpoint import Meta, find_checkpoints, first_whole, load_checkpoint
+from trm.run.checkpoint import Meta, cast, find_checkpoints, first_whole, load_checkpoint
 from trm.run.folder import CHECKPOINTS, CONFIG_FILE, META_FILE
 from trm.tasks.base import Task, task_of
 
@@ -88,13 +88,13 @@ def open_run(path: Path, overrides: list[str]) -> SavedRun:
     cfg = _with_overrides(_settings(folder, meta), overrides)
     arch = architecture(cfg, **_sizes(folder, meta))
     _check_tensors(folder, arch, tensors)
+    tensors = cast(arch, tensors)
 
     def part(prefix: str) -> Weights:
         return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
 
     if not (cfg.ema.enabled or part("weights/")):
         raise CheckpointError(f"{folder}: holds the EMA weights alone: leave ema=off out")
-    fixed = init_fixed(arch, cfg.seed) | part("fixed/")
     return SavedRun(
         cfg=cfg,
         arch=arch,
@@ -102,7 +102,7 @@ def open_run(path: Path, overrides: list[str]) -> SavedRun:
         folder=folder,
         weights=part("weights/"),
         ema=part("ema/"),
-        fixed={k: t.to(arch.dtype) if k.startswith("init.") else t for k, t in fixed.items()},
+        fixed=init_fixed(arch, cfg.seed) | part("fixed/"),
         puzzle_embedding=tensors.get("puzzle_embedding"),
         asked_data=any(override.partition("=")[0].partition(".")[0] == "data" for override in overrides),
     )
