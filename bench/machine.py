@@ -2,7 +2,6 @@
 
 import contextlib
 import importlib
-import importlib.metadata
 import io
 import json
 import os
@@ -27,6 +26,7 @@ from tqdm import tqdm
 from trm.cli import ROOT
 from trm.errors import RunFailure
 from trm.run.cores import cores
+from trm.run.revision import code
 
 Row = dict[str, Any]
 T = TypeVar("T")
@@ -70,7 +70,7 @@ def turns(items: Iterable[T], what: str) -> Iterator[T]:
 
 def facts() -> dict[str, Any]:
     """Machine, versions and git revision; to be asked before anything is measured, for `load_before`."""
-    git = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True, check=False)
+    made_by = code()
     return {
         "cores": cores(),
         "processor": _processor(),
@@ -78,8 +78,8 @@ def facts() -> dict[str, Any]:
         "memory_gb": _memory_gb(),
         "load_before": round(os.getloadavg()[0], 1),
         "python": platform.python_version(),
-        **{name: _version(name) for name in ("torch", "torch_xla")},
-        "revision": git.stdout.strip() or "no git",
+        **{name: made_by["versions"][name] or "missing" for name in ("torch", "torch_xla")},
+        "revision": f"{made_by['revision'][:7]}{'-dirty' if made_by['dirty'] else ''}" if made_by["revision"] else "no git",
     }
 
 
@@ -105,13 +105,6 @@ def _memory_gb() -> float | None:
         return round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9, 1)
     except (AttributeError, ValueError, OSError):
         return None
-
-
-def _version(package: str) -> str:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return "missing"
 
 
 def median_and_spread(values: Sequence[float]) -> dict[str, float]:

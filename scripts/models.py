@@ -91,6 +91,7 @@ def card(name: str, folder: Path, run: Path) -> str:
         "training_seconds": summary.get("seconds"),
         "parameters": num_parameters(open_run(folder, []).arch),
         "sha256": hashlib.sha256((folder / "state.safetensors").read_bytes()).hexdigest(),
+        "code": meta["code"],
         "findings": meta["findings"],
     }
     rounding = ""

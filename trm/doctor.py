@@ -44,6 +44,7 @@ from trm.run.child import ended
 from trm.run.cores import allowed, cores, quota
 from trm.run.folder import LOCK_FILE, locked
 from trm.run.progress import work
+from trm.run.revision import version as version_of
 from trm.tasks.base import task_of
 from trm.tracking.wandb_view import choose_wandb_mode, told_mode
 
@@ -98,14 +99,6 @@ def judged(name: str, check: Callable[[], str]) -> Check:
 
 
 # ------------------------------------------------------------------------------------------------------------------ versions
-
-
-def version_of(package: str) -> str | None:
-    """What an installed package's metadata state, None where it is missing; it is not imported."""
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None
 
 
 def installed_versions() -> dict[str, str | None]:

@@ -62,6 +62,7 @@ from trm.run.failures import not_finite
 from trm.run.folder import write_whole
 from trm.run.progress import Progress
 from trm.run.rank import process_rank, refuse_other_starters
+from trm.run.revision import code
 from trm.run.saved import SavedRun, check_test_puzzles, open_run, split_arguments
 from trm.run.signals import StopSignal
 from trm.show.curves import write_curve, write_difficulty, write_frontier, write_votes
@@ -347,6 +348,7 @@ def _facts(run: SavedRun, runtime: Runtime, puzzles: int, findings: list[str], s
         "supervision_steps_in_training": run.meta.config["recursion"]["n_sup"],
         "runtime": runtime.describe(),
         "surroundings": surroundings(run.cfg.hardware),
+        "code": code(),
         "seconds": round(seconds, 1),
     }
 

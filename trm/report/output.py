@@ -18,6 +18,7 @@ from trm.report.pairs import answers
 from trm.report.target import time_to_target
 from trm.report.thinking import MOST_PUZZLES, thinking
 from trm.report.variants import Comparison, Estimate, Variant
+from trm.run.revision import code
 from trm.show.charts import Theme
 from trm.show.page import VIEWER, render
 from trm.show.table import aligned, printable
@@ -110,6 +111,7 @@ def json_text(comparison: Comparison) -> str:
     counted = {id(run) for variant in comparison.variants for run in variant.counted}
     less = differences(comparison)
     record = {
+        "code": code(),  # of the report; each run has its own
         "variants": [
             variant_record(variant, comparison.target, less.get(variant.label))
             | {

@@ -64,6 +64,7 @@ class Run:
     findings: tuple[str, ...] = ()  # of its data: what changes how its accuracy may be read
     evaluated_puzzles: int | None = None  # of the final evaluation
     evaluated_step: int | None = None  # that of its checkpoint
+    code: Mapping[str, Any] | None = None  # revision and versions; None of runs before they were kept
 
 
 class _DamagedError(Exception):
@@ -228,6 +229,7 @@ def _read_run(folder: Path, name: str, overrides: tuple[str, ...]) -> Run:
         findings=_texts(data.get("findings")),
         evaluated_puzzles=_integer(last.get("count")),
         evaluated_step=_integer(values.get("last_eval_step")) or _integer(values.get("steps")),
+        code=_object(values.get("code")) or None,
     )
 
 

@@ -67,6 +67,7 @@ class Meta:
     findings: list[str] | None = None  # of the dataset (trm/data/content.py)
     training_range: dict[str, int] | None = None  # which generated puzzles it was trained on (trm/data/content.py)
     surroundings: dict[str, Any] | None = None  # threads and variables that numbers depend on (trm/backends/machine.py)
+    code: dict[str, Any] | None = None  # revision and versions (trm/run/revision.py): equal for equal code
 
 
 def flatten(tree: Any) -> dict[str, Tensor]:

@@ -17,6 +17,7 @@ from trm.inference.evaluator import EvalResult
 from trm.run.checkpoint import Meta, Scores
 from trm.run.cores import cores
 from trm.run.experiment import Experiment
+from trm.run.revision import code
 
 log = logging.getLogger(__name__)
 
@@ -34,6 +35,7 @@ class Record:
     seconds_to_first_step: float | None = None
     kept_config: dict[str, Any] = field(default_factory=dict)  # of the checkpoint that the run goes on from
     votes: dict[str, NDArray[Any]] = field(default_factory=dict)  # of all evaluations, where they add up (evaluate.votes=run)
+    code: dict[str, Any] = field(default_factory=code)  # when the run began
     _told: set[str] = field(default_factory=set)
 
     def warn(self, text: str, once: str | None = None) -> None:
@@ -81,6 +83,7 @@ class Record:
             findings=exp.content.findings,
             training_range=exp.content.training_range,
             surroundings=surroundings(exp.cfg.hardware),
+            code=self.code,
         )
 
     def summary(self, exp: Experiment, status: str, reason: str | None, seconds: float) -> dict[str, Any]:
@@ -110,6 +113,7 @@ class Record:
             "threads": torch.get_num_threads(),
             "cores": cores(),  # that this process may use
             "surroundings": surroundings(exp.cfg.hardware),
+            "code": self.code,
             "compiles": exp.runtime.compile_count(),
             "warnings": self.warnings,
         }
