@@ -87,6 +87,33 @@ def test_blanks_may_be_dashes(trained):
 
 
 @of_4x4
+def test_a_file_of_many_puzzles_is_solved_puzzle_by_puzzle_as_each_alone(trained):
+    folder, puzzles = trained[1], [".1..|....|....|...2", "1...|...2|.3..|....", "...." * 4]
+    (folder / "many.sdm").write_text(
+        "# three\r\n" + "\r\n".join(puzzle.replace("|", "") for puzzle in puzzles) + "\r\n\r\n", "utf-8-sig"
+    )
+    for way in ([], ["inference=votes8"]):
+        solve = ["trm.solve", "checkpoint=outputs/whole", *way, "--json"]
+        many = [json.loads(line) for line in run(folder, *solve, "many.sdm").stdout.splitlines()]
+        assert many == [json.loads(run(folder, *solve, puzzle).stdout) for puzzle in puzzles]
+        assert [row["question"] for row in many] == [puzzle.replace("|", "") for puzzle in puzzles]
+        assert all(row["valid"] == row["verdict"].startswith("valid") and len(row["answer"]) == 16 for row in many)
+    plain = run(folder, "trm.solve", "checkpoint=outputs/whole", "many.sdm").stdout
+    assert plain.count("question") == 3
+    assert (
+        "--watch: shows one puzzle, and many.sdm holds 3"
+        in run(folder, "trm.solve", "checkpoint=outputs/whole", "many.sdm", "--watch", check=2).stderr
+    )
+    (folder / "bad.sdm").write_text("." * 16 + "\n11" + "." * 14 + "\n")
+    refused = run(folder, "trm.solve", "checkpoint=outputs/whole", "bad.sdm", check=2)
+    assert "puzzle 2 of 2: the puzzle has no solution: row 1 has 1 more than once" in refused.stderr
+    framed = "+==+==+\n|.1|..|\n|..|..|\n+==+==+\n|..|..|\n|..|.2|\n+==+==+"
+    assert (
+        json.loads(run(folder, "trm.solve", "checkpoint=outputs/whole", "--json", framed).stdout)["question"] == many[0]["question"]
+    )
+
+
+@of_4x4
 def test_watching_ends_quietly_when_nobody_reads(trained):
     watch = command("trm.solve", "checkpoint=outputs/whole", "test:0", "--watch")
     assert run_unread(trained[1], *watch) == (141, "")

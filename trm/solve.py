@@ -1,16 +1,18 @@
-"""Solve one puzzle with a trained model: `python -m trm.solve [checkpoint=RUN] PUZZLE [--watch] [--html FILE] [--gif FILE]`.
+"""Solve puzzles with a trained model: `python -m trm.solve [checkpoint=RUN] PUZZLE [--json] [--watch] [--html FILE] [--gif FILE]`.
 
 Without checkpoint= the network of models/ that reads puzzles of this size answers.
 
 PUZZLE is the grid row by row, in a line or in lines, in the characters that the run's data have; where these are digits, 1-9
 (then A, B, ...), with . or 0 or - for blanks; digits 0-F of a 16x16 grid are read where blanks are dots, and shown as 1-G. Quote
-it, or give a file that holds it. `test:N` takes the N-th held-out puzzle (from 0) of the run's dataset, whose solution is known. Of
-a run on puzzles that are pairs of grids PUZZLE is the name of a test puzzle, test:N, or a json file of one; all of its variants
-vote, or as many as evaluate.max_variants says.
+it, or give a file that holds it: plain text, as puzzle programs write it (.sdk, .ss, drawn grids), JSON or csv. Of a file of many
+puzzles, one a line (.sdm), in a JSON list or in a csv column called question, all are solved. `test:N` takes the N-th held-out
+puzzle (from 0) of the run's dataset, whose solution is known. Of a run on puzzles that are pairs of grids PUZZLE is the name of a
+test puzzle, test:N, or a json file of one; all of its variants vote, or as many as evaluate.max_variants says.
 
 The answer is that of `python -m trm.evaluate` with the same settings, on the CPU: with evaluate.early_exit the one at which the
 model halts, and with inference=votes8 (or ptrm, eqr, ...) that of the candidate who is chosen (conf/inference).
 
+  --json       print a JSON object a line for each puzzle, nothing else
   --watch      show the grid after every supervision step, with wrong, changed and given cells told apart
   --html FILE  write a page with sliders over supervision steps and latent recursions; it needs nothing else
   --gif FILE   write an animation, one picture for each latent recursion
@@ -22,10 +24,12 @@ if __name__ == "__main__":  # before what takes seconds to import
     plain_command("trm.solve:main", __doc__)
     raise SystemExit
 
+import json
 import re
+import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -56,9 +60,10 @@ def main(arguments: list[str]) -> None:
     """The command: print question and answer as grids, and whether the answer is valid."""
     # a puzzle that begins with blanks written as - is no option
     arguments = [f" {a}" if re.match("-+[^-a-z]", a) or not a.strip("-") else a for a in arguments]
-    given = options("trm.solve", arguments, watch={"action": "store_true"}, html={"type": Path}, gif={"type": Path})
+    flag: dict[str, Any] = {"action": "store_true"}
+    given = options("trm.solve", arguments, watch=flag, json=flag, html={"type": Path}, gif={"type": Path})
     if not any(argument.startswith("checkpoint=") for argument in given.rest):
-        given.rest.append(f"checkpoint={_that_comes_along(given.rest)}")
+        given.rest.append(f"checkpoint={_that_comes_along(given.rest, sys.stderr if given.json else sys.stdout)}")
     path, overrides, rest = split_arguments(given.rest)
     if len(rest) != 1:
         raise ConfigError(f'one puzzle is needed, in quotes: "53..7...."; got {len(rest)}')
@@ -70,25 +75,30 @@ def main(arguments: list[str]) -> None:
             "puzzles, which trm.evaluate does: name one way, such as inference=votes8"
         )
     if isinstance(task, PairsTask):
-        _solve_pairs(run, task, rest[0], given.html)
+        _solve_pairs(run, task, rest[0], given.html, as_json=given.json)
         return
     shown = [name for name in ("watch", "html", "gif") if getattr(given, name)]
     if shown and run.cfg.inference.selection == "resample":
         raise ConfigError(f"--{shown[0]}: candidates that are drawn anew have no course of their own: set another inference=")
-    puzzle, dataset, number = find_puzzle(run, rest[0])
-    answer, course, words = solved(run, dataset, number)
-    frames: list[Frame] = []
-    if shown:
-        watcher = Watcher(puzzle, course.num_steps) if given.watch else None
-        tensors = (run.arch, run.eval_weights, run.fixed, run.puzzle_embedding)
-        for step in think(*tensors, course.question, run.cfg.inference, course.key, course.num_steps):
-            frames += [course.undone(frame) for frame in step]
-            if watcher:
-                watcher.show(frames[-1])
-    print(report(task, puzzle.question, answer))
-    print(words)
+    names = [rest[0]] if rest[0].startswith("test:") else [task.view.text(each) for each in questions_in(text_of(rest[0]), task)]
+    if shown and len(names) > 1:
+        raise ConfigError(f"--{shown[0]}: shows one puzzle, and {rest[0][:40]} holds {len(names)}: give one of them")
+    found = []
+    for number, name in enumerate(names, 1):
+        try:
+            found.append(find_puzzle(run, name))
+        except DataError as error:
+            raise DataError(f"puzzle {number} of {len(names)}: {error}" if len(names) > 1 else str(error)) from error
+    for puzzle, dataset, number in found:
+        answer, course, words = solved(run, dataset, number)
+        if given.json:
+            _print_json(task, puzzle, answer, words)
+            continue
+        frames = _shown(run, puzzle, course, watch=given.watch) if shown else []
+        print(report(task, puzzle.question, answer))
+        print(words)
     for finding in findings_of(run.cfg):
-        print(f"to be read with care: {finding}")
+        print(f"to be read with care: {finding}", file=sys.stderr if given.json else sys.stdout)
     if given.html:
         title = f"{run.cfg.run_name}, step {run.meta.step}: how the model thinks"
         write_files("--html", given.html, {given.html: page(puzzle, frames, title)})
@@ -96,6 +106,13 @@ def main(arguments: list[str]) -> None:
         write_files("--gif", given.gif, {given.gif: animation(puzzle, frames)})
     for path in filter(None, (given.html, given.gif)):
         print(f"written: {path}")
+
+
+def _print_json(task: Task, puzzle: Puzzle, answer: NDArray[np.integer], words: str) -> None:
+    """One line: a JSON object of one puzzle and its answer."""
+    text, valid = task.view.text, not task.violations(puzzle.question, answer)
+    own = {"puzzle": puzzle.name, "question": text(puzzle.question), "answer": text(answer), "valid": valid}
+    print(json.dumps({**own, "verdict": task.verdict(puzzle.question, answer), "how": words}), flush=True)
 
 
 def evaluated(run: SavedRun, dataset: Dataset, number: int = 0) -> tuple[EvalResult, EvalLoader]:
@@ -145,6 +162,17 @@ def solved(run: SavedRun, dataset: Dataset, number: int) -> tuple[NDArray[np.int
     return found.answers[0], course, words
 
 
+def _shown(run: SavedRun, puzzle: Puzzle, course: Course, *, watch: bool) -> list[Frame]:
+    """What the candidate that answers has after every latent recursion, shown while it comes where `watch` is set."""
+    watcher = Watcher(puzzle, course.num_steps) if watch else None
+    tensors, frames = (run.arch, run.eval_weights, run.fixed, run.puzzle_embedding), []
+    for step in think(*tensors, course.question, run.cfg.inference, course.key, course.num_steps):
+        frames += [course.undone(frame) for frame in step]
+        if watcher:
+            watcher.show(frames[-1])
+    return frames
+
+
 def one_puzzle(task: Task, question: NDArray[np.integer]) -> Dataset:
     """A dataset of one question without an answer."""
     facts, count = task.facts, np.arange(2)
@@ -162,7 +190,7 @@ def one_puzzle(task: Task, question: NDArray[np.integer]) -> Dataset:
     return Dataset(question[None], labels, np.zeros(1, np.int32), count, count, metadata, task)
 
 
-def _solve_pairs(run: SavedRun, task: PairsTask, name: str, html: Path | None) -> None:
+def _solve_pairs(run: SavedRun, task: PairsTask, name: str, html: Path | None, *, as_json: bool) -> None:
     """A puzzle of pairs of grids: what its variants answer; on a page also how the model comes to its answer."""
     name, dataset, known = find_pairs(run, task, name)
     model, blank = (run.arch, run.eval_weights, run.fixed, run.puzzle_embedding), dataset.metadata.blank_identifier_id
@@ -171,8 +199,7 @@ def _solve_pairs(run: SavedRun, task: PairsTask, name: str, html: Path | None) -
     shown, first = result.ballots.shown(name), loader.rows(0, 1)
     votes = loader.num_rows // dataset.num_rows
     known = f"{'1 variant votes' if votes == 1 else f'{votes} variants vote'}{known}"
-    print(pairs_text(shown))
-    print(f"{name}: {known}")
+    print(json.dumps({**shown, "how": known}) if as_json else f"{pairs_text(shown)}\n{name}: {known}")
     if html:
         puzzle, frames = Puzzle(name, task, first["inputs"][0], first["labels"][0]), []
         identifier = blank if run.cfg.evaluate.blank_identifiers else int(first["puzzle_identifiers"][0])
@@ -253,8 +280,8 @@ def _beside(left: list[list[int]], right: list[list[int]] | None = None) -> list
     return [f"  {one:<{width}}  {arrow}  {other}".rstrip() for one, arrow, other in zip(ones, arrows, others, strict=True)]
 
 
-def _that_comes_along(arguments: list[str]) -> Path:
-    """The network of models/ that reads puzzles of this kind and size. Raises ConfigError where there is none."""
+def _that_comes_along(arguments: list[str], told: TextIO) -> Path:
+    """The network of models/ that reads puzzles of this kind and size, which is told. Raises ConfigError where there is none."""
     puzzle, models = next((argument for argument in arguments if not is_override(argument)), ""), published()
     if puzzle.startswith("test:"):
         raise ConfigError(f"checkpoint= is missing: {puzzle} is a puzzle of a run: checkpoint=outputs/NAME")
@@ -265,7 +292,7 @@ def _that_comes_along(arguments: list[str]) -> Path:
         except DataError as error:
             wrong[unlikeness(text, model.task)] = f"as a {model.task.title}, the nearest: {error}"
             continue
-        print(f"{model.name} answers: {model.words}; checkpoint=RUN takes another network")
+        print(f"{model.name} answers: {model.words}; checkpoint=RUN takes another network", file=told)
         return model.folder
     known = ", ".join(f"{model.task.title} ({model.task.facts.seq_len} cells)" for model in models)
     raise ConfigError(
@@ -283,7 +310,7 @@ def find_puzzle(run: SavedRun, name: str) -> tuple[Puzzle, Dataset, int]:
     if not name.startswith("test:"):
         keys = " ".join(f"data.{key}={getattr(data, key)}" for key in task.keys)
         _refuse_other_sizes(run, (task.facts.seq_len, task.facts.vocab_size), f"{keys}: {task.title}")
-        question = questions_in(text_of(name), task)[0]
+        question = task.parse(name)
         if contradictions := task.contradictions(question):
             raise DataError(f"the puzzle has no solution: {'; '.join(contradictions[:3])}: mend its givens")
         return Puzzle(task.view.text(question), task, question, None), one_puzzle(task, question), 0

@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -68,7 +69,7 @@ def is_override(argument: str) -> bool:
     """Whether an argument sets something; the names of files have "=" too, as a sweep's folders do."""
     key, equals, _ = argument.partition("=")
     folder = os.path.dirname(argument)  # of a file that is still to be written
-    return bool(equals) and (
+    return bool(equals and re.match(r"[+~]*[A-Za-z_]\S*$", key)) and (  # the frame of a drawn puzzle has "=" too
         key == "checkpoint" or not ("/" in key or os.path.lexists(argument) or (folder and os.path.isdir(folder)))
     )
 
