@@ -34,6 +34,7 @@ def run(cfg):
     summary = {"status": "completed", "reason": None, "run_name": cfg.run_name, "config_digest": digest(cfg), "steps": 1}
     summary |= {"total_steps": 1, "exact_accuracy": 0.5, "tpu": tpu, "began": began}
     summary |= {"placement": cfg.hardware.placement, "pid": os.getpid(), "cores": len(os.sched_getaffinity(0))}
+    summary["slurm"] = {key: value for key, value in os.environ.items() if key.startswith(("SLURM_", "SBATCH_"))}
     summary["gpus"] = os.environ.get("CUDA_VISIBLE_DEVICES", "all")
     match order:
         case "raise":

@@ -12,7 +12,7 @@ FAKE_JOB = Path(__file__).parent / "fake_job.py"
 ROOT = Path(__file__).parents[1]
 
 
-def start(folder, *arguments, orders=None, command=(str(FAKE_JOB),), **environment):
+def start(folder, *arguments, orders=None, command=(str(FAKE_JOB),), inside=(), **environment):
     env = os.environ | environment | {"FAKE_JOB": json.dumps(orders or {}), "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     if command == (str(FAKE_JOB),):  # whose jobs read no data: there is something, so that the sweep builds none
         unread = Path(folder) / "data" / "sudoku_extreme_n1000_aug0_seed0" / "unread"
@@ -20,7 +20,7 @@ def start(folder, *arguments, orders=None, command=(str(FAKE_JOB),), **environme
         unread.touch()
     # a test run started in the background ignores SIGINT, and would hand that down: a user's terminal does not
     return subprocess.Popen(
-        [sys.executable, *command, *arguments],
+        [*inside, sys.executable, *command, *arguments],
         cwd=folder,
         env=env,
         text=True,

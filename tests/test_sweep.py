@@ -11,7 +11,7 @@ from importlib.util import find_spec
 from itertools import pairwise
 
 import pytest
-from running import run
+from running import TINY, run
 from sweeping import FAKE_JOB, start, summaries, sweep, wait_for
 
 from trm.backends.xla import compile_cache
@@ -226,6 +226,49 @@ def test_never_more_jobs_at_once_than_slots(tmp_path, jobs, most):
     assert set(places) == set(range(most))
     cores = len(os.sched_getaffinity(0))
     assert all(s["cores"] == max(1, cores // jobs) for s in found.values())
+
+
+OUTER = {"SLURM_JOB_ID": "7", "SLURM_CPU_BIND": "quiet", "SLURM_NTASKS": "4", "SLURM_PROCID": "2", "SBATCH_PARTITION": "x"}
+OUTER |= {"SUBMITIT_EXECUTOR": "slurm", "RANK": "1", "WORLD_SIZE": "1", "OMPI_COMM_WORLD_RANK": "0", "TRM_RANKS": "2"}
+OUTER |= {"WANDB_SWEEP_ID": "s", "WANDB_RUN_ID": "r"}
+KEPT = {"SLURM_CONF": "/etc/slurm.conf", "WANDB_PROJECT": "p", "CUDA_VISIBLE_DEVICES": "0"}
+
+
+def test_jobs_know_nothing_of_a_job_that_the_sweep_is_in(monkeypatch):
+    compose([])  # Hydra loads its plugins first, as in every command
+    queue = importlib.import_module("trm.study.queue")
+    for name, value in (OUTER | KEPT).items():
+        monkeypatch.setenv(name, value)
+    before = dict(os.environ)
+    for around in (queue.job_environment(2), queue.without_outer_job()):
+        with around:
+            assert not OUTER.keys() & os.environ.keys()
+            assert KEPT.items() <= os.environ.items()
+            assert process_rank() == (0, 1)
+        assert dict(os.environ) == before
+    monkeypatch.delenv("SLURM_JOB_ID")  # on a login node, what its user says to sbatch
+    with queue.job_environment(1):
+        assert os.environ["SBATCH_PARTITION"] == "x"
+
+
+def test_a_job_is_the_run_whose_dataset_counts_otherwise_than_its_settings(tmp_path, monkeypatch):
+    """As ARC's 960 tasks of which a source has 800: the folder's counts are the run's, and the same command finds it completed."""
+    monkeypatch.chdir(tmp_path)
+    run(tmp_path, "trm.build_data", "data=sudoku_4x4", "data.num_puzzles=64", "data.num_test_puzzles=64", "data.path=d")
+    (tmp_path / "d/build.json").rename(tmp_path / "build.json")  # as the reference's builder leaves it
+    asked = [*TINY, "train.max_steps=1", "data.path=d", "data.num_puzzles=60"]
+    run(tmp_path, "trm.train", *asked, "run_name=a", "hydra.run.dir=s/a")
+    sweep_dir = tmp_path / "s"
+    for name in ("a", "b"):  # by its name, and where the grid was another
+        [job] = study.with_folders(sweep_dir, [study.Job(name, (), compose([*asked, f"run_name={name}"]))])
+        assert job.dir == "a"
+        assert study.why_incomplete(sweep_dir, job) is None
+    [job] = study.with_folders(sweep_dir, [study.Job("a", (), compose([*asked, "run_name=a", "recursion.n=3"]))])
+    assert job.dir != "a"
+    (tmp_path / "build.json").rename(tmp_path / "d/build.json")  # now it says that it is of other settings
+    monkeypatch.setattr(study, "_read", {})
+    [job] = study.with_folders(sweep_dir, [study.Job("a", (), compose([*asked, "run_name=a"]))])
+    assert job.dir != "a"
 
 
 def test_the_folder_for_temporary_files_may_have_a_long_path(tmp_path):

@@ -491,6 +491,18 @@ report(t)
         assert (run.exit_code, run.summary["status"], run.config["recursion"]["T"]) == (1, "failed", 5)
 
 
+def test_a_run_of_an_agent_keeps_the_id_that_it_was_given(client):
+    script = f"""
+t = start(run_id="of0earlier")
+{LOG_3}
+t.finish("completed", 0, {{}})
+report(t)
+"""
+    [told], _ = client("offline", script, WANDB_SWEEP_ID="sweep001", WANDB_RUN_ID="of0agent")
+    assert told["id"] == "of0agent"
+    assert list((client.run / "wandb").glob("offline-run-*-of0agent/*.wandb"))
+
+
 CORE_PID = """
 def core_pid():
     pids = [pid for task in Path("/proc/self/task").iterdir() for pid in (task / "children").read_text().split()]

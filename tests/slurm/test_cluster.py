@@ -188,3 +188,15 @@ def test_jobs_that_slurm_refuses_are_the_users_to_mend(tmp_path):
     assert "error: Slurm refuses the jobs: " in err.splitlines()[-1]  # after what sbatch itself says
     assert "invalid partition" in err.splitlines()[-1]
     assert "Traceback" not in err
+
+
+def test_a_job_submitted_from_inside_another_sees_its_own_alone(tmp_path):
+    outer = ["srun", "--ntasks=1", "--cpus-per-task=3", "--mem=500", "--cpu-bind=verbose,none"]
+    said = {"SBATCH_PARTITION": "urgent", "SLURM_THREADS_PER_CORE": "1"}
+    code, _, err = sweep(tmp_path, "-m", "seed=0", *CHIP, inside=outer, **said)
+    assert code == 0, err
+    seen = summaries(tmp_path)["seed=0"]["slurm"]
+    assert seen["SLURM_ARRAY_JOB_ID"] == job_ids(tmp_path)["seed=0"].partition("_")[0]
+    assert (seen["SLURM_JOB_PARTITION"], seen["SLURM_NTASKS"]) == ("tpu", "1")
+    told = {"SLURM_CPUS_PER_TASK", "SLURM_MEM_PER_NODE", "SLURM_CPU_BIND", "SLURM_THREADS_PER_CORE", "SBATCH_PARTITION"}
+    assert not {key: seen[key] for key in told & seen.keys() if seen[key] not in ("quiet,none", "quiet,mask_cpu:")}

@@ -23,7 +23,7 @@ from trm.run.rank import RANK, RANKS, process_rank
 from trm.run.signals import StopSignal
 from trm.study.board import Board
 from trm.study.placement import environment, place, ray_resources, ray_slice
-from trm.study.queue import POLL_S, QueueLauncher, take_slot
+from trm.study.queue import POLL_S, QueueLauncher, take_slot, without_outer_job
 
 log = logging.getLogger(__name__)
 
@@ -154,6 +154,7 @@ def _log_file(sweep_dir: Path, name: str) -> Path:
     return sweep_dir / ".ray" / f"{name}.log"
 
 
+@without_outer_job()  # that Ray was started in
 def _job(launcher: RayLauncher, arguments: tuple[Any, ...], folder: str, log_file: Path) -> tuple[int, str]:
     """In a Ray worker: one process of a job. Returns its exit code and its last words."""
     import ray

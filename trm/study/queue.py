@@ -26,7 +26,7 @@ from trm.config import HardwareConfig
 from trm.errors import EXIT_FAILED, EXIT_PREEMPTED, UserError
 from trm.run.cores import cores
 from trm.run.folder import locked, read_summary, refuse_in_use
-from trm.run.rank import process_rank
+from trm.run.rank import RANK, STARTERS, process_rank
 from trm.study import sweep as study
 from trm.study.board import Board
 
@@ -176,15 +176,36 @@ def take_slot(stack: contextlib.ExitStack, folder: Path, slots: Sequence[Sequenc
         time.sleep(POLL_S)
 
 
+# What says which process of which job this one is: of the starters that trm/run/rank.py knows, of a W&B agent and its client
+OUTER_JOB = (RANK, *STARTERS, *STARTERS.values(), "OMPI_", "PMI_", "PMIX_", "TORCHELASTIC_", "WANDB_RUN_ID", "WANDB_SWEEP_")
+OUTER_JOB += ("WANDB_RESUME", "WANDB_LAUNCH", "WANDB_SERVICE")
+
+
+@contextlib.contextmanager
+def without_outer_job() -> Iterator[None]:
+    """The environment without what belongs to a job that this process is in: a job that is started here would take it for its own.
+
+    Which Slurm there is stays, and so does what its user says to sbatch (SBATCH_ACCOUNT), unless that is said inside a job.
+    """
+    from submitit.helpers import clean_env  # a command that starts no jobs need not wait for it
+
+    own = "SLURM_CONF" if "SLURM_JOB_ID" in os.environ else ("SLURM_CONF", "SBATCH_")
+    kept = {name: value for name, value in os.environ.items() if name.startswith(own)}
+    with clean_env([name for name in os.environ if name.startswith(OUTER_JOB)]):
+        os.environ.update(kept)
+        yield
+
+
 @contextlib.contextmanager
 def job_environment(jobs: int) -> Iterator[None]:
-    """What jobs inherit: the import path, and a fair share of the cores for libraries that count them at start."""
+    """What jobs inherit: the import path, a fair share of the cores for libraries that count them at start, nobody else's job."""
     before = dict(os.environ)
-    os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), *filter(None, [before.get("PYTHONPATH")])])
-    if jobs > 1:
-        os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores() // jobs)))
-    try:
-        yield
-    finally:
-        os.environ.clear()
-        os.environ.update(before)
+    with without_outer_job():
+        os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), *filter(None, [before.get("PYTHONPATH")])])
+        if jobs > 1:
+            os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores() // jobs)))
+        try:
+            yield
+        finally:
+            os.environ.clear()
+            os.environ.update(before)

@@ -69,10 +69,11 @@ class OptunaSweeper(StudySweeper):
                     open_trials.append(search.ask(space))
                     jobs[open_trials[-1].number] = self._job(open_trials[-1], common)
                 batch, open_trials = open_trials[:at_once], open_trials[at_once:]
-                study.write_grid(sweep_dir, command, list(jobs.values()))
                 todo = [jobs[trial.number] for trial in batch]
                 left, before = study.left_to_do(sweep_dir, todo), study.stamps(sweep_dir, todo)
-                errors, stopped = self.launch_prepared(sweep_dir, left) if left else ({}, False)
+                self.get_ready(left)
+                study.write_grid(sweep_dir, command, list(jobs.values()))
+                errors, stopped = self.launch(sweep_dir, left) if left else ({}, False)
                 failed += study.failures(sweep_dir, todo, before, errors)
                 for trial in batch:
                     if jobs[trial.number] not in [job for job, _ in failed]:

@@ -20,11 +20,14 @@ from typing import Any
 from omegaconf.errors import OmegaConfBaseException
 
 from trm.cli import typed
-from trm.config import Config, digest, kept, load_yaml, resume_conflicts, to_plain
-from trm.data.format import read_build_record
+from trm.config import Config, DataConfig, digest, kept, load_yaml, resume_conflicts, to_plain
+from trm.data.build import ensure_dataset, is_absent
+from trm.data.content import as_read
+from trm.data.format import load_dataset, read_build_record
 from trm.errors import UserError
 from trm.run.folder import CONFIG_FILE, GRID_FILE, LOCK_FILE, SUMMARY_FILE, held, in_use, make_folder, read_summary, write_whole
 from trm.run.job import record_failure, stamp
+from trm.tasks.base import task_of
 
 log = logging.getLogger(__name__)
 
@@ -42,7 +45,21 @@ class Job:
     @property
     def digest(self) -> str:
         """What a completed run of these settings has in its summary."""
-        return digest(self.cfg)
+        return digest(self.as_run)
+
+    @property
+    def as_run(self) -> Config:
+        """The settings as a run of them records them: with the counts of its dataset, where that is there and goes with them."""
+        settings = json.dumps([str(Path.cwd()), to_plain(self.cfg)["data"]], sort_keys=True)
+        if settings not in _read and not is_absent(Path(self.cfg.data.path)):
+            _read[settings] = self.cfg.data
+            with contextlib.suppress(UserError):  # which the run tells
+                path, task = ensure_dataset(self.cfg.data), task_of(self.cfg.data)
+                _read[settings] = as_read(self.cfg.data, load_dataset(path, "train", task), load_dataset(path, "test", task))
+        return replace(self.cfg, data=_read.get(settings, self.cfg.data))
+
+
+_read: dict[str, DataConfig] = {}  # by settings, of which a sweep's jobs have few: reading a dataset may take a second
 
 
 # ----------------------------------------------------------------------------------------------------- which folder is whose
@@ -68,17 +85,18 @@ def with_folders(sweep_dir: Path, jobs: Sequence[Job]) -> list[Job]:
     """
     folders, otherwise = {}, {}
     for job in jobs:
-        there = _settings_in(sweep_dir / job.dir)
-        wrong = _conflicts(there, job.cfg) if there is not None and job.cfg.train.resume == "auto" else ""
+        there, asked = _settings_in(sweep_dir / job.dir), job.as_run
+        wrong = _conflicts(there, asked) if there is not None and asked.train.resume == "auto" else ""
         if there is not None and not wrong:
             folders[job.dir] = job.dir
         else:
-            otherwise[job.dir] = f"{job.dir}-{_hash(job.cfg)}" if wrong else job.dir
+            otherwise[job.dir] = f"{job.dir}-{_hash(asked)}" if wrong else job.dir
     if otherwise:
         free = {path.parent.name for path in sweep_dir.glob(f"*/{CONFIG_FILE}")} - set(folders.values())
         others = {name: cfg for name in sorted(free) if (cfg := _settings_in(sweep_dir / name)) is not None}
         for job in sorted((job for job in jobs if job.dir in otherwise), key=lambda job: job.dir):
-            same = [name for name, cfg in others.items() if _hash(cfg) == _hash(job.cfg) and not _conflicts(cfg, job.cfg)]
+            asked = job.as_run
+            same = [name for name, cfg in others.items() if _hash(cfg) == _hash(asked) and not _conflicts(cfg, asked)]
             folders[job.dir] = same[0] if same else otherwise[job.dir]
             others.pop(folders[job.dir], None)
             if folders[job.dir] != job.dir:

@@ -53,16 +53,18 @@ class StudySweeper(BasicSweeper):
         self.refuse_pod()
         shown_dir = Path(str(self.config.hydra.sweep.dir))
         sweep_dir = shown_dir.absolute()
-        jobs = self._grid(arguments)
+        grid = self._grid(arguments)
         command = invocation()
         with study.only_once(sweep_dir):
-            jobs = study.with_folders(sweep_dir, jobs)
+            jobs = study.with_folders(sweep_dir, grid)
             log.info("%s jobs in %s", len(jobs), shown_dir)
+            if self.get_ready([job for job in jobs if study.why_incomplete(sweep_dir, job)]):
+                jobs = study.with_folders(sweep_dir, grid)
             study.write_grid(sweep_dir, command, jobs)
             OmegaConf.save(self.config, sweep_dir / "multirun.yaml")
             todo = study.left_to_do(sweep_dir, jobs)
             before = study.stamps(sweep_dir, jobs)
-            errors, stopped = self.launch_prepared(sweep_dir, todo) if todo else ({}, False)
+            errors, stopped = self.launch(sweep_dir, todo) if todo else ({}, False)
             failed = study.failures(sweep_dir, jobs, before, errors)
         lines = study.closing_lines(shown_dir, jobs, failed, command)
         print("\n".join(lines), file=sys.stderr if failed else sys.stdout, flush=True)
@@ -123,19 +125,20 @@ class StudySweeper(BasicSweeper):
             chosen[key] = word(value)
         return chosen
 
-    def launch_prepared(self, sweep_dir: Path, jobs: Sequence[study.Job]) -> tuple[dict[str, str], bool]:
-        """Build what data the jobs lack, start them and wait.
+    def get_ready(self, jobs: Sequence[study.Job]) -> bool:
+        """Before jobs are started: get the launcher ready and build what data they lack; True where there was some to build."""
+        if jobs and isinstance(self.launcher, QueueLauncher):
+            self.launcher.get_ready()
+        absent = [data for data in {job.cfg.data.path: job.cfg.data for job in jobs}.values() if is_absent(Path(data.path))]
+        for data in absent:  # here, once, rather than in each job, and where there may be a network
+            ensure_dataset(data)
+        return bool(absent)
+
+    def launch(self, sweep_dir: Path, jobs: Sequence[study.Job]) -> tuple[dict[str, str], bool]:
+        """Start the jobs and wait.
 
         Returns the launcher's reason for each that did not end well, and whether the sweep was stopped.
         """
-        if isinstance(self.launcher, QueueLauncher):
-            self.launcher.get_ready()
-        for data in {job.cfg.data.path: job.cfg.data for job in jobs}.values():
-            if is_absent(Path(data.path)):  # here, once, rather than in each job, and where there may be a network
-                ensure_dataset(data)
-        return self._launch(sweep_dir, jobs)
-
-    def _launch(self, sweep_dir: Path, jobs: Sequence[study.Job]) -> tuple[dict[str, str], bool]:
         batch = [self._launched_overrides(sweep_dir, job) for job in jobs]
         if isinstance(self.launcher, QueueLauncher):
             self.launcher.launch_jobs(sweep_dir, [job.dir for job in jobs], batch, Board(sweep_dir, jobs))

@@ -169,7 +169,7 @@ def _open_wandb(trackers: Trackers, cfg: Config, run_dir: Path, data: dict[str, 
             instead = offline_hint(run_dir) if attempt == "online" else f"{METRICS_FILE} goes on"
             trackers._warn(f"W&B cannot start {attempt} ({one_line(error)}): {instead}")
             continue
-        trackers.wandb_run_id, trackers.wandb_mode = run_id, attempt
+        trackers.wandb_run_id, trackers.wandb_mode = view.run_id, attempt
         trackers._views.append(view)
         if attempt == "online":
             log.info("W&B: %s", view.url)

@@ -80,8 +80,6 @@ class WandbTracker:
 
         self.errors: tuple[type[Exception], ...] = wandb_errors()
         home = wandb_home(run_dir)
-        folders = f"{shlex.quote(str(home / 'wandb'))}/*run-*-{run_id}"
-        self.rescue = f"`wandb sync --include-online {folders}` uploads what reached the disk, {METRICS_FILE} goes on"
         in_sweep = _in_sweep(run_dir)
         tracking = with_wandbs_own(cfg.tracking, run_dir.parent.name if in_sweep else None)
         own_name = None if in_sweep else wandb.setup().settings.run_name  # else all runs of the sweep would have this one name
@@ -109,6 +107,9 @@ class WandbTracker:
                 x_transaction_log_flush_interval=WANDB_FLUSH_S,
             ),
         )
+        self.run_id = str(self._run.id)  # under an agent (`wandb agent`) the one that it has given out, whatever was asked for
+        folders = f"{shlex.quote(str(home / 'wandb'))}/*run-*-{self.run_id}"
+        self.rescue = f"`wandb sync --include-online {folders}` uploads what reached the disk, {METRICS_FILE} goes on"
         self._run.summary["data_findings"] = (data or {}).get("findings", [])  # beside the numbers that they are about
         # The x axis is global_step, logged as a value: W&B's own step cannot go back, but resuming from a checkpoint does.
         self._run.define_metric("global_step")
