@@ -10,13 +10,19 @@ import shlex
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import yaml
 from scipy.stats import binomtest
 
 from trm.core.model import num_parameters
-from trm.run.saved import CARD_FILE, open_run
+from trm.data.build import ensure_dataset
+from trm.data.content import findings, training_range
+from trm.data.format import load_dataset
+from trm.run.checkpoint import Scores, load_checkpoint, write_checkpoint
+from trm.run.saved import CARD_FILE, check_test_puzzles, open_run
+from trm.tasks.base import task_of
 
 ROOT = Path(__file__).resolve().parents[1]
 COSINE = ["optimizer.lr=2e-3", "optimizer.schedule=cosine", "optimizer.lr_min_ratio=0.02"]
@@ -58,8 +64,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="+", choices=sorted(MODELS))
     parser.add_argument("--run", type=Path, help="a run, or what `trm.interop publish` made of it, of one name; nothing is trained")
+    parser.add_argument("--again", action="store_true", help="test published networks on the test puzzles as they are made now")
     given = parser.parse_args()
-    for name in given.names:
+    for name in given.names if given.again else ():
+        folder = ROOT / "models" / name
+        seconds = yaml.safe_load((folder / CARD_FILE).read_text().split("---\n")[1])["training_seconds"]
+        take_new_test_puzzles(folder)
+        (folder / CARD_FILE).write_text(card(name, folder, seconds), encoding="utf-8")
+    for name in () if given.again else given.names:
         run = given.run or ROOT / "outputs" / f"models_{name}"
         if given.run is None:
             python("trm.train", *MODELS[name], f"run_name=models_{name}", "tracking=none", "seed=0")
@@ -67,14 +79,36 @@ def main() -> None:
         shutil.rmtree(folder, ignore_errors=True)
         used_on = ["hardware=cpu", "hardware.dtype=bfloat16"] if "hardware=gpu" in MODELS[name] else []
         python("trm.interop", "publish", f"checkpoint={run}", str(folder), *used_on)
-        (folder / CARD_FILE).write_text(card(name, folder, run), encoding="utf-8")
+        summary = json.loads((run / "summary.json").read_text()) if (run / "summary.json").exists() else {}
+        (folder / CARD_FILE).write_text(card(name, folder, summary.get("seconds")), encoding="utf-8")
 
 
-def card(name: str, folder: Path, run: Path) -> str:
+def take_new_test_puzzles(folder: Path) -> None:
+    """Have the test puzzles of a published network be those of today's generated sets, none of which it was trained on."""
+    run = open_run(folder, [])
+    tensors, meta = load_checkpoint(folder)
+    data = meta.config["data"]
+    test = load_dataset(ensure_dataset(run.cfg.data), "test", task := task_of(run.cfg.data))
+    check_test_puzzles(replace(run, asked_data=True), test)  # raises where they meet what it was trained on
+    meta = replace(
+        meta,
+        scores=Scores(),
+        test_digest=test.digest(),
+        puzzles={"train": data["num_puzzles"], "test": test.num_groups},
+        findings=findings(task, None, test),
+        training_range=meta.training_range or training_range(data, 1, data["num_puzzles"]),
+    )
+    new = folder.with_name(f".{folder.name}.new")
+    shutil.rmtree(new, ignore_errors=True)
+    write_checkpoint(new, tensors, meta)
+    shutil.rmtree(folder)
+    new.rename(folder)
+
+
+def card(name: str, folder: Path, seconds: float | None) -> str:
     """The card: facts as YAML, which tests/test_published.py holds to the weights, then words."""
     *_, line = python("trm.evaluate", f"checkpoint={folder}", capture=True).splitlines()
     found, meta = json.loads(line), json.loads((folder / "meta.json").read_text())
-    summary = json.loads((run / "summary.json").read_text()) if (run / "summary.json").exists() else {}
     share, count = found["exact_accuracy"], int(found["count"])
     interval = binomtest(round(share * count), count).proportion_ci(method="wilson")
     own = {key: round(found[key], 4) for key in ("optimal", "one_path") if key in found}
@@ -88,12 +122,17 @@ def card(name: str, folder: Path, run: Path) -> str:
         "steps": meta["step"],
         "steps_planned": meta["config"]["train"]["max_steps"],
         "seed": meta["config"]["seed"],
-        "training_seconds": summary.get("seconds"),
+        "training_seconds": seconds,
+        "training_puzzles": meta["training_range"],
         "parameters": num_parameters(open_run(folder, []).arch),
         "sha256": hashlib.sha256((folder / "state.safetensors").read_bytes()).hexdigest(),
         "code": meta["code"],
         "findings": meta["findings"],
     }
+    trained = meta["training_range"]
+    stream = "training puzzles" if trained["format_version"] > 1 else "puzzles as sets of format version 1 had them"
+    numbers = f"numbers {trained['first']:,} to {trained['first'] + trained['puzzles'] - 1:,} of seed {trained['seed']}'s {stream}"
+    apart = ", nor a symmetric copy of one" if task_of(open_run(folder, []).cfg.data).has_classes else ""
     rounding = ""
     if meta["config"]["hardware"]["dtype"] == "bfloat16":
         rounding = " It computes in bfloat16:\nanother backend or processor rounds otherwise and solves a few other puzzles."
@@ -107,6 +146,9 @@ A Tiny Recursive Model for {WHAT[name]}.
 The EMA weights at step {meta["step"]:,} of {facts["steps_planned"]:,} of one run, on {where}. The interval is
 Wilson's for that many puzzles; it says nothing of other seeds. A public checkpoint of the paper's size:
 `python -m trm.interop import`.{rounding}
+
+It was trained on {trained["puzzles"]:,} generated puzzles, {numbers}. The held-out puzzles are the first {count:,}
+test puzzles of seed {meta["config"]["data"]["seed"]}; none of them is one of the former{apart}.
 
 ```
 {command}
