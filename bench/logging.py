@@ -92,7 +92,7 @@ def _evaluation(cfg: Config, seed: int) -> Callable[[], Evaluation]:
         q_halt=random.normal(size=(n_sup, MOST_SAMPLES)).astype(np.float32),
     )
     by_step = [{"exact_accuracy": s / n_sup, "accuracy": 0.5 + s / n_sup / 2} for s in range(n_sup)]
-    return lambda: Evaluation(by_step, 1.0, held_out(samples, task))
+    return lambda: Evaluation(by_step, held_out(samples, task))
 
 
 def _size(folder: Path) -> int:

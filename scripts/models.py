@@ -48,6 +48,8 @@ WHAT = {
     "maze_9x9": "9x9 perfect mazes",
 }
 
+FEW = ("data.num_puzzles=20",)  # training puzzles of a folder that is for its test puzzles alone, which are the same
+
 # measured by hand on other puzzles
 ELSEWHERE = {
     "sudoku_9x9": (
@@ -70,7 +72,7 @@ def main() -> None:
         folder = ROOT / "models" / name
         seconds = yaml.safe_load((folder / CARD_FILE).read_text().split("---\n")[1])["training_seconds"]
         take_new_test_puzzles(folder)
-        (folder / CARD_FILE).write_text(card(name, folder, seconds), encoding="utf-8")
+        (folder / CARD_FILE).write_text(card(name, folder, seconds, FEW), encoding="utf-8")
     for name in () if given.again else given.names:
         run = given.run or ROOT / "outputs" / f"models_{name}"
         if given.run is None:
@@ -85,7 +87,7 @@ def main() -> None:
 
 def take_new_test_puzzles(folder: Path) -> None:
     """Have the test puzzles of a published network be those of today's generated sets, none of which it was trained on."""
-    run = open_run(folder, [])
+    run = open_run(folder, list(FEW))
     tensors, meta = load_checkpoint(folder)
     data = meta.config["data"]
     test = load_dataset(ensure_dataset(run.cfg.data), "test", task := task_of(run.cfg.data))
@@ -105,9 +107,9 @@ def take_new_test_puzzles(folder: Path) -> None:
     new.rename(folder)
 
 
-def card(name: str, folder: Path, seconds: float | None) -> str:
+def card(name: str, folder: Path, seconds: float | None, few: tuple[str, ...] = ()) -> str:
     """The card: facts as YAML, which tests/test_published.py holds to the weights, then words."""
-    *_, line = python("trm.evaluate", f"checkpoint={folder}", capture=True).splitlines()
+    *_, line = python("trm.evaluate", f"checkpoint={folder}", *few, capture=True).splitlines()
     found, meta = json.loads(line), json.loads((folder / "meta.json").read_text())
     share, count = found["exact_accuracy"], int(found["count"])
     interval = binomtest(round(share * count), count).proportion_ci(method="wilson")
@@ -153,7 +155,7 @@ test puzzles of seed {meta["config"]["data"]["seed"]}; none of them is one of th
 ```
 {command}
 python scripts/models.py {name}                            # the same, and this card
-python -m trm.evaluate checkpoint=models/{name}      # the figures above, on the same puzzles
+python -m trm.evaluate checkpoint=models/{name} {FEW[0]}      # the figures above, on the same puzzles
 ```
 {ELSEWHERE.get(name, "")}"""
 

@@ -33,7 +33,7 @@ from trm.tracking.trackers import open_trackers
 cfg = compose(["experiment=paper_no_ema", "tracking=wandb", "tracking.tensorboard=false", "run_name=paper"])
 trackers = open_trackers(cfg, Path(sys.argv[1]), is_main=True, resume_step=None, wandb_run_id="paper001")
 trackers.log("eval", 1, {"exact_accuracy": 0.75})
-trackers.show(1, lambda: Evaluation([{"exact_accuracy": 0.75}], 0.75, []))
+trackers.show(1, lambda: Evaluation([{"exact_accuracy": 0.75}], []))
 trackers.finish("completed", 0, {})
 assert trackers.warnings == [], trackers.warnings
 """
@@ -184,7 +184,7 @@ def test_what_the_workspace_shows_is_what_runs_send(study, server):
             assert config["xAxis"] == "global_step"
     assert grouped == {("Run History Line Plot", "labels.value.recursion"), ("Bar Chart", "labels.value.variant")}
     [run] = [run for run in server.runs.values() if run.settings["displayName"] == "paper"]
-    assert (run.summary["eval/best_exact_accuracy"], run.summary["paper/exact_accuracy"]) == (0.75, 0.799)
+    assert (run.summary["eval/exact_accuracy"], run.summary["paper/exact_accuracy"]) == (0.75, 0.799)
 
 
 def test_the_key_is_written_nowhere(study, server):

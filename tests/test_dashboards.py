@@ -77,7 +77,7 @@ def test_tensorboard_serves_scalars_pictures_and_a_row_for_each_run(sweep):
         tags = json.loads(get(address, "scalars/tags"))
         assert tags.keys() == runs
         written = {f"train/{name}" for name in metrics(sweep / "seed=0", "train")[-1]} - {"train/kind", "train/global_step"}
-        assert written | {"eval/exact_accuracy", "eval/best_exact_accuracy"} <= tags["seed=0/tensorboard"].keys()
+        assert written | {"eval/exact_accuracy", "selection/exact_accuracy"} <= tags["seed=0/tensorboard"].keys()
         for seed in SEEDS:
             for kind, name in (("train", "loss"), ("train", "grad_norm"), ("eval", "accuracy")):
                 served = json.loads(get(address, "scalars/scalars", run=f"{seed}/tensorboard", tag=f"{kind}/{name}"))
@@ -97,14 +97,14 @@ def test_tensorboard_serves_scalars_pictures_and_a_row_for_each_run(sweep):
         asked = {"startIndex": 0, "sliceSize": 10, "allowedStatuses": ["STATUS_SUCCESS"], "colParams": []}
         rows = json.loads(get(address, "hparams/session_groups", asked))["sessionGroups"]
         assert {row["name"] for row in rows} == runs
-        best = {row["name"].partition("/")[0]: row["metricValues"][0]["value"] for row in rows}
-        assert best == {"resumed": 0.75, **{seed: pytest.approx(summary(sweep / seed)["best_exact_accuracy"]) for seed in SEEDS}}
+        final = {row["name"].partition("/")[0]: row["metricValues"][0]["value"] for row in rows if "resumed" not in row["name"]}
+        assert final == {seed: pytest.approx(summary(sweep / seed)["exact_accuracy"]) for seed in SEEDS}
         for row in rows:
             seed = row["name"].partition("/")[0].replace("resumed", "seed=7")
             expected = {"recursion": "t2_n2", "variant": "trm", "T": 2, "n": 2, "n_sup": 4, "ema": "on", "batch": 16}
             expected["seed"] = int(seed[-1])
             assert row["hparams"].items() >= expected.items()
-            assert [metric["name"]["tag"] for metric in row["metricValues"]] == ["eval/best_exact_accuracy"]
+            assert [metric["name"]["tag"] for metric in row["metricValues"]] == ["eval/exact_accuracy"]
 
 
 def test_a_sweeps_runs_are_one_group_in_one_wandb_folder(sweep):

@@ -3,15 +3,12 @@
 import csv
 import io
 import json
-from dataclasses import replace
 
 import numpy as np
 import pytest
 from report_fixtures import config, write_run
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from tracking_fixtures import evaluation, samples
+from tracking_fixtures import samples
 
-from trm.cli import compose
 from trm.inference.compute import by_difficulty, votes
 from trm.inference.evaluator import EvalResult
 from trm.report.output import csv_text, json_text, terminal
@@ -19,7 +16,6 @@ from trm.report.runs import collect
 from trm.report.variants import compare
 from trm.run.checkpoint import Scores
 from trm.run.record import Record
-from trm.tracking.event_files import TensorBoardTracker
 
 
 def result(exact, optimal):
@@ -27,25 +23,39 @@ def result(exact, optimal):
 
 
 @pytest.mark.parametrize(("by", "best", "step"), [("exact", [1, 2, 2], 2), ("optimal", [1, 1, 3], 3)])
-def test_the_best_checkpoint_is_chosen_by_the_score_that_is_asked_for(by, best, step):
-    record = Record()
-    found = []
-    for number, scores in enumerate(((0.1, 0.5), (0.3, 0.4), (0.2, 0.6)), 1):
-        record.step = number
-        record.evaluated(result(*scores), result(*scores), by)
+@pytest.mark.parametrize("on", ["test", "selection"])
+def test_the_best_checkpoint_is_chosen_by_the_score_and_the_puzzles_that_are_asked_for(by, best, step, on):
+    """The scores kept are those on the test puzzles at that step, whatever they were elsewhere."""
+    record, found, other = Record(), [], result(0.9, 0.9)
+    rows = [result(0.1, 0.5), result(0.3, 0.4), result(0.2, 0.6)]
+    for record.step, row in enumerate(rows, 1):
+        tested, selection = (row, None) if on == "test" else (other, row)
+        record.evaluated(tested, tested, by, selection)
         found.append(record.scores.best_step)
+    scores, shown = record.scores, rows[step - 1] if on == "test" else other
     assert found == best
-    assert (record.scores.best_step, record.scores.best_puzzles) == (step, 4)
-    assert (record.scores.best_exact_accuracy, record.scores.best_scores) == (0.3, {"optimal": 0.6})
+    assert (scores.best_step, scores.best_puzzles, scores.selected_on, scores.selected_by) == (step, 4, on, by)
+    assert scores.selection_score == rows[step - 1].score(by)
+    assert (scores.best_exact_accuracy, scores.best_scores) == (shown.score("exact"), {"optimal": shown.score("optimal")})
+    assert not record.warnings
 
 
 def test_a_run_whose_checkpoint_knows_no_such_score_starts_to_count_it():
     record = Record(step=2, scores=Scores(best_exact_accuracy=0.5, best_step=1))
     record.evaluated(result(0.2, 0.1), result(0.2, 0.1), "exact")
     assert (record.scores.best_step, record.scores.best_exact_accuracy) == (1, 0.5)
-    record.scores.best_scores = {}
     record.evaluated(result(0.2, 0.1), result(0.2, 0.1), "optimal")
-    assert (record.scores.best_step, record.scores.best_exact_accuracy) == (2, 0.5)
+    assert (record.scores.best_step, record.scores.best_scores) == (2, {"optimal": 0.1})
+
+
+@pytest.mark.parametrize("now", [("optimal", None), ("exact", result(0.1, 0.1)), ("exact", result(0.8, 0.8))])
+def test_scores_on_other_puzzles_or_of_another_kind_are_not_compared(now):
+    record = Record(step=1)
+    record.evaluated(result(0.5, 0.5), result(0.5, 0.5))
+    record.step = 2
+    record.evaluated(result(0.3, 0.3), result(0.3, 0.3), *now)
+    assert record.scores.best_step == 2
+    assert "the best is looked for anew" in record.warnings[0]
 
 
 def test_results_over_two_parts_are_joined_by_their_counts():
@@ -53,15 +63,6 @@ def test_results_over_two_parts_are_joined_by_their_counts():
     other.by_step[0]["count"] = 12
     assert one.joined(other).final == {"exact_accuracy": 0.125, "optimal": 0.25, "count": 16}
     assert one.joined(other).score("optimal") == 0.25
-
-
-def test_tensorboard_has_the_best_scores(tmp_path):
-    tracker = TensorBoardTracker(compose(["run_name=r", "data=sudoku_4x4"]), tmp_path, None, 0)
-    tracker.show(3, replace(evaluation(), best_scores={"optimal": 0.25}))
-    tracker.finish("completed", 0, {})
-    events = EventAccumulator(str(tmp_path))
-    events.Reload()
-    assert [(event.step, event.value) for event in events.Scalars("eval/best_optimal")] == [(3, 0.25)]
 
 
 def mazes(folder, **evaluate):

@@ -80,6 +80,14 @@ def test_a_folder_of_before_is_not_taken_for_one_of_now(tmp_path):
         build_dataset(data)
 
 
+def test_a_9x9_puzzle_made_before_is_known_again_and_new_ones_are_not():
+    task = SudokuTask(3, 3)
+    made = task.generate(4, 3)
+    copies = augment(task, *made, seed=1, puzzles=np.arange(4), variants=np.full(4, 9))
+    assert task.generated_before(copies, 1, 3, 3).tolist() == [False, True, True, False]
+    assert not task.generated_before(task.generate_splits({"test": 3}, 3)["test"], 0, 3, 3).any()
+
+
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     """A run, and its checkpoint as if it were of other training puzzles."""

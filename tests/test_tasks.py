@@ -112,8 +112,10 @@ def test_a_new_task_is_built_loaded_trained_and_evaluated_as_the_page_says(tmp_p
     summary = json.loads((tmp_path / "summary.json").read_text())
     assert (summary["status"], summary["last_eval"]["count"]) == ("completed", 20)
     assert summary["best_scores"].keys() == {"lit"}
-    evaluated = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines() if '"eval"' in line]
-    assert max(line["lit"] for line in evaluated) == summary["best_scores"]["lit"]
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    chosen, evaluated = ([line for line in lines if line["kind"] == kind] for kind in ("selection", "eval"))
+    assert (max(line["lit"] for line in chosen), "lit") == (summary["selection_score"], summary["selected_by"])
+    assert {"lit": evaluated[summary["best_step"] // 2 - 1]["lit"]} == summary["best_scores"]
     (run,) = collect([tmp_path])
     assert run.scores == {"lit": evaluated[-1]["lit"]}
     assert "lit % (decides)" in terminal(compare([run]))

@@ -45,7 +45,12 @@ def test_run_folder(whole):
     assert result["status"] == "completed"
     assert result["steps"] == result["total_steps"] == 20
     assert result["exact_accuracy"] == metrics(whole, "eval")[-1]["exact_accuracy"]
-    assert result["best_exact_accuracy"] == max(line["exact_accuracy"] for line in metrics(whole, "eval"))
+    chosen = {line["global_step"]: line["exact_accuracy"] for line in metrics(whole, "selection")}
+    tested = {line["global_step"]: line["exact_accuracy"] for line in metrics(whole, "eval")}
+    assert chosen.keys() == tested.keys()
+    assert (result["selection_score"], result["selected_on"]) == (max(chosen.values()), "selection")
+    assert result["selection_score"] == chosen[result["best_step"]]
+    assert result["best_exact_accuracy"] == tested[result["best_step"]]
     assert result["samples_per_s"] > 0
     assert result["training_flops"] > 0
     assert result["threads"] == result["surroundings"]["threads"] >= 1

@@ -65,7 +65,7 @@ def fake_wandb():
 @pytest.mark.filterwarnings("ignore:overflow encountered in exp")
 def test_every_task_is_drawn_in_every_view(tmp_path, name, case, steps):
     task, samples = OF_EACH[name], samples_of(OF_EACH[name], case, steps)
-    made = Evaluation([{"exact_accuracy": 0.5, "accuracy": 0.5}] * steps, 0.5, held_out(samples, task))
+    made = Evaluation([{"exact_accuracy": 0.5, "accuracy": 0.5}] * steps, held_out(samples, task))
     for puzzle in made.puzzles:
         rows = puzzle.answer.splitlines()
         assert len(rows) == task.view.rows
@@ -114,7 +114,7 @@ def test_what_cannot_be_drawn_costs_neither_the_run_nor_a_number(tmp_path, monke
     assert summary(folder)["status"] == "completed"
     assert len(metrics(folder, "eval")) == 2
     events = EventAccumulator(str(folder / "tensorboard"))
-    assert [event.step for event in events.Reload().Scalars("eval/best_exact_accuracy")] == [2, 4]
+    assert [event.step for event in events.Reload().Scalars("eval/exact_accuracy")] == [2, 4]
 
 
 def test_wandb_keeps_the_numbers_of_what_it_cannot_draw(tmp_path, monkeypatch):
@@ -125,8 +125,7 @@ def test_wandb_keeps_the_numbers_of_what_it_cannot_draw(tmp_path, monkeypatch):
     trackers._views.append(wandb)
     for step in (1, 2):
         trackers.show(step, evaluation)
-    assert rows == [{"global_step": step, "eval/best_exact_accuracy": 0.75} for step in (1, 2)]
-    assert wandb._run.summary == {"best_exact_accuracy": 0.75}
+    assert rows == [{"global_step": step} for step in (1, 2)]
     assert len(trackers.warnings) == 1
     trackers.show(3, fails)  # not even the evaluation can be made
     assert trackers._views == [wandb]

@@ -25,4 +25,4 @@ def samples():
 
 def evaluation():
     by_step = [{"exact_accuracy": 0.5 * (s > 0), "accuracy": 0.9} for s in range(3)]
-    return Evaluation(by_step, best_exact_accuracy=0.75, puzzles=held_out(samples(), SUDOKU))
+    return Evaluation(by_step, puzzles=held_out(samples(), SUDOKU))

@@ -1,6 +1,6 @@
 """The study's W&B workspace as code: `python -m trm.dashboard push [entity=..] [project=..] [name=..] [--dry-run]`.
 
-Creates the workspace, or writes its sections again where it is there: learning curves by recursion, best exact accuracy by variant
+Creates the workspace, or writes its sections again where it is there: learning curves by recursion, final exact accuracy by variant
 beside the paper's, parallel coordinates over the ablation, throughput, halting, held-out puzzles. Which runs are shown, and their
 colours, stay as they were set in the browser. Needs a W&B key, and a project that has had a run (tracking=wandb).
 
@@ -23,7 +23,7 @@ from trm.tracking.wandb_view import key_problem, one_line, teardown_wandb, wandb
 # wandb_workspaces is imported where it is used: it brings wandb, which costs a second before a wrong argument is told.
 
 NAME = "TRM scaling study"
-BEST, PAPER = "eval/best_exact_accuracy", "paper/exact_accuracy"
+FINAL, PAPER = "eval/exact_accuracy", "paper/exact_accuracy"
 LOGARITHMIC = ("train/loss", "train/grad_norm")
 REFUSED = (401, 403)
 
@@ -48,8 +48,8 @@ def sections() -> list[Any]:
         return [wr.LinePlot(title=title, x="global_step", y=[y], log_y=y in LOGARITHMIC, **mean) for title, y in curves]
 
     bars = wr.BarPlot(
-        title="Best exact accuracy by variant, and the paper's",
-        metrics=[BEST, PAPER],
+        title="Final exact accuracy by variant, and the paper's",
+        metrics=[FINAL, PAPER],
         groupby=wr.Config("labels.variant"),
         groupby_aggfunc="mean",
         groupby_rangefunc="minmax",
@@ -60,7 +60,7 @@ def sections() -> list[Any]:
     settings |= {"model.hidden_size": "width", "optimizer.lr": "learning rate", "seed": "seed"}
     column = wr.ParallelCoordinatesPlotColumn
     axes = [column(metric=wr.Config(key), display_name=name, log=key == "optimizer.lr") for key, name in settings.items()]
-    axes.append(column(metric=wr.SummaryMetric(BEST), display_name="best exact accuracy"))
+    axes.append(column(metric=wr.SummaryMetric(FINAL), display_name="final exact accuracy"))
     contents = {
         "Learning curves by recursion": lines(
             ("Training loss", "train/loss"),
@@ -70,8 +70,8 @@ def sections() -> list[Any]:
             ("Norm of the gradient", "train/grad_norm"),
             ("Norm of the weights", "train/weight_norm"),
         ),
-        "Best exact accuracy by variant": [bars, wr.MarkdownPanel(markdown=paper_table())],
-        "Ablation: settings against best exact accuracy": [wr.ParallelCoordinatesPlot(title="Ablation", columns=axes)],
+        "Final exact accuracy by variant": [bars, wr.MarkdownPanel(markdown=paper_table())],
+        "Ablation: settings against final exact accuracy": [wr.ParallelCoordinatesPlot(title="Ablation", columns=axes)],
         "Throughput": lines(
             ("Samples per second", "train/samples_per_s"),
             ("Step time, s", "train/step_time_s"),
@@ -86,7 +86,7 @@ def sections() -> list[Any]:
         ),
         "Held-out puzzles": [wr.MediaBrowser(title="Answers after every supervision step", media_keys=["held_out/thinking"])],
     }
-    columns = {"Best exact accuracy by variant": 2, "Ablation: settings against best exact accuracy": 1, "Held-out puzzles": 1}
+    columns = {"Final exact accuracy by variant": 2, "Ablation: settings against final exact accuracy": 1, "Held-out puzzles": 1}
     made = []
     for name, panels in contents.items():
         for number, panel in enumerate(panels):

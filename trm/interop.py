@@ -38,7 +38,7 @@ from trm.core.model import Architecture, Weights, architecture, weight_shapes
 from trm.errors import CheckpointError, ConfigError
 from trm.run.checkpoint import Meta, Scores, save_checkpoint, write_checkpoint
 from trm.run.folder import CONFIG_FILE
-from trm.run.saved import is_override, open_run, split_arguments
+from trm.run.saved import chosen_words, is_override, open_run, split_arguments
 from trm.tasks.base import task_of
 
 USE = ("hardware", "evaluate", "inference")  # settings of how a published network is used
@@ -222,7 +222,10 @@ def publish(arguments: list[str]) -> None:
             )
     run, folder = open_run(path, overrides), Path(local_path("FOLDER", rest[0]))
     settings = to_plain(run.cfg)
-    meta = replace(run.meta, wandb_run_id=None, config=run.meta.config | {group: settings[group] for group in USE})
+    findings = None if run.meta.findings is None else run.meta.findings + chosen_words(run)
+    meta = replace(
+        run.meta, wandb_run_id=None, findings=findings, config=run.meta.config | {group: settings[group] for group in USE}
+    )
     if os.path.lexists(folder):
         raise ConfigError(f"{folder}: exists already: choose another folder, or remove it")
     tensors = {f"{'ema' if run.uses_ema else 'weights'}/{name}": tensor for name, tensor in run.eval_weights.items()}

@@ -29,7 +29,7 @@ from trm.core.model import Weights, num_parameters
 from trm.core.step import Batch, TrainState
 from trm.data.prefetch import Prefetcher
 from trm.errors import EXIT_FAILED, EXIT_PREEMPTED, ConfigError, RunFailure
-from trm.inference.evaluator import EvaluationStopped, Evaluator, make_evaluator
+from trm.inference.evaluator import EvaluationStopped, Evaluator, make_evaluator, selection_evaluator
 from trm.inference.findings import findings_of
 from trm.run.ahead import AHEAD_STEPS, ahead, hint
 from trm.run.clock import Clock
@@ -52,7 +52,7 @@ PROFILE_FOLDER = "profile"
 
 
 def train(cfg: Config) -> float | None:
-    """One run from its settings to its summary; returns its best exact accuracy. Exits with 143 when preempted."""
+    """One run from its settings to its summary; returns the score that chose its best checkpoint. Exits with 143 when preempted."""
     if cfg.evaluate.blank_identifiers:
         raise ConfigError("evaluate.blank_identifiers is of python -m trm.evaluate checkpoint=RUN: leave it out")
     if cfg.evaluate.supervision_steps or cfg.evaluate.augmentations > 1 or cfg.evaluate.by_difficulty:
@@ -82,7 +82,7 @@ def execute(exp: Experiment, run_dir: Path, stop: StopSignal) -> float | None:
         record.warn(finding)
     if record.step == exp.total_steps and (kept := kept_evaluation(exp, run_dir, record)) is not None:
         log.info("nothing to train: %s already holds all %s steps%s", run_dir, exp.total_steps, kept)
-        return record.scores.best_exact_accuracy
+        return record.scores.selection_score
     averaging = exp.cfg.ema
     if averaging.enabled and averaging.start_step >= exp.total_steps:
         record.warn(f"ema.start_step={averaging.start_step}: the run ends at step {exp.total_steps}, before averaging begins")
@@ -106,9 +106,9 @@ def execute(exp: Experiment, run_dir: Path, stop: StopSignal) -> float | None:
     if status == "preempted":
         log.info("preempted at step %s; the same command goes on from there", record.step)
         sys.exit(EXIT_PREEMPTED)
-    accuracies = summary["exact_accuracy"], summary["best_exact_accuracy"]
-    log.info("completed: exact accuracy %.4f (best %.4f) in %s", *accuracies, run_dir)
-    return record.scores.best_exact_accuracy
+    best = f"{summary['best_exact_accuracy']:.4f} at step {summary['best_step']}, chosen on the {summary['selected_on']} puzzles"
+    log.info("completed: exact accuracy %.4f (%s) in %s", summary["exact_accuracy"], best, run_dir)
+    return record.scores.selection_score
 
 
 class Training:
@@ -119,6 +119,7 @@ class Training:
         self.cfg, self.runtime, self.clock = exp.cfg, exp.runtime, Clock()
         self.alone = exp.runtime.process_count == 1
         self.compiles = 0  # when the stage had compiled all that it needs
+        self.selector: Evaluator | None = None  # over the puzzles that choose the best checkpoint; None = the test puzzles do
 
     def loop(self, state: TrainState) -> bool:
         """Train to the last step or until a stop is asked for (then True). `state` is on the CPU."""
@@ -126,6 +127,7 @@ class Training:
         # ------------------------------------------------------------------------------------------------------------ prepare
         fixed = self.runtime.put_replicated(exp.fixed)
         evaluator = make_evaluator(cfg, self.runtime, exp.arch, exp.fixed, sample=True)
+        self.selector = selection_evaluator(cfg, evaluator)
         if record.votes and evaluator.ballots is not None:
             evaluator.ballots.take(record.votes)
         state = exp.place(state)
@@ -205,7 +207,8 @@ class Training:
         self.record.seconds_to_first_step = self.clock.total_s
         log.info("first step after %.1f s; compiling the evaluation step ...", self.record.seconds_to_first_step)
         began = time.perf_counter()
-        evaluator.prepare(state.ema or state.weights, state.puzzle_embedding)
+        for each in filter(None, (evaluator, self.selector)):
+            each.prepare(state.ema or state.weights, state.puzzle_embedding)
         log.info("compiled the evaluation step in %.1f s", time.perf_counter() - began)
         self.compiles = self.runtime.compile_count()
         self.clock.reset(self.record.step)
@@ -253,13 +256,15 @@ class Training:
     def _evaluate_and_save(self, evaluator: Evaluator, state: TrainState) -> bool:
         """False where a stop was asked for on the way: then the state is saved, and the resumed run evaluates it first.
 
-        The last evaluation takes all puzzles, the others the sample that evaluate.max_puzzles says.
+        The last evaluation takes all test puzzles, the others the sample that evaluate.max_puzzles says; all take the same
+        selection puzzles, where there are any.
         """
         began, stop = time.perf_counter(), lambda: self.stop.requested
         weights = state.ema or state.weights
         with self.clock.paused():
             try:
                 result = sample = evaluator.run(weights, state.puzzle_embedding, stop)
+                chosen_by = None if self.selector is None else self.selector.run(weights, state.puzzle_embedding, stop)
                 whole = self.record.step == self.exp.total_steps and self.cfg.evaluate.max_puzzles is None
                 rest = evaluator.rest() if whole else None
                 if rest is not None:
@@ -268,10 +273,12 @@ class Training:
                 self._save(state)
                 return False
             check_evaluation(result.final, weights, self.record.step, self.cfg, self.run_dir)
-            self.record.evaluated(sample, result, self.cfg.evaluate.best_by)
+            self.record.evaluated(sample, result, self.cfg.evaluate.best_by, chosen_by)
             if evaluator.keeps_votes and evaluator.ballots is not None:
                 self.record.votes = evaluator.ballots.arrays()
             self.outputs.evaluated(result, began)
+            if chosen_by is not None:
+                self.outputs.log("selection", chosen_by.final)
             self._save(state)
         return True
 

@@ -103,6 +103,11 @@ def validate(cfg: Config) -> None:
         raise ConfigError("data.train_csv and data.test_csv are for data.source=csv: remove them or choose another data=")
     if cfg.data.source == "generated" and cfg.data.min_rating is not None:
         raise ConfigError("data.min_rating is for data.source=csv, whose puzzles are rated: remove it or choose another data=")
+    if cfg.data.source != "generated" and cfg.evaluate.selection_puzzles:
+        raise ConfigError(
+            f"evaluate.selection_puzzles={cfg.evaluate.selection_puzzles}: data.source={cfg.data.source} has no puzzles but for "
+            "training and test: leave it out; the test puzzles then choose the best checkpoint, which is said beside its score"
+        )
     ends = [phase.until for phase in cfg.recursion.curriculum]
     if any(later <= earlier for earlier, later in itertools.pairwise(ends)):
         raise ConfigError(

@@ -386,6 +386,12 @@ class EvaluateConfig:
         f"test puzzles of an evaluation; null = all, but during training a sample of {SAMPLE_PUZZLES:,} (the last one takes all)",
         low=1,
     )
+    selection_puzzles: int | None = _key(
+        None,
+        "puzzles apart from training and test that choose the best checkpoint and score a search; null = as many as test puzzles "
+        "where the data is generated (500 at most), else none; 0 = none: the test puzzles choose, which is said beside the number",
+        low=0,
+    )
     early_exit: bool = _key(False, "a row that halts takes the next puzzle; its answer of then counts")
     supervision_steps: list[int] = _key(
         [], "trm.evaluate: accuracy against compute, after so many supervision steps each", low=1, high=1024
@@ -407,7 +413,7 @@ class EvaluateConfig:
         choices=("checkpoint", "run"),
     )
     best_by: str = _key(
-        EXACT, "score that chooses the best checkpoint: exact, or one of the task's own (optimal, one_path)", changes=NOTHING
+        EXACT, "score by which the best checkpoint is chosen: exact, or one of the task's own (optimal, one_path)", changes=NOTHING
     )
 
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from trm.config import DataConfig
 from trm.data.format import Dataset, load_dataset, read_build_record
-from trm.tasks.base import Split, Task, task_of
+from trm.tasks.base import Task, task_of
 
 GENERATED_TEST_PUZZLES = 1000  # where data.num_test_puzzles does not say how many
 COPIES = "may be symmetric copies of a training puzzle"
@@ -33,7 +33,7 @@ class Content:
     train_puzzles: int
     test_puzzles: int
     findings: list[str]  # in words, empty where nothing changes how an accuracy on these puzzles may be read
-    # of generated training puzzles, which they are (`generated_training`); None where they are from elsewhere
+    # of generated training puzzles, which they are (`training_range`); None where they are from elsewhere
     training_range: dict[str, int] | None = None
 
 
@@ -82,17 +82,13 @@ def training_range(settings: dict[str, Any], version: int, puzzles: int) -> dict
     return {"format_version": version, "seed": settings["seed"], "first": first, "puzzles": puzzles}
 
 
-def generated_training(task: Task, known: dict[str, int]) -> Split:
-    """The training puzzles of such a range, which are made again. Until version 2 they followed the test puzzles."""
-    first, stop, seed = known["first"], known["first"] + known["puzzles"], known["seed"]
-    rows = task.generate(stop, seed) if known["format_version"] == 1 else task.generate_splits({"train": stop}, seed)["train"]
-    return rows[0][first:], rows[1][first:]
-
-
 def trained_on(task: Task, known: dict[str, int], test: Dataset) -> int:
     """How many of the test puzzles are in such a range, or are copies of puzzles there where sets are kept apart from copies."""
-    met = np.isin(task.classes(*base_rows(test)), task.classes(*generated_training(task, known)))
-    return int(met.sum())
+    rows, first, stop, seed = base_rows(test), known["first"], known["first"] + known["puzzles"], known["seed"]
+    if known["format_version"] == 1:  # training puzzles followed the test puzzles
+        return int(task.generated_before(rows, first, stop, seed).sum())
+    made = task.generate_splits({"train": stop}, seed)["train"]
+    return int(np.isin(task.classes(*rows), task.classes(*made)).sum())
 
 
 # ------------------------------------------------------------------------------------------------------------------- findings

@@ -42,12 +42,23 @@ class _Variants:
     """
 
     def __init__(self, dataset: Dataset, data_seed: int, without: str | None):
-        self._dataset, self._seed, self._task = dataset, data_seed, None
+        self._seed, self._task = data_seed, None
         if without is not None:
             if dataset.task is None or dataset.task.symmetry is None:
                 raise DataError(f"{without.partition('=')[0]}: the symmetries of these puzzles are not known: set {without}")
             self._task = dataset.task
+        self._take(dataset)
+
+    def _take(self, dataset: Dataset) -> None:
+        self._dataset = dataset
+        if self._task is not None:
             self._base = np.asarray(dataset.inputs, np.uint8), np.asarray(dataset.labels, np.uint8)
+
+    def of(self, dataset: Dataset) -> "_Variants":
+        """The same of another split."""
+        other = copy.copy(self)
+        other._take(dataset)
+        return other
 
     def batch(self, rows: NDArray[np.int64], variants: NDArray[np.int64]) -> Batch:
         """Given variants of the puzzles whose own rows are these."""
@@ -172,6 +183,13 @@ class EvalLoader:
     def num_rows(self) -> int:
         """Rows of the pass: the puzzles with their copies, and these as often as they are repeated."""
         return self.num_puzzles * self._copies * self._repeats
+
+    def of(self, dataset: Dataset, most: int) -> "EvalLoader":
+        """A pass over at most so many puzzles of another split, in batches of the same size."""
+        other = copy.copy(self)
+        other.dataset, other._variants = dataset, self._variants.of(dataset)
+        other._first, other.num_puzzles = 0, min(most, dataset.num_rows)
+        return other
 
     def rest(self) -> "EvalLoader | None":
         """The pass over the rows that come after these; None where there are none."""

@@ -10,6 +10,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -25,7 +26,7 @@ from trm.core.model import Architecture, Weights
 from trm.core.programs import ONE, eval_program
 from trm.core.step import empty_carry
 from trm.data.build import held_out_puzzles
-from trm.data.format import Dataset
+from trm.data.format import SELECTION, Dataset, load_dataset
 from trm.data.loader import Batch, EvalLoader
 from trm.data.pairs import PairEvalLoader
 from trm.errors import DataError
@@ -34,7 +35,7 @@ from trm.inference.early_exit import RECORD, early_exit_program, first_rows, fir
 from trm.inference.pool import Chosen, Pool, Rows
 from trm.inference.samples import Samples
 from trm.run.progress import Progress, progress_bar
-from trm.tasks.base import Ballots
+from trm.tasks.base import Ballots, task_of
 
 
 @dataclass(frozen=True)
@@ -141,8 +142,13 @@ class Evaluator(ABC):
         """Every puzzle of the loader once. Raises EvaluationStopped soon after `stop` says so."""
 
     @abstractmethod
+    def over(self, loader: EvalLoader) -> "Evaluator":
+        """The same over the puzzles of another loader with batches of the same size."""
+
     def rest(self) -> "Evaluator | None":
         """The same over the test puzzles that the loader leaves out; None where there are none."""
+        loader = self.loader.rest()
+        return None if loader is None else self.over(loader)
 
 
 @dataclass(frozen=True)
@@ -196,11 +202,8 @@ class FullEvaluator(Evaluator):
         batch = self.runtime.put_batch(self._voted(next(iter(self.loader)), never))
         self.runtime.prepare(self._step, weights, self._fixed, puzzle_embedding, self._carry, batch, self._zeros)
 
-    def rest(self) -> "FullEvaluator | None":
-        """The same, with the same compiled step, over the test puzzles that the loader leaves out."""
-        loader = self.loader.rest()
-        if loader is None:
-            return None
+    def over(self, loader: EvalLoader) -> "FullEvaluator":
+        """The same with the same compiled step."""
         other = copy.copy(self)
         other.loader = loader
         return other
@@ -395,11 +398,8 @@ class EarlyExitEvaluator(Evaluator):
         votes = self._votes(never)
         self.runtime.prepare(self._step, weights, self._fixed, puzzle_embedding, self._queue, self._rows, self._totals, votes)
 
-    def rest(self) -> "EarlyExitEvaluator | None":
-        """The same over the test puzzles that the loader leaves out: a graph of its own, since the queue has another length."""
-        loader = self.loader.rest()
-        if loader is None:
-            return None
+    def over(self, loader: EvalLoader) -> "EarlyExitEvaluator":
+        """The same: a graph of its own where the queue has another length."""
         arguments = self.runtime, self._arch, self._host_fixed, loader, self._num_steps, self._progress, self.way
         return EarlyExitEvaluator(*arguments, keep=self._keep)
 
@@ -488,6 +488,20 @@ def make_evaluator(
         )
     kind = EarlyExitEvaluator if cfg.evaluate.early_exit or way.selection == "halt_first" else FullEvaluator
     return kind(runtime, arch, fixed, loader, cfg.inference_steps, progress_of(cfg, runtime), way, keep=keep)
+
+
+def selection_evaluator(cfg: Config, evaluator: Evaluator) -> Evaluator | None:
+    """The same evaluator over the puzzles that choose the best checkpoint; None where the test puzzles do.
+
+    Raises DataError where there are fewer than evaluate.selection_puzzles.
+    """
+    asked, path = cfg.evaluate.selection_puzzles, Path(cfg.data.path)
+    there = load_dataset(path, SELECTION, task_of(cfg.data)) if asked != 0 and (path / SELECTION).exists() else None
+    if asked and (there is None or asked > there.num_rows):
+        raise DataError(
+            f"evaluate.selection_puzzles={asked}, but {path} has {0 if there is None else there.num_rows} such puzzles: lower it"
+        )
+    return None if there is None else evaluator.over(evaluator.loader.of(there, asked or evaluator.loader.num_puzzles))
 
 
 def candidate_loader(cfg: Config, runtime: Runtime, most: int | None = None, only: Only | None = None) -> EvalLoader:

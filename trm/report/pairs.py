@@ -15,7 +15,7 @@ VOTES = {"checkpoint": "votes of the last evaluation's checkpoint", "run": "vote
 
 @dataclass(frozen=True)
 class Answers:
-    """A variant's best run, and the puzzles that it shows, or why it cannot."""
+    """A variant's best run as evaluate.best_by says, and the puzzles that it shows, or why it cannot."""
 
     variant: str
     run: str
@@ -48,7 +48,7 @@ def _file(run: Run) -> Path | None:
 
 def _best_run(variant: Variant) -> Run | None:
     runs = [run for run in variant.counted or variant.runs if _file(run) is not None]
-    return max(runs, key=lambda run: max((run.scores or {}).values(), default=0.0), default=None)
+    return max(runs, key=lambda run: run.deciding_score, default=None)
 
 
 def _answers(variant: Variant, run: Run) -> Answers:

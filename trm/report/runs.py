@@ -12,7 +12,8 @@ from typing import Any, Literal
 
 import yaml
 
-from trm.config import defaults, flatten
+from trm.config import EXACT, defaults, flatten
+from trm.data.format import SELECTION
 from trm.errors import UserError
 from trm.run.folder import CONFIG_FILE, SUMMARY_FILE, in_use
 from trm.run.progress import work
@@ -45,7 +46,8 @@ class Run:
     settings: Mapping[str, Any] = field(default_factory=dict)
     seed: int | None = None
     exact_accuracy: float | None = None  # of the final evaluation
-    best_exact_accuracy: float | None = None  # of all evaluations
+    best_exact_accuracy: float | None = None  # on the test puzzles, of the evaluation that chose the best checkpoint
+    selected_on: str = "test"  # the puzzles that chose it: "selection" puzzles, or the "test" puzzles themselves
     scores: Mapping[str, float] = field(default_factory=dict)  # the task's own, of the final evaluation
     best_step: int | None = None
     steps: int | None = None
@@ -65,6 +67,12 @@ class Run:
     evaluated_puzzles: int | None = None  # of the final evaluation
     evaluated_step: int | None = None  # that of its checkpoint
     code: Mapping[str, Any] | None = None  # revision and versions; None of runs before they were kept
+
+    @property
+    def deciding_score(self) -> float:
+        """The final score that chooses between checkpoints (evaluate.best_by); 0 where there is none."""
+        by = str(self.settings.get("evaluate.best_by", EXACT))
+        return (self.exact_accuracy if by == EXACT else self.scores.get(by)) or 0.0
 
 
 class _DamagedError(Exception):
@@ -211,6 +219,7 @@ def _read_run(folder: Path, name: str, overrides: tuple[str, ...]) -> Run:
         seed=seed if isinstance(seed, int) else None,
         exact_accuracy=_number(values.get("exact_accuracy")),
         best_exact_accuracy=_number(values.get("best_exact_accuracy")),
+        selected_on=SELECTION if values.get("selected_on") == SELECTION else "test",
         scores=_scores(values),
         best_step=_integer(values.get("best_step")),
         steps=last_step if values.get("steps") is None else _integer(values["steps"]),

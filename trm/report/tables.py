@@ -20,8 +20,12 @@ DECIDES = " (decides)"
 NOTES = (
     "exact accuracy: share of held-out puzzles solved in every cell at the final evaluation, in percent; mean over the seeds of "
     "completed runs, ± half the width of the 95 % Student-t interval (n=1: none can be given)",
-    "best: the highest evaluation of each run, mean over seeds; chosen on the test puzzles, so read it as optimistic",
 )
+BEST_NOTE = "best: test exact accuracy at the evaluation that chose the best checkpoint of a run, mean over seeds; chosen on {how}"
+CHOSEN = {
+    "selection": "puzzles apart from the test puzzles (evaluate.selection_puzzles)",
+    "test": "the test puzzles themselves, so read it as optimistic",
+}
 RATES_NOTE = (
     "steps, samples/s and seconds: mean over seeds; seconds in training steps over all starts of a run, samples/s of the last one"
 )
@@ -204,7 +208,9 @@ def notes(comparison: Comparison) -> list[str]:
     tests = sum(found.p is not None for found in differences(comparison).values())
     less = [BASELINE_NOTE.format(label=comparison.baseline.label, tests=tests)] if comparison.baseline else []
     apart = [MEASURED_NOTE] if comparison.not_compared else []
-    return [*NOTES, *apart, FLOPS_NOTE, *less, RATES_NOTE, *beside, *found, *scores, *votes_note(comparison), *target]
+    kinds = {run.selected_on for variant in comparison.variants for run in variant.counted} or {"test"}
+    best = BEST_NOTE.format(how="; of other runs on ".join(CHOSEN[kind] for kind in sorted(kinds)))
+    return [*NOTES, best, *apart, FLOPS_NOTE, *less, RATES_NOTE, *beside, *found, *scores, *votes_note(comparison), *target]
 
 
 def problems(comparison: Comparison) -> list[Row]:

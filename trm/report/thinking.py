@@ -35,9 +35,9 @@ def thinking(comparison: Comparison) -> list[Thinking]:
 
 
 def _best_run(variant: Variant) -> Run | None:
-    """The counted run with the highest final accuracy; of a variant without one, a run that is not done."""
+    """The counted run with the highest final score of evaluate.best_by; of a variant without one, a run that is not done."""
     runs = [run for run in variant.counted or variant.runs if run.folder and (run.folder / SAMPLES_FILE).is_file()]
-    return max(runs, key=lambda run: run.exact_accuracy or 0.0, default=None)
+    return max(runs, key=lambda run: run.deciding_score, default=None)
 
 
 def _thinking(variant: Variant, run: Run, count: int) -> Thinking:

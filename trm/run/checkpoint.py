@@ -41,13 +41,16 @@ WRITING, REPLACED = ".writing_", ".replaced_"  # before the names of folders tha
 class Scores:
     """What a run's evaluations found up to a step."""
 
-    best_exact_accuracy: float | None = None
-    best_step: int | None = None  # of the evaluation with the best score as evaluate.best_by chooses it
-    best_puzzles: int | None = None  # that it was measured on
+    best_exact_accuracy: float | None = None  # on the test puzzles, at best_step
+    best_step: int | None = None  # of the evaluation whose score `selected_by` was the best on the puzzles that choose
+    best_puzzles: int | None = None  # how many those were
     last_eval: dict[str, float] | None = None  # metrics of the last evaluation
     last_eval_step: int | None = None
     exact_accuracy_by_step: list[float] | None = None  # of the last evaluation, after each supervision step
-    best_scores: dict[str, float] = field(default_factory=dict)  # of any evaluation, by the task's own scores
+    best_scores: dict[str, float] = field(default_factory=dict)  # the task's own scores on the test puzzles, at best_step
+    selected_on: str | None = None  # "selection" puzzles or "test" puzzles; None where a run did not say, which was on the latter
+    selected_by: str | None = None  # evaluate.best_by
+    selection_score: float | None = None  # that best score; on "test" puzzles it is too high as a result
 
 
 @dataclass(frozen=True)

@@ -98,9 +98,8 @@ class Outputs:
                     write_whole(self._run_dir / name, text)
                 if result.ballots and (remark := result.ballots.remark()):
                     self._record.warn(remark, once=remark)
-            best = self._record.scores.best_exact_accuracy or 0.0  # this evaluation's included
-            task, scores = self._exp.dataset.task, dict(self._record.scores.best_scores)
-            self._trackers.show(step, lambda: Evaluation(result.by_step, best, held_out(result.samples, task), scores))
+            task = self._exp.dataset.task
+            self._trackers.show(step, lambda: Evaluation(result.by_step, held_out(result.samples, task), result.score_names))
 
     def save(self, state: TrainState) -> None:
         """Have a state of the CPU, which nobody may change any more, written as a checkpoint."""

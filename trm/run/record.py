@@ -45,26 +45,33 @@ class Record:
             self.warnings.append(text)
         self._told |= {once} if once else set()
 
-    def evaluated(self, sample: EvalResult, result: EvalResult, best_by: str = EXACT) -> None:
-        """Take an evaluation of the current step; it is the best where its score `best_by` is.
+    def evaluated(self, sample: EvalResult, result: EvalResult, best_by: str = EXACT, selection: EvalResult | None = None) -> None:
+        """Take an evaluation of the current step; it is the best where its score `best_by` is, on the selection puzzles.
 
-
-        `sample` is the part over the puzzles that every evaluation takes, by which evaluations are compared; `result` is all of it.
-        The best is looked for anew where the sample is another than before.
+        `sample` is the part over the test puzzles that every evaluation takes, `result` is over all; `selection` is over the
+        puzzles by which evaluations are compared, None = by those of the sample. The best is looked for anew where these are
+        others than before.
         """
-        scores, count = self.scores, int(sample.final["count"])
-        before = scores.best_exact_accuracy if best_by == EXACT else scores.best_scores.get(best_by)
-        if before is not None and scores.best_puzzles not in (None, count):
+        scores, chosen, on = self.scores, selection or sample, "test" if selection is None else "selection"
+        count, before = int(chosen.final["count"]), scores.selection_score
+        if scores.selected_on is None:  # as older runs have it
+            before = scores.best_exact_accuracy if best_by == EXACT else scores.best_scores.get(best_by)
+        now, then = (
+            (on, best_by, count),
+            (scores.selected_on or "test", scores.selected_by or best_by, scores.best_puzzles or count),
+        )
+        if before is not None and now != then:
+            was, here = (f"{puzzles} {kind} puzzles by {score}" for kind, score, puzzles in (then, now))
             self.warn(
-                f"step {self.step}: the best evaluation until now ({before:.4f} at step {scores.best_step}) was over "
-                f"{scores.best_puzzles} puzzles, this one is over {count}: the best is looked for anew"
+                f"step {self.step}: the best evaluation until now ({before:.4f} at step {scores.best_step}) was over {was}, "
+                f"this one is over {here}: the best is looked for anew"
             )
-            before, scores.best_exact_accuracy, scores.best_scores = None, None, {}
-        if before is None or sample.score(best_by) > before:
-            scores.best_step, scores.best_puzzles = self.step, count
-        scores.best_exact_accuracy = max(sample.score(EXACT), scores.best_exact_accuracy or 0.0)
-        for name in sample.score_names:
-            scores.best_scores[name] = max(sample.final[name], scores.best_scores.get(name, 0.0))
+            before = None
+        if before is None or chosen.score(best_by) > before:
+            scores.selected_on, scores.selected_by, scores.best_puzzles = now
+            scores.best_step, scores.selection_score = self.step, chosen.score(best_by)
+            scores.best_exact_accuracy = sample.score(EXACT)
+            scores.best_scores = {name: sample.final[name] for name in sample.score_names}
         scores.last_eval, scores.last_eval_step = result.final, self.step
         scores.exact_accuracy_by_step = [step["exact_accuracy"] for step in result.by_step]
 

@@ -19,10 +19,10 @@ from trm.config.overrides import override, parsed
 from trm.core.model import Architecture, Weights, architecture, init_fixed, weight_shapes
 from trm.data.build import is_absent
 from trm.data.content import findings, trained_on, training_range
-from trm.data.format import Dataset, load_dataset, read_build_record
+from trm.data.format import SELECTION, Dataset, load_dataset, read_build_record
 from trm.errors import CheckpointError, ConfigError, DataError
-from trm.run.checkpoint import Meta, cast, find_checkpoints, first_whole, load_checkpoint
-from trm.run.folder import CHECKPOINTS, CONFIG_FILE, META_FILE
+from trm.run.checkpoint import BEST, Meta, cast, find_checkpoints, first_whole, load_checkpoint
+from trm.run.folder import CHECKPOINTS, CONFIG_FILE, META_FILE, best_step, steps_in
 from trm.tasks.base import Task, task_of
 
 log = logging.getLogger(__name__)
@@ -43,6 +43,7 @@ class SavedRun:
     fixed: Weights
     puzzle_embedding: Tensor | None
     asked_data: bool = False  # whether the overrides say which puzzles to take
+    chosen: bool = False  # whether it is the run's best checkpoint rather than its last one
 
     @property
     def uses_ema(self) -> bool:
@@ -105,6 +106,7 @@ def open_run(path: Path, overrides: list[str]) -> SavedRun:
         ema=part("ema/"),
         fixed=init_fixed(arch, cfg.seed) | part("fixed/"),
         puzzle_embedding=tensors.get("puzzle_embedding"),
+        chosen=path.name == BEST or meta.step == best_step(folder.parent) != max(steps_in(folder.parent)),
         asked_data=any(override.partition("=")[0].partition(".")[0] == "data" for override in overrides),
     )
 
@@ -139,7 +141,7 @@ def check_test_puzzles(run: SavedRun, test: Dataset) -> list[str]:
     """
     own, here, where = run.meta.test_digest, test.digest(), f"data.path={run.cfg.data.path}"
     if own == here:
-        return run.meta.findings or []
+        return (run.meta.findings or []) + chosen_words(run)
     if own is not None and not run.asked_data:
         raise CheckpointError(
             f"{where} holds other test puzzles than the run was tested on: digest {own} in {run.folder}, {here} there: give the "
@@ -157,6 +159,16 @@ def check_test_puzzles(run: SavedRun, test: Dataset) -> list[str]:
         train = None
         words.append("whether they are copies of puzzles that the run was trained on is not known: those are not in this folder")
     return words + findings(task, train, test)
+
+
+def chosen_words(run: SavedRun) -> list[str]:
+    """What to say of a checkpoint that was chosen by the very puzzles that it is tested on; nothing of any other."""
+    if not run.chosen or run.meta.scores.selected_on == SELECTION:
+        return []
+    return [
+        f"this checkpoint was chosen as the best of its run by {run.meta.scores.selected_by or 'its score'} on these test "
+        "puzzles, so its scores are too high: those of the run's last checkpoint (checkpoint=RUN) were not chosen"
+    ]
 
 
 def _refuse_trained_on(run: SavedRun, test: Dataset) -> None:

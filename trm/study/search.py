@@ -32,7 +32,7 @@ class OptunaSweeper(StudySweeper):
     """Trials one batch after another, each as many as run at once; recorded, resumed and judged like every sweep."""
 
     def __init__(
-        self, trials: int = 20, score: str = "best_exact_accuracy", direction: str = "maximize", seed: int = 0, **hydras: Any
+        self, trials: int = 20, score: str = "selection_score", direction: str = "maximize", seed: int = 0, **hydras: Any
     ) -> None:
         super().__init__(**{"max_batch_size": None, "params": None} | hydras)
         if trials < 1:
@@ -84,6 +84,10 @@ class OptunaSweeper(StudySweeper):
             sys.exit(EXIT_PREEMPTED if stopped else EXIT_FAILED)
         best = search.best_trial
         lines.append(f"best {self.score}: {best.value:.6g} by {jobs[best.number].dir} ({' '.join(_overrides(best.params))})")
+        if (read_summary(sweep_dir / jobs[best.number].dir) or {}).get("selected_on") != "selection":
+            lines.append(
+                "  to be read with care: the trials were compared on the test puzzles, so what the best one solves is too high"
+            )
         print("\n".join(lines), flush=True)
 
     def configs(self, arguments: list[str]) -> dict[str, Config]:

@@ -211,6 +211,12 @@ class Task(ABC):
         words: NDArray[np.uint64] = cells.sum(axis=1, dtype=np.uint64)
         return words
 
+    def generated_before(self, rows: Split, first: int, stop: int, seed: int) -> Flags:
+        """Which puzzles [P] are among those that `generate` makes from number `first` to `stop`, or copies of such (`classes`)."""
+        made = [part[first:] for part in self.generate(stop, seed)]
+        found: Flags = np.isin(self.classes(*rows), self.classes(*made))
+        return found
+
     @property
     def token_of_byte(self) -> NDArray[np.uint8]:
         """Token of every byte of csv text [256]; `facts.pad` where the byte is no cell."""

@@ -4,7 +4,7 @@ Shape legend: S supervision steps, K puzzles, C cells.
 """
 
 import io
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
@@ -79,6 +79,5 @@ class Evaluation:
     """One evaluation as the dashboards get it."""
 
     by_step: list[dict[str, float]]  # metrics after each supervision step
-    best_exact_accuracy: float  # of this run so far, this evaluation included
     puzzles: list[HeldOut]
-    best_scores: dict[str, float] = field(default_factory=dict)  # the same of the task's own scores
+    score_names: tuple[str, ...] = ()  # the task's own scores, which the metrics have too

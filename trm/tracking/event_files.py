@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 # tensorboard is imported where it is used: it costs a second of start-up, and a run without it must not need it.
 
-BEST = "best_exact_accuracy"  # the HPARAMS table's metric
+SHOWN = "eval/exact_accuracy"  # the HPARAMS table's metric, of which it takes the last value: the best one was chosen
 MOST_PICTURED = 2  # puzzles, since drawing takes longest; all of them are in W&B's table
 NEVER_S = 10**9  # the writer's thread does not flush, so that errors come here
 
@@ -55,11 +55,9 @@ class TensorBoardTracker:
         self._writer.flush()
 
     def show(self, global_step: int, evaluation: Evaluation) -> None:
-        """Write the best accuracy so far, the curve by supervision step, and a contact sheet of each of some puzzles."""
-        best = {f"best_{name}": value for name, value in evaluation.best_scores.items()}
-        self.log("eval", global_step, {BEST: evaluation.best_exact_accuracy, **best})
+        """Write the curve by supervision step, and a contact sheet of each of some puzzles."""
         self._writer.add_figure(
-            "eval/accuracy_by_supervision_step", _curve(evaluation.by_step, [*evaluation.best_scores]), global_step
+            "eval/accuracy_by_supervision_step", _curve(evaluation.by_step, [*evaluation.score_names]), global_step
         )
         for held_out in evaluation.puzzles[:MOST_PICTURED]:
             picture = _picture(f"held_out/{held_out.puzzle.name}", held_out.png)
@@ -97,7 +95,7 @@ def _hparams(cfg: Config, data: dict[str, Any] | None) -> tuple[Any, Any, Any]:
         **(_read(data, label.digest) if data else {}),
         "seed": cfg.seed,
     }
-    summaries: tuple[Any, Any, Any] = hparams(row, {f"eval/{BEST}": 0.0})  # type: ignore[no-untyped-call]
+    summaries: tuple[Any, Any, Any] = hparams(row, {SHOWN: 0.0})  # type: ignore[no-untyped-call]
     return summaries
 
 

@@ -114,7 +114,7 @@ class WandbTracker:
         # The x axis is global_step, logged as a value: W&B's own step cannot go back, but resuming from a checkpoint does.
         self._run.define_metric("global_step")
         self._run.define_metric("*", step_metric="global_step")
-        self._run.define_metric("eval/exact_accuracy", step_metric="global_step", summary="max")
+        self._run.define_metric("eval/exact_accuracy", step_metric="global_step", summary="last")
 
     @property
     def url(self) -> str | None:
@@ -127,10 +127,8 @@ class WandbTracker:
         self._run.log({"global_step": global_step, **{f"{kind}/{name}": value for name, value in values.items()}})
 
     def show(self, global_step: int, evaluation: Evaluation) -> None:
-        """Send the best accuracy so far, a line plot by supervision step, and the held-out puzzles as a table and as pictures."""
-        best = {"best_exact_accuracy": evaluation.best_exact_accuracy}
-        best |= {f"best_{name}": value for name, value in evaluation.best_scores.items()}
-        row: dict[str, Any] = {"global_step": global_step, **{f"eval/{name}": value for name, value in best.items()}}
+        """Send a line plot by supervision step, and the held-out puzzles as a table and as pictures."""
+        row: dict[str, Any] = {"global_step": global_step}
         if self._labels.paper_exact_accuracy is not None:
             row["paper/exact_accuracy"] = self._labels.paper_exact_accuracy  # so that a panel has both in one chart
         with tempfile.TemporaryDirectory() as folder:
@@ -138,7 +136,6 @@ class WandbTracker:
                 row |= self._drawn(evaluation, Path(folder))
             finally:  # the numbers go on where something cannot be drawn
                 self._run.log(row)
-                self._run.summary.update(best)
 
     def _drawn(self, evaluation: Evaluation, folder: Path) -> dict[str, Any]:
         """The curve, the table and the pictures, whose files are in `folder`."""

@@ -206,6 +206,20 @@ def solved(
     return answers, counts
 
 
+def shares_solution(sudoku: Sudoku, answers: NDArray[np.uint8], stop: int, seed: int) -> bool:
+    """Whether an answer [N, L] may be a copy of a solution among the first `stop` puzzles that `generate` makes."""
+    grids = np.uint16(1) << (answers.T.astype(np.uint16) - np.uint16(BLANK + 1))
+    wanted = solution_classes(sudoku, grids)
+    stop += stop // 8 + _ROUND  # since of copies only the first is counted
+    with work("solutions compared", stop, "solution") as done:
+        for start in range(0, stop, _ROUND):
+            made = _random_solutions(sudoku, seed, np.arange(start, min(start + _ROUND, stop)))
+            if np.isin(solution_classes(sudoku, made), wanted).any():
+                return True
+            done(start + _ROUND)
+    return False
+
+
 def generate(sudoku: Sudoku, count: int, seed: int, split: str | None = None) -> Split:
     """Questions and answers [count, L]: puzzles with one solution, minimal, no two alike.
 

@@ -15,6 +15,7 @@ from trm.tasks.sudoku.generate import (
     SMALLEST_SIDE_WITH_CLASSES,
     generate,
     several_solutions,
+    shares_solution,
     solved,
 )
 from trm.tasks.sudoku.rules import BLANK, PAD, Sudoku
@@ -72,6 +73,12 @@ class SudokuTask(Sudoku, Task):
         if self.side < SMALLEST_SIDE_SPLIT_BY_SOLUTION:
             return super().generate_splits(counts, seed)
         return {split: generate(self, count, seed + SPLIT_SEEDS, split) for split, count in counts.items()}
+
+    def generated_before(self, rows: Split, first: int, stop: int, seed: int) -> Flags:
+        """The same; of large grids the puzzles are made only where a solution could be the same, which is seen much sooner."""
+        if self.side >= SMALLEST_SIDE_SPLIT_BY_SOLUTION and not shares_solution(self, rows[1], stop, seed):
+            return np.zeros(len(rows[1]), bool)
+        return super().generated_before(rows, first, stop, seed)
 
     def contradictions(self, question: Tokens) -> list[str]:
         """Digits that stand twice in a row, column or box."""
