@@ -119,10 +119,12 @@ def test_test_puzzles_of_the_training_range_are_refused(trained):
     run(folder, "trm.evaluate", other("beyond", training_range={"format_version": 1, "seed": 9, "first": 0, "puzzles": 5}), *more)
 
 
-def test_a_checkpoint_of_before_ranges_were_recorded_has_that_of_its_settings(trained, caplog):
+def test_a_checkpoint_of_before_ranges_were_recorded_has_that_of_its_settings(trained, monkeypatch):
     folder, meta, other = trained
     config = meta.config | {"data": meta.config["data"] | {"num_puzzles": 5, "num_test_puzzles": 1, "seed": 2**31 - 1}}
     before = other("before", training_range=None, config=config)
+    seen = []
+    monkeypatch.setattr("trm.run.saved.trained_on", lambda task, known, test: seen.append(known) or 0)
     more = ["data.seed=0", "data.num_puzzles=64", "data.num_test_puzzles=90", "data.path=more_before"]
     run(folder, "trm.evaluate", before, *more)
-    assert "making the 5 puzzles again" in caplog.text
+    assert seen == [{"format_version": 1, "seed": 2**31 - 1, "first": 1, "puzzles": 5}]
