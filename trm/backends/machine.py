@@ -82,8 +82,8 @@ def _require_compiler(hardware: HardwareConfig) -> None:
     name, missing = compiler(), None
     if shlex.quote(name) != name or (os.path.dirname(name) and shutil.which(name) is None):  # with flags, by ccache, elsewhere
         raise ConfigError(
-            f"CXX={name} in the environment is not the name or path of one program, without flags, that is there, which is what "
-            "inductor can start: set CXX=g++ or unset it, or use hardware=cpu_xla or hardware.backend=eager"
+            f"CXX={name} in the environment: inductor starts one program by its name or path, without flags or another before it, "
+            "and finds none by this: set CXX=g++ or unset it, or use hardware=cpu_xla or hardware.backend=eager"
         )
     if shutil.which(name) is None:
         missing = f"a C++ compiler ({name})"
