@@ -12,7 +12,7 @@ TOOLS = {"bench", "plan", "doctor", "report", "dashboard"}
 # What a folder's modules may import of the project beside itself; those that are not named, anything but commands and tools
 MAY = {
     "config": {"errors"},
-    "core": {"config", "errors"},
+    "core": {"config", "data.hashing", "errors"},
     "tasks": {"config", "errors", "data.files", "data.hashing", "run.progress"},
     "backends": {"config", "errors", "run.cores"},
     "data": {"config", "errors", "run.folder", "run.progress", "tasks"},

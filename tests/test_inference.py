@@ -126,6 +126,20 @@ def test_particles_are_drawn_within_their_group_by_their_halting_probability():
     assert stats.chi2_contingency(table).pvalue > 1e-3
 
 
+@pytest.mark.parametrize("beta", [0.25, 1000.0])
+def test_particles_are_drawn_by_how_much_more_one_wants_to_halt_than_another(beta):
+    """However little they want to, where every weight by itself is too small for its type."""
+    some = way("resample", rollouts=4, noise=1.0, beta=beta)
+    keys = row_keys(some, torch.arange(1000).repeat_interleave(4), torch.arange(4).repeat(1000))
+    latents = {"z_H": torch.arange(4).repeat(1000).view(-1, 1, 1)}
+    for q_halt in ([-1e4, -1e4 + 3 / beta, -1e6, -1e4 + 3 / beta], [-3e38, -1e38, -3e38, -1e38]):
+        found = resampled(some, latents, torch.tensor(q_halt).repeat(1000), keys, torch.full((4000,), 3))["z_H"].flatten()
+        weights = np.exp(beta * (np.array(q_halt, np.float32).astype(np.float64) - np.float64(np.float32(max(q_halt)))))
+        drawn = np.bincount(found, minlength=4)
+        assert not drawn[weights < 1e-9].any()
+        assert stats.chisquare(drawn[weights >= 1e-9], 4000 * weights[weights >= 1e-9] / weights.sum()).pvalue > 1e-3
+
+
 # ------------------------------------------------------------------------------------------------------------------ selection
 
 

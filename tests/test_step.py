@@ -253,6 +253,9 @@ def test_drawn_minimum_steps():
     assert np.array_equal(draws[7], draw_min_steps(cfg, 3, 7, 500))
     assert not np.array_equal(draws[7], draw_min_steps(cfg, 4, 7, 500))
     assert not np.array_equal(draws[7], draws[8])
+    assert np.array_equal(draws[7][:100], draw_min_steps(cfg, 3, 7, 100))  # a row's own, in a batch of any size
+    recorded = draw_min_steps(RecursionConfig(n_sup=16, halt_exploration_prob=0.5), 2**31 - 1, 10**6, 12)
+    assert recorded.tolist() == [14, 0, 11, 5, 0, 0, 15, 0, 0, 0, 14, 0]  # whatever the versions of NumPy and torch
 
 
 @given(n_sup=st.integers(1, 40), chance=st.floats(0, 1), seed=st.integers(0, 2**31 - 1), step=st.integers(0, 10**7))

@@ -72,9 +72,10 @@ def change(logits: Tensor, before: Tensor) -> Tensor:
 def resampled(way: InferenceConfig, latents: Latents, q_halt: Tensor, keys: Tensor, steps: Tensor) -> Latents:
     """Every particle goes on from one drawn among its group's with weights sigmoid(q_halt)^beta (arXiv 2605.25230).
 
-    Groups are runs of way.particles rows.
+    Groups are runs of way.particles rows. Weights are relative to the group's largest, which is 1: all could be too small otherwise.
     """
-    weights = torch.exp(way.beta * F.logsigmoid(q_halt.view(-1, way.particles)))
+    logs = F.logsigmoid(q_halt.view(-1, way.particles))
+    weights = torch.exp(way.beta * (logs - logs.amax(1, keepdim=True)))
     ends = weights.cumsum(1)
     drawn = uniform(way.seed, keys, (1,), stream=RESAMPLING, step=steps, dtype=weights.dtype).view_as(ends) * ends[:, -1:]
     ancestor = (ends.unsqueeze(1) <= drawn.unsqueeze(2)).sum(-1).clamp(max=way.particles - 1)  # [G, P]

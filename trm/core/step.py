@@ -44,6 +44,7 @@ from trm.core.optim import (
     update_weights,
 )
 from trm.core.recursion import Latents
+from trm.data.hashing import Stream, hash64
 
 # inputs [B, C], labels [B, C], puzzle_identifiers [B], min_steps [B] (training), stop [B] (of several hosts); all int32.
 # rows [B] int64 (evaluation): whose random numbers a row has, where any are drawn; without it those of its place.
@@ -151,9 +152,9 @@ def draw_min_steps(cfg: RecursionConfig, seed: int, step: int, batch_size: int) 
     """
     if cfg.n_sup == 1:
         return np.zeros(batch_size, dtype=np.int32)
-    random = np.random.default_rng((seed, step))
-    explore = random.random(batch_size) < cfg.halt_exploration_prob
-    return np.where(explore, random.integers(2, cfg.n_sup + 1, batch_size), 0).astype(np.int32)
+    words = hash64(Stream.EXPLORATION, seed, step, np.arange(batch_size), np.arange(2)[:, None])  # [2, B]
+    chance, least = (words >> np.uint64(11)) * 2.0**-53
+    return np.where(chance < cfg.halt_exploration_prob, 2 + least * (cfg.n_sup - 1), 0).astype(np.int32)
 
 
 # --------------------------------------------------------------------------------------------------------------- training step

@@ -33,6 +33,7 @@ class Stream(IntEnum):
     PAIRS = 11
     CHOICE = 12
     SPLIT = 13
+    EXPLORATION = 14
 
 
 def mix64(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
