@@ -41,6 +41,8 @@ NAMES = [
     "torch:ops.mkldnn._linear_pointwise",
     "torch_xla:_XLAC._set_buffer_donation",
     "torch_xla:_XLAC._xla_get_cpu_tensors",
+    "torch_xla:_XLAC._xla_get_tensor_id",
+    "torch_xla.backends:set_mat_mul_precision",
     "torch_xla:_XLAC.lowering.LoweringContext",
     "torch_xla._dynamo.dynamo_bridge:extract_internal",
     "hydra._internal.callbacks:Callbacks",

@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import random
+import re
 
 import pytest
 import torch
@@ -221,6 +222,38 @@ def test_the_embedding_alone_trains_on_torch_xla(runtime):
     case |= {"train.trainable": "puzzle_embedding", "identifiers": 50}
     found, expected = (next(results(backend, case)) for backend in ("xla", "eager"))
     torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize("way", EXITS)
+def test_what_evaluation_with_early_exit_waits_for_is_counted_in_integers(way):
+    """A sum of float32 stays at 2**24 where ones are added; so many candidates are a way of inference on a large test set."""
+    cfg = settings({})
+    arch = architecture(cfg, seq_len=CELLS, vocab_size=TOKENS, num_puzzle_identifiers=3)
+    *_, (program, (*given, rows, totals, votes)) = programs(cfg, arch, ONE, way)
+    many = totals._replace(sums=torch.full_like(totals.sums, 2.0**24), done=torch.full_like(totals.done, 2**40))
+    for _ in range(2 * way.candidates):  # each takes two steps at most
+        rows, many = program.function(*given, rows, many, votes)
+    candidates, steps = (many.done - 2**40).tolist()
+    assert candidates == ROWS * way.candidates
+    assert candidates <= steps <= 2 * candidates
+    assert not many.next_group.is_floating_point()
+
+
+@pytest.mark.parametrize("identifiers", [3, 50])
+def test_products_of_float32_are_of_float32_on_a_tpu(runtime, identifiers):
+    """As the module says that is compiled there: a TPU rounds what it multiplies to bfloat16 unless it is told otherwise."""
+    case = {"model.mixer": "attention", "model.mlp": "conv2d_swiglu", "model.num_layers": 1, "model.puzzle_emb_ndim": 8}
+    case |= {"recursion.T": 1, "recursion.n": 1, "optimizer.name": "muon", "hardware.loss_dtype": "float32"}
+    cfg = settings(case | {"hardware.backend": "xla"})
+    runtime = start(cfg.hardware)
+    arch = architecture(cfg, seq_len=CELLS, vocab_size=TOKENS, num_puzzle_identifiers=identifiers)
+    program, args = next(programs(cfg, arch, ONE, ONE))
+    tensors = list(flatten(program.function(*runtime.put_replicated(args))).values())
+    import torch_xla
+
+    products = re.findall(r"= f32\S* (dot|convolution)\((.*)", torch_xla._XLAC._get_xla_tensors_hlo(tensors))
+    assert len(products) > 30
+    assert all("operand_precision={highest,highest}" in rest for _, rest in products), products
 
 
 def results(backend, case, number=0):

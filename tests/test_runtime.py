@@ -9,6 +9,7 @@ import subprocess
 import sys
 import textwrap
 import threading
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ import torch
 from torch._inductor.cpu_vec_isa import VecAVX2, VecISA
 
 from trm.backends import inductor, machine, start
+from trm.backends.xla import XlaRuntime
 from trm.config import HardwareConfig
 from trm.errors import ConfigError
 
@@ -100,6 +102,36 @@ def test_other_shapes_compile_again_with_a_warning_that_names_them(runtime, monk
     assert line[5] == "1"
     assert int(line[1]) >= 2  # compiled
     assert all(int(count) >= 1 for count in line.groups()[:4])
+
+
+class TwoHosts(XlaRuntime):
+    """What torch_xla does with rows of two hosts: each host's go to its own devices, in the order that these have in the mesh."""
+
+    process_count, process_index, num_devices = 2, 1, 4
+
+    def __init__(self, host_of_device):
+        self.host_of_device, self._mesh = host_of_device, [0, 1, 2, 3]
+        self._spmd = SimpleNamespace(Mesh=lambda ids, shape, names: list(ids))
+
+    def _put_rows(self, own):
+        assert own.tolist() == [2, 3]
+        left = [iter([0, 1]), iter(own)]
+        return torch.tensor([next(left[self.host_of_device[device]]) for device in self._mesh])
+
+    def fetch(self, tree):
+        return tree
+
+
+@pytest.mark.parametrize(
+    ("host_of_device", "mesh"), [([0, 0, 1, 1], [0, 1, 2, 3]), ([0, 1, 0, 1], [0, 2, 1, 3]), ([1, 1, 0, 0], [2, 3, 0, 1])]
+)
+def test_the_mesh_is_in_the_order_of_the_processes(monkeypatch, host_of_device, mesh):
+    runtime = TwoHosts(host_of_device)
+    runtime._order_mesh()
+    assert runtime._mesh == mesh
+    monkeypatch.setattr(runtime, "fetch", lambda rows: rows.flip(0))
+    with pytest.raises(ConfigError, match="rows 0 to 3, one sent to each device, come back as"):
+        runtime._order_mesh()
 
 
 @pytest.mark.long

@@ -36,6 +36,8 @@ class NativeRuntime:
             _keep_freed_memory()
             # inductor's look for a CUDA that nothing here uses ends in a warning
             logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
+        else:
+            torch.backends.cudnn.allow_tf32 = False  # what is float32 is computed as such, as matrix products are by default
         if hardware.backend == "inductor":
             from trm.backends import inductor  # a second, which eager does not need
 

@@ -140,6 +140,7 @@ class XlaRuntime:
             os.environ["CPU_NUM_DEVICES"] = str(hardware.local_devices)
         try:
             import torch_xla
+            import torch_xla.backends
             import torch_xla.core.xla_model as xm
             import torch_xla.debug.metrics as xla_metrics
             import torch_xla.distributed.spmd as spmd
@@ -149,6 +150,9 @@ class XlaRuntime:
                 f"torch_xla does not load with torch {torch.__version__} ({error}): run `make setup`, or use hardware.backend=eager"
             ) from error
         self._torch_xla, self._xm, self._metrics, self._spmd = torch_xla, xm, xla_metrics, spmd
+        # what is float32 is computed as such; by default a TPU multiplies in bfloat16. torch_xla warns whoever sets it
+        logging.getLogger("torch_xla.backends").setLevel(logging.ERROR)
+        torch_xla.backends.set_mat_mul_precision("highest")
         self._lock = threading.RLock()  # one thread at a time changes what torch_xla keeps of its live tensors
         self._compiled: list[_XlaFunction] = []
         self._mesh = None
@@ -174,6 +178,8 @@ class XlaRuntime:
         self.process_index, self.process_count = xr.process_index(), xr.process_count()
         self._device = torch_xla.device()
         self._platform = hardware.platform
+        if self.process_count > 1:
+            self._order_mesh()
 
     @property
     def is_main(self) -> bool:
@@ -229,6 +235,24 @@ class XlaRuntime:
             map_tensors(lambda tensor: self._spmd.mark_sharding(tensor, self._mesh, _by_rows(tensor)), rows(results))
         self._torch_xla.sync()
         return results
+
+    def _order_mesh(self) -> None:
+        """Have the mesh's devices in the order of the processes, so that rows come back in the order in which processes have them.
+
+        Devices may be numbered otherwise. All processes must call it together. Raises ConfigError where rows stay mixed up.
+        """
+        local = self.num_devices // self.process_count
+        own = torch.arange(local, dtype=torch.int32) + self.process_index * local
+        for attempt in range(2):
+            found = self.fetch(self._put_rows(own)).tolist()
+            if found == list(range(self.num_devices)):
+                return
+            if attempt == 0 and sorted(found) == list(range(self.num_devices)):
+                self._mesh = self._spmd.Mesh(np.argsort(found), (self.num_devices,), ("data",))
+        raise ConfigError(
+            f"hardware: rows 0 to {self.num_devices - 1}, one sent to each device, come back as {found}: start one process on each "
+            "host, each with the same number of devices"
+        )
 
     def put_replicated(self, tree: T) -> T:
         return map_tensors(lambda tensor: self._send(tensor, (None,) * tensor.ndim), tree)

@@ -72,7 +72,7 @@ def change(logits: Tensor, before: Tensor) -> Tensor:
 def resampled(way: InferenceConfig, latents: Latents, q_halt: Tensor, keys: Tensor, steps: Tensor) -> Latents:
     """Every particle goes on from one drawn among its group's with weights sigmoid(q_halt)^beta (arXiv 2605.25230).
 
-    Groups are runs of way.particles rows. Weights are relative to the group's largest, which is 1: all could be too small otherwise.
+    Groups are runs of way.particles rows. Weights are relative to the group's largest: by themselves all could be too small.
     """
     logs = F.logsigmoid(q_halt.view(-1, way.particles))
     weights = torch.exp(way.beta * (logs - logs.amax(1, keepdim=True)))

@@ -258,8 +258,14 @@ def _convolution_2d(x_BLW: Tensor, weight_W1KK: Tensor, seq_len: int) -> Tensor:
     B, L, W = x_BLW.shape
     side = math.isqrt(seq_len)
     before, cells = x_BLW[:, : L - seq_len], x_BLW[:, L - seq_len :]
-    grid = cells.reshape(B, side, side, W).permute(0, 3, 1, 2)
-    seen = F.conv2d(grid, weight_W1KK, padding=1, groups=W).permute(0, 2, 3, 1)
+    grid = cells.reshape(B, side, side, W)
+    if grid.device.type == "xla":  # torch_xla leaves the gradients of its convolution to a TPU's bfloat16
+        wide, weight = (t.to(torch.promote_types(t.dtype, torch.float32)) for t in (grid, weight_W1KK[:, 0]))
+        wide = F.pad(wide, (0, 0, 1, 1, 1, 1))
+        parts = [wide[:, i : i + side, j : j + side] * weight[:, i, j] for i in range(3) for j in range(3)]
+        seen = torch.stack(parts).sum(0).to(grid.dtype)
+    else:
+        seen = F.conv2d(grid.permute(0, 3, 1, 2), weight_W1KK, padding=1, groups=W).permute(0, 2, 3, 1)
     return torch.cat((before * weight_W1KK[:, 0, 1, 1], seen.reshape(B, seq_len, W)), dim=1)
 
 
