@@ -9,13 +9,19 @@ import torch
 from golden_cases import load_case
 from running import metrics, run, summary
 
+from trm.backends import start
 from trm.cli import compose
+from trm.config import HardwareConfig
 from trm.core.step import train_step
 from trm.data.build import build_dataset
 from trm.data.format import load_catalogue, load_dataset
 from trm.data.pairs import BLOCK_STEPS, PairEvalLoader, PairTrainLoader
 from trm.errors import ConfigError, DataError
+from trm.inference.evaluator import make_evaluator
 from trm.run.checkpoint import TABLE_FILE, load_checkpoint
+from trm.run.saved import open_run
+from trm.solve import evaluated as solve_evaluated
+from trm.solve import find_pairs
 from trm.tasks.arc.grids import ITSELF
 from trm.tasks.arc.votes import ArcVotes
 from trm.tasks.base import Catalogue, task_of
@@ -288,6 +294,87 @@ def test_a_run_learns_votes_saves_and_resumes_to_the_bit(tasks, tmp_path):
     assert "all of them start from the mean of its rows" in told
     table = load_checkpoint(tmp_path / "outputs/more/checkpoints/step_1")[0]["puzzle_embedding"]
     torch.testing.assert_close(table[3], first["puzzle_embedding"].mean(0))
+
+
+def evaluated(folder, *arguments):
+    """The last line of `trm.evaluate` and what it wrote."""
+    done = run(folder, "trm.evaluate", "checkpoint=outputs/r", *arguments, "--out", "out")
+    return json.loads(done.stdout.splitlines()[-1]), done.stdout
+
+
+@pytest.fixture(scope="module")
+def trained(tasks, tmp_path_factory):
+    """A folder with `outputs/r`; of one of its tasks an answer is not known."""
+    folder = tmp_path_factory.mktemp("run")
+    content = json.loads((tasks / "arc-agi_training_challenges.json").read_text())
+    del content["task3"]["test"][0]["output"]
+    arguments = [*RUN, f"data.source_dir={source(folder / 'tasks', content)}", f"data.path={folder}/data"]
+    run(folder, "trm.train", *arguments, "run_name=r", "train.max_steps=2", "evaluate.max_puzzles=3")
+    return folder
+
+
+def test_costs_are_of_a_test_input_in_all_its_variants(trained):
+    one, told = evaluated(trained, "evaluate.max_puzzles=null", "evaluate.max_variants=1")
+    many, _ = evaluated(trained, "evaluate.max_puzzles=null", "evaluate.max_variants=4")
+    assert (one["candidates"], many["candidates"]) == (1, 4)
+    assert many["flops_per_puzzle"] == 4 * one["flops_per_puzzle"] > 0
+    assert one["count"] == 5  # six test inputs, of which one has no answer
+    assert "partial" not in told
+    kept = json.loads((trained / "out" / "evaluation.json").read_text())
+    assert (kept["rows"][0]["candidates"], kept["rows"][0]["flops_per_puzzle"]) == (4, many["flops_per_puzzle"])
+
+
+def test_a_submission_of_a_part_of_the_tasks_says_so(trained):
+    words = "submission_partial_3_of_4.json is partial: it answers 3 of 4 test tasks"
+    _, told = evaluated(trained)
+    files = {path.name for path in (trained / "out").iterdir()}
+    assert words in told
+    assert len(json.loads((trained / "out" / "submission_partial_3_of_4.json").read_text())) == 3
+    assert "submission_partial_3_of_4.json" in files
+    folder = trained / "outputs" / "r"
+    assert not (folder / "submission.json").exists()
+    assert [warning.startswith(words) for warning in summary(folder)["warnings"]].count(True) == 1
+    assert words in (folder / "train.log").read_text()
+
+
+@pytest.mark.parametrize("more", [(), ("evaluate.max_variants=2",), ("inference.supervision_steps=1", "evaluate.max_variants=3")])
+def test_every_task_is_solved_as_it_is_evaluated(trained, more):
+    saved = open_run(trained / "outputs/r", ["evaluate.max_puzzles=null", *more])
+    random = torch.Generator().manual_seed(0)
+    loud = {name: tensor + torch.randn(tensor.shape, generator=random) for name, tensor in saved.ema.items()}
+    saved = replace(saved, ema=loud, puzzle_embedding=torch.randn(saved.puzzle_embedding.shape, generator=random))
+    runtime = start(HardwareConfig(name="cpu", backend="eager"))
+    evaluator = make_evaluator(saved.cfg, runtime, saved.arch, saved.fixed)
+    every = evaluator.run(saved.eval_weights, saved.puzzle_embedding).ballots
+    given = set()
+    for number, name in enumerate(every.submission()):
+        found, alone, _ = find_pairs(saved, task_of(saved.cfg.data), f"test:{number}")
+        result, loader = solve_evaluated(saved, alone)
+        ours, theirs = result.ballots.shown(found), every.shown(name)
+        for test, other in zip(ours["tests"], theirs["tests"], strict=True):
+            assert [(a["grid"], a["votes"]) for a in test["answers"]] == [(a["grid"], a["votes"]) for a in other["answers"]]
+            assert [a["confidence"] for a in test["answers"]] == pytest.approx([a["confidence"] for a in other["answers"]])
+            given |= {str(answer["grid"]) for answer in test["answers"]}
+        assert result.work.candidates == loader.num_rows
+    assert len(given) > 3
+
+
+@pytest.mark.parametrize(
+    "argument", ["inference=ptrm", "inference=eqr", "inference=halt_first", "inference.noise=0.3", "evaluate.early_exit=true"]
+)
+@pytest.mark.parametrize("command", [["trm.solve", "test:0"], ["trm.evaluate"]])
+def test_what_variants_cannot_do_is_refused(trained, command, argument):
+    refused = run(trained, *command, "checkpoint=outputs/r", argument, check=2)
+    assert refused.stderr.startswith(f"error: {argument.removesuffix('.noise=0.3').removesuffix('=true')}")
+    assert "variants of an ARC task" in refused.stderr
+    assert len(refused.stderr.splitlines()) == 1
+
+
+def test_a_ladder_leaves_out_what_variants_cannot_do(trained):
+    done = run(trained, "trm.evaluate", "checkpoint=outputs/r", "inference=frontier", "evaluate.max_variants=2", "--out", "ladder")
+    assert "inference=ptrm is left out" in done.stdout
+    rows = json.loads((trained / "ladder" / "frontier.json").read_text())["rows"]
+    assert {row["inference"] for row in rows} == {"standard", "steps64"}
 
 
 def test_only_the_newest_and_the_best_checkpoint_keep_the_table(tasks, tmp_path):

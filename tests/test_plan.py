@@ -157,6 +157,9 @@ def test_a_recursion_of_one_s_own_has_no_analytic_count():
         (["data.num_test_puzzles=64", "evaluate.max_puzzles=100"], (64, 64, False)),
         (["data=sudoku_extreme"], (10_000, 422_786, True)),
         (["data=sudoku_extreme", "evaluate.max_puzzles=1000"], (1000, 1000, False)),
+        (["data=arc_agi_1"], (419 * 32, 419 * 32, False)),
+        (["data=arc_agi_1", "evaluate.max_puzzles=40"], (42 * 32, 42 * 32, False)),  # test inputs in the mean
+        (["data=arc_agi_1", "evaluate.max_puzzles=1000", "evaluate.max_variants=4"], (419 * 4, 419 * 4, False)),
     ],
 )
 def test_puzzles_of_an_evaluation(overrides, expected):

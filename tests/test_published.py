@@ -9,7 +9,8 @@ import yaml
 from running import TINY, run
 from safetensors import safe_open
 
-from trm.run.saved import published
+from trm.errors import CheckpointError, ConfigError
+from trm.run.saved import open_run, published
 
 MODELS = Path(__file__).parents[1] / "models"
 CARDS = {path.parent.name: yaml.safe_load(path.read_text().split("---\n")[1]) for path in sorted(MODELS.glob("*/README.md"))}
@@ -64,6 +65,32 @@ def test_a_cards_figures_are_repeated(tmp_path, name):
     for key in CARDS[name].keys() & {"exact_accuracy", "optimal", "one_path"}:
         share = CARDS[name][key]
         assert abs(found[key] - share) <= 4 * (share * (1 - share) / sample) ** 0.5 + 0.003
+
+
+@pytest.mark.parametrize(  # the puzzles that it was trained on are made again, which takes minutes
+    "name", [pytest.param(name, marks=[pytest.mark.long] if name == "sudoku_9x9" else []) for name in CARDS]
+)
+def test_a_held_out_puzzle_is_there_in_an_empty_folder(tmp_path, name):
+    few = ["data.num_puzzles=20", "data.num_test_puzzles=2"]
+    done = run(tmp_path, "trm.solve", f"checkpoint={MODELS / name}", "test:0", *few)
+    assert done.stdout.startswith("question")
+    assert list((tmp_path / "data").iterdir())
+
+
+def test_an_experiment_is_what_it_sets_otherwise(tmp_path):
+    model = MODELS / "maze_9x9"
+    plain, same = open_run(model, []), open_run(model, ["experiment=maze_small"])
+    for group in ("data", "model", "recursion", "evaluate", "inference"):  # it was trained by this experiment
+        assert getattr(same.cfg, group) == getattr(plain.cfg, group)
+    assert not same.asked_data
+    kept = ["experiment=maze_small", "inference=votes8", "evaluate.early_exit=false", f"data.path={tmp_path}/d"]
+    way = open_run(model, kept)
+    assert (way.cfg.inference_steps, way.cfg.inference.copies, way.cfg.evaluate.early_exit) == (16, 8, False)
+    assert (way.cfg.data.path, way.asked_data) == (f"{tmp_path}/d", True)
+    with pytest.raises(CheckpointError, match="these settings"):
+        open_run(MODELS / "sudoku_4x4", ["experiment=maze_small"])
+    with pytest.raises(ConfigError, match="experiment=nothing"):
+        open_run(model, ["experiment=nothing"])
 
 
 @pytest.mark.parametrize("name", sorted(SUDOKUS.keys() & CARDS))

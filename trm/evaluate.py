@@ -12,8 +12,10 @@ on other puzzles or hardware.
   evaluate.max_variants=32             so many variants vote, of puzzles that have an identifier for each; else all do
   evaluate.by_difficulty=true          the scores of puzzles that are alike hard, as their task measures it
 
-The frontier and the last three write a table (CSV, JSON) and a picture into RUN/evaluation, or into DIR with --out; variants that
-vote write submission.json and answers.json there.
+The frontier, the curve, the votes of copies and by_difficulty write a table (CSV, JSON) and a picture into RUN/evaluation, or into
+DIR with --out; variants that vote write submission.json and answers.json there. With --out every evaluation is written: its
+figures and what they were found with into evaluation.json. experiment=NAME takes what that experiment sets otherwise than the
+defaults.
 """
 
 if __name__ == "__main__":  # before what takes seconds to import
@@ -59,16 +61,17 @@ from trm.inference.evaluator import (
 from trm.inference.findings import findings_of
 from trm.run.experiment import on_devices, started
 from trm.run.failures import not_finite
-from trm.run.folder import write_whole
 from trm.run.progress import Progress
 from trm.run.rank import process_rank, refuse_other_starters
 from trm.run.revision import code
 from trm.run.saved import SavedRun, check_test_puzzles, open_run, split_arguments
 from trm.run.signals import StopSignal
 from trm.show.curves import write_curve, write_difficulty, write_frontier, write_votes
+from trm.show.files import write_files
 from trm.tasks.base import PairsTask, task_of
 
 OUT_FOLDER = "evaluation"  # of the run folder
+OUT_FILE = "evaluation.json"  # of one evaluation
 
 
 def main(arguments: list[str]) -> None:
@@ -96,13 +99,6 @@ def _evaluate(path: Path, overrides: list[str], out: Path | None, stop: Callable
         return
     run = open_run(path, overrides)
     wanted = run.cfg.evaluate
-    votes = isinstance(task_of(run.cfg.data), PairsTask) and not wanted.blank_identifiers
-    writes = votes or wanted.supervision_steps or wanted.augmentations > 1 or wanted.by_difficulty or run.cfg.inference.ladder
-    if out is not None and not writes:
-        raise ConfigError(
-            "--out is for inference=frontier, --multirun, evaluate.supervision_steps, evaluate.augmentations and "
-            "evaluate.by_difficulty: give one of them, or leave it out"
-        )
     if run.cfg.inference.ladder:
         _frontier(*_rungs(run, path, overrides), out, stop)
     elif wanted.supervision_steps:
@@ -112,13 +108,14 @@ def _evaluate(path: Path, overrides: list[str], out: Path | None, stop: Callable
     elif wanted.by_difficulty:
         _difficulty(run, out, stop)
     else:
-        _once(run, _out_folder(run, out) if votes else None, stop)
+        votes = isinstance(task_of(run.cfg.data), PairsTask) and not wanted.blank_identifiers
+        _once(run, _out_folder(run, out) if votes or out else None, stop)
 
 
 def _once(run: SavedRun, folder: Path | None, stop: Callable[[], bool]) -> None:
-    """One evaluation: a line for each metric; what its votes come to is written into the folder."""
+    """One evaluation: a line for each metric; it is written into the folder with what its votes come to."""
     runtime = started(run.cfg)
-    result, findings, _ = _evaluated(run, runtime, stop)
+    result, findings, digest = _evaluated(run, runtime, stop)
     if not runtime.is_main:
         return
     print(f"step {run.meta.step}, {'EMA' if run.uses_ema else 'training'} weights, {result.work.seconds:.1f} s")
@@ -131,10 +128,18 @@ def _once(run: SavedRun, folder: Path | None, stop: Callable[[], bool]) -> None:
         print(f"  {titles.get(name, name):<16} {value:.6g}")
     for finding in findings:
         print(f"  to be read with care: {finding}")
-    if result.ballots is not None and folder is not None:
-        print("  votes are those of this checkpoint alone")
-        for name, text in result.ballots.documents().items():
-            write_whole(folder / name, text)
+    if folder is not None:
+        row, way = _row(run, result, run.cfg.inference.name), {run.cfg.inference.name: _settings(run)}
+        facts = _facts(run, runtime, int(result.final["count"]), findings, result.work.seconds) | {
+            "test_digest": digest,
+            "ways": way,
+        }
+        files = {OUT_FILE: json.dumps({**facts, "rows": [row]}, indent=1, sort_keys=True) + "\n"}
+        if result.ballots is not None:
+            print("  votes are those of this checkpoint alone")
+            files |= result.ballots.documents()
+        write_files("--out", folder, {folder / name: text for name, text in files.items()})
+        for name in files:
             print(f"written: {folder / name}")
     print(json.dumps({"checkpoint_step": run.meta.step, **result.final, **costs}, sort_keys=True))
 
@@ -153,7 +158,28 @@ def _evaluated(run: SavedRun, runtime: Runtime, stop: Callable[[], bool]) -> tup
         raise RunFailure(
             f"{run.folder}: the evaluation is not finite ({wrong}), so its accuracy says nothing: use another checkpoint"
         )
+    if result.ballots and (remark := result.ballots.remark()):
+        findings.append(remark)
     return result, findings, evaluator.loader.dataset.digest()
+
+
+def _row(run: SavedRun, result: EvalResult, label: str) -> dict[str, Any]:
+    """What a record has of an evaluation; `label` names its way of inference."""
+    return {
+        "inference": label,
+        "supervision_steps": run.cfg.inference_steps,
+        "selection": run.cfg.inference.selection,
+        **cost(result.work, run.cfg, run.arch),
+        "seconds_per_puzzle": seconds_per_puzzle(result.work),
+        "oracle_exact_accuracy": result.final["exact_accuracy"],  # of one candidate
+        **result.final,
+    }
+
+
+def _settings(run: SavedRun) -> dict[str, Any]:
+    """The settings that make a way of inference."""
+    settings = flatten(to_plain(run.cfg))
+    return {key: settings[key] for key in way_keys()}
 
 
 def sweep_of(overrides: list[str]) -> list[list[str]]:
@@ -211,19 +237,8 @@ def _frontier(runs: list[SavedRun], left_out: list[str], out: Path | None, stop:
             break
         seconds, names = seconds + result.work.seconds, result.score_names
         told += [finding for finding in findings if finding not in told]
-        settings = flatten(to_plain(run.cfg))
-        ways[label] = {key: settings[key] for key in way_keys()}
-        rows.append(
-            {
-                "inference": label,
-                "supervision_steps": run.cfg.inference_steps,
-                "selection": run.cfg.inference.selection,
-                **cost(result.work, run.cfg, run.arch),
-                "seconds_per_puzzle": seconds_per_puzzle(result.work),
-                "oracle_exact_accuracy": result.final["exact_accuracy"],  # of one candidate
-                **result.final,
-            }
-        )
+        ways[label] = _settings(run)
+        rows.append(_row(run, result, label))
     if folder is not None:
         facts = _facts(runs[0], runtime, rows[0]["count"], told, seconds)
         facts |= {"left_out": left_out, "test_digest": digest, "ways": ways}

@@ -19,6 +19,7 @@ from trm.plan.compiled import Compiled, TooBig, warnings
 from trm.plan.estimate import PLACEMENTS, Chip, RunEstimate, all_reduce_seconds, makespan
 from trm.plan.settings import PlanSettings
 from trm.plan.workload import Workload
+from trm.tasks.base import task_of
 
 LARGE_DIFFERENCE = 0.02  # between the counted and the analytic FLOPs, from which on the plan warns
 MESSAGE_LINES = 12  # of the compiler's own words, where a step does not fit
@@ -66,10 +67,10 @@ def assumptions(chip: Chip, settings: PlanSettings) -> list[str]:
     ]
 
 
-def evaluations_words(work: Workload) -> str:
-    """How often, and on how many puzzles: a sample during training, all at the end."""
+def evaluations_words(work: Workload, what: str = "puzzles") -> str:
+    """How often, and on how many puzzles (of puzzles of pairs rows): a sample during training, all at the end."""
     if work.evaluations == 1 or work.sample_puzzles == work.test_puzzles:
-        return f"{work.evaluations} times {work.test_puzzles:,} puzzles"
+        return f"{work.evaluations} times {work.test_puzzles:,} {what}"
     return f"{work.evaluations - 1} times {work.sample_puzzles:,} puzzles and once {work.test_puzzles:,}"
 
 
@@ -78,6 +79,7 @@ def run_lines(plan: RunPlan, settings: PlanSettings, chip: Chip) -> list[str]:
     work, cfg = plan.work, plan.cfg
     assumed = "; puzzles assumed: data.num_test_puzzles or evaluate.max_puzzles sets them" if work.test_puzzles_assumed else ""
     candidates = f" x {cfg.inference.candidates} candidates" if cfg.inference.candidates > 1 else ""
+    what = "puzzles" if task_of(cfg.data).facts.test_rows is None else "test inputs in variants"
     lines = [
         f"{plan.name}: {cfg.hardware.name}, {cfg.hardware.dtype}",
         f"  parameters            {work.parameters:,} [counted]",
@@ -87,7 +89,7 @@ def run_lines(plan: RunPlan, settings: PlanSettings, chip: Chip) -> list[str]:
         *_flops_lines("evaluation step", work.eval_flops, work.analytic_eval_flops, cfg.eval_batch_size),
         f"  training              {work.train_steps:,} steps of {work.global_batch} rows, "
         f"{quantity(work.train_steps * work.train_flops, 'FLOP')} [counted]",
-        f"  evaluation            {evaluations_words(work)}{candidates} x {cfg.inference_steps} steps, "
+        f"  evaluation            {evaluations_words(work, what)}{candidates} x {cfg.inference_steps} steps, "
         f"{quantity(work.eval_calls * work.eval_flops, 'FLOP')} [counted{assumed}]",
         f"  on every chip         {mebibytes(work.state_bytes)} of weights, moments and EMA; "
         f"gradient {mebibytes(work.gradient_bytes)} [counted]",

@@ -1,5 +1,6 @@
 """What one run asks of a machine: parameters, FLOPs, bytes and evaluations, from its settings alone."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -29,10 +30,16 @@ def architecture_of(cfg: Config) -> Architecture:
 
 
 def evaluation_puzzles(cfg: Config) -> tuple[int, int, bool]:
-    """Puzzles of an evaluation during training and of the last one, and whether the latter is assumed rather than set."""
-    if (rows := task_of(cfg.data).facts.test_rows) is not None:  # each in its variants, in training a sample of them
-        rows *= min(1 + (cfg.data.num_aug or cfg.data.on_the_fly_aug), cfg.evaluate.max_variants or LARGEST_COUNT)
-        return rows, rows, cfg.evaluate.max_puzzles is not None
+    """Puzzles of an evaluation during training and of the last one, and whether the latter is assumed rather than set.
+
+    Of puzzles of pairs it is rows: test inputs, of a part of the puzzles as many as they have in the mean, each in its variants.
+    """
+    facts = task_of(cfg.data).facts
+    if facts.test_rows is not None and facts.test_puzzles is not None:
+        there = max(facts.test_puzzles, 1)
+        inputs = math.ceil(facts.test_rows * min(cfg.evaluate.max_puzzles or there, there) / there)
+        rows = inputs * min(1 + (cfg.data.num_aug or cfg.data.on_the_fly_aug), cfg.evaluate.max_variants or LARGEST_COUNT)
+        return rows, rows, False
     known = cfg.data.num_test_puzzles or (GENERATED_TEST_PUZZLES if cfg.data.source == "generated" else None)
     hub, most = task_of(cfg.data).hub, cfg.evaluate.max_puzzles
     there = known or (hub.test_puzzles if hub else GENERATED_TEST_PUZZLES)

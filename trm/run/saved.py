@@ -14,7 +14,7 @@ from omegaconf.errors import OmegaConfBaseException
 from torch import Tensor
 
 from trm.cli import GROUPS, ROOT, compose, group_options, one_line, typed
-from trm.config import Config, DataConfig, differences, kept, load_yaml, local_path, to_plain
+from trm.config import Config, DataConfig, differences, flatten, kept, load_yaml, local_path, to_plain
 from trm.config.overrides import override, parsed
 from trm.core.model import Architecture, Weights, architecture, init_fixed, weight_shapes
 from trm.data.build import is_absent
@@ -87,7 +87,8 @@ def open_run(path: Path, overrides: list[str]) -> SavedRun:
         raise CheckpointError(f"checkpoint={path}: {error.strerror}: give a run folder such as outputs/NAME") from error
     found = first_whole(folders, log.warning) if len(folders) > 1 else None
     folder, tensors, meta = found or (folders[0], *load_checkpoint(folders[0]))
-    cfg = _with_overrides(_settings(folder, meta), overrides)
+    own = _settings(folder, meta)
+    cfg = _with_overrides(own, overrides)
     arch = architecture(cfg, **_sizes(folder, meta))
     _check_tensors(folder, arch, tensors)
     tensors = cast(arch, tensors)
@@ -107,7 +108,7 @@ def open_run(path: Path, overrides: list[str]) -> SavedRun:
         fixed=init_fixed(arch, cfg.seed) | part("fixed/"),
         puzzle_embedding=tensors.get("puzzle_embedding"),
         chosen=path.name == BEST or meta.step == best_step(folder.parent) != max(steps_in(folder.parent)),
-        asked_data=any(override.partition("=")[0].partition(".")[0] == "data" for override in overrides),
+        asked_data=cfg.data.path != own["data"]["path"] or any(override.startswith(("data.", "data=")) for override in overrides),
     )
 
 
@@ -269,13 +270,26 @@ def _check_tensors(folder: Path, arch: Architecture, tensors: dict[str, Tensor])
             )
 
 
+def _changed_by(experiment: str, merged: Any) -> dict[str, Any]:
+    """What an experiment sets otherwise than the defaults; the run's own dataset is kept where it is the experiment's."""
+    usual, wanted = (flatten(to_plain(compose(words))) for words in ([], [f"experiment={experiment}"]))
+    changed = {key: value for key, value in wanted.items() if value != usual[key] and key != "run_name"}
+    data = {key: value for key, value in changed.items() if key.startswith("data.") and key != "data.path"}
+    if all(OmegaConf.select(merged, key) == value for key, value in data.items()):
+        changed.pop("data.path", None)
+    return changed
+
+
 def _with_overrides(settings: Any, overrides: list[str]) -> Config:
     try:
         merged = OmegaConf.create(_merged(to_plain(Config()), settings))  # keys that the schema gained since have their defaults
         OmegaConf.set_struct(merged, True)
         for override in overrides:
-            key = override.partition("=")[0]
-            if key in GROUPS and key in Config.__dataclass_fields__:
+            key, _, value = override.partition("=")
+            if key == "experiment":
+                for each, changed in _changed_by(value, merged).items():
+                    OmegaConf.update(merged, each, changed, force_add=False)
+            elif key in GROUPS and key in Config.__dataclass_fields__:
                 before, merged[key] = merged[key], to_plain(compose([override]))[key]
                 if key == "inference" and merged[key].supervision_steps is None:  # an option that does not say how many
                     merged[key].supervision_steps = before.supervision_steps

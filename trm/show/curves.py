@@ -82,7 +82,7 @@ def frontier_columns(scores: Sequence[str] = (), *, passes: bool = True) -> dict
     """For each key of a way's row its title, how its value is written, and what it is multiplied by."""
     return {
         "inference": ("inference", "{}", 1),
-        "candidates": ("K", "{:d}", 1),
+        "candidates": ("K", "{:.6g}", 1),
         "supervision_steps": ("D", "{:d}", 1),
         "selection": ("selection", "{}", 1),
         "exact_accuracy": ("exact %", "{:.2f}", 100),
@@ -157,7 +157,7 @@ def frontier_picture(rows: Rows, facts: dict[str, Any]) -> bytes:
             ]
             axes.errorbar(*place, yerr=ends, fmt="o", color=COLOURS[0 if row["pareto"] else 6], markersize=5, capsize=2)
             axes.annotate(row["inference"], place, (5, (6, -12)[number % 2]), textcoords="offset points", fontsize=8)
-        several = [row for row in rows if row["candidates"] > 1]
+        several = [row for row in rows if "single_exact_accuracy" in row]
         if several:
             shares = [100 * row["oracle_exact_accuracy"] for row in several]
             label = "any candidate right (pass@K, an oracle)"

@@ -59,6 +59,7 @@ class TaskFacts:
     # about, where a puzzle has several rows: training rows of a puzzle, and test rows of all test puzzles in one variant
     rows_of_puzzle: float = 1.0
     test_rows: int | None = None
+    test_puzzles: int | None = None  # that these are of
 
     @property
     def sizes(self) -> dict[str, int]:

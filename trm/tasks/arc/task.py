@@ -20,7 +20,8 @@ from trm.tasks.base import Catalogue, Collection, Flags, GridView, PairRows, Pai
 
 LARGEST_SIDE = 30
 _PAIRS = 4.15  # training rows of a puzzle: in the mean over ARC-AGI-1 and its variants
-TEST_INPUTS = {"training": 416, "evaluation": 419, CONCEPT: 480, "training2": 1076, "evaluation2": 172}
+_V1, _V2 = {"training": (400, 416), "evaluation": (400, 419)}, {"training2": (1000, 1076), "evaluation2": (120, 172)}
+TESTS = {**_V1, **_V2, CONCEPT: (160, 480)}  # tasks and test inputs of each subset
 
 
 @dataclass(frozen=True)
@@ -44,8 +45,10 @@ class ArcTask(PairsTask):
     @property
     def facts(self) -> TaskFacts:
         """Sizes; identifiers are at most so many, since small tasks have fewer variants that differ."""
-        identifiers, tests = 1 + self.puzzles * (1 + self.num_variants), sum(TEST_INPUTS.get(each, 0) for each in self.test_subsets)
-        return TaskFacts(self.side**2, VOCAB, identifiers, PAD, PAD, _PAIRS, min(tests, 2 * self.puzzles))
+        identifiers = 1 + self.puzzles * (1 + self.num_variants)
+        tasks, inputs = (sum(TESTS.get(each, (0, 0))[i] for each in self.test_subsets) for i in (0, 1))
+        tests = min(inputs, 2 * self.puzzles), min(tasks, self.puzzles)
+        return TaskFacts(self.side**2, VOCAB, identifiers, PAD, PAD, _PAIRS, *tests)
 
     @cached_property
     def view(self) -> GridView:
