@@ -10,10 +10,12 @@ import time
 
 import numpy as np
 import pytest
+import yaml
 from running import INDUCTOR, TINY, command, environment, metrics, numbers, run, summary, warnings
 
 from trm.backends.native import NativeRuntime
 from trm.cli import compose
+from trm.config import to_plain
 from trm.core import step
 from trm.inference import evaluator
 from trm.run import resume
@@ -313,8 +315,17 @@ def test_help_lists_every_group(tmp_path):
     assert folders == GROUPS.keys()
     for group in folders:
         assert re.search(rf"^ +{group} +\w", done.stdout, re.MULTILINE)
-    job = run(tmp_path, "trm.train", "--cfg", "job", "recursion=t4_n6")
-    assert "T: 4" in job.stdout
+
+
+@pytest.mark.parametrize("module", ["trm.train", "trm.build_data"])
+def test_cfg_prints_the_values_that_the_run_will_have_and_info_their_ratios(tmp_path, module):
+    given = ["recursion=t4_n6", "recipe.width_scale=0.5", "run_name=1e3"]
+    printed = yaml.safe_load(run(tmp_path, module, "--cfg", "job", *given).stdout)
+    assert (printed["recursion"]["T"], printed["model"]["hidden_size"], printed["run_name"]) == (4, 256, "1e3")
+    assert printed == to_plain(compose(given))
+    info = run(tmp_path, module, "--info", "config", *given).stdout
+    assert "hidden_size: ${trm_times:512,${recipe.width_scale}}" in info
+    assert "width_scale: 0.5" in info
 
 
 def test_a_completed_run_says_how_its_evaluation_differs_from_the_one_asked_for(folder, whole):

@@ -224,6 +224,8 @@ def _run_hydra(run: Callable[[Config], Any] | str, run_folder: bool) -> None:
     if sum(map(bool, (given.run, given.multirun, given.cfg, given.info, given.shell_completion))) > 1:
         parser.error("--multirun, --cfg and --info exclude one another")
     sys.argv[1:] = [*(a for a in sys.argv[1:] if a not in given.overrides), *map(_as_meant, given.overrides)]
+    if given.cfg == "job" and not given.resolve:  # the values that the run will have; --info prints what they are made of
+        sys.argv.insert(1, "--resolve")
     if not run_folder:
         sys.argv += [f"hydra.run.dir={NO_RUN_FOLDER}", "hydra.output_subdir=null", "hydra/job_logging=stdout"]
         sys.argv += ["hydra/sweeper=basic", "hydra/launcher=basic"]  # a sweep is of runs

@@ -15,7 +15,7 @@ HEAD = """# Config keys
 
 Made from the schema in `trm/config/schema.py` by `python scripts/dev/config_reference.py`; do not edit. A default is the schema's
 own: the options of a group (`conf/GROUP/OPTION.yaml`) set others. `python -m trm.train --cfg job` shows what a command comes to,
-`--info` where each value came from.
+`--info` where each value and ratio came from.
 """
 
 
