@@ -9,8 +9,10 @@ import pytest
 from fake_hub import fake_hub
 from running import run
 
+from trm.cli import compose
 from trm.data.hub import download
 from trm.errors import DataError
+from trm.tasks.base import task_of
 from trm.tasks.sudoku.generate import generate
 from trm.tasks.sudoku.rules import BLANK, Sudoku
 from trm.tasks.sudoku.task import HUB
@@ -54,6 +56,22 @@ def test_a_download_that_was_cut_off_goes_on_where_it_ended(hub, files, tmp_path
     (blobs / f"{hub.sha256['train.csv']}.trm-partial").write_bytes(files["train.csv"][:100])
     assert download("train.csv", HUB.repository, HUB.revision).read_bytes() == files["train.csv"]
     assert [wanted for method, _, wanted in hub.requests if method == "GET"] == ["bytes=100-"]
+
+
+def test_a_branch_is_held_to_its_content(hub):
+    known = hub.sha256["test.csv"]
+    assert download("test.csv", HUB.repository, "main", known) == download("test.csv", HUB.repository, "main", known)
+    with pytest.raises(DataError, match=rf"at main has sha256 {known}, not {'0' * 64}: it was changed there"):
+        download("test.csv", HUB.repository, "main", "0" * 64)
+
+
+def test_every_dataset_on_the_hub_is_pinned_by_a_commit_or_by_its_content(shared_data):
+    for name in ("sudoku_extreme", "maze_hard"):
+        hub = task_of(compose(["run_name=r", f"data={name}"]).data).hub
+        assert re.fullmatch("[0-9a-f]{40}", hub.revision) or hub.sha256.keys() == {"train.csv", "test.csv"}
+        for file, sha256 in hub.sha256.items():  # the mazes are the only ones so far
+            content = (shared_data / f"maze_30x30_hard_{file}").read_bytes()
+            assert hashlib.sha256(content).hexdigest() == sha256
 
 
 def test_other_content_than_the_hub_says_is_refused(hub):

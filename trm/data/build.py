@@ -236,7 +236,7 @@ def _downloaded(task: Task, data: DataConfig, name: str) -> Path:
     if task.hub is None:
         raise DataError(f"{task.title} cannot be downloaded: set data.train_csv and data.test_csv")
     try:
-        return download(name, task.hub.repository, task.hub.revision)
+        return download(name, task.hub.repository, task.hub.revision, task.hub.sha256.get(name))
     except DataError as error:
         missing = [f"data.{split}_csv=PATH" for split in SPLITS if not getattr(data, f"{split}_csv")]
         raise DataError(

@@ -1,4 +1,4 @@
-"""Files of a dataset on the Hugging Face hub, at a pinned revision: fetched once into the hub's own cache, resumed, checked."""
+"""Files of a dataset on the Hugging Face hub, of a known revision or content: fetched once into its cache, resumed, checked."""
 
 import hashlib
 import logging
@@ -38,11 +38,22 @@ class _Progress(tqdm):  # type: ignore[misc]
             _log.info("%s", self)
 
 
-def download(name: str, repository: str, revision: str) -> Path:
-    """The file `name` of a dataset at a revision (a commit), in the hub's cache, with the content that the hub says it has.
+def download(name: str, repository: str, revision: str, sha256: str | None = None) -> Path:
+    """The file `name` of a dataset at a revision, in the hub's cache, with the content that the hub says it has.
 
-    Raises DataError where it cannot be had, soon where there is no network.
+    Where the revision is no commit, `sha256` is what the content must be. Raises DataError where the file cannot be had, soon where
+    there is no network, and where it holds something else.
     """
+    path = _cached_or_fetched(name, repository, revision)
+    if sha256 is not None:
+        with path.open("rb") as content:
+            found = hashlib.file_digest(content, "sha256").hexdigest()
+        if found != sha256:
+            raise DataError(f"{name} of {repository} at {revision} has sha256 {found}, not {sha256}: it was changed there")
+    return path
+
+
+def _cached_or_fetched(name: str, repository: str, revision: str) -> Path:
     try:
         # here with the hub client, because they take a second to import
         import httpx
@@ -57,7 +68,7 @@ def download(name: str, repository: str, revision: str) -> Path:
         except LocalEntryNotFoundError:
             # the hub client tries for half a minute, with two warnings a try, before it says that there is no network
             httpx.head(constants.ENDPOINT, timeout=REACHED_WITHIN_S)
-            _log.info("downloading %s of %s at revision %s, once, into the hub's cache", name, repository, revision[:7])
+            _log.info("downloading %s of %s at %s, once, into the hub's cache", name, repository, revision[:7])
             _fetch(name, repository, revision)
             return cached()
     except DataError:

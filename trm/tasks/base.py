@@ -71,9 +71,10 @@ class Hub(NamedTuple):
     """Where train.csv and test.csv of a task are on the Hugging Face hub."""
 
     repository: str
-    revision: str  # a full commit
+    revision: str  # a full commit; a branch only where `sha256` says what its files hold
     test_puzzles: int  # in test.csv
     instead: str  # the option of data= that needs no download
+    sha256: Mapping[str, str] = {}  # of the files, by name
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,17 @@ from trm.tasks.maze import rules
 from trm.tasks.maze.generate import generate
 from trm.tasks.maze.rules import CHARACTERS, FREE, GOAL, PAD, PATH, START, WALL
 
-HUB = Hub("sapientinc/maze-30x30-hard-1k", "main", 1000, instead="maze_unique")
+# Which commit this is of is not known here, so the files are held to what they were found to hold.
+HUB = Hub(
+    "sapientinc/maze-30x30-hard-1k",
+    "main",
+    1000,
+    instead="maze_unique",
+    sha256={
+        "train.csv": "8a525717a23afdf85f512525ed8516e14999786806738ae28af53ec9e7abd89f",
+        "test.csv": "3e647bcc970e8c6ad59c2b0a3a487628da5c8ce840d8995cb8e5b5543c22c4ee",
+    },
+)
 HUB_SIDE = 30
 SMALLEST_SIDE = 7  # of generated ones; with fewer cells there are too few mazes
 COLOURS = {WALL: "#3a424b", START: "#bfe3cf", GOAL: "#f3dfae", PATH: "#d6e6f5"}
