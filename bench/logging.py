@@ -14,7 +14,7 @@ import numpy as np
 from bench.machine import Row, median_and_spread, turns
 from trm.cli import compose
 from trm.config import Config
-from trm.core.metrics import METRICS, MOST_SAMPLES
+from trm.core.metrics import MOST_SAMPLES, training_names
 from trm.inference.samples import Samples
 from trm.plan.estimate import estimate
 from trm.plan.workload import workload
@@ -47,7 +47,7 @@ def measure(overrides: list[str]) -> Iterator[Row]:
 
 def _measure(cfg: Config, run_dir: Path, shortest_step_s: float) -> Row:
     trackers = open_trackers(cfg, run_dir, is_main=True, resume_step=None, wandb_run_id=None)
-    values = training_values(cfg, dict.fromkeys(METRICS, 1.5), Lap(100, 1.0, 0.1), (0.1, 0.0), 100, 65104, 3)
+    values = training_values(cfg, dict.fromkeys(training_names(), 1.5), Lap(100, 1.0, 0.1), (0.1, 0.0), 100, 65104, 3)
     before = _size(run_dir)
     logging, evaluating = [], []
     for step in range(LOGS):

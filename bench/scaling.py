@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from scipy import stats
 
 from bench import step
@@ -32,6 +33,7 @@ from trm.backends import start
 from trm.cli import compose
 from trm.config import Config, digest
 from trm.core.flops import analytic_train_flops, num_bytes
+from trm.core.metrics import training_names
 from trm.core.model import init_fixed
 from trm.core.programs import train_program
 from trm.core.step import draw_min_steps, init_state
@@ -162,6 +164,7 @@ def _training(cfg: Config) -> tuple[step.Programs, int]:
     state_of_host = init_state(cfg, arch, fixed_of_host)
     fixed, state = runtime.put_replicated((fixed_of_host, state_of_host))
     state = state._replace(carry=runtime.put_rows(state_of_host.carry))
+    current = state, runtime.put_replicated(torch.zeros(len(training_names()), dtype=arch.master_dtype))
     random = np.random.default_rng(cfg.seed)
     batch = runtime.put_batch(
         {
@@ -174,10 +177,10 @@ def _training(cfg: Config) -> tuple[step.Programs, int]:
     training_step = runtime.compile(*train_program(dataclasses.replace(step_config(cfg), arch=arch)))
 
     def train() -> None:
-        nonlocal state
-        state = training_step(state, fixed, batch)
+        nonlocal current
+        current = training_step(current, fixed, batch)
 
-    return step.Programs({"train": train}, runtime.wait), num_bytes(state)
+    return step.Programs({"train": train}, runtime.wait), num_bytes(current)
 
 
 def peak_growth_bytes(run: Callable[[], object]) -> int | None:

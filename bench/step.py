@@ -22,7 +22,7 @@ from bench.machine import Row, Worker, matmul_rate, median_and_spread, onednn_ra
 from trm.cli import compose
 from trm.config import Config
 from trm.core.flops import analytic_eval_flops, analytic_train_flops
-from trm.core.metrics import METRICS
+from trm.core.metrics import evaluation_names
 from trm.core.programs import eval_program, train_program
 from trm.core.step import empty_carry
 from trm.data.loader import Batch
@@ -178,20 +178,20 @@ def block(kind: str, steps: int) -> float:
 def _compiled_programs(exp: Experiment) -> Programs:
     runtime, arch = exp.runtime, exp.arch
     fixed = runtime.put_replicated(exp.fixed)
-    state = exp.place(exp.first_state())
+    current = exp.place(exp.first_state()), exp.sums()
     batches = itertools.cycle([runtime.put_batch(exp.host_batch(step)) for step in range(NUM_BATCHES)])
     training_step = runtime.compile(*train_program(exp.step_config))
 
     def train() -> None:
-        nonlocal state
-        state = training_step(state, fixed, next(batches))
+        nonlocal current
+        current = training_step(current, fixed, next(batches))
 
     # the state is donated to the training step: evaluation has weights of its own
     own = exp.first_state()
     weights, table = runtime.put_replicated((own.ema or own.weights, own.puzzle_embedding))
     local = exp.cfg.eval_batch_size // runtime.process_count
     carry = runtime.put_rows(empty_carry(arch, exp.fixed, local))
-    sums = runtime.put_replicated(torch.zeros(len(METRICS), dtype=arch.master_dtype))
+    sums = runtime.put_replicated(torch.zeros(len(evaluation_names()), dtype=arch.master_dtype))
     batch = runtime.put_batch(full_batch(exp))
     evaluation_step = runtime.compile(*eval_program(arch))
 

@@ -133,7 +133,7 @@ def judged(way: InferenceConfig, rows: Rows, selection: str, K: int, D: int) -> 
     """Of the puzzles whose rows these are: who of the first K candidates is chosen after D steps, and whether that is right [N]."""
     count = way.candidates
     chosen = choose(rows, replace(way, selection=selection), count, D - 1, first=K)
-    exact: NDArray[Any] = rows.exact.reshape(len(rows.exact), -1, count)
+    exact: NDArray[Any] = rows.values["exact_accuracy"].reshape(len(rows.q_halt), -1, count)
     every = np.arange(exact.shape[1])
     return {
         "right": exact[chosen.step, every, chosen.winner],

@@ -11,8 +11,8 @@ from trm.backends import Runtime
 from trm.backends.native import NativeRuntime
 from trm.config import ModelConfig, OptimizerConfig, RecursionConfig
 from trm.core.attention import ATTENTION
-from trm.core.metrics import METRICS
 from trm.core.model import Architecture, init_fixed
+from trm.core.optimizers import OPTIMIZERS
 from trm.core.step import StepConfig, TrainState, empty_carry
 from trm.interop import ModelTensors, from_reference
 from trm.run.experiment import on_devices
@@ -91,16 +91,13 @@ class GoldenCase:
 
     def state(self) -> TrainState:
         arch, model = self.arch, self.tensors("init/")
-        zeros = {k: torch.zeros_like(w) for k, w in model.weights.items()}
         return TrainState(
             weights=model.weights,
-            m=zeros,
-            v={k: z.clone() for k, z in zeros.items()},
+            optimizer=OPTIMIZERS["adam_atan2"].init(self.step_config.optimizer, model.weights),
             ema={k: w.clone() for k, w in model.weights.items()},
             puzzle_embedding=model.puzzle_embedding,
             carry=empty_carry(arch, self.fixed(), self.settings["batch_size"]),
             step=torch.zeros((), dtype=torch.int32),
-            metrics=torch.zeros(len(METRICS), dtype=arch.master_dtype),
         )
 
     def batch(self, step: int) -> dict[str, np.ndarray]:

@@ -264,7 +264,7 @@ def test_numbers_must_be_finite(default, value):
 
 
 @pytest.mark.parametrize(
-    "key", ["model.mixer", "model.positions", "model.loss", "optimizer.name", "hardware.dtype", "train.resume"]
+    "key", ["model.mixer", "model.positions", "model.loss", "optimizer.others", "hardware.dtype", "train.resume"]
 )
 def test_choices_are_listed(default, key):
     message = refused_values(default, {key: "bogus"})
@@ -277,6 +277,11 @@ def test_unknown_variants_are_listed():
     message = refusal("recursion.variant=bogus")
     for word in ("recursion.variant=bogus", "trm", "single_z", "multi_scale_z", "one_step_gradient"):
         assert word in message
+
+
+def test_unknown_optimizers_are_listed():
+    for word in ("optimizer.name=bogus", "adam_atan2", "adamw", "muon"):
+        assert word in refusal("optimizer.name=bogus")
 
 
 TPU = {"hardware.platform": "tpu", "hardware.loss_dtype": "float32"}

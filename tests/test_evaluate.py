@@ -18,7 +18,7 @@ from trm.backends import start
 from trm.backends.native import NativeRuntime
 from trm.cli import compose
 from trm.config import HardwareConfig, ModelConfig, RecursionConfig
-from trm.core.metrics import METRICS, MOST_SAMPLES
+from trm.core.metrics import MOST_SAMPLES, evaluation_names, named
 from trm.core.model import Architecture, init_fixed, init_weights
 from trm.core.step import empty_carry, eval_step
 from trm.data.format import Dataset, Metadata
@@ -100,7 +100,7 @@ def stops(trace):
 
 def test_the_pass_is_eval_step_batch_by_batch_to_the_bit(model, loader, full):
     _, arch, weights, fixed = model
-    sums = [torch.zeros(len(METRICS), dtype=torch.float64)] * S
+    sums = [torch.zeros(len(evaluation_names()), dtype=torch.float64)] * S
     for host_batch in loader:
         batch = {name: torch.from_numpy(rows) for name, rows in host_batch.items()}
         carry = empty_carry(arch, fixed, BATCH)
@@ -108,7 +108,7 @@ def test_the_pass_is_eval_step_batch_by_batch_to_the_bit(model, loader, full):
             carry, sums[s], _, _ = eval_step(arch, weights, fixed, None, carry, batch, sums[s])
     result, _ = full
     for ours, by_hand in zip(result.by_step, sums, strict=True):
-        values = dict(zip(METRICS, by_hand.tolist(), strict=True))
+        values = named(evaluation_names(), by_hand)
         assert ours["count"] == values["count"] == N - 1
         for name in ("exact_accuracy", "accuracy", "lm_loss", "q_halt_loss", "q_halt_accuracy", "steps"):
             assert ours[name] == values[name] / values["count"], name

@@ -13,7 +13,7 @@ import torch
 from running import TINY, run, summary
 
 from trm.cli import compose, hydra_command
-from trm.core.metrics import METRICS
+from trm.core.metrics import training_names
 from trm.doctor import check_folder
 from trm.errors import ConfigError, RunFailure
 from trm.run.clock import Lap
@@ -86,7 +86,7 @@ def test_a_full_disk_names_the_file_and_what_comes_next(cfg, tmp_path):
 
 
 def test_losses_that_are_not_finite_are_told_with_their_first_step_and_terms(cfg, tmp_path):
-    sums = dict.fromkeys(METRICS, 1.0) | {"nonfinite_steps": 0.0}
+    sums = dict.fromkeys(training_names(), 1.0) | {"nonfinite_steps": 0.0}
     check_losses(sums, 120, cfg, tmp_path)
     with pytest.raises(RunFailure, match=r"^step 118: the loss is not finite \(q_halt_loss is inf\): no checkpoint"):
         check_losses(sums | {"nonfinite_steps": 3.0, "q_halt_loss": float("inf")}, 120, cfg, tmp_path)

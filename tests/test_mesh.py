@@ -16,7 +16,7 @@ import torch.utils._pytree as pytree
 from running import MESH, TINY, XLA, metrics, run
 
 from trm.cli import compose
-from trm.core.metrics import METRICS
+from trm.core.metrics import evaluation_names, training_names
 from trm.core.model import architecture, init_fixed, num_parameters, weight_shapes
 from trm.core.step import empty_carry, init_state
 
@@ -80,13 +80,14 @@ def test_the_devices_exchange_gradients_and_scalars_and_nothing_else(tmp_path, m
     # every result lies as it is declared, so that it comes back as the argument that the graph was made for
     cfg = compose([*TINY, *PREFIX, *MESH])
     state = init_state(cfg, arch, init_fixed(arch, 0))
-    assert results_of(module) == Counter(shapes_of(state._replace(carry=None)) + shapes_of(state.carry, devices=8))
+    whole = [(len(training_names()),), *shapes_of(state._replace(carry=None))]
+    assert results_of(module) == Counter(whole + shapes_of(state.carry, devices=8))
     declared = [path.read_text() for path in (tmp_path / "dump").glob("*SyncTensorsGraph*before_optimizations.txt")]
     assert max(declared, key=len).count('custom_call_target="Sharding"') >= results_of(module).total()
     evaluation = next(text for text in modules if "s32[8,16]" in text.splitlines()[0].partition("->")[2])  # what is shown
     eval_carry = shapes_of(empty_carry(arch, init_fixed(arch, 0), 16), devices=8)
     shown = [(8, 16), (8, 16), (8,)]
-    assert results_of(evaluation) == Counter([*eval_carry, (len(METRICS),), *shown])
+    assert results_of(evaluation) == Counter([*eval_carry, (len(evaluation_names()),), *shown])
 
 
 def results_of(module):

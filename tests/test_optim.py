@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trm.config import OptimizerConfig
-from trm.core.optim import learning_rate, update_ema, update_puzzle_embedding, update_weights
+from trm.core.optim import learning_rate, update_ema, update_puzzle_embedding
+from trm.core.optimizers import OPTIMIZERS
 
 
 def scalar(value, dtype=torch.float64):
@@ -64,10 +65,11 @@ def test_cosine(min_ratio):
 
 
 def run_updates(cfg, weights, grads_of_steps, lr):
-    m = v = {name: torch.zeros_like(w) for name, w in weights.items()}
+    rule = OPTIMIZERS[cfg.name]
+    buffers = rule.init(cfg, weights)
     for t, grads in enumerate(grads_of_steps, 1):
-        weights, m, v = update_weights(cfg, weights, m, v, grads, scalar(float(t)), scalar(lr))
-    return weights, m, v
+        weights, buffers = rule.update(cfg, weights, buffers, grads, scalar(float(t)), scalar(lr))
+    return weights, buffers["m"], buffers["v"]
 
 
 def test_adamw_equals_torch():

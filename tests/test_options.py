@@ -16,7 +16,9 @@ from trm.config import OptimizerConfig, Phase, RecursionConfig, resume_conflicts
 from trm.core.curriculum import stages
 from trm.core.losses import binary_cross_entropy, cell_cross_entropy
 from trm.core.model import architecture, init_weights
-from trm.core.optim import clip_gradients, muon_direction, orthogonalized, second_moments, update_weights
+from trm.core.optim import clip_gradients
+from trm.core.optimizers import OPTIMIZERS
+from trm.core.optimizers.muon import direction, orthogonalized
 from trm.core.step import loss_and_grads, supervision_weights, train_step_with_outputs
 from trm.errors import ConfigError
 
@@ -141,7 +143,7 @@ def test_rows_in_one_supervision_step_have_its_weight():
     for name, grad in grads.items():
         torch.testing.assert_close(grad, weight * plain_grads[name], rtol=1e-6, atol=1e-12)
     terms = slice(0, -2)  # logged losses stay those of the paper; the norms are of the weighted gradient
-    torch.testing.assert_close(out.metrics[terms], plain_out.metrics[terms], rtol=0, atol=0)
+    torch.testing.assert_close(out.sums[terms], plain_out.sums[terms], rtol=0, atol=0)
 
 
 # muon and clipping -------------------------------------------------------------------------------------------------------------
@@ -166,24 +168,25 @@ def test_muon_moves_as_torch_does():
     theirs = {name: w.clone().requires_grad_() for name, w in start.items()}
     optimizer = torch.optim.Muon(theirs.values(), lr=0.1, weight_decay=0.3, momentum=0.9, adjust_lr_fn="match_rms_adamw")
     cfg = OptimizerConfig(name="muon", weight_decay=0.3, momentum=0.9)
-    ours, m, v = start, {name: torch.zeros_like(w) for name, w in start.items()}, second_moments(cfg, start)
-    assert v == {}
+    muon = OPTIMIZERS["muon"]
+    ours, buffers = start, muon.init(cfg, start)
+    assert buffers["v"] == {}
     for t in range(1, 5):
         grads = {name: random_matrix(10 * t + i, *shape) for i, (name, shape) in enumerate(shapes.items())}
         for name, w in theirs.items():
             w.grad = grads[name]
         optimizer.step()
-        ours, m, v = update_weights(cfg, ours, m, v, grads, torch.tensor(float(t)).double(), torch.tensor(0.1).double())
+        ours, buffers = muon.update(cfg, ours, buffers, grads, torch.tensor(float(t)).double(), torch.tensor(0.1).double())
     for name, w in theirs.items():
-        torch.testing.assert_close(m[name], optimizer.state[w]["momentum_buffer"], rtol=1e-12, atol=1e-12)
+        torch.testing.assert_close(buffers["momentum"][name], optimizer.state[w]["momentum_buffer"], rtol=1e-12, atol=1e-12)
         moved, moved_theirs = ours[name] - start[name], w.detach() - start[name]
         assert (moved - moved_theirs).norm() < 0.02 * moved.norm()
 
 
 def test_matrices_that_share_a_weight_are_made_orthogonal_each_by_itself():
     gate, up = random_matrix(0, 12, 5), 100 * random_matrix(1, 12, 5)
-    both = muon_direction(torch.cat([gate, up]), 2)
-    torch.testing.assert_close(both, torch.cat([muon_direction(gate), muon_direction(up)]), rtol=1e-12, atol=1e-12)
+    both = direction(torch.cat([gate, up]), 2)
+    torch.testing.assert_close(both, torch.cat([direction(gate), direction(up)]), rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("model", ["mlp", "attention"])
@@ -192,13 +195,11 @@ def test_muon_is_for_the_matrices_of_the_blocks_alone(model):
     arch = architecture(cfg, seq_len=16, vocab_size=6, num_puzzle_identifiers=1)
     weights = init_weights(arch, 0)
     grads = {name: torch.randn(w.shape, generator=torch.Generator().manual_seed(0)) for name, w in weights.items()}
-    zeros = {name: torch.zeros_like(w) for name, w in weights.items()}
-    muon, adam = (dataclasses.replace(cfg.optimizer, name=name) for name in ("muon", "adam_atan2"))
-    step, lr = torch.tensor(1.0), torch.tensor(0.1)
-    moved, _, second = update_weights(muon, weights, zeros, second_moments(muon, weights), grads, step, lr)
-    as_adam, _, _ = update_weights(adam, weights, zeros, second_moments(adam, weights), grads, step, lr)
+    muon, step, lr = dataclasses.replace(cfg.optimizer, name="muon"), torch.tensor(1.0), torch.tensor(0.1)
+    rules = [OPTIMIZERS[name] for name in ("muon", "adam_atan2")]
+    (moved, buffers), (as_adam, _) = (rule.update(muon, weights, rule.init(muon, weights), grads, step, lr) for rule in rules)
     same = {name for name in weights if torch.equal(moved[name], as_adam[name])}
-    assert same == {"embed_tokens", "embed_positions", "lm_head", "q_head.weight", "q_head.bias"} == second.keys()
+    assert same == {"embed_tokens", "embed_positions", "lm_head", "q_head.weight", "q_head.bias"} == buffers["v"].keys()
     for name in weights.keys() - same:  # as large as an update of Adam: 0.2 of the learning rate for each value
         change = (moved[name] - weights[name] * (1 - 0.1 * muon.weight_decay)) / 0.1
         assert 0.1 < change.square().mean().sqrt() < 0.3
@@ -223,9 +224,8 @@ def test_the_step_clips_what_the_optimizer_gets():
     clipped = dataclasses.replace(cfg, optimizer=dataclasses.replace(cfg.optimizer, clip_grad_norm=1e-3))
     new, out = train_step_with_outputs(clipped, state, fixed, batch)
     scaled = clip_gradients(out.grads, 1e-3)
-    expected, _, _ = update_weights(
-        cfg.optimizer, state.weights, state.m, state.v, scaled, *torch.tensor([2.0, 0.01 * 2 / 3], dtype=torch.float64)
-    )
+    step, lr = torch.tensor([2.0, 0.01 * 2 / 3], dtype=torch.float64)
+    expected, _ = OPTIMIZERS[cfg.optimizer.name].update(cfg.optimizer, state.weights, state.optimizer, scaled, step, lr)
     for name, w in expected.items():
         torch.testing.assert_close(new.weights[name], w, rtol=1e-9, atol=1e-12)
-    assert out.metrics[-2].item() == pytest.approx(math.sqrt(sum((g**2).sum().item() for g in out.grads.values())))
+    assert out.sums[-2].item() == pytest.approx(math.sqrt(sum((g**2).sum().item() for g in out.grads.values())))

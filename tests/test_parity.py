@@ -16,7 +16,7 @@ from golden_cases import load_case
 
 from trm.backends import start
 from trm.config import HardwareConfig
-from trm.core.metrics import METRICS
+from trm.core.metrics import evaluation_names, named, training_names
 from trm.core.step import empty_carry, eval_step, loss_and_grads, train_step_with_outputs
 
 
@@ -64,10 +64,10 @@ def run_training(case, runtime, num_steps):
     logs, logits = [], {}
     for i in range(num_steps):
         state, out = step(state, fixed, runtime.put_batch(case.batch(i)))
-        metrics, q_halt, halted, steps, logits[i + 1], loss = runtime.fetch(
-            (out.metrics, out.q_halt, state.carry.halted, state.carry.steps, out.logits, out.loss)
+        sums, q_halt, halted, steps, logits[i + 1], loss = runtime.fetch(
+            (out.sums, out.q_halt, state.carry.halted, state.carry.steps, out.logits, out.loss)
         )
-        log = dict(zip(METRICS, metrics.tolist(), strict=True))
+        log = named(training_names(), sums)
         log |= {"halted": halted.numpy(), "steps_per_row": steps.numpy(), "q_halt_logits": q_halt.numpy(), "loss": loss.item()}
         logs.append(log)
     return {k: np.stack([log[k] for log in logs]) for k in logs[0]}, logits, runtime.fetch(state)
@@ -129,7 +129,7 @@ def test_evaluation_float64(golden_case, runtime):
     fixed = runtime.put_replicated(case.fixed())
     weights, table = runtime.put_replicated((model.weights, model.puzzle_embedding))
     carry = runtime.put_rows(empty_carry(arch, case.fixed(), len(case.arrays["eval/inputs"])))
-    sums = runtime.put_replicated(torch.zeros(len(METRICS), dtype=arch.master_dtype))
+    sums = runtime.put_replicated(torch.zeros(len(evaluation_names()), dtype=arch.master_dtype))
     batch = runtime.put_batch(case.eval_batch())
     worst = 0.0
     for i, (logits, q_halt) in enumerate(zip(case.arrays["eval/logits"], case.arrays["eval/q_halt_logits"], strict=True)):

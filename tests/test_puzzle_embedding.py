@@ -58,6 +58,7 @@ import json, sys
 import numpy as np, torch
 from trm.backends import start
 from trm.cli import compose
+from trm.core.metrics import training_names
 from trm.core.model import architecture, init_fixed
 from trm.core.programs import train_program
 from trm.core.step import StepConfig, init_state
@@ -72,10 +73,11 @@ fixed, random = init_fixed(arch, 0), np.random.default_rng(0)
 state = init_state(cfg, arch, fixed)._replace(puzzle_embedding=torch.from_numpy(random.normal(size=(identifiers, 64))))
 step = runtime.compile(*train_program(StepConfig(arch, cfg.optimizer, cfg.ema.rate, 100)))
 state = runtime.put_replicated(state._replace(carry=None))._replace(carry=runtime.put_rows(state.carry))
+sums = runtime.put_replicated(torch.zeros(len(training_names()), dtype=torch.float64))
 for _ in range(3):
     batch = {name: random.integers(1, 6, (16, 16)).astype(np.int32) for name in ("inputs", "labels")}
     batch |= {"puzzle_identifiers": random.integers(0, 12, 16).astype(np.int32), "min_steps": np.zeros(16, np.int32)}
-    state = step(state, runtime.put_replicated(fixed), runtime.put_batch(batch))
+    state, sums = step((state, sums), runtime.put_replicated(fixed), runtime.put_batch(batch))
 np.save(out, runtime.fetch(state.puzzle_embedding).numpy())
 """
 

@@ -22,8 +22,9 @@ from trm.config import (
     RecursionConfig,
     TrainConfig,
 )
-from trm.core.metrics import METRICS, ROW_METRICS
+from trm.core.metrics import evaluation_names, training_names
 from trm.core.model import Architecture, architecture, forward, init_fixed, with_latents
+from trm.core.programs import train_program
 from trm.core.step import (
     Carry,
     StepConfig,
@@ -112,8 +113,9 @@ def vector_norm(tensors):
     return torch.linalg.vector_norm(torch.cat([t.detach().flatten() for t in tensors.values()])).item()
 
 
-def named(metrics):
-    return dict(zip(METRICS, metrics.tolist(), strict=True))
+def named(sums):
+    names = training_names() if len(sums) == len(training_names()) else evaluation_names()
+    return dict(zip(names, sums.tolist(), strict=True))
 
 
 CASES = {
@@ -134,12 +136,13 @@ CASES = {
 def test_training_equals_the_ordinary_trainer(case):
     cfg, state, fixed = make(**CASES[case])
     second = Trainer(cfg, state, fixed)
-    halts, kept = 0, 0
+    halts, kept, sums = 0, 0, 0
     for t in range(7):
         batch = make_batch(seed=t, min_steps=[0, 2, 3, 0] if t % 2 else None, unlabelled=1.0 if t == 3 else 0.2)
         weight_norm = vector_norm(second.model.weights())
         loss = second.step(batch)
         state, out = train_step_with_outputs(cfg, state, fixed, batch)
+        sums = sums + out.sums
         np.testing.assert_allclose(out.loss, loss, rtol=1e-8)
         np.testing.assert_allclose(out.q_halt, second.q_halt, rtol=1e-6, atol=1e-9)
         gradients = {name: p.grad for name, p in second.model.weights().items()}
@@ -147,7 +150,7 @@ def test_training_equals_the_ordinary_trainer(case):
             torch.testing.assert_close(out.grads[name], gradient, rtol=1e-6, atol=1e-10)
         norms = {"grad_norm": vector_norm(gradients), "weight_norm": weight_norm, "rows": 4}
         for name, value in (second.metrics | norms).items():
-            assert named(out.metrics)[name] == pytest.approx(float(value), rel=1e-8, abs=1e-12), name
+            assert named(out.sums)[name] == pytest.approx(float(value), rel=1e-8, abs=1e-12), name
         for name in ("halted", "steps", "labels"):
             assert getattr(state.carry, name).tolist() == second.carry[name].tolist()
         halts, kept = halts + state.carry.halted.sum(), kept + (~state.carry.halted).sum()
@@ -161,7 +164,7 @@ def test_training_equals_the_ordinary_trainer(case):
     if second.puzzle_embedding is not None:
         torch.testing.assert_close(state.puzzle_embedding, second.puzzle_embedding, rtol=1e-9, atol=1e-12)
     for name, value in second.sums.items():  # accumulated since the start
-        assert named(state.metrics)[name] == pytest.approx(float(value), rel=1e-8, abs=1e-12), name
+        assert named(sums)[name] == pytest.approx(float(value), rel=1e-8, abs=1e-12), name
     assert state.step.item() == 7
 
 
@@ -307,7 +310,7 @@ def test_metrics_cover_halted_rows_and_losses_cover_all():
     batch = make_batch(4, min_steps=[0, 2, 0, 2], unlabelled=0.0)
     _, out = train_step_with_outputs(cfg, state, fixed, batch)
     right = out.logits.argmax(-1) == batch["labels"]
-    metrics = named(out.metrics)
+    metrics = named(out.sums)
     assert metrics["count"] == 2
     assert metrics["accuracy"] == pytest.approx(right[[0, 2]].double().mean(-1).sum().item())
     assert metrics["steps"] == 2
@@ -324,7 +327,7 @@ def test_state_keeps_its_dtypes(dtype):
     after = train_step(cfg, state, fixed, make_batch())
     assert pytree.tree_structure(state) == pytree.tree_structure(after)
     assert [(t.dtype, t.shape) for t in tensors_of(state)] == [(t.dtype, t.shape) for t in tensors_of(after)]
-    assert {w.dtype for w in (*after.weights.values(), *after.ema.values(), *after.v.values())} == {torch.float32}
+    assert {w.dtype for w in (*after.weights.values(), *after.ema.values(), *after.optimizer["v"].values())} == {torch.float32}
     assert {z.dtype for z in after.carry.latents.values()} == {dtype}
 
 
@@ -332,7 +335,7 @@ def test_state_keeps_its_dtypes(dtype):
 def test_steps_are_pure(act):
     cfg, state, fixed = make(act_continue=act)
     state, batch = train_step(cfg, state, fixed, make_batch(seed=9)), make_batch()
-    sums = torch.zeros(len(METRICS), dtype=torch.float64)
+    sums = torch.zeros(len(evaluation_names()), dtype=torch.float64)
     arguments = (state, fixed, batch, sums)
     copies = [t.clone() for t in tensors_of(arguments)]
     first = train_step_with_outputs(cfg, state, fixed, batch)
@@ -356,7 +359,7 @@ def test_ema_off_stays_empty():
 
 def evaluate(cfg, state, fixed, batch, num_steps):
     carry = empty_carry(cfg.arch, fixed, len(batch["inputs"]))
-    zeros, results = torch.zeros(len(METRICS), dtype=torch.float64), []
+    zeros, results = torch.zeros(len(evaluation_names()), dtype=torch.float64), []
     for _ in range(num_steps):
         carry, metrics, logits, q_halt = eval_step(cfg.arch, state.weights, fixed, state.puzzle_embedding, carry, batch, zeros)
         results.append((carry, metrics, logits, q_halt))
@@ -370,11 +373,11 @@ def test_evaluation_equals_the_training_forward():
         state, out = train_step_with_outputs(cfg, state, fixed, make_batch(seed=5) if state.step else batch)
         torch.testing.assert_close(logits, out.logits, rtol=1e-11, atol=1e-13)
         torch.testing.assert_close(q_halt, out.q_halt, rtol=1e-11, atol=1e-13)
-        losses = slice(METRICS.index("lm_loss"), len(ROW_METRICS))
-        torch.testing.assert_close(metrics[losses], out.metrics[losses], rtol=1e-10, atol=1e-12)
-    assert out.metrics[0] == 4  # the last training step halts every row, so all metrics agree
-    torch.testing.assert_close(metrics[: len(ROW_METRICS)], out.metrics[: len(ROW_METRICS)], rtol=1e-10, atol=1e-12)
-    assert metrics[len(ROW_METRICS) :].tolist() == [0, 0]  # an evaluation has no norms
+        for name in ("lm_loss", "q_halt_loss"):
+            assert named(metrics)[name] == pytest.approx(named(out.sums)[name], rel=1e-10, abs=1e-12)
+    assert named(out.sums)["count"] == 4  # the last training step halts every row, so all metrics agree
+    for name, value in named(metrics).items():
+        assert value == pytest.approx(named(out.sums)[name], rel=1e-10, abs=1e-12), name
 
 
 @pytest.mark.parametrize("act", [False, True])
@@ -396,13 +399,12 @@ def test_evaluation_metrics_by_hand():
     # make row 0 fully right, so that exact_accuracy counts something
     batch["labels"][0] = logits[0].argmax(-1)
     _, metrics, logits, q_halt = evaluate(cfg, state, fixed, batch, 2)[-1]
-    expected = dict.fromkeys(METRICS, 0.0)
+    expected = dict.fromkeys(evaluation_names(), 0.0)
     for row in (0, 1, 3, 4):
         cells = [c for c in range(C) if batch["labels"][row, c] != IGNORED]
         right = [logits[row, c].argmax() == batch["labels"][row, c] for c in cells]
         q = q_halt[row].item()
         expected["count"] += 1
-        expected["rows"] += 1
         expected["steps"] += 2
         expected["accuracy"] += sum(right) / len(cells)
         expected["exact_accuracy"] += all(right)
@@ -418,7 +420,7 @@ def test_evaluation_metrics_by_hand():
 def test_evaluation_adds_to_the_sums_it_is_given():
     cfg, state, fixed = make()
     carry = empty_carry(cfg.arch, fixed, 4)
-    given_sums = torch.arange(len(METRICS), dtype=torch.float64)
+    given_sums = torch.arange(len(evaluation_names()), dtype=torch.float64)
     arguments = (cfg.arch, state.weights, fixed, state.puzzle_embedding, carry, make_batch())
     alone, together = eval_step(*arguments, torch.zeros_like(given_sums))[1], eval_step(*arguments, given_sums)[1]
     torch.testing.assert_close(together, alone + given_sums, rtol=1e-12, atol=0)
@@ -437,7 +439,7 @@ def test_padded_rows_count_nowhere_and_disturb_nobody(padded, seed):
     mixed = {k: torch.where(mask.view(-1, *[1] * (full[k].ndim - 1)), garbage[k], full[k]) for k in full}
     mixed["labels"][mask] = IGNORED
     _, metrics, logits, q_halt = evaluate(cfg, state, fixed, mixed, 2)[-1]
-    assert named(metrics)["count"] == named(metrics)["rows"] == len(keep)
+    assert named(metrics)["count"] == len(keep)
     if not keep:
         assert not metrics.any()
         return
@@ -455,7 +457,7 @@ def test_the_step_reads_the_schedule_at_a_counter_that_starts_at_one():
     batch = make_batch()
     state = state._replace(weights=state.weights | {"f_unused": torch.ones(2, dtype=torch.float64)})
     zeros = {"f_unused": torch.zeros(2, dtype=torch.float64)}
-    state = state._replace(m=state.m | zeros, v=state.v | zeros)
+    state = state._replace(optimizer={name: buffer | zeros for name, buffer in state.optimizer.items()})
     after = train_step(cfg, state, fixed, batch)
     np.testing.assert_allclose(after.weights["f_unused"], 1 - 0.1 / 10 * 2.0, rtol=1e-12)
     after = train_step(cfg, after, fixed, batch)
@@ -465,22 +467,22 @@ def test_the_step_reads_the_schedule_at_a_counter_that_starts_at_one():
 def test_votes_to_stop_are_summed_over_all_rows_and_steps():
     """Two hosts with two rows each: the second one wants to stop from the second step on; both read the same sum."""
     cfg, state, fixed = make()
+    step_function = train_program(cfg).function
+    current = state, torch.zeros(len(training_names()), dtype=torch.float64)
     for step, votes in enumerate(([0, 0, 0, 0], [0, 0, 1, 1], [0, 0, 1, 1])):
-        batch = make_batch(seed=step) | {"stop": torch.tensor(votes, dtype=torch.int32)}
-        state = train_step(cfg, state, fixed, batch)
-    assert named(state.metrics)["stop_votes"] == 4
-    assert named(train_step(cfg, make()[1], fixed, make_batch()).metrics)["stop_votes"] == 0
+        current = step_function(current, fixed, make_batch(seed=step) | {"stop": torch.tensor(votes, dtype=torch.int32)})
+    assert named(current[1])["stop_votes"] == 4
+    assert named(train_step_with_outputs(cfg, make()[1], fixed, make_batch())[1].sums)["stop_votes"] == 0
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_steps_with_a_loss_that_is_not_finite_are_counted(value):
     cfg, state, fixed = make(ema=False)
-    state = train_step(cfg, state, fixed, make_batch())
-    assert named(state.metrics)["nonfinite_steps"] == 0
+    state, outputs = train_step_with_outputs(cfg, state, fixed, make_batch())
+    assert named(outputs.sums)["nonfinite_steps"] == 0
     state = state._replace(weights=state.weights | {"lm_head": torch.full_like(state.weights["lm_head"], value)})
-    for _ in range(2):
-        state = train_step(cfg, state, fixed, make_batch())
-    assert named(state.metrics)["nonfinite_steps"] == 2
+    state, outputs = train_step_with_outputs(cfg, state, fixed, make_batch())
+    assert named(outputs.sums)["nonfinite_steps"] == 1
 
 
 @pytest.mark.parametrize("model", ["tiny", "tiny_attention"])

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from thinking_fixtures import SIZES, architecture, puzzle, thoughts
 
 from trm.core.losses import cell_cross_entropy
-from trm.core.metrics import METRICS
+from trm.core.metrics import evaluation_names
 from trm.core.model import init_fixed, init_weights
 from trm.core.recursion import VARIANTS, Variant
 from trm.core.step import empty_carry, eval_step
@@ -37,7 +37,7 @@ def evaluated(arch, weights, fixed, table, question):
         "labels": torch.full((1, len(question)), -100, dtype=torch.int32),
         "puzzle_identifiers": torch.zeros(1, dtype=torch.int32),
     }
-    carry, sums = empty_carry(arch, fixed, 1), torch.zeros(len(METRICS), dtype=arch.master_dtype)
+    carry, sums = empty_carry(arch, fixed, 1), torch.zeros(len(evaluation_names()), dtype=arch.master_dtype)
     logits, q_halt = [], []
     for _ in range(arch.recursion.n_sup):
         carry, _, step_logits, step_q = eval_step(arch, weights, fixed, table, carry, batch, sums)

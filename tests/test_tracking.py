@@ -24,7 +24,7 @@ from thinking_fixtures import architecture
 from tracking_fixtures import SUDOKU, evaluation, samples
 
 from trm.config import Config, TrackingConfig, register_schema
-from trm.core.metrics import HALTED_METRICS, METRICS, Shown
+from trm.core.metrics import METRICS, Shown, evaluation_names, training_names
 from trm.core.model import init_fixed, init_weights
 from trm.core.programs import eval_program
 from trm.core.step import empty_carry
@@ -226,10 +226,12 @@ def test_tensorboard_that_breaks_is_dropped_with_one_warning(tmp_path):
 @pytest.mark.parametrize("halted", [0, 4])
 def test_means_of_rows_that_halted_are_logged_only_where_one_did(halted):
     cfg = Config()
-    sums = dict.fromkeys(METRICS, 0.0) | {"rows": 2.0 * cfg.train.global_batch_size, "count": halted, "steps": 3.0 * halted}
+    rows = 2.0 * cfg.train.global_batch_size
+    sums = dict.fromkeys(training_names(), 0.0) | {"rows": rows, "count": halted, "steps": 3.0 * halted}
     values = training_values(cfg, sums, Lap(2, 1.0, 0.1), (0.1, 0.0), 100, 1000, 1)
     assert values["halted_rows"] == halted
-    assert {name for name in HALTED_METRICS if name in values} == (set(HALTED_METRICS) - {"count"} if halted else set())
+    of_halted = {name for name, metric in METRICS.items() if not metric.every_row}
+    assert {name for name in of_halted if name in values} == (of_halted if halted else set())
     assert values.get("steps") == (3 if halted else None)
 
 
@@ -259,7 +261,7 @@ def test_steps_used_are_those_after_which_the_model_wants_to_halt():
     rows["puzzle_identifiers"] = np.zeros(8, np.int32)
     batch = {name: torch.from_numpy(array) for name, array in rows.items()}
     step = eval_program(arch, traced=True).function
-    carry, sums, shown, halts = empty_carry(arch, fixed, 8), torch.zeros(len(METRICS)), [], []
+    carry, sums, shown, halts = empty_carry(arch, fixed, 8), torch.zeros(len(evaluation_names())), [], []
     for _ in range(arch.recursion.n_sup):
         carry, sums, answers, (trace, _) = step(weights, fixed, None, carry, batch, sums)
         shown.append(answers)

@@ -65,7 +65,10 @@ def test_run_folder(whole):
     carry = {
         f"carry/{name}" for name in ("steps", "halted", "inputs", "labels", "puzzle_identifiers", "latents/z_H", "latents/z_L")
     }
-    assert carry | {"step", "metrics", "weights/lm_head", "ema/lm_head", "m/lm_head", "v/lm_head"} <= tensors.keys()
+    assert (
+        carry | {"step", "metrics", "weights/lm_head", "ema/lm_head", "optimizer/m/lm_head", "optimizer/v/lm_head"}
+        <= tensors.keys()
+    )
     assert (meta.step, meta.scores.last_eval_step, meta.config["seed"]) == (20, 20, 0)
 
 

@@ -19,7 +19,7 @@ from trm.cli import compose
 from trm.config import HardwareConfig, digest, numerics, to_plain
 from trm.core import model, recursion
 from trm.core.latents import STD_OF_CUT_NORMAL
-from trm.core.metrics import METRICS
+from trm.core.metrics import evaluation_names
 from trm.core.model import init_fixed, init_weights, with_latents
 from trm.core.step import empty_carry, eval_step, train_step, train_step_with_outputs
 from trm.errors import ConfigError
@@ -113,7 +113,7 @@ def test_evaluation_runs_the_first_copy_and_its_noise_is_of_the_puzzle():
     cfg, state, fixed = made(**EQR, heads=3)
     batch = make_batch(4)
     one = dataclasses.replace(cfg.arch, latents=dataclasses.replace(cfg.arch.latents, heads=1))
-    sums = torch.zeros(len(METRICS), dtype=torch.float64)
+    sums = torch.zeros(len(evaluation_names()), dtype=torch.float64)
 
     def logits(arch, rows):
         carry = empty_carry(arch, fixed, len(rows))

@@ -37,7 +37,17 @@ from hydra.types import HydraContext, RunMode
 from omegaconf import DictConfig, OmegaConf, read_write
 from omegaconf.errors import OmegaConfBaseException
 
-from trm.config import Config, RecursionConfig, all_keys, from_composed, load_yaml, local_path, register_schema, unknown_keys
+from trm.config import (
+    Config,
+    OptimizerConfig,
+    RecursionConfig,
+    all_keys,
+    from_composed,
+    load_yaml,
+    local_path,
+    register_schema,
+    unknown_keys,
+)
 from trm.config.overrides import as_typed, quoting_hint
 from trm.config.released import in_dashes, key_hint, no_option
 from trm.errors import EXIT_FAILED, EXIT_USER_ERROR, ConfigError, RunFailure, UserError, plain_line
@@ -49,6 +59,11 @@ from trm.run.streams import standard_streams
 
 ROOT = Path(__file__).resolve().parents[1]  # holds trm/ and hydra_plugins/, in a checkout also bench/ and scripts/
 CONF_DIR = ROOT / "trm" / "conf"  # in a checkout a link to conf/
+# Keys whose values are registered: the schema's default, which needs no check, and the module that checks the others
+REGISTRIES = {
+    "recursion.variant": (RecursionConfig.variant, "trm.core.recursion"),
+    "optimizer.name": (OptimizerConfig.name, "trm.core.optimizers"),
+}
 NO_RUN_FOLDER = "."  # hydra.run.dir of a command that is no run
 
 # One line on each config group, in the order of conf/config.yaml; `--help` prints it with the group's options.
@@ -324,8 +339,9 @@ def typed(composed: DictConfig) -> Config:
     composed = OmegaConf.create({key: value for key, value in composed.items_ex(resolve=False) if key != "hydra"})
     refuse_unknown_keys(composed)
     importlib.import_module("trm.tasks.base")
-    if OmegaConf.select(composed, "recursion.variant") not in (None, RecursionConfig.variant):
-        importlib.import_module("trm.core.recursion")  # with torch, which takes seconds
+    for key, (default, module) in REGISTRIES.items():
+        if OmegaConf.select(composed, key) not in (None, default):
+            importlib.import_module(module)  # with torch, which takes seconds
     return from_composed(composed)
 
 

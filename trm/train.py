@@ -19,13 +19,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import torch
 from hydra.core.hydra_config import HydraConfig
+from torch import Tensor
 
 from trm.config import Config
 from trm.core.curriculum import Stage
-from trm.core.metrics import METRICS, STOP
+from trm.core.metrics import STOP, named, training_names
 from trm.core.model import Weights, num_parameters
+from trm.core.programs import Current
 from trm.core.step import Batch, TrainState
 from trm.data.prefetch import Prefetcher
 from trm.errors import EXIT_FAILED, EXIT_PREEMPTED, ConfigError, RunFailure
@@ -46,7 +47,7 @@ from trm.tracking.training import training_values
 
 log = logging.getLogger(__name__)
 
-StepFunction = Callable[[TrainState, Weights, Batch], TrainState]
+StepFunction = Callable[[Current, Weights, Batch], Current]
 XLA_METRICS_EVERY_STEPS = 1000
 PROFILE_FOLDER = "profile"
 
@@ -130,10 +131,10 @@ class Training:
         self.selector = selection_evaluator(cfg, evaluator)
         if record.votes and evaluator.ballots is not None:
             evaluator.ballots.take(record.votes)
-        state = exp.place(state)
+        state, sums = exp.place(state), exp.sums(record.sums)
         self.clock.reset(record.step)
         cut_short = record.start_step and self._evaluation_due() and record.scores.last_eval_step != record.step  # by a stop
-        if cut_short and not self._evaluate_and_save(evaluator, state):
+        if cut_short and not self._evaluate_and_save(evaluator, state, sums):
             return True
         if self.stop.requested and self.alone:
             return record.step < exp.total_steps
@@ -148,10 +149,10 @@ class Training:
                 # ------------------------------------------------------------------------------------------------------ step
                 batch = batches.next()
                 if stage is None or record.step == stage.stop:
-                    stage, step_function = self._enter_stage(state, fixed, batch)
+                    stage, step_function = self._enter_stage((state, sums), fixed, batch)
                 self._profile(profiling, record.step + 1)
                 with self.clock.calling():
-                    state = step_function(state, fixed, batch)
+                    state, sums = step_function((state, sums), fixed, batch)
                 record.step += 1
                 if record.seconds_to_first_step is None:
                     self._after_first_step(state, evaluator, batches)
@@ -163,17 +164,16 @@ class Training:
                 # ------------------------------------------------------------------------------------------------------- log
                 stopping = self.stop.requested and self.alone
                 if record.step % cfg.train.log_every_steps == 0 or record.step == exp.total_steps:
-                    stopping = self._log(state, batches) or stopping
-                    zeros = torch.zeros(len(METRICS), dtype=exp.arch.master_dtype)
-                    state = state._replace(metrics=self.runtime.put_replicated(zeros))
+                    stopping = self._log(sums, batches) or stopping
+                    sums = exp.sums({})
                 if record.step % XLA_METRICS_EVERY_STEPS == 0:
                     log.info("XLA Metrics at step %s: %s", record.step, self.runtime.metrics_line())
 
                 # -------------------------------------------------------------------------------------- evaluate and save
                 if self._evaluation_due() and not stopping:
-                    stopping = not self._evaluate_and_save(evaluator, state)
+                    stopping = not self._evaluate_and_save(evaluator, state, sums)
                 elif stopping or _due(record.step, cfg.train.checkpoint_every_steps):
-                    self._save(state)
+                    self._save(state, sums)
                 if stopping:
                     return record.step < exp.total_steps or record.scores.last_eval_step != record.step
         return False
@@ -184,7 +184,7 @@ class Training:
         vote = self.outputs.vote or (STOP if self.stop.requested else 0)
         return self.runtime.put_batch(self.exp.host_batch(step, vote))
 
-    def _enter_stage(self, state: TrainState, fixed: Weights, batch: Batch) -> tuple[Stage, StepFunction]:
+    def _enter_stage(self, current: Current, fixed: Weights, batch: Batch) -> tuple[Stage, StepFunction]:
         """The stage of the curriculum that the next step belongs to, and its step. A run without a curriculum has one stage."""
         stages = self.exp.stages
         number, stage = next((i, stage) for i, stage in enumerate(stages, 1) if self.record.step < stage.stop)
@@ -197,7 +197,7 @@ class Training:
         if self.record.seconds_to_first_step is not None:  # else compiling is part of the first step, which is not counted
             with self.clock.paused():
                 self.runtime.wait()
-                self.runtime.prepare(step_function, state, fixed, batch)
+                self.runtime.prepare(step_function, current, fixed, batch)
             self.compiles = self.runtime.compile_count()
         return stage, step_function
 
@@ -223,13 +223,13 @@ class Training:
             profiling.close()
             log.info("steps %s to %s traced in %s", *wanted, self.run_dir / PROFILE_FOLDER)
 
-    def _log(self, state: TrainState, batches: Prefetcher[Any]) -> bool:
+    def _log(self, totals: Tensor, batches: Prefetcher[Any]) -> bool:
         """Fetch the metrics accumulated since the last log and write them everywhere; True where hosts have voted to stop.
 
         Several hosts stop together: at a step where all read the votes. Raises on all of them where one cannot go on.
         """
         cfg, step, total_steps = self.cfg, self.record.step, self.exp.total_steps
-        sums = dict(zip(METRICS, self.runtime.fetch(state.metrics).tolist(), strict=True))
+        sums = named(training_names(), self.runtime.fetch(totals))
         if sums["nonfinite_steps"]:
             self.outputs.wait()
         check_losses(sums, step, cfg, self.run_dir)
@@ -253,7 +253,7 @@ class Training:
     def _evaluation_due(self) -> bool:
         return self.record.step == self.exp.total_steps or _due(self.record.step, self.cfg.train.eval_every_steps)
 
-    def _evaluate_and_save(self, evaluator: Evaluator, state: TrainState) -> bool:
+    def _evaluate_and_save(self, evaluator: Evaluator, state: TrainState, sums: Tensor) -> bool:
         """False where a stop was asked for on the way: then the state is saved, and the resumed run evaluates it first.
 
         The last evaluation takes all test puzzles, the others the sample that evaluate.max_puzzles says; all take the same
@@ -270,7 +270,7 @@ class Training:
                 if rest is not None:
                     result = sample.joined(rest.run(weights, state.puzzle_embedding, stop))
             except EvaluationStopped:
-                self._save(state)
+                self._save(state, sums)
                 return False
             check_evaluation(result.final, weights, self.record.step, self.cfg, self.run_dir)
             self.record.evaluated(sample, result, self.cfg.evaluate.best_by, chosen_by)
@@ -279,21 +279,21 @@ class Training:
             self.outputs.evaluated(result, began)
             if chosen_by is not None:
                 self.outputs.log("selection", chosen_by.final)
-            self._save(state)
+            self._save(state, sums)
         return True
 
-    def _save(self, state: TrainState) -> None:
+    def _save(self, state: TrainState, totals: Tensor) -> None:
         """Copy the state to the host and have it written; the run stops here rather than save one that is not finite."""
         with self.clock.paused():
-            host = self.runtime.fetch(state)
+            host, totals = self.runtime.fetch((state, totals))
             if host.puzzle_embedding is not None and host.puzzle_embedding is state.puzzle_embedding:
                 # on a CPU without torch_xla this is the table itself, which the next step changes in place
                 host = host._replace(puzzle_embedding=host.puzzle_embedding.clone())
             self.outputs.wait()  # one is written at a time
-            losses = dict(zip(METRICS, host.metrics.tolist(), strict=True))
-            check_losses(losses, self.record.step, self.cfg, self.run_dir)
+            check_losses(named(training_names(), totals), self.record.step, self.cfg, self.run_dir)
             for weights in (host.weights, host.ema):
                 check_weights(weights, self.record.step, self.cfg, self.run_dir)
+            self.record.sums = {name: total.clone() for name, total in zip(training_names(), totals, strict=True)}
             self.outputs.save(host)
 
 

@@ -187,8 +187,8 @@ class OptimizerConfig:
 
     name: str = _key(
         "adam_atan2",
-        "update rule of the weights; muon is for the blocks' matrices, with optimizer.others for the rest",
-        choices=("adam_atan2", "adamw", "muon"),
+        "update rule of the weights, a file of trm/core/optimizers: adam_atan2, adamw, or muon for the blocks' matrices with "
+        "optimizer.others for the rest",
     )
     lr: float = _key(1e-4, "learning rate after warm-up", above=0, high=10)
     weight_decay: float = _key(1.0, "decoupled decay: p *= 1 - lr*weight_decay", low=0, high=1000)

@@ -18,10 +18,10 @@ from torch.utils.flop_counter import FlopCounterMode
 from trm.config import Config
 from trm.core.attention import blocks
 from trm.core.curriculum import Stage
-from trm.core.metrics import METRICS
+from trm.core.metrics import evaluation_names, training_names
 from trm.core.model import Architecture, Weights, init_fixed, swiglu_width
-from trm.core.programs import eval_program
-from trm.core.step import Batch, Carry, StepConfig, TrainState, empty_carry, eval_step, init_state, train_step
+from trm.core.programs import Current, eval_program, train_program
+from trm.core.step import Batch, Carry, StepConfig, empty_carry, eval_step, init_state
 
 T = TypeVar("T")
 
@@ -32,7 +32,7 @@ T = TypeVar("T")
 class TrainArguments(NamedTuple):
     """Arguments of the compiled training step."""
 
-    state: TrainState
+    current: Current
     fixed: Weights
     batch: Batch
 
@@ -55,7 +55,8 @@ def train_arguments(cfg: Config, arch: Architecture, *, votes: bool = False) -> 
         fixed = init_fixed(arch, cfg.seed)
         state = init_state(cfg, arch, fixed)
     batch = _batch(arch, rows) | {name: _int32(rows) for name in (("min_steps", "stop") if votes else ("min_steps",))}
-    return TrainArguments(_to_meta(state), _to_meta(fixed), batch)
+    sums = torch.empty(len(training_names()), dtype=arch.master_dtype, device="meta")
+    return TrainArguments((_to_meta(state), sums), _to_meta(fixed), batch)
 
 
 def eval_arguments(cfg: Config, arch: Architecture, rows: int) -> EvalArguments:
@@ -64,7 +65,7 @@ def eval_arguments(cfg: Config, arch: Architecture, rows: int) -> EvalArguments:
         fixed = init_fixed(arch, cfg.seed)
         state = init_state(cfg, arch, fixed)
         carry = empty_carry(arch, fixed, rows)
-    sums = torch.empty(len(METRICS), dtype=arch.master_dtype, device="meta")
+    sums = torch.empty(len(evaluation_names()), dtype=arch.master_dtype, device="meta")
     trees = _to_meta((state.ema or state.weights, fixed, state.puzzle_embedding, carry))
     return EvalArguments(*trees, _batch(arch, rows), sums)
 
@@ -94,7 +95,7 @@ def num_bytes(tree: Any) -> int:
 def count_train_flops(cfg: Config, step: StepConfig) -> int:
     """FLOPs of one training step over the global batch, from the graph."""
     with FlopCounterMode(display=False) as counter:
-        train_step(step, *train_arguments(cfg, step.arch))
+        train_program(step).function(*train_arguments(cfg, step.arch))
     return int(counter.get_total_flops())
 
 

@@ -1,10 +1,14 @@
 """What a step says of its rows: losses, correctness, sums for the log, and what is kept of a few rows to be shown.
 
-Shape legend: B rows, C cells, V vocabulary, M metrics, K rows that are shown.
+To add a metric, register it in METRICS; nothing else has to know of it.
+
+Shape legend: B rows, C cells, V vocabulary, M sums, K rows that are shown.
 """
 
 from __future__ import annotations  # torch.compile cannot evaluate the annotations of nested functions
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -14,18 +18,79 @@ from trm.config import IGNORE_LABEL, RecursionConfig
 from trm.core.losses import binary_cross_entropy, cell_cross_entropy, log_probabilities
 from trm.core.model import Architecture, Output
 
-# Sums over rows. Training counts the rows that halted in the step, evaluation every puzzle; losses are sums over `rows` rows.
-# `nonfinite_steps` counts steps: those whose loss was not a finite number; `stop_votes` rows of hosts that want to stop, for
-# whatever reason, `failure_votes` those of hosts that cannot go on (STOP, FAILED in a batch's "stop").
-# The norms are sums over training steps: of the gradients of loss / global batch, and of the weights that they were taken at. As in
-# the released code the puzzle embedding, which moves by signs, is none of the weights.
-LOSS_TERMS = ("lm_loss", "q_halt_loss", "q_continue_loss")
-HALTED_METRICS = ("count", "accuracy", "exact_accuracy", "q_halt_accuracy", "steps")
-ROW_METRICS = (*HALTED_METRICS, "rows", *LOSS_TERMS, "nonfinite_steps", "stop_votes", "failure_votes")
-NORMS = ("grad_norm", "weight_norm")
-METRICS = (*ROW_METRICS, *NORMS)
-STOP, FAILED = 1, 2
+STOP, FAILED = 1, 2  # in a batch's "stop": a host that wants to stop, one that cannot go on
 MOST_SAMPLES = 8  # puzzles of an evaluation that are shown
+LOSS_TERMS = ("lm_loss", "q_halt_loss", "q_continue_loss")
+NORMS = ("grad_norm", "weight_norm")
+
+
+class StepRows(NamedTuple):
+    """What a metric may look at: one supervision step of the rows of a batch."""
+
+    arch: Architecture
+    out: Output
+    inputs: Tensor  # [B, C]
+    labels: Tensor  # [B, C]
+    steps: Tensor  # [B] int32, supervision steps done on the row's puzzle, this one included
+    labelled: Tensor  # [B, C] bool, cells that count
+    right: Tensor  # [B, C] bool, labelled cells whose most probable token is the label
+    exact: Tensor  # [B] bool, every labelled cell is right
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A number of each row, averaged over puzzles: in training over the rows that halted, in evaluation over the test puzzles.
+
+    Registering one in METRICS is all that it takes: logs, metrics.jsonl, dashboards, summary, report and page name it by its key.
+
+    Attributes:
+        of: its value for each row, [B].
+        words: what tables and pages call it.
+        every_row: training averages it over all rows rather than those that halted, as it does losses.
+        shown: whether the log of an evaluation, the report's table and its page have it.
+        percent: whether it is a share of 1, written in percent.
+    """
+
+    of: Callable[[StepRows], Tensor]
+    words: str
+    every_row: bool = False
+    shown: bool = False
+    percent: bool = False
+
+
+def _accuracy(rows: StepRows) -> Tensor:
+    return rows.right.sum(-1).to(rows.arch.master_dtype) / rows.labelled.sum(-1).clamp_min(1)
+
+
+METRICS: dict[str, Metric] = {
+    "accuracy": Metric(_accuracy, "cell accuracy", percent=True),
+    "exact_accuracy": Metric(lambda rows: rows.exact, "exact accuracy", percent=True),
+    "q_halt_accuracy": Metric(lambda rows: (rows.out.q_halt >= 0) == rows.exact, "halting accuracy", percent=True),
+    "steps": Metric(lambda rows: rows.steps, "supervision steps"),
+    "lm_loss": Metric(lambda rows: cross_entropy(rows.arch, rows.out.logits, rows.labels), "loss of the cells", every_row=True),
+    "q_halt_loss": Metric(lambda rows: binary_cross_entropy(rows.out.q_halt, rows.exact), "loss of halting", every_row=True),
+}
+
+
+def training_names() -> tuple[str, ...]:
+    """The sums of a training step in their order in a vector [M].
+
+    Metrics are sums over the `count` rows that halted, those of `every_row` over all `rows`. `nonfinite_steps` counts steps whose
+    loss was not finite, `stop_votes` rows of hosts that want to stop, `failure_votes` those of hosts that cannot go on. The norms
+    are sums over steps: of the gradients of loss / global batch, and of the weights that they were taken at. As in the released
+    code the puzzle embedding, which moves by signs, is none of the weights.
+    """
+    return ("count", *METRICS, "rows", "q_continue_loss", "nonfinite_steps", "stop_votes", "failure_votes", *NORMS)
+
+
+def evaluation_names() -> tuple[str, ...]:
+    """The sums of an evaluation step in their order in a vector [M]: over the `count` puzzles that have labels."""
+    return ("count", *METRICS, "stop_votes")
+
+
+def named(names: tuple[str, ...], sums: Tensor) -> dict[str, float]:
+    """A vector of sums on the host as numbers by name."""
+    return dict(zip(names, sums.tolist(), strict=True))
 
 
 def wants_to_halt(recursion: RecursionConfig, q_halt: Tensor, q_continue: Tensor) -> Tensor:
@@ -34,76 +99,60 @@ def wants_to_halt(recursion: RecursionConfig, q_halt: Tensor, q_continue: Tensor
 
 
 class RowResults(NamedTuple):
-    """Results of one supervision step for each row, [B] each."""
+    """Results of one supervision step for each row."""
 
-    lm_loss: Tensor  # mean over the labelled cells
-    q_halt_loss: Tensor
-    accuracy: Tensor  # share of labelled cells that are right
-    exact: Tensor  # bool, every labelled cell is right
-    labelled: Tensor  # bool, the row has labelled cells (padding has none)
+    values: dict[str, Tensor]  # [B] each, by METRICS
+    exact: Tensor  # [B] bool, every labelled cell is right
+    labelled: Tensor  # [B] bool, the row has labelled cells (padding has none)
 
 
 def cross_entropy(arch: Architecture, logits_BCV: Tensor, labels_BC: Tensor) -> Tensor:
-    """The loss of each row's cells, [B], as the settings have it."""
+    """The loss of each row's cells, [B], the mean over its labelled cells, as the settings have it."""
     return cell_cross_entropy(logits_BCV, labels_BC, arch.model.loss, arch.loss_dtype, arch.objective.label_smoothing)
 
 
-def row_results(arch: Architecture, out: Output, labels_BC: Tensor) -> RowResults:
-    """Losses and correctness of each row."""
+def row_results(arch: Architecture, out: Output, inputs_BC: Tensor, labels_BC: Tensor, steps: Tensor) -> RowResults:
+    """Losses, correctness and every other metric of each row."""
     labelled = labels_BC != IGNORE_LABEL
     right = labelled & (out.logits.argmax(-1) == labels_BC)
-    num_labelled, num_right = labelled.sum(-1), right.sum(-1)
-    exact = num_right == num_labelled
-    return RowResults(
-        lm_loss=cross_entropy(arch, out.logits, labels_BC),
-        q_halt_loss=binary_cross_entropy(out.q_halt, exact),
-        accuracy=num_right.to(arch.master_dtype) / num_labelled.clamp_min(1),
-        exact=exact,
-        labelled=num_labelled > 0,
-    )
+    num_labelled = labelled.sum(-1)
+    exact = right.sum(-1) == num_labelled
+    rows = StepRows(arch, out, inputs_BC, labels_BC, steps, labelled, right, exact)
+    return RowResults({name: metric.of(rows) for name, metric in METRICS.items()}, exact, num_labelled > 0)
 
 
-def sum_metrics(
-    arch: Architecture,
-    out: Output,
-    rows: RowResults,
-    steps: Tensor,
-    counted: Tensor,
-    losses: list[Tensor],
-    in_losses: Tensor | None = None,
-    stop: Tensor | None = None,
+def _sums(arch: Architecture, values: dict[str, Tensor], counted: Tensor, everywhere: Tensor | None) -> dict[str, Tensor]:
+    """Sums of the rows' metrics: over those in `counted` [B] bool, of metrics of every row over `everywhere` (None = all)."""
+    sums = {"count": counted.sum()}
+    for name, value in values.items():
+        among = everywhere if METRICS[name].every_row else counted
+        sums[name] = value.sum() if among is None else torch.where(among, value, 0).sum()
+    return sums
+
+
+def training_sums(
+    arch: Architecture, rows: RowResults, halted: Tensor, q_continue_loss: Tensor, stop: Tensor | None, norms: list[Tensor]
 ) -> Tensor:
-    """The METRICS vector [M]: quantities of the rows in `counted` [B] bool, and sums of losses over `in_losses` (None = all).
-
-    `losses` are the sums that LOSS_TERMS name. The norms are zero: they are known only after the gradients, and not in evaluation.
-    """
-    counted = counted & rows.labelled
-    values = [
-        counted,
-        torch.where(counted, rows.accuracy, 0),
-        counted & rows.exact,
-        counted & ((out.q_halt >= 0) == rows.exact),
-        torch.where(counted, steps, 0),
-        torch.ones_like(steps) if in_losses is None else in_losses,
-    ]
-    dtype = arch.master_dtype
-    loss = sum(losses[1:], losses[0])
+    """The vector [M] of `training_names`. `stop` [B] are the votes of several hosts; `norms` as NORMS names them."""
+    sums = _sums(arch, rows.values, halted & rows.labelled, None)
+    loss = sums["lm_loss"] + sums["q_halt_loss"] + q_continue_loss
     # torch_xla's isfinite compares with a float64 scalar, which a TPU has to emulate
     nonfinite = ~(loss.abs() < torch.full_like(loss, torch.inf))
-    votes = [torch.zeros_like(losses[0]) if stop is None else (stop >= vote).sum() for vote in (STOP, FAILED)]
-    totals = [value.sum() for value in values]
-    sums = torch.stack([value.to(dtype) for value in (*totals, *losses, nonfinite, *votes)])
-    return torch.nn.functional.pad(sums, (0, len(NORMS)))
+    votes = [torch.zeros_like(loss) if stop is None else (stop >= vote).sum() for vote in (STOP, FAILED)]
+    all_rows = torch.ones_like(halted, dtype=torch.int32).sum()
+    return _stacked(arch, [*sums.values(), all_rows, q_continue_loss, nonfinite, *votes, *norms])
 
 
-def eval_metrics(
-    arch: Architecture, out: Output, rows: RowResults, steps: Tensor, counted: Tensor, stop: Tensor | None = None
-) -> Tensor:
-    """The METRICS vector [M] of an evaluation: quantities and losses of the rows in `counted` [B] bool that have labels."""
+def evaluation_sums(arch: Architecture, rows: RowResults, counted: Tensor, stop: Tensor | None = None) -> Tensor:
+    """The vector [M] of `evaluation_names`, over the rows in `counted` [B] bool that have labels."""
     counted = counted & rows.labelled
-    keep = counted.to(arch.master_dtype)
-    losses = [(rows.lm_loss * keep).sum(), (rows.q_halt_loss * keep).sum()]
-    return sum_metrics(arch, out, rows, steps, counted, [*losses, torch.zeros_like(losses[1])], in_losses=counted, stop=stop)
+    sums = _sums(arch, rows.values, counted, counted)
+    votes = torch.zeros_like(sums["count"]) if stop is None else (stop >= STOP).sum()
+    return _stacked(arch, [*sums.values(), votes])
+
+
+def _stacked(arch: Architecture, sums: list[Tensor]) -> Tensor:
+    return torch.stack([value.to(arch.master_dtype) for value in sums]).detach()
 
 
 # what is kept of rows
@@ -138,10 +187,7 @@ def shown_rows(arch: Architecture, logits_BCV: Tensor, q_halt_B: Tensor, every: 
 class RowTrace(NamedTuple):
     """What one supervision step says of every row; over the batches of a pass joined, and on the CPU, in a `Trace`."""
 
-    exact: Tensor  # [B] bool
+    values: dict[str, Tensor]  # [B] each, by METRICS
     halts: Tensor  # [B] bool, the model wants to stop
     q_halt: Tensor  # [B]
-    accuracy: Tensor  # [B]
-    lm_loss: Tensor  # [B]
-    q_halt_loss: Tensor  # [B]
     change: Tensor | None  # [B] of the logits since the step before, where a selection asks for it

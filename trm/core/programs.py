@@ -13,10 +13,10 @@ from torch import Tensor
 
 from trm.config import InferenceConfig
 from trm.core.candidates import change, prepared, resampled
-from trm.core.metrics import RowTrace, Shown, eval_metrics, halting_logit, shown_rows, wants_to_halt
+from trm.core.metrics import RowTrace, Shown, evaluation_sums, halting_logit, shown_rows, wants_to_halt
 from trm.core.model import Architecture, Weights, decode
 from trm.core.recursion import Latents
-from trm.core.step import Batch, Carry, StepConfig, TrainState, eval_forward, train_step
+from trm.core.step import Batch, Carry, StepConfig, TrainState, eval_forward, train_step_with_outputs
 
 
 class Program(NamedTuple):
@@ -27,13 +27,17 @@ class Program(NamedTuple):
     donate: int | None = None
 
 
+Current = tuple[TrainState, Tensor]  # with sums [M] since the last log, in the order of trm.core.metrics.training_names
+
+
 def train_program(cfg: StepConfig) -> Program:
-    """(state, fixed, batch) -> state, whose memory is the old state's."""
+    """((state, sums), fixed, batch) -> (state, sums), in the memory of the old ones."""
 
-    def training_step(state: TrainState, fixed: Weights, batch: Batch) -> TrainState:
-        return train_step(cfg, state, fixed, batch, in_place=True)
+    def training_step(current: Current, fixed: Weights, batch: Batch) -> Current:
+        state, outputs = train_step_with_outputs(cfg, current[0], fixed, batch, in_place=True)
+        return state, current[1] + outputs.sums
 
-    return Program(training_step, lambda state: state.carry, donate=0)
+    return Program(training_step, lambda current: current[0].carry, donate=0)
 
 
 EvalResults = tuple[Carry, Tensor, Shown, tuple[RowTrace, Tensor] | None]
@@ -41,7 +45,7 @@ ONE = InferenceConfig()  # one candidate of each puzzle
 
 
 def eval_program(arch: Architecture, way: InferenceConfig = ONE, *, traced: bool = False) -> Program:
-    """(weights, fixed, puzzle embedding, carry, batch, sums) -> the carry, the sums with this step's METRICS, what is shown.
+    """(weights, fixed, puzzle embedding, carry, batch, sums) -> the carry, the sums with those of this step, what is shown.
 
     Rows are candidates as `way` says; those of several, and any where `traced`, also give what the step says of every row, with the
     predictions [B, C].
@@ -55,13 +59,13 @@ def eval_program(arch: Architecture, way: InferenceConfig = ONE, *, traced: bool
         carry, out, rows = eval_forward(arch, weights, fixed, puzzle_embedding, carry, batch, preparation(arch, way, batch))
         if way.selection == "resample":
             carry = carry._replace(latents=resampled(way, carry.latents, out.q_halt, batch["rows"], carry.steps))
-        sums = sums + eval_metrics(arch, out, rows, carry.steps, rows.labelled, batch.get("stop"))
+        sums = sums + evaluation_sums(arch, rows, rows.labelled, batch.get("stop"))
         shown = shown_rows(arch, out.logits, halting_logit(arch.recursion, out.q_halt, out.q_continue), way.candidates)
         trace = None
         if traced or way.candidates > 1:
             halts = wants_to_halt(arch.recursion, out.q_halt, out.q_continue)
             moved = None if before is None else change(out.logits, before)
-            said = RowTrace(rows.exact, halts, out.q_halt, rows.accuracy, rows.lm_loss, rows.q_halt_loss, moved)
+            said = RowTrace(rows.values, halts, out.q_halt, moved)
             trace = said, out.logits.argmax(-1).to(torch.int32)
         return carry, sums, shown, trace
 

@@ -19,7 +19,7 @@ from torch import Tensor
 from trm.config import IGNORE_LABEL, Config, OptimizerConfig, RecursionConfig
 from trm.core.latents import FURTHER_PASSES
 from trm.core.losses import binary_cross_entropy
-from trm.core.metrics import METRICS, ROW_METRICS, RowResults, cross_entropy, eval_metrics, row_results, sum_metrics, wants_to_halt
+from trm.core.metrics import RowResults, cross_entropy, evaluation_sums, row_results, training_sums, wants_to_halt
 from trm.core.model import (
     Architecture,
     Output,
@@ -38,11 +38,10 @@ from trm.core.optim import (
     clip_gradients,
     learning_rate,
     norm,
-    second_moments,
     update_ema,
     update_puzzle_embedding,
-    update_weights,
 )
+from trm.core.optimizers import OPTIMIZERS, Buffers
 from trm.core.recursion import Latents
 from trm.data.hashing import Stream, hash64
 
@@ -66,13 +65,11 @@ class TrainState(NamedTuple):
     """Everything that a training step changes, and all that must be saved to go on."""
 
     weights: Weights
-    m: Weights  # first moments
-    v: Weights  # second moments, of the weights whose update rule has them
+    optimizer: Buffers  # what the update rule keeps (trm/core/optimizers)
     ema: Weights  # empty where EMA is off
     puzzle_embedding: Tensor | None  # [I, E]
     carry: Carry
     step: Tensor  # scalar int32, updates done
-    metrics: Tensor  # [M] sums since the last log, master dtype
 
 
 @dataclass(frozen=True)
@@ -94,7 +91,7 @@ class StepOutputs(NamedTuple):
     grads: Weights  # of `loss`
     logits: Tensor  # [B, C, V]
     q_halt: Tensor  # [B]
-    metrics: Tensor  # [M] sums of this step
+    sums: Tensor  # [M] of this step, in the order of trm.core.metrics.training_names, master dtype
 
 
 # --------------------------------------------------------------------------------------------------------------------- carry
@@ -118,13 +115,11 @@ def init_state(cfg: Config, arch: Architecture, fixed: Weights) -> TrainState:
     weights = init_weights(arch, cfg.seed)
     return TrainState(
         weights=weights,
-        m={name: torch.zeros_like(w) for name, w in weights.items()},
-        v=second_moments(cfg.optimizer, weights),
+        optimizer=OPTIMIZERS[cfg.optimizer.name].init(cfg.optimizer, weights),
         ema={name: w.clone() for name, w in weights.items()} if cfg.ema.enabled else {},
         puzzle_embedding=init_puzzle_embedding(arch),
         carry=empty_carry(arch, fixed, cfg.train.global_batch_size, arch.latents.heads),
         step=torch.zeros((), dtype=torch.int32),
-        metrics=torch.zeros(len(METRICS), dtype=arch.master_dtype),
     )
 
 
@@ -240,9 +235,10 @@ def loss_and_grads(
     if recursion.n_sup > 1:
         wants_halt = wants_to_halt(recursion, out.q_halt, out.q_continue).detach()
         halted = (last | wants_halt) & (steps >= batch["min_steps"])
-    rows = row_results(arch, out, carry.labels)
-    lm_loss, q_halt_loss, q_continue_loss = rows.lm_loss.sum(), rows.q_halt_loss.sum(), torch.zeros_like(state.metrics[0])
-    halting_losses = [rows.q_halt_loss]
+    rows = row_results(arch, out, carry.inputs, carry.labels, steps)
+    halting_losses = [rows.values["q_halt_loss"]]
+    lm_loss, q_halt_loss = rows.values["lm_loss"].sum(), halting_losses[0].sum()
+    q_continue_loss = torch.zeros((), dtype=arch.master_dtype, device=lm_loss.device)
     if recursion.act_continue and recursion.n_sup > 1:
         with torch.no_grad():
             noise = noise_of(arch, fixed, places(carry), state.step, passes=FURTHER_PASSES)
@@ -253,7 +249,7 @@ def loss_and_grads(
         q_continue_loss = halting_losses[-1].sum()
     loss = (lm_loss + halt_weight * (q_halt_loss + q_continue_loss)) / halted.shape[0]
     if recursion.supervision_decay != 1:
-        row_losses = rows.lm_loss + halt_weight * sum(halting_losses[1:], halting_losses[0])
+        row_losses = rows.values["lm_loss"] + halt_weight * sum(halting_losses[1:], halting_losses[0])
         loss = (supervision_weights(recursion, steps, arch.master_dtype) * row_losses).sum() / halted.shape[0]
 
     trained = weights if cfg.trainable == "all" else {}
@@ -261,12 +257,10 @@ def loss_and_grads(
     # detached: the zeros for what the step does not use come with requires_grad
     found = [grad.detach() for grad in torch.autograd.grad(loss, leaves, materialize_grads=True)]
     grads, vector_grads = dict(zip(trained, found, strict=False)), None if vectors is None else found[-1]
-    losses = [lm_loss.detach(), q_halt_loss.detach(), q_continue_loss.detach()]
-    metrics = sum_metrics(arch, out, rows, steps, halted, losses, stop=batch.get("stop")).detach()
-    grad_norm = norm(grads) if grads else torch.zeros_like(state.metrics[0])
-    metrics = torch.cat([metrics[: len(ROW_METRICS)], torch.stack([grad_norm, norm(state.weights)])])
+    norms = [norm(grads) if grads else torch.zeros_like(lm_loss), norm(state.weights)]
+    sums = training_sums(arch, rows, halted, q_continue_loss, batch.get("stop"), norms)
     new_carry = Carry(latents, steps, halted, carry.inputs, carry.labels, carry.puzzle_identifiers)
-    return (grads, vector_grads), new_carry, StepOutputs(loss.detach(), grads, out.logits.detach(), out.q_halt.detach(), metrics)
+    return (grads, vector_grads), new_carry, StepOutputs(loss.detach(), grads, out.logits.detach(), out.q_halt.detach(), sums)
 
 
 def train_step_with_outputs(
@@ -279,11 +273,11 @@ def train_step_with_outputs(
     (grads, vector_grads), carry, outputs = loss_and_grads(cfg, state, fixed, batch)
     step = state.step + 1
     t = step.to(cfg.arch.master_dtype)
-    weights, m, v, ema = state.weights, state.m, state.v, state.ema
+    weights, buffers, ema = state.weights, state.optimizer, state.ema
     if cfg.trainable == "all":
         grads = clip_gradients(grads, cfg.optimizer.clip_grad_norm)
         lr = learning_rate(cfg.optimizer.lr, t, cfg.optimizer, cfg.total_steps)
-        weights, m, v = update_weights(cfg.optimizer, weights, m, v, grads, t, lr)
+        weights, buffers = OPTIMIZERS[cfg.optimizer.name].update(cfg.optimizer, weights, buffers, grads, t, lr)
         ema = update_ema(ema, weights, averaging_rate(cfg.ema_rate, step, cfg.ema_start))
     table = state.puzzle_embedding
     if table is not None and vector_grads is not None:
@@ -299,13 +293,11 @@ def train_step_with_outputs(
         )
     new_state = TrainState(
         weights=weights,
-        m=m,
-        v=v,
+        optimizer=buffers,
         ema=ema,
         puzzle_embedding=table,
         carry=carry,
         step=step,
-        metrics=state.metrics + outputs.metrics,
     )
     return new_state, outputs
 
@@ -339,16 +331,16 @@ def eval_forward(
     out = forward(arch, weights, fixed, vectors, carry.latents, carry.inputs, noise=noise)
     no_halt = torch.zeros_like(carry.halted)
     new_carry = Carry(out.latents, carry.steps + 1, no_halt, carry.inputs, carry.labels, carry.puzzle_identifiers)
-    return new_carry, out, row_results(arch, out, carry.labels)
+    return new_carry, out, row_results(arch, out, carry.inputs, carry.labels, new_carry.steps)
 
 
 def eval_step(
     arch: Architecture, weights: Weights, fixed: Weights, puzzle_embedding: Tensor | None, carry: Carry, batch: Batch, sums: Tensor
 ) -> tuple[Carry, Tensor, Tensor, Tensor]:
-    """One supervision step without training: (carry, sums + this step's METRICS, logits [B, C, V], q_halt [B]).
+    """One supervision step without training: (carry, sums + those of this step, logits [B, C, V], q_halt [B]).
 
     Evaluation never halts early (SPEC.md item 2): call it N_sup times with the same batch and read the last result. Rows without
     labels are padding and count nowhere.
     """
     carry, out, rows = eval_forward(arch, weights, fixed, puzzle_embedding, carry, batch)
-    return carry, sums + eval_metrics(arch, out, rows, carry.steps, rows.labelled), out.logits, out.q_halt
+    return carry, sums + evaluation_sums(arch, rows, rows.labelled), out.logits, out.q_halt

@@ -14,12 +14,26 @@ from torch import Tensor
 
 from trm.config import InferenceConfig
 from trm.core.candidates import row_keys
-from trm.core.metrics import METRICS, MOST_SAMPLES, Shown, eval_metrics, halting_logit, shown_rows, wants_to_halt
+from trm.core.metrics import (
+    METRICS,
+    MOST_SAMPLES,
+    Shown,
+    evaluation_names,
+    evaluation_sums,
+    halting_logit,
+    shown_rows,
+    wants_to_halt,
+)
 from trm.core.model import Architecture, Output, Weights
 from trm.core.programs import ONE, Program, preparation
 from trm.core.step import Batch, Carry, empty_carry, eval_forward
 
-RECORD = ("exact", "halts", "q_halt", "accuracy", "lm_loss", "q_halt_loss", "steps")  # of a candidate, from its last step
+RECORD = ("halts", "q_halt")  # of a candidate, from its last step, before its METRICS
+
+
+def record_names() -> tuple[str, ...]:
+    """The fields F of a candidate's record."""
+    return (*RECORD, *METRICS)
 
 
 class ExitRows(NamedTuple):
@@ -33,11 +47,11 @@ class ExitTotals(NamedTuple):
     """What belongs to the whole pass; every device holds it."""
 
     next_group: Tensor  # scalar int32, first group of candidates that no rows have taken
-    sums: Tensor  # [S, M] METRICS over candidates, with their answers after so many steps
+    sums: Tensor  # [S, M] by `evaluation_names` over candidates, with their answers after so many steps
     shown: Shown  # [S, K, ...], the first candidates of the first puzzles
     done: Tensor  # [2] int64: candidates that have halted, and the supervision steps that they took
     answers: Tensor | None  # [N + 1, C] int32, the last answer of each candidate; None where nobody asks for them
-    record: Tensor | None  # [N + 1, F] RECORD of each candidate; None as well
+    record: Tensor | None  # [N + 1, F] `record_names` of each candidate; None as well
 
 
 def first_rows(arch: Architecture, fixed: Weights, local_batch_size: int) -> ExitRows:
@@ -53,7 +67,7 @@ def first_totals(
     kept = 0 if num_candidates is None else num_candidates + 1
     return ExitTotals(
         next_group=torch.zeros((), dtype=torch.int32),
-        sums=torch.zeros(num_steps, len(METRICS), dtype=arch.master_dtype),
+        sums=torch.zeros(num_steps, len(evaluation_names()), dtype=arch.master_dtype),
         shown=Shown(
             predictions=torch.zeros(*places, arch.seq_len, dtype=torch.int32),
             confidence=torch.zeros(*places, arch.seq_len, dtype=arch.loss_dtype),
@@ -61,7 +75,7 @@ def first_totals(
         ),
         done=torch.zeros(2, dtype=torch.int64),
         answers=torch.zeros(kept, arch.seq_len, dtype=torch.int32) if kept else None,
-        record=torch.zeros(kept, len(RECORD), dtype=arch.master_dtype) if kept else None,
+        record=torch.zeros(kept, len(record_names()), dtype=arch.master_dtype) if kept else None,
     )
 
 
@@ -105,7 +119,7 @@ def early_exit_step(
     counted = (after == carry.steps) | (halted & (after > carry.steps))
 
     def metrics_of(counted_B: Tensor) -> Tensor:
-        return eval_metrics(arch, out, results, carry.steps, counted_B, votes)
+        return evaluation_sums(arch, results, counted_B, votes)
 
     sums = totals.sums + torch.vmap(metrics_of)(counted)
     ended = halted & (candidate < end * together)  # not rows of padding
@@ -114,7 +128,7 @@ def early_exit_step(
     answers, record = totals.answers, totals.record
     if answers is not None and record is not None:  # rows of padding all write to the place after the candidates'
         answers = answers.index_copy(0, candidate.long(), out.logits.argmax(-1).to(torch.int32))
-        said = (results.exact, wants, out.q_halt, results.accuracy, results.lm_loss, results.q_halt_loss, carry.steps)
+        said = (wants, out.q_halt, *results.values.values())
         record = record.index_copy(0, candidate.long(), torch.stack([values.to(record.dtype) for values in said], dim=1))
     return ExitRows(carry._replace(halted=halted), candidate), ExitTotals(next_group, sums, shown, done, answers, record)
 

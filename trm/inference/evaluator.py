@@ -15,13 +15,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+import torch.utils._pytree as pytree
 from numpy.typing import NDArray
 from torch import Tensor
 
 from trm.backends import Runtime
 from trm.config import EXACT, IGNORE_LABEL, SAMPLE_PUZZLES, Config, InferenceConfig
 from trm.core.candidates import row_keys
-from trm.core.metrics import METRICS, MOST_SAMPLES, NORMS, STOP, RowTrace, Shown
+from trm.core.metrics import METRICS, MOST_SAMPLES, STOP, RowTrace, Shown, evaluation_names, named
 from trm.core.model import Architecture, Weights
 from trm.core.programs import ONE, eval_program
 from trm.core.step import empty_carry
@@ -31,7 +32,7 @@ from trm.data.loader import Batch, EvalLoader
 from trm.data.pairs import PairEvalLoader
 from trm.errors import DataError
 from trm.inference.cost import Work
-from trm.inference.early_exit import RECORD, early_exit_program, first_rows, first_totals
+from trm.inference.early_exit import early_exit_program, first_rows, first_totals, record_names
 from trm.inference.pool import Chosen, Pool, Rows
 from trm.inference.samples import Samples
 from trm.run.progress import Progress, progress_bar
@@ -129,8 +130,8 @@ class Evaluator(ABC):
         return np.full(self._local_batch_size, STOP if stop() else 0, np.int32)
 
     def _refuse_votes(self, sums: Tensor) -> None:
-        """Raise EvaluationStopped where a host has voted to stop, by METRICS on the host, the same on all of them."""
-        if not self._alone and sums[METRICS.index("stop_votes")]:
+        """Raise EvaluationStopped where a host has voted to stop, by an evaluation's sums on the host, the same on all of them."""
+        if not self._alone and named(evaluation_names(), sums)["stop_votes"]:
             raise EvaluationStopped
 
     @abstractmethod
@@ -193,7 +194,7 @@ class FullEvaluator(Evaluator):
         """
         super().__init__(runtime, arch, fixed, loader, num_steps, progress, way, keep=keep)
         self._carry = runtime.put_rows(empty_carry(arch, fixed, self._local_batch_size))
-        self._zeros = runtime.put_replicated(torch.zeros(len(METRICS), dtype=arch.master_dtype))
+        self._zeros = runtime.put_replicated(torch.zeros(len(evaluation_names()), dtype=arch.master_dtype))
         self._score_names = loader.score_names
         self._step = runtime.compile(*eval_program(arch, way, traced=traced or keep or bool(self._score_names)))
 
@@ -221,9 +222,8 @@ class FullEvaluator(Evaluator):
         result, batches = self._pass(weights, puzzle_embedding, stop)
         rows = self.loader.num_rows
         steps = [_stacked(batch.steps) for batch in batches]  # [S, B] each
-        exact, halts, q_halt = (
-            torch.cat([getattr(each, name) for each in steps], dim=1)[:, :rows].numpy() for name in ("exact", "halts", "q_halt")
-        )
+        parts = zip(*((step.values["exact_accuracy"], step.halts, step.q_halt) for step in steps), strict=True)
+        exact, halts, q_halt = (torch.cat(part, dim=1)[:, :rows].numpy() for part in parts)
         predictions = torch.cat([batch.predictions[-1] for batch in batches])[:rows].numpy()
         return result, Trace(predictions, exact, halts, q_halt)
 
@@ -312,15 +312,15 @@ class FullEvaluator(Evaluator):
 
 def _stacked(steps: list[RowTrace]) -> RowTrace:
     """[S, B] of each."""
-    fields: list[Any] = [None if values[0] is None else torch.stack(values) for values in zip(*steps, strict=True)]
-    return RowTrace(*fields)
+    result: RowTrace = pytree.tree_map(lambda *values: None if values[0] is None else torch.stack(values), *steps)
+    return result
 
 
 def candidate_rows(trace: BatchTrace, loader: EvalLoader, start: int) -> Rows:
     """What the rows of a batch on the host, from `start` on, said; padding is left out."""
     count = min(len(trace.predictions[-1]), loader.num_rows - start)
     answers = loader.undo(torch.stack(trace.predictions)[:, :count].numpy(), start)
-    said: list[Any] = [None if values is None else values[:, :count].numpy() for values in _stacked(trace.steps)]
+    said: Any = pytree.tree_map_only(Tensor, lambda values: values[:, :count].numpy(), _stacked(trace.steps))
     return Rows(answers, *said)
 
 
@@ -435,19 +435,17 @@ class EarlyExitEvaluator(Evaluator):
 
 
 def _recorded(record: NDArray[np.floating], answers: NDArray[np.integer]) -> Rows:
-    """What candidates [R] said when they had done: the RECORD of each [R, F] and its answers [R, C]."""
-    values = dict(zip(RECORD, record.T[:, None], strict=True))  # [1, R] each
-    flags = {name: values.pop(name) > 0 for name in ("exact", "halts")}
-    return Rows(answers=answers[None], change=None, **flags, **values)
+    """What candidates [R] said when they had done: `record_names` of each [R, F] and its answers [R, C]."""
+    values = dict(zip(record_names(), record.T[:, None], strict=True))  # [1, R] each
+    halts, q_halt = values.pop("halts") > 0, values.pop("q_halt")
+    values["exact_accuracy"] = values["exact_accuracy"] > 0
+    return Rows(answers[None], values, halts, q_halt, None)
 
 
 def _means(total: Tensor) -> dict[str, float]:
-    values = dict(zip(METRICS, total.tolist(), strict=True))
-    count = values.pop("count")
-    # every row counts; the others are of training alone
-    for name in ("rows", "q_continue_loss", "nonfinite_steps", "stop_votes", "failure_votes", *NORMS):
-        del values[name]
-    return {"count": int(count)} | {name: value / max(count, 1) for name, value in values.items()}
+    values = named(evaluation_names(), total)
+    count = values["count"]
+    return {"count": int(count)} | {name: values[name] / max(count, 1) for name in METRICS}
 
 
 def _joined(one: dict[str, float], other: dict[str, float]) -> dict[str, float]:

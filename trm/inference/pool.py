@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch.utils._pytree as pytree
 from numpy.typing import NDArray
 
 from trm.config import InferenceConfig
@@ -20,20 +21,16 @@ class Rows(NamedTuple):
     """What rows said after each supervision step, in the puzzles' own cells and tokens."""
 
     answers: NDArray[np.integer]  # [S, R, C]
-    exact: NDArray[np.bool_]  # [S, R]
+    values: dict[str, NDArray[Any]]  # [S, R] each, by METRICS
     halts: NDArray[np.bool_]  # [S, R]
     q_halt: NDArray[np.floating]  # [S, R]
-    accuracy: NDArray[np.floating]  # [S, R]
-    lm_loss: NDArray[np.floating]  # [S, R]
-    q_halt_loss: NDArray[np.floating]  # [S, R]
     change: NDArray[np.floating] | None  # [S, R]
-    steps: NDArray[np.integer] | None = None  # [S, R] supervision steps done, where they are not 1 to S
 
 
 def each(function: Callable[..., NDArray[Any]], *rows: Rows) -> Rows:
-    """The function of every field of rows that have it."""
-    fields: list[Any] = [None if values[0] is None else function(*values) for values in zip(*rows, strict=True)]
-    return Rows(*fields)
+    """The function of every array of rows that have it."""
+    result: Rows = pytree.tree_map(lambda *arrays: None if arrays[0] is None else function(*arrays), *rows)
+    return result
 
 
 class Chosen(NamedTuple):
@@ -66,7 +63,7 @@ def choose(rows: Rows, way: InferenceConfig, count: int, step: int, first: int |
     words = grid_words(answers)
     said = Said(words, of(rows.q_halt), of(rows.halts), left)
     winner = SELECTIONS[way.selection](said)
-    steps_done = at + 1 if rows.steps is None else of(rows.steps)[every, winner]
+    steps_done = of(rows.values["steps"]).astype(np.intp)[every, winner]
     return Chosen(winner, answers[every, winner], at, steps_done, (words == words[every, winner][:, None]).sum(axis=1))
 
 
@@ -107,16 +104,11 @@ class Pool:
             def of_winner(values: NDArray[Any], chosen: Chosen = chosen) -> NDArray[Any]:
                 return values.reshape(steps, puzzles, count)[chosen.step, every, chosen.winner]
 
-            right = of_winner(rows.exact)
-            exact = rows.exact.reshape(steps, puzzles, count)[chosen.step, every]
+            right = of_winner(rows.values["exact_accuracy"])
+            exact = rows.values["exact_accuracy"].reshape(steps, puzzles, count)[chosen.step, every]
             found = {
                 "count": np.ones(puzzles),
-                "accuracy": of_winner(rows.accuracy),
-                "exact_accuracy": right,
-                "q_halt_accuracy": (of_winner(rows.q_halt) >= 0) == right,
-                "steps": chosen.steps,
-                "lm_loss": of_winner(rows.lm_loss),
-                "q_halt_loss": of_winner(rows.q_halt_loss),
+                **{name: of_winner(values) for name, values in rows.values.items()},
                 "oracle_exact_accuracy": exact.any(axis=1),
                 "single_exact_accuracy": exact.mean(axis=1),
                 **(self.judge(chosen.answers, self.done) if self.judge else {}),

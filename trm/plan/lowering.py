@@ -29,8 +29,9 @@ def lower(cfg: Config, step: str, runtime: TracingRuntime) -> tuple[bytes, list[
         settings = step_config(cfg)
         program = train_program(settings)
         arguments = train_arguments(cfg, settings.arch, votes=place(cfg.hardware).processes > 1)
-        parts = arguments.state._asdict() | {"fixed": arguments.fixed, "batch": arguments.batch}
-        donated = set(arguments.state._fields)
+        state, sums = arguments.current
+        parts = {**state._asdict(), "sums": sums, "fixed": arguments.fixed, "batch": arguments.batch}
+        donated = {*state._fields, "sums"}
     else:
         arch = architecture_of(cfg)
         program = eval_program(arch)

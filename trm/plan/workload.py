@@ -100,7 +100,7 @@ def table_rows_bytes(table: Tensor | None, batch: int) -> int:
 def workload(cfg: Config) -> Workload:
     """Count what one run computes."""
     arch, steps = architecture_of(cfg), total_steps(cfg, rows_of_epoch(cfg))
-    state = train_arguments(cfg, arch).state
+    state, _ = train_arguments(cfg, arch).current
     batch, table = cfg.train.global_batch_size, state.puzzle_embedding  # of a large one the batch's rows alone are added up
     every = cfg.train.eval_every_steps
     evaluations = 1 if every is None else steps // every + (steps % every > 0)
@@ -122,7 +122,7 @@ def workload(cfg: Config) -> Workload:
         test_puzzles=puzzles,
         test_puzzles_assumed=assumed,
         weight_bytes=num_bytes(state.weights),
-        state_bytes=num_bytes((state.weights, state.m, state.v, state.ema, state.puzzle_embedding)),
+        state_bytes=num_bytes((state.weights, state.optimizer, state.ema, state.puzzle_embedding)),
         carry_bytes=num_bytes(state.carry),
         gradient_bytes=num_bytes((state.weights, None if table is None else table[:batch])),
         table_rows_bytes=table_rows_bytes(table, batch),

@@ -7,12 +7,15 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import numpy as np
+import torch
 import torch.utils._pytree as pytree
+from torch import Tensor
 
 from trm.backends import Runtime, start
 from trm.backends.machine import require_machine
 from trm.config import Config, RecursionConfig, total_steps
 from trm.core.curriculum import Stage, stages
+from trm.core.metrics import training_names
 from trm.core.model import Architecture, Weights, architecture, init_fixed
 from trm.core.programs import Program, train_program
 from trm.core.step import StepConfig, TrainState, draw_min_steps, init_state
@@ -65,6 +68,12 @@ class Experiment:
         """A state of the CPU on the devices: whole on each, but for the carry, of which each device has its rows."""
         carry = self.runtime.put_rows(self.own_rows(state.carry))
         return self.runtime.put_replicated(state._replace(carry=None))._replace(carry=carry)  # type: ignore[arg-type]
+
+    def sums(self, known: dict[str, Tensor] | None = None) -> Tensor:
+        """Sums of the metrics on the devices, [M] in the order of `training_names`: those that are known, zero for all others."""
+        zero = torch.zeros((), dtype=self.arch.master_dtype)
+        sums: Tensor = self.runtime.put_replicated(torch.stack([(known or {}).get(name, zero) for name in training_names()]))
+        return sums
 
     def host_batch(self, step: int, vote: int = 0) -> dict[str, Any]:
         """This process's rows of the batch of a 0-based step; of several processes with their vote (STOP, FAILED)."""

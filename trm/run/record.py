@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from trm.backends.machine import surroundings
 from trm.config import EXACT, digest, kept, to_plain
@@ -34,6 +35,7 @@ class Record:
     seconds_before: float = 0.0  # of training, by earlier starts
     seconds_to_first_step: float | None = None
     kept_config: dict[str, Any] = field(default_factory=dict)  # of the checkpoint that the run goes on from
+    sums: dict[str, Tensor] = field(default_factory=dict)  # of the metrics since the last log, at the last checkpoint
     votes: dict[str, NDArray[Any]] = field(default_factory=dict)  # of all evaluations, where they add up (evaluate.votes=run)
     code: dict[str, Any] = field(default_factory=code)  # when the run began
     _told: set[str] = field(default_factory=set)

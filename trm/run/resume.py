@@ -63,8 +63,9 @@ def _start(exp: Experiment, run_dir: Path, record: Record) -> tuple[Experiment, 
     if found is None:
         return _from_other_run(exp, state) if exp.cfg.train.init_from else (exp, state)
     folder, tensors, meta = found
-    own = {k: t for k, t in tensors.items() if not k.startswith(("fixed/", "votes/"))}
+    own = {k: t for k, t in tensors.items() if not k.startswith(("fixed/", "metrics/", "votes/"))}
     exp, state = _with_starts(exp, tensors, str(folder)), unflatten(state, own, str(folder))
+    record.sums = _part(tensors, "metrics/")
     record.votes = {name: tensor.numpy() for name, tensor in _part(tensors, "votes/").items()}
     record.step = record.start_step = meta.step
     record.scores, record.wandb_run_id, record.kept_config = meta.scores, meta.wandb_run_id, meta.config

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import torch
 
 from trm.config import Config
-from trm.core.metrics import NORMS
+from trm.core.metrics import METRICS, NORMS
 from trm.core.optim import learning_rate
 from trm.run.clock import Lap
 
@@ -17,18 +17,20 @@ def training_values(
 
     Args:
         cfg: the run's settings.
-        sums: METRICS of trm.core.metrics by name.
+        sums: those of trm.core.metrics.training_names by name.
         lap: steps and seconds since the last log, without compiling, evaluating and saving.
         batches_s: seconds to make these steps' batches (in a thread), and seconds that the loop stood still for them.
         step, total_steps: where the run is, for the learning rate.
         compiles: graphs compiled so far.
     """
     halted, made_s, waited_s = sums["count"], *batches_s
-    names = ("accuracy", "exact_accuracy", "q_halt_accuracy", "steps") if halted else ()
-    values = {name: sums[name] / halted for name in names}
-    losses = ("lm_loss", "q_halt_loss") + (("q_continue_loss",) if cfg.recursion.act_continue else ())
-    values |= {name: sums[name] / sums["rows"] for name in losses}
-    values["loss"] = values["lm_loss"] + cfg.objective.halt_weight * sum(values[name] for name in losses[1:])
+    rows = {name: sums["rows"] if metric.every_row else halted for name, metric in METRICS.items()}
+    values = {name: sums[name] / count for name, count in rows.items() if count}
+    halting = values["q_halt_loss"]
+    if cfg.recursion.act_continue:
+        values["q_continue_loss"] = sums["q_continue_loss"] / sums["rows"]
+        halting += values["q_continue_loss"]
+    values["loss"] = values["lm_loss"] + cfg.objective.halt_weight * halting
     counted_steps = sums["rows"] / cfg.train.global_batch_size
     values |= {name: sums[name] / counted_steps for name in NORMS}
     t = torch.tensor(float(step), dtype=torch.float64)

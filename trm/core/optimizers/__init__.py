@@ -1,0 +1,46 @@
+"""Update rules of the weights, registered by name: each file of this folder registers its own in OPTIMIZERS.
+
+To add one, put a file here (or register it before the settings are read) and select it with `optimizer.name=NAME`. The training
+state keeps what `init` returns and knows nothing of it; neither do checkpoints, the step or the plan.
+"""
+
+from __future__ import annotations  # torch.compile cannot evaluate the annotations of nested functions
+
+import importlib
+import pkgutil
+from collections.abc import Callable
+from typing import NamedTuple
+
+from torch import Tensor
+
+from trm.config import Config, OptimizerConfig, register_check
+from trm.errors import ConfigError
+
+Weights = dict[str, Tensor]
+Buffers = dict[str, Weights]  # by the buffer's name, then by the weight's: {"m": {"lm_head": ...}, "v": {...}}
+
+
+class Optimizer(NamedTuple):
+    """An update rule as two pure functions.
+
+    init: (settings, weights) -> the buffers before the first update, tensors of the weights' master dtype.
+    update: (settings, weights, buffers, gradients, step, lr) -> the new weights and buffers. `step` counts from 1 and `lr` is the
+        scheduled learning rate; both are scalars in the weights' dtype on the device, so that nothing is sent at each step.
+    """
+
+    init: Callable[[OptimizerConfig, Weights], Buffers]
+    update: Callable[[OptimizerConfig, Weights, Buffers, Weights, Tensor, Tensor], tuple[Weights, Buffers]]
+
+
+OPTIMIZERS: dict[str, Optimizer] = {}
+
+
+@register_check
+def check_optimizer(cfg: Config) -> None:
+    """Raise ConfigError for an update rule that is not registered."""
+    if cfg.optimizer.name not in OPTIMIZERS:
+        raise ConfigError(f"optimizer.name={cfg.optimizer.name} is not one of {', '.join(sorted(OPTIMIZERS))}")
+
+
+for _module in pkgutil.iter_modules(__path__, f"{__name__}."):
+    importlib.import_module(_module.name)
