@@ -32,7 +32,7 @@ from bench.machine import Row, in_child, median_and_spread, turns
 from trm.backends import start
 from trm.cli import compose
 from trm.config import Config, digest
-from trm.core.flops import analytic_train_flops, num_bytes
+from trm.core.flops import network_flops, num_bytes
 from trm.core.metrics import training_names
 from trm.core.model import init_fixed
 from trm.core.programs import train_program
@@ -107,8 +107,8 @@ def config_of(overrides: list[str], tokens: int) -> Config:
 
 
 def _flops(cfg: Config, measured: Row) -> Row:
-    flops = analytic_train_flops(cfg, architecture_of(cfg))
-    return {} if flops is None else {"GFLOP a step": flops / 1e9, "GFLOP/s": flops / 1e6 / measured["ms"]}
+    flops = network_flops(cfg, step_config(cfg))
+    return {"GFLOP a step": flops / 1e9, "GFLOP/s": flops / 1e6 / measured["ms"]}
 
 
 def exponents(points: Sequence[Row]) -> list[Row]:

@@ -21,14 +21,14 @@ import torch
 from bench.machine import Row, Worker, matmul_rate, median_and_spread, onednn_rate, stopped, tests_module, turns, until_stopped
 from trm.cli import compose
 from trm.config import Config
-from trm.core.flops import analytic_eval_flops, analytic_train_flops
+from trm.core.flops import count_eval_flops, network_flops
 from trm.core.metrics import evaluation_names
 from trm.core.programs import eval_program, train_program
 from trm.core.step import empty_carry
 from trm.data.loader import Batch
 from trm.errors import ConfigError
 from trm.inference.evaluator import held_out_loader
-from trm.plan.workload import architecture_of
+from trm.plan.workload import architecture_of, step_config
 from trm.run.experiment import Experiment, build
 
 COMMON = ["tracking=none", "train.max_steps=1000000", "data.num_puzzles=256", "data.num_test_puzzles=64"]
@@ -64,7 +64,7 @@ def _size(size: str, overrides: list[str], ways: Sequence[str], rounds: int, fol
     if cfg.hardware.platform == "cuda":
         products_of = {"matmul": partial(matmul_rate, "cuda", cfg.hardware.dtype)}
     arch = architecture_of(cfg)
-    flops = {"train": analytic_train_flops(cfg, arch), "eval": analytic_eval_flops(cfg, arch)}
+    flops = {"train": network_flops(cfg, step_config(cfg)), "eval": count_eval_flops(cfg, arch, cfg.eval_batch_size)}
     rows_of = {"train": cfg.train.global_batch_size, "eval": cfg.eval_batch_size}
     workers = {way: Worker() for way in ways}
     seconds: dict[tuple[str, str], list[float]] = {(way, kind): [] for kind in KINDS for way in ways}

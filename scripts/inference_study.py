@@ -120,8 +120,7 @@ def measured(path: Path, wanted: Pass, others: list[str], keep: Path) -> Found:
         name: count_row_flops(replace(cfg, inference=InferenceConfig(selection=name)), run.arch) for name in ("last", "residual")
     }
     facts = {"seconds_per_row_step": seconds / row_steps, **{f"flops_{name}": value for name, value in flops.items()}}
-    if (counted := passes(cfg)) is not None:
-        facts["passes"] = sum(counted)
+    facts["passes"] = sum(passes(run.arch))
     keep.parent.mkdir(parents=True, exist_ok=True)
     part = keep.with_suffix(".part.npz")
     np.savez_compressed(part, **found, **{name: np.array(value) for name, value in facts.items()})  # type: ignore[arg-type]

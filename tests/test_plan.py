@@ -3,29 +3,23 @@
 import dataclasses
 import math
 
+import analytic_flops
 import pytest
+from analytic_flops import analytic_eval_flops, analytic_train_flops
 from running import run
 from sweeping import children, is_gone, start, stopped, wait_for
 
 from trm.cli import compose, compose_jobs
 from trm.config import HardwareConfig
 from trm.core.curriculum import stages
-from trm.core.flops import (
-    analytic_eval_flops,
-    analytic_train_flops,
-    count_eval_flops,
-    count_train_flops,
-    passes,
-    train_arguments,
-    training_flops,
-)
+from trm.core.flops import count_eval_flops, count_train_flops, network_flops, passes, train_arguments, training_flops
 from trm.errors import ConfigError, RunFailure, UserError
 from trm.plan import aot
 from trm.plan import compiled as planning
 from trm.plan.__main__ import estimates, main
 from trm.plan.compiled import Compiled, Compiler, TooBig, checked, find_python, warnings
 from trm.plan.estimate import V4, StepTimes, all_reduce_seconds, estimate, makespan, topology
-from trm.plan.output import RunPlan, _compiled_lines, _flops_lines, quantity, sweep_lines, table
+from trm.plan.output import RunPlan, _compiled_lines, quantity, sweep_lines, table
 from trm.plan.settings import split_arguments
 from trm.plan.workload import architecture_of, evaluation_puzzles, step_config, table_rows_bytes, workload
 
@@ -120,32 +114,36 @@ def test_a_sweep_s_jobs_are_those_that_trm_train_would_run():
 def test_the_graph_s_flops_are_the_analytic_ones(overrides):
     cfg = tiny(*overrides)
     arch = architecture_of(cfg)
-    assert count_train_flops(cfg, step_config(cfg)) == pytest.approx(analytic_train_flops(cfg, arch), rel=1e-3)
+    assert network_flops(cfg, step_config(cfg)) == pytest.approx(analytic_train_flops(cfg, arch), rel=1e-3)
+    assert passes(arch) == analytic_flops.passes(cfg)
     assert count_eval_flops(cfg, arch, cfg.eval_batch_size) == pytest.approx(analytic_eval_flops(cfg, arch), rel=1e-3)
 
 
 def test_the_paper_s_sample_takes_43_gflop():
     cfg = compose(["experiment=paper_t3_n6", "hardware=v4_64"])
-    assert analytic_train_flops(cfg, architecture_of(cfg)) / 768 == pytest.approx(43e9, rel=0.01)
-    assert passes(cfg) == (14, 7)
+    assert network_flops(cfg, step_config(cfg)) / 768 == pytest.approx(43e9, rel=0.01)
+    assert passes(architecture_of(cfg)) == (14, 7)
 
 
 def test_the_flops_of_a_run_are_those_of_its_stages_up_to_where_it_is():
     cfg = tiny("recursion.T=3", "recursion.n=2", "recursion.curriculum=[{until: 0.5, T: 1, n: 1}]")
     arch, parts = architecture_of(cfg), stages(cfg.recursion, 100)
-    shallow, deep = (analytic_train_flops(dataclasses.replace(cfg, recursion=part.recursion), arch) for part in parts)
+    shallow, deep = (network_flops(each := dataclasses.replace(cfg, recursion=part.recursion), step_config(each)) for part in parts)
     assert 2 * shallow < deep
     assert [training_flops(cfg, arch, parts, steps) for steps in (0, 30, 50, 60, 100)] == [
         *(0, 30 * shallow, 50 * shallow, 50 * shallow + 10 * deep, 50 * (shallow + deep)),
     ]
 
 
-def test_a_recursion_of_one_s_own_has_no_analytic_count():
-    cfg = tiny()
-    cfg = dataclasses.replace(cfg, recursion=dataclasses.replace(cfg.recursion, variant="mine"))
-    assert analytic_train_flops(cfg, architecture_of(cfg)) is None
-    assert analytic_eval_flops(cfg, architecture_of(cfg)) is None
-    assert training_flops(cfg, architecture_of(cfg), stages(cfg.recursion, 9), 9) is None
+def test_neither_the_optimizer_nor_what_is_computed_twice_counts_as_training():
+    cfg = tiny("data=maze_small", "model=tiny_attention", "hardware.attention=scores")
+    blocks, muon = (
+        tiny("data=maze_small", "model=tiny_attention", *more) for more in (["hardware.attention=blocks"], ["optimizer=muon"])
+    )
+    assert network_flops(cfg, step_config(cfg)) == count_train_flops(cfg, step_config(cfg))
+    for other in (blocks, muon):
+        assert network_flops(other, step_config(other)) == network_flops(cfg, step_config(cfg))
+        assert count_train_flops(other, step_config(other)) > network_flops(cfg, step_config(cfg))
 
 
 @pytest.mark.parametrize(
@@ -303,7 +301,7 @@ def test_what_a_compiled_step_is_warned_of():
 def test_of_a_puzzle_embedding_larger_than_the_batch_its_rows_may_be_gathered(rows, words):
     cfg = tiny(f"train.global_batch_size={rows}", "model.puzzle_emb_ndim=512", "hardware=cpu_xla")
     arch = dataclasses.replace(architecture_of(cfg), num_puzzle_identifiers=4)
-    assert table_rows_bytes(train_arguments(cfg, arch).state.puzzle_embedding, rows) == words
+    assert table_rows_bytes(train_arguments(cfg, arch).current[0].puzzle_embedding, rows) == words
 
 
 def too_big(message, there=int(30.75 * 2**30)):
@@ -412,22 +410,10 @@ def test_a_long_compilation_says_how_long_it_takes(monkeypatch, tmp_path):
         compiler._run_child(["sh", "-c", "echo no chip >&2; exit 3"], "compiling it")
 
 
-@pytest.mark.parametrize("attention", ["scores", "fused", "blocks"])
-def test_the_graph_has_the_analytic_count_and_the_scores_that_are_made_again(attention):
-    cfg = tiny("data=maze_small", "model=tiny_attention", f"hardware.attention={attention}")
-    work = workload(cfg)
-    assert work.train_flops == work.analytic_train_flops + work.recomputed_train_flops
-    assert (work.recomputed_train_flops > 0) == (attention == "blocks")
-    (line,) = _flops_lines("step", work.train_flops, work.analytic_train_flops, 1, again=work.recomputed_train_flops)
-    assert line.endswith("ratio 1.0000")
-    assert ("made again" in line) == (attention == "blocks")
-
-
 def test_the_command_prints_a_whole_plan(tmp_path):
     done = run(tmp_path, "trm.plan", *TINY, "--multirun", "recursion=t2_n2,t2_n6", "plan.price_per_chip_hour=2")
     for words in ("2 jobs", "recursion=t2_n6", "chip*", "host", "pod", "price at 40 %", "Assumed: TPU v4"):
         assert words in done.stdout
     assert not list(tmp_path.iterdir())
     done = run(tmp_path, "trm.plan", *TINY, "train.global_batch_size=6", "hardware.placement=chip")
-    assert "ratio 1.0000" in done.stdout
     assert "pod: train.global_batch_size=6 does not divide over 32 devices" in done.stdout

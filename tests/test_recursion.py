@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from trm.core.recursion import VARIANTS
+from trm.core import variants  # noqa: F401 - registers them
+from trm.core.recursion import VARIANTS, Networks
 
 B, L, D = 2, 3, 4
 SIZES = [(1, 1), (1, 3), (2, 1), (3, 2), (4, 3)]
@@ -36,7 +37,7 @@ class CountingNet:
 def written_out(name, f_L, f_H, latents, x, T, n):
     """The paper's pseudo-code: one list of latents, detached where the gradient must not pass."""
     y = latents["z_H"]
-    z = [latents[z] for z in VARIANTS[name].latent_names(n)[1:]]
+    z = [latents[z] for z in VARIANTS[name].latents(n)[1:]]
     for t in range(T):
         for i in range(n):
             if name == "single_state" and i == n - 1:
@@ -72,10 +73,10 @@ def test_values_and_gradients(name, separate, T, n):
     x, w_L, w_H, all_latents = tensors(n)
     if not separate:
         w_H = w_L
-    names = VARIANTS[name].latent_names(n)
+    names = VARIANTS[name].latents(n)
     latents = {z: all_latents[z] for z in names}
     f_L, f_H = CountingNet(w_L), CountingNet(w_H)
-    ours = VARIANTS[name].run(f_L, f_H, latents, x, T, n)
+    ours = VARIANTS[name].run(Networks(f_L, f_H, {}), latents, x, T, n)
     theirs = written_out(name, f_L, f_H, latents, x, T, n)
     assert set(ours) == set(names) == set(theirs)
     for z in names:
@@ -93,7 +94,7 @@ def test_values_and_gradients(name, separate, T, n):
 def test_number_of_network_calls(name, T, n):
     x, w_L, w_H, latents = tensors(n)
     f_L, f_H = CountingNet(w_L), CountingNet(w_H)
-    VARIANTS[name].run(f_L, f_H, latents, x, T, n)
+    VARIANTS[name].run(Networks(f_L, f_H, {}), latents, x, T, n)
     updates = n - 1 if name == "single_state" else n  # of which URM makes the last one by f_H
     assert (f_L.calls, f_H.calls) == (T * updates, T)
     with_gradient = (f_L.calls - f_L.calls_without_gradient, f_H.calls - f_H.calls_without_gradient)
@@ -104,9 +105,9 @@ def test_number_of_network_calls(name, T, n):
 def test_initial_latents_get_gradient_only_without_an_earlier_recursion(name):
     """With T=1 and n=1 nothing runs without gradient, so it reaches the latents that came in; with T=2 it does not."""
     x, w_L, w_H, all_latents = tensors(1)
-    latents = {z: all_latents[z] for z in VARIANTS[name].latent_names(1)}
+    latents = {z: all_latents[z] for z in VARIANTS[name].latents(1)}
     for T, reached in ((1, True), (2, False)):
-        result = VARIANTS[name].run(CountingNet(w_L), CountingNet(w_H), latents, x, T, 1)
+        result = VARIANTS[name].run(Networks(CountingNet(w_L), CountingNet(w_H), {}), latents, x, T, 1)
         for gradient in gradients(result, list(latents.values())):
             assert (gradient is not None and bool(gradient.any())) == reached
 
@@ -114,15 +115,15 @@ def test_initial_latents_get_gradient_only_without_an_earlier_recursion(name):
 @pytest.mark.parametrize("name", sorted(VARIANTS))
 def test_latents_that_came_in_are_not_modified(name):
     x, w_L, w_H, all_latents = tensors(3)
-    latents = {z: all_latents[z].detach() for z in VARIANTS[name].latent_names(3)}
+    latents = {z: all_latents[z].detach() for z in VARIANTS[name].latents(3)}
     before = {z: value.clone() for z, value in latents.items()}
-    VARIANTS[name].run(CountingNet(w_L), CountingNet(w_H), latents, x, 2, 3)
+    VARIANTS[name].run(Networks(CountingNet(w_L), CountingNet(w_H), {}), latents, x, 2, 3)
     assert latents.keys() == before.keys()
     assert all(torch.equal(latents[z], before[z]) for z in before)
 
 
 def test_the_answer_comes_first_in_every_variant():
-    assert {name: v.latent_names(3)[0] for name, v in VARIANTS.items()} == dict.fromkeys(VARIANTS, "z_H")
-    assert VARIANTS["multi_scale_z"].latent_names(3) == ("z_H", "z_L0", "z_L1", "z_L2")
-    assert len(VARIANTS["multi_scale_z"].latent_names(6)) == 7  # n+1 latents
-    assert VARIANTS["single_z"].latent_names(6) == ("z_H",)
+    assert {name: v.latents(3)[0] for name, v in VARIANTS.items()} == dict.fromkeys(VARIANTS, "z_H")
+    assert VARIANTS["multi_scale_z"].latents(3) == ("z_H", "z_L0", "z_L1", "z_L2")
+    assert len(VARIANTS["multi_scale_z"].latents(6)) == 7  # n+1 latents
+    assert VARIANTS["single_z"].latents(6) == ("z_H",)

@@ -10,9 +10,8 @@ from thinking_fixtures import SIZES, architecture, puzzle, thoughts
 from trm.core.losses import cell_cross_entropy
 from trm.core.metrics import evaluation_names
 from trm.core.model import init_fixed, init_weights
-from trm.core.recursion import VARIANTS, Variant
+from trm.core.recursion import VARIANTS
 from trm.core.step import empty_carry, eval_step
-from trm.errors import ConfigError
 from trm.show.think import think
 from trm.show.thinking import Puzzle
 from trm.tasks.sudoku.rules import BLANK
@@ -77,15 +76,6 @@ def test_a_recursion_shows_what_a_step_of_so_many_recursions_would_answer(varian
         assert np.array_equal(whole[T - 1].answer, last.answer)
         assert np.array_equal(whole[T - 1].confidence, last.confidence)
         assert whole[T - 1].halting == last.halting
-
-
-def test_a_variant_that_does_not_end_with_f_h_is_refused(monkeypatch):
-    def after_f_h(f_L, f_H, latents, x, T, n):
-        return {"z_H": f_L(f_H(latents["z_H"] + x, latents["z_H"]), x)}
-
-    monkeypatch.setitem(VARIANTS, "after_f_h", Variant(after_f_h, lambda n: ("z_H",)))
-    with pytest.raises(ConfigError, match=r"recursion\.variant=after_f_h: .*f_H"):
-        thoughts(architecture(Sudoku(2, 2), variant="after_f_h"), puzzle(Sudoku(2, 2)).question)
 
 
 def flags(array) -> str:

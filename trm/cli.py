@@ -61,7 +61,7 @@ ROOT = Path(__file__).resolve().parents[1]  # holds trm/ and hydra_plugins/, in 
 CONF_DIR = ROOT / "trm" / "conf"  # in a checkout a link to conf/
 # Keys whose values are registered: the schema's default, which needs no check, and the module that checks the others
 REGISTRIES = {
-    "recursion.variant": (RecursionConfig.variant, "trm.core.recursion"),
+    "recursion.variant": (RecursionConfig.variant, "trm.core.variants"),
     "optimizer.name": (OptimizerConfig.name, "trm.core.optimizers"),
 }
 NO_RUN_FOLDER = "."  # hydra.run.dir of a command that is no run

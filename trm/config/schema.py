@@ -113,7 +113,7 @@ class Phase:
 class RecursionConfig:
     """Latent recursion, deep supervision and halting (paper sections 4 and 5)."""
 
-    variant: str = _key("trm", "name of a recursion registered in trm/core/recursion.py")
+    variant: str = _key("trm", "the recursion, a file of trm/core/variants")
     T: int = _key(3, "latent recursions per supervision step; all but the last run without gradient", low=1, high=1024)
     n: int = _key(6, "updates of z_L per latent recursion", low=1, high=1024)
     n_sup: int = _key(16, "most supervision steps per puzzle (N_sup)", low=1, high=1024)

@@ -1,4 +1,4 @@
-"""What a step computes: its arguments as abstract tensors, FLOPs counted from its graph, and the analytic count beside them.
+"""What a step computes: its arguments as abstract tensors, and FLOPs counted from its graph.
 
 Nothing is computed here: tensors are on the meta device, which has shapes and dtypes but no values. FLOPs are those of the matrix
 products, a multiply-add counted as two; norms, activations and the optimizer are left out.
@@ -16,12 +16,13 @@ from torch._subclasses import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from trm.config import Config
-from trm.core.attention import blocks
+from trm.core.attention import scores
 from trm.core.curriculum import Stage
 from trm.core.metrics import evaluation_names, training_names
-from trm.core.model import Architecture, Weights, init_fixed, swiglu_width
+from trm.core.model import Architecture, Weights, init_fixed
 from trm.core.programs import Current, eval_program, train_program
-from trm.core.step import Batch, Carry, StepConfig, empty_carry, eval_step, init_state
+from trm.core.recursion import Networks
+from trm.core.step import Batch, Carry, StepConfig, TrainState, empty_carry, eval_step, init_state, loss_and_grads
 
 T = TypeVar("T")
 
@@ -109,8 +110,7 @@ def count_eval_flops(cfg: Config, arch: Architecture, rows: int) -> int:
 def count_row_flops(cfg: Config, arch: Architecture) -> int:
     """The same of one candidate of a puzzle, with what its `inference` adds."""
     rows, way = cfg.inference.particles, cfg.inference  # a group is whole
-    # as plain torch computes it: the counter does not know what backends put in its place
-    arch = dataclasses.replace(arch, linear=F.linear, swiglu=None, compile_block=lambda blocks: blocks, num_devices=1)
+    arch = _as_plain_torch(arch)
     arguments = eval_arguments(cfg, arch, rows)
     if way.is_random:
         arguments.batch["rows"] = torch.empty(rows, dtype=torch.int64, device="meta")
@@ -119,73 +119,48 @@ def count_row_flops(cfg: Config, arch: Architecture) -> int:
     return int(counter.get_total_flops()) // rows
 
 
-def passes(cfg: Config) -> tuple[int, int] | None:
-    """Passes of the network in one supervision step (without gradient, with); None for a recursion that is not listed here."""
-    T, n = cfg.recursion.T, cfg.recursion.n
-    if cfg.recursion.variant in ("trm", "single_z", "multi_scale_z"):
-        return (T - 1) * (n + 1), n + 1
-    if cfg.recursion.variant == "one_step_gradient":
-        return T * (n + 1) - 2, 2
-    if cfg.recursion.variant == "single_state":
-        return (T - 1) * n, n
-    return None
+def network_flops(cfg: Config, step: StepConfig) -> int:
+    """FLOPs of the network in one training step over the global batch: its passes, with and without gradient, and its heads.
 
-
-def pass_flops(arch: Architecture) -> int:
-    """FLOPs of one pass of the network over one row (SPEC.md "Network"): 2 for each weight and position that it meets."""
-    model, D, L = arch.model, arch.model.hidden_size, arch.num_tokens
-    channel = 2 * L * 3 * D * swiglu_width(D, model.expansion)
-    tokens = 2 * D * 3 * L * swiglu_width(L, model.expansion)
-    attention = 2 * L * 4 * D * D + 2 * 2 * L * L * D  # qkv and out; scores and weighted values
-    return model.num_layers * (channel + (tokens if model.mixer == "mlp" else attention))
-
-
-def analytic_train_flops(cfg: Config, arch: Architecture) -> int | None:
-    """The count of SPEC.md ("about 43 GFLOP" a sample of the paper's setting): a pass with gradient costs three without.
-
-    None where `passes` is.
+    The optimizer is left out, and so is what a backend computes twice to save memory.
     """
-    counted = passes(cfg)
-    if counted is None:
-        return None
-    without, with_gradient = counted
-    if (copies := arch.latents.heads) > 1:  # all of them without gradient, then the winner's last latent recursion
-        last = sum(counted) // cfg.recursion.T
-        without = copies * sum(counted) + last - with_gradient
-    row = pass_flops(arch) * (without + 3 * with_gradient) + (3 if copies == 1 else copies + 3) * _head_flops(arch)
-    if cfg.recursion.act_continue and cfg.recursion.n_sup > 1:
-        row += pass_flops(arch) * (without + with_gradient) + _head_flops(arch)
-    return row * cfg.train.global_batch_size
+    state, fixed, batch = _of_state(train_arguments(cfg, step.arch))
+    with FlopCounterMode(display=False) as counter:
+        loss_and_grads(dataclasses.replace(step, arch=_as_plain_torch(step.arch)), state, fixed, batch)
+    return int(counter.get_total_flops())
 
 
-def training_flops(cfg: Config, arch: Architecture, parts: Sequence[Stage], steps: int) -> int | None:
-    """The same of the first `steps` steps of a run with these stages; None where `passes` is."""
+def training_flops(cfg: Config, arch: Architecture, parts: Sequence[Stage], steps: int) -> int:
+    """The same of the first `steps` steps of a run with these stages."""
     total = 0
     for part in parts:
-        found = analytic_train_flops(dataclasses.replace(cfg, recursion=part.recursion), arch)
-        if found is None:
-            return None
-        total += max(min(part.stop, steps) - part.start, 0) * found
+        if count := max(min(part.stop, steps) - part.start, 0):
+            step = StepConfig(dataclasses.replace(arch, recursion=part.recursion), cfg.optimizer, cfg.ema.rate, steps)
+            total += count * network_flops(cfg, step)
     return total
 
 
-def recomputed_train_flops(cfg: Config, arch: Architecture) -> int:
-    """What a training step's graph has beyond the analytic count: attention in blocks makes its scores again for each gradient.
+def passes(arch: Architecture) -> tuple[int, int]:
+    """Passes of the network in one supervision step, without gradient and with, counted as the variant makes them."""
+    calls = {False: 0, True: 0}
 
-    0 of other attention, and where `passes` is None.
-    """
-    counted, L = passes(cfg), arch.num_tokens
-    if counted is None or arch.model.mixer == "mlp" or arch.attend is not blocks:
-        return 0
-    return counted[1] * arch.model.num_layers * 2 * L * L * arch.model.hidden_size * cfg.train.global_batch_size
+    def network(h: Tensor, u: Tensor) -> Tensor:
+        calls[torch.is_grad_enabled()] += 1
+        return u
+
+    token = torch.empty(1, arch.num_tokens, arch.model.hidden_size, dtype=arch.dtype, device="meta")
+    own = {name: torch.empty(w.shape, dtype=arch.master_dtype, device="meta") for name, w in arch.variant.weights(arch).items()}
+    with torch.enable_grad():
+        latents = dict.fromkeys(arch.latent_names, token)
+        arch.variant.run(Networks(network, network, own), latents, token, arch.recursion.T, arch.recursion.n)
+    return calls[False], calls[True]
 
 
-def analytic_eval_flops(cfg: Config, arch: Architecture) -> int | None:
-    """The same for one evaluation step: every pass without gradient."""
-    counted = passes(cfg)
-    return None if counted is None else (pass_flops(arch) * sum(counted) + _head_flops(arch)) * cfg.eval_batch_size
+def _as_plain_torch(arch: Architecture) -> Architecture:
+    """Without what backends put in the place of plain torch, which the counter does not know, or would count twice."""
+    plain: dict[str, Any] = {"linear": F.linear, "swiglu": None, "compile_block": lambda blocks: blocks, "attend": scores}
+    return dataclasses.replace(arch, **plain, num_devices=1, whole=lambda rows: rows)
 
 
-def _head_flops(arch: Architecture) -> int:
-    """lm_head on every token and q_head on one."""
-    return 2 * arch.model.hidden_size * (arch.num_tokens * arch.vocab_size + 2)
+def _of_state(arguments: TrainArguments) -> tuple[TrainState, Weights, Batch]:
+    return arguments.current[0], arguments.fixed, arguments.batch

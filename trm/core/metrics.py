@@ -14,7 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from trm.config import IGNORE_LABEL, RecursionConfig
+from trm.config import IGNORE_LABEL
 from trm.core.losses import binary_cross_entropy, cell_cross_entropy, log_probabilities
 from trm.core.model import Architecture, Output
 
@@ -93,9 +93,14 @@ def named(names: tuple[str, ...], sums: Tensor) -> dict[str, float]:
     return dict(zip(names, sums.tolist(), strict=True))
 
 
-def wants_to_halt(recursion: RecursionConfig, q_halt: Tensor, q_continue: Tensor) -> Tensor:
+def halting_logit(arch: Architecture, q_halt: Tensor, q_continue: Tensor) -> Tensor:
+    """The logit [B] that is above 0 where the model would stop, by its variant's rule."""
+    return arch.variant.halting_logit(arch.recursion, q_halt, q_continue)
+
+
+def wants_to_halt(arch: Architecture, q_halt: Tensor, q_continue: Tensor) -> Tensor:
     """Whether the model would stop here, [B] bool (SPEC.md "One training step" items 2 and 3)."""
-    return q_halt > q_continue if recursion.act_continue else q_halt > 0
+    return halting_logit(arch, q_halt, q_continue) > 0
 
 
 class RowResults(NamedTuple):
@@ -164,11 +169,6 @@ class Shown(NamedTuple):
     predictions: Tensor  # [K, C] int32
     confidence: Tensor  # [K, C] in the loss dtype
     q_halt: Tensor  # [K] `halting_logit`
-
-
-def halting_logit(recursion: RecursionConfig, q_halt: Tensor, q_continue: Tensor) -> Tensor:
-    """The logit that is above 0 where the model would stop by the rule of trm.core.step.wants_to_halt, [B]."""
-    return q_halt - q_continue if recursion.act_continue else q_halt
 
 
 def shown_rows(arch: Architecture, logits_BCV: Tensor, q_halt_B: Tensor, every: int = 1) -> Shown:

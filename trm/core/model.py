@@ -18,9 +18,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from trm.config import Config, LatentsConfig, ModelConfig, ObjectiveConfig, RecursionConfig, draws_numbers
+from trm.core import variants  # noqa: F401 - registers them
 from trm.core.attention import Attend, attention_for, scores
 from trm.core.latents import STD_OF_CUT_NORMAL, Noise, damped, random_starts
-from trm.core.recursion import VARIANTS, Latents, Net
+from trm.core.recursion import VARIANTS, Latents, Networks, Variant
 
 Weights = dict[str, Tensor]
 Blocks = Callable[..., Tensor]
@@ -67,9 +68,14 @@ class Architecture:
         return self.model.prefix_len + self.seq_len
 
     @property
+    def variant(self) -> Variant:
+        """The recursion, with what it owns."""
+        return VARIANTS[self.recursion.variant]
+
+    @property
     def latent_names(self) -> tuple[str, ...]:
         """The latents of the recursion variant; the first is decoded."""
-        return VARIANTS[self.recursion.variant].latent_names(self.recursion.n)
+        return self.variant.latents(self.recursion.n)
 
     @property
     def is_random(self) -> bool:
@@ -102,6 +108,9 @@ def architecture(cfg: Config, *, seq_len: int, vocab_size: int, num_puzzle_ident
 CONV_KERNELS = {"conv_swiglu": (2,), "conv2d_swiglu": (3, 3)}
 
 
+OWN = "variant."  # before the name of a weight that the recursion variant adds
+
+
 def swiglu_width(in_features: int, expansion: float) -> int:
     """Inner width of a SwiGLU: round(expansion * in * 2/3), rounded up to a multiple of 256."""
     return -(round(expansion * in_features * 2 / 3) // -256) * 256
@@ -131,7 +140,12 @@ def weight_shapes(arch: Architecture) -> dict[str, tuple[int, ...]]:
                 shapes[f"{block}.mlp.conv.bias"] = (channel_width,)
             shapes[f"{block}.mlp.down"] = (D, channel_width)
     shapes |= {"lm_head": (arch.vocab_size, D), "q_head.weight": (2, D), "q_head.bias": (2,)}
-    return shapes
+    return shapes | {f"{OWN}{name}": weight.shape for name, weight in arch.variant.weights(arch).items()}
+
+
+def own_weights(weights: Weights) -> Weights:
+    """The variant's own among the weights, by the names that the variant gives them."""
+    return {name.removeprefix(OWN): weight for name, weight in weights.items() if name.startswith(OWN)}
 
 
 def num_parameters(arch: Architecture) -> int:
@@ -157,8 +171,11 @@ def _generator(seed: int, name: str) -> torch.Generator:
 def init_weights(arch: Architecture, seed: int) -> Weights:
     """Initial weights: truncated normal of std 1/sqrt(fan_in); q_head is zero with bias -5, so that halting starts improbable."""
     weights: Weights = {}
+    own = arch.variant.weights(arch)
     for name, shape in weight_shapes(arch).items():
-        if name == "q_head.weight":
+        if name.startswith(OWN) and (init := own[name.removeprefix(OWN)].init) is not None:
+            weights[name] = init(shape).to(arch.master_dtype)
+        elif name == "q_head.weight":
             weights[name] = torch.zeros(shape, dtype=arch.master_dtype)
         elif name == "q_head.bias":
             weights[name] = torch.full(shape, -5.0, dtype=arch.master_dtype)
@@ -360,7 +377,9 @@ class Output:
 
 
 def decode(arch: Architecture, weights: Weights, answer_BLD: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The two heads on the answer latent: logits [B, C, V], q_halt [B] and q_continue [B]."""
+    """The two heads on the answer latent, or the variant's own: logits [B, C, V], q_halt [B] and q_continue [B]."""
+    if arch.variant.decode is not None:
+        return arch.variant.decode(arch, weights, answer_BLD)
     logits = _linear(arch, answer_BLD, weights["lm_head"])[:, arch.model.prefix_len :]
     first = answer_BLD[:, 0]
     q = F.linear(first, weights["q_head.weight"].to(first.dtype), weights["q_head.bias"].to(first.dtype)).to(arch.master_dtype)
@@ -374,13 +393,13 @@ def forward(
     puzzle_vectors: Tensor | None,
     latents: Latents,
     inputs_BC: Tensor,
-    observe: Callable[[Tensor], None] | None = None,
+    observe: Callable[[Latents], None] | None = None,
     noise: Noise | None = None,
 ) -> Output:
     """One supervision step's forward pass: embed the question, recurse, decode the answer and the halting values.
 
-    `observe`, for looking at a step from outside, is called with what f_H returns, the answer latent [B, L, D] after each latent
-    recursion. Without it nothing changes in the graph. `noise` is needed where recursion.noise is above 0.
+    `observe`, for looking at a step from outside, is called with the latents after each latent recursion. `noise` is needed where
+    recursion.noise is above 0.
     """
     x = embed(arch, weights, puzzle_vectors, inputs_BC)
     latents = recurse(arch, weights, fixed, latents, x, arch.recursion.T, noise, observe)
@@ -395,24 +414,13 @@ def recurse(
     x: Tensor,
     T: int,
     noise: Noise | None = None,
-    observe: Callable[[Tensor], None] | None = None,
+    observe: Callable[[Latents], None] | None = None,
 ) -> Latents:
     """T latent recursions, the last one with gradient."""
     separate, recursion = arch.model.separate_networks, arch.recursion
     f_L = damped(network(arch, weights, fixed, "f_L" if separate else "net"), recursion, noise)
     f_H = damped(network(arch, weights, fixed, "f_H"), recursion, noise) if separate else f_L
-    if observe is not None:
-        f_H = _observed(f_H, observe)
-    return VARIANTS[recursion.variant].run(f_L, f_H, latents, x, T, recursion.n)
-
-
-def _observed(net: Net, observe: Callable[[Tensor], None]) -> Net:
-    def run(h: Tensor, u: Tensor) -> Tensor:
-        out = net(h, u)
-        observe(out)
-        return out
-
-    return run
+    return arch.variant.run(Networks(f_L, f_H, own_weights(weights)), latents, x, T, recursion.n, observe)
 
 
 def noise_of(arch: Architecture, fixed: Weights, rows: Tensor, step: int | Tensor, passes: int = 0) -> Noise | None:

@@ -60,10 +60,10 @@ def eval_program(arch: Architecture, way: InferenceConfig = ONE, *, traced: bool
         if way.selection == "resample":
             carry = carry._replace(latents=resampled(way, carry.latents, out.q_halt, batch["rows"], carry.steps))
         sums = sums + evaluation_sums(arch, rows, rows.labelled, batch.get("stop"))
-        shown = shown_rows(arch, out.logits, halting_logit(arch.recursion, out.q_halt, out.q_continue), way.candidates)
+        shown = shown_rows(arch, out.logits, halting_logit(arch, out.q_halt, out.q_continue), way.candidates)
         trace = None
         if traced or way.candidates > 1:
-            halts = wants_to_halt(arch.recursion, out.q_halt, out.q_continue)
+            halts = wants_to_halt(arch, out.q_halt, out.q_continue)
             moved = None if before is None else change(out.logits, before)
             said = RowTrace(rows.values, halts, out.q_halt, moved)
             trace = said, out.logits.argmax(-1).to(torch.int32)

@@ -233,7 +233,7 @@ def loss_and_grads(
     latents = {z: value.detach() for z, value in latents.items()}
     halted = last
     if recursion.n_sup > 1:
-        wants_halt = wants_to_halt(recursion, out.q_halt, out.q_continue).detach()
+        wants_halt = wants_to_halt(arch, out.q_halt, out.q_continue).detach()
         halted = (last | wants_halt) & (steps >= batch["min_steps"])
     rows = row_results(arch, out, carry.inputs, carry.labels, steps)
     halting_losses = [rows.values["q_halt_loss"]]

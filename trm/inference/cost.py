@@ -26,14 +26,14 @@ def cost(work: Work, cfg: Config, arch: Architecture) -> dict[str, float]:
     """For a puzzle, mean over all of them: what its candidates did together, in whatever order and however soon they ended.
 
     candidates (variants where these vote), candidates_run (in whole candidates of D supervision steps: fewer where rows halt),
-    passes of the network (where they are known), flops_per_puzzle (of the matrix products, from the graph).
+    passes of the network, flops_per_puzzle (of the matrix products, from the graph).
     """
     puzzles = max(work.puzzles, 1)
-    steps, each, candidates = work.row_steps / puzzles, passes(cfg), work.candidates / puzzles
+    steps, each, candidates = work.row_steps / puzzles, sum(passes(arch)), work.candidates / puzzles
     return {
         "candidates": int(candidates) if candidates.is_integer() else candidates,
         "candidates_run": steps / cfg.inference_steps,
-        **({} if each is None else {"passes_per_puzzle": steps * sum(each)}),
+        "passes_per_puzzle": steps * each,
         "flops_per_puzzle": steps * count_row_flops(cfg, arch),
     }
 

@@ -109,7 +109,7 @@ def early_exit_step(
         batch["rows"] = batch["rows"] + row_keys(way, torch.zeros_like(batch["rows"]), candidate.long() % way.particles)
 
     carry, out, results = eval_forward(arch, weights, fixed, puzzle_embedding, rows.carry, batch, preparation(arch, way, batch))
-    wants = wants_to_halt(arch.recursion, out.q_halt, out.q_continue)
+    wants = wants_to_halt(arch, out.q_halt, out.q_continue)
     halted = (carry.steps >= num_steps) | wants
     if together > 1:
         halted = halted.view(-1, together).any(1, keepdim=True).expand(-1, together).flatten()
@@ -135,7 +135,7 @@ def early_exit_step(
 
 def _shown(arch: Architecture, out: Output, before: Shown, candidate: Tensor, counted: Tensor, every: int) -> Shown:
     """The samples with this step's answers written in: a candidate starts in the row of its number and stays until it halts."""
-    now = shown_rows(arch, out.logits, halting_logit(arch.recursion, out.q_halt, out.q_continue), every)
+    now = shown_rows(arch, out.logits, halting_logit(arch, out.q_halt, out.q_continue), every)
     first = torch.arange(now.q_halt.shape[0], dtype=torch.int32, device=candidate.device) * every
     rows = slice(0, MOST_SAMPLES * every, every)
     written = counted[:, rows] & (candidate[rows] == first)

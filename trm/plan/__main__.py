@@ -5,7 +5,7 @@
     python -m trm.plan experiment=e1_1_baseline hardware=v4_64 hardware.placement=chip plan.compile=true
 
 The arguments are those of trm.train; a sweep is +sweep=NAME, or --multirun with a grid. Prints parameters, FLOPs counted from the
-graph of the step beside the analytic count, the roofline of a step, and hours and chip-hours on one chip, one host and the pod.
+graph of the step, the roofline of a step, and hours and chip-hours on one chip, one host and the pod.
 
   plan.compile=true              compile the training and the evaluation step for the TPU, ahead of time: memory of a chip by kind,
                                  collectives and their bytes. About a minute a step;

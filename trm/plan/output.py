@@ -21,7 +21,6 @@ from trm.plan.settings import PlanSettings
 from trm.plan.workload import Workload
 from trm.tasks.base import task_of
 
-LARGE_DIFFERENCE = 0.02  # between the counted and the analytic FLOPs, from which on the plan warns
 MESSAGE_LINES = 12  # of the compiler's own words, where a step does not fit
 
 
@@ -83,10 +82,8 @@ def run_lines(plan: RunPlan, settings: PlanSettings, chip: Chip) -> list[str]:
     lines = [
         f"{plan.name}: {cfg.hardware.name}, {cfg.hardware.dtype}",
         f"  parameters            {work.parameters:,} [counted]",
-        *_flops_lines(
-            "training step  ", work.train_flops, work.analytic_train_flops, work.global_batch, again=work.recomputed_train_flops
-        ),
-        *_flops_lines("evaluation step", work.eval_flops, work.analytic_eval_flops, cfg.eval_batch_size),
+        _flops_line("training step  ", work.train_flops, work.global_batch),
+        _flops_line("evaluation step", work.eval_flops, cfg.eval_batch_size),
         f"  training              {work.train_steps:,} steps of {work.global_batch} rows, "
         f"{quantity(work.train_steps * work.train_flops, 'FLOP')} [counted]",
         f"  evaluation            {evaluations_words(work, what)}{candidates} x {cfg.inference_steps} steps, "
@@ -104,16 +101,8 @@ def run_lines(plan: RunPlan, settings: PlanSettings, chip: Chip) -> list[str]:
     return lines
 
 
-def _flops_lines(name: str, counted: int, analytic: int | None, batch: int, again: int = 0) -> list[str]:
-    line = f"  {name}       {quantity(counted, 'FLOP')}, {quantity(counted / batch, 'FLOP')} a row [counted from the graph]"
-    if analytic is None:
-        return [f"{line}; no analytic count for this recursion"]
-    scores = f" and {quantity(again, 'FLOP')} of attention's scores made again" if again else ""
-    ratio = counted / (analytic + again)
-    lines = [f"{line}; {quantity(analytic, 'FLOP')} [analytic]{scores}, ratio {ratio:.4f}"]
-    if abs(ratio - 1) > LARGE_DIFFERENCE:
-        lines.append("  warning: the graph and the analytic count differ: one of them misses a part of the step")
-    return lines
+def _flops_line(name: str, counted: int, batch: int) -> str:
+    return f"  {name}       {quantity(counted, 'FLOP')}, {quantity(counted / batch, 'FLOP')} a row [counted from the graph]"
 
 
 def _evaluation_share(plan: RunPlan, settings: PlanSettings) -> str:

@@ -9,13 +9,9 @@ from torch import Tensor
 from trm.config import LARGEST_COUNT, SAMPLE_PUZZLES, Config, total_steps
 from trm.core.curriculum import stages
 from trm.core.flops import (
-    analytic_eval_flops,
-    analytic_train_flops,
     count_eval_flops,
     count_train_flops,
     num_bytes,
-    passes,
-    recomputed_train_flops,
     train_arguments,
 )
 from trm.core.model import Architecture, architecture, num_parameters
@@ -66,10 +62,7 @@ class Workload:
     global_batch: int
     train_steps: int
     train_flops: int  # of a step, the mean over the run
-    analytic_train_flops: int | None
-    recomputed_train_flops: int  # that the graph has beyond it
     eval_flops: int
-    analytic_eval_flops: int | None
     eval_calls: int  # evaluation steps of the whole run
     evaluations: int
     sample_puzzles: int  # of each but the last
@@ -112,10 +105,7 @@ def workload(cfg: Config) -> Workload:
         global_batch=batch,
         train_steps=steps,
         train_flops=_mean_step(cfg, lambda part: count_train_flops(part, step_config(part))),
-        analytic_train_flops=None if passes(cfg) is None else _mean_step(cfg, lambda part: analytic_train_flops(part, arch)),
-        recomputed_train_flops=_mean_step(cfg, lambda part: recomputed_train_flops(part, arch)),
         eval_flops=count_eval_flops(cfg, arch, cfg.eval_batch_size),
-        analytic_eval_flops=analytic_eval_flops(cfg, arch),
         eval_calls=((evaluations - 1) * batches + last_batches) * cfg.inference_steps,
         evaluations=evaluations,
         sample_puzzles=sample,

@@ -73,12 +73,12 @@ def write_frontier(folder: Path, rows: Rows, facts: dict[str, Any], scores: Sequ
         "frontier",
         rows,
         facts,
-        frontier_columns(scores, passes="passes_per_puzzle" in rows[0]),
+        frontier_columns(scores),
         frontier_picture(rows, facts),
     )
 
 
-def frontier_columns(scores: Sequence[str] = (), *, passes: bool = True) -> dict[str, tuple[str, str, float]]:
+def frontier_columns(scores: Sequence[str] = ()) -> dict[str, tuple[str, str, float]]:
     """For each key of a way's row its title, how its value is written, and what it is multiplied by."""
     return {
         "inference": ("inference", "{}", 1),
@@ -91,7 +91,7 @@ def frontier_columns(scores: Sequence[str] = (), *, passes: bool = True) -> dict
         **_score_columns(scores),
         "oracle_exact_accuracy": ("pass@K % (oracle)", "{:.2f}", 100),
         "candidates_run": ("candidates run", "{:.3g}", 1),
-        **({"passes_per_puzzle": ("passes/puzzle", "{:.4g}", 1)} if passes else {}),
+        "passes_per_puzzle": ("passes/puzzle", "{:.4g}", 1),
         "flops_per_puzzle": ("GFLOP/puzzle", "{:.4g}", 1e-9),
         "seconds_per_puzzle": ("ms/puzzle", "{:.3g}", 1e3),
         "pareto": ("Pareto front", "{:d}", 1),

@@ -11,7 +11,7 @@ from trm.core.losses import log_probabilities
 from trm.core.metrics import halting_logit
 from trm.core.model import Architecture, Weights, decode, forward, noise_of, with_latents
 from trm.core.programs import ONE
-from trm.errors import ConfigError
+from trm.core.recursion import Latents
 from trm.show.thinking import Cells, Frame
 
 
@@ -30,24 +30,20 @@ def think(
 
     They are those of the candidate of `way` whose `key` this is (trm/core/candidates.py), for `num_steps` (None = N_sup). All
     tensors are on the CPU, where the model runs eagerly: for one puzzle that is faster than compiling. As in evaluation the
-    model never halts early. Raises ConfigError where the recursion's variant does not end with f_H (trm/core/recursion.py).
+    model never halts early.
     """
     inputs = torch.from_numpy(question).int()[None]
     vectors = None if puzzle_embedding is None else puzzle_embedding[identifier : identifier + 1]
     row = torch.tensor([key])
     latents = {z: value.contiguous() for z, value in with_latents(arch, fixed, 1, row).items()}
     for step in range(1, (num_steps or arch.recursion.n_sup) + 1):
-        seen: list[Tensor] = []
+        seen: list[Latents] = []
         with torch.no_grad():
             latents = prepared(arch, way, latents, row, torch.tensor([step - 1]))
             noise = noise_of(arch, fixed, row, torch.tensor([step - 1]))
             latents = forward(arch, weights, fixed, vectors, latents, inputs, seen.append, noise).latents
-            if not seen or seen[-1] is not latents[arch.latent_names[0]]:
-                raise ConfigError(
-                    f"recursion.variant={arch.recursion.variant}: its answer is not what f_H returned last, so that its recursions "
-                    "cannot be shown: end each latent recursion with f_H"
-                )
-            frames = [_frame(arch, weights, step, recursion, z_H) for recursion, z_H in enumerate(seen, start=1)]
+            answers = [each[arch.latent_names[0]] for each in seen]
+            frames = [_frame(arch, weights, step, recursion, answer) for recursion, answer in enumerate(answers, start=1)]
         yield frames
 
 
@@ -56,5 +52,5 @@ def _frame(arch: Architecture, weights: Weights, step: int, recursion: int, answ
     tokens = logits[0].argmax(-1)
     shares = log_probabilities(logits[0].to(torch.float64), arch.model.loss).exp()
     confidence = shares.gather(-1, tokens[:, None])[:, 0]
-    halting = torch.sigmoid(halting_logit(arch.recursion, q_halt, q_continue)[0])
+    halting = torch.sigmoid(halting_logit(arch, q_halt, q_continue)[0])
     return Frame(step, recursion, tokens.numpy(), confidence.numpy(), halting.item())

@@ -1,0 +1,18 @@
+"""Ablation "single z" (paper table 2): one latent is answer and reasoning; n updates with the question, one without."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from trm.core.recursion import VARIANTS, Latents, Networks, Variant
+
+
+def latent_recursion(networks: Networks, latents: Latents, x: Tensor, n: int) -> Latents:
+    """z <- f_L(z + x), n times; z <- f_H(z)."""
+    z = latents["z_H"]
+    for _ in range(n):
+        z = networks.f_L(z + x, z)
+    return {"z_H": networks.f_H(z, z)}
+
+
+VARIANTS["single_z"] = Variant(lambda n: ("z_H",), latent_recursion)
