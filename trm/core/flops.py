@@ -150,7 +150,7 @@ def passes(arch: Architecture) -> tuple[int, int]:
 
     token = torch.empty(1, arch.num_tokens, arch.model.hidden_size, dtype=arch.dtype, device="meta")
     own = {name: torch.empty(w.shape, dtype=arch.master_dtype, device="meta") for name, w in arch.variant.weights(arch).items()}
-    with torch.enable_grad():
+    with torch.enable_grad():  # type: ignore[no-untyped-call]
         latents = dict.fromkeys(arch.latent_names, token)
         arch.variant.run(Networks(network, network, own), latents, token, arch.recursion.T, arch.recursion.n)
     return calls[False], calls[True]
