@@ -66,7 +66,7 @@ def test_run_folder(whole):
         f"carry/{name}" for name in ("steps", "halted", "inputs", "labels", "puzzle_identifiers", "latents/z_H", "latents/z_L")
     }
     assert (
-        carry | {"step", "metrics", "weights/lm_head", "ema/lm_head", "optimizer/m/lm_head", "optimizer/v/lm_head"}
+        carry | {"step", "metrics/count", "weights/lm_head", "ema/lm_head", "optimizer/m/lm_head", "optimizer/v/lm_head"}
         <= tensors.keys()
     )
     assert (meta.step, meta.scores.last_eval_step, meta.config["seed"]) == (20, 20, 0)

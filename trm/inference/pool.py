@@ -104,7 +104,6 @@ class Pool:
             def of_winner(values: NDArray[Any], chosen: Chosen = chosen) -> NDArray[Any]:
                 return values.reshape(steps, puzzles, count)[chosen.step, every, chosen.winner]
 
-            right = of_winner(rows.values["exact_accuracy"])
             exact = rows.values["exact_accuracy"].reshape(steps, puzzles, count)[chosen.step, every]
             found = {
                 "count": np.ones(puzzles),
