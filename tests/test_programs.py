@@ -13,7 +13,7 @@ from trm.backends.base import map_tensors
 from trm.cli import compose
 from trm.config import HardwareConfig, InferenceConfig, all_keys, validate
 from trm.config.schema import NUMBERS, role
-from trm.core.metrics import METRICS
+from trm.core.metrics import evaluation_names, named, training_names
 from trm.core.model import architecture, init_fixed
 from trm.core.programs import ONE, eval_program, train_program
 from trm.core.step import StepConfig, empty_carry, init_state
@@ -168,9 +168,10 @@ def programs(cfg, arch, way, early_way):
     trained = {name: rows for name, rows in batch.items() if name != "rows"} | {"min_steps": torch.zeros(ROWS, dtype=torch.int32)}
     questions["labels"][-1] = -100
     step = StepConfig(arch, cfg.optimizer, cfg.ema.rate, 10, cfg.ema.start_step, cfg.train.trainable)
-    yield train_program(step), (state, fixed, trained)
+    current = state, torch.zeros(len(training_names()), dtype=arch.master_dtype)
+    yield train_program(step), (current, fixed, trained)
     weights, table = state.weights, state.puzzle_embedding
-    sums = torch.zeros(len(METRICS), dtype=arch.master_dtype)
+    sums = torch.zeros(len(evaluation_names()), dtype=arch.master_dtype)
     yield eval_program(arch, way), (weights, fixed, table, empty_carry(arch, fixed, ROWS), batch, sums)
     totals = first_totals(arch, ROWS, 2, ROWS * early_way.candidates, early_way)
     yield early_exit_program(arch, early_way), (weights, fixed, table, questions, first_rows(arch, fixed, ROWS), totals, None)
@@ -265,19 +266,22 @@ def results(backend, case, number=0):
     sizes = {"seq_len": CELLS, "vocab_size": TOKENS, "num_puzzle_identifiers": case["identifiers"]}
     arch = on_devices(architecture(cfg, **sizes), runtime)
     training, evaluation, early = programs(cfg, arch, WAYS[number % len(WAYS)], EXITS[number % len(EXITS)])
-    losses = [METRICS.index(name) for name in ("lm_loss", "q_halt_loss", "rows")]
-    step, (state, fixed, batch) = prepare(runtime, *training)
-    before = kinds(state)
+
+    def losses(sums, names):
+        return [named(names, runtime.fetch(sums))[name] for name in ("lm_loss", "q_halt_loss", "count")]
+
+    step, (current, fixed, batch) = prepare(runtime, *training)
+    before = kinds(current)
     for _ in range(2):
-        state = step(state, fixed, batch)
-    state = runtime.fetch(state)
-    assert kinds(state) == before  # else its checkpoint could not be read back
-    yield state.metrics[losses]
+        current = step(current, fixed, batch)
+    current = runtime.fetch(current)
+    assert kinds(current) == before  # else its checkpoint could not be read back
+    yield losses(current[1], training_names())
     step, (weights, fixed, table, carry, batch, sums) = prepare(runtime, *evaluation)
     for _ in range(2):
         carry, sums, *_ = step(weights, fixed, table, carry, batch, sums)
-    yield runtime.fetch(sums)[losses]
+    yield losses(sums, evaluation_names())
     step, (*given, queue, rows, totals, votes) = prepare(runtime, *early)
     for _ in range(2):
         rows, totals = step(*given, queue, rows, totals, votes)
-    yield runtime.fetch(totals.sums)[-1, losses]
+    yield losses(totals.sums[-1], evaluation_names())
