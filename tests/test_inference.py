@@ -235,7 +235,7 @@ def test_the_studys_seconds_hold_no_compiling(inference_study, monkeypatch, tmp_
     parts = SimpleNamespace(cfg=cfg, arch=None, fixed=None, eval_weights=None, puzzle_embedding=None)
     labelled = SimpleNamespace(puzzles=lambda *_: {"labels": np.zeros((4, 2))}, num_puzzles=4)
     for name, value in {"open_run": parts, "started": SimpleNamespace(put_replicated=lambda x: x), "candidate_loader": labelled,
-                        "on_devices": None, "count_row_flops": 1, "progress_of": "off"}.items():  # fmt: skip
+                        "on_devices": None, "count_row_flops": 1, "passes": (1, 2), "progress_of": "off"}.items():  # fmt: skip
         monkeypatch.setattr(inference_study, name, lambda *_, value=value: value)
     monkeypatch.setattr(inference_study, "FullEvaluator", Compiled)
     monkeypatch.setattr(inference_study.time, "perf_counter", lambda: done.append("clock") or 0.0)
@@ -424,7 +424,8 @@ def test_candidates_that_exit_early_are_chosen_by_what_they_said_then(model, dat
     seen = []
     passed(model, dataset, some, 8).pool(model[2], None, see=seen.append)
     halts, answers, q_halt, exact = (
-        np.concatenate([getattr(rows, name) for rows in seen], axis=1) for name in ("halts", "answers", "q_halt", "exact")
+        np.concatenate(parts, axis=1)
+        for parts in zip(*((rows.halts, rows.answers, rows.q_halt, rows.values["exact_accuracy"]) for rows in seen), strict=True)
     )
     stop, rows = np.where(halts.any(axis=0), halts.argmax(axis=0), S - 1), np.arange(halts.shape[1])
     assert {0, S - 1} <= set(stop.tolist())
