@@ -235,7 +235,7 @@ def _frontier(runs: list[SavedRun], left_out: list[str], out: Path | None, stop:
             stopped = True
             left_out.append(f"{label} and what comes after it are left out: a signal stopped the command")
             break
-        seconds, names = seconds + result.work.seconds, result.score_names
+        seconds, names = seconds + result.work.seconds, result.shown_names
         told += [finding for finding in findings if finding not in told]
         ways[label] = _settings(run)
         rows.append(_row(run, result, label))

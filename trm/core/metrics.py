@@ -45,17 +45,13 @@ class Metric:
 
     Attributes:
         of: its value for each row, [B].
-        words: what tables and pages call it.
         every_row: training averages it over all rows rather than those that halted, as it does losses.
-        shown: whether the log of an evaluation, the report's table and its page have it.
-        percent: whether it is a share of 1, written in percent.
+        shown: of a share of 1, whether the log of an evaluation, the report's tables and its page have it beside exact accuracy.
     """
 
     of: Callable[[StepRows], Tensor]
-    words: str
     every_row: bool = False
     shown: bool = False
-    percent: bool = False
 
 
 def _accuracy(rows: StepRows) -> Tensor:
@@ -63,12 +59,12 @@ def _accuracy(rows: StepRows) -> Tensor:
 
 
 METRICS: dict[str, Metric] = {
-    "accuracy": Metric(_accuracy, "cell accuracy", percent=True),
-    "exact_accuracy": Metric(lambda rows: rows.exact, "exact accuracy", percent=True),
-    "q_halt_accuracy": Metric(lambda rows: (rows.out.q_halt >= 0) == rows.exact, "halting accuracy", percent=True),
-    "steps": Metric(lambda rows: rows.steps, "supervision steps"),
-    "lm_loss": Metric(lambda rows: cross_entropy(rows.arch, rows.out.logits, rows.labels), "loss of the cells", every_row=True),
-    "q_halt_loss": Metric(lambda rows: binary_cross_entropy(rows.out.q_halt, rows.exact), "loss of halting", every_row=True),
+    "accuracy": Metric(_accuracy),
+    "exact_accuracy": Metric(lambda rows: rows.exact),
+    "q_halt_accuracy": Metric(lambda rows: (rows.out.q_halt >= 0) == rows.exact),
+    "steps": Metric(lambda rows: rows.steps),
+    "lm_loss": Metric(lambda rows: cross_entropy(rows.arch, rows.out.logits, rows.labels), every_row=True),
+    "q_halt_loss": Metric(lambda rows: binary_cross_entropy(rows.out.q_halt, rows.exact), every_row=True),
 }
 
 

@@ -58,6 +58,11 @@ class EvalResult:
     chosen: Chosen | None = None  # who answers each puzzle, in the end, where the evaluator keeps it
 
     @property
+    def shown_names(self) -> tuple[str, ...]:
+        """What logs, tables and charts name beside exact accuracy: the task's scores and the metrics that ask for it."""
+        return (*self.score_names, *(name for name, metric in METRICS.items() if metric.shown))
+
+    @property
     def final(self) -> dict[str, float]:
         """Metrics after the last supervision step, which are the evaluation's result."""
         return self.by_step[-1]

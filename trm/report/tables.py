@@ -37,8 +37,8 @@ FINDINGS_NOTE = (
     f"{TO_BE_READ.strip()} beside an accuracy: what was found in the puzzles changes how it may be read; the warnings say what"
 )
 SCORES_NOTE = (
-    "{names}: the task's own scores at the final evaluation, over the seeds as exact accuracy; {decides} decides which checkpoint "
-    "of a run is its best (evaluate.best_by)"
+    "{names}: scores beside exact accuracy at the final evaluation, over the seeds as it is; {decides} decides which checkpoint of "
+    "a run is its best (evaluate.best_by)"
 )
 TARGET_NOTE = (
     "samples and seconds to {target:g} %: rows of all training steps, and seconds in training steps, up to the first evaluation "

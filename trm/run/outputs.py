@@ -82,7 +82,7 @@ class Outputs:
     def evaluated(self, result: EvalResult, began: float) -> None:
         """Tell of an evaluation that the record has taken."""
         values, step = result.final, self._record.step
-        names = SHOWN_IN_LOG | {name: name for name in result.score_names}
+        names = SHOWN_IN_LOG | {name: name for name in result.shown_names}
         shown = ", ".join(f"{name}={values[key]:.4f}" for name, key in names.items())
         seconds, costs = time.perf_counter() - began, cost(result.work, self._exp.cfg, self._exp.arch)
         if (candidates := self._exp.cfg.inference.candidates) > 1:
@@ -99,7 +99,7 @@ class Outputs:
                 if result.ballots and (remark := result.ballots.remark()):
                     self._record.warn(remark, once=remark)
             task = self._exp.dataset.task
-            self._trackers.show(step, lambda: Evaluation(result.by_step, held_out(result.samples, task), result.score_names))
+            self._trackers.show(step, lambda: Evaluation(result.by_step, held_out(result.samples, task), result.shown_names))
 
     def save(self, state: TrainState) -> None:
         """Have a state of the CPU, which nobody may change any more, written as a checkpoint."""

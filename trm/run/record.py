@@ -73,7 +73,7 @@ class Record:
             scores.selected_on, scores.selected_by, scores.best_puzzles = now
             scores.best_step, scores.selection_score = self.step, chosen.score(best_by)
             scores.best_exact_accuracy = sample.score(EXACT)
-            scores.best_scores = {name: sample.final[name] for name in sample.score_names}
+            scores.best_scores = {name: sample.final[name] for name in sample.shown_names}
         scores.last_eval, scores.last_eval_step = result.final, self.step
         scores.exact_accuracy_by_step = [step["exact_accuracy"] for step in result.by_step]
 

@@ -1,0 +1,116 @@
+"""Adding is tested by adding: each test registers something from here alone, without a change in trm/, and runs with it."""
+
+import dataclasses
+import json
+
+import torch
+from running import TINY, metrics, run, summary
+
+from trm.core.metrics import METRICS, Metric
+from trm.core.model import decode
+from trm.core.optimizers import OPTIMIZERS, Optimizer
+from trm.core.recursion import VARIANTS, OwnWeight, Variant
+
+SMALL = [*TINY, "model.hidden_size=16", "train.checkpoint_every_steps=1", "train.eval_every_steps=null", "train.keep_checkpoints=9"]
+PUZZLE = "1...|..1.|.1..|...1"
+
+
+def trains_resumes_solves_and_reports(folder, *overrides, tensors=()):
+    """Three steps, an evaluation, checkpoints; a resumed run has the same bits; solved with and reported. Returns the run folder."""
+    arguments = [*SMALL, *overrides]
+    run(folder, "trm.train", *arguments, "train.max_steps=3", "run_name=whole")
+    run(folder, "trm.train", *arguments, "train.max_steps=2", "run_name=parts")
+    run(folder, "trm.train", *arguments, "train.max_steps=3", "run_name=parts")
+    whole, parts = (folder / "outputs" / name / "checkpoints" / "step_3" / "state.safetensors" for name in ("whole", "parts"))
+    assert whole.read_bytes() == parts.read_bytes()
+    header = whole.read_bytes()
+    names = json.loads(header[8 : 8 + int.from_bytes(header[:8], "little")])
+    assert set(tensors) <= names.keys()
+    assert summary(folder / "outputs" / "whole")["last_eval_step"] == 3
+    assert run(folder, "trm.solve", "checkpoint=outputs/whole", PUZZLE).stdout
+    run(folder, "trm.report", "outputs")
+    return folder / "outputs" / "whole"
+
+
+def test_a_metric(tmp_path, monkeypatch, capsys):
+    """Share of the cells left open by the question that are right; a run from before it was there goes on."""
+    run(tmp_path, "trm.train", *SMALL, "train.max_steps=2", "run_name=older")
+
+    def open_accuracy(rows):
+        is_open = rows.inputs != rows.labels
+        return (rows.right & is_open).sum(-1) / is_open.sum(-1).clamp_min(1)
+
+    monkeypatch.setitem(METRICS, "open_accuracy", Metric(open_accuracy, shown=True))
+    done = run(tmp_path, "trm.train", *SMALL, "train.max_steps=3", "run_name=older")
+    assert "resuming from" in done.stdout
+    assert "open_accuracy=" in done.stdout  # in the log of the evaluation
+    folder = trains_resumes_solves_and_reports(tmp_path, "tracking=tensorboard", "train.log_every_steps=1")
+    (evaluation,) = metrics(folder, "eval")
+    value = evaluation["open_accuracy"]
+    assert 0 < value < 1
+    assert value != evaluation["accuracy"]
+    assert summary(folder)["last_eval"]["open_accuracy"] == value
+    for file in ("report.csv", "report.json", "report.html"):
+        assert "open_accuracy" in next((tmp_path / "outputs").rglob(file)).read_text()
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(folder / "tensorboard")).Reload()
+    assert events.Scalars("eval/open_accuracy")[-1].value == torch.tensor(value).item()
+
+
+def test_a_recursion_variant_with_a_gate_and_a_halting_head(tmp_path, monkeypatch):
+    """Weights, their initial values, a head and a halting rule of its own, counted in parameters and FLOPs."""
+
+    def latent_recursion(networks, latents, x, n):
+        z_H, z_L, gate = latents["z_H"], latents["z_L"], torch.sigmoid(networks.own["gate"].to(x.dtype))
+        for _ in range(n):
+            z_L = networks.f_L(z_L + gate * (z_H + x), z_L)
+        return {"z_H": networks.f_H(z_H + z_L, z_H), "z_L": z_L}
+
+    def own_heads(arch, weights, answer):
+        logits, _, _ = decode(
+            dataclasses.replace(arch, recursion=dataclasses.replace(arch.recursion, variant="trm")), weights, answer
+        )
+        surprise = (answer.mean(dim=1) @ weights["variant.halting"].to(answer.dtype)).mean(-1).to(arch.master_dtype)
+        return logits, surprise, torch.zeros_like(surprise)
+
+    def weights(arch):
+        D = arch.model.hidden_size
+        return {"gate": OwnWeight((D,), lambda shape: torch.full(shape, 2.0)), "halting": OwnWeight((D, D))}
+
+    added = Variant(
+        lambda n: ("z_H", "z_L"),
+        latent_recursion,
+        weights=weights,
+        decode=own_heads,
+        halting_logit=lambda recursion, q_halt, q_continue: q_halt - 1.0,
+    )
+    monkeypatch.setitem(VARIANTS, "gated", added)
+    tensors = [f"{kind}/variant.{name}" for kind in ("weights", "ema", "optimizer/m") for name in ("gate", "halting")]
+    folder = trains_resumes_solves_and_reports(tmp_path, "recursion.variant=gated", tensors=tensors)
+    run(tmp_path, "trm.train", *SMALL, "train.max_steps=1", "run_name=trm")
+    plain, gated = summary(tmp_path / "outputs" / "trm"), summary(folder)
+    assert gated["parameters"] == plain["parameters"] + 16 + 16 * 16
+    assert gated["training_flops"] > 3 * plain["training_flops"]
+
+
+def test_an_optimizer_with_three_buffers(tmp_path, monkeypatch):
+    """Lion with a slow copy of the weights and a count of sign changes."""
+
+    def init(cfg, weights):
+        zeros = {name: torch.zeros_like(w) for name, w in weights.items()}
+        return {"momentum": zeros, "slow": {name: w.clone() for name, w in weights.items()}, "flips": dict(zeros)}
+
+    def update(cfg, weights, buffers, grads, step, lr):
+        new, momentum, slow, flips = {}, {}, {}, {}
+        for name, w in weights.items():
+            direction = torch.sign(cfg.beta1 * buffers["momentum"][name] + (1 - cfg.beta1) * grads[name])
+            new[name] = w * (1 - lr * cfg.weight_decay) - lr * direction
+            momentum[name] = cfg.beta2 * buffers["momentum"][name] + (1 - cfg.beta2) * grads[name]
+            slow[name] = 0.9 * buffers["slow"][name] + 0.1 * new[name]
+            flips[name] = buffers["flips"][name] + (direction != torch.sign(momentum[name]))
+        return new, {"momentum": momentum, "slow": slow, "flips": flips}
+
+    monkeypatch.setitem(OPTIMIZERS, "lion", Optimizer(init, update))
+    tensors = [f"optimizer/{name}/lm_head" for name in ("momentum", "slow", "flips")]
+    trains_resumes_solves_and_reports(tmp_path, "optimizer.name=lion", tensors=tensors)
