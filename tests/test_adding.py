@@ -16,7 +16,7 @@ PUZZLE = "1...|..1.|.1..|...1"
 
 
 def trains_resumes_solves_and_reports(folder, *overrides, tensors=()):
-    """Three steps, an evaluation, checkpoints; a resumed run has the same bits; solved with and reported. Returns the run folder."""
+    """Three steps, an evaluation, checkpoints; a resumed run has the same bits; solved with and reported. The run folder."""
     arguments = [*SMALL, *overrides]
     run(folder, "trm.train", *arguments, "train.max_steps=3", "run_name=whole")
     run(folder, "trm.train", *arguments, "train.max_steps=2", "run_name=parts")
@@ -50,7 +50,7 @@ def test_a_metric(tmp_path, monkeypatch, capsys):
     assert 0 < value < 1
     assert value != evaluation["accuracy"]
     assert summary(folder)["last_eval"]["open_accuracy"] == value
-    for file in ("report.csv", "report.json", "report.html"):
+    for file in ("report.csv", "report.json", "index.html"):
         assert "open_accuracy" in next((tmp_path / "outputs").rglob(file)).read_text()
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 

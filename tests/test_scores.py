@@ -68,8 +68,8 @@ def test_results_over_two_parts_are_joined_by_their_counts():
 def mazes(folder, **evaluate):
     settings = config("data=maze_small", *(f"evaluate.{key}={value}" for key, value in evaluate.items()))
     for seed, optimal in enumerate((0.4, 0.6, 0.8)):
-        last, best = {"optimal": optimal, "one_path": 0.9, "accuracy": 0.5}, {"optimal": 0.9, "one_path": 1.0}
-        scores = {"last_eval": last, "best_scores": best}
+        last = {"optimal": optimal, "one_path": 0.9, "accuracy": 0.5}
+        scores = {"last_eval": last, "shown_scores": ["optimal", "one_path"]}
         write_run(folder / str(seed), settings, accuracy=0.5, seed=seed, **scores)
     return compare(collect([folder]))
 
@@ -90,14 +90,14 @@ def test_the_report_has_the_scores_and_names_the_one_that_decides(tmp_path, by, 
 
 
 def test_a_report_without_such_scores_is_as_it_was(tmp_path):
-    write_run(tmp_path / "a", config("data=sudoku_4x4"), best_scores={}, last_eval={"accuracy": 0.5})
+    write_run(tmp_path / "a", config("data=sudoku_4x4"), shown_scores=[], last_eval={"accuracy": 0.5})
     comparison = compare(collect([tmp_path]))
     assert "decides" not in terminal(comparison)
     assert "optimal" not in csv_text(comparison)
 
 
 @pytest.mark.parametrize(
-    "values", [{}, {"best_scores": 3}, {"best_scores": {"optimal": 1}}, {"best_scores": ["x"], "last_eval": []}]
+    "values", [{}, {"shown_scores": 3}, {"shown_scores": ["optimal"]}, {"shown_scores": ["x"], "last_eval": []}]
 )
 def test_a_summary_without_sound_scores_has_none(tmp_path, values):
     write_run(tmp_path / "a", config("data=maze_small"), **values)

@@ -74,5 +74,5 @@ def test_the_best_run_is_that_of_the_score_that_decides(tmp_path):
     settings = config("data=maze_small", "evaluate.best_by=optimal")
     for name, optimal, one_path in (("a", 0.2, 0.9), ("b", 0.3, 0.4)):
         scores = {"optimal": optimal, "one_path": one_path}
-        write_run(tmp_path / name, settings, accuracy=1 - optimal, last_eval=scores, best_scores=scores)
+        write_run(tmp_path / name, settings, accuracy=1 - optimal, last_eval=scores, shown_scores=list(scores))
     assert max(collect([tmp_path]), key=lambda each: each.deciding_score).name == "b"

@@ -48,7 +48,7 @@ class Run:
     exact_accuracy: float | None = None  # of the final evaluation
     best_exact_accuracy: float | None = None  # on the test puzzles, of the evaluation that chose the best checkpoint
     selected_on: str = "test"  # the puzzles that chose it: "selection" puzzles, or the "test" puzzles themselves
-    scores: Mapping[str, float] = field(default_factory=dict)  # the task's own, of the final evaluation
+    scores: Mapping[str, float] = field(default_factory=dict)  # beside exact accuracy, of the final evaluation
     best_step: int | None = None
     steps: int | None = None
     total_steps: int | None = None
@@ -371,9 +371,9 @@ def _shares(value: object) -> list[float]:
 
 
 def _scores(summary: Mapping[str, Any]) -> dict[str, float]:
-    """The task's own scores of the final evaluation, which are named by their best values."""
-    best, last = (found if isinstance(found := summary.get(key), dict) else {} for key in ("best_scores", "last_eval"))
-    numbers = {str(name): _number(last.get(name)) for name in best}
+    """The scores beside exact accuracy of the final evaluation: the task's own, and metrics that ask for it."""
+    last = _object(summary.get("last_eval"))
+    numbers = {name: _number(last.get(name)) for name in _texts(summary.get("shown_scores"))}
     return {name: number for name, number in numbers.items() if number is not None}
 
 

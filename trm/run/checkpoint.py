@@ -47,6 +47,7 @@ class Scores:
     last_eval: dict[str, float] | None = None  # metrics of the last evaluation
     last_eval_step: int | None = None
     exact_accuracy_by_step: list[float] | None = None  # of the last evaluation, after each supervision step
+    shown_scores: list[str] = field(default_factory=list)  # of the last evaluation: what is named beside exact accuracy
     best_scores: dict[str, float] = field(default_factory=dict)  # the task's own scores on the test puzzles, at best_step
     selected_on: str | None = None  # "selection" puzzles or "test" puzzles; None where a run did not say, which was on the latter
     selected_by: str | None = None  # evaluate.best_by

@@ -75,6 +75,7 @@ class Record:
             scores.best_exact_accuracy = sample.score(EXACT)
             scores.best_scores = {name: sample.final[name] for name in sample.shown_names}
         scores.last_eval, scores.last_eval_step = result.final, self.step
+        scores.shown_scores = list(result.shown_names)
         scores.exact_accuracy_by_step = [step["exact_accuracy"] for step in result.by_step]
 
     def meta(self, exp: Experiment) -> Meta:
