@@ -167,7 +167,12 @@ def test_puzzles_of_an_evaluation(overrides, expected):
 def test_evaluations_of_a_run_are_counted():
     work = workload(tiny("train.max_steps=25", "train.eval_every_steps=10", "data.num_test_puzzles=65", "recursion.n_sup=4"))
     assert work.evaluations == 3  # after 10, 20 and 25 steps
-    assert work.eval_calls == 3 * 2 * 4  # two batches of 64, four supervision steps
+    assert work.selection_puzzles == 65
+    assert work.eval_calls == 3 * (2 + 2) * 4  # two batches of 64 test and of 64 selection puzzles, four supervision steps
+    for few, count in ((0, 0), (7, 7), ("null", 65)):
+        data = ["data.num_test_puzzles=65", f"evaluate.selection_puzzles={few}"]
+        assert workload(tiny("train.max_steps=25", *data)).selection_puzzles == count
+    assert workload(tiny("data=sudoku_extreme", "train.max_steps=25")).selection_puzzles == 0
 
 
 # -------------------------------------------------------------------------------------------------------------- arithmetic

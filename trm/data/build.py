@@ -23,7 +23,7 @@ from trm.config import DataConfig
 from trm.config.overrides import override
 from trm.data import csv_source
 from trm.data.build_pairs import write_pairs
-from trm.data.content import COPIES, GENERATED_TEST_PUZZLES, content_of
+from trm.data.content import COPIES, GENERATED_TEST_PUZZLES, SELECTION_PUZZLES, content_of
 from trm.data.files import sha256_of
 from trm.data.format import (
     ARRAYS,
@@ -49,8 +49,6 @@ from trm.tasks.base import PairsTask, Split, Task, augment, task_of
 FORMAT_VERSIONS = {"csv": 1, "json": 1, "generated": 2}
 # The settings that decide the content, beside the task's own; csv files enter by their sha256.
 _SETTINGS = ("source", "num_puzzles", "num_test_puzzles", "min_rating", "num_aug", "seed")
-# Puzzles apart from training and test by which the best checkpoint is chosen, at most: no more than there are test puzzles.
-SELECTION_PUZZLES = 500
 # Rows augmented at a time: few enough that the work stays in the processor's cache.
 _CHUNK_ROWS = 1024
 

@@ -17,6 +17,8 @@ from trm.data.format import Dataset, load_dataset, read_build_record
 from trm.tasks.base import Task, task_of
 
 GENERATED_TEST_PUZZLES = 1000  # where data.num_test_puzzles does not say how many
+# Generated puzzles apart from training and test by which the best checkpoint is chosen: so many, or as many as test puzzles.
+SELECTION_PUZZLES = 500
 COPIES = "may be symmetric copies of a training puzzle"
 MOST_SOLVED = 1024  # puzzles of a split that are looked at for other solutions, evenly spaced: some seconds at most
 _CHUNK_ROWS = 1024

@@ -68,9 +68,10 @@ def assumptions(chip: Chip, settings: PlanSettings) -> list[str]:
 
 def evaluations_words(work: Workload, what: str = "puzzles") -> str:
     """How often, and on how many puzzles (of puzzles of pairs rows): a sample during training, all at the end."""
+    beside = f", each time with {work.selection_puzzles:,} that choose the best" if work.selection_puzzles else ""
     if work.evaluations == 1 or work.sample_puzzles == work.test_puzzles:
-        return f"{work.evaluations} times {work.test_puzzles:,} {what}"
-    return f"{work.evaluations - 1} times {work.sample_puzzles:,} puzzles and once {work.test_puzzles:,}"
+        return f"{work.evaluations} times {work.test_puzzles:,} {what}{beside}"
+    return f"{work.evaluations - 1} times {work.sample_puzzles:,} puzzles and once {work.test_puzzles:,}{beside}"
 
 
 def run_lines(plan: RunPlan, settings: PlanSettings, chip: Chip) -> list[str]:

@@ -16,7 +16,7 @@ from trm.core.flops import (
 )
 from trm.core.model import Architecture, architecture, num_parameters
 from trm.core.step import StepConfig
-from trm.data.content import GENERATED_TEST_PUZZLES
+from trm.data.content import GENERATED_TEST_PUZZLES, SELECTION_PUZZLES
 from trm.tasks.base import task_of
 
 
@@ -41,6 +41,15 @@ def evaluation_puzzles(cfg: Config) -> tuple[int, int, bool]:
     there = known or (hub.test_puzzles if hub else GENERATED_TEST_PUZZLES)
     last = min(there, most or there)
     return min(last, most or SAMPLE_PUZZLES), last, known is None and last == there
+
+
+def selection_puzzles(cfg: Config, sample: int) -> int:
+    """Puzzles that choose the best checkpoint, in every evaluation that takes so many test puzzles (`selection_evaluator`)."""
+    if cfg.data.source != "generated":
+        return 0
+    asked = cfg.evaluate.selection_puzzles
+    there = min(cfg.data.num_test_puzzles or GENERATED_TEST_PUZZLES, SELECTION_PUZZLES)
+    return min(there, sample if asked is None else asked)
 
 
 def rows_of_epoch(cfg: Config) -> float:
@@ -68,6 +77,7 @@ class Workload:
     sample_puzzles: int  # of each but the last
     test_puzzles: int  # of the last
     test_puzzles_assumed: bool
+    selection_puzzles: int  # of each beside
     weight_bytes: int
     state_bytes: int  # weights, moments and EMA, on every chip
     carry_bytes: int  # over all chips
@@ -98,19 +108,21 @@ def workload(cfg: Config) -> Workload:
     every = cfg.train.eval_every_steps
     evaluations = 1 if every is None else steps // every + (steps % every > 0)
     sample, puzzles, assumed = evaluation_puzzles(cfg)
-    rows = [number * cfg.inference.candidates for number in (sample, puzzles)]
-    batches, last_batches = (-(number // -cfg.eval_batch_size) for number in rows)
+    selection = selection_puzzles(cfg, sample)
+    rows = [number * cfg.inference.candidates for number in (sample, puzzles, selection)]
+    batches, last_batches, beside = (-(number // -cfg.eval_batch_size) for number in rows)
     return Workload(
         parameters=num_parameters(arch),
         global_batch=batch,
         train_steps=steps,
         train_flops=_mean_step(cfg, lambda part: count_train_flops(part, step_config(part))),
         eval_flops=count_eval_flops(cfg, arch, cfg.eval_batch_size),
-        eval_calls=((evaluations - 1) * batches + last_batches) * cfg.inference_steps,
+        eval_calls=((evaluations - 1) * batches + last_batches + evaluations * beside) * cfg.inference_steps,
         evaluations=evaluations,
         sample_puzzles=sample,
         test_puzzles=puzzles,
         test_puzzles_assumed=assumed,
+        selection_puzzles=selection,
         weight_bytes=num_bytes(state.weights),
         state_bytes=num_bytes((state.weights, state.optimizer, state.ema, state.puzzle_embedding)),
         carry_bytes=num_bytes(state.carry),
