@@ -304,24 +304,26 @@ def evaluated(folder, *arguments):
 
 @pytest.fixture(scope="module")
 def trained(tasks, tmp_path_factory):
-    """A folder with `outputs/r`; of one of its tasks an answer is not known."""
+    """A folder with `outputs/r`; of one of its tasks an answer is not known, and of one all variants are alike."""
     folder = tmp_path_factory.mktemp("run")
     content = json.loads((tasks / "arc-agi_training_challenges.json").read_text())
     del content["task3"]["test"][0]["output"]
+    for pair in content["task0"]["train"] + content["task0"]["test"]:
+        pair.update(input=[[0, 0], [0, 0]], output=[[0]])
     arguments = [*RUN, f"data.source_dir={source(folder / 'tasks', content)}", f"data.path={folder}/data"]
-    run(folder, "trm.train", *arguments, "run_name=r", "train.max_steps=2", "evaluate.max_puzzles=3")
+    run(folder, "trm.train", *arguments, "run_name=r", "train.max_steps=2", "evaluate.max_puzzles=3", "model.mlp=swiglu")
     return folder
 
 
 def test_costs_are_of_a_test_input_in_all_its_variants(trained):
     one, told = evaluated(trained, "evaluate.max_puzzles=null", "evaluate.max_variants=1")
     many, _ = evaluated(trained, "evaluate.max_puzzles=null", "evaluate.max_variants=4")
-    assert (one["candidates"], many["candidates"]) == (1, 4)
-    assert many["flops_per_puzzle"] == 4 * one["flops_per_puzzle"] > 0
+    assert (one["candidates"], many["candidates"]) == (1, 3.5)  # five test inputs in four variants, one in one
+    assert many["flops_per_puzzle"] == 3.5 * one["flops_per_puzzle"] > 0
     assert one["count"] == 5  # six test inputs, of which one has no answer
     assert "partial" not in told
     kept = json.loads((trained / "out" / "evaluation.json").read_text())
-    assert (kept["rows"][0]["candidates"], kept["rows"][0]["flops_per_puzzle"]) == (4, many["flops_per_puzzle"])
+    assert (kept["rows"][0]["candidates"], kept["rows"][0]["flops_per_puzzle"]) == (3.5, many["flops_per_puzzle"])
 
 
 def test_a_submission_of_a_part_of_the_tasks_says_so(trained):
@@ -357,6 +359,16 @@ def test_every_task_is_solved_as_it_is_evaluated(trained, more):
             given |= {str(answer["grid"]) for answer in test["answers"]}
         assert result.work.candidates == loader.num_rows
     assert len(given) > 3
+
+
+def test_weights_go_out_and_come_back_with_as_many_identifiers_as_the_dataset_has(trained):
+    run(trained, "trm.interop", "export", "checkpoint=outputs/r", "weights.pt")
+    content = f"data.source_dir={trained / 'tasks'}"
+    settings = [*RUN, content, f"data.path={trained}/data", "ema=off", "model.mlp=swiglu"]
+    run(trained, "trm.interop", "import", "weights.pt", "outputs/back", *settings)
+    there, back = (open_run(trained / "outputs" / name, []) for name in ("r", "back"))
+    assert torch.equal(back.puzzle_embedding, there.puzzle_embedding)
+    assert len(back.puzzle_embedding) < 1 + 4 * 6  # small tasks have fewer variants than are asked for
 
 
 @pytest.mark.parametrize(

@@ -413,7 +413,7 @@ def test_training_can_evaluate_with_early_exit(folder):
         (["evaluate.supervision_steps=3"], "write evaluate.supervision_steps=[...]"),
         (["evaluate.augmentations=0"], "evaluate.augmentations=0"),
         (["evaluate.augmentations=2", "evaluate.early_exit=true"], "choose one"),
-        (["--out", "somewhere"], "evaluate.augmentations"),
+        (["--out", "/dev/null/x"], "--out DIR"),
         (["evaluate.augmentations=2", "--out", "/dev/null/x"], "--out DIR"),
         (["--curve"], "--help"),
         (["puzzle"], "puzzle: not understood"),

@@ -35,11 +35,12 @@ from trm.cli import compose, options
 from trm.config import digest, kept, local_path, to_plain
 from trm.config.overrides import override
 from trm.core.model import Architecture, Weights, architecture, weight_shapes
+from trm.data.build import held_out_puzzles
 from trm.errors import CheckpointError, ConfigError
 from trm.run.checkpoint import Meta, Scores, save_checkpoint, write_checkpoint
 from trm.run.folder import CONFIG_FILE
 from trm.run.saved import chosen_words, is_override, open_run, split_arguments
-from trm.tasks.base import task_of
+from trm.tasks.base import PairsTask, task_of
 
 USE = ("hardware", "evaluate", "inference")  # settings of how a published network is used
 REFERENCE_PREFIX = "_orig_mod.model."
@@ -249,7 +250,10 @@ def import_file(arguments: list[str]) -> None:
     if os.path.lexists(run_dir):
         raise ConfigError(f"{run_dir}: exists already: choose another folder")
     cfg = compose([*overrides, override("run_name", run_dir.name)])
-    sizes = task_of(cfg.data).facts.sizes
+    task = task_of(cfg.data)
+    sizes = task.facts.sizes
+    if isinstance(task, PairsTask) and cfg.model.puzzle_emb_ndim:  # the dataset says how many identifiers there are
+        sizes = held_out_puzzles(cfg.data).metadata.sizes
     arch = architecture(cfg, **sizes)
     model = read_reference_file(file, arch)
     tensors = {f"weights/{name}": tensor for name, tensor in model.weights.items()}
