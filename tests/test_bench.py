@@ -58,6 +58,7 @@ def test_facts_of_a_machine_without_torch_xla_and_linux(monkeypatch):
         raise FileNotFoundError
 
     monkeypatch.setattr(importlib.metadata, "version", version)
+    monkeypatch.setattr(machine, "code", machine.code.__wrapped__)  # which is asked once a process
     monkeypatch.delattr(machine.os, "sched_getaffinity", raising=False)
     monkeypatch.setattr(machine.os, "sysconf", sysconf)
     monkeypatch.setattr(machine, "open", no_file, raising=False)
