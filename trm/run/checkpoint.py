@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
 STATE_FILE = "state.safetensors"
 TABLE_FILE, TABLE = "puzzle_embedding.safetensors", "puzzle_embedding"
 LATEST, BEST = "latest", "best"
