@@ -196,7 +196,8 @@ def test_a_job_submitted_from_inside_another_sees_its_own_alone(tmp_path):
     code, _, err = sweep(tmp_path, "-m", "seed=0", *CHIP, inside=outer, **said)
     assert code == 0, err
     seen = summaries(tmp_path)["seed=0"]["slurm"]
-    assert seen["SLURM_ARRAY_JOB_ID"] == job_ids(tmp_path)["seed=0"].partition("_")[0]
-    assert (seen["SLURM_JOB_PARTITION"], seen["SLURM_NTASKS"]) == ("tpu", "1")
-    told = {"SLURM_CPUS_PER_TASK", "SLURM_MEM_PER_NODE", "SLURM_CPU_BIND", "SLURM_THREADS_PER_CORE", "SBATCH_PARTITION"}
-    assert not {key: seen[key] for key in told & seen.keys() if seen[key] not in ("quiet,none", "quiet,mask_cpu:")}
+    own = (seen["SLURM_JOB_ID"], seen["SLURM_JOB_PARTITION"], seen["SLURM_NTASKS"], seen["SLURM_CPUS_ON_NODE"])
+    assert own == (job_ids(tmp_path)["seed=0"], "tpu", "1", "1")
+    told = {"SLURM_CPUS_PER_TASK": "3", "SLURM_MEM_PER_NODE": "500", "SLURM_THREADS_PER_CORE": "1", "SBATCH_PARTITION": "urgent"}
+    assert not told.items() & seen.items()
+    assert "verbose" not in seen.get("SLURM_CPU_BIND", "")
