@@ -11,7 +11,6 @@ from typing import Any
 
 from bench.machine import Row, figures, in_child, turns
 from trm.cli import compose
-from trm.core.programs import train_program
 from trm.run.experiment import build
 
 # generated puzzles have the sizes of the paper's
@@ -54,7 +53,7 @@ def in_this_process(request: dict[str, Any]) -> list[Row]:
     runtime = exp.runtime
     current, fixed = (exp.place(exp.first_state()), exp.sums()), runtime.put_replicated(exp.fixed)
     batch = runtime.put_batch(exp.host_batch(0))
-    step = runtime.compile(*train_program(exp.step_config))
+    step = runtime.compile(*exp.program(exp.cfg.recursion))
     began = time.perf_counter()
     if exp.cfg.hardware.backend == "xla":
         runtime.prepare(step, current, fixed, batch)

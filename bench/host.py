@@ -25,7 +25,6 @@ from typing import Any
 from bench.machine import Row, in_child, median_and_spread, tests_module, turns
 from trm.backends.xla import XlaRuntime
 from trm.cli import compose
-from trm.core.programs import train_program
 from trm.run.experiment import build
 
 TINY = ["data=sudoku_4x4", "model=tiny", "model.hidden_size=8", "model.num_heads=1", "recursion=t3_n6", "tracking=none"]
@@ -69,7 +68,7 @@ def _alone(overrides: Sequence[str], steps: int, *, lazy: bool) -> tuple[dict[st
     exp = build(compose([*overrides]))
     runtime = exp.runtime
     assert isinstance(runtime, XlaRuntime)
-    program = train_program(exp.step_config)
+    program = exp.program(exp.cfg.recursion)
     compiled: Any = runtime.compile(program.function, program.rows)
     compiled._drain = None  # waiting is timed by itself
     current, fixed = (exp.place(exp.first_state()), exp.sums()), runtime.put_replicated(exp.fixed)

@@ -174,7 +174,7 @@ def _training(cfg: Config) -> tuple[step.Programs, int]:
             "min_steps": draw_min_steps(cfg.recursion, cfg.seed, 0, rows),
         }
     )
-    training_step = runtime.compile(*train_program(dataclasses.replace(step_config(cfg), arch=arch)))
+    training_step = runtime.compile(*train_program(dataclasses.replace(step_config(cfg), arch=arch), in_place=runtime.can.in_place))
 
     def train() -> None:
         nonlocal current

@@ -23,7 +23,7 @@ from trm.cli import compose
 from trm.config import Config
 from trm.core.flops import count_eval_flops, network_flops
 from trm.core.metrics import evaluation_names
-from trm.core.programs import eval_program, train_program
+from trm.core.programs import eval_program
 from trm.core.step import empty_carry
 from trm.data.loader import Batch
 from trm.errors import ConfigError
@@ -180,7 +180,7 @@ def _compiled_programs(exp: Experiment) -> Programs:
     fixed = runtime.put_replicated(exp.fixed)
     current = exp.place(exp.first_state()), exp.sums()
     batches = itertools.cycle([runtime.put_batch(exp.host_batch(step)) for step in range(NUM_BATCHES)])
-    training_step = runtime.compile(*train_program(exp.step_config))
+    training_step = runtime.compile(*exp.program(exp.cfg.recursion))
 
     def train() -> None:
         nonlocal current

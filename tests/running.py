@@ -53,7 +53,7 @@ def run(
 ) -> subprocess.CompletedProcess[str]:
     """Run `python -m MODULE ARGUMENTS` in `folder` with extra environment variables; its exit code must be `check`.
 
-    `process` says whether in a process of its own; None = where it must be.
+    `process` says whether in a process of its own; None = where it must be. In this one (False) it must compute by plain torch.
     """
     here = None if process or extra else _entry(folder, module, arguments, process is False)
     if here is None:
@@ -80,7 +80,7 @@ def _entry(folder, module, arguments, refused):
         options = {} if module == "trm.train" else {"run_folder": False}
         return loaded, lambda: cli.hydra_command(getattr(loaded, HYDRA_COMMANDS[module]), **options)
     name = module if module in PLAIN_COMMANDS else f"{module}.__main__"
-    if name not in PLAIN_COMMANDS or (module == "trm.evaluate" and not _is_eager(folder, arguments)):
+    if name not in PLAIN_COMMANDS or (module == "trm.evaluate" and not refused and not _is_eager(folder, arguments)):
         return None
     loaded = importlib.import_module(name)
     return loaded, lambda: cli.plain_command(loaded.main, loaded.__doc__)

@@ -2,17 +2,26 @@
 
 import dataclasses
 import json
+import re
+from pathlib import Path
 
+import pytest
 import torch
-from running import TINY, metrics, run, summary
+from running import TINY, metrics, numbers, run, summary
+from test_arc import RUN, source, task_json
 
+from trm.cli import compose
+from trm.config import BACKENDS, Backend
 from trm.core.metrics import METRICS, Metric
 from trm.core.model import decode
 from trm.core.optimizers import OPTIMIZERS, Optimizer
 from trm.core.recursion import VARIANTS, OwnWeight, Variant
+from trm.errors import ConfigError
 
 SMALL = [*TINY, "model.hidden_size=16", "train.checkpoint_every_steps=1", "train.eval_every_steps=null", "train.keep_checkpoints=9"]
 PUZZLE = "1...|..1.|.1..|...1"
+BACKENDS_PAGE = (Path(__file__).parents[1] / "docs" / "backends.md").read_text(encoding="utf-8")
+BACKEND = re.search(r"```python\n(# trm/backends/careful.py.*?)```", BACKENDS_PAGE, re.DOTALL)[1]
 
 
 def trains_resumes_solves_and_reports(folder, *overrides, tensors=()):
@@ -114,3 +123,55 @@ def test_an_optimizer_with_three_buffers(tmp_path, monkeypatch):
     monkeypatch.setitem(OPTIMIZERS, "lion", Optimizer(init, update))
     tensors = [f"optimizer/{name}/lm_head" for name in ("momentum", "slow", "flips")]
     trains_resumes_solves_and_reports(tmp_path, "optimizer.name=lion", tensors=tensors)
+
+
+def test_a_backend(tmp_path, monkeypatch):
+    """The eager one that can neither change a table in place nor have several devices, as docs/backends.md shows it."""
+    monkeypatch.setitem(BACKENDS, "careful", None)  # so that it is gone after the test
+    exec(compile(BACKEND, "docs/backends.md", "exec"), {"__name__": "careful"})
+    assert not BACKENDS["careful"].in_place
+    data = source(tmp_path / "s", {f"task{i}": task_json(2 + i, 3, seed=i) for i in range(4)})  # more puzzles than a batch
+    small = [*RUN, f"data.source_dir={data}", "data.path=data", "train.eval_every_steps=3", "train.checkpoint_every_steps=1"]
+    careful = [*small, "hardware.backend=careful"]
+
+    def train(name, steps, *arguments):
+        done = run(tmp_path, "trm.train", *arguments, f"train.max_steps={steps}", f"run_name={name}", process=False)
+        return done.stdout, tmp_path / "outputs" / name
+
+    said, whole = train("whole", 3, *careful)
+    assert " careful on one cpu device" in said
+    train("parts", 2, *careful)
+    said, parts = train("parts", 3, *careful)
+    assert summary(parts)["resumed_from_step"] == 2
+    _, eager = train("eager", 3, *small)
+    for other in (parts, eager):
+        files = [folder / "checkpoints" / "step_3" for folder in (whole, other)]
+        assert len({path.name for path in files[0].glob("*.safetensors")}) == 2  # the puzzle embedding has a file of its own
+        for path in files[0].glob("*.safetensors"):
+            assert path.read_bytes() == (files[1] / path.name).read_bytes(), path.name
+        assert numbers(whole)[-1] == numbers(other)[-1]
+    command = ["trm.evaluate", "checkpoint=outputs/whole", "hardware.dtype=float32"]
+    found = [run(tmp_path, *command, f"hardware.backend={name}", process=False).stdout for name in ("careful", "eager")]
+    assert found[0].splitlines()[-1] == found[1].splitlines()[-1]
+    run(tmp_path, "trm.report", "outputs")
+
+
+def test_a_backend_is_asked_what_it_can_do(monkeypatch):
+    monkeypatch.setitem(BACKENDS, "careful", BACKENDS["eager"])
+    monkeypatch.setitem(BACKENDS, "one_host", Backend("nowhere:Class", ("tpu",), multi_device=True))
+    small = ["run_name=r", "hardware.loss_dtype=float32"]
+    for overrides, words in (
+        ("hardware.devices_per_host=2 hardware.backend=careful", "hardware.backend=careful runs on one device"),
+        (
+            "hardware.backend=careful hardware.platform=tpu",
+            "set hardware.backend=xla or one_host, or hardware.platform=cpu",
+        ),
+        ("hardware.platform=tpu hardware.backend=one_host hardware.num_hosts=2", "hardware.backend=one_host runs on one host"),
+        ("hardware.platform=tpu hardware.backend=one_host hardware.loss_dtype=float64", "has no float64 on hardware.platform=tpu"),
+        ("hardware.platform=tpu hardware.backend=one_host hardware.compile_cache=x", "keeps no compiled graphs"),
+        ("hardware.backend=none_such", "hardware.backend=none_such is not one of xla, eager, inductor, careful, one_host"),
+        ("hardware.backend=machine", "hardware.backend=machine is not one of xla"),  # a file of trm/backends that is no backend
+        ("hardware.backend=../x", "hardware.backend=../x is not one of xla"),
+    ):
+        with pytest.raises(ConfigError, match=re.escape(words)):
+            compose([*small, *overrides.split()])

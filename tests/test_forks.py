@@ -13,7 +13,7 @@ log = Path(sys.argv[1])
 
 
 def ended(work):
-    job = forks.Fork(work, log, inductor=False)
+    job = forks.Fork(work, log)
     while not job.done():
         time.sleep(0.02)
     return job.last_words()

@@ -10,6 +10,7 @@ import torch
 
 from trm.backends import start
 from trm.backends.base import map_tensors
+from trm.backends.inductor import InductorRuntime
 from trm.cli import compose
 from trm.config import HardwareConfig, InferenceConfig, all_keys, validate
 from trm.config.schema import NUMBERS, role
@@ -149,7 +150,7 @@ def test_the_cases_go_together_and_what_is_left_out_does_not():
             validate(settings(first | dict(pair)))
 
 
-def programs(cfg, arch, way, early_way):
+def programs(cfg, arch, way, early_way, in_place=False):
     """(program, its arguments on the CPU) of training, evaluation and evaluation with early exit."""
     fixed = init_fixed(arch, 0)
     state = init_state(cfg, arch, fixed)
@@ -169,7 +170,7 @@ def programs(cfg, arch, way, early_way):
     questions["labels"][-1] = -100
     step = StepConfig(arch, cfg.optimizer, cfg.ema.rate, 10, cfg.ema.start_step, cfg.train.trainable)
     current = state, torch.zeros(len(training_names()), dtype=arch.master_dtype)
-    yield train_program(step), (current, fixed, trained)
+    yield train_program(step, in_place=in_place), (current, fixed, trained)
     weights, table = state.weights, state.puzzle_embedding
     sums = torch.zeros(len(evaluation_names()), dtype=arch.master_dtype)
     yield eval_program(arch, way), (weights, fixed, table, empty_carry(arch, fixed, ROWS), batch, sums)
@@ -192,12 +193,12 @@ def prepare(runtime, program, args):
 
 def test_preparing_changes_no_argument_where_inductor_s_first_call_is_what_compiles():
     runtime = start(HardwareConfig(name="cpu", backend="eager"))
-    runtime._backend = "inductor"
+    runtime.prepare = InductorRuntime.prepare.__get__(runtime)
     case = {"model.puzzle_emb_ndim": 8, "train.trainable": "puzzle_embedding", "identifiers": 50}
     cfg = settings(case)
     arch = architecture(cfg, seq_len=CELLS, vocab_size=TOKENS, num_puzzle_identifiers=50)  # with blocks that are not compiled
     for way, early_way in itertools.zip_longest(WAYS, EXITS, fillvalue=ONE):
-        for program, args in programs(cfg, arch, way, early_way):
+        for program, args in programs(cfg, arch, way, early_way, in_place=True):
             prepare(runtime, program, args)
 
 
@@ -266,7 +267,7 @@ def results(backend, case, number=0, parts=(0, 1, 2)):
     sizes = {"seq_len": CELLS, "vocab_size": TOKENS, "num_puzzle_identifiers": case["identifiers"]}
     arch = on_devices(architecture(cfg, **sizes), runtime)
     ways = WAYS[number // 2 % len(WAYS)], EXITS[number // 2 % len(EXITS)]
-    for part, (program, args) in enumerate(programs(cfg, arch, *ways)):
+    for part, (program, args) in enumerate(programs(cfg, arch, *ways, runtime.can.in_place)):
         if part in parts:
             sums = (trained, evaluated, left_early)[part](*prepare(runtime, program, args))
             found = named(training_names() if part == 0 else evaluation_names(), runtime.fetch(sums))

@@ -115,7 +115,8 @@ def check_versions(found: dict[str, str | None], hardware: HardwareConfig) -> st
     text = ", ".join(f"{name} {found[name] or 'missing'}" for name in ("python", "torch", "torch_xla", "libtpu"))
     python = tuple(map(int, str(found["python"]).split(".")[:2]))
     pair = ".".join(str(xla).split(".")[:2])  # torch and torch_xla of one minor version
-    on_xla, on_tpu = hardware.backend == "xla", hardware.backend == "xla" and hardware.platform == "tpu"
+    on_xla = "torch_xla" in hardware.can.packages
+    on_tpu = on_xla and hardware.platform == "tpu"
     wrong = {
         "Python 3.11 to 3.13: make clean setup PYTHON=python3.11": not PYTHONS[0] <= python < PYTHONS[1],
         "make setup": torch is None,

@@ -1,6 +1,8 @@
 """Devices, compilation, transfers. trm/backends/xla.py is the only module that imports torch_xla."""
 
 import faulthandler
+import importlib
+from typing import Any
 
 from trm.backends.base import Runtime
 from trm.backends.machine import require_machine, take_share
@@ -14,13 +16,12 @@ def start(hardware: HardwareConfig) -> Runtime:
     _signals_on_their_own_stack()
     require_machine(hardware)
     take_share(hardware)
-    if hardware.backend == "xla":
-        from trm.backends.xla import XlaRuntime
-
-        return XlaRuntime(hardware)
-    from trm.backends.native import NativeRuntime
-
-    return NativeRuntime(hardware)
+    runtime: Any = hardware.can.runtime
+    if isinstance(runtime, str):  # imported only here: each takes seconds that the others do not need
+        module, _, name = runtime.partition(":")
+        runtime = getattr(importlib.import_module(module), name)
+    started: Runtime = runtime(hardware)
+    return started
 
 
 def _signals_on_their_own_stack() -> None:

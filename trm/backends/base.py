@@ -18,6 +18,8 @@ import torch
 import torch.utils._pytree as pytree
 from torch import Tensor
 
+from trm.config import Backend
+
 F = TypeVar("F", bound=Callable[..., Any])
 T = TypeVar("T")
 Rows = Callable[[Any], Any]  # of a function's results: a part
@@ -34,6 +36,7 @@ class Runtime(Protocol):
     process_index: int
     process_count: int
     num_devices: int
+    can: Backend  # what the rest of the project asks before it relies on it
 
     @property
     def linear(self) -> Callable[[Tensor, Tensor], Tensor]:

@@ -1,4 +1,4 @@
-"""Inductor, torch's compiler: its folders, its settings, and a first start that does not wait for what can be done beside it."""
+"""Inductor, torch's compiler: its runtime, folders and settings, and a first start beside which other work goes on."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import tempfile
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any, cast
 
 import torch
 import torch._dynamo
@@ -20,10 +21,43 @@ from torch._inductor.cpp_builder import get_cpp_compiler
 from torch._inductor.cpu_vec_isa import VecISA, pick_vec_isa
 from torch._inductor.runtime.cache_dir_utils import default_cache_dir
 
+from trm.backends import swiglu
+from trm.backends.base import map_tensors
 from trm.backends.machine import compiler
+from trm.backends.native import Fn, NativeRuntime
+from trm.config import HardwareConfig
 from trm.errors import ConfigError
 
 EMPTY_KERNEL = 'extern "C" void kernel() {}\n'
+
+
+class InductorRuntime(NativeRuntime):
+    """torch on one device with the network's blocks compiled, which are nearly all of the work."""
+
+    def __init__(self, hardware: HardwareConfig) -> None:
+        super().__init__(hardware)
+        set_up(torch.get_num_threads(), hardware.platform)
+        if hardware.platform == "cpu" and swiglu.usable(dtype := getattr(torch, hardware.dtype)):
+            swiglu.prepare(dtype)
+            self.swiglu = swiglu.swiglu
+
+    def compile_block(self, function: Fn) -> Fn:
+        """The function compiled, once a process for each."""
+        return cast(Fn, _compiled_block(function))
+
+    def prepare(self, compiled: Callable[..., Any], *args: Any) -> None:
+        """Inductor compiles at the first call, here of copies: a function may change what it is given to take."""
+        compiled(*map_tensors(torch.clone, args))
+
+    def compile_count(self) -> int:
+        """Graphs that torch's compiler has made in this process."""
+        return int(torch._dynamo.utils.counters["stats"]["unique_graphs"])
+
+
+@functools.cache
+def _compiled_block(function: Fn) -> Fn:
+    """Compiled once a process: the block takes as long at T=4 n=6 as at T=2 n=2, and every run of the same sizes finds it again."""
+    return cast(Fn, torch.compile(function, fullgraph=True, dynamic=False))
 
 
 def set_up(threads: int, platform: str) -> None:

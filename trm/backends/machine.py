@@ -45,19 +45,19 @@ def require_machine(hardware: HardwareConfig) -> None:
             )
     if hardware.platform == "cuda" and not torch.cuda.is_available():
         raise ConfigError("hardware.platform=cuda, but torch finds no CUDA device: use hardware=cpu")
-    if hardware.backend == "inductor":
+    if hardware.can.cpp_compiler:
         _require_compiler(hardware)
 
 
 def surroundings(hardware: HardwareConfig) -> dict[str, Any]:
     """What the last bits of numbers depend on beside settings and data: threads on a CPU, and variables that are set."""
-    on_xla = hardware.backend == "xla"
-    threads = {"threads": cores() if on_xla else torch.get_num_threads()} if hardware.platform == "cpu" else {}
+    native = hardware.can.torch_kernels
+    threads = {"threads": torch.get_num_threads() if native else cores()} if hardware.platform == "cpu" else {}
     return {**threads, **_variables(RECORDED, hardware)}
 
 
 def _variables(patterns: dict[str, str], hardware: HardwareConfig) -> dict[str, str]:
-    pattern = re.compile(patterns["xla" if hardware.backend == "xla" else hardware.platform])
+    pattern = re.compile(patterns[hardware.platform if hardware.can.torch_kernels else "xla"])
     return {name: value.strip() for name, value in sorted(os.environ.items()) if pattern.fullmatch(name)}
 
 

@@ -1,22 +1,21 @@
-"""torch without torch_xla on one device: eager, or compiled by inductor; float32 products on a CPU by oneDNN."""
+"""torch without torch_xla on one device, eager; float32 products on a CPU by oneDNN. inductor.py compiles the network's blocks."""
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
-import functools
 import logging
 import platform
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from trm.backends import onednn, swiglu
+from trm.backends import onednn
 from trm.backends.base import Rows, T, map_tensors, none
 from trm.config import HardwareConfig
 
@@ -25,11 +24,12 @@ Fn = TypeVar("Fn", bound=Callable[..., Any])
 
 
 class NativeRuntime:
-    """torch without torch_xla on one device: eager, or compiled by inductor."""
+    """torch on one device, eager."""
 
     process_index, process_count, num_devices = 0, 1, 1
     is_main = True
     linear = staticmethod(onednn.linear)
+    swiglu: Callable[[Tensor, Tensor, Tensor], Tensor] | None = None
 
     def __init__(self, hardware: HardwareConfig) -> None:
         if hardware.platform == "cpu":
@@ -38,31 +38,21 @@ class NativeRuntime:
             logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
         else:
             torch.backends.cudnn.allow_tf32 = False  # what is float32 is computed as such, as matrix products are by default
-        if hardware.backend == "inductor":
-            from trm.backends import inductor  # a second, which eager does not need
-
-            inductor.set_up(torch.get_num_threads(), hardware.platform)
-        self.swiglu = None
-        if hardware.backend == "inductor" and hardware.platform == "cpu" and swiglu.usable(dtype := getattr(torch, hardware.dtype)):
-            swiglu.prepare(dtype)
-            self.swiglu = swiglu.swiglu
         self._device = torch.device(hardware.platform)
-        self._backend = hardware.backend
+        self.can, self._name = hardware.can, hardware.backend
 
     def compile_block(self, function: Fn) -> Fn:
-        return _compiled_block(function) if self._backend == "inductor" else function
+        return function
 
     def whole(self, rows: Tensor) -> Tensor:
         return rows
 
     def compile(self, function: Fn, rows: Rows = none, donate: int | None = None) -> Fn:
-        """The function itself: with inductor the network's blocks are compiled, which are nearly all of the work."""
+        """The function itself."""
         return function
 
     def prepare(self, compiled: Callable[..., Any], *args: Any) -> None:
-        """Inductor compiles at the first call, here of copies: a function may change what it is given to take."""
-        if self._backend == "inductor":
-            compiled(*map_tensors(torch.clone, args))
+        """Nothing to do."""
 
     def put_replicated(self, tree: T) -> T:
         return map_tensors(lambda tensor: tensor.to(self._device), tree)
@@ -81,9 +71,7 @@ class NativeRuntime:
             torch.cuda.synchronize(self._device)
 
     def compile_count(self) -> int:
-        if self._backend == "eager":
-            return 0
-        return int(torch._dynamo.utils.counters["stats"]["unique_graphs"])
+        return 0
 
     def metrics_line(self) -> str:
         return f"compiled {self.compile_count()}"
@@ -100,13 +88,7 @@ class NativeRuntime:
 
     def describe(self) -> str:
         threads = f", {torch.get_num_threads()} thread(s)" if self._device.type == "cpu" else ""
-        return f"torch {torch.__version__} {self._backend} on one {self._device.type} device{threads}"
-
-
-@functools.cache
-def _compiled_block(function: Fn) -> Fn:
-    """Compiled once a process: the block takes as long at T=4 n=6 as at T=2 n=2, and every run of the same sizes finds it again."""
-    return cast(Fn, torch.compile(function, fullgraph=True, dynamic=False))
+        return f"torch {torch.__version__} {self._name} on one {self._device.type} device{threads}"
 
 
 def _keep_freed_memory() -> None:

@@ -134,6 +134,7 @@ class XlaRuntime:
     _always_spmd = False
 
     def __init__(self, hardware: HardwareConfig) -> None:
+        self.can = hardware.can
         os.environ["PJRT_DEVICE"] = hardware.platform.upper()
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # XLA warns at every compile that its SPMD partitioner will be replaced
         if hardware.platform == "cpu":

@@ -8,7 +8,8 @@ import os
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from trm.config.schema import LARGEST_COUNT, Config, OptimizerConfig, Phase
+from trm.config.backends import BACKENDS
+from trm.config.schema import LARGEST_COUNT, Config, HardwareConfig, OptimizerConfig, Phase
 from trm.config.wandb import check_wandb
 from trm.errors import ConfigError, holds_secret
 
@@ -69,20 +70,7 @@ def validate(cfg: Config) -> None:
             "where the run itself has it; the curve of evaluate.supervision_steps tells the accuracy with early exit too)"
         )
     _check_inference(cfg)
-    if hardware.platform == "tpu" and (hardware.backend != "xla" or "float64" in (hardware.dtype, hardware.loss_dtype)):
-        raise ConfigError(
-            "hardware.platform=tpu needs hardware.backend=xla, hardware.dtype=bfloat16 or float32 and hardware.loss_dtype=float32"
-        )
-    if hardware.compile_cache is not None and hardware.platform != "tpu":
-        raise ConfigError(
-            f"hardware.compile_cache={hardware.compile_cache}: torch_xla loads compiled graphs again on a TPU only: set it to null"
-        )
-    if hardware.backend != "xla" and hardware.num_devices > 1:
-        raise ConfigError(
-            f"hardware.backend={hardware.backend} runs on one device: set hardware.devices_per_host=1 and hardware.num_hosts=1"
-        )
-    if hardware.backend == "xla" and hardware.platform == "cuda":
-        raise ConfigError("hardware.platform=cuda runs without torch_xla: set hardware.backend=inductor or eager")
+    _check_backend(hardware)
     if cfg.tracking.artifact != "none" and cfg.tracking.wandb == "disabled":
         raise ConfigError(
             f"tracking.artifact={cfg.tracking.artifact} is an upload to W&B, which is off: choose tracking=auto, wandb or offline"
@@ -115,6 +103,31 @@ def validate(cfg: Config) -> None:
         )
     for check in _CHECKS:
         check(cfg)
+
+
+def _check_backend(hardware: HardwareConfig) -> None:
+    """Refuse what the backend cannot do, whichever it is."""
+    can, named = hardware.can, f"hardware.backend={hardware.backend}"
+    if hardware.platform not in can.float64 and "float64" in (hardware.dtype, hardware.loss_dtype):
+        raise ConfigError(
+            f"{named} has no float64 on hardware.platform={hardware.platform}: set hardware.dtype=bfloat16 or float32 and "
+            "hardware.loss_dtype=float32"
+        )
+    if hardware.platform not in can.platforms:
+        others = [name for name, backend in BACKENDS.items() if hardware.platform in backend.platforms]
+        raise ConfigError(
+            f"{named} does not run on hardware.platform={hardware.platform}: set hardware.backend={' or '.join(others)}, or "
+            f"hardware.platform={' or '.join(can.platforms)}"
+        )
+    if hardware.compile_cache is not None and hardware.platform not in can.compile_cache:
+        raise ConfigError(
+            f"hardware.compile_cache={hardware.compile_cache}: {named} keeps no compiled graphs on "
+            f"hardware.platform={hardware.platform}: set it to null"
+        )
+    if hardware.num_devices > 1 and not can.multi_device:
+        raise ConfigError(f"{named} runs on one device: set hardware.devices_per_host=1 and hardware.num_hosts=1")
+    if hardware.processes > 1 and not can.multi_process:
+        raise ConfigError(f"{named} runs on one host: set hardware.num_hosts=1")
 
 
 def _check_inference(cfg: Config) -> None:

@@ -20,6 +20,7 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, BooleanNode, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException, ValidationError
 
+from trm.config.backends import BACKENDS, Backend, find_backend
 from trm.config.paper import TASK
 from trm.errors import ConfigError
 
@@ -264,7 +265,7 @@ class HardwareConfig:
     """The machine: backend, devices, number formats."""
 
     name: str = _key(MISSING, "name of the machine type")
-    backend: str = _key("xla", "torch_xla, or torch without it", choices=("xla", "eager", "inductor"))
+    backend: str = _key("xla", "xla (torch_xla), torch without it (eager, or compiled by inductor), or another of trm/backends")
     platform: str = _key("cpu", "what the devices are", choices=("cpu", "tpu", "cuda"))
     num_hosts: int = _key(1, "hosts (processes) that run one job together", low=1, high=4096)
     devices_per_host: int = _key(1, "devices of each host", low=1, high=256)
@@ -273,8 +274,8 @@ class HardwareConfig:
     attention: str = _key(
         "auto",
         "how attention is computed, to the same result: scores keeps them all for the backward pass, fused (torch's kernels) and "
-        "blocks (any backend) keep none; auto = fused without torch_xla (on a CPU in bfloat16 over 256 tokens alone), with it "
-        "blocks over 256 tokens; else scores",
+        "blocks (any backend) keep none; auto = fused where torch's kernels compute (on a CPU in bfloat16 over 256 tokens alone), "
+        "elsewhere blocks over 256 tokens; else scores",
         choices=("auto", "scores", "fused", "blocks"),
     )
     compile_cache: str | None = _key(
@@ -293,6 +294,14 @@ class HardwareConfig:
         high=256,
         changes=NOTHING,
     )
+
+    @property
+    def can(self) -> Backend:
+        """What the backend can do."""
+        found = find_backend(self.backend)
+        if found is None:
+            raise ConfigError(f"hardware.backend={self.backend} is not one of {', '.join(BACKENDS)}")
+        return found
 
     @property
     def processes(self) -> int:

@@ -44,17 +44,20 @@ ATTENTION: dict[str, Attend] = {"scores": scores, "fused": fused, "blocks": bloc
 
 
 def attention_for(hardware: HardwareConfig, num_tokens: int) -> Attend:
-    """What hardware.attention means. By itself (auto): natively the fused kernels, on XLA blocks over 256 tokens, else scores.
+    """What hardware.attention means. By itself (auto): the fused kernels where the backend has them, elsewhere
+    blocks over 256 tokens, else scores.
 
     Scores too where a CPU computes in bfloat16 and tokens are few: the fused kernel's backward pass takes four times as long there
-    (121 tokens; as long in float32, and at 900 tokens). In float64 as on XLA: torch 2.9's compiler mistakes the type of what that
-    kernel keeps.
+    (121 tokens; as long in float32, and at 900 tokens). In float64 as on other backends: torch 2.9's compiler mistakes the type of
+    what that kernel keeps.
     """
     choice, few = hardware.attention, num_tokens <= BLOCK_TOKENS
     if choice == "auto":
-        native = hardware.backend != "xla" and hardware.dtype != "float64"
+        best = hardware.can.attention
         slow = hardware.platform == "cpu" and hardware.dtype == "bfloat16" and few
-        choice = "fused" if native and not slow else "scores" if few else "blocks"
+        if best == "fused" and (slow or hardware.dtype == "float64"):
+            best = "blocks"
+        choice = "scores" if few and best == "blocks" else best
     return ATTENTION[choice]
 
 

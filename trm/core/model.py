@@ -56,6 +56,7 @@ class Architecture:
     swiglu: Callable[[Tensor, Tensor, Tensor], Tensor] | None = None
     compile_block: Callable[[Blocks], Blocks] = _as_it_is
     whole: Callable[[Tensor], Tensor] = _itself
+    torch_kernels: bool = True  # whether torch's own kernels compute
 
     @property
     def master_dtype(self) -> torch.dtype:
@@ -259,7 +260,7 @@ def swiglu(arch: Architecture, x: Tensor, gate_up: Tensor, down: Tensor, conv: t
     inner = F.silu(gate) * up
     if conv is not None:
         weight, bias = (t.to(x.dtype) for t in conv)
-        seen = _convolution(inner, weight) if weight.ndim == 3 else _convolution_2d(inner, weight, arch.seq_len)
+        seen = _convolution(inner, weight) if weight.ndim == 3 else _convolution_2d(inner, weight, arch.seq_len, arch.torch_kernels)
         inner = F.silu(seen + bias)
     return _linear(arch, inner, down)
 
@@ -270,19 +271,19 @@ def _convolution(x_BLW: Tensor, weight_W1K: Tensor) -> Tensor:
     return F.pad(x_BLW, (0, 0, 1, 0))[:, :-1] * before + x_BLW * own
 
 
-def _convolution_2d(x_BLW: Tensor, weight_W1KK: Tensor, seq_len: int) -> Tensor:
+def _convolution_2d(x_BLW: Tensor, weight_W1KK: Tensor, seq_len: int, torch_kernels: bool) -> Tensor:
     """Over the square grid of the last `seq_len` tokens, each channel by itself, zero around it; one before them sees itself."""
     B, L, W = x_BLW.shape
     side = math.isqrt(seq_len)
     before, cells = x_BLW[:, : L - seq_len], x_BLW[:, L - seq_len :]
     grid = cells.reshape(B, side, side, W)
-    if grid.device.type == "xla":  # torch_xla leaves the gradients of its convolution to a TPU's bfloat16
+    if torch_kernels:
+        seen = F.conv2d(grid.permute(0, 3, 1, 2), weight_W1KK, padding=1, groups=W).permute(0, 2, 3, 1)
+    else:  # torch_xla leaves the gradients of its convolution to a TPU's bfloat16
         wide, weight = (t.to(torch.promote_types(t.dtype, torch.float32)) for t in (grid, weight_W1KK[:, 0]))
         wide = F.pad(wide, (0, 0, 1, 1, 1, 1))
         parts = [wide[:, i : i + side, j : j + side] * weight[:, i, j] for i in range(3) for j in range(3)]
         seen = torch.stack(parts).sum(0).to(grid.dtype)
-    else:
-        seen = F.conv2d(grid.permute(0, 3, 1, 2), weight_W1KK, padding=1, groups=W).permute(0, 2, 3, 1)
     return torch.cat((before * weight_W1KK[:, 0, 1, 1], seen.reshape(B, seq_len, W)), dim=1)
 
 

@@ -30,11 +30,14 @@ class Program(NamedTuple):
 Current = tuple[TrainState, Tensor]  # with sums [M] since the last log, in the order of trm.core.metrics.training_names
 
 
-def train_program(cfg: StepConfig) -> Program:
-    """((state, sums), fixed, batch) -> (state, sums), in the memory of the old ones."""
+def train_program(cfg: StepConfig, *, in_place: bool = False) -> Program:
+    """((state, sums), fixed, batch) -> (state, sums), in the memory of the old ones.
+
+    `in_place`: the backend lets a program change what is donated to it.
+    """
 
     def training_step(current: Current, fixed: Weights, batch: Batch) -> Current:
-        state, outputs = train_step_with_outputs(cfg, current[0], fixed, batch, in_place=True)
+        state, outputs = train_step_with_outputs(cfg, current[0], fixed, batch, in_place=in_place)
         return state, current[1] + outputs.sums
 
     return Program(training_step, lambda current: current[0].carry, donate=0)

@@ -289,7 +289,7 @@ def train_step_with_outputs(
             t,
             cfg.total_steps,
             whole=cfg.arch.whole,
-            in_place=in_place and table.device.type != "xla",  # where it is donated, and functions are pure
+            in_place=in_place,
         )
     new_state = TrainState(
         weights=weights,

@@ -5,6 +5,7 @@ torch_xla with as many paper devices as the job has chips; writes FOLDER/module.
 state is allocated.
 """
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -25,15 +26,15 @@ from trm.study.placement import place
 def lower(cfg: Config, step: str, runtime: TracingRuntime) -> tuple[bytes, list[dict[str, Any]]]:
     """The module of one of the STEPS, and for each tensor that it uses its parameter, whether it is split by rows or donated."""
     arguments: TrainArguments | EvalArguments
+    arch = dataclasses.replace(architecture_of(cfg), torch_kernels=runtime.can.torch_kernels)
     if step == "training":
-        settings = step_config(cfg)
+        settings = dataclasses.replace(step_config(cfg), arch=arch)
         program = train_program(settings)
         arguments = train_arguments(cfg, settings.arch, votes=place(cfg.hardware).processes > 1)
         state, sums = arguments.current
         parts = {**state._asdict(), "sums": sums, "fixed": arguments.fixed, "batch": arguments.batch}
         donated = {*state._fields, "sums"}
     else:
-        arch = architecture_of(cfg)
         program = eval_program(arch)
         arguments = eval_arguments(cfg, arch, cfg.eval_batch_size)
         parts, donated = arguments._asdict(), set()

@@ -58,7 +58,7 @@ class Experiment:
     def program(self, recursion: RecursionConfig) -> Program:
         """The training step with a stage's recursion."""
         arch = dataclasses.replace(self.arch, recursion=recursion)
-        return train_program(dataclasses.replace(self.step_config, arch=arch))
+        return train_program(dataclasses.replace(self.step_config, arch=arch), in_place=self.runtime.can.in_place)
 
     def first_state(self) -> TrainState:
         """The state before the first step, on the CPU."""
@@ -140,6 +140,5 @@ def started(cfg: Config) -> Runtime:
 
 def on_devices(arch: Architecture, runtime: Runtime) -> Architecture:
     """The architecture with what the devices put in the place of plain torch."""
-    return dataclasses.replace(
-        arch, linear=runtime.linear, swiglu=runtime.swiglu, compile_block=runtime.compile_block, whole=runtime.whole
-    )
+    own = {name: getattr(runtime, name) for name in ("linear", "swiglu", "compile_block", "whole")}
+    return dataclasses.replace(arch, **own, torch_kernels=runtime.can.torch_kernels)

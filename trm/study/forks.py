@@ -10,7 +10,7 @@ import os
 import sys
 import tempfile
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from multiprocessing import resource_tracker
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
@@ -21,17 +21,15 @@ from trm.cli import command_module
 from trm.run.signals import held_back
 
 LONGEST_FOLDER = 107 - len("/pymp-12345678/listener-12345678")  # a socket's path has 107 bytes at most
-# what runs on a CPU needs as well: on a GPU it may look for devices, which a fork could then not use
-INDUCTOR = ("torch._dynamo", "torch._inductor.compile_fx")
 
 
 class Fork:
     """One job: `work` in a process of its own, whose output goes to a file."""
 
-    def __init__(self, work: Callable[[], object], log: Path, *, inductor: bool) -> None:
+    def __init__(self, work: Callable[[], object], log: Path, *, preload: Sequence[str] = ()) -> None:
         context = multiprocessing.get_context("forkserver")
         command = command_module()  # of the sweep, and so of its jobs; None where a file is run, which is small
-        context.set_forkserver_preload([command, *(INDUCTOR if inductor else ())] if command else [])
+        context.set_forkserver_preload([command, *preload] if command else [])
         self.log = log
         log.parent.mkdir(parents=True, exist_ok=True)
         log.unlink(missing_ok=True)  # an earlier attempt's last words are not this one's

@@ -34,7 +34,8 @@ class LocalLauncher(QueueLauncher):
                 "hardware.placement=pod needs every host: use hydra/launcher=submitit_slurm, or placement=host or chip"
             )
         logs = sweep_dir / ".jobs" / socket.gethostname()
-        inductor = self.hardware.backend == "inductor" and self.hardware.platform == "cpu"
+        # on a GPU these modules may look for devices, which a fork could then not use
+        preload = self.hardware.can.preload if self.hardware.platform == "cpu" else ()
         waiting = deque(enumerate(names))
         running: dict[int, tuple[str, Fork, float]] = {}
         with job_environment(placed.jobs_per_host), StopSignal() as stop, board.shown():
@@ -42,7 +43,7 @@ class LocalLauncher(QueueLauncher):
                 while waiting and not self.stopped and len(running) < placed.jobs_per_host:
                     number, name = waiting.popleft()
                     work = functools.partial(self, *self.arguments(sweep_dir / name, job_overrides[number], number))
-                    job = Fork(work, logs / f"{name}.log", inductor=inductor)
+                    job = Fork(work, logs / f"{name}.log", preload=preload)
                     running[number] = (name, job, time.monotonic())
                     board.started(name)
                     log.info("[%s/%s] %s: started", number + 1, len(names), name)
