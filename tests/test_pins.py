@@ -48,6 +48,8 @@ NAMES = [
     "hydra._internal.callbacks:Callbacks",
     "hydra._internal.utils:get_args_parser",
     "hydra._internal.core_plugins.basic_sweeper:BasicSweeper",
+    "hydra._internal.core_plugins.file_config_source:FileConfigSource",
+    "hydra._internal.sources_registry:SourcesRegistry.instance",
     "hydra.core.utils:JobReturn._return_value",
     "omegaconf:BooleanNode._deepcopy_impl",
     "omegaconf:BooleanNode._validate_and_convert_impl",
