@@ -12,6 +12,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import yaml
 from scipy.stats import binomtest
@@ -36,7 +37,7 @@ MODELS = {
     "sudoku_9x9": [
         *["data=sudoku_9x9", "data.num_puzzles=20000", "recipe=tiny", "model.hidden_size=96", "recursion=t3_n6", "hardware=gpu"],
         *["train.global_batch_size=512", "optimizer.lr=1e-3", "optimizer.schedule=cosine", "optimizer.lr_min_ratio=0.02"],
-        *["optimizer.warmup_steps=500", "ema.rate=0.999", "train.max_steps=17000"],
+        *["optimizer.warmup_steps=500", "ema.rate=0.999", "train.max_steps=14650"],
         *["train.log_every_steps=500", "train.eval_every_steps=5000", "train.checkpoint_every_steps=5000"],
     ],
     "maze_9x9": ["experiment=maze_small", "hardware=cpu_bf16"],
@@ -70,9 +71,9 @@ def main() -> None:
     given = parser.parse_args()
     for name in given.names if given.again else ():
         folder = ROOT / "models" / name
-        seconds = yaml.safe_load((folder / CARD_FILE).read_text().split("---\n")[1])["training_seconds"]
+        before = yaml.safe_load((folder / CARD_FILE).read_text().split("---\n")[1])
         take_new_test_puzzles(folder)
-        (folder / CARD_FILE).write_text(card(name, folder, seconds, FEW), encoding="utf-8")
+        card(name, folder, before["training_seconds"], before.get("machine"), FEW)
     for name in () if given.again else given.names:
         run = given.run or ROOT / "outputs" / f"models_{name}"
         if given.run is None:
@@ -82,7 +83,8 @@ def main() -> None:
         used_on = ["hardware=cpu", "hardware.dtype=bfloat16"] if "hardware=gpu" in MODELS[name] else []
         python("trm.interop", "publish", f"checkpoint={run}", str(folder), *used_on)
         summary = json.loads((run / "summary.json").read_text()) if (run / "summary.json").exists() else {}
-        (folder / CARD_FILE).write_text(card(name, folder, summary.get("seconds")), encoding="utf-8")
+        machine = f"{summary['runtime']}, {summary['cores']} core(s)" if "cores" in summary else None
+        card(name, folder, summary.get("seconds"), machine)
 
 
 def take_new_test_puzzles(folder: Path) -> None:
@@ -107,8 +109,8 @@ def take_new_test_puzzles(folder: Path) -> None:
     new.rename(folder)
 
 
-def card(name: str, folder: Path, seconds: float | None, few: tuple[str, ...] = ()) -> str:
-    """The card: facts as YAML, which tests/test_published.py holds to the weights, then words."""
+def card(name: str, folder: Path, seconds: float | None, machine: str | None, few: tuple[str, ...] = ()) -> None:
+    """Write the card: facts as YAML, which tests/test_published.py holds to the weights, then words."""
     *_, line = python("trm.evaluate", f"checkpoint={folder}", *few, capture=True).splitlines()
     found, meta = json.loads(line), json.loads((folder / "meta.json").read_text())
     share, count = found["exact_accuracy"], int(found["count"])
@@ -125,37 +127,51 @@ def card(name: str, folder: Path, seconds: float | None, few: tuple[str, ...] = 
         "steps_planned": meta["config"]["train"]["max_steps"],
         "seed": meta["config"]["seed"],
         "training_seconds": seconds,
+        "machine": machine,
         "training_puzzles": meta["training_range"],
         "parameters": num_parameters(open_run(folder, []).arch),
         "sha256": hashlib.sha256((folder / "state.safetensors").read_bytes()).hexdigest(),
         "code": meta["code"],
         "findings": meta["findings"],
     }
-    trained = meta["training_range"]
-    stream = "training puzzles" if trained["format_version"] > 1 else "puzzles as sets of format version 1 had them"
-    numbers = f"numbers {trained['first']:,} to {trained['first'] + trained['puzzles'] - 1:,} of seed {trained['seed']}'s {stream}"
-    apart = ", nor a symmetric copy of one" if task_of(open_run(folder, []).cfg.data).has_classes else ""
+    text = yaml.safe_dump(facts, sort_keys=False, allow_unicode=True)
+    (folder / CARD_FILE).write_text(f"---\n{text}---\n{words(name, facts, meta)}", encoding="utf-8")
+
+
+def words(name: str, facts: dict[str, Any], meta: dict[str, Any]) -> str:
+    """What the card says below its facts."""
+    config, step, planned = meta["config"], facts["steps"], facts["steps_planned"]
     rounding = ""
-    if meta["config"]["hardware"]["dtype"] == "bfloat16":
+    if config["hardware"]["dtype"] == "bfloat16":
         rounding = " It computes in bfloat16:\nanother backend or processor rounds otherwise and solves a few other puzzles."
-    where = "one NVIDIA H100" if "hardware=gpu" in MODELS[name] else "two cores of an AMD EPYC"
+    puzzles = few = ""
+    if trained := facts.get("training_puzzles"):
+        few = f" {FEW[0]}"
+        stream = "training puzzles" if trained["format_version"] > 1 else "puzzles as sets of format version 1 had them"
+        numbers = f"numbers {trained['first']:,} to {trained['first'] + trained['puzzles'] - 1:,} of seed {trained['seed']}'s {stream}"
+        apart = ", nor a symmetric copy of one" if config["data"]["task"] == "sudoku" else ""
+        puzzles = (
+            f"It was trained on {trained['puzzles']:,} generated puzzles, {numbers}. The held-out puzzles are the first "
+            f"{facts['held_out_puzzles']:,}\ntest puzzles of seed {config['data']['seed']}; none of them is one of the former{apart}.\n\n"
+        )
+    stopped = ""
+    if step != planned:
+        stopped = (
+            f"The run was stopped at step {step:,}, while its schedule was to end at {planned:,}. The command trains as many steps as "
+            "it had, with\na schedule that ends there, so it makes another network.\n\n"
+        )
     command = shlex.join(["python", "-m", "trm.train", *MODELS[name], "seed=0"])
-    return f"""---
-{yaml.safe_dump(facts, sort_keys=False, allow_unicode=True)}---
-# {name}
+    return f"""# {name}
 
 A Tiny Recursive Model for {WHAT[name]}.
-The EMA weights at step {meta["step"]:,} of {facts["steps_planned"]:,} of one run, on {where}. The interval is
+The EMA weights at step {step:,} of {planned:,} of one run, on {facts.get("machine") or "a machine that was not recorded"}. The interval is
 Wilson's for that many puzzles; it says nothing of other seeds. A public checkpoint of the paper's size:
 `python -m trm.interop import`.{rounding}
 
-It was trained on {trained["puzzles"]:,} generated puzzles, {numbers}. The held-out puzzles are the first {count:,}
-test puzzles of seed {meta["config"]["data"]["seed"]}; none of them is one of the former{apart}.
-
-```
+{puzzles}{stopped}```
 {command}
 python scripts/models.py {name}                            # the same, and this card
-python -m trm.evaluate checkpoint=models/{name} {FEW[0]}      # the figures above, on the same puzzles
+python -m trm.evaluate checkpoint=models/{name}{few}      # the figures above, on the same puzzles
 ```
 {ELSEWHERE.get(name, "")}"""
 

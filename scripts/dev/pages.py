@@ -1,0 +1,277 @@
+"""Fill pages of docs/ with what their files and commands say: `python scripts/dev/pages.py`.
+
+A table between `<!-- NAME, from FILE -->` and `<!-- end -->` is made from that file beside the page. On the plan's page what a command
+prints stands below each heading that is one. `sentences` has the words with numbers from such files: they are not filled.
+tests/test_pages.py holds the pages to all of it.
+"""
+
+import contextlib
+import csv
+import io
+import json
+import re
+import shlex
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from scipy import stats
+
+from trm.cli import CONF_DIR, compose
+from trm.config import digest
+
+DOCS = Path(__file__).resolve().parents[2] / "docs"
+RESULTS = DOCS / "results"
+PAGES = [*sorted(RESULTS.glob("*.md")), DOCS / "records.md"]
+BLOCK = re.compile(r"^## `python -m trm\.plan ([^\n`]*)`\n```\n(.*?)^```\n", re.MULTILINE | re.DOTALL)
+FILLED = re.compile(r"^<!-- (\w+), from (\S+) -->\n(.*?)^<!-- end -->\n", re.MULTILINE | re.DOTALL)
+
+Row = Mapping[str, Any]
+
+# column of a file: title, format, factor
+COLUMNS = {
+    "variant": ("variant", "", 1),
+    "settings": ("settings", "", 1),
+    "seeds": ("seeds", "", 1),
+    "parameters": ("weights", ",.0f", 1),
+    "steps": ("steps", ",.0f", 1),
+    "exact_accuracy_mean": ("exact %", ".1f", 100),
+    "best_exact_accuracy_mean": ("best evaluation of a run, mean %", ".1f", 100),
+    "less_baseline_mean": ("less the baseline, points", "+.1f", 100),
+    "p_corrected": ("p, by Holm", ".2g", 1),
+    "training_flops": ("TFLOP trained", ".0f", 1e-12),
+    "flops_per_puzzle": ("GFLOP a puzzle", ".3g", 1e-9),
+    "target_reached_seeds": ("seeds that reach 99 %", "", 1),
+    "seconds_to_target_mean": ("seconds to the first 99 %", ".0f", 1),
+    "samples_to_target_mean": ("rows to it", ",.0f", 1),
+    "seconds": ("seconds of a whole run", ".0f", 1),
+    "candidates from": ("candidates from", "", 1),
+    "selection": ("who answers", "", 1),
+    "K": ("K", "", 1),
+    "D": ("D", "", 1),
+    "exact": ("exact %", ".1f", 100),
+    "difference": ("difference, 95 %", "+.1f", 100),
+    "mcnemar_p": ("McNemar p", ".2g", 1),
+    "oracle": ("pass@K % (oracle)", ".1f", 100),
+    "selection_failures": ("selection failures %", ".0f", 100),
+    "candidates_run": ("candidates run", ".3g", 1),
+    "passes_per_puzzle": ("passes", ".4g", 1),
+    "seconds_per_puzzle": ("ms", ".3g", 1000),
+    "pareto": ("front", "", 1),
+    "step": ("step", "", 1),
+    "way": ("way", "", 1),
+    "ms": ("ms", ".1f", 1),
+    "samples/s": ("samples/s", ",.0f", 1),
+    "times ordinary_compiled": ("here / plain", ".2f", 1),
+    "peak GB": ("peak GB", ".1f", 1),
+    "global_step": ("step", ",.0f", 1),
+    "exact_accuracy": ("exact %", ".1f", 100),
+    "count": ("held-out puzzles", ",.0f", 1),
+}
+REPORT = ["variant", "settings", "seeds"]
+TABLES = {
+    "variants": [*REPORT, "parameters", "steps", "exact_accuracy_mean", "less_baseline_mean", "p_corrected", "flops_per_puzzle"],
+    "recursions": [
+        *["variant", "seeds", "training_flops", "exact_accuracy_mean", "best_exact_accuracy_mean", "less_baseline_mean"],
+        *["p_corrected", "flops_per_puzzle"],
+    ],
+    "records": [
+        *["variant", "seeds", "target_reached_seeds", "seconds_to_target_mean", "samples_to_target_mean", "seconds", "steps"],
+        "exact_accuracy_mean",
+    ],
+    "ways": [
+        *["candidates from", "selection", "K", "D", "exact", "difference", "mcnemar_p", "oracle", "selection_failures"],
+        *["candidates_run", "passes_per_puzzle", "flops_per_puzzle", "seconds_per_puzzle", "pareto"],
+    ],
+    "step": ["step", "way", "ms", "samples/s", "times ordinary_compiled", "peak GB"],
+    "evaluations": ["global_step", "exact_accuracy", "count"],
+}
+
+
+def rows_of(path: Path) -> list[Row]:
+    """The rows of a report's file; of metrics the evaluations."""
+    text = path.read_text(encoding="utf-8")
+    if path.suffix == ".csv":
+        return list(csv.DictReader(io.StringIO(text)))
+    if path.suffix == ".jsonl":
+        return [row for row in map(json.loads, text.splitlines()) if row["kind"] == "eval"]
+    found = json.loads(text)
+    return found["rows"] if isinstance(found, dict) else found
+
+
+def shown(row: Row, key: str) -> str:
+    """A cell: the number with half the width of its 95 % interval, or with the interval's ends, where the file has them."""
+    value, (_, form, factor) = row.get(key), COLUMNS[key]
+    if value in ("", None):
+        return ""
+    if not form:
+        return {"True": "yes", "False": ""}.get(str(value), str(value))
+    text = f"{float(value) * factor:{form}}"
+    if width := row.get(f"{key.removesuffix('_mean')}_ci95_half_width") or row.get(f"{key}_half_width"):
+        text += f" ± {float(width) * factor:{form.lstrip('+')}}"
+    if row.get(f"{key}_low"):
+        text += f" ({float(row[f'{key}_low']) * factor:{form}} to {float(row[f'{key}_high']) * factor:{form}})"
+    return text
+
+
+def table(name: str, path: Path) -> str:
+    """The table of that name as Markdown."""
+    if name == "experiments":
+        return experiments("[!_]*")
+    keys, rows = TABLES[name], rows_of(path)
+    if name == "variants":
+        rows = sorted(rows, key=lambda row: -float(row["exact_accuracy_mean"]))
+    lines = [[COLUMNS[key][0] for key in keys], ["---:" if COLUMNS[key][1] else "---" for key in keys]]
+    lines += [[shown(row, key) for key in keys] for row in rows]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def experiments(names: str) -> str:
+    """The named experiments that a glob means, with their digests at full size and tiny."""
+    lines = ["| experiment | changes | digest | tiny |", "| --- | --- | --- | --- |"]
+    for path in sorted((CONF_DIR / "experiment").glob(f"{names}.yaml")):
+        text = re.sub(r"\n#   (?=\S+ (?:up|down|=))", " ", path.read_text(encoding="utf-8"))
+        found = re.search(r"^# Changes: (.*)$", text, re.MULTILINE)
+        alias = re.search(r"^# Alias of: (\S+)$", text, re.MULTILINE)
+        changes = f"= `{alias[1]}`" if alias else found[1] if found else "-"
+        sizes = ([], ["recipe=tiny", "data=sudoku_6x6"])
+        digests = [digest(compose([f"experiment={path.stem}", "run_name=r", *size])) for size in sizes]
+        lines.append(f"| `{path.stem}` | {changes} | `{digests[0]}` | `{digests[1]}` |")
+    return "\n".join(lines) + "\n"
+
+
+def sentences() -> dict[str, list[str]]:
+    """By page, what its words say of the numbers of its files."""
+    field = {row["variant"].removeprefix("field_"): row for row in rows_of(RESULTS / "field_6x6" / "report.csv")}
+    gain = {name: 100 * float(row["less_baseline_mean"] or "nan") for name, row in field.items()}
+    steps = {name: shown(row, "steps") for name, row in field.items()}
+    mazes = {row["variant"]: row for row in rows_of(RESULTS / "maze_grid" / "report.csv")}
+    adam, fast = rows_of(RESULTS / "records" / "2026-11-26_fast" / "report.csv")
+    seconds, rows = (float(fast[key]) / float(adam[key]) for key in ("seconds_to_target_mean", "samples_to_target_mean"))
+    return {
+        "field_6x6": [
+            f"for the {sum(bool(row['p_corrected']) for row in field.values())} rows that have one",
+            f"the fast recipe ({gain['fast']:+.1f}), a single latent ({gain['single_z']:+.1f}), and, not beyond doubt after the "
+            f"correction, the curriculum ({gain['curriculum']:+.1f}). EqR's {gain['eqr']:+.1f} is",
+            f"{shown(field['no_ema'], 'less_baseline_mean')} without it",
+            f"it makes {steps['one_step']} of them",
+            f"costs a third of the steps and {-gain['act']:.0f} points",
+            f"T=3 n=6 had {steps['t3_n6']} steps for the baseline's {steps['trm']}, winner takes all {steps['wta']}",
+        ],
+        "maze_grid": [
+            f"{shown(mazes['t2_n2'], 'parameters')} weights",
+            f"T=3 n=6 lies {-gain['t3_n6']:.0f} points behind T=2 n=2",
+        ],
+        "inference_6x6": list(_inference()),
+        "gpu": list(_gpu()),
+        "records": [
+            f"took {shown(adam, 'seconds')} and {shown(fast, 'seconds')} s, and ended at "
+            f"{shown(adam, 'exact_accuracy_mean')} and {shown(fast, 'exact_accuracy_mean')} %",
+            f"(one-sided p = {_above_99(adam):.2f} and {_above_99(fast):.2f})",
+            f"the second takes {seconds:.2f} of the first's seconds and {rows:.2f} of its rows",
+        ],
+    }
+
+
+def _above_99(row: Row) -> float:
+    """The one-sided p of a mean above 99 %, from the mean and its 95 % interval."""
+    others = int(row["seeds"]) - 1
+    error = float(row["exact_accuracy_ci95_half_width"]) / stats.t.ppf(0.975, others)
+    return float(stats.t.sf((float(row["exact_accuracy_mean"]) - 0.99) / error, others))
+
+
+def _inference() -> Iterator[str]:
+    table = rows_of(RESULTS / "inference_6x6" / "frontier.csv")
+    by = {(row["candidates from"], row["selection"], row["K"], row["D"]): row for row in table}
+
+    def said(key: str, *ways: str) -> list[str]:
+        return [shown(by[tuple(way.split("/"))], key) for way in ways]
+
+    def exact(*ways: str) -> list[str]:
+        return [text.split(" ")[0] for text in said("exact", *ways)]
+
+    def gain(*ways: str) -> list[str]:
+        return [text.split(" ")[0] for text in said("difference", *ways)]
+
+    alone, *longer = exact(*(f"steps/last/1/{steps}" for steps in (16, 64, 256)))
+    two, eight, many = exact(*(f"copies/vote/{count}/16" for count in (2, 8, 32)))
+    (most,) = said("difference", "copies/vote/32/16")
+    yield f"Two copies {two}, eight {eight}, thirty-two {many} % ({most.replace(' (', ' points, ')}"
+    yield f"network alone solves {alone} %"
+    noises = [f"noise{noise}/best_q/100/16" for noise in ("0.1", "0.3", "1")]
+    yield "{}, {} and {} % with K=100".format(*exact(*noises)) + " ({}, {} and {} points)".format(*gain(*noises))
+    yield "{} % after 64, {} % after 256".format(*longer)
+    yield "{} % with K=32, as good as rollouts".format(*exact("restarts/best_q/32/16"))
+    oracle = {
+        way: float(by[tuple(way.split("/"))]["oracle"])
+        for way in ("copies/vote/8/16", "noise1/best_q/100/16", "noise0.3/best_q/100/16")
+    }
+    base = float(by["steps", "last", "1", "16"]["exact"])
+    shares = [100 * (1 - (1 - share) / (1 - base)) for share in oracle.values()]
+    yield f"{shares[0]:.0f} % is solved by some of eight symmetric copies"
+    yield "but {:.0f} % by some of a hundred rollouts with noise 1.0 and {:.0f} % with noise 0.3".format(*shares[1:])
+    yield "is among the hundred for {} and {} %".format(*said("selection_failures", *list(oracle)[1:]))
+    yield "cost a third of one standard pass, for {} points".format(gain("copies/halt_first/2/16")[0].lstrip("-"))
+    gaps: dict[str, list[float]] = {}
+    for row in table:
+        if row["K"] != "1":
+            gaps.setdefault(row["selection"], []).append(100 * (float(row["oracle"]) - float(row["exact"])))
+    mean = sorted((sum(gap) / len(gap), name) for name, gap in gaps.items())
+    yield "asked for): " + "; ".join(f"`{name}` {gap:.1f}" for gap, name in mean)
+    yield "the residual and the halting value, {:.1f} and {:.1f} points below pass@K".format(*(gap for gap, _ in mean[:2]))
+
+
+def _gpu() -> Iterator[str]:
+    train, plain, *_ = rows_of(RESULTS / "gpu" / "beside.json")
+    clock, every, *kernels = rows_of(RESULTS / "gpu" / "kernels.json")
+    ms = {
+        kind: sum(row["ms"] for row in kernels if re.search(pattern, row["kernel"]))
+        for kind, pattern in (
+            ("products", "nvjet|gemm"),
+            ("pointwise", "triton_poi|elementwise"),
+            ("reductions", "triton_(red|per)"),
+        )
+    }
+    yield f"Peak memory of training {shown(train, 'peak GB')} GB (plain: {shown(plain, 'peak GB')})"
+    yield f"(65,104 steps of 768) trains for {65104 * train['ms'] / 3.6e6:.1f} hours"
+    yield f"the kernels fill {100 * every['ms'] / clock['ms']:.0f} % of the step"
+    yield f"Products take {ms['products']:.0f} ms of {every['ms']:.0f}: at the rate of a plain 8192 product"
+    rate = train["matmul GFLOP/s"]
+    yield f"({rate / 1e3:.0f} TFLOP/s) they would take {1e3 * train['GFLOP a step'] / rate:.0f};"
+    yield f"Pointwise kernels take {ms['pointwise']:.0f} ms"
+    yield f"Reductions (RMSNorm) take {ms['reductions']:.0f}"
+    facts = yaml.safe_load((DOCS.parent / "models" / "sudoku_9x9" / "README.md").read_text().split("---\n")[1])
+    yield f"{facts['steps']:,} steps in {facts['training_seconds']:.0f} s"
+    yield f"({512 * facts['steps'] / facts['training_seconds']:,.0f} samples/s; "
+    yield f"{1000 * facts['training_seconds'] / facts['steps']:.0f} ms a step"
+
+
+def blocks() -> dict[str, str]:
+    """What stands on the plan's page below each command, by the command's arguments."""
+    return {block[1]: block[2] for block in BLOCK.finditer((RESULTS / "plan_v4_64.md").read_text())}
+
+
+def printed(arguments: str) -> str:
+    """What a command of trm.plan prints."""
+    from trm.plan.__main__ import main
+
+    with contextlib.redirect_stdout(io.StringIO()) as out:
+        main(shlex.split(arguments))
+    return out.getvalue()
+
+
+def filled(page: Path) -> str:
+    """The page with its tables and outputs made anew."""
+
+    def anew(found: re.Match[str]) -> str:
+        return f"<!-- {found[1]}, from {found[2]} -->\n{table(found[1], page.parent / found[2])}<!-- end -->\n"
+
+    text = FILLED.sub(anew, page.read_text(encoding="utf-8"))
+    return BLOCK.sub(lambda found: f"## `python -m trm.plan {found[1]}`\n```\n{printed(found[1])}```\n", text)
+
+
+if __name__ == "__main__":
+    for page in PAGES:
+        page.write_text(filled(page), encoding="utf-8")
+        print(f"written: {page}")

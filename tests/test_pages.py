@@ -1,0 +1,163 @@
+"""The pages of docs/results and docs/records.md say what their files and commands say, and at which revision that was."""
+
+import importlib.util
+import re
+import shlex
+import subprocess
+from pathlib import Path
+
+import pytest
+import yaml
+
+from trm.cli import CONF_DIR, compose, compose_jobs
+from trm.errors import UserError
+from trm.report.__main__ import main as report
+from trm.run.saved import open_run
+
+ROOT = Path(__file__).parents[1]
+
+
+def script(path):
+    spec = importlib.util.spec_from_file_location(Path(path).stem, ROOT / "scripts" / path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+pages = script("dev/pages.py")
+BLOCKS = pages.blocks()
+RUN, ALL, SWEEP = (
+    f"{jobs} hardware=v4_64{more}"
+    for jobs, more in (
+        ("experiment=e1_1_baseline", ""),
+        ("experiment=e1_1_baseline", " evaluate.max_puzzles=422786"),
+        ("+sweep=all", ""),
+    )
+)
+TEXTS = {page.stem: page.read_text() for page in pages.PAGES}
+FILLED = [(page, *found) for page in pages.PAGES for found in pages.FILLED.findall(page.read_text())]
+MEANT = {"STANDING,NEW": "record_6x6_adam,record_6x6_fast", "checkpoint=RUN": f"checkpoint={ROOT}/models/sudoku_6x6"}
+COMMANDS = sorted(
+    {
+        (name, " ".join(found.replace("\\\n", " ").split()))
+        for name, text in TEXTS.items()
+        for pattern in (r"^((?:\w+=\S+ )?(?:python|bash|scripts/)(?:.*\\\n)*.*)$", r"`((?:python|bash) [^`]+)`")
+        for found in re.findall(pattern, text, re.MULTILINE)
+    }
+)
+
+
+@pytest.mark.parametrize(("page", "name", "file", "text"), FILLED, ids=lambda value: getattr(value, "stem", None))
+def test_a_table_is_of_the_file_that_it_names(page, name, file, text):
+    if name == "experiments":  # all of them: below
+        assert pages.experiments("[fr]*fast*").splitlines()[2:] == re.findall(r"^\| `[fr]\w*fast\w*` .*", text, re.MULTILINE)
+    else:
+        assert text == pages.table(name, page.parent / file), "run python scripts/dev/pages.py"
+
+
+@pytest.mark.long
+def test_every_experiment_is_in_the_table():
+    assert pages.experiments("[!_]*") in TEXTS["experiments"], "run python scripts/dev/pages.py"
+
+
+def test_the_two_forms_of_a_frontier_are_one():
+    rows, texts = (pages.rows_of(pages.RESULTS / "inference_6x6" / f"frontier.{form}") for form in ("json", "csv"))
+    assert [{key: str(value) for key, value in row.items()} for row in rows] == texts
+
+
+@pytest.mark.parametrize(("page", "words"), pages.sentences().items())
+def test_the_words_have_the_numbers_of_the_files(page, words):
+    text = " ".join(TEXTS[page].split())
+    assert [said for said in words if said not in text] == []
+
+
+@pytest.mark.parametrize("page", TEXTS)
+def test_a_table_that_no_file_holds_says_so(page):
+    head, *sections = re.split(r"^(?=## )", pages.FILLED.sub("", TEXTS[page]), flags=re.MULTILINE)
+    every = "All tables of this page were typed" in head
+    for section in (head, *sections):
+        before, bar, _ = section.partition("\n| ")
+        assert not bar or every or re.search(r"tables? (below|beside)?\s*(was|were) typed", before), section
+
+
+@pytest.mark.parametrize("page", sorted(TEXTS.keys() - {"experiments"}))
+def test_a_page_names_a_revision_that_is_there(page):
+    named = re.findall(r"revisions?\s([0-9a-f]{7})\b", TEXTS[page])
+    assert named
+    if subprocess.run(["git", "rev-parse", "--is-shallow-repository"], cwd=ROOT, capture_output=True).stdout == b"false\n":
+        for revision in named:
+            subprocess.run(["git", "merge-base", "--is-ancestor", revision, "HEAD"], cwd=ROOT, check=True)
+
+
+def settings_of(module, words):
+    """Have the settings of a command of trm checked, as the command does, without running it."""
+    checkpoints = [word.partition("=")[2] for word in words if word.startswith("checkpoint=")]
+    if module == "trm.report":
+        with pytest.raises(UserError, match="multirun/"):  # which is not there
+            report(words)
+    elif module in ("trm.evaluate", "inference_study"):
+        open_run(Path(checkpoints[0] if checkpoints else MEANT["checkpoint=RUN"].partition("=")[2]), words[len(checkpoints) :])
+    elif module == "trm.train":
+        words = [word for word in words if word not in ("-m", "--multirun")]
+        few = ["experiment=field_trm"] if any(word.startswith("+sweep=field") for word in words) else []
+        assert compose_jobs([*words, "seed=0", *few])  # a few of them, which takes a tenth of the time
+    else:
+        assert module == "trm.plan"
+        compose([word for word in words if not word.startswith("+sweep=")])
+
+
+@pytest.mark.parametrize(("page", "command"), COMMANDS)
+def test_every_command_composes(tmp_path, monkeypatch, page, command):
+    monkeypatch.chdir(tmp_path)
+    for name, meant in MEANT.items():
+        command = command.replace(name, meant)
+    words = shlex.split(re.sub(r"^\w+=\S+ ", "", command))
+    if words[:2] == ["python", "-m"]:
+        return settings_of(words[2], words[3:])
+    program, *words = words if words[0].startswith("scripts/") else words[1:]
+    assert (ROOT / program).exists()
+    if program == "scripts/gpu_sweep.sh":
+        settings_of("trm.train", [*words, "hardware=gpu"])
+    elif program == "scripts/inference_study.py":
+        settings_of("inference_study", [word for word in words[: words.index("--out")] if not word.startswith("multirun/")])
+    else:
+        assert not words
+
+
+@pytest.mark.parametrize(
+    "arguments", [pytest.param(words, marks=[pytest.mark.long] if "+sweep" in words else []) for words in BLOCKS]
+)
+def test_the_plans_page_says_what_its_commands_print(arguments):
+    assert BLOCKS[arguments] == pages.printed(arguments), "run python scripts/dev/pages.py"
+
+
+def test_the_tables_of_sweeps_say_what_the_runs_do():
+    """So that what needs counting of 32 graphs to be made anew is held to what the quick test counts."""
+    (chip,) = re.findall(r"^    chip .*", BLOCKS[RUN], re.MULTILINE)
+    hours = chip.split()[7:10]
+    (row,) = re.findall(r"^    e1_1_baseline .*", BLOCKS[SWEEP], re.MULTILINE)
+    assert row.split()[-3:] == hours
+
+
+def test_the_pods_page_has_the_hours_of_the_plan():
+    text = (ROOT / "docs" / "pod.md").read_text()
+    job = re.compile(r"^    (\w+) +[\d,]+ +[\d.]+ +[\d,]+ +[\d.]+ +[\d.]+ +([\d.]+)", re.MULTILINE)
+    hours = dict(job.findall(BLOCKS[SWEEP]))
+    hours["e2_2_t3_n6"] = hours["e1_1_baseline"]  # the same settings, so that the sweep has them once
+    told = dict(re.findall(r"^\| `(e\w+)` \|.*\| ([\d.]+) \|$", text, re.MULTILINE))
+    assert told == {name: hour for name, hour in hours.items() if name.startswith("e")}
+    assert f"`paper_t3_n6` reached 87.4 % there ({hours['paper_t3_n6']} h" in text
+    shares = [
+        re.search(r"evaluation's share.*: chip (\d+) %, host (\d+) %, pod (\d+) %", BLOCKS[run]).groups() for run in (RUN, ALL)
+    ]
+    (sampled, _, pod), (whole, _, whole_pod) = shares
+    assert f"{sampled} % of the baseline's hours on a\nchip or a host, {pod} % on the pod" in text
+    assert f"all of them each time would be {whole} and {whole_pod} %" in text
+
+
+@pytest.mark.parametrize("sweep", ["field_6x6_lr", "field_pilot", "search_4x4"])
+def test_a_search_has_other_puzzles_than_tables_and_records(sweep):
+    asked = yaml.safe_load((CONF_DIR / "sweep" / f"{sweep}.yaml").read_text())["hydra"]["sweeper"]["params"]
+    table = compose(["experiment=field_trm", "run_name=r"])
+    assert asked["data.seed"] not in (table.data.seed, 1)  # 1: docs/records.md
+    assert asked.get("seed", 0) < 100  # those of records begin there
