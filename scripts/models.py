@@ -17,6 +17,7 @@ from typing import Any
 import yaml
 from scipy.stats import binomtest
 
+from trm.config import DataConfig
 from trm.core.model import num_parameters
 from trm.data.build import ensure_dataset
 from trm.data.content import findings, training_range
@@ -144,34 +145,38 @@ def words(name: str, facts: dict[str, Any], meta: dict[str, Any]) -> str:
     rounding = ""
     if config["hardware"]["dtype"] == "bfloat16":
         rounding = " It computes in bfloat16:\nanother backend or processor rounds otherwise and solves a few other puzzles."
-    puzzles = few = ""
+    puzzles, few, comment = "", "", "on today's test puzzles: those of the figures above are not made any more"
     if trained := facts.get("training_puzzles"):
-        few = f" {FEW[0]}"
+        few, comment = f" {FEW[0]}", "the figures above, on the same puzzles"
         stream = "training puzzles" if trained["format_version"] > 1 else "puzzles as sets of format version 1 had them"
-        numbers = f"numbers {trained['first']:,} to {trained['first'] + trained['puzzles'] - 1:,} of seed {trained['seed']}'s {stream}"
-        apart = ", nor a symmetric copy of one" if config["data"]["task"] == "sudoku" else ""
+        numbers = (
+            f"numbers {trained['first']:,} to {trained['first'] + trained['puzzles'] - 1:,} of seed {trained['seed']}'s {stream}"
+        )
+        apart = ", nor a symmetric copy of one" if task_of(DataConfig(**config["data"])).has_classes else ""
         puzzles = (
             f"It was trained on {trained['puzzles']:,} generated puzzles, {numbers}. The held-out puzzles are the first "
-            f"{facts['held_out_puzzles']:,}\ntest puzzles of seed {config['data']['seed']}; none of them is one of the former{apart}.\n\n"
+            f"{facts['held_out_puzzles']:,}\n"
+            f"test puzzles of seed {config['data']['seed']}; none of them is one of the former{apart}.\n\n"
         )
     stopped = ""
     if step != planned:
         stopped = (
-            f"The run was stopped at step {step:,}, while its schedule was to end at {planned:,}. The command trains as many steps as "
-            "it had, with\na schedule that ends there, so it makes another network.\n\n"
+            f"The run was stopped at step {step:,}, while its schedule was to end at {planned:,}. The command trains as many steps "
+            "as it had, with\na schedule that ends there, so it makes another network.\n\n"
         )
     command = shlex.join(["python", "-m", "trm.train", *MODELS[name], "seed=0"])
+    machine = facts.get("machine") or "not recorded"
     return f"""# {name}
 
 A Tiny Recursive Model for {WHAT[name]}.
-The EMA weights at step {step:,} of {planned:,} of one run, on {facts.get("machine") or "a machine that was not recorded"}. The interval is
+The EMA weights at step {step:,} of {planned:,} of one run, its machine: {machine}. The interval is
 Wilson's for that many puzzles; it says nothing of other seeds. A public checkpoint of the paper's size:
 `python -m trm.interop import`.{rounding}
 
 {puzzles}{stopped}```
 {command}
 python scripts/models.py {name}                            # the same, and this card
-python -m trm.evaluate checkpoint=models/{name}{few}      # the figures above, on the same puzzles
+python -m trm.evaluate checkpoint=models/{name}{few}      # {comment}
 ```
 {ELSEWHERE.get(name, "")}"""
 

@@ -1,7 +1,10 @@
 """The networks of models/ and their cards; publishing a run; solving without checkpoint=."""
 
 import hashlib
+import importlib.util
 import json
+import re
+import shlex
 from pathlib import Path
 
 import pytest
@@ -9,10 +12,15 @@ import yaml
 from running import TINY, run
 from safetensors import safe_open
 
+from trm.cli import compose
+from trm.config import to_plain
 from trm.errors import CheckpointError, ConfigError
 from trm.run.saved import open_run, published
 
 MODELS = Path(__file__).parents[1] / "models"
+SPEC = importlib.util.spec_from_file_location("models", MODELS.parent / "scripts" / "models.py")
+models = importlib.util.module_from_spec(SPEC)
+SPEC.loader.exec_module(models)
 CARDS = {path.parent.name: yaml.safe_load(path.read_text().split("---\n")[1]) for path in sorted(MODELS.glob("*/README.md"))}
 SUDOKUS = {
     "sudoku_4x4": "1...|..1.|.1..|...1".replace("|", ""),
@@ -49,6 +57,18 @@ def test_a_card_is_of_the_weights_beside_it(name):
     assert card["interval_95"][0] <= card["exact_accuracy"] <= card["interval_95"][1]
     with safe_open(folder / "state.safetensors", "np") as file:
         assert card["parameters"] == sum(file.get_tensor(name).size for name in file.keys() if name.startswith("ema/"))  # noqa: SIM118
+
+
+@pytest.mark.parametrize("name", CARDS)
+def test_a_cards_words_and_command_are_of_its_network(name):
+    text, meta = (MODELS / name / "README.md").read_text(), json.loads((MODELS / name / "meta.json").read_text())
+    assert text.split("---\n", 2)[2] == models.words(name, CARDS[name], meta), "words() of scripts/models.py"
+    (command,) = re.findall(r"^python -m trm\.train (.*)", text, re.MULTILINE)
+    cfg = to_plain(compose([*shlex.split(command), "run_name=r"]))
+    assert cfg["train"]["max_steps"] == meta["step"]
+    for group in ("data", "model", "recursion", "optimizer", "ema"):  # what the checkpoint, which may be older, knows of
+        assert {key: cfg[group][key] for key in meta["config"][group]} == meta["config"][group]
+    assert cfg["train"]["global_batch_size"] == meta["config"]["train"]["global_batch_size"]
 
 
 @pytest.mark.long

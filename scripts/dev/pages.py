@@ -1,7 +1,7 @@
 """Fill pages of docs/ with what their files and commands say: `python scripts/dev/pages.py`.
 
-A table between `<!-- NAME, from FILE -->` and `<!-- end -->` is made from that file beside the page. On the plan's page what a command
-prints stands below each heading that is one. `sentences` has the words with numbers from such files: they are not filled.
+A table between `<!-- NAME, from FILE -->` and `<!-- end -->` is made from that file. On the plan's page, what a command
+prints stands below each heading that is one. `sentences` has the words with numbers of such files, which are not filled.
 tests/test_pages.py holds the pages to all of it.
 """
 
@@ -97,7 +97,8 @@ def rows_of(path: Path) -> list[Row]:
     if path.suffix == ".jsonl":
         return [row for row in map(json.loads, text.splitlines()) if row["kind"] == "eval"]
     found = json.loads(text)
-    return found["rows"] if isinstance(found, dict) else found
+    rows: list[Row] = found["rows"] if isinstance(found, dict) else found
+    return rows
 
 
 def shown(row: Row, key: str) -> str:
@@ -135,7 +136,7 @@ def experiments(names: str) -> str:
         found = re.search(r"^# Changes: (.*)$", text, re.MULTILINE)
         alias = re.search(r"^# Alias of: (\S+)$", text, re.MULTILINE)
         changes = f"= `{alias[1]}`" if alias else found[1] if found else "-"
-        sizes = ([], ["recipe=tiny", "data=sudoku_6x6"])
+        sizes: tuple[list[str], ...] = ([], ["recipe=tiny", "data=sudoku_6x6"])
         digests = [digest(compose([f"experiment={path.stem}", "run_name=r", *size])) for size in sizes]
         lines.append(f"| `{path.stem}` | {changes} | `{digests[0]}` | `{digests[1]}` |")
     return "\n".join(lines) + "\n"
@@ -183,10 +184,10 @@ def _above_99(row: Row) -> float:
 
 def _inference() -> Iterator[str]:
     table = rows_of(RESULTS / "inference_6x6" / "frontier.csv")
-    by = {(row["candidates from"], row["selection"], row["K"], row["D"]): row for row in table}
+    by = {"/".join(row[key] for key in ("candidates from", "selection", "K", "D")): row for row in table}
 
     def said(key: str, *ways: str) -> list[str]:
-        return [shown(by[tuple(way.split("/"))], key) for way in ways]
+        return [shown(by[way], key) for way in ways]
 
     def exact(*ways: str) -> list[str]:
         return [text.split(" ")[0] for text in said("exact", *ways)]
@@ -203,16 +204,14 @@ def _inference() -> Iterator[str]:
     yield "{}, {} and {} % with K=100".format(*exact(*noises)) + " ({}, {} and {} points)".format(*gain(*noises))
     yield "{} % after 64, {} % after 256".format(*longer)
     yield "{} % with K=32, as good as rollouts".format(*exact("restarts/best_q/32/16"))
-    oracle = {
-        way: float(by[tuple(way.split("/"))]["oracle"])
-        for way in ("copies/vote/8/16", "noise1/best_q/100/16", "noise0.3/best_q/100/16")
-    }
-    base = float(by["steps", "last", "1", "16"]["exact"])
+    oracle = {way: float(by[way]["oracle"]) for way in ("copies/vote/8/16", "noise1/best_q/100/16", "noise0.3/best_q/100/16")}
+    base = float(by["steps/last/1/16"]["exact"])
     shares = [100 * (1 - (1 - share) / (1 - base)) for share in oracle.values()]
     yield f"{shares[0]:.0f} % is solved by some of eight symmetric copies"
     yield "but {:.0f} % by some of a hundred rollouts with noise 1.0 and {:.0f} % with noise 0.3".format(*shares[1:])
     yield "is among the hundred for {} and {} %".format(*said("selection_failures", *list(oracle)[1:]))
-    yield "cost a third of one standard pass, for {} points".format(gain("copies/halt_first/2/16")[0].lstrip("-"))
+    (lost,) = said("difference", "copies/halt_first/2/16")
+    yield f"cost a third of one standard pass, for {lost.lstrip('-').replace(' (', ' points (')}"
     gaps: dict[str, list[float]] = {}
     for row in table:
         if row["K"] != "1":
