@@ -15,10 +15,10 @@ from bench.machine import Row, median_and_spread, turns
 from trm.cli import compose
 from trm.config import Config
 from trm.core.metrics import MOST_SAMPLES, training_names
+from trm.ground.clock import Lap
 from trm.inference.samples import Samples
 from trm.plan.estimate import estimate
 from trm.plan.workload import workload
-from trm.run.clock import Lap
 from trm.tasks.base import task_of
 from trm.tasks.sudoku.rules import BLANK
 from trm.tracking.evaluation import Evaluation, held_out

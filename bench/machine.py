@@ -25,7 +25,7 @@ from tqdm import tqdm
 
 from trm.cli import ROOT
 from trm.errors import RunFailure
-from trm.run.cores import cores
+from trm.ground.cores import cores
 from trm.run.revision import code
 
 Row = dict[str, Any]

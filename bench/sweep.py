@@ -11,7 +11,7 @@ from bench.machine import CAPTURED, Row, ended, median_and_spread, turns, until_
 from trm.cli import compose
 from trm.data.build import ensure_dataset
 from trm.errors import RunFailure, UserError
-from trm.run.folder import read_summary
+from trm.ground.folder import read_summary
 
 GRID = ["seed=0,1,2,3"]
 TINY = ["experiment=demo_4x4", "train.max_steps=100", "evaluate.max_puzzles=250", "tracking=none"]

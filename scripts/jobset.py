@@ -21,7 +21,7 @@ import yaml
 from trm.cli import compose, fail, options
 from trm.config import HardwareConfig
 from trm.errors import EXIT_USER_ERROR, UserError
-from trm.run.rank import RANK, RANKS
+from trm.ground.rank import RANK, RANKS
 from trm.study.placement import place, slice_topology
 
 SAVING_S = 120  # between SIGTERM and the end

@@ -18,8 +18,8 @@ from omegaconf import OmegaConf
 from trm.cli import hydra_command
 from trm.config import digest, to_plain
 from trm.errors import EXIT_PREEMPTED, DataError
-from trm.run.folder import CONFIG_FILE, write_summary
-from trm.run.signals import StopSignal
+from trm.ground.folder import CONFIG_FILE, write_summary
+from trm.ground.signals import StopSignal
 
 
 def run(cfg):

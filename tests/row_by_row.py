@@ -11,7 +11,7 @@ import math
 import torch
 import torch.nn.functional as F
 
-from trm.core.counter import RECURSION_NOISE, STARTS, normal
+from trm.ground.counter import RECURSION_NOISE, STARTS, normal
 
 IGNORED = -100
 

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 
 import trm.run.checkpoint
 from trm.errors import CheckpointError
+from trm.ground.folder import checksum
 from trm.run.checkpoint import (
     META_FILE,
     STATE_FILE,
@@ -33,7 +34,6 @@ from trm.run.checkpoint import (
     set_aside,
     unflatten,
 )
-from trm.run.folder import checksum
 
 TENSORS = {
     "weights/w": torch.tensor([[1.5, -0.0], [float("nan"), 1e-40]]),  # NaN, a negative zero and a denormal

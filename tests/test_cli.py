@@ -9,8 +9,8 @@ from report_fixtures import write_run
 from running import TINY, command, environment, metrics, run, run_unread, summary
 
 from trm.errors import ConfigError
-from trm.run.rank import STARTERS, refuse_other_starters
-from trm.run.streams import standard_streams
+from trm.ground.rank import STARTERS, refuse_other_starters
+from trm.ground.streams import standard_streams
 
 COMMAND = """
 from trm.cli import plain_command
@@ -87,7 +87,7 @@ def test_a_command_runs_with_closed_descriptors(tmp_path):
 def test_processes_started_without_descriptors_have_some(tmp_path):
     """Else the first file that a child opens becomes its standard output."""
     script = (
-        "import subprocess, sys; from trm.run.streams import standard_streams\n"
+        "import subprocess, sys; from trm.ground.streams import standard_streams\n"
         "with standard_streams():\n"
         "    child = 'import os; [os.fstat(number) for number in (0, 1, 2)]'\n"
         "    sys.exit(subprocess.run([sys.executable, '-c', child]).returncode)"
@@ -115,7 +115,7 @@ def test_another_broken_pipe_is_no_reader_that_went_away():
 
 def test_a_preempted_run_keeps_its_code_without_a_reader(tmp_path):
     script = (
-        "import sys; from trm.run.streams import standard_streams\n"
+        "import sys; from trm.ground.streams import standard_streams\n"
         "sys.stdout = open(1, 'w')  # with a buffer, whatever the environment says\n"
         "with standard_streams():\n    print('x')\n    raise SystemExit(143)"
     )

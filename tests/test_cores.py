@@ -8,7 +8,7 @@ import torch
 
 from trm.backends import machine, start
 from trm.config import HardwareConfig
-from trm.run import cores
+from trm.ground import cores
 
 V2 = "31 23 0:28 {root} {top} rw,nosuid shared:4 - cgroup2 cgroup2 rw,nsdelegate"
 V1 = "32 31 0:29 {root} {top} rw - cgroup cgroup rw,cpu,cpuacct"

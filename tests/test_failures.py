@@ -16,12 +16,12 @@ from trm.cli import compose, hydra_command
 from trm.core.metrics import training_names
 from trm.doctor import check_folder
 from trm.errors import ConfigError, RunFailure
-from trm.run.clock import Lap
+from trm.ground.clock import Lap
+from trm.ground.folder import InUseError, exclusive, in_use, write_summary
+from trm.ground.job import job
+from trm.ground.rank import process_rank
+from trm.ground.signals import StopSignal
 from trm.run.failures import check_evaluation, check_losses, check_weights, explained, memory_words, slow_loader
-from trm.run.folder import InUseError, exclusive, in_use, write_summary
-from trm.run.job import job
-from trm.run.rank import process_rank
-from trm.run.signals import StopSignal
 from trm.study import sweep as study
 
 # As the compiler for a v4 said it of a step that was too big.

@@ -62,7 +62,7 @@ def allowed(folder, module):
         return True
     return any(module == each or module.startswith(f"{each}.") for each in MAY[folder]) or any(
         each.startswith(f"{module}.")
-        for each in MAY[folder]  # "from trm.run import clock" names the folder too
+        for each in MAY[folder]  # "from trm.ground import clock" names the folder too
     )
 
 

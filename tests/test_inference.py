@@ -18,12 +18,12 @@ from trm.backends import start
 from trm.cli import compose, group_options
 from trm.config import HardwareConfig, InferenceConfig, LatentsConfig, ModelConfig, RecursionConfig
 from trm.core.candidates import change, prepared, resampled, row_keys, started
-from trm.core.counter import ROLLOUT_NOISE, normal
 from trm.core.model import Architecture, forward, init_fixed, init_weights, with_latents
 from trm.data.format import Dataset, Metadata
 from trm.data.loader import EvalLoader
 from trm.errors import ConfigError
 from trm.evaluate import main, sweep_of
+from trm.ground.counter import ROLLOUT_NOISE, normal
 from trm.inference.compute import Interval, interval, pareto
 from trm.inference.cost import Work, cost
 from trm.inference.evaluator import EarlyExitEvaluator, FullEvaluator
@@ -632,7 +632,7 @@ def test_a_signal_leaves_the_rungs_that_are_done(folder, monkeypatch, capsys):
         asked.append(0)
         return len(asked) > 8  # of the first way: 2 batches of 4 steps
 
-    monkeypatch.setattr("trm.run.signals.StopSignal.requested", property(stop, lambda self, value: None), raising=False)
+    monkeypatch.setattr("trm.ground.signals.StopSignal.requested", property(stop, lambda self, value: None), raising=False)
     with pytest.raises(SystemExit) as end:
         main(["checkpoint=outputs/r", "-m", "inference=standard,votes8", "--out", "stopped"])
     assert end.value.code == 143

@@ -6,14 +6,14 @@ import time
 
 import pytest
 
-from trm.run import clock as progress
-from trm.run.progress import Progress, progress_bar, work
+from trm.ground import clock as progress
+from trm.ground.progress import Progress, progress_bar, work
 
 
 @pytest.fixture
 def told(monkeypatch):
     lines = []
-    monkeypatch.setattr(logging.getLogger("trm.run.progress"), "info", lambda text, *args: lines.append(text % args))
+    monkeypatch.setattr(logging.getLogger("trm.ground.progress"), "info", lambda text, *args: lines.append(text % args))
     return lines
 
 
@@ -61,7 +61,7 @@ def test_a_bar_whose_reader_goes_away_does_not_end_the_work(monkeypatch):
 
 
 def test_a_command_s_work_is_told_on_stderr_and_where_it_was_interrupted(monkeypatch, capsys):
-    monkeypatch.setattr("trm.run.progress.WORDS_EVERY_S", 0.01)
+    monkeypatch.setattr("trm.ground.progress.WORDS_EVERY_S", 0.01)
 
     def read():
         with work("rows read", 2000, "row") as done:

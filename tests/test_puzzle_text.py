@@ -6,10 +6,10 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from trm.data import files
-from trm.data.files import data_files, read_json, read_text
 from trm.data.puzzle_text import questions_in, text_of
 from trm.errors import DataError
+from trm.ground import files
+from trm.ground.files import data_files, read_json, read_text
 from trm.tasks.maze.task import MazeTask
 from trm.tasks.sudoku.task import SudokuTask
 

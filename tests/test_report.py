@@ -15,11 +15,11 @@ from sweeping import start, stopped
 from trm.cli import CONF_DIR, compose
 from trm.config import NUMBERS, defaults, flatten, paper, role, to_plain, total_steps, way_keys
 from trm.errors import ConfigError, UserError
+from trm.ground.folder import exclusive
 from trm.report.__main__ import main
 from trm.report.output import terminal
 from trm.report.runs import collect
 from trm.report.variants import compare, estimate
-from trm.run.folder import exclusive
 from trm.show.files import write_files
 
 PNG = b"\x89PNG\r\n\x1a\n"

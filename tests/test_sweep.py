@@ -16,8 +16,8 @@ from sweeping import FAKE_JOB, start, summaries, sweep, wait_for
 
 from trm.backends.xla import compile_cache
 from trm.cli import compose, compose_jobs
-from trm.run.folder import write_summary
-from trm.run.rank import process_rank
+from trm.ground.folder import write_summary
+from trm.ground.rank import process_rank
 from trm.study import sweep as study
 
 SEEDS = ["-m", "seed=0,1,2", "run_name=s"]

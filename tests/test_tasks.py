@@ -16,11 +16,11 @@ from trm.data.build import build_dataset
 from trm.data.format import load_dataset
 from trm.data.loader import EvalLoader, TrainLoader
 from trm.errors import ConfigError
+from trm.ground.signals import StopSignal
 from trm.report.output import terminal
 from trm.report.runs import collect
 from trm.report.variants import compare
 from trm.run.experiment import build
-from trm.run.signals import StopSignal
 from trm.solve import report
 from trm.tasks import base
 from trm.tasks.base import augment, task_of, undo

@@ -28,8 +28,8 @@ from trm.core.metrics import METRICS, Shown, evaluation_names, training_names
 from trm.core.model import init_fixed, init_weights
 from trm.core.programs import eval_program
 from trm.core.step import empty_carry
+from trm.ground.clock import Lap
 from trm.inference.samples import Samples
-from trm.run.clock import Lap
 from trm.show.think import think
 from trm.tasks.sudoku.rules import BLANK
 from trm.tracking.evaluation import held_out

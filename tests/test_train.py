@@ -17,12 +17,12 @@ from trm.backends.native import NativeRuntime
 from trm.cli import compose
 from trm.config import to_plain
 from trm.core import step
+from trm.ground.cores import cores
+from trm.ground.signals import StopSignal
 from trm.inference import evaluator
 from trm.run import resume
 from trm.run.checkpoint import load_checkpoint
-from trm.run.cores import cores
 from trm.run.experiment import build
-from trm.run.signals import StopSignal
 from trm.train import execute
 
 

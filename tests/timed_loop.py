@@ -4,11 +4,11 @@ import contextlib
 import time
 
 from trm.cli import compose
-from trm.run.clock import Clock
+from trm.ground.clock import Clock
+from trm.ground.signals import StopSignal
 from trm.run.experiment import build
 from trm.run.outputs import Outputs
 from trm.run.record import Record
-from trm.run.signals import StopSignal
 from trm.train import Training
 
 

@@ -51,11 +51,11 @@ from trm.config import (
 from trm.config.overrides import as_typed, quoting_hint
 from trm.config.released import in_dashes, key_hint, no_option
 from trm.errors import EXIT_FAILED, EXIT_USER_ERROR, ConfigError, RunFailure, UserError, plain_line
-from trm.run.folder import UNWRITABLE, make_folder, unwritable
-from trm.run.job import job
-from trm.run.rank import on_a_pod, process_rank, refuse_other_starters, require_ranks
-from trm.run.signals import stoppable
-from trm.run.streams import standard_streams
+from trm.ground.folder import UNWRITABLE, make_folder, unwritable
+from trm.ground.job import job
+from trm.ground.rank import on_a_pod, process_rank, refuse_other_starters, require_ranks
+from trm.ground.signals import stoppable
+from trm.ground.streams import standard_streams
 
 ROOT = Path(__file__).resolve().parents[1]  # holds trm/ and hydra_plugins/, in a checkout also bench/ and scripts/
 CONF_DIR = ROOT / "trm" / "conf"  # in a checkout a link to conf/

@@ -40,10 +40,10 @@ from trm.data.build import build_command, ensure_dataset, is_absent
 from trm.data.content import content_of
 from trm.data.format import ARRAYS, SPLITS, array_path, load_dataset, read_build_record
 from trm.errors import EXIT_FAILED, ConfigError, DataError, UserError, plain_line
-from trm.run.child import ended
-from trm.run.cores import allowed, cores, quota
-from trm.run.folder import LOCK_FILE, locked
-from trm.run.progress import work
+from trm.ground.child import ended
+from trm.ground.cores import allowed, cores, quota
+from trm.ground.folder import LOCK_FILE, locked
+from trm.ground.progress import work
 from trm.run.revision import version as version_of
 from trm.tasks.base import task_of
 from trm.tracking.wandb_view import choose_wandb_mode, told_mode

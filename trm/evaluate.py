@@ -47,6 +47,9 @@ from trm.config.overrides import as_typed
 from trm.core.flops import count_row_flops
 from trm.data.loader import EvalLoader
 from trm.errors import EXIT_PREEMPTED, ConfigError, RunFailure, UserError
+from trm.ground.progress import Progress
+from trm.ground.rank import process_rank, refuse_other_starters
+from trm.ground.signals import StopSignal
 from trm.inference.compute import by_difficulty, compute_curve, pareto, votes, with_intervals
 from trm.inference.cost import cost, seconds_per_puzzle
 from trm.inference.evaluator import (
@@ -61,11 +64,8 @@ from trm.inference.evaluator import (
 from trm.inference.findings import findings_of
 from trm.run.experiment import on_devices, started
 from trm.run.failures import not_finite
-from trm.run.progress import Progress
-from trm.run.rank import process_rank, refuse_other_starters
 from trm.run.revision import code
 from trm.run.saved import SavedRun, check_test_puzzles, open_run, split_arguments
-from trm.run.signals import StopSignal
 from trm.show.curves import write_curve, write_difficulty, write_frontier, write_votes
 from trm.show.files import write_files
 from trm.tasks.base import PairsTask, task_of

@@ -37,8 +37,8 @@ from trm.config.overrides import override
 from trm.core.model import Architecture, Weights, architecture, weight_shapes
 from trm.data.build import held_out_puzzles
 from trm.errors import CheckpointError, ConfigError
+from trm.ground.folder import CONFIG_FILE
 from trm.run.checkpoint import Meta, Scores, save_checkpoint, write_checkpoint
-from trm.run.folder import CONFIG_FILE
 from trm.run.saved import chosen_words, is_override, open_run, split_arguments
 from trm.tasks.base import PairsTask, task_of
 

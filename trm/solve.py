@@ -39,11 +39,11 @@ from trm.backends import start
 from trm.cli import options
 from trm.config import HardwareConfig
 from trm.data.build import held_out_puzzles
-from trm.data.files import read_json
 from trm.data.format import Dataset, Metadata, load_catalogue
 from trm.data.loader import EvalLoader
 from trm.data.puzzle_text import questions_in, text_of, unlikeness
 from trm.errors import ConfigError, DataError
+from trm.ground.files import read_json
 from trm.inference.evaluator import EvalResult, make_evaluator
 from trm.inference.findings import findings_of
 from trm.run.saved import SavedRun, check_test_puzzles, is_override, open_run, published, split_arguments

@@ -30,19 +30,19 @@ from trm.core.programs import Current
 from trm.core.step import Batch, TrainState
 from trm.data.prefetch import Prefetcher
 from trm.errors import EXIT_FAILED, EXIT_PREEMPTED, ConfigError, RunFailure
+from trm.ground.clock import Clock
+from trm.ground.folder import exclusive
+from trm.ground.progress import progress_bar
+from trm.ground.rank import process_rank
+from trm.ground.signals import StopSignal
 from trm.inference.evaluator import EvaluationStopped, Evaluator, make_evaluator, selection_evaluator
 from trm.inference.findings import findings_of
 from trm.run.ahead import AHEAD_STEPS, ahead, hint
-from trm.run.clock import Clock
 from trm.run.experiment import Experiment, build
 from trm.run.failures import check_evaluation, check_losses, check_weights, explained, slow_loader
-from trm.run.folder import exclusive
 from trm.run.outputs import Outputs
-from trm.run.progress import progress_bar
-from trm.run.rank import process_rank
 from trm.run.record import Record
 from trm.run.resume import kept_evaluation, starting_point
-from trm.run.signals import StopSignal
 from trm.tracking.training import training_values
 
 log = logging.getLogger(__name__)

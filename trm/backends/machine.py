@@ -13,7 +13,7 @@ import torch
 
 from trm.config import HardwareConfig
 from trm.errors import ConfigError
-from trm.run.cores import allowed, cores, quota
+from trm.ground.cores import allowed, cores, quota
 
 # Variables of torch, torch_xla and XLA that change numbers, by who reads them: docs/backends.md. Under the first a run computes
 # otherwise than its settings say, so they are refused unless they say no; the others change last bits and are recorded.

@@ -43,7 +43,7 @@ from trm.core.optim import (
 )
 from trm.core.optimizers import OPTIMIZERS, Buffers
 from trm.core.recursion import Latents
-from trm.data.hashing import Stream, hash64
+from trm.ground.hashing import Stream, hash64
 
 # inputs [B, C], labels [B, C], puzzle_identifiers [B], min_steps [B] (training), stop [B] (of several hosts); all int32.
 # rows [B] int64 (evaluation): whose random numbers a row has, where any are drawn; without it those of its place.

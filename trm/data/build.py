@@ -24,7 +24,6 @@ from trm.config.overrides import override
 from trm.data import csv_source
 from trm.data.build_pairs import write_pairs
 from trm.data.content import COPIES, GENERATED_TEST_PUZZLES, SELECTION_PUZZLES, content_of
-from trm.data.files import sha256_of
 from trm.data.format import (
     ARRAYS,
     BLANK,
@@ -37,11 +36,12 @@ from trm.data.format import (
     read_build_record,
     write_metadata,
 )
-from trm.data.hashing import Stream, hash64, permutations
 from trm.data.hub import download
 from trm.errors import DataError
-from trm.run.folder import locked
-from trm.run.progress import work
+from trm.ground.files import sha256_of
+from trm.ground.folder import locked
+from trm.ground.hashing import Stream, hash64, permutations
+from trm.ground.progress import work
 from trm.tasks.base import PairsTask, Split, Task, augment, task_of
 
 # Of each source, changes whenever the same settings give other bytes. Until version 2 generated training puzzles were those that

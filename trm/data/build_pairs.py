@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from trm.config import DataConfig
 from trm.data.format import BLANK, COUNTS, DRAWS, IDENTIFIERS, NAMES, SPLITS, TESTS, array_path, load_dataset, write_metadata
 from trm.data.pairs import PairRowMaker
-from trm.run.progress import work
+from trm.ground.progress import work
 from trm.tasks.base import Collection, PairsTask
 
 # Rows made at a time

@@ -17,9 +17,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from trm.data.files import opened_text, sha256_of
 from trm.errors import DataError
-from trm.run.progress import work
+from trm.ground.files import opened_text, sha256_of
+from trm.ground.progress import work
 from trm.tasks.base import Task
 
 HEADER = "source,question,answer,rating"

@@ -10,7 +10,7 @@ from typing import Any
 from tqdm import tqdm
 
 from trm.errors import DataError
-from trm.run.folder import locked
+from trm.ground.folder import locked
 
 TELL_EVERY_S = 15.0  # where there is no terminal
 REACHED_WITHIN_S = 3.0  # else there is no network

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 from trm.config import IGNORE_LABEL
 from trm.data.format import Dataset
-from trm.data.hashing import Stream, hash64, permutations
 from trm.errors import DataError
+from trm.ground.hashing import Stream, hash64, permutations
 from trm.tasks.base import Scores, Task, augment, undo
 
 Batch = dict[str, NDArray[np.int32]]

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from trm.config import IGNORE_LABEL
 from trm.data.format import Dataset, load_catalogue
-from trm.data.hashing import Stream, hash64, permutations
 from trm.data.loader import Batch, EvalLoader, host_rows
+from trm.ground.hashing import Stream, hash64, permutations
 from trm.tasks.base import Ballots, Catalogue, Scores
 
 BLOCK_STEPS = 512

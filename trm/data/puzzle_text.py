@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trm.data.csv_source import COLUMNS, columns_of
-from trm.data.files import read_text
 from trm.errors import DataError
+from trm.ground.files import read_text
 from trm.tasks.base import Task
 
 _KEYS = (*COLUMNS["question"], "grid", "board", "givens", "values", "cells")

@@ -31,11 +31,11 @@ from trm.data.format import SELECTION, Dataset, load_dataset
 from trm.data.loader import Batch, EvalLoader
 from trm.data.pairs import PairEvalLoader
 from trm.errors import DataError
+from trm.ground.progress import Progress, progress_bar
 from trm.inference.cost import Work
 from trm.inference.early_exit import early_exit_program, first_rows, first_totals, record_names
 from trm.inference.pool import Chosen, Pool, Rows
 from trm.inference.samples import Samples
-from trm.run.progress import Progress, progress_bar
 from trm.tasks.base import Ballots, task_of
 
 

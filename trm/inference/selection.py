@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from trm.data.hashing import hash64
+from trm.ground.hashing import hash64
 
 Winners = NDArray[np.intp]  # [N], a candidate of each puzzle
 

@@ -32,12 +32,12 @@ from pathlib import Path
 from trm.cli import compose, compose_jobs
 from trm.config import Config
 from trm.errors import ConfigError
+from trm.ground.progress import work
 from trm.plan.compiled import STEPS, Compiler, find_python
 from trm.plan.estimate import PLACEMENTS, RunEstimate, chip_of, estimate
 from trm.plan.output import RunPlan, assumptions, run_lines, sweep_lines
 from trm.plan.settings import PlanSettings, split_arguments
 from trm.plan.workload import Workload, workload
-from trm.run.progress import work
 
 
 def jobs_of(overrides: list[str], multirun: bool) -> tuple[str | None, dict[str, Config]]:

@@ -19,9 +19,9 @@ from tqdm import tqdm
 from trm.cli import ROOT
 from trm.config import Config, to_plain
 from trm.errors import ConfigError, RunFailure
+from trm.ground.child import ended
 from trm.plan import aot
 from trm.plan.estimate import chip_of
-from trm.run.child import ended
 from trm.run.failures import batch_that_fits, memory_asked_for
 
 PLAN_VENV = ROOT / ".venv-plan"

@@ -11,10 +11,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
+from trm.ground.progress import work
 from trm.report.frontier import Way, ways
 from trm.report.runs import Points, Run
 from trm.report.variants import MEASURED_OTHERWISE, Comparison
-from trm.run.progress import work
 from trm.show.charts import COLOURS, INK, LINES, Theme, chart
 
 WAY_MARKS = "osD^vP*<>phHd8"  # of ways of inference

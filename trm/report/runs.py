@@ -15,8 +15,8 @@ import yaml
 from trm.config import EXACT, defaults, flatten
 from trm.data.format import SELECTION
 from trm.errors import UserError
-from trm.run.folder import CONFIG_FILE, SUMMARY_FILE, in_use
-from trm.run.progress import work
+from trm.ground.folder import CONFIG_FILE, SUMMARY_FILE, in_use
+from trm.ground.progress import work
 from trm.tracking.record import METRICS_FILE
 
 # of settings that Hydra wrote; OmegaConf's own takes ten times as long

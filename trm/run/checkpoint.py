@@ -2,7 +2,7 @@
 
 RUN/checkpoints/step_N/ holds `state.safetensors` and `meta.json`; a puzzle embedding of several identifiers, which can be larger
 than all else, is a file of its own that the newest and the best checkpoint have alone. `latest` and `best` are relative links to
-such, for people alone (trm/run/folder.py). Nothing in a checkpoint depends on the clock or on a path, so equal runs write equal
+such, for people alone (trm/ground/folder.py). Nothing in a checkpoint depends on the clock or on a path, so equal runs write equal
 bytes, and nothing in it can run code.
 """
 
@@ -24,7 +24,7 @@ from torch import Tensor
 
 from trm.core.model import Architecture
 from trm.errors import CheckpointError
-from trm.run.folder import CHECKPOINTS, CONFIG_FILE, META_FILE, best_step, checksum, read_meta, steps_in
+from trm.ground.folder import CHECKPOINTS, CONFIG_FILE, META_FILE, best_step, checksum, read_meta, steps_in
 
 log = logging.getLogger(__name__)
 

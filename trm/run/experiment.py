@@ -25,7 +25,7 @@ from trm.data.format import Dataset, load_dataset
 from trm.data.loader import TrainLoader
 from trm.data.pairs import PairTrainLoader
 from trm.errors import ConfigError
-from trm.run.rank import process_rank, require_ranks
+from trm.ground.rank import process_rank, require_ranks
 from trm.tasks.base import task_of
 
 T = TypeVar("T")

@@ -14,9 +14,9 @@ from torch import Tensor
 from trm.config import Config
 from trm.core.metrics import LOSS_TERMS
 from trm.errors import RunFailure
+from trm.ground.clock import Lap
+from trm.ground.folder import UNWRITABLE, unwritable
 from trm.run.checkpoint import saved_steps
-from trm.run.clock import Lap
-from trm.run.folder import UNWRITABLE, unwritable
 
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
 # XLA on TPU and CPU, CUDA, and torch's CPU allocator, in this order

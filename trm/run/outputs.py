@@ -23,12 +23,12 @@ from trm.config import Config, to_plain
 from trm.core.metrics import FAILED
 from trm.core.step import TrainState
 from trm.errors import RunFailure, UserError
+from trm.ground.folder import CONFIG_FILE, put_summary_away, write_summary, write_whole
 from trm.inference.cost import cost
 from trm.inference.evaluator import EvalResult
 from trm.inference.samples import SAMPLES_FILE
 from trm.run.checkpoint import CheckpointWriter, flatten, unflatten
 from trm.run.experiment import Experiment
-from trm.run.folder import CONFIG_FILE, put_summary_away, write_summary, write_whole
 from trm.run.record import Record
 from trm.tracking.evaluation import Evaluation, held_out
 from trm.tracking.trackers import Trackers, open_trackers

@@ -14,9 +14,9 @@ from trm.backends.machine import surroundings
 from trm.config import EXACT, digest, kept, to_plain
 from trm.core.flops import training_flops
 from trm.core.model import num_parameters
+from trm.ground.cores import cores
 from trm.inference.evaluator import EvalResult
 from trm.run.checkpoint import Meta, Scores
-from trm.run.cores import cores
 from trm.run.experiment import Experiment
 from trm.run.revision import code
 

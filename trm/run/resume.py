@@ -16,6 +16,7 @@ from trm.backends.machine import surroundings
 from trm.config import Config, differences, digest, kept, resume_conflicts, to_plain
 from trm.core.step import TrainState
 from trm.errors import CheckpointError, UserError
+from trm.ground.folder import read_summary, seconds_before
 from trm.run.checkpoint import (
     TABLE,
     Meta,
@@ -29,7 +30,6 @@ from trm.run.checkpoint import (
     unflatten,
 )
 from trm.run.experiment import Experiment
-from trm.run.folder import read_summary, seconds_before
 from trm.run.record import Record
 
 log = logging.getLogger(__name__)

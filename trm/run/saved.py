@@ -21,8 +21,8 @@ from trm.data.build import is_absent
 from trm.data.content import findings, trained_on, training_range
 from trm.data.format import SELECTION, Dataset, load_dataset, read_build_record
 from trm.errors import CheckpointError, ConfigError, DataError
+from trm.ground.folder import CHECKPOINTS, CONFIG_FILE, META_FILE, best_step, steps_in
 from trm.run.checkpoint import BEST, Meta, cast, find_checkpoints, first_whole, load_checkpoint
-from trm.run.folder import CHECKPOINTS, CONFIG_FILE, META_FILE, best_step, steps_in
 from trm.tasks.base import Task, task_of
 
 log = logging.getLogger(__name__)

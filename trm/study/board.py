@@ -18,8 +18,8 @@ from rich.text import Text
 
 from trm.config import total_steps
 from trm.data.format import read_metadata
+from trm.ground.folder import read_summary
 from trm.run.ahead import words
-from trm.run.folder import read_summary
 from trm.show.table import printable
 from trm.study.sweep import Job
 from trm.tracking.record import METRICS_FILE

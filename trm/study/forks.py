@@ -18,7 +18,7 @@ from pathlib import Path
 import cloudpickle
 
 from trm.cli import command_module
-from trm.run.signals import held_back
+from trm.ground.signals import held_back
 
 LONGEST_FOLDER = 107 - len("/pymp-12345678/listener-12345678")  # a socket's path has 107 bytes at most
 

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from trm.errors import ConfigError
-from trm.run.cores import allowed, pin
-from trm.run.signals import StopSignal
+from trm.ground.cores import allowed, pin
+from trm.ground.signals import StopSignal
 from trm.study.board import Board
 from trm.study.forks import Fork
 from trm.study.placement import cores_of_slot, environment, place, slots_of_host

@@ -18,9 +18,9 @@ from typing import Any
 
 from trm.cli import ROOT, one_line
 from trm.errors import EXIT_FAILED, UserError
-from trm.run.cores import allowed, pin
-from trm.run.rank import RANK, RANKS, process_rank
-from trm.run.signals import StopSignal
+from trm.ground.cores import allowed, pin
+from trm.ground.rank import RANK, RANKS, process_rank
+from trm.ground.signals import StopSignal
 from trm.study.board import Board
 from trm.study.placement import environment, place, ray_resources, ray_slice
 from trm.study.queue import POLL_S, QueueLauncher, take_slot, without_outer_job

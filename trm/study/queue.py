@@ -24,9 +24,9 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from trm.cli import ROOT
 from trm.config import HardwareConfig
 from trm.errors import EXIT_FAILED, EXIT_PREEMPTED, UserError
-from trm.run.cores import cores
-from trm.run.folder import locked, read_summary, refuse_in_use
-from trm.run.rank import RANK, STARTERS, process_rank
+from trm.ground.cores import cores
+from trm.ground.folder import locked, read_summary, refuse_in_use
+from trm.ground.rank import RANK, STARTERS, process_rank
 from trm.study import sweep as study
 from trm.study.board import Board
 
@@ -176,7 +176,7 @@ def take_slot(stack: contextlib.ExitStack, folder: Path, slots: Sequence[Sequenc
         time.sleep(POLL_S)
 
 
-# What says which process of which job this one is: of the starters that trm/run/rank.py knows, of a W&B agent and its client
+# What says which process of which job this one is: of the starters that trm/ground/rank.py knows, of a W&B agent and its client
 OUTER_JOB = (RANK, *STARTERS, *STARTERS.values(), "OMPI_", "PMI_", "PMIX_", "TORCHELASTIC_", "WANDB_RUN_ID", "WANDB_SWEEP_")
 OUTER_JOB += ("WANDB_RESUME", "WANDB_LAUNCH", "WANDB_SERVICE")
 

@@ -17,7 +17,7 @@ from omegaconf import OmegaConf
 from trm.cli import invocation, one_line
 from trm.config import Config
 from trm.errors import EXIT_FAILED, EXIT_PREEMPTED, ConfigError, UserError
-from trm.run.folder import read_summary
+from trm.ground.folder import read_summary
 from trm.study import sweep as study
 from trm.study.placement import place
 from trm.study.queue import hardware_of

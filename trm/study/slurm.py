@@ -21,8 +21,8 @@ from omegaconf import OmegaConf
 from trm.cli import one_line
 from trm.config import HardwareConfig
 from trm.errors import UserError
-from trm.run.folder import read_summary
-from trm.run.rank import process_rank
+from trm.ground.folder import read_summary
+from trm.ground.rank import process_rank
 from trm.study import sweep as study
 from trm.study.board import Board
 from trm.study.placement import environment, expand_indices, slurm_resources

@@ -25,8 +25,8 @@ from trm.data.build import ensure_dataset, is_absent
 from trm.data.content import as_read
 from trm.data.format import load_dataset, read_build_record
 from trm.errors import UserError
-from trm.run.folder import CONFIG_FILE, GRID_FILE, LOCK_FILE, SUMMARY_FILE, held, in_use, make_folder, read_summary, write_whole
-from trm.run.job import record_failure, stamp
+from trm.ground.folder import CONFIG_FILE, GRID_FILE, LOCK_FILE, SUMMARY_FILE, held, in_use, make_folder, read_summary, write_whole
+from trm.ground.job import record_failure, stamp
 from trm.tasks.base import task_of
 
 log = logging.getLogger(__name__)

@@ -17,7 +17,7 @@ from trm.config import Config, all_keys, to_plain
 from trm.config.overrides import as_typed
 from trm.data.build import ensure_dataset, is_absent
 from trm.errors import EXIT_FAILED, EXIT_PREEMPTED, ConfigError, UserError
-from trm.run.rank import on_a_pod
+from trm.ground.rank import on_a_pod
 from trm.study import sweep as study
 from trm.study.board import Board
 from trm.study.names import job_names, sweep_name, word

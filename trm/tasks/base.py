@@ -20,8 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trm.config import EXACT, Config, DataConfig, check_widths, register_check
-from trm.data.hashing import Stream, hash64
 from trm.errors import ConfigError, DataError
+from trm.ground.hashing import Stream, hash64
 
 Tokens = NDArray[np.integer]  # [L] of one grid, or [N, L]
 Flags = NDArray[np.bool_]  # [L] of one grid, or [N]

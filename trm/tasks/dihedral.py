@@ -5,7 +5,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from trm.data.hashing import hash64
+from trm.ground.hashing import hash64
 from trm.tasks.base import Drawn
 
 ORDER = 8

@@ -6,7 +6,7 @@ import math
 from pathlib import Path
 from typing import Any
 
-from trm.run.folder import write_whole
+from trm.ground.folder import write_whole
 
 log = logging.getLogger(__name__)
 

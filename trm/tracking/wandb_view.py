@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from trm.config import Config, TrackingConfig, check_wandb, shortened, to_plain
 from trm.errors import UserError
-from trm.run.folder import CHECKPOINTS, GRID_FILE, best_step, steps_in
+from trm.ground.folder import CHECKPOINTS, GRID_FILE, best_step, steps_in
 from trm.tracking.labels import labels
 from trm.tracking.record import METRICS_FILE
 

@@ -8,7 +8,7 @@ import hashlib
 import numpy as np
 from numpy.typing import NDArray
 
-from trm.data.hashing import Stream, hash64, mix64, permutations
+from trm.ground.hashing import Stream, hash64, mix64, permutations
 from trm.tasks.arc.grids import COLOURS, DRAW, ITSELF, Grid, moved
 
 MOST_TRIES = 5  # draws for each variant that is wanted

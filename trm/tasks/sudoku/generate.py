@@ -10,9 +10,9 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from trm.data.hashing import Stream, hash64, mix64, permutations
 from trm.errors import DataError
-from trm.run.progress import work
+from trm.ground.hashing import Stream, hash64, mix64, permutations
+from trm.ground.progress import work
 from trm.tasks.base import Split, candidates_for, split_of
 from trm.tasks.sudoku.rules import BLANK, Sudoku
 from trm.tasks.sudoku.symmetry import signature

@@ -7,7 +7,7 @@ transposed where the boxes are square. Shapes: N rows, L = S * S cells.
 import numpy as np
 from numpy.typing import NDArray
 
-from trm.data.hashing import Stream, hash64, mix64, permutations
+from trm.ground.hashing import Stream, hash64, mix64, permutations
 from trm.tasks.base import Drawn
 from trm.tasks.sudoku.rules import BLANK, Sudoku
 

@@ -95,7 +95,7 @@ def work(what: str, total: int, unit: str) -> Iterator[Callable[[int], None]]:
     """A piece of a command's work, to be told now and then how much of the total is done.
 
     Shows a bar on a terminal, else a line every half minute, on stderr, and nothing in its first seconds. An interruption takes
-    with it how far the work was, for the command's last line (`trm.run.signals.stoppable`).
+    with it how far the work was, for the command's last line (`trm.ground.signals.stoppable`).
     """
     now = 0
     with progress_bar("auto", 0, total, unit, leave=False, what=what, quiet_s=QUIET_S) as bar:

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from trm.errors import RunFailure, UserError
-from trm.run.folder import SUMMARY_FILE, InUseError, put_summary_away, read_summary, refuse_in_use, write_summary
-from trm.run.rank import process_rank
+from trm.ground.folder import SUMMARY_FILE, InUseError, put_summary_away, read_summary, refuse_in_use, write_summary
+from trm.ground.rank import process_rank
 
 log = logging.getLogger(__name__)
 

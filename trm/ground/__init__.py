@@ -1,0 +1,1 @@
+"""The ground floor: what any part may use, and what knows nothing of settings, models and puzzles."""
