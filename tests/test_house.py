@@ -9,18 +9,27 @@ ROOT = Path(__file__).parents[1]
 COMMANDS = {"train", "evaluate", "solve", "build_data", "interop", "doctor", "dashboard", "bench"}
 FLAT = COMMANDS | {"cli", "errors", "__init__"}
 TOOLS = {"bench", "plan", "doctor", "report", "dashboard"}
-# What a folder's modules may import of the project beside itself; those that are not named, anything but commands and tools
+# The folders in their order, with what each may import of the project beside itself, all of it above its own line: arrows run one
+# way. What settings name is imported by its name (a variant, an optimizer, a task, a backend) and registers itself below.
 MAY = {
-    "config": {"errors"},
-    "core": {"config", "data.hashing", "errors"},
-    "tasks": {"config", "errors", "data.files", "data.hashing", "run.progress"},
-    "backends": {"config", "errors", "run.cores"},
-    "data": {"config", "errors", "run.folder", "run.progress", "tasks"},
     "errors": set(),
+    "ground": {"errors"},
+    "config": {"errors"},
+    "backends": {"config", "errors", "ground"},
+    "core": {"config", "errors", "ground"},
+    "tasks": {"config", "errors", "ground"},
+    "cli": {"config", "errors", "ground", "tasks"},
+    "data": {"config", "errors", "ground", "tasks"},
+    "inference": {"backends", "config", "core", "data", "errors", "ground", "tasks"},
     "show": {"config", "core", "errors", "inference", "tasks"},
-    "tracking": {"config", "core", "errors", "inference", "run.clock", "run.folder", "show", "tasks"},
-    "cli": {"config", "core.recursion", "errors", "run.folder", "run.job", "run.rank", "run.signals", "run.streams", "tasks.base"},
+    "tracking": {"config", "core", "errors", "ground", "inference", "show", "tasks"},
+    "run": {"backends", "cli", "config", "core", "data", "errors", "ground", "inference", "tasks", "tracking"},
+    "study": {"cli", "config", "data", "errors", "ground", "run", "show", "tasks", "tracking"},
+    "hydra_plugins": {"study"},
+    "report": {"cli", "config", "data", "errors", "ground", "inference", "run", "show", "tasks", "tracking"},
+    "plan": {"backends", "cli", "config", "core", "data", "errors", "ground", "run", "study", "tasks"},
 }
+ORDER = list(MAY)
 TORCH_XLA = "backends.xla"
 FILES = sorted([*ROOT.glob("trm/**/*.py"), *ROOT.glob("bench/*.py"), *ROOT.glob("hydra_plugins/**/*.py")])
 
@@ -46,24 +55,19 @@ def imports_of(path):
 
 def own_imports(path):
     """The project's modules among them, "trm." left out, those of the same folder left out."""
-    folder = name_of(path).partition(".")[0]
+    folder = top(name_of(path))
     for line, module in imports_of(path):
         if (
             module.startswith("trm.")
             and (ROOT / module.replace(".", "/")).with_suffix(".py").exists() | (ROOT / module.replace(".", "/")).is_dir()
         ):
             inside = module.removeprefix("trm.")
-            if inside.partition(".")[0] != folder:
+            if top(inside) != folder:
                 yield line, inside
 
 
-def allowed(folder, module):
-    if folder not in MAY:
-        return True
-    return any(module == each or module.startswith(f"{each}.") for each in MAY[folder]) or any(
-        each.startswith(f"{module}.")
-        for each in MAY[folder]  # "from trm.ground import clock" names the folder too
-    )
+def top(module):
+    return module.partition(".")[0]
 
 
 def broken(rule):
@@ -80,8 +84,14 @@ def test_what_lies_flat_is_a_command():
     assert {path.stem for path in (ROOT / "trm").glob("*.py")} == FLAT
 
 
+def test_each_folder_has_a_place_in_the_order_and_imports_what_lies_above_it():
+    folders = {path.name for path in (ROOT / "trm").iterdir() if path.is_dir() and any(path.glob("*.py"))}
+    assert folders == set(MAY) - FLAT - {"hydra_plugins"}
+    assert [(folder, each) for folder in ORDER for each in MAY[folder] if ORDER.index(each) >= ORDER.index(folder)] == []
+
+
 def test_each_folder_imports_what_it_may():
-    assert broken(lambda path, name, module: not allowed(name.partition(".")[0], module)) == []
+    assert broken(lambda path, name, module: top(name) in MAY and top(module) not in MAY[top(name)]) == []
 
 
 def test_nothing_but_tests_imports_the_training_command():
@@ -90,7 +100,7 @@ def test_nothing_but_tests_imports_the_training_command():
 
 def test_tools_import_no_command_and_are_imported_by_none():
     def rule(path, name, module):
-        importer, imported = name.partition(".")[0], module.partition(".")[0]
+        importer, imported = top(name), top(module)
         to_command = importer in TOOLS and imported in COMMANDS - TOOLS
         to_tool = imported in TOOLS and path.relative_to(ROOT).parts[0] != "bench" and importer != imported
         return to_command or to_tool
@@ -99,14 +109,11 @@ def test_tools_import_no_command_and_are_imported_by_none():
 
 
 def test_tracking_cli_and_train_know_nothing_of_the_study():
-    assert (
-        broken(lambda path, name, module: name.partition(".")[0] in ("tracking", "cli", "train") and module.startswith("study"))
-        == []
-    )
+    assert broken(lambda path, name, module: top(name) in ("tracking", "cli", "train") and module.startswith("study")) == []
 
 
 def test_one_module_imports_torch_xla():
-    found = {name_of(path) for path in FILES for _, module in imports_of(path) if module.partition(".")[0] == "torch_xla"}
+    found = {name_of(path) for path in FILES for _, module in imports_of(path) if top(module) == "torch_xla"}
     assert found <= {TORCH_XLA, "plan.aot"}
 
 

@@ -312,7 +312,7 @@ class RefuseEarly(Callback):
             named = any(override.startswith("run_name=") for override in config.hydra.overrides.task)
             if not named and max(cfg.hardware.processes, process_rank()[1]) > 1:
                 raise ConfigError("run_name is missing: a run of several hosts needs one, else each names it by its own clock")
-            require_ranks(cfg.hardware)
+            require_ranks(cfg.hardware.name, cfg.hardware.processes)
             if process_rank()[0] == 0:
                 number, new = 1, not named and folder.name == cfg.run_name
                 while not make_folder(folder, new=new):  # of a start in the same second

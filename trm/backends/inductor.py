@@ -38,7 +38,7 @@ class InductorRuntime(NativeRuntime):
         super().__init__(hardware)
         set_up(torch.get_num_threads(), hardware.platform)
         if hardware.platform == "cpu" and swiglu.usable(dtype := getattr(torch, hardware.dtype)):
-            swiglu.prepare(dtype)
+            compile_beside("swiglu", lambda: (compile_header().join(), swiglu.kernels(dtype)))
             self.swiglu = swiglu.swiglu
 
     def compile_block(self, function: Fn) -> Fn:

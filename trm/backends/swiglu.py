@@ -50,17 +50,6 @@ def usable(dtype: torch.dtype) -> bool:
     return needed is not None and needed in pick_vec_isa().build_arch_flags().split()
 
 
-def prepare(dtype: torch.dtype) -> threading.Thread:
-    """Compile the kernels in a thread, while data are read and the step is traced."""
-    from trm.backends import inductor
-
-    def work() -> None:
-        inductor.compile_header().join()
-        kernels(dtype)
-
-    return inductor.compile_beside("swiglu", work)
-
-
 def swiglu(x: Tensor, gate_up: Tensor, down: Tensor) -> Tensor:
     """down(silu(gate) * up) of x [..., in] with gate_up [2 * inner, in], gate first, and down [out, inner]: [..., out].
 

@@ -2,7 +2,6 @@
 
 import os
 
-from trm.config import HardwareConfig
 from trm.errors import ConfigError
 
 RANK, RANKS = "TRM_RANK", "TRM_RANKS"  # set by scripts/launch_pod.sh
@@ -22,16 +21,16 @@ def process_rank() -> tuple[int, int]:
     return (int(rank), int(ranks)) if "SUBMITIT_EXECUTOR" in os.environ else (0, 1)
 
 
-def require_ranks(hardware: HardwareConfig) -> None:
-    """Raise ConfigError where the settings ask for several processes, and nobody has told this one which of them it is.
+def require_ranks(hardware: str, processes: int) -> None:
+    """Raise ConfigError where the hardware of this name has several processes, and nobody has told this one which of them it is.
 
     On every host alike, and before anything is started or locked: else one would wait for the others, which have been refused.
     """
     ranks = process_rank()[1]
-    if hardware.processes not in (1, ranks):
+    if processes not in (1, ranks):
         told = f"the environment tells of {ranks}" if on_a_pod() else "nothing tells which of them this one is"
         raise ConfigError(
-            f"hardware={hardware.name} needs {hardware.processes} processes, one on each host, and {told}: start it by "
+            f"hardware={hardware} needs {processes} processes, one on each host, and {told}: start it by "
             "scripts/launch_pod.sh or hydra/launcher=submitit_slurm, or use hardware=cpu where there are no such devices"
         )
 

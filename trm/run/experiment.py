@@ -126,7 +126,7 @@ def train_loader(cfg: Config, dataset: Dataset, process_index: int = 0, process_
 
 def started(cfg: Config) -> Runtime:
     """The devices of the settings. Raises ConfigError where they and the environment count the processes differently."""
-    require_ranks(cfg.hardware)
+    require_ranks(cfg.hardware.name, cfg.hardware.processes)
     runtime = start(cfg.hardware)
     rank, ranks = process_rank()
     if ranks > 1 and (rank, ranks) != (runtime.process_index, runtime.process_count):
