@@ -38,7 +38,7 @@ class InductorRuntime(NativeRuntime):
         super().__init__(hardware)
         set_up(torch.get_num_threads(), hardware.platform)
         if hardware.platform == "cpu" and swiglu.usable(dtype := getattr(torch, hardware.dtype)):
-            compile_beside("swiglu", lambda: (compile_header().join(), swiglu.kernels(dtype)))
+            compile_beside("swiglu", functools.partial(_compile_swiglu, dtype))
             self.swiglu = swiglu.swiglu
 
     def compile_block(self, function: Fn) -> Fn:
@@ -52,6 +52,11 @@ class InductorRuntime(NativeRuntime):
     def compile_count(self) -> int:
         """Graphs that torch's compiler has made in this process."""
         return int(torch._dynamo.utils.counters["stats"]["unique_graphs"])
+
+
+def _compile_swiglu(dtype: torch.dtype) -> None:
+    compile_header().join()
+    swiglu.kernels(dtype)
 
 
 @functools.cache
