@@ -122,7 +122,7 @@ def test_watching_ends_quietly_when_nobody_reads(trained):
 def test_puzzles_that_are_no_sudoku_are_refused(tmp_path):
     run(tmp_path, "trm.build_data", "data=sudoku_4x4", "data.num_puzzles=64", "data.num_test_puzzles=64", "data.path=grids")
     (tmp_path / "grids/build.json").unlink()
-    for split in ("train", "test"):
+    for split in ("train", "test", "selection"):
         metadata = tmp_path / "grids" / split / "dataset.json"
         metadata.write_text(metadata.read_text().replace('"seq_len": 16', '"seq_len": 25'))
         for name in ("inputs", "labels"):
