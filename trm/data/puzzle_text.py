@@ -14,7 +14,8 @@ from trm.errors import DataError
 from trm.ground.files import read_text
 from trm.tasks.base import Task
 
-_KEYS = (*COLUMNS["question"], "grid", "board", "givens", "values", "cells")
+_KEYS = (*COLUMNS["question"], "grid", "board", "givens", "value", "values", "cells")
+_BETWEEN = re.compile(r"^[^\S\n]*(?:[#\[].*|(?:grid|puzzle|sudoku)\b.*)?$", re.IGNORECASE | re.MULTILINE)
 _FILE = re.compile(r"[^\n]*\.(sdk|ss|sdm|txt|csv|json|gz)", re.IGNORECASE)
 
 
@@ -34,7 +35,8 @@ def text_of(name: str) -> str:
 def questions_in(text: str, task: Task) -> list[NDArray[np.uint8]]:
     """The questions [L] of a text, one or many. Raises DataError naming line and column of what is wrong.
 
-    A text of many has one a line (with further words beside it), or is JSON or csv with a column that is called question.
+    A text of many has one a line (with further words beside it), drawn grids with an empty line or a heading between them, or is
+    JSON or csv with a column that is called question.
     """
     written = _json(text, task) or _csv(text)
     if written:
@@ -47,7 +49,10 @@ def questions_in(text: str, task: Task) -> list[NDArray[np.uint8]]:
             (where, _alone(line, task)) for where, line in lines if not line.lstrip().startswith(("#", "[")) or _is(task, line)
         ]
         if not any(_is(task, puzzle) for _, puzzle in puzzles):
-            raise
+            grids = [block for block in _BETWEEN.split(text) if block.strip()]
+            if not all(_is(task, block) for block in grids[:2]) or len(grids) < 2:
+                raise
+            puzzles = [(f"puzzle {number}: ", block) for number, block in enumerate(grids, 1)]
     return [_parsed(task, puzzle, where) for where, puzzle in puzzles]
 
 
@@ -94,7 +99,11 @@ def _json(text: str, task: Task) -> list[tuple[str, str]] | None:
     try:
         plain = json.loads(text)
     except (ValueError, RecursionError):
-        return None
+        try:  # a value a line
+            plain = [json.loads(line) for line in text.splitlines() if line.strip()]
+        except (ValueError, RecursionError):
+            return None
+        plain = plain if all(isinstance(each, dict) for each in plain) else None
     return [(f"puzzle {i}: " if i else "", each) for i, each in _grids(plain, task)] if isinstance(plain, list | dict) else None
 
 

@@ -17,12 +17,15 @@ PAD = 0
 BLANK = 1
 DIGITS = "123456789ABCDEFGHIJKLMNOP"
 _BLANKS = ".0_*xX"
-_NOTE = re.compile(r"#.*|^\s*\[[A-Za-z ]+\]\s*$")  # as .sdk files have them
+# As .sdk files have them, and other marks of a comment or a heading before words
+_NOTE = re.compile(r"#.*|^\s*\[[A-Za-z ]+\]\s*$|^\s*(//|%|;\s*[a-z]{2}).*|^\s*(grid|puzzle|sudoku)\b.*", re.IGNORECASE)
 _FRAME = re.compile("[|+:'`\",;(){}\\[\\]\u2500-\u257f]")  # between cells and around them; the last are for drawing boxes
 # Lines around the boxes of a drawn grid: surely, and if - is no blank
 _RULE_WITH_CROSS = re.compile(r"^[-+|=\s]*\+[-+|=\s]*$")
 _RULE = re.compile(r"^[-+|=*.:'`\s]*(--|==|\+)[-+|=*.:'`\s]*$")
 _FIELDS = re.compile("[,;\t]")
+_BARS = re.compile("[|\u2502\u2503\u2551]")
+_NO_DIGIT = ("-1", "none", "null", "nan")
 
 
 @dataclass(frozen=True)
@@ -74,17 +77,18 @@ class Sudoku:
     def parse(self, text: str) -> NDArray[np.uint8]:
         """Tokens [L] of a puzzle written in one line or as a grid; `.`, `0`, `_`, `*`, `x` and `-` are blank.
 
-        White space and the frames of a drawn grid are skipped, and so are the notes of .sdk files. Between commas cells may be
-        empty; cells that are apart may be numbers of two digits or, of a smaller grid, several candidates, which are a blank. Of a
-        16x16 grid, digits from 0 to F are understood where another blank than 0 is used. Raises DataError naming line and column.
+        White space and the frames of a drawn grid are skipped, and so are the notes of .sdk files. Between commas or bars cells may
+        be empty, and -1, null and None are blanks; where no other blank is used a space is one; cells that are apart may be numbers
+        of two digits or, of a smaller grid, several candidates, which are a blank. Of a 16x16 grid, digits from 0 to F are
+        understood where another blank than 0 is used. Raises DataError naming line and column.
         """
         lines = _puzzle_lines(text)
         drawn = [(number, line) for number, line in lines if not _RULE.match(line)]
         uncrossed = [(number, line) for number, line in lines if not _RULE_WITH_CROSS.match(line)]
         # - is part of the frame, or it is a blank
         ways = [_characters(drawn, dashes=False), _characters(drawn, dashes=True), _characters(uncrossed, dashes=True)]
-        ways.append(self._separated(drawn))
-        found = next((way for way in ways if len(way) == self.num_cells), ways[1] or ways[2])
+        apart = [self._separated(drawn, _FIELDS), self._separated(drawn, _BARS), self._spaced(drawn)]
+        found = next((way for way in (apart[0], *ways, *apart[1:]) if len(way) == self.num_cells), ways[1] or ways[2])
         chars = "".join(char for *_, char in found).upper()
         hexadecimal = self.side == 16 and "0" in chars and "G" not in chars
         hexadecimal &= chars.count("0") == self.side or any(blank in chars for blank in "._-*X")
@@ -106,21 +110,33 @@ class Sudoku:
             raise DataError(f"{len(tokens)} cells, but a {self.side}x{self.side} puzzle has {self.num_cells}{where}")
         return np.array(tokens, np.uint8)
 
-    def _separated(self, lines: list[tuple[int, str]]) -> list[tuple[int, int, str]]:
+    def _spaced(self, lines: list[tuple[int, str]]) -> list[tuple[int, int, str]]:
+        """The same of rows in which a space is a blank, at their ends perhaps left out; nothing where another blank is used."""
+        rows = [(line, _FRAME.sub("", text.rstrip())) for line, text in lines if text.strip()]
+        if any(len(row) > self.side or re.search(r"[-.0_*]", row) for _, row in rows) or not any(" " in row for _, row in rows):
+            return []
+        cells = [(line, column, char) for line, row in rows for column, char in enumerate(row.ljust(self.side), 1)]
+        return [(line, column, char.replace(" ", ".")) for line, column, char in cells]
+
+    def _separated(self, lines: list[tuple[int, str]], separator: re.Pattern[str]) -> list[tuple[int, int, str]]:
         """Line, column and character of the cells of lines in which each cell is a field, perhaps an empty one."""
         found = []
         for line, text in lines:
-            separated = bool(_FIELDS.search(text))
+            separated = bool(separator.search(text))
             if separated:
-                starts = [0, *(match.end() for match in _FIELDS.finditer(text))]
-                fields = [(start, _FRAME.sub("", field).strip()) for start, field in zip(starts, _FIELDS.split(text), strict=True)]
+                starts = [0, *(match.end() for match in separator.finditer(text))]
+                fields = [
+                    (start, _FRAME.sub("", field).strip()) for start, field in zip(starts, separator.split(text), strict=True)
+                ]
+                fields = fields[1:-1] if separator is _BARS and len(fields) == self.side + 2 else fields
                 fields = fields[:-1] if len(fields) % self.side == 1 and not fields[-1][1] else fields  # ends in a separator
             else:
                 fields = [(match.start(), match[0]) for match in re.finditer(r"\S+", _FRAME.sub(" ", text))]
             for start, field in fields:
                 number = int(field) if field.isdecimal() and len(field) == 2 and self.side > 9 else 0
                 candidates = not separated and len(field) > 1 and field.isdecimal() and list(field) == sorted(set(field))
-                char = DIGITS[number - 1] if 0 < number <= self.side else "." if candidates or not field.strip("-") else field
+                blank = candidates or not field.strip("-") or field.lower() in _NO_DIGIT
+                char = DIGITS[number - 1] if 0 < number <= self.side else "." if blank else field
                 found.append((line, start + 1, char))
         return found
 
