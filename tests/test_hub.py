@@ -10,7 +10,7 @@ from fake_hub import fake_hub
 from running import run
 
 from trm.cli import compose
-from trm.data.hub import download
+from trm.data.hub import _variables, download
 from trm.errors import DataError
 from trm.tasks.base import task_of
 from trm.tasks.sudoku.generate import generate
@@ -111,6 +111,21 @@ def test_a_variable_that_keeps_a_download_from_beginning_is_named(tmp_path, monk
     assert "\n" not in str(caught.value)
     assert "secret" not in str(caught.value)
     assert dict(os.environ) == before
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("HF_ENDPOINT", NOTHING_LISTENS, "; the environment says HF_ENDPOINT)"),
+        ("HF_HUB_ETAG_TIMEOUT", "x", "; the environment says HF_HUB_ETAG_TIMEOUT)"),
+        ("SSLKEYLOGFILE", "/nowhere/keys", "the environment variable SSLKEYLOGFILE is wrong here"),
+    ],
+)
+def test_the_client_s_own_variables_are_named(monkeypatch, name, value, words):
+    for other in [other for other in os.environ if other.lower().endswith("_proxy") or other.startswith("HF_")]:
+        monkeypatch.delenv(other)
+    monkeypatch.setenv(name, value)
+    assert words in f"{_variables('refused')})"
 
 
 @pytest.mark.long

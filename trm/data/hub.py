@@ -16,6 +16,7 @@ TELL_EVERY_S = 15.0  # where there is no terminal
 REACHED_WITHIN_S = 3.0  # else there is no network
 # Variables of the environment by which connections go, the first in either case
 _PROXIES = ("all_proxy", "https_proxy", "http_proxy", "no_proxy")
+_OWN = re.compile(r"SSLKEYLOGFILE|HF_(ENDPOINT|TOKEN\w*|HUB_OFFLINE|HUB_\w+_TIMEOUT)")  # of the client itself
 _CERTIFICATES = ("SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
 
 _log = logging.getLogger(__name__)
@@ -80,7 +81,8 @@ def _cached_or_fetched(name: str, repository: str, revision: str) -> Path:
 
 def _variables(said: str) -> str:
     """Which variables of the environment keep a client from connecting, or might, in words; their values may hold passwords."""
-    given = {name: value for name, value in os.environ.items() if value and (name.lower() in _PROXIES or name in _CERTIFICATES)}
+    known = {name: value for name, value in os.environ.items() if name.lower() in _PROXIES or name in _CERTIFICATES}
+    given = {name: value for name, value in known.items() if value} | {n: v for n, v in os.environ.items() if _OWN.fullmatch(n)}
     wrong = [
         name for name in given if (name in _CERTIFICATES and not Path(given[name]).exists()) or not _makes_a_client(name, given)
     ]
