@@ -15,7 +15,7 @@ from trm.ground.files import read_text
 from trm.tasks.base import Task
 
 _KEYS = (*COLUMNS["question"], "grid", "board", "givens", "value", "values", "cells")
-_BETWEEN = re.compile(r"^[^\S\n]*(?:[#\[].*|(?:grid|puzzle|sudoku)\b.*)?$", re.IGNORECASE | re.MULTILINE)
+_BETWEEN = re.compile(r"^[^\S\n]*(?:[#\[].*|(?:grid|puzzle)\b.*)?$", re.IGNORECASE | re.MULTILINE)
 _FILE = re.compile(r"[^\n]*\.(sdk|ss|sdm|txt|csv|json|gz)", re.IGNORECASE)
 
 
