@@ -16,14 +16,14 @@ from running import MESH, TINY, XLA, metrics, refused, run, summary
 import trm.evaluate
 from trm.backends import start
 from trm.backends.native import NativeRuntime
-from trm.cli import compose
+from trm.cli import compose, compose_jobs
 from trm.config import HardwareConfig, ModelConfig, RecursionConfig
 from trm.core.metrics import MOST_SAMPLES, evaluation_names, named
 from trm.core.model import Architecture, init_fixed, init_weights
 from trm.core.step import empty_carry, eval_step
 from trm.data.format import Dataset, Metadata
 from trm.data.loader import EvalLoader
-from trm.errors import DataError
+from trm.errors import ConfigError, DataError
 from trm.evaluate import main
 from trm.inference.compute import compute_curve, votes
 from trm.inference.evaluator import EarlyExitEvaluator, FullEvaluator, candidate_loader
@@ -429,9 +429,13 @@ def test_bad_input_ends_with_one_line_and_exit_code_2(folder):
     assert done.stderr == "error: evaluate.supervision_steps=0 is out of range: it must be at least 1\n"
 
 
-def test_training_refuses_what_only_the_command_does(folder):
-    done = run(folder, "trm.train", *TINY, "run_name=no", "evaluate.augmentations=2", check=2)
+@pytest.mark.parametrize("asked", ["evaluate.by_difficulty=true", "evaluate.blank_identifiers=true", "inference=frontier"])
+def test_training_refuses_what_only_the_command_does_before_there_is_a_folder(folder, asked):
+    done = run(folder, "trm.train", *TINY, "run_name=no", asked, check=2)
     assert "python -m trm.evaluate" in done.stderr
+    assert not (folder / "outputs" / "no").exists()
+    with pytest.raises(ConfigError, match=r"job seed=1.*python -m trm\.evaluate"):
+        compose_jobs([*TINY, "seed=1,2", "run_name=no", asked])
 
 
 def test_of_several_hosts_one_prints_and_writes(folder, monkeypatch, capsys):

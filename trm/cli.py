@@ -42,6 +42,7 @@ from trm.config import (
     OptimizerConfig,
     RecursionConfig,
     all_keys,
+    check_training,
     from_composed,
     load_yaml,
     local_path,
@@ -309,6 +310,7 @@ class RefuseEarly(Callback):
             folder = Path(config.hydra.run.dir)
             if config.hydra.run.dir == NO_RUN_FOLDER:
                 return
+            check_training(cfg)
             named = any(override.startswith("run_name=") for override in config.hydra.overrides.task)
             if not named and max(cfg.hardware.processes, process_rank()[1]) > 1:
                 raise ConfigError("run_name is missing: a run of several hosts needs one, else each names it by its own clock")

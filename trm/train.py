@@ -29,7 +29,7 @@ from trm.core.model import Weights, num_parameters
 from trm.core.programs import Current
 from trm.core.step import Batch, TrainState
 from trm.data.prefetch import Prefetcher
-from trm.errors import EXIT_FAILED, EXIT_PREEMPTED, ConfigError, RunFailure
+from trm.errors import EXIT_FAILED, EXIT_PREEMPTED, RunFailure
 from trm.ground.clock import Clock
 from trm.ground.folder import exclusive
 from trm.ground.progress import progress_bar
@@ -54,18 +54,6 @@ PROFILE_FOLDER = "profile"
 
 def train(cfg: Config) -> float | None:
     """One run from its settings to its summary; returns the score that chose its best checkpoint. Exits with 143 when preempted."""
-    if cfg.evaluate.blank_identifiers:
-        raise ConfigError("evaluate.blank_identifiers is of python -m trm.evaluate checkpoint=RUN: leave it out")
-    if cfg.evaluate.supervision_steps or cfg.evaluate.augmentations > 1 or cfg.evaluate.by_difficulty:
-        raise ConfigError(
-            "evaluate.supervision_steps, evaluate.augmentations and evaluate.by_difficulty are of python -m trm.evaluate "
-            "checkpoint=RUN: leave them out"
-        )
-    if cfg.inference.ladder:
-        raise ConfigError(
-            f"inference={cfg.inference.name} compares ways of inference, which python -m trm.evaluate checkpoint=RUN does: name "
-            "one for the evaluations of a run, such as inference=votes8"
-        )
     run_dir = Path(HydraConfig.get().runtime.output_dir)
     # the ranks of a whole-pod job share one folder: the first one holds it for all
     hold = exclusive(run_dir) if process_rank()[0] == 0 else contextlib.nullcontext()

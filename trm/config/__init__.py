@@ -1,7 +1,7 @@
 """The settings of a run: schema, checks, identity."""
 
 from trm.config.backends import BACKENDS, Backend
-from trm.config.checks import check_widths, nearest_batches, register_check, total_steps, validate
+from trm.config.checks import check_training, check_widths, nearest_batches, register_check, total_steps, validate
 from trm.config.identity import defaults, differences, digest, flatten, inference_steps, kept, numerics, resume_conflicts, way_keys
 from trm.config.schema import (
     EXACT,

@@ -178,6 +178,22 @@ def register_check(check: Callable[[Config], None]) -> Callable[[Config], None]:
     return check
 
 
+def check_training(cfg: Config) -> None:
+    """Raise ConfigError where a run is asked for what only the evaluation of a checkpoint does."""
+    if cfg.evaluate.blank_identifiers:
+        raise ConfigError("evaluate.blank_identifiers is of python -m trm.evaluate checkpoint=RUN: leave it out")
+    if cfg.evaluate.supervision_steps or cfg.evaluate.augmentations > 1 or cfg.evaluate.by_difficulty:
+        raise ConfigError(
+            "evaluate.supervision_steps, evaluate.augmentations and evaluate.by_difficulty are of python -m trm.evaluate "
+            "checkpoint=RUN: leave them out"
+        )
+    if cfg.inference.ladder:
+        raise ConfigError(
+            f"inference={cfg.inference.name} compares ways of inference, which python -m trm.evaluate checkpoint=RUN does: name "
+            "one for the evaluations of a run, such as inference=votes8"
+        )
+
+
 def check_widths(cfg: Config, seq_len: int) -> None:
     """Raise ConfigError where the SwiGLUs of a puzzle of so many cells would have no width."""
     model = cfg.model

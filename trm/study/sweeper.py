@@ -13,7 +13,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
 from trm.cli import GROUPS, invocation, one_line, typed
-from trm.config import Config, all_keys, to_plain
+from trm.config import Config, all_keys, check_training, to_plain
 from trm.config.overrides import as_typed
 from trm.data.build import ensure_dataset, is_absent
 from trm.errors import EXIT_FAILED, EXIT_PREEMPTED, ConfigError, UserError
@@ -108,9 +108,11 @@ class StudySweeper(BasicSweeper):
 
     def _composed(self, overrides: Sequence[str], words: str) -> Config:
         try:
-            return typed(self.hydra_context.config_loader.load_sweep_config(self.config, [*self.implied, *overrides]))
+            cfg = typed(self.hydra_context.config_loader.load_sweep_config(self.config, [*self.implied, *overrides]))
+            check_training(cfg)
         except UserError as error:
             raise ConfigError(f"job {words}: {one_line(error)}" if words else one_line(error)) from error
+        return cfg
 
     @staticmethod
     def _chosen(parser: OverridesParser, overrides: Sequence[str], cfg: Config) -> dict[str, str]:
