@@ -315,6 +315,15 @@ MESH = {"hardware.devices_per_host": 8}
             ["hardware.dtype=float64", "hardware.loss_dtype=float64"],
         ),
         (
+            {
+                "model.mixer": "attention",
+                "hardware.backend": "inductor",
+                "hardware.attention": "fused",
+                "hardware.dtype": "float64",
+            },
+            ["hardware.attention=fused", "float64", "inductor"],
+        ),
+        (
             {"train.trainable": "puzzle_embedding", "model.puzzle_emb_ndim": 0, "model.puzzle_emb_len": 0},
             ["train.trainable=puzzle_embedding", "model.puzzle_emb_ndim=0"],
         ),

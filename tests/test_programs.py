@@ -214,6 +214,8 @@ def runtime():
 @pytest.mark.parametrize("backend", ["eager", *(pytest.param(name, marks=pytest.mark.long) for name in ("xla", "inductor"))])
 def test_programs_on_every_backend(runtime, backend, number):
     case, parts = CASES[number], (0, 1, 2) if backend == "eager" else (0, 1 + number % 2)  # compiling takes long
+    if backend == "inductor" and case["hardware.dtype"] == "float64":
+        case = case | {"hardware.attention": "auto"}  # fused is refused
     found, expected = (list(results(name, case, number, parts)) for name in (backend, "eager"))
     torch.testing.assert_close(found, expected, rtol=TOLERANCE[case["hardware.dtype"]], atol=1e-6)
 
