@@ -234,8 +234,7 @@ def hydra_command(run: Callable[[Config], Any] | str, *, run_folder: bool = True
 
 def _run_hydra(run: Callable[[Config], Any] | str, run_folder: bool) -> None:
     _prepare_hydra()
-    parser = get_args_parser()
-    parser.error = lambda message: fail(UserError(f"{in_dashes(message)}; --help shows how"))  # type: ignore[method-assign]
+    parser = _Options(prog=command_module(), add_help=False, parents=[get_args_parser()])  # which refuses in one line
     given = parser.parse_intermixed_args()  # Hydra does it again, and wants the overrides on one side of its options
     if sum(map(bool, (given.run, given.multirun, given.cfg, given.info, given.shell_completion))) > 1:
         parser.error("--multirun, --cfg and --info exclude one another")
@@ -248,17 +247,12 @@ def _run_hydra(run: Callable[[Config], Any] | str, run_folder: bool) -> None:
     elif process_rank()[0] > 0 and on_a_pod():  # one of several hosts with the same command and folder
         sys.argv += ["hydra.output_subdir=null", "hydra/job_logging=stdout"]
     full_error = os.environ.get("HYDRA_FULL_ERROR")
-    if isinstance(run, str):
-        module, _, name = run.partition(":")
-        spec = importlib.util.find_spec(module)
-        assert spec is not None
-        file = str(spec.origin)
-    else:
-        module, name, file = command_module() or "", run.__name__, run.__code__.co_filename
+    # by name: a sweep's job is a process of its own, which imports the command only after it has its place on the machine
+    if not isinstance(run, str) and command_module():
+        run = f"{command_module()}:{run.__name__}"
 
     def task(composed: DictConfig) -> Any:
-        # by name: a sweep's job is a process of its own, which imports the command only after it has its place on the machine
-        function = _named(f"{module}:{name}" if module else run)
+        function = _named(run)
         hydra_config = HydraConfig.get()
         if OmegaConf.is_missing(hydra_config.job, "num"):
             try:
@@ -272,8 +266,8 @@ def _run_hydra(run: Callable[[Config], Any] | str, run_folder: bool) -> None:
             with job(Path(hydra_config.runtime.output_dir)):
                 return function(typed(composed))
 
-    task.__module__ = "__main__"  # Hydra names the job after the task's module and file
-    task.__code__ = task.__code__.replace(co_filename=file)
+    # Hydra names the job after the task's module: the command
+    task.__module__ = run.partition(":")[0] if isinstance(run, str) else Path(run.__code__.co_filename).stem
     try:
         # Hydra prints its own multi-line report and exits with 1 unless this is set; then it lets exceptions through
         os.environ["HYDRA_FULL_ERROR"] = "1"
