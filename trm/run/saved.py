@@ -137,13 +137,13 @@ def published() -> list[Published]:
 def check_test_puzzles(run: SavedRun, test: Dataset) -> list[str]:
     """What changes how a result on these test puzzles may be read, in words.
 
-    Raises CheckpointError where they are not those that the run was tested on, and the overrides do not ask for others; and where
-    generated ones are among the puzzles that it was trained on.
+    Raises CheckpointError where they are not those that the run was tested on, which could be had, and the overrides do not ask
+    for others; and where generated ones are among the puzzles that it was trained on.
     """
     own, here, where = run.meta.test_digest, test.digest(), f"data.path={run.cfg.data.path}"
     if own == here:
         return (run.meta.findings or []) + chosen_words(run)
-    if own is not None and not run.asked_data:
+    if own is not None and not run.asked_data and not _made_otherwise_since(run):
         raise CheckpointError(
             f"{where} holds other test puzzles than the run was tested on: digest {own} in {run.folder}, {here} there: give the "
             f"folder that has those as data.path=, or say {where} to take the others"
@@ -170,6 +170,13 @@ def chosen_words(run: SavedRun) -> list[str]:
         f"this checkpoint was chosen as the best of its run by {run.meta.scores.selected_by or 'its score'} on these test "
         "puzzles, so its scores are too high: those of the run's last checkpoint (checkpoint=RUN) were not chosen"
     ]
+
+
+def _made_otherwise_since(run: SavedRun) -> bool:
+    """Whether the run's own puzzles are of generated sets as an older version made them, so that nobody can make them again."""
+    record, known = read_build_record(Path(run.cfg.data.path)) or {}, run.meta.training_range
+    sources = {run.meta.config["data"].get("source"), record.get("settings", {}).get("source")}
+    return sources == {"generated"} and (known or {}).get("format_version", 1) < record["format_version"]
 
 
 def _refuse_trained_on(run: SavedRun, test: Dataset) -> None:
