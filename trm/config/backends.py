@@ -24,6 +24,7 @@ class Backend:
     multi_process: bool = False  # and these may belong to several hosts
     in_place: bool = False  # a program may change a tensor of the argument that is donated; else all of it is a pure function
     attention: str = "blocks"  # what hardware.attention=auto takes where the scores are not to be kept
+    fused_float64: bool = True  # whether hardware.attention=fused runs in float64, where there is float64
     torch_kernels: bool = False  # torch's own kernels and threads compute, as precisely as the tensors' dtypes say
     cpp_compiler: bool = False  # needs a C++ compiler on the machine
     packages: tuple[str, ...] = ()  # distributions that it needs beside torch
@@ -50,6 +51,7 @@ BACKENDS = {
     "eager": Backend("trm.backends.native:NativeRuntime", **NATIVE),
     "inductor": Backend(
         "trm.backends.inductor:InductorRuntime",
+        fused_float64=False,  # torch 2.9 mistakes the type of what the kernel keeps
         cpp_compiler=True,
         preload=("torch._dynamo", "torch._inductor.compile_fx"),
         **NATIVE,

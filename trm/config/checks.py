@@ -119,6 +119,8 @@ def _check_backend(hardware: HardwareConfig) -> None:
             f"{named} does not run on hardware.platform={hardware.platform}: set hardware.backend={' or '.join(others)}, or "
             f"hardware.platform={' or '.join(can.platforms)}"
         )
+    if hardware.attention == "fused" and hardware.dtype == "float64" and not can.fused_float64:
+        raise ConfigError(f"hardware.attention=fused: {named} cannot compile it in float64: set hardware.attention=auto")
     if hardware.compile_cache is not None and hardware.platform not in can.compile_cache:
         raise ConfigError(
             f"hardware.compile_cache={hardware.compile_cache}: {named} keeps no compiled graphs on "
