@@ -180,7 +180,7 @@ def test_a_sweep_runs_once_whatever_host_it_is_started_on(tmp_path, monkeypatch)
 # ------------------------------------------------------------------------------------------------------------------- signals
 
 
-@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT", "SIGUSR2", "SIGHUP", "SIGUSR1", "SIGXCPU"])
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT", "SIGUSR2", "SIGHUP", "SIGUSR1", "SIGXCPU", "SIGQUIT", "SIGALRM"])
 @pytest.mark.parametrize("before", [signal.SIG_DFL, signal.SIG_IGN])
 def test_every_signal_that_ends_a_run_asks_it_to_save(name, before):
     """As under nohup, which ignores SIGHUP alone: what a queue sends counts though its script ignores it."""

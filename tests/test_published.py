@@ -138,6 +138,11 @@ def test_a_network_that_was_evaluated_with_halting_stops_where_it_halts(tmp_path
     assert int(words[1].split()[-3]) < 16
 
 
+def test_a_puzzle_without_a_network_is_refused_where_none_comes_along(tmp_path, monkeypatch):
+    monkeypatch.setattr("trm.solve.published", list)
+    assert "no trained network comes along here: checkpoint=" in run(tmp_path, "trm.solve", "1" * 16, check=2).stderr
+
+
 def test_what_no_network_fits_is_refused(tmp_path):
     for puzzle, words in (
         ("1" * 17, "as a 4x4 Sudoku, the nearest: 17 cells, but a 4x4 puzzle has 16"),

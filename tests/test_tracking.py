@@ -593,9 +593,17 @@ def test_wandbs_settings_files_count_as_its_variables_do(client, file, tmp_path)
     assert told["mode"] == "online"  # what is given wins
 
 
+def test_wandbs_own_id_is_that_of_a_new_run_alone(client):
+    script = "t = start({given})\nt.finish('completed', 0, {{}})\nreport(t)"
+    [new], _ = client("offline", script.format(given=""), WANDB_RUN_ID="one")
+    [resumed], _ = client("offline", script.format(given="run_id='two'"), WANDB_RUN_ID="one")
+    assert (new["id"], resumed["id"]) == ("one", "two")
+
+
 def test_a_sweeps_runs_have_its_name_as_group_and_names_of_their_own(client, tmp_path):
     (tmp_path / "grid.json").write_text("{}")
-    [told], _ = client("offline", FIELDS, WANDB_NAME="n", GIVEN="{}")
+    [told], _ = client("offline", FIELDS, WANDB_NAME="n", WANDB_RUN_ID="one", GIVEN="{}")
+    assert not list(tmp_path.rglob("offline-run-*-one"))
     assert told == told | DEFAULTS | {"group": tmp_path.name}
 
 

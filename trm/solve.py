@@ -285,6 +285,8 @@ def _that_comes_along(arguments: list[str], told: TextIO) -> Path:
     puzzle, models = next((argument for argument in arguments if not is_override(argument)), ""), published()
     if puzzle.startswith("test:"):
         raise ConfigError(f"checkpoint= is missing: {puzzle} is a puzzle of a run: checkpoint=outputs/NAME")
+    if not models:
+        raise ConfigError("checkpoint= is missing, and no trained network comes along here: checkpoint=outputs/NAME")
     text, wrong = text_of(puzzle), {}
     for model in models:
         try:

@@ -1,4 +1,4 @@
-"""Stopping a run from outside: a signal asks it to save and end; a second SIGTERM or SIGINT ends it at once.
+"""Stopping a run from outside: a signal asks it to save and end; a second SIGTERM, SIGINT or SIGQUIT ends it at once.
 
 What is no run has nothing to save: it ends at the first one (`stoppable`).
 """
@@ -12,9 +12,10 @@ from types import FrameType, TracebackType
 
 from trm.errors import plain_line
 
-DELIBERATE = (signal.SIGTERM, signal.SIGINT)
-# Of a terminal that is closed, of Slurm and submitit before a time limit, and of a limit on CPU time, which repeats it each second.
-WARNINGS = (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGXCPU)
+DELIBERATE = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
+# Of a terminal that is closed, of Slurm and submitit before a time limit, of a limit on CPU time, which repeats it each second, and
+# of a clock.
+WARNINGS = (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGXCPU, signal.SIGALRM)
 
 
 @contextlib.contextmanager
@@ -23,7 +24,7 @@ def held_back() -> Iterator[None]:
 
     The sweep gets it, and tells its jobs once, by SIGTERM.
     """
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, *WARNINGS} - {signal.SIGXCPU})
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGQUIT, *WARNINGS} - {signal.SIGXCPU})
     try:
         yield
     finally:

@@ -19,6 +19,7 @@ from trm.tracking.wandb_view import (
     choose_wandb_mode,
     offline_hint,
     one_line,
+    own_run_id,
     teardown_wandb,
     wandb_errors,
 )
@@ -159,7 +160,8 @@ def open_trackers(
 
 def _open_wandb(trackers: Trackers, cfg: Config, run_dir: Path, data: dict[str, Any] | None, mode: WandbMode) -> None:
     """Add W&B to `trackers`: online if that is the mode and works, else offline, else not at all."""
-    run_id = trackers.wandb_run_id or "".join(secrets.choice(string.ascii_lowercase + string.digits) for _ in range(8))
+    new_id = "".join(secrets.choice(string.ascii_lowercase + string.digits) for _ in range(8))
+    run_id = trackers.wandb_run_id or own_run_id(run_dir) or new_id
     attempts: list[WandbMode] = ["online", "offline"] if mode == "online" else ["offline"]
     for attempt in attempts:
         try:

@@ -50,6 +50,12 @@ def _in_sweep(run_dir: Path) -> bool:
     return (run_dir.parent / GRID_FILE).exists()
 
 
+def own_run_id(run_dir: Path) -> str | None:
+    """The id that W&B's own settings give to a run (WANDB_RUN_ID); None in a sweep, all of whose runs would have it."""
+    given: str | None = None if _in_sweep(run_dir) else _setup_wandb().settings.run_id
+    return given
+
+
 def with_wandbs_own(tracking: TrackingConfig, group: str | None = None) -> TrackingConfig:
     """The fields of W&B, where they are not given as W&B itself takes them: from its variables and its settings files.
 
