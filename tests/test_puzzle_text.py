@@ -10,6 +10,7 @@ from trm.data.puzzle_text import questions_in, text_of
 from trm.errors import DataError
 from trm.ground import files
 from trm.ground.files import data_files, read_json, read_text
+from trm.tasks.arc.source import puzzle_of
 from trm.tasks.maze.task import MazeTask
 from trm.tasks.sudoku.task import SudokuTask
 
@@ -148,6 +149,18 @@ def test_many_puzzles_are_read(text, count):
 def test_what_is_no_puzzle_is_told_with_line_and_column(text, words):
     with pytest.raises(DataError, match=words):
         questions_in(text, NINE)
+
+
+@pytest.mark.parametrize(
+    "plain", [{"grid": 5}, {"grid": None}, [None, []], [1, "abc"], [[]], [], {}, [{"puzzle": True}], [[1], 2.5]]
+)
+def test_json_of_any_other_form_is_told_in_a_line(plain):
+    for task in (FOUR, MazeTask(3, 1, None)):
+        with pytest.raises(DataError):
+            questions_in(json.dumps(plain), task)
+    for task in (plain, {"train": plain, "test": plain}):
+        with pytest.raises(DataError):
+            puzzle_of(task, "n", "training", "a.json", 30)
 
 
 def test_mazes_are_read_one_and_many():

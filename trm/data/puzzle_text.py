@@ -116,6 +116,8 @@ def _grids(plain: Any, task: Task) -> list[tuple[int, str]]:
         return _grids(plain[named[0]], task)
     if isinstance(plain, str):
         return [(0, plain)]
+    if not isinstance(plain, list) or not plain:
+        raise DataError(f"JSON with {json.dumps(plain)} for a puzzle: give its cells as text, as a list, or as rows")
     if not any(isinstance(row, list | dict) or (isinstance(row, str) and len(row) > 2) for row in plain):
         return [(0, _row(plain))]
     if isinstance(plain[0], str) and len(plain[0]) != task.facts.seq_len:

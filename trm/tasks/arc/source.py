@@ -137,7 +137,7 @@ def puzzle_of(plain: Any, name: str, subset: str, where: str, side: int, solutio
 
     A list of pairs, as re-arc has them, is a task that is trained on and has no test.
     """
-    listed = isinstance(plain, list) and bool(plain) and "input" in plain[0]
+    listed = isinstance(plain, list) and bool(plain) and isinstance(plain[0], dict) and "input" in plain[0]
     if listed:
         plain = {"train": plain, "test": []}
     if not isinstance(plain, dict):
