@@ -13,7 +13,7 @@ from report_fixtures import config, write_grid, write_run, write_tn_sweep
 from sweeping import start, stopped
 
 from trm.cli import CONF_DIR, compose
-from trm.config import NUMBERS, defaults, flatten, paper, role, to_plain, total_steps, way_keys
+from trm.config import NUMBERS, defaults, flatten, matching, paper, role, to_plain, total_steps, way_keys
 from trm.errors import ConfigError, UserError
 from trm.ground.folder import exclusive
 from trm.report.__main__ import main
@@ -208,7 +208,7 @@ EXPERIMENTS = sorted({path.stem for path in (CONF_DIR / "experiment").glob("pape
 
 
 def test_every_row_has_its_experiment_and_is_comparable_with_it():
-    matches = {name: paper.find(flatten(config(f"experiment={name}")), 65_104) for name in EXPERIMENTS}
+    matches = {name: matching.find(flatten(config(f"experiment={name}")), 65_104) for name in EXPERIMENTS}
     assert {name: match.unlike for name, match in matches.items()} == dict.fromkeys(EXPERIMENTS, ())
     assert sorted(match.row.name for match in matches.values()) == sorted(row.name for row in paper.ROWS)
     assert matches["paper_no_ema"].row.exact_accuracy == 0.799
@@ -220,7 +220,7 @@ def test_what_the_field_published_is_known_and_comparable_with_its_experiment():
     found = {}
     for name in names:
         cfg = compose([f"experiment={name}", "run_name=x"])
-        found[name] = paper.find(flatten(to_plain(cfg)), total_steps(cfg, cfg.data.num_puzzles))
+        found[name] = matching.find(flatten(to_plain(cfg)), total_steps(cfg, cfg.data.num_puzzles))
     unlike = ("data.source=generated (paper: csv)",)  # other mazes than theirs
     assert {name: match.unlike for name, match in found.items()} == dict.fromkeys(names, ()) | dict.fromkeys(
         ("maze_unique", "eqr_maze_unique"), unlike
@@ -242,7 +242,7 @@ def test_what_the_field_published_is_known_and_comparable_with_its_experiment():
     ],
 )
 def test_other_settings_leave_the_papers_value_without_a_difference(overrides, steps, unlike):
-    match = paper.find(flatten(config("data=sudoku_extreme", *overrides)), steps)
+    match = matching.find(flatten(config("data=sudoku_extreme", *overrides)), steps)
     assert match.row.exact_accuracy == 0.874
     assert match.unlike == (unlike,)
 
@@ -255,22 +255,22 @@ PAPERS = flatten(config("data=sudoku_extreme"))
 def test_every_key_that_changes_a_number_counts_beside_the_paper(key):
     """Votes, early exit, other weights to start from, an embedding alone that learns, and whatever key comes next."""
     value = OTHER[type(PAPERS[key])](PAPERS[key]) if PAPERS[key] is not None else 3
-    match = paper.find({**PAPERS, key: value}, 65_104)
+    match = matching.find({**PAPERS, key: value}, 65_104)
     of_others = ("model.num_heads", "model.rope_theta", "optimizer.lr_min_ratio")  # no attention, no cosine
-    free = {*paper.FREE, *of_others} - {"data.num_aug", "data.on_the_fly_aug"}  # of which the paper has so many
+    free = {*matching.FREE, *of_others} - {"data.num_aug", "data.on_the_fly_aug"}  # of which the paper has so many
     own = match is not None and match.comparable and match.row is paper.ROWS[0]
     assert own == (key in free)
 
 
 def test_findings_in_the_puzzles_and_votes_leave_the_papers_value_without_a_difference():
-    assert not paper.find(PAPERS, 65_104, None, ["test puzzles are in training"]).comparable
-    votes = paper.find(flatten(config("data=sudoku_extreme", "inference=votes32")), 65_104)
+    assert not matching.find(PAPERS, 65_104, None, ["test puzzles are in training"]).comparable
+    votes = matching.find(flatten(config("data=sudoku_extreme", "inference=votes32")), 65_104)
     assert votes.unlike == ("inference.copies=32 (paper: 1)", "inference.selection=vote (paper: last)")
     assert not votes.same_measure
 
 
 def test_a_recursion_that_the_paper_does_not_report_has_no_value():
-    assert paper.find(flatten(config("data=sudoku_extreme", "recursion=t4_n6")), 65_104) is None
+    assert matching.find(flatten(config("data=sudoku_extreme", "recursion=t4_n6")), 65_104) is None
 
 
 def test_the_difference_is_given_only_on_the_papers_data(tmp_path):

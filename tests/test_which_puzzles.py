@@ -10,7 +10,7 @@ import pytest
 from running import TINY, run, summary
 
 from trm.cli import compose
-from trm.config import DataConfig, paper, to_plain
+from trm.config import DataConfig, matching, paper, to_plain
 from trm.data.build import build_dataset, ensure_dataset
 from trm.data.content import content_of, findings
 from trm.data.format import load_dataset
@@ -330,5 +330,5 @@ def test_the_best_is_over_one_set_of_puzzles():
 def test_the_papers_value_is_compared_on_as_many_test_puzzles_as_its_own():
     cfg = to_plain(compose(["experiment=paper_t3_n6"]))
     settings = {f"{group}.{key}": value for group, inner in cfg.items() if isinstance(inner, dict) for key, value in inner.items()}
-    assert paper.find(settings, paper.STEPS, paper.TEST_PUZZLES).comparable
-    assert paper.find(settings, paper.STEPS, 10_000).unlike == ("test puzzles=10000 (paper: 422786)",)
+    assert matching.find(settings, paper.STEPS, paper.TEST_PUZZLES).comparable
+    assert matching.find(settings, paper.STEPS, 10_000).unlike == ("test puzzles=10000 (paper: 422786)",)

@@ -2,7 +2,7 @@
 
 Two accuracies may where they are of the same test puzzles, as many of them, by the same way of inference, of the same training
 puzzles and at the same training step. What settings that are there to be compared decide (how many puzzles are trained on, how
-long) may differ where those settings do. Published values have the same rule over all settings: trm/config/paper.py.
+long) may differ where those settings do. Published values have the same rule over all settings: trm/config/matching.py.
 """
 
 from collections.abc import Mapping, Sequence

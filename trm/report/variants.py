@@ -13,7 +13,7 @@ import numpy as np
 from scipy import special
 
 from trm.cli import unknown_key
-from trm.config import NOTHING, PLACE, all_keys, paper, role
+from trm.config import NOTHING, PLACE, all_keys, matching, role
 from trm.errors import ConfigError
 from trm.report.comparable import facts, misfits, unlike
 from trm.report.runs import DIGESTS, Run
@@ -87,7 +87,7 @@ class Variant:
     planned: int  # jobs, with those that left no folder or no settings
     pooled: list[str]  # settings in which the counted runs differ: not one configuration then, and its interval not over seeds
     settings: Mapping[str, list[Any]]  # of the settings that differ between the report's runs: the values here
-    paper: paper.PaperMatch | None
+    paper: matching.PaperMatch | None
 
     def by_seed(self, quantity: Callable[[Run], float | None]) -> dict[int | None, float]:
         """A quantity by seed, of the counted runs that have it."""
@@ -390,14 +390,14 @@ def _with_known_puzzles(runs: list[Run]) -> tuple[list[Run], list[str]]:
     return filled, warnings
 
 
-def _paper(runs: list[Run]) -> paper.PaperMatch | None:
+def _paper(runs: list[Run]) -> matching.PaperMatch | None:
     """The row of the paper that all runs have; unlike it in what any of them is unlike it."""
-    matches = [paper.find(run.settings, _planned_steps(run), run.evaluated_puzzles, run.findings) for run in runs]
+    matches = [matching.find(run.settings, _planned_steps(run), run.evaluated_puzzles, run.findings) for run in runs]
     first = matches[0] if matches else None
     if first is None or any(match is None or match.row is not first.row for match in matches):
         return None
     unlike = tuple(dict.fromkeys(u for match in matches if match for u in match.unlike))
-    return paper.PaperMatch(first.row, unlike, all(match.same_kind for match in matches if match))
+    return matching.PaperMatch(first.row, unlike, all(match.same_kind for match in matches if match))
 
 
 def _planned_steps(run: Run) -> int | None:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from trm.config import Config, kept, paper, to_plain
+from trm.config import Config, kept, matching, paper, to_plain
 
 # The settings that the study varies, as a label says them where they are not the paper's (the schema's defaults).
 WORDS = {
@@ -56,7 +56,7 @@ def labels(cfg: Config, data: Mapping[str, Any] | None = None) -> Labels:
     if cfg.train.max_steps is not None:
         settings["train.epochs"] = expected["train.epochs"]  # which say nothing then
     words = [form.format(settings[key]) for key, form in WORDS.items() if settings[key] != expected[key]]
-    match = paper.find(settings, None, *(() if data is None else (data["test_puzzles"], data.get("findings", ()))))
+    match = matching.find(settings, None, *(() if data is None else (data["test_puzzles"], data.get("findings", ()))))
     value, variant = match.row.exact_accuracy if match and match.same_measure else None, ", ".join([recursion, *words])
     if data is None:
         return Labels(recursion, variant, None, value)
