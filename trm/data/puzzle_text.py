@@ -103,7 +103,7 @@ def _json(text: str, task: Task) -> list[tuple[str, str]] | None:
             plain = [json.loads(line) for line in text.splitlines() if line.strip()]
         except (ValueError, RecursionError):
             return None
-        plain = plain if all(isinstance(each, dict) for each in plain) else None
+        plain = plain if plain and all(isinstance(each, dict) for each in plain) else None
     return [(f"puzzle {i}: " if i else "", each) for i, each in _grids(plain, task)] if isinstance(plain, list | dict) else None
 
 
