@@ -10,6 +10,8 @@ import torch
 from running import TINY, metrics, numbers, run, summary
 from test_arc import RUN, source, task_json
 
+import trm.backends
+import trm.config.backends
 from trm.cli import compose
 from trm.config import BACKENDS, Backend
 from trm.core.metrics import METRICS, Metric
@@ -126,10 +128,13 @@ def test_an_optimizer_with_three_buffers(tmp_path, monkeypatch):
 
 
 def test_a_backend(tmp_path, monkeypatch):
-    """The eager one that can neither change a table in place nor have several devices, as docs/backends.md shows it."""
-    monkeypatch.setitem(BACKENDS, "careful", None)  # so that it is gone after the test
-    exec(compile(BACKEND, "docs/backends.md", "exec"), {"__name__": "careful"})
-    assert not BACKENDS["careful"].in_place
+    """The eager one that can neither change a table in place nor have several devices, as docs/backends.md shows it: a file."""
+    monkeypatch.setattr(trm.config.backends, "FOLDER", tmp_path)
+    monkeypatch.setattr(trm.backends, "__path__", [*trm.backends.__path__, str(tmp_path)])
+    monkeypatch.setitem(BACKENDS, "careful", BACKENDS["eager"])
+    del BACKENDS["careful"]  # which the test's end does to what the file registers
+    (tmp_path / "careful.py").write_text(BACKEND)
+    assert not compose(["hardware.backend=careful", "run_name=r"]).hardware.can.in_place
     data = source(tmp_path / "s", {f"task{i}": task_json(2 + i, 3, seed=i) for i in range(4)})  # more puzzles than a batch
     small = [*RUN, f"data.source_dir={data}", "data.path=data", "train.eval_every_steps=3", "train.checkpoint_every_steps=1"]
     careful = [*small, "hardware.backend=careful"]
