@@ -195,6 +195,17 @@ def test_every_signal_that_ends_a_run_asks_it_to_save(name, before):
         signal.signal(number, own)
 
 
+def test_an_alarm_of_somebody_else_stays_theirs():
+    heard = []
+    own = signal.signal(signal.SIGALRM, lambda *_: heard.append(True))
+    try:
+        with StopSignal() as stop:
+            os.kill(os.getpid(), signal.SIGALRM)
+        assert (heard, stop.requested) == ([True], False)
+    finally:
+        signal.signal(signal.SIGALRM, own)
+
+
 def test_only_a_second_deliberate_signal_ends_a_run_at_once(monkeypatch):
     """A closed terminal may tell of it twice, a limit on CPU time each second, and a queue sends SIGTERM after its warning."""
     killed = []

@@ -34,7 +34,7 @@ def held_back() -> Iterator[None]:
 class StopSignal:
     """While entered, the first signal only sets `requested`; the loop looks at it after each step.
 
-    SIGHUP stays ignored where it is, as under nohup.
+    SIGHUP stays ignored where it is, as under nohup, and an alarm that somebody else in this process has set stays theirs.
     """
 
     def __init__(self) -> None:
@@ -44,6 +44,7 @@ class StopSignal:
 
     def __enter__(self) -> "StopSignal":
         left = {signal.SIGHUP} if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN else set()
+        left |= {signal.SIGALRM} if callable(signal.getsignal(signal.SIGALRM)) else set()
         self._previous = {number: signal.signal(number, self._on_signal) for number in {*DELIBERATE, *WARNINGS} - left}
         return self
 
