@@ -9,12 +9,15 @@ from hypothesis import strategies as st
 
 from trm.cli import CONF_DIR, GROUPS, compose
 from trm.config import (
+    TASKS,
     Config,
+    DataConfig,
     Phase,
     all_keys,
     differences,
     digest,
     from_plain,
+    keys_of,
     numerics,
     resume_conflicts,
     shortened,
@@ -49,6 +52,16 @@ def with_values(cfg, values):
     cfg = changed(cfg, **{key.replace(".", "__"): value for key, value in values.items()})
     validate(cfg)
     return cfg
+
+
+def of_its_task(cfg, key):
+    """The config, with the data settings of a task that has this key."""
+    name = key.removeprefix("data.")
+    if key == name or hasattr(cfg.data, name):
+        return cfg
+    task, kind = next((task, kind) for task, kind in TASKS.items() if name in keys_of(kind))
+    common = {each: getattr(cfg.data, each) for each in keys_of(DataConfig, known=False)} | {"task": task}
+    return dataclasses.replace(cfg, data=kind(**common))
 
 
 def refused_values(cfg, values):
@@ -206,7 +219,7 @@ def test_unknown_options_list_the_known_ones(group):
 
 
 def numeric_keys(node=Config, prefix=""):
-    for item in dataclasses.fields(node):
+    for item in keys_of(node).values():
         if dataclasses.is_dataclass(item.type):
             yield from numeric_keys(item.type, f"{prefix}{item.name}.")
         elif any(item.metadata.get(bound) is not None for bound in ("low", "high", "above", "below")):
@@ -236,15 +249,15 @@ def _field(key):
     node = Config
     *groups, name = key.split(".")
     for group in groups:
-        node = node.__dataclass_fields__[group].type
-    item = node.__dataclass_fields__[name]
+        node = keys_of(node)[group].type
+    item = keys_of(node)[name]
     return None if dataclasses.is_dataclass(item.type) else item
 
 
 def test_out_of_range(default):
     """Just outside every bound of every key: the refusal names key, value and bound."""
     for key, value, word in OUTSIDE:
-        message = refused_values(default, {key: [value] if _field(key).type == list[int] else value})
+        message = refused_values(of_its_task(default, key), {key: [value] if _field(key).type == list[int] else value})
         assert f"{key}={value} is out of range" in message
         assert word in message
 
@@ -376,6 +389,8 @@ def settable():
     """Keys that are a choice, a bool or a number."""
     for key in all_keys():
         item = _field(key)
+        if key.startswith("data.") and key.removeprefix("data.") not in keys_of(TASKS["sudoku"]):
+            continue
         if item is not None and (item.metadata.get("choices") or any(kind in str(item.type) for kind in ("bool", "int", "float"))):
             yield key, item
 
@@ -481,7 +496,9 @@ def test_every_key_that_changes_numbers_is_refused_on_a_resume(default, schedule
     else:
         default = changed(default, optimizer__schedule=schedule)
     walked = set()
-    for key, item, value in settings_of(default):
+    default_of = {key: of_its_task(default, key) for key in all_keys()}
+    for key, item, value in {each[0]: each for cfg in default_of.values() for each in settings_of(cfg)}.values():
+        default = default_of[key]
         walked.add(key)
         new = another(item, value)
         other = changed(default, **{key.replace(".", "__"): new})

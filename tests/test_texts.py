@@ -5,7 +5,7 @@ from omegaconf import OmegaConf
 from running import TINY, refused, run, summary
 
 from trm.cli import RefuseEarly, compose, compose_jobs, compose_launch
-from trm.config import Config, load_yaml, to_plain
+from trm.config import Config, all_keys, keys_of, load_yaml, to_plain
 from trm.config.overrides import as_typed, parsed
 from trm.config.schema import TextKind, text_kind
 from trm.errors import ConfigError
@@ -72,7 +72,7 @@ def test_every_text_of_a_config_survives_its_file(tmp_path):
     plain = to_plain(compose([f"{key}=1_0" for key in ("run_name", "tracking.group", "data.path", "train.init_from")]))
     OmegaConf.save(OmegaConf.create(plain), tmp_path / "config.yaml")
     assert OmegaConf.to_container(load_yaml(tmp_path / "config.yaml")) == plain
-    texts = [f"{group}.{key}" for group, inner in plain.items() if isinstance(inner, dict) for key in inner]
+    texts = all_keys()
     assert {key for key in texts if text_kind(key) == TextKind.LIST} >= {"tracking.tags", "inference.ladder", "data.subsets"}
 
 
@@ -87,8 +87,8 @@ def test_two_names_like_numbers_are_two_runs(tmp_path):
 
 PATHS = [
     f"{group}.{key}"
-    for group, inner in vars(Config()).items()
-    for key, item in getattr(inner, "__dataclass_fields__", {}).items()
+    for group, outer in keys_of(Config).items()
+    for key, item in keys_of(outer.type).items()
     if item.metadata["path"]
 ]
 
@@ -116,7 +116,7 @@ def test_a_path_begins_at_home_and_is_no_address(key, monkeypatch):
 
 def test_every_key_of_a_place_is_a_path():
     assert PATHS == [
-        "data.source_dir", "data.path", "data.train_csv", "data.test_csv", "hardware.compile_cache", "train.init_from",
+        "data.path", "data.train_csv", "data.test_csv", "data.source_dir", "hardware.compile_cache", "train.init_from",
     ]  # fmt: skip
 
 

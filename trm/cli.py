@@ -19,7 +19,7 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, cast
 
 import hydra
 from hydra._internal.callbacks import Callbacks
@@ -43,10 +43,13 @@ from trm.config import (
     RecursionConfig,
     all_keys,
     check_training,
+    flatten,
     from_composed,
     load_yaml,
     local_path,
+    of_other_tasks,
     register_schema,
+    task_settings,
     unknown_keys,
 )
 from trm.config.overrides import as_typed, quoting_hint
@@ -57,6 +60,7 @@ from trm.ground.job import job
 from trm.ground.rank import on_a_pod, process_rank, refuse_other_starters, require_ranks
 from trm.ground.signals import stoppable
 from trm.ground.streams import standard_streams
+from trm.tasks import TASKS
 
 ROOT = Path(__file__).resolve().parents[1]  # holds trm/ and hydra_plugins/, in a checkout also bench/ and scripts/
 CONF_DIR = ROOT / "trm" / "conf"  # in a checkout a link to conf/
@@ -137,7 +141,7 @@ def _full_key(text: str) -> str | None:
 
 def unknown_key(key: str) -> str:
     """What to say about a key that the schema does not have."""
-    return f"{key} is not a config key: {key_hint(key)}"
+    return of_other_tasks(key) or f"{key} is not a config key: {key_hint(key)}"
 
 
 def fail(error: BaseException) -> NoReturn:
@@ -333,6 +337,7 @@ def typed(composed: DictConfig) -> Config:
     Hydra's own part is left out. Raises ConfigError, also for a key that the schema does not have.
     """
     composed = OmegaConf.create({key: value for key, value in composed.items_ex(resolve=False) if key != "hydra"})
+    learn_tasks(str(OmegaConf.select(composed, "data.task")))
     refuse_unknown_keys(composed)
     importlib.import_module("trm.tasks.base")
     for key, (default, module) in REGISTRIES.items():
@@ -373,7 +378,17 @@ def _mistake(error: Exception, overrides: list[str]) -> UserError | None:
 
 def _as_meant(override: str) -> str:
     """An override as Hydra wants it: text quoted where it would read something else, a group that is not always there with +."""
+    if override.lstrip("+").startswith("data.task="):
+        learn_tasks(override)
     return as_typed(f"+{override}" if override.startswith("sweep=") else override)
+
+
+def learn_tasks(text: str) -> None:
+    """Make the settings of the tasks outside the package that a text names known to Hydra. Raises ConfigError."""
+    for task in re.findall(r"[\w.]+:\w+", text):
+        if task not in TASKS:
+            task_settings(task)
+            register_schema()
 
 
 class FileConfigSource(file_config_source.FileConfigSource):
@@ -387,7 +402,13 @@ class FileConfigSource(file_config_source.FileConfigSource):
         with file.open(encoding="utf-8", errors="replace") as text:
             header = self._get_header_dict(text.read(512))
         package = header["package"] or os.path.dirname(config_path).replace("/", ".")
-        found = load_yaml(file, "" if package == "_global_" else package)
+        package = "" if package == "_global_" else package
+        found = load_yaml(file, package)
+        for key, value in flatten(
+            cast(Any, OmegaConf.to_container(found))
+        ).items():  # Hydra loads the schema after the files that are merged into it
+            if f".{package}.{key}".endswith(".data.task"):
+                learn_tasks(str(value))
         return ConfigResult(config=found, path=f"file://{self.path}", provider=self.provider, header=header)
 
 

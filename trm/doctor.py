@@ -263,8 +263,9 @@ def check_dataset(cfg: Config) -> str:
     if is_absent(path):
         build, files = build_command(data), {"data.train_csv": data.train_csv, "data.test_csv": data.test_csv}
         gone = [f"{key}={file}" for key, file in files.items() if file and not Path(file).is_file()]
-        if data.source == "json" and data.source_dir and not Path(data.source_dir).is_dir():
-            raise Finding(f"{path} is missing, and so is data.source_dir={data.source_dir}", f"name a folder, then {build}")
+        folder = getattr(data, "source_dir", None)  # of a task that has one
+        if data.source == "json" and folder and not Path(folder).is_dir():
+            raise Finding(f"{path} is missing, and so is data.source_dir={folder}", f"name a folder, then {build}")
         if data.source in ("generated", "json") or (all(files.values()) and not gone):
             raise Finding(f"{path} is missing: the run builds it first", build, "warning")
         if gone:

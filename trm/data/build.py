@@ -98,7 +98,7 @@ def held_out_puzzles(data: DataConfig) -> Dataset:
 def build_command(data: DataConfig) -> str:
     """The command that builds this dataset; downloads its source where no csv files are named."""
     keys = ["path", "num_puzzles", "num_test_puzzles", "min_rating", "num_aug", "seed", "train_csv", "test_csv", "source_dir"]
-    overrides = [override(f"data.{key}", getattr(data, key)) for key in keys if getattr(data, key) is not None]
+    overrides = [override(f"data.{key}", getattr(data, key)) for key in keys if getattr(data, key, None) is not None]
     return shlex.join(["python", "-m", "trm.build_data", f"data={data.name}", *overrides])
 
 
@@ -322,8 +322,9 @@ def _check_settings(path: Path, data: DataConfig) -> dict[str, Any] | None:
                 f"data.{key}={wanted}, but the dataset {path} was built with data.{key}={built}: "
                 f"choose another data.path or set data.{key}={'null' if built is None else built}"
             )
-    for name, there in record["csv_sha256"].items() if data.source_dir else ():
-        file = Path(data.source_dir or "") / name
+    folder: str | None = getattr(data, "source_dir", None)  # of a task that has one
+    for name, there in record["csv_sha256"].items() if folder else ():
+        file = Path(folder or "") / name
         if file.is_file() and sha256_of(file) != there:
             raise DataError(f"{file} is not the file that the dataset {path} was built from: choose another data.path")
     for split, csv in named.items():

@@ -14,7 +14,18 @@ from omegaconf.errors import OmegaConfBaseException
 from torch import Tensor
 
 from trm.cli import GROUPS, ROOT, compose, group_options, one_line, typed
-from trm.config import Config, DataConfig, differences, flatten, kept, load_yaml, local_path, to_plain
+from trm.config import (
+    Config,
+    data_settings,
+    default_config,
+    differences,
+    flatten,
+    kept,
+    load_yaml,
+    local_path,
+    to_plain,
+    without_others,
+)
 from trm.config.overrides import override, parsed
 from trm.core.model import Architecture, Weights, architecture, init_fixed, weight_shapes
 from trm.data.build import is_absent
@@ -126,7 +137,7 @@ def published() -> list[Published]:
     """The trained networks that come along."""
     found = []
     for meta in sorted((ROOT / "trm" / "models").glob(f"*/{META_FILE}")):
-        task = task_of(DataConfig(**{**json.loads(meta.read_bytes())["config"]["data"], "path": "???"}))
+        task = task_of(data_settings(json.loads(meta.read_bytes())["config"]["data"]))
         card = yaml.safe_load((meta.parent / CARD_FILE).read_text(encoding="utf-8").split("---\n")[1])
         share = card[task.score_names[0] if task.score_names else "exact_accuracy"]
         words = f"it solves {100 * share:.1f} % of {card['held_out_puzzles']:,} held-out puzzles ({task.title})"
@@ -191,7 +202,7 @@ def _refuse_trained_on(run: SavedRun, test: Dataset) -> None:
         return
     if known["format_version"] == record["format_version"] > 1:
         return  # puzzles of the two splits never meet, whatever their seeds and counts
-    task = task_of(DataConfig(**{**own, "path": str(path)}))
+    task = task_of(data_settings(own))
     if task.facts.sizes != test.metadata.sizes:
         return
     log.warning(
@@ -210,6 +221,7 @@ def _settings(folder: Path, meta: Meta) -> Any:
     data = own.get("data")
     if not isinstance(data, dict):
         raise CheckpointError(f"{folder / META_FILE}: holds no settings: use another checkpoint")
+    own = {**own, "data": (data := without_others(data))}
     # checkpoints that were set aside lie in checkpoints.N, their settings in config.yaml.N
     run_dir, number = folder.parent.parent, folder.parent.name.removeprefix(CHECKPOINTS)
     beside = next((file for name in (CONFIG_FILE + number, CONFIG_FILE) if (file := run_dir / name).exists()), None)
@@ -217,7 +229,9 @@ def _settings(folder: Path, meta: Meta) -> Any:
         # a checkpoint folder moved out of its run: the dataset is where these settings build it
         return {**own, "run_name": folder.name, "data": {**data, "path": _usual_path(data)}}
     settings: dict[str, Any] = json.loads(json.dumps(OmegaConf.to_container(load_yaml(beside)), default=str))
-    defaults = kept(to_plain(Config()))  # of keys that the schema gained since
+    if isinstance(settings.get("data"), dict):
+        settings["data"] = without_others(settings["data"])
+    defaults = kept(to_plain(default_config(data)))  # of keys that the schema gained since
     here = _merged(defaults, kept(settings))
     if other := differences(here, _merged(defaults, own)):
         log.warning(
@@ -289,7 +303,9 @@ def _changed_by(experiment: str, merged: Any) -> dict[str, Any]:
 
 def _with_overrides(settings: Any, overrides: list[str]) -> Config:
     try:
-        merged = OmegaConf.create(_merged(to_plain(Config()), settings))  # keys that the schema gained since have their defaults
+        merged = OmegaConf.create(
+            _merged(to_plain(default_config(settings["data"])), settings)
+        )  # keys that the schema gained since have their defaults
         OmegaConf.set_struct(merged, True)
         for override in overrides:
             key, _, value = override.partition("=")

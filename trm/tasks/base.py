@@ -1,7 +1,7 @@
 """What a puzzle is: the members through which the rest of the project knows a task, and nothing else of it.
 
-A task is one folder NAME beside this file, whose task.py has `make(data) -> Task` and `check(data)`, and one YAML in conf/data with
-`task: NAME`.
+A task is a class derived from `Task`, a dataclass of its settings, and one YAML in conf/data. `task: NAME` there is a folder NAME
+beside this file, with the class in task.py and its settings in settings.py; `task: MODULE:CLASS` is a class outside the package.
 Shapes: N rows, L = rows * columns cells, V tokens, P base puzzles.
 """
 
@@ -12,14 +12,12 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
-from types import ModuleType
-from typing import Any, NamedTuple, Protocol
+from typing import Any, ClassVar, NamedTuple, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from trm.config import EXACT, Config, DataConfig, check_widths, register_check
+from trm.config import EXACT, PLACE, Config, DataConfig, check_widths, imported_task, keys_of, register_check, role, task_settings
 from trm.errors import ConfigError, DataError
 from trm.ground.hashing import Stream, hash64
 
@@ -143,6 +141,17 @@ class Symmetry(Protocol):
 class Task(ABC):
     """One kind of puzzle. What is abstract a task has to say; the rest has a default that it may keep."""
 
+    settings: ClassVar[type[DataConfig]] = DataConfig  # a dataclass derived from it, with the keys of data that this task alone has
+
+    @classmethod
+    @abstractmethod
+    def make(cls, data: Any) -> Self:
+        """The task in the size that its settings name."""
+
+    @classmethod  # noqa: B027 - a task may have nothing to check
+    def check(cls, data: Any) -> None:
+        """Raise ConfigError where its settings, each within its range, do not go together."""
+
     # ------------------------------------------------------------------------------------------------------------ what it is
 
     @property
@@ -152,8 +161,9 @@ class Task(ABC):
 
     @property
     def keys(self) -> tuple[str, ...]:
-        """The keys of the data settings that are this task's own."""
-        return ()
+        """The keys of the data settings that say which puzzles of this task they are: its own ones, but for places of files."""
+        own = keys_of(self.settings).keys() - keys_of(DataConfig, known=False).keys()
+        return tuple(key for key in keys_of(self.settings) if key in own and role(f"data.{key}") != PLACE)
 
     @property
     @abstractmethod
@@ -407,7 +417,7 @@ class PairsTask(Task):
     has_classes = False
 
     @abstractmethod
-    def collect(self, data: DataConfig) -> Collection:
+    def collect(self, data: Any) -> Collection:
         """The puzzles that the settings name. Raises DataError."""
 
     @abstractmethod
@@ -438,26 +448,28 @@ class PairsTask(Task):
         """An answer as it counts, without what the model wrote around it."""
 
 
-# Where each task is: a module that is imported when it is asked for.
-TASKS = {path.parent.name: f"trm.tasks.{path.parent.name}.task" for path in sorted(Path(__file__).parent.glob("*/task.py"))}
-
-
 def task_of(data: DataConfig) -> Task:
     """The task that the settings name, in its size. Raises ConfigError where there is none of that name."""
-    task: Task = _module(data).make(data)
-    return task
+    return _class(data).make(data)
 
 
-def _module(data: DataConfig) -> ModuleType:
-    if data.task not in TASKS:
-        raise ConfigError(f"data.task={data.task} is unknown: choose one of {', '.join(sorted(TASKS))}")
-    return importlib.import_module(TASKS[data.task])
+def _class(data: DataConfig) -> type[Task]:
+    task_settings(data.task)  # which refuses a name that there is not
+    if ":" in data.task:
+        outside: type[Task] = imported_task(data.task)
+        return outside
+    module = importlib.import_module(f"trm.tasks.{data.task}.task")
+    return next(
+        each
+        for each in vars(module).values()
+        if isinstance(each, type) and each.__module__ == module.__name__ and issubclass(each, Task)
+    )
 
 
 @register_check
 def check_task(cfg: Config) -> None:
     """Raise ConfigError for an unknown task, a size that it does not have, or a network that its puzzles leave no width."""
-    _module(cfg.data).check(cfg.data)
+    _class(cfg.data).check(cfg.data)
     task = task_of(cfg.data)
     check_widths(cfg, task.facts.seq_len)
     way = cfg.inference

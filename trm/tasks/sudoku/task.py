@@ -3,11 +3,11 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from trm.config import DataConfig
 from trm.errors import ConfigError
 from trm.tasks.base import SPLIT_SEEDS, Flags, GridView, Hub, Split, Task, TaskFacts, Tokens
 from trm.tasks.sudoku.generate import (
@@ -19,6 +19,7 @@ from trm.tasks.sudoku.generate import (
     solved,
 )
 from trm.tasks.sudoku.rules import BLANK, PAD, Sudoku
+from trm.tasks.sudoku.settings import Settings
 from trm.tasks.sudoku.symmetry import SudokuSymmetry
 
 # 3,831,994 rows of train.csv and 422,786 of test.csv
@@ -31,7 +32,18 @@ class SudokuTask(Sudoku, Task):
 
     name = "sudoku"
     difficulty_words = "blank cells"
-    keys = ("box_rows", "box_cols")
+    settings = Settings
+
+    @classmethod
+    def make(cls, data: Settings) -> Self:
+        """The size that the settings name."""
+        return cls(data.box_rows, data.box_cols)
+
+    @classmethod
+    def check(cls, data: Settings) -> None:
+        """Raise ConfigError for a size that cannot be written: there are 25 digits."""
+        if not 2 <= cls.make(data).side <= 25:
+            raise ConfigError(f"data.box_rows*data.box_cols={cls.make(data).side}: the grid's side must be 2 to 25")
 
     @property
     def title(self) -> str:
@@ -104,14 +116,3 @@ class SudokuTask(Sudoku, Task):
         """How many cells are blank."""
         blank: NDArray[np.integer] = (questions <= BLANK).sum(axis=1)
         return blank
-
-
-def make(data: DataConfig) -> SudokuTask:
-    """The size that the settings name."""
-    return SudokuTask(data.box_rows, data.box_cols)
-
-
-def check(data: DataConfig) -> None:
-    """Raise ConfigError for a size that cannot be written: there are 25 digits."""
-    if not 2 <= make(data).side <= 25:
-        raise ConfigError(f"data.box_rows*data.box_cols={make(data).side}: the grid's side must be 2 to 25")
