@@ -3,17 +3,21 @@
 import dataclasses
 import json
 import re
+import shutil
+import sys
 from pathlib import Path
 
 import pytest
 import torch
+import toy_task
 from running import TINY, metrics, numbers, run, summary
 from test_arc import RUN, source, task_json
 
 import trm.backends
 import trm.config.backends
-from trm.cli import compose
-from trm.config import BACKENDS, Backend
+from trm import cli
+from trm.cli import CONF_DIR, compose, compose_jobs
+from trm.config import BACKENDS, TASKS, Backend, load_yaml, register_schema
 from trm.core.metrics import METRICS, Metric
 from trm.core.model import decode
 from trm.core.optimizers import OPTIMIZERS, Optimizer
@@ -22,11 +26,12 @@ from trm.errors import ConfigError
 
 SMALL = [*TINY, "model.hidden_size=16", "train.checkpoint_every_steps=1", "train.eval_every_steps=null", "train.keep_checkpoints=9"]
 PUZZLE = "1...|..1.|.1..|...1"
+PAGE = toy_task.PAGE
 BACKENDS_PAGE = (Path(__file__).parents[1] / "docs" / "backends.md").read_text(encoding="utf-8")
 BACKEND = re.search(r"```python\n(# trm/backends/careful.py.*?)```", BACKENDS_PAGE, re.DOTALL)[1]
 
 
-def trains_resumes_solves_and_reports(folder, *overrides, tensors=()):
+def trains_resumes_solves_and_reports(folder, *overrides, tensors=(), puzzle=PUZZLE):
     """Three steps, an evaluation, checkpoints; a resumed run has the same bits; solved with and reported. The run folder."""
     arguments = [*SMALL, *overrides]
     run(folder, "trm.train", *arguments, "train.max_steps=3", "run_name=whole")
@@ -38,7 +43,7 @@ def trains_resumes_solves_and_reports(folder, *overrides, tensors=()):
     names = json.loads(header[8 : 8 + int.from_bytes(header[:8], "little")])
     assert set(tensors) <= names.keys()
     assert summary(folder / "outputs" / "whole")["last_eval_step"] == 3
-    assert run(folder, "trm.solve", "checkpoint=outputs/whole", PUZZLE).stdout
+    assert run(folder, "trm.solve", "checkpoint=outputs/whole", puzzle).stdout
     run(folder, "trm.report", "outputs")
     return folder / "outputs" / "whole"
 
@@ -180,3 +185,80 @@ def test_a_backend_is_asked_what_it_can_do(monkeypatch):
     ):
         with pytest.raises(ConfigError, match=re.escape(words)):
             compose([*small, *overrides.split()])
+
+
+# ------------------------------------------------------------------------------------------- a task that is outside the package
+
+DATA = [f"data.{key}={value}" for key, value in toy_task.SETTINGS.items() if key != "path"]
+
+
+@pytest.fixture
+def sums(tmp_path, monkeypatch):
+    """The task of docs/adding.md as the module sums of the current folder, and unknown again after the test."""
+    (tmp_path / "sums.py").write_text(toy_task.CODE)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    yield tmp_path
+    TASKS.pop("sums:Sums", None)
+    sys.modules.pop("sums", None)
+    register_schema()
+
+
+def test_a_task(sums):
+    """Clues stand in the margin, sums from 10 on are letters; it has two settings of its own, and a score."""
+    data = [*DATA, "data.share=0.6", "data.path=data", "evaluate.best_by=sums"]
+    (question,), (answer,) = toy_task.Sums(4, 0.6).generate(1, 0)
+    text = toy_task.Sums(4).view.text(question)
+    assert set(text) & set("A")
+    folder = trains_resumes_solves_and_reports(sums, *data, puzzle=text)
+    assert toy_task.Sums(4).violations(question, answer) == []
+    settings = load_yaml(folder / "config.yaml").data
+    assert (settings.task, settings.side, settings.share) == ("sums:Sums", 4, 0.6)
+    assert "box_rows" not in settings
+    assert summary(folder)["best_scores"].keys() == {"sums"}
+    evaluated = run(sums, "trm.evaluate", "checkpoint=outputs/whole").stdout
+    assert "sums" in json.loads(evaluated.splitlines()[-1])
+    other = run(
+        sums, "trm.train", *SMALL, *data, "data.share=0.5", "data.path=other", "train.max_steps=3", "run_name=whole", check=2
+    )
+    assert "data.share=0.6 there, 0.5 here" in other.stderr
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        ("data.side=8", "data.side=8 is out of range: it must be at most 7"),
+        ("data.share=1", "data.share=1.0 is out of range: it must be below 1"),
+        ("data.side=x", "data.side: Value 'x' of type 'str' could not be converted to Integer"),
+        ("data.sides=3", "data.sides is not a config key: did you mean data.side?"),
+        ("data.box_rows=3", "data.box_rows is a setting of data.task=sudoku alone"),
+        ("data.canvas=4", "data.canvas is a setting of data.task=arc and data.task=maze alone"),
+        ("data.task=maze", "data.side is a setting of data.task=sums:Sums alone"),
+        ("data.task=nowhere:Task", "data.task=nowhere:Task cannot be imported (ModuleNotFoundError: No module named 'nowhere')"),
+        ("data.task=sums:None_such", "data.task=sums:None_such cannot be imported (AttributeError"),
+        ("data.task=sums:Settings", "data.task=sums:Settings is no task: name a class that is derived from trm.tasks.base.Task"),
+        ("data.task=sums", "data.task=sums is unknown: choose one of arc, maze, sudoku, sums:Sums, or write"),
+    ],
+)
+def test_what_a_task_refuses(sums, overrides, words):
+    with pytest.raises(ConfigError, match=re.escape(words)) as caught:
+        compose(["run_name=r", *DATA, overrides])
+    assert "\n" not in str(caught.value)
+
+
+def test_a_setting_of_all_tasks_cannot_be_one_of_a_task(sums):
+    (sums / "sums.py").write_text(toy_task.CODE.replace("share: float", "num_aug: float"))
+    with pytest.raises(ConfigError, match=r"has a setting num_aug of its own, and all tasks have data\.num_aug: rename it"):
+        compose(["run_name=r", *DATA])
+
+
+def test_a_dataset_of_a_task_outside_the_package_is_an_option(sums, monkeypatch):
+    """Of the page's YAML as a file of conf/data, with the path that it makes from settings and their defaults."""
+    shutil.copytree(CONF_DIR, sums / "conf")
+    option = PAGE[PAGE.index("# conf/data/sums.yaml") :].partition("```")[0]
+    (sums / "conf" / "data" / "sums.yaml").write_text(option.replace("side: 4\n", ""))
+    monkeypatch.setattr(cli, "CONF_DIR", sums / "conf")
+    cfg = compose(["data=sums", "run_name=r", "data.num_puzzles=9"])
+    assert (cfg.data.path, cfg.data.side, type(cfg.data).__name__) == ("data/sums_4_n9_seed0", 4, "Settings")
+    assert compose(["data=sums", "data.side=5", "run_name=r"]).data.path == "data/sums_5_n1000_seed0"
+    assert len(compose_jobs(["data=sums,maze_small", "run_name=r"])) == 2

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageChops, ImageColor
 from thinking_fixtures import SIZES, architecture, puzzle, thoughts
-from toy_task import DARK, LIT, Lamps
+from toy_task import CLEAR, FILLED, Sums
 
 from trm.show import terminal
 from trm.show.animation import FRAME_MS, LAST_MS, animation
@@ -198,14 +198,14 @@ def test_animation_holds_the_last_frame_and_repeats():
 
 
 def test_a_tasks_own_colours_are_the_ground_of_its_cells():
-    lamps, half = Lamps(4), np.full(16, 0.5)
-    (question,), (answer,) = lamps.generate(1, 0)
-    made, grounds = Puzzle("p", lamps, question, answer), set(lamps.view.colours.values())
+    task, half = Sums(3), np.full(16, 0.5)
+    (question,), (answer,) = task.generate(1, 0)
+    made, grounds = Puzzle("p", task, question, answer), set(task.view.colours.values())
     sheet = contact_sheet(made, [Frame(1, 1, answer, half, 0.5)]).convert("RGB")
     shown = {colour for _, colour in sheet.getcolors()}
     assert {ImageColor.getrgb(ground) for ground in grounds} <= shown
     assert not {ImageColor.getrgb(veiled(ground)) for ground in grounds} & shown
-    wrong = contact_sheet(made, [Frame(1, 1, np.where(answer == LIT, DARK, LIT), half, 0.5)]).convert("RGB")
+    wrong = contact_sheet(made, [Frame(1, 1, np.where(answer == FILLED, CLEAR, FILLED), half, 0.5)]).convert("RGB")
     assert {ImageColor.getrgb(veiled(ground)) for ground in grounds} & {colour for _, colour in wrong.getcolors()}
 
 

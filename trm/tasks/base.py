@@ -155,11 +155,6 @@ class Task(ABC):
     # ------------------------------------------------------------------------------------------------------------ what it is
 
     @property
-    @abstractmethod
-    def name(self) -> str:
-        """What data.task calls it."""
-
-    @property
     def keys(self) -> tuple[str, ...]:
         """The keys of the data settings that say which puzzles of this task they are: its own ones, but for places of files."""
         own = keys_of(self.settings).keys() - keys_of(DataConfig, known=False).keys()

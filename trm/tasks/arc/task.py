@@ -33,7 +33,6 @@ class ArcTask(PairsTask):
     num_variants: int  # of each at most, beside itself
     test_subsets: tuple[str, ...] = ()
 
-    name = "arc"
     settings = Settings
     keys = ("canvas", "subsets", "test_subsets", "on_the_fly_aug")
     score_names = tuple(score_name(k) for k in (2, *(k for k in PASS if k != 2)))

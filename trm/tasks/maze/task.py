@@ -40,7 +40,6 @@ class MazeTask(Task):
     path_min: int
     path_max: int | None
 
-    name = "maze"
     settings = Settings
     score_names = ("optimal", "one_path")
     difficulty_words = "path length, steps"

@@ -30,7 +30,6 @@ HUB = Hub("sapientinc/sudoku-extreme", "58942f96baeb572ca3127e2a9e9c70f330783d6b
 class SudokuTask(Sudoku, Task):
     """One size of Sudoku; trm/tasks/base.py says what the members mean."""
 
-    name = "sudoku"
     difficulty_words = "blank cells"
     settings = Settings
 
