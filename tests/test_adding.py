@@ -233,7 +233,7 @@ def test_a_task(sums):
         ("data.sides=3", "data.sides is not a config key: did you mean data.side?"),
         ("data.box_rows=3", "data.box_rows is a setting of data.task=sudoku alone"),
         ("data.canvas=4", "data.canvas is a setting of data.task=arc and data.task=maze alone"),
-        ("data.task=maze", "data.side is a setting of data.task=sums:Sums alone"),
+        ("data.task=maze data.side=4", "data.side is a setting of data.task=sums:Sums alone"),
         ("data.task=nowhere:Task", "data.task=nowhere:Task cannot be imported (ModuleNotFoundError: No module named 'nowhere')"),
         ("data.task=sums:None_such", "data.task=sums:None_such cannot be imported (AttributeError"),
         ("data.task=sums:Settings", "data.task=sums:Settings is no task: name a class that is derived from trm.tasks.base.Task"),
@@ -242,7 +242,7 @@ def test_a_task(sums):
 )
 def test_what_a_task_refuses(sums, overrides, words):
     with pytest.raises(ConfigError, match=re.escape(words)) as caught:
-        compose(["run_name=r", *DATA, overrides])
+        compose(["run_name=r", "data=sudoku_4x4", *DATA, *overrides.split()])
     assert "\n" not in str(caught.value)
 
 

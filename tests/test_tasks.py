@@ -1,6 +1,5 @@
 """What holds for every task, and that a task of which the project knows nothing else goes through all of it."""
 
-
 import numpy as np
 import pytest
 from hypothesis import given, settings

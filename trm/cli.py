@@ -51,6 +51,7 @@ from trm.config import (
     register_schema,
     task_settings,
     unknown_keys,
+    without_others,
 )
 from trm.config.overrides import as_typed, quoting_hint
 from trm.config.released import in_dashes, key_hint, no_option
@@ -261,14 +262,14 @@ def _run_hydra(run: Callable[[Config], Any] | str, run_folder: bool) -> None:
         if OmegaConf.is_missing(hydra_config.job, "num"):
             try:
                 with standard_streams():  # here too, before Hydra adds lines of its own
-                    return function(typed(composed))
+                    return function(typed(composed, hydra_config.overrides.task))
             except (UserError, OmegaConfBaseException, RunFailure) as error:
                 if full_error == "1":
                     raise
                 fail(error)
         else:
             with job(Path(hydra_config.runtime.output_dir)):
-                return function(typed(composed))
+                return function(typed(composed, hydra_config.overrides.task))
 
     # Hydra names the job after the task's module: the command
     task.__module__ = run.partition(":")[0] if isinstance(run, str) else Path(run.__code__.co_filename).stem
@@ -331,14 +332,21 @@ def _mend_folder(config: DictConfig, name: str) -> None:
         config.hydra[name].dir = local_path(f"hydra.{name}.dir", str(config.hydra[name].dir))
 
 
-def typed(composed: DictConfig) -> Config:
+def typed(composed: DictConfig, overrides: Sequence[str] | None = None) -> Config:
     """The typed, validated settings of a composed config, checked against the tasks and the recursions that there are.
 
-    Hydra's own part is left out. Raises ConfigError, also for a key that the schema does not have.
+    Hydra's own part is left out; `overrides` are those that are said there. Raises ConfigError, also for a key that the schema does
+    not have.
     """
+    given = OmegaConf.select(composed, "hydra.overrides.task", default=()) if overrides is None else overrides
     composed = OmegaConf.create({key: value for key, value in composed.items_ex(resolve=False) if key != "hydra"})
     learn_tasks(str(OmegaConf.select(composed, "data.task")))
     refuse_unknown_keys(composed)
+    names = [override.lstrip("+").partition("=")[0] for override in given]
+    if "data.task" in names:  # what the option of data= says of another task goes with it
+        data = dict(composed.data.items_ex(resolve=False))
+        own = without_others(data) | {key: data[key] for key in data if f"data.{key}" in names}
+        composed = OmegaConf.create({**dict(composed.items_ex(resolve=False)), "data": own})
     importlib.import_module("trm.tasks.base")
     for key, (default, module) in REGISTRIES.items():
         if OmegaConf.select(composed, key) not in (None, default):

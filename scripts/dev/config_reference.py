@@ -8,12 +8,13 @@ from typing import Any
 from omegaconf import MISSING
 
 from trm.cli import CONF_DIR, GROUPS
-from trm.config import Config
+from trm.config import TASKS, Config, DataConfig, keys_of
 
 FILE = Path(__file__).resolve().parents[2] / "docs" / "config.md"
 HEAD = """# Config keys
 
-Made from the schema in `trm/config/schema.py` by `python scripts/dev/config_reference.py`; do not edit. A default is the schema's
+Made from the schema in `trm/config/schema.py` and the settings of each task in `trm/tasks` by
+`python scripts/dev/config_reference.py`; do not edit. A default is the schema's
 own: the options of a group (`conf/GROUP/OPTION.yaml`) set others. `python -m trm.train --cfg job` shows what a command comes to,
 `--info` where each value and ratio came from.
 """
@@ -29,9 +30,11 @@ def reference() -> str:
             options = sorted(p.stem for p in (CONF_DIR / item.name).glob("[!_]*.yaml"))
             about = GROUPS.get(item.name) or (item.type.__doc__ or "").splitlines()[0]
             chosen = f" Options: {', '.join(f'`{name}`' for name in options)}." if options else ""
-            parts.append(
-                _table(f"`{item.name}`", f"{about}.{chosen}".replace("..", "."), f"{item.name}.", dataclasses.fields(item.type))
-            )
+            prefix, common = f"{item.name}.", keys_of(item.type, known=False)
+            parts.append(_table(f"`{item.name}`", f"{about}.{chosen}".replace("..", "."), prefix, common.values()))
+            for task, settings in TASKS.items() if item.type is DataConfig else ():
+                own = [field for key, field in keys_of(settings).items() if key not in common]
+                parts.append(_table(f"`data` of `data.task={task}` alone", (settings.__doc__ or "").splitlines()[0], prefix, own))
     return "\n".join(parts)
 
 
