@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 import torch
 
-from trm.config import DataConfig
 from trm.data.build import build_dataset
 from trm.data.format import load_catalogue, load_dataset
 from trm.data.pairs import PairEvalLoader, PairRowMaker, PairTrainLoader
 from trm.tasks.arc.draws import draw_variants
 from trm.tasks.arc.grids import COLOUR_0, END, ITSELF, cropped, moved, placed, unvaried
+from trm.tasks.arc.settings import Settings
 from trm.tasks.arc.task import ArcTask
 from trm.tasks.arc.votes import SUBMISSION
 
@@ -85,7 +85,7 @@ def built(request, tmp_path_factory):
         for subset, plain in tasks.items():
             (folder / f"arc-agi_{subset}_challenges.json").write_text(json.dumps(plain))
         names = read(case / "reference" / "test_puzzles.json").keys()
-        data = DataConfig(
+        data = Settings(
             name="case",
             task="arc",
             source="json",

@@ -16,13 +16,14 @@ import pytest
 from sweeping import start, stopped, wait_for
 
 from trm.cli import compose
-from trm.config import Config, DataConfig
+from trm.config import Config
 from trm.data import csv_source
 from trm.data.build import build_command, build_dataset, ensure_dataset
 from trm.data.format import ARRAYS, array_path, load_dataset
 from trm.errors import DataError
 from trm.tasks.sudoku.generate import generate
 from trm.tasks.sudoku.rules import BLANK
+from trm.tasks.sudoku.settings import Settings
 from trm.tasks.sudoku.symmetry import signature
 from trm.tasks.sudoku.task import HUB
 from trm.tasks.sudoku.task import SudokuTask as Sudoku
@@ -47,7 +48,7 @@ def write_csv(path, rows, end="\n"):
 @pytest.fixture
 def data(puzzles, tmp_path):
     """Settings with 20 training and 10 test puzzles in csv files."""
-    return DataConfig(
+    return Settings(
         name="tiny",
         path=str(tmp_path / "set"),
         train_csv=write_csv(tmp_path / "train.csv", rows_of(puzzles, range(20))),
@@ -494,7 +495,7 @@ def test_processes_that_want_one_folder_build_it_once(data):
 @pytest.mark.parametrize(("box_rows", "box_cols"), [(2, 2), (2, 3), (3, 3)])
 def test_generated_splits_share_no_puzzle(tmp_path, box_rows, box_cols):
     sudoku = Sudoku(box_rows, box_cols)
-    data = DataConfig(
+    data = Settings(
         name="made",
         source="generated",
         box_rows=box_rows,
@@ -528,7 +529,7 @@ def test_generated_splits_share_no_puzzle(tmp_path, box_rows, box_cols):
 def test_the_command_prints_what_it_wrote(tmp_path, capsys):
     from trm.build_data import run
 
-    data = DataConfig(
+    data = Settings(
         name="made",
         source="generated",
         box_rows=2,
@@ -563,7 +564,7 @@ def test_a_build_that_is_stopped_says_how_far_it_was_and_leaves_nothing_half_wri
 @pytest.mark.long
 def test_the_paper_dataset_is_built_fast_and_small(shared_data, tmp_path):
     """1,000 puzzles of 1,001 variants: the reference takes 185 s and 1.3 GB."""
-    data = DataConfig(
+    data = Settings(
         name="sudoku_extreme",
         path=str(tmp_path / "set"),
         train_csv=str(shared_data / "sudoku_extreme_train_1k.csv"),

@@ -8,11 +8,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trm.config import IGNORE_LABEL, DataConfig
+from trm.config import IGNORE_LABEL
 from trm.data.build import build_dataset
 from trm.data.format import load_dataset
 from trm.data.loader import EvalLoader, TrainLoader
 from trm.errors import DataError
+from trm.tasks.sudoku.settings import Settings
 from trm.tasks.sudoku.task import SudokuTask as Sudoku
 
 TASK = Sudoku(2, 2)
@@ -20,7 +21,7 @@ NUM_AUG, NUM_PUZZLES, NUM_TEST = 5, 13, 11
 
 
 def config(path, **settings):
-    return DataConfig(
+    return Settings(
         name="tiny",
         source="generated",
         box_rows=2,

@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 from running import TINY, metrics, run, summary
 
 from trm.cli import compose
-from trm.config import DataConfig
 from trm.data.build import build_dataset
 from trm.data.format import load_dataset
 from trm.errors import ConfigError, DataError
@@ -21,6 +20,7 @@ from trm.tasks.base import augment
 from trm.tasks.dihedral import ORDER, Dihedral
 from trm.tasks.maze import rules
 from trm.tasks.maze.rules import FREE, GOAL, PATH, START, WALL
+from trm.tasks.maze.settings import Settings
 from trm.tasks.maze.task import MazeTask
 
 SMALL = MazeTask(5, 1, None)
@@ -422,7 +422,7 @@ def test_a_bad_row_is_refused_with_file_and_line(rows, tmp_path, spoil, words):
     for split, chosen in (("train", lines[:4]), ("test", lines[4:])):
         text = "\n".join(["source,question,answer,rating", *(f"x,{q},{a},1" for q, a in chosen), ""])
         (tmp_path / f"{split}.csv").write_text(text)
-    data = DataConfig(name="m", task="maze", path=str(tmp_path / "set"), num_puzzles=4, on_the_fly_aug=0)
+    data = Settings(name="m", task="maze", path=str(tmp_path / "set"), num_puzzles=4, on_the_fly_aug=0)
     data = dataclasses.replace(data, train_csv=str(tmp_path / "train.csv"), test_csv=str(tmp_path / "test.csv"))
     with pytest.raises(DataError, match=words) as error:
         build_dataset(data)
@@ -435,7 +435,7 @@ def test_an_answer_that_is_no_shortest_path_is_refused(tmp_path):
     question, detour = "S___G_#_#____________".ljust(25, "_"), "S___Go#_#ooo_oo_ooo__".ljust(25, "_")
     text = "\n".join(["source,question,answer,rating", f"x,{question},{detour},1", ""]).replace("_", " ")
     (tmp_path / "maze.csv").write_text(text)
-    data = DataConfig(name="m", task="maze", canvas=5, path=str(tmp_path / "set"), num_puzzles=1, on_the_fly_aug=0)
+    data = Settings(name="m", task="maze", canvas=5, path=str(tmp_path / "set"), num_puzzles=1, on_the_fly_aug=0)
     data = dataclasses.replace(data, train_csv=str(tmp_path / "maze.csv"), test_csv=str(tmp_path / "maze.csv"))
     with pytest.raises(DataError, match=r"maze\.csv:2: the answer is wrong: the path has 10 steps, 6 more than the shortest"):
         build_dataset(data)

@@ -10,7 +10,7 @@ import pytest
 from running import TINY, run, summary
 
 from trm.cli import compose
-from trm.config import DataConfig, matching, paper, to_plain
+from trm.config import matching, paper, to_plain
 from trm.data.build import build_dataset, ensure_dataset
 from trm.data.content import content_of, findings
 from trm.data.format import load_dataset
@@ -20,6 +20,7 @@ from trm.report.runs import collect
 from trm.report.variants import compare
 from trm.run.checkpoint import find_checkpoints
 from trm.run.record import Record
+from trm.tasks.sudoku.settings import Settings
 from trm.tasks.sudoku.task import SudokuTask
 from trm.tracking.labels import labels
 
@@ -170,7 +171,7 @@ def test_each_finding_and_nothing_where_there_is_none(tmp_path):
     trained = (questions[:20], answers[:20])
 
     def found(test, train=trained):
-        data = DataConfig(name="d", path=str(tmp_path / "d"), num_puzzles=len(train[0]))
+        data = Settings(name="d", path=str(tmp_path / "d"), num_puzzles=len(train[0]))
         data.train_csv = str(write_csv(tmp_path / "train.csv", *train, task=NINE))
         data.test_csv = str(write_csv(tmp_path / "test.csv", *test, task=NINE))
         report = build_dataset(data)
@@ -274,7 +275,7 @@ def test_other_test_puzzles_in_the_same_folder_are_refused_everywhere(folder):
     assert (meta["puzzles"], meta["findings"]) == ({"train": 24, "test": 16}, content["findings"])
     shutil.rmtree(folder / "data_rebuilt")
     run(folder, "trm.build_data", *QUICK, *csvs("train_a", "test_b", "data_rebuilt"))
-    new = content_of(DataConfig(name="d", path=str(folder / "data_rebuilt"), box_rows=2, box_cols=2)).test_digest
+    new = content_of(Settings(name="d", path=str(folder / "data_rebuilt"), box_rows=2, box_cols=2)).test_digest
     for command, arguments in (("trm.evaluate", []), ("trm.solve", ["test:0"])):
         refused = run(folder, command, "checkpoint=outputs/rebuilt", *arguments, check=2).stderr
         assert meta["test_digest"] in refused
