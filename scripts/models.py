@@ -17,7 +17,7 @@ from typing import Any
 import yaml
 from scipy.stats import binomtest
 
-from trm.config import DataConfig
+from trm.config import data_settings
 from trm.core.model import num_parameters
 from trm.data.build import ensure_dataset
 from trm.data.content import findings, training_range
@@ -152,7 +152,7 @@ def words(name: str, facts: dict[str, Any], meta: dict[str, Any]) -> str:
         numbers = (
             f"numbers {trained['first']:,} to {trained['first'] + trained['puzzles'] - 1:,} of seed {trained['seed']}'s {stream}"
         )
-        apart = ", nor a symmetric copy of one" if task_of(DataConfig(**config["data"])).has_classes else ""
+        apart = ", nor a symmetric copy of one" if task_of(data_settings(config["data"])).has_classes else ""
         puzzles = (
             f"It was trained on {trained['puzzles']:,} generated puzzles, {numbers}. The held-out puzzles are the first "
             f"{facts['held_out_puzzles']:,}\n"

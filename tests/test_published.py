@@ -66,6 +66,7 @@ def test_a_cards_words_and_command_are_of_its_network(name):
     (command,) = re.findall(r"^python -m trm\.train (.*)", text, re.MULTILINE)
     cfg = to_plain(compose([*shlex.split(command), "run_name=r"]))
     assert cfg["train"]["max_steps"] == meta["step"]
+    meta["config"]["data"] = without_others(meta["config"]["data"])
     for group in ("data", "model", "recursion", "optimizer", "ema"):  # what the checkpoint, which may be older, knows of
         assert {key: cfg[group][key] for key in meta["config"][group]} == meta["config"][group]
     assert cfg["train"]["global_batch_size"] == meta["config"]["train"]["global_batch_size"]

@@ -294,7 +294,7 @@ def _check_tensors(folder: Path, arch: Architecture, tensors: dict[str, Tensor])
 def _changed_by(experiment: str, merged: Any) -> dict[str, Any]:
     """What an experiment sets otherwise than the defaults; the run's own dataset is kept where it is the experiment's."""
     usual, wanted = (flatten(to_plain(compose(words))) for words in ([], [f"experiment={experiment}"]))
-    changed = {key: value for key, value in wanted.items() if value != usual[key] and key != "run_name"}
+    changed = {key: value for key, value in wanted.items() if value != usual.get(key) and key != "run_name"}
     data = {key: value for key, value in changed.items() if key.startswith("data.") and key != "data.path"}
     if all(OmegaConf.select(merged, key) == value for key, value in data.items()):
         changed.pop("data.path", None)
@@ -303,14 +303,16 @@ def _changed_by(experiment: str, merged: Any) -> dict[str, Any]:
 
 def _with_overrides(settings: Any, overrides: list[str]) -> Config:
     try:
-        merged = OmegaConf.create(
-            _merged(to_plain(default_config(settings["data"])), settings)
-        )  # keys that the schema gained since have their defaults
+        defaults = to_plain(default_config(settings["data"]))  # of keys that the schema gained since
+        merged = OmegaConf.create(_merged(defaults, settings))
         OmegaConf.set_struct(merged, True)
         for override in overrides:
             key, _, value = override.partition("=")
             if key == "experiment":
                 for each, changed in _changed_by(value, merged).items():
+                    if each == "data.task":  # whose keys are others
+                        data = {**merged.data, "task": changed}
+                        merged.data = to_plain(default_config(data))["data"] | without_others(data)
                     OmegaConf.update(merged, each, changed, force_add=False)
             elif key in GROUPS and key in Config.__dataclass_fields__:
                 before, merged[key] = merged[key], to_plain(compose([override]))[key]
