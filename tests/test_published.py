@@ -13,7 +13,7 @@ from running import TINY, run
 from safetensors import safe_open
 
 from trm.cli import compose
-from trm.config import to_plain
+from trm.config import to_plain, without_others
 from trm.errors import CheckpointError, ConfigError
 from trm.run.saved import open_run, published
 
