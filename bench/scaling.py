@@ -103,7 +103,8 @@ def config_of(overrides: list[str], tokens: int) -> Config:
     """The settings, with a grid of so many cells: the schema ends at those that can be built."""
     cfg = compose(overrides)
     box_rows, box_cols = BOXES[tokens]
-    return replace(cfg, data=replace(cfg.data, box_rows=box_rows, box_cols=box_cols))
+    data: Any = cfg.data  # of the task that has boxes
+    return replace(cfg, data=replace(data, box_rows=box_rows, box_cols=box_cols))
 
 
 def _flops(cfg: Config, measured: Row) -> Row:
