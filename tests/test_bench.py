@@ -241,7 +241,10 @@ def test_loader(tmp_path, monkeypatch, capsys):
 def test_build_data(tmp_path):
     few = ["data.num_puzzles=16", "data.num_test_puzzles=4", "data.num_aug=2"]
     rows = rows_of(tmp_path, "build_data", "--rounds", "2", "--sizes", "4x4,csv", *few)
-    assert [(row["size"], row["puzzles"], row["rows"]) for row in rows] == [("4x4", 24, 56), ("csv", 20, 52)]  # with selection puzzles where they are generated
+    assert [(row["size"], row["puzzles"], row["rows"]) for row in rows] == [
+        ("4x4", 24, 56),
+        ("csv", 20, 52),
+    ]  # with selection puzzles where they are generated
     for row in rows:
         assert row["MB"] > 0
         assert row["puzzles/s"] == pytest.approx(row["puzzles"] / row["s"])
