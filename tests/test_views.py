@@ -15,8 +15,8 @@ from trm.show import sheet
 from trm.show.animation import animation
 from trm.show.page import page, pairs_page, thinking_data
 from trm.show.terminal import Watcher
+from trm.tasks import TASKS
 from trm.tasks.arc.task import ArcTask
-from trm.tasks.base import TASKS
 from trm.tasks.maze.task import MazeTask
 from trm.tasks.sudoku.task import SudokuTask
 from trm.tracking import evaluation as shown_evaluation
