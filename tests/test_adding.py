@@ -262,3 +262,6 @@ def test_a_dataset_of_a_task_outside_the_package_is_an_option(sums, monkeypatch)
     assert (cfg.data.path, cfg.data.side, type(cfg.data).__name__) == ("data/sums_4_n9_seed0", 4, "Settings")
     assert compose(["data=sums", "data.side=5", "run_name=r"]).data.path == "data/sums_5_n1000_seed0"
     assert len(compose_jobs(["data=sums,maze_small", "run_name=r"])) == 2
+    assert not hasattr(
+        compose(["experiment=maze_small", "recipe=tiny", "data=sudoku_6x6", "run_name=r"]).data, "canvas"
+    )  # which the experiment sets

@@ -343,7 +343,7 @@ def typed(composed: DictConfig, overrides: Sequence[str] | None = None) -> Confi
     learn_tasks(str(OmegaConf.select(composed, "data.task")))
     refuse_unknown_keys(composed)
     names = [override.lstrip("+").partition("=")[0] for override in given]
-    if "data.task" in names:  # what the option of data= says of another task goes with it
+    if "data.task" in names or {"data", "experiment"} <= set(names):  # the keys of a task that another was chosen in place of
         data = dict(composed.data.items_ex(resolve=False))
         own = without_others(data) | {key: data[key] for key in data if f"data.{key}" in names}
         composed = OmegaConf.create({**dict(composed.items_ex(resolve=False)), "data": own})
