@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from running import TINY, XLA, command, environment, run
 from safetensors import safe_open
 from sweeping import children, is_gone, start, stopped, wait_for
@@ -18,6 +19,7 @@ from sweeping import children, is_gone, start, stopped, wait_for
 from trm import doctor
 from trm.cli import compose, compose_launch
 from trm.config import HardwareConfig, TrackingConfig
+from trm.core.metrics import training_names
 from trm.core.model import architecture, init_fixed
 from trm.core.step import init_state
 from trm.data.build import build_dataset
@@ -317,7 +319,8 @@ def test_state_bytes_are_those_of_the_real_state(overrides):
     fixed = init_fixed(arch, cfg.seed)
     state = init_state(cfg, arch, fixed)
     starts = [tensor for name, tensor in fixed.items() if name.startswith("init.")]
-    assert doctor.state_bytes(cfg, SMALL) == sum(tensor.nbytes for tensor in [*flatten(state).values(), *starts])
+    sums = torch.zeros(len(training_names()), dtype=arch.master_dtype)
+    assert doctor.state_bytes(cfg, SMALL) == sum(tensor.nbytes for tensor in [*flatten(state).values(), *starts, sums])
 
 
 @pytest.mark.parametrize(

@@ -144,7 +144,7 @@ def test_every_key_is_in_the_matrix_or_only_a_number():
 
 def test_the_cases_go_together_and_what_is_left_out_does_not():
     for case in CASES:
-        validate(settings(case))
+        validate(settings(case | {"hardware.backend": "eager"}))
     first = {key: values[0] for key, values in VALUES.items()}
     for pair in EXCLUDED:
         with pytest.raises(ConfigError):
@@ -260,7 +260,8 @@ def test_products_of_float32_are_of_float32_on_a_tpu(runtime, identifiers):
     case |= {"recursion.T": 1, "recursion.n": 1, "optimizer.name": "muon", "hardware.loss_dtype": "float32"}
     cfg = settings(case | {"hardware.backend": "xla"})
     runtime = start(cfg.hardware)
-    arch = architecture(cfg, seq_len=CELLS, vocab_size=TOKENS, num_puzzle_identifiers=identifiers)
+    sizes = {"seq_len": CELLS, "vocab_size": TOKENS, "num_puzzle_identifiers": identifiers}
+    arch = on_devices(architecture(cfg, **sizes), runtime)
     program, args = next(programs(cfg, arch, ONE, ONE))
     tensors = list(flatten(program.function(*runtime.put_replicated(args))).values())
     import torch_xla

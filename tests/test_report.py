@@ -13,7 +13,7 @@ from report_fixtures import config, write_grid, write_run, write_tn_sweep
 from sweeping import start, stopped
 
 from trm.cli import CONF_DIR, compose
-from trm.config import NUMBERS, defaults, flatten, matching, paper, role, to_plain, total_steps, way_keys
+from trm.config import NUMBERS, flatten, matching, paper, role, to_plain, total_steps, way_keys
 from trm.errors import ConfigError, UserError
 from trm.ground.folder import exclusive
 from trm.report.__main__ import main
@@ -251,7 +251,7 @@ OTHER = {bool: lambda v: not v, int: lambda v: v + 1, float: lambda v: v + 0.5, 
 PAPERS = flatten(config("data=sudoku_extreme"))
 
 
-@pytest.mark.parametrize("key", sorted(key for key in defaults() if role(key) == NUMBERS or key in way_keys()))
+@pytest.mark.parametrize("key", sorted(key for key in PAPERS if role(key) == NUMBERS or key in way_keys()))
 def test_every_key_that_changes_a_number_counts_beside_the_paper(key):
     """Votes, early exit, other weights to start from, an embedding alone that learns, and whatever key comes next."""
     value = OTHER[type(PAPERS[key])](PAPERS[key]) if PAPERS[key] is not None else 3

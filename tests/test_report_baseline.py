@@ -83,7 +83,7 @@ def test_the_fields_table_is_corrected_for_as_many_rows_as_its_page_says():
     rows = [row for row in csv.DictReader((results / "field_6x6" / "report.csv").open()) if row["p"]]
     assert holm([float(row["p"]) for row in rows]) == pytest.approx([float(row["p_corrected"]) for row in rows])
     assert len(rows) == 11
-    assert "corrected by Holm for the eleven rows" in (results / "field_6x6.md").read_text()
+    assert "corrected by Holm for the 11 rows" in (results / "field_6x6.md").read_text()
 
 
 def test_without_a_baseline_there_are_none_and_an_unknown_one_is_refused(tmp_path):
