@@ -50,8 +50,6 @@ WHAT = {
     "maze_9x9": "9x9 perfect mazes",
 }
 
-FEW = ("data.num_puzzles=20",)  # training puzzles of a folder that is for its test puzzles alone, which are the same
-
 # measured by hand on other puzzles
 ELSEWHERE = {
     "sudoku_9x9": (
@@ -74,7 +72,7 @@ def main() -> None:
         folder = ROOT / "models" / name
         before = yaml.safe_load((folder / CARD_FILE).read_text().split("---\n")[1])
         take_new_test_puzzles(folder)
-        card(name, folder, before["training_seconds"], before.get("machine"), FEW)
+        card(name, folder, before["training_seconds"], before.get("machine"))
     for name in () if given.again else given.names:
         run = given.run or ROOT / "outputs" / f"models_{name}"
         if given.run is None:
@@ -88,9 +86,14 @@ def main() -> None:
         card(name, folder, summary.get("seconds"), machine)
 
 
+def test_data(name: str) -> list[str]:
+    """A folder for the test puzzles alone, which are the same whatever the training puzzles are."""
+    return ["data.num_puzzles=20", f"data.path=data/{name}_test"]
+
+
 def take_new_test_puzzles(folder: Path) -> None:
     """Have the test puzzles of a published network be those of today's generated sets, none of which it was trained on."""
-    run = open_run(folder, list(FEW))
+    run = open_run(folder, test_data(folder.name))
     tensors, meta = load_checkpoint(folder)
     data = meta.config["data"]
     test = load_dataset(ensure_dataset(run.cfg.data), "test", task := task_of(run.cfg.data))
@@ -110,9 +113,9 @@ def take_new_test_puzzles(folder: Path) -> None:
     new.rename(folder)
 
 
-def card(name: str, folder: Path, seconds: float | None, machine: str | None, few: tuple[str, ...] = ()) -> None:
+def card(name: str, folder: Path, seconds: float | None, machine: str | None) -> None:
     """Write the card: facts as YAML, which tests/test_published.py holds to the weights, then words."""
-    *_, line = python("trm.evaluate", f"checkpoint={folder}", *few, capture=True).splitlines()
+    *_, line = python("trm.evaluate", f"checkpoint={folder}", *test_data(name), capture=True).splitlines()
     found, meta = json.loads(line), json.loads((folder / "meta.json").read_text())
     share, count = found["exact_accuracy"], int(found["count"])
     interval = binomtest(round(share * count), count).proportion_ci(method="wilson")
@@ -145,18 +148,17 @@ def words(name: str, facts: dict[str, Any], meta: dict[str, Any]) -> str:
     rounding = ""
     if config["hardware"]["dtype"] == "bfloat16":
         rounding = " It computes in bfloat16:\nanother backend or processor rounds otherwise and solves a few other puzzles."
-    puzzles, few, comment = "", "", "on today's test puzzles: those of the figures above are not made any more"
+    puzzles, comment = "", "on today's test puzzles: those of the figures above are not made any more"
     if trained := facts.get("training_puzzles"):
-        few, comment = f" {FEW[0]}", "the figures above, on the same puzzles"
+        comment = "the figures above, on the same puzzles"
         stream = "training puzzles" if trained["format_version"] > 1 else "puzzles as sets of format version 1 had them"
         numbers = (
             f"numbers {trained['first']:,} to {trained['first'] + trained['puzzles'] - 1:,} of seed {trained['seed']}'s {stream}"
         )
         apart = ", nor a symmetric copy of one" if task_of(data_settings(config["data"])).has_classes else ""
         puzzles = (
-            f"It was trained on {trained['puzzles']:,} generated puzzles, {numbers}. The held-out puzzles are the first "
-            f"{facts['held_out_puzzles']:,}\n"
-            f"test puzzles of seed {config['data']['seed']}; none of them is one of the former{apart}.\n\n"
+            f"It was trained on {trained['puzzles']:,} generated puzzles:\n{numbers}.\n"
+            f"The held-out puzzles are the first {facts['held_out_puzzles']:,} test puzzles of seed {config['data']['seed']}; none of them is one of the former{apart}.\n\n"
         )
     stopped = ""
     if step != planned:
@@ -176,7 +178,8 @@ Wilson's for that many puzzles; it says nothing of other seeds. A public checkpo
 {puzzles}{stopped}```
 {command}
 python scripts/models.py {name}                            # the same, and this card
-python -m trm.evaluate checkpoint=models/{name}{few}      # {comment}
+# {comment}:
+python -m trm.evaluate checkpoint=models/{name} {" ".join(test_data(name))}
 ```
 {ELSEWHERE.get(name, "")}"""
 

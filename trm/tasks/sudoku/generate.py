@@ -206,18 +206,20 @@ def solved(
     return answers, counts
 
 
-def shares_solution(sudoku: Sudoku, answers: NDArray[np.uint8], stop: int, seed: int) -> bool:
-    """Whether an answer [N, L] may be a copy of a solution among the first `stop` puzzles that `generate` makes."""
-    grids = np.uint16(1) << (answers.T.astype(np.uint16) - np.uint16(BLANK + 1))
-    wanted = solution_classes(sudoku, grids)
-    stop += stop // 8 + _ROUND  # since of copies only the first is counted
-    with work("solutions compared", stop, "solution") as done:
-        for start in range(0, stop, _ROUND):
-            made = _random_solutions(sudoku, seed, np.arange(start, min(start + _ROUND, stop)))
-            if np.isin(solution_classes(sudoku, made), wanted).any():
-                return True
-            done(start + _ROUND)
-    return False
+def generated_alike(sudoku: Sudoku, answers: NDArray[np.uint8], first: int, stop: int, seed: int) -> Split:
+    """Of the puzzles with these numbers, of which all differ, those whose solution may be a copy of one of the answers [N, L]."""
+    wanted = solution_classes(sudoku, np.uint16(1) << (answers.T.astype(np.uint16) - np.uint16(BLANK + 1)))
+    found = [np.zeros((2, 0, sudoku.num_cells), np.uint8)]
+    with work("solutions compared", stop - first, "solution") as done:
+        for start in range(first, stop, _ROUND):
+            numbers = np.arange(start, min(start + _ROUND, stop))
+            grids = _random_solutions(sudoku, seed, numbers)
+            alike = np.isin(solution_classes(sudoku, grids), wanted)
+            if alike.any():
+                found.append(np.stack(_make(sudoku, seed, numbers[alike], grids[:, alike], 0, lambda count: None)))
+            done(start - first + len(numbers))
+    questions, solutions = np.concatenate(found, axis=1)
+    return questions, solutions
 
 
 def generate(sudoku: Sudoku, count: int, seed: int, split: str | None = None) -> Split:

@@ -14,8 +14,8 @@ from trm.tasks.sudoku.generate import (
     SMALLEST_SIDE_SPLIT_BY_SOLUTION,
     SMALLEST_SIDE_WITH_CLASSES,
     generate,
+    generated_alike,
     several_solutions,
-    shares_solution,
     solved,
 )
 from trm.tasks.sudoku.rules import BLANK, PAD, Sudoku
@@ -86,10 +86,11 @@ class SudokuTask(Sudoku, Task):
         return {split: generate(self, count, seed + SPLIT_SEEDS, split) for split, count in counts.items()}
 
     def generated_before(self, rows: Split, first: int, stop: int, seed: int) -> Flags:
-        """The same; of large grids the puzzles are made only where a solution could be the same, which is seen much sooner."""
-        if self.side >= SMALLEST_SIDE_SPLIT_BY_SOLUTION and not shares_solution(self, rows[1], stop, seed):
-            return np.zeros(len(rows[1]), bool)
-        return super().generated_before(rows, first, stop, seed)
+        """The same; of large grids only those are made whose solution could be the same, which is seen much sooner."""
+        if self.side < SMALLEST_SIDE_SPLIT_BY_SOLUTION:
+            return super().generated_before(rows, first, stop, seed)
+        found: Flags = np.isin(self.classes(*rows), self.classes(*generated_alike(self, rows[1], first, stop, seed)))
+        return found
 
     def contradictions(self, question: Tokens) -> list[str]:
         """Digits that stand twice in a row, column or box."""
