@@ -158,7 +158,8 @@ def words(name: str, facts: dict[str, Any], meta: dict[str, Any]) -> str:
         apart = ", nor a symmetric copy of one" if task_of(data_settings(config["data"])).has_classes else ""
         puzzles = (
             f"It was trained on {trained['puzzles']:,} generated puzzles:\n{numbers}.\n"
-            f"The held-out puzzles are the first {facts['held_out_puzzles']:,} test puzzles of seed {config['data']['seed']}; none of them is one of the former{apart}.\n\n"
+            f"The held-out puzzles are the first {facts['held_out_puzzles']:,} test puzzles of seed {config['data']['seed']};\n"
+            f"none of them is one of the former{apart}.\n\n"
         )
     stopped = ""
     if step != planned:

@@ -54,6 +54,8 @@ def test_a_card_is_of_the_weights_beside_it(name):
     assert len(blob) <= 2_000_000
     assert hashlib.sha256(blob).hexdigest() == card["sha256"] == meta["state_sha256"]
     assert (card["steps"], card["findings"]) == (meta["step"], meta["findings"])
+    assert card["training_puzzles"] == meta["training_range"]
+    assert meta["puzzles"]["test"] >= card["held_out_puzzles"]
     assert card["interval_95"][0] <= card["exact_accuracy"] <= card["interval_95"][1]
     with safe_open(folder / "state.safetensors", "np") as file:
         assert card["parameters"] == sum(file.get_tensor(name).size for name in file.keys() if name.startswith("ema/"))  # noqa: SIM118
@@ -77,7 +79,7 @@ def test_a_cards_words_and_command_are_of_its_network(name):
 def test_a_cards_figures_are_repeated(tmp_path, name):
     """On a sample; in float32 with another backend than they were found with too, in bfloat16 that rounds otherwise."""
     other = [] if "hardware.dtype=bfloat16" in (MODELS / name / "README.md").read_text() else ["hardware.backend=eager"]
-    other.append("data.num_puzzles=20")  # the test puzzles, a split of their own, are the same
+    other += ["data.num_puzzles=20", "data.path=few"]  # the test puzzles, a split of their own, are the same
     sample = 250  # of them: all take minutes
     found = result(
         run(tmp_path, "trm.evaluate", f"checkpoint={MODELS / name}", f"evaluate.max_puzzles={sample}", *other, process=True)
