@@ -120,7 +120,6 @@ class WandbTracker:
         # The x axis is global_step, logged as a value: W&B's own step cannot go back, but resuming from a checkpoint does.
         self._run.define_metric("global_step")
         self._run.define_metric("*", step_metric="global_step")
-        self._run.define_metric("eval/exact_accuracy", step_metric="global_step", summary="last")
 
     @property
     def url(self) -> str | None:
