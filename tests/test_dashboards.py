@@ -66,6 +66,7 @@ def preempted_and_resumed(run_dir):
     first.finish("preempted", 143, {})
     second = open_trackers(cfg, run_dir, is_main=True, resume_step=2, wandb_run_id=None)
     second.log("train", 3, {"loss": 2.0})
+    second.log("eval", 3, {"exact_accuracy": 0.5})
     second.show(3, evaluation)
     second.finish("completed", 0, {})
 
