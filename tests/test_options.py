@@ -193,13 +193,17 @@ def test_matrices_that_share_a_weight_are_made_orthogonal_each_by_itself():
 def test_muon_is_for_the_matrices_of_the_blocks_alone(model):
     cfg = compose(["data=sudoku_4x4", "run_name=r", f"model={model}", "model.hidden_size=32", "model.positions=learned"])
     arch = architecture(cfg, seq_len=16, vocab_size=6, num_puzzle_identifiers=1)
-    weights = init_weights(arch, 0)
+    weights = init_weights(arch, 0) | {"variant.head": torch.ones(4, 32)}
     grads = {name: torch.randn(w.shape, generator=torch.Generator().manual_seed(0)) for name, w in weights.items()}
     muon, step, lr = dataclasses.replace(cfg.optimizer, name="muon"), torch.tensor(1.0), torch.tensor(0.1)
     rules = [OPTIMIZERS[name] for name in ("muon", "adam_atan2")]
     (moved, buffers), (as_adam, _) = (rule.update(muon, weights, rule.init(muon, weights), grads, step, lr) for rule in rules)
     same = {name for name in weights if torch.equal(moved[name], as_adam[name])}
-    assert same == {"embed_tokens", "embed_positions", "lm_head", "q_head.weight", "q_head.bias"} == buffers["v"].keys()
+    assert (
+        same
+        == {"embed_tokens", "embed_positions", "lm_head", "q_head.weight", "q_head.bias", "variant.head"}
+        == buffers["v"].keys()
+    )
     for name in weights.keys() - same:  # as large as an update of Adam: 0.2 of the learning rate for each value
         change = (moved[name] - weights[name] * (1 - 0.1 * muon.weight_decay)) / 0.1
         assert 0.1 < change.square().mean().sqrt() < 0.3

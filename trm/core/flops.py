@@ -22,7 +22,7 @@ from trm.core.metrics import evaluation_names, training_names
 from trm.core.model import Architecture, Weights, init_fixed
 from trm.core.programs import Current, eval_program, train_program
 from trm.core.recursion import Networks
-from trm.core.step import Batch, Carry, StepConfig, TrainState, empty_carry, eval_step, init_state, loss_and_grads
+from trm.core.step import Batch, Carry, StepConfig, empty_carry, eval_step, init_state, loss_and_grads
 
 T = TypeVar("T")
 
@@ -124,7 +124,7 @@ def network_flops(cfg: Config, step: StepConfig) -> int:
 
     The optimizer is left out, and so is what a backend computes twice to save memory.
     """
-    state, fixed, batch = _of_state(train_arguments(cfg, step.arch))
+    (state, _), fixed, batch = train_arguments(cfg, step.arch)
     with FlopCounterMode(display=False) as counter:
         loss_and_grads(dataclasses.replace(step, arch=_as_plain_torch(step.arch)), state, fixed, batch)
     return int(counter.get_total_flops())
@@ -160,7 +160,3 @@ def _as_plain_torch(arch: Architecture) -> Architecture:
     """Without what backends put in the place of plain torch, which the counter does not know, or would count twice."""
     plain: dict[str, Any] = {"linear": F.linear, "swiglu": None, "compile_block": lambda blocks: blocks, "attend": scores}
     return dataclasses.replace(arch, **plain, num_devices=1, whole=lambda rows: rows)
-
-
-def _of_state(arguments: TrainArguments) -> tuple[TrainState, Weights, Batch]:
-    return arguments.current[0], arguments.fixed, arguments.batch

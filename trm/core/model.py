@@ -21,7 +21,7 @@ from trm.config import Config, LatentsConfig, ModelConfig, ObjectiveConfig, Recu
 from trm.core import variants  # noqa: F401 - registers them
 from trm.core.attention import Attend, attention_for, scores
 from trm.core.latents import STD_OF_CUT_NORMAL, Noise, damped, random_starts
-from trm.core.recursion import VARIANTS, Latents, Networks, Variant
+from trm.core.recursion import OWN, VARIANTS, Latents, Networks, Variant
 
 Weights = dict[str, Tensor]
 Blocks = Callable[..., Tensor]
@@ -107,9 +107,6 @@ def architecture(cfg: Config, *, seq_len: int, vocab_size: int, num_puzzle_ident
 
 # What the depthwise convolution of an MLP sees: the token before and the token itself; a cell and its neighbours in the grid
 CONV_KERNELS = {"conv_swiglu": (2,), "conv2d_swiglu": (3, 3)}
-
-
-OWN = "variant."  # before the name of a weight that the recursion variant adds
 
 
 def swiglu_width(in_features: int, expansion: float) -> int:

@@ -22,6 +22,8 @@ from trm.errors import ConfigError
 if TYPE_CHECKING:
     from trm.core.model import Architecture
 
+OWN = "variant."  # before the name of a weight that a variant adds
+
 Weights = dict[str, Tensor]
 Net = Callable[[Tensor, Tensor], Tensor]  # (what the network sees, the latent that its output replaces) -> the new latent
 Latents = dict[str, Tensor]

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from trm.config import OptimizerConfig
 from trm.core.optimizers import OPTIMIZERS, Buffers, Optimizer, Weights
+from trm.core.recursion import OWN
 
 # a, b, c of x -> a x + b x^3 + c x^5, which pushes singular values in (0, 1] towards one (the values of the Muon post)
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
@@ -20,8 +21,8 @@ NEWTON_SCHULZ_STEPS = 5
 
 
 def is_matrix(name: str, weight: Tensor) -> bool:
-    """Whether Muon moves a weight: the matrices of the blocks, which are neither embeddings nor heads."""
-    return weight.ndim == 2 and not name.startswith(("embed_", "lm_head", "q_head"))
+    """Whether Muon moves a weight: the matrices of the blocks; neither embeddings and heads, nor what a variant adds."""
+    return weight.ndim == 2 and not name.startswith(("embed_", "lm_head", "q_head", OWN))
 
 
 def _split(weights: Weights) -> tuple[Weights, Weights]:
