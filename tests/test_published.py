@@ -178,3 +178,8 @@ def test_a_published_run_evaluates_as_the_run_does(tmp_path):
         (["checkpoint=outputs/r"], "one FOLDER to make"),
     ):
         assert words in run(tmp_path, "trm.interop", "publish", *arguments, check=2).stderr
+
+
+def test_a_network_that_comes_along_is_found_from_any_folder(tmp_path):
+    done = run(tmp_path, "trm.solve", "checkpoint=models/sudoku_4x4", "1...|..1.|.1..|...1")
+    assert "valid solution" in done.stdout

@@ -92,6 +92,8 @@ def open_run(path: Path, overrides: list[str]) -> SavedRun:
     Of a run folder that is the newest one which is not damaged. An override is KEY=VALUE (train.log_every_steps=5) or GROUP=OPTION
     (hardware=cpu). Raises CheckpointError or ConfigError.
     """
+    if path.parts[:1] == ("models",) and not path.exists() and (shipped := ROOT / "trm" / path).is_dir():
+        path = shipped  # models/NAME, from any working directory
     try:
         folders = find_checkpoints(path)
     except OSError as error:
