@@ -1,6 +1,6 @@
 """A command with the real settings and sweeps but no training: writes a summary as a run does, or misbehaves where told to.
 
-FAKE_JOB is JSON: {"seed=1": "raise" | "user_error" | "exit" | "kill" | "hang" | "sleep", ...}, by a part of the run's name.
+FAKE_JOB is JSON: {"seed=1": "raise" | "user_error" | "exit" | "kill" | "hang" | "meet 2", ...}, by a part of the run's name.
 """
 
 import json
@@ -58,8 +58,9 @@ def run(cfg):
         case "wait":  # as in a collective: for ever
             while True:
                 time.sleep(1)
-        case "sleep":
-            time.sleep(1.5)
+        case order if order.startswith("meet "):  # until so many jobs of the sweep have begun
+            while len(list(run_dir.parent.glob(f"*/{CONFIG_FILE}"))) < int(order.split()[1]):
+                time.sleep(0.02)
     if rank == 0:
         write_summary(run_dir, summary | {"ended": time.time()})
 

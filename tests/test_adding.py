@@ -21,7 +21,8 @@ from trm.config import BACKENDS, TASKS, Backend, load_yaml, register_schema
 from trm.core.metrics import METRICS, Metric
 from trm.core.model import decode
 from trm.core.optimizers import OPTIMIZERS, Optimizer
-from trm.core.recursion import VARIANTS, OwnWeight, Variant
+from trm.core.recursion import OwnWeight, Variant
+from trm.core.variants import VARIANTS
 from trm.errors import ConfigError
 
 SMALL = [*TINY, "model.hidden_size=16", "train.checkpoint_every_steps=1", "train.eval_every_steps=null", "train.keep_checkpoints=9"]

@@ -177,6 +177,14 @@ def test_a_run_started_by_torchrun_is_refused_by_each_rank(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("first", ["trm.core.optimizers", "trm.core.variants", "trm.core.recursion"])
+def test_whatever_is_imported_first_the_default_settings_pass(tmp_path, first):
+    """A check of a registry's names comes with the registry, never before what fills it."""
+    code = f"import {first}; from trm.cli import compose; compose([])"
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 # what comes before torch ---------------------------------------------------------------------------------------------------------
 
 IMPORTED = """

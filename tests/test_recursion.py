@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from trm.core import variants  # noqa: F401 - registers them
-from trm.core.recursion import VARIANTS, Networks
+from trm.core.recursion import Networks
+from trm.core.variants import VARIANTS
 
 B, L, D = 2, 3, 4
 SIZES = [(1, 1), (1, 3), (2, 1), (3, 2), (4, 3)]

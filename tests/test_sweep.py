@@ -211,7 +211,7 @@ def test_the_same_sweep_twice_at_once_is_refused(tmp_path):
 @pytest.mark.long
 @pytest.mark.parametrize(("jobs", "most"), [(1, 1), (2, 2)])
 def test_never_more_jobs_at_once_than_slots(tmp_path, jobs, most):
-    orders = dict.fromkeys(("seed=0", "seed=1", "seed=2", "seed=3"), "sleep")
+    orders = dict.fromkeys(("seed=0", "seed=1", "seed=2", "seed=3"), f"meet {most}")
     code, _, err = sweep(tmp_path, "-m", "seed=0,1,2,3", "run_name=s", f"hardware.jobs={jobs}", orders=orders)
     assert (code, err) == (0, "")
     found = summaries(tmp_path)
@@ -305,7 +305,7 @@ def test_a_stopped_sweep_lets_its_jobs_save_and_goes_on_later(tmp_path, number):
 @pytest.mark.long
 def test_a_tpu_host_gives_each_job_its_own_chip(tmp_path):
     """hardware=v4_8: four jobs at once, one chip each, unless hardware.placement says otherwise."""
-    orders = dict.fromkeys(("seed=0", "seed=1", "seed=2", "seed=3", "seed=4"), "sleep")
+    orders = dict.fromkeys(("seed=0", "seed=1", "seed=2", "seed=3", "seed=4"), "meet 4")
     code, _, err = sweep(tmp_path, "-m", "seed=0,1,2,3,4", "run_name=s", "hardware=v4_8", orders=orders)
     assert (code, err) == (0, "")
     found = sorted(summaries(tmp_path).values(), key=lambda s: s["began"])

@@ -10,8 +10,8 @@ from thinking_fixtures import SIZES, architecture, puzzle, thoughts
 from trm.core.losses import cell_cross_entropy
 from trm.core.metrics import evaluation_names
 from trm.core.model import init_fixed, init_weights
-from trm.core.recursion import VARIANTS
 from trm.core.step import empty_carry, eval_step
+from trm.core.variants import VARIANTS
 from trm.show.think import think
 from trm.show.thinking import Puzzle
 from trm.tasks.sudoku.rules import BLANK

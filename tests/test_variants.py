@@ -17,11 +17,11 @@ from test_step import make, make_batch
 from trm.backends import start
 from trm.cli import compose
 from trm.config import HardwareConfig, digest, numerics, to_plain
-from trm.core import recursion
 from trm.core.latents import STD_OF_CUT_NORMAL
 from trm.core.metrics import evaluation_names
 from trm.core.model import init_fixed, init_weights, with_latents
 from trm.core.step import empty_carry, eval_step, train_step, train_step_with_outputs
+from trm.core.variants import VARIANTS
 from trm.errors import ConfigError
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -224,7 +224,7 @@ def test_the_page_on_adding_says_how_to_add_a_variant(monkeypatch):
     section = page.partition("## A variant of the model")[2].partition("\n## ")[0]
     yaml_lines, code = (re.search(rf"```{kind}\n(.*?)```", section, re.DOTALL)[1] for kind in ("yaml", "python"))
     assert len(yaml_lines.splitlines()) + len(code.splitlines()) < 40
-    monkeypatch.setitem(recursion.VARIANTS, "echo", None)  # is removed after the test
+    monkeypatch.setitem(VARIANTS, "echo", None)  # is removed after the test
     exec(compile(code, "docs/adding.md", "exec", dont_inherit=True), {"__name__": "echo"})
     settings = yaml.safe_load(yaml_lines)["recursion"]
     assert compose(["data=sudoku_4x4", "recipe=tiny", "run_name=r", f"recursion.variant={settings['variant']}", "latents.heads=2"])

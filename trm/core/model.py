@@ -18,10 +18,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from trm.config import Config, LatentsConfig, ModelConfig, ObjectiveConfig, RecursionConfig, draws_numbers
-from trm.core import variants  # noqa: F401 - registers them
 from trm.core.attention import Attend, attention_for, scores
 from trm.core.latents import STD_OF_CUT_NORMAL, Noise, damped, random_starts
-from trm.core.recursion import OWN, VARIANTS, Latents, Networks, Variant
+from trm.core.recursion import OWN, Latents, Networks, Variant
+from trm.core.variants import VARIANTS
 
 Weights = dict[str, Tensor]
 Blocks = Callable[..., Tensor]

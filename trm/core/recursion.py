@@ -16,8 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor
 
-from trm.config import Config, RecursionConfig, register_check
-from trm.errors import ConfigError
+from trm.config import Config, RecursionConfig
 
 if TYPE_CHECKING:
     from trm.core.model import Architecture
@@ -93,28 +92,3 @@ class Variant:
         if observe is not None:
             observe(latents)
         return latents
-
-
-VARIANTS: dict[str, Variant] = {}  # by the name that recursion.variant selects; filled by trm/core/variants
-
-
-@register_check
-def check_variant(cfg: Config) -> None:
-    """Raise ConfigError for a recursion that is not registered, or settings that it does not go with."""
-    recursion = cfg.recursion
-    if recursion.variant not in VARIANTS:
-        raise ConfigError(f"recursion.variant={recursion.variant} is unknown: choose one of {', '.join(VARIANTS)}")
-    variant, heads = VARIANTS[recursion.variant], cfg.latents.heads
-    if heads > 1 and len(variant.latents(recursion.n)) == 1:
-        raise ConfigError(
-            f"latents.heads={heads} copies the latents beside the answer, and recursion.variant={recursion.variant} has none: set "
-            "latents.heads=1 or recursion.variant=trm"
-        )
-    if heads > 1 and recursion.act_continue:
-        raise ConfigError(f"latents.heads={heads} has no continue loss: set recursion.act_continue=false or latents.heads=1")
-    if any(variant.latents(phase.n) != variant.latents(recursion.n) for phase in recursion.curriculum):
-        raise ConfigError(
-            f"recursion.curriculum: recursion.variant={recursion.variant} has other latents with another n: give every phase "
-            f"n={recursion.n}"
-        )
-    variant.check(cfg)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from trm.core.recursion import VARIANTS, Latents, Networks, Variant
+from trm.core.recursion import Latents, Networks, Variant
+from trm.core.variants import VARIANTS
 from trm.core.variants.trm import latent_recursion
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from torch import Tensor
 
 from trm.config import Config
-from trm.core.recursion import VARIANTS, Latents, Networks, Variant
+from trm.core.recursion import Latents, Networks, Variant
+from trm.core.variants import VARIANTS
 from trm.errors import ConfigError
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from trm.core.recursion import VARIANTS, Latents, Networks, Variant
+from trm.core.recursion import Latents, Networks, Variant
+from trm.core.variants import VARIANTS
 
 
 def latent_recursion(networks: Networks, latents: Latents, x: Tensor, n: int) -> Latents:
