@@ -10,18 +10,11 @@
   kernels      what the time of a training step goes to, by torch's profiler   --sizes demo,6x6,paper_mlp,paper_attention
   loader       batches/s of the loader alone, against what a CPU and a TPU v4 consume
   build_data   puzzles/s of building datasets   --sizes 4x4,6x6,9x9,csv
-  sweep        seconds of a tiny grid, and the share that is not training   --ways 1,2 (jobs at once)
-  share        samples/s of a run alone, beside a busy process, and of two at once, each started by hand
-               --ways configured,as_they_come,passive,active,spin_1000,...: how OpenMP's threads wait
   host         milliseconds of host time in a training step, compiled, lazy and in trm.train's loop, on one device and on the
                mesh of eight
   compile      seconds until the first step at the paper's size, for T*n from 4 to 32
   checkpoint   seconds that saving holds training up, seconds until it is on disk, bytes, seconds to read it again
                --sizes demo,paper
-  logging      milliseconds of logging a step and an evaluation, and their share of the paper's step on a v4-64
-  scaling      how milliseconds, megabytes and FLOPs of a training step grow with batch, depth (T*n), width and tokens: figures and
-               fitted exponents; v4_roofline: bounds of the paper's steps on one TPU v4 chip, calculated
-               --sizes batch,depth,width,tokens_mlp,tokens_attention,v4_roofline
 
   compare SUBCOMMAND ... --revisions A,B [--turns N]     two git revisions in turns, A B A B; "." is the working tree as it is
   compare SUBCOMMAND ... --configs 'KEY=VALUE ...' 'KEY=VALUE ...' [--turns N]
@@ -55,12 +48,8 @@ SUBCOMMANDS = {
     "host": "host",
     "loader": "loader",
     "build_data": "build_data",
-    "sweep": "sweep",
     "compile": "compiling",
     "checkpoint": "checkpoint",
-    "logging": "logging",
-    "scaling": "scaling",
-    "share": "share",
 }
 BENCHMARK_OPTIONS = ("sizes", "ways", "rounds", "reference", "nano")
 

@@ -2,7 +2,6 @@
 
 import contextlib
 import importlib
-import io
 import json
 import os
 import platform
@@ -18,15 +17,13 @@ from types import ModuleType
 from typing import Any, TypeVar
 
 import numpy as np
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 from tqdm import tqdm
 
 from trm.cli import ROOT
 from trm.errors import RunFailure
 from trm.ground.cores import cores
 from trm.run.revision import code
+from trm.show.table import named
 
 Row = dict[str, Any]
 T = TypeVar("T")
@@ -155,15 +152,8 @@ def _best_rate(product: Callable[..., Any], sizes: Sequence[int], device: str = 
 
 def table(rows: Sequence[Row]) -> str:
     """The rows as aligned text; numbers with four digits that count. Lists, the single measurements, are left to the JSON."""
-    names = list(dict.fromkeys(name for row in rows for name, value in row.items() if not isinstance(value, list)))
-    grid = Table(box=None, pad_edge=False)
-    for name in names:
-        grid.add_column(Text(name), justify="right", no_wrap=True)
-    for row in rows:
-        grid.add_row(*(Text(_text(row.get(name))) for name in names))
-    text = io.StringIO()
-    Console(width=10_000, file=text, no_color=True).print(grid)
-    return text.getvalue().rstrip("\n")
+    shown = [{name: _text(value) for name, value in row.items() if not isinstance(value, list)} for row in rows]
+    return "\n".join(named(shown, left=0))
 
 
 def _text(value: Any) -> str:

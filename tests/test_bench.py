@@ -9,19 +9,17 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from running import environment, run
 from sweeping import wait_for
 
 from bench import __main__ as bench
-from bench import loader, logging, machine, scaling, step
+from bench import loader, machine, step
 from bench.__main__ import main
 from bench.compare import ratio_with_interval
 from bench.machine import facts, in_child, median_and_spread, table
 from trm.errors import RunFailure, UserError
-from trm.plan.workload import architecture_of
 
 ROOT = Path(__file__).parents[1]
 
@@ -94,7 +92,6 @@ def test_facts_are_of_before_the_measurement(monkeypatch):
         (["step", "--rounds", "many"], "--rounds"),
         (["step", "--sizes", "demo", "optimizer=muon"], "optimizer.name=muon"),
         (["step", "--sizes", "demo", "model.hidden_sise=8"], "model.hidden_size"),
-        (["sweep", "--ways", "3"], "choose from 1, 2"),
         (["compare"], "choose one of step, "),
         (["compare", "step"], "--revisions A,B and --configs"),
         (["compare", "step", "--configs", "seed=1"], "--configs"),
@@ -154,73 +151,7 @@ def test_step_end_to_end(tmp_path, monkeypatch):
     assert [row["times ordinary"] == 1 for row in rows] == [False, True, False, True]
 
 
-# -------------------------------------------------------------------------------------------------------------------- scaling
-
-
-@pytest.mark.long
-@pytest.mark.usefixtures("one_thread")
-def test_scaling(tmp_path, monkeypatch):
-    requests = []
-
-    def in_this_one(_module, function, request):  # starting a process for each point takes seconds
-        requests.append(json.loads(json.dumps(request)))
-        return getattr(scaling, function)(requests[-1])
-
-    monkeypatch.setattr(scaling, "in_child", in_this_one)
-    monkeypatch.setattr(scaling, "BLOCK_S", 0.01)
-    for name in ("batch", "depth"):
-        monkeypatch.setitem(scaling.SERIES, name, scaling.SERIES[name][:3])
-    small = ["model.hidden_size=8", "recursion.n=1", "hardware.backend=eager"]
-    rows = rows_of(tmp_path, "scaling", "--sizes", "batch,depth", "--rounds", "2", *small)
-    points = [row for row in rows if "value" in row]
-    assert [(row["series"], row["value"]) for row in points] == [
-        *(("batch", rows) for rows in (4, 16, 64)),
-        *(("depth", depth) for depth in (2, 4, 8)),
-    ]
-    assert len(requests) == 5  # 16 rows and n=1 are measured once
-    for row in points:
-        assert len(row["all ms"]) == 2
-        assert row["low"] <= row["ms"] <= row["high"]
-        assert row["state MB"] > 0
-    exponents = {(row["series"], row["exponent of"]): row for row in rows if "exponent" in row}
-    assert exponents.keys() >= {(name, figure) for name in ("batch", "depth") for figure in ("ms", "GFLOP a step")}
-    flops = exponents["batch", "GFLOP a step"]
-    assert (flops["95 % from"], flops["exponent"], flops["95 % to"]) == pytest.approx((1, 1, 1))
-
-
-@pytest.mark.long
-def test_the_roofline_of_a_v4_chip(tmp_path):
-    rows = rows_of(tmp_path, "scaling", "--sizes", "v4_roofline", "model.hidden_size=8")  # which is for the series
-    assert [(row["size"], row["value"]) for row in rows] == [
-        (size, batch) for size in scaling.V4_SIZES for batch in scaling.V4_ROWS
-    ]
-    for row in rows:
-        assert row["roofline ms"] == pytest.approx(row["GFLOP a step"] / 275)
-        assert row["roofline samples/s"] == pytest.approx(row["value"] / row["roofline ms"] * 1e3)
-        assert row["bound by"] == "arithmetic"
-    assert rows[0]["GFLOP a step"] == pytest.approx(32 * 42.72, rel=1e-3)  # of docs/results/plan_v4_64.md
-
-
-def test_an_exponent_and_its_interval():
-    measured = {1: 3.0, 2: 12 * 1.1, 4: 48 * 1.1, 8: 192.0}
-    points = [{"series": "batch", "value": value, "ms": ms} for value, ms in measured.items()]
-    [row] = scaling.exponents(points)  # no megabytes and no FLOPs
-    assert (row["exponent of"], row["exponent"]) == ("ms", pytest.approx(2))
-    half = 4.302653 * math.log(1.1) / math.sqrt(2) / math.sqrt(5) / math.log(2)  # t of two degrees of freedom
-    assert (row["95 % from"], row["95 % to"]) == pytest.approx((2 - half, 2 + half))
-
-
-def test_memory_that_was_freed_hides_no_peak():
-    growths = [scaling.peak_growth_bytes(lambda: np.ones(64_000_000, np.int8)) for _ in range(2)]
-    assert growths == pytest.approx([64e6, 64e6], rel=0.1)
-
-
-def test_a_grid_has_the_tokens_of_a_maze():
-    cfg = scaling.config_of([*scaling.COMMON, *scaling.BASE, *scaling.ATTENTION], 900)
-    assert architecture_of(cfg).num_tokens == 900
-
-
-# ------------------------------------------------------------------------------------------------- loader, datasets, sweep, compare
+# ------------------------------------------------------------------------------------------------- loader, datasets, compare
 
 
 @pytest.mark.long
@@ -248,17 +179,6 @@ def test_build_data(tmp_path):
     for row in rows:
         assert row["MB"] > 0
         assert row["puzzles/s"] == pytest.approx(row["puzzles"] / row["s"])
-
-
-@pytest.mark.long
-def test_sweep(tmp_path):
-    few = ["seed=0,1", "train.max_steps=2", "evaluate.max_puzzles=8", "data.num_puzzles=16", "data.num_test_puzzles=8"]
-    [row] = rows_of(tmp_path, "sweep", "--ways", "2", "--rounds", "1", *few, "hardware.backend=eager", "model.hidden_size=8")
-    assert (row["jobs"], row["at once"]) == (2, 2)
-    assert row["s of a job"] == row["s"] > row["training s"]
-    assert 0 < row["start-up share"] < 1
-    with pytest.raises(UserError, match=r"train\.max_steps=0"):
-        main(["sweep", "--rounds", "1", "train.max_steps=0"])
 
 
 @pytest.mark.long
@@ -310,29 +230,6 @@ def test_host_time_of_the_real_step(tmp_path, way, hardware):
     if way != "lazy":  # the lazy way, only measured against, now and then compiles once more on a busy machine
         assert row["recompiles"] == 0
     assert row["host ms"] >= row["call ms"] > 0
-
-
-def test_the_cost_of_logging_is_measured_for_each_tracker(monkeypatch):
-    monkeypatch.setattr(logging, "LOGS", 3)
-    monkeypatch.setattr(logging, "EVALUATIONS", 1)
-    rows = {row["trackers"]: row for row in logging.measure(["recursion.n_sup=2", "model=tiny"])}
-    assert rows.keys() == logging.TRACKERS.keys()
-    assert all(row["ms a log"] > 0 and row["share %"] > 0 for row in rows.values())
-    assert rows["metrics.jsonl"]["MB in the end"] < rows["with TensorBoard"]["MB in the end"] < rows["all"]["MB in the end"]
-
-
-@pytest.mark.long
-def test_share(tmp_path):
-    few = ["train.max_steps=6", "train.log_every_steps=2", "train.global_batch_size=8", "data.num_puzzles=16"]
-    few += ["data.num_test_puzzles=8", "evaluate.max_puzzles=8", "evaluate.batch_size=8", "model.hidden_size=8"]
-    rows = rows_of(tmp_path, "share", "--ways", "passive", "--rounds", "1", *few, "hardware.backend=eager")
-    assert [row["way"] for row in rows] == ["passive"]
-    for row in rows:
-        assert [len(row[f"{case}, measured"]) for case in ("alone", "beside", "each of two")] == [1, 1, 2]
-        assert row["beside/alone"] == pytest.approx(row["beside a busy process"] / row["alone"])
-        assert row["both/alone"] == pytest.approx(2 * row["each of two"] / row["alone"])
-    with pytest.raises(RunFailure, match="a run that was to be measured ended badly"):
-        main(["share", "--rounds", "1", "train.max_steps=0"])
 
 
 @pytest.mark.long

@@ -27,7 +27,7 @@ MAY = {
     "study": {"cli", "config", "data", "errors", "ground", "run", "show", "tasks", "tracking"},
     "hydra_plugins": {"study"},
     "report": {"cli", "config", "data", "errors", "ground", "inference", "run", "show", "tasks", "tracking"},
-    "plan": {"backends", "cli", "config", "core", "data", "errors", "ground", "run", "study", "tasks"},
+    "plan": {"backends", "cli", "config", "core", "data", "errors", "ground", "run", "show", "study", "tasks"},
 }
 ORDER = list(MAY)
 TORCH_XLA = "backends.xla"

@@ -19,9 +19,10 @@ from trm.plan import compiled as planning
 from trm.plan.__main__ import estimates, main
 from trm.plan.compiled import Compiled, Compiler, TooBig, checked, find_python, warnings
 from trm.plan.estimate import V4, StepTimes, all_reduce_seconds, estimate, makespan, topology
-from trm.plan.output import RunPlan, _compiled_lines, quantity, sweep_lines, table
+from trm.plan.output import RunPlan, _compiled_lines, quantity, sweep_lines
 from trm.plan.settings import split_arguments
 from trm.plan.workload import architecture_of, evaluation_puzzles, step_config, table_rows_bytes, workload
+from trm.show.table import named
 
 TINY = ["data=sudoku_4x4", "model=tiny", "recursion=t2_n2", "hardware=v4_64", "train.global_batch_size=64"]
 POD = HardwareConfig(name="v4_64", platform="tpu", num_hosts=8, devices_per_host=4, dtype="bfloat16", loss_dtype="float32")
@@ -240,7 +241,7 @@ def test_hours_of_a_sweep(hours, slots, expected):
 def test_words():
     assert quantity(1.0935e13, "FLOP") == "10.94 TFLOP"
     assert quantity(12, "B") == "12 B"
-    assert table([{"a": "long", "b": "1"}, {"a": "x"}]) == ["    a     b", "    long  1", "    x     -"]
+    assert named([{"a": "long", "b": "1"}, {"a": "x"}]) == ["a     b", "long  1", "x     -"]
 
 
 # --------------------------------------------------------------------------------------- what the compiler's answer means

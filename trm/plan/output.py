@@ -10,15 +10,12 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
-
 from trm.config import Config
 from trm.plan.compiled import Compiled, TooBig, warnings
 from trm.plan.estimate import PLACEMENTS, Chip, RunEstimate, all_reduce_seconds, makespan
 from trm.plan.settings import PlanSettings
 from trm.plan.workload import Workload
+from trm.show.table import named
 from trm.tasks.base import task_of
 
 MESSAGE_LINES = 12  # of the compiler's own words, where a step does not fit
@@ -148,7 +145,7 @@ def sweep_lines(name: str, plans: Sequence[RunPlan], settings: PlanSettings) -> 
     """A whole sweep: its jobs, and the hours and chip-hours of each placement."""
     return [
         f"{name}: {len(plans)} jobs, hours of each with placement={plans[0].chosen} [counted work, assumed speed]",
-        *table([_job_row(plan, plans[0].chosen, settings) for plan in plans]),
+        *_table([_job_row(plan, plans[0].chosen, settings) for plan in plans]),
         "",
         "  the whole sweep on each placement: hours to its end, chip-hours that its jobs use, chip-hours of the machine reserved "
         "meanwhile",
@@ -200,7 +197,11 @@ def _placements(plans: Sequence[RunPlan], settings: PlanSettings, *, sweep: bool
         if settings.price_per_chip_hour is not None:
             row |= _at(settings, "price", [each * settings.price_per_chip_hour for each in paid], ",.0f")
         rows.append(row)
-    return [*table(rows), *refused]
+    return [*_table(rows), *refused]
+
+
+def _table(rows: Sequence[Mapping[str, str]]) -> list[str]:
+    return [f"    {line}" for line in named(rows)]
 
 
 def _roofline(run: RunEstimate) -> dict[str, str]:
@@ -210,17 +211,3 @@ def _roofline(run: RunEstimate) -> dict[str, str]:
 def _at(settings: PlanSettings, what: str, values: Iterable[float], form: str) -> dict[str, str]:
     """The cells of a figure that there is one of for each utilisation."""
     return {f"{what} at {p:g} %": format(value, form) for p, value in zip(settings.utilisation_percent, values, strict=True)}
-
-
-def table(rows: Sequence[Mapping[str, str]]) -> list[str]:
-    """Rows of named cells in aligned columns: the first to the left, the others to the right; - where a row has no such cell."""
-    names = list(dict.fromkeys(name for row in rows for name in row))
-    grid = Table(box=None, pad_edge=False)
-    for name in names:
-        grid.add_column(Text(name), justify="right" if name != names[0] else "left", no_wrap=True)
-    for row in rows:
-        grid.add_row(*(Text(row.get(name, "-")) for name in names))
-    console = Console(width=10_000, no_color=True, force_terminal=False)
-    with console.capture() as printed:
-        console.print(grid)
-    return [f"    {line.rstrip()}" for line in printed.get().splitlines()]

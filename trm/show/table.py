@@ -1,7 +1,7 @@
 """Aligned tables for the terminal."""
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from rich.console import Console
 from rich.table import Table
@@ -18,6 +18,13 @@ def aligned(rows: Sequence[Sequence[str]], right: Sequence[bool]) -> list[str]:
     buffer = io.StringIO()
     Console(width=100_000, file=buffer, no_color=True).print(table)
     return [line.rstrip() for line in buffer.getvalue().splitlines()]
+
+
+def named(rows: Sequence[Mapping[str, str]], left: int = 1) -> list[str]:
+    """Rows of named cells as lines below the names, the first `left` columns to the left; - where a row has no such cell."""
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    cells = [names, *([row.get(name, "-") for name in names] for row in rows)]
+    return aligned(cells, [number >= left for number in range(len(names))])
 
 
 def printable(text: str) -> str:
