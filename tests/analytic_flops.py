@@ -16,7 +16,7 @@ def passes(cfg):
 
 
 def pass_flops(arch):
-    """FLOPs of one pass of the network over one row (SPEC.md "Network"): 2 for each weight and position that it meets."""
+    """FLOPs of one pass of the network over one row: 2 for each weight and position that it meets (docs/explanation/what_is_computed.md)."""
     model, D, L = arch.model, arch.model.hidden_size, arch.num_tokens
     channel = 2 * L * 3 * D * swiglu_width(D, model.expansion)
     tokens = 2 * D * 3 * L * swiglu_width(L, model.expansion)
@@ -25,7 +25,7 @@ def pass_flops(arch):
 
 
 def analytic_train_flops(cfg, arch):
-    """The count of SPEC.md ("about 43 GFLOP" a sample of the paper's setting): a pass with gradient costs three without."""
+    """The count of docs/explanation/what_is_computed.md ("about 43 GFLOP" a row): a pass with gradient costs three without."""
     counted = passes(cfg)
     without, with_gradient = counted
     if (copies := arch.latents.heads) > 1:  # all of them without gradient, then the winner's last latent recursion

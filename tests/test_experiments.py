@@ -1,4 +1,4 @@
-"""Every named experiment and sweep of SPEC.md: it composes, validates, builds its model, and changes what its name says."""
+"""Every named experiment and sweep of the study: it composes, validates, builds its model, and changes what its name says."""
 
 import functools
 import re
@@ -39,7 +39,7 @@ RECIPES = {
     "fast_sudoku": {"train.global_batch_size", "train.samples", "optimizer.warmup_steps", "ema.rate", "ema.start_step"},
 }
 SIZES = {"full": [], "tiny": ["recipe=tiny", "data=sudoku_6x6"]}
-# At full size what SPEC.md's table and the paper say, to the number.
+# At full size what the study's table and the paper say, to the number.
 VALUES = {
     "e1_1_baseline": {"train.global_batch_size": 256, "optimizer.lr": 1e-4, "recursion.T": 3, "recursion.n": 6},
     "e1_3_batch_512": {"train.global_batch_size": 512},
@@ -168,7 +168,7 @@ def test_the_named_experiments_are_those_of_the_study_of_the_paper_and_of_the_fi
     assert {*STUDY, *PAPER, *FIELD, *OTHER_TASKS} == {
         name for name in NAMES if not name.startswith(("quick_", "demo_", "field_", "record_"))
     }
-    assert len(STUDY) == 18  # SPEC.md's 17 with the two batch sizes of e1_3 counted as one
+    assert len(STUDY) == 18  # the study's 17 with the two batch sizes of e1_3 counted as one
     assert len(PAPER) == 15
 
 

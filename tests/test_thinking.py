@@ -30,7 +30,7 @@ KINDS = [
 
 
 def evaluated(arch, weights, fixed, table, question):
-    """Logits [S, C, V] and q_halt [S] of evaluation: SPEC item 2 on a batch of this one puzzle."""
+    """Logits [S, C, V] and q_halt [S] of an evaluation of this one puzzle (item 2 of docs/explanation/what_is_computed.md)."""
     batch = {
         "inputs": torch.from_numpy(question.astype(np.int32))[None],
         "labels": torch.full((1, len(question)), -100, dtype=torch.int32),

@@ -265,9 +265,9 @@ def nearest_batches(batch: int, num_devices: int) -> str:
 
 
 def total_steps(cfg: Config, rows_of_epoch: float) -> int:
-    """Optimizer steps of the run: train.max_steps, or as many full batches as train.epochs give (SPEC.md item 8).
+    """Optimizer steps of the run: train.max_steps, or as many full batches as train.epochs give.
 
-    An epoch has a row for each base puzzle, or as many as a puzzle has in the mean.
+    An epoch has a row for each base puzzle, or as many as a puzzle has in the mean (docs/explanation/what_is_computed.md item 8).
     """
     if cfg.train.max_steps is not None:
         return cfg.train.max_steps

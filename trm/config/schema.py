@@ -63,7 +63,7 @@ def _key(
 
 @dataclass
 class ModelConfig:
-    """The network of SPEC.md "Network": two-block mixer used for every latent update."""
+    """The network of docs/explanation/what_is_computed.md "Network": a two-block mixer used for every latent update."""
 
     mixer: str = _key("mlp", "how tokens are mixed", choices=("mlp", "attention"))
     hidden_size: int = _key(512, "width D of tokens and latents", low=2, high=65536)

@@ -1,4 +1,4 @@
-"""Losses of one supervision step (SPEC.md "One training step" item 3; paper section 4.6 for halting).
+"""Losses of one supervision step (docs/explanation/what_is_computed.md "One training step" item 3; paper section 4.6 for halting).
 
 Shape legend: B rows, C cells, V vocabulary.
 """

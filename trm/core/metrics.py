@@ -95,7 +95,7 @@ def halting_logit(arch: Architecture, q_halt: Tensor, q_continue: Tensor) -> Ten
 
 
 def wants_to_halt(arch: Architecture, q_halt: Tensor, q_continue: Tensor) -> Tensor:
-    """Whether the model would stop here, [B] bool (SPEC.md "One training step" items 2 and 3)."""
+    """Whether the model would stop here, [B] bool (docs/explanation/what_is_computed.md "One training step" items 2 and 3)."""
     return halting_logit(arch, q_halt, q_continue) > 0
 
 

@@ -1,5 +1,7 @@
-"""What goes with every update rule: schedule, clipping, EMA, and the sign-SGD of the puzzle embedding (SPEC.md "One training
-step" items 5 to 7). The rules themselves are in trm/core/optimizers/.
+"""What goes with every update rule: schedule, clipping, EMA, and the sign-SGD of the puzzle embedding.
+
+The formulas are in docs/explanation/what_is_computed.md "One training step" items 5 to 7, the rules themselves in
+trm/core/optimizers/.
 
 The step counter is a tensor on the device, so that the schedule and the bias corrections are part of the compiled step and
 nothing is sent from the host at each step.

@@ -1,7 +1,7 @@
 """The training step and the evaluation step: pure functions of tensors, the same for every ablation and every machine.
 
-One training step = one supervision step = one optimizer update (SPEC.md "One training step"). The carry survives batches,
-epochs and evaluations: rows that halted take the new batch's row, the others keep their own puzzle.
+One training step = one supervision step = one optimizer update (docs/explanation/what_is_computed.md "One training step").
+The carry survives batches, epochs and evaluations: rows that halted take the new batch's row, the others keep their own puzzle.
 
 Shape legend: B rows of the global batch, K copies of their latents (latents.heads), C cells, L tokens, D hidden size, M metrics.
 """
@@ -339,8 +339,8 @@ def eval_step(
 ) -> tuple[Carry, Tensor, Tensor, Tensor]:
     """One supervision step without training: (carry, sums + those of this step, logits [B, C, V], q_halt [B]).
 
-    Evaluation never halts early (SPEC.md item 2): call it N_sup times with the same batch and read the last result. Rows without
-    labels are padding and count nowhere.
+    Evaluation never halts early (docs/explanation/what_is_computed.md item 2): call it N_sup times with the same batch and
+    read the last result. Rows without labels are padding and count nowhere.
     """
     carry, out, rows = eval_forward(arch, weights, fixed, puzzle_embedding, carry, batch)
     return carry, sums + evaluation_sums(arch, rows, rows.labelled), out.logits, out.q_halt

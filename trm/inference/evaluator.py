@@ -175,7 +175,7 @@ class BatchTrace(NamedTuple):
 
 
 class FullEvaluator(Evaluator):
-    """All rows do all supervision steps (SPEC.md "One training step" item 2)."""
+    """All rows do all supervision steps (docs/explanation/what_is_computed.md "One training step" item 2)."""
 
     _takes_all_steps = True  # whether who takes a batch wants the answers after each step, or the last alone
 

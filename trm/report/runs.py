@@ -55,7 +55,7 @@ class Run:
     samples_per_s: float | None = None
     seconds: float | None = None
     parameters: int | None = None
-    training_flops: int | None = None  # by the count of SPEC.md; None of runs before it was kept
+    training_flops: int | None = None  # by the count of docs/explanation/what_is_computed.md; None of runs before it was kept
     flops_per_puzzle: float | None = None  # of the last evaluation
     evaluations: Points = field(default_factory=list)  # exact accuracy
     losses: Points = field(default_factory=list)  # training loss

@@ -1,7 +1,7 @@
 """AdamATan2 (arXiv 2407.05872) and AdamW: two moments of every weight, decoupled decay of every weight, biases included.
 
 adam_atan2: p -= lr/(1-b1^t) * atan2(m, sqrt(v)/sqrt(1-b2^t)), without an epsilon. adamw: the usual quotient with optimizer.eps.
-Both first decay the weights by lr * optimizer.weight_decay (SPEC.md "One training step" item 5).
+Both first decay the weights by lr * optimizer.weight_decay (docs/explanation/what_is_computed.md "One training step" item 5).
 """
 
 from __future__ import annotations
