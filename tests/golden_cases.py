@@ -27,6 +27,7 @@ class GoldenCase:
     dtype: torch.dtype
     runtime: Runtime | None  # whose products and blocks the network takes; None = plain torch's
     attention: str = "scores"
+    token_multiple: int = 1
 
     @property
     def arch(self) -> Architecture:
@@ -62,6 +63,7 @@ class GoldenCase:
             dtype=self.dtype,
             loss_dtype=torch.float64,
             attend=ATTENTION[self.attention],
+            token_multiple=self.token_multiple,
         )
         return arch if self.runtime is None else on_devices(arch, self.runtime)
 
@@ -113,10 +115,18 @@ class GoldenCase:
 
 
 def load_case(
-    path: Path, dtype: torch.dtype = torch.float64, runtime: Runtime | None = None, attention: str | None = None
+    path: Path,
+    dtype: torch.dtype = torch.float64,
+    runtime: Runtime | None = None,
+    attention: str | None = None,
+    token_multiple: int | None = None,
 ) -> GoldenCase:
-    """`attention` is as in hardware.attention; None = as auto has it for so few tokens."""
+    """`attention` and `token_multiple` are as in `hardware`; None = as auto has them for so few tokens."""
+    if token_multiple is None:
+        on_gpu = isinstance(runtime, NativeRuntime) and runtime._device.type == "cuda"
+        token_multiple = runtime.can.token_multiple["cuda"] if on_gpu else 1
     native = isinstance(runtime, NativeRuntime) and dtype != torch.float64
     attention = attention or ("fused" if native else "scores")
     with np.load(path.with_suffix(".npz"), allow_pickle=False) as arrays:
-        return GoldenCase(json.loads(path.with_suffix(".json").read_text()), dict(arrays), dtype, runtime, attention)
+        settings = json.loads(path.with_suffix(".json").read_text())
+        return GoldenCase(settings, dict(arrays), dtype, runtime, attention, token_multiple)

@@ -4,8 +4,8 @@ It imports no torch, so that settings are refused without waiting for it.
 """
 
 import importlib
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,8 @@ class Backend:
     fused_float64: bool = True  # whether hardware.attention=fused runs in float64, where there is float64
     torch_kernels: bool = False  # torch's own kernels and threads compute, as precisely as the tensors' dtypes say
     cpp_compiler: bool = False  # needs a C++ compiler on the machine
+    # by platform: what the inner size of a fast matrix product is a multiple of (hardware.token_multiple)
+    token_multiple: Mapping[str, int] = field(default_factory=dict)
     packages: tuple[str, ...] = ()  # distributions that it needs beside torch
     preload: tuple[str, ...] = ()  # modules that every run on a CPU imports, which a sweep imports once for all its jobs
 
@@ -37,6 +39,7 @@ NATIVE: dict[str, Any] = {
     "in_place": True,
     "attention": "fused",
     "torch_kernels": True,
+    "token_multiple": {"cuda": 8},  # rows of 16 bytes in bfloat16, which its fastest kernels ask for
 }
 BACKENDS = {
     "xla": Backend(

@@ -270,6 +270,13 @@ class HardwareConfig:
         "elsewhere blocks over 256 tokens; else scores",
         choices=("auto", "scores", "fused", "blocks"),
     )
+    token_multiple: int | None = _key(
+        None,
+        "the token mixer's products run over this multiple of tokens, filled up with zeros, to the same result; 1 = the tokens as "
+        "they are; null = 8 on CUDA, else 1",
+        low=1,
+        high=1024,
+    )
     compile_cache: str | None = _key(
         None, "folder for compiled graphs kept between runs (TPU only); null = none", changes=NOTHING, path=True
     )

@@ -159,4 +159,5 @@ def passes(arch: Architecture) -> tuple[int, int]:
 def _as_plain_torch(arch: Architecture) -> Architecture:
     """Without what backends put in the place of plain torch, which the counter does not know, or would count twice."""
     plain: dict[str, Any] = {"linear": F.linear, "swiglu": None, "compile_block": lambda blocks: blocks, "attend": scores}
+    plain |= {"token_multiple": 1}  # zeros are not counted
     return dataclasses.replace(arch, **plain, num_devices=1, whole=lambda rows: rows)

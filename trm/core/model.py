@@ -51,6 +51,7 @@ class Architecture:
     latents: LatentsConfig = field(default_factory=LatentsConfig)
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
     attend: Attend = scores
+    token_multiple: int = 1  # of tokens in the token mixer's products
     # what the backend puts in the place of plain torch (trm/backends/base.py)
     linear: Callable[[Tensor, Tensor], Tensor] = F.linear
     swiglu: Callable[[Tensor, Tensor, Tensor], Tensor] | None = None
@@ -99,6 +100,7 @@ def architecture(cfg: Config, *, seq_len: int, vocab_size: int, num_puzzle_ident
         loss_dtype=getattr(torch, cfg.hardware.loss_dtype),
         num_devices=cfg.hardware.num_devices,
         attend=attention_for(cfg.hardware, cfg.model.prefix_len + seq_len),
+        token_multiple=cfg.hardware.token_multiple or cfg.hardware.can.token_multiple.get(cfg.hardware.platform, 1),
     )
 
 
@@ -306,9 +308,20 @@ def attention(arch: Architecture, weights: Weights, fixed: Weights, block: str, 
 
 
 def mix_tokens(arch: Architecture, h_BLD: Tensor, gate_up: Tensor, down: Tensor) -> Tensor:
-    """The token MLP with its residual and norm, both over the token axis, as in the released code. [B, L, D] -> [B, L, D]."""
-    t = h_BLD.transpose(1, 2).contiguous()  # inductor makes both part of what is computed before
-    return rms_norm(t + swiglu(arch, t, gate_up, down), arch.model.rms_norm_eps).transpose(1, 2).contiguous()
+    """The token MLP with its residual and norm, both over the token axis, as in the released code. [B, L, D] -> [B, L, D].
+
+    Its products alone run over a multiple of `arch.token_multiple` tokens. The tokens and weights that fill it up are zeros, which
+    add nothing to a sum, and they are cut off before the norm, whose mean is over L tokens.
+    """
+    L, fill = h_BLD.shape[1], -h_BLD.shape[1] % arch.token_multiple
+    t = h_BLD.transpose(1, 2)
+    t = F.pad(t, (0, fill)) if fill else t.contiguous()  # inductor makes both part of what is computed before
+    if fill:
+        gate_up, down = F.pad(gate_up, (0, fill)), F.pad(down, (0, 0, 0, fill))
+    mixed = swiglu(arch, t, gate_up, down)
+    if fill:
+        t, mixed = t[..., :L], mixed[..., :L]
+    return rms_norm(t + mixed, arch.model.rms_norm_eps).transpose(1, 2).contiguous()
 
 
 def blocks(arch: Architecture, weights: Weights, fixed: Weights, name: str, h: Tensor) -> Tensor:
