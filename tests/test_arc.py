@@ -372,7 +372,7 @@ def test_weights_go_out_and_come_back_with_as_many_identifiers_as_the_dataset_ha
 
 
 @pytest.mark.parametrize(
-    "argument", ["inference=ptrm", "inference=eqr", "inference=halt_first", "inference.noise=0.3", "evaluate.early_exit=true"]
+    "argument", ["inference=ptrm", "inference=eqr", "inference=halt_first", "inference.noise=0.3", "inference.early_exit=true"]
 )
 @pytest.mark.parametrize("command", [["trm.solve", "test:0"], ["trm.evaluate"]])
 def test_what_variants_cannot_do_is_refused(trained, command, argument):

@@ -478,7 +478,7 @@ def test_scores_are_evaluated_again_alike_and_by_early_exit(trained):
         }
     early = json.loads(
         run(
-            trained, "trm.evaluate", "checkpoint=outputs/maze", "evaluate.early_exit=true", "recursion.n_sup=1"
+            trained, "trm.evaluate", "checkpoint=outputs/maze", "inference.early_exit=true", "recursion.n_sup=1"
         ).stdout.splitlines()[-1]
     )
     full = json.loads(run(trained, "trm.evaluate", "checkpoint=outputs/maze", "recursion.n_sup=1").stdout.splitlines()[-1])
@@ -487,20 +487,12 @@ def test_scores_are_evaluated_again_alike_and_by_early_exit(trained):
     }
 
 
-@pytest.mark.parametrize(("how", "file"), [("supervision_steps=[1,2]", "compute_curve"), ("augmentations=8", "voting")])
-def test_scores_stand_beside_the_exact_accuracy_in_the_curve_and_the_votes(trained, how, file):
-    arguments = ["checkpoint=outputs/maze", f"evaluate.{how}", "evaluate.max_puzzles=8", "recursion.n_sup=2"]
-    assert "exact %  optimal %  one_path %" in run(trained, "trm.evaluate", *arguments).stdout
-    rows = json.loads((trained / f"outputs/maze/evaluation/{file}.json").read_text())["rows"]
+def test_scores_stand_beside_the_exact_accuracy_in_a_table(trained):
+    arguments = ["checkpoint=outputs/maze", "--multirun", "inference.supervision_steps=1,2", "evaluate.max_puzzles=8"]
+    out = run(trained, "trm.evaluate", *arguments).stdout
+    assert "optimal %  one_path %" in out
+    rows = json.loads((trained / "outputs/maze/evaluation/frontier.json").read_text())["rows"]
     assert all(0 <= row["optimal"] <= row["one_path"] <= 1 for row in rows)
-
-
-@pytest.mark.parametrize("key", ["by_difficulty=true", "augmentations=8"])
-def test_what_is_of_evaluation_alone_is_refused_in_training(tmp_path, key):
-    assert (
-        "evaluate.by_difficulty are of python -m trm.evaluate"
-        in run(tmp_path, "trm.train", *TINY, f"evaluate.{key}", check=2).stderr
-    )
 
 
 def test_scores_by_path_length(trained):

@@ -1,4 +1,4 @@
-"""Evaluation: the ordinary pass against eval_step by hand, early exit and the curve against a full trace, votes, the command."""
+"""Evaluation: the ordinary pass against eval_step by hand, early exit against a full trace, votes, the command."""
 
 import csv
 import dataclasses
@@ -25,7 +25,6 @@ from trm.data.format import Dataset, Metadata
 from trm.data.loader import EvalLoader
 from trm.errors import ConfigError, DataError
 from trm.evaluate import main
-from trm.inference.compute import compute_curve, votes
 from trm.inference.evaluator import EarlyExitEvaluator, FullEvaluator, candidate_loader
 from trm.inference.samples import Samples
 from trm.inference.selection import Said, grid_words, vote
@@ -219,27 +218,6 @@ def test_a_model_that_never_halts_gives_the_ordinary_result(model, loader, full)
             assert step[name] == pytest.approx(theirs[name], rel=1e-9), name
 
 
-def test_the_curve_ends_in_the_ordinary_evaluation_and_its_halting_in_early_exit(loader, full, early):
-    result, trace = full
-    counted = labelled(loader)
-    points = compute_curve(trace.exact[:, counted], trace.halts[:, counted], list(range(1, S + 1)), 10)
-    for point, ordinary, halting in zip(points, result.by_step, early.by_step, strict=True):
-        assert point.exact_accuracy == pytest.approx(ordinary["exact_accuracy"], rel=1e-12)
-        assert point.flops_per_puzzle == 10 * point.supervision_steps
-        assert point.halting_exact_accuracy == pytest.approx(halting["exact_accuracy"], rel=1e-12)
-        assert point.halting_mean_steps == pytest.approx(halting["steps"], rel=1e-12)
-        assert point.halting_flops_per_puzzle == pytest.approx(10 * halting["steps"], rel=1e-12)
-
-
-def test_the_curve_by_hand():
-    exact = np.array([[0, 1, 0], [1, 0, 0], [1, 1, 1]], bool)
-    halts = np.array([[0, 1, 0], [1, 0, 0], [0, 1, 0]], bool)  # puzzle 2 never halts
-    one, two, three = compute_curve(exact, halts, [1, 2, 3], 1)
-    assert (one.exact_accuracy, one.halting_exact_accuracy, one.halting_mean_steps) == pytest.approx((1 / 3, 1 / 3, 1))
-    assert (two.exact_accuracy, two.halting_exact_accuracy, two.halting_mean_steps) == pytest.approx((1 / 3, 2 / 3, 5 / 3))
-    assert (three.exact_accuracy, three.halting_exact_accuracy, three.halting_mean_steps) == pytest.approx((1, 1, 2))
-
-
 # votes -------------------------------------------------------------------------------------------------------------------------
 
 
@@ -248,16 +226,6 @@ def test_the_grid_of_most_copies_wins_and_among_equals_the_surest():
     answers = np.array([[grids[name] for name in puzzle] for puzzle in ("abb", "abc", "aab", "cab")])
     q_halt = np.array([[9, -1, -2], [0, 1, 0.5], [-5, -6, 9], [0, 0, 0]])
     assert vote(Said(grid_words(answers), q_halt, q_halt > 0)).tolist() == [1, 1, 0, 0]
-
-
-def test_votes_by_hand():
-    labels = np.array([[2, 3, IGNORED]])
-    answers = np.array([[[2, 2, 5], [2, 3, 4], [2, 3, 4]]])
-    one, two, three = votes(answers, np.array([[1.0, 0.0, 0.0]]), labels, IGNORED, 7)
-    assert (one.copies, one.exact_accuracy, one.accuracy, one.flops_per_puzzle) == (1, 0, 0.5, 7)
-    assert (two.copies, two.exact_accuracy, two.single_exact_accuracy) == (2, 0, 0.5)
-    assert (three.copies, three.exact_accuracy, three.accuracy, three.flops_per_puzzle) == (3, 1, 1, 21)
-    assert three.single_exact_accuracy == pytest.approx(2 / 3)
 
 
 @settings(deadline=None, max_examples=30)
@@ -303,12 +271,10 @@ def test_a_solver_that_solves_every_copy_is_exact(copies):
         assert not dataset.task.violations(question, answer)
     answers = loader.undo(joined["labels"]).reshape(5, copies, 16)
     assert (answers == dataset.labels[:, None]).all()
-    results = votes(answers, np.zeros((5, copies)), dataset.labels.astype(np.int32), IGNORED, 1)
-    assert [result.exact_accuracy for result in results] == [1.0] * len(results)
 
 
 def test_copies_need_known_symmetries(loader):
-    with pytest.raises(DataError, match=r"evaluate\.augmentations"):
+    with pytest.raises(DataError, match=r"inference\.copies"):
         EvalLoader(loader.dataset, global_batch_size=4, copies=2)
 
 
@@ -350,46 +316,22 @@ def test_a_run_keeps_samples_and_accuracy_by_step(folder):
     assert samples.q_halt.shape == (4, 8)
 
 
-def test_curve_command(folder):
-    ordinary, _ = evaluate(folder)
-    curve, done = evaluate(folder, "evaluate.supervision_steps=[8,1,4]", "train.progress=on")
-    assert "/24 " in done.stderr  # 3 batches of 8 steps
+def test_an_evaluation_is_written_with_what_it_has_after_each_step(folder):
+    ordinary, done = evaluate(folder, "train.progress=on", "--out", "f")
+    assert "/12 " in done.stderr  # 3 batches of 4 steps
     assert "<" in done.stderr  # the time left
-    assert [row["supervision_steps"] for row in curve["rows"]] == [1, 4, 8]
-    assert curve["rows"][1]["exact_accuracy"] == ordinary["exact_accuracy"]
-    assert curve["puzzles"] == 40
-    out = folder / "outputs" / "r" / "evaluation"
-    assert {p.name for p in out.iterdir()} == {"compute_curve.csv", "compute_curve.json", "compute_curve.png"}
-    assert json.loads((out / "compute_curve.json").read_text()) == curve
-    assert [float(row["exact_accuracy"]) for row in rows_of(out / "compute_curve.csv")] == [
-        row["exact_accuracy"] for row in curve["rows"]
-    ]
-    assert (out / "compute_curve.png").read_bytes().startswith(b"\x89PNG")
-
-    early, _ = evaluate(folder, "evaluate.early_exit=true")
-    assert early["exact_accuracy"] == pytest.approx(curve["rows"][1]["halting_exact_accuracy"])
-    assert early["steps"] == pytest.approx(curve["rows"][1]["halting_mean_steps"])
-
-
-def test_voting_command(folder):
-    ordinary, _ = evaluate(folder)
-    found, _ = evaluate(folder, "evaluate.augmentations=3", "--out", "votes")
-    assert [row["copies"] for row in found["rows"]] == [1, 2, 3]
-    assert found["rows"][0]["exact_accuracy"] == ordinary["exact_accuracy"]
-    assert found["rows"][0]["accuracy"] == pytest.approx(ordinary["accuracy"])
-    assert {p.name for p in (folder / "votes").iterdir()} == {"voting.csv", "voting.json", "voting.png"}
-    assert len(rows_of(folder / "votes" / "voting.csv")) == 3
+    record = json.loads((folder / "f" / "evaluation.json").read_text())
+    assert [step["exact_accuracy"] for step in record["by_step"]] == summary(folder / "outputs" / "r")["exact_accuracy_by_step"]
+    assert record["by_step"][-1]["exact_accuracy"] == record["rows"][0]["exact_accuracy"] == ordinary["exact_accuracy"]
+    assert record["puzzles"] == 40
 
 
 @pytest.mark.long
 def test_on_a_mesh_the_same(folder):
-    for arguments in (["evaluate.early_exit=true"], ["evaluate.supervision_steps=[2,4]", "--out", "mesh"]):
+    for arguments in (["inference.early_exit=true"], []):
         one, _ = evaluate(folder, *arguments, *XLA)
         mesh, _ = evaluate(folder, *arguments, *MESH, "hardware.devices_per_host=4")
-        for name in ("runtime", "seconds"):
-            one.pop(name, None)
-            mesh.pop(name, None)
-        assert mesh == pytest.approx(one, rel=1e-5) if "rows" not in one else mesh == one
+        assert mesh == pytest.approx(one, rel=1e-5)
 
 
 def test_training_can_evaluate_with_early_exit(folder):
@@ -399,7 +341,7 @@ def test_training_can_evaluate_with_early_exit(folder):
         *TINY,
         "run_name=early",
         "train.max_steps=10",
-        "evaluate.early_exit=true",
+        "inference.early_exit=true",
     )
     assert len(summary(folder / "outputs" / "early")["exact_accuracy_by_step"]) == 4
     assert metrics(folder / "outputs" / "early", "eval")[-1]["count"] == 40
@@ -408,13 +350,11 @@ def test_training_can_evaluate_with_early_exit(folder):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["evaluate.supervision_steps=[0]"], "evaluate.supervision_steps=0"),
-        (["evaluate.supervision_steps=[2000]"], "at most 1024"),
-        (["evaluate.supervision_steps=3"], "write evaluate.supervision_steps=[...]"),
-        (["evaluate.augmentations=0"], "evaluate.augmentations=0"),
-        (["evaluate.augmentations=2", "evaluate.early_exit=true"], "choose one"),
+        (["evaluate.supervision_steps=[1,2]"], "tells the accuracy after each of its inference.supervision_steps=D"),
+        (["evaluate.augmentations=8"], "symmetric copies that vote are inference=votes8"),
+        (["evaluate.early_exit=true"], "evaluate.early_exit is not a config key: it is inference.early_exit now"),
         (["--out", "/dev/null/x"], "--out DIR"),
-        (["evaluate.augmentations=2", "--out", "/dev/null/x"], "--out DIR"),
+        (["evaluate.by_difficulty=true", "--out", "/dev/null/x"], "--out DIR"),
         (["--curve"], "--help"),
         (["puzzle"], "puzzle: not understood"),
     ],
@@ -425,8 +365,8 @@ def test_bad_input_names_the_key_and_the_fix(folder, monkeypatch, arguments, wor
 
 
 def test_bad_input_ends_with_one_line_and_exit_code_2(folder):
-    done = run(folder, "trm.evaluate", "checkpoint=outputs/r", "evaluate.supervision_steps=[1,0]", check=2)
-    assert done.stderr == "error: evaluate.supervision_steps=0 is out of range: it must be at least 1\n"
+    done = run(folder, "trm.evaluate", "checkpoint=outputs/r", "inference.supervision_steps=0", check=2)
+    assert done.stderr == "error: inference.supervision_steps=0 is out of range: it must be at least 1\n"
 
 
 @pytest.mark.parametrize("asked", ["evaluate.by_difficulty=true", "evaluate.blank_identifiers=true", "inference=frontier"])
@@ -446,7 +386,7 @@ def test_of_several_hosts_one_prints_and_writes(folder, monkeypatch, capsys):
     monkeypatch.setattr(trm.evaluate, "started", lambda cfg: Second(cfg.hardware))
     monkeypatch.setattr(trm.evaluate, "process_rank", lambda: (1, 2))
     main(["checkpoint=outputs/r"])
-    main(["checkpoint=outputs/r", "evaluate.supervision_steps=[1,2]", "--out", "nowhere"])
+    main(["checkpoint=outputs/r", "evaluate.by_difficulty=true", "--out", "nowhere"])
     assert capsys.readouterr().out == ""
     assert not (folder / "nowhere").exists()
 

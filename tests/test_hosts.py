@@ -264,7 +264,7 @@ def evaluate_on_two(cfg, stop_second_at):
     "way",
     [
         ["inference=standard"],
-        ["evaluate.early_exit=true"],
+        ["inference.early_exit=true"],
         ["inference=guided", "inference.rollouts=3", "inference.supervision_steps=4"],
         ["inference=halt_first", "inference.copies=2"],
     ],

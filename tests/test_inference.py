@@ -479,9 +479,7 @@ def test_every_way_composes():
         (["inference.rollouts=8", "inference.selection=best_q"], "alike without noise: set inference.noise"),
         (["inference.selection=resample"], "set inference.rollouts above 1"),
         (["inference=eqr", "inference.supervision_steps=3"], "inference.window=3"),
-        (["inference=eqr", "evaluate.early_exit=true"], "set evaluate.early_exit=false"),
-        (["inference=votes8", "evaluate.augmentations=8"], "set inference.copies instead"),
-        (["inference=ptrm", "evaluate.supervision_steps=[1,2]"], "inference=frontier compares"),
+        (["inference=eqr", "inference.early_exit=true"], "set inference.early_exit=false"),
         (["inference=ptrm", "evaluate.by_difficulty=true"], "evaluate.by_difficulty is of one candidate"),
         (["inference=votes32", "data=maze_small"], "a 11x11 maze has 8 symmetric copies (turned and mirrored)"),
         (["inference.selection=luck"], "inference.selection=luck is not one of last, vote"),
@@ -513,7 +511,7 @@ def test_costs_are_those_of_rows_that_ran():
 
 
 def test_a_sweep_is_of_ways():
-    found = sweep_of(["inference=standard,votes8", "inference.seed=0,1", "evaluate.supervision_steps=[1,2]"])
+    found = sweep_of(["inference=standard,votes8", "inference.seed=0,1", "data.subsets=[a,b]"])
     assert [each[:2] for each in found] == [
         [f"inference={a}", f"inference.seed={b}"] for a in ("standard", "votes8") for b in (0, 1)
     ]
@@ -648,7 +646,7 @@ def test_a_signal_leaves_the_rungs_that_are_done(folder, monkeypatch, capsys):
         (["inference=frontier", "--multirun"], "nothing to compare"),
         (["-m", "inference=standard,frontier"], "a ladder by itself"),
         (["inference=frontier", "inference.ladder=[nonsense]"], "nonsense"),
-        (["inference=frontier", "evaluate.early_exit=true", "inference.ladder=[eqr]"], "none of them is possible"),
+        (["inference=frontier", "inference.early_exit=true", "inference.ladder=[eqr]"], "none of them is possible"),
     ],
 )
 def test_bad_input_names_the_key_and_the_fix(folder, monkeypatch, arguments, words):

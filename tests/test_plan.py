@@ -62,10 +62,13 @@ def test_plan_keys_are_split_from_the_run_s():
         (["hardware=v4_64", "+sweep=nope"], "sweep=nope is no option"),
         (["hardware=v4_64", "optimizer.lrr=1"], "optimizer.lrr is not a config key"),
         (["hardware=v4_64", "plan.compile=true", "plan.python=/no/python"], "plan.python=/no/python: No such file"),
-        (["hardware=v4_64", "plan.compile=true", "evaluate.early_exit=true"], "evaluate.early_exit=true: plan.compile=true would"),
         (
-            ["hardware=v4_64", "plan.compile=true", "--multirun", "evaluate.early_exit=false,true"],
-            "evaluate.early_exit=true: plan.compile=true would",
+            ["hardware=v4_64", "plan.compile=true", "inference.early_exit=true"],
+            "inference.early_exit=true: plan.compile=true would",
+        ),
+        (
+            ["hardware=v4_64", "plan.compile=true", "--multirun", "inference.early_exit=false,true"],
+            "inference.early_exit=true: plan.compile=true would",
         ),
     ],
 )

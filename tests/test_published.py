@@ -106,9 +106,9 @@ def test_an_experiment_is_what_it_sets_otherwise(tmp_path):
     for group in ("data", "model", "recursion", "evaluate", "inference"):  # it was trained by this experiment
         assert getattr(same.cfg, group) == getattr(plain.cfg, group)
     assert not same.asked_data
-    kept = ["experiment=maze_small", "inference=votes8", "evaluate.early_exit=false", f"data.path={tmp_path}/d"]
+    kept = ["experiment=maze_small", "inference=votes8", "inference.early_exit=false", f"data.path={tmp_path}/d"]
     way = open_run(model, kept)
-    assert (way.cfg.inference_steps, way.cfg.inference.copies, way.cfg.evaluate.early_exit) == (16, 8, False)
+    assert (way.cfg.inference_steps, way.cfg.inference.copies, way.cfg.inference.early_exit) == (16, 8, False)
     assert (way.cfg.data.path, way.asked_data) == (f"{tmp_path}/d", True)
     with pytest.raises(CheckpointError, match="these settings"):
         open_run(MODELS / "sudoku_4x4", ["experiment=maze_small"])
@@ -135,7 +135,7 @@ def test_a_maze_is_known_from_a_sudoku_of_as_many_cells(tmp_path):
 def test_a_network_that_was_evaluated_with_halting_stops_where_it_halts(tmp_path):
     words = [
         run(tmp_path, "trm.solve", SUDOKUS["sudoku_4x4"], *more).stdout.splitlines()[-1]
-        for more in ([], ["evaluate.early_exit=true"])
+        for more in ([], ["inference.early_exit=true"])
     ]
     assert words[0].endswith("after 16 supervision steps")
     assert int(words[1].split()[-3]) < 16

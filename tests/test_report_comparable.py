@@ -32,7 +32,7 @@ def run(*overrides, count=500, step=400, **data):
         ({"count": None}, "test puzzles evaluated unknown, not 500"),
         ({"step": 200}, "training step"),
         *(({"overrides": [text]}, word) for text, word in [
-            ("inference=votes8", "inference.copies"), ("evaluate.early_exit=true", "evaluate.early_exit"),
+            ("inference=votes8", "inference.copies"), ("inference.early_exit=true", "inference.early_exit"),
             ("inference.supervision_steps=4", "supervision steps 4, not 16"),
         ]),
     ],

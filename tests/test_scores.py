@@ -9,7 +9,7 @@ import pytest
 from report_fixtures import config, write_run
 from tracking_fixtures import samples
 
-from trm.inference.compute import by_difficulty, votes
+from trm.inference.compute import by_difficulty
 from trm.inference.evaluator import EvalResult
 from trm.report.output import csv_text, json_text, terminal
 from trm.report.runs import collect
@@ -102,16 +102,6 @@ def test_a_report_without_such_scores_is_as_it_was(tmp_path):
 def test_a_summary_without_sound_scores_has_none(tmp_path, values):
     write_run(tmp_path / "a", config("data=maze_small"), **values)
     assert collect([tmp_path])[0].scores == {}
-
-
-def test_elected_answers_are_judged():
-    answers = np.array([[[1, 2], [3, 4], [3, 4]], [[5, 6], [5, 6], [7, 8]]])
-    labels = np.array([[1, 2], [5, 6]])
-    found = votes(
-        answers, np.zeros((2, 3)), labels, -100, 1, judge=lambda chosen: {"odd": chosen[:, 0] % 2 == 1, "low": chosen[:, 0] < 4}
-    )
-    assert found[-1].scores == {"odd": 1.0, "low": 0.5}
-    assert [row.exact_accuracy for row in found] == [1.0, 1.0, 0.5]
 
 
 def test_levels_of_difficulty_hold_every_puzzle_once_and_are_about_alike_large():

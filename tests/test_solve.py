@@ -160,9 +160,9 @@ WAYS = [(name, early) for name in group_options("inference") if name != "frontie
 def test_every_puzzle_gets_the_answer_that_it_has_in_the_evaluation(trained, name, early):
     way = vars(open_run(trained[1] / "outputs/whole", [f"inference={name}"]).cfg.inference)
     smaller = [f"inference.{key}={value}" for key, value in SMALLER.items() if (way[key] or 1) > value]
-    arguments = [f"inference={name}", *smaller, f"evaluate.early_exit={early}"]
+    arguments = [f"inference={name}", *smaller, f"inference.early_exit={early}"]
     if early and name in ("eqr", "guided"):
-        with pytest.raises(ConfigError, match=r"set evaluate\.early_exit=false"):
+        with pytest.raises(ConfigError, match=r"set inference\.early_exit=false"):
             opened(trained[1], *arguments)
         return
     run = opened(trained[1], *arguments, bias=-2.0 if name == "halt_first" else -0.5)  # of several the first one halts sooner
@@ -215,7 +215,7 @@ def test_an_option_of_inference_keeps_the_networks_own_steps(trained):
 @of_4x4
 @pytest.mark.parametrize(
     "argument",
-    ["inference=frontier", "evaluate.supervision_steps=[1,2]", "evaluate.augmentations=2", "evaluate.by_difficulty=true"],
+    ["inference=frontier", "evaluate.by_difficulty=true"],
 )
 def test_tables_are_of_trm_evaluate(trained, argument):
     refused = run(trained[1], "trm.solve", "checkpoint=outputs/whole", "test:0", argument, check=2)

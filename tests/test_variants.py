@@ -172,7 +172,7 @@ def test_an_evaluation_with_noise_does_not_depend_on_the_batch(tmp_path):
     eqr = ["recursion.damping=0.95", "recursion.noise=0.3", "latents.init=random", "model.hidden_size=16", "hardware.dtype=float64"]
     run(tmp_path, "trm.train", *TINY, *eqr, "train.max_steps=3", "run_name=r")
     evaluate = ["trm.evaluate", "checkpoint=outputs/r", "evaluate.max_puzzles=40"]
-    ways = ([], ["evaluate.batch_size=7"], ["evaluate.batch_size=7"], ["evaluate.batch_size=7", "evaluate.early_exit=true"])
+    ways = ([], ["evaluate.batch_size=7"], ["evaluate.batch_size=7"], ["evaluate.batch_size=7", "inference.early_exit=true"])
     losses = [json.loads(run(tmp_path, *evaluate, *way).stdout.splitlines()[-1])["lm_loss"] for way in ways]
     assert losses[1] == losses[2]
     assert losses == pytest.approx([losses[0]] * 4, rel=1e-9)  # no row of this young model halts

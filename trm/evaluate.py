@@ -6,16 +6,14 @@ on other puzzles or hardware.
   inference=votes8|ptrm|eqr|...        several candidates for each puzzle's answer, and who of them answers (conf/inference)
   inference=frontier                   a ladder of such ways: accuracy against FLOPs a puzzle, and the Pareto front
   --multirun inference=standard,votes8 the same of the ways that are named; inference.KEY=a,b too
-  evaluate.early_exit=true             a row that halts takes the next puzzle: accuracy and mean steps with halting on
-  evaluate.supervision_steps=[1,4,16]  accuracy against compute: the answers after so many supervision steps, in one pass
-  evaluate.augmentations=8             so many symmetric copies of each puzzle vote on its answer: the table of 1, 2, 4, ... votes
+  inference.early_exit=true            a row that halts takes the next puzzle: accuracy and mean steps with halting on
   evaluate.max_variants=32             so many variants vote, of puzzles that have an identifier for each; else all do
   evaluate.by_difficulty=true          the scores of puzzles that are alike hard, as their task measures it
 
-The frontier, the curve, the votes of copies and by_difficulty write a table (CSV, JSON) and a picture into RUN/evaluation, or into
-DIR with --out; variants that vote write submission.json and answers.json there. With --out every evaluation is written: its
-figures and what they were found with into evaluation.json. experiment=NAME takes what that experiment sets otherwise than the
-defaults.
+The frontier and by_difficulty write a table (CSV, JSON) and a picture into RUN/evaluation, or into DIR with --out; variants that
+vote write submission.json and answers.json there. With --out every evaluation is written: its figures, those after each
+supervision step and what they were found with into evaluation.json. experiment=NAME takes what that experiment sets otherwise than
+the defaults.
 """
 
 if __name__ == "__main__":  # before what takes seconds to import
@@ -42,15 +40,14 @@ from numpy.typing import NDArray
 from trm.backends import Runtime
 from trm.backends.machine import surroundings
 from trm.cli import group_options, one_line, options
-from trm.config import IGNORE_LABEL, InferenceConfig, flatten, to_plain, way_keys
+from trm.config import InferenceConfig, flatten, to_plain, way_keys
 from trm.config.overrides import as_typed
-from trm.core.flops import count_row_flops
 from trm.data.loader import EvalLoader
 from trm.errors import EXIT_PREEMPTED, ConfigError, RunFailure, UserError
 from trm.ground.progress import Progress
 from trm.ground.rank import process_rank, refuse_other_starters
 from trm.ground.signals import StopSignal
-from trm.inference.compute import by_difficulty, compute_curve, pareto, votes, with_intervals
+from trm.inference.compute import by_difficulty, pareto, with_intervals
 from trm.inference.cost import cost, seconds_per_puzzle
 from trm.inference.evaluator import (
     EvalResult,
@@ -66,7 +63,7 @@ from trm.run.experiment import on_devices, started
 from trm.run.failures import not_finite
 from trm.run.revision import code
 from trm.run.saved import SavedRun, check_test_puzzles, open_run, split_arguments
-from trm.show.curves import write_curve, write_difficulty, write_frontier, write_votes
+from trm.show.curves import write_difficulty, write_frontier
 from trm.show.files import write_files
 from trm.tasks.base import PairsTask, task_of
 
@@ -101,10 +98,6 @@ def _evaluate(path: Path, overrides: list[str], out: Path | None, stop: Callable
     wanted = run.cfg.evaluate
     if run.cfg.inference.ladder:
         _frontier(*_rungs(run, path, overrides), out, stop)
-    elif wanted.supervision_steps:
-        _curve(run, out, stop)
-    elif wanted.augmentations > 1:
-        _voting(run, out, stop)
     elif wanted.by_difficulty:
         _difficulty(run, out, stop)
     else:
@@ -133,6 +126,7 @@ def _once(run: SavedRun, folder: Path | None, stop: Callable[[], bool]) -> None:
         facts = _facts(run, runtime, int(result.final["count"]), findings, result.work.seconds) | {
             "test_digest": digest,
             "ways": way,
+            "by_step": result.by_step,
         }
         files = {OUT_FILE: json.dumps({**facts, "rows": [row]}, indent=1, sort_keys=True) + "\n"}
         if result.ballots is not None:
@@ -262,46 +256,13 @@ def _labels(ways: list[InferenceConfig]) -> list[str]:
     return [label(way) for way in plain]
 
 
-def _curve(run: SavedRun, out: Path | None, stop: Callable[[], bool]) -> None:
-    """Accuracy against compute: one pass of as many supervision steps as the longest asked for."""
-    folder = _out_folder(run, out)
-    steps = sorted(set(run.cfg.evaluate.supervision_steps))
-    seen = _traced(run, steps[-1], copies=1, stop=stop)
-    points = compute_curve(
-        seen.trace.exact[:, seen.counted], seen.trace.halts[:, seen.counted], steps, count_row_flops(run.cfg, run.arch)
-    )
-    names, by_step = seen.result.score_names, seen.result.by_step
-    rows = [asdict(point) | {name: by_step[point.supervision_steps - 1][name] for name in names} for point in points]
-    if folder is not None:
-        write_curve(folder, rows, seen.facts, names)
-
-
-def _voting(run: SavedRun, out: Path | None, stop: Callable[[], bool]) -> None:
-    """Symmetric copies of each puzzle vote on its answer."""
-    folder, copies, num_steps = _out_folder(run, out), run.cfg.evaluate.augmentations, run.cfg.inference_steps
-    seen = _traced(run, num_steps, copies, stop)
-    answers = seen.loader.undo(seen.trace.predictions).reshape(seen.loader.num_puzzles, copies, -1)
-    task, questions, labels = seen.loader.task, seen.questions[seen.counted], seen.labels[seen.counted]
-    rows = votes(
-        answers[seen.counted],
-        seen.trace.q_halt[-1].reshape(-1, copies)[seen.counted],
-        labels,
-        IGNORE_LABEL,
-        num_steps * count_row_flops(run.cfg, run.arch),
-        judge=lambda elected: {} if task is None else task.scores(questions, labels, elected),
-    )
-    if folder is not None:
-        plain = [asdict(row) for row in rows]
-        write_votes(folder, [row | row.pop("scores") for row in plain], seen.facts, seen.result.score_names)
-
-
 def _difficulty(run: SavedRun, out: Path | None, stop: Callable[[], bool]) -> None:
     """The scores of puzzles that are alike hard."""
     task = task_of(run.cfg.data)
     if task.difficulty_words is None:
         raise ConfigError(f"evaluate.by_difficulty: there is no measure of how hard a {task.title} is: leave it out")
     folder = _out_folder(run, out)
-    seen = _traced(run, run.cfg.inference_steps, copies=1, stop=stop)
+    seen = _traced(run, stop)
     if seen.loader.task is None:
         raise ConfigError(
             f"evaluate.by_difficulty: data.path={run.cfg.data.path} holds no {task.title}: give the run's own puzzles"
@@ -323,23 +284,24 @@ class _Seen:
     trace: Trace
     facts: dict[str, Any]  # for the record
 
-    @property
-    def counted(self) -> NDArray[np.bool_]:
-        """The puzzles [N] with a label."""
-        counted: NDArray[np.bool_] = (self.labels != IGNORE_LABEL).any(axis=1)
-        return counted
 
-
-def _traced(run: SavedRun, num_steps: int, copies: int, stop: Callable[[], bool]) -> _Seen:
-    """A traced pass over so many copies of each puzzle."""
+def _traced(run: SavedRun, stop: Callable[[], bool]) -> _Seen:
+    """A traced pass over the puzzles, of one candidate each and all supervision steps."""
     runtime, way = started(run.cfg), run.cfg.inference
-    loader = held_out_loader(run.cfg, runtime, copies, way=way)
+    loader = held_out_loader(run.cfg, runtime, copies=1, way=way)
     findings = check_test_puzzles(run, loader.dataset)
     evaluator = FullEvaluator(
-        runtime, on_devices(run.arch, runtime), run.fixed, loader, num_steps, progress_of(run.cfg, runtime), way, traced=True
+        runtime,
+        on_devices(run.arch, runtime),
+        run.fixed,
+        loader,
+        run.cfg.inference_steps,
+        progress_of(run.cfg, runtime),
+        way,
+        traced=True,
     )
     weights, table = runtime.put_replicated((run.eval_weights, run.puzzle_embedding))
-    _announce(run, runtime, f"{loader.num_rows} rows of {loader.num_puzzles} puzzles")
+    _announce(run, runtime, f"{loader.num_puzzles} puzzles")
     for finding in findings if runtime.is_main else ():
         print(f"  to be read with care: {finding}")
     evaluator.prepare(weights, table)
@@ -348,7 +310,7 @@ def _traced(run: SavedRun, num_steps: int, copies: int, stop: Callable[[], bool]
     facts = _facts(run, runtime, loader.num_puzzles, findings, time.perf_counter() - began)
     facts["test_digest"] = loader.dataset.digest()
     rows = loader.rows(0, loader.num_rows)
-    return _Seen(loader, rows["inputs"][::copies], rows["labels"][::copies], result, trace, facts)
+    return _Seen(loader, rows["inputs"], rows["labels"], result, trace, facts)
 
 
 def _facts(run: SavedRun, runtime: Runtime, puzzles: int, findings: list[str], seconds: float) -> dict[str, Any]:

@@ -9,7 +9,7 @@ puzzles, one a line (.sdm), in a JSON list or in a csv column called question, a
 puzzle (from 0) of the run's dataset, whose solution is known. Of a run on puzzles that are pairs of grids PUZZLE is the name of a
 test puzzle, test:N, or a json file of one; all of its variants vote, or as many as evaluate.max_variants says.
 
-The answer is that of `python -m trm.evaluate` with the same settings, on the CPU: with evaluate.early_exit the one at which the
+The answer is that of `python -m trm.evaluate` with the same settings, on the CPU: with inference.early_exit the one at which the
 model halts, and with inference=votes8 (or ptrm, eqr, ...) that of the candidate who is chosen (conf/inference).
 
   --json       print a JSON object a line for each puzzle, nothing else
@@ -68,11 +68,11 @@ def main(arguments: list[str]) -> None:
     if len(rest) != 1:
         raise ConfigError(f'one puzzle is needed, in quotes: "53..7...."; got {len(rest)}')
     run = open_run(path, overrides)
-    evaluate, task = run.cfg.evaluate, task_of(run.cfg.data)
-    if run.cfg.inference.ladder or evaluate.supervision_steps or evaluate.augmentations > 1 or evaluate.by_difficulty:
+    task = task_of(run.cfg.data)
+    if run.cfg.inference.ladder or run.cfg.evaluate.by_difficulty:
         raise ConfigError(
-            "inference=frontier, evaluate.supervision_steps, evaluate.augmentations and evaluate.by_difficulty make tables of many "
-            "puzzles, which trm.evaluate does: name one way, such as inference=votes8"
+            "inference=frontier and evaluate.by_difficulty make tables of many puzzles, which trm.evaluate does: name one way, "
+            "such as inference=votes8"
         )
     if isinstance(task, PairsTask):
         _solve_pairs(run, task, rest[0], given.html, as_json=given.json)

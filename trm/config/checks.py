@@ -57,18 +57,6 @@ def validate(cfg: Config) -> None:
     profiled = cfg.train.profile_steps
     if profiled and (len(profiled) != 2 or profiled[0] > profiled[1]):
         raise ConfigError(f"train.profile_steps={profiled}: give the first and the last step, such as train.profile_steps=[10,13]")
-    evaluate = cfg.evaluate
-    ways = {
-        "early_exit": evaluate.early_exit,
-        "supervision_steps": evaluate.supervision_steps,
-        "augmentations": evaluate.augmentations > 1,
-        "by_difficulty": evaluate.by_difficulty,
-    }
-    if len(chosen := [f"evaluate.{name}" for name, value in ways.items() if value]) > 1:
-        raise ConfigError(
-            f"{' and '.join(chosen)} are set, and each is a way to evaluate of its own: choose one (evaluate.early_exit=false "
-            "where the run itself has it; the curve of evaluate.supervision_steps tells the accuracy with early exit too)"
-        )
     _check_inference(cfg)
     _check_backend(hardware)
     if cfg.tracking.artifact != "none" and cfg.tracking.wandb == "disabled":
@@ -133,7 +121,7 @@ def _check_backend(hardware: HardwareConfig) -> None:
 
 
 def _check_inference(cfg: Config) -> None:
-    way, evaluate = cfg.inference, cfg.evaluate
+    way = cfg.inference
     if way.candidates > 1 and way.selection == "last":
         raise ConfigError(
             f"inference.selection=last is for one candidate and there are {way.candidates}: choose who answers, such as "
@@ -148,22 +136,16 @@ def _check_inference(cfg: Config) -> None:
             f"inference.window={way.window} changes of the logits need more supervision steps than {cfg.inference_steps}: lower it "
             "or raise inference.supervision_steps"
         )
-    if evaluate.early_exit and way.selection in ("residual", "resample"):
+    if way.early_exit and way.in_step:
         raise ConfigError(
-            f"inference.selection={way.selection} looks at rows that have gone as far as one another: set evaluate.early_exit=false"
+            f"inference.selection={way.selection} compares candidates after equally many supervision steps: set "
+            "inference.early_exit=false"
         )
-    if evaluate.augmentations > 1 and (way.candidates > 1 or way.ladder):
+    if cfg.evaluate.by_difficulty and (way.candidates > 1 or way.ladder or way.exits_early):
         raise ConfigError(
-            f"evaluate.augmentations={evaluate.augmentations} is the table of 1, 2, 4, ... votes of one candidate each: set "
-            "inference.copies instead, or inference=standard"
+            "evaluate.by_difficulty is of one candidate of each puzzle after all supervision steps: leave it out, or set "
+            "inference=standard inference.early_exit=false"
         )
-    if evaluate.supervision_steps and (way.candidates > 1 or way.ladder):
-        raise ConfigError(
-            "evaluate.supervision_steps is the curve of one candidate, with steps of its own: leave it out, or set "
-            "inference=standard; inference=frontier compares the other ways"
-        )
-    if evaluate.by_difficulty and (way.candidates > 1 or way.ladder):
-        raise ConfigError("evaluate.by_difficulty is of one candidate of each puzzle: leave it out, or set inference=standard")
 
 
 def _check_matrices(optimizer: OptimizerConfig) -> None:
@@ -184,11 +166,8 @@ def check_training(cfg: Config) -> None:
     """Raise ConfigError where a run is asked for what only the evaluation of a checkpoint does."""
     if cfg.evaluate.blank_identifiers:
         raise ConfigError("evaluate.blank_identifiers is of python -m trm.evaluate checkpoint=RUN: leave it out")
-    if cfg.evaluate.supervision_steps or cfg.evaluate.augmentations > 1 or cfg.evaluate.by_difficulty:
-        raise ConfigError(
-            "evaluate.supervision_steps, evaluate.augmentations and evaluate.by_difficulty are of python -m trm.evaluate "
-            "checkpoint=RUN: leave them out"
-        )
+    if cfg.evaluate.by_difficulty:
+        raise ConfigError("evaluate.by_difficulty is of python -m trm.evaluate checkpoint=RUN: leave it out")
     if cfg.inference.ladder:
         raise ConfigError(
             f"inference={cfg.inference.name} compares ways of inference, which python -m trm.evaluate checkpoint=RUN does: name "

@@ -24,10 +24,7 @@ from trm.config.schema import (
 )
 
 # Of evaluations: names, draws, how many puzzles (which results say themselves), and what is reported beside the result.
-NO_WAY = (
-    *("inference.name", "inference.seed", "evaluate.max_puzzles"),
-    *("evaluate.supervision_steps", "evaluate.augmentations", "evaluate.by_difficulty"),
-)
+NO_WAY = ("inference.name", "inference.seed", "evaluate.max_puzzles", "evaluate.by_difficulty")
 
 LENGTH = ("max_steps", "epochs")  # keys of `train` that say how long a run is
 

@@ -66,6 +66,12 @@ ELSEWHERE = {
     "wandb_project": "tracking.project", "wandb_entity": "tracking.entity", "random_seed": "seed", "dataset": "data=",
     "difficulty": "data.min_rating", "name": "run_name", "resume_from": "train.resume",
 }  # fmt: skip
+# Keys that went, and what to type instead.
+GONE = {
+    "evaluate.early_exit": "it is inference.early_exit now",
+    "evaluate.augmentations": "symmetric copies that vote are inference=votes8, or inference.copies=N inference.selection=vote",
+    "evaluate.supervision_steps": "an evaluation tells the accuracy after each of its inference.supervision_steps=D (--out DIR)",
+}
 # Words for an option of a group that other codes take.
 OPTIONS = {
     "ema": {**dict.fromkeys(("true", "1", "yes"), "on"), **dict.fromkeys(("false", "0", "no", "none", "null"), "off")},
@@ -78,6 +84,8 @@ OPTIONS = {
 
 def key_hint(key: str) -> str:
     """What to type instead of a key that the schema does not have."""
+    if key in GONE:
+        return GONE[key]
     keys, last = all_keys(), key.rpartition(".")[2]
     if same := [k for k in keys if k.lower() == key.lower()]:
         return f"did you mean {same[0]}?"

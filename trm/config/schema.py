@@ -400,11 +400,6 @@ class EvaluateConfig:
         "where the data is generated (500 at most), else none; 0 = none: the test puzzles choose, which is said beside the number",
         low=0,
     )
-    early_exit: bool = _key(False, "a row that halts takes the next puzzle; its answer of then counts")
-    supervision_steps: list[int] = _key(
-        [], "trm.evaluate: accuracy against compute, after so many supervision steps each", low=1, high=1024
-    )
-    augmentations: int = _key(1, "trm.evaluate: symmetric copies of a puzzle that vote on its answer; 1 = none", low=1, high=64)
     by_difficulty: bool = _key(False, "trm.evaluate: the scores by how hard puzzles are, as their task measures it")
     max_variants: int | None = _key(
         32,
@@ -443,6 +438,11 @@ class InferenceConfig:
     supervision_steps: int | None = _key(
         None, "supervision steps D of a candidate; null = recursion.n_sup, as in training", low=1, high=16384
     )
+    early_exit: bool = _key(
+        False,
+        "a row whose candidate halts takes the next candidate, and the answer of then counts; halt_first does so in any case, and "
+        "residual and resample cannot",
+    )
     selection: str = _key(
         "last",
         "which candidate answers: last = the only one; vote = the grid of most, the surest among equals; mode = the same, the "
@@ -472,6 +472,16 @@ class InferenceConfig:
     def is_random(self) -> bool:
         """Whether random numbers are drawn for it."""
         return self.restarts > 1 or self.noise > 0 or self.selection == "resample"
+
+    @property
+    def exits_early(self) -> bool:
+        """Whether a row that halts takes the next candidate."""
+        return self.early_exit or self.selection == "halt_first"
+
+    @property
+    def in_step(self) -> bool:
+        """Whether the selection compares candidates that have done equally many supervision steps."""
+        return self.selection in ("residual", "resample")
 
     @property
     def rows_together(self) -> int:

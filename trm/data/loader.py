@@ -166,7 +166,7 @@ class EvalLoader:
         keys: Keys | None = None,
         first: int = 0,
         data_seed: int = 0,
-        without: str = "evaluate.augmentations=1",
+        without: str = "inference.copies=1",
         process_index: int = 0,
         process_count: int = 1,
     ):

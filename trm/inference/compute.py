@@ -1,106 +1,15 @@
-"""What more compute at test time gives: longer supervision, halting, votes of symmetric copies, ways of inference compared; and
-which puzzles are hard.
+"""Ways of inference compared, and which puzzles are hard: pure functions of arrays.
 
-Pure functions of arrays.
-
-Shape legend: S supervision steps, N puzzles, A copies of each puzzle, C cells.
+Shape legend: S seeds, N puzzles.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
-
-from trm.inference.selection import Said, grid_words, vote
-
-
-@dataclass(frozen=True)
-class ComputePoint:
-    """The accuracy that a number of supervision steps gives."""
-
-    supervision_steps: int
-    exact_accuracy: float  # of the answers after so many steps, 0..1
-    flops_per_puzzle: int
-    halting_exact_accuracy: float  # with halting on: a puzzle stops where the model first wants to, or here
-    halting_mean_steps: float
-    halting_flops_per_puzzle: float
-
-
-def compute_curve(
-    exact: NDArray[np.bool_], halts: NDArray[np.bool_], supervision_steps: list[int], flops_per_step: int
-) -> list[ComputePoint]:
-    """Accuracy against compute, from what was right [S, N] and where the model wanted to halt [S, N] after each step.
-
-    Each of `supervision_steps` is 1 to S; `flops_per_step` are those of one puzzle.
-    """
-    never = len(halts)
-    first_halt = np.where(halts.any(axis=0), halts.argmax(axis=0), never)  # index of the step
-    points = []
-    for steps in supervision_steps:
-        stop = np.minimum(first_halt, steps - 1)
-        mean_steps = float(stop.mean()) + 1
-        points.append(
-            ComputePoint(
-                supervision_steps=steps,
-                exact_accuracy=float(exact[steps - 1].mean()),
-                flops_per_puzzle=steps * flops_per_step,
-                halting_exact_accuracy=float(exact[stop, np.arange(exact.shape[1])].mean()),
-                halting_mean_steps=mean_steps,
-                halting_flops_per_puzzle=mean_steps * flops_per_step,
-            )
-        )
-    return points
-
-
-@dataclass(frozen=True)
-class VoteResult:
-    """What the vote of so many copies gives; 1 copy is the puzzle itself, without a vote."""
-
-    copies: int
-    exact_accuracy: float  # of the elected answers, 0..1
-    accuracy: float  # share of right cells
-    single_exact_accuracy: float  # mean over the copies, each by itself
-    flops_per_puzzle: int
-    scores: dict[str, float]  # of the elected answers, the task's own
-
-
-def votes(
-    answers: NDArray[np.integer],
-    q_halt: NDArray[np.floating],
-    labels: NDArray[np.integer],
-    ignore_label: int,
-    flops_per_copy: int,
-    judge: Callable[[NDArray[np.integer]], Mapping[str, NDArray[np.bool_]]] = lambda answers: {},
-) -> list[VoteResult]:
-    """Results of the first 1, 2, 4, ... and all of the copies. The first copy is the puzzle itself; labels are [N, C].
-
-    `judge` finds scores [N] of answers [N, C] beside being equal to the labels.
-    """
-    labelled = labels != ignore_label
-    right = (answers == labels[:, None]) | ~labelled[:, None]  # [N, A, C]
-    exact = right.all(axis=-1)
-    total = answers.shape[1]
-    words, halts = grid_words(answers), q_halt > 0
-    results = []
-    for copies in [*(2**i for i in range(total.bit_length()) if 2**i < total), total]:
-        winner = vote(Said(words[:, :copies], q_halt[:, :copies], halts[:, :copies]))
-        every = np.arange(len(answers))
-        cells = (right[every, winner] & labelled).sum(axis=-1) / labelled.sum(axis=-1)
-        results.append(
-            VoteResult(
-                copies=copies,
-                exact_accuracy=float(exact[every, winner].mean()),
-                accuracy=float(cells.mean()),
-                single_exact_accuracy=float(exact[:, :copies].mean()),
-                flops_per_puzzle=copies * flops_per_copy,
-                scores={name: float(has.mean()) for name, has in judge(answers[every, winner]).items()},
-            )
-        )
-    return results
-
 
 MOST_LEVELS = 10
 ROUNDING = 1e-9  # below which a spread of shares is none

@@ -489,7 +489,7 @@ def make_evaluator(
             f"evaluate.best_by={cfg.evaluate.best_by}: data.path={cfg.data.path} holds other puzzles than the settings say: set "
             f"it to {EXACT}"
         )
-    kind = EarlyExitEvaluator if cfg.evaluate.early_exit or way.selection == "halt_first" else FullEvaluator
+    kind = EarlyExitEvaluator if way.exits_early else FullEvaluator
     return kind(runtime, arch, fixed, loader, cfg.inference_steps, progress_of(cfg, runtime), way, keep=keep)
 
 
@@ -534,8 +534,6 @@ def held_out_loader(
     dataset, first = only or (held_out_puzzles(cfg.data), 0)
     max_puzzles = cfg.evaluate.max_puzzles if only is None else 1
     if dataset.pairs_task is not None:
-        if copies > 1:
-            raise DataError("evaluate.augmentations: the variants of these puzzles vote in any case: leave it out")
         return PairEvalLoader(
             dataset,
             global_batch_size=batch_size or cfg.eval_batch_size,
@@ -557,7 +555,6 @@ def held_out_loader(
         repeats=way.particles,
         keys=(lambda puzzles, places: row_keys(way, puzzles, places)) if way.is_random or cfg.is_random else None,
         data_seed=cfg.data.seed,
-        without="inference.copies=1" if way.copies > 1 else "evaluate.augmentations=1",
         process_index=runtime.process_index,
         process_count=runtime.process_count,
     )

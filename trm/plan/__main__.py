@@ -10,7 +10,7 @@ graph of the step, the roofline of a step, and hours and chip-hours on one chip,
   plan.compile=true              compile the training and the evaluation step for the TPU, ahead of time: memory of a chip by kind,
                                  collectives and their bytes. About a minute a step;
                                  needs jax and libtpu: make setup-plan, or make setup EXTRAS=dev,plan; not for
-                                 evaluate.early_exit=true, whose step is another
+                                 inference.early_exit=true, whose step is another
   plan.python=PATH               the interpreter with jax and libtpu, if it is neither this one nor that of .venv-plan
   plan.utilisation_percent=[20,40,60]  shares of the chips' peak to give hours for
   plan.host_ms_per_step=3        no step is shorter than this, whatever the chips do
@@ -65,9 +65,9 @@ def main(arguments: list[str]) -> None:
     """The command; see the module's docstring."""
     settings, overrides, multirun = split_arguments(arguments)
     sweep, jobs = jobs_of(overrides, multirun)
-    if settings.compile and any(cfg.evaluate.early_exit for cfg in jobs.values()):
+    if settings.compile and any(cfg.inference.early_exit for cfg in jobs.values()):
         raise ConfigError(
-            "evaluate.early_exit=true: plan.compile=true would compile another step than this run's: leave it out of the plan"
+            "inference.early_exit=true: plan.compile=true would compile another step than this run's: leave it out of the plan"
         )
     python = find_python(settings.python) if settings.compile else None
     plans: list[RunPlan] = []

@@ -16,6 +16,7 @@ from torch import Tensor
 from trm.cli import GROUPS, ROOT, compose, group_options, one_line, typed
 from trm.config import (
     Config,
+    InferenceConfig,
     data_settings,
     default_config,
     differences,
@@ -24,6 +25,7 @@ from trm.config import (
     load_yaml,
     local_path,
     to_plain,
+    unknown_keys,
     without_others,
 )
 from trm.config.overrides import override, parsed
@@ -224,6 +226,11 @@ def _settings(folder: Path, meta: Meta) -> Any:
     if not isinstance(data, dict):
         raise CheckpointError(f"{folder / META_FILE}: holds no settings: use another checkpoint")
     own = {**own, "data": (data := without_others(data))}
+    if unknown := unknown_keys(OmegaConf.create(own)):
+        raise CheckpointError(
+            f"{folder / META_FILE}: has {unknown[0]}, which is no setting any more: the checkpoint is of an older format: use the "
+            "revision that wrote it, or train the run again"
+        )
     # checkpoints that were set aside lie in checkpoints.N, their settings in config.yaml.N
     run_dir, number = folder.parent.parent, folder.parent.name.removeprefix(CHECKPOINTS)
     beside = next((file for name in (CONFIG_FILE + number, CONFIG_FILE) if (file := run_dir / name).exists()), None)
@@ -318,8 +325,10 @@ def _with_overrides(settings: Any, overrides: list[str]) -> Config:
                     OmegaConf.update(merged, each, changed, force_add=False)
             elif key in GROUPS and key in Config.__dataclass_fields__:
                 before, merged[key] = merged[key], to_plain(compose([override]))[key]
-                if key == "inference" and merged[key].supervision_steps is None:  # an option that does not say how many
-                    merged[key].supervision_steps = before.supervision_steps
+                if key == "inference":  # an option keeps the run's own steps and early exit, unless it says or cannot have them
+                    if merged[key].supervision_steps is None:
+                        merged[key].supervision_steps = before.supervision_steps
+                    merged[key].early_exit |= before.early_exit and not InferenceConfig(selection=merged[key].selection).in_step
             else:
                 OmegaConf.update(merged, *parsed(override), force_add=False)
         if not any(override.startswith("evaluate.max_variants=") for override in overrides):

@@ -1,5 +1,4 @@
-"""Tables and pictures of `python -m trm.evaluate`: accuracy against compute, votes of symmetric copies, scores by difficulty,
-and ways of inference compared.
+"""Tables and pictures of `python -m trm.evaluate`: scores by difficulty, and ways of inference compared.
 
 Shares of 1 in CSV and JSON, percent on the terminal and in pictures.
 """
@@ -12,46 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from matplotlib.axes import Axes
-from matplotlib.ticker import EngFormatter, FixedLocator, LogLocator, NullLocator
+from matplotlib.ticker import EngFormatter, LogLocator, NullLocator
 
 from trm.show.charts import COLOURS, LINES, chart
 from trm.show.files import write_files
 from trm.show.table import aligned
 
 Rows = Sequence[dict[str, Any]]  # one dict for each line, with the same keys
-
-
-def write_curve(folder: Path, points: Rows, facts: dict[str, Any], scores: Sequence[str] = ()) -> None:
-    """Print the points of trm.inference.compute.ComputePoint and write compute_curve.csv, .json and .png. Raises UserError.
-
-    `scores` are those of the task's own that they have beside.
-    """
-    columns = {
-        "supervision_steps": ("steps", "{:d}", 1),
-        "exact_accuracy": ("exact %", "{:.2f}", 100),
-        **_score_columns(scores),
-        "flops_per_puzzle": ("GFLOP/puzzle", "{:.4g}", 1e-9),
-        "halting_exact_accuracy": ("halting: exact %", "{:.2f}", 100),
-        "halting_mean_steps": ("mean steps", "{:.2f}", 1),
-        "halting_flops_per_puzzle": ("GFLOP/puzzle", "{:.4g}", 1e-9),
-    }
-    _write(folder, "compute_curve", points, facts, columns, curve_picture(points, facts))
-
-
-def write_votes(folder: Path, rows: Rows, facts: dict[str, Any], scores: Sequence[str] = ()) -> None:
-    """Print the rows of trm.inference.compute.VoteResult and write voting.csv, .json and .png. Raises UserError.
-
-    `scores` are those of the task's own that they have beside.
-    """
-    columns = {
-        "copies": ("copies", "{:d}", 1),
-        "exact_accuracy": ("exact %", "{:.2f}", 100),
-        **_score_columns(scores),
-        "accuracy": ("cells %", "{:.2f}", 100),
-        "single_exact_accuracy": ("one copy alone: exact %", "{:.2f}", 100),
-        "flops_per_puzzle": ("GFLOP/puzzle", "{:.4g}", 1e-9),
-    }
-    _write(folder, "voting", rows, facts, columns, votes_picture(rows, facts))
 
 
 def write_difficulty(folder: Path, rows: Rows, facts: dict[str, Any]) -> None:
@@ -129,20 +95,6 @@ def _compute_axis(axes: Any) -> None:
     axes.xaxis.set_minor_locator(NullLocator())
 
 
-def curve_picture(points: Rows, facts: dict[str, Any]) -> bytes:
-    """Exact accuracy against FLOPs of a puzzle, with and without halting; points are labelled with their steps. PNG."""
-    with chart(7, 4.2) as (figure, file):
-        axes = figure.subplots()
-        _line(axes, 0, points, "flops_per_puzzle", "exact_accuracy", "all steps")
-        _line(axes, 1, points, "halting_flops_per_puzzle", "halting_exact_accuracy", "halting on")
-        for point in points:
-            place = (point["flops_per_puzzle"], 100 * point["exact_accuracy"])
-            axes.annotate(str(point["supervision_steps"]), place, (0, 7), textcoords="offset points", ha="center", fontsize=8)
-        _compute_axis(axes)
-        _name(axes, "Accuracy against compute", "compute for a puzzle; numbers at the points: supervision steps", facts)
-    return file.getvalue()
-
-
 def frontier_picture(rows: Rows, facts: dict[str, Any]) -> bytes:
     """Exact accuracy of each way against its FLOPs a puzzle, with the Pareto front as a line and the oracle above it. PNG."""
     with chart(7, 4.6) as (figure, file):
@@ -164,19 +116,6 @@ def frontier_picture(rows: Rows, facts: dict[str, Any]) -> bytes:
             axes.plot([row["flops_per_puzzle"] for row in several], shares, "x", color=COLOURS[1], label=label)
         _compute_axis(axes)
         _name(axes, "Ways of inference", "compute for a puzzle; bars: 95 % over puzzles", facts)
-    return file.getvalue()
-
-
-def votes_picture(rows: Rows, facts: dict[str, Any]) -> bytes:
-    """Exact accuracy of the vote against the number of copies, beside the copies by themselves. PNG."""
-    with chart(7, 4.2) as (figure, file):
-        axes = figure.subplots()
-        _line(axes, 0, rows, "copies", "exact_accuracy", "vote")
-        _line(axes, 1, rows, "copies", "single_exact_accuracy", "one copy alone, mean")
-        axes.set_xscale("log", base=2)
-        axes.xaxis.set_major_locator(FixedLocator([row["copies"] for row in rows]))
-        axes.xaxis.set_major_formatter("{x:g}")
-        _name(axes, "Test-time voting", "symmetric copies of a puzzle; 1 = no vote", facts)
     return file.getvalue()
 
 

@@ -469,8 +469,8 @@ def check_task(cfg: Config) -> None:
     check_widths(cfg, task.facts.seq_len)
     way = cfg.inference
     several = way.candidates > 1 or way.is_random or way.selection == "halt_first"
-    if isinstance(task, PairsTask) and (several or cfg.evaluate.early_exit):
-        key = "evaluate.early_exit" if cfg.evaluate.early_exit else f"inference={way.name}"
+    if isinstance(task, PairsTask) and (several or way.early_exit):
+        key = "inference.early_exit" if way.early_exit else f"inference={way.name}"
         raise ConfigError(
             f"{key}: the variants of an {task.title} vote (evaluate.max_variants), each with its answer after all supervision "
             "steps: leave it out; inference.supervision_steps says how many"
@@ -531,7 +531,7 @@ def _drawn(task: Task, seed: int, puzzles: NDArray[np.integer], variants: NDArra
         return task.symmetry.draw(seed, puzzles, variants)
     if variants.any():
         raise ConfigError(
-            f"{task.title} has no symmetries that are known: set data.num_aug=0, data.on_the_fly_aug=0 and evaluate.augmentations=1"
+            f"{task.title} has no symmetries that are known: set data.num_aug=0, data.on_the_fly_aug=0 and inference.copies=1"
         )
     same = (np.arange(size) for size in (task.facts.seq_len, task.facts.vocab_size))
     source, relabel = (np.tile(row, (len(puzzles), 1)) for row in same)
