@@ -32,7 +32,7 @@ EVALUATIONS = ["train.log_every_steps=100", "train.eval_every_steps=1000", "trai
 MODELS = {
     "sudoku_4x4": ["data=sudoku_4x4", "recipe=tiny", "recursion=t2_n2", *COSINE, "train.max_steps=2000", *EVALUATIONS],
     "sudoku_6x6": [
-        *["experiment=record_6x6_fast", "data.num_puzzles=4000", "recipe.length_scale=2", "evaluate.max_puzzles=null"],
+        *["experiment=record_6x6_fast", "data.num_puzzles=4000", "train.max_steps=2400", "evaluate.max_puzzles=null"],
         *["train.eval_every_steps=1200"],
     ],
     "sudoku_9x9": [
