@@ -9,7 +9,7 @@ import platform
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import torch
@@ -17,6 +17,7 @@ from torch import Tensor
 
 from trm.backends import onednn
 from trm.backends.base import Rows, T, map_tensors, none
+from trm.backends.replay import Replayed
 from trm.config import HardwareConfig
 
 MALLOPT_TRIM_THRESHOLD, MALLOPT_MMAP_MAX = -1, -4  # <malloc.h>
@@ -39,7 +40,7 @@ class NativeRuntime:
         else:
             torch.backends.cudnn.allow_tf32 = False  # what is float32 is computed as such, as matrix products are by default
         self._device = torch.device(hardware.platform)
-        self.can, self._name = hardware.can, hardware.backend
+        self.can, self._name, self._step_graph = hardware.can, hardware.backend, hardware.step_graph
 
     def compile_block(self, function: Fn) -> Fn:
         return function
@@ -48,8 +49,8 @@ class NativeRuntime:
         return rows
 
     def compile(self, function: Fn, rows: Rows = none, donate: int | None = None) -> Fn:
-        """The function itself."""
-        return function
+        """The function itself; with hardware.step_graph that whose state is donated, the training step, as one CUDA graph."""
+        return cast(Fn, Replayed(function, donate)) if self._step_graph and donate is not None else function
 
     def prepare(self, compiled: Callable[..., Any], *args: Any) -> None:
         """Nothing to do."""

@@ -27,6 +27,7 @@ class Backend:
     fused_float64: bool = True  # whether hardware.attention=fused runs in float64, where there is float64
     torch_kernels: bool = False  # torch's own kernels and threads compute, as precisely as the tensors' dtypes say
     cpp_compiler: bool = False  # needs a C++ compiler on the machine
+    step_graph: tuple[str, ...] = ()  # platforms on which the training step can be recorded and replayed (hardware.step_graph)
     # by platform: what the inner size of a fast matrix product is a multiple of (hardware.token_multiple)
     token_multiple: Mapping[str, int] = field(default_factory=dict)
     packages: tuple[str, ...] = ()  # distributions that it needs beside torch
@@ -39,6 +40,7 @@ NATIVE: dict[str, Any] = {
     "in_place": True,
     "attention": "fused",
     "torch_kernels": True,
+    "step_graph": ("cuda",),
     "token_multiple": {"cuda": 8},  # rows of 16 bytes in bfloat16, which its fastest kernels ask for
 }
 BACKENDS = {

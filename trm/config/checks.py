@@ -114,6 +114,10 @@ def _check_backend(hardware: HardwareConfig) -> None:
             f"hardware.compile_cache={hardware.compile_cache}: {named} keeps no compiled graphs on "
             f"hardware.platform={hardware.platform}: set it to null"
         )
+    if hardware.step_graph and hardware.platform not in can.step_graph:
+        raise ConfigError(
+            f"hardware.step_graph=true: {named} cannot record a step on hardware.platform={hardware.platform}: set it to false"
+        )
     if hardware.num_devices > 1 and not can.multi_device:
         raise ConfigError(f"{named} runs on one device: set hardware.devices_per_host=1 and hardware.num_hosts=1")
     if hardware.processes > 1 and not can.multi_process:

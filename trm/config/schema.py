@@ -277,6 +277,11 @@ class HardwareConfig:
         low=1,
         high=1024,
     )
+    step_graph: bool = _key(
+        False,
+        "CUDA: the whole training step is recorded once and replayed as one graph, for networks so small that the host starts "
+        "their kernels more slowly than the device runs them",
+    )
     compile_cache: str | None = _key(
         None, "folder for compiled graphs kept between runs (TPU only); null = none", changes=NOTHING, path=True
     )
