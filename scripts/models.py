@@ -20,7 +20,7 @@ from scipy.stats import binomtest
 from trm.config import data_settings
 from trm.core.model import num_parameters
 from trm.data.build import ensure_dataset
-from trm.data.content import findings, training_range
+from trm.data.content import findings
 from trm.data.format import load_dataset
 from trm.run.checkpoint import Scores, load_checkpoint, write_checkpoint
 from trm.run.saved import CARD_FILE, check_test_puzzles, open_run
@@ -104,7 +104,6 @@ def take_new_test_puzzles(folder: Path) -> None:
         test_digest=test.digest(),
         puzzles={"train": data["num_puzzles"], "test": test.num_groups},
         findings=findings(task, None, test),
-        training_range=meta.training_range or training_range(data, 1, data["num_puzzles"]),
     )
     new = folder.with_name(f".{folder.name}.new")
     shutil.rmtree(new, ignore_errors=True)

@@ -60,13 +60,6 @@ def test_bad_input_is_named(override, words):
     assert "\n" not in str(raised.value)
 
 
-def test_a_checkpoint_from_before_the_options_goes_on_without_them_and_not_with_them():
-    saved = to_plain(compose(SMALL))
-    for group, key in (("recursion", "curriculum"), ("optimizer", "clip_grad_norm")):
-        del saved[group][key]
-    assert resume_conflicts(saved, compose(SMALL)) == []
-
-
 def test_the_length_of_a_run_with_a_curriculum_is_part_of_it():
     cfg = compose([*SMALL, "experiment=curriculum", "train.max_steps=100"])
     longer = compose([*SMALL, "experiment=curriculum", "train.max_steps=200"])

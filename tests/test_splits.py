@@ -119,19 +119,6 @@ def test_test_puzzles_of_the_training_range_are_refused(trained):
     run(folder, "trm.evaluate", other("beyond", training_range={"format_version": 1, "seed": 9, "first": 0, "puzzles": 5}), *more)
 
 
-def test_todays_test_puzzles_are_taken_where_a_runs_own_are_not_made_any_more(trained):
+def test_test_puzzles_that_are_not_the_runs_own_are_refused(trained):
     folder, _, other = trained
-    old = other("old", training_range={"format_version": 1, "seed": 9, "first": 0, "puzzles": 5}, test_digest="0" * 16)
-    assert "other test puzzles than the run's own" in run(folder, "trm.evaluate", old).stdout
     assert "holds other test puzzles" in run(folder, "trm.evaluate", other("new", test_digest="0" * 16), check=2).stderr
-
-
-def test_a_checkpoint_of_before_ranges_were_recorded_has_that_of_its_settings(trained, monkeypatch):
-    folder, meta, other = trained
-    config = meta.config | {"data": meta.config["data"] | {"num_puzzles": 5, "num_test_puzzles": 1, "seed": 2**31 - 1}}
-    before = other("before", training_range=None, config=config)
-    seen = []
-    monkeypatch.setattr("trm.run.saved.trained_on", lambda task, known, test: seen.append(known) or 0)
-    more = ["data.seed=0", "data.num_puzzles=64", "data.num_test_puzzles=90", "data.path=more_before"]
-    run(folder, "trm.evaluate", before, *more)
-    assert seen == [{"format_version": 1, "seed": 2**31 - 1, "first": 1, "puzzles": 5}]

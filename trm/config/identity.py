@@ -17,10 +17,8 @@ from trm.config.schema import (
     Config,
     all_keys,
     default_config,
-    later_keys,
     role,
     to_plain,
-    without_others,
 )
 
 # Of evaluations: names, draws, how many puzzles (which results say themselves), and what is reported beside the result.
@@ -51,16 +49,8 @@ def _only(plain: dict[str, Any], roles: tuple[str, ...], prefix: str = "") -> di
 
 
 def digest(cfg: Config) -> str:
-    """Sixteen hexadecimal digits that stand for the config's `numerics`.
-
-    Keys that came later are left out where they say what was done before, so that runs from before keep their digits.
-    """
-    plain, defaults = to_plain(cfg), to_plain(Config())
-    for key in later_keys():
-        group, _, name = key.partition(".")
-        if plain[group][name] == defaults[group][name]:
-            del plain[group][name]
-    return hashlib.sha256(json.dumps(numerics(plain), sort_keys=True).encode()).hexdigest()[:16]
+    """Sixteen hexadecimal digits that stand for the config's `numerics`."""
+    return hashlib.sha256(json.dumps(numerics(to_plain(cfg)), sort_keys=True).encode()).hexdigest()[:16]
 
 
 def differences(saved: dict[str, Any], current: dict[str, Any], prefix: str = "") -> list[str]:
@@ -78,23 +68,13 @@ def differences(saved: dict[str, Any], current: dict[str, Any], prefix: str = ""
 def resume_conflicts(saved: dict[str, Any], cfg: Config) -> list[str]:
     """Why a checkpoint with the plain config `saved` cannot be gone on with under `cfg`; empty where it can.
 
-    The length of the run (LENGTH) may change, unless the learning rate or the depth depends on it. Keys that the schema gained
-    since then have their defaults.
+    The length of the run (LENGTH) may change, unless the learning rate or the depth depends on it.
     """
-    saved = saved | {"data": without_others(saved["data"])}
-    there, here = numerics(_completed(saved, to_plain(default_config(saved["data"])))), numerics(to_plain(cfg))
+    there, here = numerics(saved), numerics(to_plain(cfg))
     if cfg.optimizer.schedule == "constant" and not cfg.recursion.curriculum:
         for side in (there, here):
             side["train"] = {key: value for key, value in side["train"].items() if key not in LENGTH}
     return differences(there, here)
-
-
-def _completed(saved: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
-    """The nested dict with what it lacks of `defaults`."""
-    return {
-        **defaults,
-        **{k: _completed(v, defaults[k]) if isinstance(v, dict) and k in defaults else v for k, v in saved.items()},
-    }
 
 
 def flatten(nested: Mapping[Any, Any], prefix: str = "") -> dict[str, Any]:

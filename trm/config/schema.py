@@ -45,17 +45,23 @@ def _key(
     above: float | None = None,
     below: float | None = None,
     changes: str | None = None,
-    later: bool = False,
     path: bool = False,
 ) -> Any:
     """A dataclass field with its documentation, its range (`low`/`high` inclusive, `above`/`below` exclusive) and its role.
 
     `changes` is NUMBERS, RESULTS, PLACE or NOTHING; None = as its group says, which is NUMBERS unless Config says otherwise.
-    `later`: of a key that runs were made without; at its default, which is what they did, it is no part of a digest.
     `path`: of a file or folder of this machine: a leading ~ is the home folder, and gs://... is refused.
     """
-    rule = {"doc": doc, "choices": choices, "low": low, "high": high, "above": above, "below": below, "changes": changes}
-    rule |= {"later": later, "path": path}
+    rule = {
+        "doc": doc,
+        "choices": choices,
+        "low": low,
+        "high": high,
+        "above": above,
+        "below": below,
+        "changes": changes,
+        "path": path,
+    }
     if isinstance(default, list):
         return field(default_factory=lambda: list(default), metadata=rule)
     return field(default=default, metadata=rule)
@@ -76,7 +82,6 @@ class ModelConfig:
         "only); conv2d_swiglu (the same over a cell of a square grid and its eight neighbours); gated_norm_swiglu (fast recipe: "
         "sigmoid gate, then a norm of the inner values)",
         choices=("swiglu", "conv_swiglu", "conv2d_swiglu", "gated_norm_swiglu"),
-        later=True,
     )
     positions: str = _key(
         "none",
@@ -87,7 +92,7 @@ class ModelConfig:
     rms_norm_eps: float = _key(1e-5, "epsilon of the RMS norms", above=0, below=1)
     puzzle_emb_ndim: int = _key(512, "dimensions of one puzzle's embedding; 0 = none", low=0, high=1048576)
     puzzle_emb_len: int = _key(16, "tokens of the puzzle prefix; 0 = as many as puzzle_emb_ndim needs", low=0, high=4096)
-    registers: int = _key(0, "learned tokens between the puzzle prefix and the cells", low=0, high=4096, later=True)
+    registers: int = _key(0, "learned tokens between the puzzle prefix and the cells", low=0, high=4096)
     separate_networks: bool = _key(False, "ablation: one network for z_L (f_L) and another for z_H (f_H)")
     loss: str = _key("stablemax", "cross-entropy over the cells", choices=("stablemax", "softmax"))
 
@@ -128,11 +133,8 @@ class RecursionConfig:
         "EqR: share of what a pass of the network computes in the new latent, the old one has the rest; 1 = all",
         above=0,
         high=1,
-        later=True,
     )
-    noise: float = _key(
-        0.0, "EqR: std of the normal noise on every new latent, in training and in evaluation", low=0, high=100, later=True
-    )
+    noise: float = _key(0.0, "EqR: std of the normal noise on every new latent, in training and in evaluation", low=0, high=100)
     curriculum: list[Phase] = _key(
         [], "phases before the full depth, `[{until: 0.3, T: 1, n: 2}]`: training starts with a shallower recursion"
     )
@@ -149,7 +151,6 @@ class LatentsConfig:
         "fixed",
         "fixed = one vector for all tokens, drawn once; random = anew for each row, token and channel (EqR)",
         choices=("fixed", "random"),
-        later=True,
     )
     heads: int = _key(
         1,
@@ -157,7 +158,6 @@ class LatentsConfig:
         "evaluation runs the first",
         low=1,
         high=256,
-        later=True,
     )
 
 
@@ -170,10 +170,8 @@ def draws_numbers(latents: LatentsConfig, recursion: RecursionConfig) -> bool:
 class ObjectiveConfig:
     """The loss of a row: cross-entropy over its cells (model.loss) and halt_weight times that of halting."""
 
-    label_smoothing: float = _key(
-        0.0, "share of a cell's target that is spread over the whole vocabulary", low=0, below=1, later=True
-    )
-    halt_weight: float = _key(0.5, "weight of the halting loss", low=0, high=100, later=True)
+    label_smoothing: float = _key(0.0, "share of a cell's target that is spread over the whole vocabulary", low=0, below=1)
+    halt_weight: float = _key(0.5, "weight of the halting loss", low=0, high=100)
 
 
 @dataclass
@@ -182,7 +180,7 @@ class EmaConfig:
 
     enabled: bool = _key(True, "keep an EMA and evaluate with it")
     rate: float = _key(0.999, "share of the old average kept per step", low=0, below=1)
-    start_step: int = _key(0, "step after which averaging begins; until then the average is the weights", low=0, later=True)
+    start_step: int = _key(0, "step after which averaging begins; until then the average is the weights", low=0)
 
 
 @dataclass
@@ -200,19 +198,14 @@ class OptimizerConfig:
     beta2: float = _key(0.95, "decay of the second moment", low=0, below=1)
     eps: float = _key(1e-8, "epsilon of adamw (adam_atan2 has none)", above=0, below=1)
     momentum: float = _key(0.95, "Nesterov momentum of muon", low=0, below=1)
-    others: str = _key(
-        "adam_atan2", "muon: update rule of all but the blocks' matrices", choices=("adam_atan2", "adamw"), later=True
-    )
-    matrix_lr: float | None = _key(None, "muon: learning rate of the matrices; null = optimizer.lr", above=0, high=10, later=True)
-    matrix_weight_decay: float | None = _key(
-        None, "muon: decay of the matrices; null = optimizer.weight_decay", low=0, high=1000, later=True
-    )
+    others: str = _key("adam_atan2", "muon: update rule of all but the blocks' matrices", choices=("adam_atan2", "adamw"))
+    matrix_lr: float | None = _key(None, "muon: learning rate of the matrices; null = optimizer.lr", above=0, high=10)
+    matrix_weight_decay: float | None = _key(None, "muon: decay of the matrices; null = optimizer.weight_decay", low=0, high=1000)
     matrix_scale: str = _key(
         "adam",
         "muon: size of a matrix's update: adam = as large as Adam's (0.2 times the root of the longer side), aspect = the root of "
         "max(1, rows/columns)",
         choices=("adam", "aspect"),
-        later=True,
     )
     clip_grad_norm: float | None = _key(None, "largest norm of all gradients together, longer ones are scaled; null = any", above=0)
     warmup_steps: int = _key(2000, "steps of linear warm-up; step 1 has lr/warmup_steps", low=0)
@@ -372,11 +365,10 @@ class TrainConfig:
         None,
         "run or checkpoint whose weights a new run starts from, without the rest of its state; null = none",
         changes=NUMBERS,
-        later=True,
         path=True,
     )
     trainable: str = _key(
-        "all", "what learns: all, or the puzzle embedding alone", choices=("all", "puzzle_embedding"), changes=NUMBERS, later=True
+        "all", "what learns: all, or the puzzle embedding alone", choices=("all", "puzzle_embedding"), changes=NUMBERS
     )
     resume: str = _key("auto", "auto = go on from the run folder's newest checkpoint", choices=("auto", "never"))
     progress: str = _key("auto", "progress bar; auto = on a terminal", choices=("auto", "on", "off"))
@@ -575,8 +567,8 @@ def task_settings(task: str) -> type[DataConfig]:
 
 
 def data_settings(plain: Mapping[str, Any]) -> DataConfig:
-    """The data settings of a run that were saved, not checked."""
-    return task_settings(plain.get("task", TASK))(**without_others(plain))
+    """The data settings that a run saved, not checked."""
+    return task_settings(plain["task"])(**plain)
 
 
 def default_config(data: Mapping[str, Any]) -> Config:
@@ -585,7 +577,7 @@ def default_config(data: Mapping[str, Any]) -> Config:
 
 
 def without_others(data: Mapping[str, Any]) -> dict[str, Any]:
-    """Saved data settings without the keys of other tasks, which all runs once had."""
+    """Data settings without the keys that only other tasks have."""
     own, all_ = keys_of(task_settings(data.get("task", TASK))), keys_of(DataConfig)
     return {key: value for key, value in data.items() if key in own or key not in all_}
 
@@ -696,18 +688,6 @@ def role(key: str) -> str:
     return str(found)
 
 
-@functools.cache
-def later_keys() -> tuple[str, ...]:
-    """Keys of the groups that runs were made without."""
-    groups = {item.name: item.type for item in dataclasses.fields(Config) if dataclasses.is_dataclass(item.type)}
-    return tuple(
-        f"{group}.{item.name}"
-        for group, kind in groups.items()
-        for item in dataclasses.fields(cast(Any, kind))
-        if item.metadata.get("later")
-    )
-
-
 def local_path(key: str, given: str) -> str:
     """A path as it was given, with the home folder in the place of a leading ~; `key` names it in errors.
 
@@ -814,7 +794,6 @@ def to_plain(cfg: Config) -> dict[str, Any]:
 def from_plain(plain: dict[str, Any], source: str) -> Config:
     """The settings saved by `to_plain`, checked again; `source` names the file in error messages."""
     try:
-        data = {"data": without_others(plain["data"])} if "data" in plain else {}
-        return from_composed(OmegaConf.create({**plain, **data}))
+        return from_composed(OmegaConf.create(plain))
     except ConfigError as error:
         raise ConfigError(f"{source}: {error}") from error

@@ -13,7 +13,7 @@ import os
 import shutil
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import MISSING, asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-FORMAT_VERSION = 4
+FORMAT_VERSION = 5
 STATE_FILE = "state.safetensors"
 TABLE_FILE, TABLE = "puzzle_embedding.safetensors", "puzzle_embedding"
 LATEST, BEST = "latest", "best"
@@ -49,7 +49,7 @@ class Scores:
     exact_accuracy_by_step: list[float] | None = None  # of the last evaluation, after each supervision step
     shown_scores: list[str] = field(default_factory=list)  # of the last evaluation: what is named beside exact accuracy
     best_scores: dict[str, float] = field(default_factory=dict)  # the task's own scores on the test puzzles, at best_step
-    selected_on: str | None = None  # "selection" puzzles or "test" puzzles; None where a run did not say, which was on the latter
+    selected_on: str | None = None  # "selection" puzzles or "test" puzzles
     selected_by: str | None = None  # evaluate.best_by
     selection_score: float | None = None  # that best score; on "test" puzzles it is too high as a result
 
@@ -65,7 +65,7 @@ class Meta:
     data_digest: str | None  # of the training puzzles; None where the weights came from elsewhere
     wandb_run_id: str | None  # the W&B run that a resumed run continues; None without W&B
     scores: Scores
-    # what checkpoints of earlier versions do not say is None
+    # None where the weights came from elsewhere:
     test_digest: str | None = None  # of the test puzzles that the scores were measured on
     puzzles: dict[str, int] | None = None  # how many, of "train" and "test"
     findings: list[str] | None = None  # of the dataset (trm/data/content.py)
@@ -283,16 +283,16 @@ def load_checkpoint(folder: Path) -> tuple[dict[str, Tensor], Meta]:
     version = body.get("format_version") if isinstance(body, dict) else None
     if version != FORMAT_VERSION:
         raise CheckpointError(
-            f"{meta_path}: has format version {version}, not {FORMAT_VERSION}: use the version of this project that wrote it, or "
-            "train again"
+            f"{meta_path}: has format version {version}, not {FORMAT_VERSION}: this checkpoint is of an older format: train it "
+            "again, or use the revision that made it"
         )
     if body.pop("meta_sha256", None) != checksum(body):
         raise CheckpointError(f"{meta_path}: damaged (its checksum does not match): use another checkpoint")
     if hashlib.sha256(blob).hexdigest() != body.get("state_sha256"):
         raise CheckpointError(f"{state_path}: damaged (its checksum does not match {META_FILE}): use another checkpoint")
     try:
-        known = {item.name: body[item.name] for item in fields(Meta) if item.name in body or item.default is MISSING}
-        return load(blob) | _load_table(folder, body.get("table_sha256")), Meta(**known | {"scores": Scores(**body["scores"])})
+        meta = Meta(**{item.name: body[item.name] for item in fields(Meta)} | {"scores": Scores(**body["scores"])})
+        return load(blob) | _load_table(folder, body.get("table_sha256")), meta
     except (KeyError, TypeError, SafetensorError) as error:
         raise CheckpointError(f"{folder}: not a checkpoint ({error})") from error
 

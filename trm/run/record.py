@@ -56,12 +56,7 @@ class Record:
         """
         scores, chosen, on = self.scores, selection or sample, "test" if selection is None else "selection"
         count, before = int(chosen.final["count"]), scores.selection_score
-        if scores.selected_on is None:  # as older runs have it
-            before = scores.best_exact_accuracy if best_by == EXACT else scores.best_scores.get(best_by)
-        now, then = (
-            (on, best_by, count),
-            (scores.selected_on or "test", scores.selected_by or best_by, scores.best_puzzles or count),
-        )
+        now, then = (on, best_by, count), (scores.selected_on, scores.selected_by, scores.best_puzzles)
         if before is not None and now != then:
             was, here = (f"{puzzles} {kind} puzzles by {score}" for kind, score, puzzles in (then, now))
             self.warn(

@@ -6,14 +6,13 @@ import dataclasses
 import hashlib
 import logging
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from trm.backends.base import extremes_over_hosts
 from trm.backends.machine import surroundings
-from trm.config import Config, differences, digest, kept, resume_conflicts, to_plain
+from trm.config import differences, digest, kept, resume_conflicts, to_plain
 from trm.core.step import TrainState
 from trm.errors import CheckpointError, UserError
 from trm.ground.folder import read_summary, seconds_before
@@ -139,10 +138,10 @@ def _checkpoint(exp: Experiment, run_dir: Path, record: Record) -> tuple[Path, d
     if found is None:
         return None
     folder, _, meta = found
-    conflicts = resume_conflicts(_as_read(meta, exp), cfg)
+    conflicts = resume_conflicts(meta.config, cfg)
     kinds = {"training": (meta.data_digest, exp.content.train_digest), "test": (meta.test_digest, exp.content.test_digest)}
     for kind, (there, here) in kinds.items():
-        if there not in (None, here):
+        if there not in (None, here):  # None: imported weights
             conflicts.append(f"data.path={cfg.data.path} holds other {kind} puzzles: digest {there} there, {here} here")
     if conflicts:
         raise CheckpointError(
@@ -164,14 +163,6 @@ def _newest_whole(run_dir: Path, record: Record) -> tuple[Path, dict[str, Tensor
     if folders and found is None:
         raise CheckpointError(f"{run_dir}: every checkpoint is damaged: train.resume=never starts over and keeps them aside")
     return found
-
-
-def _as_read(meta: Meta, exp: Experiment) -> dict[str, Any]:
-    """The checkpoint's settings; with the counts of the data that was read where they are of the same, which once were not kept."""
-    if meta.data_digest != exp.content.train_digest:
-        return meta.config
-    counts = {"num_puzzles": exp.cfg.data.num_puzzles, "num_aug": exp.cfg.data.num_aug}
-    return meta.config | {"data": meta.config["data"] | counts}
 
 
 def _agree(exp: Experiment, state: TrainState | None, record: Record, error: Exception | None) -> None:
@@ -218,8 +209,7 @@ def kept_evaluation(exp: Experiment, run_dir: Path, record: Record) -> str | Non
     if summary.get("status") != "completed" or record.scores.last_eval_step is None:
         return None
     asked = kept(to_plain(exp.cfg))["evaluate"]
-    defaults = kept(to_plain(Config()))["evaluate"]  # of keys that the schema gained since
-    other = differences(defaults | record.kept_config.get("evaluate", {}), asked, "evaluate.")
+    other = differences(record.kept_config["evaluate"], asked, "evaluate.")
     if not other:
         return ""
     keys = [difference.partition("=")[0] for difference in other]

@@ -31,7 +31,7 @@ from trm.config import (
 from trm.config.overrides import override, parsed
 from trm.core.model import Architecture, Weights, architecture, init_fixed, weight_shapes
 from trm.data.build import is_absent
-from trm.data.content import findings, trained_on, training_range
+from trm.data.content import findings, trained_on
 from trm.data.format import SELECTION, Dataset, load_dataset, read_build_record
 from trm.errors import CheckpointError, ConfigError, DataError
 from trm.ground.folder import CHECKPOINTS, CONFIG_FILE, META_FILE, best_step, steps_in
@@ -158,7 +158,7 @@ def check_test_puzzles(run: SavedRun, test: Dataset) -> list[str]:
     own, here, where = run.meta.test_digest, test.digest(), f"data.path={run.cfg.data.path}"
     if own == here:
         return (run.meta.findings or []) + chosen_words(run)
-    if own is not None and not run.asked_data and not _made_otherwise_since(run):
+    if own is not None and not run.asked_data:
         raise CheckpointError(
             f"{where} holds other test puzzles than the run was tested on: digest {own} in {run.folder}, {here} there: give the "
             f"folder that has those as data.path=, or say {where} to take the others"
@@ -187,24 +187,13 @@ def chosen_words(run: SavedRun) -> list[str]:
     ]
 
 
-def _made_otherwise_since(run: SavedRun) -> bool:
-    """Whether the run's own puzzles are of generated sets as an older version made them, so that nobody can make them again."""
-    record, known = read_build_record(Path(run.cfg.data.path)) or {}, run.meta.training_range
-    sources = {run.meta.config["data"].get("source"), record.get("settings", {}).get("source")}
-    return sources == {"generated"} and (known or {}).get("format_version", 1) < record["format_version"]
-
-
 def _refuse_trained_on(run: SavedRun, test: Dataset) -> None:
     """Raise CheckpointError where generated test puzzles are among those of the checkpoint's training range."""
     own, path, known = run.meta.config["data"], Path(run.cfg.data.path), run.meta.training_range
     record = read_build_record(path) or {"settings": {"source": run.cfg.data.source}, "format_version": None}
     if record["settings"].get("source") != "generated":
         return
-    if known is None and own.get("source") == "generated" and run.meta.data_digest:  # of before ranges were recorded
-        known = training_range(own, 1, own["num_puzzles"])
-    if known is None:
-        return
-    if known["format_version"] == record["format_version"] > 1:
+    if known is None or known["format_version"] == record["format_version"] > 1:
         return  # puzzles of the two splits never meet, whatever their seeds and counts
     task = task_of(data_settings(own))
     if task.facts.sizes != test.metadata.sizes:
@@ -221,15 +210,11 @@ def _refuse_trained_on(run: SavedRun, test: Dataset) -> None:
 
 def _settings(folder: Path, meta: Meta) -> Any:
     """The settings that the checkpoint was trained with, not checked yet: its own, with names and paths from the file beside it."""
-    own = meta.config if isinstance(meta.config, dict) else {}
-    data = own.get("data")
-    if not isinstance(data, dict):
-        raise CheckpointError(f"{folder / META_FILE}: holds no settings: use another checkpoint")
-    own = {**own, "data": (data := without_others(data))}
+    own, data = meta.config, meta.config["data"]
     if unknown := unknown_keys(OmegaConf.create(own)):
         raise CheckpointError(
-            f"{folder / META_FILE}: has {unknown[0]}, which is no setting any more: the checkpoint is of an older format: use the "
-            "revision that wrote it, or train the run again"
+            f"{folder / META_FILE}: has {unknown[0]}, which is no setting any more: this checkpoint is of an older format: train it "
+            "again, or use the revision that made it"
         )
     # checkpoints that were set aside lie in checkpoints.N, their settings in config.yaml.N
     run_dir, number = folder.parent.parent, folder.parent.name.removeprefix(CHECKPOINTS)
@@ -238,11 +223,7 @@ def _settings(folder: Path, meta: Meta) -> Any:
         # a checkpoint folder moved out of its run: the dataset is where these settings build it
         return {**own, "run_name": folder.name, "data": {**data, "path": _usual_path(data)}}
     settings: dict[str, Any] = json.loads(json.dumps(OmegaConf.to_container(load_yaml(beside)), default=str))
-    if isinstance(settings.get("data"), dict):
-        settings["data"] = without_others(settings["data"])
-    defaults = kept(to_plain(default_config(data)))  # of keys that the schema gained since
-    here = _merged(defaults, kept(settings))
-    if other := differences(here, _merged(defaults, own)):
+    if other := differences(kept(settings), own):
         log.warning(
             "%s is of another start than %s: the checkpoint's own settings are taken (%s)",
             beside,
@@ -312,8 +293,7 @@ def _changed_by(experiment: str, merged: Any) -> dict[str, Any]:
 
 def _with_overrides(settings: Any, overrides: list[str]) -> Config:
     try:
-        defaults = to_plain(default_config(settings["data"]))  # of keys that the schema gained since
-        merged = OmegaConf.create(_merged(defaults, settings))
+        merged = OmegaConf.create(_merged(to_plain(default_config(settings["data"])), settings))
         OmegaConf.set_struct(merged, True)
         for override in overrides:
             key, _, value = override.partition("=")
