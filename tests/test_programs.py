@@ -14,7 +14,8 @@ from trm.backends.base import map_tensors
 from trm.backends.inductor import InductorRuntime
 from trm.cli import compose
 from trm.config import HardwareConfig, InferenceConfig, all_keys, validate
-from trm.config.schema import NUMBERS, role
+from trm.config.keys import NUMBERS
+from trm.config.schema import role
 from trm.core.metrics import evaluation_names, named, training_names
 from trm.core.model import architecture, init_fixed
 from trm.core.programs import ONE, eval_program, train_program

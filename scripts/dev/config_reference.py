@@ -13,7 +13,7 @@ from trm.config import TASKS, Config, DataConfig, keys_of
 FILE = Path(__file__).resolve().parents[2] / "docs" / "config.md"
 HEAD = """# Config keys
 
-Made from the schema in `trm/config/schema.py` and the settings of each task in `trm/tasks` by
+Made from the schema in `trm/config` and the settings of each task in `trm/tasks` by
 `python scripts/dev/config_reference.py`; do not edit. A default is the schema's
 own: the options of a group (`conf/GROUP/OPTION.yaml`) set others. `python -m trm.train --cfg job` shows what a command comes to,
 `--info` where each value and ratio came from.

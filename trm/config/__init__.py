@@ -2,8 +2,9 @@
 
 from trm.config.backends import BACKENDS, Backend
 from trm.config.checks import check_training, check_widths, nearest_batches, register_check, total_steps, validate
+from trm.config.evaluation import SELECTIONS, EvaluateConfig, InferenceConfig
 from trm.config.identity import defaults, differences, digest, flatten, inference_steps, kept, numerics, resume_conflicts, way_keys
-from trm.config.schema import (
+from trm.config.keys import (
     EXACT,
     IGNORE_LABEL,
     LARGEST_COUNT,
@@ -12,40 +13,32 @@ from trm.config.schema import (
     PLACE,
     RESULTS,
     SAMPLE_PUZZLES,
-    SELECTIONS,
-    TASKS,
-    Config,
-    DataConfig,
+    key,
+)
+from trm.config.network import (
     EmaConfig,
-    EvaluateConfig,
-    HardwareConfig,
-    InferenceConfig,
     LatentsConfig,
     ModelConfig,
     ObjectiveConfig,
     OptimizerConfig,
     Phase,
-    RecipeConfig,
     RecursionConfig,
-    TrackingConfig,
-    TrainConfig,
+    draws_numbers,
+)
+from trm.config.reading import from_composed, from_plain, load_yaml, local_path, register_schema, unknown_keys
+from trm.config.running import DataConfig, HardwareConfig, RecipeConfig, TrackingConfig, TrainConfig
+from trm.config.schema import (
+    TASKS,
+    Config,
     all_keys,
     data_settings,
     default_config,
-    draws_numbers,
-    from_composed,
-    from_plain,
     imported_task,
     keys_of,
-    load_yaml,
-    local_path,
     of_other_tasks,
-    register_schema,
     role,
     task_settings,
     to_plain,
-    unknown_keys,
     without_others,
 )
-from trm.config.schema import _key as key
 from trm.config.wandb import check_address, check_wandb, shortened

@@ -9,7 +9,10 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from trm.config.backends import BACKENDS
-from trm.config.schema import LARGEST_COUNT, Config, HardwareConfig, OptimizerConfig, Phase
+from trm.config.keys import LARGEST_COUNT
+from trm.config.network import OptimizerConfig, Phase
+from trm.config.running import HardwareConfig
+from trm.config.schema import Config
 from trm.config.wandb import check_wandb
 from trm.errors import ConfigError, holds_secret
 

@@ -10,9 +10,8 @@ from typing import Any
 
 from omegaconf import MISSING
 
+from trm.config.keys import NUMBERS, RESULTS
 from trm.config.schema import (
-    NUMBERS,
-    RESULTS,
     TASKS,
     Config,
     all_keys,

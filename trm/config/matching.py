@@ -5,8 +5,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from trm.config.identity import defaults, inference_steps, way_keys
+from trm.config.keys import NUMBERS
 from trm.config.paper import ABLATED, DATASET, FIELD, ROWS, PaperRow
-from trm.config.schema import NUMBERS, role
+from trm.config.schema import role
 
 # Keys that leave a result what it is, or that `_unlike` has in another form: the machine, seeds, steps, counts of puzzles.
 FREE = (

@@ -1,7 +1,7 @@
 """Published test exact accuracies, each with the settings that it was measured under.
 
 Jolicoeur-Martineau, "Less is More: Recursive Reasoning with Tiny Networks", arXiv 2510.04871: Sudoku-Extreme (9x9), trained on
-1,000 puzzles. The schema's defaults (trm/config/schema.py) are the paper's settings, so a row is what it changes in them. Beside
+1,000 puzzles. The schema's defaults (trm/config) are the paper's settings, so a row is what it changes in them. Beside
 the paper's rows are those of what the field made of it, with the settings of their own that they hold fixed.
 """
 

@@ -2,7 +2,7 @@
 
 import hashlib
 
-from trm.config.schema import TrackingConfig
+from trm.config.running import TrackingConfig
 from trm.errors import ConfigError
 
 LONGEST_NAME, LONGEST_TAG = 128, 64  # characters

@@ -213,8 +213,8 @@ def _settings(folder: Path, meta: Meta) -> Any:
     own, data = meta.config, meta.config["data"]
     if unknown := unknown_keys(OmegaConf.create(own)):
         raise CheckpointError(
-            f"{folder / META_FILE}: has {unknown[0]}, which is no setting any more: this checkpoint is of an older format: train it "
-            "again, or use the revision that made it"
+            f"{folder / META_FILE}: has {unknown[0]}, which is no setting any more: this checkpoint is of an older format: "
+            "train it again, or use the revision that made it"
         )
     # checkpoints that were set aside lie in checkpoints.N, their settings in config.yaml.N
     run_dir, number = folder.parent.parent, folder.parent.name.removeprefix(CHECKPOINTS)

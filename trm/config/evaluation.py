@@ -1,0 +1,114 @@
+"""The settings of evaluations: which puzzles, and what is done with the trained model."""
+
+from dataclasses import dataclass
+
+from trm.config.keys import EXACT, NOTHING, SAMPLE_PUZZLES, key
+
+
+@dataclass
+class EvaluateConfig:
+    """Evaluation during and after training."""
+
+    batch_size: int | None = key(
+        None,
+        "rows of one evaluation batch over all devices, or as many as there are where those fill no half of it; "
+        "null = train.global_batch_size",
+        low=1,
+        changes=NOTHING,
+    )
+    max_puzzles: int | None = key(
+        None,
+        f"test puzzles of an evaluation; null = all, but during training a sample of {SAMPLE_PUZZLES:,} (the last one takes all)",
+        low=1,
+    )
+    selection_puzzles: int | None = key(
+        None,
+        "puzzles apart from training and test that choose the best checkpoint and score a search; null = as many as test puzzles "
+        "where the data is generated (500 at most), else none; 0 = none: the test puzzles choose, which is said beside the number",
+        low=0,
+    )
+    by_difficulty: bool = key(False, "trm.evaluate: the scores by how hard puzzles are, as their task measures it")
+    max_variants: int | None = key(
+        32,
+        "variants that vote on a puzzle, of a task where each has an identifier of its own; null = all, which trm.evaluate takes "
+        "unless it is told",
+        low=1,
+    )
+    blank_identifiers: bool = key(
+        False, "trm.evaluate: ask the variants of such a task without saying which one it is: what the identifiers are worth"
+    )
+    votes: str = key(
+        "checkpoint",
+        "of such a task: votes of the evaluated checkpoint, or of all evaluations of the run up to it (as the released code)",
+        choices=("checkpoint", "run"),
+    )
+    best_by: str = key(
+        EXACT, "score by which the best checkpoint is chosen: exact, or one of the task's own (optimal, one_path)", changes=NOTHING
+    )
+
+
+# Who answers for the candidates of a puzzle (trm/inference/selection.py)
+SELECTIONS = ("last", "vote", "mode", "best_q", "residual", "halt_first", "resample")
+
+
+@dataclass
+class InferenceConfig:
+    """What is done with a trained model: symmetric copies x restarts x rollouts of D supervision steps, and who of them answers."""
+
+    name: str = key("standard", "name of the way")
+    copies: int = key(1, "symmetric copies of a puzzle; the first is the puzzle itself", low=1, high=1024)
+    restarts: int = key(1, "starts of the latents: the model's own, and others drawn at random (EqR)", low=1, high=2048)
+    rollouts: int = key(1, "rollouts of each start, which inference.noise tells apart", low=1, high=2048)
+    noise: float = key(
+        0.0, "std of the normal noise that is added to the answer latent before every supervision step (PTRM)", low=0, high=100
+    )
+    supervision_steps: int | None = key(
+        None, "supervision steps D of a candidate; null = recursion.n_sup, as in training", low=1, high=16384
+    )
+    early_exit: bool = key(
+        False,
+        "a row whose candidate halts takes the next candidate, and the answer of then counts; halt_first does so in any case, and "
+        "residual and resample cannot",
+    )
+    selection: str = key(
+        "last",
+        "which candidate answers: last = the only one; vote = the grid of most, the surest among equals; mode = the same, the "
+        "first among equals; best_q = the largest halting logit; residual = the least change of the logits (EqR); halt_first = in "
+        "a race of all, the first that halts; resample = best_q of candidates that are drawn anew after every step by their "
+        "halting probability (guided exploration)",
+        choices=SELECTIONS,
+    )
+    window: int = key(3, "residual: last supervision steps whose change counts", low=1, high=1024)
+    beta: float = key(0.25, "resample: power of the halting probability by which candidates are drawn", low=0, high=1000)
+    seed: int = key(0, "seed of starts, noise and resampling", low=0, high=2**31 - 1)
+    ladder: list[str] = key([], "trm.evaluate: options of inference that are run one after the other and compared", changes=NOTHING)
+
+    @property
+    def particles(self) -> int:
+        """Candidates of each copy."""
+        return self.restarts * self.rollouts
+
+    @property
+    def candidates(self) -> int:
+        """Candidates of a puzzle."""
+        return self.copies * self.particles
+
+    @property
+    def is_random(self) -> bool:
+        """Whether random numbers are drawn for it."""
+        return self.restarts > 1 or self.noise > 0 or self.selection == "resample"
+
+    @property
+    def exits_early(self) -> bool:
+        """Whether a row that halts takes the next candidate."""
+        return self.early_exit or self.selection == "halt_first"
+
+    @property
+    def in_step(self) -> bool:
+        """Whether the selection compares candidates that have done equally many supervision steps."""
+        return self.selection in ("residual", "resample")
+
+    @property
+    def rows_together(self) -> int:
+        """Rows that have to be in one batch, since what one does depends on the others."""
+        return {"halt_first": self.candidates, "resample": self.particles}.get(self.selection, 1)

@@ -1,0 +1,164 @@
+"""The settings of a run around the network: data, machine, length, dashboards, and the ratios of its recipe."""
+
+from dataclasses import dataclass
+
+from omegaconf import MISSING
+
+from trm.config.backends import BACKENDS, Backend, find_backend
+from trm.config.keys import NOTHING, NUMBERS, PLACE, RESULTS, key
+from trm.config.paper import TASK
+from trm.errors import ConfigError
+
+
+@dataclass
+class DataConfig:
+    """Which puzzles, how many, and where the dataset folder is; a task's own keys are a subclass beside it (TASKS)."""
+
+    name: str = key(MISSING, "name of the dataset, part of its folder's name")
+    task: str = key(TASK, "kind of puzzle: a folder of trm/tasks, or MODULE:CLASS of one outside the package")
+    source: str = key("csv", "csv files, generated here, or json files of ARC Prize", choices=("csv", "generated", "json"))
+    path: str = key(MISSING, "the dataset folder (train/ and test/)", changes=PLACE, path=True)
+    train_csv: str | None = key(
+        None, "csv (or csv.gz) of training puzzles: question,answer and if need be rating", changes=PLACE, path=True
+    )
+    test_csv: str | None = key(None, "csv of test puzzles", changes=PLACE, path=True)
+    num_puzzles: int = key(1000, "training puzzles, drawn from the source with data.seed", low=1)
+    num_test_puzzles: int | None = key(None, "test puzzles; null = all of a csv, 1000 of a generator", low=1, changes=RESULTS)
+    num_aug: int = key(0, "augmented variants of each training puzzle stored on disk (0 = augment on the fly)", low=0, high=1000000)
+    on_the_fly_aug: int = key(
+        1000, "augmented variants of each puzzle that the loader draws from when none are stored", low=0, high=1000000
+    )
+    min_rating: float | None = key(
+        None, "csv: leave out puzzles rated below it, in training and test (the released builder's min_difficulty)", low=0
+    )
+    seed: int = key(0, "seed of the dataset: choice of puzzles, generation, augmentation", low=0, high=2**31 - 1)
+
+
+@dataclass
+class HardwareConfig:
+    """The machine: backend, devices, number formats."""
+
+    name: str = key(MISSING, "name of the machine type")
+    backend: str = key("xla", "xla (torch_xla), torch without it (eager, or compiled by inductor), or another of trm/backends")
+    platform: str = key("cpu", "what the devices are", choices=("cpu", "tpu", "cuda"))
+    num_hosts: int = key(1, "hosts (processes) that run one job together", low=1, high=4096)
+    devices_per_host: int = key(1, "devices of each host", low=1, high=256)
+    dtype: str = key("float32", "forward dtype", choices=("float32", "bfloat16", "float64"), changes=NUMBERS)
+    loss_dtype: str = key("float64", "dtype of the cross-entropy", choices=("float32", "float64"), changes=NUMBERS)
+    attention: str = key(
+        "auto",
+        "how attention is computed, to the same result: scores keeps them all for the backward pass, fused (torch's kernels) and "
+        "blocks (any backend) keep none; auto = fused where torch's kernels compute (on a CPU in bfloat16 over 256 tokens alone), "
+        "elsewhere blocks over 256 tokens; else scores",
+        choices=("auto", "scores", "fused", "blocks"),
+    )
+    token_multiple: int | None = key(
+        None,
+        "the token mixer's products run over this multiple of tokens, filled up with zeros, to the same result; 1 = the tokens as "
+        "they are; null = 8 on CUDA, else 1",
+        low=1,
+        high=1024,
+    )
+    step_graph: bool = key(
+        False,
+        "CUDA: the whole training step is recorded once and replayed as one graph, for networks so small that the host starts "
+        "their kernels more slowly than the device runs them",
+    )
+    compile_cache: str | None = key(
+        None, "folder for compiled graphs kept between runs (TPU only); null = none", changes=NOTHING, path=True
+    )
+    placement: str | None = key(
+        None,
+        "part of the machine that one job gets; null = all of it (pod), or in a sweep on a TPU one chip",
+        choices=("chip", "host", "pod"),
+        changes=NOTHING,
+    )
+    jobs: int = key(
+        1,
+        "jobs of a sweep side by side on one host (CPU and CUDA; on a TPU the placement says it)",
+        low=1,
+        high=256,
+        changes=NOTHING,
+    )
+
+    @property
+    def can(self) -> Backend:
+        """What the backend can do."""
+        found = find_backend(self.backend)
+        if found is None:
+            raise ConfigError(f"hardware.backend={self.backend} is not one of {', '.join(BACKENDS)}")
+        return found
+
+    @property
+    def processes(self) -> int:
+        """Processes of one job, one on each of its hosts."""
+        return self.num_hosts if self.placement in (None, "pod") else 1
+
+    @property
+    def local_devices(self) -> int:
+        """Devices of one of the job's processes."""
+        return 1 if self.placement == "chip" else self.devices_per_host
+
+    @property
+    def num_devices(self) -> int:
+        """Devices of the whole job."""
+        return self.processes * self.local_devices
+
+
+@dataclass
+class TrackingConfig:
+    """Where metrics go besides metrics.jsonl; W&B's own are its variables and its settings files, which `wandb offline` writes."""
+
+    wandb: str = key(
+        "auto",
+        "W&B mode; auto = as W&B is told, else online with a key and offline without",
+        choices=("auto", "online", "offline", "disabled"),
+    )
+    tensorboard: bool = key(True, "write TensorBoard event files")
+    project: str | None = key(None, "W&B project; null = W&B's own (WANDB_PROJECT), else trm-scaling-study")
+    entity: str | None = key(None, "W&B entity (team or user); null = W&B's own")
+    group: str | None = key(None, "W&B group; null = W&B's own (WANDB_RUN_GROUP), else in a sweep the sweep's name")
+    tags: list[str] = key([], "W&B tags; none = W&B's own (WANDB_TAGS)")
+    notes: str | None = key(None, "W&B notes; null = W&B's own")
+    job_type: str | None = key(None, "W&B job type; null = W&B's own (WANDB_JOB_TYPE), else train")
+    artifact: str = key("none", "checkpoint that a completed run uploads to W&B as an artifact", choices=("none", "best", "last"))
+
+
+@dataclass
+class RecipeConfig:
+    """What the recipe's values are multiplied by, so that an experiment changes the same thing at every size.
+
+    A key that is set by itself (optimizer.lr, train.max_steps, ...) is taken as it is.
+    """
+
+    name: str = key("paper", "the recipe that the values come from")
+    lr_scale: float = key(1.0, "of optimizer.lr", above=0, high=1000)
+    length_scale: float = key(1.0, "of the length in samples: train.epochs, or train.max_steps", above=0, high=1000)
+    batch_scale: float = key(1.0, "of train.global_batch_size; the samples stay: fewer steps", above=0, high=1000)
+    data_scale: float = key(1.0, "of data.num_puzzles; each is seen as often: more steps", above=0, high=1000)
+    width_scale: float = key(1.0, "of model.hidden_size, model.num_heads and model.puzzle_emb_ndim", above=0, high=1000)
+
+
+@dataclass
+class TrainConfig:
+    """Length of the run and what happens every so many steps."""
+
+    max_steps: int | None = key(None, "steps to train; null = from epochs", low=1, changes=NUMBERS)
+    epochs: int = key(50000, "passes over the training puzzles (used when max_steps is null)", low=1, changes=NUMBERS)
+    global_batch_size: int = key(768, "rows of one step over all devices", low=1, high=16777216, changes=NUMBERS)
+    log_every_steps: int = key(100, "fetch and log metrics", low=1)
+    eval_every_steps: int | None = key(5000, "evaluate; null = only at the end", low=1, changes=RESULTS)
+    checkpoint_every_steps: int | None = key(2500, "save; null = only at the end", low=1)
+    keep_checkpoints: int = key(3, "newest checkpoints kept, beside the best", low=1)
+    init_from: str | None = key(
+        None,
+        "run or checkpoint whose weights a new run starts from, without the rest of its state; null = none",
+        changes=NUMBERS,
+        path=True,
+    )
+    trainable: str = key(
+        "all", "what learns: all, or the puzzle embedding alone", choices=("all", "puzzle_embedding"), changes=NUMBERS
+    )
+    resume: str = key("auto", "auto = go on from the run folder's newest checkpoint", choices=("auto", "never"))
+    progress: str = key("auto", "progress bar; auto = on a terminal", choices=("auto", "on", "off"))
+    profile_steps: list[int] = key([], "first and last step of a trace for TensorBoard or Perfetto, in RUN/profile", low=1)
