@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trm.cli import CONF_DIR, GROUPS, compose
+from trm.cli import compose
 from trm.config import (
     TASKS,
     Config,
@@ -25,6 +25,7 @@ from trm.config import (
     total_steps,
     validate,
 )
+from trm.config.groups import CONF_DIR, GROUPS
 from trm.errors import ConfigError
 
 # test_experiments.py composes every experiment and sweep, test_inference.py every way of inference, which not all tasks have

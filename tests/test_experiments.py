@@ -9,8 +9,9 @@ import pytest
 import torch
 import yaml
 
-from trm.cli import CONF_DIR, compose, compose_jobs, describe_groups
+from trm.cli import compose, compose_jobs
 from trm.config import digest, from_plain, numerics, to_plain, total_steps
+from trm.config.groups import CONF_DIR, describe_groups
 from trm.core.curriculum import stages
 from trm.core.flops import training_flops
 from trm.core.model import architecture, forward, init_fixed, num_parameters, weight_shapes, with_latents

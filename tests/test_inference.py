@@ -15,8 +15,9 @@ from running import MESH, TINY, XLA, environment, metrics, refused, run, summary
 from scipy import stats
 
 from trm.backends import start
-from trm.cli import compose, group_options
+from trm.cli import compose
 from trm.config import HardwareConfig, InferenceConfig, LatentsConfig, ModelConfig, RecursionConfig
+from trm.config.groups import group_options
 from trm.core.candidates import change, prepared, resampled, row_keys, started
 from trm.core.model import Architecture, forward, init_fixed, init_weights, with_latents
 from trm.data.format import Dataset, Metadata

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from trm.cli import CONF_DIR, compose, compose_jobs
+from trm.cli import compose, compose_jobs
+from trm.config.groups import CONF_DIR
 from trm.errors import UserError
 from trm.report.__main__ import main as report
 from trm.run.saved import open_run

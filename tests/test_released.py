@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from trm.cli import CONF_DIR, GROUPS, compose, group_options
+from trm.cli import compose
 from trm.config import all_keys, to_plain
+from trm.config.groups import CONF_DIR, GROUPS, group_options
 from trm.config.overrides import override, quoting_hint
 from trm.config.released import ELSEWHERE, OPTIONS, RELEASED, key_hint
 from trm.errors import ConfigError

@@ -12,8 +12,9 @@ import pytest
 from report_fixtures import config, write_grid, write_run, write_tn_sweep
 from sweeping import start, stopped
 
-from trm.cli import CONF_DIR, compose
+from trm.cli import compose
 from trm.config import NUMBERS, flatten, matching, paper, role, to_plain, total_steps, way_keys
+from trm.config.groups import CONF_DIR
 from trm.errors import ConfigError, UserError
 from trm.ground.folder import exclusive
 from trm.report.__main__ import main

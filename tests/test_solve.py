@@ -10,8 +10,8 @@ import torch
 from running import TINY, command, run, run_unread
 
 from trm.backends import start
-from trm.cli import group_options
 from trm.config import HardwareConfig
+from trm.config.groups import group_options
 from trm.data.build import held_out_puzzles
 from trm.data.format import array_path
 from trm.errors import ConfigError

@@ -4,13 +4,14 @@ import pytest
 from omegaconf import OmegaConf
 from running import TINY, refused, run, summary
 
-from trm.cli import RefuseEarly, compose, compose_jobs, compose_launch
+from trm.cli import compose, compose_jobs, compose_launch
 from trm.config import Config, all_keys, keys_of, load_yaml, to_plain
 from trm.config.overrides import as_typed, parsed
 from trm.config.schema import TextKind, text_kind
 from trm.errors import ConfigError
 from trm.plan.settings import split_arguments as plan_arguments
 from trm.report.__main__ import main as report
+from trm.run.early import RefuseEarly
 from trm.run.saved import _with_overrides, split_arguments
 
 WORDS = [

@@ -311,7 +311,7 @@ def test_user_errors_are_one_line(tmp_path):
 
 
 def test_help_lists_every_group(tmp_path):
-    from trm.cli import CONF_DIR, GROUPS
+    from trm.config.groups import CONF_DIR, GROUPS
 
     done = run(tmp_path, "trm.train", "--help")
     folders = {p.name for p in CONF_DIR.iterdir() if p.is_dir()} - {"hydra"}

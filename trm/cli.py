@@ -30,41 +30,38 @@ from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.plugins import Plugins
-from hydra.errors import HydraException, OverrideParseException
-from hydra.experimental.callback import Callback
+from hydra.errors import HydraException
 from hydra.plugins.config_source import ConfigLoadError, ConfigResult
 from hydra.types import HydraContext, RunMode
-from omegaconf import DictConfig, OmegaConf, read_write
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from trm.config import (
     Config,
     OptimizerConfig,
     RecursionConfig,
-    all_keys,
-    check_training,
     flatten,
     from_composed,
+    groups,
     load_yaml,
     local_path,
-    of_other_tasks,
     register_schema,
     task_settings,
-    unknown_keys,
     without_others,
 )
-from trm.config.overrides import as_typed, quoting_hint
-from trm.config.released import in_dashes, key_hint, no_option
-from trm.errors import EXIT_FAILED, EXIT_USER_ERROR, ConfigError, RunFailure, UserError, plain_line
-from trm.ground.folder import UNWRITABLE, make_folder, unwritable
+from trm.config.groups import GROUPS, describe_groups, group_options
+from trm.config.overrides import as_typed
+from trm.config.refusals import one_line, refuse_unknown_keys
+from trm.config.released import in_dashes, no_option
+from trm.errors import EXIT_FAILED, EXIT_USER_ERROR, ConfigError, RunFailure, UserError
+from trm.ground.folder import UNWRITABLE, unwritable
 from trm.ground.job import job
-from trm.ground.rank import on_a_pod, process_rank, refuse_other_starters, require_ranks
+from trm.ground.rank import on_a_pod, process_rank, refuse_other_starters
 from trm.ground.signals import stoppable
 from trm.ground.streams import standard_streams
 from trm.tasks import TASKS
 
 ROOT = Path(__file__).resolve().parents[1]  # holds trm/ and hydra_plugins/, in a checkout also bench/ and scripts/
-CONF_DIR = ROOT / "trm" / "conf"  # in a checkout a link to conf/
 # Keys whose values are registered: the schema's default, which needs no check, and the module that checks the others
 REGISTRIES = {
     "recursion.variant": (RecursionConfig.variant, "trm.core.variants"),
@@ -72,89 +69,11 @@ REGISTRIES = {
 }
 NO_RUN_FOLDER = "."  # hydra.run.dir of a command that is no run
 
-# One line on each config group, in the order of conf/config.yaml; `--help` prints it with the group's options.
-GROUPS = {
-    "model": "the network: token mixer, width, depth, prefix",
-    "recursion": "T latent recursions of n updates, N_sup supervision steps, halting, variants",
-    "ema": "moving average of the weights, used for evaluation",
-    "optimizer": "update rule, learning rate, warm-up, decay",
-    "data": "which puzzles, how many, how augmented",
-    "inference": "candidates for a puzzle's answer and who of them answers, in evaluations",
-    "hardware": "devices, number formats, backend",
-    "tracking": "W&B and TensorBoard, beside metrics.jsonl",
-    "recipe": "rates, batch and length, and their ratios; experiments choose it, recipe=tiny is for a CPU",
-    "experiment": "a named experiment: overrides on top of the groups above",
-    "sweep": "a named grid of experiments: +sweep=NAME runs them all",
-}
-
-
-def describe_groups() -> str:
-    """The config groups with one line and the options of each, for `--help`."""
-    lines = []
-    for group, about in GROUPS.items():
-        lines.append(f"  {group:<11} {about}\n              {' | '.join(group_options(group))}")
-    return "\n".join(lines)
-
-
-def group_options(group: str) -> list[str]:
-    """The options of a config group."""
-    return sorted(p.stem for p in (CONF_DIR / group).glob("[!_]*.yaml"))
-
-
-def one_line(error: BaseException) -> str:
-    """The error's message on a single line, said in this project's terms where Hydra's would mislead."""
-    return plain_line(_in_our_terms(error))
-
-
-def _in_our_terms(error: BaseException) -> str:
-    text = str(error)
-    reason = error.__cause__ or error.__context__
-    if not text:  # Hydra has errors that only pass another one on
-        return one_line(reason) if reason else type(error).__name__
-    if isinstance(error, OverrideParseException):
-        return f"{error.override}: Hydra cannot read this override: {quoting_hint(error.override)}"
-    if there := re.match(r"Could not append to config. An item is already at '([^']+)'", text):
-        return f"+{there[1]}: the key is there already: leave out the +"
-    if (wrong := re.match(r"(?:In '[^']*': )?Could not find '([^'/]+)/([^']*)'", text)) and wrong[1] in GROUPS:
-        return no_option(wrong[1], wrong[2], group_options(wrong[1]))
-    unknown = re.match(r"Could not override '([^']+)'", text) or re.match(r"Key '([^']+)' (?:is )?not in", text)
-    if unknown:
-        inside = _full_key(str(reason)) or ""  # model={mixr:mlp}: the reason names model.mixr
-        if inside and "." not in inside and inside != unknown[1] and unknown[1] in all_keys():  # entries of a list have keys too
-            return f"{unknown[1]}: its entries have no key {inside}: docs/config.md shows one"
-        return unknown_key(_full_key(text) or (inside if inside.startswith(f"{unknown[1]}.") else unknown[1]))
-    if text.startswith("Error merging override") and reason is not None:  # the reason is one level down
-        return f"{text.splitlines()[0].removeprefix('Error merging override ')}: {one_line(reason)}"
-    text = text.split("Config search path:")[0].split("\nSee https://hydra.cc")[0]
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    lines = [line for line in lines if not line.startswith(("full_key:", "object_type=", "reference_type="))]
-    key = _full_key(str(error))
-    if key and "is not a ListConfig" in text:
-        return f"{key} is a list: write {key}=[...]"
-    return f"{key}: {' '.join(lines)}" if key and key not in " ".join(lines) else " ".join(lines)
-
-
-def _full_key(text: str) -> str | None:
-    """The key that omegaconf names on a line of its own."""
-    match = re.search(r"full_key: (\S+)", text)
-    return match[1] if match else None
-
-
-def unknown_key(key: str) -> str:
-    """What to say about a key that the schema does not have."""
-    return of_other_tasks(key) or f"{key} is not a config key: {key_hint(key)}"
-
 
 def fail(error: BaseException) -> NoReturn:
     """Print the error as one line on stderr; exit with 1 where a run cannot go on, with 2 where the input is wrong."""
     print(f"error: {one_line(error)}", file=sys.stderr)
     sys.exit(EXIT_FAILED if isinstance(error, RunFailure) else EXIT_USER_ERROR)
-
-
-def refuse_unknown_keys(composed: DictConfig) -> None:
-    """Raise ConfigError where +KEY=VALUE added a key that the schema does not have."""
-    for key in unknown_keys(composed):
-        raise ConfigError(unknown_key(key))
 
 
 class _Options(argparse.ArgumentParser):
@@ -277,7 +196,7 @@ def _run_hydra(run: Callable[[Config], Any] | str, run_folder: bool) -> None:
         # Hydra prints its own multi-line report and exits with 1 unless this is set; then it lets exceptions through
         os.environ["HYDRA_FULL_ERROR"] = "1"
         logging.raiseExceptions = False  # a full disk that train.log meets is told once, by what the run itself cannot write
-        hydra.main(version_base="1.3", config_path=str(CONF_DIR), config_name="config")(task)()
+        hydra.main(version_base="1.3", config_path=str(groups.CONF_DIR), config_name="config")(task)()
     except Exception as error:
         mistake = _mistake(error, sys.argv[1:])
         if full_error == "1" or mistake is None:
@@ -289,47 +208,6 @@ def _run_hydra(run: Callable[[Config], Any] | str, run_folder: bool) -> None:
             del os.environ["HYDRA_FULL_ERROR"]
         else:
             os.environ["HYDRA_FULL_ERROR"] = full_error
-
-
-class RefuseEarly(Callback):
-    """Refuses wrong settings before the run's folder is made, and makes it; conf/config.yaml names it."""
-
-    def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
-        """Exit where the sweep's folder is none."""
-        try:
-            _mend_folder(config, "sweep")
-        except (ConfigError, OmegaConfBaseException) as error:
-            fail(error)
-
-    def on_run_start(self, config: DictConfig, **_: Any) -> None:
-        """Exit where the settings are not valid, or where there can be no such folder."""
-        try:
-            cfg = typed(config)
-            _mend_folder(config, "run")
-            folder = Path(config.hydra.run.dir)
-            if config.hydra.run.dir == NO_RUN_FOLDER:
-                return
-            check_training(cfg)
-            named = any(override.startswith("run_name=") for override in config.hydra.overrides.task)
-            if not named and max(cfg.hardware.processes, process_rank()[1]) > 1:
-                raise ConfigError("run_name is missing: a run of several hosts needs one, else each names it by its own clock")
-            require_ranks(cfg.hardware.name, cfg.hardware.processes)
-            if process_rank()[0] == 0:
-                number, new = 1, not named and folder.name == cfg.run_name
-                while not make_folder(folder, new=new):  # of a start in the same second
-                    number += 1
-                    config.run_name = f"{cfg.run_name}_{number}"
-                    folder = folder.with_name(config.run_name)
-                with read_write(config.hydra):
-                    config.hydra.run.dir = str(folder)
-        except (UserError, OmegaConfBaseException) as error:
-            fail(error)
-
-
-def _mend_folder(config: DictConfig, name: str) -> None:
-    """Put the home folder in the place of a leading ~ of hydra.NAME.dir. Raises ConfigError."""
-    with read_write(config.hydra):
-        config.hydra[name].dir = local_path(f"hydra.{name}.dir", str(config.hydra[name].dir))
 
 
 def typed(composed: DictConfig, overrides: Sequence[str] | None = None) -> Config:
@@ -371,7 +249,7 @@ def _mistake(error: Exception, overrides: list[str]) -> UserError | None:
     if our_task or not hydras & {"compose_config", "load_configuration", "run_job"}:
         return None
     # composing and preparing a run, Hydra lets errors of many types through, and few of them name what is wrong
-    for file in sorted(CONF_DIR.rglob("*.yaml")):
+    for file in sorted(groups.CONF_DIR.rglob("*.yaml")):
         try:
             load_yaml(file)
         except ConfigError as unreadable:
@@ -493,7 +371,7 @@ def compose_jobs(overrides: list[str]) -> dict[str, Config]:
 def _composing(overrides: list[str]) -> Iterator[None]:
     """Hydra ready to compose; what the user did wrong leaves as one line."""
     _prepare_hydra()
-    with hydra.initialize_config_dir(version_base="1.3", config_dir=str(CONF_DIR)):
+    with hydra.initialize_config_dir(version_base="1.3", config_dir=str(groups.CONF_DIR)):
         try:
             yield
         except Exception as error:

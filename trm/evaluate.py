@@ -39,9 +39,11 @@ from numpy.typing import NDArray
 
 from trm.backends import Runtime
 from trm.backends.machine import surroundings
-from trm.cli import group_options, one_line, options
+from trm.cli import options
 from trm.config import InferenceConfig, flatten, to_plain, way_keys
+from trm.config.groups import group_options
 from trm.config.overrides import as_typed
+from trm.config.refusals import one_line
 from trm.data.loader import EvalLoader
 from trm.errors import EXIT_PREEMPTED, ConfigError, RunFailure, UserError
 from trm.ground.progress import Progress

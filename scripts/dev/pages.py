@@ -18,8 +18,9 @@ from typing import Any
 import yaml
 from scipy import stats
 
-from trm.cli import CONF_DIR, compose
+from trm.cli import compose
 from trm.config import digest
+from trm.config.groups import CONF_DIR
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 RESULTS = DOCS / "results"

@@ -14,8 +14,8 @@ import numpy as np
 import yaml
 from hypothesis import strategies as st
 
-from trm.cli import GROUPS
 from trm.config import Config, all_keys
+from trm.config.groups import GROUPS
 
 # ------------------------------------------------------------------------------------------------------------------- values
 

@@ -29,11 +29,10 @@ from running import TINY, command, environment
 from safetensors.torch import load, save
 from spoiling import JUNK, ODD_TEXTS, contents, copy_of, one_override, several_overrides, spoil, with_changes
 
-import trm.cli
-import trm.run.saved
 from trm import interop, solve
-from trm.cli import compose, one_line
-from trm.config import IGNORE_LABEL, from_plain, to_plain
+from trm.cli import compose
+from trm.config import IGNORE_LABEL, from_plain, groups, to_plain
+from trm.config.refusals import one_line
 from trm.core.model import architecture, init_fixed, init_puzzle_embedding, init_weights, weight_shapes
 from trm.data.build import build_dataset, ensure_dataset
 from trm.data.format import load_dataset
@@ -199,8 +198,8 @@ def test_overrides(overrides):
 def test_config_files(data):
     """A file of conf/ is spoiled, or an experiment of one's own is wrong."""
     with scratch() as folder, pytest.MonkeyPatch.context() as patch:
-        conf = copy_of(trm.cli.CONF_DIR, folder)
-        patch.setattr(trm.cli, "CONF_DIR", conf)
+        conf = copy_of(groups.CONF_DIR, folder)
+        patch.setattr(groups, "CONF_DIR", conf)
         if data.draw(st.booleans(), label="own experiment"):
             wrong = with_changes(data, config() | {"defaults": ["_self_", {"override /model": "tiny"}]})
             text = yaml.safe_dump(wrong, allow_unicode=True).encode(errors="surrogateescape")

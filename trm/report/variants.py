@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from scipy import special
 
-from trm.cli import unknown_key
 from trm.config import NOTHING, PLACE, all_keys, matching, role
+from trm.config.refusals import unknown_key
 from trm.errors import ConfigError
 from trm.report.comparable import facts, misfits, unlike
 from trm.report.runs import DIGESTS, Run

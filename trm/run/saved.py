@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from torch import Tensor
 
-from trm.cli import GROUPS, ROOT, compose, group_options, one_line, typed
+from trm.cli import ROOT, compose, typed
 from trm.config import (
     Config,
     InferenceConfig,
@@ -28,7 +28,9 @@ from trm.config import (
     unknown_keys,
     without_others,
 )
+from trm.config.groups import GROUPS, group_options
 from trm.config.overrides import override, parsed
+from trm.config.refusals import one_line
 from trm.core.model import Architecture, Weights, architecture, init_fixed, weight_shapes
 from trm.data.build import is_absent
 from trm.data.content import findings, trained_on

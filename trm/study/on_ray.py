@@ -16,7 +16,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from trm.cli import ROOT, one_line
+from trm.cli import ROOT
+from trm.config.refusals import one_line
 from trm.errors import EXIT_FAILED, UserError
 from trm.ground.cores import allowed, pin
 from trm.ground.rank import RANK, RANKS, process_rank

@@ -14,8 +14,9 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import IntervalSweep, Override, RangeSweep
 from omegaconf import OmegaConf
 
-from trm.cli import invocation, one_line
+from trm.cli import invocation
 from trm.config import Config
+from trm.config.refusals import one_line
 from trm.errors import EXIT_FAILED, EXIT_PREEMPTED, ConfigError, UserError
 from trm.ground.folder import read_summary
 from trm.study import sweep as study

@@ -18,8 +18,8 @@ from hydra_plugins.hydra_submitit_launcher.config import BaseQueueConf  # type: 
 from hydra_plugins.hydra_submitit_launcher.submitit_launcher import BaseSubmititLauncher  # type: ignore[import-untyped]
 from omegaconf import OmegaConf
 
-from trm.cli import one_line
 from trm.config import HardwareConfig
+from trm.config.refusals import one_line
 from trm.errors import UserError
 from trm.ground.folder import read_summary
 from trm.ground.rank import process_rank

@@ -12,9 +12,11 @@ from hydra.core.utils import JobStatus
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
-from trm.cli import GROUPS, invocation, one_line, typed
+from trm.cli import invocation, typed
 from trm.config import Config, all_keys, check_training, to_plain
+from trm.config.groups import GROUPS
 from trm.config.overrides import as_typed
+from trm.config.refusals import one_line
 from trm.data.build import ensure_dataset, is_absent
 from trm.errors import EXIT_FAILED, EXIT_PREEMPTED, ConfigError, UserError
 from trm.ground.rank import on_a_pod
