@@ -24,9 +24,13 @@ from trm.core.model import architecture, init_fixed
 from trm.core.step import init_state
 from trm.data.build import build_dataset
 from trm.data.format import array_path
-from trm.doctor import Probe
 from trm.errors import UserError
+from trm.ground import cores as machine_cores
+from trm.ground import space
+from trm.ground.network import answers
+from trm.run import probe as probing
 from trm.run.checkpoint import flatten
+from trm.run.probe import Probe, last_words, probe_devices
 
 ROOT = Path(__file__).parents[1]
 CPU = HardwareConfig(name="cpu")
@@ -127,7 +131,7 @@ def test_devices_and_compiling(probe, hardware, devices, compiling, says):
 @pytest.mark.parametrize(("flags", "told"), [("avx2 avx512f", False), ("avx512f avx512_bf16", True), ("amx_bf16 amx_tile", True)])
 def test_a_processor_that_multiplies_bfloat16_is_told(monkeypatch, tmp_path, flags, told):
     (tmp_path / "cpuinfo").write_text(f"processor : 0\nflags : fpu {flags}\n")
-    monkeypatch.setattr(doctor, "CPU_FACTS", tmp_path / "cpuinfo")
+    monkeypatch.setattr(machine_cores, "CPU_FACTS", tmp_path / "cpuinfo")
     assert ("hardware=cpu_bf16" in str(outcome(doctor.check_devices, STARTED, CPU))) == told
     assert "cpu_bf16" not in str(
         outcome(doctor.check_devices, STARTED, dataclasses.replace(CPU, name="cpu_bf16", dtype="bfloat16"))
@@ -136,7 +140,7 @@ def test_a_processor_that_multiplies_bfloat16_is_told(monkeypatch, tmp_path, fla
 
 @pytest.mark.long
 def test_probe_finds_the_devices_of_a_mesh():
-    probe = doctor.probe_devices(MESH, 240)
+    probe = probe_devices(MESH, 240)
     assert (probe.devices, probe.right, probe.ended) == (8, True, "")
     assert probe.peak_bytes > 10**8
 
@@ -164,7 +168,7 @@ XLA_DUMP = "Fatal Python error: Aborted\n\nCurrent thread 0x1:\n  File x\n\nExte
     ],
 )
 def test_the_line_that_says_why_a_process_ended(stderr, words):
-    assert doctor.last_words(stderr).endswith(words)
+    assert last_words(stderr).endswith(words)
 
 
 def test_a_bad_flag_is_to_be_mended_where_it_was_given(monkeypatch):
@@ -186,24 +190,24 @@ def process_that(monkeypatch, tmp_path, script):
     python = tmp_path / "python"
     python.write_text(f"#!/bin/sh\n{script}\n")
     python.chmod(0o755)
-    monkeypatch.setattr(doctor.sys, "executable", str(python))
+    monkeypatch.setattr(probing.sys, "executable", str(python))
 
 
 def test_probe_that_hangs_is_ended(monkeypatch, tmp_path):
     process_that(monkeypatch, tmp_path, "echo noise; echo '{\"devices\": 1}'; exec sleep 60")
-    probe = doctor.probe_devices(CPU, 2)
+    probe = probe_devices(CPU, 2)
     assert probe == Probe(devices=1, ended="no answer within 2 s")
 
 
 def test_probe_that_hangs_is_ended_with_its_children(monkeypatch, tmp_path):
     process_that(monkeypatch, tmp_path, f"sleep 600 & echo $! > {tmp_path}/child; exec sleep 600")
-    assert doctor.probe_devices(CPU, 1).ended == "no answer within 1 s"
+    assert probe_devices(CPU, 1).ended == "no answer within 1 s"
     wait_for(lambda: is_gone(int((tmp_path / "child").read_text())))
 
 
 def test_probe_that_aborts_is_told(monkeypatch, tmp_path):
     process_that(monkeypatch, tmp_path, "echo '[1]'; echo 'F tpu.cc: no chip' >&2; kill -ABRT $$")
-    probe = doctor.probe_devices(CPU, 30)
+    probe = probe_devices(CPU, 30)
     assert probe.devices is None
     assert probe.ended == "signal SIGABRT: F tpu.cc: no chip"
 
@@ -232,7 +236,7 @@ def test_whole_dataset(built):
     assert check.level == "ok", check
     assert "checksums match" in check.found
     assert doctor.sizes_and_groups(settings(built)) == (SMALL, 64)
-    assert doctor.folder_bytes(built) > 64 * 2 * 16
+    assert space.folder_bytes(built) > 64 * 2 * 16
 
 
 def test_missing_dataset_that_the_run_builds(tmp_path):
@@ -353,9 +357,9 @@ def test_memory(on_cpu, needed):
 
 def test_available_memory_is_within_the_machine(monkeypatch):
     total = int(re.search(r"MemTotal:\s+(\d+) kB", Path("/proc/meminfo").read_text())[1]) * 1024
-    assert 0 < doctor.available_memory() <= total
-    monkeypatch.setattr(doctor, "MEMORY_FACTS", Path("/no/such/file"))  # as on macOS
-    assert 0 < doctor.available_memory() <= total
+    assert 0 < space.available_memory() <= total
+    monkeypatch.setattr(space, "MEMORY_FACTS", Path("/no/such/file"))  # as on macOS
+    assert 0 < space.available_memory() <= total
 
 
 # -------------------------------------------------------------------------------------------------- folder, tracking, launcher
@@ -400,8 +404,8 @@ def test_wandb(monkeypatch, chosen, wanted, level, says):
 def test_whether_a_server_answers():
     with socket.create_server(("127.0.0.1", 0)) as server:
         url = f"http://127.0.0.1:{server.getsockname()[1]}"
-        assert doctor.answers(url, 10)
-    assert not doctor.answers(url, 10)
+        assert answers(url, 10)
+    assert not answers(url, 10)
 
 
 def test_tracking(monkeypatch):

@@ -9,28 +9,19 @@ found, and the fix. Trains nothing and leaves nothing behind. Exit codes: 0 noth
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import functools
 import hashlib
 import importlib.metadata
-import json
 import os
 import re
-import resource
 import shlex
 import shutil
-import signal
-import socket
-import subprocess
 import sys
 import tempfile
-import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
-from urllib.parse import urlsplit
+from typing import Literal
 
 from rich.filesize import decimal
 
@@ -40,21 +31,19 @@ from trm.data.build import build_command, ensure_dataset, is_absent
 from trm.data.content import content_of
 from trm.data.format import ARRAYS, SPLITS, array_path, load_dataset, read_build_record
 from trm.errors import EXIT_FAILED, ConfigError, DataError, UserError, plain_line
-from trm.ground.child import ended
-from trm.ground.cores import allowed, cores, quota
+from trm.ground.cores import allowed, cores, multiplies_bfloat16, quota
 from trm.ground.folder import LOCK_FILE, locked
-from trm.ground.progress import work
+from trm.ground.network import answers
+from trm.ground.space import available_memory, existing_parent, folder_bytes
+from trm.run.probe import NO_ANSWER, Probe, probe_devices
 from trm.run.revision import version as version_of
 from trm.tasks.base import task_of
 from trm.tracking.wandb_view import choose_wandb_mode, told_mode
 
 Level = Literal["ok", "warning", "failure"]
 PYTHONS = ((3, 11), (3, 14))  # from, and the first that is too new: python_requires of setup.cfg
-PROBE_EVERY_S = 0.5
 PROBE_LIMIT_S = 180.0  # generous: the hosts of a pod wait for one another when they start
 SERVER_LIMIT_S = 3.0
-NO_ANSWER = "no answer"
-CPU_FACTS, MEMORY_FACTS = Path("/proc/cpuinfo"), Path("/proc/meminfo")
 SPARE_BYTES = 2**30  # of disk, for metrics, TensorBoard and W&B
 # Copies of the training state in host memory while a checkpoint is written: the initial one, the one fetched, and the file's bytes;
 # on a CPU also the device's own, a step's state and the next one's.
@@ -138,82 +127,6 @@ def check_versions(found: dict[str, str | None], hardware: HardwareConfig) -> st
 # ------------------------------------------------------------------------------------------------------- devices and compiling
 
 
-@dataclass(frozen=True)
-class Probe:
-    """What a process of its own found when it started the backend and compiled; None = it did not get that far."""
-
-    devices: int | None = None
-    runtime: str = ""
-    error: str | None = None  # the backend's own words, fix included
-    compile_s: float | None = None
-    right: bool = False
-    peak_bytes: int = 0
-    ended: str = ""  # how the process ended where it should not have
-
-
-def probe_devices(hardware: HardwareConfig, limit_s: float) -> Probe:
-    """Start the backend in a process of its own, which a wrong platform can hang or abort, for at most `limit_s` seconds."""
-    command = [sys.executable, "-c", "from trm.doctor import run_probe; run_probe()"]
-    asked = json.dumps(dataclasses.asdict(hardware)).encode()
-    try:
-        with work("seconds waited for the devices", int(limit_s), "s") as so_far:
-            done = ended(command, PROBE_EVERY_S, lambda seconds: so_far(int(seconds)), given=asked, limit_s=limit_s)
-        output, code, last = done.stdout, done.returncode, last_words(done.stderr.decode(errors="replace"))
-        how = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
-        fault = (f"{how}: {last}" if last else how) if code else ""
-    except subprocess.TimeoutExpired as late:
-        output, fault = late.stdout or b"", f"{NO_ANSWER} within {limit_s:g} s"
-    facts: dict[str, Any] = {}
-    for line in output.splitlines():
-        with contextlib.suppress(ValueError):  # what a library prints beside the probe's own lines
-            said = json.loads(line)
-            facts |= said if isinstance(said, dict) and said.keys() <= Probe.__dataclass_fields__.keys() else {}
-    return Probe(**facts | {"ended": fault})
-
-
-def last_words(stderr: str) -> str:
-    """The line that says why a process ended: of XLA's errors, which a list of all flags follows, the one that names a flag."""
-    lines = stderr.partition("Fatal Python error")[0].strip().splitlines() or [""]  # Python's own dump tells where, not why
-    errors = [line for line in lines if re.search(r"(^|\s)[EF]\d* .*\w:\d+\] ", line)]
-    return next((line for line in errors if "flag" in line.lower()), (errors or lines)[-1]).strip()
-
-
-def run_probe() -> None:
-    """The probe's process: HardwareConfig as JSON on stdin; on stdout JSON lines, fields of `Probe` as soon as they are known."""
-
-    def tell(**facts: object) -> None:
-        print(json.dumps(facts), flush=True)
-
-    hardware = HardwareConfig(**json.load(sys.stdin) | {"compile_cache": None})
-    import numpy as np
-    from torch import Tensor
-
-    from trm.backends import start
-
-    try:
-        runtime = start(hardware)
-    except UserError as error:
-        tell(error=str(error))
-        return
-    tell(devices=runtime.num_devices, runtime=runtime.describe())
-
-    def twice(rows: Tensor) -> Tensor:
-        return 2 * rows
-
-    block = runtime.compile_block(twice)  # where and by what the run's network is compiled
-
-    def double(batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-        doubled = block(batch["rows"])
-        return doubled, doubled.sum()
-
-    rows = hardware.local_devices
-    began = time.perf_counter()
-    _, total = runtime.compile(double, lambda results: results[0])(runtime.put_batch({"rows": np.ones(rows, dtype=np.int32)}))
-    right = int(runtime.fetch(total)) == 2 * rows * runtime.process_count
-    peak_bytes = (1 if sys.platform == "darwin" else 1024) * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    tell(compile_s=time.perf_counter() - began, right=right, peak_bytes=peak_bytes)
-
-
 def check_devices(probe: Probe, hardware: HardwareConfig) -> str:
     """Whether the backend starts and sees the devices that `hardware` expects."""
     text = f"{hardware.num_devices} {hardware.platform} device(s) expected"
@@ -231,17 +144,12 @@ def check_devices(probe: Probe, hardware: HardwareConfig) -> str:
         raise Finding(f"{text}, the process that started them: {probe.ended}", fix)
     if probe.devices != hardware.num_devices:
         raise Finding(f"{text}, {probe.devices} found", "the hardware= of this machine, such as hardware=cpu")
-    faster = hardware.name == "cpu" and hardware.dtype == "float32" and _multiplies_bfloat16(CPU_FACTS)
+    faster = hardware.name == "cpu" and hardware.dtype == "float32" and multiplies_bfloat16()
     hint = "; this processor multiplies bfloat16 itself: hardware=cpu_bf16 is faster (docs/backends.md)" if faster else ""
     if hardware.platform == "cpu":
         bound = f" of {len(allowed())}, by the CPU quota of this container" if quota() < len(allowed()) else ""
         text = f"{text} on {cores()} core(s){bound}"
     return f"{text} and found: {probe.runtime}{hint}"
-
-
-def _multiplies_bfloat16(facts: Path) -> bool:
-    """Whether the processor has AVX-512 BF16 or AMX, as Linux tells it."""
-    return facts.exists() and not {"avx512_bf16", "amx_bf16"}.isdisjoint(facts.read_text().split())
 
 
 def check_compile(probe: Probe) -> str:
@@ -287,11 +195,6 @@ def sizes_and_groups(cfg: Config) -> tuple[dict[str, int], float]:
     except (DataError, OSError):  # check_dataset tells of it
         return task.facts.sizes, cfg.data.num_puzzles * task.facts.rows_of_puzzle
     return train.metadata.sizes, train.rows_of_epoch
-
-
-def folder_bytes(path: Path) -> int:
-    """Bytes of all files below a folder; 0 where it is missing."""
-    return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
 
 
 def check_puzzles(cfg: Config) -> Iterator[Check]:
@@ -360,25 +263,6 @@ def check_memory(state: int, on_cpu: bool, process: int, data: int, available: i
     return text
 
 
-def available_memory() -> int:
-    """Bytes that a new process could take: what the system has free, within this control group's limit."""
-    match = re.search(r"^MemAvailable:\s+(\d+) kB", MEMORY_FACTS.read_text(), re.MULTILINE) if MEMORY_FACTS.exists() else None
-    # elsewhere than on Linux all of the memory
-    available = 1024 * int(match[1]) if match else os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    group = Path("/sys/fs/cgroup")
-    with contextlib.suppress(FileNotFoundError):  # no limit: the root group, or the first version of control groups
-        limit = (group / "memory.max").read_text().strip()
-        if limit != "max":
-            available = min(available, int(limit) - int((group / "memory.current").read_text()))
-    return available
-
-
-def existing_parent(path: Path) -> Path:
-    """`path`, or the nearest folder above it that exists: what making `path` would write into."""
-    path = path.absolute()
-    return next(parent for parent in (path, *path.parents) if parent.exists())
-
-
 def check_folder(run_dir: Path) -> str:
     """Whether the run folder can be made, written and locked; tries it in a folder that it takes away again."""
     parent = existing_parent(run_dir)
@@ -417,22 +301,6 @@ def check_wandb(tracking: TrackingConfig, run_dir: Path) -> str:
         found = f"there is a key, but {server} does not answer within {SERVER_LIMIT_S:g} s: the run would log offline"
         raise Finding(found, "check the network, or choose tracking=offline", "warning")
     return f"online: there is a key, and {server} answers"
-
-
-def answers(url: str, limit_s: float) -> bool:
-    """Whether the host of a URL takes a connection within `limit_s` seconds, looking its name up included."""
-    parts = urlsplit(url)
-    port = parts.port or (80 if parts.scheme == "http" else 443)
-    connected = threading.Event()
-
-    def connect() -> None:
-        with contextlib.suppress(OSError), socket.create_connection((parts.hostname or "", port), timeout=limit_s):
-            connected.set()
-
-    thread = threading.Thread(target=connect, daemon=True)  # a look-up cannot be interrupted, only left alone
-    thread.start()
-    thread.join(limit_s)
-    return connected.is_set()
 
 
 def check_tracking(tracking: TrackingConfig) -> str:

@@ -1,4 +1,4 @@
-"""How many cores this process may use: by its affinity, and by the CPU quota of its container, which bounds time and not cores."""
+"""The processor: how many cores this process may use, by its affinity and by its container's CPU quota, and what they can do."""
 
 import math
 import os
@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 PROCESS = Path("/proc/self")
+CPU_FACTS = Path("/proc/cpuinfo")
 
 
 def cores() -> int:
@@ -33,6 +34,11 @@ def quota() -> float:
         if len(share) == 2 and share[0].isdigit():  # no bound is "max", or -1
             granted = min(granted, int(share[0]) / int(share[1]))
     return granted
+
+
+def multiplies_bfloat16() -> bool:
+    """Whether the processor has AVX-512 BF16 or AMX, as Linux tells it."""
+    return CPU_FACTS.exists() and not {"avx512_bf16", "amx_bf16"}.isdisjoint(CPU_FACTS.read_text().split())
 
 
 def _control_groups() -> list[Path]:
