@@ -7,8 +7,9 @@ from typing import Any
 
 from omegaconf import MISSING
 
-from trm.config import TASKS, Config, DataConfig, keys_of
+from trm.config import Config, DataConfig, keys_of
 from trm.config.groups import CONF_DIR, GROUPS
+from trm.tasks import TASKS
 
 FILE = Path(__file__).resolve().parents[2] / "docs" / "config.md"
 HEAD = """# Config keys
