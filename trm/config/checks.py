@@ -10,7 +10,7 @@ from typing import Any
 
 from trm.config.backends import BACKENDS
 from trm.config.keys import LARGEST_COUNT
-from trm.config.network import OptimizerConfig, Phase
+from trm.config.network import ModelConfig, OptimizerConfig, Phase
 from trm.config.running import HardwareConfig
 from trm.config.schema import Config
 from trm.config.wandb import check_wandb
@@ -22,7 +22,41 @@ _CHECKS: list[Callable[[Config], None]] = []
 def validate(cfg: Config) -> None:
     """Check ranges and combinations. Pure; raises ConfigError naming the key, its value and the fix."""
     _check_ranges(cfg, "")
-    model, hardware = cfg.model, cfg.hardware
+    _check_model(cfg.model)
+    if cfg.train.trainable == "puzzle_embedding" and cfg.model.puzzle_emb_ndim == 0:
+        raise ConfigError(
+            "train.trainable=puzzle_embedding needs a puzzle embedding, and model.puzzle_emb_ndim=0 has none: set "
+            "train.trainable=all or a model with one"
+        )
+    _check_matrices(cfg.optimizer)
+    _check_batch("train.global_batch_size", cfg.train.global_batch_size, cfg.hardware.num_devices)
+    if cfg.evaluate.batch_size is not None:
+        _check_batch("evaluate.batch_size", cfg.evaluate.batch_size, cfg.hardware.num_devices)
+    profiled = cfg.train.profile_steps
+    if profiled and (len(profiled) != 2 or profiled[0] > profiled[1]):
+        raise ConfigError(f"train.profile_steps={profiled}: give the first and the last step, such as train.profile_steps=[10,13]")
+    _check_inference(cfg)
+    _check_backend(cfg.hardware)
+    if cfg.tracking.artifact != "none" and cfg.tracking.wandb == "disabled":
+        raise ConfigError(
+            f"tracking.artifact={cfg.tracking.artifact} is an upload to W&B, which is off: choose tracking=auto, wandb or offline"
+        )
+    check_wandb(cfg.tracking)
+    parts = cfg.run_name.split("/")
+    if {"", ".", ".."} & set(parts) or not cfg.run_name.isprintable() or any(len(os.fsencode(part)) > 200 for part in parts):
+        raise ConfigError(f"run_name={cfg.run_name!r} is no name for a folder under outputs/: choose letters, digits, - and _")
+    _check_data(cfg)
+    ends = [phase.until for phase in cfg.recursion.curriculum]
+    if any(later <= earlier for earlier, later in itertools.pairwise(ends)):
+        raise ConfigError(
+            f"recursion.curriculum: they end at {ends} of the run: give each phase a later `until` than the one before"
+        )
+    for check in _CHECKS:
+        check(cfg)
+
+
+def _check_model(model: ModelConfig) -> None:
+    """Refuse sizes that do not go together."""
     if model.mixer == "attention":
         if model.hidden_size % model.num_heads:
             raise ConfigError(
@@ -48,57 +82,33 @@ def validate(cfg: Config) -> None:
             f"model.puzzle_emb_ndim={model.puzzle_emb_ndim} does not fit in model.puzzle_emb_len={model.puzzle_emb_len} tokens of "
             f"{model.hidden_size}: raise model.puzzle_emb_len to {-(model.puzzle_emb_ndim // -model.hidden_size)} or set it to 0"
         )
-    if cfg.train.trainable == "puzzle_embedding" and model.puzzle_emb_ndim == 0:
-        raise ConfigError(
-            "train.trainable=puzzle_embedding needs a puzzle embedding, and model.puzzle_emb_ndim=0 has none: set "
-            "train.trainable=all or a model with one"
-        )
-    _check_matrices(cfg.optimizer)
-    _check_batch("train.global_batch_size", cfg.train.global_batch_size, hardware.num_devices)
-    if cfg.evaluate.batch_size is not None:
-        _check_batch("evaluate.batch_size", cfg.evaluate.batch_size, hardware.num_devices)
-    profiled = cfg.train.profile_steps
-    if profiled and (len(profiled) != 2 or profiled[0] > profiled[1]):
-        raise ConfigError(f"train.profile_steps={profiled}: give the first and the last step, such as train.profile_steps=[10,13]")
-    _check_inference(cfg)
-    _check_backend(hardware)
-    if cfg.tracking.artifact != "none" and cfg.tracking.wandb == "disabled":
-        raise ConfigError(
-            f"tracking.artifact={cfg.tracking.artifact} is an upload to W&B, which is off: choose tracking=auto, wandb or offline"
-        )
-    check_wandb(cfg.tracking)
-    parts = cfg.run_name.split("/")
-    if {"", ".", ".."} & set(parts) or not cfg.run_name.isprintable() or any(len(os.fsencode(part)) > 200 for part in parts):
-        raise ConfigError(f"run_name={cfg.run_name!r} is no name for a folder under outputs/: choose letters, digits, - and _")
-    if not cfg.data.path:
+
+
+def _check_data(cfg: Config) -> None:
+    """Refuse what the source of the puzzles does not have."""
+    data = cfg.data
+    if not data.path:
         raise ConfigError("data.path is empty: name the dataset's folder")
-    if cfg.data.num_puzzles * (cfg.data.num_aug + 1) > LARGEST_COUNT:
+    if data.num_puzzles * (data.num_aug + 1) > LARGEST_COUNT:
         raise ConfigError(
-            f"data.num_puzzles={cfg.data.num_puzzles} in {cfg.data.num_aug + 1} variants are too many rows: lower data.num_aug"
+            f"data.num_puzzles={data.num_puzzles} in {data.num_aug + 1} variants are too many rows: lower data.num_aug"
         )
-    if hardware.dtype == "float64" and hardware.loss_dtype != "float64":
-        raise ConfigError("hardware.dtype=float64 needs hardware.loss_dtype=float64")
-    if cfg.data.source == "generated" and (cfg.data.train_csv or cfg.data.test_csv):
+    if data.source == "generated" and (data.train_csv or data.test_csv):
         raise ConfigError("data.train_csv and data.test_csv are for data.source=csv: remove them or choose another data=")
-    if cfg.data.source == "generated" and cfg.data.min_rating is not None:
+    if data.source == "generated" and data.min_rating is not None:
         raise ConfigError("data.min_rating is for data.source=csv, whose puzzles are rated: remove it or choose another data=")
-    if cfg.data.source != "generated" and cfg.evaluate.selection_puzzles:
+    if data.source != "generated" and cfg.evaluate.selection_puzzles:
         raise ConfigError(
-            f"evaluate.selection_puzzles={cfg.evaluate.selection_puzzles}: data.source={cfg.data.source} has no puzzles but for "
+            f"evaluate.selection_puzzles={cfg.evaluate.selection_puzzles}: data.source={data.source} has no puzzles but for "
             "training and test: leave it out; the test puzzles then choose the best checkpoint, which is said beside its score"
         )
-    ends = [phase.until for phase in cfg.recursion.curriculum]
-    if any(later <= earlier for earlier, later in itertools.pairwise(ends)):
-        raise ConfigError(
-            f"recursion.curriculum: they end at {ends} of the run: give each phase a later `until` than the one before"
-        )
-    for check in _CHECKS:
-        check(cfg)
 
 
 def _check_backend(hardware: HardwareConfig) -> None:
     """Refuse what the backend cannot do, whichever it is."""
     can, named = hardware.can, f"hardware.backend={hardware.backend}"
+    if hardware.dtype == "float64" and hardware.loss_dtype != "float64":
+        raise ConfigError("hardware.dtype=float64 needs hardware.loss_dtype=float64")
     if hardware.platform not in can.float64 and "float64" in (hardware.dtype, hardware.loss_dtype):
         raise ConfigError(
             f"{named} has no float64 on hardware.platform={hardware.platform}: set hardware.dtype=bfloat16 or float32 and "

@@ -54,14 +54,9 @@ def digest(cfg: Config) -> str:
 
 def differences(saved: dict[str, Any], current: dict[str, Any], prefix: str = "") -> list[str]:
     """Keys in which two nested dicts differ, each as "KEY=there (there), here (here)"."""
-    found = []
-    for key in sorted(saved.keys() | current.keys()):
-        there, here = saved.get(key), current.get(key)
-        if isinstance(there, dict) and isinstance(here, dict):
-            found += differences(there, here, f"{prefix}{key}.")
-        elif there != here:
-            found.append(f"{prefix}{key}={there} there, {here} here")
-    return found
+    there, here = flatten(saved, prefix), flatten(current, prefix)
+    keys = [key for key in sorted(there.keys() | here.keys()) if there.get(key) != here.get(key)]
+    return [f"{key}={there.get(key)} there, {here.get(key)} here" for key in keys]
 
 
 def resume_conflicts(saved: dict[str, Any], cfg: Config) -> list[str]:

@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 
 import torch.utils._pytree as pytree
 from safetensors import SafetensorError
-from safetensors.torch import load, load_file, save
+from safetensors.torch import load, load_file, save, save_file
 from torch import Tensor
 
 from trm.core.model import Architecture
@@ -178,25 +178,12 @@ def write_checkpoint(folder: Path, tensors: dict[str, Tensor], meta: Meta) -> No
     _write(folder / STATE_FILE, blob)
     body = {"format_version": FORMAT_VERSION, "state_sha256": hashlib.sha256(blob).hexdigest()} | asdict(meta)
     if table is not None and apart:
-        body["table_sha256"] = _write_table(folder / TABLE_FILE, table)
+        save_file({TABLE: table.contiguous()}, folder / TABLE_FILE)
+        with (folder / TABLE_FILE).open("rb+") as file:
+            os.fsync(file.fileno())
+            body["table_sha256"] = hashlib.file_digest(file, "sha256").hexdigest()
     _write(folder / META_FILE, (json.dumps(body | {"meta_sha256": checksum(body)}, indent=1, sort_keys=True) + "\n").encode())
     _sync_folder(folder)
-
-
-def _write_table(path: Path, table: Tensor) -> str:
-    """Write a table as safetensors, from its own memory; returns the sha256 of the file."""
-    values = memoryview(table.contiguous().numpy()).cast("B")  # type: ignore[arg-type]
-    kind = {4: "F32", 8: "F64"}[table.element_size()]
-    header = json.dumps({TABLE: {"dtype": kind, "shape": list(table.shape), "data_offsets": [0, values.nbytes]}}).encode()
-    header += b" " * (-len(header) % 8)
-    found = hashlib.sha256()
-    with path.open("wb") as file:
-        for part in (len(header).to_bytes(8, "little"), header, values):
-            file.write(part)
-            found.update(part)
-        file.flush()
-        os.fsync(file.fileno())
-    return found.hexdigest()
 
 
 def mend_links(run_dir: Path) -> None:
