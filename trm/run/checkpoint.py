@@ -24,7 +24,7 @@ from torch import Tensor
 
 from trm.core.model import Architecture
 from trm.errors import CheckpointError
-from trm.ground.folder import CHECKPOINTS, CONFIG_FILE, META_FILE, best_step, checksum, read_meta, steps_in
+from trm.ground.folder import CHECKPOINTS, CONFIG_FILE, META_FILE, best_step, checksum, steps_in
 
 log = logging.getLogger(__name__)
 
@@ -34,7 +34,7 @@ FORMAT_VERSION = 5
 STATE_FILE = "state.safetensors"
 TABLE_FILE, TABLE = "puzzle_embedding.safetensors", "puzzle_embedding"
 LATEST, BEST = "latest", "best"
-WRITING, REPLACED = ".writing_", ".replaced_"  # before the names of folders that have no name yet, or none any more
+WRITING = ".writing_"  # before the name of a folder that is not complete yet
 
 
 @dataclass
@@ -128,13 +128,10 @@ def save_checkpoint(run_dir: Path, tensors: dict[str, Tensor], meta: Meta, *, ke
             aside = folder / f"step_{later}.damaged"
             _remove(aside)
             (folder / f"step_{later}").rename(aside)
-    best = meta.scores.best_step
-    if best is not None and (folder / f"step_{best}").exists():
-        _point(folder / BEST, f"step_{best}")
-    _point(folder / LATEST, final.name)
+    _link(folder)
     kept = steps_in(folder)[-keep:]
     for old in steps_in(folder):
-        if old not in (best, meta.step):
+        if old not in (meta.scores.best_step, meta.step):
             _remove(folder / f"step_{old}" / TABLE_FILE if old in kept else folder / f"step_{old}")
     return final
 
@@ -148,24 +145,14 @@ def adopt(folder: Path) -> None:
             _remove(temporary)
         else:
             _name_it(temporary)
-    for aside in folder.glob(f"{REPLACED}*"):
-        final = folder / aside.name.removeprefix(REPLACED)
-        if final.exists():
-            _remove(aside)
-        else:
-            aside.rename(final)
 
 
 def _name_it(temporary: Path) -> Path:
-    """Give a checkpoint that is whole and on disk its name; one that had it, of a start before, goes only after that."""
-    name = temporary.name.removeprefix(WRITING)
-    final, aside = temporary.with_name(name), temporary.with_name(f"{REPLACED}{name}")
-    if final.exists():
-        _remove(aside)
-        final.rename(aside)
+    """Give a checkpoint that is whole and on disk its name, in the place of one of an earlier start that had it."""
+    final = temporary.with_name(temporary.name.removeprefix(WRITING))
+    _remove(final)
     temporary.rename(final)
     _sync_folder(final.parent)
-    _remove(aside)
     return final
 
 
@@ -187,20 +174,16 @@ def write_checkpoint(folder: Path, tensors: dict[str, Tensor], meta: Meta) -> No
 
 
 def mend_links(run_dir: Path) -> None:
-    """Adopt what a killed process left, and make links again of the folders or files that a tool which follows links, or has none,
-    left in their places.
-    """
-    folder = run_dir / CHECKPOINTS
-    adopt(folder)
-    for name in (LATEST, BEST):
-        copy = folder / name
-        body = read_meta(copy / META_FILE) if copy.is_dir() and not copy.is_symlink() else None
-        if body is not None and not (folder / f"step_{body['step']}").exists():
-            copy.rename(folder / f"step_{body['step']}")  # the tool kept this copy alone
-    steps = steps_in(folder)
+    """Adopt what a killed process left, and make the links again, which tools that copy a run turn into folders or files."""
+    adopt(run_dir / CHECKPOINTS)
+    _link(run_dir / CHECKPOINTS)
+
+
+def _link(folder: Path) -> None:
+    """Have `latest` and `best` point to the checkpoints that they name."""
+    steps, best = steps_in(folder), best_step(folder)
     if steps:
         _point(folder / LATEST, f"step_{steps[-1]}")
-    best = best_step(folder)
     if best is not None:
         _point(folder / BEST, f"step_{best}")
 
@@ -326,9 +309,6 @@ def find_checkpoints(path: Path) -> list[Path]:
             folders = [place / f"step_{best_step(place)}"]
         if found := [folder.resolve() for folder in folders if (folder / META_FILE).exists()]:
             return found
-    for copy in (path, path / LATEST, path / CHECKPOINTS / LATEST):  # all that a tool left which followed links
-        if (copy / META_FILE).exists():
-            return [copy.resolve()]
     raise CheckpointError(f"checkpoint={path}: no checkpoint there: give a run folder (outputs/NAME) or its checkpoints/step_N")
 
 
