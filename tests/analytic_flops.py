@@ -16,7 +16,7 @@ def passes(cfg):
 
 
 def pass_flops(arch):
-    """FLOPs of one pass of the network over one row: 2 for each weight and position that it meets (docs/explanation/what_is_computed.md)."""
+    """FLOPs of one pass of the network over one row: 2 for each weight and position that it meets."""
     model, D, L = arch.model, arch.model.hidden_size, arch.num_tokens
     channel = 2 * L * 3 * D * swiglu_width(D, model.expansion)
     tokens = 2 * D * 3 * L * swiglu_width(L, model.expansion)

@@ -1,3 +1,5 @@
+import os
+import re
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -10,6 +12,16 @@ settings.load_profile("repeatable")
 GOLDEN = Path(__file__).parent / "golden"
 GOLDEN_ARC = Path(__file__).parent / "golden_arc"
 SHARED = Path(__file__).parents[1].parent / "shared"
+
+# A compiler takes a quarter of a minute for each of these cases: `make nightly` (TRM_MATRIX=all) runs them.
+NIGHTLY = re.compile(
+    r"test_parity\.py::(?!test_training_float64).*\[xla-(urm|eqr)"
+    r"|test_compiled_it_computes_the_same\[\w+-(urm|winner)"
+    r"|test_losses_equal_on_one_and_several_devices\[attention"
+    r"|test_on_a_mesh_the_same\[guided"
+    r"|test_host_time_of_the_real_step\[(lazy|loop)"
+    r"|_compiles_for_a_v4_64\[float32"
+)
 
 
 def pytest_addoption(parser):
@@ -32,15 +44,12 @@ def pytest_generate_tests(metafunc):
 
 
 @pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items):
-    """The slowest files first, so that two workers (make test) end together.
-
-    Of the recorded cases of other code bases make test has the training through torch_xla alone, which compiles for seconds.
-    """
-    for item in items:
-        name, _, case = item.name.partition("[xla-")
-        if item.path.name == "test_parity.py" and case.startswith(("urm", "eqr")) and name != "test_training_float64":
-            item.add_marker(pytest.mark.long)
+def pytest_collection_modifyitems(config, items):
+    """Leave out what only `make nightly` runs; the slowest files first, so that two workers (make test) end together."""
+    if os.environ.get("TRM_MATRIX") != "all":
+        nightly = [item for item in items if NIGHTLY.search(item.nodeid)]
+        config.hook.pytest_deselected(items=nightly)
+        items[:] = [item for item in items if item not in nightly]
     slow = [
         "train",
         "sweep",

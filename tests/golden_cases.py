@@ -1,5 +1,6 @@
-"""Loading a parity case (NAME.json + NAME.npz) as this project's settings, state and batches; docs/explanation/what_is_computed.md says
-what is compared.
+"""Loading a parity case (NAME.json + NAME.npz) as this project's settings, state and batches.
+
+docs/explanation/what_is_computed.md says what is compared.
 """
 
 import json

@@ -212,8 +212,8 @@ def runtime():
     """conftest.py starts torch_xla before the first test that has this."""
 
 
-# A case takes a compiler 20 s: it has every fifth one, `make nightly` all of them.
-COMPILED = range(len(CASES)) if os.environ.get("TRM_MATRIX") == "all" else range(0, len(CASES), 5)
+# A case takes a compiler 20 s: it has every twelfth one, `make nightly` all of them.
+COMPILED = range(len(CASES)) if os.environ.get("TRM_MATRIX") == "all" else range(0, len(CASES), 12)
 
 
 @pytest.mark.parametrize(
