@@ -1,8 +1,8 @@
 """Attention without mask or bias, in three ways that compute the same; two of them do not keep the scores.
 
-It is the mixer of docs/explanation/what_is_computed.md "Network". Where the backward pass needs the shares of every pass of the recursion, [B, H, L, L] each, they are most of a step's memory at 900
-tokens. Shape legend: B rows, H heads, L tokens, K head size, S tokens of a block.
-q, k and v are [B, H, L, K], and so is the result.
+It is the mixer of docs/explanation/what_is_computed.md "Network". Where the backward pass needs the shares of every pass of the
+recursion, [B, H, L, L] each, they are most of a step's memory at 900 tokens. Shape legend: B rows, H heads, L tokens, K head
+size, S tokens of a block. q, k and v are [B, H, L, K], and so is the result.
 """
 
 from __future__ import annotations

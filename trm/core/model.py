@@ -1,4 +1,4 @@
-"""The network: embeddings, the two-block mixer, and the two heads (docs/explanation/what_is_computed.md "Network"; paper section 4).
+"""The network: embeddings, the two-block mixer, the two heads (docs/explanation/what_is_computed.md "Network"; paper section 4).
 
 Everything is a pure function of flat dicts of tensors. Weights are kept in a master dtype (float32, or float64 for parity) and
 cast to the forward dtype where they are used, as the reference does.
