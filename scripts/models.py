@@ -18,7 +18,7 @@ import yaml
 from scipy.stats import binomtest
 
 from trm.config import data_settings
-from trm.core.model import num_parameters
+from trm.core.initial import num_parameters
 from trm.data.build import ensure_dataset
 from trm.data.content import findings
 from trm.data.format import load_dataset

@@ -1,6 +1,6 @@
 """FLOPs by formula, the oracle of trm/core/flops.py: 2 for each weight and position, a pass with gradient as three without."""
 
-from trm.core.model import swiglu_width
+from trm.core.initial import swiglu_width
 
 
 def passes(cfg):

@@ -13,8 +13,9 @@ import torch
 from trm.backends import Runtime
 from trm.backends.native import NativeRuntime
 from trm.config import ModelConfig, OptimizerConfig, RecursionConfig
+from trm.core.architecture import Architecture
 from trm.core.attention import ATTENTION
-from trm.core.model import Architecture, init_fixed
+from trm.core.initial import init_fixed
 from trm.core.optimizers import OPTIMIZERS
 from trm.core.step import StepConfig, TrainState, empty_carry
 from trm.interop import ModelTensors, from_reference

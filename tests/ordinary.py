@@ -15,7 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from trm.config import IGNORE_LABEL
-from trm.core.model import Architecture, Weights, swiglu_width
+from trm.core.architecture import Architecture, Weights
+from trm.core.initial import swiglu_width
 from trm.core.optim import learning_rate
 from trm.core.step import StepConfig, TrainState
 

@@ -19,8 +19,9 @@ from sweeping import children, is_gone, start, stopped, wait_for
 from trm import doctor
 from trm.cli import compose, compose_launch
 from trm.config import HardwareConfig, TrackingConfig
+from trm.core.architecture import architecture
+from trm.core.initial import init_fixed
 from trm.core.metrics import training_names
-from trm.core.model import architecture, init_fixed
 from trm.core.step import init_state
 from trm.data.build import build_dataset
 from trm.data.format import array_path

@@ -18,8 +18,9 @@ from trm.backends import start
 from trm.backends.native import NativeRuntime
 from trm.cli import compose, compose_jobs
 from trm.config import HardwareConfig, ModelConfig, RecursionConfig
+from trm.core.architecture import Architecture
+from trm.core.initial import init_fixed, init_weights
 from trm.core.metrics import MOST_SAMPLES, evaluation_names, named
-from trm.core.model import Architecture, init_fixed, init_weights
 from trm.core.step import empty_carry, eval_step
 from trm.data.format import Dataset, Metadata
 from trm.data.loader import EvalLoader

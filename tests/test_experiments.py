@@ -12,9 +12,11 @@ import yaml
 from trm.cli import compose, compose_jobs
 from trm.config import digest, from_plain, numerics, to_plain, total_steps
 from trm.config.groups import CONF_DIR, describe_groups
+from trm.core.architecture import architecture
 from trm.core.curriculum import stages
 from trm.core.flops import training_flops
-from trm.core.model import architecture, forward, init_fixed, num_parameters, weight_shapes, with_latents
+from trm.core.initial import init_fixed, num_parameters, weight_shapes, with_latents
+from trm.core.model import forward
 from trm.plan.workload import architecture_of
 
 NAMES = sorted(path.stem for path in (CONF_DIR / "experiment").glob("[!_]*.yaml"))

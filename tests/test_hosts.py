@@ -19,7 +19,8 @@ from running import TINY, numbers, summary
 
 from trm.backends.native import NativeRuntime
 from trm.cli import compose
-from trm.core.model import architecture, init_fixed, init_puzzle_embedding, init_weights
+from trm.core.architecture import architecture
+from trm.core.initial import init_fixed, init_puzzle_embedding, init_weights
 from trm.data.build import ensure_dataset
 from trm.errors import EXIT_PREEMPTED, ConfigError, RunFailure, UserError
 from trm.inference.evaluator import EvaluationStopped, make_evaluator

@@ -18,8 +18,10 @@ from trm.backends import start
 from trm.cli import compose
 from trm.config import HardwareConfig, InferenceConfig, LatentsConfig, ModelConfig, RecursionConfig
 from trm.config.groups import group_options
+from trm.core.architecture import Architecture
 from trm.core.candidates import change, prepared, resampled, row_keys, started
-from trm.core.model import Architecture, forward, init_fixed, init_weights, with_latents
+from trm.core.initial import init_fixed, init_weights, with_latents
+from trm.core.model import forward
 from trm.data.format import Dataset, Metadata
 from trm.data.loader import EvalLoader
 from trm.errors import ConfigError
@@ -496,8 +498,8 @@ def test_what_does_not_go_together_is_refused(arguments, words):
 
 def test_costs_are_those_of_rows_that_ran():
     cfg = compose(["data=sudoku_4x4", "recipe=tiny", "inference=votes8", "inference.supervision_steps=10", "run_name=r"])
+    from trm.core.architecture import architecture
     from trm.core.flops import count_row_flops
-    from trm.core.model import architecture
     from trm.tasks.base import task_of
 
     arch = architecture(cfg, **task_of(cfg.data).facts.sizes)

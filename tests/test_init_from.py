@@ -9,7 +9,8 @@ from running import TINY, run
 
 from trm.cli import compose
 from trm.core import programs
-from trm.core.model import architecture, init_fixed
+from trm.core.architecture import architecture
+from trm.core.initial import init_fixed
 from trm.core.step import init_state
 from trm.run import resume
 from trm.run.checkpoint import flatten, load_checkpoint, save_checkpoint

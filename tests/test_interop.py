@@ -13,7 +13,8 @@ import torch
 from trm import interop
 from trm.cli import compose
 from trm.config import LatentsConfig, ModelConfig, RecursionConfig
-from trm.core.model import Architecture, architecture, init_fixed, init_puzzle_embedding, init_weights, weight_shapes
+from trm.core.architecture import Architecture, architecture
+from trm.core.initial import init_fixed, init_puzzle_embedding, init_weights, weight_shapes
 from trm.errors import CheckpointError, ConfigError
 from trm.interop import ModelTensors, from_reference, read_reference_file, reference_name, to_reference, write_reference_file
 from trm.run.saved import SavedRun

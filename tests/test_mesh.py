@@ -16,8 +16,9 @@ import torch.utils._pytree as pytree
 from running import MESH, TINY, XLA, metrics, run
 
 from trm.cli import compose
+from trm.core.architecture import architecture
+from trm.core.initial import init_fixed, num_parameters, weight_shapes
 from trm.core.metrics import evaluation_names, training_names
-from trm.core.model import architecture, init_fixed, num_parameters, weight_shapes
 from trm.core.step import empty_carry, init_state
 
 CASES = {

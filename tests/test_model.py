@@ -11,25 +11,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trm.config import Config, HardwareConfig, ModelConfig, RecursionConfig
-from trm.core.model import (
-    Architecture,
-    architecture,
-    attention,
-    embed,
-    forward,
+from trm.core.architecture import Architecture, architecture
+from trm.core.initial import (
     init_fixed,
     init_puzzle_embedding,
     init_weights,
-    network,
     num_parameters,
-    rms_norm,
-    rotate,
-    swiglu,
     swiglu_width,
     truncated_normal,
     weight_shapes,
     with_latents,
 )
+from trm.core.model import attention, embed, forward, network, rms_norm, rotate, swiglu
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -16,8 +16,9 @@ from trm.cli import compose
 from trm.config import HardwareConfig, InferenceConfig, all_keys, validate
 from trm.config.keys import NUMBERS
 from trm.config.schema import role
+from trm.core.architecture import architecture
+from trm.core.initial import init_fixed
 from trm.core.metrics import evaluation_names, named, training_names
-from trm.core.model import architecture, init_fixed
 from trm.core.programs import ONE, eval_program, train_program
 from trm.core.step import StepConfig, empty_carry, init_state
 from trm.errors import ConfigError

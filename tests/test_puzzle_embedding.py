@@ -59,7 +59,8 @@ import numpy as np, torch
 from trm.backends import start
 from trm.cli import compose
 from trm.core.metrics import training_names
-from trm.core.model import architecture, init_fixed
+from trm.core.architecture import architecture
+from trm.core.initial import init_fixed
 from trm.core.programs import train_program
 from trm.core.step import StepConfig, init_state
 from trm.run.experiment import on_devices

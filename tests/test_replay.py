@@ -11,7 +11,7 @@ from trm.backends.replay import WARM_UP, Replayed
 from trm.cli import compose
 from trm.config import HardwareConfig
 from trm.core.flops import train_arguments
-from trm.core.model import init_fixed
+from trm.core.initial import init_fixed
 from trm.core.programs import train_program
 from trm.core.step import init_state
 from trm.errors import ConfigError, RunFailure

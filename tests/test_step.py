@@ -22,8 +22,10 @@ from trm.config import (
     RecursionConfig,
     TrainConfig,
 )
+from trm.core.architecture import Architecture, architecture
+from trm.core.initial import init_fixed, with_latents
 from trm.core.metrics import evaluation_names, training_names
-from trm.core.model import Architecture, architecture, forward, init_fixed, with_latents
+from trm.core.model import forward
 from trm.core.programs import train_program
 from trm.core.step import (
     Carry,

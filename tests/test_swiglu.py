@@ -12,7 +12,9 @@ from torch._inductor.exc import CppCompileError
 from trm.backends import start, swiglu
 from trm.cli import compose
 from trm.config import HardwareConfig
-from trm.core.model import architecture, forward, init_fixed, init_weights, with_latents
+from trm.core.architecture import architecture
+from trm.core.initial import init_fixed, init_weights, with_latents
+from trm.core.model import forward
 
 DTYPES = [torch.float32, torch.bfloat16]
 # largest error as a share of the largest value: bfloat16 has 8 bits, and the weights' gradients are rounded once

@@ -7,9 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from thinking_fixtures import SIZES, architecture, puzzle, thoughts
 
+from trm.core.initial import init_fixed, init_weights
 from trm.core.losses import cell_cross_entropy
 from trm.core.metrics import evaluation_names
-from trm.core.model import init_fixed, init_weights
 from trm.core.step import empty_carry, eval_step
 from trm.core.variants import VARIANTS
 from trm.show.think import think

@@ -8,8 +8,9 @@ from conftest import GOLDEN
 from golden_cases import load_case
 
 from trm.cli import compose
+from trm.core.architecture import architecture
 from trm.core.flops import network_flops
-from trm.core.model import architecture, init_fixed
+from trm.core.initial import init_fixed
 from trm.core.step import StepConfig, init_state, loss_and_grads
 from trm.plan.workload import architecture_of, step_config
 

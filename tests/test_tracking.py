@@ -24,8 +24,8 @@ from thinking_fixtures import architecture
 from tracking_fixtures import SUDOKU, evaluation, samples
 
 from trm.config import Config, TrackingConfig, register_schema
+from trm.core.initial import init_fixed, init_weights
 from trm.core.metrics import METRICS, Shown, evaluation_names, training_names
-from trm.core.model import init_fixed, init_weights
 from trm.core.programs import eval_program
 from trm.core.step import empty_carry
 from trm.ground.clock import Lap

@@ -17,9 +17,9 @@ from test_step import make, make_batch
 from trm.backends import start
 from trm.cli import compose
 from trm.config import HardwareConfig
+from trm.core.initial import init_fixed, init_weights, with_latents
 from trm.core.latents import STD_OF_CUT_NORMAL
 from trm.core.metrics import evaluation_names
-from trm.core.model import init_fixed, init_weights, with_latents
 from trm.core.step import empty_carry, eval_step, train_step, train_step_with_outputs
 from trm.core.variants import VARIANTS
 from trm.errors import ConfigError

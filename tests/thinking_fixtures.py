@@ -4,7 +4,8 @@ import numpy as np
 import torch
 
 from trm.config import ModelConfig, RecursionConfig
-from trm.core.model import Architecture, init_fixed, init_weights
+from trm.core.architecture import Architecture
+from trm.core.initial import init_fixed, init_weights
 from trm.show.think import think
 from trm.show.thinking import Frame, Puzzle
 from trm.tasks.sudoku.rules import BLANK

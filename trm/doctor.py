@@ -188,7 +188,7 @@ def check_dataset(cfg: Config) -> str:
 
 
 def sizes_and_groups(cfg: Config) -> tuple[dict[str, int], float]:
-    """The dataset's sizes, as trm.core.model.architecture takes them, and rows of an epoch; by the settings where it has none."""
+    """The dataset's sizes, as trm.core.architecture takes them, and rows of an epoch; by the settings where it has none."""
     task = task_of(cfg.data)
     try:
         train = load_dataset(Path(cfg.data.path), "train", task)
@@ -228,8 +228,8 @@ def compare_checksums(path: Path) -> str:
 
 def state_bytes(cfg: Config, sizes: dict[str, int]) -> int:
     """Bytes of one checkpoint's tensors: weights, moments, EMA, puzzle embedding, carry of the global batch, initial latents."""
+    from trm.core.architecture import architecture
     from trm.core.flops import num_bytes, train_arguments
-    from trm.core.model import architecture
 
     state, fixed, _ = train_arguments(cfg, architecture(cfg, **sizes))
     return num_bytes((state, [tensor for name, tensor in fixed.items() if name.startswith("init.")]))

@@ -34,7 +34,8 @@ from torch import Tensor
 from trm.cli import compose, options
 from trm.config import digest, kept, local_path, to_plain
 from trm.config.overrides import override
-from trm.core.model import Architecture, Weights, architecture, weight_shapes
+from trm.core.architecture import Architecture, Weights, architecture
+from trm.core.initial import weight_shapes
 from trm.data.build import held_out_puzzles
 from trm.errors import CheckpointError, ConfigError
 from trm.ground.folder import CONFIG_FILE

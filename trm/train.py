@@ -23,9 +23,10 @@ from hydra.core.hydra_config import HydraConfig
 from torch import Tensor
 
 from trm.config import Config
+from trm.core.architecture import Weights
 from trm.core.curriculum import Stage
+from trm.core.initial import num_parameters
 from trm.core.metrics import STOP, named, training_names
-from trm.core.model import Weights, num_parameters
 from trm.core.programs import Current
 from trm.core.step import Batch, TrainState
 from trm.data.prefetch import Prefetcher

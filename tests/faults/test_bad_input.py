@@ -33,7 +33,8 @@ from trm import interop, solve
 from trm.cli import compose
 from trm.config import IGNORE_LABEL, from_plain, groups, to_plain
 from trm.config.refusals import one_line
-from trm.core.model import architecture, init_fixed, init_puzzle_embedding, init_weights, weight_shapes
+from trm.core.architecture import architecture
+from trm.core.initial import init_fixed, init_puzzle_embedding, init_weights, weight_shapes
 from trm.data.build import build_dataset, ensure_dataset
 from trm.data.format import load_dataset
 from trm.data.loader import EvalLoader, TrainLoader

@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from trm.config import InferenceConfig
+from trm.core.architecture import Architecture
 from trm.core.latents import random_starts
-from trm.core.model import Architecture
 from trm.core.recursion import Latents
 from trm.ground.counter import RESAMPLING, ROLLOUT_NOISE, normal, uniform
 

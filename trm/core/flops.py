@@ -16,10 +16,11 @@ from torch._subclasses import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from trm.config import Config
+from trm.core.architecture import Architecture, Weights
 from trm.core.attention import scores
 from trm.core.curriculum import Stage
+from trm.core.initial import init_fixed
 from trm.core.metrics import evaluation_names, training_names
-from trm.core.model import Architecture, Weights, init_fixed
 from trm.core.programs import Current, eval_program, train_program
 from trm.core.recursion import Networks
 from trm.core.step import Batch, Carry, StepConfig, empty_carry, eval_step, init_state, loss_and_grads

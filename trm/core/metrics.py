@@ -15,8 +15,9 @@ import torch
 from torch import Tensor
 
 from trm.config import IGNORE_LABEL
+from trm.core.architecture import Architecture
 from trm.core.losses import binary_cross_entropy, cell_cross_entropy, log_probabilities
-from trm.core.model import Architecture, Output
+from trm.core.model import Output
 
 STOP, FAILED = 1, 2  # in a batch's "stop": a host that wants to stop, one that cannot go on
 MOST_SAMPLES = 8  # puzzles of an evaluation that are shown

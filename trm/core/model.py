@@ -8,231 +8,20 @@ Shape legend: B rows, C cells, P prefix tokens, L = P + C tokens, D hidden size,
 
 from __future__ import annotations  # torch.compile cannot evaluate the annotations of nested functions
 
-import hashlib
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from trm.config import Config, LatentsConfig, ModelConfig, ObjectiveConfig, RecursionConfig, draws_numbers
-from trm.core.attention import Attend, attention_for, scores
-from trm.core.latents import STD_OF_CUT_NORMAL, Noise, damped, random_starts
-from trm.core.recursion import OWN, Latents, Networks, Variant
-from trm.core.variants import VARIANTS
+from trm.core.architecture import Architecture, Weights
+from trm.core.initial import CONV_KERNELS
+from trm.core.latents import Noise, damped
+from trm.core.recursion import OWN, Latents, Networks
 
-Weights = dict[str, Tensor]
-Blocks = Callable[..., Tensor]
 Passes = Callable[[Tensor], Tensor]  # [B, L, D] -> [B, L, D]
-
-
-def _itself(rows: Tensor) -> Tensor:
-    return rows
-
-
-def _as_it_is(blocks: Blocks) -> Blocks:
-    return blocks
-
-
-@dataclass(frozen=True)
-class Architecture:
-    """All that determines the shapes and the arithmetic of the network."""
-
-    model: ModelConfig
-    recursion: RecursionConfig
-    seq_len: int  # C
-    vocab_size: int  # V
-    num_puzzle_identifiers: int  # I
-    dtype: torch.dtype  # forward dtype
-    loss_dtype: torch.dtype
-    num_devices: int = 1  # that the rows of a batch are split over
-    latents: LatentsConfig = field(default_factory=LatentsConfig)
-    objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
-    attend: Attend = scores
-    token_multiple: int = 1  # of tokens in the token mixer's products
-    # what the backend puts in the place of plain torch (trm/backends/base.py)
-    linear: Callable[[Tensor, Tensor], Tensor] = F.linear
-    swiglu: Callable[[Tensor, Tensor, Tensor], Tensor] | None = None
-    compile_block: Callable[[Blocks], Blocks] = _as_it_is
-    whole: Callable[[Tensor], Tensor] = _itself
-    torch_kernels: bool = True  # whether torch's own kernels compute
-
-    @property
-    def master_dtype(self) -> torch.dtype:
-        """Dtype of weights, moments and EMA: at least float32."""
-        return torch.promote_types(self.dtype, torch.float32)
-
-    @property
-    def num_tokens(self) -> int:
-        """L: prefix and cells."""
-        return self.model.prefix_len + self.seq_len
-
-    @property
-    def variant(self) -> Variant:
-        """The recursion, with what it owns."""
-        return VARIANTS[self.recursion.variant]
-
-    @property
-    def latent_names(self) -> tuple[str, ...]:
-        """The latents of the recursion variant; the first is decoded."""
-        return self.variant.latents(self.recursion.n)
-
-    @property
-    def is_random(self) -> bool:
-        """Whether its forward pass draws random numbers."""
-        return draws_numbers(self.latents, self.recursion)
-
-
-def architecture(cfg: Config, *, seq_len: int, vocab_size: int, num_puzzle_identifiers: int) -> Architecture:
-    """The architecture that a config describes for a dataset of these sizes."""
-    dtype = getattr(torch, cfg.hardware.dtype)
-    return Architecture(
-        model=cfg.model,
-        recursion=cfg.recursion,
-        latents=cfg.latents,
-        objective=cfg.objective,
-        seq_len=seq_len,
-        vocab_size=vocab_size,
-        num_puzzle_identifiers=num_puzzle_identifiers,
-        dtype=dtype,
-        loss_dtype=getattr(torch, cfg.hardware.loss_dtype),
-        num_devices=cfg.hardware.num_devices,
-        attend=attention_for(cfg.hardware, cfg.model.prefix_len + seq_len),
-        token_multiple=cfg.hardware.token_multiple or cfg.hardware.can.token_multiple.get(cfg.hardware.platform, 1),
-    )
-
-
-# ------------------------------------------------------------------------------------------------------------- initial values
-
-
-# What the depthwise convolution of an MLP sees: the token before and the token itself; a cell and its neighbours in the grid
-CONV_KERNELS = {"conv_swiglu": (2,), "conv2d_swiglu": (3, 3)}
-
-
-def swiglu_width(in_features: int, expansion: float) -> int:
-    """Inner width of a SwiGLU: round(expansion * in * 2/3), rounded up to a multiple of 256."""
-    return -(round(expansion * in_features * 2 / 3) // -256) * 256
-
-
-def weight_shapes(arch: Architecture) -> dict[str, tuple[int, ...]]:
-    """Name and shape of every weight that the optimizer trains, in a fixed order (the puzzle embedding is not among them)."""
-    model, D = arch.model, arch.model.hidden_size
-    shapes: dict[str, tuple[int, ...]] = {"embed_tokens": (arch.vocab_size, D)}
-    if model.positions == "learned":
-        shapes["embed_positions"] = (arch.num_tokens, D)
-    if model.registers:
-        shapes["embed_registers"] = (model.registers, D)
-    token_width, channel_width = swiglu_width(arch.num_tokens, model.expansion), swiglu_width(D, model.expansion)
-    for net in ("f_L", "f_H") if model.separate_networks else ("net",):
-        for i in range(model.num_layers):
-            block = f"{net}.{i}"
-            if model.mixer == "mlp":
-                shapes[f"{block}.token_mlp.gate_up"] = (2 * token_width, arch.num_tokens)
-                shapes[f"{block}.token_mlp.down"] = (arch.num_tokens, token_width)
-            else:
-                shapes[f"{block}.attention.qkv"] = (3 * D, D)
-                shapes[f"{block}.attention.out"] = (D, D)
-            shapes[f"{block}.mlp.gate_up"] = (2 * channel_width, D)
-            if model.mlp in CONV_KERNELS:
-                shapes[f"{block}.mlp.conv.weight"] = (channel_width, 1, *CONV_KERNELS[model.mlp])
-                shapes[f"{block}.mlp.conv.bias"] = (channel_width,)
-            shapes[f"{block}.mlp.down"] = (D, channel_width)
-    shapes |= {"lm_head": (arch.vocab_size, D), "q_head.weight": (2, D), "q_head.bias": (2,)}
-    return shapes | {f"{OWN}{name}": weight.shape for name, weight in arch.variant.weights(arch).items()}
-
-
-def own_weights(weights: Weights) -> Weights:
-    """The variant's own among the weights, by the names that the variant gives them."""
-    return {name.removeprefix(OWN): weight for name, weight in weights.items() if name.startswith(OWN)}
-
-
-def num_parameters(arch: Architecture) -> int:
-    """Trained values as the paper counts them: without the puzzle embedding, which is a buffer in the released code."""
-    return sum(math.prod(shape) for shape in weight_shapes(arch).values())
-
-
-def truncated_normal(shape: tuple[int, ...], std: float, seed: int, name: str, dtype: torch.dtype) -> Tensor:
-    """Normal values cut at two sigma, whose standard deviation after the cut is `std`.
-
-    Each tensor has a generator of its own, seeded by (seed, name): a variant that adds a tensor leaves the others as they were.
-    """
-    bound = math.erf(math.sqrt(2))  # probability mass within two sigma
-    uniform = torch.rand(shape, generator=_generator(seed, name), dtype=torch.float64) * (2 * bound) - bound
-    normal = (torch.erfinv(uniform) * math.sqrt(2)).clamp_(-2, 2)
-    return (normal * (std / STD_OF_CUT_NORMAL)).to(dtype)
-
-
-def _generator(seed: int, name: str) -> torch.Generator:
-    return torch.Generator().manual_seed(int.from_bytes(hashlib.sha256(f"{seed}/{name}".encode()).digest()[:7], "big"))
-
-
-def init_weights(arch: Architecture, seed: int) -> Weights:
-    """Initial weights: truncated normal of std 1/sqrt(fan_in); q_head is zero with bias -5, so that halting starts improbable."""
-    weights: Weights = {}
-    own = arch.variant.weights(arch)
-    for name, shape in weight_shapes(arch).items():
-        if name.startswith(OWN) and (init := own[name.removeprefix(OWN)].init) is not None:
-            weights[name] = init(shape).to(arch.master_dtype)
-        elif name == "q_head.weight":
-            weights[name] = torch.zeros(shape, dtype=arch.master_dtype)
-        elif name == "q_head.bias":
-            weights[name] = torch.full(shape, -5.0, dtype=arch.master_dtype)
-        elif ".conv." in name:  # as torch's Conv1d: uniform within 1/sqrt(fan_in), the bias too
-            uniform = torch.rand(shape, generator=_generator(seed, name), dtype=torch.float64)
-            weights[name] = ((2 * uniform - 1) * math.prod(CONV_KERNELS[arch.model.mlp]) ** -0.5).to(arch.master_dtype)
-        else:
-            # the last axis is fan_in of a linear layer, and D of an embedding table: 1/sqrt(D) there too
-            weights[name] = truncated_normal(shape, shape[-1] ** -0.5, seed, name, arch.master_dtype)
-    return weights
-
-
-def init_fixed(arch: Architecture, seed: int) -> Weights:
-    """Tensors that are never trained: each latent's initial value [D] in the forward dtype, and the rotary tables [L, K].
-
-    Of latents with several copies (latents.heads) copy 1, 2, ... has one more vector, "init.NAME.1", ...; where starts are drawn
-    anew there is none. What draws random numbers has their seed, "random.seed".
-    """
-    names = [] if arch.latents.init == "random" else [f"init.{z}" for z in arch.latent_names]
-    if names:
-        names += [f"init.{z}.{copy}" for z in arch.latent_names[1:] for copy in range(1, arch.latents.heads)]
-    fixed = {name: truncated_normal((arch.model.hidden_size,), 1.0, seed, name, arch.dtype) for name in names}
-    if arch.is_random:
-        fixed["random.seed"] = torch.tensor(seed, dtype=torch.int64)
-    if arch.model.positions.startswith("rope"):
-        angles = _rope_angles(arch)
-        fixed |= {"rope.cos": angles.cos(), "rope.sin": angles.sin()}
-    return fixed
-
-
-def _rope_angles(arch: Architecture) -> Tensor:
-    """The rotary angles of every token and channel of a head, [L, K].
-
-    rope2d turns the first half of the channels by a cell's row and the second by its column; the tokens before the cells are where
-    the first cell is.
-    """
-    head_size, dtype = arch.model.hidden_size // arch.model.num_heads, arch.master_dtype
-
-    def angles(positions: Tensor, channels: int) -> Tensor:
-        frequencies = 1.0 / arch.model.rope_theta ** (torch.arange(0, channels, 2, dtype=dtype) / channels)
-        return torch.outer(positions.to(dtype), frequencies).repeat(1, 2)
-
-    if arch.model.positions == "rope":
-        return angles(torch.arange(arch.num_tokens), head_size)
-    cells = F.pad(torch.arange(arch.seq_len), (arch.model.prefix_len, 0))
-    side = math.isqrt(arch.seq_len)
-    return torch.cat([angles(cells // side, head_size // 2), angles(cells % side, head_size // 2)], dim=1)
-
-
-def init_puzzle_embedding(arch: Architecture) -> Tensor | None:
-    """The puzzle embedding [I, puzzle_emb_ndim], initially zero, or None where the model has none."""
-    if arch.model.puzzle_emb_ndim == 0:
-        return None
-    return torch.zeros(arch.num_puzzle_identifiers, arch.model.puzzle_emb_ndim, dtype=arch.master_dtype)
-
-
-# ------------------------------------------------------------------------------------------------------------------- network
 
 
 def _linear(arch: Architecture, x: Tensor, weight: Tensor) -> Tensor:
@@ -339,6 +128,11 @@ def blocks(arch: Architecture, weights: Weights, fixed: Weights, name: str, h: T
     return h
 
 
+def own_weights(weights: Weights) -> Weights:
+    """The variant's own among the weights, by the names that the variant gives them."""
+    return {name.removeprefix(OWN): weight for name, weight in weights.items() if name.startswith(OWN)}
+
+
 def network(arch: Architecture, weights: Weights, fixed: Weights, name: str) -> Passes:
     """`blocks` as a function [B, L, D] -> [B, L, D]."""
     run = arch.compile_block(blocks)
@@ -437,24 +231,3 @@ def recurse(
 def noise_of(arch: Architecture, fixed: Weights, rows: Tensor, step: int | Tensor, passes: int = 0) -> Noise | None:
     """The noise of rows [B] int64 at a step (scalar or [B]) after so many passes of the network; None where the model has none."""
     return Noise(fixed["random.seed"], rows, step, passes) if arch.recursion.noise else None
-
-
-def with_latents(
-    arch: Architecture, fixed: Weights, batch_size: int, rows: Tensor | None = None, step: int | Tensor = 0, heads: int = 1
-) -> Latents:
-    """Every latent at its start: the answer [B, L, D], the others [B, heads, L, D], or [B, L, D] where there is one of each.
-
-    Starts that are drawn anew are those of `rows` [B] int64 (None = 0, 1, ...) at `step`.
-    """
-    shape = (arch.num_tokens, arch.model.hidden_size)
-    first, *others = arch.latent_names
-    shapes = {first: shape} | dict.fromkeys(others, shape if heads == 1 else (heads, *shape))
-    if arch.latents.init == "random":
-        seed = fixed["random.seed"]
-        rows = torch.arange(batch_size, device=seed.device) if rows is None else rows
-        return random_starts(seed, rows, shapes, step, arch.dtype)
-    starts = {z: fixed[f"init.{z}"] for z in shapes}
-    if heads > 1:
-        own = {z: [starts[z], *(fixed[f"init.{z}.{copy}"] for copy in range(1, heads))] for z in others}
-        starts |= {z: torch.stack(vectors).unsqueeze(1) for z, vectors in own.items()}  # [heads, 1, D]
-    return {z: start.expand(batch_size, *shapes[z]) for z, start in starts.items()}

@@ -12,9 +12,10 @@ import torch
 from torch import Tensor
 
 from trm.config import InferenceConfig
+from trm.core.architecture import Architecture, Weights
 from trm.core.candidates import change, prepared, resampled
 from trm.core.metrics import RowTrace, Shown, evaluation_sums, halting_logit, shown_rows, wants_to_halt
-from trm.core.model import Architecture, Weights, decode
+from trm.core.model import decode
 from trm.core.recursion import Latents
 from trm.core.step import Batch, Carry, StepConfig, TrainState, eval_forward, train_step_with_outputs
 

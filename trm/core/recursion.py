@@ -19,7 +19,7 @@ from torch import Tensor
 from trm.config import Config, RecursionConfig
 
 if TYPE_CHECKING:
-    from trm.core.model import Architecture
+    from trm.core.architecture import Architecture
 
 OWN = "variant."  # before the name of a weight that a variant adds
 

@@ -17,22 +17,12 @@ import torch
 from torch import Tensor
 
 from trm.config import IGNORE_LABEL, Config, OptimizerConfig, RecursionConfig
+from trm.core.architecture import Architecture, Weights
+from trm.core.initial import init_puzzle_embedding, init_weights, with_latents
 from trm.core.latents import FURTHER_PASSES
 from trm.core.losses import binary_cross_entropy
 from trm.core.metrics import RowResults, cross_entropy, evaluation_sums, row_results, training_sums, wants_to_halt
-from trm.core.model import (
-    Architecture,
-    Output,
-    Weights,
-    decode,
-    embed,
-    forward,
-    init_puzzle_embedding,
-    init_weights,
-    noise_of,
-    recurse,
-    with_latents,
-)
+from trm.core.model import Output, decode, embed, forward, noise_of, recurse
 from trm.core.optim import (
     averaging_rate,
     clip_gradients,

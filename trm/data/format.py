@@ -58,7 +58,7 @@ class Metadata:
 
     @property
     def sizes(self) -> dict[str, int]:
-        """What `trm.core.model.architecture` takes."""
+        """What `trm.core.architecture.architecture` takes."""
         return {name: getattr(self, name) for name in ("seq_len", "vocab_size", "num_puzzle_identifiers")}
 
 

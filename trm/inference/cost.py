@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from trm.config import Config
+from trm.core.architecture import Architecture
 from trm.core.flops import count_row_flops, passes
-from trm.core.model import Architecture
 
 
 @dataclass(frozen=True)

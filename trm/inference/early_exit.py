@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from trm.config import InferenceConfig
+from trm.core.architecture import Architecture, Weights
 from trm.core.candidates import row_keys
 from trm.core.metrics import (
     METRICS,
@@ -24,7 +25,7 @@ from trm.core.metrics import (
     shown_rows,
     wants_to_halt,
 )
-from trm.core.model import Architecture, Output, Weights
+from trm.core.model import Output
 from trm.core.programs import ONE, Program, preparation
 from trm.core.step import Batch, Carry, empty_carry, eval_forward
 

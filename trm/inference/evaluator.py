@@ -21,9 +21,9 @@ from torch import Tensor
 
 from trm.backends import Runtime
 from trm.config import EXACT, IGNORE_LABEL, SAMPLE_PUZZLES, Config, InferenceConfig
+from trm.core.architecture import Architecture, Weights
 from trm.core.candidates import row_keys
 from trm.core.metrics import METRICS, MOST_SAMPLES, STOP, RowTrace, Shown, evaluation_names, named
-from trm.core.model import Architecture, Weights
 from trm.core.programs import ONE, eval_program
 from trm.core.step import empty_carry
 from trm.data.build import held_out_puzzles

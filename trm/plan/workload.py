@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from torch import Tensor
 
 from trm.config import LARGEST_COUNT, SAMPLE_PUZZLES, Config, total_steps
+from trm.core.architecture import Architecture, architecture
 from trm.core.curriculum import stages
 from trm.core.flops import (
     count_eval_flops,
@@ -14,7 +15,7 @@ from trm.core.flops import (
     num_bytes,
     train_arguments,
 )
-from trm.core.model import Architecture, architecture, num_parameters
+from trm.core.initial import num_parameters
 from trm.core.step import StepConfig
 from trm.data.content import GENERATED_TEST_PUZZLES, SELECTION_PUZZLES
 from trm.tasks.base import task_of

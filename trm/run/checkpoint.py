@@ -22,7 +22,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, load_file, save, save_file
 from torch import Tensor
 
-from trm.core.model import Architecture
+from trm.core.architecture import Architecture
 from trm.errors import CheckpointError
 from trm.ground.folder import CHECKPOINTS, CONFIG_FILE, META_FILE, best_step, checksum, steps_in
 

@@ -14,9 +14,10 @@ from torch import Tensor
 from trm.backends import Runtime, start
 from trm.backends.machine import require_machine
 from trm.config import Config, RecursionConfig, total_steps
+from trm.core.architecture import Architecture, Weights, architecture
 from trm.core.curriculum import Stage, stages
+from trm.core.initial import init_fixed
 from trm.core.metrics import training_names
-from trm.core.model import Architecture, Weights, architecture, init_fixed
 from trm.core.programs import Program, train_program
 from trm.core.step import StepConfig, TrainState, draw_min_steps, init_state
 from trm.data.build import ensure_dataset

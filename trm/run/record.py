@@ -13,7 +13,7 @@ from torch import Tensor
 from trm.backends.machine import surroundings
 from trm.config import EXACT, digest, kept, to_plain
 from trm.core.flops import training_flops
-from trm.core.model import num_parameters
+from trm.core.initial import num_parameters
 from trm.ground.cores import cores
 from trm.inference.evaluator import EvalResult
 from trm.run.checkpoint import Meta, Scores

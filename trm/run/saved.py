@@ -31,7 +31,8 @@ from trm.config import (
 from trm.config.groups import GROUPS, group_options
 from trm.config.overrides import override, parsed
 from trm.config.refusals import one_line
-from trm.core.model import Architecture, Weights, architecture, init_fixed, weight_shapes
+from trm.core.architecture import Architecture, Weights, architecture
+from trm.core.initial import init_fixed, weight_shapes
 from trm.data.build import is_absent
 from trm.data.content import findings, trained_on
 from trm.data.format import SELECTION, Dataset, load_dataset, read_build_record

@@ -6,10 +6,12 @@ import torch
 from torch import Tensor
 
 from trm.config import InferenceConfig
+from trm.core.architecture import Architecture, Weights
 from trm.core.candidates import prepared
+from trm.core.initial import with_latents
 from trm.core.losses import log_probabilities
 from trm.core.metrics import halting_logit
-from trm.core.model import Architecture, Weights, decode, forward, noise_of, with_latents
+from trm.core.model import decode, forward, noise_of
 from trm.core.programs import ONE
 from trm.core.recursion import Latents
 from trm.show.thinking import Cells, Frame

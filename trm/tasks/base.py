@@ -61,7 +61,7 @@ class TaskFacts:
 
     @property
     def sizes(self) -> dict[str, int]:
-        """What `trm.core.model.architecture` takes."""
+        """What `trm.core.architecture.architecture` takes."""
         return {"seq_len": self.seq_len, "vocab_size": self.vocab_size, "num_puzzle_identifiers": self.num_identifiers}
 
 
