@@ -1,5 +1,6 @@
 """What a run says when it cannot go on."""
 
+import contextlib
 import errno
 import os
 import signal
@@ -85,18 +86,27 @@ def test_a_full_disk_names_the_file_and_what_comes_next(cfg, tmp_path):
     assert f"goes on from {tmp_path}/checkpoints/step_40" in str(caught.value)
 
 
+@contextlib.contextmanager
+def failure(cfg, folder, words):
+    with pytest.raises(RunFailure, match=words), explained(cfg, folder):
+        yield
+
+
 def test_losses_that_are_not_finite_are_told_with_their_first_step_and_terms(cfg, tmp_path):
     sums = dict.fromkeys(training_names(), 1.0) | {"nonfinite_steps": 0.0}
-    check_losses(sums, 120, cfg, tmp_path)
-    with pytest.raises(RunFailure, match=r"^step 118: the loss is not finite \(q_halt_loss is inf\): no checkpoint"):
-        check_losses(sums | {"nonfinite_steps": 3.0, "q_halt_loss": float("inf")}, 120, cfg, tmp_path)
+    check_losses(sums, 120)
+    with (
+        pytest.raises(RunFailure, match=r"^step 118: the loss is not finite \(q_halt_loss is inf\): no checkpoint"),
+        explained(cfg, tmp_path),
+    ):
+        check_losses(sums | {"nonfinite_steps": 3.0, "q_halt_loss": float("inf")}, 120)
 
 
 def test_weights_that_are_not_finite_are_named(cfg, tmp_path):
     weights = {"lm_head": torch.ones(2), "net.0": torch.tensor([1.0, float("nan")])}
-    with pytest.raises(RunFailure, match=r"^step 7: the weights net\.0 are not finite"):
-        check_weights(weights, 7, cfg, tmp_path)
-    check_weights({"lm_head": torch.ones(2)}, 7, cfg, tmp_path)
+    with failure(cfg, tmp_path, r"^step 7: the weights net\.0 are not finite"):
+        check_weights(weights, 7)
+    check_weights({"lm_head": torch.ones(2)}, 7)
 
 
 def test_a_loader_slower_than_the_step_is_told_with_both_times():
@@ -110,11 +120,14 @@ def test_a_loader_slower_than_the_step_is_told_with_both_times():
 def test_an_evaluation_that_is_not_finite_is_a_failure(cfg, tmp_path):
     """Else its accuracy of 0 would stand in the results as if it had been measured."""
     good, bad = {"lm_head": torch.ones(2)}, {"lm_head": torch.tensor([1.0, float("nan")])}
-    check_evaluation({"lm_loss": 1.0}, good, 3, cfg, tmp_path)
-    with pytest.raises(RunFailure, match=r"^step 3: the evaluation is not finite \(lm_loss is nan\), though its weights are"):
-        check_evaluation({"lm_loss": float("nan"), "accuracy": 0.0}, good, 3, cfg, tmp_path)
-    with pytest.raises(RunFailure, match=r"^step 3: the weights lm_head are not finite"):
-        check_evaluation({"lm_loss": float("nan")}, bad, 3, cfg, tmp_path)
+    check_evaluation({"lm_loss": 1.0}, good, 3)
+    with (
+        pytest.raises(RunFailure, match=r"^step 3: the evaluation is not finite \(lm_loss is nan\), though its weights are"),
+        explained(cfg, tmp_path),
+    ):
+        check_evaluation({"lm_loss": float("nan"), "accuracy": 0.0}, good, 3)
+    with failure(cfg, tmp_path, r"^step 3: the weights lm_head are not finite"):
+        check_evaluation({"lm_loss": float("nan")}, bad, 3)
 
 
 # --------------------------------------------------------------------------------------------------------------------- locks

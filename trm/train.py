@@ -66,9 +66,7 @@ def execute(exp: Experiment, run_dir: Path, stop: StopSignal) -> float | None:
     """Train from where the folder left off to the end or a stop, and write the summary whatever happens; returns the score."""
     record = Record()
     exp, state = starting_point(exp, run_dir, record)
-    for finding in exp.content.findings:
-        record.warn(f"data.path={exp.cfg.data.path}: {finding}")
-    for finding in findings_of(exp.cfg):
+    for finding in (*(f"data.path={exp.cfg.data.path}: {words}" for words in exp.content.findings), *findings_of(exp.cfg)):
         record.warn(finding)
     if record.step == exp.total_steps and (kept := kept_evaluation(exp, run_dir, record)) is not None:
         log.info("nothing to train: %s already holds all %s steps%s", run_dir, exp.total_steps, kept)
@@ -219,9 +217,7 @@ class Training:
         """
         cfg, step, total_steps = self.cfg, self.record.step, self.exp.total_steps
         sums = named(training_names(), self.runtime.fetch(totals))
-        if sums["nonfinite_steps"]:
-            self.outputs.wait()
-        check_losses(sums, step, cfg, self.run_dir)
+        check_losses(sums, step)
         lap, (made_s, waited_s) = self.clock.lap(step), batches.lap()
         compiles = self.runtime.compile_count()
         values = training_values(cfg, sums, lap, (made_s, waited_s), step, total_steps, compiles)
@@ -261,7 +257,7 @@ class Training:
             except EvaluationStopped:
                 self._save(state, sums)
                 return False
-            check_evaluation(result.final, weights, self.record.step, self.cfg, self.run_dir)
+            check_evaluation(result.final, weights, self.record.step)
             self.record.evaluated(sample, result, self.cfg.evaluate.best_by, chosen_by)
             if evaluator.keeps_votes and evaluator.ballots is not None:
                 self.record.votes = evaluator.ballots.arrays()
@@ -278,10 +274,9 @@ class Training:
             if host.puzzle_embedding is not None and host.puzzle_embedding is state.puzzle_embedding:
                 # on a CPU without torch_xla this is the table itself, which the next step changes in place
                 host = host._replace(puzzle_embedding=host.puzzle_embedding.clone())
-            self.outputs.wait()  # one is written at a time
-            check_losses(named(training_names(), totals), self.record.step, self.cfg, self.run_dir)
+            check_losses(named(training_names(), totals), self.record.step)
             for weights in (host.weights, host.ema):
-                check_weights(weights, self.record.step, self.cfg, self.run_dir)
+                check_weights(weights, self.record.step)
             self.record.sums = {name: total.clone() for name, total in zip(training_names(), totals, strict=True)}
             self.outputs.save(host)
 

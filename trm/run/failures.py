@@ -25,20 +25,29 @@ SLOW_LOADER_SHARE = 0.2  # of a step spent waiting for its batch, from which on 
 UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 
+class NotFiniteError(Exception):
+    """What a run computed is not finite: the message says what and at which step."""
+
+
 @contextlib.contextmanager
 def explained(cfg: Config, run_dir: Path) -> Iterator[None]:
-    """Turn what the disk or the memory cannot do into a RunFailure; every other error passes as it is."""
+    """Turn numbers that are not finite, and what the disk or the memory cannot do, into a RunFailure; other errors pass."""
     try:
         yield
+    except NotFiniteError as error:
+        newest = _newest(run_dir)
+        kept = f"{newest} is the last good checkpoint" if newest else "no checkpoint was saved yet"
+        fix = f"lower optimizer.lr={cfg.optimizer.lr:g} or raise optimizer.warmup_steps, under another run_name"
+        raise RunFailure(f"{error}: {kept}; {fix}") from error
     except OSError as error:
         if error.errno in UNWRITABLE and error.errno not in DISK_ERRORS and str(error.filename).startswith(f"{run_dir}/"):
             raise unwritable(Path(error.filename), error) from error
         if error.errno not in DISK_ERRORS:
             raise
-        raise RunFailure(
-            f"{error.filename or run_dir}: {error.strerror}: make room or make it writable, then give the same command again: "
-            f"{goes_on(run_dir)}"
-        ) from error
+        newest = _newest(run_dir)
+        then = f"it goes on from {newest}" if newest else "it starts over, nothing was saved yet"
+        fix = f"make room or make it writable, then give the same command again: {then}"
+        raise RunFailure(f"{error.filename or run_dir}: {error.strerror}: {fix}") from error
     except (RuntimeError, MemoryError) as error:
         words = memory_words(cfg, str(error) or type(error).__name__)
         if words is None and not isinstance(error, MemoryError):
@@ -46,10 +55,9 @@ def explained(cfg: Config, run_dir: Path) -> Iterator[None]:
         raise RunFailure(words or f"out of host memory: lower train.global_batch_size={cfg.train.global_batch_size}") from error
 
 
-def goes_on(run_dir: Path) -> str:
-    """What the same command would start from."""
+def _newest(run_dir: Path) -> Path | None:
     steps = saved_steps(run_dir)
-    return f"it goes on from {run_dir}/checkpoints/step_{steps[-1]}" if steps else "it starts over, nothing was saved yet"
+    return run_dir / "checkpoints" / f"step_{steps[-1]}" if steps else None
 
 
 def memory_words(cfg: Config, message: str) -> str | None:
@@ -94,40 +102,33 @@ def slow_loader(lap: Lap, made_s: float, waited_s: float) -> str | None:
     )
 
 
-def check_losses(sums: Mapping[str, float], step: int, cfg: Config, run_dir: Path) -> None:
-    """Raise RunFailure where the metrics of the steps up to `step` hold a loss that is not finite, with what is known of it."""
+def check_losses(sums: Mapping[str, float], step: int) -> None:
+    """Raise NotFiniteError where the metrics of the steps up to `step` hold a loss that is not finite, with what is known of it."""
     count = int(sums["nonfinite_steps"])
     if not count:
         return
     terms = not_finite({name: sums[name] for name in LOSS_TERMS})
-    raise RunFailure(f"step {step - count + 1}: the loss is not finite ({terms}): {_after_divergence(cfg, run_dir)}")
+    raise NotFiniteError(f"step {step - count + 1}: the loss is not finite ({terms})")
 
 
-def check_weights(weights: Mapping[str, Tensor], step: int, cfg: Config, run_dir: Path) -> None:
-    """Raise RunFailure where a weight is not finite, so that no such state becomes a checkpoint. Weights are on the CPU."""
+def check_weights(weights: Mapping[str, Tensor], step: int) -> None:
+    """Raise NotFiniteError where a weight is not finite, so that no such state becomes a checkpoint. Weights are on the CPU."""
     wrong = [name for name, tensor in weights.items() if not bool(tensor.isfinite().all())]
     if wrong:
         more = f" and {len(wrong) - 1} more" if len(wrong) > 1 else ""
-        raise RunFailure(f"step {step}: the weights {wrong[0]}{more} are not finite: {_after_divergence(cfg, run_dir)}")
+        raise NotFiniteError(f"step {step}: the weights {wrong[0]}{more} are not finite")
 
 
-def check_evaluation(values: Mapping[str, float], weights: Mapping[str, Tensor], step: int, cfg: Config, run_dir: Path) -> None:
-    """Raise RunFailure where an evaluation's losses are not finite: its accuracy says nothing.
+def check_evaluation(values: Mapping[str, float], weights: Mapping[str, Tensor], step: int) -> None:
+    """Raise NotFiniteError where an evaluation's losses are not finite: its accuracy says nothing.
 
     `weights` are those that it was made with, on any device.
     """
     if wrong := not_finite(values):
-        check_weights(weights, step, cfg, run_dir)
-        found = f"the evaluation is not finite ({wrong}), though its weights are"
-        raise RunFailure(f"step {step}: {found}: {_after_divergence(cfg, run_dir)}")
+        check_weights(weights, step)
+        raise NotFiniteError(f"step {step}: the evaluation is not finite ({wrong}), though its weights are")
 
 
 def not_finite(values: Mapping[str, float]) -> str:
     """The values that are not finite, in words; empty where all are."""
     return ", ".join(f"{name} is {value}" for name, value in values.items() if not math.isfinite(value))
-
-
-def _after_divergence(cfg: Config, run_dir: Path) -> str:
-    steps = saved_steps(run_dir)
-    kept = f"{run_dir}/checkpoints/step_{steps[-1]} is the last good checkpoint" if steps else "no checkpoint was saved yet"
-    return f"{kept}; lower optimizer.lr={cfg.optimizer.lr:g} or raise optimizer.warmup_steps, under another run_name"

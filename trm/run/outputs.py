@@ -19,7 +19,7 @@ import torch
 from omegaconf import OmegaConf
 
 from trm.backends.base import map_tensors
-from trm.config import Config, to_plain
+from trm.config import to_plain
 from trm.core.metrics import FAILED
 from trm.core.step import TrainState
 from trm.errors import RunFailure, UserError
@@ -66,7 +66,9 @@ class Outputs:
                 data=asdict(exp.content),
             )
             record.wandb_run_id = self._trackers.wandb_run_id
-            _save_config(exp.cfg, run_dir)
+            saved = to_plain(exp.cfg)
+            saved["data"]["path"] = str(Path(exp.cfg.data.path).resolve())  # so that the run can be opened from any folder
+            OmegaConf.save(OmegaConf.create(saved), run_dir / CONFIG_FILE)
 
     @property
     def vote(self) -> int:
@@ -113,11 +115,6 @@ class Outputs:
             tensors |= {f"votes/{name}": torch.from_numpy(array) for name, array in self._record.votes.items()}
             self._writer.save(tensors, self._record.meta(self._exp))
 
-    def wait(self) -> None:
-        """Wait until the checkpoint that is being written is on disk, so that it can be spoken of."""
-        with self._own():
-            self._writer.wait()
-
     def close(self) -> None:
         """Wait until all checkpoints are on disk. Raises what went wrong."""
         with self._own():
@@ -147,9 +144,3 @@ class Outputs:
             if self.failure is None:
                 log.error("%s: the run stops on all hosts", error)
                 self.failure = error
-
-
-def _save_config(cfg: Config, run_dir: Path) -> None:
-    saved = to_plain(cfg)
-    saved["data"]["path"] = str(Path(cfg.data.path).resolve())  # so that the run can be opened from any folder
-    OmegaConf.save(OmegaConf.create(saved), run_dir / CONFIG_FILE)
