@@ -24,7 +24,8 @@ from trm.solve import evaluated as solve_evaluated
 from trm.solve import find_pairs
 from trm.tasks.arc.grids import ITSELF
 from trm.tasks.arc.votes import ArcVotes
-from trm.tasks.base import Catalogue, task_of
+from trm.tasks.base import task_of
+from trm.tasks.pairs import Catalogue
 
 SMALL = ["data=arc_small", "data.canvas=6", "data.num_puzzles=4", "data.on_the_fly_aug=5"]
 RUN = [

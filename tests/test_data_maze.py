@@ -16,7 +16,7 @@ from trm.cli import compose
 from trm.data.build import build_dataset
 from trm.data.format import load_dataset
 from trm.errors import ConfigError, DataError
-from trm.tasks.base import augment
+from trm.tasks.augment import augment
 from trm.tasks.dihedral import ORDER, Dihedral
 from trm.tasks.maze import rules
 from trm.tasks.maze.rules import FREE, GOAL, PATH, START, WALL

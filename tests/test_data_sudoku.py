@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trm.errors import DataError
-from trm.tasks.base import augment
+from trm.tasks.augment import augment
 from trm.tasks.sudoku.generate import generate
 from trm.tasks.sudoku.rules import BLANK
 from trm.tasks.sudoku.symmetry import signature

@@ -29,7 +29,7 @@ from trm.evaluate import main
 from trm.inference.evaluator import EarlyExitEvaluator, FullEvaluator, candidate_loader
 from trm.inference.samples import Samples
 from trm.inference.selection import Said, grid_words, vote
-from trm.tasks.base import augment, undo
+from trm.tasks.augment import augment, undo
 from trm.tasks.sudoku.task import SudokuTask as Sudoku
 
 C, V, N, BATCH, S = 4, 5, 37, 8, 6  # cells, vocabulary, puzzles, rows of a batch, supervision steps

@@ -32,7 +32,7 @@ from trm.inference.cost import Work, cost
 from trm.inference.evaluator import EarlyExitEvaluator, FullEvaluator
 from trm.inference.pool import choose
 from trm.inference.selection import SELECTIONS, Said, grid_words, residuals
-from trm.tasks.base import undo
+from trm.tasks.augment import undo
 from trm.tasks.sudoku.task import SudokuTask
 
 STUDY = Path(__file__).parents[1] / "scripts" / "inference_study.py"

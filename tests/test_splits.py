@@ -12,7 +12,8 @@ from trm.data.build import build_dataset
 from trm.data.format import load_dataset
 from trm.errors import DataError
 from trm.run.checkpoint import find_checkpoints, load_checkpoint, write_checkpoint
-from trm.tasks.base import SIXTEENTHS, augment, split_of
+from trm.tasks.augment import augment
+from trm.tasks.base import SIXTEENTHS, split_of
 from trm.tasks.maze.task import MazeTask
 from trm.tasks.sudoku.generate import _random_solutions, solution_classes
 from trm.tasks.sudoku.rules import BLANK

@@ -9,7 +9,8 @@ from toy_task import CODE, Sums
 from trm.config import DataConfig
 from trm.errors import ConfigError
 from trm.solve import report
-from trm.tasks.base import augment, task_of, undo
+from trm.tasks.augment import augment, undo
+from trm.tasks.base import task_of
 from trm.tasks.maze.task import MazeTask
 from trm.tasks.sudoku.task import SudokuTask
 

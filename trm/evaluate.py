@@ -67,7 +67,8 @@ from trm.run.revision import code
 from trm.run.saved import SavedRun, check_test_puzzles, open_run, split_arguments
 from trm.show.curves import write_difficulty, write_frontier
 from trm.show.files import write_files
-from trm.tasks.base import PairsTask, task_of
+from trm.tasks.base import task_of
+from trm.tasks.pairs import PairsTask
 
 OUT_FOLDER = "evaluation"  # of the run folder
 OUT_FILE = "evaluation.json"  # of one evaluation

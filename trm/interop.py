@@ -41,7 +41,8 @@ from trm.errors import CheckpointError, ConfigError
 from trm.ground.folder import CONFIG_FILE
 from trm.run.checkpoint import Meta, Scores, save_checkpoint, write_checkpoint
 from trm.run.saved import chosen_words, is_override, open_run, split_arguments
-from trm.tasks.base import PairsTask, task_of
+from trm.tasks.base import task_of
+from trm.tasks.pairs import PairsTask
 
 USE = ("hardware", "evaluate", "inference")  # settings of how a published network is used
 REFERENCE_PREFIX = "_orig_mod.model."

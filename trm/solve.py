@@ -53,7 +53,8 @@ from trm.show.page import page, pairs_page
 from trm.show.terminal import Watcher
 from trm.show.think import think
 from trm.show.thinking import Frame, Puzzle
-from trm.tasks.base import Catalogue, Drawn, PairsTask, Task, task_of
+from trm.tasks.base import Drawn, Task, task_of
+from trm.tasks.pairs import Catalogue, PairsTask
 
 
 def main(arguments: list[str]) -> None:

@@ -42,7 +42,9 @@ from trm.ground.files import sha256_of
 from trm.ground.folder import locked
 from trm.ground.hashing import Stream, hash64, permutations
 from trm.ground.progress import work
-from trm.tasks.base import PairsTask, Split, Task, augment, task_of
+from trm.tasks.augment import augment
+from trm.tasks.base import Split, Task, task_of
+from trm.tasks.pairs import PairsTask
 
 # Of each source, changes whenever the same settings give other bytes. Until version 2 generated training puzzles were those that
 # followed the test puzzles, so that a larger test set held puzzles of a smaller one's training set.

@@ -11,7 +11,7 @@ from trm.config import DataConfig
 from trm.data.format import BLANK, COUNTS, DRAWS, IDENTIFIERS, NAMES, SPLITS, TESTS, array_path, load_dataset, write_metadata
 from trm.data.pairs import PairRowMaker
 from trm.ground.progress import work
-from trm.tasks.base import Collection, PairsTask
+from trm.tasks.pairs import Collection, PairsTask
 
 # Rows made at a time
 _CHUNK_ROWS = 1024

@@ -31,7 +31,8 @@ from numpy.typing import NDArray
 
 from trm.config.overrides import override
 from trm.errors import DataError
-from trm.tasks.base import Catalogue, PairsTask, Task
+from trm.tasks.base import Task
+from trm.tasks.pairs import Catalogue, PairsTask
 
 SPLITS = ("train", "test")
 SELECTION = "selection"  # the split that generated puzzles have beside

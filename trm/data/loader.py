@@ -18,7 +18,8 @@ from trm.config import IGNORE_LABEL
 from trm.data.format import Dataset
 from trm.errors import DataError
 from trm.ground.hashing import Stream, hash64, permutations
-from trm.tasks.base import Scores, Task, augment, undo
+from trm.tasks.augment import augment, undo
+from trm.tasks.base import Scores, Task
 
 Batch = dict[str, NDArray[np.int32]]
 Keys = Callable[[NDArray[np.int64], NDArray[np.int64]], NDArray[Any]]  # int64, the one part of a batch that is
@@ -151,7 +152,7 @@ class EvalLoader:
 
     The last batch is filled with rows of padding whose labels are all IGNORE_LABEL. Iterating again repeats the pass.
     With `copies` above 1 each puzzle comes that many times in a row, as itself and in the variants 1, 2, ... of `data_seed`
-    (trm/tasks/base.py), each of them `repeats` times; raises DataError where the puzzles' symmetries are not known. `keys`, of
+    (trm/tasks/augment.py), each of them `repeats` times; raises DataError where the puzzles' symmetries are not known. `keys`, of
     puzzles (by their place in the split) and which of its rows this is, are the batch's "rows".
     """
 

@@ -17,7 +17,8 @@ from trm.config import IGNORE_LABEL
 from trm.data.format import Dataset, load_catalogue
 from trm.data.loader import Batch, EvalLoader, host_rows
 from trm.ground.hashing import Stream, hash64, permutations
-from trm.tasks.base import Ballots, Catalogue, Scores
+from trm.tasks.base import Scores
+from trm.tasks.pairs import Ballots, Catalogue
 
 BLOCK_STEPS = 512
 

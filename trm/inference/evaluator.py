@@ -36,7 +36,8 @@ from trm.inference.cost import Work
 from trm.inference.early_exit import early_exit_program, first_rows, first_totals, record_names
 from trm.inference.pool import Chosen, Pool, Rows
 from trm.inference.samples import Samples
-from trm.tasks.base import Ballots, task_of
+from trm.tasks.base import task_of
+from trm.tasks.pairs import Ballots
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from typing import Any
 
 from trm.report.runs import Run
 from trm.report.variants import Comparison, Variant
-from trm.tasks.base import ANSWERS_FILE
+from trm.tasks.pairs import ANSWERS_FILE
 
 MOST_VARIANTS = 6  # on one page
 VOTES = {"checkpoint": "votes of the last evaluation's checkpoint", "run": "votes of all evaluations of the run, up to the last"}
@@ -20,7 +20,7 @@ class Answers:
     variant: str
     run: str
     words: str  # how many puzzles are solved, and whose votes these are
-    shown: list[dict[str, Any]]  # of trm.tasks.base.Ballots.shown
+    shown: list[dict[str, Any]]  # of trm.tasks.pairs.Ballots.shown
     problem: str = ""
 
 

@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trm.inference.samples import Samples
-from trm.tasks.base import GridView, PairsTask, Task
+from trm.tasks.base import GridView, Task
+from trm.tasks.pairs import PairsTask
 
 Cells = NDArray[np.integer]  # tokens [C]
 Flags = NDArray[np.bool_]  # [C]

@@ -24,7 +24,6 @@ from trm.ground.hashing import Stream, hash64
 Tokens = NDArray[np.integer]  # [L] of one grid, or [N, L]
 Flags = NDArray[np.bool_]  # [L] of one grid, or [N]
 Scores = dict[str, NDArray[np.bool_]]  # [N] by name
-ANSWERS_FILE = "answers.json"  # of a run whose puzzles are judged by votes: some of them with their answers
 Split = tuple[NDArray[np.uint8], NDArray[np.uint8]]  # questions and answers [P, L]
 # Of sixteen parts of all generated puzzles, how many are each split's own: a puzzle and its copies are of one split for ever,
 # whatever the seed and the counts, so that generated sets only grow at their ends and never meet.
@@ -142,6 +141,7 @@ class Task(ABC):
     """One kind of puzzle. What is abstract a task has to say; the rest has a default that it may keep."""
 
     settings: ClassVar[type[DataConfig]] = DataConfig  # a dataclass derived from it, with the keys of data that this task alone has
+    variants_vote: ClassVar[bool] = False  # whether a puzzle is answered by the votes of its variants (`PairsTask`)
 
     @classmethod
     @abstractmethod
@@ -330,119 +330,6 @@ class Task(ABC):
         raise NotImplementedError
 
 
-@dataclass(frozen=True)
-class Catalogue:
-    """What each of the I puzzle identifiers stands for, and the test puzzles as their files have them."""
-
-    names: list[str]  # of the base puzzles
-    puzzles: NDArray[np.int32]  # [I], -1 = none (blank)
-    draws: NDArray[np.uint8]  # [I, D], what makes the variant of its puzzle, as the task has it
-    tests: dict[str, Any]  # by name
-    blank: int = 0
-    left_out: int = 0  # test puzzles that an evaluation does not take
-
-    def variant(self, identifier: int) -> tuple[str, NDArray[np.uint8]]:
-        """The puzzle's name and the draw of an identifier that is not blank."""
-        return self.names[self.puzzles[identifier]], self.draws[identifier]
-
-    def identifiers_of(self, name: str) -> NDArray[np.int64]:
-        """The identifiers of a puzzle's variants, itself first; empty where there is none of that name."""
-        return np.flatnonzero(self.puzzles == self.names.index(name)) if name in self.names else np.empty(0, np.int64)
-
-
-class Ballots(Protocol):
-    """Answers of many variants on their way to the scores of their puzzles. N rows of L cells."""
-
-    def add(
-        self,
-        identifiers: NDArray[np.integer],
-        questions: NDArray[np.integer],
-        answers: NDArray[np.integer],
-        confidence: NDArray[np.float64],
-    ) -> None:
-        """Answers [N, L] to questions [N, L] of variants [N], each with the model's confidence 0..1 [N]."""
-
-    def scores(self) -> dict[str, float]:
-        """The scores of what was added."""
-
-    def documents(self) -> dict[str, str]:
-        """What is written beside the scores: text by file name."""
-
-    def remark(self) -> str | None:
-        """What there is to say of these documents, in a line: that they are of a part of the puzzles."""
-
-    def shown(self, name: str) -> dict[str, Any]:
-        """A puzzle with its answers, ready for JSON and trm/show/pairs.html.
-
-        `name`, `colours` of the numbers in grids, `train` (pairs of `input` and `output`, rows of numbers each), `tests`: `input`,
-        `output` (None = not known) and `answers`, best first, each with its `grid`, `votes` and `confidence`.
-        """
-
-    def arrays(self) -> dict[str, NDArray[Any]]:
-        """All votes, to be kept in a checkpoint."""
-
-    def take(self, arrays: dict[str, NDArray[Any]]) -> None:
-        """Go on from votes that were kept."""
-
-
-class PairRows(NamedTuple):
-    """The rows of one split: those of puzzle g are first_row[g] to first_row[g + 1]."""
-
-    puzzles: list[int]  # of each group, its place in the collection's names
-    questions: NDArray[np.uint8]  # [R, L]
-    answers: NDArray[np.uint8]  # [R, L]; all padding where the answer is not known
-    first_row: NDArray[np.int64]  # [G + 1]
-
-
-@dataclass(frozen=True)
-class Collection:
-    """Puzzles of several rows each, with the draws of their variants."""
-
-    names: list[str]
-    draws: list[NDArray[np.uint8]]  # of each puzzle [1 + variants, D], the puzzle itself first
-    splits: dict[str, PairRows]
-    tests: dict[str, Any]
-    sha256: dict[str, str]  # of the files that they are from
-    remarks: list[str]
-
-
-class PairsTask(Task):
-    """A task whose puzzles have several rows each, which belong together, and whose variants have identifiers of their own."""
-
-    has_classes = False
-
-    @abstractmethod
-    def collect(self, data: Any) -> Collection:
-        """The puzzles that the settings name. Raises DataError."""
-
-    @abstractmethod
-    def vary(self, rows: Split, chosen: NDArray[np.int64], draws: NDArray[np.uint8], places: NDArray[np.float64] | None) -> Split:
-        """Of base rows [R, L] the `chosen` ones [N] in the variants `draws` [N, D].
-
-        `places` [N, 2] in [0, 1) say where in their room they are; None = in the corner.
-        """
-
-    @abstractmethod
-    def identifier_name(self, name: str, draw: NDArray[np.uint8]) -> str:
-        """What a variant of a puzzle is called."""
-
-    @abstractmethod
-    def read_identifier(self, text: str) -> tuple[str, NDArray[np.uint8]]:
-        """The puzzle's name and the draw that such a name says. Raises ValueError."""
-
-    @abstractmethod
-    def ballots(self, catalogue: Catalogue) -> Ballots:
-        """Where answers to the test puzzles of a catalogue are counted."""
-
-    @abstractmethod
-    def read(self, plain: Any, name: str, where: str) -> tuple[dict[str, Any], Split]:
-        """A puzzle from its JSON, checked, and its test rows. Raises DataError, which begins with `where`."""
-
-    @abstractmethod
-    def framed(self, answer: Tokens) -> Tokens:
-        """An answer as it counts, without what the model wrote around it."""
-
-
 def task_of(data: DataConfig) -> Task:
     """The task that the settings name, in its size. Raises ConfigError where there is none of that name."""
     return _class(data).make(data)
@@ -469,7 +356,7 @@ def check_task(cfg: Config) -> None:
     check_widths(cfg, task.facts.seq_len)
     way = cfg.inference
     several = way.candidates > 1 or way.is_random or way.selection == "halt_first"
-    if isinstance(task, PairsTask) and (several or way.early_exit):
+    if task.variants_vote and (several or way.early_exit):
         key = "inference.early_exit" if way.early_exit else f"inference={way.name}"
         raise ConfigError(
             f"{key}: the variants of an {task.title} vote (evaluate.max_variants), each with its answer after all supervision "
@@ -490,49 +377,3 @@ def check_task(cfg: Config) -> None:
             f"inference.copies={copies}: a {task.title} has {most} symmetric copies ({symmetry.words}), and one that came twice "
             f"would count twice: set inference.copies={most}"
         )
-
-
-# ------------------------------------------------------------------------------------------------- symmetries, applied and undone
-
-
-def augment(
-    task: Task,
-    questions: NDArray[np.uint8],
-    answers: NDArray[np.uint8],
-    *,
-    seed: int,
-    puzzles: NDArray[np.integer],
-    variants: NDArray[np.integer],
-) -> Split:
-    """Questions and answers [N, L] of the given variants [N] of the base puzzles [N], from all base rows [P, L].
-
-    Stored and on-the-fly augmentation give the same rows however the work is split. `seed` is data.seed.
-    """
-    drawn = _drawn(task, seed, puzzles, variants)
-    cells, vocab = drawn.source.shape[1], drawn.relabel.shape[1]
-    source = drawn.source + (puzzles * cells)[:, None]
-    offset = (np.arange(len(puzzles)) * vocab)[:, None]
-    return drawn.relabel.take(questions.take(source) + offset), drawn.relabel.take(answers.take(source) + offset)
-
-
-def undo(
-    task: Task, cells: NDArray[np.integer], *, seed: int, puzzles: NDArray[np.integer], variants: NDArray[np.integer]
-) -> NDArray[np.int64]:
-    """Cells [N, L] of the given variants as cells of the base puzzles: what `augment` did, done backwards."""
-    drawn = _drawn(task, seed, puzzles, variants)
-    base = np.empty(cells.shape, np.int64)
-    tokens = np.take_along_axis(np.argsort(drawn.relabel, axis=1), cells.astype(np.intp), axis=1)
-    np.put_along_axis(base, drawn.source, tokens, axis=1)
-    return base
-
-
-def _drawn(task: Task, seed: int, puzzles: NDArray[np.integer], variants: NDArray[np.integer]) -> Drawn:
-    if task.symmetry is not None:
-        return task.symmetry.draw(seed, puzzles, variants)
-    if variants.any():
-        raise ConfigError(
-            f"{task.title} has no symmetries that are known: set data.num_aug=0, data.on_the_fly_aug=0 and inference.copies=1"
-        )
-    same = (np.arange(size) for size in (task.facts.seq_len, task.facts.vocab_size))
-    source, relabel = (np.tile(row, (len(puzzles), 1)) for row in same)
-    return Drawn(source, relabel.astype(np.uint8))

