@@ -10,17 +10,17 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 @dataclass
 class FakeHub:
-    """`files` by name; `sha256` that the hub claims for each; `requests` that came: (method, path, Range header)."""
+    """`files` by name, `sha256` of each, and `requests` that came: (method, path)."""
 
     files: dict[str, bytes]
     revision: str
     sha256: dict[str, str] = field(default_factory=dict)
-    requests: list[tuple[str, str, str | None]] = field(default_factory=list)
+    requests: list[tuple[str, str]] = field(default_factory=list)
     endpoint: str = ""
 
     def fetched(self) -> list[str]:
         """Names of the files that were sent, in order."""
-        return [path.rpartition("/")[2] for method, path, _ in self.requests if method == "GET" and path.endswith(".csv")]
+        return [path.rpartition("/")[2] for method, path in self.requests if method == "GET" and path.endswith(".csv")]
 
 
 @contextlib.contextmanager
@@ -37,20 +37,16 @@ def fake_hub(files: dict[str, bytes], revision: str) -> Iterator[FakeHub]:
             self._answer(body=True)
 
         def _answer(self, body: bool) -> None:
-            wanted = self.headers.get("Range")
-            hub.requests.append((self.command, self.path, wanted))
+            hub.requests.append((self.command, self.path))
             name = self.path.rpartition("/")[2]
             content = hub.files.get(name, b"")
-            start = int(wanted.removeprefix("bytes=").partition("-")[0]) if wanted else 0
-            self.send_response(206 if wanted else 200 if name in hub.files or self.path == "/" else 404)
+            self.send_response(200 if name in hub.files or self.path == "/" else 404)
             self.send_header("X-Repo-Commit", hub.revision)
             self.send_header("ETag", f'"{hub.sha256.get(name)}"')
-            self.send_header("Content-Length", str(len(content) - start))
-            if wanted:
-                self.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")
+            self.send_header("Content-Length", str(len(content)))
             self.end_headers()
             if body:
-                self.wfile.write(content[start:])
+                self.wfile.write(content)
 
         def log_message(self, *args: object) -> None:
             pass

@@ -10,7 +10,7 @@ from scipy import stats
 
 from trm.errors import ConfigError
 from trm.report.__main__ import main
-from trm.report.baseline import differences, holm, paired
+from trm.report.baseline import differences, holm, student
 from trm.report.runs import collect
 from trm.report.variants import compare
 
@@ -19,13 +19,13 @@ from trm.report.variants import compare
 def test_the_p_value_is_scipys(number):
     random = np.random.default_rng(number)
     a, b = random.normal(0.9, 0.1, number), random.normal(0.8, 0.1, number)
-    assert paired(list(a - b)) == pytest.approx(stats.ttest_rel(a, b).pvalue, rel=1e-9)
+    assert student(list(a - b)) == pytest.approx(stats.ttest_rel(a, b).pvalue, rel=1e-9)
 
 
 def test_differences_without_spread_and_of_one_seed():
-    assert paired([0.1]) is None
-    assert paired([0.62 - 0.6, 0.72 - 0.7]) is None  # no p without spread, but for rounding
-    assert paired([0.0, 0.0]) is None
+    assert student([0.1]) is None
+    assert student([0.62 - 0.6, 0.72 - 0.7]) is None  # no p without spread, but for rounding
+    assert student([0.0, 0.0]) is None
 
 
 def test_holm_by_hand():

@@ -17,8 +17,8 @@ from typing import Any
 
 from trm.cli import compose, options, plain_command
 from trm.config import check_address, paper
-from trm.errors import RunFailure, UserError
-from trm.tracking.wandb_view import key_problem, one_line, teardown_wandb, wandb_errors, with_wandbs_own
+from trm.errors import RunFailure, UserError, message_of
+from trm.tracking.wandb_view import key_problem, teardown_wandb, wandb_errors, with_wandbs_own
 
 # wandb_workspaces is imported where it is used: it brings wandb, which costs a second before a wrong argument is told.
 
@@ -150,7 +150,7 @@ def push(target: Target) -> tuple[str, bool]:
             raise RunFailure(f"{server} does not answer: check the network and WANDB_BASE_URL, and push again") from error
         if answer.http_status in REFUSED:
             raise UserError(f"{server} does not accept this W&B key: `wandb login --relogin`, or set WANDB_API_KEY") from error
-        raise RunFailure(f"{server} did not take the workspace: {one_line(error)}") from error
+        raise RunFailure(f"{server} did not take the workspace: {message_of(error)}") from error
     finally:
         teardown_wandb()
 

@@ -21,6 +21,16 @@ def plain_line(text: str) -> str:
     return "".join(c if c.isprintable() else " " if c.isspace() else ascii(c)[1:-1] for c in line)
 
 
+def message_of(error: BaseException) -> str:
+    """An error's message on one line, or its type where it has none."""
+    return plain_line(str(error)) or type(error).__name__
+
+
+def described(error: BaseException) -> str:
+    """An error's type and message on one line."""
+    return f"{type(error).__name__}: {plain_line(str(error))}"
+
+
 class UserError(Exception):
     """The input is wrong. The message is one line that names the key or file and says what to do."""
 

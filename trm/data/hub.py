@@ -1,6 +1,6 @@
-"""Files of a dataset on the Hugging Face hub, of a known revision or content: fetched once into its cache, resumed, checked."""
+"""Files of a dataset on the Hugging Face hub, of a known revision or content: fetched once into the client's cache."""
 
-import hashlib
+import functools
 import logging
 import os
 import re
@@ -10,7 +10,7 @@ from typing import Any
 from tqdm import tqdm
 
 from trm.errors import DataError
-from trm.ground.folder import locked
+from trm.ground.files import sha256_of
 
 TELL_EVERY_S = 15.0  # where there is no terminal
 REACHED_WITHIN_S = 3.0  # else there is no network
@@ -40,43 +40,31 @@ class _Progress(tqdm):  # type: ignore[misc]
 
 
 def download(name: str, repository: str, revision: str, sha256: str | None = None) -> Path:
-    """The file `name` of a dataset at a revision, in the hub's cache, with the content that the hub says it has.
+    """The file `name` of a dataset at a revision, in the hub client's cache.
 
     Where the revision is no commit, `sha256` is what the content must be. Raises DataError where the file cannot be had, soon where
     there is no network, and where it holds something else.
     """
-    path = _cached_or_fetched(name, repository, revision)
-    if sha256 is not None:
-        with path.open("rb") as content:
-            found = hashlib.file_digest(content, "sha256").hexdigest()
-        if found != sha256:
-            raise DataError(f"{name} of {repository} at {revision} has sha256 {found}, not {sha256}: it was changed there")
-    return path
-
-
-def _cached_or_fetched(name: str, repository: str, revision: str) -> Path:
     try:
-        # here with the hub client, because they take a second to import
+        # here, because they take a second to import
         import httpx
         from huggingface_hub import constants, hf_hub_download
         from huggingface_hub.errors import LocalEntryNotFoundError
 
-        def cached(**where: bool) -> Path:
-            return Path(hf_hub_download(repository, name, repo_type="dataset", revision=revision, **where))
-
+        fetch = functools.partial(hf_hub_download, repository, name, repo_type="dataset", revision=revision)
         try:
-            return cached(local_files_only=True)
+            path = Path(fetch(local_files_only=True))
         except LocalEntryNotFoundError:
             # the hub client tries for half a minute, with two warnings a try, before it says that there is no network
             httpx.head(constants.ENDPOINT, timeout=REACHED_WITHIN_S)
             _log.info("downloading %s of %s at %s, once, into the hub's cache", name, repository, revision[:7])
-            _fetch(name, repository, revision)
-            return cached()
-    except DataError:
-        raise
+            path = Path(fetch(tqdm_class=_Progress))
     except Exception as error:  # what comes before a connection is of any kind: ValueError of a proxy, ImportError of SOCKS
         said = " ".join(str(error).split())[:120]
         raise DataError(f"cannot download {name} of {repository} ({type(error).__name__}: {said}{_variables(said)})") from error
+    if sha256 is not None and (found := sha256_of(path)) != sha256:
+        raise DataError(f"{name} of {repository} at {revision} has sha256 {found}, not {sha256}: it was changed there")
+    return path
 
 
 def _variables(said: str) -> str:
@@ -107,33 +95,3 @@ def _makes_a_client(name: str, given: dict[str, str]) -> bool:
     finally:
         os.environ.update(given)
     return True
-
-
-def _fetch(name: str, repository: str, revision: str) -> None:
-    """Put a file's content where the hub client looks for it; the client itself would start over after it was killed."""
-    from huggingface_hub import constants, get_hf_file_metadata, hf_hub_url
-    from huggingface_hub.file_download import http_get, repo_folder_name
-
-    found = get_hf_file_metadata(hf_hub_url(repository, name, repo_type="dataset", revision=revision))
-    blob = Path(constants.HF_HUB_CACHE, repo_folder_name(repo_id=repository, repo_type="dataset"), "blobs", str(found.etag))
-    if not re.fullmatch("[0-9a-f]{64}", blob.name):
-        return  # a small file, which the hub knows by git's digest: its client fetches it
-    blob.parent.mkdir(parents=True, exist_ok=True)
-    partial = blob.with_name(f"{blob.name}.trm-partial")
-    with locked(partial.with_name(f"{partial.name}.lock")):
-        if not blob.exists():
-            with partial.open("ab") as file:
-                http_get(
-                    found.location,
-                    file,
-                    resume_size=file.tell(),
-                    expected_size=found.size,
-                    displayed_filename=name,
-                    tqdm_class=_Progress,
-                )
-            with partial.open("rb") as content:
-                sha256 = hashlib.file_digest(content, "sha256").hexdigest()
-            if sha256 != blob.name:
-                partial.unlink()
-                raise DataError(f"{name} of {repository} came with sha256 {sha256}, not the hub's: try again")
-            partial.rename(blob)

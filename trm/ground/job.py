@@ -5,7 +5,7 @@ import logging
 from collections.abc import Iterator
 from pathlib import Path
 
-from trm.errors import RunFailure, UserError
+from trm.errors import RunFailure, UserError, described
 from trm.ground.folder import SUMMARY_FILE, InUseError, put_summary_away, read_summary, refuse_in_use, write_summary
 from trm.ground.rank import process_rank
 
@@ -33,7 +33,7 @@ def job(run_dir: Path) -> Iterator[None]:
     except InUseError:
         raise
     except Exception as error:
-        reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        reason = described(error)
         log.error("%s", reason, exc_info=not isinstance(error, (UserError, RunFailure)))
         if rank == 0 and stamp(summary) == before:
             record_failure(run_dir, reason)

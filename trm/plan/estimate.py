@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from trm.config import HardwareConfig
 from trm.errors import ConfigError
 from trm.plan.workload import Workload
-from trm.study.placement import CHIP_BOUNDS, HOST_BOUNDS, batch_per_device, place
+from trm.study.placement import batch_per_device, place, slice_topology
 
 PLACEMENTS = ("chip", "host", "pod")
 
@@ -41,16 +41,9 @@ def chip_of(hardware: HardwareConfig) -> Chip:
 
 
 def topology(hardware: HardwareConfig) -> str:
-    """The block of chips that one job gets, in the compiler's words: v4:2x4x4 is a whole v4-64."""
-    placed = place(hardware)
-    if placed.devices_per_process not in CHIP_BOUNDS or placed.processes not in HOST_BOUNDS:
-        raise ConfigError(
-            f"hardware={hardware.name}: {placed.processes} hosts of {placed.devices_per_process} chips are not a TPU v4 slice"
-        )
-    if placed.devices_per_process == 1:  # a host is the smallest block that the compiler knows; one chip of it is used
-        return "v4:2x2x1"
-    chips, hosts = (bounds.split(",") for bounds in (CHIP_BOUNDS[placed.devices_per_process], HOST_BOUNDS[placed.processes]))
-    return "v4:" + "x".join(str(int(c) * int(h)) for c, h in zip(chips, hosts, strict=True))
+    """The block of chips that one job gets, in the compiler's words: v4:2x4x4 is a whole v4-64. Raises ConfigError."""
+    # a host is the smallest block that the compiler knows, of which one chip may be used
+    return "v4:2x2x1" if place(hardware).devices == 1 else f"v4:{slice_topology(hardware)}"
 
 
 @dataclass(frozen=True)

@@ -34,22 +34,22 @@ def differences(comparison: Comparison) -> Mapping[str, Difference]:
         mean = estimate(pairs)
         if variant is not comparison.baseline and variant.label not in comparison.not_compared and mean is not None:
             found[variant.label] = mean
-            if (p := paired(pairs)) is not None:
+            if (p := student(pairs)) is not None:
                 chances[variant.label] = p
     corrected = dict(zip(chances, holm(list(chances.values())), strict=True))
     return {label: Difference(mean, chances.get(label), corrected.get(label)) for label, mean in found.items()}
 
 
-def paired(pairs: list[float]) -> float | None:
-    """The chance of a mean at least as far from 0 where the differences' true mean is 0: Student's t, two-sided.
+def student(values: list[float], mean: float = 0.0, alternative: str = "two-sided") -> float | None:
+    """The p value of Student's t-test of the values' true mean being `mean`.
 
     None of fewer than two, or where they are equal: without a spread there is no telling.
     """
-    if len(pairs) < 2 or np.ptp(pairs) < ROUNDING:
+    if len(values) < 2 or np.ptp(values) < ROUNDING:
         return None
     from scipy import stats  # which takes a second to import
 
-    return float(stats.ttest_1samp(pairs, 0).pvalue)
+    return float(stats.ttest_1samp(values, mean, alternative=alternative).pvalue)
 
 
 def holm(chances: list[float]) -> list[float]:

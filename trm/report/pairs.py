@@ -2,11 +2,11 @@
 
 import json
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
+from trm.errors import message_of
 from trm.report.runs import Run
-from trm.report.variants import Comparison, Variant
+from trm.report.variants import Comparison, Variant, best_runs
 from trm.tasks.pairs import ANSWERS_FILE
 
 MOST_VARIANTS = 6  # on one page
@@ -26,13 +26,12 @@ class Answers:
 
 def answers(comparison: Comparison) -> list[Answers]:
     """The puzzles of each variant's best run that has them."""
-    chosen = [(variant, run) for variant in comparison.variants if (run := _best_run(variant)) is not None][:MOST_VARIANTS]
-    return [_answers(variant, run) for variant, run in chosen]
+    return [_answers(*chosen) for chosen in best_runs(comparison, ANSWERS_FILE)[:MOST_VARIANTS]]
 
 
 def votes_note(comparison: Comparison) -> list[str]:
     """Whose votes the scores are, where puzzles are judged by votes."""
-    runs = [run for variant in comparison.variants for run in variant.runs if _file(run) is not None]
+    runs = [run for variant in comparison.variants for run in variant.runs if run.has(ANSWERS_FILE)]
     kinds = sorted({_votes(run) for run in runs})
     return [f"Answers of variants are ranked by {' or '.join(kinds)} (evaluate.votes)."] if kinds else []
 
@@ -41,21 +40,10 @@ def _votes(run: Run) -> str:
     return VOTES.get(str(run.settings.get("evaluate.votes")), VOTES["checkpoint"])
 
 
-def _file(run: Run) -> Path | None:
-    file = run.folder / ANSWERS_FILE if run.folder else None
-    return file if file and file.is_file() else None
-
-
-def _best_run(variant: Variant) -> Run | None:
-    runs = [run for run in variant.counted or variant.runs if _file(run) is not None]
-    return max(runs, key=lambda run: run.deciding_score, default=None)
-
-
 def _answers(variant: Variant, run: Run) -> Answers:
-    file = _file(run)
-    assert file is not None
+    assert run.folder is not None
     try:
-        plain = json.loads(file.read_text(encoding="utf-8"))
+        plain = json.loads((run.folder / ANSWERS_FILE).read_text(encoding="utf-8"))
         words = (
             f"{plain['solved']} of {plain['puzzles']} puzzles solved within two answers; {_votes(run)}, {plain['rows']:,} in all"
         )
@@ -63,8 +51,7 @@ def _answers(variant: Variant, run: Run) -> Answers:
             _check(shown)
         return Answers(variant.label, run.name, words, plain["shown"])
     except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        return Answers(variant.label, run.name, "", [], f"{ANSWERS_FILE} cannot be shown: {reason}")
+        return Answers(variant.label, run.name, "", [], f"{ANSWERS_FILE} cannot be shown: {message_of(error)}")
 
 
 def _check(shown: dict[str, Any]) -> None:

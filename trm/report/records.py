@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from trm.report.baseline import ROUNDING
+from trm.report.baseline import ROUNDING, student
 from trm.report.comparable import DECIDE_TRAIN, TRAIN, facts, misfits
 from trm.report.target import seconds_until
 from trm.report.variants import Comparison, Variant
@@ -60,20 +60,12 @@ def entry(variant: Variant, target: float = TARGET) -> Entry:
         refused.append(f"fewer than {LEAST_PUZZLES:,} held-out puzzles")
     if len(seconds) < len(runs):
         refused.append(f"{len(runs) - len(seconds)} of its runs did not time their steps")
-    p = _p_above(accuracies, target)
+    p = student(accuracies, target, "greater")
     if float(np.mean(accuracies)) < target:
         refused.append(f"its mean is below {100 * target:g} %")
     elif p is None or p >= MOST_LUCK:
         refused.append(f"that its mean is above {100 * target:g} % is not beyond doubt (p < {MOST_LUCK:g})")
     return Entry(variant, accuracies, seconds, p, tuple(refused))
-
-
-def _p_above(accuracies: list[float], target: float) -> float | None:
-    if len(accuracies) < 2 or np.ptp(accuracies) < ROUNDING:
-        return None
-    from scipy import stats  # which takes a second to import
-
-    return float(stats.ttest_1samp(accuracies, target, alternative="greater").pvalue)
 
 
 def welch(shorter: list[float], longer: list[float]) -> float | None:

@@ -14,7 +14,7 @@ import yaml
 
 from trm.config import EXACT, defaults, flatten
 from trm.data.format import SELECTION
-from trm.errors import UserError
+from trm.errors import UserError, message_of
 from trm.ground.folder import CONFIG_FILE, SUMMARY_FILE, in_use
 from trm.ground.progress import work
 from trm.tracking.record import METRICS_FILE
@@ -26,8 +26,12 @@ COMPOSED_FILE, HYDRA_FILE = "config/config.yaml", "config/hydra.yaml"  # Hydra w
 GRID_FILE = "grid.json"
 NOT_RUNS = ("checkpoints", "tensorboard", "wandb", "__pycache__")
 
-# The run's puzzles among its settings, told apart by content; of older runs not known.
+# The run's puzzles among its settings, told apart by content.
 DIGESTS = {"puzzles.train": "train_digest", "puzzles.test": "test_digest"}
+
+# values of a summary that a run has as they are
+NUMBERS = ("exact_accuracy", "best_exact_accuracy", "samples_per_s", "seconds")
+COUNTS = ("best_step", "parameters", "training_flops")
 
 Status = Literal["completed", "failed", "preempted", "unfinished", "missing", "damaged"]
 Points = list[tuple[int, float]]  # (global step, value)
@@ -55,7 +59,7 @@ class Run:
     samples_per_s: float | None = None
     seconds: float | None = None
     parameters: int | None = None
-    training_flops: int | None = None  # by the count of docs/explanation/what_is_computed.md; None of runs before it was kept
+    training_flops: int | None = None  # by the count of docs/explanation/what_is_computed.md
     flops_per_puzzle: float | None = None  # of the last evaluation
     evaluations: Points = field(default_factory=list)  # exact accuracy
     losses: Points = field(default_factory=list)  # training loss
@@ -66,13 +70,17 @@ class Run:
     findings: tuple[str, ...] = ()  # of its data: what changes how its accuracy may be read
     evaluated_puzzles: int | None = None  # of the final evaluation
     evaluated_step: int | None = None  # that of its checkpoint
-    code: Mapping[str, Any] | None = None  # revision and versions; None of runs before they were kept
+    code: Mapping[str, Any] | None = None  # revision and versions
 
     @property
     def deciding_score(self) -> float:
         """The final score that chooses between checkpoints (evaluate.best_by); 0 where there is none."""
         by = str(self.settings.get("evaluate.best_by", EXACT))
         return (self.exact_accuracy if by == EXACT else self.scores.get(by)) or 0.0
+
+    def has(self, file: str) -> bool:
+        """Whether a file of this name lies in the run's folder."""
+        return self.folder is not None and (self.folder / file).is_file()
 
 
 class _DamagedError(Exception):
@@ -191,7 +199,7 @@ def _read_run(folder: Path, name: str, overrides: tuple[str, ...]) -> Run:
     except _DamagedError as error:
         damage.append(str(error))
 
-    evaluations, losses, step_times, flops_per_puzzle, last_step, torn = _read_metrics(folder / METRICS_FILE)
+    curves, last_step, torn = _read_metrics(folder / METRICS_FILE)
     values = summary or {}
     status, reason = _status(values, last_step) if summary is not None else ("unfinished", _unfinished(folder, last_step, settings))
     if damage:
@@ -200,7 +208,7 @@ def _read_run(folder: Path, name: str, overrides: tuple[str, ...]) -> Run:
     # a killed run's last line may be torn; in a run that ended by itself none is
     if torn and (summary is not None or torn > 1):
         warnings.append(f"{METRICS_FILE}: {torn} unreadable line(s) left out")
-    if status == "completed" and not evaluations:
+    if status == "completed" and not curves["evaluations"]:
         warnings.append(f"{METRICS_FILE}: no evaluations, so no curve")
 
     data, last = _object(values.get("data")), _object(values.get("last_eval"))
@@ -208,6 +216,8 @@ def _read_run(folder: Path, name: str, overrides: tuple[str, ...]) -> Run:
     settings |= {key: data[name] for key, name in DIGESTS.items() if settings and isinstance(data.get(name), str)}
 
     seed = settings.get("seed", values.get("seed", _seed(overrides)))
+    own: dict[str, Any] = {name: _number(values.get(name)) for name in NUMBERS}
+    own |= {name: _integer(values.get(name)) for name in COUNTS}
     return Run(
         name=name,
         status=status,
@@ -217,21 +227,10 @@ def _read_run(folder: Path, name: str, overrides: tuple[str, ...]) -> Run:
         overrides=overrides,
         settings=settings,
         seed=seed if isinstance(seed, int) else None,
-        exact_accuracy=_number(values.get("exact_accuracy")),
-        best_exact_accuracy=_number(values.get("best_exact_accuracy")),
         selected_on=SELECTION if values.get("selected_on") == SELECTION else "test",
         scores=_scores(values),
-        best_step=_integer(values.get("best_step")),
         steps=last_step if values.get("steps") is None else _integer(values["steps"]),
         total_steps=_integer(values.get("total_steps")) or _integer(settings.get("train.max_steps")),
-        samples_per_s=_number(values.get("samples_per_s")),
-        seconds=_number(values.get("seconds")),
-        parameters=_integer(values.get("parameters")),
-        training_flops=_integer(values.get("training_flops")),
-        flops_per_puzzle=flops_per_puzzle,
-        evaluations=evaluations,
-        losses=losses,
-        step_times=step_times,
         exact_accuracy_by_step=_shares(values.get("exact_accuracy_by_step")),
         folder=folder,
         warnings=tuple(warnings),
@@ -239,6 +238,8 @@ def _read_run(folder: Path, name: str, overrides: tuple[str, ...]) -> Run:
         evaluated_puzzles=_integer(last.get("count")),
         evaluated_step=_integer(values.get("last_eval_step")) or _integer(values.get("steps")),
         code=_object(values.get("code")) or None,
+        **own,
+        **curves,
     )
 
 
@@ -290,9 +291,8 @@ def _experiment(folder: Path) -> str | None:
     return choice if isinstance(choice, str) and choice != "null" else None
 
 
-def _read_metrics(path: Path) -> tuple[Points, Points, Points, float | None, int | None, int]:
-    """Exact accuracy of evaluations, training loss, seconds of a step, FLOPs of a puzzle in the last evaluation, the last step, and
-    how many lines could not be read."""
+def _read_metrics(path: Path) -> tuple[dict[str, Any], int | None, int]:
+    """The fields of a run that its metrics hold, the last step, and how many lines could not be read."""
     evaluations: dict[int, float] = {}
     losses: dict[int, float] = {}
     step_times: dict[int, float] = {}
@@ -317,36 +317,30 @@ def _read_metrics(path: Path) -> tuple[Points, Points, Points, float | None, int
             losses[step] = loss
         if kind == "train" and step_time is not None:
             step_times[step] = step_time
-    return sorted(evaluations.items()), sorted(losses.items()), sorted(step_times.items()), flops_per_puzzle, last_step, torn
+    points = {"evaluations": evaluations, "losses": losses, "step_times": step_times}
+    curves = {name: sorted(values.items()) for name, values in points.items()}
+    return {**curves, "flops_per_puzzle": flops_per_puzzle}, last_step, torn
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def _read(path: Path, form: str, parse: Callable[[bytes], Any]) -> dict[str, Any]:
+    """The object that a JSON or YAML file holds. Raises FileNotFoundError, and _DamagedError where it holds none."""
     try:
-        found = json.loads(path.read_bytes())
-    except FileNotFoundError:
-        raise
-    except (OSError, ValueError, RecursionError) as error:
-        raise _DamagedError(f"{path.name}: not readable as JSON ({_first_line(error)})") from error
-    if not isinstance(found, dict):
-        raise _DamagedError(f"{path.name}: holds a {type(found).__name__}, not an object")
-    return found
-
-
-def _read_yaml(path: Path) -> dict[str, Any]:
-    try:
-        with path.open("rb") as file:
-            found = yaml.load(file, YAML_LOADER)
+        found = parse(path.read_bytes())
     except FileNotFoundError:
         raise
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
-        raise _DamagedError(f"{path.name}: not readable as YAML ({_first_line(error)})") from error
+        raise _DamagedError(f"{path.name}: not readable as {form} ({message_of(error)})") from error
     if not isinstance(found, dict) or not found:
-        raise _DamagedError(f"{path.name}: holds no settings")
+        raise _DamagedError(f"{path.name}: holds no object with keys")
     return {str(key): value for key, value in found.items()}
 
 
-def _first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
+def _read_json(path: Path) -> dict[str, Any]:
+    return _read(path, "JSON", json.loads)
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    return _read(path, "YAML", partial(yaml.load, Loader=YAML_LOADER))
 
 
 def _number(value: object) -> float | None:
@@ -364,7 +358,7 @@ def _texts(value: object) -> tuple[str, ...]:
 
 
 def _shares(value: object) -> list[float]:
-    """A list of shares of 1 as it is; nothing where any of it is none, or an older run has no such value."""
+    """A list of shares of 1 as it is; nothing where any of it is none."""
     numbers = [_number(item) for item in value] if isinstance(value, list) else []
     shares = [number for number in numbers if number is not None and 0 <= number <= 1]
     return shares if len(shares) == len(numbers) else []

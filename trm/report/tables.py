@@ -7,10 +7,11 @@ from operator import attrgetter
 from trm.config import EXACT, paper
 from trm.report.baseline import Difference, differences
 from trm.report.frontier import left_out, ways
+from trm.report.labels import show
 from trm.report.pairs import votes_note
 from trm.report.runs import Run
 from trm.report.target import time_to_target
-from trm.report.variants import MEASURED_OTHERWISE, Comparison, Estimate, Variant, show
+from trm.report.variants import MEASURED_OTHERWISE, Comparison, Estimate, Variant
 
 NO_VALUE = "-"
 UNLIKE_PAPER = "*"

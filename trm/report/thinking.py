@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 
 from trm.config import IGNORE_LABEL, from_plain
-from trm.errors import ConfigError
+from trm.errors import ConfigError, message_of
 from trm.inference.samples import SAMPLES_FILE, Samples
 from trm.report.runs import Run
-from trm.report.variants import Comparison, Variant
+from trm.report.variants import Comparison, Variant, best_runs
 from trm.show.page import NO_TOKEN, thinking_data
 from trm.show.thinking import of_samples
 from trm.tasks.base import Task, task_of
@@ -30,14 +30,8 @@ class Thinking:
 
 def thinking(comparison: Comparison) -> list[Thinking]:
     """The thinking of each variant's best run, at most MOST_PUZZLES puzzles in all. Runs without samples.json have none."""
-    chosen = [(variant, run) for variant in comparison.variants if (run := _best_run(variant)) is not None][:MOST_PUZZLES]
+    chosen = best_runs(comparison, SAMPLES_FILE)[:MOST_PUZZLES]
     return [_thinking(variant, run, min(MOST_PUZZLES_OF_A_RUN, MOST_PUZZLES // len(chosen))) for variant, run in chosen]
-
-
-def _best_run(variant: Variant) -> Run | None:
-    """The counted run with the highest final score of evaluate.best_by; of a variant without one, a run that is not done."""
-    runs = [run for run in variant.counted or variant.runs if run.folder and (run.folder / SAMPLES_FILE).is_file()]
-    return max(runs, key=lambda run: run.deciding_score, default=None)
 
 
 def _thinking(variant: Variant, run: Run, count: int) -> Thinking:
@@ -54,8 +48,7 @@ def _thinking(variant: Variant, run: Run, count: int) -> Thinking:
         thoughts = of_samples(samples, _task(run, samples.inputs.shape[1], int(tokens.max())))
         return Thinking(variant.label, run.name, thinking_data(list(islice(thoughts, count))))
     except (OSError, ValueError, TypeError, OverflowError, RecursionError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        return Thinking(variant.label, run.name, None, f"{SAMPLES_FILE} cannot be shown: {reason}")
+        return Thinking(variant.label, run.name, None, f"{SAMPLES_FILE} cannot be shown: {message_of(error)}")
 
 
 def _task(run: Run, cells: int, largest: int) -> Task | None:

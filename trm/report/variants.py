@@ -1,7 +1,6 @@
-"""Comparing: which settings tell runs apart, the variants they make, and the statistics over each variant's seeds."""
+"""Comparing: the variants that runs make, and the statistics over each variant's seeds."""
 
 import dataclasses
-import json
 import math
 import re
 from collections import Counter
@@ -12,39 +11,27 @@ from typing import Any
 import numpy as np
 from scipy import special
 
-from trm.config import NOTHING, PLACE, all_keys, matching, role
-from trm.config.refusals import unknown_key
+from trm.config import matching
 from trm.errors import ConfigError
 from trm.report.comparable import facts, misfits, unlike
+from trm.report.labels import (
+    chosen_keys,
+    differing_keys,
+    distinct,
+    experiment_labels,
+    identity,
+    is_neutral,
+    labels,
+    sort_key,
+    units,
+    value_of,
+)
 from trm.report.runs import DIGESTS, Run
 
 CONFIDENCE = 0.95
 MEASURED_OTHERWISE = " †"
 
 OTHERWISE = "measured otherwise than the other runs of its variant: "
-
-# What --group may name beside config keys: the named experiment, and the folder that holds the run's folder.
-OTHER_KEYS: Mapping[str, Callable[[Run], Any]] = {"experiment": lambda run: run.experiment, "sweep": lambda run: run.sweep}
-
-# The settings that a label names first, with the words for them. A later one that tells no further runs apart is left out.
-Settings = Mapping[str, Any]
-RECURSION = ("recursion.T", "recursion.n")
-NAMES: Mapping[tuple[str, ...], Callable[[Settings], str]] = {
-    RECURSION: lambda s: f"t{s.get('recursion.T')}_n{s.get('recursion.n')}",
-    ("recursion.curriculum",): lambda s: (
-        "curriculum " + " ".join(f"t{phase['T']}_n{phase['n']}" for phase in s["recursion.curriculum"])
-        if s.get("recursion.curriculum")
-        else "no curriculum"
-    ),
-    ("recursion.variant",): lambda s: str(s.get("recursion.variant")),
-    ("model.mixer",): lambda s: str(s.get("model.mixer")),
-    ("ema.enabled",): lambda s: "ema on" if s.get("ema.enabled") else "ema off",
-    ("data.name",): lambda s: str(s.get("data.name")),
-    ("optimizer.name",): lambda s: str(s.get("optimizer.name")),
-    ("hardware.name",): lambda s: str(s.get("hardware.name")),
-    ("puzzles.train",): lambda s: f"training puzzles {str(s.get('puzzles.train') or 'unknown')[:8]}",
-    ("puzzles.test",): lambda s: f"test puzzles {str(s.get('puzzles.test') or 'unknown')[:8]}",
-}
 
 
 @dataclass(frozen=True)
@@ -147,6 +134,15 @@ class Comparison:
         return variant.label + (MEASURED_OTHERWISE if variant.label in self.not_compared else "")
 
 
+def best_runs(comparison: Comparison, file: str) -> list[tuple[Variant, Run]]:
+    """Of each variant with runs that left such a file the one with the best final score (evaluate.best_by).
+
+    It is a counted one; of a variant that has none, one that is not done.
+    """
+    found = ((variant, [run for run in variant.counted or variant.runs if run.has(file)]) for variant in comparison.variants)
+    return [(variant, max(runs, key=lambda run: run.deciding_score)) for variant, runs in found if runs]
+
+
 def compare(
     runs: list[Run], group: list[str] | None = None, target: float | None = None, baseline: str | None = None
 ) -> Comparison:
@@ -154,23 +150,23 @@ def compare(
 
     Raises ConfigError where `group` names no setting, or `baseline` no variant.
     """
-    runs, warnings = _with_known_puzzles(runs)
+    runs, warnings = _with_known_puzzles(runs), list[str]()
     known = [run for run in runs if run.settings and run.status != "damaged"]
     differing = differing_keys(known)
-    chosen = differing if group is None else _chosen_keys(known, group)
+    chosen = differing if group is None else chosen_keys(known, group)
     by_identity: dict[tuple[str, ...], list[Run]] = {}
     for run in known:
-        by_identity.setdefault(_identity(run, chosen), []).append(run)
-    order = [key for unit in _units(chosen) for key in unit if key in chosen]
-    groups = sorted(by_identity.values(), key=lambda members: [_sort_key(_value(members[0], key)) for key in order])
+        by_identity.setdefault(identity(run, chosen), []).append(run)
+    order = [key for unit in units(chosen) for key in unit if key in chosen]
+    groups = sorted(by_identity.values(), key=lambda members: [sort_key(value_of(members[0], key)) for key in order])
 
-    descriptions = _labels([members[0] for members in groups], chosen, differing, group)
-    labels = _experiment_labels(groups) if group is None else None
+    descriptions = labels([members[0] for members in groups], chosen, differing, group)
+    names = experiment_labels(groups) if group is None else None
     missing = _missing_per_group(runs, groups)
     variants = []
     not_counted = [(run, run.reason) for run in runs if run.status != "completed"]
     for i, members in enumerate(groups):
-        label = labels[i] if labels else descriptions[i]
+        label = names[i] if names else descriptions[i]
         once, repeated = _one_for_each_seed(members)
         for run, first in repeated:
             not_counted.append((run, f"the same settings and seed as {first.name}, which is counted"))
@@ -183,8 +179,8 @@ def compare(
         if pooled:
             warnings.append(f'"{label}" pools runs that differ in {", ".join(pooled)}: its mean and interval mix settings')
         if repeated:
-            names = ", ".join(run.name for run, _ in repeated)
-            warnings.append(f'"{label}": {names} repeat a seed with the same settings and are left out, as no new evidence')
+            again = ", ".join(run.name for run, _ in repeated)
+            warnings.append(f'"{label}": {again} repeat a seed with the same settings and are left out, as no new evidence')
         variants.append(
             Variant(
                 label=label,
@@ -193,11 +189,11 @@ def compare(
                 counted=counted,
                 planned=len(members) - len(repeated) + missing[i],
                 pooled=pooled,
-                settings={key: _distinct(_value(run, key) for run in members) for key in differing},
+                settings={key: distinct(value_of(run, key) for run in members) for key in differing},
                 paper=_paper(counted or members),
             )
         )
-    if labels:
+    if names:
         variants.sort(key=lambda variant: re.sub(r"\d+", lambda number: number[0].zfill(20), variant.label))  # 2 before 10
     for finding in dict.fromkeys(finding for variant in variants for finding in variant.findings):  # once, of all that share it
         labels_of = [f'"{variant.label}"' for variant in variants if finding in variant.findings]
@@ -205,7 +201,8 @@ def compare(
         warnings.append(f"{'all variants' if every else ', '.join(labels_of)}: {finding}")
     base = _named(variants, baseline)
     not_compared = _not_compared(variants, base, race=target is not None)
-    warnings += [f'"{label}" may not be compared with {_rest(base)}: {reason}' for label, reason in not_compared.items()]
+    others = "the others" if base is None else f'"{base.label}"'
+    warnings += [f'"{label}" may not be compared with {others}: {reason}' for label, reason in not_compared.items()]
     return Comparison(runs, variants, not_counted, differing, warnings, target, base, not_compared)
 
 
@@ -219,10 +216,6 @@ def _not_compared(variants: list[Variant], base: Variant | None, *, race: bool) 
     return {label: reason for label, reason in zip(told, reasons, strict=True) if reason}
 
 
-def _rest(base: Variant | None) -> str:
-    return "the others" if base is None else f'"{base.label}"'
-
-
 def _named(variants: list[Variant], label: str | None) -> Variant | None:
     if label is None:
         return None
@@ -230,109 +223,6 @@ def _named(variants: list[Variant], label: str | None) -> Variant | None:
         if label in (variant.label, variant.description):
             return variant
     raise ConfigError(f"--baseline {label}: no variant; choose one of {'; '.join(variant.label for variant in variants)}")
-
-
-def differing_keys(runs: list[Run]) -> list[str]:
-    """The settings, neutral ones left out, that are not the same in all runs; in the schema's order, other keys after it."""
-    keys = {key for run in runs for key in run.settings if not is_neutral(key)}
-    order = {key: i for i, key in enumerate(all_keys())}
-    differing = [key for key in keys if len(_distinct(run.settings.get(key) for run in runs)) > 1]
-    return sorted(differing, key=lambda key: (order.get(key, len(order)), key))
-
-
-def is_neutral(key: str) -> bool:
-    """True for settings that do not make another variant."""
-    return key == "seed" or role(key) in (PLACE, NOTHING)
-
-
-def _chosen_keys(runs: list[Run], group: list[str]) -> list[str]:
-    """The keys that --group means: a config group stands for all its keys that are not neutral."""
-    settings = {key for run in runs for key in run.settings} | set(all_keys())
-    chosen: list[str] = []
-    for name in group:
-        inside = [key for key in all_keys() if key.startswith(f"{name}.") and (not is_neutral(key) or name == "tracking")]
-        if not inside and name not in settings and name not in OTHER_KEYS:
-            raise ConfigError(f"--group {unknown_key(name)}")
-        chosen += [key for key in inside or [name] if key not in chosen]
-    return chosen
-
-
-def _value(run: Run, key: str) -> Any:
-    return OTHER_KEYS[key](run) if key in OTHER_KEYS else run.settings.get(key)
-
-
-def _identity(run: Run, keys: Iterable[str]) -> tuple[str, ...]:
-    """The run's values of the keys, as something that can be compared and hashed."""
-    return tuple(_plain(_value(run, key)) for key in keys)
-
-
-def _plain(value: Any) -> str:
-    # 1 and 1.0 are one setting, 1 and true are two
-    return json.dumps(float(value) if isinstance(value, int) and not isinstance(value, bool) else value, default=str)
-
-
-def _distinct(values: Iterable[Any]) -> list[Any]:
-    return list({_plain(value): value for value in values}.values())
-
-
-def _sort_key(value: Any) -> tuple[int, float, str]:
-    """An order over values of any type: numbers by size, then everything else by its text."""
-    if isinstance(value, int | float):
-        return 0, float(value), ""
-    return 1, 0.0, str(value)
-
-
-def _labels(runs: list[Run], keys: list[str], differing: list[str], group: list[str] | None) -> list[str]:
-    """A short name for each run, one of each variant, by the keys that tell them apart; of these only as many as it takes.
-
-    A value that more than half of the variants have goes without saying, but for the recursion and what --group asks for.
-    """
-    units = _units(keys)
-    always = {RECURSION} if group is None else {unit for unit in units if unit in NAMES or set(unit) & set(group)}
-    columns: list[list[str]] = []  # the words of each unit that is needed, a run each
-    identities: list[tuple[str, ...]] = [()] * len(runs)
-    for unit in units:
-        refined = [old + _identity(run, [key for key in unit if key in keys]) for run, old in zip(runs, identities, strict=True)]
-        if len(set(refined)) > len(set(identities)):
-            identities = refined
-            words = [_words(run, unit, keys, differing) for run in runs]
-            common, count = Counter(words).most_common(1)[0]
-            silent = unit not in always and 2 * count > len(runs)
-            columns.append(["" if silent and word == common else word for word in words])
-    fallback = [RECURSION] if group is None else [unit for unit in units if unit in always] or units[:1]
-    labels = [", ".join(filter(None, parts)) for parts in zip(*columns, strict=True)] if columns else [""] * len(runs)
-    return [
-        label or ", ".join(_words(run, unit, keys, differing) for unit in fallback) for label, run in zip(labels, runs, strict=True)
-    ]
-
-
-def _units(keys: list[str]) -> list[tuple[str, ...]]:
-    """The keys in the order in which labels name them; keys that are named together in one tuple."""
-    named = {key: unit for unit in NAMES for key in unit}
-    units = list(dict.fromkeys(named.get(key, (key,)) for key in keys))
-    return sorted(units, key=lambda unit: list(NAMES).index(unit) if unit in NAMES else len(NAMES))
-
-
-def _words(run: Run, unit: tuple[str, ...], keys: list[str], differing: list[str]) -> str:
-    if unit in NAMES and all(key in keys or key not in differing for key in unit):
-        return NAMES[unit](run.settings)
-    return ", ".join(f"{key}={show(_value(run, key))}" for key in unit if key in keys)
-
-
-def show(value: Any) -> str:
-    """A setting's value as a config file writes it."""
-    if value is None or isinstance(value, bool):
-        return json.dumps(value)
-    return f"{value:g}" if isinstance(value, float) else str(value)
-
-
-def _experiment_labels(groups: list[list[Run]]) -> list[str] | None:
-    """Names by experiment, where the runs were started as several named ones and each is one variant; else None."""
-    names = [sorted({run.experiment or "" for run in members}) for members in groups]
-    every = [name for found in names for name in found]
-    if len(set(every)) < 2 or "" in every or len(every) != len(set(every)):
-        return None
-    return [" = ".join(found) for found in names]
 
 
 def _missing_per_group(runs: list[Run], groups: list[list[Run]]) -> list[int]:
@@ -362,47 +252,36 @@ def _one_for_each_seed(members: list[Run]) -> tuple[list[Run], list[tuple[Run, R
     keys = sorted({key for run in members for key in run.settings if not is_neutral(key)})
     for run in members:
         if run.status == "completed":
-            first = kept.setdefault((*_identity(run, keys), str(run.seed)), run)
+            first = kept.setdefault((*identity(run, keys), str(run.seed)), run)
             if first is not run:
                 repeated.append((run, first))
     return list(kept.values()), repeated
 
 
-def _with_known_puzzles(runs: list[Run]) -> tuple[list[Run], list[str]]:
-    """The runs, those that do not say on which puzzles (unfinished or older ones) with the puzzles of the one kind of run that has
-    their other settings, if there is one; and warnings where such a run counts.
+def _with_known_puzzles(runs: list[Run]) -> list[Run]:
+    """The runs, those that ended before they said on which puzzles with the puzzles of the runs that have their other settings.
+
+    Where these have several kinds of puzzles, or there are none, such a run stays as it is.
     """
     keys = sorted({key for run in runs for key in run.settings if not is_neutral(key) and key not in DIGESTS})
-    puzzles: dict[tuple[str, ...], list[dict[str, Any]]] = {}
+    puzzles: dict[tuple[str, ...], set[tuple[Any, ...]]] = {}
     for run in runs:
-        said = {key: run.settings[key] for key in DIGESTS if key in run.settings}
-        there = puzzles.setdefault(_identity(run, keys), [])
-        if len(said) == len(DIGESTS) and said not in there:
-            there.append(said)
-    filled, warnings = [], []
+        if run.settings.keys() >= DIGESTS.keys():
+            puzzles.setdefault(identity(run, keys), set()).add(tuple(run.settings[key] for key in DIGESTS))
+    filled = []
     for run in runs:
-        there = puzzles[_identity(run, keys)]
+        there = puzzles.get(identity(run, keys), set())
         if run.settings and len(there) == 1 and not run.settings.keys() >= DIGESTS.keys():
-            if run.status == "completed":
-                warnings.append(f"{run.name} does not say on which puzzles it was: taken for those of the runs with its settings")
-            run = dataclasses.replace(run, settings={**run.settings, **there[0]})
+            run = dataclasses.replace(run, settings={**run.settings, **dict(zip(DIGESTS, *there, strict=True))})
         filled.append(run)
-    return filled, warnings
+    return filled
 
 
 def _paper(runs: list[Run]) -> matching.PaperMatch | None:
     """The row of the paper that all runs have; unlike it in what any of them is unlike it."""
-    matches = [matching.find(run.settings, _planned_steps(run), run.evaluated_puzzles, run.findings) for run in runs]
+    matches = [matching.find(run.settings, run.total_steps, run.evaluated_puzzles, run.findings) for run in runs]
     first = matches[0] if matches else None
     if first is None or any(match is None or match.row is not first.row for match in matches):
         return None
     unlike = tuple(dict.fromkeys(u for match in matches if match for u in match.unlike))
     return matching.PaperMatch(first.row, unlike, all(match.same_kind for match in matches if match))
-
-
-def _planned_steps(run: Run) -> int | None:
-    """The steps that the run is to train: its summary's, or as trm/config/schema.py's total_steps has them."""
-    if run.total_steps is not None:
-        return run.total_steps
-    epochs, puzzles, batch = (run.settings.get(key) for key in ("train.epochs", "data.num_puzzles", "train.global_batch_size"))
-    return epochs * puzzles // batch if epochs and puzzles and batch else None

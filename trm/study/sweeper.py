@@ -18,7 +18,7 @@ from trm.config.groups import GROUPS
 from trm.config.overrides import as_typed
 from trm.config.refusals import one_line
 from trm.data.build import ensure_dataset, is_absent
-from trm.errors import EXIT_FAILED, EXIT_PREEMPTED, ConfigError, UserError
+from trm.errors import EXIT_FAILED, EXIT_PREEMPTED, ConfigError, UserError, described
 from trm.ground.rank import on_a_pod
 from trm.study import sweep as study
 from trm.study.board import Board
@@ -152,10 +152,10 @@ class StudySweeper(BasicSweeper):
         try:
             for job, result in zip(jobs, self.launcher.launch(batch, initial_job_idx=0), strict=True):
                 if result.status != JobStatus.COMPLETED:
-                    reasons[job.dir] = _one_line(result._return_value)
+                    reasons[job.dir] = described(result._return_value)
         except Exception as error:  # noqa: BLE001 - a launcher may raise anything for a job that died; the summaries judge
-            log.warning("the launcher gave up: %s", _one_line(error))
-            reasons = {job.dir: f"no summary; the launcher gave up: {_one_line(error)}" for job in jobs}
+            log.warning("the launcher gave up: %s", described(error))
+            reasons = {job.dir: f"no summary; the launcher gave up: {described(error)}" for job in jobs}
         return reasons, False
 
     def _launched_overrides(self, sweep_dir: Path, job: study.Job) -> list[str]:
@@ -168,10 +168,6 @@ class StudySweeper(BasicSweeper):
 def _quoted(text: str) -> str:
     """A value in the override grammar's quotes."""
     return "'" + re.sub(r"(\\*)'", r"\1\1\\'", text) + "'"
-
-
-def _one_line(error: BaseException) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())}"
 
 
 OmegaConf.register_new_resolver("trm_sweep_name", sweep_name, replace=True)  # of conf/config.yaml

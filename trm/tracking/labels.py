@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from trm.config import Config, kept, matching, paper, to_plain
+from trm.config import Config, flatten, kept, matching, paper, to_plain
 
 # The settings that the study varies, as a label says them where they are not the paper's (the schema's defaults).
 WORDS = {
@@ -51,7 +51,7 @@ class Labels:
 
 def labels(cfg: Config, data: Mapping[str, Any] | None = None) -> Labels:
     """The labels of a run with these settings on these puzzles (`data`: trm/data/content.py made plain; None = not read yet)."""
-    settings, expected = _flat(cfg), _flat(Config()) | {"data.name": paper.DATASET}
+    settings, expected = flatten(to_plain(cfg)), flatten(to_plain(Config())) | {"data.name": paper.DATASET}
     recursion = f"t{cfg.recursion.T}_n{cfg.recursion.n}"
     if cfg.train.max_steps is not None:
         settings["train.epochs"] = expected["train.epochs"]  # which say nothing then
@@ -63,8 +63,3 @@ def labels(cfg: Config, data: Mapping[str, Any] | None = None) -> Labels:
     identity = {**kept(to_plain(cfg)), "seed": None, "puzzles": [data["train_digest"], data["test_digest"]]}
     digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:ID_DIGITS]
     return Labels(recursion, f"{variant} #{digest}", digest, value)
-
-
-def _flat(cfg: Config) -> dict[str, Any]:
-    groups = {group: values for group, values in to_plain(cfg).items() if isinstance(values, dict)}
-    return {f"{group}.{key}": value for group, values in groups.items() for key, value in values.items()}

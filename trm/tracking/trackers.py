@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from trm.config import Config
+from trm.errors import described, message_of
 from trm.tracking.event_files import TensorBoardTracker
 from trm.tracking.record import METRICS_FILE, JsonlTracker
 from trm.tracking.wandb_view import (
@@ -18,7 +19,6 @@ from trm.tracking.wandb_view import (
     WandbTracker,
     choose_wandb_mode,
     offline_hint,
-    one_line,
     own_run_id,
     teardown_wandb,
     wandb_errors,
@@ -93,8 +93,9 @@ class Trackers:
                 if view.label not in self._undrawn:
                     self._undrawn.add(view.label)
                     log.debug("the failure of %s in full", view.label, exc_info=True)
-                    reason = f"{type(error).__name__}: {one_line(error)}"
-                    self._warn(f"{view.label} cannot draw the evaluation {when} ({reason}): the run goes on, and its numbers too")
+                    self._warn(
+                        f"{view.label} cannot draw the evaluation {when} ({described(error)}): the run goes on, and its numbers too"
+                    )
 
         self._each_view(when, show)
 
@@ -115,7 +116,7 @@ class Trackers:
             except view.errors as error:
                 self._views.remove(view)
                 view.abandon()
-                self._warn(f"{view.label} failed {when} ({one_line(error)}) and was dropped: {view.rescue}")
+                self._warn(f"{view.label} failed {when} ({message_of(error)}) and was dropped: {view.rescue}")
 
 
 def open_trackers(
@@ -152,7 +153,7 @@ def open_trackers(
         try:
             trackers._views.append(TensorBoardTracker(cfg, folder, data, resume_step))
         except TensorBoardTracker.errors as error:
-            trackers._warn(f"TensorBoard cannot write to {folder} ({one_line(error)}): {METRICS_FILE} goes on")
+            trackers._warn(f"TensorBoard cannot write to {folder} ({message_of(error)}): {METRICS_FILE} goes on")
     if mode != "disabled":
         _open_wandb(trackers, cfg, run_dir, data, mode)
     return trackers
@@ -169,7 +170,7 @@ def _open_wandb(trackers: Trackers, cfg: Config, run_dir: Path, data: dict[str, 
         except wandb_errors() as error:
             teardown_wandb()  # else the id counts as taken in this process
             instead = offline_hint(run_dir) if attempt == "online" else f"{METRICS_FILE} goes on"
-            trackers._warn(f"W&B cannot start {attempt} ({one_line(error)}): {instead}")
+            trackers._warn(f"W&B cannot start {attempt} ({message_of(error)}): {instead}")
             continue
         trackers.wandb_run_id, trackers.wandb_mode = view.run_id, attempt
         trackers._views.append(view)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from trm.config import Config, TrackingConfig, check_wandb, shortened, to_plain
-from trm.errors import UserError
+from trm.errors import UserError, message_of
 from trm.ground.folder import CHECKPOINTS, GRID_FILE, best_step, steps_in
 from trm.tracking.labels import labels
 from trm.tracking.record import METRICS_FILE
@@ -220,7 +220,7 @@ def _setup_wandb() -> Any:
     except (ValueError, wandb.errors.UsageError) as error:
         for wrong in getattr(error, "errors", list)():  # pydantic's, whose own text is of several lines
             error = ValueError(f"{wrong['loc'][0]}: {wrong['msg']}")
-        said = one_line(error)
+        said = message_of(error)
         raise UserError(f"W&B does not accept a WANDB_ variable of the environment ({said}): correct or unset it") from error
 
 
@@ -233,7 +233,7 @@ def key_problem() -> str | None:
     try:
         return None if wandb.login(prompt=False, verify=False) else "there is none"
     except wandb.errors.AuthenticationError as error:  # a malformed key; the message has its length, not the key
-        return one_line(error)
+        return message_of(error)
     finally:
         settings.mode = told
 
@@ -286,8 +286,3 @@ def offline_hint(run_dir: Path) -> str:
     """Where an offline run of `run_dir` goes, and how to upload it."""
     folder = wandb_home(run_dir) / "wandb"
     return f"logging offline to {folder}; `wandb sync {shlex.quote(str(folder))}/offline-run-*` uploads it"
-
-
-def one_line(error: BaseException) -> str:
-    """An error's message without line breaks, or its type where it has none."""
-    return " ".join(str(error).split()) or type(error).__name__
