@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 from scipy import stats
 
-from bench.machine import CAPTURED, Row, ended, median_and_spread, turns, until_stopped
+from bench.machine import Row, child, median_and_spread, turns, until_stopped
 from trm.cli import ROOT
 from trm.errors import EXIT_USER_ERROR, RunFailure, UserError
 
@@ -64,10 +64,10 @@ def _run(benchmark: str, arguments: Sequence[str], side: Side) -> list[Row]:
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "rows.json"
         command = [sys.executable, "-m", "trm.bench", benchmark, *arguments, "--json", str(file)]
-        done = ended(subprocess.Popen(command, env=environment, **CAPTURED))
-        if done.returncode:
-            last = (done.stderr.strip().splitlines() or ["no message"])[-1].removeprefix("error: ")
-            raise (UserError if done.returncode == EXIT_USER_ERROR else RunFailure)(f"{side.name}: {last}")
+        returned, _, err = child(command, environment)
+        if returned:
+            last = (err.strip().splitlines() or ["no message"])[-1].removeprefix("error: ")
+            raise (UserError if returned == EXIT_USER_ERROR else RunFailure)(f"{side.name}: {last}")
         rows: list[Row] = json.loads(file.read_text())["rows"]
     return rows
 

@@ -6,7 +6,6 @@ import json
 import os
 import platform
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -21,6 +20,7 @@ from tqdm import tqdm
 
 from trm.cli import ROOT
 from trm.errors import RunFailure
+from trm.ground.child import ended
 from trm.ground.cores import cores
 from trm.run.revision import code
 from trm.show.table import named
@@ -28,8 +28,6 @@ from trm.show.table import named
 Row = dict[str, Any]
 T = TypeVar("T")
 
-CAPTURED: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-GRACE_S = 30  # for a child to end its own children
 MATMUL_SIZES, MATMUL_REPEATS = {"cpu": (1024, 1536, 2048), "cuda": (8192,)}, 4
 
 
@@ -169,26 +167,17 @@ def in_child(module: str, function: str, request: dict[str, Any]) -> list[Row]:
         "print('\\n' + json.dumps(rows))"
     )
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}  # bench/ is no part of the installed package
-    done = ended(subprocess.Popen([sys.executable, "-c", code], env=environment, **CAPTURED))
-    if done.returncode:
-        raise RunFailure(f"{module}.{function} of {request} ended with {done.returncode}: {done.stderr.strip().splitlines()[-1:]}")
-    rows: list[Row] = json.loads(done.stdout.splitlines()[-1])
+    returned, out, err = child([sys.executable, "-c", code], environment)
+    if returned:
+        raise RunFailure(f"{module}.{function} of {request} ended with {returned}: {err.strip().splitlines()[-1:]}")
+    rows: list[Row] = json.loads(out.splitlines()[-1])
     return rows
 
 
-def ended(process: subprocess.Popen[str]) -> subprocess.CompletedProcess[str]:
-    """What a process has written and how it ended. Where this one is interrupted, that one is ended too, with its children."""
-    try:
-        out, err = process.communicate()
-    except BaseException:
-        process.terminate()
-        try:
-            process.communicate(timeout=GRACE_S)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.communicate()
-        raise
-    return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+def child(command: Sequence[str], environment: Mapping[str, str]) -> tuple[int, str, str]:
+    """Run a command to its end: its exit code, output and error output. It ends with this process, and so do its children."""
+    done = ended(command, 60, lambda seconds: None, env=environment)
+    return done.returncode, done.stdout.decode(), done.stderr.decode()
 
 
 def tests_module(name: str) -> ModuleType:

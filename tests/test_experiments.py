@@ -1,6 +1,5 @@
 """Every named experiment and sweep of the study: it composes, validates, builds its model, and changes what its name says."""
 
-import functools
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -8,9 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from composing import composed, jobs_composed_once  # noqa: F401 - the latter is a fixture
 
-from trm.cli import compose, compose_jobs
-from trm.config import digest, from_plain, numerics, to_plain, total_steps
+from trm.cli import compose_jobs
+from trm.config import digest, flatten, from_plain, numerics, to_plain, total_steps
 from trm.config.groups import CONF_DIR, describe_groups
 from trm.core.architecture import architecture
 from trm.core.curriculum import stages
@@ -118,28 +118,15 @@ MILLION_PARAMETERS = {
 }
 
 
-@functools.cache
-def composed(*overrides):
-    return compose([*overrides, "run_name=r"])
-
-
 def build(name):
     cfg = composed(f"experiment={name}")
     return cfg, architecture(cfg, seq_len=81, vocab_size=11, num_puzzle_identifiers=1)
 
 
-def flat(plain, prefix=""):
-    return {
-        key: value
-        for name, item in plain.items()
-        for key, value in (flat(item, f"{prefix}{name}.") if isinstance(item, dict) else {prefix + name: item}).items()
-    }
-
-
 def settings_of(name, size):
     """What decides the numbers of an experiment; the length as samples, which is what a header speaks of."""
     cfg = composed(f"experiment={name}", *SIZES[size])
-    found = flat(numerics(to_plain(cfg)))
+    found = flatten(numerics(to_plain(cfg)))
     del found["train.max_steps"], found["train.epochs"]
     return found | {"train.samples": total_steps(cfg, cfg.data.num_puzzles) * cfg.train.global_batch_size}
 
@@ -206,7 +193,7 @@ def test_all_experiments_differ_from_one_another_but_for_aliases(size):
 
 @pytest.mark.parametrize("name", sorted(VALUES))
 def test_at_full_size_the_values_are_those_of_the_papers_and_the_study(name):
-    found = flat(to_plain(composed(f"experiment={name}")))
+    found = flatten(to_plain(composed(f"experiment={name}")))
     assert {key: found[key] for key in VALUES[name]} == VALUES[name]
 
 
@@ -316,6 +303,7 @@ def test_help_lists_every_experiment_and_sweep():
 LARGE = {"all", "field_6x6", "field_6x6_lr"}
 
 
+@pytest.mark.usefixtures("jobs_composed_once")
 @pytest.mark.parametrize("sweep", [pytest.param(name, marks=pytest.mark.long) if name in LARGE else name for name in SWEEPS])
 def test_every_sweep_composes_its_jobs(sweep):
     """By Hydra itself, whose globs are not pathlib's; an alias beside its target is no job."""

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 import yaml
+from composing import composed, jobs_composed_once  # noqa: F401 - the latter is a fixture
 
-from trm.cli import compose, compose_jobs
+from trm.cli import compose_jobs
 from trm.config.groups import CONF_DIR
 from trm.errors import UserError
 from trm.report.__main__ import main as report
@@ -105,9 +106,10 @@ def settings_of(module, words):
         assert compose_jobs([*words, "seed=0", *few])  # a few of them, which takes a tenth of the time
     else:
         assert module == "trm.plan"
-        compose([word for word in words if not word.startswith(("+sweep=", "plan."))])
+        composed(*(word for word in words if not word.startswith(("+sweep=", "plan."))))
 
 
+@pytest.mark.usefixtures("jobs_composed_once")
 @pytest.mark.parametrize(("page", "command"), COMMANDS)
 def test_every_command_composes(tmp_path, monkeypatch, page, command):
     monkeypatch.chdir(tmp_path)
@@ -160,6 +162,6 @@ def test_the_pods_page_has_the_hours_of_the_plan():
 @pytest.mark.parametrize("sweep", ["field_6x6_lr", "field_pilot", "search_4x4"])
 def test_a_search_has_other_puzzles_than_tables_and_records(sweep):
     asked = yaml.safe_load((CONF_DIR / "sweep" / f"{sweep}.yaml").read_text())["hydra"]["sweeper"]["params"]
-    table = compose(["experiment=field_trm", "run_name=r"])
+    table = composed("experiment=field_trm")
     assert asked["data.seed"] not in (table.data.seed, 1)  # 1: docs/records.md
     assert asked.get("seed", 0) < 100  # those of records begin there

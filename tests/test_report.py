@@ -47,21 +47,18 @@ def tn_sweep(tmp_path_factory):
 # ---------------------------------------------------------------------------------------------------------------- statistics
 
 
-def test_interval_is_students_t_by_hand():
-    # mean 0.855, s = 0.0129100, t(0.975, 3) = 3.182446: half width = 3.182446 * s / 2
-    found = estimate([0.84, 0.85, 0.86, 0.87])
-    assert found.n == 4
-    assert found.mean == pytest.approx(0.855)
-    assert found.half_width == pytest.approx(0.0205426, abs=1e-6)
-
-
-def test_two_seeds_have_a_wide_interval():
-    # t(0.975, 1) = 12.7062, s / sqrt(2) = 0.01
-    assert estimate([0.80, 0.82]).half_width == pytest.approx(0.127062, abs=1e-6)
-
-
-def test_one_seed_has_no_interval_and_none_has_no_mean():
-    assert estimate([0.9]).half_width is None
+@pytest.mark.parametrize(
+    ("values", "half_width"),
+    [
+        ([0.84, 0.85, 0.86, 0.87], 3.182446 * 0.0129100 / 2),  # t(0.975, 3) * s / sqrt(n), by hand
+        ([0.80, 0.82], 12.7062 * 0.01),  # t(0.975, 1): two seeds have a wide interval
+        ([0.9], None),
+    ],
+)
+def test_interval_is_students_t_by_hand(values, half_width):
+    found = estimate(values)
+    assert (found.n, found.mean) == (len(values), pytest.approx(sum(values) / len(values)))
+    assert found.half_width == (half_width and pytest.approx(half_width, abs=1e-6))
     assert estimate([]) is None
 
 
@@ -181,20 +178,18 @@ def test_group_by_config_groups(mixed):
     assert "2 runs" in terminal(comparison)
 
 
-def test_group_by_one_key_does_not_claim_the_others(mixed):
-    assert list(by_label(report(mixed, group=["recursion.T"]))) == ["recursion.T=2", "recursion.T=3"]
-    assert list(by_label(report(mixed, group=["optimizer.lr"]))) == ["optimizer.lr=0.0001", "optimizer.lr=0.0003"]
-
-
-def test_group_by_what_is_the_same_everywhere(mixed):
-    (variant,) = report(mixed, group=["model"]).variants
-    assert variant.label == "mlp"
-    assert len(variant.counted) == 5
-
-
-def test_group_by_sweep_folder(mixed):
-    variants = by_label(report(mixed / "first", mixed / "second", group=["sweep"]))
-    assert {label: len(v.counted) for label, v in variants.items()} == {"sweep=first": 3, "sweep=second": 2}
+@pytest.mark.parametrize(
+    ("group", "counts"),
+    [
+        ("recursion.T", {"recursion.T=2": 2, "recursion.T=3": 3}),  # and does not claim the others
+        ("optimizer.lr", {"optimizer.lr=0.0001": 4, "optimizer.lr=0.0003": 1}),
+        ("model", {"mlp": 5}),  # which is the same everywhere
+        ("sweep", {"sweep=first": 3, "sweep=second": 2}),
+    ],
+)
+def test_group_by_one_key(mixed, group, counts):
+    variants = by_label(report(mixed / "first", mixed / "second", group=[group]))
+    assert {label: len(variant.counted) for label, variant in variants.items()} == counts
 
 
 def test_group_by_an_unknown_key_is_refused(mixed):

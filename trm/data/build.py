@@ -12,12 +12,12 @@ import shlex
 import shutil
 import time
 from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from trm.config import DataConfig
 from trm.config.overrides import override
@@ -35,13 +35,13 @@ from trm.data.format import (
     load_dataset,
     read_build_record,
     write_metadata,
+    write_rows,
 )
 from trm.data.hub import download
 from trm.errors import DataError
 from trm.ground.files import sha256_of
 from trm.ground.folder import locked
 from trm.ground.hashing import Stream, hash64, permutations
-from trm.ground.progress import work
 from trm.tasks.augment import augment
 from trm.tasks.base import Split, Task, task_of
 from trm.tasks.pairs import PairsTask
@@ -51,8 +51,6 @@ from trm.tasks.pairs import PairsTask
 FORMAT_VERSIONS = {"csv": 1, "json": 1, "generated": 2}
 # The settings that decide the content, beside the task's own; csv files enter by their sha256.
 _SETTINGS = ("source", "num_puzzles", "num_test_puzzles", "min_rating", "num_aug", "seed")
-# Rows augmented at a time: few enough that the work stays in the processor's cache.
-_CHUNK_ROWS = 1024
 
 _log = logging.getLogger(__name__)
 
@@ -112,7 +110,8 @@ def build_dataset(data: DataConfig) -> BuildReport:
     started = time.monotonic()
     path = Path(data.path)
     try:
-        with _lock(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with locked(path.with_name(f".{path.name}.lock")):  # others that build the same folder wait
             if not is_absent(path):
                 record = _check_settings(path, data)
                 if record is None:
@@ -265,21 +264,12 @@ def _write_split(folder: Path, split: str, task: Task, base: Split, *, num_aug: 
     """Write one split's arrays and dataset.json; returns its number of rows N."""
     num_groups = len(base[0])
     num_rows = num_groups * (num_aug + 1)
-    header = {"descr": "|u1", "fortran_order": False, "shape": (num_rows, task.facts.seq_len)}
-    with (
-        work(f"{split} rows written", num_rows, "row") as done,
-        array_path(folder, split, "inputs").open("wb") as inputs,
-        array_path(folder, split, "labels").open("wb") as labels,
-    ):
-        for file in (inputs, labels):
-            np.lib.format.write_array_header_1_0(file, header)
-        for start in range(0, num_rows, _CHUNK_ROWS):
-            rows = np.arange(start, min(start + _CHUNK_ROWS, num_rows))
-            puzzles, variants = np.divmod(rows, num_aug + 1)
-            questions, answers = augment(task, *base, seed=seed, puzzles=puzzles, variants=variants)
-            inputs.write(questions.data)
-            labels.write(answers.data)
-            done(start + len(rows))
+
+    def make(rows: NDArray[np.int64]) -> Split:
+        puzzles, variants = np.divmod(rows, num_aug + 1)
+        return augment(task, *base, seed=seed, puzzles=puzzles, variants=variants)
+
+    write_rows(folder, split, num_rows, task.facts.seq_len, make)
     for name, array in {
         "puzzle_identifiers": np.zeros(num_rows, np.int32),
         "puzzle_indices": np.arange(num_rows + 1, dtype=np.int32),
@@ -354,12 +344,6 @@ def _report(path: Path, record: dict[str, Any], *, seconds: float, built: bool) 
 def is_absent(path: Path) -> bool:
     """Whether a dataset folder is still to be built: missing or empty."""
     return not path.exists() or (path.is_dir() and not any(path.iterdir()))
-
-
-def _lock(path: Path) -> AbstractContextManager[bool]:
-    """The folder's lock file, which lies beside it: held, it keeps others that build the same folder waiting."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    return locked(path.with_name(f".{path.name}.lock"))
 
 
 def _write_json(file: Path, content: Any) -> None:

@@ -8,13 +8,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trm.config import DataConfig
-from trm.data.format import BLANK, COUNTS, DRAWS, IDENTIFIERS, NAMES, SPLITS, TESTS, array_path, load_dataset, write_metadata
+from trm.data.format import (
+    BLANK,
+    COUNTS,
+    DRAWS,
+    IDENTIFIERS,
+    NAMES,
+    SPLITS,
+    TESTS,
+    array_path,
+    load_dataset,
+    write_metadata,
+    write_rows,
+)
 from trm.data.pairs import PairRowMaker
-from trm.ground.progress import work
+from trm.tasks.base import Split
 from trm.tasks.pairs import Collection, PairsTask
-
-# Rows made at a time
-_CHUNK_ROWS = 1024
 
 
 def write_pairs(folder: Path, task: PairsTask, found: Collection, data: DataConfig) -> dict[str, int]:
@@ -65,20 +74,11 @@ def _store_variants(folder: Path, split: str, task: PairsTask, seed: int) -> int
     variants, pairs = maker.num_variants, maker.num_pairs
     groups = np.repeat(np.arange(base.num_groups), variants * pairs)
     place = np.arange(len(groups)) - np.repeat(np.cumsum(variants * pairs) - variants * pairs, variants * pairs)
-    header = {"descr": "|u1", "fortran_order": False, "shape": (len(groups), task.facts.seq_len)}
-    with (
-        work(f"{split} rows written", len(groups), "row") as done,
-        array_path(folder, split, "inputs").open("wb") as inputs,
-        array_path(folder, split, "labels").open("wb") as labels,
-    ):
-        for file in (inputs, labels):
-            np.lib.format.write_array_header_1_0(file, header)
-        for start in range(0, len(groups), _CHUNK_ROWS):
-            block = slice(start, start + _CHUNK_ROWS)
-            questions, answers = maker.made(groups[block], *np.divmod(place[block], pairs[groups[block]]))
-            inputs.write(questions.data)
-            labels.write(answers.data)
-            done(start + len(questions))
+
+    def make(rows: NDArray[np.int64]) -> Split:
+        return maker.made(groups[rows], *np.divmod(place[rows], pairs[groups[rows]]))
+
+    write_rows(folder, split, len(groups), task.facts.seq_len, make)
     identifiers = base.puzzle_identifiers.astype(np.int64)
     of_puzzle = np.repeat(np.arange(base.num_groups), variants)
     number = np.arange(len(of_puzzle)) - np.repeat(np.cumsum(variants) - variants, variants)

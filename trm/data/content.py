@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trm.config import DataConfig
-from trm.data.format import Dataset, load_dataset, read_build_record
+from trm.data.format import CHUNK_ROWS, Dataset, load_dataset, read_build_record
 from trm.tasks.base import Task, task_of
 
 GENERATED_TEST_PUZZLES = 1000  # where data.num_test_puzzles does not say how many
@@ -21,7 +21,6 @@ GENERATED_TEST_PUZZLES = 1000  # where data.num_test_puzzles does not say how ma
 SELECTION_PUZZLES = 500
 COPIES = "may be symmetric copies of a training puzzle"
 MOST_SOLVED = 1024  # puzzles of a split that are looked at for other solutions, evenly spaced: some seconds at most
-_CHUNK_ROWS = 1024
 
 _log = logging.getLogger(__name__)
 
@@ -186,5 +185,5 @@ def _shared(
 
 def _signatures(task: Task, questions: NDArray[np.uint8], answers: NDArray[np.uint8]) -> NDArray[np.uint64]:
     assert task.symmetry is not None
-    blocks = range(0, len(questions), _CHUNK_ROWS)
-    return np.concatenate([task.symmetry.signature(questions[i : i + _CHUNK_ROWS], answers[i : i + _CHUNK_ROWS]) for i in blocks])
+    blocks = range(0, len(questions), CHUNK_ROWS)
+    return np.concatenate([task.symmetry.signature(questions[i : i + CHUNK_ROWS], answers[i : i + CHUNK_ROWS]) for i in blocks])

@@ -22,6 +22,7 @@ import dataclasses
 import hashlib
 import json
 import shlex
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,8 @@ from numpy.typing import NDArray
 
 from trm.config.overrides import override
 from trm.errors import DataError
-from trm.tasks.base import Task
+from trm.ground.progress import work
+from trm.tasks.base import Split, Task
 from trm.tasks.pairs import Catalogue, PairsTask
 
 SPLITS = ("train", "test")
@@ -40,6 +42,7 @@ ARRAYS = ("inputs", "labels", "puzzle_identifiers", "puzzle_indices", "group_ind
 COUNTS = "variant_counts"
 IDENTIFIERS, TESTS, DRAWS, NAMES = "identifiers.json", "test_puzzles.json", "variants.npy", "variants.json"
 BLANK = "<blank>"
+CHUNK_ROWS = 1024  # made at a time: few enough that the work stays in the processor's cache
 
 
 @dataclass(frozen=True)
@@ -219,6 +222,24 @@ def write_metadata(folder: Path, split: str, task: Task, identifiers: int, group
     )
     text = json.dumps(dataclasses.asdict(metadata), indent=2) + "\n"
     (folder / split / "dataset.json").write_text(text, encoding="utf-8")
+
+
+def write_rows(folder: Path, split: str, num_rows: int, cells: int, make: Callable[[NDArray[np.int64]], Split]) -> None:
+    """Write the questions and answers [num_rows, cells] of a split; `make` makes those of some rows, given by their numbers."""
+    header = {"descr": "|u1", "fortran_order": False, "shape": (num_rows, cells)}
+    with (
+        work(f"{split} rows written", num_rows, "row") as done,
+        array_path(folder, split, "inputs").open("wb") as inputs,
+        array_path(folder, split, "labels").open("wb") as labels,
+    ):
+        for file in (inputs, labels):
+            np.lib.format.write_array_header_1_0(file, header)
+        for start in range(0, num_rows, CHUNK_ROWS):
+            rows = np.arange(start, min(start + CHUNK_ROWS, num_rows))
+            questions, answers = make(rows)
+            inputs.write(questions.data)
+            labels.write(answers.data)
+            done(start + len(rows))
 
 
 def read_build_record(path: Path) -> dict[str, Any] | None:

@@ -5,7 +5,7 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from subprocess import PIPE
 
@@ -18,6 +18,7 @@ def ended(
     given: bytes | None = None,
     limit_s: float | None = None,
     cwd: Path | None = None,
+    env: Mapping[str, str] | None = None,
 ) -> subprocess.CompletedProcess[bytes]:
     """Run a command to its end and keep what it writes; `tell` is told every `every_s` seconds for how long it has run.
 
@@ -26,7 +27,7 @@ def ended(
     """
     began = time.monotonic()
     # a session of its own: one signal reaches all of its processes, and a terminal's reaches this process alone
-    with subprocess.Popen(command, cwd=cwd, start_new_session=True, stdin=PIPE, stdout=PIPE, stderr=PIPE) as process:
+    with subprocess.Popen(command, cwd=cwd, env=env, start_new_session=True, stdin=PIPE, stdout=PIPE, stderr=PIPE) as process:
         try:
             while True:
                 try:

@@ -240,22 +240,15 @@ def settings(comparison: Comparison) -> list[Row]:
     ]
 
 
-def _published(row: paper.PaperRow) -> str:
-    source = "" if row.source == paper.CITATION else f" ({row.source})"
-    return f"{row.name}: {100 * row.exact_accuracy:.1f} %{source}"
-
-
 def compared(comparison: Comparison) -> list[Row]:
     """A row for each variant that has a row in the paper."""
-    return [
-        [
-            ("variant", Cell(variant.label)),
-            ("the paper's row", Cell(_published(variant.paper.row))),
-            ("unlike the paper in", _code(", ".join(variant.paper.unlike)) if variant.paper.unlike else Cell("nothing")),
-        ]
-        for variant in comparison.variants
-        if variant.paper
-    ]
+    found: list[Row] = []
+    for label, match in ((variant.label, variant.paper) for variant in comparison.variants if variant.paper):
+        source = "" if match.row.source == paper.CITATION else f" ({match.row.source})"
+        words = f"{match.row.name}: {100 * match.row.exact_accuracy:.1f} %{source}"
+        unlike = _code(", ".join(match.unlike)) if match.unlike else Cell("nothing")
+        found.append([("variant", Cell(label)), ("the paper's row", Cell(words)), ("unlike the paper in", unlike)])
+    return found
 
 
 def runs(comparison: Comparison) -> list[Row]:
