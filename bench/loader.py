@@ -17,7 +17,7 @@ from trm.config import Config
 from trm.core.step import draw_min_steps
 from trm.data.build import ensure_dataset
 from trm.data.format import load_dataset
-from trm.data.loader import TrainLoader
+from trm.data.loader import Host, TrainLoader
 from trm.plan.estimate import estimate
 from trm.plan.settings import PlanSettings
 from trm.plan.workload import workload
@@ -67,7 +67,7 @@ def host_batches(cfg: Config) -> Callable[[int], object]:
         global_batch_size=cfg.train.global_batch_size,
         on_the_fly_aug=cfg.data.on_the_fly_aug if cfg.data.num_aug == 0 else 0,
         data_seed=cfg.data.seed,
-        process_count=hosts,
+        host=Host(0, hosts),
     )
     local = cfg.train.global_batch_size // hosts
 

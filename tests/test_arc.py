@@ -15,6 +15,7 @@ from trm.config import HardwareConfig
 from trm.core.step import train_step
 from trm.data.build import build_dataset
 from trm.data.format import load_catalogue, load_dataset
+from trm.data.loader import Host
 from trm.data.pairs import BLOCK_STEPS, PairEvalLoader, PairTrainLoader
 from trm.errors import ConfigError, DataError
 from trm.inference.evaluator import make_evaluator
@@ -214,7 +215,7 @@ def test_steps_are_the_same_from_anywhere_and_on_any_hosts(train):
     whole = loader(train, global_batch_size=8)
     for step in (0, 5, BLOCK_STEPS - 1, BLOCK_STEPS, 2 * BLOCK_STEPS + 3):
         batch = whole.batch(step)
-        parts = [loader(train, global_batch_size=8, process_index=i, process_count=2).batch(step) for i in range(2)]
+        parts = [loader(train, global_batch_size=8, host=Host(i, 2)).batch(step) for i in range(2)]
         assert all(np.array_equal(np.concatenate([part[name] for part in parts]), batch[name]) for name in batch)
     assert not np.array_equal(whole.batch(0)["inputs"], whole.batch(BLOCK_STEPS)["inputs"])
 

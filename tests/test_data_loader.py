@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from trm.config import IGNORE_LABEL
 from trm.data.build import build_dataset
 from trm.data.format import load_dataset
-from trm.data.loader import EvalLoader, TrainLoader
+from trm.data.loader import EvalLoader, Host, TrainLoader
 from trm.errors import DataError
 from trm.tasks.sudoku.settings import Settings
 from trm.tasks.sudoku.task import SudokuTask as Sudoku
@@ -73,7 +73,7 @@ def test_stored_and_on_the_fly_streams_are_identical(datasets, batch, seed, step
 @settings(deadline=None)
 def test_hosts_together_load_the_global_batch(datasets, per_host, hosts, step):
     whole = loader(datasets["plain"], batch=per_host * hosts).batch(step)
-    parts = [loader(datasets["plain"], batch=per_host * hosts, process_index=i, process_count=hosts) for i in range(hosts)]
+    parts = [loader(datasets["plain"], batch=per_host * hosts, host=Host(i, hosts)) for i in range(hosts)]
     shares = [part.batch(step) for part in parts]
     assert same(whole, {name: np.concatenate([share[name] for share in shares]) for name in whole})
 
@@ -119,8 +119,7 @@ def test_without_augmentation_the_stream_has_only_the_puzzles_themselves(dataset
 @settings(deadline=None)
 def test_evaluation_counts_every_puzzle_once(test_split, per_host, hosts, most):
     loaders = [
-        EvalLoader(test_split, global_batch_size=per_host * hosts, max_puzzles=most, process_index=i, process_count=hosts)
-        for i in range(hosts)
+        EvalLoader(test_split, global_batch_size=per_host * hosts, max_puzzles=most, host=Host(i, hosts)) for i in range(hosts)
     ]
     expected = test_split.inputs[:most].astype(np.int32)
     passes = [list(part) for part in loaders]
@@ -139,9 +138,9 @@ def test_evaluation_counts_every_puzzle_once(test_split, per_host, hosts, most):
 
 def test_a_batch_that_does_not_divide_over_the_hosts_is_refused(datasets, test_split):
     with pytest.raises(DataError, match="does not divide over 3 hosts"):
-        loader(datasets["plain"], batch=8, process_count=3)
+        loader(datasets["plain"], batch=8, host=Host(0, 3))
     with pytest.raises(DataError, match="does not divide over 3 hosts"):
-        EvalLoader(test_split, global_batch_size=8, process_count=3)
+        EvalLoader(test_split, global_batch_size=8, host=Host(0, 3))
 
 
 def test_a_folder_of_the_reference_is_read_like_ours(folders, tmp_path):

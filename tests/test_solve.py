@@ -177,7 +177,7 @@ def test_every_puzzle_gets_the_answer_that_it_has_in_the_evaluation(trained, nam
         assert course.num_steps == every.steps[number]
         if name != "guided":  # whose candidates have no course of their own
             *_, (*_, last) = think(
-                run.arch, run.eval_weights, run.fixed, None, course.question, run.cfg.inference, course.key, course.num_steps
+                run.arch, run.eval_weights, run.fixed, None, course.question, (run.cfg.inference, course.key), course.num_steps
             )
             assert np.array_equal(course.undone(last).answer, answer)
     if early or name == "halt_first":

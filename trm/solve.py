@@ -167,7 +167,7 @@ def _shown(run: SavedRun, puzzle: Puzzle, course: Course, *, watch: bool) -> lis
     """What the candidate that answers has after every latent recursion, shown while it comes where `watch` is set."""
     watcher = Watcher(puzzle, course.num_steps) if watch else None
     tensors, frames = (run.arch, run.eval_weights, run.fixed, run.puzzle_embedding), []
-    for step in think(*tensors, course.question, run.cfg.inference, course.key, course.num_steps):
+    for step in think(*tensors, course.question, (run.cfg.inference, course.key), course.num_steps):
         frames += [course.undone(frame) for frame in step]
         if watcher:
             watcher.show(frames[-1])

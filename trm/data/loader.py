@@ -9,7 +9,7 @@ Shapes: G groups, B rows of the global batch, L tokens.
 import copy
 import math
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,12 +28,21 @@ Keys = Callable[[NDArray[np.int64], NDArray[np.int64]], NDArray[Any]]  # int64, 
 BLOCK_ROWS = 768
 
 
-def host_rows(global_batch_size: int, process_index: int, process_count: int) -> slice:
-    """The contiguous share of the global batch that one host loads."""
-    if global_batch_size % process_count:
-        raise DataError(f"a batch of {global_batch_size} rows does not divide over {process_count} hosts")
-    local = global_batch_size // process_count
-    return slice(process_index * local, (process_index + 1) * local)
+class Host(NamedTuple):
+    """One of the hosts that share a batch: its number and how many there are."""
+
+    number: int = 0
+    total: int = 1
+
+    def rows(self, global_batch_size: int) -> slice:
+        """The contiguous share of the global batch that this host loads. Raises DataError."""
+        if global_batch_size % self.total:
+            raise DataError(f"a batch of {global_batch_size} rows does not divide over {self.total} hosts")
+        local = global_batch_size // self.total
+        return slice(self.number * local, (self.number + 1) * local)
+
+
+ALONE = Host()
 
 
 class _Variants:
@@ -97,13 +106,12 @@ class TrainLoader:
         global_batch_size: int,
         on_the_fly_aug: int,
         data_seed: int,
-        process_index: int = 0,
-        process_count: int = 1,
+        host: Host = ALONE,
     ):
         self._dataset = dataset
         self._seed = seed
         self._global_batch_size = global_batch_size
-        self._rows = host_rows(global_batch_size, process_index, process_count)
+        self._rows = host.rows(global_batch_size)
         self._first_row = np.asarray(dataset.group_indices[:-1], np.int64)
         self._num_variants = np.diff(np.asarray(dataset.group_indices, np.int64))
         on_the_fly = on_the_fly_aug > 0 and dataset.num_rows == dataset.num_groups
@@ -165,20 +173,15 @@ class EvalLoader:
         copies: int = 1,
         repeats: int = 1,
         keys: Keys | None = None,
-        first: int = 0,
         data_seed: int = 0,
-        without: str = "inference.copies=1",
-        process_index: int = 0,
-        process_count: int = 1,
+        host: Host = ALONE,
     ):
-        """`first` is the row to begin with; `without` the setting that does without copies, which a refusal names."""
         self.dataset, self._copies, self._repeats, self._keys = dataset, copies, repeats, keys
-        self._variants = _Variants(dataset, data_seed, without if copies > 1 else None)
+        self._variants = _Variants(dataset, data_seed, "inference.copies=1" if copies > 1 else None)
         self.global_batch_size = global_batch_size
-        self._rows = host_rows(global_batch_size, process_index, process_count)
-        self._first = first
-        left = dataset.num_rows - first
-        self.num_puzzles = left if max_puzzles is None else min(max_puzzles, left)
+        self._rows = host.rows(global_batch_size)
+        self._first = 0  # row of the pass
+        self.num_puzzles = dataset.num_rows if max_puzzles is None else min(max_puzzles, dataset.num_rows)
 
     @property
     def num_rows(self) -> int:
@@ -190,6 +193,12 @@ class EvalLoader:
         other = copy.copy(self)
         other.dataset, other._variants = dataset, self._variants.of(dataset)
         other._first, other.num_puzzles = 0, min(most, dataset.num_rows)
+        return other
+
+    def only(self, puzzle: int) -> "EvalLoader":
+        """The pass over this puzzle of the split alone, in batches of the same size."""
+        other = copy.copy(self)
+        other._first, other.num_puzzles = puzzle, 1
         return other
 
     def rest(self) -> "EvalLoader | None":

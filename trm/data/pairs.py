@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from trm.config import IGNORE_LABEL
 from trm.data.format import Dataset, load_catalogue
-from trm.data.loader import Batch, EvalLoader, host_rows
+from trm.data.loader import ALONE, Batch, EvalLoader, Host
 from trm.ground.hashing import Stream, hash64, permutations
 from trm.tasks.base import Scores
 from trm.tasks.pairs import Ballots, Catalogue
@@ -85,12 +85,11 @@ class PairTrainLoader:
         seed: int,
         global_batch_size: int,
         data_seed: int,
-        process_index: int = 0,
-        process_count: int = 1,
+        host: Host = ALONE,
     ):
         self._maker = PairRowMaker(dataset, data_seed=data_seed, moved=True)
         self._seed, self._size = seed, global_batch_size
-        self._rows = host_rows(global_batch_size, process_index, process_count)
+        self._rows = host.rows(global_batch_size)
         self._number = -1
         self._visits = self._starts = np.empty(0, np.int64)
 
@@ -139,10 +138,9 @@ class PairEvalLoader(EvalLoader):
         max_variants: int | None = None,
         blank: bool = False,
         data_seed: int = 0,
-        process_index: int = 0,
-        process_count: int = 1,
+        host: Host = ALONE,
     ):
-        super().__init__(dataset, global_batch_size=global_batch_size, process_index=process_index, process_count=process_count)
+        super().__init__(dataset, global_batch_size=global_batch_size, host=host)
         self.num_puzzles = min(max_puzzles or dataset.num_groups, dataset.num_groups)
         self._maker = PairRowMaker(dataset, data_seed=data_seed, moved=False)
         self._blank = blank

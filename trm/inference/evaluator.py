@@ -28,7 +28,7 @@ from trm.core.programs import ONE, eval_program
 from trm.core.step import empty_carry
 from trm.data.build import held_out_puzzles
 from trm.data.format import SELECTION, Dataset, load_dataset
-from trm.data.loader import Batch, EvalLoader
+from trm.data.loader import Batch, EvalLoader, Host
 from trm.data.pairs import PairEvalLoader
 from trm.errors import DataError
 from trm.ground.progress import Progress, progress_bar
@@ -532,7 +532,8 @@ def held_out_loader(
 
     Of a larger one `most` puzzles, unless evaluate.max_puzzles says how many; or the `only` one.
     """
-    dataset, first = only or (held_out_puzzles(cfg.data), 0)
+    dataset, puzzle = only or (held_out_puzzles(cfg.data), None)
+    host = Host(runtime.process_index, runtime.process_count)
     max_puzzles = cfg.evaluate.max_puzzles if only is None else 1
     if dataset.pairs_task is not None:
         return PairEvalLoader(
@@ -542,23 +543,21 @@ def held_out_loader(
             max_variants=cfg.evaluate.max_variants,
             blank=cfg.evaluate.blank_identifiers,
             data_seed=cfg.data.seed,
-            process_index=runtime.process_index,
-            process_count=runtime.process_count,
+            host=host,
         )
     # of a sample as of the rest, so that both are of one shape
     rows = min(max_puzzles or dataset.num_rows, dataset.num_rows) * copies * way.particles
-    return EvalLoader(
+    loader = EvalLoader(
         dataset,
         global_batch_size=_rows_of_batch(batch_size or cfg.eval_batch_size, rows, math.lcm(way.rows_together, runtime.num_devices)),
         max_puzzles=max_puzzles or most,
-        first=first,
         copies=copies,
         repeats=way.particles,
         keys=(lambda puzzles, places: row_keys(way, puzzles, places)) if way.is_random or cfg.is_random else None,
         data_seed=cfg.data.seed,
-        process_index=runtime.process_index,
-        process_count=runtime.process_count,
+        host=host,
     )
+    return loader if puzzle is None else loader.only(puzzle)
 
 
 def _rows_of_batch(batch: int, rows: int, multiple: int) -> int:

@@ -69,11 +69,25 @@ def annotate(module: Any, arguments: list[dict[str, Any]], devices: int, ir: Any
     main.attributes["arg_attrs"] = ir.ArrayAttr.get(attributes)
 
 
+def compile_options(xc: Any, devices: list[int]) -> Any:
+    """How one program is compiled for all of these devices, its arguments split as they are annotated."""
+    import numpy as np
+
+    options = xc.CompileOptions()
+    build = options.executable_build_options
+    for each in (options, build):
+        each.num_replicas, each.num_partitions = 1, len(devices)
+    options.device_assignment = xc.DeviceAssignment.create(np.array([devices]))
+    build.use_spmd_partitioning = True
+    build.use_shardy_partitioner = False  # it ignores the shardings that torch_xla writes, without a word
+    build.allow_spmd_sharding_propagation_to_output = [True]
+    return options
+
+
 def compile_module(job: dict[str, Any]) -> dict[str, Any]:
     """Compile and describe the result, or the compiler's message where it does not fit."""
     import jax
     import libtpu
-    import numpy as np
     from jax._src.interpreters import mlir as jax_mlir
     from jax._src.lib import xla_client as xc
     from jax._src.lib.mlir import ir
@@ -86,14 +100,7 @@ def compile_module(job: dict[str, Any]) -> dict[str, Any]:
     devices = list(topology.devices)[:count]
     if len(devices) != count:
         return {"error": f"topology {job['topology']} has {len(devices)} devices, {count} are needed"}
-    options = xc.CompileOptions()
-    options.num_replicas, options.num_partitions = 1, count
-    options.device_assignment = xc.DeviceAssignment.create(np.array([[device.id for device in devices]]))
-    build = options.executable_build_options
-    build.num_replicas, build.num_partitions = 1, count
-    build.use_spmd_partitioning = True
-    build.use_shardy_partitioner = False  # it ignores the shardings that torch_xla writes, without a word
-    build.allow_spmd_sharding_propagation_to_output = [True]
+    options = compile_options(xc, [device.id for device in devices])
     with open(job["module"], "rb") as file:
         text = xc._xla.mlir.xla_computation_to_mlir_module(xc.XlaComputation(file.read()))
     with jax_mlir.make_ir_context() as context, ir.Location.unknown(context):

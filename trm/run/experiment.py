@@ -23,7 +23,7 @@ from trm.core.step import StepConfig, TrainState, draw_min_steps, init_state
 from trm.data.build import ensure_dataset
 from trm.data.content import Content, as_read, examine
 from trm.data.format import Dataset, load_dataset
-from trm.data.loader import TrainLoader
+from trm.data.loader import ALONE, Host, TrainLoader
 from trm.data.pairs import PairTrainLoader
 from trm.errors import ConfigError
 from trm.ground.rank import process_rank, require_ranks
@@ -107,21 +107,20 @@ def build(cfg: Config, runtime: Runtime | None = None) -> Experiment:
     cfg = dataclasses.replace(cfg, data=as_read(cfg.data, dataset, test))
     steps = total_steps(cfg, dataset.rows_of_epoch)
     runtime = runtime or started(cfg)
-    loader = train_loader(cfg, dataset, runtime.process_index, runtime.process_count)
+    loader = train_loader(cfg, dataset, Host(runtime.process_index, runtime.process_count))
     content = examine(path, dataset, test, task)
     arch = on_devices(architecture(cfg, **dataset.metadata.sizes), runtime)
     return Experiment(cfg, runtime, dataset, loader, arch, init_fixed(arch, cfg.seed), steps, content)
 
 
-def train_loader(cfg: Config, dataset: Dataset, process_index: int = 0, process_count: int = 1) -> TrainLoader | PairTrainLoader:
+def train_loader(cfg: Config, dataset: Dataset, host: Host = ALONE) -> TrainLoader | PairTrainLoader:
     """One host's training stream of the settings."""
     data, batch_size = cfg.data, cfg.train.global_batch_size
-    host = {"process_index": process_index, "process_count": process_count}
     if dataset.pairs_task is not None:
-        return PairTrainLoader(dataset, seed=cfg.seed, global_batch_size=batch_size, data_seed=data.seed, **host)
+        return PairTrainLoader(dataset, seed=cfg.seed, global_batch_size=batch_size, data_seed=data.seed, host=host)
     on_the_fly_aug = data.on_the_fly_aug if data.num_aug == 0 else 0
     return TrainLoader(
-        dataset, seed=cfg.seed, global_batch_size=batch_size, on_the_fly_aug=on_the_fly_aug, data_seed=data.seed, **host
+        dataset, seed=cfg.seed, global_batch_size=batch_size, on_the_fly_aug=on_the_fly_aug, data_seed=data.seed, host=host
     )
 
 

@@ -23,18 +23,17 @@ def think(
     fixed: Weights,
     puzzle_embedding: Tensor | None,
     question: Cells,
-    way: InferenceConfig = ONE,
-    key: int = 0,
+    candidate: tuple[InferenceConfig, int] = (ONE, 0),
     num_steps: int | None = None,
     identifier: int = 0,
 ) -> Iterator[list[Frame]]:
     """Frames of each supervision step, one for each latent recursion, as they are computed; the last is the answer.
 
-    They are those of the candidate of `way` whose `key` this is (trm/core/candidates.py), for `num_steps` (None = N_sup). All
-    tensors are on the CPU, where the model runs eagerly: for one puzzle that is faster than compiling. As in evaluation the
+    They are those of a candidate of a way of inference, given by its key (trm/core/candidates.py), for `num_steps` (None = N_sup).
+    All tensors are on the CPU, where the model runs eagerly: for one puzzle that is faster than compiling. As in evaluation the
     model never halts early.
     """
-    inputs = torch.from_numpy(question).int()[None]
+    inputs, (way, key) = torch.from_numpy(question).int()[None], candidate
     vectors = None if puzzle_embedding is None else puzzle_embedding[identifier : identifier + 1]
     row = torch.tensor([key])
     latents = {z: value.contiguous() for z, value in with_latents(arch, fixed, 1, row).items()}
