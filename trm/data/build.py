@@ -134,7 +134,13 @@ def _build(path: Path, data: DataConfig) -> dict[str, Any]:
     task = task_of(data)
     if isinstance(task, PairsTask):
         return _build_pairs(path, data, task)
-    splits, csv_sha256 = _generated(task, data) if data.source == "generated" else _from_csv(task, data)
+    csv_sha256: dict[str, str] = {}
+    if data.source == "generated":
+        num_test = GENERATED_TEST_PUZZLES if data.num_test_puzzles is None else data.num_test_puzzles
+        counts = {"train": data.num_puzzles, "test": num_test, SELECTION: min(num_test, SELECTION_PUZZLES)}
+        splits = task.generate_splits(counts, data.seed)
+    else:
+        splits, csv_sha256 = _from_csv(task, data)
     record: dict[str, Any] = {
         "format_version": FORMAT_VERSIONS[data.source],
         "settings": _settings(data),
@@ -242,12 +248,6 @@ def _downloaded(task: Task, data: DataConfig, name: str) -> Path:
             f"data.path={data.path} does not exist, and {error}: get train.csv and test.csv of that dataset from elsewhere and run "
             f"`{' '.join([build_command(data), *missing])}`, or take data={task.hub.instead}, which is made here"
         ) from error
-
-
-def _generated(task: Task, data: DataConfig) -> tuple[dict[str, Split], dict[str, str]]:
-    num_test = GENERATED_TEST_PUZZLES if data.num_test_puzzles is None else data.num_test_puzzles
-    counts = {"train": data.num_puzzles, "test": num_test, SELECTION: min(num_test, SELECTION_PUZZLES)}
-    return task.generate_splits(counts, data.seed), {}
 
 
 def _disjointness(task: Task, found: list[str]) -> str:

@@ -53,11 +53,6 @@ def split_arguments(arguments: list[str]) -> tuple[PlanSettings, list[str], bool
     except OmegaConfBaseException as error:
         raise ConfigError(f"{PREFIX}{error.full_key}: {str(error).splitlines()[0]}") from error
     assert isinstance(settings, PlanSettings)
-    _check(settings)
-    return settings, [a for a in given.rest if not a.startswith(PREFIX)], given.multirun or given.m
-
-
-def _check(settings: PlanSettings) -> None:
     percents = settings.utilisation_percent
     if not percents or not all(0 < p <= 100 for p in percents):
         raise ConfigError(f"plan.utilisation_percent={percents}: give percentages above 0 and at most 100, such as [20,40,60]")
@@ -65,3 +60,4 @@ def _check(settings: PlanSettings) -> None:
         value = getattr(settings, name)
         if value is not None and not 0 <= value < float("inf"):
             raise ConfigError(f"plan.{name}={value}: it must be a number that is not negative")
+    return settings, [a for a in given.rest if not a.startswith(PREFIX)], given.multirun or given.m

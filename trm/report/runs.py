@@ -216,8 +216,7 @@ def _read_run(folder: Path, name: str, overrides: tuple[str, ...]) -> Run:
     settings |= {key: data[name] for key, name in DIGESTS.items() if settings and isinstance(data.get(name), str)}
 
     seed = settings.get("seed", values.get("seed", _seed(overrides)))
-    own: dict[str, Any] = {name: _number(values.get(name)) for name in NUMBERS}
-    own |= {name: _integer(values.get(name)) for name in COUNTS}
+    own: dict[str, Any] = {name: (_integer if name in COUNTS else _number)(values.get(name)) for name in (*NUMBERS, *COUNTS)}
     return Run(
         name=name,
         status=status,

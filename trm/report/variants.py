@@ -154,12 +154,7 @@ def compare(
     known = [run for run in runs if run.settings and run.status != "damaged"]
     differing = differing_keys(known)
     chosen = differing if group is None else chosen_keys(known, group)
-    by_identity: dict[tuple[str, ...], list[Run]] = {}
-    for run in known:
-        by_identity.setdefault(identity(run, chosen), []).append(run)
-    order = [key for unit in units(chosen) for key in unit if key in chosen]
-    groups = sorted(by_identity.values(), key=lambda members: [sort_key(value_of(members[0], key)) for key in order])
-
+    groups = _groups(known, chosen)
     descriptions = labels([members[0] for members in groups], chosen, differing, group)
     names = experiment_labels(groups) if group is None else None
     missing = _missing_per_group(runs, groups)
@@ -199,11 +194,22 @@ def compare(
         labels_of = [f'"{variant.label}"' for variant in variants if finding in variant.findings]
         every = len(labels_of) == len(variants) > 1
         warnings.append(f"{'all variants' if every else ', '.join(labels_of)}: {finding}")
-    base = _named(variants, baseline)
+    base = next((variant for variant in variants if baseline in (variant.label, variant.description)), None)
+    if base is None and baseline is not None:
+        raise ConfigError(f"--baseline {baseline}: no variant; choose one of {'; '.join(variant.label for variant in variants)}")
     not_compared = _not_compared(variants, base, race=target is not None)
     others = "the others" if base is None else f'"{base.label}"'
     warnings += [f'"{label}" may not be compared with {others}: {reason}' for label, reason in not_compared.items()]
     return Comparison(runs, variants, not_counted, differing, warnings, target, base, not_compared)
+
+
+def _groups(runs: list[Run], keys: list[str]) -> list[list[Run]]:
+    """The runs that agree in the keys together, by the keys' values in the order in which labels name them."""
+    by_identity: dict[tuple[str, ...], list[Run]] = {}
+    for run in runs:
+        by_identity.setdefault(identity(run, keys), []).append(run)
+    order = [key for unit in units(keys) for key in unit if key in keys]
+    return sorted(by_identity.values(), key=lambda members: [sort_key(value_of(members[0], key)) for key in order])
 
 
 def _not_compared(variants: list[Variant], base: Variant | None, *, race: bool) -> dict[str, str]:
@@ -214,15 +220,6 @@ def _not_compared(variants: list[Variant], base: Variant | None, *, race: bool) 
     else:
         reasons = misfits(list(told.values()), race=race)
     return {label: reason for label, reason in zip(told, reasons, strict=True) if reason}
-
-
-def _named(variants: list[Variant], label: str | None) -> Variant | None:
-    if label is None:
-        return None
-    for variant in variants:
-        if label in (variant.label, variant.description):
-            return variant
-    raise ConfigError(f"--baseline {label}: no variant; choose one of {'; '.join(variant.label for variant in variants)}")
 
 
 def _missing_per_group(runs: list[Run], groups: list[list[Run]]) -> list[int]:

@@ -143,7 +143,10 @@ class StudySweeper(BasicSweeper):
 
         Returns the launcher's reason for each that did not end well, and whether the sweep was stopped.
         """
-        batch = [self._launched_overrides(sweep_dir, job) for job in jobs]
+        batch = []
+        for job in jobs:  # the job's overrides, and where in the sweep it belongs
+            place_of_job = {"run_name": job.dir, "hydra.sweep.dir": str(sweep_dir), "hydra.sweep.subdir": job.dir}
+            batch.append([*self.implied, *job.overrides, *(f"{key}={_quoted(value)}" for key, value in place_of_job.items())])
         if isinstance(self.launcher, QueueLauncher):
             self.launcher.launch_jobs(sweep_dir, [job.dir for job in jobs], batch, Board(sweep_dir, jobs))
             return self.launcher.reasons, self.launcher.stopped
@@ -157,12 +160,6 @@ class StudySweeper(BasicSweeper):
             log.warning("the launcher gave up: %s", described(error))
             reasons = {job.dir: f"no summary; the launcher gave up: {described(error)}" for job in jobs}
         return reasons, False
-
-    def _launched_overrides(self, sweep_dir: Path, job: study.Job) -> list[str]:
-        """The job's overrides, and where in the sweep it belongs."""
-        own = [*self.implied, *job.overrides, f"run_name={_quoted(job.dir)}"]
-        own += [f"hydra.sweep.dir={_quoted(str(sweep_dir))}", f"hydra.sweep.subdir={_quoted(job.dir)}"]
-        return own
 
 
 def _quoted(text: str) -> str:
