@@ -1,0 +1,168 @@
+"""scripts/gpu_record.py, tried at a tiny size on a CPU: its parts, its checkpoint in files, going on elsewhere."""
+
+import importlib.util
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import running
+import torch
+
+from trm.errors import CheckpointError, UserError
+from trm.run import parts
+from trm.run.checkpoint import find_checkpoints, load_checkpoint
+
+ROOT = Path(__file__).parents[1]
+SPEC = importlib.util.spec_from_file_location("gpu_record", ROOT / "scripts" / "gpu_record.py")
+gpu_record = importlib.util.module_from_spec(SPEC)
+SPEC.loader.exec_module(gpu_record)
+
+TINY = [
+    *("recipe=tiny", "recursion=t2_n2", "recursion.T=1", "recursion.n=1", "recursion.n_sup=3", "model.hidden_size=16"),
+    *("train.global_batch_size=8", "optimizer.schedule=constant", "ema.start_step=1", "hardware.backend=eager"),
+    *("data.num_puzzles=12", "evaluate.max_puzzles=3", "train.eval_every_steps=2", "train.log_every_steps=1"),
+]
+BENCH_ROWS = [
+    {"step": "train", "way": "configured", "ms": 100.0, "samples/s": 3840.0, "peak GB": 20.0},
+    {"step": "eval", "way": "configured", "ms": 60.0, "samples/s": 6400.0},
+]
+
+
+@pytest.fixture
+def puzzles(tmp_path):
+    """A folder with the two csv files, of a few made puzzles."""
+    folder = tmp_path / "csv"
+    folder.mkdir()
+    grid = [[(row * 3 + row // 3 + column) % 9 + 1 for column in range(9)] for row in range(9)]
+    for name, shift, count in ((gpu_record.CSV["train_csv"], 0, 12), (gpu_record.CSV["test_csv"], 40, 5)):
+        lines = ["source,question,answer,rating"]
+        for number in range(count):
+            answer = "".join(str(value) for row in grid for value in row)
+            question = "".join("." if (i + number) % 3 == 0 or i == number + shift else c for i, c in enumerate(answer))
+            lines.append(f"made,{question},{answer},9")
+        (folder / name).write_text("\n".join(lines) + "\n")
+    return folder
+
+
+@pytest.fixture
+def started(monkeypatch):
+    """The names of what was started. Training and evaluation run in this process, parity and speed are said to be done."""
+    names = []
+
+    def run(job, name, words, limit_s):
+        names.append(name)
+        assert limit_s <= job.given.limit_s
+        if name == "parity":
+            return 0, "attention_rope: largest relative error 1.5e-15\n18 passed in 60.0s"
+        if name.startswith("speed"):
+            faster = "hardware.token_multiple=1" not in words
+            rows = [row | {"samples/s": row["samples/s"] * (1 + faster)} for row in BENCH_ROWS]
+            Path(words[words.index("--json") + 1]).write_text(json.dumps({"rows": rows}))
+            return 0, ""
+        done = running.run(Path.cwd(), *words, process=False)
+        return done.returncode, done.stdout
+
+    monkeypatch.setattr(gpu_record.Job, "run", run)
+    return names
+
+
+def record(folder, puzzles, monkeypatch, *arguments):
+    folder.mkdir(exist_ok=True)
+    monkeypatch.chdir(folder)
+    gpu_record.main(["--out", "out", "--hardware", "cpu", "--data", str(puzzles), *TINY, *arguments])
+    return json.loads((folder / "out" / "record.json").read_text())
+
+
+def state_of(folder):
+    return load_checkpoint(find_checkpoints(folder / gpu_record.RUN)[0])
+
+
+def test_one_command_then_another_machine_to_the_same_numbers(tmp_path, puzzles, started, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(gpu_record, "FINAL", {})
+        whole = record(tmp_path / "whole", puzzles, monkeypatch, "--parts", "train", "train.max_steps=6")
+    started.clear()
+    first = record(tmp_path / "first", puzzles, monkeypatch, "train.max_steps=4")
+    assert started == ["parity", "speed: plain", "speed: tokens", "train", "evaluation, standard", "evaluation, votes8"]
+    assert first["parity"] == {
+        "passed": True,
+        "says": "18 passed in 60.0s",
+        "errors": ["attention_rope: largest relative error 1.5e-15"],
+    }
+    assert first["way"] == "tokens"
+    assert first["checkpoint"]["kept"] == "all"
+    started.clear()
+    second = record(tmp_path / "second", puzzles, monkeypatch, "--go-on", str(tmp_path / "first" / "out"), "train.max_steps=6")
+    assert started == ["train", "evaluation, standard", "evaluation, votes8"]  # what was measured is not measured again
+    assert [(start["from_step"], start["to_step"]) for start in second["starts"]] == [(0, 4), (4, 6)]
+    (ours, meta), (reference, _) = state_of(tmp_path / "second"), state_of(tmp_path / "whole")
+    assert meta.step == 6
+    assert ours.keys() == reference.keys()
+    assert all(torch.equal(ours[name], reference[name]) for name in reference if not name.startswith("metrics/"))
+    ways = [(row["step"], row["inference"]) for row in second["curve"]]
+    assert ways == [(step, way) for step in (2, 4, 6) for way in ("standard", "votes8")]
+    assert all(row["exact_accuracy_low"] <= row["exact_accuracy"] <= row["exact_accuracy_high"] for row in second["curve"])
+    assert [row["exact_accuracy"] for row in second["curve"]] == [row["exact_accuracy"] for row in whole["curve"]]
+    page = (tmp_path / "second" / "out" / "record.md").read_text()
+    assert "Parity: passed" in page
+    assert "steps 4 to 6 of 6" in page
+    assert len((tmp_path / "second" / "out" / "curve.csv").read_text().splitlines()) == 7
+    assert len(list((tmp_path / "second" / "out").iterdir())) <= 8  # as many files as the device's machine sends back
+
+
+def test_a_checkpoint_too_large_loses_latents_first_then_the_averages_last_bits(tmp_path, puzzles, started, monkeypatch):
+    monkeypatch.setattr(gpu_record, "FINAL", {})
+    record(tmp_path, puzzles, monkeypatch, "--parts", "train", "train.max_steps=3")
+    out, (tensors, meta) = Path("out"), state_of(tmp_path)
+    monkeypatch.setattr(parts, "PART_BYTES", 50_000)
+    sizes, mib = [], 100.0
+    for words in ("all", "rows start anew", "rows start anew, average in bfloat16"):
+        told = parts.split(gpu_record.RUN, out, mib)
+        files = [(out / f"state.{number}").stat().st_size for number in range(len(told["MiB"]))]
+        assert told["kept"] == words
+        assert max(files) <= 50_000
+        sizes.append(sum(files))
+        mib = (sum(files) - 1) / 2**20
+        elsewhere = tmp_path / words.replace(" ", "_")
+        assert parts.join(out, elsewhere)
+        joined, there = load_checkpoint(find_checkpoints(elsewhere)[0])
+        assert there == meta
+        assert joined.keys() == tensors.keys()
+        for name, tensor in tensors.items():
+            assert joined[name].dtype == tensor.dtype
+            if name.startswith("ema/") and "average" in words:
+                assert (joined[name] - tensor).abs().max() <= 2**-8 * (tensor - tensors[f"weights/{name[4:]}"]).abs().max()
+            elif words == "all" or name.split("/")[0] != "carry":
+                assert torch.equal(joined[name], tensor)
+        assert words == "all" or joined["carry/halted"].all()
+        assert not parts.join(out, elsewhere)  # it is there
+    assert sizes == sorted(sizes, reverse=True)
+    with pytest.raises(CheckpointError, match="more than"):
+        parts.split(gpu_record.RUN, out, mib)
+    (out / "state.0").write_bytes(b"damaged")
+    with pytest.raises(UserError, match="copy all of them"):
+        parts.join(out, tmp_path / "new")
+
+
+def test_wrong_arguments_are_one_line(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match="--parts parity,sped: sped is none of parity, speed, train"):
+        gpu_record.main(["--parts", "parity,sped"])
+    with pytest.raises(UserError, match="give the folder of results of an earlier command"):
+        gpu_record.main(["--go-on", str(tmp_path), "--parts", "parity"])
+
+
+@pytest.mark.long
+def test_the_command_itself_on_a_cpu(tmp_path, puzzles):
+    """Parity, speed and training as processes, training stopped by the limit."""
+    words = ["--out", "out", "--hardware", "cpu", "--data", str(puzzles), "--limit-s", "150", "--every-s", "1", *TINY]
+    script = [sys.executable, str(ROOT / "scripts" / "gpu_record.py"), *words, "train.max_steps=1000000"]
+    environment = running.environment(PYTHONPATH=str(ROOT))
+    done = subprocess.run(script, cwd=tmp_path, capture_output=True, text=True, timeout=280, env=environment)
+    assert done.returncode == 0, done.stderr
+    found = json.loads((tmp_path / "out" / "record.json").read_text())
+    assert found["parity"]["passed"]
+    assert found["starts"][0]["to_step"] > 0
+    assert (tmp_path / "out" / "state.0").exists()
