@@ -1,7 +1,9 @@
 """scripts/gpu_record.py, tried at a tiny size on a CPU: its parts, its checkpoint in files, going on elsewhere."""
 
+import argparse
 import importlib.util
 import json
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -154,15 +156,23 @@ def test_wrong_arguments_are_one_line(tmp_path, monkeypatch):
         gpu_record.main(["--go-on", str(tmp_path), "--parts", "parity"])
 
 
+def test_what_takes_too_long_is_asked_to_end(tmp_path):
+    job = gpu_record.Job(argparse.Namespace(limit_s=60.0), tmp_path, {})
+    code, _ = job.run("sleep", ["timeit", "-n", "1", "-r", "1", "import time; time.sleep(60)"], 0.1)
+    assert code == -signal.SIGTERM
+    assert job.run("say", ["timeit", "-n", "1", "-r", "1", "print('here')"], 60)[1].startswith("here")
+    assert "== exit code -15" in (tmp_path / "log.txt").read_text()
+
+
 @pytest.mark.long
 def test_the_command_itself_on_a_cpu(tmp_path, puzzles):
-    """Parity, speed and training as processes, training stopped by the limit."""
-    words = ["--out", "out", "--hardware", "cpu", "--data", str(puzzles), "--limit-s", "150", "--every-s", "1", *TINY]
-    script = [sys.executable, str(ROOT / "scripts" / "gpu_record.py"), *words, "train.max_steps=1000000"]
+    """Training and evaluations as processes, started as a user does."""
+    words = ["--out", "out", "--hardware", "cpu", "--data", str(puzzles), "--limit-s", "600", "--parts", "train", *TINY]
+    script = [sys.executable, str(ROOT / "scripts" / "gpu_record.py"), *words, "train.max_steps=4"]
     environment = running.environment(PYTHONPATH=str(ROOT))
     done = subprocess.run(script, cwd=tmp_path, capture_output=True, text=True, timeout=280, env=environment)
     assert done.returncode == 0, done.stderr
     found = json.loads((tmp_path / "out" / "record.json").read_text())
-    assert found["parity"]["passed"]
-    assert found["starts"][0]["to_step"] > 0
+    assert found["starts"][0]["to_step"] == 4
+    assert [row["inference"] for row in found["final"]] == ["standard", "votes8"]
     assert (tmp_path / "out" / "state.0").exists()

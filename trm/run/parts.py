@@ -41,7 +41,8 @@ def split(run_dir: Path, folder: Path, most_mib: float) -> dict[str, Any]:
     about: dict[str, Any] = {}
     for words, kept in (("all", tensors), ("rows start anew", fresh), ("rows start anew, average in bfloat16", near)):
         blob = save({name: tensor.contiguous() for name, tensor in kept.items()})
-        packed, about = _packed(blob), {"kept": words, "bytes": len(blob)}
+        packed = blob if len(blob) > 2 * most_mib * MIB else _packed(blob)  # it is more than half as large when compressed
+        about = {"kept": words, "bytes": len(blob)}
         about["latents"] = {} if kept is tensors else {name: [str(t.dtype), list(t.shape)] for name, t in latents.items()}
         if len(packed) <= most_mib * MIB:
             break
