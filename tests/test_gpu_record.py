@@ -53,7 +53,7 @@ def started(monkeypatch):
     """The names of what was started. Training and evaluation run in this process, parity and speed are said to be done."""
     names = []
 
-    def run(job, name, words, limit_s):
+    def run(job, name, words, limit_s, **variables):
         names.append(name)
         assert limit_s <= job.given.limit_s
         if name == "parity":

@@ -239,7 +239,11 @@ def _gpu() -> Iterator[str]:
     yield f"Products take {ms['products']:.0f} ms of {every['ms']:.0f}: at the rate of a plain 8192 product"
     rate = train["matmul GFLOP/s"]
     yield f"({rate / 1e3:.0f} TFLOP/s) they would take {1e3 * train['GFLOP a step'] / rate:.0f};"
-    yield f"Pointwise kernels take {ms['pointwise']:.0f} ms"
+    unaligned = [row["ms"] for row in kernels if "align1" in row["kernel"]]
+    yield f"one kernel for unaligned rows is left, {unaligned[0]:.1f} ms"
+    gate = {row["kernel"]: row["ms"] for row in kernels if "mul_silu" in row["kernel"]}
+    forward = sum(value for kernel, value in gate.items() if "backward" not in kernel)
+    yield f"Pointwise kernels take {ms['pointwise']:.0f} ms, {sum(gate.values()):.0f} of them SwiGLU's gate ({forward:.0f} forward)"
     yield f"Reductions (RMSNorm) take {ms['reductions']:.0f}"
     facts = yaml.safe_load((DOCS.parent / "models" / "sudoku_9x9" / "README.md").read_text().split("---\n")[1])
     yield f"{facts['steps']:,} steps in {facts['training_seconds']:.0f} s"
