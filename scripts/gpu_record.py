@@ -185,9 +185,8 @@ def train(job: Job) -> None:
     fewer = [word for word in given.rest if word.startswith("evaluate.max_puzzles=")]  # of a trial
     for name, puzzles in FINAL.items():
         asked = ["trm.evaluate", f"checkpoint={RUN}", f"inference={name}", f"evaluate.max_puzzles={puzzles}", *fewer]
-        code, text = job.run(f"evaluation, {name}", asked, job.left_s() - 5)
-        if code == 0:
-            found = json.loads(text.strip().splitlines()[-1])
+        if (limit_s := job.left_s() - 5) > 5 and (done := job.run(f"evaluation, {name}", asked, limit_s))[0] == 0:
+            found = json.loads(done[1].strip().splitlines()[-1])
             row = {
                 "step": found["checkpoint_step"],
                 "inference": name,

@@ -112,12 +112,13 @@ def test_one_command_then_another_machine_to_the_same_numbers(tmp_path, puzzles,
     assert "steps 4 to 6 of 6" in page
     assert len((tmp_path / "second" / "out" / "curve.csv").read_text().splitlines()) == 7
     assert len(list((tmp_path / "second" / "out").iterdir())) <= 8  # as many files as the device's machine sends back
+    loses_latents_first_then_the_averages_last_bits(tmp_path / "first", tmp_path, monkeypatch)
 
 
-def test_a_checkpoint_too_large_loses_latents_first_then_the_averages_last_bits(tmp_path, puzzles, started, monkeypatch):
-    monkeypatch.setattr(gpu_record, "FINAL", {})
-    record(tmp_path, puzzles, monkeypatch, "--parts", "train", "train.max_steps=3")
-    out, (tensors, meta) = Path("out"), state_of(tmp_path)
+def loses_latents_first_then_the_averages_last_bits(folder, tmp_path, monkeypatch):
+    """What is left out of a checkpoint that is too large."""
+    monkeypatch.chdir(folder)
+    out, (tensors, meta) = Path("out"), state_of(folder)
     monkeypatch.setattr(parts, "PART_BYTES", 50_000)
     sizes, mib = [], 100.0
     for words in ("all", "rows start anew", "rows start anew, average in bfloat16"):
