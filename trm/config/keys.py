@@ -11,36 +11,21 @@ SAMPLE_PUZZLES = 10_000  # of an evaluation during training, where evaluate.max_
 IGNORE_LABEL = -100  # label of a cell that does not count, in batches
 # What a key changes: what training computes; how that is done and what evaluations report of it; where data lies; nothing of these.
 NUMBERS, RESULTS, PLACE, NOTHING = "numbers", "results", "place", "nothing"
+BOUNDS = ("low", "high", "above", "below")
 LARGEST_COUNT = 2**31 - 1  # counts end up in int32 arrays and graphs
 
 
 def key(
-    default: Any,
-    doc: str,
-    *,
-    choices: tuple[str, ...] = (),
-    low: float | None = None,
-    high: float | None = None,
-    above: float | None = None,
-    below: float | None = None,
-    changes: str | None = None,
-    path: bool = False,
+    default: Any, doc: str, *, choices: tuple[str, ...] = (), changes: str | None = None, path: bool = False, **bounds: float
 ) -> Any:
-    """A dataclass field with its documentation, its range (`low`/`high` inclusive, `above`/`below` exclusive) and its role.
+    """A dataclass field with its documentation, its range and its role.
 
     `changes` is NUMBERS, RESULTS, PLACE or NOTHING; None = as its group says, which is NUMBERS unless Config says otherwise.
     `path`: of a file or folder of this machine: a leading ~ is the home folder, and gs://... is refused.
+    `bounds`: `low` and `high` inclusive, `above` and `below` exclusive.
     """
-    rule = {
-        "doc": doc,
-        "choices": choices,
-        "low": low,
-        "high": high,
-        "above": above,
-        "below": below,
-        "changes": changes,
-        "path": path,
-    }
+    assert bounds.keys() <= set(BOUNDS)
+    rule = {"doc": doc, "choices": choices, "changes": changes, "path": path, **dict.fromkeys(BOUNDS), **bounds}
     if isinstance(default, list):
         return field(default_factory=lambda: list(default), metadata=rule)
     return field(default=default, metadata=rule)
