@@ -98,6 +98,11 @@ def unflatten(template: T, tensors: dict[str, Tensor], source: str) -> T:
     return tree
 
 
+def part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """The tensors whose names begin with `prefix`, under the rest of their names."""
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+
+
 def cast(arch: Architecture, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """A checkpoint's tensors in the types that the architecture computes with, which may be others than the run had.
 

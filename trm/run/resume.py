@@ -15,7 +15,7 @@ from trm.backends.machine import surroundings
 from trm.config import differences, digest, kept, resume_conflicts, to_plain
 from trm.core.step import TrainState
 from trm.errors import CheckpointError, UserError
-from trm.ground.folder import read_summary, seconds_before
+from trm.ground.folder import CHECKPOINTS, read_summary, seconds_before
 from trm.run.checkpoint import (
     TABLE,
     Meta,
@@ -24,6 +24,7 @@ from trm.run.checkpoint import (
     first_whole,
     flatten,
     mend_links,
+    part,
     saved_steps,
     set_aside,
     unflatten,
@@ -64,8 +65,8 @@ def _start(exp: Experiment, run_dir: Path, record: Record) -> tuple[Experiment, 
     folder, tensors, meta = found
     own = {k: t for k, t in tensors.items() if not k.startswith(("fixed/", "metrics/", "votes/"))}
     exp, state = _with_starts(exp, tensors, str(folder)), unflatten(state, own, str(folder))
-    record.sums = _part(tensors, "metrics/")
-    record.votes = {name: tensor.numpy() for name, tensor in _part(tensors, "votes/").items()}
+    record.sums = part(tensors, "metrics/")
+    record.votes = {name: tensor.numpy() for name, tensor in part(tensors, "votes/").items()}
     record.step = record.start_step = meta.step
     record.scores, record.wandb_run_id, record.kept_config = meta.scores, meta.wandb_run_id, meta.config
     record.seconds_before = seconds_before(run_dir)
@@ -78,7 +79,7 @@ def _start(exp: Experiment, run_dir: Path, record: Record) -> tuple[Experiment, 
 def _with_starts(exp: Experiment, tensors: dict[str, Tensor], source: str) -> Experiment:
     """The experiment with a checkpoint's initial values of the latents. Raises CheckpointError where they do not fit."""
     own = {name: start for name, start in exp.fixed.items() if name.startswith("init.")}
-    found = {name: start for name, start in _part(tensors, "fixed/").items() if name in own}
+    found = {name: start for name, start in part(tensors, "fixed/").items() if name in own}
     return dataclasses.replace(exp, fixed=exp.fixed | unflatten(own, own | found, source))
 
 
@@ -98,10 +99,10 @@ def _from_other_run(exp: Experiment, state: TrainState) -> tuple[Experiment, Tra
         raise CheckpointError(f"train.init_from={given}: every checkpoint there is damaged: give another run")
     folder, tensors, meta = whole
     tensors = cast(exp.arch, tensors)
-    kinds = {kind: _part(tensors, f"{kind}/") for kind in ("weights", "ema")}
-    weights = kinds["weights"] or kinds["ema"]
-    parts = {"weights": weights} | ({"ema": kinds["ema"] or weights} if state.ema else {})
-    named = {f"{kind}/{name}": tensor for kind, part in parts.items() for name, tensor in part.items()}
+    ema = part(tensors, "ema/")
+    weights = part(tensors, "weights/") or ema
+    parts = {"weights": weights} | ({"ema": ema or weights} if state.ema else {})
+    named = {f"{kind}/{name}": tensor for kind, tree in parts.items() for name, tensor in tree.items()}
     own = flatten(state)
     named |= {name: tensor for name, tensor in own.items() if name.partition("/")[0] not in parts}
     table, fresh = tensors.get(TABLE), state.puzzle_embedding
@@ -121,10 +122,6 @@ def _from_other_run(exp: Experiment, state: TrainState) -> tuple[Experiment, Tra
     return _with_starts(exp, tensors, source), unflatten(state, named, source)
 
 
-def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
-
-
 def _checkpoint(exp: Experiment, run_dir: Path, record: Record) -> tuple[Path, dict[str, Tensor], Meta] | None:
     """The checkpoint to go on from; None where the run starts over."""
     cfg = exp.cfg
@@ -134,9 +131,12 @@ def _checkpoint(exp: Experiment, run_dir: Path, record: Record) -> tuple[Path, d
         return None
     if exp.runtime.is_main:
         mend_links(run_dir)
-    found = _newest_whole(run_dir, record)
-    if found is None:
+    folders = [run_dir / CHECKPOINTS / f"step_{step}" for step in reversed(saved_steps(run_dir))]
+    if not folders:
         return None
+    found = first_whole(folders, record.warn)
+    if found is None:
+        raise CheckpointError(f"{run_dir}: every checkpoint is damaged: train.resume=never starts over and keeps them aside")
     folder, _, meta = found
     conflicts = resume_conflicts(meta.config, cfg)
     kinds = {"training": (meta.data_digest, exp.content.train_digest), "test": (meta.test_digest, exp.content.test_digest)}
@@ -153,15 +153,6 @@ def _checkpoint(exp: Experiment, run_dir: Path, record: Record) -> tuple[Path, d
             f"train.max_steps={exp.total_steps}: {run_dir} is at step {meta.step} already: choose at least that, or another "
             "run_name"
         )
-    return found
-
-
-def _newest_whole(run_dir: Path, record: Record) -> tuple[Path, dict[str, Tensor], Meta] | None:
-    """The newest checkpoint of the run folder that is not damaged; None where there is none at all."""
-    folders = [run_dir / "checkpoints" / f"step_{step}" for step in reversed(saved_steps(run_dir))]
-    found = first_whole(folders, record.warn)
-    if folders and found is None:
-        raise CheckpointError(f"{run_dir}: every checkpoint is damaged: train.resume=never starts over and keeps them aside")
     return found
 
 

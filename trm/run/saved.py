@@ -38,7 +38,7 @@ from trm.data.content import findings, trained_on
 from trm.data.format import SELECTION, Dataset, load_dataset, read_build_record
 from trm.errors import CheckpointError, ConfigError, DataError
 from trm.ground.folder import CHECKPOINTS, CONFIG_FILE, META_FILE, best_step, steps_in
-from trm.run.checkpoint import BEST, Meta, cast, find_checkpoints, first_whole, load_checkpoint
+from trm.run.checkpoint import BEST, Meta, cast, find_checkpoints, first_whole, load_checkpoint, part
 from trm.tasks.base import Task, task_of
 
 log = logging.getLogger(__name__)
@@ -111,19 +111,17 @@ def open_run(path: Path, overrides: list[str]) -> SavedRun:
     _check_tensors(folder, arch, tensors)
     tensors = cast(arch, tensors)
 
-    def part(prefix: str) -> Weights:
-        return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
-
-    if not (cfg.ema.enabled or part("weights/")):
+    weights = part(tensors, "weights/")
+    if not (cfg.ema.enabled or weights):
         raise CheckpointError(f"{folder}: holds the EMA weights alone: leave ema=off out")
     return SavedRun(
         cfg=cfg,
         arch=arch,
         meta=meta,
         folder=folder,
-        weights=part("weights/"),
-        ema=part("ema/"),
-        fixed=init_fixed(arch, cfg.seed) | part("fixed/"),
+        weights=weights,
+        ema=part(tensors, "ema/"),
+        fixed=init_fixed(arch, cfg.seed) | part(tensors, "fixed/"),
         puzzle_embedding=tensors.get("puzzle_embedding"),
         chosen=path.name == BEST or meta.step == best_step(folder.parent) != max(steps_in(folder.parent)),
         asked_data=cfg.data.path != own["data"]["path"] or any(override.startswith(("data.", "data=")) for override in overrides),
