@@ -23,7 +23,7 @@ def measure(overrides: list[str], sizes: list[str], rounds: int) -> Iterator[Row
     for size in turns(sizes, "sizes"):
         with tempfile.TemporaryDirectory() as folder:
             exp = build(compose([*SIZES[size], *overrides, f"data.path={folder}/data"]))
-        state, record = exp.place(exp.first_state()), Record()
+        state, record = exp.to_device(exp.first_state()), Record()
         held, written, read = [], [], []
         with tempfile.TemporaryDirectory() as folder:
             writer = CheckpointWriter(Path(folder), keep=1)

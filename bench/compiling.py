@@ -51,18 +51,18 @@ def in_this_process(request: dict[str, Any]) -> list[Row]:
     with tempfile.TemporaryDirectory() as folder:
         exp = build(compose([*request["overrides"], f"data.path={folder}/data"]))
     runtime = exp.runtime
-    current, fixed = (exp.place(exp.first_state()), exp.sums()), runtime.put_replicated(exp.fixed)
-    batch = runtime.put_batch(exp.host_batch(0))
+    current, buffers = (exp.to_device(exp.first_state()), exp.sums()), runtime.replicate(exp.buffers)
+    batch = runtime.shard_batch(exp.host_batch(0))
     step = runtime.compile(*exp.program(exp.cfg.recursion))
     began = time.perf_counter()
     if exp.cfg.hardware.backend == "xla":
-        runtime.prepare(step, current, fixed, batch)
+        runtime.prepare(step, current, buffers, batch)
         compiled_s = time.perf_counter() - began
-        runtime.fetch(step(current, fixed, batch)[0].step)
+        runtime.fetch(step(current, buffers, batch)[0].step)
         first_s = time.perf_counter() - began
         return [{"compile s": compiled_s, "step s": first_s - compiled_s, "first step s": first_s}]
-    current = step(current, fixed, batch)  # compiles in passing
+    current = step(current, buffers, batch)  # compiles in passing
     first_s = time.perf_counter() - began
-    step(current, fixed, batch)
+    step(current, buffers, batch)
     step_s = time.perf_counter() - began - first_s
     return [{"compile s": first_s - step_s, "step s": step_s, "first step s": first_s}]

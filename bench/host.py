@@ -71,14 +71,14 @@ def _alone(overrides: Sequence[str], steps: int, *, lazy: bool) -> tuple[dict[st
     program = exp.program(exp.cfg.recursion)
     compiled: Any = runtime.compile(program.function, program.rows)
     compiled._drain = None  # waiting is timed by itself
-    current, fixed = (exp.place(exp.first_state()), exp.sums()), runtime.put_replicated(exp.fixed)
+    current, buffers = (exp.to_device(exp.first_state()), exp.sums()), runtime.replicate(exp.buffers)
     compiles = 0
     times: dict[str, list[float]] = {"data": [], "call": [], "host": [], "waiting for the device": []}
     for step in range(WARM_UP + steps):
         began = time.perf_counter()
-        batch = runtime.put_batch(exp.host_batch(step))
+        batch = runtime.shard_batch(exp.host_batch(step))
         loaded = time.perf_counter()
-        current = runtime.run_lazily(*program[:2], current, fixed, batch) if lazy else compiled(current, fixed, batch)
+        current = runtime.run_lazily(*program[:2], current, buffers, batch) if lazy else compiled(current, buffers, batch)
         called = time.perf_counter()
         runtime.wait()
         ended = time.perf_counter()

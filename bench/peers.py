@@ -117,8 +117,8 @@ def _batches(exp: Experiment, names: dict[str, str]) -> tuple[Callable[[], Any],
     def named(batch: dict[str, Any]) -> dict[str, Any]:
         return {theirs: batch[ours] for ours, theirs in names.items()}
 
-    training = itertools.cycle([named(exp.runtime.put_batch(exp.host_batch(i))) for i in range(step.NUM_BATCHES)])
-    evaluation = named(exp.runtime.put_batch(step.full_batch(exp)))
+    training = itertools.cycle([named(exp.runtime.shard_batch(exp.host_batch(i))) for i in range(step.NUM_BATCHES)])
+    evaluation = named(exp.runtime.shard_batch(step.full_batch(exp)))
     return lambda: next(training), evaluation
 
 

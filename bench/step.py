@@ -177,27 +177,27 @@ def block(kind: str, steps: int) -> float:
 
 def _compiled_programs(exp: Experiment) -> Programs:
     runtime, arch = exp.runtime, exp.arch
-    fixed = runtime.put_replicated(exp.fixed)
-    current = exp.place(exp.first_state()), exp.sums()
-    batches = itertools.cycle([runtime.put_batch(exp.host_batch(step)) for step in range(NUM_BATCHES)])
+    buffers = runtime.replicate(exp.buffers)
+    current = exp.to_device(exp.first_state()), exp.sums()
+    batches = itertools.cycle([runtime.shard_batch(exp.host_batch(step)) for step in range(NUM_BATCHES)])
     training_step = runtime.compile(*exp.program(exp.cfg.recursion))
 
     def train() -> None:
         nonlocal current
-        current = training_step(current, fixed, next(batches))
+        current = training_step(current, buffers, next(batches))
 
     # the state is donated to the training step: evaluation has weights of its own
     own = exp.first_state()
-    weights, table = runtime.put_replicated((own.ema or own.weights, own.puzzle_embedding))
+    weights, table = runtime.replicate((own.ema or own.weights, own.puzzle_embedding))
     local = exp.cfg.eval_batch_size // runtime.process_count
-    carry = runtime.put_rows(empty_carry(arch, exp.fixed, local))
-    sums = runtime.put_replicated(torch.zeros(len(evaluation_names()), dtype=arch.master_dtype))
-    batch = runtime.put_batch(full_batch(exp))
+    carry = runtime.shard(empty_carry(arch, exp.buffers, local))
+    sums = runtime.replicate(torch.zeros(len(evaluation_names()), dtype=arch.master_dtype))
+    batch = runtime.shard_batch(full_batch(exp))
     evaluation_step = runtime.compile(*eval_program(arch))
 
     def evaluate() -> None:
         nonlocal carry, sums
-        carry, sums, *_ = evaluation_step(weights, fixed, table, carry, batch, sums)
+        carry, sums, *_ = evaluation_step(weights, buffers, table, carry, batch, sums)
 
     return Programs({"train": train, "eval": evaluate}, runtime.wait)
 
@@ -212,10 +212,10 @@ def full_batch(exp: Experiment) -> Batch:
 def _ordinary_programs(exp: Experiment, way: str) -> Programs:
     compiler = partial(torch.compile, dynamic=False) if way == ORDINARY_COMPILED else lambda function: function
     trainer = tests_module("ordinary").Trainer(  # which is the step's oracle there
-        exp.step_config, exp.first_state(), exp.fixed, exp.cfg.hardware.platform, compiler
+        exp.step_config, exp.first_state(), exp.buffers, exp.cfg.hardware.platform, compiler
     )
-    batches = itertools.cycle([exp.runtime.put_batch(exp.host_batch(step)) for step in range(NUM_BATCHES)])
-    batch = exp.runtime.put_batch(full_batch(exp))
+    batches = itertools.cycle([exp.runtime.shard_batch(exp.host_batch(step)) for step in range(NUM_BATCHES)])
+    batch = exp.runtime.shard_batch(full_batch(exp))
     carry = trainer.empty_carry(exp.cfg.eval_batch_size)
 
     def evaluate() -> None:

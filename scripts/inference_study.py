@@ -101,7 +101,7 @@ def measured(path: Path, wanted: Pass, others: list[str], keep: Path) -> Found:
     labelled = (loader.puzzles(0, loader.num_puzzles)["labels"] != IGNORE_LABEL).any(axis=1)
     progress = progress_of(cfg, runtime)
     evaluator = FullEvaluator(
-        runtime, on_devices(run.arch, runtime), run.fixed, loader, cfg.inference_steps, progress, cfg.inference, traced=True
+        runtime, on_devices(run.arch, runtime), run.buffers, loader, cfg.inference_steps, progress, cfg.inference, traced=True
     )
 
     def see(rows: Rows) -> None:
@@ -109,7 +109,7 @@ def measured(path: Path, wanted: Pass, others: list[str], keep: Path) -> Found:
             for name, values in judged(cfg.inference, rows, selection, K, D).items():
                 parts.setdefault(f"{selection}/{K}/{D}/{name}", []).append(values)
 
-    weights, table = runtime.put_replicated((run.eval_weights, run.puzzle_embedding))
+    weights, table = runtime.replicate((run.eval_weights, run.puzzle_embedding))
     evaluator.prepare(weights, table)  # compiling is no part of the seconds
     began = time.perf_counter()
     evaluator.pool(weights, table, see=see)

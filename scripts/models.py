@@ -20,7 +20,7 @@ from scipy.stats import binomtest
 from trm.config import data_settings
 from trm.core.initial import num_parameters
 from trm.data.build import ensure_dataset
-from trm.data.content import findings
+from trm.data.content import caveats
 from trm.data.format import load_dataset
 from trm.run.checkpoint import Scores, load_checkpoint, write_checkpoint
 from trm.run.saved import CARD_FILE, check_test_puzzles, open_run
@@ -103,7 +103,7 @@ def take_new_test_puzzles(folder: Path) -> None:
         scores=Scores(),
         test_digest=test.digest(),
         puzzles={"train": data["num_puzzles"], "test": test.num_groups},
-        findings=findings(task, None, test),
+        caveats=caveats(task, None, test),
     )
     new = folder.with_name(f".{folder.name}.new")
     shutil.rmtree(new, ignore_errors=True)
@@ -135,7 +135,7 @@ def card(name: str, folder: Path, seconds: float | None, machine: str | None) ->
         "parameters": num_parameters(open_run(folder, []).arch),
         "sha256": hashlib.sha256((folder / "state.safetensors").read_bytes()).hexdigest(),
         "code": meta["code"],
-        "findings": meta["findings"],
+        "caveats": meta["caveats"],
     }
     text = yaml.safe_dump(facts, sort_keys=False, allow_unicode=True)
     (folder / CARD_FILE).write_text(f"---\n{text}---\n{words(name, facts, meta)}", encoding="utf-8")

@@ -28,7 +28,7 @@ def analytic_train_flops(cfg, arch):
     """The count of docs/explanation/what_is_computed.md ("about 43 GFLOP" a row): a pass with gradient costs three without."""
     counted = passes(cfg)
     without, with_gradient = counted
-    if (copies := arch.latents.heads) > 1:  # all of them without gradient, then the winner's last latent recursion
+    if (copies := arch.latents.num_hypotheses) > 1:  # all of them without gradient, then the winner's last latent recursion
         last = sum(counted) // cfg.recursion.T
         without = copies * sum(counted) + last - with_gradient
     row = pass_flops(arch) * (without + 3 * with_gradient) + (3 if copies == 1 else copies + 3) * _head_flops(arch)

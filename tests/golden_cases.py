@@ -15,7 +15,7 @@ from trm.backends.native import NativeRuntime
 from trm.config import ModelConfig, OptimizerConfig, RecursionConfig
 from trm.core.architecture import Architecture
 from trm.core.attention import ATTENTION
-from trm.core.initial import init_fixed
+from trm.core.initial import init_buffers
 from trm.core.optimizers import OPTIMIZERS
 from trm.core.step import StepConfig, TrainState, empty_carry
 from trm.interop import ModelTensors, from_reference
@@ -88,12 +88,12 @@ class GoldenCase:
         named = {k.removeprefix(prefix): torch.tensor(v) for k, v in self.arrays.items() if k.startswith(prefix)}
         return from_reference(named, self.arch, source=prefix)
 
-    def fixed(self) -> dict[str, torch.Tensor]:
+    def buffers(self) -> dict[str, torch.Tensor]:
         """The latents' initial values of the case, with the rotary tables computed here; EqR's cases start at zero."""
-        fixed = init_fixed(self.arch, seed=0) | self.tensors("init/").fixed
+        buffers = init_buffers(self.arch, seed=0) | self.tensors("init/").buffers
         if self.settings.get("latent_std") == 0:
-            fixed |= {name: torch.zeros_like(start) for name, start in fixed.items() if name.startswith("init.")}
-        return fixed
+            buffers |= {name: torch.zeros_like(start) for name, start in buffers.items() if name.startswith("init.")}
+        return buffers
 
     def state(self) -> TrainState:
         arch, model = self.arch, self.tensors("init/")
@@ -102,7 +102,7 @@ class GoldenCase:
             optimizer=OPTIMIZERS["adam_atan2"].init(self.step_config.optimizer, model.weights),
             ema={k: w.clone() for k, w in model.weights.items()},
             puzzle_embedding=model.puzzle_embedding,
-            carry=empty_carry(arch, self.fixed(), self.settings["batch_size"]),
+            carry=empty_carry(arch, self.buffers(), self.settings["batch_size"]),
             step=torch.zeros((), dtype=torch.int32),
         )
 

@@ -90,7 +90,7 @@ class Block(nn.Module):
 class Model(nn.Module):
     """Embeddings, the recursive network, and the two heads; weights have the names of trm/core/model.py."""
 
-    def __init__(self, arch: Architecture, weights: Weights, fixed: Weights) -> None:
+    def __init__(self, arch: Architecture, weights: Weights, buffers: Weights) -> None:
         super().__init__()
         model, recursion, D = arch.model, arch.recursion, arch.model.hidden_size
         self.prefix_len = model.prefix_len
@@ -100,7 +100,7 @@ class Model(nn.Module):
             setattr(self, name, nn.ModuleList([Block(arch) for _ in range(model.num_layers)]))
         self.lm_head = nn.Linear(D, arch.vocab_size, bias=False)
         self.q_head = nn.Linear(D, 2)
-        self.rope = (fixed["rope.cos"], fixed["rope.sin"]) if model.positions == "rope" else None
+        self.rope = (buffers["rope.cos"], buffers["rope.sin"]) if model.positions == "rope" else None
         # the latents that n updates of a latent recursion rewrite, from the sum of all and the question; then z_H without it
         reasoning = {"single_z": ["z_H"] * recursion.n, "multi_scale_z": [f"z_L{i}" for i in range(recursion.n)]}
         self.updates = [*reasoning.get(recursion.variant, ["z_L"] * recursion.n), "answer"] * recursion.T
@@ -189,12 +189,12 @@ class Trainer:
     """The training loop's state: model, EMA copy, optimizer, carry and sums of metrics."""
 
     def __init__(
-        self, cfg: StepConfig, state: TrainState, fixed: Weights, device: str = "cpu", compiler: Callable[..., Any] = lambda f: f
+        self, cfg: StepConfig, state: TrainState, buffers: Weights, device: str = "cpu", compiler: Callable[..., Any] = lambda f: f
     ) -> None:
         """Starts from the values of `state` (on the CPU), which must be that before the first step. `compiler` is torch.compile."""
         self.cfg, self.arch, self.device, chosen = cfg, cfg.arch, device, cfg.optimizer
-        fixed = {name: value.to(device) for name, value in fixed.items()}
-        self.model = Model(cfg.arch, state.weights, fixed).to(device)
+        buffers = {name: value.to(device) for name, value in buffers.items()}
+        self.model = Model(cfg.arch, state.weights, buffers).to(device)
         self.forward, self.cell_losses = compiler(self.forward), compiler(cell_losses)  # type: ignore[method-assign]
         self.ema = copy.deepcopy(self.model).requires_grad_(False) if state.ema else None
         betas = (chosen.beta1, chosen.beta2)
@@ -204,7 +204,7 @@ class Trainer:
         else:
             self.optimizer = torch.optim.AdamW(self.model.parameters(), chosen.lr, betas, chosen.eps, chosen.weight_decay)
         self.puzzle_embedding = None if state.puzzle_embedding is None else state.puzzle_embedding.to(device, copy=True)
-        self.initial = {name.removeprefix("init."): value for name, value in fixed.items() if name.startswith("init.")}
+        self.initial = {name.removeprefix("init."): value for name, value in buffers.items() if name.startswith("init.")}
         self.carry = self.empty_carry(len(state.carry.halted))
         self.steps_done = 0
         self.metrics: dict[str, Tensor] = {}  # of the last step
@@ -231,7 +231,7 @@ class Trainer:
         own = {"inputs": cells, "labels": cells, "puzzle_identifiers": rows, "steps": rows, "halted": rows == 0}
         return dict.fromkeys(self.initial, latent) | own
 
-    def refill(self, carry: dict[str, Tensor], batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    def reset_carry(self, carry: dict[str, Tensor], batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """Rows that halted take the batch's."""
         halted = carry["halted"]
         fresh = {**self.initial, **batch, "steps": torch.zeros_like(carry["steps"])}
@@ -243,7 +243,7 @@ class Trainer:
     def step(self, batch: dict[str, Tensor]) -> Tensor:
         """One training step; returns the loss over the global batch. Gradients stay until the next step."""
         recursion = self.arch.recursion
-        carry = self.refill(self.carry, batch)
+        carry = self.reset_carry(self.carry, batch)
         identifiers, table = carry["puzzle_identifiers"].long(), self.puzzle_embedding
         puzzle = None if table is None else table[identifiers].requires_grad_()
         before = {name: carry[name] for name in self.initial}
@@ -285,7 +285,7 @@ class Trainer:
     @torch.no_grad()
     def evaluation_step(self, carry: dict[str, Tensor], batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """One supervision step without training: the new carry, of which no row has halted."""
-        carry = self.refill(carry, batch)
+        carry = self.reset_carry(carry, batch)
         puzzle = None if self.puzzle_embedding is None else self.puzzle_embedding[carry["puzzle_identifiers"].long()]
         before = {name: carry[name] for name in self.initial}
         latents, logits, q_halt, q_continue = self.forward(self.ema or self.model, before, carry["inputs"], puzzle)

@@ -11,7 +11,7 @@ import math
 import torch
 import torch.nn.functional as F
 
-from trm.ground.counter import RECURSION_NOISE, STARTS, normal
+from trm.ground.rng import RECURSION_NOISE, STARTS, normal
 
 IGNORED = -100
 
@@ -28,8 +28,8 @@ def turned(x, angles):
 
 
 class RowTrainer:
-    def __init__(self, cfg, state, fixed, seed):
-        self.cfg, self.arch, self.fixed, self.seed = cfg, cfg.arch, fixed, seed
+    def __init__(self, cfg, state, buffers, seed):
+        self.cfg, self.arch, self.buffers, self.seed = cfg, cfg.arch, buffers, seed
         self.weights = {name: w.clone().requires_grad_() for name, w in state.weights.items()}
         self.ema = {name: w.clone() for name, w in state.weights.items()}
         self.m = {name: torch.zeros_like(w) for name, w in self.ema.items()}
@@ -139,7 +139,7 @@ class RowTrainer:
 
     def start(self, number):
         """The latents of a row that takes a new puzzle: y, and a dict for each copy."""
-        names, copies, z = self.arch.latent_names, self.arch.latents.heads, []
+        names, copies, z = self.arch.latent_names, self.arch.latents.num_hypotheses, []
         if self.arch.latents.init == "random":
 
             def drawn(i, shape):
@@ -153,12 +153,12 @@ class RowTrainer:
             all_copies = {name: drawn(i, (copies, *self.shape)) for i, name in enumerate(names) if i}
             return y, [{name: value[k] for name, value in all_copies.items()} for k in range(copies)]
         for k in range(copies):
-            z.append({name: self.fixed[f"init.{name}" + (f".{k}" if k else "")].expand(self.shape) for name in names[1:]})
-        return self.fixed["init.z_H"].expand(self.shape), z
+            z.append({name: self.buffers[f"init.{name}" + (f".{k}" if k else "")].expand(self.shape) for name in names[1:]})
+        return self.buffers["init.z_H"].expand(self.shape), z
 
     def step(self, batch):
         """One training step: the loss, and what `rows` hold after it."""
-        arch, recursion, copies = self.arch, self.arch.recursion, self.arch.latents.heads
+        arch, recursion, copies = self.arch, self.arch.recursion, self.arch.latents.num_hypotheses
         loss, D = 0.0, self.shape[1]
         for number, row in enumerate(self.rows):
             if row["halted"]:

@@ -108,7 +108,7 @@ def test_a_file_a_task_and_unknown_answers(tmp_path):
         (folder / f"task{i}.json").write_text(json.dumps(task))
     data = data_of(tmp_path, "data.num_puzzles=2")
     report = build_dataset(data)
-    assert any("answers to 1 of 4 test inputs are not known" in finding for finding in report.findings + report.remarks)
+    assert any("answers to 1 of 4 test inputs are not known" in caveat for caveat in report.caveats + report.remarks)
     test = load_dataset(report.path, "test", task_of(data))
     loader = PairEvalLoader(test, global_batch_size=4)
     rows, ballots = loader.rows(0, loader.num_rows), loader.ballots()
@@ -348,7 +348,7 @@ def test_every_task_is_solved_as_it_is_evaluated(trained, more):
     loud = {name: tensor + torch.randn(tensor.shape, generator=random) for name, tensor in saved.ema.items()}
     saved = replace(saved, ema=loud, puzzle_embedding=torch.randn(saved.puzzle_embedding.shape, generator=random))
     runtime = start(HardwareConfig(name="cpu", backend="eager"))
-    evaluator = make_evaluator(saved.cfg, runtime, saved.arch, saved.fixed)
+    evaluator = make_evaluator(saved.cfg, runtime, saved.arch, saved.buffers)
     every = evaluator.run(saved.eval_weights, saved.puzzle_embedding).ballots
     given = set()
     for number, name in enumerate(every.submission()):
@@ -402,11 +402,11 @@ def test_only_the_newest_and_the_best_checkpoint_keep_the_table(tasks, tmp_path)
 
 def test_the_embedding_alone_learns_with_train_trainable(golden_case):
     case = load_case(golden_case)
-    state, fixed = case.state(), case.fixed()
+    state, buffers = case.state(), case.buffers()
     if state.puzzle_embedding is None:
         pytest.skip("the case has no puzzle embedding")
     batch = {name: torch.from_numpy(rows) for name, rows in case.batch(0).items()}
-    both = [train_step(replace(case.step_config, trainable=kind), state, fixed, batch) for kind in ("all", "puzzle_embedding")]
+    both = [train_step(replace(case.step_config, trainable=kind), state, buffers, batch) for kind in ("all", "puzzle_embedding")]
     assert torch.equal(both[0].puzzle_embedding, both[1].puzzle_embedding)
     assert all(torch.equal(both[1].weights[name], weight) for name, weight in state.weights.items())
     assert not all(torch.equal(both[0].weights[name], weight) for name, weight in state.weights.items())

@@ -109,7 +109,7 @@ def test_runs_arrive_whole_online_and_synced_later(study, server):
         shown = run.config["labels"]
         digests[seed] = shown["digest"]
         assert run.config["data_read"] == own["data"]
-        assert run.summary["data_findings"] == own["data"]["findings"]
+        assert run.summary["data_caveats"] == own["data"]["caveats"]
         assert shown == {
             "recursion": "t2_n2",
             "variant": f"t2_n2, sudoku_4x4, 64 puzzles, N_sup 4{ema}, width 16, batch 16, 6 steps #{shown['digest']}",

@@ -20,7 +20,7 @@ from trm import doctor
 from trm.cli import compose, compose_launch
 from trm.config import HardwareConfig, TrackingConfig
 from trm.core.architecture import architecture
-from trm.core.initial import init_fixed
+from trm.core.initial import init_buffers
 from trm.core.metrics import training_names
 from trm.core.step import init_state
 from trm.data.build import build_dataset
@@ -321,9 +321,9 @@ def test_dataset_too_small_for_one_step(built):
 def test_state_bytes_are_those_of_the_real_state(overrides):
     cfg = compose([*TINY, "run_name=x", *overrides])
     arch = architecture(cfg, **SMALL)
-    fixed = init_fixed(arch, cfg.seed)
-    state = init_state(cfg, arch, fixed)
-    starts = [tensor for name, tensor in fixed.items() if name.startswith("init.")]
+    buffers = init_buffers(arch, cfg.seed)
+    state = init_state(cfg, arch, buffers)
+    starts = [tensor for name, tensor in buffers.items() if name.startswith("init.")]
     sums = torch.zeros(len(training_names()), dtype=arch.master_dtype)
     assert doctor.state_bytes(cfg, SMALL) == sum(tensor.nbytes for tensor in [*flatten(state).values(), *starts, sums])
 

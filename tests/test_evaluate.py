@@ -19,7 +19,7 @@ from trm.backends.native import NativeRuntime
 from trm.cli import compose, compose_jobs
 from trm.config import HardwareConfig, ModelConfig, RecursionConfig
 from trm.core.architecture import Architecture
-from trm.core.initial import init_fixed, init_weights
+from trm.core.initial import init_buffers, init_weights
 from trm.core.metrics import MOST_SAMPLES, evaluation_names, named
 from trm.core.step import empty_carry, eval_step
 from trm.data.format import Dataset, Metadata
@@ -40,7 +40,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 @pytest.fixture(scope="module")
 def model():
-    """(runtime, arch, weights, fixed) of an untrained model in float64, whose wish to halt comes at different steps."""
+    """(runtime, arch, weights, buffers) of an untrained model in float64, whose wish to halt comes at different steps."""
     arch = Architecture(
         model=ModelConfig(hidden_size=8, num_layers=1, puzzle_emb_ndim=0, puzzle_emb_len=0),
         recursion=RecursionConfig(T=1, n=1, n_sup=S),
@@ -54,7 +54,7 @@ def model():
     weights["q_head.weight"] = torch.randn(weights["q_head.weight"].shape, generator=torch.Generator().manual_seed(4)).double()
     weights["q_head.bias"] = torch.tensor([-0.5, 0.0], dtype=weights["q_head.bias"].dtype)
     runtime = start(HardwareConfig(name="native", backend="eager", dtype="float64"))
-    return runtime, arch, weights, init_fixed(arch, 0)
+    return runtime, arch, weights, init_buffers(arch, 0)
 
 
 @pytest.fixture(scope="module")
@@ -77,14 +77,14 @@ def loader():
 @pytest.fixture(scope="module")
 def full(model, loader):
     """The result of all supervision steps for all puzzles, and what every puzzle said on the way."""
-    runtime, arch, weights, fixed = model
-    return FullEvaluator(runtime, arch, fixed, loader, S, "off", traced=True).trace(weights, None)
+    runtime, arch, weights, buffers = model
+    return FullEvaluator(runtime, arch, buffers, loader, S, "off", traced=True).trace(weights, None)
 
 
 @pytest.fixture(scope="module")
 def early(model, loader):
-    runtime, arch, weights, fixed = model
-    return EarlyExitEvaluator(runtime, arch, fixed, loader, S, "off").run(weights, None)
+    runtime, arch, weights, buffers = model
+    return EarlyExitEvaluator(runtime, arch, buffers, loader, S, "off").run(weights, None)
 
 
 def labelled(loader):
@@ -99,13 +99,13 @@ def stops(trace):
 
 
 def test_the_pass_is_eval_step_batch_by_batch_to_the_bit(model, loader, full):
-    _, arch, weights, fixed = model
+    _, arch, weights, buffers = model
     sums = [torch.zeros(len(evaluation_names()), dtype=torch.float64)] * S
     for host_batch in loader:
         batch = {name: torch.from_numpy(rows) for name, rows in host_batch.items()}
-        carry = empty_carry(arch, fixed, BATCH)
+        carry = empty_carry(arch, buffers, BATCH)
         for s in range(S):
-            carry, sums[s], _, _ = eval_step(arch, weights, fixed, None, carry, batch, sums[s])
+            carry, sums[s], _, _ = eval_step(arch, weights, buffers, None, carry, batch, sums[s])
     result, _ = full
     for ours, by_hand in zip(result.by_step, sums, strict=True):
         values = named(evaluation_names(), by_hand)
@@ -177,12 +177,12 @@ class Odd:
 
 
 def test_a_tasks_own_scores_are_those_of_every_answer_and_with_early_exit_of_the_halting_step(model, loader, full):
-    runtime, arch, weights, fixed = model
+    runtime, arch, weights, buffers = model
     scored = EvalLoader(dataclasses.replace(loader.dataset, task=Odd()), global_batch_size=BATCH)
     counted, rows = labelled(loader), loader.rows(0, N)
-    found = FullEvaluator(runtime, arch, fixed, scored, S, "off").run(weights, None)
+    found = FullEvaluator(runtime, arch, buffers, scored, S, "off").run(weights, None)
     answers = [
-        FullEvaluator(runtime, arch, fixed, loader, steps, "off", traced=True).trace(weights, None)[1].predictions
+        FullEvaluator(runtime, arch, buffers, loader, steps, "off", traced=True).trace(weights, None)[1].predictions
         for steps in range(1, S + 1)
     ]
     for step, predictions in zip(found.by_step, answers, strict=True):
@@ -190,20 +190,20 @@ def test_a_tasks_own_scores_are_those_of_every_answer_and_with_early_exit_of_the
             assert step[name] == pytest.approx(has[counted].mean(), rel=1e-12)
             assert 0 < step[name] < 1
     assert [{k: v for k, v in step.items() if k not in Odd.score_names} for step in found.by_step] == full[0].by_step
-    early = EarlyExitEvaluator(runtime, arch, fixed, scored, S, "off").run(weights, None)
+    early = EarlyExitEvaluator(runtime, arch, buffers, scored, S, "off").run(weights, None)
     last = np.stack(answers)[stops(full[1]), np.arange(N)]
     for name, has in Odd().scores(rows["inputs"], rows["labels"], last).items():
         assert early.final[name] == pytest.approx(has[counted].mean(), rel=1e-12)
     part = EvalLoader(scored.dataset, global_batch_size=BATCH, max_puzzles=20)
-    evaluator = FullEvaluator(runtime, arch, fixed, part, S, "off")
+    evaluator = FullEvaluator(runtime, arch, buffers, part, S, "off")
     joined = evaluator.run(weights, None).joined(evaluator.rest().run(weights, None))
     assert joined.final == pytest.approx(found.final, rel=1e-9)
 
 
 @pytest.mark.parametrize("batch", [1, 5, 64])
 def test_early_exit_does_not_depend_on_the_batch(model, loader, early, batch):
-    runtime, arch, weights, fixed = model
-    found = EarlyExitEvaluator(runtime, arch, fixed, EvalLoader(loader.dataset, global_batch_size=batch), S, "off").run(
+    runtime, arch, weights, buffers = model
+    found = EarlyExitEvaluator(runtime, arch, buffers, EvalLoader(loader.dataset, global_batch_size=batch), S, "off").run(
         weights, None
     )
     for ours, theirs in zip(found.by_step, early.by_step, strict=True):
@@ -211,9 +211,9 @@ def test_early_exit_does_not_depend_on_the_batch(model, loader, early, batch):
 
 
 def test_a_model_that_never_halts_gives_the_ordinary_result(model, loader, full):
-    runtime, arch, weights, fixed = model
+    runtime, arch, weights, buffers = model
     never = weights | {"q_head.bias": torch.full_like(weights["q_head.bias"], -1e3)}
-    ours = EarlyExitEvaluator(runtime, arch, fixed, loader, S, "off").run(never, None)
+    ours = EarlyExitEvaluator(runtime, arch, buffers, loader, S, "off").run(never, None)
     for step, theirs in zip(ours.by_step, full[0].by_step, strict=True):
         for name in ("exact_accuracy", "accuracy", "lm_loss", "steps", "count"):
             assert step[name] == pytest.approx(theirs[name], rel=1e-9), name

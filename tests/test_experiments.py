@@ -15,7 +15,7 @@ from trm.config.groups import CONF_DIR, describe_groups
 from trm.core.architecture import architecture
 from trm.core.curriculum import stages
 from trm.core.flops import training_flops
-from trm.core.initial import init_fixed, num_parameters, weight_shapes, with_latents
+from trm.core.initial import init_buffers, num_parameters, weight_shapes, with_latents
 from trm.core.model import forward
 from trm.plan.workload import architecture_of
 
@@ -105,7 +105,7 @@ VALUES = {
         "ema.rate": 0.9,
         "ema.start_step": 5000,
     },
-    "wta_sudoku": {"latents.heads": 4, "train.max_steps": 36000, "train.global_batch_size": 384},
+    "wta_sudoku": {"latents.num_hypotheses": 4, "train.max_steps": 36000, "train.global_batch_size": 384},
     "urm_sudoku": {"train.global_batch_size": 1024, "model.num_layers": 4, "recursion.n": 6, "recursion.n_sup": 16},
 }
 MILLION_PARAMETERS = {
@@ -201,11 +201,11 @@ def test_at_full_size_the_values_are_those_of_the_papers_and_the_study(name):
 def test_composes_validates_and_builds_its_model(name):
     cfg, arch = build(name)
     weights = {key: torch.empty(shape, device="meta") for key, shape in weight_shapes(arch).items()}
-    fixed = {key: value.to("meta") for key, value in init_fixed(arch, cfg.seed).items()}
+    buffers = {key: value.to("meta") for key, value in init_buffers(arch, cfg.seed).items()}
     rows = torch.zeros(2, arch.seq_len, dtype=torch.int32, device="meta")
     vectors = torch.empty(2, arch.model.puzzle_emb_ndim, device="meta") if arch.model.puzzle_emb_ndim else None
     arch = replace(arch, num_devices=1)
-    out = forward(arch, weights, fixed, vectors, with_latents(arch, fixed, 2), rows)
+    out = forward(arch, weights, buffers, vectors, with_latents(arch, buffers, 2), rows)
     assert out.logits.shape == (2, arch.seq_len, arch.vocab_size)
     assert set(out.latents) == set(arch.latent_names)
     assert total_steps(cfg, cfg.data.num_puzzles) > 0

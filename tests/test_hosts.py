@@ -20,7 +20,7 @@ from running import TINY, numbers, summary
 from trm.backends.native import NativeRuntime
 from trm.cli import compose
 from trm.core.architecture import architecture
-from trm.core.initial import init_fixed, init_puzzle_embedding, init_weights
+from trm.core.initial import init_buffers, init_puzzle_embedding, init_weights
 from trm.data.build import ensure_dataset
 from trm.errors import EXIT_PREEMPTED, ConfigError, RunFailure, UserError
 from trm.inference.evaluator import EvaluationStopped, make_evaluator
@@ -64,15 +64,15 @@ class Host(NativeRuntime):
     def is_main(self):
         return self.process_index == 0
 
-    def put_rows(self, tree):
+    def shard(self, tree):
         # the loop's thread and the prefetch thread of a host are each in step with their like on the other
         channel = threading.current_thread().name.split("_")[0]
         self.times[channel] += 1
         both = self.meeting.exchange((channel, self.times[channel]), self.process_index, tree)
         return pytree.tree_map(lambda *rows: torch.cat(rows), *both)
 
-    def put_batch(self, batch):
-        return self.put_rows({name: torch.from_numpy(rows) for name, rows in batch.items()})
+    def shard_batch(self, batch):
+        return self.shard({name: torch.from_numpy(rows) for name, rows in batch.items()})
 
 
 class StopAt:
@@ -249,8 +249,8 @@ def evaluate_on_two(cfg, stop_second_at):
             return index == 1 and asked[index] > stop_second_at
 
         try:
-            host, fixed = Host(cfg.hardware, index, meeting), init_fixed(arch, 0)
-            evaluator = make_evaluator(cfg, host, arch, fixed)
+            host, buffers = Host(cfg.hardware, index, meeting), init_buffers(arch, 0)
+            evaluator = make_evaluator(cfg, host, arch, buffers)
             ends[index] = evaluator.run(init_weights(arch, 0), init_puzzle_embedding(arch), stop).final
         except EvaluationStopped:
             ends[index] = None
@@ -276,5 +276,5 @@ def test_a_stop_on_one_host_ends_an_evaluation_on_both_and_else_they_find_what_o
     assert evaluate_on_two(cfg, stop_second_at=1) == {0: None, 1: None}
     ends = evaluate_on_two(cfg, stop_second_at=10**9)
     arch = architecture(cfg, **task_of(cfg.data).facts.sizes)
-    alone = make_evaluator(cfg, NativeRuntime(cfg.hardware), arch, init_fixed(arch, 0))
+    alone = make_evaluator(cfg, NativeRuntime(cfg.hardware), arch, init_buffers(arch, 0))
     assert ends[0] == ends[1] == pytest.approx(alone.run(init_weights(arch, 0), init_puzzle_embedding(arch)).final, rel=1e-5)

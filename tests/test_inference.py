@@ -20,13 +20,13 @@ from trm.config import HardwareConfig, InferenceConfig, LatentsConfig, ModelConf
 from trm.config.groups import group_options
 from trm.core.architecture import Architecture
 from trm.core.candidates import change, prepared, resampled, row_keys, started
-from trm.core.initial import init_fixed, init_weights, with_latents
+from trm.core.initial import init_buffers, init_weights, with_latents
 from trm.core.model import forward
 from trm.data.format import Dataset, Metadata
 from trm.data.loader import EvalLoader
 from trm.errors import ConfigError
 from trm.evaluate import main, sweep_of
-from trm.ground.counter import ROLLOUT_NOISE, normal
+from trm.ground.rng import ROLLOUT_NOISE, normal
 from trm.inference.compute import Interval, interval, pareto
 from trm.inference.cost import Work, cost
 from trm.inference.evaluator import EarlyExitEvaluator, FullEvaluator
@@ -235,9 +235,9 @@ def test_the_studys_seconds_hold_no_compiling(inference_study, monkeypatch, tmp_
             done.append("passed")
 
     cfg = compose(["data=sudoku_4x4", "recipe=tiny", "run_name=r"])
-    parts = SimpleNamespace(cfg=cfg, arch=None, fixed=None, eval_weights=None, puzzle_embedding=None)
+    parts = SimpleNamespace(cfg=cfg, arch=None, buffers=None, eval_weights=None, puzzle_embedding=None)
     labelled = SimpleNamespace(puzzles=lambda *_: {"labels": np.zeros((4, 2))}, num_puzzles=4)
-    for name, value in {"open_run": parts, "started": SimpleNamespace(put_replicated=lambda x: x), "candidate_loader": labelled,
+    for name, value in {"open_run": parts, "started": SimpleNamespace(replicate=lambda x: x), "candidate_loader": labelled,
                         "on_devices": None, "count_row_flops": 1, "passes": (1, 2), "progress_of": "off"}.items():  # fmt: skip
         monkeypatch.setattr(inference_study, name, lambda *_, value=value: value)
     monkeypatch.setattr(inference_study, "FullEvaluator", Compiled)
@@ -251,13 +251,13 @@ def test_the_studys_seconds_hold_no_compiling(inference_study, monkeypatch, tmp_
 
 @pytest.fixture(scope="module")
 def model(arch):
-    """(runtime, arch, weights, fixed) of an untrained model whose wish to halt comes at different steps."""
+    """(runtime, arch, weights, buffers) of an untrained model whose wish to halt comes at different steps."""
     weights = init_weights(arch, 0)
     weights["q_head.weight"] = (
         0.7 * torch.randn(weights["q_head.weight"].shape, generator=torch.Generator().manual_seed(1)).double()
     )
     weights["q_head.bias"] = torch.tensor([-0.6, 0.0], dtype=torch.float64)
-    return start(HardwareConfig(name="native", backend="eager", dtype="float64")), arch, weights, init_fixed(arch, 0)
+    return start(HardwareConfig(name="native", backend="eager", dtype="float64")), arch, weights, init_buffers(arch, 0)
 
 
 @pytest.fixture(scope="module")
@@ -302,21 +302,21 @@ def loader_of(dataset, some, batch, **keys):
 
 def passed(model, dataset, some, batch, kind=FullEvaluator, **keys):
     """The evaluator of this kind, with batches of at least so many rows."""
-    runtime, arch, _, fixed = model
+    runtime, arch, _, buffers = model
     batch = -(batch // -some.rows_together) * some.rows_together
-    return kind(runtime, arch, fixed, loader_of(dataset, some, batch, **keys), S, "off", some, keep=True)
+    return kind(runtime, arch, buffers, loader_of(dataset, some, batch, **keys), S, "off", some, keep=True)
 
 
 def by_hand(model, dataset, some):
     """Logits [N, K, S, C, V] and halting logits [N, K, S] of candidates that are run one by one; no resampling."""
-    _, arch, weights, fixed = model
+    _, arch, weights, buffers = model
     loader, found = loader_of(dataset, some, 1), []
     for batch in loader:
         keys, inputs = torch.from_numpy(batch["rows"]), torch.from_numpy(batch["inputs"])
-        latents, logits, q_halt = with_latents(arch, fixed, 1), [], []
+        latents, logits, q_halt = with_latents(arch, buffers, 1), [], []
         for s in range(S):
             latents = prepared(arch, some, latents, keys, torch.tensor([s]))
-            out = forward(arch, weights, fixed, None, latents, inputs)
+            out = forward(arch, weights, buffers, None, latents, inputs)
             latents = out.latents
             logits.append(out.logits[0])
             q_halt.append(out.q_halt[0])
@@ -686,12 +686,12 @@ def test_a_model_that_draws_by_itself_has_numbers_for_each_candidate(model, data
         loss_dtype=torch.float64,
         latents=LatentsConfig(init="random"),
     )
-    (runtime, _, weights, _), fixed = model, init_fixed(arch, 0)
+    (runtime, _, weights, _), buffers = model, init_buffers(arch, 0)
     some, found = InferenceConfig(window=2, **keys), []
     for batch in (1, 5, 64):
         seen = []
         loader = loader_of(dataset, some, batch)
-        FullEvaluator(runtime, arch, fixed, loader, S, "off", some, traced=True).pool(weights, None, see=seen.append)
+        FullEvaluator(runtime, arch, buffers, loader, S, "off", some, traced=True).pool(weights, None, see=seen.append)
         found.append(np.concatenate([rows.q_halt for rows in seen], axis=1)[-1].reshape(N, -1))
     assert np.allclose(found[0], found[1], rtol=1e-12)
     assert np.allclose(found[0], found[2], rtol=1e-12)

@@ -10,7 +10,7 @@ from running import TINY, run
 from trm.cli import compose
 from trm.core import programs
 from trm.core.architecture import architecture
-from trm.core.initial import init_fixed
+from trm.core.initial import init_buffers
 from trm.core.step import init_state
 from trm.run import resume
 from trm.run.checkpoint import flatten, load_checkpoint, save_checkpoint
@@ -47,7 +47,7 @@ def test_weights_of_any_number_format_start_a_run_in_any(folder, there, here):
     assert {key for key in tensors if key.startswith("fixed/")} == {"fixed/init.z_H", "fixed/init.z_L"}
     opened = open_run(folder / "outputs" / there, [f"hardware.dtype={here}"])
     assert types_in(opened.weights | opened.ema, "") == {master}
-    assert types_in(opened.fixed, "init.") == {narrow}
+    assert types_in(opened.buffers, "init.") == {narrow}
 
 
 @pytest.mark.parametrize(
@@ -68,16 +68,16 @@ def test_an_embedding_is_taken_over_where_its_identifiers_are_the_same(folder, r
     for rows in (rows_there, rows_here):
         models.append(replace(cfg, model=replace(cfg.model, puzzle_emb_ndim=8 if rows else 0, puzzle_emb_len=0)))
         arches.append(architecture(models[-1], seq_len=16, vocab_size=6, num_puzzle_identifiers=rows or 1))
-    there, here = (init_state(model, arch, init_fixed(arch, 0)) for model, arch in zip(models, arches, strict=True))
+    there, here = (init_state(model, arch, init_buffers(arch, 0)) for model, arch in zip(models, arches, strict=True))
     if rows_there:
         there = there._replace(puzzle_embedding=torch.arange(8.0 * rows_there).reshape(rows_there, 8))
     _, meta = load_checkpoint(folder / "outputs" / "float32" / "checkpoints" / "step_1")
     saved = folder / f"outputs_{rows_there}_{rows_here}_{same_puzzles}"
-    tensors = flatten(there) | {f"fixed/{name}": start for name, start in init_fixed(arches[0], 0).items()}
+    tensors = flatten(there) | {f"fixed/{name}": start for name, start in init_buffers(arches[0], 0).items()}
     save_checkpoint(saved, tensors, replace(meta, data_digest="there"), keep=1)
     content = SimpleNamespace(train_digest="there" if same_puzzles else "other")
     given = replace(models[1], train=replace(models[1].train, init_from=str(saved)))
-    exp = Experiment(given, None, None, None, arches[1], init_fixed(arches[1], 0), 1, content)
+    exp = Experiment(given, None, None, None, arches[1], init_buffers(arches[1], 0), 1, content)
     _, state = resume._from_other_run(exp, here)
     assert torch.equal(state.weights["lm_head"], there.weights["lm_head"])
     table = state.puzzle_embedding

@@ -14,7 +14,7 @@ from trm import interop
 from trm.cli import compose
 from trm.config import LatentsConfig, ModelConfig, RecursionConfig
 from trm.core.architecture import Architecture, architecture
-from trm.core.initial import init_fixed, init_puzzle_embedding, init_weights, weight_shapes
+from trm.core.initial import init_buffers, init_puzzle_embedding, init_weights, weight_shapes
 from trm.errors import CheckpointError, ConfigError
 from trm.interop import ModelTensors, from_reference, read_reference_file, reference_name, to_reference, write_reference_file
 from trm.run.saved import SavedRun
@@ -43,7 +43,7 @@ def make_model(arch):
     table = init_puzzle_embedding(arch)
     if table is not None:
         table = table + torch.arange(24.0).view(3, 8)
-    return ModelTensors(init_weights(arch, 1), init_fixed(arch, 1), table)
+    return ModelTensors(init_weights(arch, 1), init_buffers(arch, 1), table)
 
 
 def assert_same(ours, other, *, ema=False):
@@ -51,9 +51,9 @@ def assert_same(ours, other, *, ema=False):
     assert all(torch.equal(ours.weights[k], other.weights[k]) for k in ours.weights)
     if ema:
         return
-    initial = {k: t for k, t in ours.fixed.items() if k.startswith("init.")}
-    assert initial.keys() == other.fixed.keys()
-    assert all(torch.equal(initial[k], other.fixed[k]) for k in initial)
+    initial = {k: t for k, t in ours.buffers.items() if k.startswith("init.")}
+    assert initial.keys() == other.buffers.keys()
+    assert all(torch.equal(initial[k], other.buffers[k]) for k in initial)
     if ours.puzzle_embedding is None:
         assert other.puzzle_embedding is None
     else:
@@ -92,7 +92,7 @@ def test_names_of_the_released_model():
     model = make_model(arch)
     tensors = to_reference(model, arch)
     assert tensors.keys() == expected
-    for theirs, ours in (("H_init", model.fixed["init.z_H"]), ("L_init", model.fixed["init.z_L"])):
+    for theirs, ours in (("H_init", model.buffers["init.z_H"]), ("L_init", model.buffers["init.z_L"])):
         assert torch.equal(tensors[f"_orig_mod.model.inner.{theirs}"], ours)
     assert torch.equal(tensors["_orig_mod.model.inner.lm_head.weight"], model.weights["lm_head"])
     assert torch.equal(tensors["_orig_mod.model.inner.embed_tokens.embedding_weight"], model.weights["embed_tokens"])
@@ -152,7 +152,7 @@ def test_ema_files_hold_weights_alone(kind):
     assert not [name for name in tensors if "init" in name or "puzzle" in name]
     loaded = from_reference(tensors, arch)
     assert_same(ema, loaded, ema=True)
-    assert loaded.fixed == {}
+    assert loaded.buffers == {}
     assert loaded.puzzle_embedding is None
 
 
@@ -161,7 +161,7 @@ def test_dtypes_become_the_configurations():
     tensors = {name: t.double() for name, t in to_reference(make_model(arch), arch).items()}
     loaded = from_reference(tensors, arch)
     assert {w.dtype for w in (*loaded.weights.values(), loaded.puzzle_embedding)} == {torch.float32}
-    assert {t.dtype for t in loaded.fixed.values()} == {torch.bfloat16}
+    assert {t.dtype for t in loaded.buffers.values()} == {torch.bfloat16}
 
 
 def test_the_optimizers_buffers_are_skipped():
@@ -200,7 +200,7 @@ def test_an_export_says_which_weights_it_wrote(tmp_path, monkeypatch, capsys, em
     model = make_model(arch)
     cfg = SimpleNamespace(ema=SimpleNamespace(enabled=ema))
     average = {name: weight + 1 for name, weight in model.weights.items()}
-    run = SavedRun(cfg, arch, None, tmp_path, model.weights, average, model.fixed, model.puzzle_embedding)
+    run = SavedRun(cfg, arch, None, tmp_path, model.weights, average, model.buffers, model.puzzle_embedding)
     monkeypatch.setattr(interop, "open_run", lambda path, overrides: run)
     interop.main(["export", "checkpoint=run", str(tmp_path / "file")])
     assert says in capsys.readouterr().out
@@ -257,7 +257,7 @@ def test_names_of_files_may_hold_equals_signs(tmp_path, capsys, monkeypatch):
     arch = architecture(compose([*small, "run_name=r"]), seq_len=16, vocab_size=6, num_puzzle_identifiers=1)
     folder = tmp_path / "recursion=t2_n2,seed=0"
     folder.mkdir()
-    model = ModelTensors(init_weights(arch, 1), init_fixed(arch, 1), init_puzzle_embedding(arch))
+    model = ModelTensors(init_weights(arch, 1), init_buffers(arch, 1), init_puzzle_embedding(arch))
     write_reference_file(folder / "step=3.pt", model, arch)
     for run_dir in ("runs/recursion=t2_n2,seed=0", "runs/mon été=1"):
         interop.main(["import", "recursion=t2_n2,seed=0/step=3.pt", *small, run_dir])
@@ -397,7 +397,7 @@ def test_a_model_that_starts_at_random_has_no_initial_values():
     tensors = to_reference(model, arch, prefix="")
     assert not [name for name in tensors if "init" in name or "seed" in name]
     back = from_reference(tensors, arch)
-    assert back.fixed == {}
+    assert back.buffers == {}
     assert_same(model, back, ema=True)
 
 
@@ -422,7 +422,7 @@ def test_a_checkpoint_of_those_codes_is_imported_and_exported_again(tmp_path, mo
     overrides = ["data=sudoku_4x4", "recipe=tiny", "model.num_heads=2", "model.hidden_size=16", *settings]
     cfg = compose([*overrides, "run_name=r"])
     arch = architecture(cfg, seq_len=16, vocab_size=6, num_puzzle_identifiers=1)
-    model = ModelTensors(init_weights(arch, 1), init_fixed(arch, 1), None)
+    model = ModelTensors(init_weights(arch, 1), init_buffers(arch, 1), None)
     write_reference_file(Path("theirs.pt"), model, arch)
     interop.main(["import", "theirs.pt", "made", *overrides])
     interop.main(["export", "checkpoint=made", "again.pt"])

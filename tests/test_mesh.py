@@ -17,7 +17,7 @@ from running import MESH, TINY, XLA, metrics, run
 
 from trm.cli import compose
 from trm.core.architecture import architecture
-from trm.core.initial import init_fixed, num_parameters, weight_shapes
+from trm.core.initial import init_buffers, num_parameters, weight_shapes
 from trm.core.metrics import evaluation_names, training_names
 from trm.core.step import empty_carry, init_state
 
@@ -27,7 +27,7 @@ CASES = {
     "variants-float64": [
         "hardware.dtype=float64",
         "recursion={damping:0.95,noise:0.05,T:1,n:1}",
-        "latents={init:random,heads:2}",
+        "latents={init:random,num_hypotheses:2}",
         "model={mlp:conv_swiglu,registers:1,num_layers:1}",
     ],
 }
@@ -80,13 +80,13 @@ def test_the_devices_exchange_gradients_and_scalars_and_nothing_else(tmp_path, m
     assert module.splitlines()[0].count("may-alias") >= 4 * len(shapes)  # weights, two moments, EMA
     # every result lies as it is declared, so that it comes back as the argument that the graph was made for
     cfg = compose([*TINY, *PREFIX, *MESH])
-    state = init_state(cfg, arch, init_fixed(arch, 0))
+    state = init_state(cfg, arch, init_buffers(arch, 0))
     whole = [(len(training_names()),), *shapes_of(state._replace(carry=None))]
     assert results_of(module) == Counter(whole + shapes_of(state.carry, devices=8))
     declared = [path.read_text() for path in (tmp_path / "dump").glob("*SyncTensorsGraph*before_optimizations.txt")]
     assert max(declared, key=len).count('custom_call_target="Sharding"') >= results_of(module).total()
     evaluation = next(text for text in modules if "s32[8,16]" in text.splitlines()[0].partition("->")[2])  # what is shown
-    eval_carry = shapes_of(empty_carry(arch, init_fixed(arch, 0), 16), devices=8)
+    eval_carry = shapes_of(empty_carry(arch, init_buffers(arch, 0), 16), devices=8)
     shown = [(8, 16), (8, 16), (8,)]
     assert results_of(evaluation) == Counter([*eval_carry, (len(evaluation_names()),), *shown])
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from trm.config import Config, HardwareConfig, ModelConfig, RecursionConfig
 from trm.core.architecture import Architecture, architecture
 from trm.core.initial import (
-    init_fixed,
+    init_buffers,
     init_puzzle_embedding,
     init_weights,
     num_parameters,
@@ -161,18 +161,18 @@ def test_q_head_starts_at_minus_five():
     weights = init_weights(arch, seed=0)
     assert not weights["q_head.weight"].any()
     assert weights["q_head.bias"].tolist() == [-5.0, -5.0]
-    fixed = init_fixed(arch, 0)
-    out = forward(arch, weights, fixed, None, with_latents(arch, fixed, 2), random_tokens(arch, 2))
+    buffers = init_buffers(arch, 0)
+    out = forward(arch, weights, buffers, None, with_latents(arch, buffers, 2), random_tokens(arch, 2))
     assert out.q_halt.tolist() == out.q_continue.tolist() == [-5.0, -5.0]
 
 
 def test_latents_start_at_one_vector_each_in_the_forward_dtype():
     arch = make_arch(dtype=torch.bfloat16, hidden_size=512)
-    fixed = init_fixed(arch, 0)
-    assert fixed.keys() == {"init.z_H", "init.z_L"}
-    assert not torch.equal(fixed["init.z_H"], fixed["init.z_L"])
-    latents = with_latents(arch, fixed, 3)
-    for name, vector in fixed.items():
+    buffers = init_buffers(arch, 0)
+    assert buffers.keys() == {"init.z_H", "init.z_L"}
+    assert not torch.equal(buffers["init.z_H"], buffers["init.z_L"])
+    latents = with_latents(arch, buffers, 3)
+    for name, vector in buffers.items():
         assert vector.dtype == torch.bfloat16
         assert vector.float().std().item() == pytest.approx(1, abs=0.1)
         latent = latents[name.removeprefix("init.")]
@@ -213,20 +213,20 @@ def test_mlp_network_norms_over_the_token_axis(num_layers):
 @pytest.mark.parametrize("theta", [10000.0, 100.0])
 def test_rope_turns_pairs_as_complex_numbers(theta):
     arch = make_arch(mixer="attention", positions="rope", rope_theta=theta, hidden_size=24, seq_len=9)
-    fixed = init_fixed(arch, 0)
+    buffers = init_buffers(arch, 0)
     x = random_tensor(2, 9, 2, 12)
     z = x.numpy()[..., :6] + 1j * x.numpy()[..., 6:]  # entry j is paired with j + K/2
     position, j = np.arange(9)[:, None, None], np.arange(6)
     z = z * np.exp(1j * position * theta ** (-2 * j / 12))
     expected = np.concatenate((z.real, z.imag), axis=-1)
-    np.testing.assert_allclose(rotate(x, fixed["rope.cos"], fixed["rope.sin"]), expected, rtol=1e-11, atol=1e-12)
+    np.testing.assert_allclose(rotate(x, buffers["rope.cos"], buffers["rope.sin"]), expected, rtol=1e-11, atol=1e-12)
 
 
 def test_rope_scores_depend_on_the_distance_alone():
     arch = make_arch(mixer="attention", positions="rope", hidden_size=16, seq_len=12)
-    fixed = init_fixed(arch, 0)
+    buffers = init_buffers(arch, 0)
     q, k = (random_tensor(8, seed=s).expand(1, 12, 1, 8) for s in (0, 1))
-    turned_q, turned_k = (rotate(t, fixed["rope.cos"], fixed["rope.sin"])[0, :, 0] for t in (q, k))
+    turned_q, turned_k = (rotate(t, buffers["rope.cos"], buffers["rope.sin"])[0, :, 0] for t in (q, k))
     scores = (turned_q @ turned_k.T).numpy()
     for offset in range(-5, 6):
         diagonal = np.diagonal(scores, offset)
@@ -236,15 +236,15 @@ def test_rope_scores_depend_on_the_distance_alone():
 @pytest.mark.parametrize("positions", ["none", "rope"])
 def test_attention_equals_torch_attention(positions):
     arch = make_arch(mixer="attention", positions=positions, hidden_size=24, num_heads=3, seq_len=6)
-    weights, fixed = init_weights(arch, 2), init_fixed(arch, 0)
+    weights, buffers = init_weights(arch, 2), init_buffers(arch, 0)
     h = random_tensor(2, 6, 24, seed=4)
     q, k, v = (h @ part.T for part in weights["net.1.attention.qkv"].split(24))
     q, k, v = (t.view(2, 6, 3, 8).transpose(1, 2) for t in (q, k, v))
     if positions == "rope":
-        q, k = (rotate(t.transpose(1, 2), fixed["rope.cos"], fixed["rope.sin"]).transpose(1, 2) for t in (q, k))
+        q, k = (rotate(t.transpose(1, 2), buffers["rope.cos"], buffers["rope.sin"]).transpose(1, 2) for t in (q, k))
     mixed = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(2, 6, 24)
     expected = mixed @ weights["net.1.attention.out"].T
-    torch.testing.assert_close(attention(arch, weights, fixed, "net.1", h), expected, rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(attention(arch, weights, buffers, "net.1", h), expected, rtol=1e-10, atol=1e-12)
 
 
 def test_attention_network_is_post_norm():
@@ -300,10 +300,10 @@ def test_puzzle_embedding_table():
 @pytest.mark.parametrize("mixer", ["mlp", "attention"])
 def test_heads_read_the_answer_after_the_prefix_and_its_first_token(mixer):
     arch = make_arch(mixer=mixer, puzzle_emb_ndim=20)
-    weights, fixed = init_weights(arch, 0), init_fixed(arch, 0)
+    weights, buffers = init_weights(arch, 0), init_buffers(arch, 0)
     weights["q_head.weight"] = random_tensor(2, 8, seed=9)
     vectors, tokens = random_tensor(2, 20), random_tokens(arch, 2)
-    out = forward(arch, weights, fixed, vectors, with_latents(arch, fixed, 2), tokens)
+    out = forward(arch, weights, buffers, vectors, with_latents(arch, buffers, 2), tokens)
     z_H = out.latents["z_H"].numpy()
     assert z_H.shape == (2, 3 + 5, 8)
     np.testing.assert_allclose(out.logits, z_H[:, 3:] @ weights["lm_head"].numpy().T, rtol=1e-10)
@@ -315,19 +315,19 @@ def test_heads_read_the_answer_after_the_prefix_and_its_first_token(mixer):
 @pytest.mark.parametrize("separate", [False, True])
 def test_forward_equals_numpy(separate):
     arch = make_arch(recursion=RecursionConfig(T=3, n=2), separate_networks=separate)
-    weights, fixed, tokens = init_weights(arch, 0), init_fixed(arch, 0), random_tokens(arch, 2)
+    weights, buffers, tokens = init_weights(arch, 0), init_buffers(arch, 0), random_tokens(arch, 2)
     w = {k: value.numpy() for k, value in weights.items()}
 
     def net(name, h):
         return np_mlp_network(w, name if separate else "net", 2, h.copy())
 
     x = math.sqrt(8) * w["embed_tokens"][tokens.numpy()]
-    z_H, z_L = (np.broadcast_to(fixed[f"init.{z}"].numpy(), x.shape) for z in ("z_H", "z_L"))
+    z_H, z_L = (np.broadcast_to(buffers[f"init.{z}"].numpy(), x.shape) for z in ("z_H", "z_L"))
     for _ in range(3):
         for _ in range(2):
             z_L = net("f_L", z_L + z_H + x)
         z_H = net("f_H", z_H + z_L)
-    out = forward(arch, weights, fixed, None, with_latents(arch, fixed, 2), tokens)
+    out = forward(arch, weights, buffers, None, with_latents(arch, buffers, 2), tokens)
     np.testing.assert_allclose(out.latents["z_H"], z_H, rtol=1e-8, atol=1e-10)
     np.testing.assert_allclose(out.latents["z_L"], z_L, rtol=1e-8, atol=1e-10)
     np.testing.assert_allclose(out.logits, z_H @ w["lm_head"].T, rtol=1e-8, atol=1e-10)
@@ -338,17 +338,17 @@ def test_bfloat16_forward(model):
     narrow = make_arch(dtype=torch.bfloat16, hidden_size=64, puzzle_emb_ndim=64, **model)
     wide = replace(narrow, dtype=torch.float64)
     assert narrow.master_dtype == torch.float32
-    weights, fixed = init_weights(narrow, 0), init_fixed(narrow, 0)
+    weights, buffers = init_weights(narrow, 0), init_buffers(narrow, 0)
     weights["q_head.weight"] = random_tensor(2, 64, dtype=torch.float32)
     before = {k: w.clone() for k, w in weights.items()}
     vectors, tokens = random_tensor(2, 64, dtype=torch.float32), random_tokens(narrow, 2)
-    out = forward(narrow, weights, fixed, vectors, with_latents(narrow, fixed, 2), tokens)
+    out = forward(narrow, weights, buffers, vectors, with_latents(narrow, buffers, 2), tokens)
     assert {w.dtype for w in weights.values()} == {torch.float32}
     assert all(torch.equal(weights[k], before[k]) for k in weights)
     assert out.logits.dtype == torch.bfloat16
     assert {z.dtype for z in out.latents.values()} == {torch.bfloat16}
     assert out.q_halt.dtype == out.q_continue.dtype == torch.float32
-    exact_fixed = init_fixed(wide, 0) | {k: f.double() for k, f in fixed.items() if k.startswith("init.")}
+    exact_fixed = init_buffers(wide, 0) | {k: f.double() for k, f in buffers.items() if k.startswith("init.")}
     exact = forward(
         wide,
         {k: w.double() for k, w in weights.items()},
@@ -362,17 +362,19 @@ def test_bfloat16_forward(model):
 
 def test_float64_forward_is_float64_throughout():
     arch = make_arch(mixer="attention", positions="rope")
-    weights, fixed, tokens = init_weights(arch, 0), init_fixed(arch, 0), random_tokens(arch, 2)
-    out = forward(arch, weights, fixed, None, with_latents(arch, fixed, 2), tokens)
-    assert {t.dtype for t in (*out.latents.values(), *fixed.values(), out.logits, out.q_halt)} == {torch.float64}
+    weights, buffers, tokens = init_weights(arch, 0), init_buffers(arch, 0), random_tokens(arch, 2)
+    out = forward(arch, weights, buffers, None, with_latents(arch, buffers, 2), tokens)
+    assert {t.dtype for t in (*out.latents.values(), *buffers.values(), out.logits, out.q_halt)} == {torch.float64}
 
 
 def test_rows_do_not_mix():
     arch = make_arch(puzzle_emb_ndim=8)
-    weights, fixed, tokens, vectors = init_weights(arch, 0), init_fixed(arch, 0), random_tokens(arch, 3), random_tensor(3, 8)
-    together = forward(arch, weights, fixed, vectors, with_latents(arch, fixed, 3), tokens).logits
+    weights, buffers, tokens, vectors = init_weights(arch, 0), init_buffers(arch, 0), random_tokens(arch, 3), random_tensor(3, 8)
+    together = forward(arch, weights, buffers, vectors, with_latents(arch, buffers, 3), tokens).logits
     for row in range(3):
-        alone = forward(arch, weights, fixed, vectors[row : row + 1], with_latents(arch, fixed, 1), tokens[row : row + 1]).logits
+        alone = forward(
+            arch, weights, buffers, vectors[row : row + 1], with_latents(arch, buffers, 1), tokens[row : row + 1]
+        ).logits
         torch.testing.assert_close(together[row : row + 1], alone, rtol=1e-11, atol=1e-12)
 
 
@@ -380,12 +382,12 @@ def test_rows_do_not_mix():
 def test_weights_of_each_device_compute_the_same_and_their_gradients_add_up(mixer, positions):
     """Where rows are split over devices the gradient is summed over them once, after the recursion's passes."""
     arch = make_arch(mixer=mixer, positions=positions)
-    inputs, fixed = random_tokens(arch, 6), init_fixed(arch, 0)
+    inputs, buffers = random_tokens(arch, 6), init_buffers(arch, 0)
     found = []
     for devices in (1, 3):
         split = replace(arch, num_devices=devices)
         weights = {name: weight.requires_grad_() for name, weight in init_weights(arch, 0).items()}
-        out = forward(split, weights, fixed, None, with_latents(split, fixed, 6), inputs)
+        out = forward(split, weights, buffers, None, with_latents(split, buffers, 6), inputs)
         names = [name for name in weights if name.startswith("net.")]
         grads = torch.autograd.grad(out.logits.square().sum() + out.latents["z_L"].sum(), [weights[name] for name in names])
         found.append({"logits": out.logits, **dict(zip(names, grads, strict=True))})

@@ -104,18 +104,18 @@ def test_supervision_weights():
 
 @pytest.mark.parametrize("act_continue", [False, True])
 def test_each_row_is_weighted_by_its_own_supervision_step(act_continue):
-    cfg, state, fixed = make(rows=6, supervision_decay=0.5, act_continue=act_continue)
+    cfg, state, buffers = make(rows=6, supervision_decay=0.5, act_continue=act_continue)
     plain = dataclasses.replace(
         cfg, arch=dataclasses.replace(cfg.arch, recursion=dataclasses.replace(cfg.arch.recursion, supervision_decay=1.0))
     )
     for seed in range(3):  # by then the rows are in different steps
-        state, _ = train_step_with_outputs(cfg, state, fixed, make_batch(6, seed))
+        state, _ = train_step_with_outputs(cfg, state, buffers, make_batch(6, seed))
     batch = make_batch(6, 3)
-    _, carry, out = loss_and_grads(cfg, state, fixed, batch)
+    _, carry, out = loss_and_grads(cfg, state, buffers, batch)
     assert len(set(carry.steps.tolist())) > 1
     weights = supervision_weights(cfg.arch.recursion, carry.steps, torch.float64)
     if act_continue:  # its losses are not in the outputs: the weighted loss lies between the smallest and the largest weight
-        loss = loss_and_grads(plain, state, fixed, batch)[2].loss
+        loss = loss_and_grads(plain, state, buffers, batch)[2].loss
         assert weights.min() * loss < out.loss < weights.max() * loss
         return
     labelled = carry.labels != -100
@@ -125,13 +125,13 @@ def test_each_row_is_weighted_by_its_own_supervision_step(act_continue):
 
 
 def test_rows_in_one_supervision_step_have_its_weight():
-    cfg, state, fixed = make(rows=4, supervision_decay=0.5, n_sup=3)
+    cfg, state, buffers = make(rows=4, supervision_decay=0.5, n_sup=3)
     plain = dataclasses.replace(
         cfg, arch=dataclasses.replace(cfg.arch, recursion=dataclasses.replace(cfg.arch.recursion, supervision_decay=1.0))
     )
     batch = make_batch()
-    (grads, _), _, out = loss_and_grads(cfg, state, fixed, batch)
-    (plain_grads, _), _, plain_out = loss_and_grads(plain, state, fixed, batch)
+    (grads, _), _, out = loss_and_grads(cfg, state, buffers, batch)
+    (plain_grads, _), _, plain_out = loss_and_grads(plain, state, buffers, batch)
     weight = 3 / (1 + 0.5 + 0.25)
     assert out.loss.item() == pytest.approx(weight * plain_out.loss.item(), rel=1e-6)
     for name, grad in grads.items():
@@ -216,11 +216,11 @@ def test_clipping_equals_torch(max_norm):
 
 
 def test_the_step_clips_what_the_optimizer_gets():
-    cfg, state, fixed = make(puzzle_emb_ndim=0)
+    cfg, state, buffers = make(puzzle_emb_ndim=0)
     batch = make_batch()
-    state, out = train_step_with_outputs(cfg, state, fixed, batch)
+    state, out = train_step_with_outputs(cfg, state, buffers, batch)
     clipped = dataclasses.replace(cfg, optimizer=dataclasses.replace(cfg.optimizer, clip_grad_norm=1e-3))
-    new, out = train_step_with_outputs(clipped, state, fixed, batch)
+    new, out = train_step_with_outputs(clipped, state, buffers, batch)
     scaled = clip_gradients(out.grads, 1e-3)
     step, lr = torch.tensor([2.0, 0.01 * 2 / 3], dtype=torch.float64)
     expected, _ = OPTIMIZERS[cfg.optimizer.name].update(cfg.optimizer, state.weights, state.optimizer, scaled, step, lr)

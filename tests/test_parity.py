@@ -59,11 +59,11 @@ def run_training(case, runtime, num_steps):
     """Logs of each step as a dict of stacked arrays, the first and last logits, and the final state."""
     cfg = case.step_config
     step = runtime.compile(functools.partial(train_step_with_outputs, cfg))
-    state, fixed = case.state(), runtime.put_replicated(case.fixed())
-    state = runtime.put_replicated(state._replace(carry=None))._replace(carry=runtime.put_rows(state.carry))
+    state, buffers = case.state(), runtime.replicate(case.buffers())
+    state = runtime.replicate(state._replace(carry=None))._replace(carry=runtime.shard(state.carry))
     logs, logits = [], {}
     for i in range(num_steps):
-        state, out = step(state, fixed, runtime.put_batch(case.batch(i)))
+        state, out = step(state, buffers, runtime.shard_batch(case.batch(i)))
         sums, q_halt, halted, steps, logits[i + 1], loss = runtime.fetch(
             (out.sums, out.q_halt, state.carry.halted, state.carry.steps, out.logits, out.loss)
         )
@@ -98,8 +98,8 @@ def test_training_float64(golden_case, runtime):
 def first_gradients(case, runtime):
     function = runtime.compile(functools.partial(loss_and_grads, case.step_config))
     state = case.state()
-    state = runtime.put_replicated(state._replace(carry=None))._replace(carry=runtime.put_rows(state.carry))
-    _, _, out = function(state, runtime.put_replicated(case.fixed()), runtime.put_batch(case.batch(0)))
+    state = runtime.replicate(state._replace(carry=None))._replace(carry=runtime.shard(state.carry))
+    _, _, out = function(state, runtime.replicate(case.buffers()), runtime.shard_batch(case.batch(0)))
     return runtime.fetch(out.grads)
 
 
@@ -126,14 +126,14 @@ def test_evaluation_float64(golden_case, runtime):
     case = load_case(golden_case, runtime=runtime)
     arch, model = case.arch, case.tensors("final/")
     step = runtime.compile(functools.partial(eval_step, arch))
-    fixed = runtime.put_replicated(case.fixed())
-    weights, table = runtime.put_replicated((model.weights, model.puzzle_embedding))
-    carry = runtime.put_rows(empty_carry(arch, case.fixed(), len(case.arrays["eval/inputs"])))
-    sums = runtime.put_replicated(torch.zeros(len(evaluation_names()), dtype=arch.master_dtype))
-    batch = runtime.put_batch(case.eval_batch())
+    buffers = runtime.replicate(case.buffers())
+    weights, table = runtime.replicate((model.weights, model.puzzle_embedding))
+    carry = runtime.shard(empty_carry(arch, case.buffers(), len(case.arrays["eval/inputs"])))
+    sums = runtime.replicate(torch.zeros(len(evaluation_names()), dtype=arch.master_dtype))
+    batch = runtime.shard_batch(case.eval_batch())
     worst = 0.0
     for i, (logits, q_halt) in enumerate(zip(case.arrays["eval/logits"], case.arrays["eval/q_halt_logits"], strict=True)):
-        carry, _, our_logits, our_q_halt = step(weights, fixed, table, carry, batch, sums)
+        carry, _, our_logits, our_q_halt = step(weights, buffers, table, carry, batch, sums)
         our_logits, our_q_halt = runtime.fetch((our_logits, our_q_halt))
         worst = max(worst, assert_close(f"eval/logits step {i + 1}", our_logits, logits, 1e-4))
         assert_close(f"eval/q_halt_logits step {i + 1}", our_q_halt, q_halt, 1e-4)

@@ -110,8 +110,8 @@ def test_a_sweep_s_jobs_are_those_that_trm_train_would_run():
         ["model.puzzle_emb_ndim=0", "model.puzzle_emb_len=0"],
         ["recursion.variant=single_state", "model.mixer=attention", "model.positions=rope", "model.mlp=conv_swiglu"],
         ["recursion.damping=0.9", "recursion.noise=0.1", "latents.init=random", "model.registers=2"],
-        ["latents.heads=3", "recursion.T=2", "recursion.n=3"],
-        ["latents.heads=2", "recursion.variant=one_step_gradient", "recursion.n=3"],
+        ["latents.num_hypotheses=3", "recursion.T=2", "recursion.n=3"],
+        ["latents.num_hypotheses=2", "recursion.variant=one_step_gradient", "recursion.n=3"],
     ],
     ids=lambda overrides: ",".join(overrides) or "plain",
 )

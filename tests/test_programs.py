@@ -17,7 +17,7 @@ from trm.config import HardwareConfig, InferenceConfig, all_keys, validate
 from trm.config.keys import NUMBERS
 from trm.config.schema import role
 from trm.core.architecture import architecture
-from trm.core.initial import init_fixed
+from trm.core.initial import init_buffers
 from trm.core.metrics import evaluation_names, named, training_names
 from trm.core.programs import ONE, eval_program, train_program
 from trm.core.step import StepConfig, empty_carry, init_state
@@ -48,7 +48,7 @@ VALUES = {
     "recursion.noise": [0.0, 0.1],
     "recursion.supervision_decay": [1.0, 0.5],
     "latents.init": ["fixed", "random"],
-    "latents.heads": [1, 2],
+    "latents.num_hypotheses": [1, 2],
     "objective.label_smoothing": [0.0, 0.1],
     "ema.enabled": [True, False],
     "ema.start_step": [0, 1],
@@ -80,8 +80,8 @@ EXCLUDED = {
         ("model.mixer", ["mlp"], "model.positions", ["rope", "rope2d"]),
         ("model.puzzle_emb_ndim", [0], "model.puzzle_emb_len", [2]),
         ("model.puzzle_emb_ndim", [0], "train.trainable", ["puzzle_embedding"]),
-        ("latents.heads", [2], "recursion.act_continue", [True]),
-        ("latents.heads", [2], "recursion.variant", ["single_z", "single_state"]),
+        ("latents.num_hypotheses", [2], "recursion.act_continue", [True]),
+        ("latents.num_hypotheses", [2], "recursion.variant", ["single_z", "single_state"]),
         ("recursion.variant", ["single_state"], "model.separate_networks", [True]),
         ("hardware.dtype", ["float64"], "hardware.loss_dtype", ["float32"]),
         *(
@@ -155,8 +155,8 @@ def test_the_cases_go_together_and_what_is_left_out_does_not():
 
 def programs(cfg, arch, way, early_way, in_place=False):
     """(program, its arguments on the CPU) of training, evaluation and evaluation with early exit."""
-    fixed = init_fixed(arch, 0)
-    state = init_state(cfg, arch, fixed)
+    buffers = init_buffers(arch, 0)
+    state = init_state(cfg, arch, buffers)
     generator = torch.Generator().manual_seed(0)
 
     def drawn(high, *shape):
@@ -173,12 +173,12 @@ def programs(cfg, arch, way, early_way, in_place=False):
     questions["labels"][-1] = -100
     step = StepConfig(arch, cfg.optimizer, cfg.ema.rate, 10, cfg.ema.start_step, cfg.train.trainable)
     current = state, torch.zeros(len(training_names()), dtype=arch.master_dtype)
-    yield train_program(step, in_place=in_place), (current, fixed, trained)
+    yield train_program(step, in_place=in_place), (current, buffers, trained)
     weights, table = state.weights, state.puzzle_embedding
     sums = torch.zeros(len(evaluation_names()), dtype=arch.master_dtype)
-    yield eval_program(arch, way), (weights, fixed, table, empty_carry(arch, fixed, ROWS), batch, sums)
+    yield eval_program(arch, way), (weights, buffers, table, empty_carry(arch, buffers, ROWS), batch, sums)
     totals = first_totals(arch, ROWS, 2, ROWS * early_way.candidates, early_way)
-    yield early_exit_program(arch, early_way), (weights, fixed, table, questions, first_rows(arch, fixed, ROWS), totals, None)
+    yield early_exit_program(arch, early_way), (weights, buffers, table, questions, first_rows(arch, buffers, ROWS), totals, None)
 
 
 def kinds(tree):
@@ -187,7 +187,7 @@ def kinds(tree):
 
 def prepare(runtime, program, args):
     """The program compiled ahead, and its arguments on the devices, which are as they were sent."""
-    compiled, placed = runtime.compile(*program), runtime.put_replicated(map_tensors(torch.clone, args))
+    compiled, placed = runtime.compile(*program), runtime.replicate(map_tensors(torch.clone, args))
     runtime.prepare(compiled, *placed)
     for (name, tensor), found in zip(flatten(args).items(), flatten(runtime.fetch(placed)).values(), strict=True):
         assert torch.equal(found, tensor), name
@@ -265,7 +265,7 @@ def test_products_of_float32_are_of_float32_on_a_tpu(runtime, identifiers):
     sizes = {"seq_len": CELLS, "vocab_size": TOKENS, "num_puzzle_identifiers": identifiers}
     arch = on_devices(architecture(cfg, **sizes), runtime)
     program, args = next(programs(cfg, arch, ONE, ONE))
-    tensors = list(flatten(program.function(*runtime.put_replicated(args))).values())
+    tensors = list(flatten(program.function(*runtime.replicate(args))).values())
     import torch_xla
 
     products = re.findall(r"= f32\S* (dot|convolution)\((.*)", torch_xla._XLAC._get_xla_tensors_hlo(tensors))
@@ -290,10 +290,10 @@ def results(backend, case, number=0, parts=(0, 1, 2)):
 
 
 def trained(step, args):
-    current, fixed, batch = args
+    current, buffers, batch = args
     before = kinds(current)
     for _ in range(2):
-        current = step(current, fixed, batch)
+        current = step(current, buffers, batch)
     assert kinds(current) == before  # else its checkpoint could not be read back
     return current[1]
 

@@ -53,7 +53,7 @@ def test_a_card_is_of_the_weights_beside_it(name):
     blob, meta = (folder / "state.safetensors").read_bytes(), json.loads((folder / "meta.json").read_text())
     assert len(blob) <= 2_000_000
     assert hashlib.sha256(blob).hexdigest() == card["sha256"] == meta["state_sha256"]
-    assert (card["steps"], card["findings"]) == (meta["step"], meta["findings"])
+    assert (card["steps"], card["caveats"]) == (meta["step"], meta["caveats"])
     assert card["training_puzzles"] == meta["training_range"]
     assert meta["puzzles"]["test"] >= card["held_out_puzzles"]
     assert card["interval_95"][0] <= card["exact_accuracy"] <= card["interval_95"][1]

@@ -40,14 +40,14 @@ def test_equal_to_the_update_of_the_whole_table(in_place):
 
 def test_recorded_cases_are_the_same_in_a_larger_table(golden_case):
     case = load_case(golden_case)
-    state, fixed = case.state(), case.fixed()
+    state, buffers = case.state(), case.buffers()
     if state.puzzle_embedding is None:
         pytest.skip("the case has no puzzle embedding")
     table = state.puzzle_embedding
     larger = state._replace(puzzle_embedding=torch.cat([table, torch.ones(50, table.shape[1], dtype=table.dtype)]))
     for i in range(3):
         batch = {name: torch.from_numpy(rows) for name, rows in case.batch(i).items()}
-        state, larger = (train_step(case.step_config, each, fixed, batch) for each in (state, larger))
+        state, larger = (train_step(case.step_config, each, buffers, batch) for each in (state, larger))
     assert torch.equal(larger.puzzle_embedding[: len(table)], state.puzzle_embedding)
     assert (larger.puzzle_embedding[len(table) :] == 1).all()
     assert all(torch.equal(larger.weights[name], weight) for name, weight in state.weights.items())
@@ -60,7 +60,7 @@ from trm.backends import start
 from trm.cli import compose
 from trm.core.metrics import training_names
 from trm.core.architecture import architecture
-from trm.core.initial import init_fixed
+from trm.core.initial import init_buffers
 from trm.core.programs import train_program
 from trm.core.step import StepConfig, init_state
 from trm.run.experiment import on_devices
@@ -70,15 +70,15 @@ cfg = compose(["recipe=tiny", "data=sudoku_4x4", "run_name=x", "hardware=cpu_mes
     "model.puzzle_emb_len=2"])
 runtime = start(cfg.hardware)
 arch = on_devices(architecture(cfg, seq_len=16, vocab_size=6, num_puzzle_identifiers=identifiers), runtime)
-fixed, random = init_fixed(arch, 0), np.random.default_rng(0)
-state = init_state(cfg, arch, fixed)._replace(puzzle_embedding=torch.from_numpy(random.normal(size=(identifiers, 64))))
+buffers, random = init_buffers(arch, 0), np.random.default_rng(0)
+state = init_state(cfg, arch, buffers)._replace(puzzle_embedding=torch.from_numpy(random.normal(size=(identifiers, 64))))
 step = runtime.compile(*train_program(StepConfig(arch, cfg.optimizer, cfg.ema.rate, 100)))
-state = runtime.put_replicated(state._replace(carry=None))._replace(carry=runtime.put_rows(state.carry))
-sums = runtime.put_replicated(torch.zeros(len(training_names()), dtype=torch.float64))
+state = runtime.replicate(state._replace(carry=None))._replace(carry=runtime.shard(state.carry))
+sums = runtime.replicate(torch.zeros(len(training_names()), dtype=torch.float64))
 for _ in range(3):
     batch = {name: random.integers(1, 6, (16, 16)).astype(np.int32) for name in ("inputs", "labels")}
     batch |= {"puzzle_identifiers": random.integers(0, 12, 16).astype(np.int32), "min_steps": np.zeros(16, np.int32)}
-    state, sums = step((state, sums), runtime.put_replicated(fixed), runtime.put_batch(batch))
+    state, sums = step((state, sums), runtime.replicate(buffers), runtime.shard_batch(batch))
 np.save(out, runtime.fetch(state.puzzle_embedding).numpy())
 """
 

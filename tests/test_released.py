@@ -55,6 +55,7 @@ def exists(write):
         ("+run_name=x", "leave out the +"),
         ("recursion=t3n6", "recursion=t3_n6"),
         ("model=mpl", "model=mlp"),
+        ("latents.heads=4", "latents.num_hypotheses"),
     ],
 )
 def test_a_key_of_another_code_is_translated(typed, here):

@@ -11,7 +11,7 @@ from trm.backends.replay import WARM_UP, Replayed
 from trm.cli import compose
 from trm.config import HardwareConfig
 from trm.core.flops import train_arguments
-from trm.core.initial import init_fixed
+from trm.core.initial import init_buffers
 from trm.core.programs import train_program
 from trm.core.step import init_state
 from trm.errors import ConfigError, RunFailure
@@ -57,9 +57,9 @@ def test_what_comes_from_the_host_is_noted():
 def recorded_and_plain(cfg, steps, runtime=None):
     """States after so many steps of the training step, replayed and as it is, on random cells; on a CPU what is recorded is run."""
     arch = architecture_of(cfg) if runtime is None else on_devices(architecture_of(cfg), runtime)
-    fixed = init_fixed(arch, cfg.seed)
+    buffers = init_buffers(arch, cfg.seed)
     program = train_program(step_config(cfg), in_place=True)
-    recordings, put = [], runtime.put_replicated if runtime else lambda tree: tree
+    recordings, put = [], runtime.replicate if runtime else lambda tree: tree
 
     def record(work):
         recordings.append(work)
@@ -68,7 +68,7 @@ def recorded_and_plain(cfg, steps, runtime=None):
     found = []
     for function in (Replayed(program.function, program.donate, record), program.function):
         random = np.random.default_rng(0)
-        current = put((init_state(cfg, arch, fixed), torch.zeros(train_arguments(cfg, arch).current[1].shape)))
+        current = put((init_state(cfg, arch, buffers), torch.zeros(train_arguments(cfg, arch).current[1].shape)))
         for step in range(steps):
             shape = (cfg.train.global_batch_size, arch.seq_len)
             cells = torch.from_numpy(random.integers(1, arch.vocab_size, shape, dtype=np.int32))
@@ -79,7 +79,7 @@ def recorded_and_plain(cfg, steps, runtime=None):
             }
             if step == WARM_UP + 2:
                 current = current[0], torch.zeros_like(current[1])  # as after a log
-            current = function(current, put(fixed), put(batch))
+            current = function(current, put(buffers), put(batch))
         found.append(current)
     assert len(recordings) == 1
     return found

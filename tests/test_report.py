@@ -523,7 +523,7 @@ def test_a_job_whose_folder_is_a_link_in_a_circle_is_missing(tmp_path):
 def test_a_finding_is_told_once_of_all_variants_that_share_it(tmp_path):
     data = {"train_digest": "a", "test_digest": "b", "train_puzzles": 9, "test_puzzles": 9}
     for name, found in (("t2_n2", ["shared"]), ("t2_n6", ["shared", "own"]), ("t3_n4", ["shared"])):
-        write_run(tmp_path / name, config(f"recursion={name}"), data=data | {"findings": found})
+        write_run(tmp_path / name, config(f"recursion={name}"), data=data | {"caveats": found})
     told = compare(collect([tmp_path])).warnings
     assert [warning for warning in told if "shared" in warning] == ["all variants: shared"]
     [own] = [warning for warning in told if warning.endswith(": own")]

@@ -37,14 +37,14 @@ def runtime():
 
 
 def test_a_lone_result_and_missing_ones(runtime):
-    one = runtime.put_replicated(torch.tensor(2.0))
+    one = runtime.replicate(torch.tensor(2.0))
     assert runtime.fetch(runtime.compile(lambda x: x + 1)(one)).item() == 3
     several = runtime.compile(lambda x: {"sum": x + x, "none": None, "pair": (x * 3, x)})(one)
     assert runtime.fetch(several) == {"sum": torch.tensor(4.0), "none": None, "pair": (torch.tensor(6.0), torch.tensor(2.0))}
 
 
 def test_donated_tensors_are_gone_and_the_others_stay(runtime):
-    state, kept = runtime.put_replicated((torch.ones(4), torch.full((4,), 2.0)))
+    state, kept = runtime.replicate((torch.ones(4), torch.full((4,), 2.0)))
     step = runtime.compile(lambda state, kept: state + kept, donate=0)
     after = step(state, kept)
     assert runtime.fetch(step(after, kept)).tolist() == [5.0] * 4
@@ -55,7 +55,7 @@ def test_donated_tensors_are_gone_and_the_others_stay(runtime):
 
 def test_what_is_prepared_with_arguments_leaves_them_to_other_programs(runtime):
     step, other = runtime.compile(lambda state: state + 1, donate=0), runtime.compile(lambda state: state * 2)
-    state = runtime.put_replicated(torch.ones(4))
+    state = runtime.replicate(torch.ones(4))
     runtime.prepare(step, state)
     assert [each.tolist() for each in runtime.fetch((other(state), state))] == [[2.0] * 4, [1.0] * 4]
     assert runtime.fetch(step(state)).tolist() == [2.0] * 4
@@ -73,7 +73,7 @@ def test_results_may_be_arguments(runtime, donate):
 
     compiled = runtime.compile(step, donate=donate)
     for _ in range(2):
-        args = runtime.put_replicated(({name: torch.full((2,), ord(name)) for name in "abc"}, torch.ones(2)))
+        args = runtime.replicate(({name: torch.full((2,), ord(name)) for name in "abc"}, torch.ones(2)))
         state, other = runtime.fetch(compiled(*args))
         assert {name: value[0].item() for name, value in state.items() if name != "none"} == {
             "kept": 98, "changed": 98, "again": 98, "detached": 99
@@ -87,12 +87,12 @@ def test_other_shapes_compile_again_with_a_warning_that_names_them(runtime, monk
     told = []
     monkeypatch.setattr(logging.getLogger("trm.backends.xla"), "warning", lambda text, *args: told.append(text % args))
     double = runtime.compile(lambda x, y: x * 2 + y)
-    y = runtime.put_replicated(torch.tensor(0.0))
-    double(runtime.put_replicated(torch.ones(3)), y)
+    y = runtime.replicate(torch.tensor(0.0))
+    double(runtime.replicate(torch.ones(3)), y)
     before = runtime.compile_count()
-    double(runtime.put_replicated(torch.zeros(3)), y)
+    double(runtime.replicate(torch.zeros(3)), y)
     assert (runtime.compile_count(), told) == (before, [])
-    assert runtime.fetch(double(runtime.put_replicated(torch.ones(5)), y)).tolist() == [2.0] * 5
+    assert runtime.fetch(double(runtime.replicate(torch.ones(5)), y)).tolist() == [2.0] * 5
     assert told == ["compiling again: tensor 0: torch.float32 [3] became torch.float32 [5]"]
     line = re.fullmatch(
         r"compiled (\d+) \([\d.]+ s\), executed (\d+) \(.+ s\), sent to the devices (\d+) \(.+ s\), fetched (\d+) \(.+ s\), "
@@ -113,7 +113,7 @@ class TwoHosts(XlaRuntime):
         self.host_of_device, self._mesh = host_of_device, [0, 1, 2, 3]
         self._spmd = SimpleNamespace(Mesh=lambda ids, shape, names: list(ids))
 
-    def _put_rows(self, own):
+    def _shard(self, own):
         assert own.tolist() == [2, 3]
         left = [iter([0, 1]), iter(own)]
         return torch.tensor([next(left[self.host_of_device[device]]) for device in self._mesh])
@@ -145,7 +145,7 @@ def test_threads_that_send_batches_and_traces_do_not_get_into_each_others_way(ru
         held = collections.deque(maxlen=3)
         while not done.is_set():
             try:
-                held.append(runtime.put_batch({name: np.ones((64, 81), dtype=np.int32) for name in "abcdef"}))
+                held.append(runtime.shard_batch({name: np.ones((64, 81), dtype=np.int32) for name in "abcdef"}))
             except RuntimeError as error:
                 errors.append(error)
                 return
@@ -154,7 +154,7 @@ def test_threads_that_send_batches_and_traces_do_not_get_into_each_others_way(ru
     for thread in threads:
         thread.start()
     try:
-        for _ in range(100_000):  # failed within a few thousand when put_batch left the sending to the next use of the devices
+        for _ in range(100_000):  # failed within a few thousand when shard_batch left the sending to the next use of the devices
             torch_xla.sync()
     finally:
         done.set()

@@ -167,7 +167,7 @@ def test_every_puzzle_gets_the_answer_that_it_has_in_the_evaluation(trained, nam
         return
     run = opened(trained[1], *arguments, bias=-2.0 if name == "halt_first" else -0.5)  # of several the first one halts sooner
     runtime = start(HardwareConfig(name="cpu", backend="eager", dtype="float64"))
-    evaluator = make_evaluator(run.cfg, runtime, run.arch, run.fixed, keep=True)
+    evaluator = make_evaluator(run.cfg, runtime, run.arch, run.buffers, keep=True)
     every = evaluator.run(run.eval_weights, None).chosen
     assert len(every.answers) == 7
     dataset = held_out_puzzles(run.cfg.data)
@@ -177,7 +177,7 @@ def test_every_puzzle_gets_the_answer_that_it_has_in_the_evaluation(trained, nam
         assert course.num_steps == every.steps[number]
         if name != "guided":  # whose candidates have no course of their own
             *_, (*_, last) = think(
-                run.arch, run.eval_weights, run.fixed, None, course.question, (run.cfg.inference, course.key), course.num_steps
+                run.arch, run.eval_weights, run.buffers, None, course.question, (run.cfg.inference, course.key), course.num_steps
             )
             assert np.array_equal(course.undone(last).answer, answer)
     if early or name == "halt_first":

@@ -23,7 +23,7 @@ from trm.config import (
     TrainConfig,
 )
 from trm.core.architecture import Architecture, architecture
-from trm.core.initial import init_fixed, with_latents
+from trm.core.initial import init_buffers, with_latents
 from trm.core.metrics import evaluation_names, training_names
 from trm.core.model import forward
 from trm.core.programs import train_program
@@ -35,7 +35,7 @@ from trm.core.step import (
     eval_step,
     init_state,
     loss_and_grads,
-    refill,
+    reset_carry,
     train_step,
     train_step_with_outputs,
 )
@@ -49,7 +49,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def make(rows=4, *, dtype=torch.float64, ema=True, q_bias=None, seed=0, total_steps=100, **settings):
-    """(step config, state, fixed) of a small model; `settings` go to the group that has the name."""
+    """(step config, state, buffers) of a small model; `settings` go to the group that has the name."""
     recursion = {"T": 2, "n": 1, "n_sup": 3, "halt_exploration_prob": 0.0}
     model = {"hidden_size": 8, "num_layers": 1, "puzzle_emb_ndim": 8, "puzzle_emb_len": 0}
     optimizer = {"lr": 0.01, "weight_decay": 0.1, "puzzle_emb_lr": 0.01, "puzzle_emb_weight_decay": 0.1, "warmup_steps": 3}
@@ -79,8 +79,8 @@ def make(rows=4, *, dtype=torch.float64, ema=True, q_bias=None, seed=0, total_st
         train=TrainConfig(global_batch_size=rows),
         seed=seed,
     )
-    fixed = init_fixed(arch, seed)
-    state = init_state(cfg, arch, fixed)
+    buffers = init_buffers(arch, seed)
+    state = init_state(cfg, arch, buffers)
     random = np.random.default_rng(seed)
     weights, table = dict(state.weights), state.puzzle_embedding
     if q_bias is None:  # halting depends on the row
@@ -91,7 +91,7 @@ def make(rows=4, *, dtype=torch.float64, ema=True, q_bias=None, seed=0, total_st
     if table is not None:
         table = torch.from_numpy(random.normal(size=table.shape)).to(arch.master_dtype)
     state = state._replace(weights=weights, ema=dict(weights) if ema else {}, puzzle_embedding=table)
-    return StepConfig(arch, cfg.optimizer, 0.9, total_steps), state, fixed
+    return StepConfig(arch, cfg.optimizer, 0.9, total_steps), state, buffers
 
 
 def make_batch(rows=4, seed=0, min_steps=None, unlabelled=0.2):
@@ -136,14 +136,14 @@ CASES = {
 
 @pytest.mark.parametrize("case", CASES)
 def test_training_equals_the_ordinary_trainer(case):
-    cfg, state, fixed = make(**CASES[case])
-    second = Trainer(cfg, state, fixed)
+    cfg, state, buffers = make(**CASES[case])
+    second = Trainer(cfg, state, buffers)
     halts, kept, sums = 0, 0, 0
     for t in range(7):
         batch = make_batch(seed=t, min_steps=[0, 2, 3, 0] if t % 2 else None, unlabelled=1.0 if t == 3 else 0.2)
         weight_norm = vector_norm(second.model.weights())
         loss = second.step(batch)
-        state, out = train_step_with_outputs(cfg, state, fixed, batch)
+        state, out = train_step_with_outputs(cfg, state, buffers, batch)
         sums = sums + out.sums
         np.testing.assert_allclose(out.loss, loss, rtol=1e-8)
         np.testing.assert_allclose(out.q_halt, second.q_halt, rtol=1e-6, atol=1e-9)
@@ -174,7 +174,7 @@ def test_training_equals_the_ordinary_trainer(case):
 
 
 def test_refill_takes_the_batch_where_rows_halted_and_nowhere_else():
-    cfg, _, fixed = make(rows=3)
+    cfg, _, buffers = make(rows=3)
     old = make_batch(3, seed=1)
     latents = {z: torch.full((3, 5, 8), 9.0, dtype=torch.float64) for z in ("z_H", "z_L")}
     halted = torch.tensor([True, False, True])
@@ -182,7 +182,7 @@ def test_refill_takes_the_batch_where_rows_halted_and_nowhere_else():
         latents, torch.tensor([3, 2, 1], dtype=torch.int32), halted, old["inputs"], old["labels"], old["puzzle_identifiers"]
     )
     batch = make_batch(3, seed=2)
-    new = refill(cfg.arch, fixed, carry, batch)
+    new = reset_carry(cfg.arch, buffers, carry, batch)
     assert new.steps.tolist() == [0, 2, 0]
     assert new.steps.dtype == new.inputs.dtype == new.labels.dtype == new.puzzle_identifiers.dtype == torch.int32
     for row, source in enumerate((batch, old, batch)):
@@ -191,15 +191,15 @@ def test_refill_takes_the_batch_where_rows_halted_and_nowhere_else():
     for z in ("z_H", "z_L"):
         assert torch.equal(new.latents[z][1], latents[z][1])
         for row in (0, 2):
-            assert (new.latents[z][row] == fixed[f"init.{z}"]).all()
+            assert (new.latents[z][row] == buffers[f"init.{z}"]).all()
 
 
 def test_first_batch_is_taken_whole():
-    cfg, state, fixed = make()
-    carry = empty_carry(cfg.arch, fixed, 4)
+    cfg, state, buffers = make()
+    carry = empty_carry(cfg.arch, buffers, 4)
     assert carry.halted.all()
     batch = make_batch()
-    after = train_step(cfg, state, fixed, batch).carry
+    after = train_step(cfg, state, buffers, batch).carry
     for name in ("inputs", "labels", "puzzle_identifiers"):
         assert torch.equal(getattr(after, name), batch[name])
     assert after.steps.tolist() == [1] * 4
@@ -210,11 +210,11 @@ def test_first_batch_is_taken_whole():
 
 def halting_steps(q_bias, min_steps=(0, 0, 0, 0), num_steps=3, **settings):
     """At which steps each of four rows halts, with q = `q_bias` whatever the input and no learning."""
-    cfg, state, fixed = make(q_bias=q_bias, lr=0.0, puzzle_emb_lr=0.0, **settings)
+    cfg, state, buffers = make(q_bias=q_bias, lr=0.0, puzzle_emb_lr=0.0, **settings)
     state = state._replace(weights=state.weights | {"q_head.weight": torch.zeros(2, 8, dtype=torch.float64)})
     found = []
     for t in range(num_steps):
-        state = train_step(cfg, state, fixed, make_batch(seed=t, min_steps=min_steps))
+        state = train_step(cfg, state, buffers, make_batch(seed=t, min_steps=min_steps))
         found.append(state.carry.halted.tolist())
     return np.array(found)
 
@@ -281,19 +281,19 @@ def test_exploration_off_and_always():
 
 def test_no_gradient_through_the_continue_target():
     """The continue loss must pull q_continue towards a target that itself gets no gradient (by finite differences)."""
-    cfg, state, fixed = make(rows=2, act_continue=True, puzzle_emb_ndim=0)
+    cfg, state, buffers = make(rows=2, act_continue=True, puzzle_emb_ndim=0)
     batch = make_batch(2)
-    _, _, out = loss_and_grads(cfg, state, fixed, batch)
+    _, _, out = loss_and_grads(cfg, state, buffers, batch)
 
     def loss_at(bias_continue, target_bias):
         """The continue loss written out, with the target computed at another bias."""
         total = 0.0
         for row in range(2):
-            latents = with_latents(cfg.arch, fixed, 1)
+            latents = with_latents(cfg.arch, buffers, 1)
             weights = state.weights | {"q_head.bias": torch.tensor([0.0, bias_continue], dtype=torch.float64)}
-            first = forward(cfg.arch, weights, fixed, None, latents, batch["inputs"][row : row + 1])
+            first = forward(cfg.arch, weights, buffers, None, latents, batch["inputs"][row : row + 1])
             weights = state.weights | {"q_head.bias": torch.tensor([0.0, target_bias], dtype=torch.float64)}
-            after = forward(cfg.arch, weights, fixed, None, first.latents, batch["inputs"][row : row + 1])
+            after = forward(cfg.arch, weights, buffers, None, first.latents, batch["inputs"][row : row + 1])
             target = 1 / (1 + math.exp(-max(after.q_halt.item(), after.q_continue.item())))
             x = first.q_continue.item()
             total += target * math.log1p(math.exp(-x)) + (1 - target) * math.log1p(math.exp(x))
@@ -308,9 +308,9 @@ def test_no_gradient_through_the_continue_target():
 
 
 def test_metrics_cover_halted_rows_and_losses_cover_all():
-    cfg, state, fixed = make(rows=4, q_bias=[5.0, 0.0])
+    cfg, state, buffers = make(rows=4, q_bias=[5.0, 0.0])
     batch = make_batch(4, min_steps=[0, 2, 0, 2], unlabelled=0.0)
-    _, out = train_step_with_outputs(cfg, state, fixed, batch)
+    _, out = train_step_with_outputs(cfg, state, buffers, batch)
     right = out.logits.argmax(-1) == batch["labels"]
     metrics = named(out.sums)
     assert metrics["count"] == 2
@@ -325,8 +325,8 @@ def test_metrics_cover_halted_rows_and_losses_cover_all():
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_state_keeps_its_dtypes(dtype):
-    cfg, state, fixed = make(dtype=dtype, act_continue=True)
-    after = train_step(cfg, state, fixed, make_batch())
+    cfg, state, buffers = make(dtype=dtype, act_continue=True)
+    after = train_step(cfg, state, buffers, make_batch())
     assert pytree.tree_structure(state) == pytree.tree_structure(after)
     assert [(t.dtype, t.shape) for t in tensors_of(state)] == [(t.dtype, t.shape) for t in tensors_of(after)]
     assert {w.dtype for w in (*after.weights.values(), *after.ema.values(), *after.optimizer["v"].values())} == {torch.float32}
@@ -335,14 +335,14 @@ def test_state_keeps_its_dtypes(dtype):
 
 @pytest.mark.parametrize("act", [False, True])
 def test_steps_are_pure(act):
-    cfg, state, fixed = make(act_continue=act)
-    state, batch = train_step(cfg, state, fixed, make_batch(seed=9)), make_batch()
+    cfg, state, buffers = make(act_continue=act)
+    state, batch = train_step(cfg, state, buffers, make_batch(seed=9)), make_batch()
     sums = torch.zeros(len(evaluation_names()), dtype=torch.float64)
-    arguments = (state, fixed, batch, sums)
+    arguments = (state, buffers, batch, sums)
     copies = [t.clone() for t in tensors_of(arguments)]
-    first = train_step_with_outputs(cfg, state, fixed, batch)
-    second = train_step_with_outputs(cfg, state, fixed, batch)
-    eval_step(cfg.arch, state.weights, fixed, state.puzzle_embedding, state.carry, batch, sums)
+    first = train_step_with_outputs(cfg, state, buffers, batch)
+    second = train_step_with_outputs(cfg, state, buffers, batch)
+    eval_step(cfg.arch, state.weights, buffers, state.puzzle_embedding, state.carry, batch, sums)
     for ours, copy in zip(tensors_of(arguments), copies, strict=True):
         assert torch.equal(ours, copy)
     for a, b in zip(tensors_of(first), tensors_of(second), strict=True):
@@ -351,28 +351,28 @@ def test_steps_are_pure(act):
 
 
 def test_ema_off_stays_empty():
-    cfg, state, fixed = make(ema=False)
+    cfg, state, buffers = make(ema=False)
     assert state.ema == {}
-    assert train_step(cfg, state, fixed, make_batch()).ema == {}
+    assert train_step(cfg, state, buffers, make_batch()).ema == {}
 
 
 # evaluation --------------------------------------------------------------------------------------------------------------------
 
 
-def evaluate(cfg, state, fixed, batch, num_steps):
-    carry = empty_carry(cfg.arch, fixed, len(batch["inputs"]))
+def evaluate(cfg, state, buffers, batch, num_steps):
+    carry = empty_carry(cfg.arch, buffers, len(batch["inputs"]))
     zeros, results = torch.zeros(len(evaluation_names()), dtype=torch.float64), []
     for _ in range(num_steps):
-        carry, metrics, logits, q_halt = eval_step(cfg.arch, state.weights, fixed, state.puzzle_embedding, carry, batch, zeros)
+        carry, metrics, logits, q_halt = eval_step(cfg.arch, state.weights, buffers, state.puzzle_embedding, carry, batch, zeros)
         results.append((carry, metrics, logits, q_halt))
     return results
 
 
 def test_evaluation_equals_the_training_forward():
-    cfg, state, fixed = make(q_bias=[-50.0, 0.0], n_sup=4, lr=0.0, puzzle_emb_lr=0.0)
+    cfg, state, buffers = make(q_bias=[-50.0, 0.0], n_sup=4, lr=0.0, puzzle_emb_lr=0.0)
     batch = make_batch(unlabelled=0.0)
-    for _, metrics, logits, q_halt in evaluate(cfg, state, fixed, batch, 4):
-        state, out = train_step_with_outputs(cfg, state, fixed, make_batch(seed=5) if state.step else batch)
+    for _, metrics, logits, q_halt in evaluate(cfg, state, buffers, batch, 4):
+        state, out = train_step_with_outputs(cfg, state, buffers, make_batch(seed=5) if state.step else batch)
         torch.testing.assert_close(logits, out.logits, rtol=1e-11, atol=1e-13)
         torch.testing.assert_close(q_halt, out.q_halt, rtol=1e-11, atol=1e-13)
         for name in ("lm_loss", "q_halt_loss"):
@@ -384,8 +384,8 @@ def test_evaluation_equals_the_training_forward():
 
 @pytest.mark.parametrize("act", [False, True])
 def test_evaluation_never_halts(act):
-    cfg, state, fixed = make(q_bias=[50.0, 0.0], act_continue=act)
-    results = evaluate(cfg, state, fixed, make_batch(), 8)  # longer than N_sup = 3
+    cfg, state, buffers = make(q_bias=[50.0, 0.0], act_continue=act)
+    results = evaluate(cfg, state, buffers, make_batch(), 8)  # longer than N_sup = 3
     for step, (carry, metrics, _, _) in enumerate(results, 1):
         assert not carry.halted.any()
         assert carry.steps.tolist() == [step] * 4
@@ -394,13 +394,13 @@ def test_evaluation_never_halts(act):
 
 
 def test_evaluation_metrics_by_hand():
-    cfg, state, fixed = make(rows=5)
+    cfg, state, buffers = make(rows=5)
     batch = make_batch(5, unlabelled=0.3)
     batch["labels"][2] = IGNORED
-    _, _, logits, q_halt = evaluate(cfg, state, fixed, batch, 2)[-1]
+    _, _, logits, q_halt = evaluate(cfg, state, buffers, batch, 2)[-1]
     # make row 0 fully right, so that exact_accuracy counts something
     batch["labels"][0] = logits[0].argmax(-1)
-    _, metrics, logits, q_halt = evaluate(cfg, state, fixed, batch, 2)[-1]
+    _, metrics, logits, q_halt = evaluate(cfg, state, buffers, batch, 2)[-1]
     expected = dict.fromkeys(evaluation_names(), 0.0)
     for row in (0, 1, 3, 4):
         cells = [c for c in range(C) if batch["labels"][row, c] != IGNORED]
@@ -420,10 +420,10 @@ def test_evaluation_metrics_by_hand():
 
 
 def test_evaluation_adds_to_the_sums_it_is_given():
-    cfg, state, fixed = make()
-    carry = empty_carry(cfg.arch, fixed, 4)
+    cfg, state, buffers = make()
+    carry = empty_carry(cfg.arch, buffers, 4)
     given_sums = torch.arange(len(evaluation_names()), dtype=torch.float64)
-    arguments = (cfg.arch, state.weights, fixed, state.puzzle_embedding, carry, make_batch())
+    arguments = (cfg.arch, state.weights, buffers, state.puzzle_embedding, carry, make_batch())
     alone, together = eval_step(*arguments, torch.zeros_like(given_sums))[1], eval_step(*arguments, given_sums)[1]
     torch.testing.assert_close(together, alone + given_sums, rtol=1e-12, atol=0)
 
@@ -431,7 +431,7 @@ def test_evaluation_adds_to_the_sums_it_is_given():
 @settings(deadline=None, max_examples=25)
 @given(padded=st.lists(st.booleans(), min_size=2, max_size=7), seed=st.integers(0, 50))
 def test_padded_rows_count_nowhere_and_disturb_nobody(padded, seed):
-    cfg, state, fixed = make()
+    cfg, state, buffers = make()
     rows = len(padded)
     full = make_batch(rows, seed=seed, unlabelled=0.1)
     full["labels"][:, 0] = 1  # no row of the full batch is without labels
@@ -440,13 +440,13 @@ def test_padded_rows_count_nowhere_and_disturb_nobody(padded, seed):
     mask = torch.tensor(padded)
     mixed = {k: torch.where(mask.view(-1, *[1] * (full[k].ndim - 1)), garbage[k], full[k]) for k in full}
     mixed["labels"][mask] = IGNORED
-    _, metrics, logits, q_halt = evaluate(cfg, state, fixed, mixed, 2)[-1]
+    _, metrics, logits, q_halt = evaluate(cfg, state, buffers, mixed, 2)[-1]
     assert named(metrics)["count"] == len(keep)
     if not keep:
         assert not metrics.any()
         return
     alone = {k: full[k][keep] for k in full}
-    _, alone_metrics, alone_logits, alone_q_halt = evaluate(cfg, state, fixed, alone, 2)[-1]
+    _, alone_metrics, alone_logits, alone_q_halt = evaluate(cfg, state, buffers, alone, 2)[-1]
     torch.testing.assert_close(logits[keep], alone_logits, rtol=1e-10, atol=1e-12)
     torch.testing.assert_close(q_halt[keep], alone_q_halt, rtol=1e-10, atol=1e-12)
     torch.testing.assert_close(metrics, alone_metrics, rtol=1e-10, atol=1e-12)
@@ -454,36 +454,36 @@ def test_padded_rows_count_nowhere_and_disturb_nobody(padded, seed):
 
 def test_the_step_reads_the_schedule_at_a_counter_that_starts_at_one():
     """With no gradient but decay, the first update shrinks weights by lr/warmup * decay exactly."""
-    cfg, state, fixed = make(q_bias=[-5.0, 0.0], weight_decay=2.0, warmup_steps=10)
+    cfg, state, buffers = make(q_bias=[-5.0, 0.0], weight_decay=2.0, warmup_steps=10)
     cfg = replace(cfg, optimizer=replace(cfg.optimizer, lr=0.1))
     batch = make_batch()
     state = state._replace(weights=state.weights | {"f_unused": torch.ones(2, dtype=torch.float64)})
     zeros = {"f_unused": torch.zeros(2, dtype=torch.float64)}
     state = state._replace(optimizer={name: buffer | zeros for name, buffer in state.optimizer.items()})
-    after = train_step(cfg, state, fixed, batch)
+    after = train_step(cfg, state, buffers, batch)
     np.testing.assert_allclose(after.weights["f_unused"], 1 - 0.1 / 10 * 2.0, rtol=1e-12)
-    after = train_step(cfg, after, fixed, batch)
+    after = train_step(cfg, after, buffers, batch)
     np.testing.assert_allclose(after.weights["f_unused"], (1 - 0.02) * (1 - 0.04), rtol=1e-12)
 
 
 def test_votes_to_stop_are_summed_over_all_rows_and_steps():
     """Two hosts with two rows each: the second one wants to stop from the second step on; both read the same sum."""
-    cfg, state, fixed = make()
+    cfg, state, buffers = make()
     step_function = train_program(cfg).function
     current = state, torch.zeros(len(training_names()), dtype=torch.float64)
     for step, votes in enumerate(([0, 0, 0, 0], [0, 0, 1, 1], [0, 0, 1, 1])):
-        current = step_function(current, fixed, make_batch(seed=step) | {"stop": torch.tensor(votes, dtype=torch.int32)})
+        current = step_function(current, buffers, make_batch(seed=step) | {"stop": torch.tensor(votes, dtype=torch.int32)})
     assert named(current[1])["stop_votes"] == 4
-    assert named(train_step_with_outputs(cfg, make()[1], fixed, make_batch())[1].sums)["stop_votes"] == 0
+    assert named(train_step_with_outputs(cfg, make()[1], buffers, make_batch())[1].sums)["stop_votes"] == 0
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_steps_with_a_loss_that_is_not_finite_are_counted(value):
-    cfg, state, fixed = make(ema=False)
-    state, outputs = train_step_with_outputs(cfg, state, fixed, make_batch())
+    cfg, state, buffers = make(ema=False)
+    state, outputs = train_step_with_outputs(cfg, state, buffers, make_batch())
     assert named(outputs.sums)["nonfinite_steps"] == 0
     state = state._replace(weights=state.weights | {"lm_head": torch.full_like(state.weights["lm_head"], value)})
-    state, outputs = train_step_with_outputs(cfg, state, fixed, make_batch())
+    state, outputs = train_step_with_outputs(cfg, state, buffers, make_batch())
     assert named(outputs.sums)["nonfinite_steps"] == 1
 
 
@@ -493,11 +493,11 @@ def test_the_state_stays_laid_out_in_rows(model):
     settings = ["data=sudoku_4x4", "recursion=t2_n2", "train.global_batch_size=8", "hardware=cpu", "hardware.backend=eager"]
     cfg = compose([f"model={model}", *settings])
     arch = architecture(cfg, seq_len=16, vocab_size=6, num_puzzle_identifiers=1)
-    fixed = init_fixed(arch, 0)
-    state = init_state(cfg, arch, fixed)
+    buffers = init_buffers(arch, 0)
+    state = init_state(cfg, arch, buffers)
     rows = cfg.train.global_batch_size
     cells = torch.ones(rows, 16, dtype=torch.int32)
     batch = {"inputs": cells, "labels": cells, **dict.fromkeys(("puzzle_identifiers", "min_steps"), cells[:, 0].clone())}
-    after = train_step(StepConfig(arch, cfg.optimizer, cfg.ema.rate, 10), state, fixed, batch)
+    after = train_step(StepConfig(arch, cfg.optimizer, cfg.ema.rate, 10), state, buffers, batch)
     for name, tensor in flatten(after).items():
         assert tensor.is_contiguous(), name

@@ -13,7 +13,7 @@ from trm.backends import start, swiglu
 from trm.cli import compose
 from trm.config import HardwareConfig
 from trm.core.architecture import architecture
-from trm.core.initial import init_fixed, init_weights, with_latents
+from trm.core.initial import init_buffers, init_weights, with_latents
 from trm.core.model import forward
 
 DTYPES = [torch.float32, torch.bfloat16]
@@ -171,11 +171,11 @@ def test_every_pass_of_the_network_calls_it(mlp, calls):
 
     cfg = compose(["data=sudoku_4x4", "recipe=tiny", "recursion=t2_n2", "hardware.dtype=bfloat16", f"model.mlp={mlp}"])
     arch = architecture(cfg, seq_len=16, vocab_size=6, num_puzzle_identifiers=1)
-    weights, fixed = init_weights(arch, 0), init_fixed(arch, 0)
-    given = with_latents(arch, fixed, 3), torch.ones(3, 16, dtype=torch.int32)
-    own = forward(dataclasses.replace(arch, swiglu=counted), weights, fixed, None, *given)
+    weights, buffers = init_weights(arch, 0), init_buffers(arch, 0)
+    given = with_latents(arch, buffers, 3), torch.ones(3, 16, dtype=torch.int32)
+    own = forward(dataclasses.replace(arch, swiglu=counted), weights, buffers, None, *given)
     assert len(shapes) == calls
-    assert torch.equal(own.logits, forward(arch, weights, fixed, None, *given).logits)
+    assert torch.equal(own.logits, forward(arch, weights, buffers, None, *given).logits)
 
 
 def test_whose_runtime_has_it():

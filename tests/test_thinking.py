@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from thinking_fixtures import SIZES, architecture, puzzle, thoughts
 
-from trm.core.initial import init_fixed, init_weights
+from trm.core.initial import init_buffers, init_weights
 from trm.core.losses import cell_cross_entropy
 from trm.core.metrics import evaluation_names
 from trm.core.step import empty_carry, eval_step
@@ -29,17 +29,17 @@ KINDS = [
 ]
 
 
-def evaluated(arch, weights, fixed, table, question):
+def evaluated(arch, weights, buffers, table, question):
     """Logits [S, C, V] and q_halt [S] of an evaluation of this one puzzle (item 2 of docs/explanation/what_is_computed.md)."""
     batch = {
         "inputs": torch.from_numpy(question.astype(np.int32))[None],
         "labels": torch.full((1, len(question)), -100, dtype=torch.int32),
         "puzzle_identifiers": torch.zeros(1, dtype=torch.int32),
     }
-    carry, sums = empty_carry(arch, fixed, 1), torch.zeros(len(evaluation_names()), dtype=arch.master_dtype)
+    carry, sums = empty_carry(arch, buffers, 1), torch.zeros(len(evaluation_names()), dtype=arch.master_dtype)
     logits, q_halt = [], []
     for _ in range(arch.recursion.n_sup):
-        carry, _, step_logits, step_q = eval_step(arch, weights, fixed, table, carry, batch, sums)
+        carry, _, step_logits, step_q = eval_step(arch, weights, buffers, table, carry, batch, sums)
         logits.append(step_logits[0])
         q_halt.append(step_q[0])
     return torch.stack(logits), torch.stack(q_halt)
@@ -49,12 +49,12 @@ def evaluated(arch, weights, fixed, table, question):
 @pytest.mark.parametrize("kind", KINDS)
 def test_steps_end_with_the_bits_of_evaluation(variant, kind):
     arch = architecture(Sudoku(2, 2), variant=variant, **kind)
-    weights, fixed = init_weights(arch, 1), init_fixed(arch, 1)
+    weights, buffers = init_weights(arch, 1), init_buffers(arch, 1)
     weights["q_head.weight"] = torch.linspace(-1, 1, weights["q_head.weight"].numel()).view_as(weights["q_head.weight"])
     table = torch.linspace(-1, 1, 16)[None] if arch.model.puzzle_emb_ndim else None
     question = puzzle(Sudoku(2, 2)).question
-    steps = list(think(arch, weights, fixed, table, question))
-    logits, q_halt = evaluated(arch, weights, fixed, table, question)
+    steps = list(think(arch, weights, buffers, table, question))
+    logits, q_halt = evaluated(arch, weights, buffers, table, question)
 
     assert [[(f.step, f.recursion) for f in step] for step in steps] == [[(s, r) for r in (1, 2, 3)] for s in (1, 2, 3, 4)]
     assert [step[-1].halting for step in steps] == torch.sigmoid(q_halt).tolist()

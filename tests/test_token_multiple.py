@@ -10,7 +10,7 @@ from golden_cases import load_case
 from trm.cli import compose
 from trm.core.architecture import architecture
 from trm.core.flops import network_flops
-from trm.core.initial import init_fixed
+from trm.core.initial import init_buffers
 from trm.core.step import StepConfig, init_state, loss_and_grads
 from trm.plan.workload import architecture_of, step_config
 
@@ -21,7 +21,7 @@ def first_step(name, token_multiple):
     """Loss, logits, halting logits, new latents and gradients of a golden case's first step, by name."""
     case = load_case(GOLDEN / name, token_multiple=token_multiple)
     batch = {key: torch.from_numpy(rows) for key, rows in case.batch(0).items()}
-    (_, vector_grads), carry, out = loss_and_grads(case.step_config, case.state(), case.fixed(), batch)
+    (_, vector_grads), carry, out = loss_and_grads(case.step_config, case.state(), case.buffers(), batch)
     vectors = {} if vector_grads is None else {"puzzle vectors": vector_grads}
     return {"loss": out.loss, "logits": out.logits, "q_halt": out.q_halt, **carry.latents, **out.grads, **vectors}
 
@@ -62,12 +62,12 @@ def test_other_mlps_too(overrides):
 
 
 def _random_step(cfg, arch):
-    fixed = init_fixed(arch, cfg.seed)
+    buffers = init_buffers(arch, cfg.seed)
     random = torch.Generator().manual_seed(0)
     cells = torch.randint(0, arch.vocab_size, (2, arch.seq_len), generator=random, dtype=torch.int32)
     batch = {"inputs": cells, "labels": cells, "puzzle_identifiers": torch.zeros(2, dtype=torch.int32)}
     batch["min_steps"] = torch.zeros(2, dtype=torch.int32)
-    _, carry, out = loss_and_grads(StepConfig(arch, cfg.optimizer, 0.9, 10), init_state(cfg, arch, fixed), fixed, batch)
+    _, carry, out = loss_and_grads(StepConfig(arch, cfg.optimizer, 0.9, 10), init_state(cfg, arch, buffers), buffers, batch)
     return {"loss": out.loss, "logits": out.logits, **carry.latents, **out.grads}
 
 

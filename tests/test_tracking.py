@@ -24,7 +24,7 @@ from thinking_fixtures import architecture
 from tracking_fixtures import SUDOKU, evaluation, samples
 
 from trm.config import Config, TrackingConfig, register_schema
-from trm.core.initial import init_fixed, init_weights
+from trm.core.initial import init_buffers, init_weights
 from trm.core.metrics import METRICS, Shown, evaluation_names, training_names
 from trm.core.programs import eval_program
 from trm.core.step import empty_carry
@@ -253,7 +253,7 @@ def test_held_out_puzzles_in_words():
 def test_steps_used_are_those_after_which_the_model_wants_to_halt():
     """With a continue logit, which the halting logit must exceed."""
     arch = architecture(SUDOKU, act_continue=True)
-    weights, fixed = init_weights(arch, 0), init_fixed(arch, 0)
+    weights, buffers = init_weights(arch, 0), init_buffers(arch, 0)
     weights["q_head.weight"] = torch.randn(weights["q_head.weight"].shape, generator=torch.Generator().manual_seed(1))
     weights["q_head.bias"] = torch.tensor([-1.0, 0.0])
     labels = np.repeat(samples().labels[:1], 8, axis=0)
@@ -261,9 +261,9 @@ def test_steps_used_are_those_after_which_the_model_wants_to_halt():
     rows["puzzle_identifiers"] = np.zeros(8, np.int32)
     batch = {name: torch.from_numpy(array) for name, array in rows.items()}
     step = eval_program(arch, traced=True).function
-    carry, sums, shown, halts = empty_carry(arch, fixed, 8), torch.zeros(len(evaluation_names())), [], []
+    carry, sums, shown, halts = empty_carry(arch, buffers, 8), torch.zeros(len(evaluation_names())), [], []
     for _ in range(arch.recursion.n_sup):
-        carry, sums, answers, (trace, _) = step(weights, fixed, None, carry, batch, sums)
+        carry, sums, answers, (trace, _) = step(weights, buffers, None, carry, batch, sums)
         shown.append(answers)
         halts.append(trace.halts.numpy())
     puzzles = held_out(Samples.of(rows, Shown(*map(torch.stack, zip(*shown, strict=True)))), SUDOKU)
@@ -271,7 +271,7 @@ def test_steps_used_are_those_after_which_the_model_wants_to_halt():
     assert set(first) == {0, 1, 2, 3}, "the cases that matter"
     assert [p.steps_used for p in puzzles] == (first + 1).tolist()
     # python -m trm.solve shows the same probability of halting
-    thought = [frames[-1] for frames in think(arch, weights, fixed, None, rows["inputs"][0])]
+    thought = [frames[-1] for frames in think(arch, weights, buffers, None, rows["inputs"][0])]
     assert [frame.halting for frame in thought] == pytest.approx([frame.halting for frame in puzzles[0].frames], rel=1e-5)
 
 

@@ -36,7 +36,7 @@ def folder(tmp_path_factory):
 
 
 @pytest.fixture
-def whole(folder):
+def replicate_rows(folder):
     return folder / "outputs" / "whole"
 
 

@@ -17,7 +17,7 @@ from test_step import make, make_batch
 from trm.backends import start
 from trm.cli import compose
 from trm.config import HardwareConfig
-from trm.core.initial import init_fixed, init_weights, with_latents
+from trm.core.initial import init_buffers, init_weights, with_latents
 from trm.core.latents import STD_OF_CUT_NORMAL
 from trm.core.metrics import evaluation_names
 from trm.core.step import empty_carry, eval_step, train_step, train_step_with_outputs
@@ -32,7 +32,7 @@ FAST = {
     "schedule": "cosine", "lr_min_ratio": 0.0, "warmup_steps": 0, "total_steps": 6, "ema_start": 3,
 }  # fmt: skip
 EQR = {"damping": 0.95, "noise": 0.01, "init": "random", "n": 2}
-WTA = {"heads": 3, "loss": "softmax", "label_smoothing": 0.2, "halt_weight": 0.05}
+WTA = {"num_hypotheses": 3, "loss": "softmax", "label_smoothing": 0.2, "halt_weight": 0.05}
 URM = {"variant": "single_state", "mixer": "attention", "positions": "rope", "mlp": "conv_swiglu", "n": 2, "num_heads": 2}
 CASES = {
     "eqr": EQR,
@@ -43,29 +43,29 @@ CASES = {
     "trm with a convolution over the grid": {"mlp": "conv2d_swiglu", "n": 2},
     "winner takes all": WTA,
     "winner takes all, one latent recursion": WTA | {"T": 1, "n": 2},
-    "winner takes all of random starts": WTA | EQR | {"heads": 2},
-    "winner takes all, multi-scale": WTA | {"variant": "multi_scale_z", "n": 2, "heads": 2, "loss": "stablemax"},
+    "winner takes all of random starts": WTA | EQR | {"num_hypotheses": 2},
+    "winner takes all, multi-scale": WTA | {"variant": "multi_scale_z", "n": 2, "num_hypotheses": 2, "loss": "stablemax"},
     "winner takes all, one-step gradient": WTA | {"variant": "one_step_gradient", "n": 2},
     "fast recipe": FAST,
-    "fast recipe, winner takes all": FAST | {"heads": 2},
+    "fast recipe, winner takes all": FAST | {"num_hypotheses": 2},
     "fast recipe, attention, rope2d, a convolution": FAST
     | {"mixer": "attention", "positions": "rope2d", "num_heads": 2, "mlp": "conv_swiglu", "others": "adam_atan2"},
 }
 
 
 def made(seed=0, ema_start=0, **settings):
-    cfg, state, fixed = make(seed=seed, puzzle_emb_ndim=0, **settings)
-    return dataclasses.replace(cfg, ema_start=ema_start), state, fixed
+    cfg, state, buffers = make(seed=seed, puzzle_emb_ndim=0, **settings)
+    return dataclasses.replace(cfg, ema_start=ema_start), state, buffers
 
 
 @pytest.mark.parametrize("case", CASES)
 def test_training_equals_the_row_by_row_trainer(case):
-    cfg, state, fixed = made(**CASES[case])
-    second, kept, winners = RowTrainer(cfg, state, fixed, seed=0), 0, set()
+    cfg, state, buffers = made(**CASES[case])
+    second, kept, winners = RowTrainer(cfg, state, buffers, seed=0), 0, set()
     for t in range(6):
         batch = make_batch(seed=t, min_steps=[0, 2, 3, 0])
         loss = second.step(batch)
-        state, out = train_step_with_outputs(cfg, state, fixed, batch)
+        state, out = train_step_with_outputs(cfg, state, buffers, batch)
         assert out.loss.item() == pytest.approx(loss, rel=1e-7)
         assert out.q_halt.tolist() == pytest.approx([row["q"] for row in second.rows], rel=1e-6, abs=1e-8)
         assert state.carry.halted.tolist() == [row["halted"] for row in second.rows]
@@ -74,7 +74,7 @@ def test_training_equals_the_row_by_row_trainer(case):
             theirs = [row["y"] if z == "z_H" else torch.stack([copy[z] for copy in row["z"]]) for row in second.rows]
             torch.testing.assert_close(ours, torch.stack(theirs).view(ours.shape), rtol=1e-6, atol=1e-8)
     assert kept
-    assert len(winners) > 1 or cfg.arch.latents.heads == 1
+    assert len(winners) > 1 or cfg.arch.latents.num_hypotheses == 1
     for name in state.weights:
         torch.testing.assert_close(state.weights[name], second.weights[name].detach(), rtol=1e-6, atol=1e-8)
         torch.testing.assert_close(state.ema[name], second.ema[name], rtol=1e-6, atol=1e-8)
@@ -82,9 +82,9 @@ def test_training_equals_the_row_by_row_trainer(case):
 
 
 def test_the_average_is_the_weights_until_it_begins():
-    cfg, state, fixed = made(ema_start=2)
+    cfg, state, buffers = made(ema_start=2)
     for t in range(3):
-        state, _ = train_step_with_outputs(cfg, state, fixed, make_batch(seed=t))
+        state, _ = train_step_with_outputs(cfg, state, buffers, make_batch(seed=t))
         same = all(torch.equal(state.ema[name], weight) for name, weight in state.weights.items())
         assert same == (t < 2)
 
@@ -96,30 +96,30 @@ def test_a_run_that_ends_before_averaging_begins_says_so(tmp_path):
 
 
 def test_random_starts_have_the_std_and_the_cut_that_were_asked_for_and_are_those_of_their_rows():
-    cfg, _, fixed = made(init="random", hidden_size=64)
-    starts = with_latents(cfg.arch, fixed, 400)
+    cfg, _, buffers = made(init="random", hidden_size=64)
+    starts = with_latents(cfg.arch, buffers, 400)
     values = torch.cat([z.flatten() for z in starts.values()])
     assert abs(values.mean().item()) < 0.01
     assert values.std().item() == pytest.approx(1, abs=0.01)
     assert values.abs().max().item() <= 2 / STD_OF_CUT_NORMAL
     assert abs(torch.corrcoef(torch.stack([z.flatten() for z in starts.values()]))[0, 1].item()) < 0.02
-    part = with_latents(cfg.arch, fixed, 3, torch.tensor([7, 0, 399]))
+    part = with_latents(cfg.arch, buffers, 3, torch.tensor([7, 0, 399]))
     assert all(torch.equal(part[z], starts[z][[7, 0, 399]]) for z in starts)
-    later, other = with_latents(cfg.arch, fixed, 400, step=1), with_latents(cfg.arch, init_fixed(cfg.arch, 1), 400)
+    later, other = with_latents(cfg.arch, buffers, 400, step=1), with_latents(cfg.arch, init_buffers(cfg.arch, 1), 400)
     assert max((part["z_H"] == starts["z_H"]).double().mean().item() for part in (later, other)) < 1e-4  # 23 random bits
 
 
 def test_evaluation_runs_the_first_copy_and_its_noise_is_of_the_puzzle():
-    cfg, state, fixed = made(**EQR, heads=3)
+    cfg, state, buffers = made(**EQR, num_hypotheses=3)
     batch = make_batch(4)
-    one = dataclasses.replace(cfg.arch, latents=dataclasses.replace(cfg.arch.latents, heads=1))
+    one = dataclasses.replace(cfg.arch, latents=dataclasses.replace(cfg.arch.latents, num_hypotheses=1))
     sums = torch.zeros(len(evaluation_names()), dtype=torch.float64)
 
     def logits(arch, rows):
-        carry = empty_carry(arch, fixed, len(rows))
+        carry = empty_carry(arch, buffers, len(rows))
         part = {name: values[rows] for name, values in batch.items()} | {"rows": torch.tensor(rows)}
         for _ in range(2):
-            carry, _, found, _ = eval_step(arch, state.weights, fixed, None, carry, part, sums)
+            carry, _, found, _ = eval_step(arch, state.weights, buffers, None, carry, part, sums)
         return found
 
     whole = logits(cfg.arch, [0, 1, 2, 3])
@@ -155,13 +155,13 @@ def runtime(request):  # by this name torch_xla starts before the first backward
 @pytest.mark.long
 @pytest.mark.parametrize("case", COMPILED)
 def test_compiled_it_computes_the_same(case, runtime):
-    cfg, state, fixed = made(**CASES[case])
+    cfg, state, buffers = made(**CASES[case])
     step = runtime.compile(functools.partial(train_step, cfg))
-    ours = runtime.put_replicated(state._replace(carry=None))._replace(carry=runtime.put_rows(state.carry))
+    ours = runtime.replicate(state._replace(carry=None))._replace(carry=runtime.shard(state.carry))
     for t in range(2):
         batch = make_batch(seed=t, min_steps=[0, 2, 3, 0])
-        ours = step(ours, runtime.put_replicated(fixed), runtime.put_batch({name: b.numpy() for name, b in batch.items()}))
-        state = train_step(cfg, state, fixed, batch)
+        ours = step(ours, runtime.replicate(buffers), runtime.shard_batch({name: b.numpy() for name, b in batch.items()}))
+        state = train_step(cfg, state, buffers, batch)
     for found, wanted in zip(pytree.tree_leaves(runtime.fetch(ours)), pytree.tree_leaves(state), strict=True):
         if found is not None:
             torch.testing.assert_close(found, wanted, rtol=1e-6, atol=1e-9)
@@ -188,10 +188,10 @@ def test_an_evaluation_with_noise_does_not_depend_on_the_batch(tmp_path):
         (["recursion.damping=1.5"], "recursion.damping=1.5"),
         (["recursion.noise=-1"], "recursion.noise=-1"),
         (["latents.init=zero"], "latents.init=zero"),
-        (["latents.heads=0"], "latents.heads=0"),
-        (["latents.heads=2", "recursion.variant=single_z"], "recursion.variant=single_z has none"),
-        (["latents.heads=2", "recursion.variant=single_state"], "recursion.variant=single_state has none"),
-        (["latents.heads=2", "recursion.act_continue=true"], "set recursion.act_continue=false"),
+        (["latents.num_hypotheses=0"], "latents.num_hypotheses=0"),
+        (["latents.num_hypotheses=2", "recursion.variant=single_z"], "recursion.variant=single_z has none"),
+        (["latents.num_hypotheses=2", "recursion.variant=single_state"], "recursion.variant=single_state has none"),
+        (["latents.num_hypotheses=2", "recursion.act_continue=true"], "set recursion.act_continue=false"),
         (["recursion.variant=single_state", "model.separate_networks=true"], "set model.separate_networks=false"),
         (["model.mlp=conv"], "model.mlp=conv"),
         (["model.positions=rope2d"], "set model.mixer=attention"),
@@ -219,12 +219,14 @@ def test_the_page_on_adding_says_how_to_add_a_variant(monkeypatch):
     monkeypatch.setitem(VARIANTS, "echo", None)  # is removed after the test
     exec(compile(code, "docs/adding.md", "exec", dont_inherit=True), {"__name__": "echo"})
     settings = yaml.safe_load(yaml_lines)["recursion"]
-    assert compose(["data=sudoku_4x4", "recipe=tiny", "run_name=r", f"recursion.variant={settings['variant']}", "latents.heads=2"])
-    for more in ({}, EQR, {"heads": 2}):
-        cfg, state, fixed = made(**settings | more)
+    assert compose(
+        ["data=sudoku_4x4", "recipe=tiny", "run_name=r", f"recursion.variant={settings['variant']}", "latents.num_hypotheses=2"]
+    )
+    for more in ({}, EQR, {"num_hypotheses": 2}):
+        cfg, state, buffers = made(**settings | more)
         assert set(state.carry.latents) == {"z_H", "z_L", "z_E"}
         losses = []
         for _ in range(10):
-            state, out = train_step_with_outputs(cfg, state, fixed, make_batch(seed=1, unlabelled=0))
+            state, out = train_step_with_outputs(cfg, state, buffers, make_batch(seed=1, unlabelled=0))
             losses.append(out.loss.item())
         assert losses[-1] < losses[0]

@@ -12,7 +12,7 @@ from running import TINY, run, summary
 from trm.cli import compose
 from trm.config import flatten, matching, paper, to_plain
 from trm.data.build import build_dataset, ensure_dataset
-from trm.data.content import content_of, findings
+from trm.data.content import caveats, content_of
 from trm.data.format import load_dataset
 from trm.errors import DataError
 from trm.inference.evaluator import EvalResult
@@ -158,7 +158,7 @@ def test_a_run_that_is_called_latest_is_found(tmp_path):
     assert find_checkpoints(tmp_path / "latest")[0].name == "step_2"
 
 
-# --------------------------------------------------------------------------------------------------------- 3: findings are told
+# --------------------------------------------------------------------------------------------------------- 3: caveats are told
 
 
 def grids(rows):
@@ -174,11 +174,11 @@ def test_each_finding_and_nothing_where_there_is_none(tmp_path):
         data.train_csv = str(write_csv(tmp_path / "train.csv", *train, task=NINE))
         data.test_csv = str(write_csv(tmp_path / "test.csv", *test, task=NINE))
         report = build_dataset(data)
-        assert content_of(data).findings == json.loads((report.path / "build.json").read_text())["findings"]
+        assert content_of(data).caveats == json.loads((report.path / "build.json").read_text())["caveats"]
         (report.path / "build.json").unlink()  # a folder of the released code says nothing, and the same is found
-        again = content_of(data).findings
+        again = content_of(data).caveats
         shutil.rmtree(report.path)
-        assert all(finding in str(report) for finding in again)
+        assert all(caveat in str(report) for caveat in again)
         return again
 
     assert found((questions[20:], answers[20:])) == []
@@ -205,11 +205,11 @@ def test_a_folder_built_elsewhere_is_looked_at_as_well(tmp_path):
         rows[1][:3] = rows[0][:3]
         rows[1][4] = 2
         np.save(tmp_path / f"d/test/all__{name}.npy", rows[1])
-    told = content_of(data).findings
+    told = content_of(data).caveats
     assert told[0] == "3 of 10 test puzzles are also training puzzles"
     assert "1 of 10 test puzzles are no 4x4 Sudoku with its solution" in told
     test = load_dataset(tmp_path / "d", "test", NINE)
-    assert "they are no 9x9 Sudoku" in findings(NINE, None, test)[0]
+    assert "they are no 9x9 Sudoku" in caveats(NINE, None, test)[0]
 
 
 def test_a_finding_is_told_wherever_the_number_is(folder, runs):
@@ -218,23 +218,23 @@ def test_a_finding_is_told_wherever_the_number_is(folder, runs):
     assert copies.exists()
     done = train(folder, "leaks", *arguments)
     told = summary(folder / "outputs/leaks")
-    [finding] = told["data"]["findings"]
-    assert finding.startswith("16 of 16 test puzzles may be symmetric copies of a training puzzle")
-    assert any(finding in warning for warning in told["warnings"])
-    assert finding in done.stdout
-    assert finding in (folder / "outputs/leaks/train.log").read_text()
-    assert any(finding.encode() in file.read_bytes() for file in (folder / "outputs/leaks/tensorboard").iterdir())
-    assert finding in run(folder, "trm.evaluate", "checkpoint=outputs/leaks").stdout
+    [caveat] = told["data"]["caveats"]
+    assert caveat.startswith("16 of 16 test puzzles may be symmetric copies of a training puzzle")
+    assert any(caveat in warning for warning in told["warnings"])
+    assert caveat in done.stdout
+    assert caveat in (folder / "outputs/leaks/train.log").read_text()
+    assert any(caveat.encode() in file.read_bytes() for file in (folder / "outputs/leaks/tensorboard").iterdir())
+    assert caveat in run(folder, "trm.evaluate", "checkpoint=outputs/leaks").stdout
     report = run(folder, "trm.report", "outputs/leaks", "--out", "report").stdout
-    assert finding in report
+    assert caveat in report
     assert re.search(r"\d\.\d \(n=1\) !", report)
-    assert finding in (folder / "report/index.html").read_text()
+    assert caveat in (folder / "report/index.html").read_text()
     from trm.doctor import check_puzzles
 
     checks = list(
         check_puzzles(compose([*QUICK, *csvs(folder / "train_a", folder / "copies", folder / "data_copies"), "run_name=x"]))
     )
-    assert [(check.level, finding in str(check)) for check in checks] == [("warning", True)]
+    assert [(check.level, caveat in str(check)) for check in checks] == [("warning", True)]
 
 
 # ------------------------------------------------------------------------------------------------------------ 4: wrong paths
@@ -271,7 +271,7 @@ def test_other_test_puzzles_in_the_same_folder_are_refused_everywhere(folder):
     meta = json.loads((folder / "outputs/rebuilt/checkpoints/step_3/meta.json").read_text())
     content = summary(folder / "outputs/rebuilt")["data"]
     assert (meta["data_digest"], meta["test_digest"]) == (content["train_digest"], content["test_digest"])
-    assert (meta["puzzles"], meta["findings"]) == ({"train": 24, "test": 16}, content["findings"])
+    assert (meta["puzzles"], meta["caveats"]) == ({"train": 24, "test": 16}, content["caveats"])
     shutil.rmtree(folder / "data_rebuilt")
     run(folder, "trm.build_data", *QUICK, *csvs("train_a", "test_b", "data_rebuilt"))
     new = content_of(Settings(name="d", path=str(folder / "data_rebuilt"), box_rows=2, box_cols=2)).test_digest

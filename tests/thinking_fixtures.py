@@ -5,7 +5,7 @@ import torch
 
 from trm.config import ModelConfig, RecursionConfig
 from trm.core.architecture import Architecture
-from trm.core.initial import init_fixed, init_weights
+from trm.core.initial import init_buffers, init_weights
 from trm.show.think import think
 from trm.show.thinking import Frame, Puzzle
 from trm.tasks.sudoku.rules import BLANK
@@ -46,4 +46,4 @@ def thoughts(arch: Architecture, question: np.ndarray) -> list[Frame]:
     weights = init_weights(arch, 0)
     weights["q_head.weight"] = torch.linspace(-1, 1, weights["q_head.weight"].numel()).view_as(weights["q_head.weight"])
     weights["q_head.bias"] = torch.zeros(2)
-    return [frame for step in think(arch, weights, init_fixed(arch, 0), None, question) for frame in step]
+    return [frame for step in think(arch, weights, init_buffers(arch, 0), None, question) for frame in step]

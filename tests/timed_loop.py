@@ -35,8 +35,8 @@ class NotingTraining(Training):
         self.clock = self.noting = NotingClock()
         self.waited_s, self.compile_counts = [], []
 
-    def _enter_stage(self, state, fixed, batch):
-        stage, step_function = super()._enter_stage(state, fixed, batch)
+    def _enter_stage(self, state, buffers, batch):
+        stage, step_function = super()._enter_stage(state, buffers, batch)
         step_function._drain = self._drain
         return stage, step_function
 

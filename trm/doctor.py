@@ -202,8 +202,8 @@ def check_puzzles(cfg: Config) -> Iterator[Check]:
     if is_absent(Path(cfg.data.path)):
         return
     with contextlib.suppress(DataError, OSError):  # which `check_dataset` tells
-        for finding in content_of(cfg.data).findings:
-            yield Check("puzzles", "warning", finding, "other puzzles, or say it beside the accuracy")
+        for caveat in content_of(cfg.data).caveats:
+            yield Check("puzzles", "warning", caveat, "other puzzles, or say it beside the accuracy")
 
 
 def compare_checksums(path: Path) -> str:
@@ -231,8 +231,8 @@ def state_bytes(cfg: Config, sizes: dict[str, int]) -> int:
     from trm.core.architecture import architecture
     from trm.core.flops import num_bytes, train_arguments
 
-    state, fixed, _ = train_arguments(cfg, architecture(cfg, **sizes))
-    return num_bytes((state, [tensor for name, tensor in fixed.items() if name.startswith("init.")]))
+    state, buffers, _ = train_arguments(cfg, architecture(cfg, **sizes))
+    return num_bytes((state, [tensor for name, tensor in buffers.items() if name.startswith("init.")]))
 
 
 def checkpoints_at_once(cfg: Config, num_groups: float) -> int:

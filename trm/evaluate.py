@@ -49,6 +49,7 @@ from trm.errors import EXIT_PREEMPTED, ConfigError, RunFailure, UserError
 from trm.ground.progress import Progress
 from trm.ground.rank import process_rank, refuse_other_starters
 from trm.ground.signals import StopSignal
+from trm.inference.caveats import caveats_of
 from trm.inference.compute import by_difficulty, pareto, with_intervals
 from trm.inference.cost import cost, seconds_per_puzzle
 from trm.inference.evaluator import (
@@ -60,7 +61,6 @@ from trm.inference.evaluator import (
     make_evaluator,
     progress_of,
 )
-from trm.inference.findings import findings_of
 from trm.run.experiment import on_devices, started
 from trm.run.failures import not_finite
 from trm.run.revision import code
@@ -111,7 +111,7 @@ def _evaluate(path: Path, overrides: list[str], out: Path | None, stop: Callable
 def _once(run: SavedRun, folder: Path | None, stop: Callable[[], bool]) -> None:
     """One evaluation: a line for each metric; it is written into the folder with what its votes come to."""
     runtime = started(run.cfg)
-    result, findings, digest = _evaluated(run, runtime, stop)
+    result, caveats, digest = _evaluated(run, runtime, stop)
     if not runtime.is_main:
         return
     print(f"step {run.meta.step}, {'EMA' if run.uses_ema else 'training'} weights, {result.work.seconds:.1f} s")
@@ -122,11 +122,11 @@ def _once(run: SavedRun, folder: Path | None, stop: Callable[[], bool]) -> None:
     }
     for name, value in (result.final | costs | {"seconds_per_puzzle": seconds_per_puzzle(result.work)}).items():
         print(f"  {titles.get(name, name):<16} {value:.6g}")
-    for finding in findings:
-        print(f"  to be read with care: {finding}")
+    for caveat in caveats:
+        print(f"  to be read with care: {caveat}")
     if folder is not None:
         row, way = _row(run, result, run.cfg.inference.name), {run.cfg.inference.name: _settings(run)}
-        facts = _facts(run, runtime, int(result.final["count"]), findings, result.work.seconds) | {
+        facts = _facts(run, runtime, int(result.final["count"]), caveats, result.work.seconds) | {
             "test_digest": digest,
             "ways": way,
             "by_step": result.by_step,
@@ -143,9 +143,9 @@ def _once(run: SavedRun, folder: Path | None, stop: Callable[[], bool]) -> None:
 
 def _evaluated(run: SavedRun, runtime: Runtime, stop: Callable[[], bool]) -> tuple[EvalResult, list[str], str]:
     """The result, what changes how it may be read, and the test puzzles' digest. Compiling is no part of its seconds."""
-    evaluator = make_evaluator(run.cfg, runtime, on_devices(run.arch, runtime), run.fixed)
-    findings = check_test_puzzles(run, evaluator.loader.dataset) + findings_of(run.cfg)
-    weights, table = runtime.put_replicated((run.eval_weights, run.puzzle_embedding))
+    evaluator = make_evaluator(run.cfg, runtime, on_devices(run.arch, runtime), run.buffers)
+    caveats = check_test_puzzles(run, evaluator.loader.dataset) + caveats_of(run.cfg)
+    weights, table = runtime.replicate((run.eval_weights, run.puzzle_embedding))
     candidates = run.cfg.inference.candidates
     several = f" x {candidates} candidates ({run.cfg.inference.name})" if candidates > 1 else ""
     _announce(run, runtime, f"{evaluator.loader.num_puzzles} puzzles{several}")
@@ -156,8 +156,8 @@ def _evaluated(run: SavedRun, runtime: Runtime, stop: Callable[[], bool]) -> tup
             f"{run.folder}: the evaluation is not finite ({wrong}), so its accuracy says nothing: use another checkpoint"
         )
     if result.ballots and (remark := result.ballots.remark()):
-        findings.append(remark)
-    return result, findings, evaluator.loader.dataset.digest()
+        caveats.append(remark)
+    return result, caveats, evaluator.loader.dataset.digest()
 
 
 def _row(run: SavedRun, result: EvalResult, label: str) -> dict[str, Any]:
@@ -225,7 +225,7 @@ def _frontier(runs: list[SavedRun], left_out: list[str], out: Path | None, stop:
         print(text)
     for label, run in zip(labels, runs, strict=True):
         try:
-            result, findings, digest = _evaluated(run, runtime, stop)
+            result, caveats, digest = _evaluated(run, runtime, stop)
         except EvaluationStopped:
             if not rows:
                 raise
@@ -233,14 +233,14 @@ def _frontier(runs: list[SavedRun], left_out: list[str], out: Path | None, stop:
             left_out.append(f"{label} and what comes after it are left out: a signal stopped the command")
             break
         seconds, names = seconds + result.work.seconds, result.shown_names
-        told += [finding for finding in findings if finding not in told]
+        told += [caveat for caveat in caveats if caveat not in told]
         ways[label] = _settings(run)
         rows.append(_row(run, result, label))
     if folder is not None:
         facts = _facts(runs[0], runtime, rows[0]["count"], told, seconds)
         facts |= {"left_out": left_out, "test_digest": digest, "ways": ways}
-        for finding in told:
-            print(f"  to be read with care: {finding}")
+        for caveat in told:
+            print(f"  to be read with care: {caveat}")
         write_frontier(folder, with_intervals(pareto(rows)), facts, names)
     if stopped:
         raise EvaluationStopped
@@ -292,31 +292,31 @@ def _traced(run: SavedRun, stop: Callable[[], bool]) -> _Seen:
     """A traced pass over the puzzles, of one candidate each and all supervision steps."""
     runtime, way = started(run.cfg), run.cfg.inference
     loader = held_out_loader(run.cfg, runtime, copies=1, way=way)
-    findings = check_test_puzzles(run, loader.dataset)
+    caveats = check_test_puzzles(run, loader.dataset)
     evaluator = FullEvaluator(
         runtime,
         on_devices(run.arch, runtime),
-        run.fixed,
+        run.buffers,
         loader,
         run.cfg.inference_steps,
         progress_of(run.cfg, runtime),
         way,
         traced=True,
     )
-    weights, table = runtime.put_replicated((run.eval_weights, run.puzzle_embedding))
+    weights, table = runtime.replicate((run.eval_weights, run.puzzle_embedding))
     _announce(run, runtime, f"{loader.num_puzzles} puzzles")
-    for finding in findings if runtime.is_main else ():
-        print(f"  to be read with care: {finding}")
+    for caveat in caveats if runtime.is_main else ():
+        print(f"  to be read with care: {caveat}")
     evaluator.prepare(weights, table)
     began = time.perf_counter()  # without compiling
     result, trace = evaluator.trace(weights, table, stop)
-    facts = _facts(run, runtime, loader.num_puzzles, findings, time.perf_counter() - began)
+    facts = _facts(run, runtime, loader.num_puzzles, caveats, time.perf_counter() - began)
     facts["test_digest"] = loader.dataset.digest()
     rows = loader.rows(0, loader.num_rows)
     return _Seen(loader, rows["inputs"], rows["labels"], result, trace, facts)
 
 
-def _facts(run: SavedRun, runtime: Runtime, puzzles: int, findings: list[str], seconds: float) -> dict[str, Any]:
+def _facts(run: SavedRun, runtime: Runtime, puzzles: int, caveats: list[str], seconds: float) -> dict[str, Any]:
     """What a record says beside its rows."""
     return {
         "run_name": run.cfg.run_name,
@@ -324,7 +324,7 @@ def _facts(run: SavedRun, runtime: Runtime, puzzles: int, findings: list[str], s
         "weights": "EMA" if run.uses_ema else "training",
         "data": run.cfg.data.name,
         "puzzles": puzzles,
-        "findings": findings,
+        "caveats": caveats,
         "supervision_steps_in_training": run.meta.config["recursion"]["n_sup"],
         "runtime": runtime.describe(),
         "surroundings": surroundings(run.cfg.hardware),

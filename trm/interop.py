@@ -46,8 +46,8 @@ from trm.tasks.pairs import PairsTask
 
 USE = ("hardware", "evaluate", "inference")  # settings of how a published network is used
 REFERENCE_PREFIX = "_orig_mod.model."
-_FIXED_NAMES = {"init.z_H": "inner.H_init", "init.z_L": "inner.L_init"}
-_URM_FIXED_NAMES = {"init.z_H": "inner.init_hidden"}
+_BUFFER_NAMES = {"init.z_H": "inner.H_init", "init.z_L": "inner.L_init"}
+_URM_BUFFER_NAMES = {"init.z_H": "inner.init_hidden"}
 # Under which of these a file holds the model's state_dict beside optimizers and counters; the released code says "model"
 _HOLDERS = ("model", "state_dict", "model_state_dict", "model_state", "module", "net", "network", "weights", "params")
 _PUZZLE_EMBEDDING = "inner.puzzle_emb.weights"
@@ -76,24 +76,24 @@ class ModelTensors:
     """The tensors of one model under this project's names."""
 
     weights: Weights
-    fixed: Weights  # init.z_H, init.z_L; empty for a file without them (EMA) and where latents start at random
+    buffers: Weights  # init.z_H, init.z_L; empty for a file without them (EMA) and where latents start at random
     puzzle_embedding: Tensor | None  # [I, E]; None for a model or a file without it
 
 
 def reference_name(name: str, variant: str = "trm") -> str:
-    """The reference's name (without prefix) of one of our weights or fixed tensors; of recursion.variant=single_state URM's."""
-    fixed = fixed_names(variant)
+    """The reference's name (without prefix) of one of our weights or buffers; of recursion.variant=single_state URM's."""
+    buffers = buffer_names(variant)
     if name in _TOP_NAMES:
         return _TOP_NAMES[name]
-    if name in fixed:
-        return fixed[name]
+    if name in buffers:
+        return buffers[name]
     network, layer, rest = name.split(".", 2)
     return f"inner.{'layers' if variant == 'single_state' else _NETWORKS[network]}.{layer}.{_LAYERS[rest]}"
 
 
-def fixed_names(variant: str) -> dict[str, str]:
+def buffer_names(variant: str) -> dict[str, str]:
     """The reference's names of the latents' initial values."""
-    return _URM_FIXED_NAMES if variant == "single_state" else _FIXED_NAMES
+    return _URM_BUFFER_NAMES if variant == "single_state" else _BUFFER_NAMES
 
 
 def _check_variant(arch: Architecture) -> None:
@@ -124,9 +124,9 @@ def from_reference(tensors: Mapping[str, Tensor], arch: Architecture, source: st
         if theirs not in left:
             raise CheckpointError(f"{source}: tensor {theirs} is missing: does the configuration (model=, data=) fit this file?")
         weights[name] = _checked(left.pop(theirs), shape, theirs, source).to(arch.master_dtype)
-    fixed = {
+    buffers = {
         name: _checked(left.pop(theirs), (arch.model.hidden_size,), theirs, source).to(arch.dtype)
-        for name, theirs in fixed_names(variant).items()
+        for name, theirs in buffer_names(variant).items()
         if theirs in left
     }
     table = None
@@ -137,7 +137,7 @@ def from_reference(tensors: Mapping[str, Tensor], arch: Architecture, source: st
     left = {name: tensor for name, tensor in left.items() if not name.startswith("inner.puzzle_emb.local_")}
     if left:
         raise CheckpointError(f"{source}: tensor {min(left)} has no place in this configuration (model=, recursion=)")
-    return ModelTensors(weights, fixed, table)
+    return ModelTensors(weights, buffers, table)
 
 
 def _checked(tensor: Tensor, shape: tuple[int, ...], name: str, source: str) -> Tensor:
@@ -152,8 +152,8 @@ def to_reference(model: ModelTensors, arch: Architecture, prefix: str = REFERENC
     """This project's tensors as a state_dict of the reference's model, loadable with strict=True when nothing is absent."""
     _check_variant(arch)
     variant = arch.recursion.variant
-    fixed = {name: tensor for name, tensor in model.fixed.items() if name in fixed_names(variant)}
-    tensors = {reference_name(name, variant): tensor for name, tensor in (model.weights | fixed).items()}
+    buffers = {name: tensor for name, tensor in model.buffers.items() if name in buffer_names(variant)}
+    tensors = {reference_name(name, variant): tensor for name, tensor in (model.weights | buffers).items()}
     if model.puzzle_embedding is not None:
         tensors[_PUZZLE_EMBEDDING] = model.puzzle_embedding
     return {prefix + name: tensor.contiguous() for name, tensor in tensors.items()}
@@ -205,7 +205,7 @@ def export_run(arguments: list[str]) -> None:
         raise ConfigError("export needs checkpoint=RUN and one FILE to write")
     run = open_run(path, overrides)
     write_reference_file(
-        Path(local_path("FILE", rest[0])), ModelTensors(run.eval_weights, run.fixed, run.puzzle_embedding), run.arch
+        Path(local_path("FILE", rest[0])), ModelTensors(run.eval_weights, run.buffers, run.puzzle_embedding), run.arch
     )
     print(f"wrote {rest[0]}: {'EMA' if run.uses_ema else 'training'} weights of {run.folder}")
 
@@ -225,14 +225,12 @@ def publish(arguments: list[str]) -> None:
             )
     run, folder = open_run(path, overrides), Path(local_path("FOLDER", rest[0]))
     settings = to_plain(run.cfg)
-    findings = None if run.meta.findings is None else run.meta.findings + chosen_words(run)
-    meta = replace(
-        run.meta, wandb_run_id=None, findings=findings, config=run.meta.config | {group: settings[group] for group in USE}
-    )
+    caveats = None if run.meta.caveats is None else run.meta.caveats + chosen_words(run)
+    meta = replace(run.meta, wandb_run_id=None, caveats=caveats, config=run.meta.config | {group: settings[group] for group in USE})
     if os.path.lexists(folder):
         raise ConfigError(f"{folder}: exists already: choose another folder, or remove it")
     tensors = {f"{'ema' if run.uses_ema else 'weights'}/{name}": tensor for name, tensor in run.eval_weights.items()}
-    tensors |= {f"fixed/{name}": tensor for name, tensor in run.fixed.items() if name.startswith("init.")}
+    tensors |= {f"fixed/{name}": tensor for name, tensor in run.buffers.items() if name.startswith("init.")}
     if run.puzzle_embedding is not None:
         tensors["puzzle_embedding"] = run.puzzle_embedding
     try:
@@ -259,13 +257,13 @@ def import_file(arguments: list[str]) -> None:
     arch = architecture(cfg, **sizes)
     model = read_reference_file(file, arch)
     tensors = {f"weights/{name}": tensor for name, tensor in model.weights.items()}
-    if not model.fixed and cfg.latents.init == "fixed":
-        missing = " and ".join(fixed_names(cfg.recursion.variant).values())
+    if not model.buffers and cfg.latents.init == "fixed":
+        missing = " and ".join(buffer_names(cfg.recursion.variant).values())
         raise CheckpointError(
             f"{file}: holds no {missing} (an EMA file?): import a full state_dict, or set latents.init=random for a model that "
             "starts anew from random latents (EqR)"
         )
-    tensors |= {f"fixed/{name}": tensor for name, tensor in model.fixed.items()}
+    tensors |= {f"fixed/{name}": tensor for name, tensor in model.buffers.items()}
     if model.puzzle_embedding is not None:
         tensors["puzzle_embedding"] = model.puzzle_embedding
     elif arch.model.puzzle_emb_ndim:

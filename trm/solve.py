@@ -44,8 +44,8 @@ from trm.data.loader import EvalLoader
 from trm.data.puzzle_text import questions_in, text_of, unlikeness
 from trm.errors import ConfigError, DataError
 from trm.ground.files import read_json
+from trm.inference.caveats import caveats_of
 from trm.inference.evaluator import EvalResult, make_evaluator
-from trm.inference.findings import findings_of
 from trm.run.saved import SavedRun, check_test_puzzles, is_override, open_run, published, split_arguments
 from trm.show.animation import animation
 from trm.show.files import write_files
@@ -98,8 +98,8 @@ def main(arguments: list[str]) -> None:
         frames = _shown(run, puzzle, course, watch=given.watch) if shown else []
         print(report(task, puzzle.question, answer))
         print(words)
-    for finding in findings_of(run.cfg):
-        print(f"to be read with care: {finding}", file=sys.stderr if given.json else sys.stdout)
+    for caveat in caveats_of(run.cfg):
+        print(f"to be read with care: {caveat}", file=sys.stderr if given.json else sys.stdout)
     if given.html:
         title = f"{run.cfg.run_name}, step {run.meta.step}: how the model thinks"
         write_files("--html", given.html, {given.html: page(puzzle, frames, title)})
@@ -122,7 +122,7 @@ def evaluated(run: SavedRun, dataset: Dataset, number: int = 0) -> tuple[EvalRes
     It is made on the CPU, where one puzzle is solved before a step were compiled.
     """
     runtime = start(HardwareConfig(name="cpu", backend="eager", dtype=run.cfg.hardware.dtype))
-    evaluator = make_evaluator(run.cfg, runtime, run.arch, run.fixed, only=(dataset, number), keep=True)
+    evaluator = make_evaluator(run.cfg, runtime, run.arch, run.buffers, only=(dataset, number), keep=True)
     return evaluator.run(run.eval_weights, run.puzzle_embedding), evaluator.loader
 
 
@@ -166,7 +166,7 @@ def solved(run: SavedRun, dataset: Dataset, number: int) -> tuple[NDArray[np.int
 def _shown(run: SavedRun, puzzle: Puzzle, course: Course, *, watch: bool) -> list[Frame]:
     """What the candidate that answers has after every latent recursion, shown while it comes where `watch` is set."""
     watcher = Watcher(puzzle, course.num_steps) if watch else None
-    tensors, frames = (run.arch, run.eval_weights, run.fixed, run.puzzle_embedding), []
+    tensors, frames = (run.arch, run.eval_weights, run.buffers, run.puzzle_embedding), []
     for step in think(*tensors, course.question, (run.cfg.inference, course.key), course.num_steps):
         frames += [course.undone(frame) for frame in step]
         if watcher:
@@ -194,7 +194,7 @@ def one_puzzle(task: Task, question: NDArray[np.integer]) -> Dataset:
 def _solve_pairs(run: SavedRun, task: PairsTask, name: str, html: Path | None, *, as_json: bool) -> None:
     """A puzzle of pairs of grids: what its variants answer; on a page also how the model comes to its answer."""
     name, dataset, known = find_pairs(run, task, name)
-    model, blank = (run.arch, run.eval_weights, run.fixed, run.puzzle_embedding), dataset.metadata.blank_identifier_id
+    model, blank = (run.arch, run.eval_weights, run.buffers, run.puzzle_embedding), dataset.metadata.blank_identifier_id
     result, loader = evaluated(run, dataset)
     assert result.ballots is not None
     shown, first = result.ballots.shown(name), loader.rows(0, 1)

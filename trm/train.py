@@ -36,8 +36,8 @@ from trm.ground.folder import exclusive
 from trm.ground.progress import progress_bar
 from trm.ground.rank import process_rank
 from trm.ground.signals import StopSignal
+from trm.inference.caveats import caveats_of
 from trm.inference.evaluator import EvaluationStopped, Evaluator, make_evaluator, selection_evaluator
-from trm.inference.findings import findings_of
 from trm.run.ahead import AHEAD_STEPS, ahead, hint
 from trm.run.experiment import Experiment, build
 from trm.run.failures import check_evaluation, check_losses, check_weights, explained, slow_loader
@@ -66,8 +66,8 @@ def execute(exp: Experiment, run_dir: Path, stop: StopSignal) -> float | None:
     """Train from where the folder left off to the end or a stop, and write the summary whatever happens; returns the score."""
     record = Record()
     exp, state = starting_point(exp, run_dir, record)
-    for finding in (*(f"data.path={exp.cfg.data.path}: {words}" for words in exp.content.findings), *findings_of(exp.cfg)):
-        record.warn(finding)
+    for caveat in (*(f"data.path={exp.cfg.data.path}: {words}" for words in exp.content.caveats), *caveats_of(exp.cfg)):
+        record.warn(caveat)
     if record.step == exp.total_steps and (kept := kept_evaluation(exp, run_dir, record)) is not None:
         log.info("nothing to train: %s already holds all %s steps%s", run_dir, exp.total_steps, kept)
         return record.scores.selection_score
@@ -113,12 +113,12 @@ class Training:
         """Train to the last step or until a stop is asked for (then True). `state` is on the CPU."""
         cfg, exp, record = self.cfg, self.exp, self.record
         # ------------------------------------------------------------------------------------------------------------ prepare
-        fixed = self.runtime.put_replicated(exp.fixed)
-        evaluator = make_evaluator(cfg, self.runtime, exp.arch, exp.fixed, sample=True)
+        buffers = self.runtime.replicate(exp.buffers)
+        evaluator = make_evaluator(cfg, self.runtime, exp.arch, exp.buffers, sample=True)
         self.selector = selection_evaluator(cfg, evaluator)
         if record.votes and evaluator.ballots is not None:
             evaluator.ballots.take(record.votes)
-        state, sums = exp.place(state), exp.sums(record.sums)
+        state, sums = exp.to_device(state), exp.sums(record.sums)
         self.clock.reset(record.step)
         cut_short = record.start_step and self._evaluation_due() and record.scores.last_eval_step != record.step  # by a stop
         if cut_short and not self._evaluate_and_save(evaluator, state, sums):
@@ -136,10 +136,10 @@ class Training:
                 # ------------------------------------------------------------------------------------------------------ step
                 batch = batches.next()
                 if stage is None or record.step == stage.stop:
-                    stage, step_function = self._enter_stage((state, sums), fixed, batch)
+                    stage, step_function = self._enter_stage((state, sums), buffers, batch)
                 self._profile(profiling, record.step + 1)
                 with self.clock.calling():
-                    state, sums = step_function((state, sums), fixed, batch)
+                    state, sums = step_function((state, sums), buffers, batch)
                 record.step += 1
                 if record.seconds_to_first_step is None:
                     self._after_first_step(state, evaluator, batches)
@@ -169,9 +169,9 @@ class Training:
 
     def _device_batch(self, step: int) -> Batch:
         vote = self.outputs.vote or (STOP if self.stop.requested else 0)
-        return self.runtime.put_batch(self.exp.host_batch(step, vote))
+        return self.runtime.shard_batch(self.exp.host_batch(step, vote))
 
-    def _enter_stage(self, current: Current, fixed: Weights, batch: Batch) -> tuple[Stage, StepFunction]:
+    def _enter_stage(self, current: Current, buffers: Weights, batch: Batch) -> tuple[Stage, StepFunction]:
         """The stage of the curriculum that the next step belongs to, and its step. A run without a curriculum has one stage."""
         stages = self.exp.stages
         number, stage = next((i, stage) for i, stage in enumerate(stages, 1) if self.record.step < stage.stop)
@@ -184,7 +184,7 @@ class Training:
         if self.record.seconds_to_first_step is not None:  # else compiling is part of the first step, which is not counted
             with self.clock.paused():
                 self.runtime.wait()
-                self.runtime.prepare(step_function, current, fixed, batch)
+                self.runtime.prepare(step_function, current, buffers, batch)
             self.compiles = self.runtime.compile_count()
         return stage, step_function
 

@@ -34,7 +34,7 @@ from trm.cli import compose
 from trm.config import IGNORE_LABEL, from_plain, groups, to_plain
 from trm.config.refusals import one_line
 from trm.core.architecture import architecture
-from trm.core.initial import init_fixed, init_puzzle_embedding, init_weights, weight_shapes
+from trm.core.initial import init_buffers, init_puzzle_embedding, init_weights, weight_shapes
 from trm.data.build import build_dataset, ensure_dataset
 from trm.data.format import load_dataset
 from trm.data.loader import EvalLoader, TrainLoader
@@ -159,7 +159,7 @@ def reference(tmp_path_factory, intact):
     arch = architecture(cfg, **SIZES)
     folder = tmp_path_factory.mktemp("reference")
     weights = {name: tensor + 0.01 for name, tensor in init_weights(arch, 1).items()}
-    write_reference_file(folder / "model.pt", ModelTensors(weights, init_fixed(arch, 1), init_puzzle_embedding(arch)), arch)
+    write_reference_file(folder / "model.pt", ModelTensors(weights, init_buffers(arch, 1), init_puzzle_embedding(arch)), arch)
     return intact(folder)
 
 
@@ -222,7 +222,7 @@ def test_config_files(data):
 def opened(run_dir, overrides):
     run = open_run(run_dir, overrides)
     if run.cfg.recursion.n_sup * run.cfg.recursion.T * run.cfg.recursion.n <= 500:
-        steps = list(think(run.arch, run.eval_weights, run.fixed, run.puzzle_embedding, np.ones(run.arch.seq_len, np.int64)))
+        steps = list(think(run.arch, run.eval_weights, run.buffers, run.puzzle_embedding, np.ones(run.arch.seq_len, np.int64)))
         assert len(steps) == run.cfg.recursion.n_sup
         assert steps[-1][-1].answer.shape == (run.arch.seq_len,)
     return run

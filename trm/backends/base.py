@@ -53,13 +53,13 @@ class Runtime(Protocol):
     def compile_block(self, function: F) -> F:
         """The part of the network that the recursion repeats, compiled by itself where the backend gains by it."""
 
-    def whole(self, rows: Tensor) -> Tensor:
+    def replicate_rows(self, rows: Tensor) -> Tensor:
         """Inside a compiled function: rows that are split over the devices, all of them on each."""
 
     def compile(self, function: F, rows: Rows = none, donate: int | None = None) -> F:
         """The pure function as one compiled graph; compiles at the first call for given shapes.
 
-        `rows` picks the part of its results whose first axis is split over the devices, as `put_rows` splits it; all other results
+        `rows` picks the part of its results whose first axis is split over the devices, as `shard` splits it; all other results
         are whole on every device, so that every process can fetch them. `donate` is the position of an argument whose tensors the
         caller does not use again: their memory is taken for the results.
         """
@@ -67,13 +67,13 @@ class Runtime(Protocol):
     def prepare(self, compiled: Callable[..., Any], *args: Any) -> None:
         """Compile what `compile` returned for these arguments now, where the backend can. The arguments are as before."""
 
-    def put_replicated(self, tree: T) -> T:
+    def replicate(self, tree: T) -> T:
         """A CPU tree on the devices, every device holding all of it."""
 
-    def put_rows(self, tree: T) -> T:
+    def shard(self, tree: T) -> T:
         """A CPU tree on the devices, the first axis (this process's rows of the global batch) split over them."""
 
-    def put_batch(self, batch: Mapping[str, np.ndarray]) -> dict[str, Tensor]:
+    def shard_batch(self, batch: Mapping[str, np.ndarray]) -> dict[str, Tensor]:
         """A host batch (this process's rows, int32 arrays) on the devices, split over its rows."""
 
     def fetch(self, tree: T) -> T:
@@ -112,5 +112,5 @@ def extremes_over_hosts(runtime: Runtime, numbers: list[int]) -> tuple[list[int]
     def extremes(rows: Tensor) -> tuple[Tensor, Tensor]:
         return rows.amin(0), rows.amax(0)
 
-    least, largest = runtime.fetch(runtime.compile(extremes)(runtime.put_rows(rows)))
+    least, largest = runtime.fetch(runtime.compile(extremes)(runtime.shard(rows)))
     return least.tolist(), largest.tolist()

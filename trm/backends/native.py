@@ -45,7 +45,7 @@ class NativeRuntime:
     def compile_block(self, function: Fn) -> Fn:
         return function
 
-    def whole(self, rows: Tensor) -> Tensor:
+    def replicate_rows(self, rows: Tensor) -> Tensor:
         return rows
 
     def compile(self, function: Fn, rows: Rows = none, donate: int | None = None) -> Fn:
@@ -55,13 +55,13 @@ class NativeRuntime:
     def prepare(self, compiled: Callable[..., Any], *args: Any) -> None:
         """Nothing to do."""
 
-    def put_replicated(self, tree: T) -> T:
+    def replicate(self, tree: T) -> T:
         return map_tensors(lambda tensor: tensor.to(self._device), tree)
 
-    def put_rows(self, tree: T) -> T:
-        return self.put_replicated(tree)
+    def shard(self, tree: T) -> T:
+        return self.replicate(tree)
 
-    def put_batch(self, batch: Mapping[str, np.ndarray]) -> dict[str, Tensor]:
+    def shard_batch(self, batch: Mapping[str, np.ndarray]) -> dict[str, Tensor]:
         return {name: torch.from_numpy(rows).to(self._device) for name, rows in batch.items()}
 
     def fetch(self, tree: T) -> T:

@@ -190,7 +190,7 @@ class XlaRuntime:
         """The function itself: the whole step is one computation."""
         return function
 
-    def whole(self, rows: Tensor) -> Tensor:
+    def replicate_rows(self, rows: Tensor) -> Tensor:
         if self._mesh is not None:
             self._spmd.mark_sharding(rows, self._mesh, (None,) * rows.ndim)
         return rows
@@ -245,7 +245,7 @@ class XlaRuntime:
         local = self.num_devices // self.process_count
         own = torch.arange(local, dtype=torch.int32) + self.process_index * local
         for attempt in range(2):
-            found = self.fetch(self._put_rows(own)).tolist()
+            found = self.fetch(self._shard(own)).tolist()
             if found == list(range(self.num_devices)):
                 return
             if attempt == 0 and sorted(found) == list(range(self.num_devices)):
@@ -255,13 +255,13 @@ class XlaRuntime:
             "host, each with the same number of devices"
         )
 
-    def put_replicated(self, tree: T) -> T:
+    def replicate(self, tree: T) -> T:
         return map_tensors(lambda tensor: self._send(tensor, (None,) * tensor.ndim), tree)
 
-    def put_rows(self, tree: T) -> T:
-        return map_tensors(self._put_rows, tree)
+    def shard(self, tree: T) -> T:
+        return map_tensors(self._shard, tree)
 
-    def _put_rows(self, tensor: Tensor) -> Tensor:
+    def _shard(self, tensor: Tensor) -> Tensor:
         # minibatch: each process passes its own rows of the global tensor
         return self._send(tensor, _by_rows(tensor), minibatch=self.process_count > 1)
 
@@ -275,8 +275,8 @@ class XlaRuntime:
             on_device: Tensor = self._xm.send_cpu_data_to_device([tensor], self._device, input_sharding=sharding)[0]
         return on_device
 
-    def put_batch(self, batch: Mapping[str, np.ndarray]) -> dict[str, Tensor]:
-        return {name: self._put_rows(torch.from_numpy(rows)) for name, rows in batch.items()}
+    def shard_batch(self, batch: Mapping[str, np.ndarray]) -> dict[str, Tensor]:
+        return {name: self._shard(torch.from_numpy(rows)) for name, rows in batch.items()}
 
     def fetch(self, tree: T) -> T:
         leaves, structure = pytree.tree_flatten(tree)

@@ -45,11 +45,11 @@ def expected_of(row: PaperRow) -> dict[str, Any]:
 
 
 def find(
-    settings: Mapping[str, Any], total_steps: int | None, test_puzzles: int | None = None, findings: Sequence[str] = ()
+    settings: Mapping[str, Any], total_steps: int | None, test_puzzles: int | None = None, caveats: Sequence[str] = ()
 ) -> PaperMatch | None:
     """The paper's row for a run's settings (flat, with dotted keys) and its planned length; None where it has none.
 
-    `test_puzzles` are those that its result was measured on, None where that is not known; `findings` are what changes how an
+    `test_puzzles` are those that its result was measured on, None where that is not known; `caveats` are what changes how an
     accuracy on its puzzles may be read. Keys that the run was made without have their defaults.
     """
     actual = {**defaults(), **settings}
@@ -57,12 +57,12 @@ def find(
         expected = expected_of(row)
         if all(actual[key] == expected[key] for key in ABLATED):
             same_kind = all(actual[key] == expected[key] for key in KIND)
-            return PaperMatch(row, _unlike(row, actual, total_steps, test_puzzles, findings), same_kind)
+            return PaperMatch(row, _unlike(row, actual, total_steps, test_puzzles, caveats), same_kind)
     return None
 
 
 def _unlike(
-    row: PaperRow, actual: dict[str, Any], total_steps: int | None, test_puzzles: int | None, findings: Sequence[str]
+    row: PaperRow, actual: dict[str, Any], total_steps: int | None, test_puzzles: int | None, caveats: Sequence[str]
 ) -> tuple[str, ...]:
     """Every key that changes a number and is not FREE, so that a key which comes later counts too."""
     expected, attention = expected_of(row), actual["model.mixer"] == "attention"
@@ -80,4 +80,4 @@ def _unlike(
     if test_puzzles is not None:
         found["test puzzles"] = test_puzzles, row.test_puzzles
     unlike = (f"{key}={here} (paper: {there})" for key, (here, there) in found.items() if here != there)
-    return (*unlike, *(f"puzzles: {finding}" for finding in findings))
+    return (*unlike, *(f"puzzles: {caveat}" for caveat in caveats))

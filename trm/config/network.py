@@ -92,7 +92,7 @@ class LatentsConfig:
         "fixed = one vector for all tokens, drawn once; random = anew for each row, token and channel (EqR)",
         choices=("fixed", "random"),
     )
-    heads: int = key(
+    num_hypotheses: int = key(
         1,
         "copies of a puzzle's reasoning latents in training, of which the one with the least loss wins (winner takes all); "
         "evaluation runs the first",

@@ -97,7 +97,7 @@ UNIQUE_FIXED = {
 FIELD = (
     PaperRow("EqR, 16 steps, 1 start", 0.864, EQR, EQR_SOURCE, NO_PREFIX),
     PaperRow("fast recipe", 0.855, FAST, SIC_SOURCE, FAST_FIXED, steps=8_000),
-    PaperRow("winner takes all, K=4", 0.969, {**FAST, "latents.heads": 4}, SIC_SOURCE, FAST_FIXED, steps=36_000),
+    PaperRow("winner takes all, K=4", 0.969, {**FAST, "latents.num_hypotheses": 4}, SIC_SOURCE, FAST_FIXED, steps=36_000),
     PaperRow("URM", 0.776, URM, URM_SOURCE, {"train.global_batch_size": 1024, "model.puzzle_emb_len": 0}, steps=48_828),
     PaperRow(
         "TRM on Maze-Hard",
@@ -130,5 +130,5 @@ FIELD = (
 ABLATED = (
     *("model.mixer", "model.num_layers", "model.separate_networks", "model.mlp"),
     *("recursion.variant", "recursion.T", "recursion.n", "recursion.act_continue", "recursion.damping", "recursion.noise"),
-    *("latents.init", "latents.heads", "ema.enabled"),
+    *("latents.init", "latents.num_hypotheses", "ema.enabled"),
 )

@@ -68,6 +68,7 @@ ELSEWHERE = {
 }  # fmt: skip
 # Keys that went, and what to type instead.
 GONE = {
+    "latents.heads": "it is latents.num_hypotheses now",
     "evaluate.early_exit": "it is inference.early_exit now",
     "evaluate.augmentations": "symmetric copies that vote are inference=votes8, or inference.copies=N inference.selection=vote",
     "evaluate.supervision_steps": "an evaluation tells the accuracy after each of its inference.supervision_steps=D (--out DIR)",

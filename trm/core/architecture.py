@@ -46,7 +46,7 @@ class Architecture:
     linear: Callable[[Tensor, Tensor], Tensor] = F.linear
     swiglu: Callable[[Tensor, Tensor, Tensor], Tensor] | None = None
     compile_block: Callable[[Blocks], Blocks] = _as_it_is
-    whole: Callable[[Tensor], Tensor] = _itself
+    replicate_rows: Callable[[Tensor], Tensor] = _itself
     torch_kernels: bool = True  # whether torch's own kernels compute
 
     @property

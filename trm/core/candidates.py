@@ -1,6 +1,6 @@
 """The candidates of a puzzle inside a supervision step: their random starts, noise and resampling, and how much logits change.
 
-A row's numbers are by counter (trm/ground/counter.py), under a key that says which candidate of which puzzle it is: neither the
+A row's numbers are by counter (trm/ground/rng.py), under a key that says which candidate of which puzzle it is: neither the
 batch that it is in, nor the number of candidates, nor the devices change them.
 
 Shape legend: B rows, G groups of P particles each, L tokens, C cells, V vocabulary, D hidden size.
@@ -20,7 +20,7 @@ from trm.config import InferenceConfig
 from trm.core.architecture import Architecture
 from trm.core.latents import random_starts
 from trm.core.recursion import Latents
-from trm.ground.counter import RESAMPLING, ROLLOUT_NOISE, normal, uniform
+from trm.ground.rng import RESAMPLING, ROLLOUT_NOISE, normal, uniform
 
 # A row's key, from the low bits on: its rollout, its restart, its copy (the ranges of trm.config.InferenceConfig); then the puzzle
 ROLLOUT_BITS, RESTART_BITS, PUZZLE_SHIFT = 11, 11, 32

@@ -19,7 +19,7 @@ from trm.config import Config
 from trm.core.architecture import Architecture, Weights
 from trm.core.attention import scores
 from trm.core.curriculum import Stage
-from trm.core.initial import init_fixed
+from trm.core.initial import init_buffers
 from trm.core.metrics import evaluation_names, training_names
 from trm.core.programs import Current, eval_program, train_program
 from trm.core.recursion import Networks
@@ -35,7 +35,7 @@ class TrainArguments(NamedTuple):
     """Arguments of the compiled training step."""
 
     current: Current
-    fixed: Weights
+    buffers: Weights
     batch: Batch
 
 
@@ -43,7 +43,7 @@ class EvalArguments(NamedTuple):
     """Arguments of the compiled evaluation step."""
 
     weights: Weights
-    fixed: Weights
+    buffers: Weights
     puzzle_embedding: Tensor | None
     carry: Carry
     batch: Batch
@@ -54,21 +54,21 @@ def train_arguments(cfg: Config, arch: Architecture, *, votes: bool = False) -> 
     """What the training step is called with, as meta tensors; with `votes`, as on several hosts, that to stop as well."""
     rows = cfg.train.global_batch_size
     with FakeTensorMode():
-        fixed = init_fixed(arch, cfg.seed)
-        state = init_state(cfg, arch, fixed)
+        buffers = init_buffers(arch, cfg.seed)
+        state = init_state(cfg, arch, buffers)
     batch = _batch(arch, rows) | {name: _int32(rows) for name in (("min_steps", "stop") if votes else ("min_steps",))}
     sums = torch.empty(len(training_names()), dtype=arch.master_dtype, device="meta")
-    return TrainArguments((_to_meta(state), sums), _to_meta(fixed), batch)
+    return TrainArguments((_to_meta(state), sums), _to_meta(buffers), batch)
 
 
 def eval_arguments(cfg: Config, arch: Architecture, rows: int) -> EvalArguments:
     """What the evaluation step is called with, as meta tensors."""
     with FakeTensorMode():
-        fixed = init_fixed(arch, cfg.seed)
-        state = init_state(cfg, arch, fixed)
-        carry = empty_carry(arch, fixed, rows)
+        buffers = init_buffers(arch, cfg.seed)
+        state = init_state(cfg, arch, buffers)
+        carry = empty_carry(arch, buffers, rows)
     sums = torch.empty(len(evaluation_names()), dtype=arch.master_dtype, device="meta")
-    trees = _to_meta((state.ema or state.weights, fixed, state.puzzle_embedding, carry))
+    trees = _to_meta((state.ema or state.weights, buffers, state.puzzle_embedding, carry))
     return EvalArguments(*trees, _batch(arch, rows), sums)
 
 
@@ -125,9 +125,9 @@ def network_flops(cfg: Config, step: StepConfig) -> int:
 
     The optimizer is left out, and so is what a backend computes twice to save memory.
     """
-    (state, _), fixed, batch = train_arguments(cfg, step.arch)
+    (state, _), buffers, batch = train_arguments(cfg, step.arch)
     with FlopCounterMode(display=False) as counter:
-        loss_and_grads(dataclasses.replace(step, arch=_as_plain_torch(step.arch)), state, fixed, batch)
+        loss_and_grads(dataclasses.replace(step, arch=_as_plain_torch(step.arch)), state, buffers, batch)
     return int(counter.get_total_flops())
 
 
@@ -161,4 +161,4 @@ def _as_plain_torch(arch: Architecture) -> Architecture:
     """Without what backends put in the place of plain torch, which the counter does not know, or would count twice."""
     plain: dict[str, Any] = {"linear": F.linear, "swiglu": None, "compile_block": lambda blocks: blocks, "attend": scores}
     plain |= {"token_multiple": 1}  # zeros are not counted
-    return dataclasses.replace(arch, **plain, num_devices=1, whole=lambda rows: rows)
+    return dataclasses.replace(arch, **plain, num_devices=1, replicate_rows=lambda rows: rows)

@@ -92,22 +92,22 @@ def init_weights(arch: Architecture, seed: int) -> Weights:
     return weights
 
 
-def init_fixed(arch: Architecture, seed: int) -> Weights:
+def init_buffers(arch: Architecture, seed: int) -> Weights:
     """Tensors that are never trained: each latent's initial value [D] in the forward dtype, and the rotary tables [L, K].
 
-    Of latents with several copies (latents.heads) copy 1, 2, ... has one more vector, "init.NAME.1", ...; where starts are drawn
-    anew there is none. What draws random numbers has their seed, "random.seed".
+    Of latents with several copies (latents.num_hypotheses), copy 1, 2, ... has one more vector, "init.NAME.1", ...; where starts
+    are drawn anew there is none. What draws random numbers has their seed, "random.seed".
     """
     names = [] if arch.latents.init == "random" else [f"init.{z}" for z in arch.latent_names]
     if names:
-        names += [f"init.{z}.{copy}" for z in arch.latent_names[1:] for copy in range(1, arch.latents.heads)]
-    fixed = {name: truncated_normal((arch.model.hidden_size,), 1.0, seed, name, arch.dtype) for name in names}
+        names += [f"init.{z}.{copy}" for z in arch.latent_names[1:] for copy in range(1, arch.latents.num_hypotheses)]
+    buffers = {name: truncated_normal((arch.model.hidden_size,), 1.0, seed, name, arch.dtype) for name in names}
     if arch.is_random:
-        fixed["random.seed"] = torch.tensor(seed, dtype=torch.int64)
+        buffers["random.seed"] = torch.tensor(seed, dtype=torch.int64)
     if arch.model.positions.startswith("rope"):
         angles = _rope_angles(arch)
-        fixed |= {"rope.cos": angles.cos(), "rope.sin": angles.sin()}
-    return fixed
+        buffers |= {"rope.cos": angles.cos(), "rope.sin": angles.sin()}
+    return buffers
 
 
 def _rope_angles(arch: Architecture) -> Tensor:
@@ -137,21 +137,26 @@ def init_puzzle_embedding(arch: Architecture) -> Tensor | None:
 
 
 def with_latents(
-    arch: Architecture, fixed: Weights, batch_size: int, rows: Tensor | None = None, step: int | Tensor = 0, heads: int = 1
+    arch: Architecture,
+    buffers: Weights,
+    batch_size: int,
+    rows: Tensor | None = None,
+    step: int | Tensor = 0,
+    num_hypotheses: int = 1,
 ) -> Latents:
-    """Every latent at its start: the answer [B, L, D], the others [B, heads, L, D], or [B, L, D] where there is one of each.
+    """Every latent at its start: the answer [B, L, D], the others [B, K, L, D], or [B, L, D] of one hypothesis.
 
     Starts that are drawn anew are those of `rows` [B] int64 (None = 0, 1, ...) at `step`.
     """
     shape = (arch.num_tokens, arch.model.hidden_size)
     first, *others = arch.latent_names
-    shapes = {first: shape} | dict.fromkeys(others, shape if heads == 1 else (heads, *shape))
+    shapes = {first: shape} | dict.fromkeys(others, shape if num_hypotheses == 1 else (num_hypotheses, *shape))
     if arch.latents.init == "random":
-        seed = fixed["random.seed"]
+        seed = buffers["random.seed"]
         rows = torch.arange(batch_size, device=seed.device) if rows is None else rows
         return random_starts(seed, rows, shapes, step, arch.dtype)
-    starts = {z: fixed[f"init.{z}"] for z in shapes}
-    if heads > 1:
-        own = {z: [starts[z], *(fixed[f"init.{z}.{copy}"] for copy in range(1, heads))] for z in others}
-        starts |= {z: torch.stack(vectors).unsqueeze(1) for z, vectors in own.items()}  # [heads, 1, D]
+    starts = {z: buffers[f"init.{z}"] for z in shapes}
+    if num_hypotheses > 1:
+        own = {z: [starts[z], *(buffers[f"init.{z}.{copy}"] for copy in range(1, num_hypotheses))] for z in others}
+        starts |= {z: torch.stack(vectors).unsqueeze(1) for z, vectors in own.items()}  # [K, 1, D]
     return {z: start.expand(batch_size, *shapes[z]) for z, start in starts.items()}

@@ -1,6 +1,6 @@
 """What EqR (arXiv 2605.21488) does to latents: they start at random, and every pass of the network is damped and noisy.
 
-Random numbers are by counter (trm/ground/counter.py): a function of the run's seed, the step, the row and the place in the step.
+Random numbers are by counter (trm/ground/rng.py): a function of the run's seed, the step, the row and the place in the step.
 
 Shape legend: B rows, L tokens, D hidden size.
 """
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from trm.config import RecursionConfig
 from trm.core.recursion import Latents, Net
-from trm.ground.counter import RECURSION_NOISE, STARTS, normal
+from trm.ground.rng import RECURSION_NOISE, STARTS, normal
 
 # Standard deviation of a standard normal cut at two sigma
 STD_OF_CUT_NORMAL = math.sqrt(1 - 4 * math.exp(-2) / math.sqrt(2 * math.pi) / math.erf(math.sqrt(2)))

@@ -83,15 +83,15 @@ def rotate(x_BLHK: Tensor, cos_LK: Tensor, sin_LK: Tensor, parts: int = 1) -> Te
     return (x * cos_LK.unsqueeze(-2) + turned * sin_LK.unsqueeze(-2)).to(x_BLHK.dtype)
 
 
-def attention(arch: Architecture, weights: Weights, fixed: Weights, block: str, h_BLD: Tensor) -> Tensor:
+def attention(arch: Architecture, weights: Weights, buffers: Weights, block: str, h_BLD: Tensor) -> Tensor:
     """Self-attention without mask or bias. [B, L, D] -> [B, L, D]; the softmax runs in at least float32."""
     B, L, D = h_BLD.shape
     heads = arch.model.num_heads
     qkv = _linear(arch, h_BLD, weights[f"{block}.attention.qkv"]).view(B, L, 3 * heads, D // heads)
     q, k, v = qkv.chunk(3, dim=2)  # [B, L, H, K]
-    if "rope.cos" in fixed:
+    if "rope.cos" in buffers:
         parts = 2 if arch.model.positions == "rope2d" else 1
-        q, k = (rotate(t, fixed["rope.cos"], fixed["rope.sin"], parts) for t in (q, k))
+        q, k = (rotate(t, buffers["rope.cos"], buffers["rope.sin"], parts) for t in (q, k))
     q, k, v = (t.transpose(1, 2) for t in (q, k, v))  # [B, H, L, K]
     return _linear(arch, arch.attend(q, k, v).transpose(1, 2).reshape(B, L, D), weights[f"{block}.attention.out"])
 
@@ -113,7 +113,7 @@ def mix_tokens(arch: Architecture, h_BLD: Tensor, gate_up: Tensor, down: Tensor)
     return rms_norm(t + mixed, arch.model.rms_norm_eps).transpose(1, 2).contiguous()
 
 
-def blocks(arch: Architecture, weights: Weights, fixed: Weights, name: str, h: Tensor) -> Tensor:
+def blocks(arch: Architecture, weights: Weights, buffers: Weights, name: str, h: Tensor) -> Tensor:
     """The post-norm blocks called `name` ("net", "f_L" or "f_H"). [B, L, D] -> [B, L, D]."""
     eps = arch.model.rms_norm_eps
     for i in range(arch.model.num_layers):
@@ -121,7 +121,7 @@ def blocks(arch: Architecture, weights: Weights, fixed: Weights, name: str, h: T
         if arch.model.mixer == "mlp":
             h = mix_tokens(arch, h, weights[f"{block}.token_mlp.gate_up"], weights[f"{block}.token_mlp.down"])
         else:
-            h = rms_norm(h + attention(arch, weights, fixed, block, h), eps)
+            h = rms_norm(h + attention(arch, weights, buffers, block, h), eps)
         mlp = f"{block}.mlp"
         conv = (weights[f"{mlp}.conv.weight"], weights[f"{mlp}.conv.bias"]) if arch.model.mlp in CONV_KERNELS else None
         h = rms_norm(h + swiglu(arch, h, weights[f"{mlp}.gate_up"], weights[f"{mlp}.down"], conv), eps)
@@ -133,13 +133,13 @@ def own_weights(weights: Weights) -> Weights:
     return {name.removeprefix(OWN): weight for name, weight in weights.items() if name.startswith(OWN)}
 
 
-def network(arch: Architecture, weights: Weights, fixed: Weights, name: str) -> Passes:
+def network(arch: Architecture, weights: Weights, buffers: Weights, name: str) -> Passes:
     """`blocks` as a function [B, L, D] -> [B, L, D]."""
     run = arch.compile_block(blocks)
     own = {key: weight for key, weight in weights.items() if key.startswith(f"{name}.")}
     if arch.num_devices > 1 and any(weight.requires_grad for weight in own.values()):
-        return _with_own_weights(arch, own, lambda own, h: run(arch, own, fixed, name, h))
-    return lambda h: run(arch, own, fixed, name, h)
+        return _with_own_weights(arch, own, lambda own, h: run(arch, own, buffers, name, h))
+    return lambda h: run(arch, own, buffers, name, h)
 
 
 def _with_own_weights(arch: Architecture, weights: Weights, run: Callable[[Weights, Tensor], Tensor]) -> Passes:
@@ -194,7 +194,7 @@ def decode(arch: Architecture, weights: Weights, answer_BLD: Tensor) -> tuple[Te
 def forward(
     arch: Architecture,
     weights: Weights,
-    fixed: Weights,
+    buffers: Weights,
     puzzle_vectors: Tensor | None,
     latents: Latents,
     inputs_BC: Tensor,
@@ -207,14 +207,14 @@ def forward(
     recursion.noise is above 0.
     """
     x = embed(arch, weights, puzzle_vectors, inputs_BC)
-    latents = recurse(arch, weights, fixed, latents, x, arch.recursion.T, noise, observe)
+    latents = recurse(arch, weights, buffers, latents, x, arch.recursion.T, noise, observe)
     return Output(latents, *decode(arch, weights, latents[arch.latent_names[0]]))
 
 
 def recurse(
     arch: Architecture,
     weights: Weights,
-    fixed: Weights,
+    buffers: Weights,
     latents: Latents,
     x: Tensor,
     T: int,
@@ -223,11 +223,11 @@ def recurse(
 ) -> Latents:
     """T latent recursions, the last one with gradient."""
     separate, recursion = arch.model.separate_networks, arch.recursion
-    f_L = damped(network(arch, weights, fixed, "f_L" if separate else "net"), recursion, noise)
-    f_H = damped(network(arch, weights, fixed, "f_H"), recursion, noise) if separate else f_L
+    f_L = damped(network(arch, weights, buffers, "f_L" if separate else "net"), recursion, noise)
+    f_H = damped(network(arch, weights, buffers, "f_H"), recursion, noise) if separate else f_L
     return arch.variant.run(Networks(f_L, f_H, own_weights(weights)), latents, x, T, recursion.n, observe)
 
 
-def noise_of(arch: Architecture, fixed: Weights, rows: Tensor, step: int | Tensor, passes: int = 0) -> Noise | None:
+def noise_of(arch: Architecture, buffers: Weights, rows: Tensor, step: int | Tensor, passes: int = 0) -> Noise | None:
     """The noise of rows [B] int64 at a step (scalar or [B]) after so many passes of the network; None where the model has none."""
-    return Noise(fixed["random.seed"], rows, step, passes) if arch.recursion.noise else None
+    return Noise(buffers["random.seed"], rows, step, passes) if arch.recursion.noise else None

@@ -50,14 +50,15 @@ def update_puzzle_embedding(
     step: Tensor,
     total_steps: int,
     *,
-    whole: Callable[[Tensor], Tensor] = lambda rows: rows,
+    replicate_rows: Callable[[Tensor], Tensor] = lambda rows: rows,
     in_place: bool = False,
 ) -> Tensor:
     """Sign-SGD on the puzzle embedding [I, E], for the identifiers present in the batch only.
 
     `grads` [B, E] are summed per identifier over the global batch. A table with more rows than the batch is read and written in the
-    batch's rows alone: rows of one identifier have one sum, and write the same values. `whole` has rows that are split over devices
-    come together on each first, so that the table is never split or gathered; `in_place`: the new table takes the table's memory.
+    batch's rows alone: rows of one identifier have one sum, and write the same values. `replicate_rows` has rows that are split
+    over devices come together on each first, so that the table is never split or gathered; `in_place`: the new table takes the
+    table's memory.
     In a smaller table the sum is a product with a one-hot matrix, which under SPMD is one all-reduce.
     """
     grads, lr = grads.to(table.dtype), learning_rate(cfg.puzzle_emb_lr, step, cfg, total_steps)
@@ -65,7 +66,7 @@ def update_puzzle_embedding(
         one_hot = (identifiers.unsqueeze(-1) == torch.arange(table.shape[0], device=table.device)).to(table.dtype)  # [B, I]
         present = one_hot.sum(0).unsqueeze(-1) > 0
         return torch.where(present, _stepped(cfg, table, one_hot.t() @ grads, lr), table)
-    grads, identifiers = whole(grads), whole(identifiers)
+    grads, identifiers = replicate_rows(grads), replicate_rows(identifiers)
     same = (identifiers.unsqueeze(1) == identifiers.unsqueeze(0)).to(table.dtype)  # [B, B]
     rows = _stepped(cfg, table[identifiers], same @ grads, lr)
     places = identifiers.to(torch.int64)

@@ -32,13 +32,13 @@ Current = tuple[TrainState, Tensor]  # with sums [M] since the last log, in the 
 
 
 def train_program(cfg: StepConfig, *, in_place: bool = False) -> Program:
-    """((state, sums), fixed, batch) -> (state, sums), in the memory of the old ones.
+    """((state, sums), buffers, batch) -> (state, sums), in the memory of the old ones.
 
     `in_place`: the backend lets a program change what is donated to it.
     """
 
-    def training_step(current: Current, fixed: Weights, batch: Batch) -> Current:
-        state, outputs = train_step_with_outputs(cfg, current[0], fixed, batch, in_place=in_place)
+    def training_step(current: Current, buffers: Weights, batch: Batch) -> Current:
+        state, outputs = train_step_with_outputs(cfg, current[0], buffers, batch, in_place=in_place)
         return state, current[1] + outputs.sums
 
     return Program(training_step, lambda current: current[0].carry, donate=0)
@@ -49,18 +49,18 @@ ONE = InferenceConfig()  # one candidate of each puzzle
 
 
 def eval_program(arch: Architecture, way: InferenceConfig = ONE, *, traced: bool = False) -> Program:
-    """(weights, fixed, puzzle embedding, carry, batch, sums) -> the carry, the sums with those of this step, what is shown.
+    """(weights, buffers, puzzle embedding, carry, batch, sums) -> the carry, the sums with those of this step, what is shown.
 
     Rows are candidates as `way` says; those of several, and any where `traced`, also give what the step says of every row, with the
     predictions [B, C].
     """
 
     def evaluation_step(
-        weights: Weights, fixed: Weights, puzzle_embedding: Tensor | None, carry: Carry, batch: Batch, sums: Tensor
+        weights: Weights, buffers: Weights, puzzle_embedding: Tensor | None, carry: Carry, batch: Batch, sums: Tensor
     ) -> EvalResults:
         # a carry's latents are those that the step before decoded
         before = decode(arch, weights, carry.latents[arch.latent_names[0]])[0] if way.selection == "residual" else None
-        carry, out, rows = eval_forward(arch, weights, fixed, puzzle_embedding, carry, batch, preparation(arch, way, batch))
+        carry, out, rows = eval_forward(arch, weights, buffers, puzzle_embedding, carry, batch, preparation(arch, way, batch))
         if way.selection == "resample":
             carry = carry._replace(latents=resampled(way, carry.latents, out.q_halt, batch["rows"], carry.steps))
         sums = sums + evaluation_sums(arch, rows, rows.labelled, batch.get("stop"))

@@ -3,7 +3,7 @@
 One training step = one supervision step = one optimizer update (docs/explanation/what_is_computed.md "One training step").
 The carry survives batches, epochs and evaluations: rows that halted take the new batch's row, the others keep their own puzzle.
 
-Shape legend: B rows of the global batch, K copies of their latents (latents.heads), C cells, L tokens, D hidden size, M metrics.
+Shape legend: B rows of the global batch, K hypotheses (latents.num_hypotheses), C cells, L tokens, D hidden size, M metrics.
 """
 
 from __future__ import annotations  # torch.compile cannot evaluate the annotations of nested functions
@@ -87,9 +87,9 @@ class StepOutputs(NamedTuple):
 # --------------------------------------------------------------------------------------------------------------------- carry
 
 
-def empty_carry(arch: Architecture, fixed: Weights, batch_size: int, heads: int = 1) -> Carry:
-    """The carry before the first batch: all rows halted, so that every row takes the batch's. `heads` is K."""
-    latents = {z: value.contiguous() for z, value in with_latents(arch, fixed, batch_size, heads=heads).items()}
+def empty_carry(arch: Architecture, buffers: Weights, batch_size: int, num_hypotheses: int = 1) -> Carry:
+    """The carry before the first batch: all rows halted, so that every row takes the batch's. `num_hypotheses` is K."""
+    latents = {z: value.contiguous() for z, value in with_latents(arch, buffers, batch_size, num_hypotheses=num_hypotheses).items()}
     return Carry(
         latents=latents,
         steps=torch.zeros(batch_size, dtype=torch.int32),
@@ -100,7 +100,7 @@ def empty_carry(arch: Architecture, fixed: Weights, batch_size: int, heads: int 
     )
 
 
-def init_state(cfg: Config, arch: Architecture, fixed: Weights) -> TrainState:
+def init_state(cfg: Config, arch: Architecture, buffers: Weights) -> TrainState:
     """The state before the first step, on the CPU."""
     weights = init_weights(arch, cfg.seed)
     return TrainState(
@@ -108,18 +108,20 @@ def init_state(cfg: Config, arch: Architecture, fixed: Weights) -> TrainState:
         optimizer=OPTIMIZERS[cfg.optimizer.name].init(cfg.optimizer, weights),
         ema={name: w.clone() for name, w in weights.items()} if cfg.ema.enabled else {},
         puzzle_embedding=init_puzzle_embedding(arch),
-        carry=empty_carry(arch, fixed, cfg.train.global_batch_size, arch.latents.heads),
+        carry=empty_carry(arch, buffers, cfg.train.global_batch_size, arch.latents.num_hypotheses),
         step=torch.zeros((), dtype=torch.int32),
     )
 
 
-def refill(arch: Architecture, fixed: Weights, carry: Carry, batch: Batch, step: int | Tensor = 0, heads: int = 1) -> Carry:
+def reset_carry(
+    arch: Architecture, buffers: Weights, carry: Carry, batch: Batch, step: int | Tensor = 0, num_hypotheses: int = 1
+) -> Carry:
     """Rows that halted take the batch's row and start over; the others keep theirs and the batch's row is discarded.
 
-    Starts that are drawn anew are those of `step`; `heads` is K.
+    Starts that are drawn anew are those of `step`; `num_hypotheses` is K.
     """
     halted = carry.halted
-    initial = with_latents(arch, fixed, halted.shape[0], batch.get("rows"), step, heads)
+    initial = with_latents(arch, buffers, halted.shape[0], batch.get("rows"), step, num_hypotheses)
     return Carry(
         latents={z: torch.where(halted.view(-1, *[1] * (start.ndim - 1)), start, carry.latents[z]) for z, start in initial.items()},
         steps=torch.where(halted, 0, carry.steps),
@@ -161,27 +163,27 @@ def places(carry: Carry) -> Tensor:
 
 
 def winning_forward(
-    arch: Architecture, weights: Weights, fixed: Weights, vectors: Tensor | None, carry: Carry, step: Tensor
+    arch: Architecture, weights: Weights, buffers: Weights, vectors: Tensor | None, carry: Carry, step: Tensor
 ) -> tuple[Output, Latents]:
     """Winner takes all (arXiv 2601.19085): all copies recurse, and the one with the least cross-entropy is what the row computes.
 
     Only the winner's last latent recursion is made again with gradient, so that a step keeps no more than without copies. Returns
     its output, and the latents for the carry: the winner's answer, and each copy's own others.
     """
-    B, K, recursion = carry.halted.shape[0], arch.latents.heads, arch.recursion
+    B, K, recursion = carry.halted.shape[0], arch.latents.num_hypotheses, arch.recursion
     answer = arch.latent_names[0]
 
     def copies(rows: Tensor) -> Tensor:  # [B, ...] -> [B * K, ...]
         return rows.unsqueeze(1).expand(B, K, *rows.shape[1:]).flatten(0, 1)
 
     x = embed(arch, weights, vectors, carry.inputs)
-    noise = noise_of(arch, fixed, torch.arange(B * K, device=carry.halted.device), step)
+    noise = noise_of(arch, buffers, torch.arange(B * K, device=carry.halted.device), step)
     with torch.no_grad():
         before = {z: copies(value) if z == answer else value.flatten(0, 1) for z, value in carry.latents.items()}
         if recursion.T > 1:
-            before = recurse(arch, weights, fixed, before, copies(x), recursion.T - 1, noise)
+            before = recurse(arch, weights, buffers, before, copies(x), recursion.T - 1, noise)
         passes = 0 if noise is None else noise.passes
-        after = recurse(arch, weights, fixed, before, copies(x), 1, noise)
+        after = recurse(arch, weights, buffers, before, copies(x), 1, noise)
         logits, _, _ = decode(arch, weights, after[answer])
         losses = cross_entropy(arch, logits, copies(carry.labels)).view(B, K)
         wins = torch.arange(K, device=losses.device) == losses.argmin(1, keepdim=True)  # [B, K]
@@ -191,21 +193,21 @@ def winning_forward(
         return torch.where(wins.view(B, K, *[1] * (rows.ndim - 2)), rows, 0).sum(1, dtype=rows.dtype)
 
     if noise is not None:
-        noise = noise_of(arch, fixed, of_winner(noise.rows), step, passes)
-    latents = recurse(arch, weights, fixed, {z: of_winner(value) for z, value in before.items()}, x, 1, noise)
+        noise = noise_of(arch, buffers, of_winner(noise.rows), step, passes)
+    latents = recurse(arch, weights, buffers, {z: of_winner(value) for z, value in before.items()}, x, 1, noise)
     others = {z: value.view(B, K, *value.shape[1:]) for z, value in after.items() if z != answer}
     return Output(latents, *decode(arch, weights, latents[answer])), {answer: latents[answer], **others}
 
 
 def loss_and_grads(
-    cfg: StepConfig, state: TrainState, fixed: Weights, batch: Batch
+    cfg: StepConfig, state: TrainState, buffers: Weights, batch: Batch
 ) -> tuple[tuple[Weights, Tensor | None], Carry, StepOutputs]:
     """Forward, halting, loss and gradients of one supervision step.
 
     Returns the gradients of loss / global batch (weights; puzzle vectors of each row [B, E] or None), the new carry, the outputs.
     """
     arch, recursion, halt_weight = cfg.arch, cfg.arch.recursion, cfg.arch.objective.halt_weight
-    carry = refill(arch, fixed, state.carry, batch, state.step, arch.latents.heads)
+    carry = reset_carry(arch, buffers, state.carry, batch, state.step, arch.latents.num_hypotheses)
     weights = state.weights
     if cfg.trainable == "all":
         weights = {name: weight.detach().requires_grad_() for name, weight in weights.items()}
@@ -214,11 +216,11 @@ def loss_and_grads(
     steps = carry.steps + 1
     last = steps >= recursion.n_sup
 
-    if arch.latents.heads > 1:
-        out, latents = winning_forward(arch, weights, fixed, vectors, carry, state.step)
+    if arch.latents.num_hypotheses > 1:
+        out, latents = winning_forward(arch, weights, buffers, vectors, carry, state.step)
     else:
-        noise = noise_of(arch, fixed, places(carry), state.step)
-        out = forward(arch, weights, fixed, vectors, carry.latents, carry.inputs, noise=noise)
+        noise = noise_of(arch, buffers, places(carry), state.step)
+        out = forward(arch, weights, buffers, vectors, carry.latents, carry.inputs, noise=noise)
         latents = out.latents
     latents = {z: value.detach() for z, value in latents.items()}
     halted = last
@@ -231,8 +233,8 @@ def loss_and_grads(
     q_continue_loss = torch.zeros((), dtype=arch.master_dtype, device=lm_loss.device)
     if recursion.act_continue and recursion.n_sup > 1:
         with torch.no_grad():
-            noise = noise_of(arch, fixed, places(carry), state.step, passes=FURTHER_PASSES)
-            after = forward(arch, weights, fixed, vectors, latents, carry.inputs, noise=noise)
+            noise = noise_of(arch, buffers, places(carry), state.step, passes=FURTHER_PASSES)
+            after = forward(arch, weights, buffers, vectors, latents, carry.inputs, noise=noise)
             best_next = torch.where(last, after.q_halt, torch.maximum(after.q_halt, after.q_continue))
             target = torch.sigmoid(best_next)
         halting_losses.append(binary_cross_entropy(out.q_continue, target))
@@ -254,20 +256,20 @@ def loss_and_grads(
 
 
 def train_step_with_outputs(
-    cfg: StepConfig, state: TrainState, fixed: Weights, batch: Batch, *, in_place: bool = False
+    cfg: StepConfig, state: TrainState, buffers: Weights, batch: Batch, *, in_place: bool = False
 ) -> tuple[TrainState, StepOutputs]:
     """One training step, with what it computed on the way. The gradients and norms of the outputs are those before clipping.
 
     `in_place`: a large puzzle embedding is changed where it is, as the caller does not use the state again.
     """
-    (grads, vector_grads), carry, outputs = loss_and_grads(cfg, state, fixed, batch)
+    (grads, vector_grads), carry, outputs = loss_and_grads(cfg, state, buffers, batch)
     step = state.step + 1
     t = step.to(cfg.arch.master_dtype)
-    weights, buffers, ema = state.weights, state.optimizer, state.ema
+    weights, moments, ema = state.weights, state.optimizer, state.ema
     if cfg.trainable == "all":
         grads = clip_gradients(grads, cfg.optimizer.clip_grad_norm)
         lr = learning_rate(cfg.optimizer.lr, t, cfg.optimizer, cfg.total_steps)
-        weights, buffers = OPTIMIZERS[cfg.optimizer.name].update(cfg.optimizer, weights, buffers, grads, t, lr)
+        weights, moments = OPTIMIZERS[cfg.optimizer.name].update(cfg.optimizer, weights, moments, grads, t, lr)
         ema = update_ema(ema, weights, averaging_rate(cfg.ema_rate, step, cfg.ema_start))
     table = state.puzzle_embedding
     if table is not None and vector_grads is not None:
@@ -278,12 +280,12 @@ def train_step_with_outputs(
             carry.puzzle_identifiers,
             t,
             cfg.total_steps,
-            whole=cfg.arch.whole,
+            replicate_rows=cfg.arch.replicate_rows,
             in_place=in_place,
         )
     new_state = TrainState(
         weights=weights,
-        optimizer=buffers,
+        optimizer=moments,
         ema=ema,
         puzzle_embedding=table,
         carry=carry,
@@ -292,9 +294,9 @@ def train_step_with_outputs(
     return new_state, outputs
 
 
-def train_step(cfg: StepConfig, state: TrainState, fixed: Weights, batch: Batch, *, in_place: bool = False) -> TrainState:
+def train_step(cfg: StepConfig, state: TrainState, buffers: Weights, batch: Batch, *, in_place: bool = False) -> TrainState:
     """One training step: the pure function (state, batch) -> state that every run compiles once."""
-    return train_step_with_outputs(cfg, state, fixed, batch, in_place=in_place)[0]
+    return train_step_with_outputs(cfg, state, buffers, batch, in_place=in_place)[0]
 
 
 # ------------------------------------------------------------------------------------------------------------- evaluation step
@@ -303,7 +305,7 @@ def train_step(cfg: StepConfig, state: TrainState, fixed: Weights, batch: Batch,
 def eval_forward(
     arch: Architecture,
     weights: Weights,
-    fixed: Weights,
+    buffers: Weights,
     puzzle_embedding: Tensor | None,
     carry: Carry,
     batch: Batch,
@@ -313,24 +315,30 @@ def eval_forward(
 
     `prepare` says with which latents rows enter the step, if not with those of the carry.
     """
-    carry = refill(arch, fixed, carry, batch)
+    carry = reset_carry(arch, buffers, carry, batch)
     if prepare is not None:
         carry = carry._replace(latents=prepare(carry))
     vectors = None if puzzle_embedding is None else puzzle_embedding[carry.puzzle_identifiers]
-    noise = noise_of(arch, fixed, batch.get("rows", places(carry)), carry.steps)
-    out = forward(arch, weights, fixed, vectors, carry.latents, carry.inputs, noise=noise)
+    noise = noise_of(arch, buffers, batch.get("rows", places(carry)), carry.steps)
+    out = forward(arch, weights, buffers, vectors, carry.latents, carry.inputs, noise=noise)
     no_halt = torch.zeros_like(carry.halted)
     new_carry = Carry(out.latents, carry.steps + 1, no_halt, carry.inputs, carry.labels, carry.puzzle_identifiers)
     return new_carry, out, row_results(arch, out, carry.inputs, carry.labels, new_carry.steps)
 
 
 def eval_step(
-    arch: Architecture, weights: Weights, fixed: Weights, puzzle_embedding: Tensor | None, carry: Carry, batch: Batch, sums: Tensor
+    arch: Architecture,
+    weights: Weights,
+    buffers: Weights,
+    puzzle_embedding: Tensor | None,
+    carry: Carry,
+    batch: Batch,
+    sums: Tensor,
 ) -> tuple[Carry, Tensor, Tensor, Tensor]:
     """One supervision step without training: (carry, sums + those of this step, logits [B, C, V], q_halt [B]).
 
     Evaluation never halts early (docs/explanation/what_is_computed.md item 2): call it N_sup times with the same batch and
     read the last result. Rows without labels are padding and count nowhere.
     """
-    carry, out, rows = eval_forward(arch, weights, fixed, puzzle_embedding, carry, batch)
+    carry, out, rows = eval_forward(arch, weights, buffers, puzzle_embedding, carry, batch)
     return carry, sums + evaluation_sums(arch, rows, rows.labelled), out.logits, out.q_halt

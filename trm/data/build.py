@@ -66,14 +66,14 @@ class BuildReport:
     num_bytes: int
     seconds: float
     disjointness: str
-    findings: list[str]  # beside that: what changes how an accuracy on these puzzles may be read
+    caveats: list[str]  # beside that: what changes how an accuracy on these puzzles may be read
     remarks: list[str]  # the task's, of each split
 
     def __str__(self) -> str:
         """Several lines for the terminal."""
         counts = [f"{split}: {puzzles:,} puzzles, {self.rows[split]:,} rows" for split, puzzles in self.puzzles.items()]
         state = f"built in {self.seconds:.1f} s" if self.built else "already built with the same settings"
-        lines = [self.disjointness, *self.findings, *self.remarks]
+        lines = [self.disjointness, *self.caveats, *self.remarks]
         return "\n".join([f"{self.path}: {state}, {self.num_bytes / 1e6:.1f} MB", *counts, *lines])
 
 
@@ -182,8 +182,8 @@ def _finish(folder: Path, path: Path, data: DataConfig, record: dict[str, Any], 
                 record["sha256"][f"{split}/{name}"] = hashlib.file_digest(file, "sha256").hexdigest()
     content = content_of(dataclasses.replace(data, path=str(folder)))
     record["digests"] = {"train": content.train_digest, "test": content.test_digest}
-    record["findings"] = content.findings
-    record["disjointness"] = disjointness(content.findings)
+    record["caveats"] = content.caveats
+    record["disjointness"] = disjointness(content.caveats)
     _write_json(folder / "build.json", record)
     folder.replace(path)
 
@@ -200,7 +200,7 @@ def _build_pairs(path: Path, data: DataConfig, task: PairsTask) -> dict[str, Any
         "sha256": {},
         "remarks": found.remarks,
     }
-    _finish(folder, path, data, record, lambda findings: findings[0] if findings else "train and test share no pair")
+    _finish(folder, path, data, record, lambda caveats: caveats[0] if caveats else "train and test share no pair")
     return record
 
 
@@ -254,7 +254,7 @@ def _disjointness(task: Task, found: list[str]) -> str:
     """What is known about test puzzles that equal training puzzles, in one line."""
     if task.symmetry is None:
         return "train and test share no puzzle"
-    copies = next((finding for finding in found if COPIES in finding), None)
+    copies = next((caveat for caveat in found if COPIES in caveat), None)
     if copies is None:
         return f"train and test share no puzzle, nor any symmetric copy of one ({task.symmetry.words})"
     return f"train and test share no puzzle, but {copies}"
@@ -336,8 +336,8 @@ def _warn_once(text: str) -> None:
 
 def _report(path: Path, record: dict[str, Any], *, seconds: float, built: bool) -> BuildReport:
     num_bytes = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
-    findings = [finding for finding in record.get("findings") or [] if finding not in record["disjointness"]]
-    told = record["disjointness"], findings, [str(remark) for remark in record.get("remarks") or []]
+    caveats = [caveat for caveat in record.get("caveats") or [] if caveat not in record["disjointness"]]
+    told = record["disjointness"], caveats, [str(remark) for remark in record.get("remarks") or []]
     return BuildReport(path, built, record["rows"], record["puzzles"], num_bytes, seconds, *told)
 
 

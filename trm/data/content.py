@@ -33,7 +33,7 @@ class Content:
     test_digest: str
     train_puzzles: int
     test_puzzles: int
-    findings: list[str]  # in words, empty where nothing changes how an accuracy on these puzzles may be read
+    caveats: list[str]  # in words, empty where nothing changes how an accuracy on these puzzles may be read
     # of generated training puzzles, which they are (`training_range`); None where they are from elsewhere
     training_range: dict[str, int] | None = None
 
@@ -41,18 +41,16 @@ class Content:
 def examine(path: Path, train: Dataset, test: Dataset, task: Task) -> Content:
     """What the folder holds, from its two splits. `task` is what the settings say that its rows are.
 
-    The findings are those of build.json where it is of just these rows, else they are looked for, which takes some seconds.
+    The caveats are those of build.json where it is of just these rows, else they are looked for, which takes some seconds.
     """
     digests = {"train": train.digest(), "test": test.digest()}
     record = read_build_record(path) or {}
-    known = record.get("findings")
+    known = record.get("caveats")
     if record.get("digests") != digests or not isinstance(known, list):
-        known = findings(task, train, test)
+        known = caveats(task, train, test)
     own = record.get("digests") == digests and record["settings"].get("source") == "generated"
     trained = training_range(record["settings"], int(record.get("format_version") or 1), train.num_groups) if own else None
-    return Content(
-        digests["train"], digests["test"], train.num_groups, test.num_groups, [str(finding) for finding in known], trained
-    )
+    return Content(digests["train"], digests["test"], train.num_groups, test.num_groups, [str(caveat) for caveat in known], trained)
 
 
 def content_of(data: DataConfig) -> Content:
@@ -92,10 +90,10 @@ def trained_on(task: Task, known: dict[str, int], test: Dataset) -> int:
     return int(np.isin(task.classes(*rows), task.classes(*made)).sum())
 
 
-# ------------------------------------------------------------------------------------------------------------------- findings
+# ------------------------------------------------------------------------------------------------------------------- caveats
 
 
-def findings(task: Task, train: Dataset | None, test: Dataset) -> list[str]:
+def caveats(task: Task, train: Dataset | None, test: Dataset) -> list[str]:
     """What changes how an accuracy on the test puzzles may be read; of the training puzzles where they are given."""
     splits = {name: dataset for name, dataset in (("test", test), ("training", train)) if dataset is not None}
     facts = task.facts

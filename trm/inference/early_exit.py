@@ -55,9 +55,9 @@ class ExitTotals(NamedTuple):
     record: Tensor | None  # [N + 1, F] `record_names` of each candidate; None as well
 
 
-def first_rows(arch: Architecture, fixed: Weights, local_batch_size: int) -> ExitRows:
+def first_rows(arch: Architecture, buffers: Weights, local_batch_size: int) -> ExitRows:
     """Before the first step, on the CPU: every row takes a candidate."""
-    return ExitRows(empty_carry(arch, fixed, local_batch_size), torch.zeros(local_batch_size, dtype=torch.int32))
+    return ExitRows(empty_carry(arch, buffers, local_batch_size), torch.zeros(local_batch_size, dtype=torch.int32))
 
 
 def first_totals(
@@ -83,7 +83,7 @@ def first_totals(
 def early_exit_step(
     arch: Architecture,
     weights: Weights,
-    fixed: Weights,
+    buffers: Weights,
     puzzle_embedding: Tensor | None,
     queue: Batch,
     rows: ExitRows,
@@ -109,7 +109,7 @@ def early_exit_step(
     if "rows" in batch:
         batch["rows"] = batch["rows"] + row_keys(way, torch.zeros_like(batch["rows"]), candidate.long() % way.particles)
 
-    carry, out, results = eval_forward(arch, weights, fixed, puzzle_embedding, rows.carry, batch, preparation(arch, way, batch))
+    carry, out, results = eval_forward(arch, weights, buffers, puzzle_embedding, rows.carry, batch, preparation(arch, way, batch))
     wants = wants_to_halt(arch, out.q_halt, out.q_continue)
     halted = (carry.steps >= num_steps) | wants
     if together > 1:
@@ -148,17 +148,17 @@ def _shown(arch: Architecture, out: Output, before: Shown, candidate: Tensor, co
 
 
 def early_exit_program(arch: Architecture, way: InferenceConfig = ONE) -> Program:
-    """(weights, fixed, puzzle embedding, queue, rows, totals, votes) -> rows, totals."""
+    """(weights, buffers, puzzle embedding, queue, rows, totals, votes) -> rows, totals."""
 
     def early_exit_evaluation_step(
         weights: Weights,
-        fixed: Weights,
+        buffers: Weights,
         puzzle_embedding: Tensor | None,
         queue: Batch,
         rows: ExitRows,
         totals: ExitTotals,
         votes: Tensor | None,
     ) -> tuple[ExitRows, ExitTotals]:
-        return early_exit_step(arch, weights, fixed, puzzle_embedding, queue, rows, totals, votes, way)
+        return early_exit_step(arch, weights, buffers, puzzle_embedding, queue, rows, totals, votes, way)
 
     return Program(early_exit_evaluation_step, lambda results: results[0])

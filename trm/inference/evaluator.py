@@ -105,7 +105,7 @@ class Evaluator(ABC):
         self,
         runtime: Runtime,
         arch: Architecture,
-        fixed: Weights,
+        buffers: Weights,
         loader: EvalLoader,
         num_steps: int,
         progress: str,
@@ -113,13 +113,13 @@ class Evaluator(ABC):
         *,
         keep: bool = False,
     ) -> None:
-        """`fixed` is on the CPU; `progress` is train.progress; the loader's rows are the candidates of `way`.
+        """`buffers` is on the CPU; `progress` is train.progress; the loader's rows are the candidates of `way`.
 
         With `keep` results say who answers each puzzle.
         """
         self.runtime, self.loader, self.way, self._keep = runtime, loader, way, keep
-        self._arch, self._host_fixed, self._num_steps, self._progress = arch, fixed, num_steps, progress
-        self._fixed = runtime.put_replicated(fixed)
+        self._arch, self._host_buffers, self._num_steps, self._progress = arch, buffers, num_steps, progress
+        self._buffers = runtime.replicate(buffers)
         self._local_batch_size = loader.global_batch_size // runtime.process_count
 
         self._alone = runtime.process_count == 1
@@ -130,7 +130,7 @@ class Evaluator(ABC):
 
     def _votes(self, stop: Callable[[], bool]) -> Tensor | None:
         """The same where there is no batch: of several hosts, on the devices."""
-        return None if self._alone else self.runtime.put_batch({"stop": self._own_votes(stop)})["stop"]
+        return None if self._alone else self.runtime.shard_batch({"stop": self._own_votes(stop)})["stop"]
 
     def _own_votes(self, stop: Callable[[], bool]) -> NDArray[np.int32]:
         return np.full(self._local_batch_size, STOP if stop() else 0, np.int32)
@@ -184,7 +184,7 @@ class FullEvaluator(Evaluator):
         self,
         runtime: Runtime,
         arch: Architecture,
-        fixed: Weights,
+        buffers: Weights,
         loader: EvalLoader,
         num_steps: int,
         progress: str,
@@ -198,16 +198,16 @@ class FullEvaluator(Evaluator):
         Rows are traced in any case where there are several candidates, or the puzzles have scores of their own: what is chosen and
         how it scores is found on the host.
         """
-        super().__init__(runtime, arch, fixed, loader, num_steps, progress, way, keep=keep)
-        self._carry = runtime.put_rows(empty_carry(arch, fixed, self._local_batch_size))
-        self._zeros = runtime.put_replicated(torch.zeros(len(evaluation_names()), dtype=arch.master_dtype))
+        super().__init__(runtime, arch, buffers, loader, num_steps, progress, way, keep=keep)
+        self._carry = runtime.shard(empty_carry(arch, buffers, self._local_batch_size))
+        self._zeros = runtime.replicate(torch.zeros(len(evaluation_names()), dtype=arch.master_dtype))
         self._score_names = loader.score_names
         self._step = runtime.compile(*eval_program(arch, way, traced=traced or keep or bool(self._score_names)))
 
     def prepare(self, weights: Weights, puzzle_embedding: Tensor | None) -> None:
         """Compile the evaluation step now rather than at the first evaluation."""
-        batch = self.runtime.put_batch(self._voted(next(iter(self.loader)), never))
-        self.runtime.prepare(self._step, weights, self._fixed, puzzle_embedding, self._carry, batch, self._zeros)
+        batch = self.runtime.shard_batch(self._voted(next(iter(self.loader)), never))
+        self.runtime.prepare(self._step, weights, self._buffers, puzzle_embedding, self._carry, batch, self._zeros)
 
     def over(self, loader: EvalLoader) -> "FullEvaluator":
         """The same with the same compiled step."""
@@ -277,13 +277,13 @@ class FullEvaluator(Evaluator):
         with progress_bar(self._progress, 0, total, "step", leave=False) as bar:
             progress = Progress("evaluation, steps of batches", total, bar, words=self._progress == "auto")
             for number, host_batch in enumerate(self.loader):
-                batch, carry, before = self.runtime.put_batch(self._voted(host_batch, stop)), self._carry, sums[-1]
+                batch, carry, before = self.runtime.shard_batch(self._voted(host_batch, stop)), self._carry, sums[-1]
                 steps: list[RowTrace] = []
                 predictions: list[Tensor] = []
                 for s in range(self._num_steps):
                     if self._alone and stop():
                         raise EvaluationStopped
-                    carry, sums[s], answers, traced = self._step(weights, self._fixed, puzzle_embedding, carry, batch, sums[s])
+                    carry, sums[s], answers, traced = self._step(weights, self._buffers, puzzle_embedding, carry, batch, sums[s])
                     if len(shown) < self._num_steps:
                         shown.append(answers)
                     if traced is not None:
@@ -345,14 +345,14 @@ class VariantsEvaluator(FullEvaluator):
         self,
         runtime: Runtime,
         arch: Architecture,
-        fixed: Weights,
+        buffers: Weights,
         loader: PairEvalLoader,
         num_steps: int,
         progress: str,
         votes: str,
     ) -> None:
         """As every evaluator; `votes` is evaluate.votes."""
-        super().__init__(runtime, arch, fixed, loader, num_steps, progress, traced=True)
+        super().__init__(runtime, arch, buffers, loader, num_steps, progress, traced=True)
         self.pairs, self.keeps_votes, self.ballots = loader, votes == "run", loader.ballots()
 
     def run(self, weights: Weights, puzzle_embedding: Tensor | None, stop: Callable[[], bool] = never) -> EvalResult:
@@ -382,7 +382,7 @@ class EarlyExitEvaluator(Evaluator):
         self,
         runtime: Runtime,
         arch: Architecture,
-        fixed: Weights,
+        buffers: Weights,
         loader: EvalLoader,
         num_steps: int,
         progress: str,
@@ -391,22 +391,22 @@ class EarlyExitEvaluator(Evaluator):
         keep: bool = False,
     ) -> None:
         """As every evaluator."""
-        super().__init__(runtime, arch, fixed, loader, num_steps, progress, way, keep=keep)
-        self._queue = runtime.put_replicated({name: torch.from_numpy(rows) for name, rows in loader.questions().items()})
-        self._rows = runtime.put_rows(first_rows(arch, fixed, self._local_batch_size))
+        super().__init__(runtime, arch, buffers, loader, num_steps, progress, way, keep=keep)
+        self._queue = runtime.replicate({name: torch.from_numpy(rows) for name, rows in loader.questions().items()})
+        self._rows = runtime.shard(first_rows(arch, buffers, self._local_batch_size))
         kept = loader.num_rows if loader.score_names or way.candidates > 1 or keep else None
         totals = first_totals(arch, loader.global_batch_size, num_steps, kept, way)
-        self._totals = runtime.put_replicated(totals)
+        self._totals = runtime.replicate(totals)
         self._step = runtime.compile(*early_exit_program(arch, way))
 
     def prepare(self, weights: Weights, puzzle_embedding: Tensor | None) -> None:
         """Compile the evaluation step now rather than at the first evaluation."""
         votes = self._votes(never)
-        self.runtime.prepare(self._step, weights, self._fixed, puzzle_embedding, self._queue, self._rows, self._totals, votes)
+        self.runtime.prepare(self._step, weights, self._buffers, puzzle_embedding, self._queue, self._rows, self._totals, votes)
 
     def over(self, loader: EvalLoader) -> "EarlyExitEvaluator":
         """The same: a graph of its own where the queue has another length."""
-        arguments = self.runtime, self._arch, self._host_fixed, loader, self._num_steps, self._progress, self.way
+        arguments = self.runtime, self._arch, self._host_buffers, loader, self._num_steps, self._progress, self.way
         return EarlyExitEvaluator(*arguments, keep=self._keep)
 
     def run(self, weights: Weights, puzzle_embedding: Tensor | None, stop: Callable[[], bool] = never) -> EvalResult:
@@ -423,7 +423,7 @@ class EarlyExitEvaluator(Evaluator):
                     raise EvaluationStopped
                 votes = self._votes(stop)
                 for _ in range(-((count - finished) // -self.loader.global_batch_size)):
-                    rows, totals = self._step(weights, self._fixed, puzzle_embedding, self._queue, rows, totals, votes)
+                    rows, totals = self._step(weights, self._buffers, puzzle_embedding, self._queue, rows, totals, votes)
                 sums, done = self.runtime.fetch((totals.sums, totals.done))
                 self._refuse_votes(sums[-1])
                 finished, row_steps = done.tolist()
@@ -470,7 +470,7 @@ def make_evaluator(
     cfg: Config,
     runtime: Runtime,
     arch: Architecture,
-    fixed: Weights,
+    buffers: Weights,
     *,
     sample: bool = False,
     only: Only | None = None,
@@ -484,14 +484,14 @@ def make_evaluator(
     loader = candidate_loader(cfg, runtime, SAMPLE_PUZZLES if sample else None, only)
     if isinstance(loader, PairEvalLoader):
         steps = cfg.inference_steps
-        return VariantsEvaluator(runtime, arch, fixed, loader, steps, progress_of(cfg, runtime), cfg.evaluate.votes)
+        return VariantsEvaluator(runtime, arch, buffers, loader, steps, progress_of(cfg, runtime), cfg.evaluate.votes)
     if cfg.evaluate.best_by not in (EXACT, *loader.score_names):
         raise DataError(
             f"evaluate.best_by={cfg.evaluate.best_by}: data.path={cfg.data.path} holds other puzzles than the settings say: set "
             f"it to {EXACT}"
         )
     kind = EarlyExitEvaluator if way.exits_early else FullEvaluator
-    return kind(runtime, arch, fixed, loader, cfg.inference_steps, progress_of(cfg, runtime), way, keep=keep)
+    return kind(runtime, arch, buffers, loader, cfg.inference_steps, progress_of(cfg, runtime), way, keep=keep)
 
 
 def selection_evaluator(cfg: Config, evaluator: Evaluator) -> Evaluator | None:

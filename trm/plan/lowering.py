@@ -32,7 +32,7 @@ def lower(cfg: Config, step: str, runtime: TracingRuntime) -> tuple[bytes, list[
         program = train_program(settings)
         arguments = train_arguments(cfg, settings.arch, votes=place(cfg.hardware).processes > 1)
         state, sums = arguments.current
-        parts = {**state._asdict(), "sums": sums, "fixed": arguments.fixed, "batch": arguments.batch}
+        parts = {**state._asdict(), "sums": sums, "fixed": arguments.buffers, "batch": arguments.batch}
         donated = {*state._fields, "sums"}
     else:
         program = eval_program(arch)

@@ -71,7 +71,7 @@ def variant_record(variant: Variant, target: float | None = None, less: Differen
         "paper_exact_accuracy": row.exact_accuracy if row else None,
         "paper_comparable": variant.paper.comparable if variant.paper else None,
         "difference": variant.difference,
-        "data_findings": "; ".join(variant.findings) or None,
+        "data_caveats": "; ".join(variant.caveats) or None,
     }
     for name in variant.score_names:
         record |= _estimate(name, variant.score(name))

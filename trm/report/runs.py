@@ -67,7 +67,7 @@ class Run:
     exact_accuracy_by_step: list[float] = field(default_factory=list)  # of the last evaluation, after each supervision step
     folder: Path | None = None  # None: the run left none
     warnings: tuple[str, ...] = ()
-    findings: tuple[str, ...] = ()  # of its data: what changes how its accuracy may be read
+    caveats: tuple[str, ...] = ()  # of its data: what changes how its accuracy may be read
     evaluated_puzzles: int | None = None  # of the final evaluation
     evaluated_step: int | None = None  # that of its checkpoint
     code: Mapping[str, Any] | None = None  # revision and versions
@@ -233,7 +233,7 @@ def _read_run(folder: Path, name: str, overrides: tuple[str, ...]) -> Run:
         exact_accuracy_by_step=_shares(values.get("exact_accuracy_by_step")),
         folder=folder,
         warnings=tuple(warnings),
-        findings=_texts(data.get("findings")),
+        caveats=_texts(data.get("caveats")),
         evaluated_puzzles=_integer(last.get("count")),
         evaluated_step=_integer(values.get("last_eval_step")) or _integer(values.get("steps")),
         code=_object(values.get("code")) or None,

@@ -150,7 +150,7 @@ def _result(variant: Variant, title: str, target: float | None, marks: dict[str,
     cells = [
         ("variant", Cell(title, small=[variant.description] if variant.description != variant.label else [])),
         ("seeds", Cell(f"{seeds}{of}{' runs' if variant.pooled else ''}", seeds, numeric=True)),
-        (f"exact accuracy %{marks[EXACT]}", replace(exact, text=exact.text + (TO_BE_READ if variant.findings else ""))),
+        (f"exact accuracy %{marks[EXACT]}", replace(exact, text=exact.text + (TO_BE_READ if variant.caveats else ""))),
         *((f"{name} %{mark}", _estimate(variant.score(name))) for name, mark in marks.items() if name != EXACT),
         ("best %", _number("{:.1f}", best.mean if best else None, 100)),
         ("puzzles", _number("{:,.0f}", variant.mean(attrgetter("evaluated_puzzles")))),
@@ -198,7 +198,7 @@ def inference_left_out(comparison: Comparison) -> list[Row]:
 def notes(comparison: Comparison) -> list[str]:
     """What the columns of the results mean."""
     target = [] if comparison.target is None else [TARGET_NOTE.format(target=100 * comparison.target)]
-    found = [FINDINGS_NOTE] if any(variant.findings for variant in comparison.variants) else []
+    found = [FINDINGS_NOTE] if any(variant.caveats for variant in comparison.variants) else []
     names = score_names(comparison)
     scores = [SCORES_NOTE.format(names=", ".join(names), decides=" or ".join(deciding(comparison)))] if names else []
     others = sorted({row.source for row in _rows_beside(comparison)} - {paper.CITATION})

@@ -106,9 +106,9 @@ class Variant:
         return found.mean - self.paper.row.exact_accuracy if found and self.paper and self.paper.comparable else None
 
     @property
-    def findings(self) -> list[str]:
+    def caveats(self) -> list[str]:
         """What changes how the accuracies may be read, in words."""
-        return list(dict.fromkeys(finding for run in self.counted for finding in run.findings))
+        return list(dict.fromkeys(caveat for run in self.counted for caveat in run.caveats))
 
     def mean(self, quantity: Callable[[Run], float | None]) -> float | None:
         """The mean of a quantity over the counted runs that have it."""
@@ -190,10 +190,10 @@ def compare(
         )
     if names:
         variants.sort(key=lambda variant: re.sub(r"\d+", lambda number: number[0].zfill(20), variant.label))  # 2 before 10
-    for finding in dict.fromkeys(finding for variant in variants for finding in variant.findings):  # once, of all that share it
-        labels_of = [f'"{variant.label}"' for variant in variants if finding in variant.findings]
+    for caveat in dict.fromkeys(caveat for variant in variants for caveat in variant.caveats):  # once, of all that share it
+        labels_of = [f'"{variant.label}"' for variant in variants if caveat in variant.caveats]
         every = len(labels_of) == len(variants) > 1
-        warnings.append(f"{'all variants' if every else ', '.join(labels_of)}: {finding}")
+        warnings.append(f"{'all variants' if every else ', '.join(labels_of)}: {caveat}")
     base = next((variant for variant in variants if baseline in (variant.label, variant.description)), None)
     if base is None and baseline is not None:
         raise ConfigError(f"--baseline {baseline}: no variant; choose one of {'; '.join(variant.label for variant in variants)}")
@@ -276,7 +276,7 @@ def _with_known_puzzles(runs: list[Run]) -> list[Run]:
 
 def _paper(runs: list[Run]) -> matching.PaperMatch | None:
     """The row of the paper that all runs have; unlike it in what any of them is unlike it."""
-    matches = [matching.find(run.settings, run.total_steps, run.evaluated_puzzles, run.findings) for run in runs]
+    matches = [matching.find(run.settings, run.total_steps, run.evaluated_puzzles, run.caveats) for run in runs]
     first = matches[0] if matches else None
     if first is None or any(match is None or match.row is not first.row for match in matches):
         return None

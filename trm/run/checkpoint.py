@@ -68,7 +68,7 @@ class Meta:
     # None where the weights came from elsewhere:
     test_digest: str | None = None  # of the test puzzles that the scores were measured on
     puzzles: dict[str, int] | None = None  # how many, of "train" and "test"
-    findings: list[str] | None = None  # of the dataset (trm/data/content.py)
+    caveats: list[str] | None = None  # of the dataset (trm/data/content.py)
     training_range: dict[str, int] | None = None  # which generated puzzles it was trained on (trm/data/content.py)
     surroundings: dict[str, Any] | None = None  # threads and variables that numbers depend on (trm/backends/machine.py)
     code: dict[str, Any] | None = None  # revision and versions (trm/run/revision.py): equal for equal code

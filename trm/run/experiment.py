@@ -16,7 +16,7 @@ from trm.backends.machine import require_machine
 from trm.config import Config, RecursionConfig, total_steps
 from trm.core.architecture import Architecture, Weights, architecture
 from trm.core.curriculum import Stage, stages
-from trm.core.initial import init_fixed
+from trm.core.initial import init_buffers
 from trm.core.metrics import training_names
 from trm.core.programs import Program, train_program
 from trm.core.step import StepConfig, TrainState, draw_min_steps, init_state
@@ -41,7 +41,7 @@ class Experiment:
     dataset: Dataset  # the training split
     loader: TrainLoader | PairTrainLoader
     arch: Architecture
-    fixed: Weights  # on the CPU
+    buffers: Weights  # on the CPU
     total_steps: int
     content: Content  # of the dataset folder
 
@@ -63,17 +63,17 @@ class Experiment:
 
     def first_state(self) -> TrainState:
         """The state before the first step, on the CPU."""
-        return init_state(self.cfg, self.arch, self.fixed)
+        return init_state(self.cfg, self.arch, self.buffers)
 
-    def place(self, state: TrainState) -> TrainState:
+    def to_device(self, state: TrainState) -> TrainState:
         """A state of the CPU on the devices: whole on each, but for the carry, of which each device has its rows."""
-        carry = self.runtime.put_rows(self.own_rows(state.carry))
-        return self.runtime.put_replicated(state._replace(carry=None))._replace(carry=carry)  # type: ignore[arg-type]
+        carry = self.runtime.shard(self.own_rows(state.carry))
+        return self.runtime.replicate(state._replace(carry=None))._replace(carry=carry)  # type: ignore[arg-type]
 
     def sums(self, known: dict[str, Tensor] | None = None) -> Tensor:
         """Sums of the metrics on the devices, [M] in the order of `training_names`: those that are known, zero for all others."""
         zero = torch.zeros((), dtype=self.arch.master_dtype)
-        sums: Tensor = self.runtime.put_replicated(torch.stack([(known or {}).get(name, zero) for name in training_names()]))
+        sums: Tensor = self.runtime.replicate(torch.stack([(known or {}).get(name, zero) for name in training_names()]))
         return sums
 
     def host_batch(self, step: int, vote: int = 0) -> dict[str, Any]:
@@ -94,7 +94,7 @@ class Experiment:
 
 
 def build(cfg: Config, runtime: Runtime | None = None) -> Experiment:
-    """Load the data, start the devices (or take those of `runtime`), and make the network's fixed parts.
+    """Load the data, start the devices (or take those of `runtime`), and make the network's buffers.
 
     The experiment's settings count the puzzles as the dataset folder has them.
 
@@ -110,7 +110,7 @@ def build(cfg: Config, runtime: Runtime | None = None) -> Experiment:
     loader = train_loader(cfg, dataset, Host(runtime.process_index, runtime.process_count))
     content = examine(path, dataset, test, task)
     arch = on_devices(architecture(cfg, **dataset.metadata.sizes), runtime)
-    return Experiment(cfg, runtime, dataset, loader, arch, init_fixed(arch, cfg.seed), steps, content)
+    return Experiment(cfg, runtime, dataset, loader, arch, init_buffers(arch, cfg.seed), steps, content)
 
 
 def train_loader(cfg: Config, dataset: Dataset, host: Host = ALONE) -> TrainLoader | PairTrainLoader:
@@ -140,5 +140,5 @@ def started(cfg: Config) -> Runtime:
 
 def on_devices(arch: Architecture, runtime: Runtime) -> Architecture:
     """The architecture with what the devices put in the place of plain torch."""
-    own = {name: getattr(runtime, name) for name in ("linear", "swiglu", "compile_block", "whole")}
+    own = {name: getattr(runtime, name) for name in ("linear", "swiglu", "compile_block", "replicate_rows")}
     return dataclasses.replace(arch, **own, torch_kernels=runtime.can.torch_kernels)

@@ -110,7 +110,7 @@ class Outputs:
         tensors = flatten(state)
         with self._own():
             unflatten(self._template, tensors, f"step {self._record.step} is not saved, for it could not be read back")
-            tensors |= {f"fixed/{k}": t for k, t in self._exp.fixed.items() if k.startswith("init.")}
+            tensors |= {f"fixed/{k}": t for k, t in self._exp.buffers.items() if k.startswith("init.")}
             tensors |= {f"metrics/{name}": total for name, total in self._record.sums.items()}
             tensors |= {f"votes/{name}": torch.from_numpy(array) for name, array in self._record.votes.items()}
             self._writer.save(tensors, self._record.meta(self._exp))

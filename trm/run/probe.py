@@ -93,7 +93,7 @@ def run_probe() -> None:
 
     rows = hardware.local_devices
     began = time.perf_counter()
-    _, total = runtime.compile(double, lambda results: results[0])(runtime.put_batch({"rows": np.ones(rows, dtype=np.int32)}))
+    _, total = runtime.compile(double, lambda results: results[0])(runtime.shard_batch({"rows": np.ones(rows, dtype=np.int32)}))
     right = int(runtime.fetch(total)) == 2 * rows * runtime.process_count
     peak_bytes = (1 if sys.platform == "darwin" else 1024) * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     tell(compile_s=time.perf_counter() - began, right=right, peak_bytes=peak_bytes)

@@ -85,7 +85,7 @@ class Record:
             scores=self.scores,
             test_digest=exp.content.test_digest,
             puzzles={"train": exp.content.train_puzzles, "test": exp.content.test_puzzles},
-            findings=exp.content.findings,
+            caveats=exp.content.caveats,
             training_range=exp.content.training_range,
             surroundings=surroundings(exp.cfg.hardware),
             code=self.code,

@@ -78,9 +78,9 @@ def _start(exp: Experiment, run_dir: Path, record: Record) -> tuple[Experiment, 
 
 def _with_starts(exp: Experiment, tensors: dict[str, Tensor], source: str) -> Experiment:
     """The experiment with a checkpoint's initial values of the latents. Raises CheckpointError where they do not fit."""
-    own = {name: start for name, start in exp.fixed.items() if name.startswith("init.")}
+    own = {name: start for name, start in exp.buffers.items() if name.startswith("init.")}
     found = {name: start for name, start in part(tensors, "fixed/").items() if name in own}
-    return dataclasses.replace(exp, fixed=exp.fixed | unflatten(own, own | found, source))
+    return dataclasses.replace(exp, buffers=exp.buffers | unflatten(own, own | found, source))
 
 
 def _from_other_run(exp: Experiment, state: TrainState) -> tuple[Experiment, TrainState]:
@@ -166,7 +166,7 @@ def _agree(exp: Experiment, state: TrainState | None, record: Record, error: Exc
         "training puzzles": _words(exp.content.train_digest),
         "test puzzles": _words(exp.content.test_digest),
         "step": [-1 if error else record.step],
-        "state": _words(_sha256(flatten((state, exp.fixed, {name: torch.from_numpy(v) for name, v in record.votes.items()})))),
+        "state": _words(_sha256(flatten((state, exp.buffers, {name: torch.from_numpy(v) for name, v in record.votes.items()})))),
     }
     least, largest = extremes_over_hosts(exp.runtime, [number for words in numbers.values() for number in words])
     names = [name for name, words in numbers.items() for _ in words]

@@ -32,9 +32,9 @@ from trm.config.groups import GROUPS, group_options
 from trm.config.overrides import override, parsed
 from trm.config.refusals import one_line
 from trm.core.architecture import Architecture, Weights, architecture
-from trm.core.initial import init_fixed, weight_shapes
+from trm.core.initial import init_buffers, weight_shapes
 from trm.data.build import is_absent
-from trm.data.content import findings, trained_on
+from trm.data.content import caveats, trained_on
 from trm.data.format import SELECTION, Dataset, load_dataset, read_build_record
 from trm.errors import CheckpointError, ConfigError, DataError
 from trm.ground.folder import CHECKPOINTS, CONFIG_FILE, META_FILE, best_step, steps_in
@@ -56,7 +56,7 @@ class SavedRun:
     folder: Path  # the checkpoint folder
     weights: Weights  # training weights; empty where the evaluation's alone were published
     ema: Weights  # empty where the run kept no EMA
-    fixed: Weights
+    buffers: Weights
     puzzle_embedding: Tensor | None
     asked_data: bool = False  # whether the overrides say which puzzles to take
     chosen: bool = False  # whether it is the run's best checkpoint rather than its last one
@@ -121,7 +121,7 @@ def open_run(path: Path, overrides: list[str]) -> SavedRun:
         folder=folder,
         weights=weights,
         ema=part(tensors, "ema/"),
-        fixed=init_fixed(arch, cfg.seed) | part(tensors, "fixed/"),
+        buffers=init_buffers(arch, cfg.seed) | part(tensors, "fixed/"),
         puzzle_embedding=tensors.get("puzzle_embedding"),
         chosen=path.name == BEST or meta.step == best_step(folder.parent) != max(steps_in(folder.parent)),
         asked_data=cfg.data.path != own["data"]["path"] or any(override.startswith(("data.", "data=")) for override in overrides),
@@ -158,7 +158,7 @@ def check_test_puzzles(run: SavedRun, test: Dataset) -> list[str]:
     """
     own, here, where = run.meta.test_digest, test.digest(), f"data.path={run.cfg.data.path}"
     if own == here:
-        return (run.meta.findings or []) + chosen_words(run)
+        return (run.meta.caveats or []) + chosen_words(run)
     if own is not None and not run.asked_data:
         raise CheckpointError(
             f"{where} holds other test puzzles than the run was tested on: digest {own} in {run.folder}, {here} there: give the "
@@ -175,7 +175,7 @@ def check_test_puzzles(run: SavedRun, test: Dataset) -> list[str]:
     if train is None or train.digest() != run.meta.data_digest:
         train = None
         words.append("whether they are copies of puzzles that the run was trained on is not known: those are not in this folder")
-    return words + findings(task, train, test)
+    return words + caveats(task, train, test)
 
 
 def chosen_words(run: SavedRun) -> list[str]:

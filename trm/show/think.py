@@ -20,7 +20,7 @@ from trm.show.thinking import Cells, Frame
 def think(
     arch: Architecture,
     weights: Weights,
-    fixed: Weights,
+    buffers: Weights,
     puzzle_embedding: Tensor | None,
     question: Cells,
     candidate: tuple[InferenceConfig, int] = (ONE, 0),
@@ -36,13 +36,13 @@ def think(
     inputs, (way, key) = torch.from_numpy(question).int()[None], candidate
     vectors = None if puzzle_embedding is None else puzzle_embedding[identifier : identifier + 1]
     row = torch.tensor([key])
-    latents = {z: value.contiguous() for z, value in with_latents(arch, fixed, 1, row).items()}
+    latents = {z: value.contiguous() for z, value in with_latents(arch, buffers, 1, row).items()}
     for step in range(1, (num_steps or arch.recursion.n_sup) + 1):
         seen: list[Latents] = []
         with torch.no_grad():
             latents = prepared(arch, way, latents, row, torch.tensor([step - 1]))
-            noise = noise_of(arch, fixed, row, torch.tensor([step - 1]))
-            latents = forward(arch, weights, fixed, vectors, latents, inputs, seen.append, noise).latents
+            noise = noise_of(arch, buffers, row, torch.tensor([step - 1]))
+            latents = forward(arch, weights, buffers, vectors, latents, inputs, seen.append, noise).latents
             answers = [each[arch.latent_names[0]] for each in seen]
             frames = [_frame(arch, weights, step, recursion, answer) for recursion, answer in enumerate(answers, start=1)]
         yield frames

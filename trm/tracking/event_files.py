@@ -44,8 +44,8 @@ class TensorBoardTracker:
         *start, self._end = _hparams(cfg, data)
         for summary in start:
             self._writer.file_writer.add_summary(summary, 0)
-        if data and data["findings"]:
-            self._writer.add_text("data/findings", "\n\n".join(data["findings"]), 0)
+        if data and data["caveats"]:
+            self._writer.add_text("data/caveats", "\n\n".join(data["caveats"]), 0)
         self._writer.flush()
 
     def log(self, kind: str, global_step: int, values: dict[str, float | int]) -> None:
@@ -104,7 +104,7 @@ def _read(data: dict[str, Any], digest: str | None) -> dict[str, Any]:
     return {
         "data": f"{data['train_digest'][:8]} {data['test_digest'][:8]}",
         "test_puzzles": data["test_puzzles"],
-        "findings": "; ".join(data["findings"]) or "none",
+        "caveats": "; ".join(data["caveats"]) or "none",
         "settings": digest,
     }
 

@@ -18,7 +18,7 @@ WORDS = {
     "recursion.damping": "damping {:g}",
     "recursion.noise": "noise {:g}",
     "latents.init": "{} starts",
-    "latents.heads": "{} heads",
+    "latents.num_hypotheses": "{} hypotheses",
     "ema.enabled": "no EMA",
     "model.mixer": "{}",
     "model.mlp": "{}",
@@ -56,7 +56,7 @@ def labels(cfg: Config, data: Mapping[str, Any] | None = None) -> Labels:
     if cfg.train.max_steps is not None:
         settings["train.epochs"] = expected["train.epochs"]  # which say nothing then
     words = [form.format(settings[key]) for key, form in WORDS.items() if settings[key] != expected[key]]
-    match = matching.find(settings, None, *(() if data is None else (data["test_puzzles"], data.get("findings", ()))))
+    match = matching.find(settings, None, *(() if data is None else (data["test_puzzles"], data.get("caveats", ()))))
     value, variant = match.row.exact_accuracy if match and match.same_measure else None, ", ".join([recursion, *words])
     if data is None:
         return Labels(recursion, variant, None, value)

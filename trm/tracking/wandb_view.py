@@ -116,7 +116,7 @@ class WandbTracker:
         self.run_id = str(self._run.id)  # under an agent (`wandb agent`) the one that it has given out, whatever was asked for
         folders = f"{shlex.quote(str(home / 'wandb'))}/*run-*-{self.run_id}"
         self.rescue = f"`wandb sync --include-online {folders}` uploads what reached the disk, {METRICS_FILE} goes on"
-        self._run.summary["data_findings"] = (data or {}).get("findings", [])  # beside the numbers that they are about
+        self._run.summary["data_caveats"] = (data or {}).get("caveats", [])  # beside the numbers that they are about
         # The x axis is global_step, logged as a value: W&B's own step cannot go back, but resuming from a checkpoint does.
         self._run.define_metric("global_step")
         self._run.define_metric("*", step_metric="global_step")

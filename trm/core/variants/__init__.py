@@ -19,14 +19,17 @@ def check_variant(cfg: Config) -> None:
     recursion = cfg.recursion
     if recursion.variant not in VARIANTS:
         raise ConfigError(f"recursion.variant={recursion.variant} is unknown: choose one of {', '.join(VARIANTS)}")
-    variant, heads = VARIANTS[recursion.variant], cfg.latents.heads
-    if heads > 1 and len(variant.latents(recursion.n)) == 1:
+    variant, num_hypotheses = VARIANTS[recursion.variant], cfg.latents.num_hypotheses
+    if num_hypotheses > 1 and len(variant.latents(recursion.n)) == 1:
         raise ConfigError(
-            f"latents.heads={heads} copies the latents beside the answer, and recursion.variant={recursion.variant} has none: set "
-            "latents.heads=1 or recursion.variant=trm"
+            f"latents.num_hypotheses={num_hypotheses} copies the latents beside the answer, and "
+            f"recursion.variant={recursion.variant} has none: set latents.num_hypotheses=1 or recursion.variant=trm"
         )
-    if heads > 1 and recursion.act_continue:
-        raise ConfigError(f"latents.heads={heads} has no continue loss: set recursion.act_continue=false or latents.heads=1")
+    if num_hypotheses > 1 and recursion.act_continue:
+        raise ConfigError(
+            f"latents.num_hypotheses={num_hypotheses} has no continue loss: set recursion.act_continue=false or "
+            "latents.num_hypotheses=1"
+        )
     if any(variant.latents(phase.n) != variant.latents(recursion.n) for phase in recursion.curriculum):
         raise ConfigError(
             f"recursion.curriculum: recursion.variant={recursion.variant} has other latents with another n: give every phase "

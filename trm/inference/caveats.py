@@ -3,7 +3,7 @@
 from trm.config import Config
 
 
-def findings_of(cfg: Config) -> list[str]:
+def caveats_of(cfg: Config) -> list[str]:
     """In words, a line each."""
     way, found = cfg.inference, []
     if way.restarts > 1 and cfg.latents.init != "random":

@@ -5,7 +5,7 @@ import pytest
 import torch
 from scipy import stats
 
-from trm.ground.counter import RECURSION_NOISE, STARTS, normal, threefry, uniform
+from trm.ground.rng import RECURSION_NOISE, STARTS, normal, threefry, uniform
 
 ROWS = torch.arange(400)
 
