@@ -1,4 +1,4 @@
-# make setup | setup-plan | demo | test | test-long | test-faults | nightly | test-slurm | test-engines | lint | audit | format | clean.  `make setup TORCH_INDEX=URL` takes torch from another index (CPU wheels).
+# make setup | setup-plan | docs | demo | test | test-long | test-faults | nightly | test-slurm | test-engines | lint | audit | format | clean.  `make setup TORCH_INDEX=URL` takes torch from another index (CPU wheels).
 # EXTRAS adds optional packages: make setup EXTRAS=dev,tpu (also: plan, ray, arc).
 SHELL := bash
 PYTHON ?= python3
@@ -8,7 +8,7 @@ TORCH_INDEX ?=
 EXTRAS ?= dev
 READY := $(VENV)/.ready-$(EXTRAS)
 
-.PHONY: setup setup-plan demo test test-long test-faults nightly test-slurm test-engines lint audit format clean
+.PHONY: setup setup-plan setup-docs docs demo test test-long test-faults nightly test-slurm test-engines lint audit format clean
 setup: $(READY)
 
 $(READY): setup.cfg pyproject.toml
@@ -21,13 +21,25 @@ $(READY): setup.cfg pyproject.toml
 	@scripts/dev/first_compile.sh $(abspath $(PY))
 	@touch $@
 
+EXTRA = $(PYTHON) -c 'import configparser as c; f = c.ConfigParser(); f.read("setup.cfg"); print(f["options.extras_require"]["$(1)"])'
+
 # jax and libtpu for `python -m trm.plan plan.compile=true`, 1 GB in a venv of their own: torch_xla's must stay as it is
 setup-plan: .venv-plan/.ready
 .venv-plan/.ready: setup.cfg
 	@test -x .venv-plan/bin/python || $(PYTHON) -m venv .venv-plan
-	@.venv-plan/bin/pip install -q $$($(PYTHON) -c 'import configparser as c; f = c.ConfigParser(); f.read("setup.cfg"); \
-	  print(f["options.extras_require"]["plan"])')
+	@.venv-plan/bin/pip install -q $$($(call EXTRA,plan))
 	@touch $@
+
+# MkDocs in a venv of its own
+setup-docs: .venv-docs/.ready
+.venv-docs/.ready: setup.cfg
+	@test -x .venv-docs/bin/python || $(PYTHON) -m venv .venv-docs
+	@$(call EXTRA,docs) > .venv-docs/requirements.txt
+	@.venv-docs/bin/pip install -q -r .venv-docs/requirements.txt
+	@touch $@
+
+docs: setup-docs   # the documentation as a site, in site/: a warning fails it, a link that leads nowhere too
+	NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build --quiet
 
 demo: setup
 	@scripts/demo.sh
@@ -67,4 +79,4 @@ format: setup
 	$(VENV)/bin/ruff format .
 
 clean:
-	rm -rf $(VENV) .venv-plan .venv-audit build *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
+	rm -rf $(VENV) .venv-plan .venv-docs .venv-audit site dist build *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis

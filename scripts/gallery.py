@@ -1,4 +1,4 @@
-"""Make the README's pictures in docs/images anew, from real runs: `python scripts/gallery.py [--sweep DIR] [--out DIR]`.
+"""Make the pictures of docs/images anew, from real runs: `python scripts/gallery.py [--sweep DIR] [--out DIR]`.
 
   --sweep DIR  a finished sweep with tracking=tensorboard; without it `python -m trm.train +sweep=demo` runs first, or what is
                missing of it (three to five minutes on two idle cores)

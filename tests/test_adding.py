@@ -29,7 +29,7 @@ from trm.errors import ConfigError
 SMALL = [*TINY, "model.hidden_size=16", "train.checkpoint_every_steps=1", "train.eval_every_steps=null", "train.keep_checkpoints=9"]
 PUZZLE = "1...|..1.|.1..|...1"
 PAGE = toy_task.PAGE
-BACKENDS_PAGE = (Path(__file__).parents[1] / "docs" / "backends.md").read_text(encoding="utf-8")
+BACKENDS_PAGE = (Path(__file__).parents[1] / "docs" / "explanation" / "backends.md").read_text(encoding="utf-8")
 BACKEND = re.search(r"```python\n(# trm/backends/careful.py.*?)```", BACKENDS_PAGE, re.DOTALL)[1]
 
 
@@ -135,7 +135,7 @@ def test_an_optimizer_with_three_buffers(tmp_path, monkeypatch):
 
 
 def test_a_backend(tmp_path, monkeypatch):
-    """The eager one that can neither change a table in place nor have several devices, as docs/backends.md shows it: a file."""
+    """The eager one that can neither change a table in place nor have several devices: the file in docs/explanation/backends.md."""
     monkeypatch.setattr(trm.config.backends, "FOLDER", tmp_path)
     monkeypatch.setattr(trm.backends, "__path__", [*trm.backends.__path__, str(tmp_path)])
     monkeypatch.setitem(BACKENDS, "careful", BACKENDS["eager"])
@@ -196,7 +196,7 @@ DATA = [f"data.{key}={value}" for key, value in toy_task.SETTINGS.items() if key
 
 @pytest.fixture
 def sums(tmp_path, monkeypatch):
-    """The task of docs/adding.md as the module sums of the current folder, and unknown again after the test."""
+    """The task of docs/tutorials/your_own_task.md as the module sums of the current folder, and unknown again after the test."""
     (tmp_path / "sums.py").write_text(toy_task.CODE)
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)

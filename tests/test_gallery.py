@@ -1,4 +1,4 @@
-"""The script that makes the README's pictures, and the pictures that are there."""
+"""The script that makes the pictures of the README and the documentation, and the pictures that are there."""
 
 import importlib.util
 import io
@@ -25,7 +25,8 @@ def gallery():
 
 
 def test_the_pictures_are_shown_small_and_made_by_the_script(gallery):
-    shown = set(re.findall(r"\]\(docs/images/([^)]+)\)", (ROOT / "README.md").read_text()))
+    pages = [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]
+    shown = {name for page in pages for name in re.findall(r"\]\([./\w]*images/([^)]+)\)", page.read_text())}
     there = {path.name for path in IMAGES.iterdir()}
     script = (ROOT / "scripts" / "gallery.py").read_text()
     assert there == shown

@@ -1,4 +1,4 @@
-"""The rules of the house, read from the imports of every module; docs/architecture.md says why."""
+"""The rules of the house, read from the imports of every module; docs/explanation/architecture.md says why."""
 
 import ast
 from pathlib import Path

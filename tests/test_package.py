@@ -2,6 +2,7 @@
 
 import configparser
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -19,15 +20,20 @@ COMMANDS = sorted(
 )
 
 
+def copy_sources(folder):
+    """What a package is built from, in a folder of its own: setuptools would leave a build folder in the checkout."""
+    for name in ("trm", "conf", "hydra_plugins", "models"):
+        shutil.copytree(ROOT / name, folder / name, symlinks=True)
+    for name in ("setup.cfg", "pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, folder)
+    return folder
+
+
 @pytest.fixture(scope="module")
 def package(tmp_path_factory):
     """bin/ of an environment that holds the installed wheel, with this environment's packages but not this checkout."""
     folder = tmp_path_factory.mktemp("package")
-    source = folder / "source"  # setuptools would leave a build folder in the checkout
-    for name in ("trm", "conf", "hydra_plugins", "models"):
-        shutil.copytree(ROOT / name, source / name, symlinks=True)
-    for name in ("setup.cfg", "pyproject.toml", "README.md", "LICENSE"):
-        shutil.copy(ROOT / name, source)
+    source = copy_sources(folder / "source")
     build = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation", "-w", str(folder), str(source)]
     subprocess.run(build, check=True, cwd=folder)
     venv.create(folder / "venv", symlinks=True)
@@ -54,6 +60,31 @@ def test_every_command_is_installed():
     config.read(ROOT / "setup.cfg")
     scripts = config["options.entry_points"]["console_scripts"].split("\n")
     assert sorted(line.split(" = ")[0] for line in scripts if line) == [f"trm-{name.replace('_', '-')}" for name in COMMANDS]
+
+
+def test_every_place_has_the_same_version():
+    config = configparser.ConfigParser()
+    config.read(ROOT / "setup.cfg")
+    version = config["metadata"]["version"]
+    assert re.search(r"^version: (.*)$", (ROOT / "CITATION.cff").read_text(), re.MULTILINE)[1] == version
+    assert re.search(r"^## (\S+) \(", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)[1] == version
+    readme = (ROOT / "README.md").read_text()
+    assert f"Version {version}," in readme
+    assert f"version={{{version}}}" in readme
+
+
+@pytest.mark.long
+def test_the_package_is_built_and_its_metadata_is_whole(tmp_path):
+    for name in ("build", "twine"):
+        pytest.importorskip(name, reason=f"{name} is not installed: make setup EXTRAS=dev")
+    copy_sources(tmp_path / "source")
+    build = [sys.executable, "-m", "build", "--no-isolation", "--outdir", str(tmp_path / "dist"), str(tmp_path / "source")]
+    subprocess.run(build, check=True, capture_output=True)
+    made = [str(path) for path in (tmp_path / "dist").iterdir()]
+    assert len(made) == 2  # the wheel and the source
+    check = [sys.executable, "-m", "twine", "check", "--strict", *made]
+    done = subprocess.run(check, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
 
 
 @pytest.mark.long

@@ -1,4 +1,4 @@
-"""The pages of docs/results and docs/records.md say what their files and commands say, and at which revision that was."""
+"""The pages of docs/results say what their files and commands say, and at which revision that was."""
 
 import importlib.util
 import re
@@ -144,7 +144,7 @@ def test_the_tables_of_sweeps_say_what_the_runs_do():
 
 
 def test_the_pods_page_has_the_hours_of_the_plan():
-    text = (ROOT / "docs" / "pod.md").read_text()
+    text = (ROOT / "docs" / "tutorials" / "pod.md").read_text()
     job = re.compile(r"^    (\w+) +[\d,]+ +[\d.]+ +[\d,]+ +[\d.]+ +[\d.]+ +([\d.]+)", re.MULTILINE)
     hours = dict(job.findall(BLOCKS[SWEEP]))
     hours["e2_2_t3_n6"] = hours["e1_1_baseline"]  # the same settings, so that the sweep has them once
@@ -163,5 +163,5 @@ def test_the_pods_page_has_the_hours_of_the_plan():
 def test_a_search_has_other_puzzles_than_tables_and_records(sweep):
     asked = yaml.safe_load((CONF_DIR / "sweep" / f"{sweep}.yaml").read_text())["hydra"]["sweeper"]["params"]
     table = composed("experiment=field_trm")
-    assert asked["data.seed"] not in (table.data.seed, 1)  # 1: docs/records.md
+    assert asked["data.seed"] not in (table.data.seed, 1)  # 1: docs/results/records.md
     assert asked.get("seed", 0) < 100  # those of records begin there

@@ -1,4 +1,4 @@
-"""What users of the released codes type: their names are translated, and docs/from_released.md says what is true."""
+"""What users of the released codes type: their names are translated, and docs/how-to/from_released.md says what is true."""
 
 import itertools
 import re
@@ -14,7 +14,7 @@ from trm.config.overrides import override, quoting_hint
 from trm.config.released import ELSEWHERE, OPTIONS, RELEASED, key_hint
 from trm.errors import ConfigError
 
-PAGE = (Path(__file__).parents[1] / "docs" / "from_released.md").read_text(encoding="utf-8")
+PAGE = (Path(__file__).parents[1] / "docs" / "how-to" / "from_released.md").read_text(encoding="utf-8")
 COMMANDS = re.findall(r"^\| `(.+?)` \| `(python -m .+?)` \|$", PAGE, re.MULTILINE)
 WORDS = {"True": True, "False": False, "none": "none"}
 

@@ -1,4 +1,4 @@
-"""The variants of the field (docs/variants.md) against a trainer that takes one row at a time, and laws of each axis."""
+"""The variants of docs/explanation/variants.md against a trainer that takes one row at a time, and laws of each axis."""
 
 import dataclasses
 import functools
@@ -211,13 +211,12 @@ def test_what_makes_no_sense_is_refused_in_one_line(overrides, words):
 # a new one ---------------------------------------------------------------------------------------------------------------------
 
 
-def test_the_page_on_adding_says_how_to_add_a_variant(monkeypatch):
-    page = (Path(__file__).parents[1] / "docs" / "adding.md").read_text()
-    section = page.partition("## A variant of the model")[2].partition("\n## ")[0]
-    yaml_lines, code = (re.search(rf"```{kind}\n(.*?)```", section, re.DOTALL)[1] for kind in ("yaml", "python"))
+def test_the_tutorial_says_how_to_add_a_variant(monkeypatch):
+    page = (Path(__file__).parents[1] / "docs" / "tutorials" / "your_own_variant.md").read_text()
+    yaml_lines, code = (re.search(rf"```{kind}\n(.*?)```", page, re.DOTALL)[1] for kind in ("yaml", "python"))
     assert len(yaml_lines.splitlines()) + len(code.splitlines()) < 40
     monkeypatch.setitem(VARIANTS, "echo", None)  # is removed after the test
-    exec(compile(code, "docs/adding.md", "exec", dont_inherit=True), {"__name__": "echo"})
+    exec(compile(code, "docs/tutorials/your_own_variant.md", "exec", dont_inherit=True), {"__name__": "echo"})
     settings = yaml.safe_load(yaml_lines)["recursion"]
     assert compose(
         ["data=sudoku_4x4", "recipe=tiny", "run_name=r", f"recursion.variant={settings['variant']}", "latents.num_hypotheses=2"]

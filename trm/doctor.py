@@ -145,7 +145,7 @@ def check_devices(probe: Probe, hardware: HardwareConfig) -> str:
     if probe.devices != hardware.num_devices:
         raise Finding(f"{text}, {probe.devices} found", "the hardware= of this machine, such as hardware=cpu")
     faster = hardware.name == "cpu" and hardware.dtype == "float32" and multiplies_bfloat16()
-    hint = "; this processor multiplies bfloat16 itself: hardware=cpu_bf16 is faster (docs/backends.md)" if faster else ""
+    hint = "; this processor multiplies bfloat16 itself: hardware=cpu_bf16 is faster" if faster else ""
     if hardware.platform == "cpu":
         bound = f" of {len(allowed())}, by the CPU quota of this container" if quota() < len(allowed()) else ""
         text = f"{text} on {cores()} core(s){bound}"

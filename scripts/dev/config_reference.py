@@ -1,4 +1,4 @@
-"""Write docs/config.md, the reference of the config keys, from the schema: python scripts/dev/config_reference.py"""
+"""Write docs/reference/config.md, the reference of the config keys, from the schema: python scripts/dev/config_reference.py"""
 
 import dataclasses
 import typing
@@ -11,13 +11,14 @@ from trm.config import Config, DataConfig, keys_of
 from trm.config.groups import CONF_DIR, GROUPS
 from trm.tasks import TASKS
 
-FILE = Path(__file__).resolve().parents[2] / "docs" / "config.md"
-HEAD = """# Config keys
+FILE = Path(__file__).resolve().parents[2] / "docs" / "reference" / "config.md"
+HEAD = """# Every key
 
-Made from the schema in `trm/config` and the settings of each task in `trm/tasks` by
-`python scripts/dev/config_reference.py`; do not edit. A default is the schema's
-own: the options of a group (`conf/GROUP/OPTION.yaml`) set others. `python -m trm.train --cfg job` shows what a command comes to,
-`--info` where each value and ratio came from.
+For everyone who sets something by `KEY=VALUE` or in a YAML file: each key with its default, its meaning and the allowed values.
+
+A default is the schema's own; the options of a group (`conf/GROUP/OPTION.yaml`) set others. `python -m trm.train --cfg job` shows
+the settings of a command, and `--info` shows where each value and ratio came from. The page is made by
+`python scripts/dev/config_reference.py` from `trm/config` and the settings of each task in `trm/tasks`; do not edit it.
 """
 
 

@@ -2,7 +2,7 @@
 
 A table between `<!-- NAME, from FILE -->` and `<!-- end -->` is made from that file. On the plan's page, what a command
 prints stands below each heading that is one. `sentences` has the words with numbers of such files, which are not filled.
-tests/test_pages.py holds the pages to all of it.
+tests/test_pages.py and tests/test_readme.py hold the pages to all of it.
 """
 
 import contextlib
@@ -21,10 +21,12 @@ from scipy import stats
 from trm.cli import compose
 from trm.config import digest
 from trm.config.groups import CONF_DIR
+from trm.config.paper import ROWS
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 RESULTS = DOCS / "results"
-PAGES = [*sorted(RESULTS.glob("*.md")), DOCS / "records.md"]
+PAGES = sorted(RESULTS.glob("*.md"))
+README = DOCS.parent / "README.md"
 BLOCK = re.compile(r"^## `python -m trm\.plan ([^\n`]*)`\n```\n(.*?)^```\n", re.MULTILINE | re.DOTALL)
 FILLED = re.compile(r"^<!-- (\w+), from (\S+) -->\n(.*?)^<!-- end -->\n", re.MULTILINE | re.DOTALL)
 
@@ -69,6 +71,11 @@ COLUMNS = {
     "global_step": ("step", ",.0f", 1),
     "exact_accuracy": ("exact %", ".1f", 100),
     "count": ("held-out puzzles", ",.0f", 1),
+}
+CARDS = {
+    "sudoku_6x6": "6x6 Sudoku, 1 network, CPU",
+    "maze_9x9": "mazes of side 9, 1 network, CPU",
+    "sudoku_9x9": "9x9 Sudoku, generated, 1 network, one GPU",
 }
 REPORT = ["variant", "settings", "seeds"]
 TABLES = {
@@ -121,12 +128,61 @@ def table(name: str, path: Path) -> str:
     """The table of that name as Markdown."""
     if name == "experiments":
         return experiments("[!_]*")
+    if name == "overview":
+        return overview()
     keys, rows = TABLES[name], rows_of(path)
     if name == "variants":
         rows = sorted(rows, key=lambda row: -float(row["exact_accuracy_mean"]))
     lines = [[COLUMNS[key][0] for key in keys], ["---:" if COLUMNS[key][1] else "---" for key in keys]]
     lines += [[shown(row, key) for key in keys] for row in rows]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def overview() -> str:
+    """The README's table of results, each from the committed file that its last column links; what was not run says so."""
+    field = {row["variant"]: row for row in rows_of(RESULTS / "field_6x6" / "report.csv")}
+    mazes = {row["variant"]: row for row in rows_of(RESULTS / "maze_grid" / "report.csv")}
+    ways = rows_of(RESULTS / "inference_6x6" / "frontier.csv")
+    alone, best = (
+        next(row for row in ways if _way(row) == way) for way in (("steps", "last", "1", "16"), ("copies", "vote", "32", "16"))
+    )
+    arc = re.findall(r"^\| 31 variants, votes \|.*\*\*(.*?)\*\* \|$", (RESULTS / "arc_small.md").read_text(), re.MULTILINE)
+    grid = f"mazes of side 9, {mazes['t2_n2']['seeds']} seeds"
+    few = f"6x6 Sudoku, 3,000 puzzles, {field['field_trm']['seeds']} seeds"
+    votes_of = f"6x6 Sudoku, {best['seeds']} short runs, {best['puzzles']} puzzles"
+    paper, absent = f"{100 * ROWS[0].exact_accuracy:.1f}", "**not run yet**"
+    lines = [
+        (few, "TRM, T=2 n=2", shown(field["field_trm"], "exact_accuracy_mean"), "", _link("field_6x6.md")),
+        (few, "the fast recipe", shown(field["field_fast"], "exact_accuracy_mean"), "", _link("field_6x6.md")),
+        (votes_of, "TRM; one answer", shown(alone, "exact"), "", _link("inference_6x6.md")),
+        (votes_of, f"votes of {best['K']} copies", shown(best, "exact"), "", _link("inference_6x6.md")),
+        (grid, "TRM, T=2 n=2", shown(mazes["t2_n2"], "exact_accuracy_mean"), "", _link("maze_grid.md")),
+        (grid, "TRM, T=4 n=6", shown(mazes["t4_n6"], "exact_accuracy_mean"), "", _link("maze_grid.md")),
+        ("20 ARC tasks, 3 seeds, pass@2", "31 variants vote", arc[0], "", _link("arc_small.md")),
+        *[_card(name, title) for name, title in CARDS.items()],
+        ("Sudoku-Extreme", "D=512, T=3 n=6, MLP", absent, paper, _link("experiments.md")),
+        ("Maze-Hard", "D=512, attention", absent, "85.3", _link("experiments.md")),
+        ("ARC-AGI-1, ARC-AGI-2, pass@2", "D=512, attention", absent, "44.6, 7.8", _link("experiments.md")),
+        ("any of them on a TPU", "", absent, "", _link("plan_v4_64.md")),
+    ]
+    head = "| task | network | here, exact % | the paper | from |\n| --- | --- | ---: | ---: | --- |\n"
+    return head + "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def _link(page: str) -> str:
+    return f"[page](docs/results/{page})"
+
+
+def _way(row: Row) -> tuple[str, ...]:
+    return tuple(row[key] for key in ("candidates from", "selection", "K", "D"))
+
+
+def _card(name: str, title: str) -> tuple[str, ...]:
+    """The overview's line of a network of models/, from its card."""
+    facts = yaml.safe_load((DOCS.parent / "models" / name / "README.md").read_text().split("---\n")[1])
+    low, high = (100 * value for value in facts["interval_95"])
+    exact = f"{100 * facts['exact_accuracy']:.1f} ({low:.1f} to {high:.1f})"
+    return title, f"{facts['parameters']:,} weights", exact, "", f"[card](models/{name}/README.md)"
 
 
 def experiments(names: str) -> str:
@@ -276,6 +332,6 @@ def filled(page: Path) -> str:
 
 
 if __name__ == "__main__":
-    for page in PAGES:
+    for page in [*PAGES, README]:
         page.write_text(filled(page), encoding="utf-8")
         print(f"written: {page}")

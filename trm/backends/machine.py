@@ -15,8 +15,9 @@ from trm.config import HardwareConfig
 from trm.errors import ConfigError
 from trm.ground.cores import allowed, cores, quota
 
-# Variables of torch, torch_xla and XLA that change numbers, by who reads them: docs/backends.md. Under the first a run computes
-# otherwise than its settings say, so they are refused unless they say no; the others change last bits and are recorded.
+# Variables of torch, torch_xla and XLA that change numbers, by who reads them (docs/explanation/backends.md). Under the first a
+# run computes otherwise than its settings say, so they are refused unless they say no; the others change last bits and are
+# recorded.
 REFUSED = {
     "xla": r"XLA_(USE|DOWNCAST)_(BF16|FP16)|XLA_USE_32BIT_LONG",
     "cpu": r"(ONEDNN|DNNL)_DEFAULT_FPMATH_MODE",

@@ -33,7 +33,7 @@ def _in_our_terms(error: BaseException) -> str:
     if unknown:
         inside = _full_key(str(reason)) or ""  # model={mixr:mlp}: the reason names model.mixr
         if inside and "." not in inside and inside != unknown[1] and unknown[1] in all_keys():  # entries of a list have keys too
-            return f"{unknown[1]}: its entries have no key {inside}: docs/config.md shows one"
+            return f"{unknown[1]}: its entries have no key {inside}: docs/reference/config.md shows one"
         return unknown_key(_full_key(text) or (inside if inside.startswith(f"{unknown[1]}.") else unknown[1]))
     if text.startswith("Error merging override") and reason is not None:  # the reason is one level down
         return f"{text.splitlines()[0].removeprefix('Error merging override ')}: {one_line(reason)}"

@@ -1,6 +1,6 @@
 """What the released TRM, HRM, URM and EqR codes, and trainers in general, call a setting, and what is typed for it here.
 
-The tables serve the hints of refusals and docs/from_released.md.
+The tables serve the hints of refusals and docs/how-to/from_released.md.
 """
 
 import difflib

@@ -9,7 +9,8 @@ failed, are missing or still run are listed with the reason.
   --group KEY,...  put runs into variants by these config keys or groups (recursion,ema or optimizer.lr), by `experiment` or by
                    `sweep` (the folder that holds the runs), whatever else differs
   --target SHARE   also the samples and seconds that each variant takes to this exact accuracy, such as 0.8
-  --records        whether a variant is a new record of the seconds to --target (0.99 without it); docs/records.md has the rule
+  --records        whether a variant is a new record of the seconds to --target (default 0.99), by the rule of
+                   docs/results/records.md
   --baseline VARIANT
                    each variant's difference to this one over the seeds that both have, with p values corrected for their number
   --out DIR        where the files go: DIR/report of the one folder given, else ./report

@@ -1,4 +1,6 @@
-"""`python -m trm.report DIR... --records`: is one variant a new record of the time to an accuracy? docs/records.md has the rule.
+"""`python -m trm.report DIR... --records`: is one variant a new record of the time to an accuracy?
+
+The rule is in docs/results/records.md.
 
 A run is as long as its settings say, and its last evaluation decides: no run and no evaluation is chosen. The mean of a side's
 ten seeds, which are named before the run and which no search has used, has to be above the target beyond doubt (one-sided
@@ -91,7 +93,8 @@ def text(comparison: Comparison, target: float = TARGET) -> str:
         lines.append(f"  {_claim(fast, slow)}")
     rule = (
         f"whole training of {SEEDS} seeds named before; the mean of the last evaluations, of {LEAST_PUZZLES:,} puzzles or more, "
-        f"is above {100 * target:g} % and the time shorter than before, each with p < {MOST_LUCK:g}; in turns: docs/records.md"
+        f"is above {100 * target:g} % and the time shorter than before, each with p < {MOST_LUCK:g}, in turns; "
+        "docs/results/records.md has the rule"
     )
     return "\n".join([f"records: seconds of training to a mean of {100 * target:g} % ({rule})", *lines])
 

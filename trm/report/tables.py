@@ -204,7 +204,7 @@ def notes(comparison: Comparison) -> list[str]:
     others = sorted({row.source for row in _rows_beside(comparison)} - {paper.CITATION})
     beside = [PAPER_NOTE] if _beside_paper(comparison) else []
     beside += (
-        [f"published by others than the paper: {'; '.join(others)}; docs/variants.md says under which conditions"] if others else []
+        [f"published by others than the paper: {'; '.join(others)}; conditions: docs/explanation/variants.md"] if others else []
     )
     tests = sum(found.p is not None for found in differences(comparison).values())
     less = [BASELINE_NOTE.format(label=comparison.baseline.label, tests=tests)] if comparison.baseline else []
