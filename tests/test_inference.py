@@ -483,7 +483,7 @@ def test_every_way_composes():
         (["inference.selection=resample"], "set inference.rollouts above 1"),
         (["inference=eqr", "inference.supervision_steps=3"], "inference.window=3"),
         (["inference=eqr", "inference.early_exit=true"], "set inference.early_exit=false"),
-        (["inference=ptrm", "evaluate.by_difficulty=true"], "evaluate.by_difficulty is of one candidate"),
+        (["inference=ptrm", "evaluate.by_difficulty=true"], "evaluate.by_difficulty needs one candidate"),
         (["inference=votes32", "data=maze_small"], "a 11x11 maze has 8 symmetric copies (turned and mirrored)"),
         (["inference.selection=luck"], "inference.selection=luck is not one of last, vote"),
         (["inference=votes9"], "inference=votes9"),
@@ -594,7 +594,7 @@ def test_solving_with_candidates(folder):
     out = run(folder, "trm.solve", "checkpoint=outputs/r", "test:1", "inference=votes8", "--html", "x.html", "--watch").stdout
     assert "written: x.html" in out
     refused = run(folder, "trm.solve", "checkpoint=outputs/r", "test:1", "inference=guided", "--watch", check=2).stderr
-    assert "no course of their own" in refused
+    assert "no history of their own" in refused
     assert "trm.evaluate" in run(folder, "trm.solve", "checkpoint=outputs/r", "test:1", "inference=frontier", check=2).stderr
 
 

@@ -142,7 +142,7 @@ def test_a_network_that_was_evaluated_with_halting_stops_where_it_halts(tmp_path
 
 def test_a_puzzle_without_a_network_is_refused_where_none_comes_along(tmp_path, monkeypatch):
     monkeypatch.setattr("trm.solve.published", list)
-    assert "no trained network comes along here: checkpoint=" in run(tmp_path, "trm.solve", "1" * 16, check=2).stderr
+    assert "there is no network in models/: give checkpoint=" in run(tmp_path, "trm.solve", "1" * 16, check=2).stderr
 
 
 def test_what_no_network_fits_is_refused(tmp_path):

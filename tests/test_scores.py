@@ -55,7 +55,7 @@ def test_scores_on_other_puzzles_or_of_another_kind_are_not_compared(now):
     record.step = 2
     record.evaluated(result(0.3, 0.3), result(0.3, 0.3), *now)
     assert record.scores.best_step == 2
-    assert "the best is looked for anew" in record.warnings[0]
+    assert "the search for the best starts again" in record.warnings[0]
 
 
 def test_results_over_two_parts_are_joined_by_their_counts():

@@ -65,7 +65,7 @@ def test_wrong_options_are_named(trained):
         assert words in refused.stderr
         assert len(refused.stderr.splitlines()) == 1
     for arguments, words in (
-        (["11.. .... .... ...."], "no solution: row 1 has 1 more than once; box 1 has 1 more than once: mend its givens"),
+        (["11.. .... .... ...."], "no solution: row 1 has 1 more than once; box 1 has 1 more than once: correct its givens"),
         (["1---------------", "--checkpoint=x"], "without dashes: checkpoint=..."),
     ):
         refused = run(folder, "trm.solve", "checkpoint=outputs/whole", *arguments, check=2)
@@ -175,7 +175,7 @@ def test_every_puzzle_gets_the_answer_that_it_has_in_the_evaluation(trained, nam
         answer, course, _ = solved(run, dataset, number)
         assert np.array_equal(answer, theirs)
         assert course.num_steps == every.steps[number]
-        if name != "guided":  # whose candidates have no course of their own
+        if name != "guided":  # whose candidates have no history of their own
             *_, (*_, last) = think(
                 run.arch, run.eval_weights, run.buffers, None, course.question, (run.cfg.inference, course.key), course.num_steps
             )

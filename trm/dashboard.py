@@ -1,12 +1,12 @@
 """The study's W&B workspace as code: `python -m trm.dashboard push [entity=..] [project=..] [name=..] [--dry-run]`.
 
-Creates the workspace, or writes its sections again where it is there: learning curves by recursion, final exact accuracy by variant
-beside the paper's, parallel coordinates over the ablation, throughput, halting, held-out puzzles. Which runs are shown, and their
-colours, stay as they were set in the browser. Needs a W&B key, and a project that has had a run (tracking=wandb).
+The command creates the workspace, or replaces its sections where it exists: learning curves by recursion, final exact accuracy by
+variant beside the paper's, parallel coordinates over the ablation, throughput, halting, held-out puzzles. The shown runs and their
+colours stay as they were set in the browser. It needs a W&B key, and a project that has had a run (tracking=wandb).
 
-  entity=NAME   team or user: conf/tracking's, else what W&B itself takes (WANDB_ENTITY), else the account's default
-  project=NAME  conf/tracking's by default, else what W&B itself takes (WANDB_PROJECT), else where the runs go
-  name=TEXT     the workspace's name; another name is another workspace
+  entity=NAME   team or user; default: conf/tracking, then WANDB_ENTITY, then the account's own
+  project=NAME  default: conf/tracking, then WANDB_PROJECT, then the project of the runs
+  name=TEXT     the name of the workspace
   --dry-run     print what would be sent, as JSON; needs neither network nor account
 """
 
@@ -184,7 +184,7 @@ def parse(arguments: list[str]) -> tuple[Target, bool]:
     given = options("trm.dashboard", arguments, dry_run={"action": "store_true"})
     command, *rest = given.rest or [""]
     if command != "push":
-        raise UserError(f"{command or 'nothing'}: not a command of trm.dashboard: python -m trm.dashboard push")
+        raise UserError(f"{command or 'nothing'}: not a command of trm.dashboard: give python -m trm.dashboard push")
     names = {"entity": "", "project": "", "name": NAME}
     for key, separator, value in (argument.partition("=") for argument in rest):
         if not separator or key not in names:

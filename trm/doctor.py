@@ -1,7 +1,7 @@
 """Check this machine before a long run: `python -m trm.doctor [GROUP=OPTION ...] [KEY=VALUE ...]`.
 
-Takes the overrides of the run as `python -m trm.train` does and prints one line for each check: ok, warning or failure, what was
-found, and the fix. Trains nothing and leaves nothing behind. Exit codes: 0 nothing failed, 1 a check failed, 2 wrong overrides.
+The command takes the same overrides as `python -m trm.train` and prints one line for each check: ok, warning or failure, what was
+found, and the fix. It trains nothing and writes nothing. Exit codes: 0 nothing failed, 1 a check failed, 2 wrong overrides.
 
   python -m trm.doctor hardware=v4_64 data=NAME run_name=my_run
 """

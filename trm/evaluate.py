@@ -3,12 +3,12 @@
 Repeats the run's own last evaluation (every puzzle once, N_sup supervision steps, the last one read), on its own or with KEY=VALUE
 on other puzzles or hardware.
 
-  inference=votes8|ptrm|eqr|...        several candidates for each puzzle's answer, and who of them answers (conf/inference)
-  inference=frontier                   a ladder of such ways: accuracy against FLOPs a puzzle, and the Pareto front
-  --multirun inference=standard,votes8 the same of the ways that are named; inference.KEY=a,b too
+  inference=votes8|ptrm|eqr|...        several candidates for each puzzle's answer, and which of them answers
+  inference=frontier                   several ways of inference: accuracy against FLOPs, and the Pareto front
+  --multirun inference=standard,votes8 the same for the options that are named; inference.KEY=a,b too
   inference.early_exit=true            a row that halts takes the next puzzle: accuracy and mean steps with halting on
   evaluate.max_variants=32             so many variants vote, of puzzles that have an identifier for each; else all do
-  evaluate.by_difficulty=true          the scores of puzzles that are alike hard, as their task measures it
+  evaluate.by_difficulty=true          scores by difficulty, as the task measures it
 
 The frontier and by_difficulty write a table (CSV, JSON) and a picture into RUN/evaluation, or into DIR with --out; variants that
 vote write submission.json and answers.json there. With --out every evaluation is written: its figures, those after each

@@ -1,6 +1,6 @@
-"""Weights in the released codes' names (TRM's, and EqR's and URM's, which are made from it): read theirs here, write ours for them.
+"""Exchange weights with the released code of TRM, EqR and URM: import theirs, export or publish a run's.
 
-The reference saves a state_dict with torch.save; keys may carry the prefixes of torch.compile and of the loss head
+The released code saves a state_dict with torch.save. Its keys may have the prefixes of torch.compile and of the loss head
 (`_orig_mod.model.`), and its EMA files hold the trained weights only. A file may hold the state_dict beside other things, under
 `model` or `state_dict`. Files are read with torch's weights-only unpickler, which cannot run code, or as safetensors.
 

@@ -1,16 +1,16 @@
 """Solve puzzles with a trained model: `python -m trm.solve [checkpoint=RUN] PUZZLE [--json] [--watch] [--html FILE] [--gif FILE]`.
 
-Without checkpoint= the network of models/ that reads puzzles of this size answers.
+Without checkpoint= the network in models/ that reads puzzles of this size answers.
 
-PUZZLE is the grid row by row, in a line or in lines, in the characters that the run's data have; where these are digits, 1-9
-(then A, B, ...), with . or 0 or - for blanks; digits 0-F of a 16x16 grid are read where blanks are dots, and shown as 1-G. Quote
-it, or give a file that holds it: plain text, as puzzle programs write it (.sdk, .ss, drawn grids), JSON or csv. Of a file of many
-puzzles, one a line (.sdm), in a JSON list or in a csv column called question, all are solved. `test:N` takes the N-th held-out
-puzzle (from 0) of the run's dataset, whose solution is known. Of a run on puzzles that are pairs of grids PUZZLE is the name of a
-test puzzle, test:N, or a json file of one; all of its variants vote, or as many as evaluate.max_variants says.
+PUZZLE is the grid row by row, in one line or in several, in the characters of the run's data. Sudokus have the digits 1-9 (then A,
+B, ...) and . or 0 or - for blanks; a 16x16 grid may have the digits 0-F where blanks are dots, and is shown as 1-G. Quote the
+puzzle, or give a file that holds it: plain text as puzzle programs write it (.sdk, .ss, drawn grids), JSON or csv. A file may hold
+many puzzles: one a line (.sdm), a JSON list, or a csv column called question. `test:N` is the N-th held-out puzzle (from 0) of the
+run's dataset, whose solution is known. For ARC, PUZZLE is the name of a test puzzle, test:N, or its json file; all of its variants
+vote, or evaluate.max_variants of them.
 
-The answer is that of `python -m trm.evaluate` with the same settings, on the CPU: with inference.early_exit the one at which the
-model halts, and with inference=votes8 (or ptrm, eqr, ...) that of the candidate who is chosen (conf/inference).
+The answer is that of `python -m trm.evaluate` with the same settings, on the CPU: with inference.early_exit the answer at which the
+model halts, and with inference=votes8 (or ptrm, eqr, ...) the answer of the chosen candidate (conf/inference).
 
   --json       print a JSON object a line for each puzzle, nothing else
   --watch      show the grid after every supervision step, with wrong, changed and given cells told apart
@@ -80,7 +80,7 @@ def main(arguments: list[str]) -> None:
         return
     shown = [name for name in ("watch", "html", "gif") if getattr(given, name)]
     if shown and run.cfg.inference.selection == "resample":
-        raise ConfigError(f"--{shown[0]}: candidates that are drawn anew have no course of their own: set another inference=")
+        raise ConfigError(f"--{shown[0]}: resampled candidates have no history of their own to show: choose another inference=")
     names = [rest[0]] if rest[0].startswith("test:") else [task.view.text(each) for each in questions_in(text_of(rest[0]), task)]
     if shown and len(names) > 1:
         raise ConfigError(f"--{shown[0]}: shows one puzzle, and {rest[0][:40]} holds {len(names)}: give one of them")
@@ -287,7 +287,7 @@ def _that_comes_along(arguments: list[str], told: TextIO) -> Path:
     if puzzle.startswith("test:"):
         raise ConfigError(f"checkpoint= is missing: {puzzle} is a puzzle of a run: checkpoint=outputs/NAME")
     if not models:
-        raise ConfigError("checkpoint= is missing, and no trained network comes along here: checkpoint=outputs/NAME")
+        raise ConfigError("checkpoint= is missing, and there is no network in models/: give checkpoint=outputs/NAME")
     text, wrong = text_of(puzzle), {}
     for model in models:
         try:
@@ -299,8 +299,7 @@ def _that_comes_along(arguments: list[str], told: TextIO) -> Path:
         return model.folder
     known = ", ".join(f"{model.task.title} ({model.task.facts.seq_len} cells)" for model in models)
     raise ConfigError(
-        f"the puzzle is of no kind that a trained network comes along for ({known}); {wrong[min(wrong)]}: mend it, or give a run "
-        "as checkpoint=RUN"
+        f"no network in models/ reads this kind of puzzle ({known}); {wrong[min(wrong)]}: mend it, or give a run as checkpoint=RUN"
     )
 
 
@@ -315,7 +314,7 @@ def find_puzzle(run: SavedRun, name: str) -> tuple[Puzzle, Dataset, int]:
         _refuse_other_sizes(run, (task.facts.seq_len, task.facts.vocab_size), f"{keys}: {task.title}")
         question = task.parse(name)
         if contradictions := task.contradictions(question):
-            raise DataError(f"the puzzle has no solution: {'; '.join(contradictions[:3])}: mend its givens")
+            raise DataError(f"the puzzle has no solution: {'; '.join(contradictions[:3])}: correct its givens")
         return Puzzle(task.view.text(question), task, question, None), one_puzzle(task, question), 0
     dataset = held_out_puzzles(data)
     _refuse_other_sizes(run, (dataset.metadata.seq_len, dataset.metadata.vocab_size), f"data.path={data.path}")

@@ -41,8 +41,8 @@ def require_machine(hardware: HardwareConfig) -> None:
     for name, value in _variables(REFUSED, hardware).items():
         if value.strip().lower() not in SAYS_NO:
             raise ConfigError(
-                f"{name}={value} in the environment has numbers computed otherwise than the settings say: unset it; a run computes "
-                "in bfloat16 by hardware.dtype=bfloat16"
+                f"{name}={value} in the environment changes the numbers that the settings ask for: unset it; to compute in "
+                "bfloat16 set hardware.dtype=bfloat16"
             )
     if hardware.platform == "cuda" and not torch.cuda.is_available():
         raise ConfigError("hardware.platform=cuda, but torch finds no CUDA device: use hardware=cpu")

@@ -141,11 +141,11 @@ def _check_inference(cfg: Config) -> None:
     way = cfg.inference
     if way.candidates > 1 and way.selection == "last":
         raise ConfigError(
-            f"inference.selection=last is for one candidate and there are {way.candidates}: choose who answers, such as "
+            f"inference.selection=last is for one candidate and there are {way.candidates}: choose which one answers, such as "
             "inference.selection=vote, best_q or residual"
         )
     if way.rollouts > 1 and way.noise == 0 and not cfg.is_random:
-        raise ConfigError(f"inference.rollouts={way.rollouts} are all alike without noise: set inference.noise, such as 0.3")
+        raise ConfigError(f"inference.rollouts={way.rollouts} give the same answer without noise: set inference.noise, such as 0.3")
     if way.selection == "resample" and way.particles == 1:
         raise ConfigError("inference.selection=resample draws among rollouts and restarts: set inference.rollouts above 1")
     if way.selection == "residual" and way.window >= cfg.inference_steps:
@@ -160,7 +160,7 @@ def _check_inference(cfg: Config) -> None:
         )
     if cfg.evaluate.by_difficulty and (way.candidates > 1 or way.ladder or way.exits_early):
         raise ConfigError(
-            "evaluate.by_difficulty is of one candidate of each puzzle after all supervision steps: leave it out, or set "
+            "evaluate.by_difficulty needs one candidate of each puzzle and all supervision steps: leave it out, or set "
             "inference=standard inference.early_exit=false"
         )
 
@@ -182,9 +182,9 @@ def register_check(check: Callable[[Config], None]) -> Callable[[Config], None]:
 def check_training(cfg: Config) -> None:
     """Raise ConfigError where a run is asked for what only the evaluation of a checkpoint does."""
     if cfg.evaluate.blank_identifiers:
-        raise ConfigError("evaluate.blank_identifiers is of python -m trm.evaluate checkpoint=RUN: leave it out")
+        raise ConfigError("evaluate.blank_identifiers works in python -m trm.evaluate checkpoint=RUN alone: leave it out")
     if cfg.evaluate.by_difficulty:
-        raise ConfigError("evaluate.by_difficulty is of python -m trm.evaluate checkpoint=RUN: leave it out")
+        raise ConfigError("evaluate.by_difficulty works in python -m trm.evaluate checkpoint=RUN alone: leave it out")
     if cfg.inference.ladder:
         raise ConfigError(
             f"inference={cfg.inference.name} compares ways of inference, which python -m trm.evaluate checkpoint=RUN does: name "

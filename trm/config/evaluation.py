@@ -11,35 +11,36 @@ class EvaluateConfig:
 
     batch_size: int | None = key(
         None,
-        "rows of one evaluation batch over all devices, or as many as there are where those fill no half of it; "
-        "null = train.global_batch_size",
+        "rows of one evaluation batch over all devices; null = train.global_batch_size. Puzzles that do not fill "
+        "half of it make a smaller batch",
         low=1,
         changes=NOTHING,
     )
     max_puzzles: int | None = key(
         None,
-        f"test puzzles of an evaluation; null = all, but during training a sample of {SAMPLE_PUZZLES:,} (the last one takes all)",
+        f"test puzzles of an evaluation; null = a sample of {SAMPLE_PUZZLES:,} during training, and all of them in "
+        "the last evaluation",
         low=1,
     )
     selection_puzzles: int | None = key(
         None,
-        "puzzles apart from training and test that choose the best checkpoint and score a search; null = as many as test puzzles "
-        "where the data is generated (500 at most), else none; 0 = none: the test puzzles choose, which is said beside the number",
+        "puzzles apart from training and test that choose the best checkpoint and score a search; null = as many as "
+        "test puzzles, at most 500, where the data is generated, otherwise none; 0 = none: the test puzzles choose, "
+        "and the report says so beside the number",
         low=0,
     )
-    by_difficulty: bool = key(False, "trm.evaluate: the scores by how hard puzzles are, as their task measures it")
+    by_difficulty: bool = key(False, "trm.evaluate: scores by difficulty, as the task measures it")
     max_variants: int | None = key(
         32,
-        "variants that vote on a puzzle, of a task where each has an identifier of its own; null = all, which trm.evaluate takes "
-        "unless it is told",
+        "variants that vote on a puzzle, for tasks whose variants have identifiers of their own (ARC); null = all, "
+        "the default of trm.evaluate",
         low=1,
     )
-    blank_identifiers: bool = key(
-        False, "trm.evaluate: ask the variants of such a task without saying which one it is: what the identifiers are worth"
-    )
+    blank_identifiers: bool = key(False, "trm.evaluate: answer without these identifiers, which shows what they are worth")
     votes: str = key(
         "checkpoint",
-        "of such a task: votes of the evaluated checkpoint, or of all evaluations of the run up to it (as the released code)",
+        "the votes that count there: of the evaluated checkpoint, or of all evaluations of the run up to it, as in "
+        "the released code",
         choices=("checkpoint", "run"),
     )
     best_by: str = key(
@@ -53,12 +54,12 @@ SELECTIONS = ("last", "vote", "mode", "best_q", "residual", "halt_first", "resam
 
 @dataclass
 class InferenceConfig:
-    """What is done with a trained model: symmetric copies x restarts x rollouts of D supervision steps, and who of them answers."""
+    """What is done with a trained model: copies x restarts x rollouts of D supervision steps, and which of them answers."""
 
-    name: str = key("standard", "name of the way")
+    name: str = key("standard", "name of the way of inference")
     copies: int = key(1, "symmetric copies of a puzzle; the first is the puzzle itself", low=1, high=1024)
     restarts: int = key(1, "starts of the latents: the model's own, and others drawn at random (EqR)", low=1, high=2048)
-    rollouts: int = key(1, "rollouts of each start, which inference.noise tells apart", low=1, high=2048)
+    rollouts: int = key(1, "rollouts of each start; inference.noise makes them differ", low=1, high=2048)
     noise: float = key(
         0.0, "std of the normal noise that is added to the answer latent before every supervision step (PTRM)", low=0, high=100
     )
@@ -72,10 +73,11 @@ class InferenceConfig:
     )
     selection: str = key(
         "last",
-        "which candidate answers: last = the only one; vote = the grid of most, the surest among equals; mode = the same, the "
-        "first among equals; best_q = the largest halting logit; residual = the least change of the logits (EqR); halt_first = in "
-        "a race of all, the first that halts; resample = best_q of candidates that are drawn anew after every step by their "
-        "halting probability (guided exploration)",
+        "which candidate answers: last = the only one; vote = the grid that most candidates gave, among equals the "
+        "one with the highest halting probability; mode = the same, among equals the first; best_q = the largest "
+        "halting logit; residual = the least change of the logits (EqR); halt_first = the first that halts; resample "
+        "= best_q of candidates that are drawn anew after every step by their halting probability (guided "
+        "exploration)",
         choices=SELECTIONS,
     )
     window: int = key(3, "residual: last supervision steps whose change counts", low=1, high=1024)

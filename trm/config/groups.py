@@ -11,10 +11,10 @@ GROUPS = {
     "ema": "moving average of the weights, used for evaluation",
     "optimizer": "update rule, learning rate, warm-up, decay",
     "data": "which puzzles, how many, how augmented",
-    "inference": "candidates for a puzzle's answer and who of them answers, in evaluations",
+    "inference": "candidates for a puzzle's answer, and which of them answers, in evaluations",
     "hardware": "devices, number formats, backend",
     "tracking": "W&B and TensorBoard, beside metrics.jsonl",
-    "recipe": "rates, batch and length, and their ratios; experiments choose it, recipe=tiny is for a CPU",
+    "recipe": "rates, batch and length, and ratios of them; recipe=tiny is for a CPU",
     "experiment": "a named experiment: overrides on top of the groups above",
     "sweep": "a named grid of experiments: +sweep=NAME runs them all",
 }

@@ -70,7 +70,7 @@ class RecursionConfig:
     act_continue: bool = key(False, 'the paper\'s "w/ ACT": a continue loss from an extra forward pass')
     damping: float = key(
         1.0,
-        "EqR: share of what a pass of the network computes in the new latent, the old one has the rest; 1 = all",
+        "EqR: weight of the network's output in a new latent; the old latent has the rest; 1 = no damping",
         above=0,
         high=1,
     )
@@ -79,7 +79,7 @@ class RecursionConfig:
         [], "phases before the full depth, `[{until: 0.3, T: 1, n: 2}]`: training starts with a shallower recursion"
     )
     supervision_decay: float = key(
-        1.0, "weight of a supervision step's loss against that of the step before; 1 = all alike", above=0, high=1
+        1.0, "weight of a supervision step's loss relative to the step before; 1 = equal weights", above=0, high=1
     )
 
 
@@ -94,8 +94,8 @@ class LatentsConfig:
     )
     num_hypotheses: int = key(
         1,
-        "copies of a puzzle's reasoning latents in training, of which the one with the least loss wins (winner takes all); "
-        "evaluation runs the first",
+        "copies of a puzzle's reasoning latents in training; only the copy with the least loss gets a gradient "
+        "(winner takes all); evaluations run the first copy",
         low=1,
         high=256,
     )

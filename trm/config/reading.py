@@ -129,7 +129,7 @@ def load_yaml(path: Path, package: str = "") -> DictConfig:
         _as_written(node, package)
         found = OmegaConf.create(yaml.serialize(node, Dumper=yaml.SafeDumper) if node else {})
     except (OSError, ValueError, RecursionError, yaml.YAMLError, OmegaConfBaseException) as error:
-        raise ConfigError(f"{path}: not readable as YAML ({error}): mend it, or replace it by an unharmed copy") from error
+        raise ConfigError(f"{path}: not readable as YAML ({error}): correct it, or replace it by a whole copy") from error
     if not isinstance(found, DictConfig):
         raise ConfigError(f"{path}: holds no settings: it must be KEY: VALUE lines")
     return found

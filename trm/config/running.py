@@ -16,10 +16,17 @@ class DataConfig:
 
     name: str = key(MISSING, "name of the dataset, part of its folder's name")
     task: str = key(TASK, "kind of puzzle: a folder of trm/tasks, or MODULE:CLASS of one outside the package")
-    source: str = key("csv", "csv files, generated here, or json files of ARC Prize", choices=("csv", "generated", "json"))
+    source: str = key(
+        "csv",
+        "where the puzzles come from: csv files, a generator, or ARC Prize's json files",
+        choices=("csv", "generated", "json"),
+    )
     path: str = key(MISSING, "the dataset folder (train/ and test/)", changes=PLACE, path=True)
     train_csv: str | None = key(
-        None, "csv (or csv.gz) of training puzzles: question,answer and if need be rating", changes=PLACE, path=True
+        None,
+        "csv (or csv.gz) of training puzzles with the columns question, answer and, if needed, rating",
+        changes=PLACE,
+        path=True,
     )
     test_csv: str | None = key(None, "csv of test puzzles", changes=PLACE, path=True)
     num_puzzles: int = key(1000, "training puzzles, drawn from the source with data.seed", low=1)
@@ -29,7 +36,7 @@ class DataConfig:
         1000, "augmented variants of each puzzle that the loader draws from when none are stored", low=0, high=1000000
     )
     min_rating: float | None = key(
-        None, "csv: leave out puzzles rated below it, in training and test (the released builder's min_difficulty)", low=0
+        None, "csv: lowest rating of a puzzle, in training and test (the released builder's min_difficulty)", low=0
     )
     seed: int = key(0, "seed of the dataset: choice of puzzles, generation, augmentation", low=0, high=2**31 - 1)
 
@@ -39,7 +46,9 @@ class HardwareConfig:
     """The machine: backend, devices, number formats."""
 
     name: str = key(MISSING, "name of the machine type")
-    backend: str = key("xla", "xla (torch_xla), torch without it (eager, or compiled by inductor), or another of trm/backends")
+    backend: str = key(
+        "xla", "what compiles and runs the step: inductor or eager (torch alone), xla (torch_xla), or another file of trm/backends"
+    )
     platform: str = key("cpu", "what the devices are", choices=("cpu", "tpu", "cuda"))
     num_hosts: int = key(1, "hosts (processes) that run one job together", low=1, high=4096)
     devices_per_host: int = key(1, "devices of each host", low=1, high=256)
@@ -47,9 +56,9 @@ class HardwareConfig:
     loss_dtype: str = key("float64", "dtype of the cross-entropy", choices=("float32", "float64"), changes=NUMBERS)
     attention: str = key(
         "auto",
-        "how attention is computed, to the same result: scores keeps them all for the backward pass, fused (torch's kernels) and "
-        "blocks (any backend) keep none; auto = fused where torch's kernels compute (on a CPU in bfloat16 over 256 tokens alone), "
-        "elsewhere blocks over 256 tokens; else scores",
+        "how attention is computed; the result is the same. scores keeps all attention scores for the backward pass; "
+        "fused (torch's kernels) and blocks (any backend) keep none. auto = fused where torch's kernels compute (on "
+        "a CPU only in bfloat16 and over 256 tokens), otherwise blocks over 256 tokens and scores up to them",
         choices=("auto", "scores", "fused", "blocks"),
     )
     token_multiple: int | None = key(
@@ -75,7 +84,7 @@ class HardwareConfig:
     )
     jobs: int = key(
         1,
-        "jobs of a sweep side by side on one host (CPU and CUDA; on a TPU the placement says it)",
+        "jobs of a sweep side by side on one host (CPU and CUDA; on a TPU hardware.placement decides)",
         low=1,
         high=256,
         changes=NOTHING,
@@ -111,7 +120,7 @@ class TrackingConfig:
 
     wandb: str = key(
         "auto",
-        "W&B mode; auto = as W&B is told, else online with a key and offline without",
+        "W&B mode; auto = what W&B's own settings say, otherwise online with a key and offline without",
         choices=("auto", "online", "offline", "disabled"),
     )
     tensorboard: bool = key(True, "write TensorBoard event files")
@@ -132,11 +141,15 @@ class RecipeConfig:
     """
 
     name: str = key("paper", "the recipe that the values come from")
-    lr_scale: float = key(1.0, "of optimizer.lr", above=0, high=1000)
-    length_scale: float = key(1.0, "of the length in samples: train.epochs, or train.max_steps", above=0, high=1000)
-    batch_scale: float = key(1.0, "of train.global_batch_size; the samples stay: fewer steps", above=0, high=1000)
-    data_scale: float = key(1.0, "of data.num_puzzles; each is seen as often: more steps", above=0, high=1000)
-    width_scale: float = key(1.0, "of model.hidden_size, model.num_heads and model.puzzle_emb_ndim", above=0, high=1000)
+    lr_scale: float = key(1.0, "factor of optimizer.lr", above=0, high=1000)
+    length_scale: float = key(1.0, "factor of the length in samples: of train.epochs, or of train.max_steps", above=0, high=1000)
+    batch_scale: float = key(
+        1.0, "factor of train.global_batch_size; the number of samples stays, so there are fewer steps", above=0, high=1000
+    )
+    data_scale: float = key(
+        1.0, "factor of data.num_puzzles; each puzzle is seen as often, so there are more steps", above=0, high=1000
+    )
+    width_scale: float = key(1.0, "factor of model.hidden_size, model.num_heads and model.puzzle_emb_ndim", above=0, high=1000)
 
 
 @dataclass
@@ -157,7 +170,7 @@ class TrainConfig:
         path=True,
     )
     trainable: str = key(
-        "all", "what learns: all, or the puzzle embedding alone", choices=("all", "puzzle_embedding"), changes=NUMBERS
+        "all", "which weights are trained: all, or the puzzle embedding alone", choices=("all", "puzzle_embedding"), changes=NUMBERS
     )
     resume: str = key("auto", "auto = go on from the run folder's newest checkpoint", choices=("auto", "never"))
     progress: str = key("auto", "progress bar; auto = on a terminal", choices=("auto", "on", "off"))

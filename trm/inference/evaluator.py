@@ -1,6 +1,6 @@
 """Evaluation: every candidate of every puzzle once, in full batches, by one compiled step.
 
-`inference` says which candidates a puzzle has (copies x restarts x rollouts, D supervision steps) and who of them answers
+`inference` says which candidates a puzzle has (copies x restarts x rollouts, D supervision steps) and which of them answers
 (selection.py). Two ways to run them: all supervision steps, or with early exit, which is how a race (halt_first) is run.
 """
 

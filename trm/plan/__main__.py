@@ -1,19 +1,19 @@
-"""What a run or a sweep will cost on a TPU, with no TPU at hand: `python -m trm.plan [KEY=VALUE ...] [plan.KEY=VALUE ...]`.
+"""What a run or a sweep will cost on a TPU, without a TPU: `python -m trm.plan [KEY=VALUE ...] [plan.KEY=VALUE ...]`.
 
     python -m trm.plan experiment=e1_1_baseline hardware=v4_64
     python -m trm.plan +sweep=all_ablations hardware=v4_64 plan.price_per_chip_hour=3.22
     python -m trm.plan experiment=e1_1_baseline hardware=v4_64 hardware.placement=chip plan.compile=true
 
-The arguments are those of trm.train; a sweep is +sweep=NAME, or --multirun with a grid. Prints parameters, FLOPs counted from the
-graph of the step, the roofline of a step, and hours and chip-hours on one chip, one host and the pod.
+The arguments are those of trm.train; a sweep is +sweep=NAME, or --multirun with a grid. The command prints the parameters, FLOPs
+counted from the graph of the step, the roofline of a step, and hours and chip-hours on one chip, one host and the pod.
 
   plan.compile=true              compile the training and the evaluation step for the TPU, ahead of time: memory of a chip by kind,
                                  collectives and their bytes. About a minute a step;
                                  needs jax and libtpu: make setup-plan, or make setup EXTRAS=dev,plan; not for
                                  inference.early_exit=true, whose step is another
-  plan.python=PATH               the interpreter with jax and libtpu, if it is neither this one nor that of .venv-plan
+  plan.python=PATH               the interpreter with jax and libtpu; default: this one, or that of .venv-plan
   plan.utilisation_percent=[20,40,60]  shares of the chips' peak to give hours for
-  plan.host_ms_per_step=3        no step is shorter than this, whatever the chips do
+  plan.host_ms_per_step=3        the least time of a step, whatever the chips do
   plan.price_per_chip_hour=3.22  adds what each placement costs
 """
 

@@ -1,19 +1,19 @@
 """Compare runs from their folders alone: `python -m trm.report DIR... [--group KEY,...] [--target SHARE] [--records]
 [--baseline VARIANT] [--out DIR]`.
 
-DIR is a run folder (outputs/NAME), a sweep folder (multirun/NAME) or any folder that holds such. Completed runs that differ in
-nothing but the seed are one variant. Prints a table and writes report.csv, report.json, curves.png, bars.png, steps.png and
-index.html, a page that needs nothing else and shows the best run of each variant think. No account and no network. Jobs that
-failed, are missing or still run are listed with the reason.
+DIR is a run folder (outputs/NAME), a sweep folder (multirun/NAME) or a folder of such folders. Completed runs that differ only in
+the seed are one variant. The command prints a table and writes report.csv, report.json, curves.png, bars.png, steps.png and
+index.html, a page that shows the best run of each variant think. It needs no account and no network. Jobs that failed, are missing
+or still run are listed with the reason.
 
-  --group KEY,...  put runs into variants by these config keys or groups (recursion,ema or optimizer.lr), by `experiment` or by
-                   `sweep` (the folder that holds the runs), whatever else differs
+  --group KEY,...  group runs by these config keys or groups (recursion,ema or optimizer.lr), by `experiment` or by `sweep`
+                   (the folder that holds the runs); other differences do not count
   --target SHARE   also the samples and seconds that each variant takes to this exact accuracy, such as 0.8
   --records        whether a variant is a new record of the seconds to --target (default 0.99), by the rule of
                    docs/results/records.md
   --baseline VARIANT
-                   each variant's difference to this one over the seeds that both have, with p values corrected for their number
-  --out DIR        where the files go: DIR/report of the one folder given, else ./report
+                   each variant's difference to this one over the seeds that both have, with corrected p values
+  --out DIR        where the files go; default: DIR/report of a single DIR, otherwise ./report
 """
 
 if __name__ == "__main__":  # before what takes seconds to import

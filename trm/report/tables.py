@@ -19,13 +19,13 @@ TO_BE_READ = " !"
 DECIDES = " (decides)"
 
 NOTES = (
-    "exact accuracy: share of held-out puzzles solved in every cell at the final evaluation, in percent; mean over the seeds of "
-    "completed runs, ± half the width of the 95 % Student-t interval (n=1: none can be given)",
+    "exact accuracy: share of held-out puzzles with every cell right at the final evaluation, in percent; mean over the seeds of "
+    "completed runs, ± half the width of the 95 % Student-t interval (a single seed has none)",
 )
 BEST_NOTE = "best: test exact accuracy at the evaluation that chose the best checkpoint of a run, mean over seeds; chosen on {how}"
 CHOSEN = {
     "selection": "puzzles apart from the test puzzles (evaluate.selection_puzzles)",
-    "test": "the test puzzles themselves, so read it as optimistic",
+    "test": "the test puzzles themselves, so it is too high",
 }
 RATES_NOTE = (
     "steps, samples/s and seconds: mean over seeds; seconds in training steps over all starts of a run, samples/s of the last one"
@@ -35,11 +35,11 @@ PAPER_NOTE = (
     "settings or data, so no difference is given"
 )
 FINDINGS_NOTE = (
-    f"{TO_BE_READ.strip()} beside an accuracy: what was found in the puzzles changes how it may be read; the warnings say what"
+    f"{TO_BE_READ.strip()} beside an accuracy: the puzzles have a fault that changes what the accuracy means; the warnings name it"
 )
 SCORES_NOTE = (
-    "{names}: scores beside exact accuracy at the final evaluation, over the seeds as it is; {decides} decides which checkpoint of "
-    "a run is its best (evaluate.best_by)"
+    "{names}: scores of the task at the final evaluation, as means over the same seeds; {decides} decides which checkpoint of a "
+    "run is its best (evaluate.best_by)"
 )
 TARGET_NOTE = (
     "samples and seconds to {target:g} %: rows of all training steps, and seconds in training steps, up to the first evaluation "
@@ -48,16 +48,16 @@ TARGET_NOTE = (
 
 
 FLOPS_NOTE = (
-    "TFLOP trained: by count (a pass with gradient as three without), over all steps; GFLOP/puzzle: of the final "
-    "evaluation, from the graph"
+    "TFLOP trained: counted over all steps, where a pass with gradient counts as three without; GFLOP/puzzle: counted from the "
+    "graph of the final evaluation"
 )
 MEASURED_NOTE = (
-    f"{MEASURED_OTHERWISE.strip()}: measured otherwise than the rest, so no number of it may be compared; warnings say how"
+    f"{MEASURED_OTHERWISE.strip()}: measured in another way than the rest, so its numbers may not be compared; the warnings say how"
 )
 BASELINE_NOTE = (
     "less {label}: the difference of exact accuracy over the seeds that both have, ± half the width of its 95 % interval; p: "
-    "Student's paired t-test, two-sided, corrected by Holm for the {tests} variants that have one: a single seed, or differences "
-    "without a spread, have none"
+    "Student's paired t-test, two-sided, corrected by Holm for the {tests} variants that have one; a single seed has none, and nor "
+    "have differences without a spread"
 )
 
 

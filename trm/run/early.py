@@ -35,7 +35,7 @@ class RefuseEarly(Callback):
             check_training(cfg)
             named = any(override.startswith("run_name=") for override in config.hydra.overrides.task)
             if not named and max(cfg.hardware.processes, process_rank()[1]) > 1:
-                raise ConfigError("run_name is missing: a run of several hosts needs one, else each names it by its own clock")
+                raise ConfigError("run_name is missing: a run of several hosts needs one, since each host would choose another")
             require_ranks(cfg.hardware.name, cfg.hardware.processes)
             if process_rank()[0] == 0:
                 number, new = 1, not named and folder.name == cfg.run_name

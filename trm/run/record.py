@@ -61,7 +61,7 @@ class Record:
             was, here = (f"{puzzles} {kind} puzzles by {score}" for kind, score, puzzles in (then, now))
             self.warn(
                 f"step {self.step}: the best evaluation until now ({before:.4f} at step {scores.best_step}) was over {was}, "
-                f"this one is over {here}: the best is looked for anew"
+                f"this one is over {here}: the search for the best starts again"
             )
             before = None
         if before is None or chosen.score(best_by) > before:

@@ -226,7 +226,7 @@ def _settings(folder: Path, meta: Meta) -> Any:
     settings: dict[str, Any] = json.loads(json.dumps(OmegaConf.to_container(load_yaml(beside)), default=str))
     if other := differences(kept(settings), own):
         log.warning(
-            "%s is of another start than %s: the checkpoint's own settings are taken (%s)",
+            "%s was written by another start of the run than %s: the checkpoint's own settings are used (%s)",
             beside,
             folder,
             "; ".join(words.replace(" there, ", " in the file, ").replace(" here", " in the checkpoint") for words in other),

@@ -374,6 +374,6 @@ def check_task(cfg: Config) -> None:
     most = getattr(symmetry, "order", None)
     if symmetry is not None and most is not None and copies > most:
         raise ConfigError(
-            f"inference.copies={copies}: a {task.title} has {most} symmetric copies ({symmetry.words}), and one that came twice "
-            f"would count twice: set inference.copies={most}"
+            f"inference.copies={copies}: a {task.title} has {most} symmetric copies ({symmetry.words}), and a copy may not vote "
+            f"twice: set inference.copies={most}"
         )
