@@ -479,7 +479,7 @@ def test_every_way_composes():
     ("arguments", "words"),
     [
         (["inference.copies=8"], "inference.selection=last is for one candidate and there are 8"),
-        (["inference.rollouts=8", "inference.selection=best_q"], "alike without noise: set inference.noise"),
+        (["inference.rollouts=8", "inference.selection=best_q"], "the same answer without noise: set inference.noise"),
         (["inference.selection=resample"], "set inference.rollouts above 1"),
         (["inference=eqr", "inference.supervision_steps=3"], "inference.window=3"),
         (["inference=eqr", "inference.early_exit=true"], "set inference.early_exit=false"),
