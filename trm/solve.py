@@ -3,11 +3,11 @@
 Without checkpoint= the network in models/ that reads puzzles of this size answers.
 
 PUZZLE is the grid row by row, in one line or in several, in the characters of the run's data. Where these are digits, they are 1-9
-(then A, B, ...), and a blank is . or 0 or -; a 16x16 grid may have the digits 0-F where blanks are dots, and is shown as 1-G. Quote
-the puzzle, or give a file that holds it: plain text as puzzle programs write it (.sdk, .ss, drawn grids), JSON or csv. A file may hold
-many puzzles: one a line (.sdm), a JSON list, or a csv column called question. `test:N` is the N-th held-out puzzle (from 0) of the
-run's dataset, whose solution is known. For puzzles that are pairs of grids, PUZZLE is the name of a test puzzle, test:N, or its json
-file; all of its variants vote, or evaluate.max_variants of them.
+(then A, B, ...), and a blank is . or 0 or -; a 16x16 grid may have the digits 0-F where blanks are dots, and is shown as 1-G.
+Quote the puzzle, or give a file that holds it: plain text as puzzle programs write it (.sdk, .ss, drawn grids), JSON or csv. A
+file may hold many puzzles: one a line (.sdm), a JSON list, or a csv column called question. `test:N` is the N-th held-out puzzle
+(from 0) of the run's dataset, whose solution is known. For puzzles that are pairs of grids, PUZZLE is the name of a test puzzle,
+test:N, or its json file; all of its variants vote, or evaluate.max_variants of them.
 
 The answer is that of `python -m trm.evaluate` with the same settings, on the CPU: with inference.early_exit the answer at which the
 model halts, and with inference=votes8 (or ptrm, eqr, ...) the answer of the chosen candidate (conf/inference).
