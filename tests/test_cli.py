@@ -170,8 +170,8 @@ def test_several_processes_of_one_command_are_refused(tmp_path, monkeypatch, siz
 
 @pytest.mark.long
 def test_a_run_started_by_torchrun_is_refused_by_each_rank(tmp_path):
-    for module, *arguments in (["trm.train", *SMALLEST], ["trm.evaluate", "checkpoint=x"]):
-        done = run(tmp_path, module, *arguments, check=2, RANK="1", WORLD_SIZE="2", LOCAL_RANK="1")
+    for more in ([], ["--multirun", "seed=0,1"]):
+        done = run(tmp_path, "trm.train", *SMALLEST, *more, check=2, RANK="1", WORLD_SIZE="2", LOCAL_RANK="1")
         assert "torchrun" in done.stderr
         assert len(done.stderr.splitlines()) == 1
     assert list(tmp_path.iterdir()) == []

@@ -95,7 +95,7 @@ def rounds():
         yield {group: names[i % len(names)] for group, names in options.items()}
 
 
-NUM_DEVICES = {"cpu": 1, "cpu_mesh": 8, "v4_8": 4, "v4_64": 32, "cpu_xla": 1, "cpu_bf16": 1, "gpu": 1}
+NUM_DEVICES = {"cpu": 1, "cpu_mesh": 8, "v4_8": 4, "v4_64": 32, "cpu_xla": 1, "cpu_bf16": 1, "gpu": 1, "gpus": 1, "cpu_ranks": 2}
 
 
 @pytest.mark.parametrize("chosen", list(rounds()), ids=lambda chosen: "-".join(chosen.values()))
@@ -104,7 +104,7 @@ def test_every_option_composes(chosen):
     assert isinstance(cfg, Config)
     assert cfg.data.name == chosen["data"]
     assert cfg.hardware.name == chosen["hardware"]
-    assert cfg.hardware.num_devices == NUM_DEVICES[chosen["hardware"]]
+    assert cfg.hardware.devices == NUM_DEVICES[chosen["hardware"]]
     assert cfg.hardware.dtype == ("bfloat16" if cfg.hardware.platform != "cpu" or "bf16" in chosen["hardware"] else "float32")
     assert cfg.optimizer.name == chosen["optimizer"]
     assert cfg.ema.enabled == (chosen["ema"] == "on")

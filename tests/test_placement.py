@@ -65,7 +65,7 @@ def test_processes_jobs_and_batch(name, placement, processes, devices, per_host,
         per_host,
         at_once,
     )
-    assert placed.devices == machine.num_devices == processes * devices
+    assert placed.devices == machine.devices == processes * devices
     assert placed.jobs_at_once * placed.devices == machine.num_hosts * machine.devices_per_host  # no chip idle, none shared
     assert batch_per_device(256, machine) == batch
 
@@ -96,7 +96,7 @@ def test_what_libtpu_finds_in_the_environment(name, placement, chips, expected):
     tiles = 1
     for factor in [*bounds[0], *bounds[1]]:
         tiles *= int(factor)
-    assert tiles == hardware(name, placement).num_devices
+    assert tiles == hardware(name, placement).devices
 
 
 def test_jobs_on_one_host_have_ports_of_their_own():
@@ -137,10 +137,7 @@ def test_a_batch_that_does_not_divide_is_refused_with_the_nearest_that_do(name, 
 
 
 def test_any_batch_fits_one_chip():
-    assert (
-        compose(["hardware=v4_64", "hardware.placement=chip", "train.global_batch_size=101", "run_name=r"]).hardware.num_devices
-        == 1
-    )
+    assert compose(["hardware=v4_64", "hardware.placement=chip", "train.global_batch_size=101", "run_name=r"]).hardware.devices == 1
 
 
 def test_slots_of_a_host():

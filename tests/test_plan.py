@@ -198,7 +198,7 @@ def test_topologies(hosts, chips, placement, expected):
     machine = dataclasses.replace(POD, num_hosts=hosts, devices_per_host=chips, placement=placement)
     assert topology(machine) == expected
     if placement != "chip":
-        assert math.prod(map(int, expected.removeprefix("v4:").split("x"))) == machine.num_devices
+        assert math.prod(map(int, expected.removeprefix("v4:").split("x"))) == machine.devices
 
 
 def test_a_machine_that_is_no_v4_slice_is_refused():

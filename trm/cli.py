@@ -55,6 +55,7 @@ from trm.config.refusals import one_line, refuse_unknown_keys
 from trm.config.released import in_dashes, no_option
 from trm.errors import EXIT_FAILED, EXIT_USER_ERROR, ConfigError, RunFailure, UserError
 from trm.ground.folder import UNWRITABLE, unwritable
+from trm.ground.gpus import visible_gpus
 from trm.ground.job import job
 from trm.ground.rank import on_a_pod, process_rank, refuse_other_starters
 from trm.ground.signals import stoppable
@@ -67,6 +68,7 @@ REGISTRIES = {
     "recursion.variant": (RecursionConfig.variant, "trm.core.variants"),
     "optimizer.name": (OptimizerConfig.name, "trm.core.optimizers"),
 }
+RANKS_ON_A_CPU = 2
 NO_RUN_FOLDER = "."  # hydra.run.dir of a command that is no run
 
 
@@ -150,7 +152,7 @@ def hydra_command(run: Callable[[Config], Any] | str, *, run_folder: bool = True
     """
     with standard_streams(), contextlib.nullcontext() if run_folder else stoppable():
         try:
-            refuse_other_starters()
+            refuse_other_starters(of_torch=run_folder)
             _run_hydra(run, run_folder)
         except UserError as error:
             fail(error)
@@ -229,7 +231,21 @@ def typed(composed: DictConfig, overrides: Sequence[str] | None = None) -> Confi
     for key, (default, module) in REGISTRIES.items():
         if OmegaConf.select(composed, key) not in (None, default):
             importlib.import_module(module)  # with torch, which takes seconds
+    if OmegaConf.select(composed, "hardware.num_devices", default=1) is None:
+        hardware = {**dict(composed.hardware.items_ex(resolve=False)), "num_devices": _devices_here(composed.hardware.platform)}
+        composed = OmegaConf.create({**dict(composed.items_ex(resolve=False)), "hardware": hardware})
     return from_composed(composed)
+
+
+def _devices_here(platform: str) -> int:
+    """What hardware.num_devices=null means: a device for each process that a launcher started, else what this machine has."""
+    started = process_rank()[1]
+    return started if started > 1 else max(1, len(visible_gpus())) if platform == "cuda" else RANKS_ON_A_CPU
+
+
+def starts_ranks(cfg: Config) -> bool:
+    """Whether the settings are of several processes of torch's own backends, which no launcher started."""
+    return cfg.hardware.can.ranks and cfg.hardware.devices > 1 == process_rank()[1]
 
 
 def _mistake(error: Exception, overrides: list[str]) -> UserError | None:

@@ -129,7 +129,7 @@ def check_versions(found: dict[str, str | None], hardware: HardwareConfig) -> st
 
 def check_devices(probe: Probe, hardware: HardwareConfig) -> str:
     """Whether the backend starts and sees the devices that `hardware` expects."""
-    text = f"{hardware.num_devices} {hardware.platform} device(s) expected"
+    text = f"{hardware.devices} {hardware.platform} device(s) expected"
     if probe.error is not None:
         found, _, fix = probe.error.rpartition(": ")
         raise Finding(f"{text}: {found}", fix)
@@ -142,7 +142,7 @@ def check_devices(probe: Probe, hardware: HardwareConfig) -> str:
             if hardware.processes > 1:
                 fix = f"start the doctor on all {hardware.processes} hosts at once (scripts/launch_pod.sh), or hardware=cpu"
         raise Finding(f"{text}, the process that started them: {probe.ended}", fix)
-    if probe.devices != hardware.num_devices:
+    if probe.devices != hardware.devices:
         raise Finding(f"{text}, {probe.devices} found", "the hardware= of this machine, such as hardware=cpu")
     faster = hardware.name == "cpu" and hardware.dtype == "float32" and multiplies_bfloat16()
     hint = "; this processor multiplies bfloat16 itself: hardware=cpu_bf16 is faster" if faster else ""

@@ -39,13 +39,14 @@ from numpy.typing import NDArray
 
 from trm.backends import Runtime
 from trm.backends.machine import surroundings
-from trm.cli import options
+from trm.cli import options, starts_ranks
 from trm.config import InferenceConfig, flatten, to_plain, way_keys
 from trm.config.groups import group_options
 from trm.config.overrides import as_typed
 from trm.config.refusals import one_line
 from trm.data.loader import EvalLoader
 from trm.errors import EXIT_PREEMPTED, ConfigError, RunFailure, UserError
+from trm.ground.launch import start_ranks
 from trm.ground.progress import Progress
 from trm.ground.rank import process_rank, refuse_other_starters
 from trm.ground.signals import StopSignal
@@ -76,7 +77,7 @@ OUT_FILE = "evaluation.json"  # of one evaluation
 
 def main(arguments: list[str]) -> None:
     """The command: evaluate and print, and the same as JSON on the last line."""
-    refuse_other_starters()
+    refuse_other_starters(of_torch=True)
     switch = {"action": "store_true"}
     given = options("trm.evaluate", arguments, out={"type": Path}, multirun=switch, m=switch)
     path, overrides, rest = split_arguments(given.rest)
@@ -86,10 +87,17 @@ def main(arguments: list[str]) -> None:
     logging.getLogger(Progress.__module__).setLevel(logging.INFO)  # how far it is, where there is no terminal for a bar
     with StopSignal() as stop:
         try:
+            if _starts_ranks(overrides) and starts_ranks(cfg := open_run(path, overrides).cfg):
+                sys.exit(start_ranks(cfg.hardware.devices, "trm.evaluate", arguments))
             _evaluate(path, overrides, given.out, lambda: stop.requested, sweep=given.multirun or given.m)
         except EvaluationStopped:
             print("stopped before its end: what was not evaluated to the end has no result", file=sys.stderr)
             sys.exit(EXIT_PREEMPTED)
+
+
+def _starts_ranks(overrides: list[str]) -> bool:
+    """Whether the overrides may ask for other devices than there are processes."""
+    return any(text.startswith(("hardware=", "hardware.num_devices=")) for text in overrides)
 
 
 def _evaluate(path: Path, overrides: list[str], out: Path | None, stop: Callable[[], bool], *, sweep: bool) -> None:

@@ -22,6 +22,7 @@ from typing import Any
 from hydra.core.hydra_config import HydraConfig
 from torch import Tensor
 
+from trm.backends.base import extremes_over_hosts
 from trm.config import Config
 from trm.core.architecture import Weights
 from trm.core.curriculum import Stage
@@ -92,6 +93,10 @@ def execute(exp: Experiment, run_dir: Path, stop: StopSignal) -> float | None:
     finally:
         summary = outputs.finish(status, reason, exit_code, training.clock.total_s)
     if status == "preempted":
+        if (
+            exp.runtime.process_count > 1
+        ):  # together: a launcher ends the others where one has ended, and the first one may still write
+            extremes_over_hosts(exp.runtime, [record.step])
         log.info("preempted at step %s; the same command goes on from there", record.step)
         sys.exit(EXIT_PREEMPTED)
     best = f"{summary['best_exact_accuracy']:.4f} at step {summary['best_step']}, chosen on the {summary['selected_on']} puzzles"

@@ -20,6 +20,10 @@ def start(hardware: HardwareConfig) -> Runtime:
     if isinstance(runtime, str):  # imported only here: each takes seconds that the others do not need
         module, _, name = runtime.partition(":")
         runtime = getattr(importlib.import_module(module), name)
+    if hardware.can.ranks and hardware.devices > 1:
+        from trm.backends.ranks import over_ranks
+
+        runtime = over_ranks(runtime)
     started: Runtime = runtime(hardware)
     return started
 

@@ -19,6 +19,7 @@ import torch.utils._pytree as pytree
 from torch import Tensor
 
 from trm.config import Backend
+from trm.ground.share import Share
 
 F = TypeVar("F", bound=Callable[..., Any])
 T = TypeVar("T")
@@ -37,6 +38,7 @@ class Runtime(Protocol):
     process_count: int
     num_devices: int
     can: Backend  # what the rest of the project asks before it relies on it
+    share: Share  # which rows of the global batch a program sees
 
     @property
     def linear(self) -> Callable[[Tensor, Tensor], Tensor]:
@@ -107,10 +109,5 @@ def extremes_over_hosts(runtime: Runtime, numbers: list[int]) -> tuple[list[int]
     All processes must call it together: it is a small all-reduce.
     """
     local = runtime.num_devices // runtime.process_count
-    rows = torch.tensor([numbers] * local, dtype=torch.int32)
-
-    def extremes(rows: Tensor) -> tuple[Tensor, Tensor]:
-        return rows.amin(0), rows.amax(0)
-
-    least, largest = runtime.fetch(runtime.compile(extremes)(runtime.shard(rows)))
-    return least.tolist(), largest.tolist()
+    rows = runtime.fetch(runtime.shard(torch.tensor([numbers] * local, dtype=torch.int32)))
+    return rows.amin(0).tolist(), rows.amax(0).tolist()

@@ -19,6 +19,7 @@ from trm.backends import onednn
 from trm.backends.base import Rows, T, map_tensors, none
 from trm.backends.replay import Replayed
 from trm.config import HardwareConfig
+from trm.ground.share import WHOLE, Share
 
 MALLOPT_TRIM_THRESHOLD, MALLOPT_MMAP_MAX = -1, -4  # <malloc.h>
 Fn = TypeVar("Fn", bound=Callable[..., Any])
@@ -29,6 +30,7 @@ class NativeRuntime:
 
     process_index, process_count, num_devices = 0, 1, 1
     is_main = True
+    share: Share = WHOLE
     linear = staticmethod(onednn.linear)
     swiglu: Callable[[Tensor, Tensor, Tensor], Tensor] | None = None
 

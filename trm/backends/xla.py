@@ -21,6 +21,7 @@ from trm.backends.base import F as Fn
 from trm.backends.base import Rows, T, map_tensors, none
 from trm.config import HardwareConfig
 from trm.errors import ConfigError
+from trm.ground.share import WHOLE, Share
 
 log = logging.getLogger(__name__)
 
@@ -131,6 +132,7 @@ class XlaRuntime:
 
     linear = staticmethod(F.linear)
     swiglu = None
+    share: Share = WHOLE
     _always_spmd = False
 
     def __init__(self, hardware: HardwareConfig) -> None:
@@ -159,21 +161,21 @@ class XlaRuntime:
         self._mesh = None
         if hardware.compile_cache is not None:  # before the first use of the devices
             xr.initialize_cache(compile_cache(hardware.compile_cache), readonly=False)
-        if hardware.num_devices > 1 or self._always_spmd:
+        if hardware.devices > 1 or self._always_spmd:
             xr.use_spmd()
         try:
             found = xr.global_runtime_device_count()
         except (OSError, RuntimeError) as error:
             raise ConfigError(
-                f"hardware={hardware.name} needs {hardware.num_devices} {hardware.platform} devices and this machine gives none "
+                f"hardware={hardware.name} needs {hardware.devices} {hardware.platform} devices and this machine gives none "
                 f"({str(error).splitlines()[0]}): use hardware=cpu, or start on the right machine"
             ) from error
-        if found != hardware.num_devices:
+        if found != hardware.devices:
             raise ConfigError(
-                f"hardware={hardware.name} expects {hardware.num_devices} {hardware.platform} devices, found {found}: choose the "
+                f"hardware={hardware.name} expects {hardware.devices} {hardware.platform} devices, found {found}: choose the "
                 "hardware= that matches this machine, for example hardware=cpu"
             )
-        if hardware.num_devices > 1:
+        if hardware.devices > 1:
             self._mesh = spmd.Mesh(np.arange(found), (found,), ("data",))
         self.num_devices = found
         self.process_index, self.process_count = xr.process_index(), xr.process_count()

@@ -22,6 +22,7 @@ class Backend:
     compile_cache: tuple[str, ...] = ()  # those of them on which it keeps compiled graphs in hardware.compile_cache
     multi_device: bool = False  # a program may run on several devices
     multi_process: bool = False  # and these may belong to several hosts
+    ranks: bool = False  # several devices are as many processes, each of which runs the program on its own rows
     in_place: bool = False  # a program may change a tensor of the argument that is donated; else all of it is a pure function
     attention: str = "blocks"  # what hardware.attention=auto takes where the scores are not to be kept
     fused_float64: bool = True  # whether hardware.attention=fused runs in float64, where there is float64
@@ -36,6 +37,7 @@ class Backend:
 
 NATIVE: dict[str, Any] = {
     "platforms": ("cpu", "cuda"),
+    "ranks": True,
     "float64": ("cpu", "cuda"),
     "in_place": True,
     "attention": "fused",

@@ -29,9 +29,9 @@ def validate(cfg: Config) -> None:
             "train.trainable=all or a model with one"
         )
     _check_matrices(cfg.optimizer)
-    _check_batch("train.global_batch_size", cfg.train.global_batch_size, cfg.hardware.num_devices)
+    _check_batch("train.global_batch_size", cfg.train.global_batch_size, cfg.hardware.devices)
     if cfg.evaluate.batch_size is not None:
-        _check_batch("evaluate.batch_size", cfg.evaluate.batch_size, cfg.hardware.num_devices)
+        _check_batch("evaluate.batch_size", cfg.evaluate.batch_size, cfg.hardware.devices)
     profiled = cfg.train.profile_steps
     if profiled and (len(profiled) != 2 or profiled[0] > profiled[1]):
         raise ConfigError(f"train.profile_steps={profiled}: give the first and the last step, such as train.profile_steps=[10,13]")
@@ -131,9 +131,17 @@ def _check_backend(hardware: HardwareConfig) -> None:
         raise ConfigError(
             f"hardware.step_graph=true: {named} cannot record a step on hardware.platform={hardware.platform}: set it to false"
         )
-    if hardware.num_devices > 1 and not can.multi_device:
-        raise ConfigError(f"{named} runs on one device: set hardware.devices_per_host=1 and hardware.num_hosts=1")
-    if hardware.processes > 1 and not can.multi_process:
+    if hardware.step_graph and can.ranks and hardware.devices > 1:
+        raise ConfigError("hardware.step_graph=true is for one device: set it to false, or hardware.num_devices=1")
+    if hardware.num_hosts * hardware.devices_per_host > 1 and not can.multi_device:
+        fix = "; several devices are hardware.num_devices=N, a process for each" if can.ranks else ""
+        raise ConfigError(f"{named} runs on one device: set hardware.devices_per_host=1 and hardware.num_hosts=1{fix}")
+    if hardware.num_devices != 1 and not can.ranks:
+        raise ConfigError(
+            f"hardware.num_devices={hardware.num_devices} is of torch's own backends (hardware=gpus or cpu_ranks): on {named} set "
+            "hardware.devices_per_host and hardware.num_hosts"
+        )
+    if hardware.processes > 1 and not (can.multi_process or can.ranks):
         raise ConfigError(f"{named} runs on one host: set hardware.num_hosts=1")
 
 

@@ -52,6 +52,14 @@ class HardwareConfig:
     platform: str = key("cpu", "what the devices are", choices=("cpu", "tpu", "cuda"))
     num_hosts: int = key(1, "hosts (processes) that run one job together", low=1, high=4096)
     devices_per_host: int = key(1, "devices of each host", low=1, high=256)
+    num_devices: int | None = key(
+        1,
+        "devices of one job on torch's own backends, a process for each; null = as torchrun or srun says, else all GPUs of this "
+        "machine, or two processes on a CPU",
+        low=1,
+        high=4096,
+        changes=NOTHING,
+    )
     dtype: str = key("float32", "forward dtype", choices=("float32", "bfloat16", "float64"), changes=NUMBERS)
     loss_dtype: str = key("float64", "dtype of the cross-entropy", choices=("float32", "float64"), changes=NUMBERS)
     attention: str = key(
@@ -100,7 +108,9 @@ class HardwareConfig:
 
     @property
     def processes(self) -> int:
-        """Processes of one job, one on each of its hosts."""
+        """Processes of one job: one on each of its hosts, on torch's own backends one for each device."""
+        if self.can.ranks:
+            return 1 if self.placement == "chip" else self.num_devices or 1
         return self.num_hosts if self.placement in (None, "pod") else 1
 
     @property
@@ -109,7 +119,7 @@ class HardwareConfig:
         return 1 if self.placement == "chip" else self.devices_per_host
 
     @property
-    def num_devices(self) -> int:
+    def devices(self) -> int:
         """Devices of the whole job."""
         return self.processes * self.local_devices
 

@@ -13,6 +13,7 @@ from trm.config import Config, LatentsConfig, ModelConfig, ObjectiveConfig, Recu
 from trm.core.attention import Attend, attention_for, scores
 from trm.core.recursion import Variant
 from trm.core.variants import VARIANTS
+from trm.ground.share import WHOLE, Share
 
 Weights = dict[str, Tensor]
 Blocks = Callable[..., Tensor]
@@ -37,7 +38,7 @@ class Architecture:
     num_puzzle_identifiers: int  # I
     dtype: torch.dtype  # forward dtype
     loss_dtype: torch.dtype
-    num_devices: int = 1  # that the rows of a batch are split over
+    num_devices: int = 1  # that the program's rows are split over
     latents: LatentsConfig = field(default_factory=LatentsConfig)
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
     attend: Attend = scores
@@ -47,6 +48,7 @@ class Architecture:
     swiglu: Callable[[Tensor, Tensor, Tensor], Tensor] | None = None
     compile_block: Callable[[Blocks], Blocks] = _as_it_is
     replicate_rows: Callable[[Tensor], Tensor] = _itself
+    share: Share = WHOLE  # which rows of the global batch the program sees
     torch_kernels: bool = True  # whether torch's own kernels compute
 
     @property
@@ -88,7 +90,7 @@ def architecture(cfg: Config, *, seq_len: int, vocab_size: int, num_puzzle_ident
         num_puzzle_identifiers=num_puzzle_identifiers,
         dtype=dtype,
         loss_dtype=getattr(torch, cfg.hardware.loss_dtype),
-        num_devices=cfg.hardware.num_devices,
+        num_devices=1 if cfg.hardware.can.ranks else cfg.hardware.devices,
         attend=attention_for(cfg.hardware, cfg.model.prefix_len + seq_len),
         token_multiple=cfg.hardware.token_multiple or cfg.hardware.can.token_multiple.get(cfg.hardware.platform, 1),
     )

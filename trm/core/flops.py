@@ -24,6 +24,7 @@ from trm.core.metrics import evaluation_names, training_names
 from trm.core.programs import Current, eval_program, train_program
 from trm.core.recursion import Networks
 from trm.core.step import Batch, Carry, StepConfig, empty_carry, eval_step, init_state, loss_and_grads
+from trm.ground.share import WHOLE
 
 T = TypeVar("T")
 
@@ -160,5 +161,5 @@ def passes(arch: Architecture) -> tuple[int, int]:
 def _as_plain_torch(arch: Architecture) -> Architecture:
     """Without what backends put in the place of plain torch, which the counter does not know, or would count twice."""
     plain: dict[str, Any] = {"linear": F.linear, "swiglu": None, "compile_block": lambda blocks: blocks, "attend": scores}
-    plain |= {"token_multiple": 1}  # zeros are not counted
+    plain |= {"token_multiple": 1, "share": WHOLE}  # zeros are not counted
     return dataclasses.replace(arch, **plain, num_devices=1, replicate_rows=lambda rows: rows)

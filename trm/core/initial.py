@@ -146,14 +146,14 @@ def with_latents(
 ) -> Latents:
     """Every latent at its start: the answer [B, L, D], the others [B, K, L, D], or [B, L, D] of one hypothesis.
 
-    Starts that are drawn anew are those of `rows` [B] int64 (None = 0, 1, ...) at `step`.
+    Starts that are drawn anew are those of `rows` [B] int64 (None = the rows' places in the global batch) at `step`.
     """
     shape = (arch.num_tokens, arch.model.hidden_size)
     first, *others = arch.latent_names
     shapes = {first: shape} | dict.fromkeys(others, shape if num_hypotheses == 1 else (num_hypotheses, *shape))
     if arch.latents.init == "random":
         seed = buffers["random.seed"]
-        rows = torch.arange(batch_size, device=seed.device) if rows is None else rows
+        rows = arch.share.places(batch_size, seed.device) if rows is None else rows
         return random_starts(seed, rows, shapes, step, arch.dtype)
     starts = {z: buffers[f"init.{z}"] for z in shapes}
     if num_hypotheses > 1:

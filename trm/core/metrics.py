@@ -133,16 +133,25 @@ def _sums(arch: Architecture, values: dict[str, Tensor], counted: Tensor, everyw
 
 
 def training_sums(
-    arch: Architecture, rows: RowResults, halted: Tensor, q_continue_loss: Tensor, stop: Tensor | None, norms: list[Tensor]
-) -> Tensor:
-    """The vector [M] of `training_names`. `stop` [B] are the votes of several hosts; `norms` as NORMS names them."""
-    sums = _sums(arch, rows.values, halted & rows.labelled, None)
-    loss = sums["lm_loss"] + sums["q_halt_loss"] + q_continue_loss
+    arch: Architecture, rows: RowResults, halted: Tensor, q_continue_loss: Tensor, stop: Tensor | None
+) -> dict[str, Tensor]:
+    """Those of `training_names` that are sums over the program's rows. `stop` [B] are the votes of several hosts."""
+    votes = [torch.zeros_like(q_continue_loss) if stop is None else (stop >= vote).sum() for vote in (STOP, FAILED)]
+    return {
+        **_sums(arch, rows.values, halted & rows.labelled, None),
+        "rows": torch.ones_like(halted, dtype=torch.int32).sum(),
+        "q_continue_loss": q_continue_loss,
+        **dict(zip(("stop_votes", "failure_votes"), votes, strict=True)),
+    }
+
+
+def training_vector(arch: Architecture, sums: dict[str, Tensor], norms: list[Tensor]) -> Tensor:
+    """The vector [M] of `training_names`, from the sums over the global batch; `norms` as NORMS names them."""
+    loss = sums["lm_loss"] + sums["q_halt_loss"] + sums["q_continue_loss"]
     # torch_xla's isfinite compares with a float64 scalar, which a TPU has to emulate
     nonfinite = ~(loss.abs() < torch.full_like(loss, torch.inf))
-    votes = [torch.zeros_like(loss) if stop is None else (stop >= vote).sum() for vote in (STOP, FAILED)]
-    all_rows = torch.ones_like(halted, dtype=torch.int32).sum()
-    return _stacked(arch, [*sums.values(), all_rows, q_continue_loss, nonfinite, *votes, *norms])
+    values = {**sums, "nonfinite_steps": nonfinite, **dict(zip(NORMS, norms, strict=True))}
+    return _stacked(arch, [values[name] for name in training_names()])
 
 
 def evaluation_sums(arch: Architecture, rows: RowResults, counted: Tensor, stop: Tensor | None = None) -> Tensor:
@@ -170,15 +179,21 @@ class Shown(NamedTuple):
 
 def shown_rows(arch: Architecture, logits_BCV: Tensor, q_halt_B: Tensor, every: int = 1) -> Shown:
     """What is shown of a supervision step's answers: the first rows of the batch, at most MOST_SAMPLES, of puzzles with `every`
-    candidates their first ones.
+    candidates their first ones. `first_shown` has to pick them where the program does not see the whole batch.
 
     `q_halt_B` is their `halting_logit`.
     """
-    logits, q_halt_B = (rows[: every * MOST_SAMPLES : every] for rows in (logits_BCV, q_halt_B))
+    step = every if arch.share.count == 1 else 1
+    logits, q_halt_B = (rows[: every * MOST_SAMPLES : step] for rows in (logits_BCV, q_halt_B))
     predictions = logits.argmax(-1)
     log_shares = log_probabilities(logits.to(arch.loss_dtype), arch.model.loss)
     confidence = log_shares.gather(-1, predictions.unsqueeze(-1)).squeeze(-1).exp()
     return Shown(predictions.to(torch.int32), confidence, q_halt_B)
+
+
+def first_shown(arch: Architecture, shown: Shown, every: int = 1) -> Shown:
+    """Those of `shown_rows` that are shown, where each of several programs has said what its own first rows may add."""
+    return shown if arch.share.count == 1 else Shown(*(rows[: every * MOST_SAMPLES : every] for rows in shown))
 
 
 class RowTrace(NamedTuple):

@@ -14,7 +14,7 @@ from torch import Tensor
 from trm.config import InferenceConfig
 from trm.core.architecture import Architecture, Weights
 from trm.core.candidates import change, prepared, resampled
-from trm.core.metrics import RowTrace, Shown, evaluation_sums, halting_logit, shown_rows, wants_to_halt
+from trm.core.metrics import RowTrace, Shown, evaluation_sums, first_shown, halting_logit, shown_rows, wants_to_halt
 from trm.core.model import decode
 from trm.core.recursion import Latents
 from trm.core.step import Batch, Carry, StepConfig, TrainState, eval_forward, train_step_with_outputs
@@ -63,7 +63,7 @@ def eval_program(arch: Architecture, way: InferenceConfig = ONE, *, traced: bool
         carry, out, rows = eval_forward(arch, weights, buffers, puzzle_embedding, carry, batch, preparation(arch, way, batch))
         if way.selection == "resample":
             carry = carry._replace(latents=resampled(way, carry.latents, out.q_halt, batch["rows"], carry.steps))
-        sums = sums + evaluation_sums(arch, rows, rows.labelled, batch.get("stop"))
+        found = evaluation_sums(arch, rows, rows.labelled, batch.get("stop"))
         shown = shown_rows(arch, out.logits, halting_logit(arch, out.q_halt, out.q_continue), way.candidates)
         trace = None
         if traced or way.candidates > 1:
@@ -71,7 +71,8 @@ def eval_program(arch: Architecture, way: InferenceConfig = ONE, *, traced: bool
             moved = None if before is None else change(out.logits, before)
             said = RowTrace(rows.values, halts, out.q_halt, moved)
             trace = said, out.logits.argmax(-1).to(torch.int32)
-        return carry, sums, shown, trace
+        found, (shown, trace) = arch.share.exchange(found, (shown, trace))
+        return carry, sums + found, first_shown(arch, shown, way.candidates), trace
 
     return Program(evaluation_step, lambda results: results[0])
 

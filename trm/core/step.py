@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+import torch.utils._pytree as pytree
 from torch import Tensor
 
 from trm.config import IGNORE_LABEL, Config, OptimizerConfig, RecursionConfig
@@ -21,7 +22,15 @@ from trm.core.architecture import Architecture, Weights
 from trm.core.initial import init_puzzle_embedding, init_weights, with_latents
 from trm.core.latents import FURTHER_PASSES
 from trm.core.losses import binary_cross_entropy
-from trm.core.metrics import RowResults, cross_entropy, evaluation_sums, row_results, training_sums, wants_to_halt
+from trm.core.metrics import (
+    RowResults,
+    cross_entropy,
+    evaluation_sums,
+    row_results,
+    training_sums,
+    training_vector,
+    wants_to_halt,
+)
 from trm.core.model import Output, decode, embed, forward, noise_of, recurse
 from trm.core.optim import (
     averaging_rate,
@@ -89,7 +98,8 @@ class StepOutputs(NamedTuple):
 
 def empty_carry(arch: Architecture, buffers: Weights, batch_size: int, num_hypotheses: int = 1) -> Carry:
     """The carry before the first batch: all rows halted, so that every row takes the batch's. `num_hypotheses` is K."""
-    latents = {z: value.contiguous() for z, value in with_latents(arch, buffers, batch_size, num_hypotheses=num_hypotheses).items()}
+    starts = with_latents(arch, buffers, batch_size, torch.arange(batch_size), num_hypotheses=num_hypotheses)
+    latents = {z: value.contiguous() for z, value in starts.items()}
     return Carry(
         latents=latents,
         steps=torch.zeros(batch_size, dtype=torch.int32),
@@ -157,9 +167,9 @@ def supervision_weights(recursion: RecursionConfig, steps: Tensor, dtype: torch.
     return decay ** (steps - 1).to(dtype) * (n_sup / sum(decay**t for t in range(n_sup)))
 
 
-def places(carry: Carry) -> Tensor:
-    """The places of the rows in the batch, [B] int64."""
-    return torch.arange(carry.halted.shape[0], device=carry.halted.device)
+def places(arch: Architecture, carry: Carry) -> Tensor:
+    """The places of the rows in the global batch, [B] int64."""
+    return arch.share.places(carry.halted.shape[0], carry.halted.device)
 
 
 def winning_forward(
@@ -177,7 +187,7 @@ def winning_forward(
         return rows.unsqueeze(1).expand(B, K, *rows.shape[1:]).flatten(0, 1)
 
     x = embed(arch, weights, vectors, carry.inputs)
-    noise = noise_of(arch, buffers, torch.arange(B * K, device=carry.halted.device), step)
+    noise = noise_of(arch, buffers, arch.share.places(B * K, carry.halted.device), step)
     with torch.no_grad():
         before = {z: copies(value) if z == answer else value.flatten(0, 1) for z, value in carry.latents.items()}
         if recursion.T > 1:
@@ -201,10 +211,11 @@ def winning_forward(
 
 def loss_and_grads(
     cfg: StepConfig, state: TrainState, buffers: Weights, batch: Batch
-) -> tuple[tuple[Weights, Tensor | None], Carry, StepOutputs]:
+) -> tuple[tuple[Weights, tuple[Tensor, Tensor] | None], Carry, StepOutputs]:
     """Forward, halting, loss and gradients of one supervision step.
 
-    Returns the gradients of loss / global batch (weights; puzzle vectors of each row [B, E] or None), the new carry, the outputs.
+    The program computes its own rows; what is said of the global batch is exchanged once, here. Returns the gradients of
+    loss / global batch (weights; puzzle vectors of each row [B, E] and their identifiers [B], or None), the new carry, the outputs.
     """
     arch, recursion, halt_weight = cfg.arch, cfg.arch.recursion, cfg.arch.objective.halt_weight
     carry = reset_carry(arch, buffers, state.carry, batch, state.step, arch.latents.num_hypotheses)
@@ -219,7 +230,7 @@ def loss_and_grads(
     if arch.latents.num_hypotheses > 1:
         out, latents = winning_forward(arch, weights, buffers, vectors, carry, state.step)
     else:
-        noise = noise_of(arch, buffers, places(carry), state.step)
+        noise = noise_of(arch, buffers, places(arch, carry), state.step)
         out = forward(arch, weights, buffers, vectors, carry.latents, carry.inputs, noise=noise)
         latents = out.latents
     latents = {z: value.detach() for z, value in latents.items()}
@@ -233,26 +244,29 @@ def loss_and_grads(
     q_continue_loss = torch.zeros((), dtype=arch.master_dtype, device=lm_loss.device)
     if recursion.act_continue and recursion.n_sup > 1:
         with torch.no_grad():
-            noise = noise_of(arch, buffers, places(carry), state.step, passes=FURTHER_PASSES)
+            noise = noise_of(arch, buffers, places(arch, carry), state.step, passes=FURTHER_PASSES)
             after = forward(arch, weights, buffers, vectors, latents, carry.inputs, noise=noise)
             best_next = torch.where(last, after.q_halt, torch.maximum(after.q_halt, after.q_continue))
             target = torch.sigmoid(best_next)
         halting_losses.append(binary_cross_entropy(out.q_continue, target))
         q_continue_loss = halting_losses[-1].sum()
-    loss = (lm_loss + halt_weight * (q_halt_loss + q_continue_loss)) / halted.shape[0]
+    batch_size = halted.shape[0] * arch.share.count
+    loss = (lm_loss + halt_weight * (q_halt_loss + q_continue_loss)) / batch_size
     if recursion.supervision_decay != 1:
         row_losses = rows.values["lm_loss"] + halt_weight * sum(halting_losses[1:], halting_losses[0])
-        loss = (supervision_weights(recursion, steps, arch.master_dtype) * row_losses).sum() / halted.shape[0]
+        loss = (supervision_weights(recursion, steps, arch.master_dtype) * row_losses).sum() / batch_size
 
     trained = weights if cfg.trainable == "all" else {}
     leaves = [*trained.values(), *([] if vectors is None else [vectors])]
     # detached: the zeros for what the step does not use come with requires_grad
     found = [grad.detach() for grad in torch.autograd.grad(loss, leaves, materialize_grads=True)]
-    grads, vector_grads = dict(zip(trained, found, strict=False)), None if vectors is None else found[-1]
+    local = dict(zip(trained, found, strict=False)), training_sums(arch, rows, halted, q_continue_loss, batch.get("stop")), loss
+    of_vectors = None if vectors is None else (found[-1], carry.puzzle_identifiers)
+    (grads, sums, loss), of_vectors = arch.share.exchange(pytree.tree_map(torch.detach, local), of_vectors)
     norms = [norm(grads) if grads else torch.zeros_like(lm_loss), norm(state.weights)]
-    sums = training_sums(arch, rows, halted, q_continue_loss, batch.get("stop"), norms)
     new_carry = Carry(latents, steps, halted, carry.inputs, carry.labels, carry.puzzle_identifiers)
-    return (grads, vector_grads), new_carry, StepOutputs(loss.detach(), grads, out.logits.detach(), out.q_halt.detach(), sums)
+    vector = training_vector(arch, sums, norms)
+    return (grads, of_vectors), new_carry, StepOutputs(loss, grads, out.logits.detach(), out.q_halt.detach(), vector)
 
 
 def train_step_with_outputs(
@@ -262,7 +276,7 @@ def train_step_with_outputs(
 
     `in_place`: a large puzzle embedding is changed where it is, as the caller does not use the state again.
     """
-    (grads, vector_grads), carry, outputs = loss_and_grads(cfg, state, buffers, batch)
+    (grads, of_vectors), carry, outputs = loss_and_grads(cfg, state, buffers, batch)
     step = state.step + 1
     t = step.to(cfg.arch.master_dtype)
     weights, moments, ema = state.weights, state.optimizer, state.ema
@@ -272,12 +286,11 @@ def train_step_with_outputs(
         weights, moments = OPTIMIZERS[cfg.optimizer.name].update(cfg.optimizer, weights, moments, grads, t, lr)
         ema = update_ema(ema, weights, averaging_rate(cfg.ema_rate, step, cfg.ema_start))
     table = state.puzzle_embedding
-    if table is not None and vector_grads is not None:
+    if table is not None and of_vectors is not None:
         table = update_puzzle_embedding(
             cfg.optimizer,
             table,
-            vector_grads,
-            carry.puzzle_identifiers,
+            *of_vectors,
             t,
             cfg.total_steps,
             replicate_rows=cfg.arch.replicate_rows,
@@ -319,7 +332,7 @@ def eval_forward(
     if prepare is not None:
         carry = carry._replace(latents=prepare(carry))
     vectors = None if puzzle_embedding is None else puzzle_embedding[carry.puzzle_identifiers]
-    noise = noise_of(arch, buffers, batch.get("rows", places(carry)), carry.steps)
+    noise = noise_of(arch, buffers, batch.get("rows", places(arch, carry)), carry.steps)
     out = forward(arch, weights, buffers, vectors, carry.latents, carry.inputs, noise=noise)
     no_halt = torch.zeros_like(carry.halted)
     new_carry = Carry(out.latents, carry.steps + 1, no_halt, carry.inputs, carry.labels, carry.puzzle_identifiers)

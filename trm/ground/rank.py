@@ -1,32 +1,99 @@
 """Which of a job's processes this one is, as whoever started it says in the environment."""
 
 import os
+import subprocess
+from typing import NamedTuple
 
 from trm.errors import ConfigError
 
 RANK, RANKS = "TRM_RANK", "TRM_RANKS"  # set by scripts/launch_pod.sh
+SUBMITIT = "SUBMITIT_EXECUTOR"
+# What starts a command several times says so in these: torchrun, accelerate and deepspeed; srun; Open MPI; MPICH
+TORCHRUN, SRUN = ("WORLD_SIZE", "RANK"), ("SLURM_STEP_NUM_TASKS", "SLURM_PROCID")
+STARTERS = dict([TORCHRUN, SRUN, ("OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK"), ("PMI_SIZE", "PMI_RANK")])
+OF_RANKS = (TORCHRUN, SRUN)  # those that may start the ranks of torch's backends
+FIRST_PORT, PORTS = 20000, 20000  # of Slurm's jobs, by their numbers
+SCONTROL_LIMIT_S = 20
+
+
+class Rank(NamedTuple):
+    """A process of a job, and where the processes meet."""
+
+    rank: int
+    ranks: int
+    local: int  # which of this host's it is
+    address: str
+    port: int
 
 
 def process_rank() -> tuple[int, int]:
-    """(rank, ranks) of this process in a job that Slurm, submitit or scripts/launch_pod.sh started; (0, 1) elsewhere."""
+    """(rank, ranks) of this process in a job of torchrun, srun, Slurm, submitit or scripts/launch_pod.sh; (0, 1) elsewhere."""
     if RANK in os.environ:
-        rank, ranks = os.environ[RANK], os.environ.get(RANKS, "")
-        if not (rank.isdecimal() and ranks.isdecimal() and int(rank) < int(ranks)):
-            raise ConfigError(
-                f"{RANK}={rank} {RANKS}={ranks}: not the number of a host and how many there are: scripts/launch_pod.sh sets both"
-            )
-        return int(rank), int(ranks)
-    rank = os.environ.get("SLURM_PROCID") or os.environ.get("SUBMITIT_LOCAL_GLOBALID") or "0"
-    ranks = os.environ.get("SLURM_NTASKS") or os.environ.get("SUBMITIT_LOCAL_NTASKS") or "1"
-    return (int(rank), int(ranks)) if "SUBMITIT_EXECUTOR" in os.environ else (0, 1)
+        return _pair(os.environ[RANK], os.environ.get(RANKS, ""), RANK, RANKS, "scripts/launch_pod.sh sets both")
+    if SUBMITIT in os.environ:
+        rank = os.environ.get("SLURM_PROCID") or os.environ.get("SUBMITIT_LOCAL_GLOBALID") or "0"
+        return int(rank), int(os.environ.get("SLURM_NTASKS") or os.environ.get("SUBMITIT_LOCAL_NTASKS") or "1")
+    for size, name in OF_RANKS:
+        if name in os.environ and os.environ.get(size, "1") not in ("", "0", "1"):
+            return _pair(os.environ[name], os.environ[size], name, size, "torchrun and srun set both")
+    return 0, 1
 
 
-def require_ranks(hardware: str, processes: int) -> None:
+def _pair(rank: str, ranks: str, name: str, size: str, fix: str) -> tuple[int, int]:
+    if not (rank.isdecimal() and ranks.isdecimal() and int(rank) < int(ranks)):
+        raise ConfigError(f"{name}={rank} {size}={ranks}: not the number of a process and how many there are: {fix}")
+    return int(rank), int(ranks)
+
+
+def rank_of_launcher() -> Rank:
+    """This process among the ranks of torch's backends. Raises ConfigError where the environment does not say where they meet."""
+    rank, ranks = process_rank()
+    by_slurm = "SLURM_PROCID" in os.environ and "LOCAL_RANK" not in os.environ
+    local = os.environ.get("SLURM_LOCALID" if by_slurm else "LOCAL_RANK", str(rank))
+    address, port = os.environ.get("MASTER_ADDR"), os.environ.get("MASTER_PORT")
+    if by_slurm:
+        address, port = address or _first_host(), port or str(_slurm_port())
+    if not address or not (port or "").isdecimal() or not local.isdecimal():
+        raise ConfigError(
+            f"MASTER_ADDR={address or ''} MASTER_PORT={port or ''} LOCAL_RANK={local}: the environment does not say where the "
+            f"{ranks} processes meet: start them by torchrun or srun"
+        )
+    return Rank(rank, ranks, int(local), address, int(port or 0))
+
+
+def _first_host() -> str:
+    """The host of the first process of a Slurm job; the loopback where there is one host alone."""
+    hosts = os.environ.get("SLURM_STEP_NODELIST") or os.environ.get("SLURM_JOB_NODELIST") or ""
+    if os.environ.get("SLURM_STEP_NUM_NODES", os.environ.get("SLURM_NNODES", "1")) == "1":
+        return "127.0.0.1"
+    try:
+        command = ["scontrol", "show", "hostnames", hosts]
+        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=SCONTROL_LIMIT_S)
+        return done.stdout.split()[0]
+    except (OSError, subprocess.SubprocessError, IndexError) as error:
+        raise ConfigError(f"SLURM_STEP_NODELIST={hosts}: scontrol does not tell the first host: set MASTER_ADDR") from error
+
+
+def _slurm_port() -> int:
+    """A port of the job's own, the same for all of its processes."""
+    job, step = (os.environ.get(f"SLURM_{name}_ID", "0") for name in ("JOB", "STEP"))
+    return FIRST_PORT + (int(job) * 7 + (int(step) if step.isdecimal() and int(step) < PORTS else 0)) % PORTS
+
+
+def require_ranks(hardware: str, processes: int, *, of_torch: bool = False) -> None:
     """Raise ConfigError where the hardware of this name has several processes, and nobody has told this one which of them it is.
 
     On every host alike, and before anything is started or locked: else one would wait for the others, which have been refused.
+    `of_torch`: each drives one device by torch's own backends, and torchrun may start them.
     """
     ranks = process_rank()[1]
+    if of_torch and ranks != processes:
+        size, _ = next((pair for pair in OF_RANKS if pair[0] in os.environ), TORCHRUN)
+        told = f"{size}={ranks} processes were started" if ranks > 1 else "nothing tells which of them this one is"
+        raise ConfigError(
+            f"hardware={hardware} is {processes} device(s), a process for each, and {told}: start as many by torchrun or srun with "
+            "hardware=gpus or hardware=cpu_ranks, which take as many devices, or leave the launcher out"
+        )
     if processes not in (1, ranks):
         told = f"the environment tells of {ranks}" if on_a_pod() else "nothing tells which of them this one is"
         raise ConfigError(
@@ -36,27 +103,24 @@ def require_ranks(hardware: str, processes: int) -> None:
 
 
 def on_a_pod() -> bool:
-    """Whether scripts/launch_pod.sh started the same command on every host."""
-    return RANK in os.environ
+    """Whether every process of a job was given the same command: by scripts/launch_pod.sh, torchrun or srun."""
+    return RANK in os.environ or (SUBMITIT not in os.environ and process_rank()[1] > 1)
 
 
-# What starts a command several times says so in these: torchrun, accelerate and deepspeed; Open MPI; MPICH; srun
-STARTERS = {
-    "WORLD_SIZE": "RANK",
-    "OMPI_COMM_WORLD_SIZE": "OMPI_COMM_WORLD_RANK",
-    "PMI_SIZE": "PMI_RANK",
-    "SLURM_STEP_NUM_TASKS": "SLURM_PROCID",
-}
+def refuse_other_starters(*, of_torch: bool = False) -> None:
+    """Raise ConfigError in one of several processes that torchrun, mpirun or srun made of one command: each would train the run.
 
-
-def refuse_other_starters() -> None:
-    """Raise ConfigError in one of several processes that torchrun, mpirun or srun made of one command: each would train the run."""
-    if RANK in os.environ or "SUBMITIT_EXECUTOR" in os.environ:
+    `of_torch`: not where torchrun or srun started them, for the settings may ask for ranks of torch's backends.
+    """
+    if RANK in os.environ or SUBMITIT in os.environ:
         return
     for size, rank in STARTERS.items():
+        if of_torch and (size, rank) in OF_RANKS:
+            continue
         if rank in os.environ and os.environ.get(size, "1") not in ("", "0", "1"):
             raise ConfigError(
                 f"{size}={os.environ[size]}: torchrun, mpirun or srun started several processes of this command, but one drives "
                 "all devices of a machine: start it once, without them: hardware=v4_8 or cpu_mesh for several devices, "
-                "hardware.jobs=N with --multirun for jobs side by side, scripts/launch_pod.sh for several hosts"
+                "hardware.jobs=N with --multirun for jobs side by side, scripts/launch_pod.sh for several hosts; torchrun and srun "
+                "start runs and evaluations with hardware=gpus or cpu_ranks alone"
             )

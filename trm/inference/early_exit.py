@@ -21,11 +21,11 @@ from trm.core.metrics import (
     Shown,
     evaluation_names,
     evaluation_sums,
+    first_shown,
     halting_logit,
     shown_rows,
     wants_to_halt,
 )
-from trm.core.model import Output
 from trm.core.programs import ONE, Program, preparation
 from trm.core.step import Batch, Carry, empty_carry, eval_forward
 
@@ -99,8 +99,13 @@ def early_exit_step(
     """
     num_steps, num_questions, together = totals.sums.shape[0], queue["inputs"].shape[0] - 1, way.rows_together
     end = num_questions * way.particles // together  # groups
-    free = rows.carry.halted.view(-1, together)[:, 0].to(torch.int32)
-    taken = ((totals.next_group + torch.cumsum(free, 0, dtype=torch.int32) - 1).clamp(max=end) * together).unsqueeze(1)
+    _, all_halted = arch.share.exchange((), rows.carry.halted)
+    free = all_halted.view(-1, together)[:, 0].to(torch.int32)
+    order = torch.cumsum(free, 0, dtype=torch.int32)
+    if arch.share.count > 1:  # of the groups of the global batch those of the program's rows
+        groups = rows.carry.halted.shape[0] // together
+        order = order[arch.share.index * groups : (arch.share.index + 1) * groups]
+    taken = ((totals.next_group + order - 1).clamp(max=end) * together).unsqueeze(1)
     taken = (taken + torch.arange(together, dtype=torch.int32, device=taken.device)).flatten()
     candidate = torch.where(rows.carry.halted, taken.clamp(max=end * together), rows.candidate)
     next_group = (totals.next_group + free.sum(dtype=torch.int32)).clamp(max=end)
@@ -122,21 +127,25 @@ def early_exit_step(
     def metrics_of(counted_B: Tensor) -> Tensor:
         return evaluation_sums(arch, results, counted_B, votes)
 
-    sums = totals.sums + torch.vmap(metrics_of)(counted)
     ended = halted & (candidate < end * together)  # not rows of padding
-    done = totals.done + torch.stack([ended.sum(), torch.where(ended, carry.steps, 0).sum()])
-    shown = _shown(arch, out, totals.shown, candidate, counted, way.candidates)
-    answers, record = totals.answers, totals.record
-    if answers is not None and record is not None:  # rows of padding all write to the place after the candidates'
-        answers = answers.index_copy(0, candidate.long(), out.logits.argmax(-1).to(torch.int32))
-        said = (wants, out.q_halt, *results.values.values())
-        record = record.index_copy(0, candidate.long(), torch.stack([values.to(record.dtype) for values in said], dim=1))
-    return ExitRows(carry._replace(halted=halted), candidate), ExitTotals(next_group, sums, shown, done, answers, record)
+    own_done = torch.stack([ended.sum(), torch.where(ended, carry.steps, 0).sum()])
+    now = shown_rows(arch, out.logits, halting_logit(arch, out.q_halt, out.q_continue), way.candidates)
+    answers, record, said = totals.answers, totals.record, None
+    if answers is not None and record is not None:
+        values = (wants, out.q_halt, *results.values.values())
+        said = out.logits.argmax(-1).to(torch.int32), torch.stack([value.to(record.dtype) for value in values], dim=1)
+    own = torch.vmap(metrics_of)(counted), own_done
+    (sums, done), (now, candidates, at, said) = arch.share.exchange(own, (now, candidate, counted.T, said))
+    shown = _shown(first_shown(arch, now, way.candidates), totals.shown, candidates, at.T, way.candidates)
+    if answers is not None and record is not None and said is not None:
+        answers = answers.index_copy(0, candidates.long(), said[0])  # rows of padding all write to the place after the candidates'
+        record = record.index_copy(0, candidates.long(), said[1])
+    new_totals = ExitTotals(next_group, totals.sums + sums, shown, totals.done + done, answers, record)
+    return ExitRows(carry._replace(halted=halted), candidate), new_totals
 
 
-def _shown(arch: Architecture, out: Output, before: Shown, candidate: Tensor, counted: Tensor, every: int) -> Shown:
+def _shown(now: Shown, before: Shown, candidate: Tensor, counted: Tensor, every: int) -> Shown:
     """The samples with this step's answers written in: a candidate starts in the row of its number and stays until it halts."""
-    now = shown_rows(arch, out.logits, halting_logit(arch, out.q_halt, out.q_continue), every)
     first = torch.arange(now.q_halt.shape[0], dtype=torch.int32, device=candidate.device) * every
     rows = slice(0, MOST_SAMPLES * every, every)
     written = counted[:, rows] & (candidate[rows] == first)

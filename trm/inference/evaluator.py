@@ -514,7 +514,7 @@ def candidate_loader(cfg: Config, runtime: Runtime, most: int | None = None, onl
     Where rows have to be in one batch this is the largest batch of whole groups that is not larger than the settings', or one.
     """
     way = cfg.inference
-    group = math.lcm(way.rows_together, runtime.num_devices)
+    group = way.rows_together * runtime.num_devices  # on one device, whose program may see no other rows
     batch = max(cfg.eval_batch_size // group, 1) * group if way.rows_together > 1 else cfg.eval_batch_size
     return held_out_loader(cfg, runtime, way.copies, most, way, batch, only)
 
@@ -549,7 +549,7 @@ def held_out_loader(
     rows = min(max_puzzles or dataset.num_rows, dataset.num_rows) * copies * way.particles
     loader = EvalLoader(
         dataset,
-        global_batch_size=_rows_of_batch(batch_size or cfg.eval_batch_size, rows, math.lcm(way.rows_together, runtime.num_devices)),
+        global_batch_size=_rows_of_batch(batch_size or cfg.eval_batch_size, rows, way.rows_together * runtime.num_devices),
         max_puzzles=max_puzzles or most,
         copies=copies,
         repeats=way.particles,

@@ -1,5 +1,6 @@
 """What is refused before a run has a folder, and how it gets one."""
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -7,11 +8,12 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, read_write
 from omegaconf.errors import OmegaConfBaseException
 
-from trm.cli import NO_RUN_FOLDER, fail, typed
+from trm.cli import NO_RUN_FOLDER, command_module, fail, starts_ranks, typed
 from trm.config import check_training, local_path
 from trm.errors import ConfigError, UserError
 from trm.ground.folder import make_folder
-from trm.ground.rank import process_rank, require_ranks
+from trm.ground.launch import start_ranks
+from trm.ground.rank import process_rank, refuse_other_starters, require_ranks
 
 
 class RefuseEarly(Callback):
@@ -20,6 +22,7 @@ class RefuseEarly(Callback):
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
         """Exit where the sweep's folder is none."""
         try:
+            refuse_other_starters()  # torchrun and srun, too: each process would run all jobs
             _mend_folder(config, "sweep")
         except (ConfigError, OmegaConfBaseException) as error:
             fail(error)
@@ -34,9 +37,10 @@ class RefuseEarly(Callback):
                 return
             check_training(cfg)
             named = any(override.startswith("run_name=") for override in config.hydra.overrides.task)
-            if not named and max(cfg.hardware.processes, process_rank()[1]) > 1:
-                raise ConfigError("run_name is missing: a run of several hosts needs one, since each host would choose another")
-            require_ranks(cfg.hardware.name, cfg.hardware.processes)
+            if not (starts := starts_ranks(cfg)):
+                if not named and max(cfg.hardware.processes, process_rank()[1]) > 1:
+                    raise ConfigError("run_name is missing: a run of several hosts needs one, since each host would choose another")
+                require_ranks(cfg.hardware.name, cfg.hardware.processes, of_torch=cfg.hardware.can.ranks)
             if process_rank()[0] == 0:
                 number, new = 1, not named and folder.name == cfg.run_name
                 while not make_folder(folder, new=new):  # of a start in the same second
@@ -45,6 +49,9 @@ class RefuseEarly(Callback):
                     folder = folder.with_name(config.run_name)
                 with read_write(config.hydra):
                     config.hydra.run.dir = str(folder)
+            if starts:
+                given = [*sys.argv[1:], *([] if named else [f"run_name={config.run_name}"])]
+                sys.exit(start_ranks(cfg.hardware.devices, command_module() or "trm.train", given))
         except (UserError, OmegaConfBaseException) as error:
             fail(error)
 

@@ -126,7 +126,7 @@ def train_loader(cfg: Config, dataset: Dataset, host: Host = ALONE) -> TrainLoad
 
 def started(cfg: Config) -> Runtime:
     """The devices of the settings. Raises ConfigError where they and the environment count the processes differently."""
-    require_ranks(cfg.hardware.name, cfg.hardware.processes)
+    require_ranks(cfg.hardware.name, cfg.hardware.processes, of_torch=cfg.hardware.can.ranks)
     runtime = start(cfg.hardware)
     rank, ranks = process_rank()
     if ranks > 1 and (rank, ranks) != (runtime.process_index, runtime.process_count):
@@ -140,5 +140,5 @@ def started(cfg: Config) -> Runtime:
 
 def on_devices(arch: Architecture, runtime: Runtime) -> Architecture:
     """The architecture with what the devices put in the place of plain torch."""
-    own = {name: getattr(runtime, name) for name in ("linear", "swiglu", "compile_block", "replicate_rows")}
+    own = {name: getattr(runtime, name) for name in ("linear", "swiglu", "compile_block", "replicate_rows", "share")}
     return dataclasses.replace(arch, **own, torch_kernels=runtime.can.torch_kernels)

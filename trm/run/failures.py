@@ -21,6 +21,8 @@ from trm.run.checkpoint import saved_steps
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
 # XLA on TPU and CPU, CUDA, and torch's CPU allocator, in this order
 OUT_OF_MEMORY = ("RESOURCE_EXHAUSTED", "Ran out of memory", "out of memory", "can't allocate memory")
+# gloo and NCCL, of a process that was killed, a host that is gone, or one that waits elsewhere
+LOST = ("gloo/transport", "Connection closed by peer", "Connection reset by peer", "Broken pipe", "remote process has exited")
 SLOW_LOADER_SHARE = 0.2  # of a step spent waiting for its batch, from which on the run warns
 UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
@@ -49,6 +51,11 @@ def explained(cfg: Config, run_dir: Path) -> Iterator[None]:
         fix = f"make room or make it writable, then give the same command again: {then}"
         raise RunFailure(f"{error.filename or run_dir}: {error.strerror}: {fix}") from error
     except (RuntimeError, MemoryError) as error:
+        if any(words in str(error) for words in LOST):
+            newest = _newest(run_dir)
+            then = f"goes on from {newest}" if newest else "starts over, nothing was saved yet"
+            gone = "another process of this run is gone or does not answer, and may have said why"
+            raise RunFailure(f"{gone}: the same command {then}") from error
         words = memory_words(cfg, str(error) or type(error).__name__)
         if words is None and not isinstance(error, MemoryError):
             raise
@@ -68,7 +75,7 @@ def memory_words(cfg: Config, message: str) -> str | None:
     """
     if not any(words in message for words in OUT_OF_MEMORY):
         return None
-    batch, devices = cfg.train.global_batch_size, cfg.hardware.num_devices
+    batch, devices = cfg.train.global_batch_size, cfg.hardware.devices
     share, numbers, hope = 0.5, "", "is worth a try"
     if asked := memory_asked_for(message):
         needed, there = asked

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import json
 import logging
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from trm.backends.base import extremes_over_hosts
 from trm.backends.machine import surroundings
-from trm.config import differences, digest, kept, resume_conflicts, to_plain
+from trm.config import Config, differences, kept, resume_conflicts, to_plain
+from trm.config import flatten as flat_settings
 from trm.core.step import TrainState
 from trm.errors import CheckpointError, UserError
 from trm.ground.folder import CHECKPOINTS, read_summary, seconds_before
@@ -31,6 +34,7 @@ from trm.run.checkpoint import (
 )
 from trm.run.experiment import Experiment
 from trm.run.record import Record
+from trm.run.revision import code
 
 log = logging.getLogger(__name__)
 
@@ -162,20 +166,34 @@ def _agree(exp: Experiment, state: TrainState | None, record: Record, error: Exc
     A host with an error of its own, and no state, takes part, so that the others do not wait for it.
     """
     numbers = {
-        "settings": _words(digest(exp.cfg)),
+        **{key: _words(repr(value)) for key, value in _settings_of_all(exp.cfg).items()},
         "training puzzles": _words(exp.content.train_digest),
         "test puzzles": _words(exp.content.test_digest),
         "step": [-1 if error else record.step],
         "state": _words(_sha256(flatten((state, exp.buffers, {name: torch.from_numpy(v) for name, v in record.votes.items()})))),
     }
-    least, largest = extremes_over_hosts(exp.runtime, [number for words in numbers.values() for number in words])
-    names = [name for name, words in numbers.items() for _ in words]
-    wrong = list(dict.fromkeys(name for name, a, b in zip(names, least, largest, strict=True) if a != b))
+    # by itself: other code may have other settings to compare
+    wrong = _differing(exp, {"revision of the code": _words(json.dumps(code(), sort_keys=True))}) or _differing(exp, numbers)
     if wrong and error is None:
         raise CheckpointError(
             f"the hosts differ in their {', '.join(wrong)} (here: step {record.step}; another host may say what is wrong there): "
             "give all hosts the same command and folders that they share, or train.resume=never to start over"
         )
+
+
+def _differing(exp: Experiment, numbers: dict[str, list[int]]) -> list[str]:
+    """The names of the numbers that are not the same on all hosts."""
+    least, largest = extremes_over_hosts(exp.runtime, [number for words in numbers.values() for number in words])
+    names = [name for name, words in numbers.items() for _ in words]
+    return list(dict.fromkeys(name for name, a, b in zip(names, least, largest, strict=True) if a != b))
+
+
+def _settings_of_all(cfg: Config) -> dict[str, Any]:
+    """The settings in which all hosts must be the same: those that change results, and when steps are logged and saved."""
+    plain = to_plain(cfg)
+    return flat_settings(kept(plain)) | {
+        f"train.{name}": value for name, value in plain["train"].items() if name.endswith("_steps")
+    }
 
 
 def _sha256(tensors: dict[str, Tensor]) -> str:

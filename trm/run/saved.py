@@ -4,7 +4,7 @@ import json
 import logging
 import os
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,7 @@ from trm.data.content import caveats, trained_on
 from trm.data.format import SELECTION, Dataset, load_dataset, read_build_record
 from trm.errors import CheckpointError, ConfigError, DataError
 from trm.ground.folder import CHECKPOINTS, CONFIG_FILE, META_FILE, best_step, steps_in
+from trm.ground.rank import process_rank
 from trm.run.checkpoint import BEST, Meta, cast, find_checkpoints, first_whole, load_checkpoint, part
 from trm.tasks.base import Task, task_of
 
@@ -106,6 +107,8 @@ def open_run(path: Path, overrides: list[str]) -> SavedRun:
     found = first_whole(folders, log.warning) if len(folders) > 1 else None
     folder, tensors, meta = found or (folders[0], *load_checkpoint(folders[0]))
     own = _settings(folder, meta)
+    if own.hardware.can.ranks:  # whatever the run had: as many devices as processes were started
+        own = replace(own, hardware=replace(own.hardware, num_devices=process_rank()[1]))
     cfg = _with_overrides(own, overrides)
     arch = architecture(cfg, **_sizes(folder, meta))
     _check_tensors(folder, arch, tensors)
