@@ -45,7 +45,7 @@ WAYS = {
     "standard": [],
     "votes": ["inference=votes8"],
     "guided": ["inference=guided", "inference.rollouts=3", "inference.supervision_steps=4"],
-    "early_exit": ["evaluate.early_exit=true"],
+    "early_exit": ["inference.early_exit=true"],
     "race": ["inference=halt_first", "inference.copies=2"],
 }
 
