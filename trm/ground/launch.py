@@ -21,6 +21,7 @@ def start_ranks(processes: int, module: str, arguments: Sequence[str]) -> int:
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # the processes say themselves what is wrong
+    os.environ.pop("HYDRA_FULL_ERROR", None)  # of this process alone: in the others errors are to be a line
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores() // processes)))
     config = LaunchConfig(
         min_nodes=1,
