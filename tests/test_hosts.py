@@ -187,7 +187,7 @@ def test_hosts_that_would_start_from_different_states_refuse(cfg, folders):
 
 def test_hosts_with_different_settings_refuse(cfg, folders):
     ends = train_on_two([cfg, replace(cfg, seed=1)], folders)
-    assert all("the hosts differ in their settings" in end for end in ends.values()), ends
+    assert all("the hosts differ in their seed" in end for end in ends.values()), ends
 
 
 @pytest.mark.parametrize(("harm", "words"), [("changed", ["state"] * 2), ("missing", ["lm_head is missing", "step, state"])])
