@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import running
 import torch
 import torch.utils._pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -16,6 +17,7 @@ from trm.core.programs import train_program
 from trm.core.step import init_state
 from trm.errors import ConfigError, RunFailure
 from trm.plan.workload import architecture_of, step_config
+from trm.run.checkpoint import find_checkpoints, load_checkpoint
 from trm.run.experiment import on_devices
 
 TINY = ["run_name=r", "data=sudoku_4x4", "recipe=tiny", "recursion=t2_n2", "model.hidden_size=16", "train.global_batch_size=4"]
@@ -105,6 +107,37 @@ def test_a_replayed_step_is_the_step_on_a_gpu(experiment, backend):
     replayed, plain = recorded_and_plain(compose([f"experiment={experiment}", *TINY]), WARM_UP + 5, runtime)
     for ours, reference in zip(pytree.tree_leaves(replayed), pytree.tree_leaves(plain), strict=True):
         torch.testing.assert_close(ours, reference)
+
+
+def test_a_run_with_a_replayed_step_is_the_run(tmp_path, monkeypatch):
+    """Logs, evaluations, checkpoints and the stages of a curriculum read and replace what is replayed."""
+    settings = [
+        *running.TINY,
+        "run_name=r",
+        "train.max_steps=14",
+        "train.log_every_steps=3",
+        "recursion.curriculum=[{until: 0.5, T: 1, n: 1}]",
+    ]
+    running.run(tmp_path, "trm.train", *settings)
+    compiled = []
+
+    def compile(self, function, rows=None, donate=None):
+        if donate is None:
+            return function
+        compiled.append(Replayed(function, donate, lambda work: work))
+        return compiled[-1]
+
+    monkeypatch.setattr(native.NativeRuntime, "compile", compile)
+    # as from another device: what is fetched is a copy
+    monkeypatch.setattr(native.NativeRuntime, "fetch", lambda self, tree: native.map_tensors(torch.clone, tree))
+    (tmp_path / "replayed").mkdir()
+    running.run(tmp_path / "replayed", "trm.train", *settings)
+    assert [step._replay is not None for step in compiled] == [True, True]
+    plain, replayed = (
+        load_checkpoint(find_checkpoints(folder / "outputs" / "r")[0])[0] for folder in (tmp_path, tmp_path / "replayed")
+    )
+    assert plain.keys() == replayed.keys()
+    assert all(torch.equal(plain[name], replayed[name]) for name in plain)
 
 
 def test_results_that_are_each_others_memory():
