@@ -110,11 +110,13 @@ def test_ways_of_inference_reach_the_report(tmp_path, capsys):
         folder = write_run(tmp_path / "runs" / str(seed), accuracy=share, seed=seed)
         rows = [
             {"inference": name, "exact_accuracy": share + gain, "oracle_exact_accuracy": share + 0.2, "flops_per_puzzle": flops,
-             "seconds_per_puzzle": 0.01, "candidates_run": 1.0}
+             "seconds_per_puzzle": 0.01, "candidates_run": 1.0, "count": 9, "supervision_steps": 16, "candidates": 1}
             for name, gain, flops in (("votes8", 0.1, 8e9), ("standard", 0.0, 1e9))
         ]  # fmt: skip
         (folder / "evaluation").mkdir()
-        (folder / "evaluation" / "frontier.json").write_text(json.dumps({"rows": rows}))
+        (folder / "evaluation" / "frontier.json").write_text(
+            json.dumps({"checkpoint_step": 400, "test_digest": "b", "ways": {"standard": {}, "votes8": {}}, "rows": rows})
+        )
     odd = write_run(tmp_path / "runs" / "odd", accuracy=0.6, seed=2)
     (odd / "evaluation").mkdir()
     (odd / "evaluation" / "frontier.json").write_text('{"rows": [{"inference": "<b>"}]}')

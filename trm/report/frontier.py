@@ -48,8 +48,9 @@ def left_out(comparison: Comparison) -> list[tuple[str, str]]:
 
 
 def _ways(comparison: Comparison) -> tuple[list[Way], list[tuple[str, str]]]:
-    rows = [row for number, variant in enumerate(comparison.variants) for run in variant.counted for row in _rows(run, number)]
     told: list[tuple[str, str]] = []
+    runs = [(run, number) for number, variant in enumerate(comparison.variants) for run in variant.counted]
+    rows = [row for each in runs for row in _rows(*each, told)]
 
     def fitting(rows: list[_Row], *, ways: bool) -> list[_Row]:
         reasons = misfits([row.facts for row in rows], ways=ways)
@@ -76,30 +77,18 @@ def _read(path: Path) -> dict[str, Any]:
         return {}
 
 
-def _rows(run: Run, number: int) -> list[_Row]:
+def _rows(run: Run, number: int, told: list[tuple[str, str]]) -> list[_Row]:
     """The lines of the run's frontier; none where it has none, or the file is not one. They say how they were measured."""
     record = _read(run.folder / FRONTIER_FILE) if run.folder else {}
-    found = []
-    for row in record.get("rows", ()):
+    found, here = [], facts(run)
+    for line in record.get("rows", ()):
         try:
-            if not row["inference"] or not all(math.isfinite(row[key]) for key in NUMBERS):
-                continue
-            step, steps, here = record.get("checkpoint_step"), row.get("supervision_steps"), facts(run)
-            older = {  # which does not say all settings
-                "inference.selection": row.get("selection"),
-                "inference.supervision_steps": None if steps == run.settings.get("recursion.n_sup") else steps,
-            }
-            measured = {
-                **here,
-                **record.get("ways", {}).get(row["inference"], older),
-                TEST: record.get("test_digest", here[TEST]),
-                COUNT: row.get("count"),
-                STEP: step,
-                LAST: step in (None, here[STEP]),
-                STEPS: steps,
-                CANDIDATES: row.get("candidates"),
-            }
-            found.append(_Row(number, run, str(row["inference"]), measured, row))
-        except (TypeError, KeyError, AttributeError):
-            continue
+            step, name = record["checkpoint_step"], str(line["inference"])
+            measured = {**here, **record["ways"][name], TEST: record["test_digest"], COUNT: line["count"], STEP: step}
+            measured |= {LAST: step == here[STEP], STEPS: line["supervision_steps"], CANDIDATES: line["candidates"]}
+            if not all(math.isfinite(line[key]) for key in NUMBERS):
+                raise ValueError("not finite")
+            found.append(_Row(number, run, name, measured, line))
+        except (TypeError, KeyError, AttributeError, ValueError):
+            told.append((f"{run.name}: {FRONTIER_FILE}", "a line that does not say how it was measured: evaluate the run again"))
     return found
