@@ -115,7 +115,7 @@ def test_chips_that_do_not_fit_the_placement_are_refused(placement, chips):
 
 def test_a_slice_that_does_not_exist_is_refused():
     odd = HardwareConfig(name="odd", platform="tpu", num_hosts=3, devices_per_host=4, dtype="bfloat16", loss_dtype="float32")
-    with pytest.raises(ConfigError, match="3 hosts with 4 chips each are not a TPU v4 slice"):
+    with pytest.raises(ConfigError, match=r"3 host\(s\) with 4 tpu device\(s\) each are no TPU v4 slice"):
         environment(odd, (0, 1, 2, 3))
 
 

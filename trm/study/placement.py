@@ -64,11 +64,7 @@ def environment(hardware: HardwareConfig, chips: Sequence[int]) -> dict[str, str
             f"hardware.placement={hardware.placement} gives a process {placed.devices_per_process} of the chips "
             f"0..{hardware.devices_per_host - 1}, not {list(chips)}"
         )
-    if len(chips) not in CHIP_BOUNDS or placed.processes not in HOST_BOUNDS:
-        raise ConfigError(
-            f"hardware={hardware.name}: {placed.processes} hosts with {len(chips)} chips each are not a TPU v4 slice: hosts must "
-            f"be one of {', '.join(map(str, HOST_BOUNDS))}, chips 1 or 4"
-        )
+    slice_topology(hardware)  # which refuses hosts that are no slice
     found = {
         "TPU_VISIBLE_CHIPS": ",".join(map(str, chips)),
         "TPU_CHIPS_PER_PROCESS_BOUNDS": CHIP_BOUNDS[len(chips)],
