@@ -48,8 +48,7 @@ class Watcher:
         text = view.text(frame.answer)
         flags = zip(marks.given.tolist(), marks.wrong.tolist(), marks.changed.tolist(), strict=True)
         width = _width(view)
-        cell = self._cell if width == WIDE else self._narrow_cell
-        cells = [cell(token, char, *flag) for token, char, flag in zip(frame.answer.tolist(), text, flags, strict=True)]
+        cells = [self._cell(token, char, *flag) for token, char, flag in zip(frame.answer.tolist(), text, flags, strict=True)]
         rule = "+".join("-" * width * (stop - start) for start, stop in view.pieces)
         lines = []
         for row in range(view.rows):
@@ -59,25 +58,19 @@ class Watcher:
             lines.append("|".join("".join(line[start:stop]) for start, stop in view.pieces))
         return lines
 
-    def _narrow_cell(self, token: int, char: str, given: bool, wrong: bool, changed: bool) -> str:
-        """Two columns of the terminal; the cell's colours, or the marks of what is not given."""
-        if not self._colour:
-            return f"{'!' if wrong else '*' if changed else ' '}{char}"
-        if wrong:
-            return _paint(f" {char}", WRONG_AND_CHANGED if changed else WRONG)
-        ground = (self._puzzle.view.colours or {}).get(token)
-        codes = [_ground(ground)] if ground else []
-        return _paint(f" {char}", ";".join([*codes, *([CHANGED] if changed and not ground else [])]) or PLAIN)
-
     def _cell(self, token: int, char: str, given: bool, wrong: bool, changed: bool) -> str:
-        """Three columns of the terminal."""
+        """A cell in its colours; without colours with marks around it, or where it is narrow before it."""
+        wide = bool(self._puzzle.view.gap)
         if not self._colour:
-            if given and not wrong:
-                return f"[{char}]"
-            return f"{'!' if wrong else ' '}{char}{'*' if changed else ' '}"
+            if not wide:
+                return f"{'!' if wrong else '*' if changed else ' '}{char}"
+            return f"[{char}]" if given and not wrong else f"{'!' if wrong else ' '}{char}{'*' if changed else ' '}"
+        text, ground = f" {char} " if wide else f" {char}", (self._puzzle.view.colours or {}).get(token)
         if wrong:
-            return _paint(f" {char} ", WRONG_AND_CHANGED if changed else WRONG)
-        return _paint(f" {char} ", GIVEN if given else CHANGED if changed else PLAIN)
+            return _paint(text, WRONG_AND_CHANGED if changed else WRONG)
+        if not wide and ground:
+            return _paint(text, _ground(ground))
+        return _paint(text, GIVEN if wide and given else CHANGED if changed else PLAIN)
 
 
 def summary(frame: Frame, marks: Marks, num_steps: int) -> str:
