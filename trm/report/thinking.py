@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from trm.config import IGNORE_LABEL, from_plain
+from trm.config import IGNORE_LABEL, from_plain, without_others
 from trm.errors import ConfigError, message_of
 from trm.inference.samples import SAMPLES_FILE, Samples
 from trm.report.runs import Run
@@ -55,7 +55,8 @@ def _task(run: Run, cells: int, largest: int) -> Task | None:
     """The task that the run's settings say; None where it has not so many cells or tokens."""
     data = {key.removeprefix("data."): value for key, value in run.settings.items() if key.startswith("data.")}
     try:
-        task = task_of(from_plain({"data": data, "run_name": run.name, "hardware": {"name": "-"}}, "the run's settings").data)
+        own = {"data": without_others(data), "run_name": run.name, "hardware": {"name": "-"}}
+        task = task_of(from_plain(own, "the run's settings").data)
     except ConfigError:
         return None
     return task if cells == task.facts.seq_len and largest < task.facts.vocab_size else None
