@@ -120,9 +120,7 @@ def test_every_command_composes(tmp_path, monkeypatch, page, command):
         return settings_of(words[2], words[3:])
     program, *words = words if words[0].startswith("scripts/") else words[1:]
     assert (ROOT / program).exists()
-    if program == "scripts/gpu_sweep.sh":
-        settings_of("trm.train", [*words, "hardware=gpu"])
-    elif program == "scripts/inference_study.py":
+    if program == "scripts/inference_study.py":
         settings_of("inference_study", [word for word in words[: words.index("--out")] if not word.startswith("multirun/")])
     else:
         assert not words

@@ -9,11 +9,13 @@ import pytest
 from trm.cli import ROOT, compose
 from trm.config import HardwareConfig, validate
 from trm.errors import ConfigError
+from trm.ground.gpus import visible_gpus
 from trm.study.placement import (
     batch_per_device,
     cores_of_slot,
     environment,
     expand_indices,
+    gpu_environment,
     place,
     ray_resources,
     ray_slice,
@@ -183,7 +185,6 @@ def test_what_a_job_asks_of_ray():
     assert ray_resources(hardware("v4_64", "chip")) == {"TPU": 1.0}
     assert ray_resources(hardware("v4_8", "host")) == {"TPU": 4.0}
     assert ray_resources(HardwareConfig(name="cpu")) == {}
-    assert ray_resources(HardwareConfig(name="gpu", platform="cuda", backend="inductor", jobs=4)) == {"GPU": 0.25}
 
 
 @pytest.mark.parametrize(
@@ -257,3 +258,85 @@ def test_the_pod_script_refuses_half_a_command(arguments, message):
     done = launch_pod(*arguments)
     assert done.returncode == 2
     assert message in done.stderr
+
+
+# ------------------------------------------------------------------------------------------------------------------------ GPUs
+
+
+@pytest.fixture
+def gpus(monkeypatch):
+    """A machine with so many GPUs."""
+
+    def there_are(count):
+        monkeypatch.setattr("trm.study.placement.visible_gpus", lambda: [str(number) for number in range(count)])
+
+    return there_are
+
+
+def gpu(**keys):
+    return HardwareConfig(name="gpu", platform="cuda", backend="inductor", **keys)
+
+
+# GPUs of the machine, settings, devices of a job, jobs at once, what the first jobs see
+GPUS = [
+    (8, {}, 1, 1, ["0", "1"]),
+    (8, {"jobs": 8}, 1, 8, ["0", "1", "2", "3", "4", "5", "6", "7"]),
+    (8, {"jobs": 0}, 1, 8, ["0", "1", "2", "3", "4", "5", "6", "7"]),
+    (2, {"jobs": 0, "jobs_per_device": 2}, 1, 4, ["0", "1", "0", "1"]),
+    (1, {"jobs_per_device": 3}, 1, 3, ["0", "0", "0"]),
+    (4, {"jobs": 3, "jobs_per_device": 2}, 1, 3, ["0", "1", "2"]),
+    (8, {"num_devices": None, "placement": "chip", "jobs": 0}, 1, 8, ["0", "1"]),
+    (8, {"num_devices": None, "placement": "host", "jobs": 0}, 8, 1, ["0,1,2,3,4,5,6,7"]),
+    (8, {"num_devices": 4, "jobs": 0}, 4, 2, ["0,1,2,3", "4,5,6,7"]),
+    (0, {"jobs": 4}, 1, 4, []),  # a host without GPUs, which tells a queue what to run
+]
+
+
+@pytest.mark.parametrize(("count", "keys", "devices", "at_once", "seen"), GPUS)
+def test_each_job_of_a_sweep_has_gpus_of_its_own(gpus, count, keys, devices, at_once, seen):
+    gpus(count)
+    machine = gpu(**keys)
+    placed = place(machine)
+    assert (placed.devices, placed.jobs_at_once) == (devices, at_once)
+    slots = slots_of_host(machine)
+    assert len({place for slot in slots for place in slot}) == sum(map(len, slots))  # none is in two slots
+    assert [gpu_environment(machine, slot).get("CUDA_VISIBLE_DEVICES") for slot in slots][: len(seen)] == seen
+
+
+@pytest.mark.parametrize(
+    ("keys", "words"),
+    [
+        ({"jobs": 3}, r"hardware.jobs=3: 2 GPU\(s\) have room for 2 job\(s\) of 1"),
+        ({"num_devices": None, "jobs_per_device": 2}, "hardware.jobs_per_device=2: a job on 2 GPUs shares none"),
+    ],
+)
+def test_more_jobs_than_the_gpus_have_room_for_are_refused(gpus, keys, words):
+    gpus(2)
+    with pytest.raises(ConfigError, match=words):
+        place(gpu(**keys))
+
+
+def test_what_a_job_on_gpus_asks_of_slurm_and_ray(gpus):
+    gpus(0)
+    one = slurm_resources(gpu(jobs=16))
+    assert one == {"nodes": 1, "tasks_per_node": 1, "gres": "gpu:1", "array_parallelism": 16}
+    several = slurm_resources(gpu(num_devices=8))
+    assert several == {"nodes": 1, "tasks_per_node": 8, "gres": "gpu:8", "array_parallelism": 1}
+    assert ray_resources(gpu()) == {"GPU": 1.0}
+    assert ray_resources(gpu(jobs_per_device=4)) == {"GPU": 0.25}
+
+
+def test_visible_gpus_are_those_that_cuda_would_see(monkeypatch, tmp_path):
+    monkeypatch.setattr("trm.ground.gpus.DEVICES", tmp_path)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    assert visible_gpus() == []
+    for name in ("nvidia0", "nvidia10", "nvidia2", "nvidiactl", "nvidia-uvm"):
+        (tmp_path / name).touch()
+    assert visible_gpus() == ["0", "2", "10"]
+    for told, seen in (("", []), ("3", ["3"]), ("1, GPU-abc", ["1", "GPU-abc"]), ("2,-1,0", ["2"])):
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", told)
+        assert visible_gpus() == seen
+
+
+def test_jobs_auto_is_as_many_as_the_gpus_have_room_for():
+    assert compose(["hardware=gpu", "hardware.jobs=auto", "run_name=r"]).hardware.jobs == 0

@@ -282,6 +282,8 @@ def _as_meant(override: str) -> str:
     """An override as Hydra wants it: text quoted where it would read something else, a group that is not always there with +."""
     if override.lstrip("+").startswith("data.task="):
         learn_tasks(override)
+    if override == "hardware.jobs=auto":
+        return "hardware.jobs=0"
     return as_typed(f"+{override}" if override.startswith("sweep=") else override)
 
 

@@ -69,7 +69,7 @@ def take_share(hardware: HardwareConfig) -> None:
     """
     if hardware.jobs > 1 or "OMP_NUM_THREADS" not in os.environ:
         ranks = int(os.environ.get("LOCAL_WORLD_SIZE") or "1") if hardware.can.ranks else 1  # as torchrun counts them on this host
-        share = int(min(os.cpu_count() or 1, quota())) // (hardware.jobs * ranks)
+        share = int(min(os.cpu_count() or 1, quota())) // (max(hardware.jobs, 1) * ranks)
         torch.set_num_threads(max(1, min(torch.get_num_threads(), len(allowed()), share)))
     if quota() < len(allowed()):
         os.environ.setdefault("PJRT_NPROC", str(cores()))  # XLA's own threads on a CPU

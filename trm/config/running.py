@@ -92,11 +92,13 @@ class HardwareConfig:
     )
     jobs: int = key(
         1,
-        "jobs of a sweep side by side on one host (CPU and CUDA; on a TPU hardware.placement decides)",
-        low=1,
+        "jobs of a sweep side by side on one host (CPU and CUDA; on a TPU hardware.placement decides); on CUDA at most as many as "
+        "the GPUs have room for, and auto (0) = as many",
+        low=0,
         high=256,
         changes=NOTHING,
     )
+    jobs_per_device: int = key(1, "jobs of a sweep that share a GPU", low=1, high=64, changes=NOTHING)
 
     @property
     def can(self) -> Backend:

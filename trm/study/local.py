@@ -15,12 +15,13 @@ from trm.ground.cores import allowed, pin
 from trm.ground.signals import StopSignal
 from trm.study.board import Board
 from trm.study.forks import Fork
-from trm.study.placement import cores_of_slot, environment, place, slots_of_host
+from trm.study.placement import cores_of_slot, environment, gpu_environment, place, slots_of_host
 from trm.study.queue import POLL_S, QueueLauncher, job_environment, take_slot
 
 log = logging.getLogger(__name__)
 
-CHIP_LOCKS = Path("/tmp/trm-tpu-chips")  # one per host: every sweep on it shares the same chips
+# one per host: every sweep on it shares the same chips
+DEVICE_LOCKS = {"tpu": Path("/tmp/trm-tpu-chips"), "cuda": Path("/tmp/trm-gpus")}
 
 
 class LocalLauncher(QueueLauncher):
@@ -63,13 +64,14 @@ class LocalLauncher(QueueLauncher):
 
     @contextlib.contextmanager
     def placed(self, sweep_dir: Path) -> Iterator[dict[str, Any]]:
-        """Wait for a free slot and keep it: a TPU chip is shared by every sweep on this host, a CPU slot by this one's jobs."""
+        """Wait for a free slot and keep it: a chip or GPU is shared by every sweep on this host, a CPU slot by this one's jobs."""
         hardware = self.hardware
         slots = slots_of_host(hardware)
         with contextlib.ExitStack() as stack:
-            on_tpu = hardware.platform == "tpu"
-            slot = take_slot(stack, CHIP_LOCKS if on_tpu else sweep_dir / ".slots", slots, shared=on_tpu)
+            locks = DEVICE_LOCKS.get(hardware.platform)
+            slot = take_slot(stack, locks or sweep_dir / ".slots", slots, shared=locks is not None)
             if hardware.platform == "cpu" and len(slots) > 1:
                 pin(cores_of_slot(allowed(), slot, len(slots)))
             where = {"host": socket.gethostname(), "slot": slot, "devices": list(slots[slot])}
-            yield where | {"environment": environment(hardware, slots[slot])}
+            variables = environment(hardware, slots[slot]) | (gpu_environment(hardware, slots[slot]) if locks else {})
+            yield where | {"environment": variables}

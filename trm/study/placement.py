@@ -11,6 +11,7 @@ from typing import Any
 
 from trm.config import HardwareConfig, nearest_batches
 from trm.errors import ConfigError
+from trm.ground.gpus import VISIBLE, visible_gpus
 
 CHIP_BOUNDS = {1: "1,1,1", 4: "2,2,1"}  # chips of one process -> how they lie
 HOST_BOUNDS = {1: "1,1,1", 2: "1,1,2", 4: "1,1,4", 8: "1,2,4", 16: "2,2,4"}  # hosts of a v4 slice -> how they lie
@@ -33,12 +34,50 @@ class Placement:
 
 
 def place(hardware: HardwareConfig) -> Placement:
-    """How `hardware.placement` divides the machine. On CPU and CUDA as many jobs run side by side as hardware.jobs says."""
+    """How `hardware.placement` divides the machine. On a CPU as many jobs run side by side as hardware.jobs says."""
+    if hardware.can.ranks:
+        per_host = gpu_jobs(hardware) if hardware.platform == "cuda" else max(hardware.jobs, 1)
+        return Placement(1, _gpus_of_job(hardware), per_host, per_host)
     processes, per_process = hardware.processes, hardware.local_devices
-    per_host = hardware.jobs
+    per_host = max(hardware.jobs, 1)
     if hardware.platform == "tpu":
         per_host = hardware.devices_per_host // per_process
     return Placement(processes, per_process, per_host, per_host * hardware.num_hosts // processes)
+
+
+def _gpus_of_job(hardware: HardwareConfig) -> int:
+    """Devices of one job on torch's own backends: one where the placement is a chip, else hardware.num_devices."""
+    if hardware.placement == "chip" or hardware.num_devices:
+        return hardware.devices
+    return max(len(visible_gpus()), 1) if hardware.platform == "cuda" else 1
+
+
+def gpu_jobs(hardware: HardwareConfig) -> int:
+    """Jobs side by side on the GPUs of this machine: hardware.jobs, or as many as they have room for where it is 0 (auto).
+
+    Where no GPU is seen, as on the host that a queue is told from, it is hardware.jobs. Raises ConfigError where there is no room.
+    """
+    gpus, width, each = len(visible_gpus()), _gpus_of_job(hardware), hardware.jobs_per_device
+    if width > 1 and each > 1:
+        raise ConfigError(
+            f"hardware.jobs_per_device={each}: a job on {width} GPUs shares none of them: set it to 1, or hardware.placement=chip"
+        )
+    room = gpus // width * each
+    if gpus and hardware.jobs > room:
+        raise ConfigError(
+            f"hardware.jobs={hardware.jobs}: {gpus} GPU(s) have room for {room} job(s) of {width} GPU(s) each at "
+            f"hardware.jobs_per_device={each}: use hardware.jobs=auto, or more jobs a device"
+        )
+    if hardware.jobs > 1 or not gpus:
+        return max(hardware.jobs, 1)
+    return room if hardware.jobs == 0 or each > 1 else 1
+
+
+def gpu_environment(hardware: HardwareConfig, slot: Sequence[int]) -> dict[str, str]:
+    """Which GPUs a job in this slot of its host sees; where none is known, all."""
+    gpus = visible_gpus()
+    chosen = dict.fromkeys(gpus[place // hardware.jobs_per_device] for place in slot) if gpus else {}
+    return {VISIBLE: ",".join(chosen)} if chosen else {}
 
 
 def batch_per_device(global_batch: int, hardware: HardwareConfig) -> int:
@@ -81,9 +120,18 @@ def environment(hardware: HardwareConfig, chips: Sequence[int]) -> dict[str, str
 
 
 def slots_of_host(hardware: HardwareConfig) -> list[tuple[int, ...]]:
-    """The slots of one host, each with the devices that it stands for (on CPU and CUDA only their number matters)."""
+    """The slots of one host, each with the places on devices that it stands for; on a CPU only their number matters.
+
+    A GPU has hardware.jobs_per_device places; with fewer jobs than places, each may take any that are free.
+    """
     placed = place(hardware)
-    width = placed.devices_per_process if hardware.platform == "tpu" else 1
+    width = 1 if hardware.platform == "cpu" else placed.devices_per_process
+    if hardware.platform == "cuda" and (gpus := len(visible_gpus())):
+        # first one place on each GPU, so that jobs spread over them
+        each = hardware.jobs_per_device
+        if width == 1:
+            return [(gpu * each + place,) for place in range(each) for gpu in range(gpus)]
+        return [tuple(range(first, first + width)) for first in range(0, gpus - width + 1, width)]
     return [tuple(range(i * width, (i + 1) * width)) for i in range(placed.jobs_per_host)]
 
 
@@ -98,6 +146,9 @@ def slurm_resources(hardware: HardwareConfig) -> dict[str, Any]:
     """What one job asks of Slurm, and how many of the sweep's jobs may run at once."""
     placed = place(hardware)
     asked: dict[str, Any] = {"nodes": placed.processes, "tasks_per_node": 1, "array_parallelism": placed.jobs_at_once}
+    if hardware.can.ranks:  # a task for each device, all on one host unless the launcher's settings say otherwise
+        gres = {"gres": f"gpu:{placed.devices}"} if hardware.platform == "cuda" else {}
+        return asked | {"tasks_per_node": placed.devices} | gres
     if hardware.devices_per_host > 1 or hardware.platform == "tpu":
         asked["gres"] = f"tpu:{placed.devices_per_process}"
     return asked
@@ -115,7 +166,7 @@ def expand_indices(text: str) -> tuple[int, ...]:
 def ray_resources(hardware: HardwareConfig) -> dict[str, float]:
     """What one job asks of Ray on each of its hosts, beside cores."""
     if hardware.platform == "cuda":
-        return {"GPU": 1 / hardware.jobs}
+        return {"GPU": float(place(hardware).devices) if hardware.jobs_per_device == 1 else 1 / hardware.jobs_per_device}
     return {"TPU": float(place(hardware).devices_per_process)} if hardware.platform == "tpu" else {}
 
 
