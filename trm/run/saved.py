@@ -4,7 +4,7 @@ import json
 import logging
 import os
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ from trm.config import (
     without_others,
 )
 from trm.config.groups import GROUPS, group_options
+from trm.config.backends import find_backend
 from trm.config.overrides import override, parsed
 from trm.config.refusals import one_line
 from trm.core.architecture import Architecture, Weights, architecture
@@ -107,8 +108,9 @@ def open_run(path: Path, overrides: list[str]) -> SavedRun:
     found = first_whole(folders, log.warning) if len(folders) > 1 else None
     folder, tensors, meta = found or (folders[0], *load_checkpoint(folders[0]))
     own = _settings(folder, meta)
-    if own.hardware.can.ranks:  # whatever the run had: as many devices as processes were started
-        own = replace(own, hardware=replace(own.hardware, num_devices=process_rank()[1]))
+    backend = find_backend(own["hardware"].get("backend", ""))
+    if backend is not None and backend.ranks:  # whatever the run had: as many devices as processes were started
+        own = {**own, "hardware": {**own["hardware"], "num_devices": process_rank()[1]}}
     cfg = _with_overrides(own, overrides)
     arch = architecture(cfg, **_sizes(folder, meta))
     _check_tensors(folder, arch, tensors)
