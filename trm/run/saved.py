@@ -28,8 +28,8 @@ from trm.config import (
     unknown_keys,
     without_others,
 )
-from trm.config.groups import GROUPS, group_options
 from trm.config.backends import find_backend
+from trm.config.groups import GROUPS, group_options
 from trm.config.overrides import override, parsed
 from trm.config.refusals import one_line
 from trm.core.architecture import Architecture, Weights, architecture
