@@ -1,14 +1,18 @@
-"""A Kubernetes JobSet for one command on a GKE TPU v4 slice, a pod for each host, as YAML on stdout.
+"""A Kubernetes JobSet for one command on a GKE TPU v4 slice or on nodes with GPUs, a pod for each host, as YAML on stdout.
 
   python scripts/jobset.py NAME --image=IMAGE --claim=PVC --hardware=v4_64 [options] -- COMMAND ... | kubectl apply -f -
   python scripts/jobset.py baseline --image=IMAGE --claim=work --hardware=v4_64 -- \\
     python -m trm.train experiment=e1_1_baseline hardware=v4_64 run_name=baseline
   python scripts/jobset.py grid --image=IMAGE --claim=work --hardware=v4_8 -- python -m trm.train +sweep=tn_sweep hardware=v4_8
+  python scripts/jobset.py base --image=IMAGE --claim=work --hardware=gpus --gpus=8 --nodes=2 -- \\
+    python -m trm.train experiment=e1_1_baseline hardware=gpus run_name=base
 
 PVC is a volume that all hosts may write (ReadWriteMany), mounted at /work; the command runs in --dir (default
 /work/trm-scaling-study), so that outputs/ and multirun/ outlive the pods. A run on several hosts needs run_name=NAME; a sweep takes
 a slice of one host, whose chips its jobs share. Where a host is lost, or a run fails or is preempted (exit code 143), all pods
 start again, at most --restarts times (default 20), and go on from the last checkpoint; wrong settings (exit code 2) end the JobSet.
+On GPUs torchrun starts a run on --nodes (default 1) with --gpus each, and ends with exit code 1 whatever was wrong; a sweep takes
+one node, whose GPUs its jobs share.
 Other options: --namespace=NAME, --service-account=NAME, --secret=NAME (its keys become variables, WANDB_API_KEY for one).
 """
 
@@ -26,15 +30,23 @@ from trm.study.placement import place, slice_topology
 
 SAVING_S = 120  # between SIGTERM and the end
 INDEX = "metadata.annotations['batch.kubernetes.io/job-completion-index']"  # GKE gives TPU workers the same numbers
-OPTIONS = ("image", "claim", "hardware", "dir", "restarts", "namespace", "service_account", "secret")
+OPTIONS = ("image", "claim", "hardware", "gpus", "nodes", "dir", "restarts", "namespace", "service_account", "secret")
+GROUP, PORT = "slice", 29500  # the pods' part of their host names, and where torchrun's agents meet
 
 
 def manifest(name: str, command: list[str], hardware: HardwareConfig, given: dict[str, str]) -> dict[str, Any]:
     """The JobSet as plain data."""
-    placed = place(hardware)
-    hosts = placed.processes
+    on_gpus = hardware.platform == "cuda"
+    hosts = int(given["nodes"]) if on_gpus else place(hardware).processes
     env: list[dict[str, Any]] = []
-    if hosts > 1:
+    if on_gpus:
+        command = command if _sweeps(command) else _by_torchrun(name, command, given)
+        ports, device, selector = [PORT], {"nvidia.com/gpu": int(given["gpus"])}, {}
+    else:
+        ports, device = [8471, 8476], {"google.com/tpu": place(hardware).devices_per_process}  # of libtpu and of its slice builder
+        topology = {"cloud.google.com/gke-tpu-topology": slice_topology(hardware)}
+        selector = {"nodeSelector": {"cloud.google.com/gke-tpu-accelerator": "tpu-v4-podslice", **topology}}
+    if hosts > 1 and not on_gpus:
         env = [{"name": RANK, "valueFrom": {"fieldRef": {"fieldPath": INDEX}}}, {"name": RANKS, "value": str(hosts)}]
     container = {
         "name": "trm",
@@ -42,8 +54,8 @@ def manifest(name: str, command: list[str], hardware: HardwareConfig, given: dic
         "workingDir": given["dir"],
         "command": command,
         "env": env,
-        "ports": [{"containerPort": 8471}, {"containerPort": 8476}],  # of libtpu and of its slice builder
-        "resources": {kind: {"google.com/tpu": placed.devices_per_process} for kind in ("requests", "limits")},
+        "ports": [{"containerPort": port} for port in ports],
+        "resources": {kind: dict(device) for kind in ("requests", "limits")},
         "volumeMounts": [{"name": "work", "mountPath": "/work"}],
     }
     if "secret" in given:
@@ -51,10 +63,7 @@ def manifest(name: str, command: list[str], hardware: HardwareConfig, given: dic
     pod = {
         "restartPolicy": "Never",
         "terminationGracePeriodSeconds": SAVING_S,
-        "nodeSelector": {
-            "cloud.google.com/gke-tpu-accelerator": "tpu-v4-podslice",
-            "cloud.google.com/gke-tpu-topology": slice_topology(hardware),
-        },
+        **selector,
         "containers": [container],
         "volumes": [{"name": "work", "persistentVolumeClaim": {"claimName": given["claim"]}}],
     }
@@ -76,13 +85,29 @@ def manifest(name: str, command: list[str], hardware: HardwareConfig, given: dic
         "metadata": {
             "name": name,
             **({"namespace": given["namespace"]} if "namespace" in given else {}),
-            "annotations": {"alpha.jobset.sigs.k8s.io/exclusive-topology": "cloud.google.com/gke-nodepool"},
+            **(
+                {} if on_gpus else {"annotations": {"alpha.jobset.sigs.k8s.io/exclusive-topology": "cloud.google.com/gke-nodepool"}}
+            ),
         },
         "spec": {
             "failurePolicy": {"maxRestarts": int(given["restarts"]), "rules": [fail_at_once]},
-            "replicatedJobs": [{"name": "slice", "replicas": 1, "template": {"spec": job}}],
+            "replicatedJobs": [{"name": GROUP, "replicas": 1, "template": {"spec": job}}],
         },
     }
+
+
+def _by_torchrun(name: str, command: list[str], given: dict[str, str]) -> list[str]:
+    """`python -m MODULE ...` as torchrun starts it on each node; the agents meet at the first pod, by JobSet's name for it."""
+    if command[:2] != ["python", "-m"]:
+        raise UserError(f"{command[0]}: on GPUs the command is python -m trm.train ..., which torchrun starts")
+    endpoint = f"--rdzv-endpoint={name}-{GROUP}-0-0.{name}:{PORT}"
+    sizes = [f"--nnodes={given['nodes']}", f"--nproc-per-node={given['gpus']}"]
+    return ["torchrun", *sizes, "--rdzv-backend=c10d", f"--rdzv-id={name}", endpoint, *command[1:]]
+
+
+def _sweeps(command: list[str]) -> list[str]:
+    """The words of a command by which it is a sweep."""
+    return [word for word in command[3:] if word in ("-m", "--multirun") or re.match(r"\+?sweep=", word)]
 
 
 def main(arguments: list[str]) -> None:
@@ -90,7 +115,9 @@ def main(arguments: list[str]) -> None:
     end = [*arguments, "--"].index("--")
     words, command = arguments[:end], arguments[end + 1 :]
     read = vars(options("scripts/jobset.py", words, words=True, **{name: {} for name in OPTIONS}))
-    given = {"dir": "/work/trm-scaling-study", "restarts": "20"} | {key: read[key] for key in OPTIONS if read[key] is not None}
+    given = {"dir": "/work/trm-scaling-study", "restarts": "20", "nodes": "1"} | {
+        key: read[key] for key in OPTIONS if read[key] is not None
+    }
     names = read["rest"]
     if len(names) != 1 or not re.fullmatch("[a-z]([a-z0-9-]{0,38}[a-z0-9])?", names[0]):
         raise UserError(f"NAME is {' '.join(names) or 'missing'}: give one of small letters, digits and -, at most 40 characters")
@@ -102,12 +129,18 @@ def main(arguments: list[str]) -> None:
     if not command:
         raise UserError("-- COMMAND is missing")
     hardware = compose([f"hardware={given['hardware']}"]).hardware
-    if hardware.num_hosts > 1:
-        swept = [word for word in command[3:] if word in ("-m", "--multirun") or re.match(r"\+?sweep=", word)]
+    on_gpus = hardware.platform == "cuda"
+    for key in ("gpus", "nodes") if on_gpus else ():
+        if not given.get(key, "").isdecimal() or given[key] == "0":
+            raise UserError(
+                f"--{key}={given.get(key, '…')}: a whole number, 1 or more, of a node's GPUs (--gpus) or of nodes (--nodes)"
+            )
+    swept = _sweeps(command)
+    if hardware.num_hosts > 1 or (on_gpus and (given["nodes"] != "1" or not swept)):
         if swept:
             raise UserError(
-                f"{swept[0]}: a sweep on every host would train the same jobs in the same folders: give it --hardware=v4_8, or one "
-                "run at a time"
+                f"{swept[0]}: a sweep on every host would train the same jobs in the same folders: give it --hardware=v4_8 or "
+                "--nodes=1, or one run at a time"
             )
         if "trm.train" in command and not any(re.match("run_name=.", word) for word in command):
             raise UserError("run_name=NAME is missing: without it every host would name the run by its own clock")

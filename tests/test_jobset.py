@@ -29,7 +29,7 @@ TEXT, COUNT, NAME = (
     {"type": "integer", "minimum": 0},
     {"pattern": "^[a-z]([-a-z0-9]*[a-z0-9])?$"},
 )
-TPU = exactly({"google.com/tpu": {"type": "integer", "minimum": 1}})
+TPU = exactly({}, **{kind: {"type": "integer", "minimum": 1} for kind in ("google.com/tpu", "nvidia.com/gpu")})
 VARIABLE = exactly({"name": TEXT}, value=TEXT, valueFrom=exactly({"fieldRef": exactly({"fieldPath": TEXT})}))
 CONTAINER = exactly(
     {"name": NAME, "image": TEXT, "command": some(TEXT), "resources": exactly({"requests": TPU, "limits": TPU})},
@@ -109,9 +109,39 @@ def test_a_sweep_shares_the_chips_of_one_host():
     assert pod["nodeSelector"]["cloud.google.com/gke-tpu-topology"] == "2x2x1"
 
 
+GPUS = ["base", "--image=IMAGE", "--claim=work", "--hardware=gpus", "--gpus=8"]
+ON_GPUS = ["--", "python", "-m", "trm.train", "hardware=gpus", "run_name=base"]
+
+
+def test_torchrun_starts_a_run_on_nodes_with_gpus():
+    found, job, pod = written(*GPUS, "--nodes=2", *ON_GPUS)
+    assert (job["parallelism"], job["completions"], "annotations" in found["metadata"], "nodeSelector" in pod) == (
+        2,
+        2,
+        False,
+        False,
+    )
+    (container,) = pod["containers"]
+    assert container["resources"]["limits"] == {"nvidia.com/gpu": 8}
+    agents = ["--rdzv-backend=c10d", "--rdzv-id=base", "--rdzv-endpoint=base-slice-0-0.base:29500"]
+    assert container["command"] == ["torchrun", "--nnodes=2", "--nproc-per-node=8", *agents, *ON_GPUS[2:]]
+    assert (container["ports"], container["env"]) == ([{"containerPort": 29500}], [])
+
+
+def test_a_sweep_shares_the_gpus_of_one_node():
+    sweep = ["--", "python", "-m", "trm.train", "+sweep=tn_sweep", "hardware=gpu", "hardware.jobs=auto"]
+    _, job, pod = written(*GPUS, *sweep)
+    assert (job["completions"], pod["containers"][0]["command"]) == (1, sweep[1:])
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
+        ([*GPUS[:4], *ON_GPUS], "--gpus=…: a whole number"),
+        ([*GPUS, "--nodes=0", *ON_GPUS], "--nodes=0: a whole number"),
+        ([*GPUS, "--nodes=2", *ON_GPUS, "+sweep=tn_sweep"], "+sweep=tn_sweep: a sweep on every host"),
+        ([*GPUS, *ON_GPUS[:-1]], "run_name=NAME is missing"),
+        ([*GPUS, "--", "bash", "run.sh"], "bash: on GPUs the command is python -m trm.train"),
         ([*POD[:3], *TRAIN], "--hardware=… is missing"),
         (POD, "-- COMMAND is missing"),
         (["Base", *POD[1:], *TRAIN], "NAME is Base"),
