@@ -22,12 +22,11 @@ from bench.machine import Row, Worker, matmul_rate, median_and_spread, onednn_ra
 from trm.cli import compose
 from trm.config import Config
 from trm.core.flops import count_eval_flops, network_flops
-from trm.core.metrics import evaluation_names
 from trm.core.programs import eval_program
 from trm.core.step import empty_carry
 from trm.data.loader import Batch
 from trm.errors import ConfigError
-from trm.inference.evaluator import held_out_loader
+from trm.inference.candidates import candidate_loader
 from trm.plan.workload import architecture_of, step_config
 from trm.run.experiment import Experiment, build
 
@@ -191,13 +190,12 @@ def _compiled_programs(exp: Experiment) -> Programs:
     weights, table = runtime.replicate((own.ema or own.weights, own.puzzle_embedding))
     local = exp.cfg.eval_batch_size // runtime.process_count
     carry = runtime.shard(empty_carry(arch, exp.buffers, local))
-    sums = runtime.replicate(torch.zeros(len(evaluation_names()), dtype=arch.master_dtype))
     batch = runtime.shard_batch(full_batch(exp))
     evaluation_step = runtime.compile(*eval_program(arch))
 
     def evaluate() -> None:
-        nonlocal carry, sums
-        carry, sums, *_ = evaluation_step(weights, buffers, table, carry, batch, sums)
+        nonlocal carry
+        carry, _ = evaluation_step(weights, buffers, table, carry, batch)
 
     return Programs({"train": train, "eval": evaluate}, runtime.wait)
 
@@ -205,7 +203,7 @@ def _compiled_programs(exp: Experiment) -> Programs:
 def full_batch(exp: Experiment) -> Batch:
     """The first test puzzles, over and over where they are fewer than an evaluation's batch."""
     rows = exp.cfg.eval_batch_size // exp.runtime.process_count
-    batch = next(iter(held_out_loader(exp.cfg, exp.runtime, 1)))
+    batch = next(iter(candidate_loader(exp.cfg, exp.runtime)))
     return {name: np.resize(values, (rows, *values.shape[1:])) for name, values in batch.items()}
 
 

@@ -14,10 +14,7 @@ FLOPs and seconds that its own supervision steps are. Seconds hold no compiling.
 """
 
 import argparse
-import csv
-import io
 import itertools
-import json
 import shlex
 import sys
 import time
@@ -26,24 +23,21 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib.ticker import EngFormatter, LogLocator, NullLocator
 from numpy.typing import NDArray
 from scipy import stats
 
 from trm.config import IGNORE_LABEL, InferenceConfig
 from trm.core.flops import count_row_flops, passes
+from trm.core.metrics import Predictions
+from trm.data.loader import Batch
 from trm.inference.compute import interval, pareto
-from trm.inference.evaluator import FullEvaluator, candidate_loader, progress_of
-from trm.inference.pool import Rows, choose
+from trm.inference.evaluator import make_evaluator
+from trm.inference.selection import select
 from trm.run.experiment import on_devices, started
 from trm.run.saved import open_run
-from trm.show.charts import COLOURS, chart
+from trm.show.curves import cells, write_table
 
 LONG_NOISE = 0.3  # of the rollouts of the long pass
-TITLES = (
-    *("candidates from", "who answers", "K", "D", "exact %", "difference, 95 %", "p", "sign p", "pass@K % (oracle)"),
-    *("selection failures %", "candidates run (derived)", "passes (derived)", "GFLOP (derived)", "ms (derived)", "front"),
-)
 
 
 @dataclass(frozen=True)
@@ -95,27 +89,23 @@ def measured(path: Path, wanted: Pass, others: list[str], keep: Path) -> Found:
     if keep.exists():
         with np.load(keep) as file:
             return dict(file)
-    run = open_run(path, [*wanted.settings, *others])
+    run = open_run(path, [*wanted.settings, "inference.early_exit=false", *others])
     cfg, runtime, parts = run.cfg, started(run.cfg), dict[str, list[NDArray[Any]]]()
-    loader = candidate_loader(cfg, runtime)
-    labelled = (loader.puzzles(0, loader.num_puzzles)["labels"] != IGNORE_LABEL).any(axis=1)
-    progress = progress_of(cfg, runtime)
-    evaluator = FullEvaluator(
-        runtime, on_devices(run.arch, runtime), run.buffers, loader, cfg.inference_steps, progress, cfg.inference, traced=True
-    )
+    evaluator = make_evaluator(cfg, runtime, on_devices(run.arch, runtime), run.buffers)
 
-    def see(rows: Rows) -> None:
+    def see(rows: Predictions, puzzles: Batch) -> None:
+        labelled = (puzzles["labels"] != IGNORE_LABEL).any(axis=1)
         for selection, K, D in wanted.asked:
             for name, values in judged(cfg.inference, rows, selection, K, D).items():
-                parts.setdefault(f"{selection}/{K}/{D}/{name}", []).append(values)
+                parts.setdefault(f"{selection}/{K}/{D}/{name}", []).append(values[labelled])
 
     weights, table = runtime.replicate((run.eval_weights, run.puzzle_embedding))
     evaluator.prepare(weights, table)  # compiling is no part of the seconds
     began = time.perf_counter()
-    evaluator.pool(weights, table, see=see)
+    result = evaluator.run(weights, table, see=see)
     seconds = time.perf_counter() - began
-    found = {name: np.concatenate(values)[labelled] for name, values in parts.items()}
-    row_steps = int(labelled.sum()) * cfg.inference.candidates * cfg.inference_steps
+    found = {name: np.concatenate(values) for name, values in parts.items()}
+    row_steps = result.work.row_steps
     flops = {
         name: count_row_flops(replace(cfg, inference=InferenceConfig(selection=name)), run.arch) for name in ("last", "residual")
     }
@@ -128,17 +118,11 @@ def measured(path: Path, wanted: Pass, others: list[str], keep: Path) -> Found:
     return measured(path, wanted, others, keep)
 
 
-def judged(way: InferenceConfig, rows: Rows, selection: str, K: int, D: int) -> Found:
-    """Of the puzzles whose rows these are: who of the first K candidates is chosen after D steps, and whether that is right [N]."""
-    count = way.candidates
-    chosen = choose(rows, replace(way, selection=selection), count, D - 1, first=K)
-    exact: NDArray[Any] = rows.values["exact_accuracy"].reshape(len(rows.q_halt), -1, count)
-    every = np.arange(exact.shape[1])
-    return {
-        "right": exact[chosen.step, every, chosen.winner],
-        "oracle": np.asarray(exact[chosen.step, every, :K].any(axis=1)),
-        "row_steps": K * (chosen.step + 1),
-    }
+def judged(way: InferenceConfig, rows: Predictions, selection: str, K: int, D: int) -> Found:
+    """Of the puzzles whose rows these are: which of the first K candidates is selected after D steps, and is it right? [N]"""
+    winner, at, candidates = select(rows, replace(way, selection=selection), D - 1, first=K)
+    exact: NDArray[Any] = candidates.values["exact_accuracy"]
+    return {"right": exact[np.arange(len(winner)), winner], "oracle": np.asarray(exact.any(axis=1)), "row_steps": K * (at + 1)}
 
 
 # ------------------------------------------------------------------------------------------------------------------ comparing
@@ -160,15 +144,15 @@ def rows_of(seeds: list[dict[str, Found]]) -> list[dict[str, Any]]:
             mean_steps = float(np.mean([s.mean() for s in steps]))
             rows.append(
                 {
-                    "candidates from": name,
+                    "inference": name,
                     "selection": selection,
-                    "K": int(K),
-                    "D": int(D),
+                    "candidates": int(K),
+                    "supervision_steps": int(D),
                     "seeds": len(seeds),
-                    "puzzles": len(right[0]),
+                    "count": len(right[0]),
                     **over_both("exact_accuracy", np.array(right, dtype=float)),
                     **paired(base, right),
-                    "oracle": float(np.mean([o.mean() for o in oracle])),
+                    "oracle_exact_accuracy": float(np.mean([o.mean() for o in oracle])),
                     "selection_failures": sum(int((o & ~r).sum()) for o, r in zip(oracle, right, strict=True)) / max(failures, 1),
                     "candidates_run": mean_steps / int(D),
                     "passes_per_puzzle": mean_steps * float(of[0].get("passes", np.nan)),
@@ -176,13 +160,14 @@ def rows_of(seeds: list[dict[str, Found]]) -> list[dict[str, Any]]:
                     "seconds_per_puzzle": mean_steps * float(np.mean([each["seconds_per_row_step"] for each in of])),
                 }
             )
-    return sorted(pareto(rows), key=lambda row: (row["flops_per_puzzle"], -row["exact_accuracy"]))
+    return pareto(rows)
 
 
-def over_both(name: str, values: NDArray[np.floating]) -> dict[str, float | None]:
-    """The mean of values [seeds, N], and half the width of its 95 % interval over seeds and puzzles."""
+def over_both(name: str, values: NDArray[np.floating]) -> dict[str, float]:
+    """The mean of values [seeds, N], and the ends of its 95 % interval over seeds and puzzles."""
     found = interval(values)
-    return {name: found.mean, f"{name}_half_width": found.half_width}
+    width = found.half_width or 0.0
+    return {name: found.mean, f"{name}_low": found.mean - width, f"{name}_high": found.mean + width}
 
 
 def paired(base: list[NDArray[np.bool_]], right: list[NDArray[np.bool_]]) -> dict[str, float | None]:
@@ -197,72 +182,25 @@ def paired(base: list[NDArray[np.bool_]], right: list[NDArray[np.bool_]]) -> dic
 # -------------------------------------------------------------------------------------------------------------------- writing
 
 
-def table(rows: list[dict[str, Any]]) -> str:
-    """The rows as Markdown."""
-    lines = [f"| {' | '.join(TITLES)} |", "|" + " --- |" * len(TITLES)]
-    for row in rows:
-        exact, gain = (_with_width(row, name, form) for name, form in (("exact_accuracy", ".1f"), ("difference", "+.1f")))
-        chances = ("" if row[name] is None else f"{row[name]:.2g}" for name in ("p", "sign_p"))
-        cells = [
-            *(row["candidates from"], row["selection"], row["K"], row["D"], exact, gain, *chances),
-            f"{100 * row['oracle']:.1f}",
-            f"{100 * row['selection_failures']:.0f}" if row["K"] > 1 else "",
-            *(f"{row['candidates_run']:.3g}", f"{row['passes_per_puzzle']:.4g}", f"{row['flops_per_puzzle'] / 1e9:.3g}"),
-            *(f"{1e3 * row['seconds_per_puzzle']:.3g}", "yes" if row["pareto"] else ""),
-        ]
-        lines.append("| " + " | ".join(map(str, cells)) + " |")
-    return "\n".join(lines)
-
-
-def _with_width(row: dict[str, Any], name: str, form: str) -> str:
-    width = row[f"{name}_half_width"]
-    return f"{100 * row[name]:{form}}" + ("" if width is None else f" ± {100 * width:.1f}")
-
-
 def answers(rows: list[dict[str, Any]]) -> str:
     """What the table says to the questions that it was made for."""
-    several = [row for row in rows if row["K"] > 1]
+    several = [row for row in rows if row["candidates"] > 1]
     gaps: dict[str, list[float]] = {}
     for row in several:
-        gaps.setdefault(row["selection"], []).append(row["oracle"] - row["exact_accuracy"])
+        gaps.setdefault(row["selection"], []).append(row["oracle_exact_accuracy"] - row["exact_accuracy"])
     nearest = sorted((float(np.mean(gap)), name) for name, gap in gaps.items())
     best = max(rows, key=lambda row: (row["exact_accuracy"], -row["flops_per_puzzle"]))
     words = "; ".join(f"`{name}` {100 * gap:.1f}" for gap, name in nearest)
     return "\n".join(
         [
             f"- **Nearest to the oracle** (mean points below pass@K over all K, D and candidates that it was asked for): {words}.",
-            f"- **Most accurate**: `{best['selection']}` of {best['K']} from {best['candidates from']} after {best['D']} steps, "
-            f"{100 * best['exact_accuracy']:.1f} %, for {best['flops_per_puzzle'] / 1e9:.3g} GFLOP a puzzle.",
+            f"- **Most accurate**: `{best['selection']}` of {best['candidates']} from {best['inference']} after "
+            f"{best['supervision_steps']} steps, {100 * best['exact_accuracy']:.1f} %, for {best['flops_per_puzzle'] / 1e9:.3g} "
+            "GFLOP a puzzle.",
             "- A *selection failure* is a puzzle that some candidate solves and whose chosen answer is wrong, as a share of all "
             "that are answered wrong; pass@K is an oracle, which no selection can be.",
         ]
     )
-
-
-def picture(rows: list[dict[str, Any]]) -> bytes:
-    """Exact accuracy against FLOPs of a puzzle, a colour for each kind of candidates, the Pareto front as a line. PNG."""
-    with chart(8, 4.8) as (figure, file):
-        axes = figure.subplots()
-        names = list(dict.fromkeys(row["candidates from"] for row in rows))
-        for number, name in enumerate(names):
-            own = [row for row in rows if row["candidates from"] == name]
-            shares, flops = [100 * row["exact_accuracy"] for row in own], [row["flops_per_puzzle"] for row in own]
-            axes.plot(flops, shares, "os^Dv"[number % 5], color=COLOURS[number % len(COLOURS)], markersize=4, label=name)
-        front = [row for row in rows if row["pareto"]]
-        axes.plot(
-            [row["flops_per_puzzle"] for row in front], [100 * row["exact_accuracy"] for row in front], "-", color=COLOURS[-1]
-        )
-        for place in dict.fromkeys((row["flops_per_puzzle"], 100 * row["exact_accuracy"]) for row in front):
-            own = [row for row in front if (row["flops_per_puzzle"], 100 * row["exact_accuracy"]) == place]
-            words = f"{', '.join(row['selection'] for row in own)} {own[0]['K']}x{own[0]['D']}"
-            axes.annotate(words, place, (4, 5), textcoords="offset points", fontsize=7)
-        axes.set_xscale("log")
-        axes.xaxis.set_major_locator(LogLocator(subs=(1, 3)))
-        axes.xaxis.set_major_formatter(EngFormatter(unit="FLOP"))
-        axes.xaxis.set_minor_locator(NullLocator())
-        axes.set(title="Ways of inference, mean over seeds", xlabel="compute for a puzzle", ylabel="exact accuracy, %")
-        axes.legend(fontsize=8)
-    return file.getvalue()
 
 
 def main() -> None:
@@ -286,19 +224,19 @@ def main() -> None:
             seeds[-1][wanted.name] = measured(path, wanted, others, folder / f"{wanted.name}.npz")
     rows = rows_of(seeds)
     given.out.mkdir(parents=True, exist_ok=True)
-    (given.out / "frontier.png").write_bytes(picture(rows))
-    text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, rows[0], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    (given.out / "frontier.csv").write_text(text.getvalue(), encoding="utf-8")
-    (given.out / "frontier.json").write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+    first, words = open_run(paths[0], others), f"{len(paths)} seeds"
+    if len(paths) == 1:
+        words = "one seed: intervals are over puzzles alone"
+    facts = {"run_name": first.cfg.run_name, "checkpoint_step": first.meta.step, "data": first.cfg.data.name}
+    facts["puzzles"] = rows[0]["count"]
+    write_table(given.out, "frontier", rows, facts, told=False)
+    titles, *lines = cells(rows)
+    table = "\n".join(f"| {' | '.join(line)} |" for line in [titles, ["---"] * len(titles), *lines])
     command = shlex.join(["python", "scripts/inference_study.py", *sys.argv[1:]])
-    count, names = rows[0]["puzzles"], ", ".join(f"`{path}`" for path in paths)
-    words = "one seed: intervals are over puzzles alone" if len(paths) == 1 else f"{len(paths)} seeds"
+    names = ", ".join(f"`{path}`" for path in paths)
     page = f"""# Ways of inference
 
-What is done with trained models after training: {names}; {words}; {count} held-out puzzles each, the same for all.
+What is done with trained models after training: {names}; {words}; {rows[0]["count"]} held-out puzzles each, the same for all.
 K candidates of D supervision steps; noise0.3 = rollouts with normal noise of that std on the answer latent before every step
 (PTRM), restarts = random starts of the latents (EqR; these models were not trained with them), copies = symmetric copies.
 
@@ -306,7 +244,7 @@ K candidates of D supervision steps; noise0.3 = rollouts with normal noise of th
 {command}
 ```
 
-{table(rows)}
+{table}
 
 ![Exact accuracy against FLOPs of a puzzle]({given.out.name}/frontier.png)
 

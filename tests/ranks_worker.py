@@ -20,7 +20,7 @@ from trm.config import HardwareConfig
 from trm.core.architecture import architecture
 from trm.core.initial import init_buffers, init_puzzle_embedding, init_weights
 from trm.core.metrics import named, training_names
-from trm.core.step import StepConfig, init_state, train_step_with_outputs
+from trm.core.step import StepConfig, init_state, train_step
 from trm.ground.rank import process_rank
 from trm.inference.evaluator import make_evaluator
 from trm.run.experiment import on_devices
@@ -67,7 +67,7 @@ def own(runtime, tree):
 
 def trained(runtime, cfg, state, buffers, batches):
     """The last state and what each step says of the batch, on the host."""
-    step = runtime.compile(functools.partial(train_step_with_outputs, cfg), lambda results: results[0].carry)
+    step = runtime.compile(functools.partial(train_step, cfg), lambda results: results[0].carry)
     state = runtime.replicate(state._replace(carry=None))._replace(carry=runtime.shard(own(runtime, state.carry)))
     buffers, said = runtime.replicate(buffers), []
     for batch in batches:

@@ -497,9 +497,9 @@ def test_scores_stand_beside_the_exact_accuracy_in_a_table(trained):
 
 def test_scores_by_path_length(trained):
     out = run(trained, "trm.evaluate", "checkpoint=outputs/maze", "evaluate.by_difficulty=true").stdout
-    assert "path length, steps: from" in out
+    assert "path length, steps: from, to and mean" in out
     record = json.loads((trained / "outputs/maze/evaluation/by_difficulty.json").read_text())
-    assert sum(row["puzzles"] for row in record["rows"]) == record["puzzles"] == 64
+    assert sum(row["count"] for row in record["rows"]) == record["puzzles"] == 64
     assert record["difficulty"] == "path length, steps"
     assert {"exact_accuracy", "optimal", "one_path"} <= record["rows"][0].keys()
     assert all(a["to"] < b["from"] for a, b in zip(record["rows"], record["rows"][1:], strict=False))

@@ -17,18 +17,20 @@ import trm.evaluate
 from trm.backends import start
 from trm.backends.native import NativeRuntime
 from trm.cli import compose, compose_jobs
-from trm.config import HardwareConfig, ModelConfig, RecursionConfig
+from trm.config import HardwareConfig, InferenceConfig, ModelConfig, RecursionConfig
 from trm.core.architecture import Architecture
 from trm.core.initial import init_buffers, init_weights
-from trm.core.metrics import MOST_SAMPLES, evaluation_names, named
+from trm.core.metrics import METRICS, MOST_SAMPLES
+from trm.core.programs import ONE
 from trm.core.step import empty_carry, eval_step
 from trm.data.format import Dataset, Metadata
 from trm.data.loader import EvalLoader
 from trm.errors import ConfigError, DataError
 from trm.evaluate import main
-from trm.inference.evaluator import EarlyExitEvaluator, FullEvaluator, candidate_loader
+from trm.inference.candidates import candidate_loader
+from trm.inference.evaluator import Evaluator
 from trm.inference.samples import Samples
-from trm.inference.selection import Said, grid_words, vote
+from trm.inference.selection import over
 from trm.tasks.augment import augment, undo
 from trm.tasks.sudoku.task import SudokuTask as Sudoku
 
@@ -74,17 +76,27 @@ def loader():
     return EvalLoader(dataset, global_batch_size=BATCH)
 
 
+EXIT = InferenceConfig(early_exit=True)
+
+
+def passed(model, loader, way=ONE, weights=None):
+    """The result of an evaluation, and the predictions of all its rows."""
+    (runtime, arch, own, buffers), seen = model, []
+    result = Evaluator(runtime, arch, buffers, loader, S, "off", way).run(
+        weights or own, None, see=lambda found, _: seen.append(found)
+    )
+    return result, over(lambda *parts: np.concatenate(parts, axis=1), *seen)
+
+
 @pytest.fixture(scope="module")
 def full(model, loader):
-    """The result of all supervision steps for all puzzles, and what every puzzle said on the way."""
-    runtime, arch, weights, buffers = model
-    return FullEvaluator(runtime, arch, buffers, loader, S, "off", traced=True).trace(weights, None)
+    """The result of all supervision steps for all puzzles, and the predictions [S, N, ...] on the way."""
+    return passed(model, loader)
 
 
 @pytest.fixture(scope="module")
 def early(model, loader):
-    runtime, arch, weights, buffers = model
-    return EarlyExitEvaluator(runtime, arch, buffers, loader, S, "off").run(weights, None)
+    return passed(model, loader, EXIT)[0]
 
 
 def labelled(loader):
@@ -93,39 +105,43 @@ def labelled(loader):
 
 def stops(trace):
     """Index of the step at which each puzzle halts."""
-    first = np.where(trace.halts.any(axis=0), trace.halts.argmax(axis=0), S - 1)
+    halts = trace.halting > 0
+    first = np.where(halts.any(axis=0), halts.argmax(axis=0), S - 1)
     assert set(first) >= {0, 1, S - 1}, "the cases that matter"
     return first
 
 
-def test_the_pass_is_eval_step_batch_by_batch_to_the_bit(model, loader, full):
+def test_the_pass_is_eval_step_batch_by_batch(model, loader, full):
     _, arch, weights, buffers = model
-    sums = [torch.zeros(len(evaluation_names()), dtype=torch.float64)] * S
+    sums = [dict.fromkeys(METRICS, 0.0) for _ in range(S)]
     for host_batch in loader:
         batch = {name: torch.from_numpy(rows) for name, rows in host_batch.items()}
-        carry = empty_carry(arch, buffers, BATCH)
+        carry, counted = empty_carry(arch, buffers, BATCH), (batch["labels"] != IGNORED).any(-1)
         for s in range(S):
-            carry, sums[s], _, _ = eval_step(arch, weights, buffers, None, carry, batch, sums[s])
+            carry, _, values = eval_step(arch, weights, buffers, None, carry, batch)
+            for name, value in values.items():
+                sums[s][name] += value[counted].sum().item()
     result, _ = full
     for ours, by_hand in zip(result.by_step, sums, strict=True):
-        values = named(evaluation_names(), by_hand)
-        assert ours["count"] == values["count"] == N - 1
-        for name in ("exact_accuracy", "accuracy", "lm_loss", "q_halt_loss", "q_halt_accuracy", "steps"):
-            assert ours[name] == values[name] / values["count"], name
+        assert ours["count"] == N - 1
+        for name, total in by_hand.items():
+            assert ours[name] == pytest.approx(total / (N - 1), rel=1e-13), name
     assert result.final is result.by_step[-1]
     assert 0 < result.final["exact_accuracy"] < 1
+    assert result.row_steps == tuple(N * s for s in range(1, S + 1))
 
 
-def test_trace_and_samples_are_those_of_the_puzzles_in_order(loader, full):
-    result, trace = full
+def test_predictions_and_samples_are_those_of_the_puzzles_in_order(loader, full):
+    result, rows = full
     shown, puzzles = result.samples, loader.rows(0, MOST_SAMPLES)
     assert np.array_equal(shown.inputs, puzzles["inputs"])
     assert np.array_equal(shown.labels, puzzles["labels"])
-    assert np.array_equal(shown.predictions[-1], trace.predictions[:MOST_SAMPLES])
-    assert shown.q_halt == pytest.approx(trace.q_halt[:, :MOST_SAMPLES], rel=1e-6)
+    assert np.array_equal(shown.predictions, rows.answers[:, :MOST_SAMPLES])
+    assert shown.q_halt == pytest.approx(rows.halting[:, :MOST_SAMPLES], rel=1e-6)
     assert ((shown.confidence > 1 / V) & (shown.confidence <= 1)).all()
     labels = loader.rows(0, N)["labels"]
-    assert np.array_equal(trace.exact[-1], ((trace.predictions == labels) | (labels == IGNORED)).all(axis=1))
+    right = ((rows.answers == labels) | (labels == IGNORED)).all(axis=-1)
+    assert np.array_equal(rows.values["exact_accuracy"], right)
 
 
 def test_samples_come_back_from_their_file(full):
@@ -148,8 +164,8 @@ def test_early_exit_is_the_full_trace_cut_at_each_puzzles_halt(loader, full, ear
         here = np.minimum(stop, step - 1)
         assert values["count"] == N - 1
         assert values["steps"] == pytest.approx((here[counted] + 1).mean(), rel=1e-12)
-        assert values["exact_accuracy"] == pytest.approx(trace.exact[here, every][counted].mean(), rel=1e-12)
-        q, right = trace.q_halt[here, every][counted], trace.exact[here, every][counted]
+        assert values["exact_accuracy"] == pytest.approx(trace.values["exact_accuracy"][here, every][counted].mean(), rel=1e-12)
+        q, right = trace.q_halt[here, every][counted], trace.values["exact_accuracy"][here, every][counted]
         assert values["q_halt_accuracy"] == pytest.approx(((q >= 0) == right).mean(), rel=1e-12)
         assert values["q_halt_loss"] == pytest.approx(np.log1p(np.exp(np.where(right, -q, q))).mean(), rel=1e-9)
     assert 1 < early.final["steps"] < S
@@ -177,56 +193,42 @@ class Odd:
 
 
 def test_a_tasks_own_scores_are_those_of_every_answer_and_with_early_exit_of_the_halting_step(model, loader, full):
-    runtime, arch, weights, buffers = model
     scored = EvalLoader(dataclasses.replace(loader.dataset, task=Odd()), global_batch_size=BATCH)
     counted, rows = labelled(loader), loader.rows(0, N)
-    found = FullEvaluator(runtime, arch, buffers, scored, S, "off").run(weights, None)
-    answers = [
-        FullEvaluator(runtime, arch, buffers, loader, steps, "off", traced=True).trace(weights, None)[1].predictions
-        for steps in range(1, S + 1)
-    ]
-    for step, predictions in zip(found.by_step, answers, strict=True):
-        for name, has in Odd().scores(rows["inputs"], rows["labels"], predictions).items():
-            assert step[name] == pytest.approx(has[counted].mean(), rel=1e-12)
-            assert 0 < step[name] < 1
+    found, (early, _) = passed(model, scored)[0], passed(model, scored, EXIT)
+    for s in range(S):
+        for result, at in ((found, np.full(N, s)), (early, np.minimum(stops(full[1]), s))):
+            answers = full[1].answers[at, np.arange(N)]
+            for name, has in Odd().scores(rows["inputs"], rows["labels"], answers).items():
+                assert result.by_step[s][name] == pytest.approx(has[counted].mean(), rel=1e-12)
+                assert 0 < result.by_step[s][name] < 1
     assert [{k: v for k, v in step.items() if k not in Odd.score_names} for step in found.by_step] == full[0].by_step
-    early = EarlyExitEvaluator(runtime, arch, buffers, scored, S, "off").run(weights, None)
-    last = np.stack(answers)[stops(full[1]), np.arange(N)]
-    for name, has in Odd().scores(rows["inputs"], rows["labels"], last).items():
-        assert early.final[name] == pytest.approx(has[counted].mean(), rel=1e-12)
+    runtime, arch, weights, buffers = model
     part = EvalLoader(scored.dataset, global_batch_size=BATCH, max_puzzles=20)
-    evaluator = FullEvaluator(runtime, arch, buffers, part, S, "off")
+    evaluator = Evaluator(runtime, arch, buffers, part, S, "off")
     joined = evaluator.run(weights, None).joined(evaluator.rest().run(weights, None))
     assert joined.final == pytest.approx(found.final, rel=1e-9)
+    assert joined.row_steps == found.row_steps
 
 
 @pytest.mark.parametrize("batch", [1, 5, 64])
 def test_early_exit_does_not_depend_on_the_batch(model, loader, early, batch):
-    runtime, arch, weights, buffers = model
-    found = EarlyExitEvaluator(runtime, arch, buffers, EvalLoader(loader.dataset, global_batch_size=batch), S, "off").run(
-        weights, None
-    )
+    found, _ = passed(model, EvalLoader(loader.dataset, global_batch_size=batch), EXIT)
+    assert found.row_steps == early.row_steps
     for ours, theirs in zip(found.by_step, early.by_step, strict=True):
         assert ours == pytest.approx(theirs, rel=1e-9)
 
 
 def test_a_model_that_never_halts_gives_the_ordinary_result(model, loader, full):
-    runtime, arch, weights, buffers = model
-    never = weights | {"q_head.bias": torch.full_like(weights["q_head.bias"], -1e3)}
-    ours = EarlyExitEvaluator(runtime, arch, buffers, loader, S, "off").run(never, None)
+    never = model[2] | {"q_head.bias": torch.full_like(model[2]["q_head.bias"], -1e3)}
+    ours, rows = passed(model, loader, EXIT, never)
+    assert np.array_equal(rows.answers, full[1].answers)
     for step, theirs in zip(ours.by_step, full[0].by_step, strict=True):
         for name in ("exact_accuracy", "accuracy", "lm_loss", "steps", "count"):
             assert step[name] == pytest.approx(theirs[name], rel=1e-9), name
 
 
 # votes -------------------------------------------------------------------------------------------------------------------------
-
-
-def test_the_grid_of_most_copies_wins_and_among_equals_the_surest():
-    grids = {"a": [2, 3], "b": [3, 2], "c": [2, 2]}
-    answers = np.array([[grids[name] for name in puzzle] for puzzle in ("abb", "abc", "aab", "cab")])
-    q_halt = np.array([[9, -1, -2], [0, 1, 0.5], [-5, -6, 9], [0, 0, 0]])
-    assert vote(Said(grid_words(answers), q_halt, q_halt > 0)).tolist() == [1, 1, 0, 0]
 
 
 @settings(deadline=None, max_examples=30)
@@ -322,9 +324,13 @@ def test_an_evaluation_is_written_with_what_it_has_after_each_step(folder):
     assert "/12 " in done.stderr  # 3 batches of 4 steps
     assert "<" in done.stderr  # the time left
     record = json.loads((folder / "f" / "evaluation.json").read_text())
-    assert [step["exact_accuracy"] for step in record["by_step"]] == summary(folder / "outputs" / "r")["exact_accuracy_by_step"]
-    assert record["by_step"][-1]["exact_accuracy"] == record["rows"][0]["exact_accuracy"] == ordinary["exact_accuracy"]
+    rows = record["rows"]
+    assert [row["exact_accuracy"] for row in rows] == summary(folder / "outputs" / "r")["exact_accuracy_by_step"]
+    assert {name: rows[-1][name] for name in ordinary if name in rows[-1]} == {n: v for n, v in ordinary.items() if n in rows[-1]}
+    assert [row["flops_per_puzzle"] / rows[0]["flops_per_puzzle"] for row in rows] == [1, 2, 3, 4]
     assert record["puzzles"] == 40
+    assert {path.name for path in (folder / "f").iterdir()} == {"evaluation.csv", "evaluation.json", "evaluation.png"}
+    assert len(rows_of(folder / "f" / "evaluation.csv")) == 4
 
 
 @pytest.mark.long

@@ -1,6 +1,7 @@
 """Candidates and their selection: random numbers by counter, the pass against a loop by hand, races, the commands."""
 
 import csv
+import dataclasses
 import importlib.util
 import json
 import subprocess
@@ -21,6 +22,7 @@ from trm.config.groups import group_options
 from trm.core.architecture import Architecture
 from trm.core.candidates import change, prepared, resampled, row_keys, started
 from trm.core.initial import init_buffers, init_weights, with_latents
+from trm.core.metrics import Predictions
 from trm.core.model import forward
 from trm.data.format import Dataset, Metadata
 from trm.data.loader import EvalLoader
@@ -29,9 +31,8 @@ from trm.evaluate import main, sweep_of
 from trm.ground.rng import ROLLOUT_NOISE, normal
 from trm.inference.compute import Interval, interval, pareto
 from trm.inference.cost import Work, cost
-from trm.inference.evaluator import EarlyExitEvaluator, FullEvaluator
-from trm.inference.pool import choose
-from trm.inference.selection import SELECTIONS, Said, grid_words, residuals
+from trm.inference.evaluator import Evaluator
+from trm.inference.selection import SELECTIONS, over, residuals, select
 from trm.tasks.augment import undo
 from trm.tasks.sudoku.task import SudokuTask
 
@@ -149,7 +150,7 @@ def test_particles_are_drawn_by_how_much_more_one_wants_to_halt_than_another(bet
 def said(grids, q_halt, halts=None, residual=None):
     answers = np.array([[[ord(cell), 1] for cell in puzzle] for puzzle in grids])
     q_halt = np.array(q_halt, float)
-    return Said(grid_words(answers), q_halt, q_halt > 0 if halts is None else np.array(halts, bool), residual)
+    return Predictions({}, q_halt if halts is None else np.array(halts, float), q_halt, answers, change=residual)
 
 
 @pytest.mark.parametrize(
@@ -218,29 +219,21 @@ def inference_study():
 def test_the_study_counts_a_puzzle_once(inference_study):
     base = [np.zeros(5, bool)] * 3
     assert inference_study.paired(base, [np.ones(5, bool)] * 3)["sign_p"] == stats.binomtest(5, 5).pvalue  # not 15 of 15
-    nothing = {"difference": 0, "difference_half_width": None, "p": None, "sign_p": None}
+    nothing = {"difference": 0, "difference_low": 0, "difference_high": 0, "p": None, "sign_p": None}
     assert inference_study.paired(base, base) == nothing
 
 
 def test_the_studys_seconds_hold_no_compiling(inference_study, monkeypatch, tmp_path):
     done = []
-
-    class Compiled:
-        def __init__(self, *_, **__): ...
-
-        def prepare(self, *_):
-            done.append("compiled")
-
-        def pool(self, *_, **__):
-            done.append("passed")
-
+    evaluator = SimpleNamespace(
+        prepare=lambda *_: done.append("compiled"),
+        run=lambda *_, **__: done.append("passed") or SimpleNamespace(work=Work(row_steps=4)),
+    )
     cfg = compose(["data=sudoku_4x4", "recipe=tiny", "run_name=r"])
     parts = SimpleNamespace(cfg=cfg, arch=None, buffers=None, eval_weights=None, puzzle_embedding=None)
-    labelled = SimpleNamespace(puzzles=lambda *_: {"labels": np.zeros((4, 2))}, num_puzzles=4)
-    for name, value in {"open_run": parts, "started": SimpleNamespace(replicate=lambda x: x), "candidate_loader": labelled,
-                        "on_devices": None, "count_row_flops": 1, "passes": (1, 2), "progress_of": "off"}.items():  # fmt: skip
+    for name, value in {"open_run": parts, "started": SimpleNamespace(replicate=lambda x: x), "make_evaluator": evaluator,
+                        "on_devices": None, "count_row_flops": 1, "passes": (1, 2)}.items():  # fmt: skip
         monkeypatch.setattr(inference_study, name, lambda *_, value=value: value)
-    monkeypatch.setattr(inference_study, "FullEvaluator", Compiled)
     monkeypatch.setattr(inference_study.time, "perf_counter", lambda: done.append("clock") or 0.0)
     inference_study.measured(tmp_path, inference_study.Pass("steps", (), ()), [], tmp_path / "kept.npz")
     assert done == ["compiled", "clock", "passed", "clock"]
@@ -300,11 +293,19 @@ def loader_of(dataset, some, batch, **keys):
     )
 
 
-def passed(model, dataset, some, batch, kind=FullEvaluator, **keys):
-    """The evaluator of this kind, with batches of at least so many rows."""
+def evaluator_of(model, dataset, some, batch, **keys):
+    """The evaluator with batches of at least so many rows."""
     runtime, arch, _, buffers = model
     batch = -(batch // -some.rows_together) * some.rows_together
-    return kind(runtime, arch, buffers, loader_of(dataset, some, batch, **keys), S, "off", some, keep=True)
+    return Evaluator(runtime, arch, buffers, loader_of(dataset, some, batch, **keys), S, "off", some)
+
+
+def passed(model, dataset, some, batch, weights=None):
+    """The result of a pass, and the predictions [S, N * K, ...] of all rows."""
+    seen = []
+    evaluator = evaluator_of(model, dataset, some, batch)
+    result = evaluator.run(weights or model[2], None, see=lambda found, _: seen.append(found))
+    return result, over(lambda *parts: np.concatenate(parts, axis=1), *seen)
 
 
 def by_hand(model, dataset, some):
@@ -364,11 +365,11 @@ def test_the_pass_is_candidates_one_by_one(model, dataset, some):
     logits, q_halt = by_hand(model, dataset, some)
     answers = answers_of(dataset, some, logits)
     winners, steps = selected_by_hand(some, logits, q_halt, answers)
-    result, pool = passed(model, dataset, some, 8).pool(*model[2:3], None)
-    last = pool.chosen
-    assert np.array_equal(np.concatenate([found.winner for found in last]), winners)
-    assert np.array_equal(np.concatenate([found.step for found in last]), steps)
-    assert np.array_equal(np.concatenate([found.answers for found in last]), answers[np.arange(N), winners, steps])
+    result, rows = passed(model, dataset, some, 8)
+    winner, at, candidates = select(rows, some, S - 1)
+    assert np.array_equal(winner, winners)
+    assert np.array_equal(at, steps)
+    assert np.array_equal(candidates.answers[np.arange(N), winner], answers[np.arange(N), winners, steps])
     labels = np.where(dataset.labels == 0, -1, dataset.labels.astype(int))
     right = ((answers == labels[:, None, None]) | (labels < 0)[:, None, None]).all(axis=-1)  # [N, K, S]
     counted, every = (labels > 0).any(axis=1), np.arange(N)
@@ -380,28 +381,25 @@ def test_the_pass_is_candidates_one_by_one(model, dataset, some):
     assert final["oracle_exact_accuracy"] >= max(final["exact_accuracy"], final["single_exact_accuracy"])
     assert len(result.by_step) == S
     assert result.work.puzzles == N  # the one without an answer costs as much
-    assert result.work.row_steps == N * some.candidates * S
+    assert result.work.row_steps == some.candidates * (sum(steps + 1) if some is RACE else N * S)
 
 
 @pytest.mark.parametrize("some", WAYS, ids=names)
 def test_results_do_not_depend_on_the_batch_to_the_bit(model, dataset, some):
-    runs = [passed(model, dataset, some, batch).pool(model[2], None) for batch in (8, 1, 5, 64)]
-    first, pool = runs[0]
-    for result, other in runs[1:]:
+    first, rows = passed(model, dataset, some, 8)
+    for batch in (1, 5, 64):
+        result, others = passed(model, dataset, some, batch)
         for name in ("exact_accuracy", "accuracy", "oracle_exact_accuracy", "single_exact_accuracy", "q_halt_accuracy", "count"):
             assert [step[name] for step in result.by_step] == pytest.approx([step[name] for step in first.by_step], abs=1e-15)
-        ours, theirs = (np.concatenate([found.answers for found in each.chosen]) for each in (other, pool))
-        assert np.array_equal(ours, theirs)
+        assert np.array_equal(others.answers, rows.answers)
         assert result.final["lm_loss"] == pytest.approx(first.final["lm_loss"], rel=1e-12)
-    again, _ = passed(model, dataset, some, 8).pool(model[2], None)
+    again, _ = passed(model, dataset, some, 8)
     assert again.by_step == first.by_step
 
 
 def test_other_seeds_and_rollouts_differ_and_the_first_ones_are_those_of_more(model, dataset):
     def rows_of(some):
-        seen = []
-        passed(model, dataset, some, 16).pool(model[2], None, see=seen.append)
-        return np.concatenate([rows.q_halt for rows in seen], axis=1)[-1].reshape(N, -1)
+        return passed(model, dataset, some, 16)[1].q_halt[-1].reshape(N, -1)
 
     three, five = rows_of(way("best_q", rollouts=3, noise=0.5)), rows_of(way("best_q", rollouts=5, noise=0.5))
     assert np.allclose(three, five[:, :3], rtol=1e-12, atol=0)
@@ -414,53 +412,57 @@ def test_other_seeds_and_rollouts_differ_and_the_first_ones_are_those_of_more(mo
 @pytest.mark.parametrize("batch", [1, 5, 16, 64])
 def test_a_race_with_early_exit_is_the_whole_pass_cut_where_it_ends(model, dataset, batch):
     slower = model[2] | {"q_head.bias": torch.tensor([-2.3, 0.0], dtype=torch.float64)}
-    whole, pool = passed(model, dataset, RACE, 8).pool(slower, None)
-    steps = np.concatenate([found.steps for found in pool.chosen])
-    assert {1, S} <= set(steps.tolist()), "the cases that matter"
-    raced = passed(model, dataset, RACE, batch, EarlyExitEvaluator).run(slower, None)
-    assert raced.final == pytest.approx(whole.final, rel=1e-9)
-    assert raced.work.row_steps == RACE.candidates * steps.sum()
+    _, rows = passed(model, dataset, dataclasses.replace(RACE, selection="best_q"), 8, slower)  # without a race
+    raced, ended = passed(model, dataset, RACE, batch, slower)
+    winner, at, candidates = select(rows, RACE, S - 1)
+    ours, there, theirs = select(ended, RACE, S - 1)
+    assert {0, S - 1} <= set(at.tolist()), "the cases that matter"
+    assert np.array_equal(winner, ours)
+    assert np.array_equal(at, there)
+    assert np.array_equal(candidates.answers, theirs.answers)
+    counted, every = np.arange(N) != 4, np.arange(N)
+    for name, values in candidates.values.items():
+        assert raced.final[name] == pytest.approx(values[every, winner][counted].mean(), rel=1e-9)
+    assert raced.work.row_steps == RACE.candidates * (at + 1).sum()
 
 
 @pytest.mark.parametrize("some", [WAYS[0], WAYS[1], WAYS[2]], ids=names[:3])
-def test_candidates_that_exit_early_are_chosen_by_what_they_said_then(model, dataset, some):
-    seen = []
-    passed(model, dataset, some, 8).pool(model[2], None, see=seen.append)
-    halts, answers, q_halt, exact = (
-        np.concatenate(parts, axis=1)
-        for parts in zip(*((rows.halts, rows.answers, rows.q_halt, rows.values["exact_accuracy"]) for rows in seen), strict=True)
-    )
-    stop, rows = np.where(halts.any(axis=0), halts.argmax(axis=0), S - 1), np.arange(halts.shape[1])
+def test_candidates_that_exit_early_are_selected_by_their_predictions_of_then(model, dataset, some):
+    _, rows = passed(model, dataset, some, 8)
+    halts = rows.halting > 0
+    stop, every = np.where(halts.any(axis=0), halts.argmax(axis=0), S - 1), np.arange(halts.shape[1])
     assert {0, S - 1} <= set(stop.tolist())
-    frozen = [values[stop, rows].reshape(N, some.candidates, *values.shape[2:]) for values in (answers, q_halt, halts, exact)]
-    winners = SELECTIONS[some.selection](Said(grid_words(frozen[0]), frozen[1], frozen[2]))
     counted = np.arange(N) != 4
     for batch in (3, 8):
-        found = passed(model, dataset, some, batch, EarlyExitEvaluator).run(model[2], None)
-        assert found.final["exact_accuracy"] == pytest.approx(frozen[3][np.arange(N), winners][counted].mean())
-        assert found.final["oracle_exact_accuracy"] == pytest.approx(frozen[3].any(axis=1)[counted].mean())
-        assert found.work.row_steps == (stop + 1).sum()
+        found, ended = passed(model, dataset, dataclasses.replace(some, early_exit=True), batch)
+        for s in range(S):
+            at = np.minimum(stop, s)
+            then = over(lambda values, at=at: values[at, every].reshape(N, some.candidates, *values.shape[2:]), rows)
+            assert np.array_equal(ended.answers[s].reshape(then.answers.shape), then.answers)
+            exact = then.values["exact_accuracy"]
+            winners = SELECTIONS[some.selection](then)
+            assert found.by_step[s]["exact_accuracy"] == pytest.approx(exact[np.arange(N), winners][counted].mean())
+            assert found.by_step[s]["oracle_exact_accuracy"] == pytest.approx(exact.any(axis=1)[counted].mean())
+            assert found.row_steps[s] == (at + 1).sum()
 
 
 def test_the_rest_of_the_puzzles_has_its_own_numbers(model, dataset):
     for some in (WAYS[2], RACE):
-        kind = EarlyExitEvaluator if some is RACE else FullEvaluator
-        part = passed(model, dataset, some, 8, kind, max_puzzles=7)
+        part = evaluator_of(model, dataset, some, 8, max_puzzles=7)
         both = part.run(model[2], None).joined(part.rest().run(model[2], None))
-        whole = passed(model, dataset, some, 8, kind).run(model[2], None)
+        whole, _ = passed(model, dataset, some, 8)
         assert both.final == pytest.approx(whole.final, rel=1e-9)
         assert (both.work.puzzles, both.work.row_steps) == (whole.work.puzzles, whole.work.row_steps)
 
 
-def test_fewer_candidates_are_chosen_from_a_pass_of_many(model, dataset):
+def test_fewer_candidates_are_selected_from_a_pass_of_many(model, dataset):
     """As scripts/inference_study.py does: one pass answers for every K and selection."""
-    seen, many = [], way("best_q", rollouts=5, noise=0.5)
-    passed(model, dataset, many, N * 5).pool(model[2], None, see=seen.append)
-    for selection in ("best_q", "vote", "mode", "halt_first"):
+    _, many = passed(model, dataset, way("best_q", rollouts=5, noise=0.5), N * 5)
+    for selection in ("best_q", "vote", "mode"):
         few = way(selection, rollouts=3, noise=0.5)
-        _, pool = passed(model, dataset, few, 9).pool(model[2], None)
-        chosen = choose(seen[0], way(selection, rollouts=5, noise=0.5), 5, S - 1, first=3)
-        assert np.array_equal(chosen.winner, np.concatenate([found.winner for found in pool.chosen]))
+        winners, _, _ = select(passed(model, dataset, few, 9)[1], few, S - 1)
+        of_many = select(many, way(selection, rollouts=5, noise=0.5), S - 1, first=3)
+        assert np.array_equal(of_many[0], winners)
 
 
 # ------------------------------------------------------------------------------------------------------------------- settings
@@ -483,7 +485,7 @@ def test_every_way_composes():
         (["inference.selection=resample"], "set inference.rollouts above 1"),
         (["inference=eqr", "inference.supervision_steps=3"], "inference.window=3"),
         (["inference=eqr", "inference.early_exit=true"], "set inference.early_exit=false"),
-        (["inference=ptrm", "evaluate.by_difficulty=true"], "evaluate.by_difficulty needs one candidate"),
+        (["inference=frontier", "evaluate.by_difficulty=true"], "evaluate.by_difficulty needs one way of inference"),
         (["inference=votes32", "data=maze_small"], "a 11x11 maze has 8 symmetric copies (turned and mirrored)"),
         (["inference.selection=luck"], "inference.selection=luck is not one of last, vote"),
         (["inference=votes9"], "inference=votes9"),
@@ -616,10 +618,10 @@ def test_the_study_writes_its_table_and_goes_on_where_it_stopped(folder):
     command = [sys.executable, STUDY, "outputs/r", "outputs/r", "evaluate.max_puzzles=6", "--quick", "--out", "study"]
     for _ in range(2):
         subprocess.run(command, cwd=folder, env=environment(), check=True, capture_output=True)
-        rows = json.loads((folder / "study" / "frontier.json").read_text())
-        standard = next(row for row in rows if (row["selection"], row["K"], row["D"]) == ("last", 1, 4))
+        rows = json.loads((folder / "study" / "frontier.json").read_text())["rows"]
+        standard = next(row for row in rows if (row["selection"], row["candidates"], row["supervision_steps"]) == ("last", 1, 4))
         assert (standard["difference"], standard["p"], standard["sign_p"], standard["candidates_run"]) == (0, None, None, 1)
-        assert all(row["exact_accuracy"] <= row["oracle"] for row in rows)
+        assert all(row["exact_accuracy"] <= row["oracle_exact_accuracy"] for row in rows)
         assert (folder / "study.md").read_text().count("\n| ") == len(rows) + 2
         for kept in (folder / "study" / "passes" / "1_r").glob("noise*.npz"):  # only what is missing is measured again
             kept.unlink()
@@ -689,10 +691,8 @@ def test_a_model_that_draws_by_itself_has_numbers_for_each_candidate(model, data
     (runtime, _, weights, _), buffers = model, init_buffers(arch, 0)
     some, found = InferenceConfig(window=2, **keys), []
     for batch in (1, 5, 64):
-        seen = []
-        loader = loader_of(dataset, some, batch)
-        FullEvaluator(runtime, arch, buffers, loader, S, "off", some, traced=True).pool(weights, None, see=seen.append)
-        found.append(np.concatenate([rows.q_halt for rows in seen], axis=1)[-1].reshape(N, -1))
+        _, rows = passed((runtime, arch, weights, buffers), dataset, some, batch)
+        found.append(rows.q_halt[-1].reshape(N, -1))
     assert np.allclose(found[0], found[1], rtol=1e-12)
     assert np.allclose(found[0], found[2], rtol=1e-12)
     assert len(np.unique(found[0].round(10))) == found[0].size

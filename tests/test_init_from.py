@@ -101,8 +101,8 @@ def test_a_state_that_could_not_be_read_back_is_not_written(folder, monkeypatch)
         state, outputs = step(*args, **options)
         return state._replace(step=state.step.long()), outputs
 
-    step = programs.train_step_with_outputs
-    monkeypatch.setattr(programs, "train_step_with_outputs", wider)
+    step = programs.train_step
+    monkeypatch.setattr(programs, "train_step", wider)
     done = run(folder, "trm.train", *SHORT, "run_name=wider", check=2)
     assert "tensor step is torch.int64" in done.stderr
     assert not list((folder / "outputs" / "wider").glob("checkpoints/step_*"))

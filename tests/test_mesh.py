@@ -18,7 +18,7 @@ from running import MESH, TINY, XLA, metrics, run
 from trm.cli import compose
 from trm.core.architecture import architecture
 from trm.core.initial import init_buffers, num_parameters, weight_shapes
-from trm.core.metrics import evaluation_names, training_names
+from trm.core.metrics import METRICS, training_names
 from trm.core.step import empty_carry, init_state
 
 CASES = {
@@ -85,10 +85,10 @@ def test_the_devices_exchange_gradients_and_scalars_and_nothing_else(tmp_path, m
     assert results_of(module) == Counter(whole + shapes_of(state.carry, devices=8))
     declared = [path.read_text() for path in (tmp_path / "dump").glob("*SyncTensorsGraph*before_optimizations.txt")]
     assert max(declared, key=len).count('custom_call_target="Sharding"') >= results_of(module).total()
-    evaluation = next(text for text in modules if "s32[8,16]" in text.splitlines()[0].partition("->")[2])  # what is shown
+    evaluation = next(text for text in modules if "s32[16,16]" in text.splitlines()[0].partition("->")[2])  # the answers
     eval_carry = shapes_of(empty_carry(arch, init_buffers(arch, 0), 16), devices=8)
-    shown = [(8, 16), (8, 16), (8,)]
-    assert results_of(evaluation) == Counter([*eval_carry, (len(evaluation_names()),), *shown])
+    whole = [(16, 16), (8, 16), *[(16,)] * (len(METRICS) + 2)]  # answers, confidence, and each row's metrics and halting logits
+    assert results_of(evaluation) == Counter([*eval_carry, *whole])
 
 
 def results_of(module):

@@ -20,7 +20,7 @@ from trm.core.losses import binary_cross_entropy, cell_cross_entropy
 from trm.core.optim import clip_gradients
 from trm.core.optimizers import OPTIMIZERS
 from trm.core.optimizers.muon import direction, orthogonalized
-from trm.core.step import loss_and_grads, supervision_weights, train_step_with_outputs
+from trm.core.step import loss_and_grads, supervision_weights, train_step
 from trm.errors import ConfigError
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -109,7 +109,7 @@ def test_each_row_is_weighted_by_its_own_supervision_step(act_continue):
         cfg, arch=dataclasses.replace(cfg.arch, recursion=dataclasses.replace(cfg.arch.recursion, supervision_decay=1.0))
     )
     for seed in range(3):  # by then the rows are in different steps
-        state, _ = train_step_with_outputs(cfg, state, buffers, make_batch(6, seed))
+        state, _ = train_step(cfg, state, buffers, make_batch(6, seed))
     batch = make_batch(6, 3)
     _, carry, out = loss_and_grads(cfg, state, buffers, batch)
     assert len(set(carry.steps.tolist())) > 1
@@ -218,9 +218,9 @@ def test_clipping_equals_torch(max_norm):
 def test_the_step_clips_what_the_optimizer_gets():
     cfg, state, buffers = make(puzzle_emb_ndim=0)
     batch = make_batch()
-    state, out = train_step_with_outputs(cfg, state, buffers, batch)
+    state, out = train_step(cfg, state, buffers, batch)
     clipped = dataclasses.replace(cfg, optimizer=dataclasses.replace(cfg.optimizer, clip_grad_norm=1e-3))
-    new, out = train_step_with_outputs(clipped, state, buffers, batch)
+    new, out = train_step(clipped, state, buffers, batch)
     scaled = clip_gradients(out.grads, 1e-3)
     step, lr = torch.tensor([2.0, 0.01 * 2 / 3], dtype=torch.float64)
     expected, _ = OPTIMIZERS[cfg.optimizer.name].update(cfg.optimizer, state.weights, state.optimizer, scaled, step, lr)

@@ -16,8 +16,8 @@ from golden_cases import load_case
 
 from trm.backends import start
 from trm.config import HardwareConfig
-from trm.core.metrics import evaluation_names, named, training_names
-from trm.core.step import empty_carry, eval_step, loss_and_grads, train_step_with_outputs
+from trm.core.metrics import named, training_names
+from trm.core.step import empty_carry, eval_step, loss_and_grads, train_step
 
 
 @pytest.fixture(scope="module", params=["eager", "inductor", "xla", "gpu", "gpu_eager"])
@@ -58,7 +58,7 @@ def assert_close(name, ours, reference, tolerance):
 def run_training(case, runtime, num_steps):
     """Logs of each step as a dict of stacked arrays, the first and last logits, and the final state."""
     cfg = case.step_config
-    step = runtime.compile(functools.partial(train_step_with_outputs, cfg))
+    step = runtime.compile(functools.partial(train_step, cfg))
     state, buffers = case.state(), runtime.replicate(case.buffers())
     state = runtime.replicate(state._replace(carry=None))._replace(carry=runtime.shard(state.carry))
     logs, logits = [], {}
@@ -129,12 +129,11 @@ def test_evaluation_float64(golden_case, runtime):
     buffers = runtime.replicate(case.buffers())
     weights, table = runtime.replicate((model.weights, model.puzzle_embedding))
     carry = runtime.shard(empty_carry(arch, case.buffers(), len(case.arrays["eval/inputs"])))
-    sums = runtime.replicate(torch.zeros(len(evaluation_names()), dtype=arch.master_dtype))
     batch = runtime.shard_batch(case.eval_batch())
     worst = 0.0
     for i, (logits, q_halt) in enumerate(zip(case.arrays["eval/logits"], case.arrays["eval/q_halt_logits"], strict=True)):
-        carry, _, our_logits, our_q_halt = step(weights, buffers, table, carry, batch, sums)
-        our_logits, our_q_halt = runtime.fetch((our_logits, our_q_halt))
+        carry, out, _ = step(weights, buffers, table, carry, batch)
+        our_logits, our_q_halt = runtime.fetch((out.logits, out.q_halt))
         worst = max(worst, assert_close(f"eval/logits step {i + 1}", our_logits, logits, 1e-4))
         assert_close(f"eval/q_halt_logits step {i + 1}", our_q_halt, q_halt, 1e-4)
     print(f"{golden_case.name}: largest relative error of evaluation logits {worst:.1e}")

@@ -24,7 +24,7 @@ from trm.config import (
 )
 from trm.core.architecture import Architecture, architecture
 from trm.core.initial import init_buffers, with_latents
-from trm.core.metrics import evaluation_names, training_names
+from trm.core.metrics import training_names
 from trm.core.model import forward
 from trm.core.programs import train_program
 from trm.core.step import (
@@ -37,7 +37,6 @@ from trm.core.step import (
     loss_and_grads,
     reset_carry,
     train_step,
-    train_step_with_outputs,
 )
 from trm.run.checkpoint import flatten
 
@@ -116,8 +115,7 @@ def vector_norm(tensors):
 
 
 def named(sums):
-    names = training_names() if len(sums) == len(training_names()) else evaluation_names()
-    return dict(zip(names, sums.tolist(), strict=True))
+    return dict(zip(training_names(), sums.tolist(), strict=True))
 
 
 CASES = {
@@ -143,7 +141,7 @@ def test_training_equals_the_ordinary_trainer(case):
         batch = make_batch(seed=t, min_steps=[0, 2, 3, 0] if t % 2 else None, unlabelled=1.0 if t == 3 else 0.2)
         weight_norm = vector_norm(second.model.weights())
         loss = second.step(batch)
-        state, out = train_step_with_outputs(cfg, state, buffers, batch)
+        state, out = train_step(cfg, state, buffers, batch)
         sums = sums + out.sums
         np.testing.assert_allclose(out.loss, loss, rtol=1e-8)
         np.testing.assert_allclose(out.q_halt, second.q_halt, rtol=1e-6, atol=1e-9)
@@ -199,7 +197,7 @@ def test_first_batch_is_taken_whole():
     carry = empty_carry(cfg.arch, buffers, 4)
     assert carry.halted.all()
     batch = make_batch()
-    after = train_step(cfg, state, buffers, batch).carry
+    after = train_step(cfg, state, buffers, batch)[0].carry
     for name in ("inputs", "labels", "puzzle_identifiers"):
         assert torch.equal(getattr(after, name), batch[name])
     assert after.steps.tolist() == [1] * 4
@@ -214,7 +212,7 @@ def halting_steps(q_bias, min_steps=(0, 0, 0, 0), num_steps=3, **settings):
     state = state._replace(weights=state.weights | {"q_head.weight": torch.zeros(2, 8, dtype=torch.float64)})
     found = []
     for t in range(num_steps):
-        state = train_step(cfg, state, buffers, make_batch(seed=t, min_steps=min_steps))
+        state = train_step(cfg, state, buffers, make_batch(seed=t, min_steps=min_steps))[0]
         found.append(state.carry.halted.tolist())
     return np.array(found)
 
@@ -310,7 +308,7 @@ def test_no_gradient_through_the_continue_target():
 def test_metrics_cover_halted_rows_and_losses_cover_all():
     cfg, state, buffers = make(rows=4, q_bias=[5.0, 0.0])
     batch = make_batch(4, min_steps=[0, 2, 0, 2], unlabelled=0.0)
-    _, out = train_step_with_outputs(cfg, state, buffers, batch)
+    _, out = train_step(cfg, state, buffers, batch)
     right = out.logits.argmax(-1) == batch["labels"]
     metrics = named(out.sums)
     assert metrics["count"] == 2
@@ -326,7 +324,7 @@ def test_metrics_cover_halted_rows_and_losses_cover_all():
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_state_keeps_its_dtypes(dtype):
     cfg, state, buffers = make(dtype=dtype, act_continue=True)
-    after = train_step(cfg, state, buffers, make_batch())
+    after = train_step(cfg, state, buffers, make_batch())[0]
     assert pytree.tree_structure(state) == pytree.tree_structure(after)
     assert [(t.dtype, t.shape) for t in tensors_of(state)] == [(t.dtype, t.shape) for t in tensors_of(after)]
     assert {w.dtype for w in (*after.weights.values(), *after.ema.values(), *after.optimizer["v"].values())} == {torch.float32}
@@ -336,13 +334,12 @@ def test_state_keeps_its_dtypes(dtype):
 @pytest.mark.parametrize("act", [False, True])
 def test_steps_are_pure(act):
     cfg, state, buffers = make(act_continue=act)
-    state, batch = train_step(cfg, state, buffers, make_batch(seed=9)), make_batch()
-    sums = torch.zeros(len(evaluation_names()), dtype=torch.float64)
-    arguments = (state, buffers, batch, sums)
+    state, batch = train_step(cfg, state, buffers, make_batch(seed=9))[0], make_batch()
+    arguments = (state, buffers, batch)
     copies = [t.clone() for t in tensors_of(arguments)]
-    first = train_step_with_outputs(cfg, state, buffers, batch)
-    second = train_step_with_outputs(cfg, state, buffers, batch)
-    eval_step(cfg.arch, state.weights, buffers, state.puzzle_embedding, state.carry, batch, sums)
+    first = train_step(cfg, state, buffers, batch)
+    second = train_step(cfg, state, buffers, batch)
+    eval_step(cfg.arch, state.weights, buffers, state.puzzle_embedding, state.carry, batch)
     for ours, copy in zip(tensors_of(arguments), copies, strict=True):
         assert torch.equal(ours, copy)
     for a, b in zip(tensors_of(first), tensors_of(second), strict=True):
@@ -353,7 +350,7 @@ def test_steps_are_pure(act):
 def test_ema_off_stays_empty():
     cfg, state, buffers = make(ema=False)
     assert state.ema == {}
-    assert train_step(cfg, state, buffers, make_batch()).ema == {}
+    assert train_step(cfg, state, buffers, make_batch())[0].ema == {}
 
 
 # evaluation --------------------------------------------------------------------------------------------------------------------
@@ -361,10 +358,11 @@ def test_ema_off_stays_empty():
 
 def evaluate(cfg, state, buffers, batch, num_steps):
     carry = empty_carry(cfg.arch, buffers, len(batch["inputs"]))
-    zeros, results = torch.zeros(len(evaluation_names()), dtype=torch.float64), []
+    results, counted = [], (batch["labels"] != IGNORED).any(-1)
     for _ in range(num_steps):
-        carry, metrics, logits, q_halt = eval_step(cfg.arch, state.weights, buffers, state.puzzle_embedding, carry, batch, zeros)
-        results.append((carry, metrics, logits, q_halt))
+        carry, out, values = eval_step(cfg.arch, state.weights, buffers, state.puzzle_embedding, carry, batch)
+        sums = {"count": int(counted.sum())} | {name: value[counted].sum().item() for name, value in values.items()}
+        results.append((carry, sums, out.logits, out.q_halt))
     return results
 
 
@@ -372,13 +370,13 @@ def test_evaluation_equals_the_training_forward():
     cfg, state, buffers = make(q_bias=[-50.0, 0.0], n_sup=4, lr=0.0, puzzle_emb_lr=0.0)
     batch = make_batch(unlabelled=0.0)
     for _, metrics, logits, q_halt in evaluate(cfg, state, buffers, batch, 4):
-        state, out = train_step_with_outputs(cfg, state, buffers, make_batch(seed=5) if state.step else batch)
+        state, out = train_step(cfg, state, buffers, make_batch(seed=5) if state.step else batch)
         torch.testing.assert_close(logits, out.logits, rtol=1e-11, atol=1e-13)
         torch.testing.assert_close(q_halt, out.q_halt, rtol=1e-11, atol=1e-13)
         for name in ("lm_loss", "q_halt_loss"):
-            assert named(metrics)[name] == pytest.approx(named(out.sums)[name], rel=1e-10, abs=1e-12)
+            assert metrics[name] == pytest.approx(named(out.sums)[name], rel=1e-10, abs=1e-12)
     assert named(out.sums)["count"] == 4  # the last training step halts every row, so all metrics agree
-    for name, value in named(metrics).items():
+    for name, value in metrics.items():
         assert value == pytest.approx(named(out.sums)[name], rel=1e-10, abs=1e-12), name
 
 
@@ -389,7 +387,7 @@ def test_evaluation_never_halts(act):
     for step, (carry, metrics, _, _) in enumerate(results, 1):
         assert not carry.halted.any()
         assert carry.steps.tolist() == [step] * 4
-        assert named(metrics)["steps"] == 4 * step
+        assert metrics["steps"] == 4 * step
     assert not torch.equal(results[2][2], results[7][2])
 
 
@@ -401,7 +399,7 @@ def test_evaluation_metrics_by_hand():
     # make row 0 fully right, so that exact_accuracy counts something
     batch["labels"][0] = logits[0].argmax(-1)
     _, metrics, logits, q_halt = evaluate(cfg, state, buffers, batch, 2)[-1]
-    expected = dict.fromkeys(evaluation_names(), 0.0)
+    expected = dict.fromkeys(metrics, 0.0)
     for row in (0, 1, 3, 4):
         cells = [c for c in range(C) if batch["labels"][row, c] != IGNORED]
         right = [logits[row, c].argmax() == batch["labels"][row, c] for c in cells]
@@ -416,16 +414,7 @@ def test_evaluation_metrics_by_hand():
         expected["q_halt_loss"] += math.log1p(math.exp(-q if all(right) else q))
     assert expected["exact_accuracy"] >= 1
     for name, value in expected.items():
-        assert named(metrics)[name] == pytest.approx(float(value), rel=1e-9), name
-
-
-def test_evaluation_adds_to_the_sums_it_is_given():
-    cfg, state, buffers = make()
-    carry = empty_carry(cfg.arch, buffers, 4)
-    given_sums = torch.arange(len(evaluation_names()), dtype=torch.float64)
-    arguments = (cfg.arch, state.weights, buffers, state.puzzle_embedding, carry, make_batch())
-    alone, together = eval_step(*arguments, torch.zeros_like(given_sums))[1], eval_step(*arguments, given_sums)[1]
-    torch.testing.assert_close(together, alone + given_sums, rtol=1e-12, atol=0)
+        assert metrics[name] == pytest.approx(float(value), rel=1e-9), name
 
 
 @settings(deadline=None, max_examples=25)
@@ -441,9 +430,9 @@ def test_padded_rows_count_nowhere_and_disturb_nobody(padded, seed):
     mixed = {k: torch.where(mask.view(-1, *[1] * (full[k].ndim - 1)), garbage[k], full[k]) for k in full}
     mixed["labels"][mask] = IGNORED
     _, metrics, logits, q_halt = evaluate(cfg, state, buffers, mixed, 2)[-1]
-    assert named(metrics)["count"] == len(keep)
+    assert metrics["count"] == len(keep)
     if not keep:
-        assert not metrics.any()
+        assert not any(metrics.values())
         return
     alone = {k: full[k][keep] for k in full}
     _, alone_metrics, alone_logits, alone_q_halt = evaluate(cfg, state, buffers, alone, 2)[-1]
@@ -460,9 +449,9 @@ def test_the_step_reads_the_schedule_at_a_counter_that_starts_at_one():
     state = state._replace(weights=state.weights | {"f_unused": torch.ones(2, dtype=torch.float64)})
     zeros = {"f_unused": torch.zeros(2, dtype=torch.float64)}
     state = state._replace(optimizer={name: buffer | zeros for name, buffer in state.optimizer.items()})
-    after = train_step(cfg, state, buffers, batch)
+    after = train_step(cfg, state, buffers, batch)[0]
     np.testing.assert_allclose(after.weights["f_unused"], 1 - 0.1 / 10 * 2.0, rtol=1e-12)
-    after = train_step(cfg, after, buffers, batch)
+    after = train_step(cfg, after, buffers, batch)[0]
     np.testing.assert_allclose(after.weights["f_unused"], (1 - 0.02) * (1 - 0.04), rtol=1e-12)
 
 
@@ -474,16 +463,16 @@ def test_votes_to_stop_are_summed_over_all_rows_and_steps():
     for step, votes in enumerate(([0, 0, 0, 0], [0, 0, 1, 1], [0, 0, 1, 1])):
         current = step_function(current, buffers, make_batch(seed=step) | {"stop": torch.tensor(votes, dtype=torch.int32)})
     assert named(current[1])["stop_votes"] == 4
-    assert named(train_step_with_outputs(cfg, make()[1], buffers, make_batch())[1].sums)["stop_votes"] == 0
+    assert named(train_step(cfg, make()[1], buffers, make_batch())[1].sums)["stop_votes"] == 0
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_steps_with_a_loss_that_is_not_finite_are_counted(value):
     cfg, state, buffers = make(ema=False)
-    state, outputs = train_step_with_outputs(cfg, state, buffers, make_batch())
+    state, outputs = train_step(cfg, state, buffers, make_batch())
     assert named(outputs.sums)["nonfinite_steps"] == 0
     state = state._replace(weights=state.weights | {"lm_head": torch.full_like(state.weights["lm_head"], value)})
-    state, outputs = train_step_with_outputs(cfg, state, buffers, make_batch())
+    state, outputs = train_step(cfg, state, buffers, make_batch())
     assert named(outputs.sums)["nonfinite_steps"] == 1
 
 
@@ -498,6 +487,6 @@ def test_the_state_stays_laid_out_in_rows(model):
     rows = cfg.train.global_batch_size
     cells = torch.ones(rows, 16, dtype=torch.int32)
     batch = {"inputs": cells, "labels": cells, **dict.fromkeys(("puzzle_identifiers", "min_steps"), cells[:, 0].clone())}
-    after = train_step(StepConfig(arch, cfg.optimizer, cfg.ema.rate, 10), state, buffers, batch)
+    after = train_step(StepConfig(arch, cfg.optimizer, cfg.ema.rate, 10), state, buffers, batch)[0]
     for name, tensor in flatten(after).items():
         assert tensor.is_contiguous(), name

@@ -9,7 +9,6 @@ from thinking_fixtures import SIZES, architecture, puzzle, thoughts
 
 from trm.core.initial import init_buffers, init_weights
 from trm.core.losses import cell_cross_entropy
-from trm.core.metrics import evaluation_names
 from trm.core.step import empty_carry, eval_step
 from trm.core.variants import VARIANTS
 from trm.show.think import think
@@ -36,12 +35,11 @@ def evaluated(arch, weights, buffers, table, question):
         "labels": torch.full((1, len(question)), -100, dtype=torch.int32),
         "puzzle_identifiers": torch.zeros(1, dtype=torch.int32),
     }
-    carry, sums = empty_carry(arch, buffers, 1), torch.zeros(len(evaluation_names()), dtype=arch.master_dtype)
-    logits, q_halt = [], []
+    carry, logits, q_halt = empty_carry(arch, buffers, 1), [], []
     for _ in range(arch.recursion.n_sup):
-        carry, _, step_logits, step_q = eval_step(arch, weights, buffers, table, carry, batch, sums)
-        logits.append(step_logits[0])
-        q_halt.append(step_q[0])
+        carry, out, _ = eval_step(arch, weights, buffers, table, carry, batch)
+        logits.append(out.logits[0])
+        q_halt.append(out.q_halt[0])
     return torch.stack(logits), torch.stack(q_halt)
 
 

@@ -25,11 +25,12 @@ from tracking_fixtures import SUDOKU, evaluation, samples
 
 from trm.config import Config, TrackingConfig, register_schema
 from trm.core.initial import init_buffers, init_weights
-from trm.core.metrics import METRICS, Shown, evaluation_names, training_names
+from trm.core.metrics import METRICS, training_names
 from trm.core.programs import eval_program
 from trm.core.step import empty_carry
 from trm.ground.clock import Lap
 from trm.inference.samples import Samples
+from trm.inference.selection import over
 from trm.show.think import think
 from trm.tasks.sudoku.rules import BLANK
 from trm.tracking.evaluation import held_out
@@ -260,13 +261,13 @@ def test_steps_used_are_those_after_which_the_model_wants_to_halt():
     rows = {"inputs": np.where(np.random.default_rng(0).random(labels.shape) < 0.5, labels, BLANK), "labels": labels}
     rows["puzzle_identifiers"] = np.zeros(8, np.int32)
     batch = {name: torch.from_numpy(array) for name, array in rows.items()}
-    step = eval_program(arch, traced=True).function
-    carry, sums, shown, halts = empty_carry(arch, buffers, 8), torch.zeros(len(evaluation_names())), [], []
+    step, carry, shown = eval_program(arch).function, empty_carry(arch, buffers, 8), []
     for _ in range(arch.recursion.n_sup):
-        carry, sums, answers, (trace, _) = step(weights, buffers, None, carry, batch, sums)
-        shown.append(answers)
-        halts.append(trace.halts.numpy())
-    puzzles = held_out(Samples.of(rows, Shown(*map(torch.stack, zip(*shown, strict=True)))), SUDOKU)
+        carry, found = step(weights, buffers, None, carry, batch)
+        shown.append(found)
+    shown = over(lambda *values: torch.stack(values).numpy(), *shown)
+    halts = shown.halting > 0
+    puzzles = held_out(Samples.of(rows, shown), SUDOKU)
     first = np.where(np.any(halts, axis=0), np.argmax(halts, axis=0), arch.recursion.n_sup - 1)
     assert set(first) == {0, 1, 2, 3}, "the cases that matter"
     assert [p.steps_used for p in puzzles] == (first + 1).tolist()

@@ -19,8 +19,7 @@ from trm.cli import compose
 from trm.config import HardwareConfig
 from trm.core.initial import init_buffers, init_weights, with_latents
 from trm.core.latents import STD_OF_CUT_NORMAL
-from trm.core.metrics import evaluation_names
-from trm.core.step import empty_carry, eval_step, train_step, train_step_with_outputs
+from trm.core.step import empty_carry, eval_step, train_step
 from trm.core.variants import VARIANTS
 from trm.errors import ConfigError
 
@@ -65,7 +64,7 @@ def test_training_equals_the_row_by_row_trainer(case):
     for t in range(6):
         batch = make_batch(seed=t, min_steps=[0, 2, 3, 0])
         loss = second.step(batch)
-        state, out = train_step_with_outputs(cfg, state, buffers, batch)
+        state, out = train_step(cfg, state, buffers, batch)
         assert out.loss.item() == pytest.approx(loss, rel=1e-7)
         assert out.q_halt.tolist() == pytest.approx([row["q"] for row in second.rows], rel=1e-6, abs=1e-8)
         assert state.carry.halted.tolist() == [row["halted"] for row in second.rows]
@@ -84,7 +83,7 @@ def test_training_equals_the_row_by_row_trainer(case):
 def test_the_average_is_the_weights_until_it_begins():
     cfg, state, buffers = made(ema_start=2)
     for t in range(3):
-        state, _ = train_step_with_outputs(cfg, state, buffers, make_batch(seed=t))
+        state, _ = train_step(cfg, state, buffers, make_batch(seed=t))
         same = all(torch.equal(state.ema[name], weight) for name, weight in state.weights.items())
         assert same == (t < 2)
 
@@ -113,14 +112,13 @@ def test_evaluation_runs_the_first_copy_and_its_noise_is_of_the_puzzle():
     cfg, state, buffers = made(**EQR, num_hypotheses=3)
     batch = make_batch(4)
     one = dataclasses.replace(cfg.arch, latents=dataclasses.replace(cfg.arch.latents, num_hypotheses=1))
-    sums = torch.zeros(len(evaluation_names()), dtype=torch.float64)
 
     def logits(arch, rows):
         carry = empty_carry(arch, buffers, len(rows))
         part = {name: values[rows] for name, values in batch.items()} | {"rows": torch.tensor(rows)}
         for _ in range(2):
-            carry, _, found, _ = eval_step(arch, state.weights, buffers, None, carry, part, sums)
-        return found
+            carry, out, _ = eval_step(arch, state.weights, buffers, None, carry, part)
+        return out.logits
 
     whole = logits(cfg.arch, [0, 1, 2, 3])
     assert torch.equal(whole, logits(one, [0, 1, 2, 3]))
@@ -160,8 +158,8 @@ def test_compiled_it_computes_the_same(case, runtime):
     ours = runtime.replicate(state._replace(carry=None))._replace(carry=runtime.shard(state.carry))
     for t in range(2):
         batch = make_batch(seed=t, min_steps=[0, 2, 3, 0])
-        ours = step(ours, runtime.replicate(buffers), runtime.shard_batch({name: b.numpy() for name, b in batch.items()}))
-        state = train_step(cfg, state, buffers, batch)
+        ours, _ = step(ours, runtime.replicate(buffers), runtime.shard_batch({name: b.numpy() for name, b in batch.items()}))
+        state = train_step(cfg, state, buffers, batch)[0]
     for found, wanted in zip(pytree.tree_leaves(runtime.fetch(ours)), pytree.tree_leaves(state), strict=True):
         if found is not None:
             torch.testing.assert_close(found, wanted, rtol=1e-6, atol=1e-9)
@@ -226,6 +224,6 @@ def test_the_tutorial_says_how_to_add_a_variant(monkeypatch):
         assert set(state.carry.latents) == {"z_H", "z_L", "z_E"}
         losses = []
         for _ in range(10):
-            state, out = train_step_with_outputs(cfg, state, buffers, make_batch(seed=1, unlabelled=0))
+            state, out = train_step(cfg, state, buffers, make_batch(seed=1, unlabelled=0))
             losses.append(out.loss.item())
         assert losses[-1] < losses[0]

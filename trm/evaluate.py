@@ -26,16 +26,14 @@ import itertools
 import json
 import logging
 import sys
-import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
-from numpy.typing import NDArray
 
 from trm.backends import Runtime
 from trm.backends.machine import surroundings
@@ -44,35 +42,29 @@ from trm.config import InferenceConfig, flatten, to_plain, way_keys
 from trm.config.groups import group_options
 from trm.config.overrides import as_typed
 from trm.config.refusals import one_line
-from trm.data.loader import EvalLoader
+from trm.core.metrics import Predictions
+from trm.data.build import held_out_puzzles
+from trm.data.loader import Batch, EvalLoader
 from trm.errors import EXIT_PREEMPTED, ConfigError, RunFailure, UserError
 from trm.ground.launch import start_ranks
 from trm.ground.progress import Progress
 from trm.ground.rank import process_rank, refuse_other_starters
 from trm.ground.signals import StopSignal
 from trm.inference.caveats import caveats_of
-from trm.inference.compute import by_difficulty, pareto, with_intervals
+from trm.inference.compute import by_difficulty, pareto
 from trm.inference.cost import cost, seconds_per_puzzle
-from trm.inference.evaluator import (
-    EvalResult,
-    EvaluationStopped,
-    FullEvaluator,
-    Trace,
-    held_out_loader,
-    make_evaluator,
-    progress_of,
-)
+from trm.inference.evaluator import EvalResult, EvaluationStopped, See, make_evaluator
+from trm.inference.selection import select
 from trm.run.experiment import on_devices, started
 from trm.run.failures import not_finite
 from trm.run.revision import code
 from trm.run.saved import SavedRun, check_test_puzzles, open_run, split_arguments
-from trm.show.curves import write_difficulty, write_frontier
+from trm.show.curves import write_table
 from trm.show.files import write_files
 from trm.tasks.base import task_of
 from trm.tasks.pairs import PairsTask
 
 OUT_FOLDER = "evaluation"  # of the run folder
-OUT_FILE = "evaluation.json"  # of one evaluation
 
 
 def main(arguments: list[str]) -> None:
@@ -118,8 +110,8 @@ def _evaluate(path: Path, overrides: list[str], out: Path | None, stop: Callable
 
 def _once(run: SavedRun, folder: Path | None, stop: Callable[[], bool]) -> None:
     """One evaluation: a line for each metric; it is written into the folder with what its votes come to."""
-    runtime = started(run.cfg)
-    result, caveats, digest = _evaluated(run, runtime, stop)
+    runtime, label = started(run.cfg), run.cfg.inference.name
+    result, caveats, loader = _evaluated(run, runtime, stop)
     if not runtime.is_main:
         return
     print(f"step {run.meta.step}, {'EMA' if run.uses_ema else 'training'} weights, {result.work.seconds:.1f} s")
@@ -133,52 +125,56 @@ def _once(run: SavedRun, folder: Path | None, stop: Callable[[], bool]) -> None:
     for caveat in caveats:
         print(f"  to be read with care: {caveat}")
     if folder is not None:
-        row, way = _row(run, result, run.cfg.inference.name), {run.cfg.inference.name: _settings(run)}
-        facts = _facts(run, runtime, int(result.final["count"]), caveats, result.work.seconds) | {
-            "test_digest": digest,
-            "ways": way,
-            "by_step": result.by_step,
-        }
-        files = {OUT_FILE: json.dumps({**facts, "rows": [row]}, indent=1, sort_keys=True) + "\n"}
+        facts = _facts(run, runtime, int(result.final["count"]), caveats, result.work.seconds, loader)
+        rows = _rows(run, result, label)
+        names = write_table(folder, "evaluation", rows, facts | {"ways": {label: _settings(run)}}, result.shown_names, told=False)
         if result.ballots is not None:
             print("  votes are those of this checkpoint alone")
-            files |= result.ballots.documents()
-        write_files("--out", folder, {folder / name: text for name, text in files.items()})
-        for name in files:
+            documents = result.ballots.documents()
+            write_files("--out", folder, {folder / name: text for name, text in documents.items()})
+            names = [*names, *documents]
+        for name in names:
             print(f"written: {folder / name}")
     print(json.dumps({"checkpoint_step": run.meta.step, **result.final, **costs}, sort_keys=True))
 
 
-def _evaluated(run: SavedRun, runtime: Runtime, stop: Callable[[], bool]) -> tuple[EvalResult, list[str], str]:
-    """The result, what changes how it may be read, and the test puzzles' digest. Compiling is no part of its seconds."""
+def _evaluated(
+    run: SavedRun, runtime: Runtime, stop: Callable[[], bool], see: See | None = None
+) -> tuple[EvalResult, list[str], EvalLoader]:
+    """The result, what changes how it may be read, and the test puzzles. Compiling is no part of its seconds."""
     evaluator = make_evaluator(run.cfg, runtime, on_devices(run.arch, runtime), run.buffers)
     caveats = check_test_puzzles(run, evaluator.loader.dataset) + caveats_of(run.cfg)
     weights, table = runtime.replicate((run.eval_weights, run.puzzle_embedding))
     candidates = run.cfg.inference.candidates
     several = f" x {candidates} candidates ({run.cfg.inference.name})" if candidates > 1 else ""
-    _announce(run, runtime, f"{evaluator.loader.num_puzzles} puzzles{several}")
+    if runtime.is_main:
+        print(f"{run.folder}: {evaluator.loader.num_puzzles} puzzles{several} on {runtime.describe()}", flush=True)
     evaluator.prepare(weights, table)
-    result = evaluator.run(weights, table, stop)
+    result = evaluator.run(weights, table, stop, see)
     if wrong := not_finite(result.final):
         raise RunFailure(
             f"{run.folder}: the evaluation is not finite ({wrong}), so its accuracy says nothing: use another checkpoint"
         )
     if result.ballots and (remark := result.ballots.remark()):
         caveats.append(remark)
-    return result, caveats, evaluator.loader.dataset.digest()
+    return result, caveats, evaluator.loader
 
 
-def _row(run: SavedRun, result: EvalResult, label: str) -> dict[str, Any]:
-    """What a record has of an evaluation; `label` names its way of inference."""
-    return {
-        "inference": label,
-        "supervision_steps": run.cfg.inference_steps,
-        "selection": run.cfg.inference.selection,
-        **cost(result.work, run.cfg, run.arch),
-        "seconds_per_puzzle": seconds_per_puzzle(result.work),
-        "oracle_exact_accuracy": result.final["exact_accuracy"],  # of one candidate
-        **result.final,
-    }
+def _rows(run: SavedRun, result: EvalResult, label: str) -> list[dict[str, Any]]:
+    """The lines of a table: an evaluation as it is after each supervision step, the last of which is its result.
+
+    `label` names its inference.
+    """
+    whole, rows = cost(result.work, run.cfg, run.arch), list[dict[str, Any]]()
+    for steps, (metrics, row_steps) in enumerate(zip(result.by_step, result.row_steps, strict=True), start=1):
+        share = row_steps / max(result.work.row_steps, 1)
+        costs = {name: value if name == "candidates" else value * share for name, value in whole.items()}
+        told = {"inference": label, "supervision_steps": steps, "selection": run.cfg.inference.selection}
+        rows.append(
+            {**told, **costs, "oracle_exact_accuracy": metrics["exact_accuracy"], **metrics}
+        )  # the oracle's of one candidate
+    rows[-1] |= {**whole, "seconds_per_puzzle": seconds_per_puzzle(result.work)}
+    return rows
 
 
 def _settings(run: SavedRun) -> dict[str, Any]:
@@ -223,17 +219,17 @@ def _rungs(run: SavedRun, path: Path, overrides: list[str]) -> tuple[list[SavedR
 
 
 def _frontier(runs: list[SavedRun], left_out: list[str], out: Path | None, stop: Callable[[], bool]) -> None:
-    """Several ways one after the other: accuracy against FLOPs a puzzle."""
+    """Several ways of inference one after the other: accuracy against FLOPs a puzzle."""
     folder, runtime, rows, told, seconds = _out_folder(runs[0], out), started(runs[0].cfg), list[dict[str, Any]](), list[str](), 0.0
     if any(run.cfg.inference.ladder for run in runs):
         raise ConfigError("inference=frontier is a ladder by itself: leave --multirun out, or name single ways")
-    stopped, names, digest, ways = False, tuple[str, ...](), "", dict[str, dict[str, Any]]()
+    stopped, names, ways = False, tuple[str, ...](), dict[str, dict[str, Any]]()
     labels = _labels([run.cfg.inference for run in runs])
     for text in left_out if runtime.is_main else ():
         print(text)
     for label, run in zip(labels, runs, strict=True):
         try:
-            result, caveats, digest = _evaluated(run, runtime, stop)
+            result, caveats, loader = _evaluated(run, runtime, stop)
         except EvaluationStopped:
             if not rows:
                 raise
@@ -243,13 +239,12 @@ def _frontier(runs: list[SavedRun], left_out: list[str], out: Path | None, stop:
         seconds, names = seconds + result.work.seconds, result.shown_names
         told += [caveat for caveat in caveats if caveat not in told]
         ways[label] = _settings(run)
-        rows.append(_row(run, result, label))
+        rows.append(_rows(run, result, label)[-1])
     if folder is not None:
-        facts = _facts(runs[0], runtime, rows[0]["count"], told, seconds)
-        facts |= {"left_out": left_out, "test_digest": digest, "ways": ways}
+        facts = _facts(runs[0], runtime, rows[0]["count"], told, seconds, loader) | {"left_out": left_out, "ways": ways}
         for caveat in told:
             print(f"  to be read with care: {caveat}")
-        write_frontier(folder, with_intervals(pareto(rows)), facts, names)
+        write_table(folder, "frontier", pareto(rows), facts, names)
     if stopped:
         raise EvaluationStopped
 
@@ -272,59 +267,31 @@ def _difficulty(run: SavedRun, out: Path | None, stop: Callable[[], bool]) -> No
     task = task_of(run.cfg.data)
     if task.difficulty_words is None:
         raise ConfigError(f"evaluate.by_difficulty: there is no measure of how hard a {task.title} is: leave it out")
-    folder = _out_folder(run, out)
-    seen = _traced(run, stop)
-    if seen.loader.task is None:
+    folder, runtime, parts = _out_folder(run, out), started(run.cfg), dict[str, list[Any]]()
+    if held_out_puzzles(run.cfg.data).task is None:
         raise ConfigError(
             f"evaluate.by_difficulty: data.path={run.cfg.data.path} holds no {task.title}: give the run's own puzzles"
         )
-    scores = {"exact_accuracy": seen.trace.exact[-1], **seen.loader.scores(seen.trace.predictions, 0)}
-    rows = by_difficulty(task.difficulty(seen.questions, seen.labels), scores)
+
+    def see(found: Predictions, puzzles: Batch) -> None:
+        winner, _, then = select(found, run.cfg.inference, run.cfg.inference_steps - 1)
+        every, (questions, labels) = np.arange(len(winner)), (puzzles["inputs"], puzzles["labels"])
+        scores = task.scores(questions, labels, then.answers[every, winner]) if task.score_names else {}
+        exact = then.values["exact_accuracy"][every, winner]
+        for name, values in {"difficulty": task.difficulty(questions, labels), "exact_accuracy": exact, **scores}.items():
+            parts.setdefault(name, []).append(values)
+
+    result, caveats, loader = _evaluated(run, runtime, stop, see)
+    scores = {name: np.concatenate(values) for name, values in parts.items()}
+    rows = by_difficulty(scores.pop("difficulty"), scores)
     if folder is not None:
-        write_difficulty(folder, rows, seen.facts | {"difficulty": task.difficulty_words})
+        for caveat in caveats:
+            print(f"  to be read with care: {caveat}")
+        facts = _facts(run, runtime, loader.num_puzzles, caveats, result.work.seconds, loader)
+        write_table(folder, "by_difficulty", rows, facts | {"difficulty": task.difficulty_words}, result.score_names)
 
 
-@dataclass(frozen=True)
-class _Seen:
-    """A traced pass over N puzzles of C cells."""
-
-    loader: EvalLoader
-    questions: NDArray[np.int32]  # [N, C]
-    labels: NDArray[np.int32]  # [N, C]
-    result: EvalResult
-    trace: Trace
-    facts: dict[str, Any]  # for the record
-
-
-def _traced(run: SavedRun, stop: Callable[[], bool]) -> _Seen:
-    """A traced pass over the puzzles, of one candidate each and all supervision steps."""
-    runtime, way = started(run.cfg), run.cfg.inference
-    loader = held_out_loader(run.cfg, runtime, copies=1, way=way)
-    caveats = check_test_puzzles(run, loader.dataset)
-    evaluator = FullEvaluator(
-        runtime,
-        on_devices(run.arch, runtime),
-        run.buffers,
-        loader,
-        run.cfg.inference_steps,
-        progress_of(run.cfg, runtime),
-        way,
-        traced=True,
-    )
-    weights, table = runtime.replicate((run.eval_weights, run.puzzle_embedding))
-    _announce(run, runtime, f"{loader.num_puzzles} puzzles")
-    for caveat in caveats if runtime.is_main else ():
-        print(f"  to be read with care: {caveat}")
-    evaluator.prepare(weights, table)
-    began = time.perf_counter()  # without compiling
-    result, trace = evaluator.trace(weights, table, stop)
-    facts = _facts(run, runtime, loader.num_puzzles, caveats, time.perf_counter() - began)
-    facts["test_digest"] = loader.dataset.digest()
-    rows = loader.rows(0, loader.num_rows)
-    return _Seen(loader, rows["inputs"], rows["labels"], result, trace, facts)
-
-
-def _facts(run: SavedRun, runtime: Runtime, puzzles: int, caveats: list[str], seconds: float) -> dict[str, Any]:
+def _facts(run: SavedRun, runtime: Runtime, puzzles: int, caveats: list[str], seconds: float, loader: EvalLoader) -> dict[str, Any]:
     """What a record says beside its rows."""
     return {
         "run_name": run.cfg.run_name,
@@ -332,6 +299,7 @@ def _facts(run: SavedRun, runtime: Runtime, puzzles: int, caveats: list[str], se
         "weights": "EMA" if run.uses_ema else "training",
         "data": run.cfg.data.name,
         "puzzles": puzzles,
+        "test_digest": loader.dataset.digest(),
         "caveats": caveats,
         "supervision_steps_in_training": run.meta.config["recursion"]["n_sup"],
         "runtime": runtime.describe(),
@@ -339,11 +307,6 @@ def _facts(run: SavedRun, runtime: Runtime, puzzles: int, caveats: list[str], se
         "code": code(),
         "seconds": round(seconds, 1),
     }
-
-
-def _announce(run: SavedRun, runtime: Runtime, what: str) -> None:
-    if runtime.is_main:
-        print(f"{run.folder}: {what} on {runtime.describe()}", flush=True)
 
 
 def _out_folder(run: SavedRun, out: Path | None) -> Path | None:

@@ -38,6 +38,7 @@ from scipy.special import expit
 from trm.backends import start
 from trm.cli import options
 from trm.config import HardwareConfig
+from trm.core.metrics import Predictions
 from trm.data.build import held_out_puzzles
 from trm.data.format import Dataset, Metadata, load_catalogue
 from trm.data.loader import EvalLoader
@@ -45,7 +46,8 @@ from trm.data.puzzle_text import questions_in, text_of, unlikeness
 from trm.errors import ConfigError, DataError
 from trm.ground.files import read_json
 from trm.inference.caveats import caveats_of
-from trm.inference.evaluator import EvalResult, make_evaluator
+from trm.inference.evaluator import EvalResult, See, make_evaluator
+from trm.inference.selection import select, votes
 from trm.run.saved import SavedRun, check_test_puzzles, is_override, open_run, published, split_arguments
 from trm.show.animation import animation
 from trm.show.files import write_files
@@ -116,14 +118,14 @@ def _print_json(task: Task, puzzle: Puzzle, answer: NDArray[np.integer], words: 
     print(json.dumps({**own, "verdict": task.verdict(puzzle.question, answer), "how": words}), flush=True)
 
 
-def evaluated(run: SavedRun, dataset: Dataset, number: int = 0) -> tuple[EvalResult, EvalLoader]:
-    """The evaluation of one puzzle of a dataset, as the run's settings say, and its candidates.
+def evaluated(run: SavedRun, dataset: Dataset, number: int = 0, see: See | None = None) -> tuple[EvalResult, EvalLoader]:
+    """The evaluation of one puzzle of a dataset, as the run's settings say, and its candidates, whose predictions `see` is given.
 
     It is made on the CPU, where one puzzle is solved before a step were compiled.
     """
     runtime = start(HardwareConfig(name="cpu", backend="eager", dtype=run.cfg.hardware.dtype))
-    evaluator = make_evaluator(run.cfg, runtime, run.arch, run.buffers, only=(dataset, number), keep=True)
-    return evaluator.run(run.eval_weights, run.puzzle_embedding), evaluator.loader
+    evaluator = make_evaluator(run.cfg, runtime, run.arch, run.buffers, only=(dataset, number))
+    return evaluator.run(run.eval_weights, run.puzzle_embedding, see=see), evaluator.loader
 
 
 @dataclass(frozen=True)
@@ -147,10 +149,11 @@ class Course:
 
 def solved(run: SavedRun, dataset: Dataset, number: int) -> tuple[NDArray[np.integer], Course, str]:
     """The answer to a puzzle of a dataset, the course of the candidate who gave it, and words that say so."""
-    result, loader = evaluated(run, dataset, number)
-    way, task, found = run.cfg.inference, task_of(run.cfg.data), result.chosen
-    assert found is not None
-    winner, steps, votes = int(found.winner[0]), int(found.steps[0]), int(found.votes[0])
+    seen, way, task = list[Predictions](), run.cfg.inference, task_of(run.cfg.data)
+    result, loader = evaluated(run, dataset, number, lambda found, _: seen.append(found))
+    winners, _, candidates = select(seen[0], way, run.cfg.inference_steps - 1)
+    winner = int(winners[0])
+    steps = int(candidates.values["steps"][0, winner])
     rows, copy = loader.rows(0, way.candidates), winner // way.particles
     drawn = task.symmetry.draw(run.cfg.data.seed, np.array([number]), np.array([copy])) if copy and task.symmetry else None
     course = Course(rows["inputs"][winner], int(rows["rows"][winner]) if "rows" in rows else 0, steps, drawn)
@@ -158,9 +161,9 @@ def solved(run: SavedRun, dataset: Dataset, number: int) -> tuple[NDArray[np.int
     if way.candidates > 1:
         words = (
             f"candidate {winner + 1} of {way.candidates} answers (inference.selection={way.selection}), after {steps} supervision "
-            f"steps; {votes} gave this grid"
+            f"steps; {votes(candidates)[0, winner]} gave this grid"
         )
-    return found.answers[0], course, words
+    return candidates.answers[0, winner], course, words
 
 
 def _shown(run: SavedRun, puzzle: Puzzle, course: Course, *, watch: bool) -> list[Frame]:

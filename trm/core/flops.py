@@ -20,7 +20,7 @@ from trm.core.architecture import Architecture, Weights
 from trm.core.attention import scores
 from trm.core.curriculum import Stage
 from trm.core.initial import init_buffers
-from trm.core.metrics import evaluation_names, training_names
+from trm.core.metrics import training_names
 from trm.core.programs import Current, eval_program, train_program
 from trm.core.recursion import Networks
 from trm.core.step import Batch, Carry, StepConfig, empty_carry, eval_step, init_state, loss_and_grads
@@ -48,7 +48,6 @@ class EvalArguments(NamedTuple):
     puzzle_embedding: Tensor | None
     carry: Carry
     batch: Batch
-    sums: Tensor
 
 
 def train_arguments(cfg: Config, arch: Architecture, *, votes: bool = False) -> TrainArguments:
@@ -68,9 +67,8 @@ def eval_arguments(cfg: Config, arch: Architecture, rows: int) -> EvalArguments:
         buffers = init_buffers(arch, cfg.seed)
         state = init_state(cfg, arch, buffers)
         carry = empty_carry(arch, buffers, rows)
-    sums = torch.empty(len(evaluation_names()), dtype=arch.master_dtype, device="meta")
     trees = _to_meta((state.ema or state.weights, buffers, state.puzzle_embedding, carry))
-    return EvalArguments(*trees, _batch(arch, rows), sums)
+    return EvalArguments(*trees, _batch(arch, rows))
 
 
 def _to_meta(tree: T) -> T:

@@ -9,7 +9,7 @@ from __future__ import annotations  # torch.compile cannot evaluate the annotati
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -80,11 +80,6 @@ def training_names() -> tuple[str, ...]:
     return ("count", *METRICS, "rows", "q_continue_loss", "nonfinite_steps", "stop_votes", "failure_votes", *NORMS)
 
 
-def evaluation_names() -> tuple[str, ...]:
-    """The sums of an evaluation step in their order in a vector [M]: over the `count` puzzles that have labels."""
-    return ("count", *METRICS, "stop_votes")
-
-
 def named(names: tuple[str, ...], sums: Tensor) -> dict[str, float]:
     """A vector of sums on the host as numbers by name."""
     return dict(zip(names, sums.tolist(), strict=True))
@@ -100,46 +95,32 @@ def wants_to_halt(arch: Architecture, q_halt: Tensor, q_continue: Tensor) -> Ten
     return halting_logit(arch, q_halt, q_continue) > 0
 
 
-class RowResults(NamedTuple):
-    """Results of one supervision step for each row."""
-
-    values: dict[str, Tensor]  # [B] each, by METRICS
-    exact: Tensor  # [B] bool, every labelled cell is right
-    labelled: Tensor  # [B] bool, the row has labelled cells (padding has none)
-
-
 def cross_entropy(arch: Architecture, logits_BCV: Tensor, labels_BC: Tensor) -> Tensor:
     """The loss of each row's cells, [B], the mean over its labelled cells, as the settings have it."""
     return cell_cross_entropy(logits_BCV, labels_BC, arch.model.loss, arch.loss_dtype, arch.objective.label_smoothing)
 
 
-def row_results(arch: Architecture, out: Output, inputs_BC: Tensor, labels_BC: Tensor, steps: Tensor) -> RowResults:
-    """Losses, correctness and every other metric of each row."""
+def row_metrics(arch: Architecture, out: Output, inputs_BC: Tensor, labels_BC: Tensor, steps: Tensor) -> dict[str, Tensor]:
+    """Losses, correctness and every other metric of each row, [B] each, by METRICS."""
     labelled = labels_BC != IGNORE_LABEL
     right = labelled & (out.logits.argmax(-1) == labels_BC)
-    num_labelled = labelled.sum(-1)
-    exact = right.sum(-1) == num_labelled
+    exact = right.sum(-1) == labelled.sum(-1)
     rows = StepRows(arch, out, inputs_BC, labels_BC, steps, labelled, right, exact)
-    return RowResults({name: metric.of(rows) for name, metric in METRICS.items()}, exact, num_labelled > 0)
+    return {name: metric.of(rows) for name, metric in METRICS.items()}
 
 
-def _sums(arch: Architecture, values: dict[str, Tensor], counted: Tensor, everywhere: Tensor | None) -> dict[str, Tensor]:
-    """Sums of the rows' metrics: over those in `counted` [B] bool, of metrics of every row over `everywhere` (None = all)."""
+def training_sums(values: dict[str, Tensor], counted: Tensor, q_continue_loss: Tensor, stop: Tensor | None) -> dict[str, Tensor]:
+    """Those of `training_names` that are sums over the program's rows, from the metrics of each row.
+
+    `counted` [B] are the rows that halted and have labels; `stop` [B] are the votes of several hosts.
+    """
     sums = {"count": counted.sum()}
     for name, value in values.items():
-        among = everywhere if METRICS[name].every_row else counted
-        sums[name] = value.sum() if among is None else torch.where(among, value, 0).sum()
-    return sums
-
-
-def training_sums(
-    arch: Architecture, rows: RowResults, halted: Tensor, q_continue_loss: Tensor, stop: Tensor | None
-) -> dict[str, Tensor]:
-    """Those of `training_names` that are sums over the program's rows. `stop` [B] are the votes of several hosts."""
+        sums[name] = value.sum() if METRICS[name].every_row else torch.where(counted, value, 0).sum()
     votes = [torch.zeros_like(q_continue_loss) if stop is None else (stop >= vote).sum() for vote in (STOP, FAILED)]
     return {
-        **_sums(arch, rows.values, halted & rows.labelled, None),
-        "rows": torch.ones_like(halted, dtype=torch.int32).sum(),
+        **sums,
+        "rows": torch.ones_like(counted, dtype=torch.int32).sum(),
         "q_continue_loss": q_continue_loss,
         **dict(zip(("stop_votes", "failure_votes"), votes, strict=True)),
     }
@@ -151,55 +132,39 @@ def training_vector(arch: Architecture, sums: dict[str, Tensor], norms: list[Ten
     # torch_xla's isfinite compares with a float64 scalar, which a TPU has to emulate
     nonfinite = ~(loss.abs() < torch.full_like(loss, torch.inf))
     values = {**sums, "nonfinite_steps": nonfinite, **dict(zip(NORMS, norms, strict=True))}
-    return _stacked(arch, [values[name] for name in training_names()])
+    return torch.stack([values[name].to(arch.master_dtype) for name in training_names()]).detach()
 
 
-def evaluation_sums(arch: Architecture, rows: RowResults, counted: Tensor, stop: Tensor | None = None) -> Tensor:
-    """The vector [M] of `evaluation_names`, over the rows in `counted` [B] bool that have labels."""
-    counted = counted & rows.labelled
-    sums = _sums(arch, rows.values, counted, counted)
-    votes = torch.zeros_like(sums["count"]) if stop is None else (stop >= STOP).sum()
-    return _stacked(arch, [*sums.values(), votes])
+class Predictions(NamedTuple):
+    """What a model says of candidates for puzzles' answers after supervision steps: the one record that evaluations yield.
 
-
-def _stacked(arch: Architecture, sums: list[Tensor]) -> Tensor:
-    return torch.stack([value.to(arch.master_dtype) for value in sums]).detach()
-
-
-# what is kept of rows
-
-
-class Shown(NamedTuple):
-    """Answers for the first K rows of a batch, or the first K puzzles; with a leading axis [S] after each supervision step."""
-
-    predictions: Tensor  # [K, C] int32
-    confidence: Tensor  # [K, C] in the loss dtype
-    q_halt: Tensor  # [K] `halting_logit`
-
-
-def shown_rows(arch: Architecture, logits_BCV: Tensor, q_halt_B: Tensor, every: int = 1) -> Shown:
-    """What is shown of a supervision step's answers: the first rows of the batch, at most MOST_SAMPLES, of puzzles with `every`
-    candidates their first ones. `first_shown` has to pick them where the program does not see the whole batch.
-
-    `q_halt_B` is their `halting_logit`.
+    On the devices it is of one step of the B rows of a batch, by tensors; on the host by arrays, which mostly have an axis [S] of
+    supervision steps before. None is a field that nobody asks for.
     """
-    step = every if arch.share.count == 1 else 1
-    logits, q_halt_B = (rows[: every * MOST_SAMPLES : step] for rows in (logits_BCV, q_halt_B))
-    predictions = logits.argmax(-1)
-    log_shares = log_probabilities(logits.to(arch.loss_dtype), arch.model.loss)
-    confidence = log_shares.gather(-1, predictions.unsqueeze(-1)).squeeze(-1).exp()
-    return Shown(predictions.to(torch.int32), confidence, q_halt_B)
+
+    values: dict[str, Any]  # [B] each, by METRICS
+    halting: Any  # [B] `halting_logit`: above 0 the model wants to stop
+    q_halt: Any  # [B]
+    answers: Any = None  # [B, C] int32, the most probable tokens
+    confidence: Any = None  # [K, C] in the loss dtype, 0..1: the probability of the answers that are shown
+    change: Any = None  # [B] of the logits since the step before
+    stop: Any = None  # scalar: rows of hosts that want to stop
+    candidate: Any = None  # [B] int64, with early exit: whose predictions they are
+    halted: Any = None  # [B] int32, with early exit: 1 where it was the candidate's last step
 
 
-def first_shown(arch: Architecture, shown: Shown, every: int = 1) -> Shown:
-    """Those of `shown_rows` that are shown, where each of several programs has said what its own first rows may add."""
-    return shown if arch.share.count == 1 else Shown(*(rows[: every * MOST_SAMPLES : every] for rows in shown))
+def predictions(arch: Architecture, out: Output, own: Predictions, every: int, stop: Tensor | None = None) -> Predictions:
+    """The predictions of all rows of the batch in a supervision step, `own` with the answers and what is shown of them.
 
-
-class RowTrace(NamedTuple):
-    """What one supervision step says of every row; over the batches of a pass joined, and on the CPU, in a `Trace`."""
-
-    values: dict[str, Tensor]  # [B] each, by METRICS
-    halts: Tensor  # [B] bool, the model wants to stop
-    q_halt: Tensor  # [B]
-    change: Tensor | None  # [B] of the logits since the step before, where a selection asks for it
+    `stop` [B] are the votes of several hosts. Shown are the first rows of the batch, at most MOST_SAMPLES, of puzzles with `every`
+    candidates their first ones; each of several programs says what its own first rows may add. No field is the same tensor as
+    another result of the step: torch_xla would return fewer tensors, and of several devices each has all predictions, but its own
+    rows of the carry.
+    """
+    answers, alone = out.logits.argmax(-1), arch.share.count == 1
+    rows = slice(0, every * MOST_SAMPLES, every if alone else 1)
+    log_shares = log_probabilities(out.logits[rows].to(arch.loss_dtype), arch.model.loss)
+    confidence = log_shares.gather(-1, answers[rows].unsqueeze(-1)).squeeze(-1).exp()
+    votes = None if stop is None else (stop >= STOP).sum()
+    votes, found = arch.share.exchange(votes, own._replace(answers=answers.to(torch.int32), confidence=confidence))
+    return found._replace(stop=votes, confidence=found.confidence if alone else found.confidence[: every * MOST_SAMPLES : every])

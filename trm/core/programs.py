@@ -8,16 +8,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor
 
 from trm.config import InferenceConfig
 from trm.core.architecture import Architecture, Weights
 from trm.core.candidates import change, prepared, resampled
-from trm.core.metrics import RowTrace, Shown, evaluation_sums, first_shown, halting_logit, shown_rows, wants_to_halt
+from trm.core.metrics import Predictions, halting_logit, predictions
 from trm.core.model import decode
 from trm.core.recursion import Latents
-from trm.core.step import Batch, Carry, StepConfig, TrainState, eval_forward, train_step_with_outputs
+from trm.core.step import Batch, Carry, StepConfig, TrainState, eval_step, train_step
 
 
 class Program(NamedTuple):
@@ -38,47 +37,36 @@ def train_program(cfg: StepConfig, *, in_place: bool = False) -> Program:
     """
 
     def training_step(current: Current, buffers: Weights, batch: Batch) -> Current:
-        state, outputs = train_step_with_outputs(cfg, current[0], buffers, batch, in_place=in_place)
+        state, outputs = train_step(cfg, current[0], buffers, batch, in_place=in_place)
         return state, current[1] + outputs.sums
 
     return Program(training_step, lambda current: current[0].carry, donate=0)
 
 
-EvalResults = tuple[Carry, Tensor, Shown, tuple[RowTrace, Tensor] | None]
 ONE = InferenceConfig()  # one candidate of each puzzle
 
 
-def eval_program(arch: Architecture, way: InferenceConfig = ONE, *, traced: bool = False) -> Program:
-    """(weights, buffers, puzzle embedding, carry, batch, sums) -> the carry, the sums with those of this step, what is shown.
-
-    Rows are candidates as `way` says; those of several, and any where `traced`, also give what the step says of every row, with the
-    predictions [B, C].
-    """
+def eval_program(arch: Architecture, way: InferenceConfig = ONE) -> Program:
+    """(weights, buffers, puzzle embedding, carry, batch) -> the carry, and the predictions of the rows, the candidates of `way`."""
 
     def evaluation_step(
-        weights: Weights, buffers: Weights, puzzle_embedding: Tensor | None, carry: Carry, batch: Batch, sums: Tensor
-    ) -> EvalResults:
+        weights: Weights, buffers: Weights, puzzle_embedding: Tensor | None, carry: Carry, batch: Batch
+    ) -> tuple[Carry, Predictions]:
         # a carry's latents are those that the step before decoded
         before = decode(arch, weights, carry.latents[arch.latent_names[0]])[0] if way.selection == "residual" else None
-        carry, out, rows = eval_forward(arch, weights, buffers, puzzle_embedding, carry, batch, preparation(arch, way, batch))
+        carry, out, values = eval_step(arch, weights, buffers, puzzle_embedding, carry, batch, preparation(arch, way, batch))
         if way.selection == "resample":
             carry = carry._replace(latents=resampled(way, carry.latents, out.q_halt, batch["rows"], carry.steps))
-        found = evaluation_sums(arch, rows, rows.labelled, batch.get("stop"))
-        shown = shown_rows(arch, out.logits, halting_logit(arch, out.q_halt, out.q_continue), way.candidates)
-        trace = None
-        if traced or way.candidates > 1:
-            halts = wants_to_halt(arch, out.q_halt, out.q_continue)
-            moved = None if before is None else change(out.logits, before)
-            said = RowTrace(rows.values, halts, out.q_halt, moved)
-            trace = said, out.logits.argmax(-1).to(torch.int32)
-        found, (shown, trace) = arch.share.exchange(found, (shown, trace))
-        return carry, sums + found, first_shown(arch, shown, way.candidates), trace
+        moved = None if before is None else change(out.logits, before)
+        halting = halting_logit(arch, out.q_halt, out.q_continue)
+        own = Predictions(values, halting + 0, out.q_halt, change=moved)
+        return carry, predictions(arch, out, own, way.candidates, batch.get("stop"))
 
     return Program(evaluation_step, lambda results: results[0])
 
 
 def preparation(arch: Architecture, way: InferenceConfig, batch: Batch) -> Callable[[Carry], Latents] | None:
-    """`prepare` of trm.core.step.eval_forward for candidates of a batch; None where they go on as they are."""
+    """`prepare` of trm.core.step.eval_step for candidates of a batch; None where they go on as they are."""
     if way.restarts == 1 and not way.noise:
         return None
     return lambda carry: prepared(arch, way, carry.latents, batch["rows"], carry.steps)

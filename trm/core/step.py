@@ -22,15 +22,7 @@ from trm.core.architecture import Architecture, Weights
 from trm.core.initial import init_puzzle_embedding, init_weights, with_latents
 from trm.core.latents import FURTHER_PASSES
 from trm.core.losses import binary_cross_entropy
-from trm.core.metrics import (
-    RowResults,
-    cross_entropy,
-    evaluation_sums,
-    row_results,
-    training_sums,
-    training_vector,
-    wants_to_halt,
-)
+from trm.core.metrics import cross_entropy, row_metrics, training_sums, training_vector, wants_to_halt
 from trm.core.model import Output, decode, embed, forward, noise_of, recurse
 from trm.core.optim import (
     averaging_rate,
@@ -238,9 +230,9 @@ def loss_and_grads(
     if recursion.n_sup > 1:
         wants_halt = wants_to_halt(arch, out.q_halt, out.q_continue).detach()
         halted = (last | wants_halt) & (steps >= batch["min_steps"])
-    rows = row_results(arch, out, carry.inputs, carry.labels, steps)
-    halting_losses = [rows.values["q_halt_loss"]]
-    lm_loss, q_halt_loss = rows.values["lm_loss"].sum(), halting_losses[0].sum()
+    values = row_metrics(arch, out, carry.inputs, carry.labels, steps)
+    halting_losses = [values["q_halt_loss"]]
+    lm_loss, q_halt_loss = values["lm_loss"].sum(), halting_losses[0].sum()
     q_continue_loss = torch.zeros((), dtype=arch.master_dtype, device=lm_loss.device)
     if recursion.act_continue and recursion.n_sup > 1:
         with torch.no_grad():
@@ -253,14 +245,15 @@ def loss_and_grads(
     batch_size = halted.shape[0] * arch.share.count
     loss = (lm_loss + halt_weight * (q_halt_loss + q_continue_loss)) / batch_size
     if recursion.supervision_decay != 1:
-        row_losses = rows.values["lm_loss"] + halt_weight * sum(halting_losses[1:], halting_losses[0])
+        row_losses = values["lm_loss"] + halt_weight * sum(halting_losses[1:], halting_losses[0])
         loss = (supervision_weights(recursion, steps, arch.master_dtype) * row_losses).sum() / batch_size
 
     trained = weights if cfg.trainable == "all" else {}
     leaves = [*trained.values(), *([] if vectors is None else [vectors])]
     # detached: the zeros for what the step does not use come with requires_grad
     found = [grad.detach() for grad in torch.autograd.grad(loss, leaves, materialize_grads=True)]
-    local = dict(zip(trained, found, strict=False)), training_sums(arch, rows, halted, q_continue_loss, batch.get("stop")), loss
+    counted = halted & (carry.labels != IGNORE_LABEL).any(-1)
+    local = dict(zip(trained, found, strict=False)), training_sums(values, counted, q_continue_loss, batch.get("stop")), loss
     of_vectors = None if vectors is None else (found[-1], carry.puzzle_identifiers)
     (grads, sums, loss), of_vectors = arch.share.exchange(pytree.tree_map(torch.detach, local), of_vectors)
     norms = [norm(grads) if grads else torch.zeros_like(lm_loss), norm(state.weights)]
@@ -269,12 +262,13 @@ def loss_and_grads(
     return (grads, of_vectors), new_carry, StepOutputs(loss, grads, out.logits.detach(), out.q_halt.detach(), vector)
 
 
-def train_step_with_outputs(
+def train_step(
     cfg: StepConfig, state: TrainState, buffers: Weights, batch: Batch, *, in_place: bool = False
 ) -> tuple[TrainState, StepOutputs]:
-    """One training step, with what it computed on the way. The gradients and norms of the outputs are those before clipping.
+    """One training step, the pure function (state, batch) -> state that every run compiles once, with what it computed on the way.
 
-    `in_place`: a large puzzle embedding is changed where it is, as the caller does not use the state again.
+    The gradients and norms of the outputs are those before clipping. `in_place`: a large puzzle embedding is changed where it is,
+    as the caller does not use the state again.
     """
     (grads, of_vectors), carry, outputs = loss_and_grads(cfg, state, buffers, batch)
     step = state.step + 1
@@ -307,15 +301,10 @@ def train_step_with_outputs(
     return new_state, outputs
 
 
-def train_step(cfg: StepConfig, state: TrainState, buffers: Weights, batch: Batch, *, in_place: bool = False) -> TrainState:
-    """One training step: the pure function (state, batch) -> state that every run compiles once."""
-    return train_step_with_outputs(cfg, state, buffers, batch, in_place=in_place)[0]
-
-
 # ------------------------------------------------------------------------------------------------------------- evaluation step
 
 
-def eval_forward(
+def eval_step(
     arch: Architecture,
     weights: Weights,
     buffers: Weights,
@@ -323,9 +312,10 @@ def eval_forward(
     carry: Carry,
     batch: Batch,
     prepare: Callable[[Carry], Latents] | None = None,
-) -> tuple[Carry, Output, RowResults]:
-    """One supervision step without training, and its results for each row. No row of the new carry has halted.
+) -> tuple[Carry, Output, dict[str, Tensor]]:
+    """One supervision step without training: the carry, in which no row has halted, the output, and the metrics of each row.
 
+    Evaluation never halts early: it is called N_sup times with the same batch, and the last result is read.
     `prepare` says with which latents rows enter the step, if not with those of the carry.
     """
     carry = reset_carry(arch, buffers, carry, batch)
@@ -336,22 +326,4 @@ def eval_forward(
     out = forward(arch, weights, buffers, vectors, carry.latents, carry.inputs, noise=noise)
     no_halt = torch.zeros_like(carry.halted)
     new_carry = Carry(out.latents, carry.steps + 1, no_halt, carry.inputs, carry.labels, carry.puzzle_identifiers)
-    return new_carry, out, row_results(arch, out, carry.inputs, carry.labels, new_carry.steps)
-
-
-def eval_step(
-    arch: Architecture,
-    weights: Weights,
-    buffers: Weights,
-    puzzle_embedding: Tensor | None,
-    carry: Carry,
-    batch: Batch,
-    sums: Tensor,
-) -> tuple[Carry, Tensor, Tensor, Tensor]:
-    """One supervision step without training: (carry, sums + those of this step, logits [B, C, V], q_halt [B]).
-
-    Evaluation never halts early (docs/explanation/what_is_computed.md item 2): call it N_sup times with the same batch and
-    read the last result. Rows without labels are padding and count nowhere.
-    """
-    carry, out, rows = eval_forward(arch, weights, buffers, puzzle_embedding, carry, batch)
-    return carry, sums + evaluation_sums(arch, rows, rows.labelled), out.logits, out.q_halt
+    return new_carry, out, row_metrics(arch, out, carry.inputs, carry.labels, carry.steps + 1)

@@ -255,22 +255,11 @@ class EvalLoader:
         """The scores that the task of the puzzles has of its own; none where that is not known."""
         return () if self.task is None else self.task.score_names
 
-    def scores(self, predictions: NDArray[np.integer], start: int) -> Scores:
-        """These scores of answers [N, L] to the rows of the pass from `start` on; answers to padding after its end are left out.
-
-        A row without a label has none of them, as it counts nowhere.
-        """
-        return self._scored(predictions, self.rows(start, start + len(predictions)))
-
-    def puzzle_scores(self, predictions: NDArray[np.integer], start: int) -> Scores:
-        """The same of answers [N, L] to the puzzles themselves, from the pass's puzzle `start` on."""
-        return self._scored(predictions, self.puzzles(start, start + len(predictions)))
-
-    def _scored(self, predictions: NDArray[np.integer], rows: Batch) -> Scores:
+    def scores(self, answers: NDArray[np.integer], puzzles: Batch) -> Scores:
+        """These scores of answers [N, L] to puzzles of the pass. One without a label has none of them, as it counts nowhere."""
         assert self.task is not None
-        labelled = (rows["labels"] != IGNORE_LABEL).any(axis=1)
-        found = self.task.scores(rows["inputs"], rows["labels"], predictions[: len(labelled)])
-        return {name: has & labelled for name, has in found.items()}
+        labelled = (puzzles["labels"] != IGNORE_LABEL).any(axis=1)
+        return {name: has & labelled for name, has in self.task.scores(puzzles["inputs"], puzzles["labels"], answers).items()}
 
     def __iter__(self) -> Iterator[Batch]:
         """This host's rows of every batch, in the form of `TrainLoader.batch`."""

@@ -17,7 +17,6 @@ from trm.config import IGNORE_LABEL
 from trm.data.format import Dataset, load_catalogue
 from trm.data.loader import ALONE, Batch, EvalLoader, Host
 from trm.ground.hashing import Stream, hash64, permutations
-from trm.tasks.base import Scores
 from trm.tasks.pairs import Ballots, Catalogue
 
 BLOCK_STEPS = 512
@@ -188,10 +187,6 @@ class PairEvalLoader(EvalLoader):
     def score_names(self) -> tuple[str, ...]:
         """None: a row by itself is exact or not, and the task's scores are of puzzles."""
         return ()
-
-    def scores(self, predictions: NDArray[np.integer], start: int) -> Scores:
-        """None."""
-        return {}
 
     @cached_property
     def catalogue(self) -> Catalogue:

@@ -3,7 +3,7 @@
 Shape legend: S seeds, N puzzles.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,7 +24,7 @@ def by_difficulty(difficulty: NDArray[np.integer], scores: Mapping[str, NDArray[
     rows, below = [], -np.inf
     for end in np.unique(ends).tolist():
         here = (difficulty > below) & (difficulty <= end)
-        row = {"from": int(difficulty[here].min()), "to": int(difficulty[here].max()), "puzzles": int(here.sum())}
+        row = {"from": int(difficulty[here].min()), "to": int(difficulty[here].max()), "count": int(here.sum())}
         rows.append(
             row | {"mean": float(difficulty[here].mean())} | {name: float(has[here].mean()) for name, has in scores.items()}
         )
@@ -43,13 +43,19 @@ def pareto(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
             for other in rows
         )
 
-    return [{**row, "pareto": not beaten(row)} for row in sorted(rows, key=lambda row: row["flops_per_puzzle"])]
+    ordered = sorted(rows, key=lambda row: (row["flops_per_puzzle"], -row["exact_accuracy"]))
+    return [{**row, "pareto": not beaten(row)} for row in ordered]
 
 
-def with_intervals(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The rows with Wilson's 95 % interval of the exact accuracy, which is over puzzles and says nothing of other seeds."""
+def with_intervals(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The rows, where they have no interval with Wilson's 95 % one of the exact accuracy, which is over puzzles and says nothing of
+    other seeds.
+    """
     found = []
     for row in rows:
+        if "exact_accuracy_low" in row:
+            found.append(row)
+            continue
         ends = stats.binomtest(round(row["exact_accuracy"] * row["count"]), int(row["count"])).proportion_ci(method="wilson")
         found.append({**row, "exact_accuracy_low": float(ends.low), "exact_accuracy_high": float(ends.high)})
     return found

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:  # torch takes seconds, which a report need not wait for
-    from trm.core.metrics import Shown
+    from trm.core.metrics import Predictions
 
 SAMPLES_FILE = "samples.json"
 DIGITS = 4  # decimals of confidence and q_halt in the file
@@ -30,15 +30,15 @@ class Samples:
     q_halt: NDArray[np.float32]  # [S, K] `halting_logit`: above 0 the model would stop
 
     @classmethod
-    def of(cls, puzzles: dict[str, NDArray[np.int32]], shown: Shown) -> Samples:
-        """Samples of the given puzzles (a batch of the loader): as many as both have. `shown` is on the CPU, [S, K, ...]."""
-        count = min(len(puzzles["inputs"]), shown.q_halt.shape[1])
+    def of(cls, puzzles: dict[str, NDArray[np.int32]], shown: Predictions) -> Samples:
+        """Samples of the given puzzles (a batch of the loader): as many as both have. `shown` is of arrays, [S, K, ...]."""
+        count = min(len(puzzles["inputs"]), shown.halting.shape[1])
         return cls(
             inputs=puzzles["inputs"][:count],
             labels=puzzles["labels"][:count],
-            predictions=shown.predictions[:, :count].numpy(),
-            confidence=shown.confidence[:, :count].float().numpy(),
-            q_halt=shown.q_halt[:, :count].float().numpy(),
+            predictions=shown.answers[:, :count],
+            confidence=shown.confidence[:, :count].astype(np.float32),
+            q_halt=shown.halting[:, :count].astype(np.float32),
         )
 
     def to_json(self) -> str:

@@ -1,67 +1,97 @@
-"""Who of a puzzle's candidates answers: a function of what they said, without a label, for each of `inference.selection`.
+"""Which of a puzzle's candidates answers: a function of their predictions, without a label, for each of `inference.selection`.
 
 Shape legend: N puzzles, K candidates of each, C cells, S supervision steps.
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any
 
 import numpy as np
+import torch.utils._pytree as pytree
 from numpy.typing import NDArray
 
+from trm.config import InferenceConfig
+from trm.core.metrics import Predictions
 from trm.ground.hashing import hash64
 
 Winners = NDArray[np.intp]  # [N], a candidate of each puzzle
 
 
-class Said(NamedTuple):
-    """What candidates said in the end."""
+def select(
+    rows: Predictions, way: InferenceConfig, step: int, first: int | None = None
+) -> tuple[Winners, NDArray[np.intp], Predictions]:
+    """Which candidate answers each of N puzzles after a supervision step (from 0).
 
-    grids: NDArray[np.uint64]  # [N, K] a word for each answer, equal where answers are
-    q_halt: NDArray[np.floating]  # [N, K] the halting logit
-    halts: NDArray[np.bool_]  # [N, K] whether the model wants to stop
-    residual: NDArray[np.floating] | None = None  # [N, K] `residuals`
+    Args:
+        rows: predictions of all supervision steps [S, N * K, ...], of whole puzzles.
+        way: says how many candidates K there are, and how one is selected.
+        step: the last supervision step that counts.
+        first: the number of candidates that take part (None = all).
+
+    Returns:
+        The winners [N], the steps [N] (from 0) whose predictions they are selected by, and the candidates' predictions [N, K, ...]
+        of those steps.
+    """
+    num_steps, num_puzzles = len(rows.q_halt), rows.q_halt.shape[1] // way.candidates
+    at, every = np.full(num_puzzles, step), np.arange(num_puzzles)
+
+    def candidates(values: Any) -> Any:  # [S, N * K, ...] -> [S, N, K, ...], of the first ones
+        return values.reshape(num_steps, num_puzzles, way.candidates, *values.shape[2:])[:, :, :first]
+
+    if way.selection == "halt_first":  # the race ends where the first one halts
+        halted = (candidates(rows.halting) > 0)[: step + 1].any(axis=2)
+        at = np.where(halted.any(axis=0), halted.argmax(axis=0), step)
+    change = None if rows.change is None else residuals(candidates(rows.change), step, way.window)
+    then = over(lambda values: candidates(values)[at, every], rows._replace(change=None))._replace(change=change)
+    winners = SELECTIONS[way.selection](then) if way.candidates > 1 else np.zeros(num_puzzles, np.intp)
+    return winners, at, then
 
 
-def last(said: Said) -> Winners:
+def over(function: Callable[..., Any], *predictions: Predictions) -> Predictions:
+    """The function of every field that predictions have."""
+    result: Predictions = pytree.tree_map(lambda *fields: None if fields[0] is None else function(*fields), *predictions)
+    return result
+
+
+def last(candidates: Predictions) -> Winners:
     """The only candidate, as the paper's released code evaluates."""
-    return np.zeros(len(said.q_halt), np.intp)
+    return np.zeros(len(candidates.q_halt), np.intp)
 
 
-def vote(said: Said) -> Winners:
+def vote(candidates: Predictions) -> Winners:
     """The grid that most candidates gave, and among equals the one with the highest halting logit.
 
     The vote is for whole grids. A puzzle is solved only in every cell. Candidates that solve it give the same grid, since its
     solution is unique, while candidates that fail do so in different ways; a vote cell by cell could mix grids into one that none
     gave, and many unsure candidates would outvote one that is right. (The released code votes for whole grids on ARC too.)
     """
-    return best(said.q_halt, _most(said))
+    return best(candidates.q_halt, _most(candidates))
 
 
-def mode(said: Said) -> Winners:
+def mode(candidates: Predictions) -> Winners:
     """The grid that most candidates gave, and among equals the first: the model's own estimates take no part (PTRM's mode)."""
-    first: Winners = _most(said).argmax(axis=1)
+    first: Winners = _most(candidates).argmax(axis=1)
     return first
 
 
-def best_q(said: Said) -> Winners:
+def best_q(candidates: Predictions) -> Winners:
     """The largest halting logit, the model's own estimate that the grid is right (PTRM)."""
-    return best(said.q_halt)
+    return best(candidates.q_halt)
 
 
-def residual(said: Said) -> Winners:
-    """The least change of the logits in the last supervision steps (EqR)."""
-    assert said.residual is not None
-    least: Winners = said.residual.argmin(axis=1)
+def residual(candidates: Predictions) -> Winners:
+    """The least change of the logits in the last supervision steps (EqR), which `change` has here."""
+    least: Winners = candidates.change.argmin(axis=1)
     return least
 
 
-def halt_first(said: Said) -> Winners:
-    """The first that halted; what is said is of the step at which the race ended. The surest of several, or where none halted."""
-    return best(said.q_halt, said.halts | ~said.halts.any(axis=1, keepdims=True))
+def halt_first(candidates: Predictions) -> Winners:
+    """The first that halted, by predictions of the step at which the race ended. The surest of several, or where none halted."""
+    halts = candidates.halting > 0
+    return best(candidates.q_halt, halts | ~halts.any(axis=1, keepdims=True))
 
 
-SELECTIONS: dict[str, Callable[[Said], Winners]] = {
+SELECTIONS: dict[str, Callable[[Predictions], Winners]] = {
     "last": last,
     "vote": vote,
     "mode": mode,
@@ -78,10 +108,17 @@ def best(values: NDArray[np.floating], among: NDArray[np.bool_] | None = None) -
     return winner
 
 
-def _most(said: Said) -> NDArray[np.bool_]:
+def votes(candidates: Predictions) -> NDArray[np.intp]:
+    """How many candidates gave the same grid as each one [N, K], itself included."""
+    grids = grid_words(candidates.answers)
+    same: NDArray[np.intp] = (grids[:, :, None] == grids[:, None, :]).sum(axis=-1)
+    return same
+
+
+def _most(candidates: Predictions) -> NDArray[np.bool_]:
     """The candidates [N, K] whose grid most gave."""
-    votes = (said.grids[:, :, None] == said.grids[:, None, :]).sum(axis=-1)
-    most: NDArray[np.bool_] = votes == votes.max(axis=1, keepdims=True)
+    counts = votes(candidates)
+    most: NDArray[np.bool_] = counts == counts.max(axis=1, keepdims=True)
     return most
 
 

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from trm.ground.progress import work
+from trm.inference.compute import pareto
 from trm.report.frontier import Way, ways
 from trm.report.runs import Points, Run
 from trm.report.variants import MEASURED_OTHERWISE, Comparison
@@ -132,8 +133,9 @@ def frontier(comparison: Comparison, theme: Theme) -> bytes:
         for number in numbers:
             own, (colour, line) = [way for way in found if way.number == number], _look(number)
             flops, shares = ([value(way) for way in own] for value in (lambda w: w.means["flops_per_puzzle"], _percent))
-            front = [i for i, way in enumerate(own) if all(_percent(way) > _percent(other) for other in own[:i])]
-            front_line = [flops[i] for i in front], [shares[i] for i in front]
+            points = [{"flops_per_puzzle": x, "exact_accuracy": y} for x, y in zip(flops, shares, strict=True)]
+            front = [point for point in pareto(points) if point["pareto"]]
+            front_line = [[point[key] for point in front] for key in ("flops_per_puzzle", "exact_accuracy")]
             axes.plot(*front_line, color=colour, linestyle=line, linewidth=1, label=comparison.title(own[0].variant))
             oracle = [100 * way.means["oracle_exact_accuracy"] for way in own]
             axes.plot(flops, oracle, "x", color=colour, markersize=4, alpha=0.6)

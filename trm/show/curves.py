@@ -1,4 +1,5 @@
-"""Tables and pictures of `python -m trm.evaluate`: scores by difficulty, and ways of inference compared.
+"""The tables of `python -m trm.evaluate`, each with a picture: ways of inference compared, one after each supervision step, and
+puzzles by their difficulty.
 
 Shares of 1 in CSV and JSON, percent on the terminal and in pictures.
 """
@@ -13,141 +14,128 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.ticker import EngFormatter, LogLocator, NullLocator
 
+from trm.inference.compute import with_intervals
 from trm.show.charts import COLOURS, LINES, chart
 from trm.show.files import write_files
 from trm.show.table import aligned
 
-Rows = Sequence[dict[str, Any]]  # one dict for each line, with the same keys
+Rows = Sequence[dict[str, Any]]  # one dict for each line
+Columns = dict[str, tuple[str, str, float]]  # for a key of a row its title, how its value is written, and what multiplies it
+
+WHICH: Columns = {  # what a line is of
+    "inference": ("inference", "{}", 1),
+    "candidates": ("K", "{:.6g}", 1),
+    "supervision_steps": ("D", "{:d}", 1),
+    "selection": ("selection", "{}", 1),
+    "from": ("from", "{:d}", 1),
+    "to": ("to", "{:d}", 1),
+    "mean": ("mean", "{:.1f}", 1.0),
+    "count": ("puzzles", "{:d}", 1),
+    "exact_accuracy": ("exact %", "{:.2f}", 100),
+    "exact_accuracy_low": ("95 % over puzzles: from", "{:.2f}", 100),
+    "exact_accuracy_high": ("to", "{:.2f}", 100),
+}
+COSTS: Columns = {
+    "difference": ("difference", "{:+.2f}", 100),
+    "difference_low": ("95 %: from", "{:+.2f}", 100),
+    "difference_high": ("to", "{:+.2f}", 100),
+    "p": ("p", "{:.2g}", 1),
+    "sign_p": ("sign p", "{:.2g}", 1),
+    "oracle_exact_accuracy": ("pass@K % (oracle)", "{:.2f}", 100),
+    "selection_failures": ("selection failures %", "{:.0f}", 100),
+    "candidates_run": ("candidates run", "{:.3g}", 1),
+    "passes_per_puzzle": ("passes/puzzle", "{:.4g}", 1),
+    "flops_per_puzzle": ("GFLOP/puzzle", "{:.4g}", 1e-9),
+    "seconds_per_puzzle": ("ms/puzzle", "{:.3g}", 1e3),
+    "pareto": ("Pareto front", "{:d}", 1),
+}
 
 
-def write_difficulty(folder: Path, rows: Rows, facts: dict[str, Any]) -> None:
-    """Print the rows of trm.inference.compute.by_difficulty and write by_difficulty.csv, .json and .png. Raises UserError."""
-    columns = {
-        "from": (f"{facts['difficulty']}: from", "{:d}", 1),
-        "to": ("to", "{:d}", 1),
-        "mean": ("mean", "{:.1f}", 1.0),
-        "puzzles": ("puzzles", "{:d}", 1),
-        **_score_columns(_scores_of(rows)),
+def columns_of(rows: Rows, scores: Sequence[str] = ()) -> Columns:
+    """The columns of a table: what some of its rows have, with the task's own `scores` beside the exact accuracy."""
+    columns = WHICH | {name: (f"{name.removesuffix('_accuracy')} %", "{:.2f}", 100) for name in scores} | COSTS
+    return {key: column for key, column in columns.items() if any(key in row for row in rows)}
+
+
+def cells(rows: Rows, scores: Sequence[str] = ()) -> list[list[str]]:
+    """A table's titles and its lines as text, in percent; empty where a row has no such value."""
+    columns = columns_of(rows, scores)
+    lines = [
+        ["" if row.get(key) is None else form.format(row[key] * scale) for key, (_, form, scale) in columns.items()] for row in rows
+    ]
+    return [[title for title, _, _ in columns.values()], *lines]
+
+
+def write_table(
+    folder: Path, name: str, rows: Rows, facts: dict[str, Any], scores: Sequence[str] = (), *, told: bool = True
+) -> list[str]:
+    """Write NAME.csv, .json and .png with Wilson's 95 % intervals over puzzles, and print the table where it is `told`.
+
+    `facts` are what the rows have in common; `scores` name the task's own. Returns the names of the files. Raises UserError.
+    """
+    rows = with_intervals(rows)
+    columns = columns_of(rows, scores)
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, columns, extrasaction="ignore")
+    writer.writeheader()
+    writer.writerows(rows)
+    record = json.dumps({**facts, "rows": rows}, sort_keys=True)
+    files: dict[str, str | bytes] = {
+        f"{name}.csv": text.getvalue(),
+        f"{name}.json": json.dumps(json.loads(record), indent=1) + "\n",
+        f"{name}.png": picture(rows, facts, scores),
     }
-    _write(folder, "by_difficulty", rows, facts, columns, difficulty_picture(rows, facts))
+    write_files("--out", folder, {folder / file: content for file, content in files.items()})
+    if told:
+        if "difficulty" in facts:
+            print(f"{facts['difficulty']}: from, to and mean of each line")
+        print(*aligned(cells(rows, scores), [True] * len(columns)), sep="\n")
+        print(f"step {facts['checkpoint_step']}, {facts['weights']} weights, {facts['seconds']:.1f} s")
+        print(*(f"written: {folder / file}" for file in files), record, sep="\n")
+    return list(files)
 
 
-def write_frontier(folder: Path, rows: Rows, facts: dict[str, Any], scores: Sequence[str] = ()) -> None:
-    """Print ways of inference by their FLOPs a puzzle and write frontier.csv, .json and .png. Raises UserError."""
-    _write(
-        folder,
-        "frontier",
-        rows,
-        facts,
-        frontier_columns(scores),
-        frontier_picture(rows, facts),
-    )
+def picture(rows: Rows, facts: dict[str, Any], scores: Sequence[str] = ()) -> bytes:
+    """Exact accuracy with its interval against what tells the rows apart: FLOPs of a puzzle, or difficulty. PNG.
 
-
-def frontier_columns(scores: Sequence[str] = ()) -> dict[str, tuple[str, str, float]]:
-    """For each key of a way's row its title, how its value is written, and what it is multiplied by."""
-    return {
-        "inference": ("inference", "{}", 1),
-        "candidates": ("K", "{:.6g}", 1),
-        "supervision_steps": ("D", "{:d}", 1),
-        "selection": ("selection", "{}", 1),
-        "exact_accuracy": ("exact %", "{:.2f}", 100),
-        "exact_accuracy_low": ("95 % over puzzles: from", "{:.2f}", 100),
-        "exact_accuracy_high": ("to", "{:.2f}", 100),
-        **_score_columns(scores),
-        "oracle_exact_accuracy": ("pass@K % (oracle)", "{:.2f}", 100),
-        "candidates_run": ("candidates run", "{:.3g}", 1),
-        "passes_per_puzzle": ("passes/puzzle", "{:.4g}", 1),
-        "flops_per_puzzle": ("GFLOP/puzzle", "{:.4g}", 1e-9),
-        "seconds_per_puzzle": ("ms/puzzle", "{:.3g}", 1e3),
-        "pareto": ("Pareto front", "{:d}", 1),
-    }
-
-
-def _score_columns(names: Sequence[str]) -> dict[str, tuple[str, str, float]]:
-    return {name: (f"{name.removesuffix('_accuracy')} %", "{:.2f}", 100) for name in names}
-
-
-def _scores_of(rows: Rows) -> list[str]:
-    return [name for name in rows[0] if name not in ("from", "to", "mean", "puzzles")]
-
-
-def difficulty_picture(rows: Rows, facts: dict[str, Any]) -> bytes:
-    """The scores against how hard the puzzles are; numbers at the points: puzzles. PNG."""
-    with chart(7, 4.2) as (figure, file):
-        axes = figure.subplots()
-        names = _scores_of(rows)
-        for number, name in enumerate(names):
-            _line(axes, number, rows, "mean", name, name.removesuffix("_accuracy"))
-        for row in rows:
-            place = (row["mean"], 100 * max(row[name] for name in names))
-            axes.annotate(str(row["puzzles"]), place, (0, 7), textcoords="offset points", ha="center", fontsize=8)
-        axes.set_ylim(-3, 108)
-        _name(axes, "Scores by difficulty", f"{facts['difficulty']}, mean of a range; numbers at the points: puzzles", facts, "%")
-    return file.getvalue()
-
-
-def _compute_axis(axes: Any) -> None:
-    """FLOPs from left to right."""
-    axes.set_xscale("log")
-    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    axes.xaxis.set_major_formatter(EngFormatter(unit="FLOP"))
-    axes.xaxis.set_minor_locator(NullLocator())
-
-
-def frontier_picture(rows: Rows, facts: dict[str, Any]) -> bytes:
-    """Exact accuracy of each way against its FLOPs a puzzle, with the Pareto front as a line and the oracle above it. PNG."""
+    Of ways of inference the Pareto front is a line, and the accuracy of the oracle stands above; by difficulty the task's own
+    scores are lines too, and the numbers of puzzles stand at the points.
+    """
     with chart(7, 4.6) as (figure, file):
         axes = figure.subplots()
-        front = [row for row in rows if row["pareto"]]
-        _line(axes, 0, front, "flops_per_puzzle", "exact_accuracy", "Pareto front")
-        for number, row in enumerate(rows):
-            place = (row["flops_per_puzzle"], 100 * row["exact_accuracy"])
-            ends = [
-                [100 * (row["exact_accuracy"] - row["exact_accuracy_low"])],
-                [100 * (row["exact_accuracy_high"] - row["exact_accuracy"])],
-            ]
-            axes.errorbar(*place, yerr=ends, fmt="o", color=COLOURS[0 if row["pareto"] else 6], markersize=5, capsize=2)
-            axes.annotate(row["inference"], place, (5, (6, -12)[number % 2]), textcoords="offset points", fontsize=8)
-        several = [row for row in rows if "single_exact_accuracy" in row]
-        if several:
-            shares = [100 * row["oracle_exact_accuracy"] for row in several]
-            label = "any candidate right (pass@K, an oracle)"
-            axes.plot([row["flops_per_puzzle"] for row in several], shares, "x", color=COLOURS[1], label=label)
-        _compute_axis(axes)
-        _name(axes, "Ways of inference", "compute for a puzzle; bars: 95 % over puzzles", facts)
+        if "difficulty" in facts:
+            x, title, words = "mean", "Scores by difficulty", f"{facts['difficulty']}, mean of a range; numbers: puzzles"
+            for number, score in enumerate(["exact_accuracy", *scores]):
+                _line(axes, number, rows, x, score, score.removesuffix("_accuracy"))
+            labels = [str(row["count"]) for row in rows]
+        else:
+            x, words = "flops_per_puzzle", "compute for a puzzle; bars: 95 % over puzzles"
+            several = any("pareto" in row for row in rows)
+            title, front = (
+                ("Ways of inference", "Pareto front") if several else ("Accuracy after each supervision step", "after each step")
+            )
+            _line(axes, 0, [row for row in rows if row.get("pareto", True)], x, "exact_accuracy", front)
+            oracle = [row for row in rows if "single_exact_accuracy" in row]
+            if oracle:
+                label = "any candidate right (pass@K, an oracle)"
+                shares = [100 * row["oracle_exact_accuracy"] for row in oracle]
+                axes.plot([row[x] for row in oracle], shares, "x", color=COLOURS[1], label=label)
+            axes.set_xscale("log")
+            axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axes.xaxis.set_major_formatter(EngFormatter(unit="FLOP"))
+            axes.xaxis.set_minor_locator(NullLocator())
+            labels = [row["inference"] if several else str(row["supervision_steps"]) for row in rows]
+        for number, (row, label) in enumerate(zip(rows, labels, strict=True)):
+            share, low, high = (100 * row[f"exact_accuracy{end}"] for end in ("", "_low", "_high"))
+            colour = COLOURS[0 if row.get("pareto", True) else 6]
+            axes.errorbar(row[x], share, yerr=[[share - low], [high - share]], fmt="o", color=colour, markersize=5, capsize=2)
+            axes.annotate(label, (row[x], share), (5, (6, -12)[number % 2]), textcoords="offset points", fontsize=8)
+        run = f"{facts['run_name']} at step {facts['checkpoint_step']}: {facts['puzzles']:,} puzzles of {facts['data']}"
+        axes.set(title=f"{title}\n{run}", xlabel=words, ylabel="%" if "difficulty" in facts else "exact accuracy, %")
+        axes.legend()
     return file.getvalue()
 
 
 def _line(axes: Axes, number: int, rows: Rows, x: str, share: str, label: str) -> None:
     y, marker, line = [100 * row[share] for row in rows], "os^Dv"[number % 5], LINES[number % len(LINES)]
     axes.plot([row[x] for row in rows], y, line, marker=marker, color=COLOURS[number], label=label, markersize=5)
-
-
-def _name(axes: Axes, title: str, x: str, facts: dict[str, Any], y: str = "exact accuracy, %") -> None:
-    run = f"{facts['run_name']} at step {facts['checkpoint_step']}: {facts['puzzles']:,} puzzles of {facts['data']}"
-    axes.set(title=f"{title}\n{run}", xlabel=x, ylabel=y)
-    axes.legend()
-
-
-def _write(
-    folder: Path, name: str, rows: Rows, facts: dict[str, Any], columns: dict[str, tuple[str, str, float]], picture: bytes
-) -> None:
-    """`columns`: for each key of a row its title on the terminal, how its value is written, and what it is multiplied by there."""
-    record = json.dumps({**facts, "rows": list(rows)}, sort_keys=True)
-    text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, columns, extrasaction="ignore")
-    writer.writeheader()
-    writer.writerows(rows)
-    files: dict[str, str | bytes] = {
-        ".csv": text.getvalue(),
-        ".json": json.dumps(json.loads(record), indent=1) + "\n",
-        ".png": picture,
-    }
-    write_files("--out", folder, {folder / f"{name}{end}": content for end, content in files.items()})
-    shown = [[form.format(row[key] * scale) for key, (_, form, scale) in columns.items()] for row in rows]
-    print(*aligned([[title for title, _, _ in columns.values()], *shown], [True] * len(columns)), sep="\n")
-    print(f"step {facts['checkpoint_step']}, {facts['weights']} weights, {facts['seconds']:.1f} s")
-    for end in files:
-        print(f"written: {folder / name}{end}")
-    print(record)

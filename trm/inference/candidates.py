@@ -1,0 +1,59 @@
+"""The rows of an evaluation: the candidates of the test puzzles, as `inference` says."""
+
+import math
+
+from trm.backends import Runtime
+from trm.config import Config
+from trm.core.candidates import row_keys
+from trm.data.build import held_out_puzzles
+from trm.data.format import Dataset
+from trm.data.loader import EvalLoader, Host
+from trm.data.pairs import PairEvalLoader
+
+Only = tuple[Dataset, int]  # a dataset and the row of the only puzzle to evaluate
+
+
+def candidate_loader(cfg: Config, runtime: Runtime, most: int | None = None, only: Only | None = None) -> EvalLoader:
+    """The candidates of the puzzles in the test split of the config's dataset. Raises DataError where there is none.
+
+    Of a larger one `most` puzzles, unless evaluate.max_puzzles says how many; or the `only` one. Where rows have to be in one batch
+    this is the largest batch of whole groups that is not larger than the settings', or one.
+    """
+    way = cfg.inference
+    dataset, puzzle = only or (held_out_puzzles(cfg.data), None)
+    host = Host(runtime.process_index, runtime.process_count)
+    max_puzzles = cfg.evaluate.max_puzzles if only is None else 1
+    group = way.rows_together * runtime.num_devices  # on one device, whose program may see no other rows
+    batch = max(cfg.eval_batch_size // group, 1) * group if way.rows_together > 1 else cfg.eval_batch_size
+    if dataset.pairs_task is not None:
+        return PairEvalLoader(
+            dataset,
+            global_batch_size=batch,
+            max_puzzles=max_puzzles,
+            max_variants=cfg.evaluate.max_variants,
+            blank=cfg.evaluate.blank_identifiers,
+            data_seed=cfg.data.seed,
+            host=host,
+        )
+    # of a sample as of the rest, so that both are of one shape
+    rows = min(max_puzzles or dataset.num_rows, dataset.num_rows) * way.candidates
+    loader = EvalLoader(
+        dataset,
+        global_batch_size=_rows_of_batch(batch, rows, group),
+        max_puzzles=max_puzzles or most,
+        copies=way.copies,
+        repeats=way.particles,
+        keys=(lambda puzzles, places: row_keys(way, puzzles, places)) if way.is_random or cfg.is_random else None,
+        data_seed=cfg.data.seed,
+        host=host,
+    )
+    return loader if puzzle is None else loader.only(puzzle)
+
+
+def _rows_of_batch(batch: int, rows: int, multiple: int) -> int:
+    """The batch's rows, or where the rows that there are leave half of them empty, as many as these need.
+
+    Rows of padding take as long as any. It is not made a little smaller: one as large as training's has nothing new to compile.
+    """
+    needed = math.ceil(rows / multiple) * multiple
+    return needed if 2 * needed <= batch else batch
