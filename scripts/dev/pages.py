@@ -50,7 +50,7 @@ COLUMNS = {
     "samples_to_target_mean": ("rows to it", ",.0f", 1),
     "seconds": ("seconds of a whole run", ".0f", 1),
     "candidates from": ("candidates from", "", 1),
-    "selection": ("who answers", "", 1),
+    "selection": ("answer chosen by", "", 1),
     "K": ("K", "", 1),
     "D": ("D", "", 1),
     "exact": ("exact %", ".1f", 100),
