@@ -216,7 +216,10 @@ def _refuse_trained_on(run: SavedRun, test: Dataset) -> None:
 
 def _settings(folder: Path, meta: Meta) -> Any:
     """The settings that the checkpoint was trained with, not checked yet: its own, with names and paths from the file beside it."""
-    own, data = meta.config, meta.config["data"]
+    own = meta.config if isinstance(meta.config, dict) else {}
+    data = own.get("data")
+    if not isinstance(data, dict):
+        raise CheckpointError(f"{folder / META_FILE}: holds no settings: use another checkpoint")
     if unknown := unknown_keys(OmegaConf.create(own)):
         raise CheckpointError(
             f"{folder / META_FILE}: has {unknown[0]}, which is no setting any more: this checkpoint is of an older format: "
