@@ -259,7 +259,7 @@ def test_a_dataset_of_a_task_outside_the_package_is_an_option(sums, monkeypatch)
     shutil.copytree(CONF_DIR, sums / "conf")
     option = PAGE[PAGE.index("# conf/data/sums.yaml") :].partition("```")[0]
     (sums / "conf" / "data" / "sums.yaml").write_text(option.replace("side: 4\n", ""))
-    monkeypatch.setattr(cli, "CONF_DIR", sums / "conf")
+    monkeypatch.setattr(groups, "CONF_DIR", sums / "conf")
     cfg = compose(["data=sums", "run_name=r", "data.num_puzzles=9"])
     assert (cfg.data.path, cfg.data.side, type(cfg.data).__name__) == ("data/sums_4_n9_seed0", 4, "Settings")
     assert compose(["data=sums", "data.side=5", "run_name=r"]).data.path == "data/sums_5_n1000_seed0"

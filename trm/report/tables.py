@@ -34,7 +34,7 @@ PAPER_NOTE = (
     f"paper: {paper.CITATION}, {paper.DATASET_LABEL}; {UNLIKE_PAPER} = same ablation, but the runs differ from the paper in other "
     "settings or data, so no difference is given"
 )
-FINDINGS_NOTE = (
+CAVEATS_NOTE = (
     f"{TO_BE_READ.strip()} beside an accuracy: the puzzles have a fault that changes what the accuracy means; the warnings name it"
 )
 SCORES_NOTE = (
@@ -198,7 +198,7 @@ def inference_left_out(comparison: Comparison) -> list[Row]:
 def notes(comparison: Comparison) -> list[str]:
     """What the columns of the results mean."""
     target = [] if comparison.target is None else [TARGET_NOTE.format(target=100 * comparison.target)]
-    found = [FINDINGS_NOTE] if any(variant.caveats for variant in comparison.variants) else []
+    found = [CAVEATS_NOTE] if any(variant.caveats for variant in comparison.variants) else []
     names = score_names(comparison)
     scores = [SCORES_NOTE.format(names=", ".join(names), decides=" or ".join(deciding(comparison)))] if names else []
     others = sorted({row.source for row in _rows_beside(comparison)} - {paper.CITATION})
