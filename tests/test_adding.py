@@ -15,9 +15,8 @@ from test_arc import RUN, source, task_json
 
 import trm.backends
 import trm.config.backends
-from trm import cli
 from trm.cli import compose, compose_jobs
-from trm.config import BACKENDS, TASKS, Backend, load_yaml, register_schema
+from trm.config import BACKENDS, TASKS, Backend, groups, load_yaml, register_schema
 from trm.config.groups import CONF_DIR
 from trm.core.metrics import METRICS, Metric
 from trm.core.model import decode
