@@ -207,7 +207,7 @@ def _run_hydra(run: Callable[[Config], Any] | str, run_folder: bool) -> None:
     finally:  # the next command of this process finds all as it was
         logging.raiseExceptions = True
         if full_error is None:
-            del os.environ["HYDRA_FULL_ERROR"]
+            os.environ.pop("HYDRA_FULL_ERROR", None)  # trm/ground/launch.py takes it away, too
         else:
             os.environ["HYDRA_FULL_ERROR"] = full_error
 
