@@ -458,7 +458,7 @@ MAY_CHANGE = {
     "train.keep_checkpoints", "train.resume", "train.progress", "train.profile_steps", "run_name",
 }  # fmt: skip
 MAY_CHANGE_GROUPS = {"tracking", "recipe", "evaluate", "inference"}
-LENGTH = {"train.max_steps", "train.epochs"}
+LENGTH = {"train.max_steps", "train.max_flops", "train.epochs"}
 
 
 def settings_of(node, prefix=""):

@@ -50,7 +50,7 @@ from trm.config import (
     without_others,
 )
 from trm.config.groups import GROUPS, describe_groups, group_options
-from trm.config.overrides import as_typed
+from trm.config.overrides import as_typed, check_length
 from trm.config.refusals import one_line, refuse_unknown_keys
 from trm.config.released import in_dashes, no_option
 from trm.errors import EXIT_FAILED, EXIT_USER_ERROR, ConfigError, RunFailure, UserError
@@ -222,6 +222,7 @@ def typed(composed: DictConfig, overrides: Sequence[str] | None = None) -> Confi
     composed = OmegaConf.create({key: value for key, value in composed.items_ex(resolve=False) if key != "hydra"})
     learn_tasks(str(OmegaConf.select(composed, "data.task")))
     refuse_unknown_keys(composed)
+    check_length(given)
     names = [override.lstrip("+").partition("=")[0] for override in given]
     if "data.task" in names or {"data", "experiment"} <= set(names):  # the keys of a task that another was chosen in place of
         data = dict(composed.data.items_ex(resolve=False))

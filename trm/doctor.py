@@ -182,7 +182,8 @@ def check_dataset(cfg: Config) -> str:
     ensure_dataset(data)
     splits = {split: load_dataset(path, split, task_of(data)) for split in SPLITS}
     sums = compare_checksums(path)
-    total_steps(cfg, splits["train"].rows_of_epoch)
+    if cfg.train.max_flops is None:
+        total_steps(cfg, splits["train"].rows_of_epoch)
     rows = ", ".join(f"{split} {dataset.num_groups:,} puzzles ({dataset.num_rows:,} rows)" for split, dataset in splits.items())
     return f"{path}: {rows}, {decimal(folder_bytes(path))}, {sums}"
 
@@ -237,6 +238,8 @@ def state_bytes(cfg: Config, sizes: dict[str, int]) -> int:
 
 def checkpoints_at_once(cfg: Config, num_groups: float) -> int:
     """Checkpoints that lie on the disk together at most: the newest, the best, and the one that is being written."""
+    if cfg.train.max_flops is not None:  # how many steps these are is known when the run is built
+        return cfg.train.keep_checkpoints + 2
     steps = total_steps(cfg, num_groups)
     saves = 1 + sum(steps // every for every in (cfg.train.checkpoint_every_steps, cfg.train.eval_every_steps) if every)
     return min(saves, cfg.train.keep_checkpoints + 2)

@@ -29,6 +29,12 @@ def validate(cfg: Config) -> None:
             "train.trainable=all or a model with one"
         )
     _check_matrices(cfg.optimizer)
+    _check_parametrization(cfg)
+    if cfg.train.max_flops is not None and cfg.train.max_steps is not None:
+        raise ConfigError(
+            f"train.max_flops={cfg.train.max_flops:g} and train.max_steps={cfg.train.max_steps} both say how long the run is: set "
+            "one of them to null"
+        )
     _check_batch("train.global_batch_size", cfg.train.global_batch_size, cfg.hardware.devices)
     if cfg.evaluate.batch_size is not None:
         _check_batch("evaluate.batch_size", cfg.evaluate.batch_size, cfg.hardware.devices)
@@ -176,6 +182,28 @@ def _check_matrices(optimizer: OptimizerConfig) -> None:
         value = getattr(optimizer, name)
         if optimizer.name != "muon" and value != getattr(defaults, name):
             raise ConfigError(f"optimizer.{name}={value} is a setting of muon: set optimizer=muon or leave it out")
+
+
+def _check_parametrization(cfg: Config) -> None:
+    """Refuse mup where its base is missing or has other heads of attention, and its settings without it."""
+    optimizer, model = cfg.optimizer, cfg.model
+    if optimizer.parametrization == "standard":
+        for name in ("base_hidden_size", "base_num_layers", "decay_with_rate"):
+            if value := getattr(optimizer, name):
+                raise ConfigError(
+                    f"optimizer.{name}={value} is a setting of mup: set optimizer.parametrization=mup or leave it out"
+                )
+        return
+    base, head_size = optimizer.base_hidden_size, model.hidden_size // model.num_heads
+    if base is None:
+        raise ConfigError(
+            "optimizer.parametrization=mup needs optimizer.base_hidden_size: set it to the width that the learning rate is of"
+        )
+    if model.mixer == "attention" and base % head_size:
+        raise ConfigError(
+            f"optimizer.base_hidden_size={base} has no heads of {head_size} channels: heads have the same size at all widths "
+            "(recipe.width_scale keeps it): change model.num_heads or the base"
+        )
 
 
 def register_check(check: Callable[[Config], None]) -> Callable[[Config], None]:

@@ -23,7 +23,7 @@ from trm.config.schema import (
 # Of evaluations: names, draws, how many puzzles (which results say themselves), and what is reported beside the result.
 NO_WAY = ("inference.name", "inference.seed", "evaluate.max_puzzles", "evaluate.by_difficulty")
 
-LENGTH = ("max_steps", "epochs")  # keys of `train` that say how long a run is
+LENGTH = ("max_steps", "max_flops", "epochs")  # keys of `train` that say how long a run is
 
 
 def numerics(plain: dict[str, Any]) -> dict[str, Any]:
@@ -65,7 +65,7 @@ def resume_conflicts(saved: dict[str, Any], cfg: Config) -> list[str]:
     The length of the run (LENGTH) may change, unless the learning rate or the depth depends on it.
     """
     there, here = numerics(saved), numerics(to_plain(cfg))
-    if cfg.optimizer.schedule == "constant" and not cfg.recursion.curriculum:
+    if cfg.optimizer.schedule == "constant" and not (cfg.recursion.curriculum or cfg.optimizer.warmup_share):
         for side in (there, here):
             side["train"] = {key: value for key, value in side["train"].items() if key not in LENGTH}
     return differences(there, here)

@@ -12,7 +12,7 @@ from trm.config.schema import role
 # Keys that leave a result what it is, or that `_unlike` has in another form: the machine, seeds, steps, counts of puzzles.
 FREE = (
     *("seed", "data.seed", "data.num_test_puzzles", "data.num_aug", "data.on_the_fly_aug", "evaluate.max_puzzles"),
-    *("train.max_steps", "train.epochs", "train.eval_every_steps", "hardware.dtype", "hardware.loss_dtype"),
+    *("train.max_steps", "train.max_flops", "train.epochs", "train.eval_every_steps", "hardware.dtype", "hardware.loss_dtype"),
 )
 
 

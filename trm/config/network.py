@@ -148,7 +148,26 @@ class OptimizerConfig:
         choices=("adam", "aspect"),
     )
     clip_grad_norm: float | None = key(None, "largest norm of all gradients together, longer ones are scaled; null = any", above=0)
+    parametrization: str = key(
+        "standard",
+        "how initial values and learning rates follow the width: standard = they do not; mup = maximal updates, so that the best "
+        "learning rate of optimizer.base_hidden_size is that of other widths too (docs/explanation/scaling.md)",
+        choices=("standard", "mup"),
+    )
+    base_hidden_size: int | None = key(None, "mup: the width at which the run is what it is under standard", low=2, high=65536)
+    base_num_layers: int | None = key(None, "mup: the same of model.num_layers; null = nothing follows the depth", low=1, high=256)
+    decay_with_rate: bool = key(
+        False,
+        "mup: whether a weight decays less where its learning rate is scaled down; false = lr * weight_decay is the same at all "
+        "widths (arXiv 2510.19093)",
+    )
     warmup_steps: int = key(2000, "steps of linear warm-up; step 1 has lr/warmup_steps", low=0)
+    warmup_share: float | None = key(
+        None,
+        "warm-up as a share of the run's steps, in the place of warmup_steps: for runs whose length follows from train.max_flops",
+        low=0,
+        below=1,
+    )
     schedule: str = key("constant", "learning rate after warm-up", choices=("constant", "cosine"))
     lr_min_ratio: float = key(1.0, "cosine: last learning rate as a share of lr", low=0, high=1)
     puzzle_emb_lr: float = key(1e-4, "learning rate of the puzzle embedding", low=0, high=10)

@@ -5,7 +5,7 @@ Outside quotes it also makes numbers and truth values of words, which `as_typed`
 
 import re
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -61,6 +61,17 @@ def parsed(given: str) -> tuple[str, Any]:
     except HydraException:
         pass
     raise ConfigError(f"{given} is not understood: {quoting_hint(given)}")
+
+
+LENGTH = ("train.max_steps", "train.epochs", "train.max_flops")
+
+
+def check_length(overrides: Sequence[str]) -> None:
+    """Raise ConfigError where overrides say how long the run is in more than one unit: steps, epochs or FLOPs."""
+    values = dict(override.lstrip("+").partition("=")[::2] for override in overrides)
+    said = [f"{key}={values[key]}" for key in LENGTH if values.get(key, "null") != "null"]
+    if len(said) > 1:
+        raise ConfigError(f"{' and '.join(said)} each say how long the run is: keep one of them")
 
 
 def quoting_hint(given: str) -> str:

@@ -70,6 +70,7 @@ def register_schema() -> None:
     OmegaConf.register_new_resolver("trm_default", _default_of, replace=True)
     OmegaConf.register_new_resolver("trm_times", _times, replace=True)
     OmegaConf.register_new_resolver("trm_part", _part, replace=True)
+    OmegaConf.register_new_resolver("trm_unless", lambda budget, steps: steps if budget is None else None, replace=True)
     OmegaConf.register_new_resolver("trm_over", lambda value, by: _times(value, 1 / by), replace=True)
 
 

@@ -169,7 +169,16 @@ class TrainConfig:
     """Length of the run and what happens every so many steps."""
 
     max_steps: int | None = key(None, "steps to train; null = from epochs", low=1, changes=NUMBERS)
-    epochs: int = key(50000, "passes over the training puzzles (used when max_steps is null)", low=1, changes=NUMBERS)
+    max_flops: float | None = key(
+        None,
+        "training FLOPs to spend, counted from the graph: the run ends at the step that reaches them; it takes the place of "
+        "max_steps and epochs",
+        above=0,
+        changes=NUMBERS,
+    )
+    epochs: int = key(
+        50000, "passes over the training puzzles (used when max_steps and max_flops are null)", low=1, changes=NUMBERS
+    )
     global_batch_size: int = key(768, "rows of one step over all devices", low=1, high=16777216, changes=NUMBERS)
     log_every_steps: int = key(100, "fetch and log metrics", low=1)
     eval_every_steps: int | None = key(5000, "evaluate; null = only at the end", low=1, changes=RESULTS)

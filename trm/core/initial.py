@@ -57,6 +57,11 @@ def num_parameters(arch: Architecture) -> int:
     return sum(math.prod(shape) for shape in weight_shapes(arch).values())
 
 
+def num_recurrent_parameters(arch: Architecture) -> int:
+    """Those of the blocks, which a supervision step passes many times."""
+    return sum(math.prod(shape) for name, shape in weight_shapes(arch).items() if name.startswith(("net.", "f_L.", "f_H.")))
+
+
 def truncated_normal(shape: tuple[int, ...], std: float, seed: int, name: str, dtype: torch.dtype) -> Tensor:
     """Normal values cut at two sigma, whose standard deviation after the cut is `std`.
 

@@ -20,13 +20,14 @@ Weights = dict[str, Tensor]
 
 def learning_rate(base_lr: float, step: Tensor, cfg: OptimizerConfig, total_steps: int) -> Tensor:
     """The learning rate of a 1-based step: linear warm-up, then constant or cosine down to lr_min_ratio. Scalar like `step`."""
+    warmup = cfg.warmup_steps if cfg.warmup_share is None else round(cfg.warmup_share * total_steps)
     if cfg.schedule == "cosine":
-        progress = (step - cfg.warmup_steps) / max(1, total_steps - cfg.warmup_steps)
+        progress = (step - warmup) / max(1, total_steps - warmup)
         ratio = cfg.lr_min_ratio + (1 - cfg.lr_min_ratio) * 0.5 * (1 + torch.cos(math.pi * progress))
         ratio = ratio.clamp_min(0.0)
     else:
         ratio = torch.ones_like(step)
-    return base_lr * torch.where(step < cfg.warmup_steps, step / max(1, cfg.warmup_steps), ratio)
+    return base_lr * torch.where(step < warmup, step / max(1, warmup), ratio)
 
 
 def norm(tensors: Weights) -> Tensor:

@@ -18,6 +18,7 @@ import torch.utils._pytree as pytree
 from torch import Tensor
 
 from trm.config import IGNORE_LABEL, Config, OptimizerConfig, RecursionConfig
+from trm.core import parametrization
 from trm.core.architecture import Architecture, Weights
 from trm.core.initial import init_puzzle_embedding, init_weights, with_latents
 from trm.core.latents import FURTHER_PASSES
@@ -104,7 +105,7 @@ def empty_carry(arch: Architecture, buffers: Weights, batch_size: int, num_hypot
 
 def init_state(cfg: Config, arch: Architecture, buffers: Weights) -> TrainState:
     """The state before the first step, on the CPU."""
-    weights = init_weights(arch, cfg.seed)
+    weights = parametrization.scaled(cfg.optimizer, arch, init_weights(arch, cfg.seed))
     return TrainState(
         weights=weights,
         optimizer=OPTIMIZERS[cfg.optimizer.name].init(cfg.optimizer, weights),
@@ -277,12 +278,12 @@ def train_step(
     if cfg.trainable == "all":
         grads = clip_gradients(grads, cfg.optimizer.clip_grad_norm)
         lr = learning_rate(cfg.optimizer.lr, t, cfg.optimizer, cfg.total_steps)
-        weights, moments = OPTIMIZERS[cfg.optimizer.name].update(cfg.optimizer, weights, moments, grads, t, lr)
+        weights, moments = parametrization.update(cfg.optimizer, cfg.arch, weights, moments, grads, t, lr)
         ema = update_ema(ema, weights, averaging_rate(cfg.ema_rate, step, cfg.ema_start))
     table = state.puzzle_embedding
     if table is not None and of_vectors is not None:
         table = update_puzzle_embedding(
-            cfg.optimizer,
+            parametrization.puzzle_settings(cfg.optimizer, cfg.arch),
             table,
             *of_vectors,
             t,

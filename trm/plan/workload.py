@@ -6,8 +6,9 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor
 
-from trm.config import LARGEST_COUNT, SAMPLE_PUZZLES, Config, total_steps
+from trm.config import LARGEST_COUNT, SAMPLE_PUZZLES, Config
 from trm.core.architecture import Architecture, architecture
+from trm.core.budget import total_steps
 from trm.core.curriculum import stages
 from trm.core.flops import (
     count_eval_flops,
@@ -58,9 +59,14 @@ def rows_of_epoch(cfg: Config) -> float:
     return cfg.data.num_puzzles * task_of(cfg.data).facts.rows_of_puzzle
 
 
-def step_config(cfg: Config) -> StepConfig:
-    """What the training step is compiled for."""
-    steps = total_steps(cfg, rows_of_epoch(cfg))
+def planned_steps(cfg: Config) -> int:
+    """Optimizer steps of the run."""
+    return total_steps(cfg, architecture_of(cfg), rows_of_epoch(cfg))
+
+
+def step_config(cfg: Config, steps: int | None = None) -> StepConfig:
+    """What the training step is compiled for, in a run of so many steps; None = as many as it has."""
+    steps = steps or planned_steps(cfg)
     return StepConfig(architecture_of(cfg), cfg.optimizer, cfg.ema.rate, steps, cfg.ema.start_step, cfg.train.trainable)
 
 
@@ -86,9 +92,8 @@ class Workload:
     table_rows_bytes: int  # what they must gather: the batch's rows of a larger puzzle embedding
 
 
-def _mean_step(cfg: Config, flops: Callable[[Config], int | None]) -> int:
+def _mean_step(cfg: Config, steps: int, flops: Callable[[Config], int | None]) -> int:
     """The mean over the run's steps of what a step costs, where a curriculum makes the first ones cheaper."""
-    steps = total_steps(cfg, rows_of_epoch(cfg))
     parts = [(stage.stop - stage.start, replace(cfg, recursion=stage.recursion)) for stage in stages(cfg.recursion, steps)]
     return sum(length * (flops(part) or 0) for length, part in parts) // steps
 
@@ -103,7 +108,7 @@ def table_rows_bytes(table: Tensor | None, batch: int) -> int:
 
 def workload(cfg: Config) -> Workload:
     """Count what one run computes."""
-    arch, steps = architecture_of(cfg), total_steps(cfg, rows_of_epoch(cfg))
+    arch, steps = architecture_of(cfg), planned_steps(cfg)
     state, _ = train_arguments(cfg, arch).current
     batch, table = cfg.train.global_batch_size, state.puzzle_embedding  # of a large one the batch's rows alone are added up
     every = cfg.train.eval_every_steps
@@ -116,7 +121,7 @@ def workload(cfg: Config) -> Workload:
         parameters=num_parameters(arch),
         global_batch=batch,
         train_steps=steps,
-        train_flops=_mean_step(cfg, lambda part: count_train_flops(part, step_config(part))),
+        train_flops=_mean_step(cfg, steps, lambda part: count_train_flops(part, step_config(part, steps))),
         eval_flops=count_eval_flops(cfg, arch, cfg.eval_batch_size),
         eval_calls=((evaluations - 1) * batches + last_batches + evaluations * beside) * cfg.inference_steps,
         evaluations=evaluations,

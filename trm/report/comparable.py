@@ -17,7 +17,7 @@ TRAIN, TEST = DIGESTS
 COUNT, STEP, LAST, STEPS = "test puzzles evaluated", "training step", "is the run's last step", "supervision steps"
 CANDIDATES, INTERVAL = "candidates", "train.eval_every_steps"
 DECIDE_TRAIN = ("data.num_puzzles", "data.num_aug", "data.on_the_fly_aug")
-DECIDE_STEP = ("train.max_steps", "train.epochs", "train.global_batch_size", "data.num_puzzles")
+DECIDE_STEP = ("train.max_steps", "train.max_flops", "train.epochs", "train.global_batch_size", "data.num_puzzles")
 # of runs that do not say which test puzzles they read
 NAMED = tuple(key for key in all_keys() if key.startswith("data.") and role(key) in (NUMBERS, RESULTS) and key not in DECIDE_TRAIN)
 

@@ -13,8 +13,9 @@ from torch import Tensor
 
 from trm.backends import Runtime, start
 from trm.backends.machine import require_machine
-from trm.config import Config, RecursionConfig, total_steps
+from trm.config import Config, RecursionConfig
 from trm.core.architecture import Architecture, Weights, architecture
+from trm.core.budget import total_steps
 from trm.core.curriculum import Stage, stages
 from trm.core.initial import init_buffers
 from trm.core.metrics import training_names
@@ -105,11 +106,12 @@ def build(cfg: Config, runtime: Runtime | None = None) -> Experiment:
     path, task = ensure_dataset(cfg.data), task_of(cfg.data)
     dataset, test = (load_dataset(path, split, task) for split in ("train", "test"))
     cfg = dataclasses.replace(cfg, data=as_read(cfg.data, dataset, test))
-    steps = total_steps(cfg, dataset.rows_of_epoch)
+    plain = architecture(cfg, **dataset.metadata.sizes)
+    steps = total_steps(cfg, plain, dataset.rows_of_epoch)
     runtime = runtime or started(cfg)
     loader = train_loader(cfg, dataset, Host(runtime.process_index, runtime.process_count))
     content = examine(path, dataset, test, task)
-    arch = on_devices(architecture(cfg, **dataset.metadata.sizes), runtime)
+    arch = on_devices(plain, runtime)
     return Experiment(cfg, runtime, dataset, loader, arch, init_buffers(arch, cfg.seed), steps, content)
 
 

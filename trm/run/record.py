@@ -13,7 +13,7 @@ from torch import Tensor
 from trm.backends.machine import surroundings
 from trm.config import EXACT, digest, kept, to_plain
 from trm.core.flops import training_flops
-from trm.core.initial import num_parameters
+from trm.core.initial import num_parameters, num_recurrent_parameters
 from trm.ground.cores import cores
 from trm.inference.evaluator import EvalResult
 from trm.run.checkpoint import Meta, Scores
@@ -109,6 +109,7 @@ class Record:
             "seconds_to_first_step": self.seconds_to_first_step,
             "samples_per_s": rows_after_first / seconds if trained > 1 and seconds else None,
             "parameters": num_parameters(exp.arch),
+            "recurrent_parameters": num_recurrent_parameters(exp.arch),
             "training_flops": training_flops(exp.cfg, exp.arch, exp.stages, self.step),
             "config_digest": digest(exp.cfg),
             "data": asdict(exp.content),  # what was read, whatever the settings say

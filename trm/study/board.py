@@ -151,7 +151,7 @@ class Board:
 
 def _row(run_dir: Path, job: Job) -> Row:
     data, total = Path(job.cfg.data.path), job.cfg.train.max_steps
-    if total is None and (data / "train").exists():
+    if total is None and job.cfg.train.max_flops is None and (data / "train").exists():
         total = total_steps(job.cfg, read_metadata(data, "train").total_groups)
     summary: dict[str, Any] = read_summary(run_dir) or {}
     name = "exact_accuracy" if job.cfg.evaluate.best_by == "exact" else job.cfg.evaluate.best_by

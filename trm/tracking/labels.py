@@ -31,6 +31,7 @@ WORDS = {
     "train.global_batch_size": "batch {}",
     "train.epochs": "{} epochs",
     "train.max_steps": "{} steps",
+    "train.max_flops": "{:g} FLOPs",
 }
 ID_DIGITS = 6
 
@@ -53,7 +54,7 @@ def labels(cfg: Config, data: Mapping[str, Any] | None = None) -> Labels:
     """The labels of a run with these settings on these puzzles (`data`: trm/data/content.py made plain; None = not read yet)."""
     settings, expected = flatten(to_plain(cfg)), flatten(to_plain(Config())) | {"data.name": paper.DATASET}
     recursion = f"t{cfg.recursion.T}_n{cfg.recursion.n}"
-    if cfg.train.max_steps is not None:
+    if cfg.train.max_steps is not None or cfg.train.max_flops is not None:
         settings["train.epochs"] = expected["train.epochs"]  # which say nothing then
     words = [form.format(settings[key]) for key, form in WORDS.items() if settings[key] != expected[key]]
     match = matching.find(settings, None, *(() if data is None else (data["test_puzzles"], data.get("caveats", ()))))

@@ -7,6 +7,7 @@ state keeps what `init` returns and knows nothing of it; neither do checkpoints,
 from __future__ import annotations  # torch.compile cannot evaluate the annotations of nested functions
 
 import importlib
+import math
 import pkgutil
 from collections.abc import Callable
 from typing import NamedTuple
@@ -25,11 +26,20 @@ class Optimizer(NamedTuple):
 
     init: (settings, weights) -> the buffers before the first update, tensors of the weights' master dtype.
     update: (settings, weights, buffers, gradients, step, lr) -> the new weights and buffers. `step` counts from 1 and `lr` is the
-        scheduled learning rate; both are scalars in the weights' dtype on the device, so that nothing is sent at each step.
+        scheduled learning rate; both are scalars in the weights' dtype on the device, so that nothing is sent at each step. Each
+        weight's update is its own: the rule may be called with some of the weights (trm/core/parametrization.py).
+    update_norm: (settings, name, rows, columns) -> the largest singular value of an update of such a matrix at a learning rate of
+        one, up to a constant. By default that of updates whose values are all about one.
     """
 
     init: Callable[[OptimizerConfig, Weights], Buffers]
     update: Callable[[OptimizerConfig, Weights, Buffers, Weights, Tensor, Tensor], tuple[Weights, Buffers]]
+    update_norm: Callable[[OptimizerConfig, str, int, int], float] = lambda cfg, name, rows, columns: math.sqrt(rows * columns)
+
+
+def matrices_in(name: str) -> int:
+    """Matrices that a weight of a block holds, one below the other."""
+    return {"gate_up": 2, "qkv": 3}.get(name.rpartition(".")[2], 1)
 
 
 OPTIMIZERS: dict[str, Optimizer] = {}

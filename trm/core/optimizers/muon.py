@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from trm.config import OptimizerConfig
-from trm.core.optimizers import OPTIMIZERS, Buffers, Optimizer, Weights
+from trm.core.optimizers import OPTIMIZERS, Buffers, Optimizer, Weights, matrices_in
 from trm.core.recursion import OWN
 
 # a, b, c of x -> a x + b x^3 + c x^5, which pushes singular values in (0, 1] towards one (the values of the Muon post)
@@ -22,7 +22,11 @@ NEWTON_SCHULZ_STEPS = 5
 
 def is_matrix(name: str, weight: Tensor) -> bool:
     """Whether Muon moves a weight: the matrices of the blocks; neither embeddings and heads, nor what a variant adds."""
-    return weight.ndim == 2 and not name.startswith(("embed_", "lm_head", "q_head", OWN))
+    return weight.ndim == 2 and _in_blocks(name)
+
+
+def _in_blocks(name: str) -> bool:
+    return not name.startswith(("embed_", "lm_head", "q_head", OWN))
 
 
 def _split(weights: Weights) -> tuple[Weights, Weights]:
@@ -49,15 +53,10 @@ def update(
         g = grads[name]
         momentum[name] = cfg.momentum * buffers["momentum"][name] + (1 - cfg.momentum) * g
         nesterov = cfg.momentum * momentum[name] + (1 - cfg.momentum) * g
-        moved[name] = p * (1 - matrix_lr * decay) - matrix_lr * direction(nesterov, _matrices_in(name), cfg.matrix_scale)
+        moved[name] = p * (1 - matrix_lr * decay) - matrix_lr * direction(nesterov, matrices_in(name), cfg.matrix_scale)
     others, rest_buffers = OPTIMIZERS[cfg.others].update(cfg, rest, buffers, grads, step, lr)
     both = moved | others
     return {name: both[name] for name in weights}, {"momentum": momentum, **rest_buffers}
-
-
-def _matrices_in(name: str) -> int:
-    """Matrices that a weight of a block holds, one below the other."""
-    return {"gate_up": 2, "qkv": 3}.get(name.rpartition(".")[2], 1)
 
 
 def direction(momentum: Tensor, num_matrices: int = 1, scale: str = "adam") -> Tensor:
@@ -69,8 +68,18 @@ def direction(momentum: Tensor, num_matrices: int = 1, scale: str = "adam") -> T
     """
     parts = momentum.reshape(num_matrices, -1, momentum.shape[1])
     rows, columns = parts.shape[1:]
-    factor = 0.2 * math.sqrt(max(rows, columns)) if scale == "adam" else math.sqrt(max(1, rows / columns))
-    return (orthogonalized(parts) * factor).reshape(momentum.shape)
+    return (orthogonalized(parts) * _factor(rows, columns, scale)).reshape(momentum.shape)
+
+
+def _factor(rows: int, columns: int, scale: str) -> float:
+    return 0.2 * math.sqrt(max(rows, columns)) if scale == "adam" else math.sqrt(max(1, rows / columns))
+
+
+def update_norm(cfg: OptimizerConfig, name: str, rows: int, columns: int) -> float:
+    """The largest singular value of an update: that of an orthogonal matrix times its factor, or of the rule for the rest."""
+    if not _in_blocks(name):
+        return OPTIMIZERS[cfg.others].update_norm(cfg, name, rows, columns)
+    return _factor(rows, columns, cfg.matrix_scale)
 
 
 def orthogonalized(matrices: Tensor) -> Tensor:
@@ -84,4 +93,4 @@ def orthogonalized(matrices: Tensor) -> Tensor:
     return x.mT if tall else x
 
 
-OPTIMIZERS["muon"] = Optimizer(init, update)
+OPTIMIZERS["muon"] = Optimizer(init, update, update_norm)

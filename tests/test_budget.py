@@ -1,0 +1,99 @@
+"""A run's length in training FLOPs: the step at which it ends, what follows from it, and what excludes it."""
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+
+from trm.cli import compose
+from trm.config import resume_conflicts, to_plain
+from trm.core.budget import total_steps
+from trm.core.curriculum import stages
+from trm.core.flops import network_flops, training_flops
+from trm.core.optim import learning_rate
+from trm.errors import ConfigError
+from trm.plan.__main__ import main as plan
+from trm.plan.workload import architecture_of, step_config, workload
+
+TINY = ["data=sudoku_4x4", "recipe=tiny", "recursion=t2_n2", "run_name=x"]
+
+
+def tiny(*overrides):
+    return compose([*TINY, *overrides])
+
+
+@pytest.fixture(scope="module")
+def cost():
+    """FLOPs of a step of the tiny run."""
+    cfg = tiny()
+    return network_flops(cfg, step_config(cfg))
+
+
+@pytest.mark.parametrize("budget", [0.1, 1.0, 1.001, 2.5, 30.0])
+def test_a_run_ends_at_the_step_that_reaches_its_budget(cost, budget):
+    cfg = tiny(f"train.max_flops={budget * cost}")
+    arch = architecture_of(cfg)
+    steps = total_steps(cfg, arch, 1000)
+    assert steps == math.ceil(budget)
+    spent = [training_flops(cfg, arch, stages(cfg.recursion, steps), step) for step in (steps - 1, steps)]
+    assert spent[0] < budget * cost <= spent[1]
+    assert cfg.train.max_steps is None  # the recipe's own length gives way
+
+
+def test_the_stages_of_a_curriculum_are_counted_each_at_its_depth(cost):
+    cfg = tiny(f"train.max_flops={20 * cost}", "recursion.curriculum=[{until: 0.5, T: 1, n: 1}]")
+    arch = architecture_of(cfg)
+    steps = total_steps(cfg, arch, 1000)
+    assert steps > 20
+    before, after = (training_flops(cfg, arch, stages(cfg.recursion, count), count) for count in (steps - 1, steps))
+    assert before < 20 * cost <= after
+
+
+def test_the_warm_up_follows_the_number_of_steps():
+    optimizer = replace(tiny().optimizer, warmup_share=0.1, schedule="cosine", lr_min_ratio=0.0)
+    fixed = replace(optimizer, warmup_share=None, warmup_steps=20)
+    for step in (1.0, 19.0, 20.0, 50.0, 200.0):
+        t = torch.tensor(step, dtype=torch.float64)
+        assert learning_rate(1e-3, t, optimizer, 200) == learning_rate(1e-3, t, fixed, 200)
+
+
+def test_a_share_of_warm_up_ties_a_run_to_its_length():
+    saved = to_plain(tiny("optimizer.warmup_share=0.1", "train.max_steps=10"))
+    assert resume_conflicts(saved, tiny("optimizer.warmup_share=0.1", "train.max_steps=20")) != []
+    assert resume_conflicts(to_plain(tiny("train.max_flops=1e9")), tiny("train.max_flops=2e9")) == []
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (["train.max_flops=1e12", "train.max_steps=5"], "train.max_steps=5 and train.max_flops=1e12 each say how long"),
+        (["train.epochs=3", "train.max_flops=1e12"], "train.epochs=3 and train.max_flops=1e12 each say how long"),
+        (["train.epochs=3", "train.max_steps=5"], "train.max_steps=5 and train.epochs=3 each say how long"),
+        (["experiment=demo_4x4", "train.max_flops=1e12"], "train.max_flops=1e+12 and train.max_steps=600 both say how long"),
+        (["train.max_flops=0"], "train.max_flops=0"),
+    ],
+)
+def test_a_run_has_one_length(overrides, words):
+    with pytest.raises(ConfigError, match="^" + words.replace("+", r"\+")) as refused:
+        tiny(*overrides)
+    assert "\n" not in str(refused.value)
+
+
+def test_null_gives_way():
+    assert tiny("experiment=demo_4x4", "train.max_flops=1e12", "train.max_steps=null").train.max_flops == 1e12
+
+
+def test_a_budget_of_too_many_steps_is_refused():
+    cfg = tiny("train.max_flops=1e30")
+    with pytest.raises(ConfigError, match="lower it"):
+        total_steps(cfg, architecture_of(cfg), 1000)
+
+
+def test_the_plan_prices_a_sweep_of_budgets(capsys, cost):
+    assert workload(tiny("hardware=v4_64", f"train.max_flops={7 * cost}", "train.eval_every_steps=3")).evaluations == 3
+    budgets = f"train.max_flops={5 * cost},{50 * cost}"
+    plan([*TINY[:-1], "hardware=v4_64", "hardware.placement=chip", "--multirun", budgets])
+    printed = capsys.readouterr().out
+    assert "chip-hours" in printed
+    assert sum(line.strip().startswith("max_flops=") for line in printed.splitlines()) == 2
