@@ -1,5 +1,5 @@
 """Compare runs from their folders alone: `python -m trm.report DIR... [--group KEY,...] [--target SHARE] [--records]
-[--baseline VARIANT] [--out DIR]`.
+[--baseline VARIANT] [--scaling] [--out DIR]`.
 
 DIR is a run folder (outputs/NAME), a sweep folder (multirun/NAME) or a folder of such folders. Completed runs that differ only in
 the seed are one variant. The command prints a table and writes report.csv, report.json, curves.png, bars.png, steps.png and
@@ -13,7 +13,9 @@ or still run are listed with the reason.
                    docs/results/records.md
   --baseline VARIANT
                    each variant's difference to this one over the seeds that both have, with corrected p values
-  --out DIR        where the files go; default: DIR/report of a single DIR, otherwise ./report
+  --scaling        fit scaling laws instead, over what varies (parameters, training FLOPs, puzzles, passes), with intervals; then
+                   predict the largest size from the smaller ones
+  --out DIR        where the files go; default: DIR/report (with --scaling DIR/scaling) of a single DIR, otherwise ./report
 """
 
 if __name__ == "__main__":  # before what takes seconds to import
@@ -24,13 +26,14 @@ if __name__ == "__main__":  # before what takes seconds to import
 
 import io
 import sys
+from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
 from trm.cli import options
 from trm.config import local_path
 from trm.errors import UserError
-from trm.report import plots, records
+from trm.report import plots, records, scaling, scaling_output
 from trm.report.output import csv_text, json_text, page, terminal
 from trm.report.runs import collect
 from trm.report.variants import compare
@@ -41,7 +44,7 @@ def main(arguments: list[str]) -> None:
     """The command; see the module's docstring."""
     keys = {"type": lambda text: [key.strip() for key in text.split(",") if key.strip()]}
     kinds: dict[str, Any] = {"target": {"type": float}, "records": {"action": "store_true"}, "baseline": {}, "out": {"type": Path}}
-    given = options("trm.report", arguments, group=keys, **kinds)
+    given = options("trm.report", arguments, group=keys, scaling={"action": "store_true"}, **kinds)
     folders = [Path(local_path("DIR", folder)) for folder in given.rest]
     if not folders:
         raise UserError("give at least one folder of runs, such as outputs/NAME or multirun/NAME")
@@ -49,6 +52,9 @@ def main(arguments: list[str]) -> None:
         raise UserError("--group needs config keys or groups, such as recursion,ema")
     if given.target is not None and not 0 < given.target <= 1:
         raise UserError(f"--target {given.target:g} is no exact accuracy: give a share above 0 and up to 1, such as 0.8")
+    if given.scaling:
+        _scaling(folders, given)
+        return
     target: float | None = given.target or (records.TARGET if given.records else None)
     out = given.out or (folders[0] / "report" if len(folders) == 1 else Path("report"))
     names = ", ".join(folder.resolve().name for folder in folders)
@@ -61,11 +67,33 @@ def main(arguments: list[str]) -> None:
     except KeyboardInterrupt as stopped:
         stopped.add_note(f"{out} is as it was")
         raise
+    said = terminal(comparison)
+    if given.records and target is not None:
+        said += f"\n\n{records.text(comparison, target)}"
+    _tell(out, files, said)
+
+
+def _tell(out: Path, files: dict[str, str | bytes], said: str) -> None:
+    """Write the files, then print what was found and where it is."""
     paths = {out / name: content for name, content in files.items()}
     write_files("--out", out, paths)
     if isinstance(sys.stdout, io.TextIOWrapper):  # a terminal that cannot show a character shows ? instead
         sys.stdout.reconfigure(errors="replace")
-    print(terminal(comparison))
-    if given.records and target is not None:
-        print(f"\n{records.text(comparison, target)}")
+    print(said)
     print("\nwritten:", *paths, sep="\n  ")
+
+
+def _scaling(folders: list[Path], given: Namespace) -> None:
+    """The laws of the runs, under DIR/scaling unless --out says where."""
+    if given.group or given.target or given.records or given.baseline:
+        raise UserError("--scaling finds by itself what varies: leave out --group, --target, --records and --baseline")
+    found = scaling.study(compare(collect(folders)))
+    drawn = scaling_output.pictures(found)
+    files: dict[str, str | bytes] = {
+        "scaling.csv": scaling_output.csv_text(found),
+        "scaling.json": scaling_output.json_text(found),
+        **{f"{name}.png": picture["light"] for name, picture in drawn.items()},
+        "index.html": scaling_output.page(found, f"Scaling: {', '.join(folder.resolve().name for folder in folders)}", drawn),
+    }
+    out = given.out or (folders[0] / "scaling" if len(folders) == 1 else Path("scaling"))
+    _tell(out, files, scaling_output.terminal(found))

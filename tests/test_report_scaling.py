@@ -1,0 +1,156 @@
+"""trm.report --scaling on made runs: what varies is found, laws are recovered, and what has no law is refused in one line."""
+
+import copy
+import json
+
+import numpy as np
+import pytest
+from report_fixtures import config, write_run
+
+from trm.errors import UserError
+from trm.report.__main__ import main
+
+WIDTHS = (16, 32, 64, 128, 256)
+TEST, OTHER = "a" * 64, "b" * 64
+
+
+@pytest.fixture(scope="module")
+def base():
+    return config("data=sudoku_6x6", "recipe=tiny")
+
+
+def write(folder, base, random, loss, *, seeds=3, noise=0.01, digest=TEST, accuracy=None, **changes):
+    """Runs of these seeds with settings GROUP__KEY and what their summaries say."""
+    settings, summary = copy.deepcopy(base), {}
+    for name, value in changes.items():
+        group, _, key = name.partition("__")
+        if key:
+            settings[group][key] = value
+        else:
+            summary[name] = value
+    for seed in range(seeds):
+        measured = float(loss * (1 + noise * random.standard_normal()))
+        exact = 0.9 * np.exp(-measured) if accuracy is None else accuracy
+        name = "-".join(f"{value or 0:g}" for value in changes.values()) + f"-{seed}"
+        write_run(
+            folder / name, settings, float(exact), seed=seed, steps=int(summary.get("steps", 400)),
+            last_eval={"lm_loss": measured, "count": 500}, data={"train_digest": "c" * 64, "test_digest": digest},
+            **{key: value for key, value in summary.items() if key != "steps"},
+        )  # fmt: skip
+
+
+def told(folder, capsys):
+    main([str(folder), "--scaling"])
+    found = json.loads((folder / "scaling" / "scaling.json").read_text())
+    return (
+        capsys.readouterr().out,
+        {(row["axis"], row["where"], row["measure"], row["quantity"]): row for row in found["laws"]},
+        found,
+    )
+
+
+def write_widths(folder, base, widths=WIDTHS, loss=lambda N: 0.1 + 30 * N**-0.5, **more):
+    random = np.random.default_rng(0)
+    for width in widths:
+        N = 100 * width**2
+        write(folder, base, random, loss(N), model__hidden_size=width, parameters=N, training_flops=10**12, **more)
+
+
+def test_a_law_over_parameters_is_found_and_predicts_the_largest(tmp_path, base, capsys):
+    write_widths(tmp_path / "runs", base)
+    printed, laws, _ = told(tmp_path / "runs", capsys)
+    exponent = laws["parameters", "", "loss", "a"]
+    assert exponent["low"] < 0.5 < exponent["high"]
+    held = laws["parameters", "", "loss", "predicted at 6.5536e+06, from the smaller ones"]
+    assert held["verdict"] == "the law held"
+    assert ("parameters", "", "exact accuracy", "slope") in laws
+    assert "the law held" in printed
+    written = {path.name for path in (tmp_path / "runs" / "scaling").iterdir()}
+    assert written == {"scaling.csv", "scaling.json", "parameters.png", "index.html"}
+    page = (tmp_path / "runs" / "scaling" / "index.html").read_text()
+    assert page.count("data:image/png") == 2
+    assert "http" not in page.replace("http-equiv", "")
+
+
+def test_a_law_that_breaks_at_the_largest_size_is_called_failed(tmp_path, base, capsys):
+    write_widths(tmp_path / "runs", base, loss=lambda N: 0.1 + 30 * N**-0.5 if N < 6e6 else 0.4)
+    _, laws, _ = told(tmp_path / "runs", capsys)
+    assert laws["parameters", "", "loss", "predicted at 6.5536e+06, from the smaller ones"]["verdict"] == "the law failed"
+
+
+def test_budgets_by_widths_have_parabolas_and_exponents(tmp_path, base, capsys):
+    random = np.random.default_rng(1)
+    for budget in (1e12, 4e12, 1.6e13, 6.4e13):
+        best = 3e-2 * budget**0.5
+        for i, width in enumerate(WIDTHS):
+            N, steps = best * 2.0 ** (i - 2), int(budget / (best * 2.0 ** (i - 2)) / 1e4)
+            loss = 2e3 * budget**-0.3 * np.exp(0.08 * np.log(N / best) ** 2)
+            write(tmp_path / "runs", base, random, loss, model__hidden_size=width, train__max_flops=budget, train__max_steps=None,
+                  parameters=N, training_flops=budget * 1.001, steps=steps)  # fmt: skip
+    printed, laws, _ = told(tmp_path / "runs", capsys)
+    place = "parameters at equal training FLOPs", "", "loss"
+    exponent = laws[(*place, "exponent of the best parameters in FLOPs")]
+    assert exponent["low"] < 0.5 < exponent["high"]
+    assert laws[(*place, "exponent of the best samples in FLOPs")]["value"] == pytest.approx(0.5, abs=0.1)
+    assert laws[(*place, "best parameters at 1e+12 FLOPs")]["low"] < 3e4 < laws[(*place, "best parameters at 1e+12 FLOPs")]["high"]
+    assert ("training FLOPs", "hidden_size=64", "loss", "a") in laws
+    assert (tmp_path / "runs" / "scaling" / "equal_compute_0.png").exists()
+    assert "exponent of the best samples" in printed
+
+
+def test_passes_by_T_and_by_n_are_apart_and_tell_what_a_recursion_is_worth(tmp_path, base, capsys):
+    random = np.random.default_rng(2)
+    for width in (32, 128):
+        for T, n in ((1, 1), (2, 1), (4, 1), (8, 1), (1, 3), (1, 7), (1, 15)):
+            recurrent, once = 100 * width**2, 20 * width
+            loss = 0.1 + 40 * (once + (T * (n + 1)) ** 0.46 * recurrent) ** -0.4
+            write(tmp_path / "runs", base, random, loss, model__hidden_size=width, recursion__T=T, recursion__n=n,
+                  parameters=once + recurrent, recurrent_parameters=recurrent, noise=0.003)  # fmt: skip
+    _, laws, found = told(tmp_path / "runs", capsys)
+    assert {axis for axis, *_ in laws} >= {"passes by T", "passes by n", "passes by T and parameters"}
+    phis = [row for (_, _, _, quantity), row in laws.items() if quantity == "phi"]
+    assert any(row["low"] < 0.46 < row["high"] for row in phis)
+    assert any("sizes, and a law needs 4" in reason for reason in found["refused"])
+
+
+def test_sizes_that_differ_by_noise_have_no_law(tmp_path, base, capsys):
+    write_widths(tmp_path / "runs", base, loss=lambda N: 0.2)
+    printed, laws, _ = told(tmp_path / "runs", capsys)
+    assert laws["parameters", "", "loss", "law"]["verdict"].startswith("refused: sizes are not told apart")
+    assert "not told apart" in printed
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"widths": WIDTHS[:3]}, "3 sizes, and a law needs 4"),
+        ({"seeds": 1}, "one seed at"),
+        ({"train__max_flops": 2e12, "train__max_steps": None}, "its budget of 2e\\+12 training FLOPs was not reached"),
+    ],
+)
+def test_what_cannot_be_fitted_is_refused_in_one_line(tmp_path, base, change, words):
+    write_widths(tmp_path / "runs", base, **change)
+    with pytest.raises(UserError, match=words) as refused:
+        main([str(tmp_path / "runs"), "--scaling"])
+    assert "\n" not in str(refused.value)
+
+
+def test_runs_of_different_test_puzzles_are_refused(tmp_path, base):
+    write_widths(tmp_path / "runs" / "one", base)
+    write_widths(tmp_path / "runs" / "other", base, widths=(512,), digest=OTHER)
+    with pytest.raises(UserError, match="2 different sets of test puzzles"):
+        main([str(tmp_path / "runs"), "--scaling"])
+
+
+def test_other_options_are_refused(tmp_path, base):
+    with pytest.raises(UserError, match="--scaling finds by itself what varies"):
+        main([str(tmp_path), "--scaling", "--target", "0.5"])
+
+
+def test_a_ceiling_is_warned_of(tmp_path, base, capsys):
+    random = np.random.default_rng(3)
+    for i, width in enumerate(WIDTHS):
+        write(tmp_path / "runs", base, random, 0.5 / (i + 1), accuracy=1 - 0.2 / 4**i, model__hidden_size=width,
+              parameters=100 * width**2)  # fmt: skip
+    printed, _, _ = told(tmp_path / "runs", capsys)
+    assert "exact accuracy is at its ceiling" in printed

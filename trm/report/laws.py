@@ -1,0 +1,355 @@
+"""Scaling laws and their fits: a power law with a floor, a logistic, parabolas at equal compute, and the joint law of recursion.
+
+Intervals are 95 % and come from a bootstrap over seeds: the deviations of all runs from the mean of their size, as shares of it,
+are pooled, drawn anew and fitted again. A mean of n runs hides a part of its own deviation, and few runs tell little of their
+spread, so that deviations are first widened by sqrt(n / (n - 1)) and by Student's t over the normal quantile; without it the
+intervals are too narrow (tests/test_laws.py measures how often they hold the truth). They say nothing of a law of the wrong form.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import optimize, special
+
+Array = NDArray[np.float64]
+RESAMPLES, JOINT_RESAMPLES = 1000, 200
+CONFIDENCE = 0.95
+EXPONENTS = (0.01, 4.0)  # of a power law; an interval that reaches an end has none there
+CEILING = 0.98  # exact accuracy above which sizes are hardly told apart
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A value with the ends of its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+    def __contains__(self, value: float) -> bool:
+        return self.low <= value <= self.high
+
+
+def interval(value: float, draws: Array) -> Interval:
+    """A fitted value with the quantiles of its draws."""
+    tail = (1 - CONFIDENCE) / 2
+    low, high = np.quantile(draws, [tail, 1 - tail])
+    return Interval(float(value), float(low), float(high))
+
+
+@dataclass(frozen=True)
+class Points:
+    """Sizes in ascending order, and what runs of each seed measured there."""
+
+    x: Array  # [P]
+    y: Sequence[Array]  # [n_i] each
+
+    @property
+    def means(self) -> Array:
+        """Mean over the seeds, [P]."""
+        return np.array([values.mean() for values in self.y])
+
+    @property
+    def spare(self) -> int:
+        """Runs beyond one of each size: what the spread over seeds is known from."""
+        return sum(len(values) - 1 for values in self.y)
+
+    def without_last(self) -> Points:
+        """All sizes but the largest."""
+        return Points(self.x[:-1], self.y[:-1])
+
+
+def points(sizes: Sequence[tuple[float, Sequence[float]]]) -> Points:
+    """Points of (size, values of its seeds), in any order."""
+    ordered = sorted(sizes)
+    return Points(np.array([x for x, _ in ordered], dtype=np.float64), [np.asarray(y, dtype=np.float64) for _, y in ordered])
+
+
+def deviations(found: Points, *, shares: bool = False) -> Array:
+    """The deviations of all runs from their size's mean, pooled and widened: of the mean, or with `shares` of sqrt(p (1 - p))."""
+    pool = [(y - y.mean()) / _scale(y.mean(), shares) * math.sqrt(len(y) / (len(y) - 1)) for y in found.y if len(y) > 1]
+    wider = special.stdtrit(found.spare, (1 + CONFIDENCE) / 2) / special.ndtri((1 + CONFIDENCE) / 2)
+    widened: Array = np.concatenate(pool) * wider
+    return widened
+
+
+def _scale(mean: float, shares: bool) -> float:
+    return math.sqrt(max(mean * (1 - mean), 1e-6)) if shares else mean
+
+
+def resampled(found: Points, count: int, *, shares: bool = False, seed: int = 0) -> Array:
+    """Means of each size as other seeds might have given them, [count, P]."""
+    pool, random = deviations(found, shares=shares), np.random.default_rng(seed)
+    columns = [y.mean() + _scale(y.mean(), shares) * random.choice(pool, (count, len(y))).mean(1) for y in found.y]
+    drawn = np.stack(columns, axis=1)
+    return drawn.clip(0, 1) if shares else np.maximum(drawn, 1e-9)
+
+
+def tells_apart(found: Points) -> float:
+    """The p value of the sizes having one mean, by the F test over the seeds' logarithms."""
+    logs = [np.log(np.maximum(y, 1e-9)) for y in found.y]
+    total, sizes = np.concatenate(logs), len(logs)
+    within = sum(((y - y.mean()) ** 2).sum() for y in logs) / found.spare
+    between = sum(len(y) * (y.mean() - total.mean()) ** 2 for y in logs) / (sizes - 1)
+    return float(special.fdtrc(sizes - 1, found.spare, between / max(within, 1e-300)))
+
+
+# ------------------------------------------------------------------------------------------------------------------- power law
+
+
+@dataclass(frozen=True)
+class PowerLaw:
+    """y = E + A x^-a, fitted to the means and to each resample of them; the draws are [R]."""
+
+    E: float
+    A: float
+    a: float
+    draws: tuple[Array, Array, Array]
+
+    def at(self, x: Array) -> Array:
+        """The law's values."""
+        return self.E + self.A * x**-self.a
+
+    def band(self, x: Array) -> Array:
+        """The values of all resamples, [R, X]."""
+        E, A, a = (draw[:, None] for draw in self.draws)
+        band: Array = E + A * x[None] ** -a
+        return band
+
+    def intervals(self) -> dict[str, Interval]:
+        """Of each parameter."""
+        return {name: interval(getattr(self, name), draw) for name, draw in zip(("E", "A", "a"), self.draws, strict=True)}
+
+
+def fit_power_law(found: Points, resamples: int = RESAMPLES) -> PowerLaw:
+    """The law with the least squares of relative errors, E and A not negative."""
+    rows = np.concatenate([found.means[None], resampled(found, resamples)])
+    centre = math.exp(np.log(found.x).mean())  # so that x^-a is about one
+    a, (E, A) = _profiled(np.log(found.x / centre), rows)
+    A = A * centre**a
+    return PowerLaw(float(E[0]), float(A[0]), float(a[0]), (E[1:], A[1:], a[1:]))
+
+
+def _profiled(log_x: Array, rows: Array) -> tuple[Array, tuple[Array, Array]]:
+    """The best exponent of each row of means [R, P], with E and A: for an exponent these two are linear."""
+
+    def loss(a: Array) -> Array:  # [R, G] exponents -> [R, G]
+        return _floor_and_scale(log_x, rows, a)[0]
+
+    grid = np.geomspace(*EXPONENTS, 80)
+    best = loss(np.broadcast_to(grid, (len(rows), len(grid)))).argmin(1)
+    low, high = grid[np.maximum(best - 1, 0)], grid[np.minimum(best + 1, len(grid) - 1)]
+    golden = (math.sqrt(5) - 1) / 2
+    for _ in range(40):
+        left, right = high - golden * (high - low), low + golden * (high - low)
+        values = loss(np.stack([left, right], axis=1))
+        nearer = values[:, 0] < values[:, 1]
+        low, high = np.where(nearer, low, left), np.where(nearer, right, high)
+    a = (low + high) / 2
+    _, E, A = _floor_and_scale(log_x, rows, a[:, None])
+    return a, (E[:, 0], A[:, 0])
+
+
+def _floor_and_scale(log_x: Array, rows: Array, a: Array) -> tuple[Array, Array, Array]:
+    """Squares of relative errors, E and A of exponents [R, G] on rows [R, P]."""
+    u, y = np.exp(-a[..., None] * log_x), rows[:, None]  # [R, G, P], [R, 1, P]
+    w = 1 / y**2
+    sw, su, suu, sy, suy = w.sum(-1), (w * u).sum(-1), (w * u * u).sum(-1), (w * y).sum(-1), (w * u * y).sum(-1)
+    det = np.maximum(sw * suu - su * su, 1e-300)
+    A = (sw * suy - su * sy) / det
+    E = (sy - su * A) / sw
+    A = np.where(E < 0, suy / suu, A)
+    E = np.maximum(E, 0)
+    E, A = np.where(A < 0, sy / sw, E), np.maximum(A, 0)
+    return (w * (y - E[..., None] - A[..., None] * u) ** 2).sum(-1), E, A
+
+
+# -------------------------------------------------------------------------------------------------------------------- logistic
+
+
+@dataclass(frozen=True)
+class Logistic:
+    """p = 1 / (1 + exp(-(intercept + slope log x))); the draws are [R]."""
+
+    intercept: float
+    slope: float
+    draws: tuple[Array, Array]
+
+    def at(self, x: Array) -> Array:
+        """The law's values."""
+        values: Array = special.expit(self.intercept + self.slope * np.log(x))
+        return values
+
+    def band(self, x: Array) -> Array:
+        """The values of all resamples, [R, X]."""
+        intercept, slope = (draw[:, None] for draw in self.draws)
+        band: Array = special.expit(intercept + slope * np.log(x)[None])
+        return band
+
+    def intervals(self) -> dict[str, Interval]:
+        """Of the slope, and of the size at which half of the puzzles are solved."""
+        intercepts, slopes = self.draws
+        halves = np.exp(np.clip(-intercepts / np.where(slopes == 0, 1e-12, slopes), -300, 300))
+        half = math.exp(min(max(-self.intercept / (self.slope or 1e-12), -300), 300))
+        return {"slope": interval(self.slope, slopes), "half": interval(half, halves)}
+
+
+def fit_logistic(found: Points, resamples: int = RESAMPLES) -> Logistic:
+    """The logistic of the greatest likelihood, shares of all sizes alike."""
+    rows = np.concatenate([found.means[None], resampled(found, resamples, shares=True)])
+    log_x = np.log(found.x)
+    z = log_x - log_x.mean()
+    b = np.zeros((len(rows), 2))
+    b[:, 0] = special.logit(rows.mean(1).clip(1e-4, 1 - 1e-4))
+    for _ in range(60):  # Newton's method, with a trace of a prior, since shares of 0 and 1 alone have no finite slope
+        p = special.expit(b[:, :1] + b[:, 1:] * z)
+        w, error = p * (1 - p), rows - p
+        g0, g1 = error.sum(1) - 1e-4 * b[:, 0], (error * z).sum(1) - 1e-4 * b[:, 1]
+        h00, h01, h11 = w.sum(1) + 1e-4, (w * z).sum(1), (w * z * z).sum(1) + 1e-4
+        det = h00 * h11 - h01**2
+        step = np.stack([h11 * g0 - h01 * g1, h00 * g1 - h01 * g0], axis=1) / det[:, None]
+        b += step.clip(-2, 2)
+    intercepts, slopes = b[:, 0] - b[:, 1] * log_x.mean(), b[:, 1]
+    return Logistic(float(intercepts[0]), float(slopes[0]), (intercepts[1:], slopes[1:]))
+
+
+Law = PowerLaw | Logistic
+
+
+# ------------------------------------------------------------------------------------------------------------------ prediction
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a law of the smaller sizes says of the largest one, and what was measured there."""
+
+    x: float
+    predicted: Interval  # of a mean over as many seeds
+    measured: float
+
+    @property
+    def held(self) -> bool:
+        """Whether what was measured lies in the interval."""
+        return self.measured in self.predicted
+
+
+def predict_last(found: Points, *, shares: bool = False, resamples: int = RESAMPLES) -> Prediction:
+    """Fit all sizes but the largest, and predict the mean of its seeds."""
+    known, x, y = found.without_last(), found.x[-1:], found.y[-1]
+    law: Law = fit_logistic(known, resamples) if shares else fit_power_law(known, resamples)
+    middle, band = float(law.at(x)[0]), law.band(x)[:, 0]
+    noise = np.random.default_rng(1).choice(deviations(known, shares=shares), (len(band), len(y))).mean(1)
+    drawn = band + noise * np.array([_scale(float(value), shares) for value in band])
+    return Prediction(float(x[0]), interval(middle, drawn.clip(0, 1) if shares else drawn), float(y.mean()))
+
+
+# -------------------------------------------------------------------------------------------------------------- equal compute
+
+
+@dataclass(frozen=True)
+class Parabola:
+    """log y = c0 + c1 z + c2 z^2 of z = log x at one budget; draws of the best size are [R], of no value where it has none."""
+
+    coefficients: tuple[float, float, float]
+    best: Interval | None  # the size with the least y; None where the parabola has none within the measured sizes
+    draws: Array
+
+    def at(self, x: Array) -> Array:
+        """The parabola's values."""
+        z = np.log(x)
+        c0, c1, c2 = self.coefficients
+        values: Array = np.exp(c0 + c1 * z + c2 * z * z)
+        return values
+
+
+def fit_parabola(found: Points, resamples: int = RESAMPLES) -> Parabola:
+    """The parabola through the means of one budget, and its minimum: one that nine of ten resamples have inside."""
+    log_x = np.log(found.x)
+    rows = np.log(np.concatenate([found.means[None], resampled(found, resamples)]))
+    centre = log_x.mean()
+    c2, c1, c0 = np.polyfit(log_x - centre, rows.T, 2)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        lowest = np.where(c2 > 0, centre - c1 / (2 * c2), np.nan)
+    inside = (lowest >= log_x[0]) & (lowest <= log_x[-1])
+    draws = np.exp(np.clip(lowest[1:], log_x[0], log_x[-1]))  # what lies outside is counted at the end
+    best = None
+    if inside[0] and inside[1:].mean() >= 0.9:
+        best = interval(float(np.exp(lowest[0])), draws[~np.isnan(draws)])
+    coefficients = (c0[0] - c1[0] * centre + c2[0] * centre**2, c1[0] - 2 * c2[0] * centre, c2[0])
+    return Parabola(tuple(map(float, coefficients)), best, draws)  # type: ignore[arg-type]
+
+
+def exponent(budgets: Array, values: Array, draws: Array) -> Interval:
+    """The exponent of a quantity in the budget: of its values [C] and of their draws [C, R]."""
+    z = np.log(budgets) - np.log(budgets).mean()
+
+    def slope(logs: Array) -> Array:
+        slopes: Array = (z @ logs) / (z @ z)
+        return slopes
+
+    usable = ~np.isnan(draws).any(0)
+    return interval(float(slope(np.log(values))), slope(np.log(draws[:, usable])))
+
+
+# --------------------------------------------------------------------------------------------------- what a recursion is worth
+
+
+@dataclass(frozen=True)
+class JointLaw:
+    """L = E + A (N_once + r^phi N_rec)^-a + B D^-b (arXiv 2604.21106); B is 0 where all runs have one D."""
+
+    E: float
+    A: float
+    B: float
+    a: float
+    b: float
+    phi: Interval
+
+
+@dataclass(frozen=True)
+class Size:
+    """One setting of the joint law: weights outside and inside the recursion, its passes, samples, and the losses of its seeds."""
+
+    once: float
+    recurrent: float
+    passes: float
+    samples: float
+    losses: Array
+
+
+def fit_joint_law(sizes: Sequence[Size], resamples: int = JOINT_RESAMPLES) -> JointLaw:
+    """The law with the least squares of relative errors; E, A and B not negative. A resample starts at the fit."""
+    once, recurrent, passes, samples = (
+        np.array([getattr(size, name) for size in sizes], dtype=np.float64) for name in ("once", "recurrent", "passes", "samples")
+    )
+    found = Points(np.arange(len(sizes), dtype=np.float64), [size.losses for size in sizes])
+    several = len(set(samples)) > 1
+    n0, d0 = math.exp(np.log(once + recurrent).mean()), math.exp(np.log(samples).mean())
+
+    def solved(p: Array, y: Array) -> tuple[Array, Array]:
+        effective = (once + passes ** p[0] * recurrent) / n0
+        columns = [np.ones_like(y), effective ** -p[1], *([(samples / d0) ** -p[2]] if several else [])]
+        basis = np.stack(columns, axis=1) / y[:, None]
+        coefficients, _ = optimize.nnls(basis, np.ones_like(y))
+        return coefficients, basis @ coefficients - 1
+
+    def fitted(y: Array, starts: Sequence[tuple[float, ...]]) -> Array:
+        bounds = np.array([(-1.0, 3.0), EXPONENTS, EXPONENTS][: 3 if several else 2]).T
+        ends = [optimize.least_squares(lambda p: solved(p, y)[1], start, bounds=bounds) for start in starts]
+        return np.asarray(min(ends, key=lambda end: end.cost).x)
+
+    grid = itertools.product((0.2, 0.6, 1.0), (0.2, 0.8), *([(0.2, 0.8)] if several else []))
+    best = fitted(found.means, list(grid))
+    phis = np.array([fitted(y, [tuple(best.clip(-0.99, 2.99))])[0] for y in resampled(found, resamples)])
+    coefficients, _ = solved(best, found.means)
+    E, A, *B = coefficients
+    b = float(best[2]) if several else 0.0
+    return JointLaw(
+        float(E), float(A) * n0 ** best[1], float(B[0]) * d0**b if several else 0.0, float(best[1]), b, interval(best[0], phis)
+    )
