@@ -300,7 +300,7 @@ def test_help_lists_every_experiment_and_sweep():
         assert re.search(rf"\b{name}\b", text)
 
 
-LARGE = {"all", "field_6x6", "field_6x6_lr"}
+LARGE = {"all", "field_6x6", "field_6x6_lr", "scaling_isoflop", "scaling_recursion", "scaling_lr", "scaling_data"}
 
 
 @pytest.mark.usefixtures("jobs_composed_once")
