@@ -83,7 +83,7 @@ def _check(cfg):
     first = now()
     found = {name: [_rms(value)] for name, value in first.items()}
     for done in range(1, max(AFTER) + 1):
-        state = train_step(step, state, buffers, data)
+        state = train_step(step, state, buffers, data)[0]
         if done in AFTER:
             for name, value in now().items():
                 found[name].append(_rms(value - first[name]))
