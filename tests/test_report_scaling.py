@@ -154,3 +154,15 @@ def test_a_ceiling_is_warned_of(tmp_path, base, capsys):
               parameters=100 * width**2)  # fmt: skip
     printed, _, _ = told(tmp_path / "runs", capsys)
     assert "exact accuracy is at its ceiling" in printed
+
+
+def test_the_best_learning_rate_of_each_width_is_told(tmp_path, base, capsys):
+    random = np.random.default_rng(4)
+    for width in (16, 64):
+        for rate in (1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2):
+            loss = 0.5 * np.exp(0.1 * np.log(rate * width / 16 / 8e-3) ** 2)
+            write(tmp_path / "runs", base, random, loss, model__hidden_size=width, optimizer__lr=rate, parameters=100 * width**2)
+    _, laws, _ = told(tmp_path / "runs", capsys)
+    for width, best in ((16, 8e-3), (64, 2e-3)):
+        found = laws["learning rate", f"hidden_size={width}", "loss", "best learning rate, of a parabola"]
+        assert found["low"] < best < found["high"]

@@ -21,6 +21,7 @@ from trm.report.variants import Comparison
 
 TRAIN, TEST = DIGESTS
 WIDTH = ("model.hidden_size", "model.num_heads", "model.puzzle_emb_ndim", "model.puzzle_emb_len", "model.num_layers")
+RATE = "optimizer.lr"
 LENGTH = ("train.max_flops", "train.max_steps", "train.epochs")
 LEAST_SIZES, LEAST_SEEDS, LEAST_BUDGETS = 4, 2, 3
 SIGNIFICANCE = 0.05
@@ -99,6 +100,7 @@ class Scaling:
     series: list[Series]
     equal_compute: list[EqualCompute]
     joint: dict[tuple[str, str], laws.JointLaw]  # by what made the passes, and what is held
+    rates: dict[str, tuple[laws.Points, laws.Parabola]]  # learning rates of runs that differ in these alone, by what is held
     refusals: list[str]
     warnings: list[str] = field(default_factory=list)
 
@@ -109,7 +111,8 @@ def study(comparison: Comparison) -> Scaling:
     keys = [key for key in differing_keys([each.run for each in runs]) if key != TEST]
     groups = [group for axis in AXES for group in _groups(axis, runs, keys, refusals)]
     series = [Series(axis.name, where, _fits(axis, sizes)) for axis, where, sizes in groups]
-    if not series:
+    rates = _rates(runs, keys)
+    if not (series or rates):
         raise UserError(f"nothing to fit: {'; '.join(refusals) or 'no setting that has a law varies between these runs'}")
     warnings = [
         f"{one.axis}{_at(one.where)}: exact accuracy is at its ceiling ({max(fit.points.means):.1%}): sizes are hardly told apart"
@@ -120,7 +123,7 @@ def study(comparison: Comparison) -> Scaling:
     jobs = len(comparison.runs)
     if missing := jobs - len(runs):
         warnings.append(f"{missing} of {jobs} jobs are not counted: python -m trm.report without --scaling says why")
-    return Scaling(series, _equal_compute(runs, keys), _joint(runs, keys), refusals, warnings)
+    return Scaling(series, _equal_compute(runs, keys), _joint(runs, keys), rates, refusals, warnings)
 
 
 def _at(where: str) -> str:
@@ -262,6 +265,19 @@ def _exponents(
     seen = np.array([samples_of(budget, size[None])[0] for budget, size in zip(inside, best, strict=True)])
     seen_draws = np.stack([samples_of(budget, row) for budget, row in zip(inside, draws, strict=True)])
     return laws.exponent(budgets, best, draws), laws.exponent(budgets, seen, seen_draws)
+
+
+def _rates(runs: Sequence[Measured], keys: Sequence[str]) -> dict[str, tuple[laws.Points, laws.Parabola]]:
+    """Parabolas over the learning rate, where four of them or more are compared."""
+    found = {}
+    for where, members in _split(runs, [key for key in keys if key != RATE]).items() if RATE in keys else ():
+        rates: dict[float, list[float]] = {}
+        for each in members:
+            rates.setdefault(float(each.run.settings[RATE]), []).append(each.loss)
+        if len(rates) >= LEAST_SIZES and all(len(losses) >= LEAST_SEEDS for losses in rates.values()):
+            losses = laws.points(list(rates.items()))
+            found[where] = losses, laws.fit_parabola(losses)
+    return found
 
 
 # ----------------------------------------------------------------------------------------------------- what a recursion is worth

@@ -36,6 +36,12 @@ def rows(scaling: Scaling) -> list[Row]:
         for name, interval in (("parameters", one.best_parameters), ("samples", one.best_samples)):
             verdict = "" if interval else "fewer than three budgets have a minimum inside"
             found.append({**place, "quantity": f"exponent of the best {name} in FLOPs", **_ends(interval), "verdict": verdict})
+    for where, (measured, parabola) in scaling.rates.items():
+        place = {"axis": "learning rate", "where": where, "measure": "loss"}
+        verdict = "" if parabola.best else "no minimum inside the measured rates"
+        found.append({**place, "quantity": "best learning rate, of a parabola", **_ends(parabola.best), "verdict": verdict})
+        lowest = float(measured.x[measured.means.argmin()])
+        found.append({**place, "quantity": "measured rate with the least loss", **_alone(lowest), "verdict": ""})
     for (name, where), joint in scaling.joint.items():
         place = {"axis": f"passes by {name} and parameters", "where": where, "measure": "loss"}
         found.append({**place, "quantity": "phi", **_ends(joint.phi), "verdict": ""})
