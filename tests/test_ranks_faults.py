@@ -151,6 +151,14 @@ def test_a_folder_that_another_run_holds_is_left_alone(tmp_path):
     assert not (folder / "checkpoints").exists()
 
 
+def test_the_jobs_of_a_sweep_are_several_ranks_each(tmp_path):
+    run(tmp_path, "trm.train", "-m", *ARGUMENTS, "seed=0,1", "train.max_steps=4", "hardware.jobs=2", process=True)
+    for seed in (0, 1):
+        (folder,) = (tmp_path / "multirun").glob(f"*/*seed={seed}")
+        done = summary(folder)
+        assert (done["status"], done["steps"]) == ("completed", 4)
+
+
 def test_an_evaluation_by_several_ranks_says_what_one_process_does(tmp_path):
     run(tmp_path, "trm.train", *ARGUMENTS, "hardware=cpu", "hardware.dtype=float64", "train.max_steps=3")
     said = {}

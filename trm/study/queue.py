@@ -21,11 +21,13 @@ from hydra.core.utils import JobReturn, JobStatus, run_job, setup_globals
 from hydra_plugins.hydra_submitit_launcher import submitit_launcher  # type: ignore[import-untyped]
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from trm.cli import ROOT
+from trm.cli import ROOT, command_module, starts_ranks, typed
 from trm.config import HardwareConfig
+from trm.config.overrides import override
 from trm.errors import EXIT_FAILED, EXIT_PREEMPTED, UserError
 from trm.ground.cores import cores
 from trm.ground.folder import locked, read_summary, refuse_in_use
+from trm.ground.launch import start_ranks
 from trm.ground.rank import RANK, STARTERS, process_rank
 from trm.study import sweep as study
 from trm.study.board import Board
@@ -138,6 +140,10 @@ class QueueLauncher(submitit_launcher.BaseSubmititLauncher):  # type: ignore[mis
         config = self.hydra_context.config_loader.load_sweep_config(self.config, sweep_overrides)
         with open_dict(config.hydra.job):
             config.hydra.job.id = config.hydra.job.num = job_num
+        if config.hardware.num_devices != 1 and starts_ranks(cfg := typed(config)):  # a process for each device of the job
+            given = [word for word in sweep_overrides if not word.startswith("run_name=")]
+            given += [override("run_name", cfg.run_name), override("hydra.run.dir", run_dir)]
+            sys.exit(start_ranks(cfg.hardware.devices, command_module() or "trm.train", given))
         return run_job(
             hydra_context=self.hydra_context,
             task_function=self.task_function,
