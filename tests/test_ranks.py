@@ -40,8 +40,10 @@ def found_by(folder, count, cases):
         assert rank.returncode == 0, errors[-3000:]
     parts = [json.loads((folder / f"{rank}.json").read_text()) for rank in range(count)]
     training = {name: values for part in parts for name, values in part["training"].items()}
-    for name, values in training.items():
-        print(count, name, {key: f"{value:.1e}" if isinstance(value, float) else value for key, value in values.items()})
+    print(
+        count, {name: " ".join(f"{values[key]:.0e}" for key in ("said", "state", "rounding")) for name, values in training.items()}
+    )
+    print({name: values["bytes"] // values["exchanges"] for name, values in training.items()})
     return parts, training
 
 
