@@ -161,7 +161,7 @@ def evaluations(together, alone, folder):
     """Whether all ranks find in an evaluation what one process does, by way of inference."""
     found = {}
     for name, way in WAYS.items():
-        sizes = [f"data.path={folder}/data", "evaluate.batch_size=8", "evaluate.max_puzzles=12"]
+        sizes = [f"data.path={folder}/data", "evaluate.batch_size=24", "evaluate.max_puzzles=12"]
         cfg = compose([*TINY, *SMALL, "hardware.dtype=float64", "run_name=r", *sizes, *way])
         plain = architecture(cfg, **task_of(cfg.data).facts.sizes)
         results = []
