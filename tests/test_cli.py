@@ -47,7 +47,7 @@ def test_errors_keep_their_code_and_line(tmp_path):
 
 
 ROOT = Path(__file__).parents[1]
-COMMANDS = ["train", "build_data", "evaluate", "solve", "interop", "plan", "report", "doctor", "dashboard", "bench"]
+COMMANDS = ["train", "build_data", "evaluate", "solve", "interop", "plan", "report", "doctor", "dashboard", "bench", "playground"]
 SMALLEST = [*TINY, "train.max_steps=1", "recursion.n_sup=1", "data.num_puzzles=16", "data.num_test_puzzles=16", "run_name=one"]
 
 

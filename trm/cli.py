@@ -30,6 +30,7 @@ from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.plugins import Plugins
+from hydra.core.utils import JobStatus, run_job
 from hydra.errors import HydraException
 from hydra.plugins.config_source import ConfigLoadError, ConfigResult
 from hydra.types import HydraContext, RunMode
@@ -372,8 +373,42 @@ def compose_launch(overrides: list[str]) -> tuple[Config, Launch]:
         return typed(composed), Launch(run_dir, own.runtime.choices["hydra/launcher"], own.mode == RunMode.MULTIRUN)
 
 
+def run_here(run: str, overrides: Sequence[str], make_folder: Callable[[DictConfig], None]) -> Path:
+    """Run a command, "module:function", in this process, as `hydra_command` would with these overrides; returns the run's folder.
+
+    `make_folder` checks the composed settings and makes it. Errors are raised. The log goes to the terminal and into the folder.
+    The loggers are then as they were.
+    """
+    refuse_other_starters()
+    handlers, level = logging.root.handlers[:], logging.root.level
+
+    def task(composed: DictConfig) -> None:
+        _named(run)(typed(composed, HydraConfig.get().overrides.task))
+
+    with _composing(list(overrides)):
+        composed = hydra.compose("config", overrides=list(map(_as_meant, overrides)), return_hydra_config=True)
+        make_folder(composed)
+        folder = Path(composed.hydra.run.dir).absolute()
+        context = HydraContext(config_loader=GlobalHydra.instance().config_loader(), callbacks=Callbacks())
+        try:
+            done = run_job(task, composed, job_dir_key="hydra.run.dir", job_subdir_key=None, hydra_context=context)
+        finally:
+            for handler in set(logging.root.handlers) - set(handlers):
+                handler.close()
+            logging.root.handlers[:] = handlers
+            logging.root.setLevel(level)
+        if done.status != JobStatus.COMPLETED:
+            raise done._return_value
+    return folder
+
+
 def compose_jobs(overrides: list[str]) -> dict[str, Config]:
     """The settings of every job that `python -m trm.train --multirun OVERRIDES` would run, by the job's name; runs nothing."""
+    return compose_sweep(overrides)[1]
+
+
+def compose_sweep(overrides: list[str]) -> tuple[Path, dict[str, Config]]:
+    """As `compose_jobs`, with the sweep's folder."""
     with _composing(overrides):
         loader = GlobalHydra.instance().config_loader()
         composed = loader.load_configuration("config", overrides=list(map(_as_meant, overrides)), run_mode=RunMode.MULTIRUN)
@@ -383,18 +418,21 @@ def compose_jobs(overrides: list[str]) -> dict[str, Config]:
             task_function=lambda composed: None,
         )
         jobs: dict[str, Config] = sweeper.configs(list(composed.hydra.overrides.task))
-        return jobs
+        return Path(local_path("hydra.sweep.dir", str(composed.hydra.sweep.dir))), jobs
 
 
 @contextlib.contextmanager
 def _composing(overrides: list[str]) -> Iterator[None]:
-    """Hydra ready to compose; what the user did wrong leaves as one line."""
+    """Hydra ready to compose; what the user did wrong leaves as one line. A program around it may use Hydra for itself."""
     _prepare_hydra()
-    with hydra.initialize_config_dir(version_base="1.3", config_dir=str(groups.CONF_DIR)):
-        try:
+    outer, GlobalHydra.instance().hydra = GlobalHydra.instance().hydra, None
+    try:
+        with hydra.initialize_config_dir(version_base="1.3", config_dir=str(groups.CONF_DIR)):
             yield
-        except Exception as error:
-            mistake = _mistake(error, overrides)
-            if mistake is None or mistake is error:
-                raise
-            raise mistake from error
+    except Exception as error:
+        mistake = _mistake(error, overrides)
+        if mistake is None or mistake is error:
+            raise
+        raise mistake from error
+    finally:
+        GlobalHydra.instance().hydra = outer

@@ -247,6 +247,12 @@ def import_file(arguments: list[str]) -> None:
     if len(names) != 2:
         raise ConfigError("import needs FILE (the released code's checkpoint) and RUN (the folder to make), then overrides")
     file, run_dir = (Path(local_path("import", name)) for name in names)
+    make_run(file, run_dir, overrides)
+    print(f"made {run_dir}: {shlex.join(['python', '-m', 'trm.evaluate', f'checkpoint={run_dir}'])}")
+
+
+def make_run(file: Path, run_dir: Path, overrides: list[str]) -> None:
+    """Make a run folder of the weights in a file of the released code and of settings. Raises UserError."""
     if os.path.lexists(run_dir):
         raise ConfigError(f"{run_dir}: exists already: choose another folder")
     cfg = compose([*overrides, override("run_name", run_dir.name)])
@@ -285,7 +291,6 @@ def import_file(arguments: list[str]) -> None:
     except OSError as error:
         shutil.rmtree(run_dir, ignore_errors=True)
         raise ConfigError(f"{run_dir}: cannot be written to ({error.strerror}): choose another folder") from error
-    print(f"made {run_dir}: {shlex.join(['python', '-m', 'trm.evaluate', f'checkpoint={run_dir}'])}")
 
 
 def main(arguments: list[str]) -> None:

@@ -97,7 +97,7 @@ def main(arguments: list[str]) -> None:
         if given.json:
             _print_json(task, puzzle, answer, words)
             continue
-        frames = _shown(run, puzzle, course, watch=given.watch) if shown else []
+        frames = frames_of(run, puzzle, course, watch=given.watch) if shown else []
         print(report(task, puzzle.question, answer))
         print(words)
     for caveat in caveats_of(run.cfg):
@@ -118,10 +118,10 @@ def _print_json(task: Task, puzzle: Puzzle, answer: NDArray[np.integer], words: 
     print(json.dumps({**own, "verdict": task.verdict(puzzle.question, answer), "how": words}), flush=True)
 
 
-def evaluated(run: SavedRun, dataset: Dataset, number: int = 0, see: See | None = None) -> tuple[EvalResult, EvalLoader]:
-    """The evaluation of one puzzle of a dataset, as the run's settings say, and its candidates, whose predictions `see` is given.
+def evaluated(run: SavedRun, dataset: Dataset, number: int | None = 0, see: See | None = None) -> tuple[EvalResult, EvalLoader]:
+    """The evaluation of one puzzle of a dataset (None = of all), as the run's settings say, and its candidates.
 
-    It is made on the CPU, where one puzzle is solved before a step were compiled.
+    `see` is given the candidates' predictions. It is made on the CPU, where one puzzle is solved before a step were compiled.
     """
     runtime = start(HardwareConfig(name="cpu", backend="eager", dtype=run.cfg.hardware.dtype))
     evaluator = make_evaluator(run.cfg, runtime, run.arch, run.buffers, only=(dataset, number))
@@ -149,14 +149,12 @@ class Course:
 
 def solved(run: SavedRun, dataset: Dataset, number: int) -> tuple[NDArray[np.integer], Course, str]:
     """The answer to a puzzle of a dataset, the course of the candidate who gave it, and words that say so."""
-    seen, way, task = list[Predictions](), run.cfg.inference, task_of(run.cfg.data)
+    seen, way = list[Predictions](), run.cfg.inference
     result, loader = evaluated(run, dataset, number, lambda found, _: seen.append(found))
     winners, _, candidates = select(seen[0], way, run.cfg.inference_steps - 1)
     winner = int(winners[0])
     steps = int(candidates.values["steps"][0, winner])
-    rows, copy = loader.rows(0, way.candidates), winner // way.particles
-    drawn = task.symmetry.draw(run.cfg.data.seed, np.array([number]), np.array([copy])) if copy and task.symmetry else None
-    course = Course(rows["inputs"][winner], int(rows["rows"][winner]) if "rows" in rows else 0, steps, drawn)
+    course = course_of(run, loader, number, winner, steps)
     words = f"halting probability {expit(result.samples.q_halt[-1, 0]):.3f} after {steps} supervision steps"
     if way.candidates > 1:
         words = (
@@ -166,7 +164,15 @@ def solved(run: SavedRun, dataset: Dataset, number: int) -> tuple[NDArray[np.int
     return candidates.answers[0, winner], course, words
 
 
-def _shown(run: SavedRun, puzzle: Puzzle, course: Course, *, watch: bool) -> list[Frame]:
+def course_of(run: SavedRun, loader: EvalLoader, number: int, candidate: int, num_steps: int) -> Course:
+    """The course of a candidate of the loader's only puzzle, which has this number in its dataset."""
+    way, task = run.cfg.inference, task_of(run.cfg.data)
+    rows, copy = loader.rows(0, way.candidates), candidate // way.particles
+    drawn = task.symmetry.draw(run.cfg.data.seed, np.array([number]), np.array([copy])) if copy and task.symmetry else None
+    return Course(rows["inputs"][candidate], int(rows["rows"][candidate]) if "rows" in rows else 0, num_steps, drawn)
+
+
+def frames_of(run: SavedRun, puzzle: Puzzle, course: Course, *, watch: bool = False) -> list[Frame]:
     """What the candidate that answers has after every latent recursion, shown while it comes where `watch` is set."""
     watcher = Watcher(puzzle, course.num_steps) if watch else None
     tensors, frames = (run.arch, run.eval_weights, run.buffers, run.puzzle_embedding), []
@@ -177,21 +183,21 @@ def _shown(run: SavedRun, puzzle: Puzzle, course: Course, *, watch: bool) -> lis
     return frames
 
 
-def one_puzzle(task: Task, question: NDArray[np.integer]) -> Dataset:
-    """A dataset of one question without an answer."""
-    facts, count = task.facts, np.arange(2)
+def unanswered(task: Task, questions: NDArray[np.integer]) -> Dataset:
+    """A dataset of questions [N, L] without answers."""
+    facts, count = task.facts, np.arange(len(questions) + 1)
     metadata = Metadata(
         **facts.sizes,
         pad_id=facts.pad,
         ignore_label_id=facts.ignored_label,
         blank_identifier_id=0,
-        total_groups=1,
+        total_groups=len(questions),
         mean_puzzle_examples=1.0,
-        total_puzzles=1,
+        total_puzzles=len(questions),
         sets=["all"],
     )
-    labels = np.full_like(question[None], facts.ignored_label)
-    return Dataset(question[None], labels, np.zeros(1, np.int32), count, count, metadata, task)
+    labels = np.full_like(questions, facts.ignored_label)
+    return Dataset(questions, labels, np.zeros(len(questions), np.int32), count, count, metadata, task)
 
 
 def _solve_pairs(run: SavedRun, task: PairsTask, name: str, html: Path | None, *, as_json: bool) -> None:
@@ -318,7 +324,7 @@ def find_puzzle(run: SavedRun, name: str) -> tuple[Puzzle, Dataset, int]:
         question = task.parse(name)
         if contradictions := task.contradictions(question):
             raise DataError(f"the puzzle has no solution: {'; '.join(contradictions[:3])}: correct its givens")
-        return Puzzle(task.view.text(question), task, question, None), one_puzzle(task, question), 0
+        return Puzzle(task.view.text(question), task, question, None), unanswered(task, question[None]), 0
     dataset = held_out_puzzles(data)
     _refuse_other_sizes(run, (dataset.metadata.seq_len, dataset.metadata.vocab_size), f"data.path={data.path}")
     if dataset.task is None:

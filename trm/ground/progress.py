@@ -1,6 +1,8 @@
 """How far a long piece of work is: as a bar or in the log."""
 
 import contextlib
+import importlib
+import importlib.util
 import logging
 import sys
 import time
@@ -31,6 +33,12 @@ class _Terminal:
         return getattr(sys.stderr, name)
 
 
+def in_notebook() -> bool:
+    """Whether this process is the kernel of a notebook, whose cells show what is written to stderr though it is no terminal."""
+    ipython = sys.modules.get("IPython")
+    return "ipykernel" in sys.modules and ipython is not None and hasattr(ipython.get_ipython(), "kernel")
+
+
 @contextlib.contextmanager
 def progress_bar(
     mode: str,
@@ -44,12 +52,16 @@ def progress_bar(
 ) -> Iterator[tqdm]:
     """A tqdm bar on stderr where `mode` is on, or auto on a terminal; log lines stay above it. Otherwise a silent one.
 
+    A notebook counts as a terminal; the bar is a widget there where ipywidgets is installed, and has no log lines to stay below.
     `leave` keeps the full bar on the screen; `what` stands before it, and the first `quiet_s` seconds are without it.
     """
-    shown = mode == "on" or (mode == "auto" and sys.stderr.isatty())
+    notebook = in_notebook()
+    shown = mode == "on" or (mode == "auto" and (notebook or sys.stderr.isatty()))
+    widget = notebook and importlib.util.find_spec("ipywidgets") is not None
+    kind = importlib.import_module("tqdm.notebook").tqdm if widget else tqdm
     with (
-        logging_redirect_tqdm() if shown else contextlib.nullcontext(),
-        tqdm(
+        logging_redirect_tqdm() if shown and not notebook else contextlib.nullcontext(),
+        kind(
             total=total_steps,
             initial=first_step,
             desc=what,
@@ -58,7 +70,7 @@ def progress_bar(
             unit=unit,
             leave=leave,
             dynamic_ncols=True,
-            file=_Terminal(),
+            file=sys.stderr if notebook else _Terminal(),
         ) as bar,
     ):
         yield bar

@@ -4,13 +4,17 @@ What is no run has nothing to save: it ends at the first one (`stoppable`).
 """
 
 import contextlib
+import logging
 import os
 import signal
 import sys
+import threading
 from collections.abc import Iterator
 from types import FrameType, TracebackType
 
 from trm.errors import plain_line
+
+log = logging.getLogger(__name__)
 
 DELIBERATE = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
 # Of a terminal that is closed, of Slurm and submitit before a time limit, of a limit on CPU time, which repeats it each second, and
@@ -34,7 +38,8 @@ def held_back() -> Iterator[None]:
 class StopSignal:
     """While entered, the first signal only sets `requested`; the loop looks at it after each step.
 
-    SIGHUP stays ignored where it is, as under nohup, and an alarm that somebody else in this process has set stays theirs.
+    SIGHUP stays ignored where it is, as under nohup, and an alarm that somebody else in this process has set stays theirs. Only the
+    main thread can handle signals: entered in another one, this says so in the log and changes nothing.
     """
 
     def __init__(self) -> None:
@@ -43,6 +48,9 @@ class StopSignal:
         self._previous: dict[int, object] = {}
 
     def __enter__(self) -> "StopSignal":
+        if threading.current_thread() is not threading.main_thread():
+            log.warning("this thread is not the main one, so no signal can stop the run: it goes on to its end")
+            return self
         left = {signal.SIGHUP} if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN else set()
         left |= {signal.SIGALRM} if callable(signal.getsignal(signal.SIGALRM)) else set()
         self._previous = {number: signal.signal(number, self._on_signal) for number in {*DELIBERATE, *WARNINGS} - left}

@@ -10,19 +10,19 @@ from trm.data.format import Dataset
 from trm.data.loader import EvalLoader, Host
 from trm.data.pairs import PairEvalLoader
 
-Only = tuple[Dataset, int]  # a dataset and the row of the only puzzle to evaluate
+Only = tuple[Dataset, int | None]  # a dataset and the row of the only puzzle to evaluate; None = all of its puzzles
 
 
 def candidate_loader(cfg: Config, runtime: Runtime, most: int | None = None, only: Only | None = None) -> EvalLoader:
     """The candidates of the puzzles in the test split of the config's dataset. Raises DataError where there is none.
 
-    Of a larger one `most` puzzles, unless evaluate.max_puzzles says how many; or the `only` one. Where rows have to be in one batch
+    Of a larger one `most` puzzles, unless evaluate.max_puzzles says how many; or the `only` ones. Where rows have to be in one batch
     this is the largest batch of whole groups that is not larger than the settings', or one.
     """
     way = cfg.inference
     dataset, puzzle = only or (held_out_puzzles(cfg.data), None)
     host = Host(runtime.process_index, runtime.process_count)
-    max_puzzles = cfg.evaluate.max_puzzles if only is None else 1
+    max_puzzles = 1 if puzzle is not None else cfg.evaluate.max_puzzles if only is None else None
     group = way.rows_together * runtime.num_devices  # on one device, whose program may see no other rows
     batch = max(cfg.eval_batch_size // group, 1) * group if way.rows_together > 1 else cfg.eval_batch_size
     if dataset.pairs_task is not None:

@@ -344,7 +344,7 @@ def make_evaluator(
 ) -> Evaluator:
     """An evaluator over the test split of the config's dataset, or a `sample` of it as training takes. Raises DataError without.
 
-    With `only` it is over one puzzle.
+    With `only` it is over the puzzles of that.
     """
     loader = candidate_loader(cfg, runtime, SAMPLE_PUZZLES if sample else None, only)
     if isinstance(loader, PairEvalLoader):

@@ -1,1 +1,5 @@
-"""Tables, plots and a page from run folders; see trm/report/__main__.py."""
+"""A report on runs from their folders alone. To be called too: `trm.report(FOLDER)` gives tables (trm/__init__.py)."""
+
+import trm
+
+trm.callable_package(__name__, trm.report)

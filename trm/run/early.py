@@ -30,30 +30,39 @@ class RefuseEarly(Callback):
     def on_run_start(self, config: DictConfig, **_: Any) -> None:
         """Exit where the settings are not valid, or where there can be no such folder."""
         try:
-            cfg = typed(config)
-            _mend_folder(config, "run")
-            folder = Path(config.hydra.run.dir)
-            if config.hydra.run.dir == NO_RUN_FOLDER:
-                return
-            check_training(cfg)
-            named = any(override.startswith("run_name=") for override in config.hydra.overrides.task)
-            if not (starts := starts_ranks(cfg)):
-                if not named and max(cfg.hardware.processes, process_rank()[1]) > 1:
-                    raise ConfigError("run_name is missing: a run of several hosts needs one, since each host would choose another")
-                require_ranks(cfg.hardware.name, cfg.hardware.processes, of_torch=cfg.hardware.can.ranks)
-            if process_rank()[0] == 0:
-                number, new = 1, not named and folder.name == cfg.run_name
-                while not make_folder(folder, new=new):  # of a start in the same second
-                    number += 1
-                    config.run_name = f"{cfg.run_name}_{number}"
-                    folder = folder.with_name(config.run_name)
-                with read_write(config.hydra):
-                    config.hydra.run.dir = str(folder)
-            if starts:
-                given = [*sys.argv[1:], *([] if named else [f"run_name={config.run_name}"])]
+            make_run_folder(config)
+            if config.hydra.run.dir != NO_RUN_FOLDER and starts_ranks(cfg := typed(config)):
+                given = [*sys.argv[1:], *([] if _is_named(config) else [f"run_name={config.run_name}"])]
                 sys.exit(start_ranks(cfg.hardware.devices, command_module() or "trm.train", given))
         except (UserError, OmegaConfBaseException) as error:
             fail(error)
+
+
+def make_run_folder(config: DictConfig) -> None:
+    """Check the composed settings of a run, and make its folder. Raises UserError or an error of OmegaConf."""
+    cfg = typed(config)
+    _mend_folder(config, "run")
+    folder = Path(config.hydra.run.dir)
+    if config.hydra.run.dir == NO_RUN_FOLDER:
+        return
+    check_training(cfg)
+    named = _is_named(config)
+    if not starts_ranks(cfg):
+        if not named and max(cfg.hardware.processes, process_rank()[1]) > 1:
+            raise ConfigError("run_name is missing: a run of several hosts needs one, since each host would choose another")
+        require_ranks(cfg.hardware.name, cfg.hardware.processes, of_torch=cfg.hardware.can.ranks)
+    if process_rank()[0] == 0:
+        number, new = 1, not named and folder.name == cfg.run_name
+        while not make_folder(folder, new=new):  # of a start in the same second
+            number += 1
+            config.run_name = f"{cfg.run_name}_{number}"
+            folder = folder.with_name(config.run_name)
+        with read_write(config.hydra):
+            config.hydra.run.dir = str(folder)
+
+
+def _is_named(config: DictConfig) -> bool:
+    return any(override.startswith("run_name=") for override in config.hydra.overrides.task)
 
 
 def _mend_folder(config: DictConfig, name: str) -> None:

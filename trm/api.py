@@ -1,0 +1,395 @@
+"""What `import trm` offers to notebooks and other programs; trm/__init__.py has the functions that they call."""
+
+from __future__ import annotations
+
+import html
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+from collections import deque
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from scipy.special import expit
+
+from trm.cli import ROOT, compose_launch, compose_sweep, run_here, starts_ranks
+from trm.config import Config, local_path
+from trm.config.overrides import override
+from trm.core.candidates import row_keys
+from trm.core.initial import with_latents
+from trm.core.metrics import Predictions
+from trm.core.model import forward, noise_of
+from trm.core.programs import ONE
+from trm.data.format import Dataset
+from trm.data.loader import EvalLoader
+from trm.data.puzzle_text import questions_in, text_of
+from trm.errors import EXIT_PREEMPTED, EXIT_USER_ERROR, ConfigError, DataError, RunFailure, UserError
+from trm.ground.folder import GRID_FILE, read_summary
+from trm.inference.cost import cost, seconds_per_puzzle
+from trm.inference.selection import select, votes
+from trm.interop import make_run
+from trm.report.output import json_text
+from trm.report.runs import collect
+from trm.report.variants import compare
+from trm.run.early import make_run_folder
+from trm.run.saved import SavedRun, open_run
+from trm.show.animation import animation
+from trm.show.files import write_files
+from trm.show.page import page
+from trm.show.thinking import Frame, Puzzle
+from trm.solve import course_of, evaluated, find_puzzle, frames_of, unanswered
+from trm.solve import report as grids
+from trm.tasks.base import Task, task_of
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Puzzles = str | os.PathLike[str] | Sequence[str] | ArrayLike
+MOST_PRINTED = 5  # puzzles
+FRAME_HEIGHT = 760  # of a notebook's view of the thinking page, in pixels
+
+_training = threading.Lock()  # Hydra's settings of a run are the process's
+_ran = set[str | None]()  # on what runs of this process computed: None = by torch itself
+
+
+@dataclass(frozen=True)
+class Solutions:
+    """Answers to N puzzles of L cells; print them to see the grids."""
+
+    task: Task
+    questions: NDArray[np.uint8]  # [N, L] tokens
+    answers: NDArray[np.uint8]  # [N, L] tokens
+    solved: NDArray[np.bool_]  # [N] whether the task's rules are all kept
+    halting: NDArray[np.float64]  # [N] the halting probability of the candidate that answers, 0..1
+    steps: NDArray[np.integer]  # [N] supervision steps that it did
+    votes: NDArray[np.integer]  # [N] candidates that gave this answer, this one included
+    cost: dict[str, float]  # of a puzzle, mean: candidates, passes_per_puzzle, flops_per_puzzle, seconds_per_puzzle
+
+    @property
+    def text(self) -> list[str]:
+        """Each answer as a line of L characters."""
+        return [self.task.view.text(answer) for answer in self.answers]
+
+    @property
+    def verdicts(self) -> list[str]:
+        """What the rules say of each answer, in a line."""
+        return [self.task.verdict(*pair) for pair in zip(self.questions, self.answers, strict=True)]
+
+    def __len__(self) -> int:
+        return len(self.answers)
+
+    def __str__(self) -> str:
+        rows = zip(self.questions, self.answers, self.halting, self.steps, strict=True)
+        shown = [
+            f"{grids(self.task, question, answer)}\nhalting probability {halting:.3f} after {steps} supervision steps"
+            for question, answer, halting, steps in list(rows)[:MOST_PRINTED]
+        ]
+        return "\n\n".join([*shown, *([f"{self.solved.sum()} of {len(self)} are solved"] if len(self) > 1 else [])])
+
+    __repr__ = __str__
+
+
+class Thinking(list[Frame]):
+    """Frames: what a network would answer after each latent recursion. A notebook shows them as the page of `trm.solve --html`."""
+
+    def __init__(self, frames: Iterable[Frame], puzzle: Puzzle, title: str, solution: Solutions) -> None:
+        super().__init__(frames)
+        self.puzzle, self.title, self.solution = puzzle, title, solution
+
+    def __repr__(self) -> str:
+        return f"{len(self)} frames of {self[-1].step} supervision steps; the last: {self.puzzle.verdict(self[-1].answer)}"
+
+    @cached_property
+    def page(self) -> str:
+        """The page: one HTML document that needs nothing else."""
+        return page(self.puzzle, self, self.title)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the page (.html) or an animation (.gif). Raises UserError for another kind of file, or where there is no folder."""
+        file = Path(path)
+        if file.suffix not in (".html", ".gif"):
+            raise ConfigError(f"{file}: is neither a page nor an animation: name it .html or .gif")
+        content: str | bytes = self.page if file.suffix == ".html" else animation(self.puzzle, self)
+        write_files(str(file), file, {file: content})
+
+    def embedded(self, height: int = FRAME_HEIGHT) -> str:
+        """The page inside another one: an HTML element whose scripts cannot reach what is around it."""
+        style = f"width:100%;height:{height}px;border:0"
+        return f'<iframe sandbox="allow-scripts" style="{style}" srcdoc="{html.escape(self.page)}"></iframe>'
+
+    def _repr_html_(self) -> str:
+        return self.embedded()
+
+
+class Network:
+    """A trained network on the CPU.
+
+    Attributes:
+        settings: the run's own, with the overrides.
+        task: what its puzzles are.
+        step: training steps that it has seen.
+    """
+
+    def __init__(self, run: SavedRun) -> None:
+        self._run = run
+        self.settings: Config = run.cfg
+        self.task, self.step = task_of(run.cfg.data), run.meta.step
+
+    def __repr__(self) -> str:
+        return f"{self.settings.run_name}: {self.task.title}, step {self.step}, inference={self.settings.inference.name}"
+
+    def solve(self, puzzles: Puzzles) -> Solutions:
+        """The answers to puzzles, as `python -m trm.solve` gives them with the network's settings.
+
+        Args:
+            puzzles: the text of one puzzle or several, a file of such, "test:N" (a held-out puzzle of the network's own dataset), a
+                list of texts, or tokens [L] or [N, L].
+
+        Raises:
+            trm.errors.DataError: a puzzle is not understood or has no solution; the message says which.
+        """
+        self._refuse_tables()
+        questions = self._questions(puzzles)
+        for number, question in enumerate(questions, 1):
+            if wrong := self.task.contradictions(question):
+                where = f"puzzle {number} of {len(questions)}" if len(questions) > 1 else "the puzzle"
+                raise DataError(f"{where} has no solution: {'; '.join(wrong[:3])}: mend its givens")
+        return self._solutions(unanswered(self.task, questions), None)[0]
+
+    def _solutions(self, dataset: Dataset, number: int | None) -> tuple[Solutions, EvalLoader, int]:
+        """Of one puzzle of a dataset, or of all; with the rows that were evaluated, and the candidate that answers the first puzzle."""
+        seen, way, last = list[Predictions](), self.settings.inference, self.settings.inference_steps - 1
+        result, loader = evaluated(self._run, dataset, number, lambda rows, _: seen.append(rows))
+        chosen = []
+        for rows in seen:
+            winner, _, then = select(rows, way, last)
+            every = np.arange(len(winner))
+            parts = (then.answers, then.q_halt, then.values["steps"], votes(then))
+            chosen.append((winner, *(part[every, winner] for part in parts)))
+        winners, answers, q_halt, steps, agreeing = (np.concatenate(part) for part in zip(*chosen, strict=True))
+        questions = loader.puzzles(0, loader.num_puzzles)["inputs"].astype(np.uint8)
+        answers = answers.astype(np.uint8)
+        valid = np.array([not self.task.violations(*pair) for pair in zip(questions, answers, strict=True)])
+        costs = cost(result.work, self.settings, self._run.arch) | {"seconds_per_puzzle": seconds_per_puzzle(result.work)}
+        halting = expit(q_halt.astype(np.float64))
+        found = Solutions(self.task, questions, answers, valid, halting, steps.astype(np.int64), agreeing, costs)
+        return found, loader, int(winners[0])
+
+    def think(self, puzzle: str | ArrayLike) -> Thinking:
+        """What the candidate that answers a puzzle would say after every latent recursion.
+
+        Args:
+            puzzle: the text of one, "test:N" (whose solution is known), or tokens [L].
+
+        Raises:
+            trm.errors.DataError: the puzzle is not understood or has no solution.
+        """
+        run = self._run
+        self._refuse_tables()
+        if run.cfg.inference.selection == "resample":
+            raise ConfigError(
+                f"inference={run.cfg.inference.name}: candidates that are drawn anew have no course of their own: load the network "
+                "with another way"
+            )
+        if isinstance(puzzle, str) and puzzle.startswith("test:"):
+            name = puzzle
+        else:
+            (question, *others) = self._questions(puzzle)
+            if others:
+                raise DataError(f"{1 + len(others)} puzzles were given, and one thinks about one: give one of them")
+            name = self.task.view.text(question)
+        found, dataset, number = find_puzzle(run, name)
+        solution, loader, winner = self._solutions(dataset, number)
+        frames = frames_of(run, found, course_of(run, loader, number, winner, int(solution.steps[0])))
+        title = f"{run.cfg.run_name}, step {self.step}: how the model thinks"
+        return Thinking(frames, found, title, solution)
+
+    def predict(self, inputs: ArrayLike, identifiers: ArrayLike | None = None) -> NDArray[np.float32]:
+        """The logits [N, L, V] of one candidate after all supervision steps.
+
+        Args:
+            inputs: tokens [N, L].
+            identifiers: [N] rows of the puzzle embedding; None = the blank one.
+        """
+        arch, cfg = self._run.arch, self.settings
+        tokens = torch.from_numpy(self._tokens(inputs)).int()
+        table = self._run.puzzle_embedding
+        chosen = torch.zeros(len(tokens), dtype=torch.int64) if identifiers is None else torch.as_tensor(np.asarray(identifiers))
+        keys = row_keys(ONE, torch.arange(len(tokens)), torch.zeros(len(tokens), dtype=torch.int64))
+        logits = []
+        for first in range(0, len(tokens), cfg.eval_batch_size):
+            rows = torch.arange(first, min(first + cfg.eval_batch_size, len(tokens)))
+            vectors = None if table is None else table[chosen[rows]]
+            latents = with_latents(arch, self._run.buffers, len(rows), keys[rows])
+            with torch.no_grad():
+                for step in range(cfg.inference_steps):
+                    noise = noise_of(arch, self._run.buffers, keys[rows], torch.full((len(rows),), step))
+                    output = forward(arch, self._run.eval_weights, self._run.buffers, vectors, latents, tokens[rows], noise=noise)
+                    latents = output.latents
+            logits.append(output.logits.float().numpy())
+        return np.concatenate(logits)
+
+    def _refuse_tables(self) -> None:
+        if self.task.variants_vote:
+            raise ConfigError(f"{self.task.title}: puzzles that are pairs of grids are solved by python -m trm.solve")
+        if self.settings.inference.ladder or self.settings.evaluate.by_difficulty:
+            raise ConfigError("these settings make tables of many puzzles, which python -m trm.evaluate does: load without them")
+
+    def _questions(self, puzzles: Puzzles) -> NDArray[np.uint8]:
+        """Tokens [N, L]."""
+        if isinstance(puzzles, str) and puzzles.startswith("test:"):
+            return find_puzzle(self._run, puzzles)[0].question.astype(np.uint8)[None]
+        if isinstance(puzzles, str | os.PathLike):
+            return np.stack(questions_in(text_of(os.fspath(puzzles)), self.task))
+        if isinstance(puzzles, Sequence) and all(isinstance(each, str) for each in puzzles):
+            return np.concatenate([self._questions(each) for each in puzzles])
+        return self._tokens(puzzles)
+
+    def _tokens(self, given: Any) -> NDArray[np.uint8]:
+        """Tokens [N, L] that are cells of the task. Raises DataError."""
+        facts, rows = self.task.facts, np.atleast_2d(np.asarray(given))
+        if rows.ndim != 2 or rows.shape[1] != facts.seq_len or rows.dtype.kind not in "iu" or not len(rows):
+            raise DataError(
+                f"an array of {rows.dtype} {list(np.shape(given))}: give integers [{facts.seq_len}] or [N, {facts.seq_len}], the "
+                f"tokens of {self.task.title}"
+            )
+        wrong = np.argwhere((rows < 0) | (rows >= facts.vocab_size))
+        if len(wrong):
+            row, cell = wrong[0].tolist()
+            raise DataError(
+                f"puzzle {row + 1} cell {cell + 1}: {rows[row, cell]} is no token of {self.task.title}: they are 0 to "
+                f"{facts.vocab_size - 1}"
+            )
+        return rows.astype(np.uint8)
+
+
+def load(checkpoint: str | os.PathLike[str], overrides: Sequence[str]) -> Network:
+    """See trm.load."""
+    path = Path(local_path("checkpoint", os.fspath(checkpoint)))
+    if not path.is_file():
+        return Network(open_run(path, list(overrides)))
+    with tempfile.TemporaryDirectory() as folder:
+        made = Path(folder) / re.sub(r"[^\w.-]", "_", path.name)
+        make_run(path, made, list(overrides))
+        return Network(open_run(made, []))
+
+
+def run(overrides: Sequence[str]) -> dict[str, Any]:
+    """See trm.run."""
+    if not _training.acquire(blocking=False):
+        raise UserError("a run is going on in this process: wait for it, or have trm.sweep train several side by side")
+    try:
+        settings, launch = compose_launch(list(overrides))
+        hardware = settings.hardware
+        devices = None if hardware.can.torch_kernels else f"{hardware.backend} on {hardware.num_devices} devices"
+        if not starts_ranks(settings) and (devices is None or _ran <= {devices}):
+            _ran.add(devices)
+            folder = run_here("trm.train:train", list(overrides), make_run_folder)
+        else:  # torch_xla has to be there before torch first differentiates, and keeps its devices as long as the process lives
+            if devices is not None:
+                print(f"{devices}: in a process of its own, since this one has computed otherwise before", flush=True)
+            folder = launch.run_dir.absolute()
+            _command(["-m", "trm.train", *overrides, override("run_name", settings.run_name)])
+    except SystemExit as end:  # with the message in the log
+        if end.code != EXIT_PREEMPTED:
+            raise
+        raise KeyboardInterrupt("the run was stopped and saved; the same call with its run_name goes on from there") from None
+    finally:
+        _training.release()
+    return {**(read_summary(folder) or {}), "run_dir": str(folder)}
+
+
+class Sweep(NamedTuple):
+    """A sweep that is done."""
+
+    folder: Path
+    summaries: dict[str, dict[str, Any]]  # summary.json of each run, by its name
+
+
+def sweep(overrides: Sequence[str]) -> Sweep:
+    """See trm.sweep."""
+    folder, _ = compose_sweep(list(overrides))  # refuses what is wrong before a process is started
+    _command(["-m", "trm.train", "--multirun", *overrides])
+    grid = json.loads((folder / GRID_FILE).read_text())
+    return Sweep(folder, {job["dir"]: read_summary(folder / job["dir"]) or {} for job in grid["jobs"]})
+
+
+def _command(arguments: list[str]) -> None:
+    """Run a command in a process of its own, and raise what it ends with. An interruption is passed on, once."""
+    paths = os.pathsep.join(filter(None, (os.environ.get("PYTHONPATH"), str(ROOT))))
+    process = subprocess.Popen(
+        [sys.executable, *arguments],
+        env=os.environ | {"PYTHONPATH": paths},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        stdin=subprocess.DEVNULL,
+        text=True,
+        errors="replace",
+        start_new_session=True,  # what interrupts this process does not reach it by itself
+    )
+    last, stopped = deque[str](maxlen=50), False
+    with process:
+        assert process.stdout is not None
+        while True:
+            try:
+                for line in process.stdout:
+                    print(line, end="", flush=True)
+                    last.append(line.strip())
+                break
+            except KeyboardInterrupt:
+                process.send_signal(signal.SIGINT)
+                stopped = True
+    if stopped:
+        raise KeyboardInterrupt("it was stopped and saved; the same call goes on from there")
+    errors = [line.removeprefix("error: ") for line in last if line.startswith("error: ")]
+    if process.returncode == EXIT_USER_ERROR:
+        raise UserError(errors[-1] if errors else last[-1])
+    if process.returncode:
+        reasons = errors or [line for line in last if ": " in line and not line.startswith("[")]
+        raise RunFailure(f"it did not complete (exit code {process.returncode}): {'; '.join(reasons[-5:])}")
+
+
+class Report(NamedTuple):
+    """Tables of compared runs; accuracies are shares of 1."""
+
+    variants: pd.DataFrame  # a row for each variant: means and intervals over seeds
+    runs: pd.DataFrame  # a row for each run
+    evaluations: pd.DataFrame  # a row for each evaluation of each run: variant, run, step, exact_accuracy
+    warnings: list[str]  # what to know before the numbers are read
+
+
+def report(folders: Sequence[Any], group: Sequence[str] | None, target: float | None, baseline: str | None) -> Report:
+    """See trm.report."""
+    try:
+        import pandas as pd
+    except ImportError as error:
+        raise UserError(
+            "trm.report gives pandas tables, and pandas is not installed: pip install 'trm-scaling-study[notebook]'"
+        ) from error
+    if not folders:
+        raise UserError("give at least one folder of runs, such as outputs/NAME or multirun/NAME")
+    paths = [Path(local_path("folder", os.fspath(folder))) for folder in folders]
+    record = json.loads(json_text(compare(collect(paths), None if group is None else list(group), target, baseline)))
+    nested = {"evaluations", "exact_accuracy_by_step", "code", "scores", "config", "runs", "warnings", "findings", "overrides"}
+
+    def table(rows: list[dict[str, Any]]) -> pd.DataFrame:
+        return pd.DataFrame([{key: value for key, value in row.items() if key not in nested} for row in rows])
+
+    points = [
+        {"variant": run["variant"], "run": run["name"], "step": step, "exact_accuracy": value}
+        for run in record["runs"]
+        for step, value in run["evaluations"]
+    ]
+    columns = ["variant", "run", "step", "exact_accuracy"]
+    return Report(table(record["variants"]), table(record["runs"]), pd.DataFrame(points, columns=columns), list(record["warnings"]))
