@@ -15,7 +15,7 @@ import pytest
 from trm.cli import ROOT
 
 COMMANDS = sorted(
-    {path.stem for path in (ROOT / "trm").glob("[!_]*.py")} - {"cli", "errors"}
+    {path.stem for path in (ROOT / "trm").glob("[!_]*.py")} - {"api", "cli", "errors"}
     | {path.parent.name for path in (ROOT / "trm").glob("*/__main__.py")}
 )
 

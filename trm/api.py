@@ -168,7 +168,7 @@ class Network:
         return self._solutions(unanswered(self.task, questions), None)[0]
 
     def _solutions(self, dataset: Dataset, number: int | None) -> tuple[Solutions, EvalLoader, int]:
-        """Of one puzzle of a dataset, or of all; with the rows that were evaluated, and the candidate that answers the first puzzle."""
+        """Of one puzzle of a dataset, or of all; with the rows that were evaluated, and who answers the first puzzle."""
         seen, way, last = list[Predictions](), self.settings.inference, self.settings.inference_steps - 1
         result, loader = evaluated(self._run, dataset, number, lambda rows, _: seen.append(rows))
         chosen = []

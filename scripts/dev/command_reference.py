@@ -17,6 +17,7 @@ COMMANDS = (
     ("doctor", "trm/doctor.py", "check the machine before a run"),
     ("evaluate", "trm/evaluate.py", "evaluate a trained run"),
     ("solve", "trm/solve.py", "solve puzzles with a trained network"),
+    ("playground", "trm/playground.py", "try trained networks in a browser"),
     ("report", "trm/report/__main__.py", "compare runs in a table and on a page"),
     ("plan", "trm/plan/__main__.py", "costs on a TPU, before one is rented"),
     ("interop", "trm/interop.py", "exchange weights with the released code"),

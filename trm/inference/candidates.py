@@ -16,8 +16,8 @@ Only = tuple[Dataset, int | None]  # a dataset and the row of the only puzzle to
 def candidate_loader(cfg: Config, runtime: Runtime, most: int | None = None, only: Only | None = None) -> EvalLoader:
     """The candidates of the puzzles in the test split of the config's dataset. Raises DataError where there is none.
 
-    Of a larger one `most` puzzles, unless evaluate.max_puzzles says how many; or the `only` ones. Where rows have to be in one batch
-    this is the largest batch of whole groups that is not larger than the settings', or one.
+    Of a larger one `most` puzzles, unless evaluate.max_puzzles says how many; or the `only` ones. Where rows have to be in one
+    batch this is the largest batch of whole groups that is not larger than the settings', or one.
     """
     way = cfg.inference
     dataset, puzzle = only or (held_out_puzzles(cfg.data), None)
