@@ -6,7 +6,9 @@ import pytest
 from trm.report import laws
 
 SIZES = np.array([2e4, 5e4, 1.2e5, 3e5, 8e5, 2e6])
-DRAWS = 100  # of which 95 should hold; over 400 draws 94.5 to 96 of 100 did, and by chance 100 draws differ from that by 2
+# Intervals are of 95 %: over 400 draws 94.5 to 96 of 100 held. By chance the share of 100 draws differs from that by two points,
+# and in one of a hundred cases by five.
+DRAWS, HOLDS = 100, 0.90
 
 
 def made(random, truth, x=SIZES, seeds=3, noise=0.02):
@@ -23,11 +25,11 @@ def covered(trials):
 
 
 @pytest.mark.parametrize("seeds", [3, 5])
-def test_the_interval_of_an_exponent_holds_it_in_95_of_100_draws(seeds):
+def test_the_interval_of_an_exponent_holds_it_as_often_as_it_says(seeds):
     random = np.random.default_rng(0)
     fits = [laws.fit_power_law(made(random, law, seeds=seeds), 300) for _ in range(DRAWS)]
-    assert covered([0.45 in fit.intervals()["a"] for fit in fits]) >= 0.93
-    assert covered([0.2 in fit.intervals()["E"] for fit in fits]) >= 0.93
+    assert covered([0.45 in fit.intervals()["a"] for fit in fits]) >= HOLDS
+    assert covered([0.2 in fit.intervals()["E"] for fit in fits]) >= HOLDS
     assert np.median([fit.a for fit in fits]) == pytest.approx(0.45, abs=0.05)
     widths = [fit.intervals()["a"].high - fit.intervals()["a"].low for fit in fits]
     assert np.median(widths) < 0.5  # it says something
@@ -40,7 +42,7 @@ def test_without_noise_the_law_is_found():
 
 def test_a_prediction_of_the_largest_size_holds_where_the_law_does():
     random = np.random.default_rng(1)
-    assert covered([laws.predict_last(made(random, law), resamples=300).held for _ in range(DRAWS)]) >= 0.93
+    assert covered([laws.predict_last(made(random, law), resamples=300).held for _ in range(DRAWS)]) >= HOLDS
     broken = [laws.predict_last(made(random, lambda x: law(x) * (1.5 if x == SIZES[-1] else 1)), resamples=300) for _ in range(20)]
     assert covered([prediction.held for prediction in broken]) <= 0.2
 
@@ -55,8 +57,8 @@ def test_the_interval_of_a_logistic_holds_its_slope():
         ]
         found = laws.fit_logistic(laws.points(seeds), 300).intervals()
         held.append((1.2 in found["slope"], 1.5e5 in found["half"]))
-    assert covered([slope for slope, _ in held]) >= 0.93
-    assert covered([half for _, half in held]) >= 0.93
+    assert covered([slope for slope, _ in held]) >= HOLDS
+    assert covered([half for _, half in held]) >= HOLDS
 
 
 def test_accuracies_at_the_ends_alone_have_a_finite_slope():
@@ -86,7 +88,7 @@ def test_the_best_size_of_a_budget_and_its_exponent_are_recovered():
             bests.append(parabola.best.value)
             draws.append(parabola.draws)
         held.append(0.5 in laws.exponent(budgets, np.array(bests), np.stack(draws)))
-    assert covered(held) >= 0.93
+    assert covered(held) >= HOLDS
 
 
 def test_a_minimum_outside_of_what_was_measured_is_none():
