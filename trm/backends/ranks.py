@@ -113,10 +113,14 @@ class Ranks(NativeRuntime):
 
     def __init__(self, hardware: HardwareConfig) -> None:
         rank = rank_of_launcher()
-        if hardware.platform == "cuda":
-            torch.cuda.set_device(rank.local)
+        device = None
+        if hardware.platform == "cuda":  # srun may show each process its own GPU alone
+            device = torch.device("cuda", rank.local % torch.cuda.device_count())
+            torch.cuda.set_device(device)
         super().__init__(hardware)
-        join(rank, hardware.platform)
+        if device is not None:
+            self._device = device  # by number: other threads, as that which sends batches, have a current device of their own
+        join(rank, device)
         self.process_index, self.process_count = rank.rank, rank.ranks
         self.num_devices = rank.ranks
         self.share = self._exchanges = RankShare(rank.rank, rank.ranks)
@@ -188,14 +192,13 @@ def over_ranks(runtime: Callable[[HardwareConfig], Any]) -> Callable[[HardwareCo
     return type(f"Ranks{runtime.__name__}", (Ranks, runtime), {})
 
 
-def join(rank: Rank, platform: str) -> None:
-    """Meet the other ranks, once a process."""
+def join(rank: Rank, device: torch.device | None) -> None:
+    """Meet the other ranks, once a process; `device` is this rank's GPU, None on a CPU."""
     if dist.is_initialized():
         return
     # while this waits, a signal that only set a flag would be heard too late: there is nothing to save yet
     handlers = {number: signal.signal(number, signal.SIG_DFL) for number in (signal.SIGTERM, signal.SIGINT)}
-    backend = "nccl" if platform == "cuda" else "gloo"
-    device = torch.device("cuda", rank.local) if platform == "cuda" else None
+    backend = "gloo" if device is None else "nccl"
     os.environ |= {"MASTER_ADDR": rank.address, "MASTER_PORT": str(rank.port)}
     limit = timedelta(seconds=LIMIT_S)
     try:
