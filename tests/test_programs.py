@@ -71,7 +71,8 @@ NUMBERS_ALONE = {
     "recursion.halt_exploration_prob", "recursion.curriculum", "ema.rate", "optimizer.lr", "optimizer.weight_decay",
     "optimizer.beta1", "optimizer.beta2", "optimizer.eps", "optimizer.momentum", "optimizer.warmup_steps", "optimizer.lr_min_ratio",
     "optimizer.puzzle_emb_lr", "optimizer.puzzle_emb_weight_decay", "train.max_steps", "train.epochs", "train.global_batch_size",
-    "train.init_from", "seed",
+    "optimizer.parametrization", "optimizer.base_hidden_size", "optimizer.base_num_layers", "optimizer.decay_with_rate",
+    "optimizer.warmup_share", "train.max_flops", "train.init_from", "seed",
 }  # fmt: skip
 # Pairs that do not go together
 EXCLUDED = {
