@@ -454,8 +454,9 @@ def test_total_steps(default):
 MAY_CHANGE = {
     "data.path", "data.source_dir", "data.train_csv", "data.test_csv", "data.num_test_puzzles", "hardware.name", "hardware.backend",
     "hardware.platform", "hardware.num_hosts", "hardware.devices_per_host", "hardware.attention", "hardware.compile_cache",
-    "hardware.placement", "hardware.jobs", "train.log_every_steps", "train.eval_every_steps", "train.checkpoint_every_steps",
-    "train.keep_checkpoints", "train.resume", "train.progress", "train.profile_steps", "run_name",
+    "hardware.placement", "hardware.jobs", "hardware.jobs_per_device", "hardware.num_devices", "hardware.token_multiple",
+    "hardware.step_graph", "train.log_every_steps", "train.eval_every_steps",
+    "train.checkpoint_every_steps", "train.keep_checkpoints", "train.resume", "train.progress", "train.profile_steps", "run_name",
 }  # fmt: skip
 MAY_CHANGE_GROUPS = {"tracking", "recipe", "evaluate", "inference"}
 LENGTH = {"train.max_steps", "train.max_flops", "train.epochs"}

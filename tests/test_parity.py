@@ -125,15 +125,20 @@ def test_first_gradients_with_attention_in_blocks(golden_case, runtime, monkeypa
 def test_evaluation_float64(golden_case, runtime):
     case = load_case(golden_case, runtime=runtime)
     arch, model = case.arch, case.tensors("final/")
-    step = runtime.compile(functools.partial(eval_step, arch))
+
+    def tensors_of(*args):
+        carry, out, _ = eval_step(arch, *args)
+        return carry, out.logits, out.q_halt
+
+    step = runtime.compile(tensors_of)
     buffers = runtime.replicate(case.buffers())
     weights, table = runtime.replicate((model.weights, model.puzzle_embedding))
     carry = runtime.shard(empty_carry(arch, case.buffers(), len(case.arrays["eval/inputs"])))
     batch = runtime.shard_batch(case.eval_batch())
     worst = 0.0
     for i, (logits, q_halt) in enumerate(zip(case.arrays["eval/logits"], case.arrays["eval/q_halt_logits"], strict=True)):
-        carry, out, _ = step(weights, buffers, table, carry, batch)
-        our_logits, our_q_halt = runtime.fetch((out.logits, out.q_halt))
+        carry, *heads = step(weights, buffers, table, carry, batch)
+        our_logits, our_q_halt = runtime.fetch(heads)
         worst = max(worst, assert_close(f"eval/logits step {i + 1}", our_logits, logits, 1e-4))
         assert_close(f"eval/q_halt_logits step {i + 1}", our_q_halt, q_halt, 1e-4)
     print(f"{golden_case.name}: largest relative error of evaluation logits {worst:.1e}")

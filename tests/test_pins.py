@@ -18,6 +18,8 @@ pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of wand
 PACKAGES = ("torch", "torch_xla", "hydra", "submitit", "hydra_plugins", "wandb", "wandb_workspaces")
 
 NAMES = [
+    "torch.distributed:_functional_collectives.all_reduce",
+    "torch.distributed:_functional_collectives.wait_tensor",
     "torch.utils._pytree:TreeSpec",
     "torch.utils._pytree:tree_flatten",
     "torch.utils._pytree:tree_flatten_with_path",

@@ -22,7 +22,7 @@ def first_step(name, token_multiple):
     case = load_case(GOLDEN / name, token_multiple=token_multiple)
     batch = {key: torch.from_numpy(rows) for key, rows in case.batch(0).items()}
     (_, vector_grads), carry, out = loss_and_grads(case.step_config, case.state(), case.buffers(), batch)
-    vectors = {} if vector_grads is None else {"puzzle vectors": vector_grads}
+    vectors = {} if vector_grads is None else {"puzzle vectors": vector_grads[0]}
     return {"loss": out.loss, "logits": out.logits, "q_halt": out.q_halt, **carry.latents, **out.grads, **vectors}
 
 

@@ -19,7 +19,7 @@ from trm.config import to_plain, without_others
 from trm.core import step
 from trm.ground.cores import cores
 from trm.ground.signals import StopSignal
-from trm.inference import evaluator
+from trm.inference.predictions import Metrics
 from trm.run import resume
 from trm.run.checkpoint import load_checkpoint
 from trm.run.experiment import build
@@ -36,7 +36,7 @@ def folder(tmp_path_factory):
 
 
 @pytest.fixture
-def replicate_rows(folder):
+def whole(folder):
     return folder / "outputs" / "whole"
 
 
@@ -251,15 +251,19 @@ def test_a_stop_inside_an_evaluation_does_not_wait_for_its_end(tmp_path):
 
 
 def test_an_evaluation_that_is_not_finite_is_not_recorded(tmp_path, monkeypatch):
-    means = evaluator._means
-    monkeypatch.setattr(evaluator, "_means", lambda total: means(total) | {"lm_loss": float("nan")})
+    means = Metrics.means
+
+    def not_finite(self):
+        return [values | {"lm_loss": float("nan")} for values in means(self)]
+
+    monkeypatch.setattr(Metrics, "means", not_finite)
     done = run(tmp_path, "trm.train", *TINY, "train.max_steps=1", "run_name=r", process=False, check=1)
     assert "step 1: the evaluation is not finite (lm_loss is nan), though its weights are" in done.stderr
     folder = tmp_path / "outputs" / "r"
     assert (summary(folder)["status"], metrics(folder, "eval")) == ("failed", [])
     monkeypatch.undo()
     run(tmp_path, "trm.train", *TINY, "train.max_steps=1", "run_name=r")
-    monkeypatch.setattr(evaluator, "_means", lambda total: means(total) | {"lm_loss": float("nan")})
+    monkeypatch.setattr(Metrics, "means", not_finite)
     done = run(tmp_path, "trm.evaluate", "checkpoint=outputs/r", check=1)
     assert "the evaluation is not finite (lm_loss is nan)" in done.stderr
     assert "exact_accuracy" not in done.stdout

@@ -113,13 +113,13 @@ def _check_data(cfg: Config) -> None:
 def _check_backend(hardware: HardwareConfig) -> None:
     """Refuse what the backend cannot do, whichever it is."""
     can, named = hardware.can, f"hardware.backend={hardware.backend}"
-    if hardware.dtype == "float64" and hardware.loss_dtype != "float64":
-        raise ConfigError("hardware.dtype=float64 needs hardware.loss_dtype=float64")
     if hardware.platform not in can.float64 and "float64" in (hardware.dtype, hardware.loss_dtype):
         raise ConfigError(
             f"{named} has no float64 on hardware.platform={hardware.platform}: set hardware.dtype=bfloat16 or float32 and "
             "hardware.loss_dtype=float32"
         )
+    if hardware.dtype == "float64" and hardware.loss_dtype != "float64":
+        raise ConfigError("hardware.dtype=float64 needs hardware.loss_dtype=float64")
     if hardware.platform not in can.platforms:
         others = [name for name, backend in BACKENDS.items() if hardware.platform in backend.platforms]
         raise ConfigError(

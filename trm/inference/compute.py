@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
 
 MOST_LEVELS = 10
 ROUNDING = 1e-9  # below which a spread of shares is none
@@ -51,6 +50,8 @@ def with_intervals(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
     """The rows, where they have no interval with Wilson's 95 % one of the exact accuracy, which is over puzzles and says nothing of
     other seeds.
     """
+    from scipy import stats  # which takes a second to import
+
     found = []
     for row in rows:
         if "exact_accuracy_low" in row:
@@ -76,6 +77,8 @@ def interval(values: NDArray[np.floating]) -> Interval:
 
     Student's t with the seeds' degrees of freedom, which is wide where it is the puzzles that differ, and never too narrow for it.
     """
+    from scipy import stats  # which takes a second to import
+
     seeds, puzzles = values.shape
     by_puzzle = values.mean(axis=0).var(ddof=1) / puzzles if puzzles > 1 else 0.0
     variance, freedom = by_puzzle, puzzles - 1

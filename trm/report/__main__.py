@@ -33,7 +33,7 @@ from typing import Any
 from trm.cli import options
 from trm.config import local_path
 from trm.errors import UserError
-from trm.report import plots, records, scaling, scaling_output
+from trm.report import plots, records
 from trm.report.output import csv_text, json_text, page, terminal
 from trm.report.runs import collect
 from trm.report.variants import compare
@@ -87,6 +87,8 @@ def _scaling(folders: list[Path], given: Namespace) -> None:
     """The laws of the runs, under DIR/scaling unless --out says where."""
     if given.group or given.target or given.records or given.baseline:
         raise UserError("--scaling finds by itself what varies: leave out --group, --target, --records and --baseline")
+    from trm.report import scaling, scaling_output  # scipy's fits take a second to import
+
     found = scaling.study(compare(collect(folders)))
     drawn = scaling_output.pictures(found)
     files: dict[str, str | bytes] = {
