@@ -52,7 +52,7 @@ test-long: setup   # whole runs through torch_xla and inductor, on several virtu
 
 nightly: setup   # as test-faults, with a night's count of kills and cases; every case that a compiler takes long for
 	TRM_KILLS=50 TRM_FAULT_CASES=2000 $(MAKE) test-faults
-	TRM_MATRIX=all $(PY) -m pytest -n 2 --dist loadfile -m "long or not long" tests/test_{programs,parity,variants,mesh,inference,bench,plan}.py
+	TRM_MATRIX=all $(PY) -m pytest -n 2 --dist loadfile -m "long or not long"
 
 test-faults: setup
 	$(PY) -m pytest -n 2 --dist loadfile tests/faults
