@@ -30,6 +30,17 @@ NIGHTLY = re.compile(
     r"|test_wandbs_settings_files_count_as_its_variables_do\[wandb"
     r"|test_what_wandb_would_refuse_is_refused_before_anything_starts\[(entity|group|job_type)"
     r"|test_results_do_not_depend_on_the_batch_to_the_bit\[vote-2x2x2"
+    r"|test_all_engines_learn_the_same|test_a_trace_of_some_steps_is_written\[xla"
+    r"|test_options_train\.py::test_a_run_that_goes_on_from_any_checkpoint"
+    r"|test_a_stop_inside_an_evaluation_does_not_wait_for_its_end"
+    r"|test_losses_equal_on_one_and_several_devices\[variants|test_inference\.py::test_on_a_mesh_the_same"
+    r"|test_a_cards_figures_are_repeated\[sudoku_9x9"
+    r"|test_any_ranks_compute_what_one_process_does\[2|test_torchrun_starts_the_ranks_again_and_the_run_goes_on"
+    r"|test_the_jobs_of_a_sweep_are_several_ranks_each"
+    r"|test_coordinates_are_flat_over_all_widths\[(adamw|muon)"
+    r"|test_every_sweep_composes_its_jobs\[(scaling_isoflop|scaling_recursion|field_6x6)\]"
+    r"|test_the_plans_page_says_what_its_commands_print\[\+sweep=all hardware=v4_64\]"
+    r"|test_compiled_it_computes_the_same\[(inductor-fast|xla-eqr)"
 )
 
 

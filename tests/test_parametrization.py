@@ -45,7 +45,7 @@ def check_flat(widths, optimizer, most):
         "net.0.mlp.down first": 0.2,
         "net.1.mlp.down first": 0.15,
         "logits": 0.3,
-        "q": 0.4,
+        "q": 0.3,
     }.items():
         changes = [growth(standard, name, 1 + i) for i in range(len(AFTER))]
         assert min(changes) > least, (name, changes)

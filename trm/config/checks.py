@@ -139,7 +139,8 @@ def _check_backend(hardware: HardwareConfig) -> None:
         )
     if hardware.step_graph and can.ranks and hardware.devices > 1:
         raise ConfigError("hardware.step_graph=true is for one device: set it to false, or hardware.num_devices=1")
-    if hardware.num_hosts * hardware.devices_per_host > 1 and not can.multi_device:
+    hosts = hardware.num_hosts if hardware.placement in (None, "pod") else 1
+    if hosts * hardware.local_devices > 1 and not can.multi_device:
         fix = "; several devices are hardware.num_devices=N, a process for each" if can.ranks else ""
         raise ConfigError(f"{named} runs on one device: set hardware.devices_per_host=1 and hardware.num_hosts=1{fix}")
     if hardware.num_devices != 1 and not can.ranks:
