@@ -35,7 +35,7 @@ class Placement:
 
 def place(hardware: HardwareConfig) -> Placement:
     """How `hardware.placement` divides the machine. On a CPU as many jobs run side by side as hardware.jobs says."""
-    if hardware.can.ranks:
+    if hardware.can.ranks and hardware.devices_per_host == 1:
         per_host = gpu_jobs(hardware) if hardware.platform == "cuda" else max(hardware.jobs, 1)
         return Placement(1, _gpus_of_job(hardware), per_host, per_host)
     processes, per_process = hardware.processes, hardware.local_devices
@@ -146,11 +146,11 @@ def slurm_resources(hardware: HardwareConfig) -> dict[str, Any]:
     """What one job asks of Slurm, and how many of the sweep's jobs may run at once."""
     placed = place(hardware)
     asked: dict[str, Any] = {"nodes": placed.processes, "tasks_per_node": 1, "array_parallelism": placed.jobs_at_once}
+    if hardware.devices_per_host > 1 or hardware.platform == "tpu":
+        return asked | {"gres": f"tpu:{placed.devices_per_process}"}
     if hardware.can.ranks:  # a task for each device, all on one host unless the launcher's settings say otherwise
         gres = {"gres": f"gpu:{placed.devices}"} if hardware.platform == "cuda" else {}
         return asked | {"tasks_per_node": placed.devices} | gres
-    if hardware.devices_per_host > 1 or hardware.platform == "tpu":
-        asked["gres"] = f"tpu:{placed.devices_per_process}"
     return asked
 
 
