@@ -85,24 +85,29 @@ def test_killed_runs_lose_nothing_but_the_steps_since_the_last_checkpoint(tmp_pa
 
 
 KILLED_WHILE_RENAMING = """
-import os, runpy, signal, sys
+import os, runpy, shutil, signal, sys
 from pathlib import Path
-rename, left = Path.rename, int(sys.argv.pop(1))
+rename, rmtree, moment = Path.rename, shutil.rmtree, sys.argv.pop(1)
 def renamed(self, target):
-    global left
     if self.name.endswith("step_3"):
-        if left == 0:
-            os.kill(os.getpid(), signal.SIGKILL)
-        left -= 1
+        os.kill(os.getpid(), signal.SIGKILL)
     return rename(self, target)
-Path.rename = renamed
+def removed(path, *more, **named):
+    if Path(path).name == "step_3":
+        (Path(path) / "state.safetensors").unlink()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return rmtree(path, *more, **named)
+if moment == "renaming":
+    Path.rename = renamed
+else:
+    shutil.rmtree = removed
 runpy.run_module("trm.train", run_name="__main__", alter_sys=True)
 """
 
 
-@pytest.mark.parametrize("moment", ["0", "1"])
+@pytest.mark.parametrize("moment", ["removing", "renaming"])
 def test_killed_while_the_same_step_is_saved_again(tmp_path, moment):
-    """Before the old folder is put aside, and before the new one gets its name: the run goes on from that step all the same."""
+    """While the old folder is removed, and before the new one gets its name: the run goes on from that step all the same."""
     asked = [*TINY, "train.max_steps=4", "train.checkpoint_every_steps=3", "run_name=again"]
     checkpoints = tmp_path / "outputs" / "again" / "checkpoints"
     run(tmp_path, "trm.train", *asked, "train.eval_every_steps=null")
