@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from trm.config import LARGEST_COUNT, Config
 from trm.config import total_steps as steps_of_settings
 from trm.core.architecture import Architecture
 from trm.core.curriculum import Stage, stages
-from trm.core.flops import network_flops
-from trm.core.step import StepConfig
+from trm.core.flops import stage_flops
 from trm.errors import ConfigError
 
 
@@ -27,8 +24,7 @@ def total_steps(cfg: Config, arch: Architecture, rows_of_epoch: float) -> int:
     def cost(stage: Stage) -> int:
         depth = (stage.recursion.T, stage.recursion.n)
         if depth not in costs:
-            step = StepConfig(replace(arch, recursion=stage.recursion), cfg.optimizer, cfg.ema.rate, stage.stop)
-            costs[depth] = network_flops(cfg, step)
+            costs[depth] = stage_flops(cfg, arch, stage)
         return costs[depth]
 
     def spent(steps: int) -> int:

@@ -130,13 +130,18 @@ def network_flops(cfg: Config, step: StepConfig) -> int:
     return int(counter.get_total_flops())
 
 
+def stage_flops(cfg: Config, arch: Architecture, stage: Stage) -> int:
+    """The same at the depth of one stage of the curriculum."""
+    step = StepConfig(dataclasses.replace(arch, recursion=stage.recursion), cfg.optimizer, cfg.ema.rate, stage.stop)
+    return network_flops(cfg, step)
+
+
 def training_flops(cfg: Config, arch: Architecture, parts: Sequence[Stage], steps: int) -> int:
     """The same of the first `steps` steps of a run with these stages."""
     total = 0
     for part in parts:
         if count := max(min(part.stop, steps) - part.start, 0):
-            step = StepConfig(dataclasses.replace(arch, recursion=part.recursion), cfg.optimizer, cfg.ema.rate, steps)
-            total += count * network_flops(cfg, step)
+            total += count * stage_flops(cfg, arch, part)
     return total
 
 
