@@ -109,11 +109,16 @@ class HardwareConfig:
         return found
 
     @property
+    def hosts(self) -> int:
+        """Hosts of one job."""
+        return self.num_hosts if self.placement in (None, "pod") else 1
+
+    @property
     def processes(self) -> int:
         """Processes of one job: one on each of its hosts, on torch's own backends one for each device."""
         if self.can.ranks:
             return 1 if self.placement == "chip" else self.num_devices or 1
-        return self.num_hosts if self.placement in (None, "pod") else 1
+        return self.hosts
 
     @property
     def local_devices(self) -> int:
