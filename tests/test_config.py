@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trm.cli import compose
+from trm.cli import RANKS_ON_A_CPU, compose
 from trm.config import (
     TASKS,
     Config,
@@ -427,10 +427,20 @@ def test_values_within_range_are_taken_or_refused_as_a_combination(default, chos
     check_values(chosen, lambda: with_values(default, chosen))
 
 
+def test_a_ratio_that_leaves_the_range_is_named():
+    assert "data.num_puzzles=0 must be at least 1" in (
+        words := refusal("data=sudoku_4x4", "recipe=tiny", "recipe.data_scale=1e-300")
+    )
+    assert words.endswith("change recipe.data_scale=1e-300")
+    assert "is out of range" in refusal("data.num_puzzles=0")
+
+
 @settings(deadline=None, max_examples=6)
 @given(chosen=WITHIN_RANGE)
 def test_values_within_range_on_the_command_line(chosen):
     overrides = [f"{key}={'null' if value is None else value}" for key, value in chosen.items()]
+    if chosen.get("hardware.num_devices", 1) is None:  # as many as there are
+        chosen = chosen | {"hardware.num_devices": RANKS_ON_A_CPU}
     check_values(chosen, lambda: compose(overrides))
 
 

@@ -21,7 +21,16 @@ _CHECKS: list[Callable[[Config], None]] = []
 
 def validate(cfg: Config) -> None:
     """Check ranges and combinations. Pure; raises ConfigError naming the key, its value and the fix."""
-    _check_ranges(cfg, "")
+    try:
+        _check_ranges(cfg, "")
+    except _OutOfRange as error:
+        ratios = [f"recipe.{name}={value:g}" for name, value in vars(cfg.recipe).items() if name.endswith("_scale") and value != 1]
+        if not ratios or error.key.startswith("recipe."):
+            raise
+        raise ConfigError(
+            f"{error.key}={error.value} must be {error.bound}: where it is the recipe's value times its ratio, change "
+            f"{' or '.join(ratios)}"
+        ) from error
     _check_model(cfg.model)
     if cfg.train.trainable == "puzzle_embedding" and cfg.model.puzzle_emb_ndim == 0:
         raise ConfigError(
@@ -139,8 +148,7 @@ def _check_backend(hardware: HardwareConfig) -> None:
         )
     if hardware.step_graph and can.ranks and hardware.devices > 1:
         raise ConfigError("hardware.step_graph=true is for one device: set it to false, or hardware.num_devices=1")
-    hosts = hardware.num_hosts if hardware.placement in (None, "pod") else 1
-    if hosts * hardware.local_devices > 1 and not can.multi_device:
+    if hardware.hosts * hardware.local_devices > 1 and not can.multi_device:
         fix = "; several devices are hardware.num_devices=N, a process for each" if can.ranks else ""
         raise ConfigError(f"{named} runs on one device: set hardware.devices_per_host=1 and hardware.num_hosts=1{fix}")
     if hardware.num_devices != 1 and not can.ranks:
@@ -256,6 +264,12 @@ def _check_ranges(node: Any, path: str) -> None:
                 _check_range(key, entry, item.metadata)
 
 
+class _OutOfRange(ConfigError):
+    def __init__(self, key: str, value: float, bound: str) -> None:
+        super().__init__(f"{key}={value} is out of range: it must be {bound}")
+        self.key, self.value, self.bound = key, value, bound
+
+
 def _check_range(key: str, value: Any, rule: Mapping[str, Any]) -> None:
     if rule.get("choices") and value not in rule["choices"]:
         raise ConfigError(f"{key}={value} is not one of {', '.join(rule['choices'])}")
@@ -269,9 +283,9 @@ def _check_range(key: str, value: Any, rule: Mapping[str, Any]) -> None:
     ):
         bound = rule.get(name)
         if bound is not None and wrong(value, bound):
-            raise ConfigError(f"{key}={value} is out of range: it must be {words} {bound:g}")
+            raise _OutOfRange(key, value, f"{words} {bound:g}")
     if isinstance(value, int) and value > LARGEST_COUNT:
-        raise ConfigError(f"{key}={value} is out of range: it must be at most {LARGEST_COUNT}")
+        raise _OutOfRange(key, value, f"at most {LARGEST_COUNT}")
 
 
 def _check_text(key: str, value: Any) -> None:
