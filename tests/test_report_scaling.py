@@ -166,3 +166,34 @@ def test_the_best_learning_rate_of_each_width_is_told(tmp_path, base, capsys):
     for width, best in ((16, 8e-3), (64, 2e-3)):
         found = laws["learning rate", f"hidden_size={width}", "loss", "best learning rate, of a parabola"]
         assert found["low"] < best < found["high"]
+
+
+def test_more_steps_and_votes_of_trained_runs_have_laws_over_their_flops(tmp_path, base, capsys):
+    """Two widths and three seeds, each asked with 4 to 32 supervision steps, and 1 to 8 copies that vote."""
+    random = np.random.default_rng(5)
+    write_widths(tmp_path / "runs", base, widths=(16, 32))
+    for folder in (tmp_path / "runs").iterdir():
+        (folder / "evaluation").mkdir()
+        ways = {f"{steps} x {copies}": (steps, copies) for steps in (4, 8, 16, 32) for copies in (1, 2, 4, 8)}
+        lines = [
+            {"inference": name, "supervision_steps": steps, "candidates": copies, "count": 500, "seconds_per_puzzle": 0.1,
+             "flops_per_puzzle": 1e8 * steps * copies, "candidates_run": copies, "oracle_exact_accuracy": 0.9,
+             "exact_accuracy": 1 / (1 + 2 / copies) + 0.002 * random.standard_normal(), "lm_loss": 0.2 + 0.001 * random.standard_normal()}
+            for name, (steps, copies) in ways.items()
+        ]  # fmt: skip
+        settings = {
+            name: {"inference.supervision_steps": steps, "inference.copies": copies, "inference.selection": "vote"}
+            for name, (steps, copies) in ways.items()
+        }
+        record = {"checkpoint_step": 400, "test_digest": TEST, "rows": lines, "ways": settings}
+        (folder / "evaluation" / "frontier.json").write_text(json.dumps(record))
+    _, laws, found = told(tmp_path / "runs", capsys)
+    assert {(axis, where) for axis, where, *_ in laws} == {
+        *(("FLOPs a puzzle by supervision steps", f"hidden_size={D}, copies={copies}") for D in (16, 32) for copies in (1, 2, 4, 8)),
+        *(("FLOPs a puzzle by votes", f"hidden_size={D}, supervision_steps={S}") for D in (16, 32) for S in (4, 8, 16, 32)),
+    }
+    slope = laws["FLOPs a puzzle by votes", "hidden_size=16, supervision_steps=4", "exact accuracy", "slope"]
+    assert slope["low"] < 1 < slope["high"]
+    more_steps = "FLOPs a puzzle by supervision steps", "hidden_size=16, copies=1"
+    assert laws[(*more_steps, "exact accuracy", "law")]["verdict"].startswith("refused: sizes are not told apart")
+    assert found["refused"] == ["parameters: 2 sizes, and a law needs 4"]

@@ -13,8 +13,8 @@ or still run are listed with the reason.
                    docs/results/records.md
   --baseline VARIANT
                    each variant's difference to this one over the seeds that both have, with corrected p values
-  --scaling        fit scaling laws instead, over what varies (parameters, training FLOPs, puzzles, passes), with intervals; then
-                   predict the largest size from the smaller ones
+  --scaling        fit scaling laws instead, over what varies (parameters, training FLOPs, puzzles, passes, and FLOPs a puzzle
+                   in several ways of inference), with intervals; then predict the largest size from the smaller ones
   --out DIR        where the files go; default: DIR/report (with --scaling DIR/scaling) of a single DIR, otherwise ./report
 """
 

@@ -3,10 +3,11 @@
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from trm.config import way_keys
 from trm.report.comparable import CANDIDATES, COUNT, LAST, STEP, STEPS, TEST, Facts, facts, misfits
 from trm.report.runs import Run
 from trm.report.variants import Comparison, Estimate, Variant, by_seed, estimate
@@ -40,6 +41,28 @@ class _Row:
 def ways(comparison: Comparison) -> list[Way]:
     """By variant and then FLOPs; none where no run has a frontier."""
     return _ways(comparison)[0]
+
+
+def asked(comparison: Comparison) -> list[tuple[Run, Mapping[str, float]]]:
+    """Each way that each counted run was evaluated in: the run with the settings and FLOPs of that way, and the line's numbers."""
+    rows = [row for number, variant in enumerate(comparison.variants) for run in variant.counted for row in _rows(run, number, [])]
+    reasons = misfits([row.facts for row in rows], ways=True)
+    return [
+        (
+            replace(
+                row.run,
+                settings={
+                    **row.run.settings,
+                    **{key: row.facts[key] for key in way_keys()},
+                    "inference.supervision_steps": row.facts[STEPS],
+                },
+                flops_per_puzzle=row.values["flops_per_puzzle"],
+            ),
+            row.values,
+        )
+        for row, reason in zip(rows, reasons, strict=True)
+        if not reason
+    ]
 
 
 def left_out(comparison: Comparison) -> list[tuple[str, str]]:

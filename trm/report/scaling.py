@@ -1,7 +1,8 @@
 """How runs scale: what varies between them, the laws that are fitted over it, and what the laws predict (trm.report --scaling).
 
 Runs that differ in one thing alone, and in seeds, are a series: parameters, training FLOPs, training puzzles, passes of the network
-(by T or by n), or supervision steps. Each series has its laws, or the reason why it has none.
+(by T or by n), or supervision steps; and of the ways that trm.evaluate asked runs in, supervision steps, votes or rollouts. Each
+series has its laws, or the reason why it has none.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import numpy as np
 from trm.errors import UserError
 from trm.ground.folder import read_summary
 from trm.report import laws
+from trm.report.frontier import asked
 from trm.report.labels import differing_keys
 from trm.report.runs import DIGESTS, Run
 from trm.report.variants import Comparison
@@ -50,6 +52,11 @@ AXES = (
     Axis("supervision steps", ("recursion.n_sup",), lambda run: run.settings.get("recursion.n_sup")),
 )
 FLOPS = AXES[1].name
+# of a trained run, by what its ways of inference differ in
+AT_TEST_TIME = tuple(
+    Axis(f"FLOPs a puzzle by {words}", (f"inference.{key}",), lambda run: run.flops_per_puzzle)
+    for words, key in (("supervision steps", "supervision_steps"), ("votes", "copies"), ("rollouts", "rollouts"))
+)
 
 
 @dataclass(frozen=True)
@@ -110,6 +117,10 @@ def study(comparison: Comparison) -> Scaling:
     runs, refusals = _measured(comparison)
     keys = [key for key in differing_keys([each.run for each in runs]) if key != TEST]
     groups = [group for axis in AXES for group in _groups(axis, runs, keys, refusals)]
+    lines = [(run, line) for run, line in asked(comparison) if "lm_loss" in line]
+    if ways := [Measured(run, line["lm_loss"], line["exact_accuracy"], 0.0, None) for run, line in lines]:
+        differing = [key for key in differing_keys([each.run for each in ways]) if key != TEST]
+        groups += [group for axis in AT_TEST_TIME for group in _groups(axis, ways, differing, refusals)]
     series = [Series(axis.name, where, _fits(axis, sizes)) for axis, where, sizes in groups]
     rates = _rates(runs, keys)
     if not (series or rates):
