@@ -71,6 +71,14 @@ COLUMNS = {
     "global_step": ("step", ",.0f", 1),
     "exact_accuracy": ("exact %", ".1f", 100),
     "count": ("held-out puzzles", ",.0f", 1),
+    "axis": ("over", "", 1),
+    "where": ("held", "", 1),
+    "measure": ("of", "", 1),
+    "quantity": ("quantity", "", 1),
+    "value": ("value", ".4g", 1),
+    "low": ("from", ".4g", 1),
+    "high": ("to", ".4g", 1),
+    "verdict": ("verdict", "", 1),
 }
 CARDS = {
     "sudoku_6x6": "6x6 Sudoku, 1 network, CPU",
@@ -94,6 +102,7 @@ TABLES = {
     ],
     "step": ["step", "way", "ms", "samples/s", "times ordinary_compiled", "peak GB"],
     "evaluations": ["global_step", "exact_accuracy", "count"],
+    "laws": ["axis", "where", "measure", "quantity", "value", "low", "high", "verdict"],
 }
 
 
@@ -130,12 +139,34 @@ def table(name: str, path: Path) -> str:
         return experiments("[!_]*")
     if name == "overview":
         return overview()
+    if name == "sizes":
+        return sizes(path)
     keys, rows = TABLES[name], rows_of(path)
     if name == "variants":
         rows = sorted(rows, key=lambda row: -float(row["exact_accuracy_mean"]))
     lines = [[COLUMNS[key][0] for key in keys], ["---:" if COLUMNS[key][1] else "---" for key in keys]]
     lines += [[shown(row, key) for key in keys] for row in rows]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def sizes(path: Path) -> str:
+    """What was measured at each size of the first axis of a file of --scaling: means over the seeds with their 95 % intervals."""
+    points = json.loads(path.read_text())["points"]
+    found: dict[tuple[str, float], dict[str, list[float]]] = {}
+    for point in points:
+        if point["axis"] == points[0]["axis"]:
+            found.setdefault((point["where"], point["size"]), {})[point["measure"]] = point["values"]
+    lines = [["held", points[0]["axis"], "seeds", "held-out loss", "exact %"], ["---", "---:", "---:", "---:", "---:"]]
+    for (where, size), of in found.items():
+        loss, exact = of["loss"], [100 * share for share in of["exact accuracy"]]
+        lines.append([where, f"{size:,.6g}", str(len(loss)), _mean(loss, ".4f"), _mean(exact, ".1f")])
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def _mean(values: list[float], form: str) -> str:
+    """The mean with half of Student's 95 % interval."""
+    half = stats.sem(values) * stats.t.ppf(0.975, len(values) - 1)
+    return f"{sum(values) / len(values):{form}} ± {half:{form}}"
 
 
 def overview() -> str:
