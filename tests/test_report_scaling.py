@@ -178,7 +178,8 @@ def test_more_steps_and_votes_of_trained_runs_have_laws_over_their_flops(tmp_pat
         lines = [
             {"inference": name, "supervision_steps": steps, "candidates": copies, "count": 500, "seconds_per_puzzle": 0.1,
              "flops_per_puzzle": 1e8 * steps * copies, "candidates_run": copies, "oracle_exact_accuracy": 0.9,
-             "exact_accuracy": 1 / (1 + 2 / copies) + 0.002 * random.standard_normal(), "lm_loss": 0.2 + 0.001 * random.standard_normal()}
+             "exact_accuracy": 1 / (1 + 2 / copies) + 0.002 * random.standard_normal(),
+             "lm_loss": 0.2 + 0.001 * random.standard_normal()}
             for name, (steps, copies) in ways.items()
         ]  # fmt: skip
         settings = {
@@ -189,7 +190,7 @@ def test_more_steps_and_votes_of_trained_runs_have_laws_over_their_flops(tmp_pat
         (folder / "evaluation" / "frontier.json").write_text(json.dumps(record))
     _, laws, found = told(tmp_path / "runs", capsys)
     assert {(axis, where) for axis, where, *_ in laws} == {
-        *(("FLOPs a puzzle by supervision steps", f"hidden_size={D}, copies={copies}") for D in (16, 32) for copies in (1, 2, 4, 8)),
+        *(("FLOPs a puzzle by supervision steps", f"hidden_size={D}, copies={K}") for D in (16, 32) for K in (1, 2, 4, 8)),
         *(("FLOPs a puzzle by votes", f"hidden_size={D}, supervision_steps={S}") for D in (16, 32) for S in (4, 8, 16, 32)),
     }
     slope = laws["FLOPs a puzzle by votes", "hidden_size=16, supervision_steps=4", "exact accuracy", "slope"]
