@@ -238,6 +238,7 @@ def sentences() -> dict[str, list[str]]:
     mazes = {row["variant"]: row for row in rows_of(RESULTS / "maze_grid" / "report.csv")}
     adam, fast = rows_of(RESULTS / "records" / "2026-11-26_fast" / "report.csv")
     seconds, rows = (float(fast[key]) / float(adam[key]) for key in ("seconds_to_target_mean", "samples_to_target_mean"))
+    entries = rows_of(RESULTS / "records" / "2026-11-30_first" / "report.csv")
     return {
         "field_6x6": [
             f"for the {sum(bool(row['p_corrected']) for row in field.values())} rows that have one",
@@ -259,6 +260,9 @@ def sentences() -> dict[str, list[str]]:
             f"{shown(adam, 'exact_accuracy_mean')} and {shown(fast, 'exact_accuracy_mean')} %",
             f"(one-sided p = {_above_99(adam):.2f} and {_above_99(fast):.2f})",
             f"the second takes {seconds:.2f} of the first's seconds and {rows:.2f} of its rows",
+            f"{shown(entries[1], 'seconds')} s to {100 * float(entries[1]['exact_accuracy_mean']):.2f} %** (one-sided p of a mean "
+            f"above 99 %: {_above_99(entries[1]):.2g}), {float(entries[1]['seconds']) / float(entries[0]['seconds']):.2f} of the",
+            f"its mean is {100 * float(entries[0]['exact_accuracy_mean']):.2f} %, with p = {_above_99(entries[0]):.2g} where",
         ],
     }
 
