@@ -73,16 +73,30 @@ def test_sizes_that_differ_by_noise_alone_are_not_told_apart():
     assert laws.tells_apart(made(random, law)) < 1e-6
 
 
+def test_shares_are_told_apart_where_one_seed_solves_nothing():
+    rising = laws.points([(1, [0.0, 0.002]), (2, [0.1, 0.12]), (4, [0.4, 0.42]), (8, [0.7, 0.72])])
+    assert laws.tells_apart(rising, shares=True) < 1e-4
+    random = np.random.default_rng(7)
+    flat = [laws.points([(size, random.binomial(500, 0.02, 3) / 500) for size in SIZES]) for _ in range(DRAWS)]
+    assert 0.0 < np.mean([laws.tells_apart(each, shares=True) < 0.05 for each in flat]) < 0.12
+
+
+def test_budgets_are_drawn_apart():
+    bowl = made(np.random.default_rng(8), lambda x: 0.5 * np.exp(0.08 * np.log(x / 2e5) ** 2), noise=0.01)
+    one, other = (np.log(laws.fit_parabola(bowl, 300, seed=seed).draws) for seed in (0, 1))
+    assert abs(np.corrcoef(one, other)[0, 1]) < 0.3
+
+
 def test_the_best_size_of_a_budget_and_its_exponent_are_recovered():
     """log L falls and rises around N* = 3e-3 C^0.5; the interval of the exponent holds it."""
     random, budgets, held = np.random.default_rng(4), np.array([1e12, 4e12, 1.6e13, 6.4e13]), []
     for _ in range(DRAWS):
         bests, draws = [], []
-        for C in budgets:
+        for seed, C in enumerate(budgets):
             best = 3e-3 * C**0.5
             sizes = best * np.array([0.25, 0.5, 1, 2, 4])
             parabola = laws.fit_parabola(
-                made(random, lambda x, m=best: 0.5 * np.exp(0.08 * np.log(x / m) ** 2), sizes, noise=0.01), 300
+                made(random, lambda x, m=best: 0.5 * np.exp(0.08 * np.log(x / m) ** 2), sizes, noise=0.01), 300, seed
             )
             assert parabola.best is not None
             bests.append(parabola.best.value)

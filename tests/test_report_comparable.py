@@ -8,7 +8,7 @@ from report_fixtures import config, write_run
 from trm.config import flatten
 from trm.report.__main__ import main
 from trm.report.baseline import differences
-from trm.report.comparable import facts, unlike
+from trm.report.comparable import LAST, facts, unlike
 from trm.report.frontier import left_out, ways
 from trm.report.runs import Run, collect
 from trm.report.variants import compare
@@ -54,6 +54,12 @@ def test_what_changes_the_meaning_of_an_accuracy_may_not_be_compared(other, word
 )
 def test_what_an_experiment_varies_may(overrides, other):
     assert unlike(run(*overrides, **other), run()) == ""
+
+
+def test_runs_of_one_budget_have_the_steps_that_it_buys_each():
+    budget = "train.max_flops=1e15"
+    assert unlike(run(budget, "recursion=t2_n2", step=900), run(budget)) == ""
+    assert "is the run's last step" in unlike(run(budget) | {LAST: False}, run(budget))
 
 
 def test_intervals_of_evaluations_matter_in_a_race():

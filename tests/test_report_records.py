@@ -54,6 +54,7 @@ def test_a_record(tmp_path):
         ({"fast": 0.59}, "that it is shorter is not beyond doubt"),
         ({"failed": 1}, "1 of its 10 jobs are not counted"),
         ({"hardware": ("hardware.backend=eager",)}, "the two ran on other machines or backends"),
+        ({"hardware": ("hardware.num_devices=2",)}, "the two ran on other machines or backends"),
     ],
 )
 def test_what_speaks_against_one(tmp_path, settings, words):

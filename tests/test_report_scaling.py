@@ -8,6 +8,7 @@ import pytest
 from report_fixtures import config, write_run
 
 from trm.errors import UserError
+from trm.report import laws as fits
 from trm.report.__main__ import main
 
 WIDTHS = (16, 32, 64, 128, 256)
@@ -78,8 +79,9 @@ def test_a_law_that_breaks_at_the_largest_size_is_called_failed(tmp_path, base, 
     assert laws["parameters", "", "loss", "predicted at 6.5536e+06, from the smaller ones"]["verdict"] == "the law failed"
 
 
-def test_budgets_by_widths_have_parabolas_and_exponents(tmp_path, base, capsys):
-    random = np.random.default_rng(1)
+def test_budgets_by_widths_have_parabolas_and_exponents(tmp_path, base, capsys, monkeypatch):
+    random, fit, seeds = np.random.default_rng(1), fits.fit_parabola, []
+    monkeypatch.setattr(fits, "fit_parabola", lambda found, seed: seeds.append(seed) or fit(found, seed=seed))
     for budget in (1e12, 4e12, 1.6e13, 6.4e13):
         best = 3e-2 * budget**0.5
         for i, width in enumerate(WIDTHS):
@@ -96,6 +98,7 @@ def test_budgets_by_widths_have_parabolas_and_exponents(tmp_path, base, capsys):
     assert ("training FLOPs", "hidden_size=64", "loss", "a") in laws
     assert (tmp_path / "runs" / "scaling" / "equal_compute_0.png").exists()
     assert "exponent of the best samples" in printed
+    assert len(set(seeds)) == 4  # each budget is drawn by itself
 
 
 def test_passes_by_T_and_by_n_are_apart_and_tell_what_a_recursion_is_worth(tmp_path, base, capsys):
@@ -133,6 +136,15 @@ def test_what_cannot_be_fitted_is_refused_in_one_line(tmp_path, base, change, wo
     with pytest.raises(UserError, match=words) as refused:
         main([str(tmp_path / "runs"), "--scaling"])
     assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("last", [{}, {"lm_loss": "?"}, {"lm_loss": 0}])
+def test_a_summary_without_a_loss_is_told(tmp_path, base, capsys, last):
+    write_widths(tmp_path / "runs", base)
+    file = next((tmp_path / "runs").glob("*/summary.json"))
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"last_eval": {"count": 500} | last}))
+    printed, _, _ = told(tmp_path / "runs", capsys)
+    assert f"not fitted: {file.parent.name}: its summary has no held-out loss" in printed
 
 
 def test_runs_of_different_test_puzzles_are_refused(tmp_path, base):

@@ -2,7 +2,8 @@
 
 Two accuracies may where they are of the same test puzzles, as many of them, by the same way of inference, of the same training
 puzzles and at the same training step. What settings that are there to be compared decide (how many puzzles are trained on, how
-long) may differ where those settings do. Published values have the same rule over all settings: trm/config/matching.py.
+long) may differ where those settings do, and so may the steps of runs with one budget in FLOPs. Published values have the same rule
+over all settings: trm/config/matching.py.
 """
 
 from collections.abc import Mapping, Sequence
@@ -44,7 +45,7 @@ def unlike(one: Facts, other: Facts, *, ways: bool = False, race: bool = False) 
         keys += [STEPS] if differ("inference.supervision_steps") else []  # else as many as each has in training
     keys += [INTERVAL] if race else []
     keys += [] if differ(*DECIDE_TRAIN) else [TRAIN]
-    keys += [LAST] if differ(*DECIDE_STEP) else [STEP]
+    keys += [LAST] if differ(*DECIDE_STEP) or one["train.max_flops"] else [STEP]  # of a budget each has the steps that it buys
     return "; ".join(f"{key} {_word(one[key])}, not {_word(other[key])}" for key in keys if differ(key))
 
 

@@ -91,12 +91,15 @@ def resampled(found: Points, count: int, *, shares: bool = False, seed: int = 0)
     return drawn.clip(0, 1) if shares else np.maximum(drawn, 1e-9)
 
 
-def tells_apart(found: Points) -> float:
-    """The p value of the sizes having one mean, by the F test over the seeds' logarithms."""
-    logs = [np.log(np.maximum(y, 1e-9)) for y in found.y]
-    total, sizes = np.concatenate(logs), len(logs)
-    within = sum(((y - y.mean()) ** 2).sum() for y in logs) / found.spare
-    between = sum(len(y) * (y.mean() - total.mean()) ** 2 for y in logs) / (sizes - 1)
+def tells_apart(found: Points, *, shares: bool = False) -> float:
+    """The p value of the sizes having one mean, by the F test over the seeds' logarithms; of `shares` over arcsin(sqrt(p)).
+
+    Either has about the same spread at all sizes. The logarithm of a share that may be 0 has not.
+    """
+    even = [np.arcsin(np.sqrt(y)) if shares else np.log(np.maximum(y, 1e-9)) for y in found.y]
+    total, sizes = np.concatenate(even), len(even)
+    within = sum(((y - y.mean()) ** 2).sum() for y in even) / found.spare
+    between = sum(len(y) * (y.mean() - total.mean()) ** 2 for y in even) / (sizes - 1)
     return float(special.fdtrc(sizes - 1, found.spare, between / max(within, 1e-300)))
 
 
@@ -268,10 +271,13 @@ class Parabola:
         return values
 
 
-def fit_parabola(found: Points, resamples: int = RESAMPLES) -> Parabola:
-    """The parabola through the means of one budget, and its minimum: one that nine of ten resamples have inside."""
+def fit_parabola(found: Points, resamples: int = RESAMPLES, seed: int = 0) -> Parabola:
+    """The parabola through the means of one budget, and its minimum: one that nine of ten resamples have inside.
+
+    Budgets that are compared need seeds of their own, or the same runs would be drawn for all of them.
+    """
     log_x = np.log(found.x)
-    rows = np.log(np.concatenate([found.means[None], resampled(found, resamples)]))
+    rows = np.log(np.concatenate([found.means[None], resampled(found, resamples, seed=seed)]))
     centre = log_x.mean()
     c2, c1, c0 = np.polyfit(log_x - centre, rows.T, 2)
     with np.errstate(divide="ignore", invalid="ignore"):

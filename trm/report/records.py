@@ -22,7 +22,7 @@ SEEDS = 10  # on each side: a block such as 100 to 109
 FIRST_SEED = 100  # those below are for searches
 LEAST_PUZZLES = 1000  # held out
 MOST_LUCK = 0.01  # p, from which on a claim is none
-MACHINE = ("hardware.backend", "hardware.platform", "hardware.devices_per_host", "hardware.num_hosts")
+MACHINE = tuple(f"hardware.{key}" for key in ("backend", "platform", "devices_per_host", "num_devices", "num_hosts"))
 
 
 @dataclass(frozen=True)

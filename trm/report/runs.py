@@ -31,7 +31,7 @@ DIGESTS = {"puzzles.train": "train_digest", "puzzles.test": "test_digest"}
 
 # values of a summary that a run has as they are
 NUMBERS = ("exact_accuracy", "best_exact_accuracy", "samples_per_s", "seconds")
-COUNTS = ("best_step", "parameters", "training_flops")
+COUNTS = ("best_step", "parameters", "recurrent_parameters", "training_flops")
 
 Status = Literal["completed", "failed", "preempted", "unfinished", "missing", "damaged"]
 Points = list[tuple[int, float]]  # (global step, value)
@@ -50,6 +50,7 @@ class Run:
     settings: Mapping[str, Any] = field(default_factory=dict)
     seed: int | None = None
     exact_accuracy: float | None = None  # of the final evaluation
+    loss: float | None = None  # of the same, held out: the mean cross-entropy of a cell
     best_exact_accuracy: float | None = None  # on the test puzzles, of the evaluation that chose the best checkpoint
     selected_on: str = "test"  # the puzzles that chose it: "selection" puzzles, or the "test" puzzles themselves
     scores: Mapping[str, float] = field(default_factory=dict)  # beside exact accuracy, of the final evaluation
@@ -59,6 +60,7 @@ class Run:
     samples_per_s: float | None = None
     seconds: float | None = None
     parameters: int | None = None
+    recurrent_parameters: int | None = None  # of the blocks
     training_flops: int | None = None  # by the count of docs/explanation/what_is_computed.md
     flops_per_puzzle: float | None = None  # of the last evaluation
     evaluations: Points = field(default_factory=list)  # exact accuracy
@@ -226,6 +228,7 @@ def _read_run(folder: Path, name: str, overrides: tuple[str, ...]) -> Run:
         overrides=overrides,
         settings=settings,
         seed=seed if isinstance(seed, int) else None,
+        loss=_number(last.get("lm_loss")),
         selected_on=SELECTION if values.get("selected_on") == SELECTION else "test",
         scores=_scores(values),
         steps=last_step if values.get("steps") is None else _integer(values["steps"]),

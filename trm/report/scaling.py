@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 
 from trm.errors import UserError
-from trm.ground.folder import read_summary
 from trm.report import laws
 from trm.report.frontier import asked
 from trm.report.labels import differing_keys
@@ -145,15 +144,14 @@ def _measured(comparison: Comparison) -> tuple[list[Measured], list[str]]:
     """The counted runs with a held-out loss whose budget was reached, and why the others are none."""
     found, refusals = [], []
     for run in (run for variant in comparison.variants for run in variant.counted):
-        summary = (read_summary(run.folder) if run.folder else None) or {}
-        loss, budget = (summary.get("last_eval") or {}).get("lm_loss"), run.settings.get("train.max_flops")
-        if loss is None or run.exact_accuracy is None:
+        budget = run.settings.get("train.max_flops")
+        if run.loss is None or run.loss <= 0 or run.exact_accuracy is None:
             refusals.append(f"{run.name}: its summary has no held-out loss")
         elif budget and (run.training_flops or 0) < budget:
             refusals.append(f"{run.name}: its budget of {budget:g} training FLOPs was not reached")
         else:
             samples = float((run.steps or 0) * run.settings["train.global_batch_size"])
-            found.append(Measured(run, float(loss), run.exact_accuracy, samples, summary.get("recurrent_parameters")))
+            found.append(Measured(run, run.loss, run.exact_accuracy, samples, run.recurrent_parameters))
     tests = {each.run.settings.get(TEST) for each in found}
     if len(tests) > 1:
         raise UserError(f"runs of {len(tests)} different sets of test puzzles have no common law: give those of one dataset")
@@ -223,9 +221,9 @@ def _fits(axis: Axis, sizes: Sizes) -> tuple[Fit, ...]:
 
 def _fit(measure: str, found: laws.Points, axis: Axis) -> Fit:
     """The law of a measure, unless the sizes are not told apart from noise or it goes the wrong way."""
-    if (p := laws.tells_apart(found)) > SIGNIFICANCE:
-        return Fit(measure, found, None, refused=f"sizes are not told apart from the spread of the seeds (p = {p:.2g})")
     shares = measure == "exact accuracy"
+    if (p := laws.tells_apart(found, shares=shares)) > SIGNIFICANCE:
+        return Fit(measure, found, None, refused=f"sizes are not told apart from the spread of the seeds (p = {p:.2g})")
     law: laws.Law = laws.fit_logistic(found) if shares else laws.fit_power_law(found)
     if isinstance(law, laws.PowerLaw) and law.A == 0:
         return Fit(measure, found, None, refused=f"the loss does not fall with {axis.name}")
@@ -242,7 +240,7 @@ def _equal_compute(runs: Sequence[Measured], keys: Sequence[str]) -> list[EqualC
     found = []
     held = [key for key in keys if key not in (*WIDTH, *LENGTH, TRAIN)]
     for where, members in _split(runs, held).items():
-        parabolas, samples = {}, {}
+        parabolas, samples = dict[float, tuple[laws.Points, laws.Parabola]](), dict[float, laws.Array]()
         for budget in sorted({each.run.settings["train.max_flops"] for each in members if each.run.settings["train.max_flops"]}):
             sizes: dict[float, list[Measured]] = {}
             for each in members:
@@ -250,7 +248,7 @@ def _equal_compute(runs: Sequence[Measured], keys: Sequence[str]) -> list[EqualC
                     sizes.setdefault(float(each.run.parameters), []).append(each)
             if len(sizes) >= LEAST_SIZES and all(len(of_size) >= LEAST_SEEDS for of_size in sizes.values()):
                 losses = laws.points([(size, [each.loss for each in of_size]) for size, of_size in sizes.items()])
-                parabolas[float(budget)] = losses, laws.fit_parabola(losses)
+                parabolas[float(budget)] = losses, laws.fit_parabola(losses, seed=len(parabolas))
                 samples[float(budget)] = np.array([sizes[size][0].samples for size in losses.x])
         if parabolas:
             found.append(EqualCompute(where, parabolas, *_exponents(parabolas, samples)))
