@@ -132,8 +132,8 @@ def network_flops(cfg: Config, step: StepConfig) -> int:
 
 def stage_flops(cfg: Config, arch: Architecture, stage: Stage) -> int:
     """The same at the depth of one stage of the curriculum."""
-    step = StepConfig(dataclasses.replace(arch, recursion=stage.recursion), cfg.optimizer, cfg.ema.rate, stage.stop)
-    return network_flops(cfg, step)
+    arch = dataclasses.replace(arch, recursion=stage.recursion)
+    return network_flops(cfg, StepConfig(arch, cfg.optimizer, cfg.ema.rate, stage.stop, trainable=cfg.train.trainable))
 
 
 def training_flops(cfg: Config, arch: Architecture, parts: Sequence[Stage], steps: int) -> int:
