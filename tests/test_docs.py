@@ -44,7 +44,7 @@ def test_the_lines_that_troubleshooting_explains_are_in_the_code():
 def test_files_that_a_page_names_exist(page):
     text = page.read_text()
     named = set(re.findall(r"`((?:trm|conf|scripts|tests|docs|bench|hydra_plugins)/[\w./]+\.(?:py|sh|md|yaml))`", text))
-    named |= {f"{target}" for target in re.findall(r"\]\(((?!http)[^)#]+)\)", text)}
+    named |= set(re.findall(r"\]\(((?!http)[^)#]+)(?:#[^)]*)?\)", text))
     named = {name for name in named if not re.search(r"\b[A-Z]{2,}\b", name)}  # NAME stands for any
     named -= set(re.findall(r"[Ww]rite `([^`]+)`", text))  # by the reader of a tutorial
     missing = [name for name in named if not (ROOT / name).exists() and not (page.parent / name).exists()]
