@@ -1,20 +1,26 @@
-"""One rank of tests/test_ranks.py: `python ranks_worker.py FOLDER [CASE-DTYPE ...]` in an environment like torchrun's.
+"""One rank of tests/test_ranks.py: `python ranks_worker.py FOLDER [CASE-DTYPE|runs ...]`, started as torchrun would.
 
 Every case is computed by all ranks together and by one rank alone, which compares the two. What it finds is FOLDER/RANK.json.
+Without names it computes all cases.
 """
 
 import functools
 import json
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.utils._pytree as pytree
 from golden_cases import load_case
+from ranks_runs import all_runs
 from running import TINY
 
 from trm.backends import start
+from trm.backends.native import NativeRuntime
+from trm.backends.ranks import RankShare
 from trm.cli import compose
 from trm.config import HardwareConfig
 from trm.core.architecture import architecture
@@ -22,7 +28,7 @@ from trm.core.initial import init_buffers, init_puzzle_embedding, init_weights
 from trm.core.metrics import named, training_names
 from trm.core.step import StepConfig, init_state, train_step
 from trm.ground.rank import process_rank
-from trm.inference.evaluator import make_evaluator
+from trm.inference.evaluator import EvaluationStopped, make_evaluator
 from trm.run.experiment import on_devices
 from trm.tasks.base import task_of
 
@@ -53,6 +59,28 @@ WAYS = {
 def started(dtype, count):
     kinds = {"cpu_ranks": count, "cpu": 1}
     return [start(HardwareConfig(name=name, backend="eager", dtype=dtype, num_devices=n)) for name, n in kinds.items()]
+
+
+class Part(RankShare):
+    """One of several shares in one process: what gloo adds up for ranks is added up here, in the order of the shares."""
+
+    def __init__(self, index, given, barrier):
+        super().__init__(index, len(given))
+        self.given, self.barrier = given, barrier
+
+    def total(self, flat):
+        self.given[self.index] = flat
+        self.barrier.wait(60)
+        total = functools.reduce(torch.add, self.given)
+        self.barrier.wait(60)  # nobody gives the next before all have read these
+        return total
+
+
+def at_once(count, work):
+    """`work(share)` of so many shares, each in a thread of its own."""
+    given, barrier = [None] * count, threading.Barrier(count)
+    with ThreadPoolExecutor(count) as pool:
+        return list(pool.map(lambda index: work(Part(index, given, barrier)), range(count)))
 
 
 def own(runtime, tree):
@@ -132,6 +160,18 @@ def nudged(state):
     return state._replace(weights={name: w * (1 + torch.finfo(w.dtype).eps) for name, w in state.weights.items()})
 
 
+def in_parts(make, count):
+    """What one process computes that adds up so many parts of every batch: the last state without rows, and what each step says."""
+
+    def work(share):
+        runtime = NativeRuntime(HardwareConfig(name="cpu", backend="eager"))
+        runtime.process_index, runtime.process_count, runtime.share = share.index, share.count, share
+        state, said = trained(runtime, *make(runtime))
+        return state._replace(carry=None), said
+
+    return at_once(count, work)[0]
+
+
 def compare(name, make, together, alone, mine):
     """Differences of the training by all ranks to that of one process: of what is said of the batch, weights, and latents."""
     before = together.share.exchanges, together.share.bytes
@@ -142,6 +182,7 @@ def compare(name, make, together, alone, mine):
     cfg, start_state, buffers, batches = make(alone)
     one, one_said = trained(alone, cfg, start_state, buffers, batches)
     moved, _ = trained(alone, cfg, nudged(start_state), buffers, batches)
+    halves = in_parts(make, 2) if together.process_count == 2 else None
     kept, kept_alone, kept_moved = (each._replace(carry=None) for each in (state, one, moved))
     return {
         name: {
@@ -150,6 +191,7 @@ def compare(name, make, together, alone, mine):
             "state": difference(kept, kept_alone),
             "latents": difference(state.carry, one.carry),
             "rounding": difference(kept_moved, kept_alone),
+            "in_halves": halves and difference((kept, said), halves),
             "halted": sum(named(training_names(), sums)["count"] for _, sums in said),
             "exchanges": exchanges,
             "bytes": size,
@@ -157,22 +199,33 @@ def compare(name, make, together, alone, mine):
     }
 
 
+def left(evaluator, weights, table, stop):
+    """Whether an evaluation is left before its end."""
+    try:
+        evaluator.run(weights, table, stop)
+    except EvaluationStopped:
+        return True
+    return False
+
+
 def evaluations(together, alone, folder):
-    """Whether all ranks find in an evaluation what one process does, by way of inference."""
+    """Whether all ranks find in an evaluation what one process does, and leave it where one is asked to, by way of inference."""
     found = {}
     for name, way in WAYS.items():
         sizes = [f"data.path={folder}/data", "evaluate.batch_size=24", "evaluate.max_puzzles=12"]
         cfg = compose([*TINY, *SMALL, "hardware.dtype=float64", "run_name=r", *sizes, *way])
         plain = architecture(cfg, **task_of(cfg.data).facts.sizes)
-        results = []
+        results, trained_as = [], (init_weights(plain, 0), init_puzzle_embedding(plain))
         for runtime in (together, alone):
-            arch, buffers = on_devices(plain, runtime), init_buffers(plain, 0)
-            evaluator = make_evaluator(cfg, runtime, arch, buffers)
-            results.append(evaluator.run(init_weights(arch, 0), init_puzzle_embedding(arch)))
+            evaluator = make_evaluator(cfg, runtime, on_devices(plain, runtime), init_buffers(plain, 0))
+            results.append(evaluator.run(*trained_as))
+            if runtime is together:
+                stopped = left(evaluator, *trained_as, lambda: together.process_index == 1)
         ours, one = results
         pairs = [(ours.final[key], one.final[key]) for key in one.final]
         same_samples = ours.samples.to_json() == one.samples.to_json()
         found[name] = {"difference": max(abs(a - b) for a, b in pairs), "samples": same_samples, "count": ours.final["count"]}
+        found[name] |= {"stopped": stopped}
     return found
 
 
@@ -186,10 +239,9 @@ def spoiled(together):
     return named(training_names(), said[0][1])["nonfinite_steps"]
 
 
-def main(folder, only):
-    torch.set_num_threads(1)
-    rank, count = process_rank()
-    found = {"training": {}, "spoiled": None}
+def figures(folder, rank, count, only):
+    """What training and evaluations by all ranks come to beside those by one."""
+    found = {"training": {}}
     for dtype in ("float64", "float32"):
         together, alone = started(dtype, count)
         makes = {name: golden(name, getattr(torch, dtype)) for name in GOLDEN}
@@ -199,10 +251,20 @@ def main(folder, only):
         for number, (case, make) in enumerate(wanted.items()):
             found["training"] |= compare(case, make, together, alone, number % count == rank)
         if dtype == "float64":
-            found["spoiled"], found["evaluation"] = spoiled(together), evaluations(together, alone, folder)
+            found |= {"spoiled": spoiled(together), "evaluation": evaluations(together, alone, folder)}
+    return found
+
+
+def main(folder, *asked):
+    torch.set_num_threads(1)
+    rank, count = process_rank()
+    others = {"runs": lambda: all_runs(Path(folder), rank)}
+    only = [name for name in asked if name not in others]
+    found = figures(folder, rank, count, only) if only or not asked else {}
+    found |= {name: work() for name, work in others.items() if name in asked}
     Path(folder, f"{rank}.json").write_text(json.dumps(found))
     torch.distributed.barrier()
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2:])
+    main(*sys.argv[1:])

@@ -10,6 +10,7 @@ import io
 import json
 import logging
 import os
+import socket
 import subprocess
 import sys
 import traceback
@@ -137,6 +138,28 @@ def run_unread(folder: Path, *argv: str) -> tuple[int, str]:
     return process.wait(timeout=240), error
 
 
+def free_port() -> int:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        return taken.getsockname()[1]
+
+
+@contextlib.contextmanager
+def small_disk(folder: Path):
+    """A function that mounts a tmpfs with its options at a new folder and says whether it could; in the end it is unmounted."""
+    folder.mkdir()
+
+    def mount(*options: str) -> bool:
+        argv = ["mount", "-t", "tmpfs", *options, "tmpfs", str(folder)]
+        return subprocess.run(argv, capture_output=True, check=False).returncode == 0
+
+    try:
+        yield mount
+    finally:
+        while subprocess.run(["umount", str(folder)], capture_output=True, check=False).returncode == 0:
+            pass
+
+
 def metrics(run_dir: Path, kind: str) -> list[dict]:
     lines = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
     return [line for line in lines if line["kind"] == kind]
@@ -154,6 +177,11 @@ def warnings(run_dir: Path) -> list[str]:
 def numbers(run_dir: Path, kind: str = "train") -> list[dict]:
     """The metrics without those that depend on the clock."""
     return [{name: value for name, value in line.items() if name not in TIMES} for line in metrics(run_dir, kind)]
+
+
+def values_of(run_dir: Path, kind: str = "train") -> list[dict]:
+    """The same without words, to be compared by pytest.approx."""
+    return [{name: value for name, value in line.items() if not isinstance(value, str)} for line in numbers(run_dir, kind)]
 
 
 def refused(command, arguments, words):

@@ -1,45 +1,48 @@
-"""Several processes that train together (torch.distributed, gloo on loopback) compute what one does: tests/ranks_worker.py."""
+"""Several processes that train together (torch.distributed, gloo on loopback) compute what one does, and agree in all they do.
+
+The processes are tests/ranks_worker.py, which computes the figures; tests/ranks_runs.py has the runs that they train.
+"""
 
 import json
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
-from ranks_worker import GOLDEN, SETTINGS, WAYS
-from running import environment
+from ranks_runs import DISK, RUNS, SETTINGS, SMALL
+from ranks_worker import GOLDEN, WAYS, at_once
+from ranks_worker import SETTINGS as CASES
+from running import TINY, environment, free_port, run, small_disk, summary, values_of
 
-from trm.backends.ranks import RankShare
-from trm.errors import ConfigError
+from trm.cli import compose
+from trm.errors import EXIT_PREEMPTED, ConfigError
 from trm.ground.rank import process_rank, rank_of_launcher, refuse_other_starters, require_ranks
+from trm.run import experiment
 
 WORKER = Path(__file__).with_name("ranks_worker.py")
 FEW = ["mlp_prefix", "attention_rope", "act", "random", "winner_takes_all", "large_table", "muon"]
 
 
-def free_port():
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        return taken.getsockname()[1]
-
-
-def found_by(folder, count, cases):
-    """What so many ranks found, joined."""
+def found_by(folder, count, asked):
+    """What so many ranks found: each one's own, and the figures of all."""
     meeting = {"WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "OMP_NUM_THREADS": "1"}
     path = os.pathsep.join([str(WORKER.parents[1]), os.environ.get("PYTHONPATH", "")])
     ranks = []
-    for rank in range(count):
-        env = environment(RANK=str(rank), LOCAL_RANK=str(rank), PYTHONPATH=path, **meeting)
-        command = [sys.executable, str(WORKER), str(folder), *cases]
-        ranks.append(subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True))
-    for rank in ranks:
-        _, errors = rank.communicate(timeout=280)
-        assert rank.returncode == 0, errors[-3000:]
+    try:
+        for rank in range(count):
+            env = environment(RANK=str(rank), LOCAL_RANK=str(rank), PYTHONPATH=path, **meeting)
+            command = [sys.executable, str(WORKER), str(folder), *asked]
+            ranks.append(subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True))
+        errors = [rank.communicate(timeout=280)[1] for rank in ranks]
+        assert not any(rank.returncode for rank in ranks), "\n".join(text[-3000:] for text in errors)
+    finally:
+        for rank in ranks:
+            rank.kill()
     parts = [json.loads((folder / f"{rank}.json").read_text()) for rank in range(count)]
-    training = {name: values for part in parts for name, values in part["training"].items()}
+    training = {name: values for part in parts for name, values in part.get("training", {}).items()}
     print(
         count, {name: " ".join(f"{values[key]:.0e}" for key in ("said", "state", "rounding")) for name, values in training.items()}
     )
@@ -57,6 +60,10 @@ def check(count, parts, training):
         assert values["said"] < max(10 * values["rounding"], 1e-12), name
         assert values["exchanges"] == 10  # one a step
         assert values["halted"] > 10  # halting, too, is of all rows
+        if (
+            count == 2
+        ):  # rounding differs by the order of a sum alone: one process that adds up the same halves computes the same bits
+            assert values["in_halves"] == 0, name
     for part in parts:
         assert part["spoiled"] == 1  # every rank knows
         assert part["evaluation"].keys() == WAYS.keys()
@@ -64,22 +71,106 @@ def check(count, parts, training):
             assert values["difference"] < 1e-12, way
             assert values["samples"], way
             assert values["count"] == 12, way
+            assert values["stopped"], way  # where one rank alone was asked to
 
 
-def test_two_ranks_compute_what_one_process_does(tmp_path):
-    parts, training = found_by(tmp_path, 2, [f"{name}-float64" for name in FEW])
+# two ranks, which are started once for all of these ----------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory):
+    """What two ranks found: figures of some cases, and what came of runs in `folder`."""
+    folder = tmp_path_factory.mktemp("two")
+    with small_disk(folder / DISK) as mount:
+        mount("-o", "size=64m")
+        parts, training = found_by(folder, 2, [*(f"{name}-float64" for name in FEW), "runs"])
+    runs = {
+        run.__name__: SimpleNamespace(first=parts[0]["runs"][run.__name__], second=parts[1]["runs"][run.__name__]) for run in RUNS
+    }
+    return SimpleNamespace(folder=folder, parts=parts, training=training, **runs)
+
+
+def test_two_ranks_compute_what_one_process_does(two):
+    training = two.training
     assert len(training) == len(FEW)
-    check(2, parts, training)
+    check(2, two.parts, training)
     tight = [name for name, values in training.items() if values["rounding"] < 1e-12]
     assert len(tight) == len(FEW) - 1  # all but the MLP mixer, to 1e-12 over ten steps
     assert max(training[name]["state"] for name in tight) < 1e-12
+
+
+def test_a_run_of_two_ranks_is_that_of_one_process_and_one_rank_writes(two, tmp_path):
+    assert (two.whole.first["end"], two.whole.second) == (0, {"end": 0, "files": []})
+    alone = [*SMALL, "hardware=cpu", "hardware.backend=eager", "hardware.dtype=float64", f"data.path={two.folder / 'data'}"]
+    run(tmp_path, "trm.train", *alone)
+    for kind in ("train", "eval"):
+        found, expected = values_of(two.folder / "whole/0", kind), values_of(tmp_path / "outputs/r", kind)
+        assert len(found) == len(expected) > 1
+        for ours, one in zip(found, expected, strict=True):
+            assert ours == pytest.approx(one, rel=1e-9, abs=1e-12)
+
+
+def test_ctrl_c_on_one_rank_has_both_save_the_same_step_and_they_go_on_together(two):
+    for rank in (two.interrupted.first, two.interrupted.second):
+        assert (rank["end"], rank["again"]) == (EXIT_PREEMPTED, 0)
+        assert 3 <= rank["step"] < 12
+    assert two.interrupted.first["step"] == two.interrupted.second["step"]
+    last = "checkpoints/step_12/state.safetensors"
+    assert (two.folder / "interrupted" / last).read_bytes() == (two.folder / "whole/0" / last).read_bytes()
+
+
+def test_a_loss_that_is_not_finite_ends_both_with_the_same_diagnosis(two):
+    assert two.not_finite.first == two.not_finite.second
+    assert "the loss is not finite" in two.not_finite.first["end"]
+    assert summary(two.folder / "not_finite")["status"] == "failed"
+
+
+def test_ranks_that_differ_refuse_and_name_the_difference(two):
+    for number, word in enumerate(SETTINGS):
+        for rank in (two.other_settings.first, two.other_settings.second):
+            assert f"the hosts differ in their {word.partition('=')[0]}" in rank["ends"][number]
+    for rank in (two.other_data.first, two.other_data.second):
+        assert "the hosts differ in their training puzzles (" in rank["end"]
+    for rank in (two.other_checkpoint.first, two.other_checkpoint.second):  # which read on one rank alone would go on by itself
+        assert "the hosts differ in their step, state (" in rank["end"]
+        assert rank["unchanged"]
+    for folder in ("other_settings", "other_data"):
+        assert list((two.folder / folder).rglob("checkpoints")) == []
+
+
+def test_a_rank_that_cannot_start_does_not_leave_the_other_waiting(two):
+    assert "every checkpoint is damaged" in two.no_checkpoint.second["end"]
+    assert "the hosts differ in their step, state (" in two.no_checkpoint.first["end"]
+
+
+def test_ranks_agree_on_what_came_of_another_runs_weights(two):
+    first, second = two.other_weights.first, two.other_weights.second
+    assert first["changed"] == second["changed"]
+    assert "the hosts differ in their state (" in first["changed"]
+    assert "init_from" in second["missing"]
+    assert "lm_head is missing" in second["missing"]
+    assert "the hosts differ in their step, state (" in first["missing"]
+    assert first["checkpoints"] == []
+
+
+def test_a_full_disk_on_the_writing_rank_stops_both_and_room_lets_them_go_on(two):
+    first, second = two.full_disk.first, two.full_disk.second
+    if first is None:
+        pytest.skip("a tmpfs cannot be mounted here")
+    assert "No space left on device" in first["end"]
+    assert "another host of this run cannot go on" in second["end"]
+    assert first["left"] == [4]
+    assert (first["again"], second["again"]) == (0, 0)
+
+
+# any number of ranks --------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.long
 @pytest.mark.parametrize("count", [2, 4])
 def test_any_ranks_compute_what_one_process_does(tmp_path, count):
     parts, training = found_by(tmp_path, count, [])
-    assert len(training) == len(GOLDEN) * 2 + len(SETTINGS)
+    assert len(training) == len(GOLDEN) * 2 + len(CASES)
     check(count, parts, training)
 
 
@@ -139,23 +230,21 @@ def test_contradictions_of_a_launcher_are_named(launched, variables, words):
         rank_of_launcher()
 
 
-def test_what_is_exchanged_comes_back_as_it_was(monkeypatch):
-    """Whole numbers of 32 bits, absent leaves, types and shapes; the sum over two ranks is made here."""
-    shares = [RankShare(index, 2) for index in (0, 1)]
-    rows = [
-        {"a": torch.tensor([[2**31 - 1], [-(2**31)]], dtype=torch.int32) + 0 * i, "b": torch.tensor([i == 1]), "c": None}
-        for i in (0, 1)
-    ]
-    sums = [(torch.tensor(3 + i), torch.ones(2, 2) * i) for i in (0, 1)]
-    sent = []
-    monkeypatch.setattr("trm.backends.ranks._wait", lambda flat: flat)
-    monkeypatch.setattr("trm.backends.ranks.collectives.all_reduce", lambda flat, *_: sent.append(flat) or flat)
-    monkeypatch.setattr("trm.backends.ranks.dist.group", type("group", (), {"WORLD": None}))
-    for share, own, part in zip(shares, sums, rows, strict=True):
-        share.exchange(own, part)
-    monkeypatch.setattr("trm.backends.ranks.collectives.all_reduce", lambda flat, *_: sent[0] + sent[1])
-    for share, own, part in zip(shares, sums, rows, strict=True):
-        (count, ones), whole = share.exchange(own, part)
+def test_a_process_that_the_environment_counts_otherwise_than_the_devices_is_refused(monkeypatch, tmp_path):
+    monkeypatch.setattr(experiment, "process_rank", lambda: (1, 2))
+    with pytest.raises(ConfigError, match=r"process 1 of 2, the devices say 0 of 1"):
+        experiment.build(compose([*TINY, "run_name=r", f"data.path={tmp_path}/data"]))
+
+
+def test_what_is_exchanged_comes_back_as_it_was():
+    """Whole numbers of 32 bits, absent leaves, types and shapes."""
+
+    def work(share):
+        i = share.index
+        rows = {"a": torch.tensor([[2**31 - 1], [-(2**31)]], dtype=torch.int32), "b": torch.tensor([i == 1]), "c": None}
+        return share.exchange((torch.tensor(3 + i), torch.ones(2, 2) * i), rows)
+
+    for (count, ones), whole in at_once(2, work):
         assert (count.item(), count.dtype, ones.tolist()) == (7, torch.int64, [[1, 1], [1, 1]])
         assert whole["a"].flatten().tolist() == [2**31 - 1, -(2**31)] * 2
         assert (whole["b"].tolist(), whole["c"]) == ([False, True], None)

@@ -11,8 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
-from running import TINY, command, environment, run, summary
-from test_ranks import free_port
+from running import TINY, command, environment, free_port, run, summary
 
 from trm.errors import EXIT_PREEMPTED
 from trm.ground.folder import exclusive, steps_in

@@ -11,7 +11,7 @@ import time
 import pytest
 from conftest import FAULTY
 from fake_wandb import KEY, FakeWandb
-from running import XLA, command, environment, metrics, run, summary, warnings
+from running import XLA, command, environment, metrics, run, small_disk, summary, warnings
 
 from trm.run.checkpoint import saved_steps
 
@@ -82,23 +82,19 @@ def test_without_a_whole_checkpoint_the_run_refuses_to_start_over_by_itself(trai
 
 
 @pytest.fixture
-def small_disk(tmp_path):
+def mount(tmp_path):
     """A function that mounts a tmpfs with these options at the `outputs` of tmp_path."""
-    folder = tmp_path / "outputs"
-    folder.mkdir()
+    with small_disk(tmp_path / "outputs") as mount:
 
-    def mount(*options):
-        done = subprocess.run(["mount", "-t", "tmpfs", *options, "tmpfs", str(folder)], capture_output=True, text=True, check=False)
-        if done.returncode:
-            pytest.skip(f"a tmpfs cannot be mounted here: {done.stderr.strip()}")
+        def mounted(*options):
+            if not mount(*options):
+                pytest.skip("a tmpfs cannot be mounted here")
 
-    yield mount
-    while subprocess.run(["umount", str(folder)], capture_output=True, check=False).returncode == 0:
-        pass
+        yield mounted
 
 
-def test_a_full_disk_ends_the_run_and_room_lets_it_go_on(trained, tmp_path, small_disk):
-    small_disk("-o", "size=8m")
+def test_a_full_disk_ends_the_run_and_room_lets_it_go_on(trained, tmp_path, mount):
+    mount("-o", "size=8m")
     done = run(tmp_path, "trm.train", *FAULTY, "run_name=full", check=1)
     assert "No space left on device" in errors(done)
     left = saved_steps(tmp_path / "outputs" / "full")
@@ -110,8 +106,8 @@ def test_a_full_disk_ends_the_run_and_room_lets_it_go_on(trained, tmp_path, smal
     assert state(tmp_path / "outputs" / "full") == state(trained / "outputs" / "whole")
 
 
-def test_a_read_only_disk_is_refused_at_the_start(tmp_path, small_disk):
-    small_disk("-o", "ro")
+def test_a_read_only_disk_is_refused_at_the_start(tmp_path, mount):
+    mount("-o", "ro")
     done = run(tmp_path, "trm.train", *FAULTY, check=2)
     assert "Read-only file system" in errors(done)
 

@@ -62,10 +62,7 @@ class RankShare(Share):
             own = _halves(leaf).to(dtype).reshape(-1)
             before, after = own.new_zeros(self.index * own.numel()), own.new_zeros((self.count - 1 - self.index) * own.numel())
             parts += [before, own, after]
-        flat = torch.cat(parts)
-        self.exchanges += 1
-        self.bytes += flat.numel() * flat.element_size()
-        total: Tensor = _wait(collectives.all_reduce(flat, "sum", cast(Any, dist.group.WORLD)))
+        total = self.total(torch.cat(parts))
         sizes = [leaf.numel() for leaf in sum_leaves] + [self.count * _halves(leaf).numel() for leaf in row_leaves]
         found = iter(torch.split(total, sizes))
         new_sums = [next(found).view(leaf.shape).to(leaf.dtype) for leaf in sum_leaves]
@@ -74,6 +71,12 @@ class RankShare(Share):
             cast(S, pytree.tree_unflatten(_put_back(own_sums, new_sums), of_sums)),
             cast(R, pytree.tree_unflatten(_put_back(own_rows, new_rows), of_rows)),
         )
+
+    def total(self, flat: Tensor) -> Tensor:
+        """The sum over all ranks of a flat buffer."""
+        self.exchanges += 1
+        self.bytes += flat.numel() * flat.element_size()
+        return _wait(collectives.all_reduce(flat, "sum", cast(Any, dist.group.WORLD)))
 
     def _whole_rows(self, flat: Tensor, like: Tensor) -> Tensor:
         """The rows of all ranks, [count * B, ...], from what `_halves` made of each rank's."""
