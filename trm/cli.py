@@ -373,7 +373,7 @@ def compose_launch(overrides: list[str]) -> tuple[Config, Launch]:
         return typed(composed), Launch(run_dir, own.runtime.choices["hydra/launcher"], own.mode == RunMode.MULTIRUN)
 
 
-def run_here(run: str, overrides: Sequence[str], make_folder: Callable[[DictConfig], None]) -> Path:
+def run_here(run: str, overrides: Sequence[str], make_folder: Callable[[DictConfig], object]) -> Path:
     """Run a command, "module:function", in this process, as `hydra_command` would with these overrides; returns the run's folder.
 
     `make_folder` checks the composed settings and makes it. Errors are raised. The log goes to the terminal and into the folder.

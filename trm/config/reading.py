@@ -1,6 +1,7 @@
 """Reading settings: what Hydra composes and what YAML files hold, as the typed and checked dataclasses of the schema."""
 
 import dataclasses
+import functools
 import math
 import os
 import re
@@ -11,13 +12,14 @@ from typing import Any, cast
 import yaml
 from hydra.core.config_store import ConfigStore
 from omegaconf import BooleanNode, DictConfig, OmegaConf
+from omegaconf._utils import get_yaml_loader
 from omegaconf.errors import OmegaConfBaseException, ValidationError
 
 from trm.config.checks import validate
 from trm.config.identity import flatten
 from trm.config.paper import TASK
 from trm.config.running import DataConfig
-from trm.config.schema import Config, TextKind, all_keys, keys_of, of_other_tasks, task_settings, text_kind
+from trm.config.schema import TASKS, Config, TextKind, all_keys, keys_of, of_other_tasks, task_settings, text_kind
 from trm.errors import ConfigError
 
 
@@ -64,9 +66,15 @@ def _schema(data: Any) -> DictConfig:
     return cast(DictConfig, OmegaConf.structured(defaults))
 
 
+@functools.lru_cache(maxsize=16)
+def _schema_of(tasks: frozenset[type[DataConfig]], *, composing: bool) -> DictConfig:
+    """The schema of one task, or with the keys of all of them for Hydra to compose with; it is merged into copies of it."""
+    return _schema(_composed_data() if composing else next(iter(tasks))())
+
+
 def register_schema() -> None:
     """Make the schema known to Hydra: conf/config.yaml names it first, so that composing checks every key and type."""
-    ConfigStore.instance().store(name="schema", node=_schema(_composed_data()))
+    ConfigStore.instance().store(name="schema", node=_schema_of(frozenset(TASKS.values()), composing=True))
     OmegaConf.register_new_resolver("trm_default", _default_of, replace=True)
     OmegaConf.register_new_resolver("trm_times", _times, replace=True)
     OmegaConf.register_new_resolver("trm_part", _part, replace=True)
@@ -97,7 +105,7 @@ def from_composed(composed: DictConfig) -> Config:
             if reason := of_other_tasks(f"data.{key}"):
                 raise ConfigError(reason)
         composed = OmegaConf.create({**given, "data": data})
-    typed = OmegaConf.merge(_schema(kind()), composed)
+    typed = OmegaConf.merge(_schema_of(frozenset({kind}), composing=False), composed)
     cfg = cast(Config, OmegaConf.to_object(typed))
     for name, group in vars(cfg).items():
         for item in dataclasses.fields(group) if dataclasses.is_dataclass(group) else ():
@@ -126,14 +134,24 @@ def load_yaml(path: Path, package: str = "") -> DictConfig:
     Text is as it stands there (run_name: 2026_11_30). Raises ConfigError where the file cannot be read as settings.
     """
     try:
-        node = yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
-        _as_written(node, package)
-        found = OmegaConf.create(yaml.serialize(node, Dumper=yaml.SafeDumper) if node else {})
+        found = OmegaConf.create(_plain_yaml(path.read_text(encoding="utf-8"), package, frozenset(TASKS.values())))
     except (OSError, ValueError, RecursionError, yaml.YAMLError, OmegaConfBaseException) as error:
         raise ConfigError(f"{path}: not readable as YAML ({error}): correct it, or replace it by a whole copy") from error
     if not isinstance(found, DictConfig):
         raise ConfigError(f"{path}: holds no settings: it must be KEY: VALUE lines")
     return found
+
+
+@functools.lru_cache(maxsize=256)  # a sweep composes each of its jobs from the same files
+def _plain_yaml(text: str, package: str, tasks: frozenset[type]) -> Any:
+    """What a YAML text holds, as containers that are not to be changed; `tasks` are the known ones, whose keys may be text."""
+    loader = get_yaml_loader()(text)
+    try:
+        node = loader.get_single_node()
+        _as_written(node, package)
+        return {} if node is None else loader.construct_document(node)
+    finally:
+        loader.dispose()
 
 
 def _as_written(node: yaml.Node | None, key: str) -> None:
@@ -148,7 +166,7 @@ def _as_written(node: yaml.Node | None, key: str) -> None:
     elif isinstance(node, yaml.ScalarNode) and (kind := text_kind(key)) is not None:
         null = node.tag == "tag:yaml.org,2002:null"
         if not null or (kind != TextKind.OPTIONAL and node.value.lower() == "null"):
-            node.tag, node.style = "tag:yaml.org,2002:str", node.style or "'"
+            node.tag = "tag:yaml.org,2002:str"
 
 
 def unknown_keys(composed: DictConfig) -> list[str]:

@@ -19,11 +19,11 @@ from trm.config import Config
 from trm.core.architecture import Architecture, Weights
 from trm.core.attention import scores
 from trm.core.curriculum import Stage
-from trm.core.initial import init_buffers
+from trm.core.initial import init_buffers, init_puzzle_embedding, weight_shapes
 from trm.core.metrics import training_names
 from trm.core.programs import Current, eval_program, train_program
 from trm.core.recursion import Networks
-from trm.core.step import Batch, Carry, StepConfig, empty_carry, eval_step, init_state, loss_and_grads
+from trm.core.step import Batch, Carry, StepConfig, TrainState, empty_carry, eval_step, init_state, loss_and_grads
 from trm.ground.share import WHOLE
 
 T = TypeVar("T")
@@ -63,12 +63,16 @@ def train_arguments(cfg: Config, arch: Architecture, *, votes: bool = False) -> 
 
 def eval_arguments(cfg: Config, arch: Architecture, rows: int) -> EvalArguments:
     """What the evaluation step is called with, as meta tensors."""
+    return EvalArguments(*_network(arch, cfg.seed, rows), _batch(arch, rows))
+
+
+def _network(arch: Architecture, seed: int, rows: int, num_hypotheses: int = 1) -> tuple[Weights, Weights, Tensor | None, Carry]:
+    """Weights, buffers, puzzle embedding and the carry of so many rows, as meta tensors."""
+    weights = {name: torch.empty(shape, dtype=arch.master_dtype, device="meta") for name, shape in weight_shapes(arch).items()}
     with FakeTensorMode():
-        buffers = init_buffers(arch, cfg.seed)
-        state = init_state(cfg, arch, buffers)
-        carry = empty_carry(arch, buffers, rows)
-    trees = _to_meta((state.ema or state.weights, buffers, state.puzzle_embedding, carry))
-    return EvalArguments(*trees, _batch(arch, rows))
+        buffers = init_buffers(arch, seed)
+        others = buffers, init_puzzle_embedding(arch), empty_carry(arch, buffers, rows, num_hypotheses)
+    return weights, *_to_meta(others)
 
 
 def _to_meta(tree: T) -> T:
@@ -124,9 +128,11 @@ def network_flops(cfg: Config, step: StepConfig) -> int:
 
     The optimizer is left out, and so is what a backend computes twice to save memory.
     """
-    (state, _), buffers, batch = train_arguments(cfg, step.arch)
+    arch, rows = _as_plain_torch(step.arch), cfg.train.global_batch_size
+    weights, buffers, table, carry = _network(arch, cfg.seed, rows, arch.latents.num_hypotheses)
+    state = TrainState(weights, {}, {}, table, carry, _int32())
     with FlopCounterMode(display=False) as counter:
-        loss_and_grads(dataclasses.replace(step, arch=_as_plain_torch(step.arch)), state, buffers, batch)
+        loss_and_grads(dataclasses.replace(step, arch=arch), state, buffers, _batch(arch, rows) | {"min_steps": _int32(rows)})
     return int(counter.get_total_flops())
 
 

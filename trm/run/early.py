@@ -9,7 +9,7 @@ from omegaconf import DictConfig, read_write
 from omegaconf.errors import OmegaConfBaseException
 
 from trm.cli import NO_RUN_FOLDER, command_module, fail, starts_ranks, typed
-from trm.config import check_training, local_path
+from trm.config import Config, check_training, local_path
 from trm.errors import ConfigError, UserError
 from trm.ground.folder import make_folder
 from trm.ground.launch import start_ranks
@@ -30,21 +30,21 @@ class RefuseEarly(Callback):
     def on_run_start(self, config: DictConfig, **_: Any) -> None:
         """Exit where the settings are not valid, or where there can be no such folder."""
         try:
-            make_run_folder(config)
-            if config.hydra.run.dir != NO_RUN_FOLDER and starts_ranks(cfg := typed(config)):
+            cfg = make_run_folder(config)
+            if config.hydra.run.dir != NO_RUN_FOLDER and starts_ranks(cfg):
                 given = [*sys.argv[1:], *([] if _is_named(config) else [f"run_name={config.run_name}"])]
                 sys.exit(start_ranks(cfg.hardware.devices, command_module() or "trm.train", given))
         except (UserError, OmegaConfBaseException) as error:
             fail(error)
 
 
-def make_run_folder(config: DictConfig) -> None:
-    """Check the composed settings of a run, and make its folder. Raises UserError or an error of OmegaConf."""
+def make_run_folder(config: DictConfig) -> Config:
+    """Check the composed settings of a run, and make its folder; returns them typed. Raises UserError or an error of OmegaConf."""
     cfg = typed(config)
     _mend_folder(config, "run")
     folder = Path(config.hydra.run.dir)
     if config.hydra.run.dir == NO_RUN_FOLDER:
-        return
+        return cfg
     check_training(cfg)
     named = _is_named(config)
     if not starts_ranks(cfg):
@@ -59,6 +59,7 @@ def make_run_folder(config: DictConfig) -> None:
             folder = folder.with_name(config.run_name)
         with read_write(config.hydra):
             config.hydra.run.dir = str(folder)
+    return cfg
 
 
 def _is_named(config: DictConfig) -> bool:
