@@ -9,6 +9,7 @@ import torch
 from golden_cases import load_case
 from running import metrics, run, summary
 
+import trm
 from trm.backends import start
 from trm.cli import compose
 from trm.config import HardwareConfig
@@ -90,7 +91,7 @@ def test_ids_that_clash_missing_subsets_and_editions_are_refused(tmp_path):
     with pytest.raises(DataError, match=r"arc-agi_concept_challenges\.json: task one is in .*training_challenges\.json too"):
         build_dataset(data_of(folder, "data.subsets=[training,concept]"))
     (folder / "arc-agi_training_challenges.json").write_text('{"a": 1, "a": 2}')
-    with pytest.raises(DataError, match=r"training_challenges\.json: not readable as JSON \(a is there twice\)"):
+    with pytest.raises(DataError, match=r"training_challenges\.json: not readable as JSON \(a occurs twice\)"):
         build_dataset(data_of(folder))
     with pytest.raises(DataError, match=r"holds neither arc-agi_evaluation_challenges\.json nor a folder evaluation"):
         build_dataset(data_of(folder, "data.subsets=[evaluation]", "data.test_subsets=[evaluation]"))
@@ -160,7 +161,7 @@ def test_another_edition_or_layout_is_named(tmp_path):
             build_dataset(data_of(folder, f"data.subsets=[{subset}]", f"data.test_subsets=[{subset}]"))
     (tmp_path / "odd/mini").mkdir(parents=True)
     (tmp_path / "odd/mini/a.json").write_text("{}")
-    with pytest.raises(DataError, match=r"a folder training of one file a task, but 1 json file in mini: give .* data\.subsets"):
+    with pytest.raises(DataError, match=r"a folder training of task files, but 1 json file in mini: give .* data\.subsets"):
         build_dataset(data_of(tmp_path / "odd"))
 
 
@@ -293,7 +294,7 @@ def test_a_run_learns_votes_saves_and_resumes_to_the_bit(tasks, tmp_path):
     other += [f"data.path={tmp_path}/more", "data.on_the_fly_aug=7", "train.max_steps=1", "optimizer.puzzle_emb_lr=0"]
     done = run(tmp_path, "trm.train", *other, "run_name=more", "train.init_from=outputs/whole")
     told = (tmp_path / "outputs" / "more" / "train.log").read_text()
-    assert "all of them start from the mean of its rows" in told
+    assert "every row starts from the mean of its rows" in told
     table = load_checkpoint(tmp_path / "outputs/more/checkpoints/step_1")[0]["puzzle_embedding"]
     torch.testing.assert_close(table[3], first["puzzle_embedding"].mean(0))
 
@@ -361,6 +362,32 @@ def test_every_task_is_solved_as_it_is_evaluated(trained, more):
             given |= {str(answer["grid"]) for answer in test["answers"]}
         assert result.work.candidates == loader.num_rows
     assert len(given) > 3
+
+
+def test_the_api_answers_a_task_as_the_command_does(trained, tmp_path):
+    shown = json.loads(run(trained, "trm.solve", "checkpoint=outputs/r", "task1", "--json", "evaluate.max_variants=3").stdout)
+    content = json.loads((trained / "tasks" / "arc-agi_training_challenges.json").read_text())["task1"]
+    (tmp_path / "task1.json").write_text(json.dumps(content))
+    network = trm.load(trained / "outputs/r", ["evaluate.max_variants=3"])
+    for given in ("task1", content, tmp_path / "task1.json"):
+        found = network.solve(given)
+        assert (found.name, found.shown["tests"]) == ("task1", shown["tests"])
+    assert (len(found), found.questions.shape, found.answers.shape) == (2, (2, 36), (2, 36))
+    first = [test["answers"][0] for test in shown["tests"]]
+    assert [grids[0] for grids in found.attempts] == [answer["grid"] for answer in first]
+    assert found.votes.tolist() == [answer["votes"] for answer in first]
+    assert found.solved.tolist() == [test["answers"][0]["grid"] == test["output"] for test in shown["tests"]]
+    assert found.cost["candidates"] == 3
+    assert str(found).endswith("task1: 3 variants vote")
+    unknown = network.solve(task_json(2, 2, seed=9))
+    assert (unknown.name, len(unknown), "blank identifier" in unknown.how) == ("task", 1, True)
+    assert not network.settings.evaluate.blank_identifiers
+    with pytest.raises(DataError, match="the path of a task's json file"):
+        network.solve(found.questions)
+    with pytest.raises(DataError, match="the task: has no test pairs"):
+        network.solve({"train": content["train"]})
+    with pytest.raises(ConfigError, match="have no frames"):
+        network.think("test:0")
 
 
 def test_weights_go_out_and_come_back_with_as_many_identifiers_as_the_dataset_has(trained):

@@ -1,4 +1,4 @@
-"""What `import trm` offers to notebooks and other programs; trm/__init__.py has the functions that they call."""
+"""The implementation of the Python API; trm/__init__.py has the functions that notebooks and programs call."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ import sys
 import tempfile
 import threading
 from collections import deque
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from copy import deepcopy
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -37,6 +38,7 @@ from trm.data.puzzle_text import questions_in, text_of
 from trm.errors import EXIT_PREEMPTED, EXIT_USER_ERROR, ConfigError, DataError, RunFailure, UserError
 from trm.ground.folder import GRID_FILE, read_summary
 from trm.inference.cost import cost, seconds_per_puzzle
+from trm.inference.evaluator import EvalResult
 from trm.inference.selection import select, votes
 from trm.interop import make_run
 from trm.report.output import json_text
@@ -47,57 +49,20 @@ from trm.run.saved import SavedRun, open_run
 from trm.show.animation import animation
 from trm.show.files import write_files
 from trm.show.page import page
+from trm.show.solutions import PairSolutions, Solutions, pair_solutions
 from trm.show.thinking import Frame, Puzzle
-from trm.solve import course_of, evaluated, find_puzzle, frames_of, unanswered
-from trm.solve import report as grids
-from trm.tasks.base import Task, task_of
+from trm.solve import course_of, evaluated, find_puzzle, frames_of, solved_pairs, unanswered
+from trm.tasks.base import task_of
+from trm.tasks.pairs import PairsTask
 
 if TYPE_CHECKING:
     import pandas as pd
 
-Puzzles = str | os.PathLike[str] | Sequence[str] | ArrayLike
-MOST_PRINTED = 5  # puzzles
+Puzzles = str | os.PathLike[str] | Sequence[str] | Mapping[str, Any] | ArrayLike
 FRAME_HEIGHT = 760  # of a notebook's view of the thinking page, in pixels
 
 _training = threading.Lock()  # Hydra's settings of a run are the process's
 _ran = set[str | None]()  # on what runs of this process computed: None = by torch itself
-
-
-@dataclass(frozen=True)
-class Solutions:
-    """Answers to N puzzles of L cells; print them to see the grids."""
-
-    task: Task
-    questions: NDArray[np.uint8]  # [N, L] tokens
-    answers: NDArray[np.uint8]  # [N, L] tokens
-    solved: NDArray[np.bool_]  # [N] whether the task's rules are all kept
-    halting: NDArray[np.float64]  # [N] the halting probability of the candidate that answers, 0..1
-    steps: NDArray[np.integer]  # [N] supervision steps that it did
-    votes: NDArray[np.integer]  # [N] candidates that gave this answer, this one included
-    cost: dict[str, float]  # of a puzzle, mean: candidates, passes_per_puzzle, flops_per_puzzle, seconds_per_puzzle
-
-    @property
-    def text(self) -> list[str]:
-        """Each answer as a line of L characters."""
-        return [self.task.view.text(answer) for answer in self.answers]
-
-    @property
-    def verdicts(self) -> list[str]:
-        """What the rules say of each answer, in a line."""
-        return [self.task.verdict(*pair) for pair in zip(self.questions, self.answers, strict=True)]
-
-    def __len__(self) -> int:
-        return len(self.answers)
-
-    def __str__(self) -> str:
-        rows = zip(self.questions, self.answers, self.halting, self.steps, strict=True)
-        shown = [
-            f"{grids(self.task, question, answer)}\nhalting probability {halting:.3f} after {steps} supervision steps"
-            for question, answer, halting, steps in list(rows)[:MOST_PRINTED]
-        ]
-        return "\n\n".join([*shown, *([f"{self.solved.sum()} of {len(self)} are solved"] if len(self) > 1 else [])])
-
-    __repr__ = __str__
 
 
 class Thinking(list[Frame]):
@@ -154,21 +119,27 @@ class Network:
 
         Args:
             puzzles: the text of one puzzle or several, a file of such, "test:N" (a held-out puzzle of the network's own dataset), a
-                list of texts, or tokens [L] or [N, L].
+                list of texts, or tokens [L] or [N, L]. For ARC a single task: the path of its json file, its content as a dict, the
+                name of a test task, or "test:N".
+
+        Returns:
+            The answers; for ARC PairSolutions, which has a row for each test input.
 
         Raises:
             trm.errors.DataError: a puzzle is not understood or has no solution; the message says which.
         """
         self._refuse_tables()
+        if isinstance(self.task, PairsTask):
+            return self._solve_pairs(self.task, puzzles)
         questions = self._questions(puzzles)
         for number, question in enumerate(questions, 1):
             if wrong := self.task.contradictions(question):
                 where = f"puzzle {number} of {len(questions)}" if len(questions) > 1 else "the puzzle"
-                raise DataError(f"{where} has no solution: {'; '.join(wrong[:3])}: mend its givens")
+                raise DataError(f"{where} has no solution: {'; '.join(wrong[:3])}: correct its givens")
         return self._solutions(unanswered(self.task, questions), None)[0]
 
     def _solutions(self, dataset: Dataset, number: int | None) -> tuple[Solutions, EvalLoader, int]:
-        """Of one puzzle of a dataset, or of all; with the rows that were evaluated, and who answers the first puzzle."""
+        """Solutions of one puzzle of a dataset, or of all; the rows that were evaluated; the first puzzle's answering candidate."""
         seen, way, last = list[Predictions](), self.settings.inference, self.settings.inference_steps - 1
         result, loader = evaluated(self._run, dataset, number, lambda rows, _: seen.append(rows))
         chosen = []
@@ -181,13 +152,28 @@ class Network:
         questions = loader.puzzles(0, loader.num_puzzles)["inputs"].astype(np.uint8)
         answers = answers.astype(np.uint8)
         valid = np.array([not self.task.violations(*pair) for pair in zip(questions, answers, strict=True)])
-        costs = cost(result.work, self.settings, self._run.arch) | {"seconds_per_puzzle": seconds_per_puzzle(result.work)}
+        costs = self._cost(result)
         halting = expit(q_halt.astype(np.float64))
         found = Solutions(self.task, questions, answers, valid, halting, steps.astype(np.int64), agreeing, costs)
         return found, loader, int(winners[0])
 
+    def _solve_pairs(self, task: PairsTask, given: Puzzles) -> PairSolutions:
+        """The answers to the test inputs of one puzzle of pairs."""
+        if not isinstance(given, str | os.PathLike | Mapping):
+            raise DataError(
+                f"{task.title}: give the path of a task's json file, its content as a dict, a test task's name, or test:N"
+            )
+        # the settings are copied, since a task that the run was not trained on changes them
+        run = replace(self._run, cfg=deepcopy(self._run.cfg))
+        name, shown, how, result, _ = solved_pairs(run, task, given if isinstance(given, Mapping) else os.fspath(given))
+        return pair_solutions(task, name, shown, how, self.settings.inference_steps, self._cost(result))
+
+    def _cost(self, result: EvalResult) -> dict[str, float]:
+        found = cost(result.work, self.settings, self._run.arch)
+        return found | {"seconds_per_puzzle": seconds_per_puzzle(result.work)}
+
     def think(self, puzzle: str | ArrayLike) -> Thinking:
-        """What the candidate that answers a puzzle would say after every latent recursion.
+        """The answers that the network would give after every latent recursion (of the candidate that is selected).
 
         Args:
             puzzle: the text of one, "test:N" (whose solution is known), or tokens [L].
@@ -197,17 +183,21 @@ class Network:
         """
         run = self._run
         self._refuse_tables()
+        if self.task.variants_vote:
+            raise ConfigError(
+                f"{self.task.title}: the votes of variants have no frames: use python -m trm.solve --html for one variant"
+            )
         if run.cfg.inference.selection == "resample":
             raise ConfigError(
-                f"inference={run.cfg.inference.name}: candidates that are drawn anew have no course of their own: load the network "
-                "with another way"
+                f"inference={run.cfg.inference.name}: resampled candidates have no history to show: load the network with another "
+                "way of inference"
             )
         if isinstance(puzzle, str) and puzzle.startswith("test:"):
             name = puzzle
         else:
             (question, *others) = self._questions(puzzle)
             if others:
-                raise DataError(f"{1 + len(others)} puzzles were given, and one thinks about one: give one of them")
+                raise DataError(f"{1 + len(others)} puzzles were given, but only one can be shown: give one of them")
             name = self.task.view.text(question)
         found, dataset, number = find_puzzle(run, name)
         solution, loader, winner = self._solutions(dataset, number)
@@ -241,8 +231,6 @@ class Network:
         return np.concatenate(logits)
 
     def _refuse_tables(self) -> None:
-        if self.task.variants_vote:
-            raise ConfigError(f"{self.task.title}: puzzles that are pairs of grids are solved by python -m trm.solve")
         if self.settings.inference.ladder or self.settings.evaluate.by_difficulty:
             raise ConfigError("these settings make tables of many puzzles, which python -m trm.evaluate does: load without them")
 
@@ -304,7 +292,7 @@ def run(overrides: Sequence[str]) -> dict[str, Any]:
     except SystemExit as end:  # with the message in the log
         if end.code != EXIT_PREEMPTED:
             raise
-        raise KeyboardInterrupt("the run was stopped and saved; the same call with its run_name goes on from there") from None
+        raise KeyboardInterrupt("the run was stopped and saved; the same call with its run_name resumes it") from None
     finally:
         _training.release()
     return {**(read_summary(folder) or {}), "run_dir": str(folder)}
@@ -351,7 +339,7 @@ def _command(arguments: list[str]) -> None:
                 process.send_signal(signal.SIGINT)
                 stopped = True
     if stopped:
-        raise KeyboardInterrupt("it was stopped and saved; the same call goes on from there")
+        raise KeyboardInterrupt("it was stopped and saved; the same call resumes it")
     errors = [line.removeprefix("error: ") for line in last if line.startswith("error: ")]
     if process.returncode == EXIT_USER_ERROR:
         raise UserError(errors[-1] if errors else last[-1])

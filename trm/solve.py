@@ -1,21 +1,22 @@
 """Solve puzzles with a trained model: `python -m trm.solve [checkpoint=RUN] PUZZLE [--json] [--watch] [--html FILE] [--gif FILE]`.
 
-Without checkpoint= the network in models/ that reads puzzles of this size answers.
+Without checkpoint=, a network in models/ for puzzles of this size answers.
 
-PUZZLE is the grid row by row, in one line or in several, in the characters of the run's data. Where these are digits, they are 1-9
-(then A, B, ...), and a blank is . or 0 or -; a 16x16 grid may have the digits 0-F where blanks are dots, and is shown as 1-G.
-Quote the puzzle, or give a file that holds it: plain text as puzzle programs write it (.sdk, .ss, drawn grids), JSON or csv. A
-file may hold many puzzles: one a line (.sdm), a JSON list, or a csv column called question. `test:N` is the N-th held-out puzzle
-(from 0) of the run's dataset, whose solution is known. For puzzles that are pairs of grids, PUZZLE is the name of a test puzzle,
-test:N, or its json file; all of its variants vote, or evaluate.max_variants of them.
+PUZZLE is the grid row by row, in one line or in several, in the characters of the run's data. Digits are 1-9 (then A, B, ...), and
+a blank is . or 0 or -. A 16x16 grid whose blanks are dots may also use the digits 0-F; it is shown as 1-G. Write the puzzle in
+quotes, or give a file: plain text as puzzle programs write it (.sdk, .ss, drawn grids), JSON or csv. A file may hold many puzzles:
+one on each line (.sdm), a JSON list, or a csv column called question. `test:N` is the N-th held-out puzzle (from 0) of the run's
+dataset. Its solution is known. For ARC, PUZZLE is the name of a test task, test:N, or a json file of a task. All of its variants
+vote, or at most evaluate.max_variants of them.
 
-The answer is that of `python -m trm.evaluate` with the same settings, on the CPU: with inference.early_exit the answer at which the
-model halts, and with inference=votes8 (or ptrm, eqr, ...) the answer of the chosen candidate (conf/inference).
+The answer is the same as that of `python -m trm.evaluate` with the same settings, on the CPU. With inference.early_exit it is the
+answer at the step where the model halts. With inference=votes8 (or ptrm, eqr, ...) it is that of the chosen candidate
+(conf/inference).
 
-  --json       print a JSON object a line for each puzzle, nothing else
-  --watch      show the grid after every supervision step, with wrong, changed and given cells told apart
-  --html FILE  write a page with sliders over supervision steps and latent recursions; it needs nothing else
-  --gif FILE   write an animation, one picture for each latent recursion
+  --json       print one line for each puzzle, a JSON object, and nothing else
+  --watch      show the grid after every supervision step, with marks for wrong, changed and given cells
+  --html FILE  write a page with sliders over supervision steps and latent recursions; it is one file without links
+  --gif FILE   write an animation with one picture for each latent recursion
 """
 
 if __name__ == "__main__":  # before what takes seconds to import
@@ -27,6 +28,7 @@ if __name__ == "__main__":  # before what takes seconds to import
 import json
 import re
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TextIO
@@ -52,6 +54,7 @@ from trm.run.saved import SavedRun, check_test_puzzles, is_override, open_run, p
 from trm.show.animation import animation
 from trm.show.files import write_files
 from trm.show.page import page, pairs_page
+from trm.show.solutions import pairs_text, report
 from trm.show.terminal import Watcher
 from trm.show.think import think
 from trm.show.thinking import Frame, Puzzle
@@ -82,7 +85,7 @@ def main(arguments: list[str]) -> None:
         return
     shown = [name for name in ("watch", "html", "gif") if getattr(given, name)]
     if shown and run.cfg.inference.selection == "resample":
-        raise ConfigError(f"--{shown[0]}: resampled candidates have no history of their own to show: choose another inference=")
+        raise ConfigError(f"--{shown[0]}: resampled candidates have no history to show: choose another inference=")
     names = [rest[0]] if rest[0].startswith("test:") else [task.view.text(each) for each in questions_in(text_of(rest[0]), task)]
     if shown and len(names) > 1:
         raise ConfigError(f"--{shown[0]}: shows one puzzle, and {rest[0][:40]} holds {len(names)}: give one of them")
@@ -101,7 +104,7 @@ def main(arguments: list[str]) -> None:
         print(report(task, puzzle.question, answer))
         print(words)
     for caveat in caveats_of(run.cfg):
-        print(f"to be read with care: {caveat}", file=sys.stderr if given.json else sys.stdout)
+        print(f"caution: {caveat}", file=sys.stderr if given.json else sys.stdout)
     if given.html:
         title = f"{run.cfg.run_name}, step {run.meta.step}: how the model thinks"
         write_files("--html", given.html, {given.html: page(puzzle, frames, title)})
@@ -201,39 +204,54 @@ def unanswered(task: Task, questions: NDArray[np.integer]) -> Dataset:
 
 
 def _solve_pairs(run: SavedRun, task: PairsTask, name: str, html: Path | None, *, as_json: bool) -> None:
-    """A puzzle of pairs of grids: what its variants answer; on a page also how the model comes to its answer."""
-    name, dataset, known = find_pairs(run, task, name)
-    model, blank = (run.arch, run.eval_weights, run.buffers, run.puzzle_embedding), dataset.metadata.blank_identifier_id
-    result, loader = evaluated(run, dataset)
-    assert result.ballots is not None
-    shown, first = result.ballots.shown(name), loader.rows(0, 1)
-    votes = loader.num_rows // dataset.num_rows
-    known = f"{'1 variant votes' if votes == 1 else f'{votes} variants vote'}{known}"
-    print(json.dumps({**shown, "how": known}) if as_json else f"{pairs_text(shown)}\n{name}: {known}")
+    """Print the answers to a puzzle of pairs; the page also shows what one variant answers after each latent recursion."""
+    name, shown, how, _, loader = solved_pairs(run, task, name)
+    print(json.dumps({**shown, "how": how}) if as_json else f"{pairs_text(shown)}\n{name}: {how}")
     if html:
+        model, blank = (run.arch, run.eval_weights, run.buffers, run.puzzle_embedding), loader.dataset.metadata.blank_identifier_id
+        first = loader.rows(0, 1)
         puzzle, frames = Puzzle(name, task, first["inputs"][0], first["labels"][0]), []
         identifier = blank if run.cfg.evaluate.blank_identifiers else int(first["puzzle_identifiers"][0])
         for step in think(*model, puzzle.question, num_steps=run.cfg.inference_steps, identifier=identifier):
             frames += [replace(frame, answer=task.framed(frame.answer)) for frame in step]
         title = f"{run.cfg.run_name}, step {run.meta.step}: {name}"
-        write_files("--html", html, {html: pairs_page(puzzle, frames, title, shown, known)})
+        write_files("--html", html, {html: pairs_page(puzzle, frames, title, shown, how)})
         print(f"written: {html}")
 
 
-def find_pairs(run: SavedRun, task: PairsTask, name: str) -> tuple[str, Dataset, str]:
-    """The puzzle of pairs that a name, test:N or a json file says: its name, a dataset of it alone, and words on its identifiers.
+def solved_pairs(
+    run: SavedRun, task: PairsTask, given: str | Mapping[str, Any]
+) -> tuple[str, dict[str, Any], str, EvalResult, EvalLoader]:
+    """The answers to a puzzle of pairs, which is given as in `find_pairs`.
 
-    Of a puzzle that the run does not know there is one variant, and the settings become those that ask with the blank identifier.
+    Returns its name, the puzzle with its answers (`Ballots.shown`), words on the variants that voted, the evaluation and its rows.
+    """
+    name, dataset, words = find_pairs(run, task, given)
+    result, loader = evaluated(run, dataset)
+    assert result.ballots is not None
+    votes = loader.num_rows // dataset.num_rows
+    how = f"{'1 variant votes' if votes == 1 else f'{votes} variants vote'}{words}"
+    return name, result.ballots.shown(name), how, result, loader
+
+
+def find_pairs(run: SavedRun, task: PairsTask, given: str | Mapping[str, Any]) -> tuple[str, Dataset, str]:
+    """A puzzle of pairs from its name, test:N, a json file or the content of one: its name, a dataset with it, and a remark.
+
+    The content of a test puzzle is recognised by its demonstrations. A puzzle that the run was not trained on has one variant, and
+    this function sets evaluate.blank_identifiers. The remark says which identifiers are used.
     """
     dataset = held_out_puzzles(run.cfg.data)
     if dataset.pairs_task is None:
         raise ConfigError(f"data.path={run.cfg.data.path}: holds no {task.title}: give a run and its own puzzles")
     check_test_puzzles(run, dataset)
     catalogue = load_catalogue(dataset)
-    tests = catalogue.tests
+    tests, name = catalogue.tests, given if isinstance(given, str) else "task"
     if name.startswith("test:") and name[5:].isdecimal() and int(name[5:]) < len(tests):
         name = list(tests)[int(name[5:])]
-    if Path(name).is_file():
+    if not isinstance(given, str):
+        plain, rows = task.read(dict(given), name, "the task")
+        name = next((known for known, there in tests.items() if there["train"] == plain["train"]), name)
+    elif Path(name).is_file():
         content = read_json(Path(name))
         plain, rows = task.read(content, Path(name).stem, name)
         name = Path(name).stem
@@ -264,37 +282,11 @@ def find_pairs(run: SavedRun, task: PairsTask, name: str) -> tuple[str, Dataset,
     return name, alone, words
 
 
-def pairs_text(shown: dict[str, Any]) -> str:
-    """Demonstrations, test inputs and the first answers as rows of digits."""
-    lines = []
-    for number, pair in enumerate(shown["train"], start=1):
-        lines += [f"demonstration {number}:", *_beside(pair["input"], pair["output"]), ""]
-    for number, test in enumerate(shown["tests"], start=1):
-        lines += [f"test input {number}:", *_beside(test["input"]), ""]
-        for place, answer in enumerate(test["answers"], start=1):
-            right = "" if test["output"] is None else ", right" if answer["grid"] == test["output"] else ", wrong"
-            votes = f"{answer['votes']} vote{'' if answer['votes'] == 1 else 's'}, confidence {answer['confidence']:.3f}{right}"
-            lines += [f"answer {place} ({votes}):", *_beside(answer["grid"]), ""]
-        lines += [] if test["answers"] else ["no answer", ""]
-    return "\n".join(lines).rstrip()
-
-
-def _beside(left: list[list[int]], right: list[list[int]] | None = None) -> list[str]:
-    """Lines of one grid, or of two with an arrow between."""
-    rows = [[" ".join(map(str, row)) for row in grid] for grid in (left, right or [])]
-    if right is None:
-        return [f"  {row}" for row in rows[0]] or ["  (no grid)"]
-    width, height = max(map(len, rows[0]), default=0), max(map(len, rows))
-    ones, others = ([*part, *[""] * (height - len(part))] for part in rows)
-    arrows = ["->", *["  "] * (height - 1)]
-    return [f"  {one:<{width}}  {arrow}  {other}".rstrip() for one, arrow, other in zip(ones, arrows, others, strict=True)]
-
-
 def _that_comes_along(arguments: list[str], told: TextIO) -> Path:
     """The network of models/ that reads puzzles of this kind and size, which is told. Raises ConfigError where there is none."""
     puzzle, models = next((argument for argument in arguments if not is_override(argument)), ""), published()
     if puzzle.startswith("test:"):
-        raise ConfigError(f"checkpoint= is missing: {puzzle} is a puzzle of a run: checkpoint=outputs/NAME")
+        raise ConfigError(f"checkpoint= is missing: {puzzle} is a held-out puzzle of a run: give checkpoint=outputs/NAME")
     if not models:
         raise ConfigError("checkpoint= is missing, and there is no network in models/: give checkpoint=outputs/NAME")
     text, wrong = text_of(puzzle), {}
@@ -304,11 +296,11 @@ def _that_comes_along(arguments: list[str], told: TextIO) -> Path:
         except DataError as error:
             wrong[unlikeness(text, model.task)] = f"as a {model.task.title}, the nearest: {error}"
             continue
-        print(f"{model.name} answers: {model.words}; checkpoint=RUN takes another network", file=told)
+        print(f"{model.name} answers: {model.words}; checkpoint=RUN chooses another network", file=told)
         return model.folder
     known = ", ".join(f"{model.task.title} ({model.task.facts.seq_len} cells)" for model in models)
     raise ConfigError(
-        f"no network in models/ reads this kind of puzzle ({known}); {wrong[min(wrong)]}: mend it, or give a run as checkpoint=RUN"
+        f"no network in models/ reads this kind of puzzle ({known}); {wrong[min(wrong)]}: correct it, or give checkpoint=RUN"
     )
 
 
@@ -344,13 +336,3 @@ def _refuse_other_sizes(run: SavedRun, sizes: tuple[int, int], where: str) -> No
             f"{where}: puzzles of {sizes[0]} cells and {sizes[1]} tokens, but the run was trained on {arch.seq_len} cells and "
             f"{arch.vocab_size} tokens: give a run and puzzles of the same kind"
         )
-
-
-def report(task: Task, question: np.ndarray, answer: np.ndarray) -> str:
-    """Question and answer side by side, and a line that says whether the answer solves the question."""
-    left, right = task.view.grid(question).splitlines(), task.view.grid(answer).splitlines()
-    width = max(map(len, left))
-    lines = [f"{'question':<{width}}      answer", *(f"{a:<{width}}      {b}" for a, b in zip(left, right, strict=True))]
-    # rows that are read as they are written stand above, ready to be copied
-    answer_text = task.view.text(answer) if task.view.gap else "answer"
-    return "\n".join([*lines, f"{answer_text}: {task.verdict(question, answer)}"])
