@@ -42,7 +42,7 @@ docs: setup-docs   # the documentation as a site, in site/: a warning fails it, 
 	NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build --quiet
 
 demo: setup
-	@scripts/demo.sh
+	@scripts/demo.sh $(DEMO)
 
 test: setup
 	OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m 'not long'   # a worker on each core

@@ -29,6 +29,15 @@ def copy_sources(folder):
     return folder
 
 
+def with_dependencies(environment):
+    """The python of an environment, which finds the packages of this one, but not this checkout: a .pth there is not read."""
+    python = environment / "bin" / "python"
+    where = [str(python), "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"]
+    site = Path(subprocess.run(where, check=True, capture_output=True, text=True).stdout.strip())
+    (site / "dependencies.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    return python
+
+
 @pytest.fixture(scope="module")
 def package(tmp_path_factory):
     """bin/ of an environment that holds the installed wheel, with this environment's packages but not this checkout."""
@@ -37,10 +46,7 @@ def package(tmp_path_factory):
     build = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation", "-w", str(folder), str(source)]
     subprocess.run(build, check=True, cwd=folder)
     venv.create(folder / "venv", symlinks=True)
-    python = folder / "venv" / "bin" / "python"
-    where = [str(python), "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"]
-    site = Path(subprocess.run(where, check=True, capture_output=True, text=True).stdout.strip())
-    (site / "dependencies.pth").write_text(sysconfig.get_path("purelib") + "\n")  # whose own .pth, of the checkout, is not read
+    python = with_dependencies(folder / "venv")
     wheel = next(folder.glob("*.whl"))
     subprocess.run([sys.executable, "-m", "pip", "--python", str(python), "install", "-q", "--no-deps", str(wheel)], check=True)
     return python.parent
@@ -69,7 +75,7 @@ def test_every_place_has_the_same_version():
     assert re.search(r"^version: (.*)$", (ROOT / "CITATION.cff").read_text(), re.MULTILINE)[1] == version
     assert re.search(r"^## (\S+) \(", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)[1] == version
     readme = (ROOT / "README.md").read_text()
-    assert f"Version {version}," in readme
+    assert f"version {version}." in readme
     assert f"version={{{version}}}" in readme
 
 

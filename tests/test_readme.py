@@ -1,19 +1,23 @@
 """The README: its commands run, its numbers are those of committed files, and it is short."""
 
+import os
 import re
 import shlex
+import shutil
 import subprocess
+import venv
 from pathlib import Path
 
 import pytest
 from running import run
+from test_package import copy_sources, with_dependencies
 from test_pages import pages
 
 from trm.cli import compose_jobs
 
 ROOT = Path(__file__).parents[1]
 TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
-COMMANDS = [line for block in re.findall(r"^```\n(.*?)^```$", TEXT, re.MULTILINE | re.DOTALL) for line in block.splitlines()]
+WITH_MAKE, WITH_PIP, THEN = re.findall(r"^```\n(.*?)^```$", TEXT, re.MULTILINE | re.DOTALL)
 # What a command gets beside its own words, so that it takes seconds: plain torch and a handful of steps and puzzles.
 FEW = ["evaluate.max_puzzles=8"]
 SMALL = [
@@ -23,21 +27,9 @@ SMALL = [
 
 
 def test_every_command_runs(tmp_path):
-    """In this process at a tiny size; of a sweep each job by itself. What installs is done by other tests, which have the words."""
-    package = (ROOT / "tests" / "test_package.py").read_text()
-    for line in COMMANDS:
-        words = shlex.split(line)
-        if words[0] == "make":
-            dry = subprocess.run(["make", "-n", *words[1:]], cwd=ROOT, capture_output=True, text=True, check=True).stdout
-            assert "scripts/demo.sh" in dry if words[1:] == ["demo"] else dry
-        elif words[0] == ".":
-            assert f"VENV := {Path(words[1]).parts[0]}\n" in (ROOT / "Makefile").read_text()
-        elif words[0] == "pip":
-            assert words[1:] == ["install", "."] and '"install", "-q", "--no-deps", str(wheel)' in package  # noqa: PT018
-        elif words[0].startswith("trm-"):
-            assert f'"{words[0]}", "{words[1]}"' in package
-        else:
-            run_small(tmp_path, *words[2:])
+    """In this process at a tiny size; of a sweep each job by itself."""
+    for line in THEN.splitlines():
+        run_small(tmp_path, *shlex.split(line)[2:])
     assert (tmp_path / "thinking.html").exists()
     assert (tmp_path / "outputs" / "report" / "index.html").exists()
 
@@ -60,6 +52,42 @@ def run_small(folder, module, *words):
         assert "exact_accuracy" in run(folder, module, *words, *FEW).stdout
     else:
         assert run(folder, module, *words).stdout
+
+
+def in_a_shell(folder, commands, **variables):
+    """Run lines as bash reads them from the README, without this checkout on any path."""
+    environment = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "VIRTUAL_ENV")} | variables
+    done = subprocess.run(["bash", "-ec", commands], cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.mark.long
+def test_the_lines_with_make_run_in_a_fresh_checkout(tmp_path):
+    """The environment that `make setup` would make is there, for its packages are another test's; the demo's runs are tiny."""
+    checkout = copy_sources(tmp_path / "checkout")
+    shutil.copytree(ROOT / "scripts", checkout / "scripts")
+    shutil.copy(ROOT / "Makefile", checkout)
+    venv.create(checkout / ".venv", symlinks=True)
+    with_dependencies(checkout / ".venv")
+    (checkout / ".venv" / ".ready-dev").touch()
+    small = [word for word in SMALL if word != "tracking=none"]  # which the sweep sets itself
+    out = in_a_shell(checkout, WITH_MAKE, DEMO=" ".join(small))
+    assert "all 5 jobs completed" in out
+    assert (checkout / "multirun" / "demo" / "report" / "index.html").exists()
+    assert "sudoku_4x4 answers" in out
+    assert out.rstrip().endswith("supervision steps")
+
+
+@pytest.mark.long
+def test_the_lines_with_pip_run_in_a_fresh_environment(tmp_path):
+    """pip takes this environment's packages instead of downloading them again."""
+    venv.create(tmp_path / "venv", symlinks=True, with_pip=True)
+    with_dependencies(tmp_path / "venv")
+    offline = 'pip() { python -m pip "$@" --quiet --no-deps --no-build-isolation; }\n'
+    path = f"{tmp_path}/venv/bin:{os.environ['PATH']}"
+    out = in_a_shell(copy_sources(tmp_path / "checkout"), offline + WITH_PIP, PATH=path)
+    assert "valid solution" in out
 
 
 @pytest.mark.parametrize(("name", "file", "text"), pages.FILLED.findall(TEXT))
