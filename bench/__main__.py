@@ -1,27 +1,27 @@
 """Measure this machine: `python -m trm.bench SUBCOMMAND [KEY=VALUE ...] [--json FILE] [--sizes A,B] [--ways A,B] [--rounds N]`.
 
   step         samples/s of the training and the evaluation step, beside the machine's rates of matrix products (matmul:
-               torch.mm, oneDNN: trm/backends/onednn.py); "ordinary" is the same model written the usual eager way
+               torch.mm, oneDNN: trm/backends/onednn.py); "ordinary" is the same model as ordinary eager PyTorch
                --sizes demo,6x6,paper_mlp,paper_attention
                --ways configured,ordinary (of: xla,inductor,eager,ordinary_compiled too)
-  peers        samples/s beside the paper's released code and nano-trm, from checkouts of them that you have
+  peers        samples/s beside the paper's released code and nano-trm, from your own checkouts of both
                --reference DIR (github.com/SamsungSAILMontreal/TinyRecursiveModels)   --nano DIR (github.com/olivkoch/nano-trm)
                --sizes 4x4,6x6,paper_mlp; hardware.dtype=bfloat16 for all
-  kernels      what the time of a training step goes to, by torch's profiler   --sizes demo,6x6,paper_mlp,paper_attention
+  kernels      how a training step spends its time, by torch's profiler   --sizes demo,6x6,paper_mlp,paper_attention
   loader       batches/s of the loader alone, against what a CPU and a TPU v4 consume
   build_data   puzzles/s of building datasets   --sizes 4x4,6x6,9x9,csv
   host         milliseconds of host time in a training step, compiled, lazy and in trm.train's loop, on one device and on the
                mesh of eight
   compile      seconds until the first step at the paper's size, for T*n from 4 to 32
-  checkpoint   seconds that saving holds training up, seconds until it is on disk, bytes, seconds to read it again
+  checkpoint   seconds by which saving delays training, seconds until it is on disk, bytes, seconds to read it again
                --sizes demo,paper
 
-  compare SUBCOMMAND ... --revisions A,B [--turns N]     two git revisions in turns, A B A B; "." is the working tree as it is
+  compare SUBCOMMAND ... --revisions A,B [--turns N]     two git revisions in turns, A B A B; "." is the working tree
   compare SUBCOMMAND ... --configs 'KEY=VALUE ...' 'KEY=VALUE ...' [--turns N]
-               each figure's ratio with its 95 % interval
+               the ratio of each figure, with its 95 % interval
 
 KEY=VALUE changes the settings that are measured, as in trm.train. --json FILE also writes the numbers, single measurements
-included, with the machine and the versions. The numbers mean something on a machine that does nothing else.
+included, with the machine and the versions. The numbers are only reliable on a machine that does nothing else.
 """
 
 import argparse

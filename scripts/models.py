@@ -146,34 +146,34 @@ def words(name: str, facts: dict[str, Any], meta: dict[str, Any]) -> str:
     config, step, planned = meta["config"], facts["steps"], facts["steps_planned"]
     rounding = ""
     if config["hardware"]["dtype"] == "bfloat16":
-        rounding = " It computes in bfloat16:\nanother backend or processor rounds otherwise and solves a few other puzzles."
-    puzzles, comment = "", "on today's test puzzles: those of the figures above are not made any more"
+        rounding = " The network uses bfloat16:\nanother backend or processor rounds differently and solves a few other puzzles."
+    puzzles, comment = "", "on today's test puzzles, since those of the figures above are not made any more"
     if trained := facts.get("training_puzzles"):
         comment = "the figures above, on the same puzzles"
-        stream = "training puzzles" if trained["format_version"] > 1 else "puzzles as sets of format version 1 had them"
+        stream = "training puzzles" if trained["format_version"] > 1 else "puzzles in format version 1"
         numbers = (
             f"numbers {trained['first']:,} to {trained['first'] + trained['puzzles'] - 1:,} of seed {trained['seed']}'s {stream}"
         )
-        apart = ", nor a symmetric copy of one" if task_of(data_settings(config["data"])).has_classes else ""
+        apart = " or a symmetric copy of one" if task_of(data_settings(config["data"])).has_classes else ""
         puzzles = (
             f"It was trained on {trained['puzzles']:,} generated puzzles:\n{numbers}.\n"
             f"The held-out puzzles are the first {facts['held_out_puzzles']:,} test puzzles of seed {config['data']['seed']};\n"
-            f"none of them is one of the former{apart}.\n\n"
+            f"none of them is a training puzzle{apart}.\n\n"
         )
     stopped = ""
     if step != planned:
         stopped = (
-            f"The run was stopped at step {step:,}, while its schedule was to end at {planned:,}. The command trains as many steps "
-            "as it had, with\na schedule that ends there, so it makes another network.\n\n"
+            f"The run was stopped at step {step:,}, but its schedule ended at {planned:,}. The command trains the same number of "
+            "steps with\na schedule that ends there, so it makes another network.\n\n"
         )
     command = shlex.join(["python", "-m", "trm.train", *MODELS[name], "seed=0"])
     machine = facts.get("machine") or "not recorded"
     return f"""# {name}
 
 A Tiny Recursive Model for {WHAT[name]}.
-The EMA weights at step {step:,} of {planned:,} of one run, its machine: {machine}. The interval is
-Wilson's for that many puzzles; it says nothing of other seeds. A public checkpoint of the paper's size:
-`python -m trm.interop import`.{rounding}
+The weights are the EMA weights at step {step:,} of {planned:,} of one run. Machine: {machine}.
+The interval is Wilson's for that number of puzzles; it does not cover other seeds. `python -m trm.interop import` imports public
+checkpoints of the paper's size.{rounding}
 
 {puzzles}{stopped}```
 {command}

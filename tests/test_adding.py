@@ -237,7 +237,7 @@ def test_a_task(sums):
         ("data.task=maze data.side=4", "data.side is a setting of data.task=sums:Sums alone"),
         ("data.task=nowhere:Task", "data.task=nowhere:Task cannot be imported (ModuleNotFoundError: No module named 'nowhere')"),
         ("data.task=sums:None_such", "data.task=sums:None_such cannot be imported (AttributeError"),
-        ("data.task=sums:Settings", "data.task=sums:Settings is no task: name a class that is derived from trm.tasks.base.Task"),
+        ("data.task=sums:Settings", "data.task=sums:Settings is not a task: name a class that is derived from trm.tasks.base.Task"),
         ("data.task=sums", "data.task=sums is unknown: choose one of arc, maze, sudoku, sums:Sums, or write"),
     ],
 )
@@ -249,7 +249,7 @@ def test_what_a_task_refuses(sums, overrides, words):
 
 def test_a_setting_of_all_tasks_cannot_be_one_of_a_task(sums):
     (sums / "sums.py").write_text(toy_task.CODE.replace("share: float", "num_aug: float"))
-    with pytest.raises(ConfigError, match=r"has a setting num_aug of its own, and all tasks have data\.num_aug: rename it"):
+    with pytest.raises(ConfigError, match=r"defines the setting num_aug, but all tasks have data\.num_aug: rename it"):
         compose(["run_name=r", *DATA])
 
 

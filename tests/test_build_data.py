@@ -296,11 +296,11 @@ def test_a_compressed_file_is_the_same_data(data, tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("question,answer\n".encode("utf-16-be"), "no text in UTF-8"),
-        (b"PK\x03\x04\x14\x00", "no text in UTF-8"),
-        (bz2.compress(b"question,answer\n"), "no text in UTF-8"),
-        (lzma.compress(b"question,answer\n"), "no text in UTF-8"),
-        (b"PAR1\x15\x00", "no text in UTF-8"),
+        ("question,answer\n".encode("utf-16-be"), "not UTF-8 text"),
+        (b"PK\x03\x04\x14\x00", "not UTF-8 text"),
+        (bz2.compress(b"question,answer\n"), "not UTF-8 text"),
+        (lzma.compress(b"question,answer\n"), "not UTF-8 text"),
+        (b"PAR1\x15\x00", "not UTF-8 text"),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:1\n", "the header is 'version https://git-lfs"),
         (b"<!DOCTYPE html>\n<html>", "the header is '<!DOCTYPE html>'"),
         (gzip.compress(b"question,answer\n" * 99, mtime=0)[:-20], "gzip cannot unpack it"),
@@ -308,7 +308,7 @@ def test_a_compressed_file_is_the_same_data(data, tmp_path):
         (b"puzzle,quiz,answer\n1,2,3\n", "puzzle and quiz could each be the question"),
         (b"question,question,answer\n1,2,3\n", "question and question could each be the question"),
         (b"sudoku,solution\n1,2\n", "no column is called question"),
-        (b"question,answer\n\xff,2\n", "no text in UTF-8"),
+        (b"question,answer\n\xff,2\n", "not UTF-8 text"),
         (b'"' + b"x" * 200_000 + b'",answer\n', "the header cannot be read"),
     ],
 )
@@ -349,7 +349,7 @@ def test_easy_puzzles_are_left_out_in_both_files(data, puzzles, tmp_path):
         ({"min_rating": 19.5}, None, r"data\.num_puzzles=20, but .*train\.csv has 0 puzzles rated 19\.5 or more: lower it"),
         ({"min_rating": 25, "num_puzzles": 0}, None, r"has 0 puzzles rated 25"),
         ({"min_rating": 1}, "source,question,answer,level", r"train\.csv:1: data\.min_rating needs a column rating"),
-        ({"min_rating": 1}, "rating,question,answer,level", r"train\.csv:2: the rating 'made' is no number"),
+        ({"min_rating": 1}, "rating,question,answer,level", r"train\.csv:2: the rating 'made' is not a number"),
     ],
 )
 def test_a_filter_that_cannot_be_applied_is_refused(data, tmp_path, changes, header, message):

@@ -175,7 +175,7 @@ def test_the_line_that_says_why_a_process_ended(stderr, words):
 def test_a_bad_flag_is_to_be_mended_where_it_was_given(monkeypatch):
     monkeypatch.setenv("XLA_FLAGS", "--xla_no=true")
     check = outcome(doctor.check_devices, Probe(ended="signal SIGABRT: Unknown flag in XLA_FLAGS: --xla_no=true"), CPU)
-    assert (check.level, check.fix) == ("failure", "mend or unset XLA_FLAGS")
+    assert (check.level, check.fix) == ("failure", "correct or unset XLA_FLAGS")
 
 
 def test_the_quota_of_a_container_is_told(monkeypatch):
@@ -474,7 +474,7 @@ def test_command_before_and_after_a_run(tmp_path):
     damaged = run(tmp_path, "trm.doctor", *arguments, check=1)
     assert [name for name, level in levels(damaged.stdout).items() if level == "failure"] == ["dataset"]
     assert str(array.relative_to(tmp_path)) in damaged.stdout
-    assert damaged.stdout.splitlines()[-1].endswith("1 failure(s): mend dataset first")
+    assert damaged.stdout.splitlines()[-1].endswith("1 failure(s): fix dataset first")
     assert "Traceback" not in damaged.stdout + damaged.stderr
 
 
@@ -560,4 +560,4 @@ def test_command_with_wrong_overrides(tmp_path):
     done = run(tmp_path, "trm.doctor", "hardware=v5", check=2)
     assert not done.stdout
     (line,) = done.stderr.splitlines()
-    assert "hardware=v5 is no option of hardware" in line
+    assert "hardware=v5 is not an option of hardware" in line

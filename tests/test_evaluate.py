@@ -357,7 +357,7 @@ def test_training_can_evaluate_with_early_exit(folder):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["evaluate.supervision_steps=[1,2]"], "tells the accuracy after each of its inference.supervision_steps=D"),
+        (["evaluate.supervision_steps=[1,2]"], "reports the accuracy after each of its inference.supervision_steps=D"),
         (["evaluate.augmentations=8"], "symmetric copies that vote are inference=votes8"),
         (["evaluate.early_exit=true"], "evaluate.early_exit is not a config key: it is inference.early_exit now"),
         (["--out", "/dev/null/x"], "--out DIR"),

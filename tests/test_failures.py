@@ -83,7 +83,7 @@ def test_a_full_disk_names_the_file_and_what_comes_next(cfg, tmp_path):
     with pytest.raises(RunFailure) as caught, explained(cfg, tmp_path):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(tmp_path / "metrics.jsonl"))
     assert str(caught.value).startswith(f"{tmp_path / 'metrics.jsonl'}: No space left on device")
-    assert f"goes on from {tmp_path}/checkpoints/step_40" in str(caught.value)
+    assert f"resumes from {tmp_path}/checkpoints/step_40" in str(caught.value)
 
 
 @contextlib.contextmanager
@@ -113,7 +113,7 @@ def test_a_loader_slower_than_the_step_is_told_with_both_times():
     assert slow_loader(Lap(10, 1.0, 0.0), made_s=0.02, waited_s=0.01) is None
     assert slow_loader(Lap(0, 0.0, 0.0), made_s=0.02, waited_s=0.01) is None  # the first step, which is not timed
     warning = slow_loader(Lap(10, 0.41, 0.0), made_s=0.4, waited_s=0.3)
-    assert "40.0 ms for a batch and a step 11.0 ms" in warning
+    assert "40.0 ms for a batch and a step takes 11.0 ms" in warning
     assert "data.num_aug" in warning
 
 
@@ -292,7 +292,7 @@ def test_a_command_leaves_its_process_as_it_was(tmp_path, monkeypatch, capsys):
 
 def test_a_pod_without_ranks_is_refused_on_every_host(tmp_path, monkeypatch):
     """Before any of them takes the lock: it would wait for the others."""
-    for told, words in (({}, "nothing tells which"), ({"TRM_RANK": "1", "TRM_RANKS": "4"}, "the environment tells of 4")):
+    for told, words in (({}, "no launcher says which"), ({"TRM_RANK": "1", "TRM_RANKS": "4"}, "the environment names 4")):
         for name, value in told.items():
             monkeypatch.setenv(name, value)
         done = run(tmp_path, "trm.train", "data=sudoku_4x4", "hardware=v4_64", "run_name=a", check=2, process=False)

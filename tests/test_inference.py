@@ -581,7 +581,7 @@ def test_frontier_and_multirun(folder):
 
 def test_random_starts_of_a_model_without_them_are_told(folder):
     _, text = evaluate(folder, "inference=eqr", "inference.restarts=2", "inference.supervision_steps=5")
-    assert "to be read with care: inference.restarts=2: the model was not trained with random starts" in text
+    assert "caution: inference.restarts=2: the model was not trained with random starts" in text
     run(folder, "trm.train", *TINY, "inference=eqr", "inference.restarts=2", "inference.window=2", "inference.supervision_steps=3",
         "train.max_steps=1", "run_name=e", "train.eval_every_steps=null")  # fmt: skip
     assert any("not trained with random starts" in each for each in warnings(folder / "outputs" / "e"))
@@ -596,7 +596,7 @@ def test_solving_with_candidates(folder):
     out = run(folder, "trm.solve", "checkpoint=outputs/r", "test:1", "inference=votes8", "--html", "x.html", "--watch").stdout
     assert "written: x.html" in out
     refused = run(folder, "trm.solve", "checkpoint=outputs/r", "test:1", "inference=guided", "--watch", check=2).stderr
-    assert "no history of their own" in refused
+    assert "have no history to show" in refused
     assert "trm.evaluate" in run(folder, "trm.solve", "checkpoint=outputs/r", "test:1", "inference=frontier", check=2).stderr
 
 

@@ -156,7 +156,7 @@ def test_what_no_network_fits_is_refused(tmp_path):
         ("missing.sdk", "missing.sdk: there is no such file"),
     ):
         assert words in run(tmp_path, "trm.solve", puzzle, check=2).stderr
-    assert "test:3 is a puzzle of a run" in run(tmp_path, "trm.solve", "test:3", check=2).stderr
+    assert "test:3 is a held-out puzzle of a run" in run(tmp_path, "trm.solve", "test:3", check=2).stderr
 
 
 def test_a_published_run_evaluates_as_the_run_does(tmp_path):

@@ -197,9 +197,9 @@ def test_marks_of_encoding_and_line_ends_are_the_same_to_every_reader(tmp_path, 
 
 def test_files_that_are_no_text_or_not_there_are_told(tmp_path):
     for content, words in (
-        (b"\x89PNG\r\n\x1a\n\0\0", "no text in UTF-8"),
-        (b"\xff\xfea", "no text in UTF-8"),
-        (b"caf\xe9", "no text in UTF-8"),
+        (b"\x89PNG\r\n\x1a\n\0\0", "not UTF-8 text"),
+        (b"\xff\xfea", "not UTF-8 text"),
+        (b"caf\xe9", "not UTF-8 text"),
     ):
         (tmp_path / "a.txt").write_bytes(content)
         with pytest.raises(DataError, match=words):
@@ -209,7 +209,7 @@ def test_files_that_are_no_text_or_not_there_are_told(tmp_path):
     with pytest.raises(DataError, match=r"puzzle\.sdk: there is no such file"):
         text_of("puzzle.sdk")
     (tmp_path / "a.json").write_text('{"a": 1, "a": 2}')
-    with pytest.raises(DataError, match="a is there twice"):
+    with pytest.raises(DataError, match="a occurs twice"):
         read_json(tmp_path / "a.json")
 
 

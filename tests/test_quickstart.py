@@ -16,7 +16,7 @@ SOURCES = ["".join(cell["source"]) for cell in json.loads(NOTEBOOK.read_text())[
 def test_the_notebook_is_kept_without_outputs():
     cells = json.loads(NOTEBOOK.read_text())["cells"]
     assert [cell for cell in cells if cell["cell_type"] == "code" and (cell["outputs"] or cell["execution_count"])] == []
-    assert SOURCES[0].splitlines()[2].startswith("For everybody who")
+    assert SOURCES[0].splitlines()[2].startswith("For everyone who")
 
 
 @pytest.mark.long

@@ -158,7 +158,7 @@ def test_a_full_disk_on_the_writing_rank_stops_both_and_room_lets_them_go_on(two
     if first is None:
         pytest.skip("a tmpfs cannot be mounted here")
     assert "No space left on device" in first["end"]
-    assert "another host of this run cannot go on" in second["end"]
+    assert "another host of this run cannot continue" in second["end"]
     assert first["left"] == [4]
     assert (first["again"], second["again"]) == (0, 0)
 
@@ -201,7 +201,7 @@ def test_ranks_are_those_of_torchrun(launched):
     with pytest.raises(ConfigError, match="WORLD_SIZE=4"):
         refuse_other_starters()
     require_ranks("gpus", 4, of_torch=True)
-    with pytest.raises(ConfigError, match=r"hardware=gpu is 1 device\(s\), a process for each, and WORLD_SIZE=4 processes were"):
+    with pytest.raises(ConfigError, match=r"hardware=gpu needs 1 process\(es\), one for each device, and WORLD_SIZE=4 processes were"):
         require_ranks("gpu", 1, of_torch=True)
 
 

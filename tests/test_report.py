@@ -85,8 +85,8 @@ def test_missing_jobs_are_told_to_their_variant_by_their_overrides(tn_sweep):
 def test_every_job_that_is_not_counted_has_its_reason(tn_sweep):
     reasons = {run.name.partition("-")[0]: (run.status, reason) for run, reason in report(tn_sweep).not_counted}
     assert reasons["5"] == ("failed", "RuntimeError: RESOURCE_EXHAUSTED: out of memory while allocating 34359738368 bytes")
-    assert reasons["7"] == ("preempted", "stopped at step 200 of 400; the same command goes on from there")
-    killed = "no summary.json: killed, or running on another machine, last logged step 160 of 400"
+    assert reasons["7"] == ("preempted", "stopped at step 200 of 400; the same command resumes it")
+    killed = "no summary.json: it was killed, or runs on another machine, last logged step 160 of 400"
     assert reasons["13"] == ("unfinished", killed)
     assert reasons["14"] == ("missing", "no folder: the job has not started")
     assert len(reasons) == 4
@@ -328,7 +328,7 @@ def test_a_job_that_died_before_its_first_step(tmp_path):
     (early / "config" / "config.yaml").write_text("recursion: {T: 2, n: 2}\nrun_name: run-${now:%Y}\n")
     run = only_run(tmp_path / "sweep")
     assert (run.status, run.experiment, run.settings["recursion.T"]) == ("unfinished", None, 2)
-    assert run.reason == "no summary.json: killed, or running on another machine, no step logged yet"
+    assert run.reason == "no summary.json: it was killed, or runs on another machine, no step logged yet"
     with exclusive(early):
         assert only_run(tmp_path / "sweep").reason == "still running, no step logged yet"
 

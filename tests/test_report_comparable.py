@@ -89,7 +89,7 @@ def folder(tmp_path):
 def test_what_was_measured_otherwise_is_not_counted_and_not_compared(folder, capsys):
     comparison = compare(collect([folder]), baseline="t3_n6")
     assert [(run.name, reason) for run, reason in comparison.not_counted] == [
-        ("a2", "measured otherwise than the other runs of its variant: test puzzles evaluated 100, not 500")
+        ("a2", "measured in another way than the other runs of its variant: test puzzles evaluated 100, not 500")
     ]
     assert differences(comparison).keys() == {"ema off"}
     main([str(folder), "--baseline", "t3_n6"])

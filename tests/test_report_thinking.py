@@ -84,7 +84,7 @@ def test_older_runs_have_none(tmp_path):
     main([str(tmp_path / "runs"), "--out", str(tmp_path)])
     text = (tmp_path / "index.html").read_text()
     assert not (tmp_path / "steps.png").exists()
-    assert "Seeing it think" not in text
+    assert "How the networks solve puzzles" not in text
     assert "supervision step" not in text
 
 

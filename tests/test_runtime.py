@@ -231,7 +231,7 @@ def test_folders_that_inductor_cannot_use_are_refused(monkeypatch, tmp_path):
 
 def test_torch_in_a_folder_that_inductor_cannot_link_to_is_refused(monkeypatch):
     monkeypatch.setattr("torch.__file__", "/my venv/torch/__init__.py")
-    with pytest.raises(ConfigError, match="torch lies in /my venv/torch"):
+    with pytest.raises(ConfigError, match="torch is in /my venv/torch"):
         start(HardwareConfig(name="cpu", backend="inductor"))
 
 

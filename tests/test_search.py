@@ -61,7 +61,7 @@ def test_the_example_search_trains(tmp_path):
     small = ["train.max_steps=4", "train.eval_every_steps=4", "data.num_puzzles=20", "data.num_test_puzzles=8"]
     done = run(tmp_path, "trm.train", "+sweep=search_4x4", "hydra.sweeper.trials=2", *small, "hardware.backend=eager", process=True)
     assert "best selection_score: " in done.stdout
-    assert "to be read with care" not in done.stdout  # the trials were compared on puzzles apart from the test puzzles
+    assert "caution:" not in done.stdout  # the trials were compared on puzzles apart from the test puzzles
 
 
 def test_trm_train_returns_its_score(tmp_path, monkeypatch):

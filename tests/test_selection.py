@@ -12,7 +12,7 @@ from trm.report.runs import collect
 from trm.report.variants import compare
 
 QUICK = [*TINY, "recursion.n_sup=1", "train.max_steps=4", "train.eval_every_steps=2", "data.num_puzzles=24"]
-SAID = "to be read with care: this checkpoint was chosen as the best of its run"
+SAID = "caution: this checkpoint was chosen as the best of its run"
 
 
 @pytest.fixture(scope="module")

@@ -107,8 +107,8 @@ def test_what_cannot_be_drawn_costs_neither_the_run_nor_a_number(tmp_path, monke
     folder = tmp_path / "outputs" / "r"
     found = [warning for warning in summary(folder)["warnings"] if "cannot draw" in warning]
     assert found == [
-        "TensorBoard cannot draw the evaluation at step 2 (IndexError: index -100 is out of bounds for axis 0): the run goes on, "
-        "and its numbers too"
+        "TensorBoard cannot draw the evaluation at step 2 (IndexError: index -100 is out of bounds for axis 0): the run still "
+        "logs its numbers"
     ]
     assert (folder / "train.log").read_text().count("cannot draw") == 1
     assert summary(folder)["status"] == "completed"

@@ -6,13 +6,13 @@ The commands are `python -m trm.train`, `trm.evaluate` and others (README.md). F
 
     network = trm.load("models/NAME")                  # or a run folder, or a checkpoint file of the released code
     print(network.solve("puzzles.txt"))                # answers, and whether they solve the puzzles
-    network.think("test:0")                            # what it would answer after each latent recursion; a notebook draws it
+    network.think("test:0")                            # the answers after each latent recursion; a notebook draws them
     trm.run(["experiment=quick_test", "run_name=x"])   # train as the command does
     trm.sweep(["+sweep=tn_sweep", "seed=0,1"])         # several runs
     trm.report("multirun/tn_sweep")                    # compare them, as pandas tables
 
-What the commands refuse in one line is raised here with the same line: trm.errors.UserError, or trm.errors.RunFailure where a run
-cannot go on.
+Where a command would end with an error line, a function raises an exception with the same line: trm.errors.UserError, or
+trm.errors.RunFailure if a run cannot continue.
 """
 
 from __future__ import annotations
@@ -29,8 +29,9 @@ if TYPE_CHECKING:  # importing trm takes no time: torch is imported when somethi
 
 __all__ = ["compose", "load", "report", "run", "sweep"]
 
-# Before torch loads libgomp: its threads wait for one another busily for some tens of microseconds, not for milliseconds, in which
-# of two runs on the same cores each would burn the time that the other's threads need (docs/explanation/backends.md).
+# This must be set before torch loads libgomp. Threads that wait for each other then use the processor for some tens of
+# microseconds, not for milliseconds. Otherwise two runs on the same cores would take time from each other
+# (docs/explanation/backends.md).
 if "OMP_WAIT_POLICY" not in os.environ:
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
@@ -40,8 +41,8 @@ def load(checkpoint: str | os.PathLike[str], overrides: Sequence[str] = ()) -> N
 
     Args:
         checkpoint: "models/NAME", "outputs/NAME", "outputs/NAME/checkpoints/step_100", or a file such as step_65104.
-        overrides: what differs from the network's own settings, such as "inference=votes8" or "inference.early_exit=true". A file
-            of the released code holds no settings, so that all of those it was trained with have to be said here.
+        overrides: changes of the network's settings, such as "inference=votes8" or "inference.early_exit=true". A file of the
+            released code has no settings, so give all settings that it was trained with.
 
     Raises:
         trm.errors.UserError: there is no such checkpoint, or the settings do not go with it.
@@ -54,15 +55,15 @@ def load(checkpoint: str | os.PathLike[str], overrides: Sequence[str] = ()) -> N
 def run(overrides: Sequence[str] = ()) -> dict[str, Any]:
     """Train one run in this process, as `python -m trm.train` does with the same overrides.
 
-    A run of the same run_name goes on where it left off. An interruption (Ctrl-C, a notebook's stop button, SIGTERM) saves the run
-    and raises KeyboardInterrupt; in a thread that is not the main one no signal arrives, which the log says.
+    If a run with the same run_name exists, it is resumed. An interruption (Ctrl-C, a notebook's stop button, SIGTERM) saves the run
+    and raises KeyboardInterrupt. Only the main thread receives signals; in another thread the log says that no signal can stop it.
 
     Returns:
         The run's summary.json, and as `run_dir` the run's folder, which `load` takes.
 
     Raises:
         trm.errors.UserError: the settings are not valid.
-        trm.errors.RunFailure: the run cannot go on.
+        trm.errors.RunFailure: the run cannot continue.
     """
     from trm import api
 
@@ -70,12 +71,12 @@ def run(overrides: Sequence[str] = ()) -> dict[str, Any]:
 
 
 def sweep(overrides: Sequence[str]) -> Sweep:
-    """Train all runs of a grid, each in a process of its own, as `python -m trm.train --multirun` does.
+    """Train all runs of a grid, each in a separate process, as `python -m trm.train --multirun` does.
 
-    The same sweep again runs only what is missing. An interruption saves the runs and raises KeyboardInterrupt.
+    If the same sweep is called again, it runs only the missing runs. An interruption saves the runs and raises KeyboardInterrupt.
 
     Args:
-        overrides: values apart by commas make the grid: ["recursion=t2_n2,t3_n6", "seed=0,1"].
+        overrides: values that are separated by commas make the grid: ["recursion=t2_n2,t3_n6", "seed=0,1"].
 
     Returns:
         The sweep's folder, which `report` takes, and the summary of each run by its name.
@@ -100,8 +101,8 @@ def report(
     Args:
         folders: run folders, sweep folders, or folders that hold such.
         group: settings or config groups that make runs variants; None = all that differ but the seed.
-        target: an exact accuracy, 0..1, of which the time to reach it is reported.
-        baseline: the variant whose differences to all others are reported.
+        target: an exact accuracy, 0..1. The report then has the time to reach it.
+        baseline: a variant. The report then has the difference of every other variant from it.
 
     Raises:
         trm.errors.UserError: a folder holds no run, or an argument names nothing; or pandas is not installed.

@@ -1,6 +1,6 @@
 """`python -m trm.build_data data=NAME ...`: build the dataset folder `data.path`.
 
-Published datasets come from `data.train_csv` and `data.test_csv`, or are downloaded where they are not given; the others are
+Published datasets are read from `data.train_csv` and `data.test_csv`, or downloaded if these are not given. All other datasets are
 generated.
 """
 

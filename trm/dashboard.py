@@ -1,8 +1,8 @@
 """The study's W&B workspace as code: `python -m trm.dashboard push [entity=..] [project=..] [name=..] [--dry-run]`.
 
 The command creates the workspace, or replaces its sections where it exists: learning curves by recursion, final exact accuracy by
-variant beside the paper's, parallel coordinates over the ablation, throughput, halting, held-out puzzles. The shown runs and their
-colours stay as they were set in the browser. It needs a W&B key, and a project that has had a run (tracking=wandb).
+variant beside the paper's, parallel coordinates over the ablation, throughput, halting, held-out puzzles. The visible runs
+and their colours do not change. The command needs a W&B key, and a project that has had a run (tracking=wandb).
 
   entity=NAME   team or user; default: conf/tracking, then WANDB_ENTITY, then the account's own
   project=NAME  default: conf/tracking, then WANDB_PROJECT, then the project of the runs

@@ -52,7 +52,7 @@ STATE_COPIES, CPU_STATE_COPIES = 3, 5
 
 @dataclass(frozen=True)
 class Check:
-    """The result of one check, told in one line."""
+    """The result of one check, which is printed on one line."""
 
     name: str
     level: Level
@@ -109,8 +109,8 @@ def check_versions(found: dict[str, str | None], hardware: HardwareConfig) -> st
     wrong = {
         "Python 3.11 to 3.13: make clean setup PYTHON=python3.11": not PYTHONS[0] <= python < PYTHONS[1],
         "make setup": torch is None,
-        "make setup installs torch_xla; hardware.backend=eager or inductor does without it": on_xla and xla is None,
-        f"make setup installs the pair; torch_xla {xla} needs torch {pair}.*, hardware.backend=eager neither": (
+        "make setup installs torch_xla; hardware.backend=eager and inductor do not need it": on_xla and xla is None,
+        f"make setup installs both; torch_xla {xla} needs torch {pair}.*, and hardware.backend=eager needs no torch_xla": (
             on_xla and pair != ".".join(str(torch).split(".")[:2])
         ),
         "make setup EXTRAS=dev,tpu, or hardware=cpu": on_tpu and libtpu is None,
@@ -136,9 +136,9 @@ def check_devices(probe: Probe, hardware: HardwareConfig) -> str:
     if probe.devices is None:
         fix = "make setup, or hardware.backend=eager" if hardware.platform == "cpu" else "hardware=cpu, or the right machine"
         if variables := [name for name in ("XLA_FLAGS", "LIBTPU_INIT_ARGS") if name in os.environ]:
-            fix = f"mend or unset {' and '.join(variables)}" if "flag" in probe.ended.lower() else fix
+            fix = f"correct or unset {' and '.join(variables)}" if "flag" in probe.ended.lower() else fix
         if probe.ended.startswith(NO_ANSWER):
-            fix = "hardware=cpu, or see what holds the devices"
+            fix = "hardware=cpu, or find the process that uses the devices"
             if hardware.processes > 1:
                 fix = f"start the doctor on all {hardware.processes} hosts at once (scripts/launch_pod.sh), or hardware=cpu"
         raise Finding(f"{text}, the process that started them: {probe.ended}", fix)
@@ -155,7 +155,7 @@ def check_devices(probe: Probe, hardware: HardwareConfig) -> str:
 def check_compile(probe: Probe) -> str:
     """Whether a trivial function compiles, runs on all devices and gives the right result."""
     if probe.devices is None:
-        raise Finding("not tried without devices", "see devices")
+        raise Finding("not tested without devices", "see the line of devices")
     if probe.compile_s is None or not probe.right:
         found = f"a trivial function: {probe.ended}" if probe.compile_s is None else "a trivial function gave a wrong result"
         raise Finding(found, "make setup, or hardware.backend=eager on one device")
@@ -204,7 +204,7 @@ def check_puzzles(cfg: Config) -> Iterator[Check]:
         return
     with contextlib.suppress(DataError, OSError):  # which `check_dataset` tells
         for caveat in content_of(cfg.data).caveats:
-            yield Check("puzzles", "warning", caveat, "other puzzles, or say it beside the accuracy")
+            yield Check("puzzles", "warning", caveat, "use other puzzles, or mention this beside the accuracy")
 
 
 def compare_checksums(path: Path) -> str:
@@ -220,7 +220,7 @@ def compare_checksums(path: Path) -> str:
                 found = hashlib.file_digest(content, "sha256").hexdigest()
             if not isinstance(known, dict) or known.get(f"{split}/{name}") != found:
                 again = f"remove {path} and build it again with python -m trm.build_data data.path={path}"
-                raise DataError(f"{file} is damaged (its checksum is not that of build.json): {again}")
+                raise DataError(f"{file} is damaged (its checksum does not match build.json): {again}")
     return "checksums match"
 
 
@@ -259,7 +259,7 @@ def check_disk(state: int, count: int, there: int, free: int, folder: Path) -> s
 def check_memory(state: int, on_cpu: bool, process: int, data: int, available: int) -> str:
     """Whether the host's memory holds one process of the run beside what its steps keep for their gradients."""
     needed = process + data + (CPU_STATE_COPIES if on_cpu else STATE_COPIES) * state
-    text = f"{decimal(needed)} needed for process, dataset and state (what a step computes not counted)"
+    text = f"{decimal(needed)} needed for process, dataset and state (without the values that a step computes)"
     text += f", {decimal(available)} available"
     if available < needed:
         raise Finding(text, "use a machine with more memory")
@@ -368,7 +368,7 @@ def closing_line(checks: Sequence[Check], overrides: Sequence[str]) -> str:
     warnings = sum(check.level == "warning" for check in checks)
     text = f"{len(checks)} checks: {len(checks) - warnings - len(failed)} ok, {warnings} warning(s), {len(failed)} failure(s)"
     if failed:
-        return f"{text}: mend {', '.join(failed)} first"
+        return f"{text}: fix {', '.join(failed)} first"
     return f"{text}: ready for {shlex.join(['python', '-m', 'trm.train', *overrides])}"
 
 

@@ -1,19 +1,18 @@
 """Evaluate a trained run: `python -m trm.evaluate checkpoint=RUN [KEY=VALUE ...] [--multirun] [--out DIR]`.
 
-Repeats the run's own last evaluation (every puzzle once, N_sup supervision steps, the last one read), on its own or with KEY=VALUE
-on other puzzles or hardware.
+Without KEY=VALUE the command repeats the run's last evaluation: every test puzzle once, N_sup supervision steps, and the answer of
+the last step. KEY=VALUE evaluates on other puzzles, on other hardware or in another way.
 
-  inference=votes8|ptrm|eqr|...        several candidates for each puzzle's answer, and which of them answers
-  inference=frontier                   several ways of inference: accuracy against FLOPs, and the Pareto front
-  --multirun inference=standard,votes8 the same for the options that are named; inference.KEY=a,b too
+  inference=votes8|ptrm|eqr|...        each puzzle has several candidates, and one of them answers
+  inference=frontier                   compare several ways of inference: accuracy against FLOPs, and the Pareto front
+  --multirun inference=standard,votes8 the same for these options; inference.KEY=a,b works too
   inference.early_exit=true            a row that halts takes the next puzzle: accuracy and mean steps with halting on
-  evaluate.max_variants=32             so many variants vote, of puzzles that have an identifier for each; else all do
-  evaluate.by_difficulty=true          scores by difficulty, as the task measures it
+  evaluate.max_variants=32             ARC: at most this many variants of a task vote; default: all of them
+  evaluate.by_difficulty=true          scores for ranges of difficulty; each task has its own measure of difficulty
 
-The frontier and by_difficulty write a table (CSV, JSON) and a picture into RUN/evaluation, or into DIR with --out; variants that
-vote write submission.json and answers.json there. With --out every evaluation is written: its figures, those after each
-supervision step and what they were found with into evaluation.json. experiment=NAME takes what that experiment sets otherwise than
-the defaults.
+The frontier and by_difficulty write a table (CSV, JSON) and a picture into RUN/evaluation, or into DIR with --out. An evaluation of
+ARC writes submission.json and answers.json there. With --out every evaluation also writes evaluation.json: its scores, the scores
+after each supervision step, and the settings. experiment=NAME sets the keys in which that experiment differs from the defaults.
 """
 
 if __name__ == "__main__":  # before what takes seconds to import
@@ -83,7 +82,7 @@ def main(arguments: list[str]) -> None:
                 sys.exit(start_ranks(cfg.hardware.devices, "trm.evaluate", arguments))
             _evaluate(path, overrides, given.out, lambda: stop.requested, sweep=given.multirun or given.m)
         except EvaluationStopped:
-            print("stopped before its end: what was not evaluated to the end has no result", file=sys.stderr)
+            print("stopped before its end: incomplete evaluations have no result", file=sys.stderr)
             sys.exit(EXIT_PREEMPTED)
 
 
@@ -129,7 +128,7 @@ def _once(run: SavedRun, folder: Path | None, stop: Callable[[], bool]) -> None:
         rows = _rows(run, result, label)
         names = write_table(folder, "evaluation", rows, facts | {"ways": {label: _settings(run)}}, result.shown_names, told=False)
         if result.ballots is not None:
-            print("  votes are those of this checkpoint alone")
+            print("  the votes are those of this checkpoint only")
             documents = result.ballots.documents()
             write_files("--out", folder, {folder / name: text for name, text in documents.items()})
             names = [*names, *documents]
@@ -153,7 +152,7 @@ def _evaluated(
     result = evaluator.run(weights, table, stop, see)
     if wrong := not_finite(result.final):
         raise RunFailure(
-            f"{run.folder}: the evaluation is not finite ({wrong}), so its accuracy says nothing: use another checkpoint"
+            f"{run.folder}: the evaluation is not finite ({wrong}), so its accuracy means nothing: use another checkpoint"
         )
     if result.ballots and (remark := result.ballots.remark()):
         caveats.append(remark)
@@ -214,7 +213,7 @@ def _rungs(run: SavedRun, path: Path, overrides: list[str]) -> tuple[list[SavedR
                 raise
             left_out.append(f"inference={name} is left out: {one_line(error)}")
     if not runs:
-        raise ConfigError(f"inference.ladder={run.cfg.inference.ladder}: none of them is possible here: {'; '.join(left_out)}")
+        raise ConfigError(f"inference.ladder={run.cfg.inference.ladder}: none of them is possible: {'; '.join(left_out)}")
     return runs, left_out
 
 
@@ -222,7 +221,7 @@ def _frontier(runs: list[SavedRun], left_out: list[str], out: Path | None, stop:
     """Several ways of inference one after the other: accuracy against FLOPs a puzzle."""
     folder, runtime, rows, told, seconds = _out_folder(runs[0], out), started(runs[0].cfg), list[dict[str, Any]](), list[str](), 0.0
     if any(run.cfg.inference.ladder for run in runs):
-        raise ConfigError("inference=frontier is a ladder by itself: leave --multirun out, or name single ways")
+        raise ConfigError("inference=frontier is a ladder by itself: leave out --multirun, or name single ways")
     stopped, names, ways = False, tuple[str, ...](), dict[str, dict[str, Any]]()
     labels = _labels([run.cfg.inference for run in runs])
     for text in left_out if runtime.is_main else ():
@@ -266,7 +265,7 @@ def _difficulty(run: SavedRun, out: Path | None, stop: Callable[[], bool]) -> No
     """The scores of puzzles that are alike hard."""
     task = task_of(run.cfg.data)
     if task.difficulty_words is None:
-        raise ConfigError(f"evaluate.by_difficulty: there is no measure of how hard a {task.title} is: leave it out")
+        raise ConfigError(f"evaluate.by_difficulty: {task.title} has no measure of difficulty: leave it out")
     folder, runtime, parts = _out_folder(run, out), started(run.cfg), dict[str, list[Any]]()
     if held_out_puzzles(run.cfg.data).task is None:
         raise ConfigError(
@@ -315,7 +314,7 @@ def _out_folder(run: SavedRun, out: Path | None) -> Path | None:
         return None
     if out is None:
         if run.folder.parent.name != "checkpoints":
-            raise UserError(f"{run.folder} lies in no run folder: say where to write with --out DIR")
+            raise UserError(f"{run.folder} is not in a run folder: give the folder to write to with --out DIR")
         out = run.folder.parent.parent / OUT_FOLDER
     try:
         out.mkdir(parents=True, exist_ok=True)

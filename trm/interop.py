@@ -1,14 +1,14 @@
-"""Exchange weights with the released code of TRM, EqR and URM: import theirs, export or publish a run's.
+"""Exchange weights with the released code of TRM, EqR and URM: import their checkpoints, export or publish a run's weights.
 
 The released code saves a state_dict with torch.save. Its keys may have the prefixes of torch.compile and of the loss head
-(`_orig_mod.model.`), and its EMA files hold the trained weights only. A file may hold the state_dict beside other things, under
-`model` or `state_dict`. Files are read with torch's weights-only unpickler, which cannot run code, or as safetensors.
+(`_orig_mod.model.`), and its EMA files hold the trained weights only. A file may also hold the state_dict under `model` or
+`state_dict`, beside other things. Files are read with torch's weights-only unpickler, which cannot run code, or as safetensors.
 
   python -m trm.interop export checkpoint=RUN FILE                       write a run's evaluation weights for the released code
   python -m trm.interop import FILE RUN [GROUP=OPTION] [KEY=VALUE] ...   make RUN from a checkpoint file of the released code;
                                                                          then: python -m trm.evaluate checkpoint=RUN
-  python -m trm.interop publish checkpoint=RUN FOLDER                    write a run's evaluation weights and settings alone, in a
-                                                                         folder to keep or give away; checkpoint= takes it
+  python -m trm.interop publish checkpoint=RUN FOLDER                    write only the evaluation weights and the settings of a run
+                                                                         into a folder, which works as checkpoint=FOLDER
 """
 
 if __name__ == "__main__":  # before what takes seconds to import
@@ -220,9 +220,7 @@ def publish(arguments: list[str]) -> None:
         raise ConfigError("publish needs checkpoint=RUN and one FOLDER to make")
     for word in overrides:
         if word.partition("=")[0].partition(".")[0] not in USE:
-            raise ConfigError(
-                f"{word}: a published checkpoint keeps its run's own settings, but for {', '.join(USE)}: leave it out"
-            )
+            raise ConfigError(f"{word}: a published checkpoint keeps its run's settings, except {', '.join(USE)}: leave it out")
     run, folder = open_run(path, overrides), Path(local_path("FOLDER", rest[0]))
     settings = to_plain(run.cfg)
     caveats = None if run.meta.caveats is None else run.meta.caveats + chosen_words(run)
@@ -267,7 +265,7 @@ def make_run(file: Path, run_dir: Path, overrides: list[str]) -> None:
         missing = " and ".join(buffer_names(cfg.recursion.variant).values())
         raise CheckpointError(
             f"{file}: holds no {missing} (an EMA file?): import a full state_dict, or set latents.init=random for a model that "
-            "starts anew from random latents (EqR)"
+            "starts from random latents (EqR)"
         )
     tensors |= {f"fixed/{name}": tensor for name, tensor in model.buffers.items()}
     if model.puzzle_embedding is not None:
@@ -297,5 +295,5 @@ def main(arguments: list[str]) -> None:
     """The command: `export`, `import` or `publish`."""
     actions = {"export": export_run, "import": import_file, "publish": publish}
     if arguments[0] not in actions:
-        raise ConfigError(f"{arguments[0]}: not understood: say export, import or publish first")
+        raise ConfigError(f"{arguments[0]}: not understood: the first argument is export, import or publish")
     actions[arguments[0]](options("trm.interop", arguments[1:]).rest)

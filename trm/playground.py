@@ -1,11 +1,11 @@
 """Try trained networks in a browser: `python -m trm.playground [checkpoint=RUN ...] [--port N] [--share]`.
 
-The page generates a puzzle or takes one that is pasted, solves it in the way of inference that is chosen, and shows the network
-think step by step, with its halting probability, its cost, and whether the answer is right. Two networks can be compared on one
-puzzle. The networks that come along (models/) are offered, and each checkpoint=RUN beside them. All is computed on the CPU.
+The page generates a puzzle, or you paste one. It solves the puzzle with the chosen way of inference, and shows the grid after each
+step, the halting probability, the cost, and whether the answer is right. It can compare two networks on one puzzle. It offers the
+networks in models/ and each checkpoint=RUN. Everything is computed on the CPU.
 
-  --port N  the port of the page on this machine; without it the first free one from 7860 on
-  --share   also give the page a public address, through a tunnel of gradio's makers: whoever knows it can use this machine's CPU
+  --port N  the port of the page on this machine; default: the first free one from 7860 on
+  --share   also give the page a public address, through a tunnel of gradio; everyone who knows it can use this machine's CPU
 
 Only this machine can open the page, unless --share is given or GRADIO_SERVER_NAME names another address to listen on.
 It needs gradio: pip install 'trm-scaling-study[playground]'
@@ -88,9 +88,9 @@ def answer(checkpoint: str, way: str, text: str) -> Answer:
 
 def _answer(found: Network, text: str) -> Answer:
     if not text.strip():
-        raise DataError("there is no puzzle: paste one, or press New puzzle")
+        raise DataError("there is no puzzle: paste a puzzle, or press New puzzle")
     if len(text) > LONGEST_TEXT:
-        raise DataError(f"{len(text):,} characters are no puzzle: paste one")
+        raise DataError(f"{len(text):,} characters are not a puzzle: paste a puzzle")
     questions = questions_in(text, found.task)
     if len(questions) > 1:
         raise DataError(f"{len(questions)} puzzles were pasted: leave one of them")

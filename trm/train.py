@@ -55,7 +55,7 @@ PROFILE_FOLDER = "profile"
 
 
 def train(cfg: Config) -> float | None:
-    """One run from its settings to its summary; returns the score that chose its best checkpoint. Exits with 143 when preempted."""
+    """Train one run and return the score that chose its best checkpoint. A preempted run exits with code 143."""
     run_dir = Path(HydraConfig.get().runtime.output_dir)
     # the ranks of a whole-pod job share one folder: the first one holds it for all
     hold = exclusive(run_dir) if process_rank()[0] == 0 else contextlib.nullcontext()
@@ -97,7 +97,7 @@ def execute(exp: Experiment, run_dir: Path, stop: StopSignal) -> float | None:
             exp.runtime.process_count > 1
         ):  # together: a launcher ends the others where one has ended, and the first one may still write
             extremes_over_hosts(exp.runtime, [record.step])
-        log.info("preempted at step %s; the same command goes on from there", record.step)
+        log.info("preempted at step %s; the same command resumes the run", record.step)
         sys.exit(EXIT_PREEMPTED)
     best = f"{summary['best_exact_accuracy']:.4f} at step {summary['best_step']}, chosen on the {summary['selected_on']} puzzles"
     log.info("completed: exact accuracy %.4f (%s) in %s", summary["exact_accuracy"], best, run_dir)
@@ -231,13 +231,13 @@ class Training:
             self.record.warn(words, once="slow loader")
         if compiles > self.compiles:
             self.record.warn(
-                f"step {step}: {compiles - self.compiles} graphs were compiled again after the first step, which costs time and "
-                "should not happen: the log says for which shapes",
+                f"step {step}: {compiles - self.compiles} graphs were compiled again after the first step, which should not "
+                "happen and costs time: the log names the shapes that changed",
                 once="compiled again",
             )
         self.outputs.log("train", values)
         if sums["failure_votes"]:
-            raise self.outputs.failure or RunFailure(f"step {step}: another host of this run cannot go on, and says why")
+            raise self.outputs.failure or RunFailure(f"step {step}: another host of this run cannot continue, and its log says why")
         return bool(sums["stop_votes"])
 
     def _evaluation_due(self) -> bool:

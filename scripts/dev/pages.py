@@ -242,8 +242,9 @@ def sentences() -> dict[str, list[str]]:
     return {
         "field_6x6": [
             f"for the {sum(bool(row['p_corrected']) for row in field.values())} rows that have one",
-            f"the fast recipe ({gain['fast']:+.1f}), a single latent ({gain['single_z']:+.1f}), and, not beyond doubt after the "
-            f"correction, the curriculum ({gain['curriculum']:+.1f}). EqR's {gain['eqr']:+.1f} is",
+            f"the fast recipe ({gain['fast']:+.1f}), a single latent ({gain['single_z']:+.1f}) and the "
+            f"curriculum ({gain['curriculum']:+.1f})",
+            f"EqR's {gain['eqr']:+.1f} is",
             f"{shown(field['no_ema'], 'less_baseline_mean')} without it",
             f"it makes {steps['one_step']} of them",
             f"costs a third of the steps and {-gain['act']:.0f} points",

@@ -136,7 +136,7 @@ def _require_folders() -> None:
     libraries = Path(torch.__file__).parent
     if not _is_one_word(str(libraries)):
         raise ConfigError(
-            f"torch lies in {libraries}: inductor cannot link to a folder with white space, a quote or a backslash in its name: "
+            f"torch is in {libraries}: inductor cannot link to a folder with white space, a quote or a backslash in its name: "
             "make setup in another folder, or use hardware.backend=eager or hardware=cpu_xla"
         )
     try:

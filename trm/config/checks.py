@@ -41,8 +41,8 @@ def validate(cfg: Config) -> None:
     _check_parametrization(cfg)
     if cfg.train.max_flops is not None and cfg.train.max_steps is not None:
         raise ConfigError(
-            f"train.max_flops={cfg.train.max_flops:g} and train.max_steps={cfg.train.max_steps} both say how long the run is: set "
-            "one of them to null"
+            f"train.max_flops={cfg.train.max_flops:g} and train.max_steps={cfg.train.max_steps} both set the length of the run: "
+            "set one of them to null"
         )
     _check_batch("train.global_batch_size", cfg.train.global_batch_size, cfg.hardware.devices)
     if cfg.evaluate.batch_size is not None:
@@ -59,12 +59,12 @@ def validate(cfg: Config) -> None:
     check_wandb(cfg.tracking)
     parts = cfg.run_name.split("/")
     if {"", ".", ".."} & set(parts) or not cfg.run_name.isprintable() or any(len(os.fsencode(part)) > 200 for part in parts):
-        raise ConfigError(f"run_name={cfg.run_name!r} is no name for a folder under outputs/: choose letters, digits, - and _")
+        raise ConfigError(f"run_name={cfg.run_name!r} is not a folder name for outputs/: choose letters, digits, - and _")
     _check_data(cfg)
     ends = [phase.until for phase in cfg.recursion.curriculum]
     if any(later <= earlier for earlier, later in itertools.pairwise(ends)):
         raise ConfigError(
-            f"recursion.curriculum: they end at {ends} of the run: give each phase a later `until` than the one before"
+            f"recursion.curriculum: its phases end at {ends} of the run: give each phase a later `until` than the one before"
         )
     for check in _CHECKS:
         check(cfg)
@@ -115,7 +115,7 @@ def _check_data(cfg: Config) -> None:
     if data.source != "generated" and cfg.evaluate.selection_puzzles:
         raise ConfigError(
             f"evaluate.selection_puzzles={cfg.evaluate.selection_puzzles}: data.source={data.source} has no puzzles but for "
-            "training and test: leave it out; the test puzzles then choose the best checkpoint, which is said beside its score"
+            "training and test: leave it out; then the test puzzles choose the best checkpoint, and its score is marked"
         )
 
 
@@ -292,7 +292,7 @@ def _check_text(key: str, value: Any) -> None:
     """Text must come back as it is from the files that keep it: YAML, JSON and names of folders."""
     for text in value if isinstance(value, list) else [value]:
         if isinstance(text, str) and holds_secret(text):
-            raise ConfigError(f"{key} holds the W&B key, and settings are written to files: leave it in the environment alone")
+            raise ConfigError(f"{key} holds the W&B key, and settings are written to files: keep it only in the environment")
         if isinstance(text, str) and ("${" in text or text == "???" or any("\ud800" <= c <= "\udfff" or c == "\0" for c in text)):
             raise ConfigError(f"{key}={text} cannot be kept in a config file: leave out ${{, ??? and characters that are not UTF-8")
 

@@ -11,8 +11,8 @@ class EvaluateConfig:
 
     batch_size: int | None = key(
         None,
-        "rows of one evaluation batch over all devices; null = train.global_batch_size. Puzzles that do not fill "
-        "half of it make a smaller batch",
+        "rows of one evaluation batch over all devices; null = train.global_batch_size. If the puzzles do not fill "
+        "half of it, the batch is smaller",
         low=1,
         changes=NOTHING,
     )
@@ -24,23 +24,22 @@ class EvaluateConfig:
     )
     selection_puzzles: int | None = key(
         None,
-        "puzzles apart from training and test that choose the best checkpoint and score a search; null = as many as "
-        "test puzzles, at most 500, where the data is generated, otherwise none; 0 = none: the test puzzles choose, "
-        "and the report says so beside the number",
+        "number of selection puzzles, which choose the best checkpoint and score a search; null = as many as test "
+        "puzzles, at most 500, if the data is generated, otherwise none; 0 = none: the test puzzles choose, and the "
+        "report says so beside the number",
         low=0,
     )
-    by_difficulty: bool = key(False, "trm.evaluate: scores by difficulty, as the task measures it")
+    by_difficulty: bool = key(False, "trm.evaluate: scores for ranges of difficulty")
     max_variants: int | None = key(
         32,
-        "variants that vote on a puzzle, for tasks whose variants have identifiers of their own (ARC); null = all, "
-        "the default of trm.evaluate",
+        "variants that vote on a puzzle, for tasks whose variants have identifiers (ARC); null = all, the default of trm.evaluate",
         low=1,
     )
-    blank_identifiers: bool = key(False, "trm.evaluate: answer without these identifiers, which shows what they are worth")
+    blank_identifiers: bool = key(False, "trm.evaluate: answer without these identifiers, which shows how much they contribute")
     votes: str = key(
         "checkpoint",
-        "the votes that count there: of the evaluated checkpoint, or of all evaluations of the run up to it, as in "
-        "the released code",
+        "which votes of variants count: those of the evaluated checkpoint, or those of all evaluations of the run up "
+        "to it, as in the released code",
         choices=("checkpoint", "run"),
     )
     best_by: str = key(
@@ -48,13 +47,13 @@ class EvaluateConfig:
     )
 
 
-# Who answers for the candidates of a puzzle (trm/inference/selection.py)
+# How the candidate that answers is selected (trm/inference/selection.py)
 SELECTIONS = ("last", "vote", "mode", "best_q", "residual", "halt_first", "resample")
 
 
 @dataclass
 class InferenceConfig:
-    """What is done with a trained model: copies x restarts x rollouts of D supervision steps, and which of them answers."""
+    """How a puzzle is answered: copies x restarts x rollouts candidates of D supervision steps, and their selection."""
 
     name: str = key("standard", "name of the way of inference")
     copies: int = key(1, "symmetric copies of a puzzle; the first is the puzzle itself", low=1, high=1024)
@@ -68,19 +67,19 @@ class InferenceConfig:
     )
     early_exit: bool = key(
         False,
-        "a row whose candidate halts takes the next candidate, and the answer of then counts; halt_first does so in any case, and "
-        "residual and resample cannot",
+        "when a candidate halts, its answer at that step counts, and its row takes the next candidate; halt_first always does "
+        "this; residual and resample cannot",
     )
     selection: str = key(
         "last",
-        "which candidate answers: last = the only one; vote = the grid that most candidates gave, among equals the "
-        "one with the highest halting probability; mode = the same, among equals the first; best_q = the largest "
-        "halting logit; residual = the least change of the logits (EqR); halt_first = the first that halts; resample "
-        "= best_q of candidates that are drawn anew after every step by their halting probability (guided "
-        "exploration)",
+        "which candidate answers: last = the only one; vote = the grid that most candidates gave, in a tie the "
+        "one with the highest halting probability; mode = the same, in a tie the first; best_q = the one with the "
+        "largest halting logit; residual = the one whose logits change least (EqR); halt_first = the first that "
+        "halts; resample = best_q of candidates that are drawn again after every step by their halting probability "
+        "(guided exploration)",
         choices=SELECTIONS,
     )
-    window: int = key(3, "residual: last supervision steps whose change counts", low=1, high=1024)
+    window: int = key(3, "residual: number of last supervision steps whose change counts", low=1, high=1024)
     beta: float = key(0.25, "resample: power of the halting probability by which candidates are drawn", low=0, high=1000)
     seed: int = key(0, "seed of starts, noise and resampling", low=0, high=2**31 - 1)
     ladder: list[str] = key([], "trm.evaluate: options of inference that are run one after the other and compared", changes=NOTHING)

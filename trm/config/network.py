@@ -1,4 +1,4 @@
-"""The settings of what is trained: the network, its recursion and latents, the loss, the update."""
+"""The settings of the network, its recursion and latents, the loss and the update."""
 
 from dataclasses import dataclass
 
@@ -11,21 +11,21 @@ from trm.config.keys import key
 class ModelConfig:
     """The network of docs/explanation/what_is_computed.md "Network": a two-block mixer used for every latent update."""
 
-    mixer: str = key("mlp", "how tokens are mixed", choices=("mlp", "attention"))
+    mixer: str = key("mlp", "the layer that mixes the tokens", choices=("mlp", "attention"))
     hidden_size: int = key(512, "width D of tokens and latents", low=2, high=65536)
     num_layers: int = key(2, "blocks in the network", low=1, high=256)
     num_heads: int = key(8, "attention heads (attention mixer)", low=1, high=1024)
     expansion: float = key(4.0, "SwiGLU expansion; width = round(expansion*in*2/3) up to a multiple of 256", above=0, high=64)
     mlp: str = key(
         "swiglu",
-        "the MLP of a block: swiglu; conv_swiglu (URM: a depthwise convolution over a token and the one before it, across channels "
+        "the MLP of a block: swiglu; conv_swiglu (URM: a depthwise convolution over a token and the previous one, across channels "
         "only); conv2d_swiglu (the same over a cell of a square grid and its eight neighbours); gated_norm_swiglu (fast recipe: "
         "sigmoid gate, then a norm of the inner values)",
         choices=("swiglu", "conv_swiglu", "conv2d_swiglu", "gated_norm_swiglu"),
     )
     positions: str = key(
         "none",
-        "position encoding; rope2d turns one half of a head's channels by a cell's row, the other by its column",
+        "position encoding; rope2d rotates one half of a head's channels by the cell's row, and the other by its column",
         choices=("none", "learned", "rope", "rope2d"),
     )
     rope_theta: float = key(10000.0, "base of the rotary frequencies", above=0)
@@ -65,12 +65,12 @@ class RecursionConfig:
     variant: str = key("trm", "the recursion, a file of trm/core/variants")
     T: int = key(3, "latent recursions per supervision step; all but the last run without gradient", low=1, high=1024)
     n: int = key(6, "updates of z_L per latent recursion", low=1, high=1024)
-    n_sup: int = key(16, "most supervision steps per puzzle (N_sup)", low=1, high=1024)
-    halt_exploration_prob: float = key(0.1, "chance per row and step that a minimum number of steps is drawn", low=0, high=1)
+    n_sup: int = key(16, "largest number of supervision steps per puzzle (N_sup)", low=1, high=1024)
+    halt_exploration_prob: float = key(0.1, "probability per row and step that a minimum number of steps is drawn", low=0, high=1)
     act_continue: bool = key(False, 'the paper\'s "w/ ACT": a continue loss from an extra forward pass')
     damping: float = key(
         1.0,
-        "EqR: weight of the network's output in a new latent; the old latent has the rest; 1 = no damping",
+        "EqR: weight of the network's output in a new latent; the old latent has the remaining weight; 1 = no damping",
         above=0,
         high=1,
     )
@@ -85,11 +85,11 @@ class RecursionConfig:
 
 @dataclass
 class LatentsConfig:
-    """Where a puzzle's latents start, and how many of them it has in training."""
+    """The start of a puzzle's latents, and the number of their copies in training."""
 
     init: str = key(
         "fixed",
-        "fixed = one vector for all tokens, drawn once; random = anew for each row, token and channel (EqR)",
+        "fixed = one vector for all tokens, drawn once; random = drawn for each row, token and channel (EqR)",
         choices=("fixed", "random"),
     )
     num_hypotheses: int = key(
@@ -108,7 +108,7 @@ def draws_numbers(latents: LatentsConfig, recursion: RecursionConfig) -> bool:
 
 @dataclass
 class ObjectiveConfig:
-    """The loss of a row: cross-entropy over its cells (model.loss) and halt_weight times that of halting."""
+    """The loss of a row: cross-entropy over its cells (model.loss) plus halt_weight times the halting loss."""
 
     label_smoothing: float = key(0.0, "share of a cell's target that is spread over the whole vocabulary", low=0, below=1)
     halt_weight: float = key(0.5, "weight of the halting loss", low=0, high=100)
@@ -120,7 +120,7 @@ class EmaConfig:
 
     enabled: bool = key(True, "keep an EMA and evaluate with it")
     rate: float = key(0.999, "share of the old average kept per step", low=0, below=1)
-    start_step: int = key(0, "step after which averaging begins; until then the average is the weights", low=0)
+    start_step: int = key(0, "step after which averaging begins; until then the average equals the weights", low=0)
 
 
 @dataclass
@@ -147,15 +147,19 @@ class OptimizerConfig:
         "max(1, rows/columns)",
         choices=("adam", "aspect"),
     )
-    clip_grad_norm: float | None = key(None, "largest norm of all gradients together, longer ones are scaled; null = any", above=0)
+    clip_grad_norm: float | None = key(
+        None, "largest norm of all gradients together; larger gradients are scaled down; null = no limit", above=0
+    )
     parametrization: str = key(
         "standard",
         "how initial values and learning rates follow the width: standard = they do not; mup = maximal updates, so that the best "
-        "learning rate of optimizer.base_hidden_size is that of other widths too (docs/explanation/scaling.md)",
+        "learning rate at optimizer.base_hidden_size is also the best at other widths (docs/explanation/scaling.md)",
         choices=("standard", "mup"),
     )
-    base_hidden_size: int | None = key(None, "mup: the width at which the run is what it is under standard", low=2, high=65536)
-    base_num_layers: int | None = key(None, "mup: the same of model.num_layers; null = nothing follows the depth", low=1, high=256)
+    base_hidden_size: int | None = key(None, "mup: the width at which mup and standard are the same", low=2, high=65536)
+    base_num_layers: int | None = key(
+        None, "mup: the same for model.num_layers; null = nothing depends on the depth", low=1, high=256
+    )
     decay_with_rate: bool = key(
         False,
         "mup: whether a weight decays less where its learning rate is scaled down; false = lr * weight_decay is the same at all "
@@ -164,7 +168,7 @@ class OptimizerConfig:
     warmup_steps: int = key(2000, "steps of linear warm-up; step 1 has lr/warmup_steps", low=0)
     warmup_share: float | None = key(
         None,
-        "warm-up as a share of the run's steps, in the place of warmup_steps: for runs whose length follows from train.max_flops",
+        "warm-up as a share of the run's steps; it replaces warmup_steps in runs whose length follows from train.max_flops",
         low=0,
         below=1,
     )

@@ -71,7 +71,7 @@ def check_length(overrides: Sequence[str]) -> None:
     values = dict(override.lstrip("+").partition("=")[::2] for override in overrides)
     said = [f"{key}={values[key]}" for key in LENGTH if values.get(key, "null") != "null"]
     if len(said) > 1:
-        raise ConfigError(f"{' and '.join(said)} each say how long the run is: keep one of them")
+        raise ConfigError(f"{' and '.join(said)} each set the length of the run: keep one of them")
 
 
 def quoting_hint(given: str) -> str:

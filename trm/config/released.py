@@ -11,34 +11,34 @@ from trm.config.schema import all_keys
 
 # Name in the released codes' configs and dataset builders (last part of a dotted one): what to type here, what else differs.
 RELEASED = {
-    "arch": ("model=", "with recursion= for how often it recurses"),
+    "arch": ("model=", "recursion= sets how often it recurses"),
     "H_cycles": ("recursion.T", ""),
     "L_cycles": ("recursion.n", ""),
     "halt_max_steps": ("recursion.n_sup", ""),
     "loops": ("recursion.n_sup", ""),
     "L_layers": ("model.num_layers", ""),
-    "H_layers": ("model.num_layers", "model.separate_networks=true gives z_H a network of its own"),
+    "H_layers": ("model.num_layers", "model.separate_networks=true gives z_H its own network"),
     "pos_encodings": ("model.positions", ""),
     "forward_dtype": ("hardware.dtype", ""),
     "mlp_t": ("model.mixer", "mlp for True, attention for False"),
-    "no_ACT_continue": ("recursion.act_continue", "the other way round: false for True"),
+    "no_ACT_continue": ("recursion.act_continue", "inverted: false for True"),
     "loss_type": ("model.loss", "stablemax or softmax, without _cross_entropy"),
     "data_path": ("data.path", ""),
     "data_paths": ("data.path", "one folder, without brackets"),
     "data_paths_test": ("data.test_csv", "the folder of data.path holds train/ and test/"),
     "eval_interval": ("train.eval_every_steps", "in steps, not epochs: epochs * puzzles / batch"),
-    "min_eval_interval": ("train.eval_every_steps", "there is no first evaluation of its own"),
-    "checkpoint_every_eval": ("train.checkpoint_every_steps", "every evaluation saves a checkpoint besides"),
+    "min_eval_interval": ("train.eval_every_steps", "there is no separate first evaluation"),
+    "checkpoint_every_eval": ("train.checkpoint_every_steps", "every evaluation also saves a checkpoint"),
     "lr_warmup_steps": ("optimizer.warmup_steps", ""),
     "lr_min_ratio": ("optimizer.lr_min_ratio", "with optimizer.schedule=cosine"),
     "optimizer_name": ("optimizer=", ""),
     "project_name": ("tracking.project", ""),
     "checkpoint_path": ("run_name", "outputs/RUN_NAME/checkpoints"),
-    "load_checkpoint": ("python -m trm.interop import FILE RUN", "a run continues from its own folder by itself"),
+    "load_checkpoint": ("python -m trm.interop import FILE RUN", "a run resumes from its own folder automatically"),
     "ema_rate": ("ema.rate", ""),
     "evaluators": ("nothing", "every evaluation reports cell and exact accuracy"),
     "eval_save_outputs": ("nothing", "trm.solve and trm.report show answers"),
-    "output_dir": ("data.path", "of a dataset; run_name names a run's folder"),
+    "output_dir": ("data.path", "the folder of a dataset; run_name names a run's folder"),
     "subsample_size": ("data.num_puzzles", ""),
     "min_difficulty": ("data.min_rating", ""),
     "input_file_prefix": ("data.source_dir", "the folder of the files, without their arc-agi"),
@@ -46,7 +46,7 @@ RELEASED = {
     "freeze_weights": ("train.trainable", "puzzle_embedding for True"),
     "source_repo": ("data.train_csv", "and data.test_csv; without them the pinned dataset is downloaded"),
     "lambda_": ("recursion.damping", "EqR"),
-    "noise_scale": ("recursion.noise", "EqR; latents.init=random goes with it"),
+    "noise_scale": ("recursion.noise", "EqR; use it with latents.init=random"),
 }
 # What other trainers call it: the key here, or the group with "=".
 ELSEWHERE = {
@@ -71,7 +71,7 @@ GONE = {
     "latents.heads": "it is latents.num_hypotheses now",
     "evaluate.early_exit": "it is inference.early_exit now",
     "evaluate.augmentations": "symmetric copies that vote are inference=votes8, or inference.copies=N inference.selection=vote",
-    "evaluate.supervision_steps": "an evaluation tells the accuracy after each of its inference.supervision_steps=D (--out DIR)",
+    "evaluate.supervision_steps": "an evaluation reports the accuracy after each of its inference.supervision_steps=D (--out DIR)",
 }
 # Words for an option of a group that other codes take.
 OPTIONS = {
@@ -107,7 +107,7 @@ def no_option(group: str, option: str, options: list[str]) -> str:
     known = OPTIONS.get(group, {}).get(option.lower())
     near = [known] if known in options else difflib.get_close_matches(option.lower(), options, n=1)
     hint = f"did you mean {group}={near[0]}? " if near else ""
-    return f"{group}={option} is no option of {group}: {hint}choose one of {', '.join(options)}"
+    return f"{group}={option} is not an option of {group}: {hint}choose one of {', '.join(options)}"
 
 
 def in_dashes(message: str) -> str:

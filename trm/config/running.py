@@ -12,7 +12,7 @@ from trm.errors import ConfigError
 
 @dataclass
 class DataConfig:
-    """Which puzzles, how many, and where the dataset folder is; a task's own keys are a subclass beside it (TASKS)."""
+    """The puzzles, their number and the dataset folder. A subclass holds the keys that only one task has (TASKS)."""
 
     name: str = key(MISSING, "name of the dataset, part of its folder's name")
     task: str = key(TASK, "kind of puzzle: a folder of trm/tasks, or MODULE:CLASS of one outside the package")
@@ -30,7 +30,9 @@ class DataConfig:
     )
     test_csv: str | None = key(None, "csv of test puzzles", changes=PLACE, path=True)
     num_puzzles: int = key(1000, "training puzzles, drawn from the source with data.seed", low=1)
-    num_test_puzzles: int | None = key(None, "test puzzles; null = all of a csv, 1000 of a generator", low=1, changes=RESULTS)
+    num_test_puzzles: int | None = key(
+        None, "test puzzles; null = all puzzles of a csv, 1000 generated puzzles", low=1, changes=RESULTS
+    )
     num_aug: int = key(0, "augmented variants of each training puzzle stored on disk (0 = augment on the fly)", low=0, high=1000000)
     on_the_fly_aug: int = key(
         1000, "augmented variants of each puzzle that the loader draws from when none are stored", low=0, high=1000000
@@ -54,8 +56,8 @@ class HardwareConfig:
     devices_per_host: int = key(1, "devices of each host", low=1, high=256)
     num_devices: int | None = key(
         1,
-        "devices of one job on torch's own backends, a process for each; null = as torchrun or srun says, else all GPUs of this "
-        "machine, or two processes on a CPU",
+        "devices of one job on torch's own backends, with one process for each; null = the number that torchrun or srun gives, "
+        "otherwise all GPUs of this machine, or two processes on a CPU",
         low=1,
         high=4096,
         changes=NOTHING,
@@ -71,29 +73,29 @@ class HardwareConfig:
     )
     token_multiple: int | None = key(
         None,
-        "the token mixer's products run over this multiple of tokens, filled up with zeros, to the same result; 1 = the tokens as "
-        "they are; null = 8 on CUDA, else 1",
+        "the token mixer's products are padded with zeros to a multiple of this number of tokens, with the same result; 1 = no "
+        "padding; null = 8 on CUDA, otherwise 1",
         low=1,
         high=1024,
     )
     step_graph: bool = key(
         False,
-        "CUDA: the whole training step is recorded once and replayed as one graph, for networks so small that the host starts "
-        "their kernels more slowly than the device runs them",
+        "CUDA: the whole training step is recorded once and replayed as one graph, for small networks, whose kernels the "
+        "host starts more slowly than the device runs them",
     )
     compile_cache: str | None = key(
         None, "folder for compiled graphs kept between runs (TPU only); null = none", changes=NOTHING, path=True
     )
     placement: str | None = key(
         None,
-        "part of the machine that one job gets; null = all of it (pod), or in a sweep on a TPU one chip",
+        "part of the machine that one job gets; null = the whole machine (pod), but in a sweep on a TPU one chip",
         choices=("chip", "host", "pod"),
         changes=NOTHING,
     )
     jobs: int = key(
         1,
-        "jobs of a sweep side by side on one host (CPU and CUDA; on a TPU hardware.placement decides); on CUDA at most as many as "
-        "the GPUs have room for, and auto (0) = as many",
+        "jobs of a sweep that run at once on one host (CPU and CUDA; on a TPU hardware.placement decides); on CUDA the GPUs must "
+        "have room for them, and auto (0) = as many as they have room for",
         low=0,
         high=256,
         changes=NOTHING,
@@ -133,11 +135,11 @@ class HardwareConfig:
 
 @dataclass
 class TrackingConfig:
-    """Where metrics go besides metrics.jsonl; W&B's own are its variables and its settings files, which `wandb offline` writes."""
+    """Where metrics go besides metrics.jsonl. "W&B's own" means its variables and its settings files (`wandb offline`)."""
 
     wandb: str = key(
         "auto",
-        "W&B mode; auto = what W&B's own settings say, otherwise online with a key and offline without",
+        "W&B mode; auto = the mode of W&B's own settings, otherwise online with a key and offline without",
         choices=("auto", "online", "offline", "disabled"),
     )
     tensorboard: bool = key(True, "write TensorBoard event files")
@@ -152,31 +154,34 @@ class TrackingConfig:
 
 @dataclass
 class RecipeConfig:
-    """What the recipe's values are multiplied by, so that an experiment changes the same thing at every size.
+    """Factors of the recipe's values, so that an experiment makes the same change at every size.
 
-    A key that is set by itself (optimizer.lr, train.max_steps, ...) is taken as it is.
+    A key that is set directly (optimizer.lr, train.max_steps, ...) is not multiplied.
     """
 
     name: str = key("paper", "the recipe that the values come from")
     lr_scale: float = key(1.0, "factor of optimizer.lr", above=0, high=1000)
     length_scale: float = key(1.0, "factor of the length in samples: of train.epochs, or of train.max_steps", above=0, high=1000)
     batch_scale: float = key(
-        1.0, "factor of train.global_batch_size; the number of samples stays, so there are fewer steps", above=0, high=1000
+        1.0,
+        "factor of train.global_batch_size; the number of samples stays the same, so a larger batch makes fewer steps",
+        above=0,
+        high=1000,
     )
     data_scale: float = key(
-        1.0, "factor of data.num_puzzles; each puzzle is seen as often, so there are more steps", above=0, high=1000
+        1.0, "factor of data.num_puzzles; each puzzle is seen equally often, so more puzzles make more steps", above=0, high=1000
     )
     width_scale: float = key(1.0, "factor of model.hidden_size, model.num_heads and model.puzzle_emb_ndim", above=0, high=1000)
 
 
 @dataclass
 class TrainConfig:
-    """Length of the run and what happens every so many steps."""
+    """Length of the run, and the steps at which it logs, evaluates and saves."""
 
     max_steps: int | None = key(None, "steps to train; null = from epochs", low=1, changes=NUMBERS)
     max_flops: float | None = key(
         None,
-        "training FLOPs to spend, counted from the graph: the run ends at the step that reaches them; it takes the place of "
+        "training FLOPs to spend, counted from the graph: the run ends at the step that reaches them; it replaces "
         "max_steps and epochs",
         above=0,
         changes=NUMBERS,
@@ -185,10 +190,10 @@ class TrainConfig:
         50000, "passes over the training puzzles (used when max_steps and max_flops are null)", low=1, changes=NUMBERS
     )
     global_batch_size: int = key(768, "rows of one step over all devices", low=1, high=16777216, changes=NUMBERS)
-    log_every_steps: int = key(100, "fetch and log metrics", low=1)
-    eval_every_steps: int | None = key(5000, "evaluate; null = only at the end", low=1, changes=RESULTS)
-    checkpoint_every_steps: int | None = key(2500, "save; null = only at the end", low=1)
-    keep_checkpoints: int = key(3, "newest checkpoints kept, beside the best", low=1)
+    log_every_steps: int = key(100, "steps between two logs of the metrics", low=1)
+    eval_every_steps: int | None = key(5000, "steps between two evaluations; null = only at the end", low=1, changes=RESULTS)
+    checkpoint_every_steps: int | None = key(2500, "steps between two checkpoints; null = only at the end", low=1)
+    keep_checkpoints: int = key(3, "number of newest checkpoints that are kept, besides the best", low=1)
     init_from: str | None = key(
         None,
         "run or checkpoint whose weights a new run starts from, without the rest of its state; null = none",
@@ -196,8 +201,10 @@ class TrainConfig:
         path=True,
     )
     trainable: str = key(
-        "all", "which weights are trained: all, or the puzzle embedding alone", choices=("all", "puzzle_embedding"), changes=NUMBERS
+        "all", "which weights are trained: all, or only the puzzle embedding", choices=("all", "puzzle_embedding"), changes=NUMBERS
     )
-    resume: str = key("auto", "auto = go on from the run folder's newest checkpoint", choices=("auto", "never"))
+    resume: str = key(
+        "auto", "auto = continue from the run folder's newest checkpoint; never = start again", choices=("auto", "never")
+    )
     progress: str = key("auto", "progress bar; auto = on a terminal", choices=("auto", "on", "off"))
     profile_steps: list[int] = key([], "first and last step of a trace for TensorBoard or Perfetto, in RUN/profile", low=1)

@@ -84,10 +84,10 @@ def imported_task(task: str) -> Any:
         raise ConfigError(f"data.task={task} cannot be imported ({reason}): write it as MODULE:CLASS") from error
     settings = getattr(found, "settings", None)
     if not (isinstance(found, type) and isinstance(settings, type) and issubclass(settings, DataConfig)):
-        raise ConfigError(f"data.task={task} is no task: name a class that is derived from trm.tasks.base.Task")
+        raise ConfigError(f"data.task={task} is not a task: name a class that is derived from trm.tasks.base.Task")
     common = keys_of(DataConfig, known=False)
     if taken := [key for key, item in keys_of(settings).items() if key in common and item.default != common[key].default]:
-        raise ConfigError(f"data.task={task} has a setting {taken[0]} of its own, and all tasks have data.{taken[0]}: rename it")
+        raise ConfigError(f"data.task={task} defines the setting {taken[0]}, but all tasks have data.{taken[0]}: rename it")
     return found
 
 

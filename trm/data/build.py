@@ -295,7 +295,7 @@ def _check_settings(path: Path, data: DataConfig) -> dict[str, Any] | None:
         if not Path(csv).exists():
             raise DataError(
                 f"data.{split}_csv={csv} does not exist, and the dataset {path} was built already: leave data.{split}_csv out to "
-                "use it as it is, or name the file that it was built from"
+                "use this dataset, or name the file that it was built from"
             )
         if record is None:
             _warn_once(f"data.{split}_csv={csv} is not used: {path} is there, and does not say what it was built from")

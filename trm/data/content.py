@@ -144,9 +144,7 @@ def _of_pairs(train: Dataset | None, test: Dataset) -> list[str]:
         if shared:
             told.append(f"{shared} of {len(rows)} test pairs are also trained on")
     if unknown.any():
-        told.append(
-            f"the answers to {unknown.sum()} of {len(rows)} test inputs are not known: they are predicted, and count nowhere"
-        )
+        told.append(f"the answers to {unknown.sum()} of {len(rows)} test inputs are not known: they are answered but not scored")
     return told
 
 

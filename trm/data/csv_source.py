@@ -90,7 +90,7 @@ def _column(path: Path, header: tuple[str, ...], column: str) -> int | None:
     found = own or found
     if len(found) > 1 and column != "rating":  # which only data.min_rating reads
         several = " and ".join(header[i] for i in found)
-        raise DataError(f"{path}:1: {several} could each be the {column}: call one of them {column} and the others otherwise")
+        raise DataError(f"{path}:1: {several} could each be the {column}: name one of them {column} and rename the others")
     return found[0] if len(found) == 1 else None
 
 
@@ -111,7 +111,7 @@ def _rating(text: str, where: str) -> float:
     with contextlib.suppress(ValueError):
         if math.isfinite(float(text)):
             return float(text)
-    raise DataError(f"{where}: the rating {text[:40]!r} is no number, which data.min_rating needs")
+    raise DataError(f"{where}: the rating {text[:40]!r} is not a number, but data.min_rating needs one")
 
 
 def read_rows(file: CsvFile, task: Task, chosen: NDArray[np.integer]) -> tuple[NDArray[np.uint8], NDArray[np.uint8], list[int]]:

@@ -44,11 +44,11 @@ def opened_text(path: Path, key: str = "") -> Iterator[io.TextIOWrapper]:
         try:
             if b"\0" in start and text.encoding == "utf-8-sig":
                 raise DataError(
-                    f"{path}: is no text in UTF-8, but begins with {start[:8]!r}: unpack it, or export it as such a text"
+                    f"{path}: is not UTF-8 text, since it begins with {start[:8]!r}: unpack it, or export it as UTF-8 text"
                 )
             yield text
         except UnicodeError as error:
-            raise DataError(f"{path}: is no text in UTF-8 ({error}): save it as UTF-8") from error
+            raise DataError(f"{path}: is not UTF-8 text ({error}): save it as UTF-8") from error
 
 
 def read_text(path: Path) -> str:
@@ -69,7 +69,7 @@ def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for key, value in pairs:
         if key in found:
-            raise ValueError(f"{key} is there twice")
+            raise ValueError(f"{key} occurs twice")
         found[key] = value
     return found
 

@@ -89,13 +89,13 @@ def require_ranks(hardware: str, processes: int, *, of_torch: bool = False) -> N
     ranks = process_rank()[1]
     if of_torch and ranks != processes:
         size, _ = next((pair for pair in OF_RANKS if pair[0] in os.environ), TORCHRUN)
-        told = f"{size}={ranks} processes were started" if ranks > 1 else "nothing tells which of them this one is"
+        told = f"{size}={ranks} processes were started" if ranks > 1 else "no launcher says which of them this one is"
         raise ConfigError(
-            f"hardware={hardware} is {processes} device(s), a process for each, and {told}: start as many by torchrun or srun with "
-            "hardware=gpus or hardware=cpu_ranks, which take as many devices, or leave the launcher out"
+            f"hardware={hardware} needs {processes} process(es), one for each device, and {told}: start it by torchrun or srun "
+            "with hardware=gpus or hardware=cpu_ranks, which use as many devices as there are processes, or leave the launcher out"
         )
     if processes not in (1, ranks):
-        told = f"the environment tells of {ranks}" if on_a_pod() else "nothing tells which of them this one is"
+        told = f"the environment names {ranks}" if on_a_pod() else "no launcher says which of them this one is"
         raise ConfigError(
             f"hardware={hardware} needs {processes} processes, one on each host, and {told}: start it by "
             "scripts/launch_pod.sh or hydra/launcher=submitit_slurm, or use hardware=cpu where there are no such devices"

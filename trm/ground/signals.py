@@ -49,7 +49,7 @@ class StopSignal:
 
     def __enter__(self) -> "StopSignal":
         if threading.current_thread() is not threading.main_thread():
-            log.warning("this thread is not the main one, so no signal can stop the run: it goes on to its end")
+            log.warning("this thread is not the main one, so no signal can stop the run: it runs to its end")
             return self
         left = {signal.SIGHUP} if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN else set()
         left |= {signal.SIGALRM} if callable(signal.getsignal(signal.SIGALRM)) else set()

@@ -8,7 +8,7 @@ def caveats_of(cfg: Config) -> list[str]:
     way, found = cfg.inference, []
     if way.restarts > 1 and cfg.latents.init != "random":
         found.append(
-            f"inference.restarts={way.restarts}: the model was not trained with random starts, so it may solve less from them than "
-            "from its own, and how little its logits change may say nothing of its answers"
+            f"inference.restarts={way.restarts}: the model was not trained with random starts, so it may solve fewer puzzles "
+            "from them, and a small change of its logits may not mean that its answer is right"
         )
     return found

@@ -4,17 +4,17 @@
     python -m trm.plan +sweep=all_ablations hardware=v4_64 plan.price_per_chip_hour=3.22
     python -m trm.plan experiment=e1_1_baseline hardware=v4_64 hardware.placement=chip plan.compile=true
 
-The arguments are those of trm.train; a sweep is +sweep=NAME, or --multirun with a grid. The command prints the parameters, FLOPs
+The arguments are those of trm.train. A sweep is +sweep=NAME, or --multirun with a grid. The command prints the parameters, FLOPs
 counted from the graph of the step, the roofline of a step, and hours and chip-hours on one chip, one host and the pod.
 
   plan.compile=true              compile the training and the evaluation step for the TPU, ahead of time: memory of a chip by kind,
-                                 collectives and their bytes. About a minute a step;
-                                 needs jax and libtpu: make setup-plan, or make setup EXTRAS=dev,plan; not for
-                                 inference.early_exit=true, whose step is another
+                                 collectives and their bytes. It takes about a minute for each step and
+                                 needs jax and libtpu: make setup-plan, or make setup EXTRAS=dev,plan. It does not work
+                                 with inference.early_exit=true, which has another step
   plan.python=PATH               the interpreter with jax and libtpu; default: this one, or that of .venv-plan
-  plan.utilisation_percent=[20,40,60]  shares of the chips' peak to give hours for
-  plan.host_ms_per_step=3        the least time of a step, whatever the chips do
-  plan.price_per_chip_hour=3.22  adds what each placement costs
+  plan.utilisation_percent=[20,40,60]  shares of the chips' peak for which hours are given
+  plan.host_ms_per_step=3        the least time of a step, however fast the chips are
+  plan.price_per_chip_hour=3.22  also print the price of each placement
 """
 
 if __name__ == "__main__":  # before what takes seconds to import
@@ -67,7 +67,7 @@ def main(arguments: list[str]) -> None:
     sweep, jobs = jobs_of(overrides, multirun)
     if settings.compile and any(cfg.inference.early_exit for cfg in jobs.values()):
         raise ConfigError(
-            "inference.early_exit=true: plan.compile=true would compile another step than this run's: leave it out of the plan"
+            "inference.early_exit=true: plan.compile=true cannot compile the step of this run: leave it out of the plan"
         )
     python = find_python(settings.python) if settings.compile else None
     plans: list[RunPlan] = []

@@ -3,19 +3,19 @@
 
 DIR is a run folder (outputs/NAME), a sweep folder (multirun/NAME) or a folder of such folders. Completed runs that differ only in
 the seed are one variant. The command prints a table and writes report.csv, report.json, curves.png, bars.png, steps.png and
-index.html, a page that shows the best run of each variant think. It needs no account and no network. Jobs that failed, are missing
-or still run are listed with the reason.
+index.html, a page that also shows how the best run of each variant solves puzzles. The command needs no account and no network. It
+lists jobs that failed, are missing or still run, with the reason.
 
   --group KEY,...  group runs by these config keys or groups (recursion,ema or optimizer.lr), by `experiment` or by `sweep`
-                   (the folder that holds the runs); other differences do not count
-  --target SHARE   also the samples and seconds that each variant takes to this exact accuracy, such as 0.8
-  --records        whether a variant is a new record of the seconds to --target (default 0.99), by the rule of
+                   (the folder that holds the runs); other differences are ignored
+  --target SHARE   also report the samples and seconds that each variant needs to reach this exact accuracy, such as 0.8
+  --records        report whether a variant is a new record of the seconds to --target (default 0.99), by the rule of
                    docs/results/records.md
   --baseline VARIANT
-                   each variant's difference to this one over the seeds that both have, with corrected p values
-  --scaling        fit scaling laws instead, over what varies (parameters, training FLOPs, puzzles, passes, and FLOPs a puzzle
-                   in several ways of inference), with intervals; then predict the largest size from the smaller ones
-  --out DIR        where the files go; default: DIR/report (with --scaling DIR/scaling) of a single DIR, otherwise ./report
+                   report each variant's difference from this one over the seeds that both have, with corrected p values
+  --scaling        fit scaling laws instead, over the settings that vary (parameters, training FLOPs, puzzles, passes, and FLOPs of a
+                   puzzle in several ways of inference), with intervals; then predict the largest size from the smaller ones
+  --out DIR        the folder for the files; default: DIR/report (with --scaling DIR/scaling) for a single DIR, otherwise ./report
 """
 
 if __name__ == "__main__":  # before what takes seconds to import

@@ -115,7 +115,7 @@ def bars(comparison: Comparison, theme: Theme) -> bytes:
         axes.set_yticks(range(len(shown)), [comparison.title(variant) for _, variant, _ in shown])
         axes.set(xlim=(0, 100), ylim=(max(len(shown), 2) - 0.4, -0.6), xlabel="final exact accuracy on held-out puzzles, %")
         diamonds = ", diamonds the paper's values" if any(v.difference is not None for v in comparison.variants) else ""
-        apart = f";{MEASURED_OTHERWISE} = measured otherwise" if comparison.not_compared else ""
+        apart = f";{MEASURED_OTHERWISE} = measured in another way" if comparison.not_compared else ""
         axes.set_title(f"Mean over seeds with 95 % interval; dots are runs{diamonds}{apart}", fontsize=10)
         axes.grid(visible=False, axis="y")
         axes.set_axisbelow(True)

@@ -257,13 +257,13 @@ def _status(summary: dict[str, Any], last_step: int | None) -> tuple[Status, str
         return "failed", str(reason or "no reason given in summary.json; see train.log")
     if status == "preempted":
         step, total = _integer(summary.get("steps")) or last_step, _integer(summary.get("total_steps"))
-        return "preempted", f"stopped at step {step}{f' of {total}' if total else ''}; the same command goes on from there"
+        return "preempted", f"stopped at step {step}{f' of {total}' if total else ''}; the same command resumes it"
     return "damaged", f"{SUMMARY_FILE}: status={status!r} is not completed, failed or preempted"
 
 
 def _unfinished(folder: Path, last_step: int | None, settings: dict[str, Any]) -> str:
     # the lock tells of processes on this machine only
-    state = "still running" if in_use(folder) else f"no {SUMMARY_FILE}: killed, or running on another machine"
+    state = "still running" if in_use(folder) else f"no {SUMMARY_FILE}: it was killed, or runs on another machine"
     if last_step is None:
         return f"{state}, no step logged yet"
     total = settings.get("train.max_steps")

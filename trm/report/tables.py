@@ -20,44 +20,46 @@ DECIDES = " (decides)"
 
 NOTES = (
     "exact accuracy: share of held-out puzzles with every cell right at the final evaluation, in percent; mean over the seeds of "
-    "completed runs, ± half the width of the 95 % Student-t interval (a single seed has none)",
+    "completed runs, ± half the width of the 95 % Student-t interval (a single seed has no interval)",
 )
-BEST_NOTE = "best: test exact accuracy at the evaluation that chose the best checkpoint of a run, mean over seeds; chosen on {how}"
+BEST_NOTE = "best: test exact accuracy of the best checkpoint of a run, mean over seeds; the checkpoint was chosen on {how}"
 CHOSEN = {
-    "selection": "puzzles apart from the test puzzles (evaluate.selection_puzzles)",
+    "selection": "selection puzzles, which are no test puzzles (evaluate.selection_puzzles)",
     "test": "the test puzzles themselves, so it is too high",
 }
 RATES_NOTE = (
-    "steps, samples/s and seconds: mean over seeds; seconds in training steps over all starts of a run, samples/s of the last one"
+    "steps, samples/s and seconds: mean over seeds; seconds are those of the training steps of all starts of a run, "
+    "samples/s those of its last start"
 )
 PAPER_NOTE = (
-    f"paper: {paper.CITATION}, {paper.DATASET_LABEL}; {UNLIKE_PAPER} = same ablation, but the runs differ from the paper in other "
-    "settings or data, so no difference is given"
+    f"paper: {paper.CITATION}, {paper.DATASET_LABEL}; {UNLIKE_PAPER} = the same ablation, but the runs differ from the paper in "
+    "other settings or data, so there is no difference"
 )
 CAVEATS_NOTE = (
-    f"{TO_BE_READ.strip()} beside an accuracy: the puzzles have a fault that changes what the accuracy means; the warnings name it"
+    f"{TO_BE_READ.strip()} beside an accuracy: the puzzles have a fault that affects the accuracy; the warnings describe it"
 )
 SCORES_NOTE = (
-    "{names}: scores of the task at the final evaluation, as means over the same seeds; {decides} decides which checkpoint of a "
-    "run is its best (evaluate.best_by)"
+    "{names}: scores of the task at the final evaluation, means over the same seeds; {decides} decides which checkpoint of a run "
+    "is the best (evaluate.best_by)"
 )
 TARGET_NOTE = (
-    "samples and seconds to {target:g} %: rows of all training steps, and seconds in training steps, up to the first evaluation "
-    "with at least that exact accuracy; mean ± half the width of the 95 % interval over the seeds that reached it"
+    "samples and seconds to {target:g} %: rows and seconds of all training steps up to the first evaluation with at least that "
+    "exact accuracy; mean ± half the width of the 95 % interval over the seeds that reached it"
 )
 
 
 FLOPS_NOTE = (
-    "TFLOP trained: counted over all steps, where a pass with gradient counts as three without; GFLOP/puzzle: counted from the "
-    "graph of the final evaluation"
+    "TFLOP trained: counted over all steps, where a pass with gradient counts as three passes without; GFLOP/puzzle: counted from "
+    "the graph of the final evaluation"
 )
 MEASURED_NOTE = (
-    f"{MEASURED_OTHERWISE.strip()}: measured in another way than the rest, so its numbers may not be compared; the warnings say how"
+    f"{MEASURED_OTHERWISE.strip()}: measured in another way than the other variants, so its numbers may not be compared; see the "
+    "warnings"
 )
 BASELINE_NOTE = (
     "less {label}: the difference of exact accuracy over the seeds that both have, ± half the width of its 95 % interval; p: "
-    "Student's paired t-test, two-sided, corrected by Holm for the {tests} variants that have one; a single seed has none, and nor "
-    "have differences without a spread"
+    "Student's paired t-test, two-sided, corrected by Holm for the {tests} variants that have one; there is no p for a single seed "
+    "or for differences without a spread"
 )
 
 

@@ -31,7 +31,7 @@ from trm.report.runs import DIGESTS, Run
 CONFIDENCE = 0.95
 MEASURED_OTHERWISE = " †"
 
-OTHERWISE = "measured otherwise than the other runs of its variant: "
+OTHERWISE = "measured in another way than the other runs of its variant: "
 
 
 @dataclass(frozen=True)
@@ -175,7 +175,7 @@ def compare(
             warnings.append(f'"{label}" pools runs that differ in {", ".join(pooled)}: its mean and interval mix settings')
         if repeated:
             again = ", ".join(run.name for run, _ in repeated)
-            warnings.append(f'"{label}": {again} repeat a seed with the same settings and are left out, as no new evidence')
+            warnings.append(f'"{label}": {again} repeat a seed with the same settings and are left out, since they add no evidence')
         variants.append(
             Variant(
                 label=label,

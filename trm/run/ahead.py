@@ -1,4 +1,4 @@
-"""What a run says of the time that lies ahead of it, once, after its first steps."""
+"""The estimate of a run's remaining time, which the log has once, after the first steps."""
 
 from trm.config import Config
 
@@ -7,22 +7,22 @@ SMALL_PARAMETERS, LARGE_BATCH = 1_000_000, 256
 
 
 def ahead(cfg: Config, step: int, total_steps: int, seconds_a_step: float) -> str:
-    """Steps a second, the time to the end, and when the first evaluation comes. The time is that of the training steps alone."""
+    """Steps per second, the time to the end, and the next evaluation. The time covers only training steps."""
     rate, left = 1 / seconds_a_step, words((total_steps - step) * seconds_a_step)
     speed = f"{rate:.3g} steps/s ({rate * cfg.train.global_batch_size:,.0f} samples/s)"
     every = cfg.train.eval_every_steps
     evaluation = min(total_steps, total_steps if every is None else (step // every + 1) * every)
     when = "at the end" if evaluation == total_steps else f"at step {evaluation:,}, in {words((evaluation - step) / rate)}"
-    return f"{speed}: {left} of training ahead, to step {total_steps:,}; the next evaluation comes {when}"
+    return f"{speed}: {left} of training left, to step {total_steps:,}; the next evaluation is {when}"
 
 
 def hint(cfg: Config, parameters: int) -> str | None:
-    """That there is a recipe for a CPU, where a small model is trained on one with the batch of a large one; else None."""
+    """A hint at the recipe for a CPU if a small model is trained on a CPU with the batch of a large one; otherwise None."""
     if cfg.hardware.platform != "cpu" or parameters > SMALL_PARAMETERS or cfg.train.global_batch_size < LARGE_BATCH:
         return None
     return (
-        f"a small model with train.global_batch_size={cfg.train.global_batch_size}, as for a pod: recipe=tiny has the batch, the "
-        "rates and the length for a CPU"
+        f"this small model is trained with train.global_batch_size={cfg.train.global_batch_size}, which is meant for a pod: "
+        "recipe=tiny sets the batch, the rates and the length for a CPU"
     )
 
 

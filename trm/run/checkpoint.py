@@ -258,7 +258,7 @@ def load_checkpoint(folder: Path) -> tuple[dict[str, Tensor], Meta]:
     version = body.get("format_version") if isinstance(body, dict) else None
     if version != FORMAT_VERSION:
         raise CheckpointError(
-            f"{meta_path}: has format version {version}, not {FORMAT_VERSION}: this checkpoint is of an older format: train it "
+            f"{meta_path}: has format version {version}, not {FORMAT_VERSION}: this checkpoint has an older format: train it "
             "again, or use the revision that made it"
         )
     if body.pop("meta_sha256", None) != checksum(body):

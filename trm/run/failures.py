@@ -1,4 +1,4 @@
-"""What a run says when it cannot go on: one line that tells what happened and what to do (RunFailure, exit code 1)."""
+"""The error line of a run that cannot continue: what happened, and what to do (RunFailure, exit code 1)."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def explained(cfg: Config, run_dir: Path) -> Iterator[None]:
     except NotFiniteError as error:
         newest = _newest(run_dir)
         kept = f"{newest} is the last good checkpoint" if newest else "no checkpoint was saved yet"
-        fix = f"lower optimizer.lr={cfg.optimizer.lr:g} or raise optimizer.warmup_steps, under another run_name"
+        fix = f"lower optimizer.lr={cfg.optimizer.lr:g} or raise optimizer.warmup_steps, and give another run_name"
         raise RunFailure(f"{error}: {kept}; {fix}") from error
     except OSError as error:
         if error.errno in UNWRITABLE and error.errno not in DISK_ERRORS and str(error.filename).startswith(f"{run_dir}/"):
@@ -47,14 +47,14 @@ def explained(cfg: Config, run_dir: Path) -> Iterator[None]:
         if error.errno not in DISK_ERRORS:
             raise
         newest = _newest(run_dir)
-        then = f"it goes on from {newest}" if newest else "it starts over, nothing was saved yet"
+        then = f"it resumes from {newest}" if newest else "it starts again, since nothing was saved yet"
         fix = f"make room or make it writable, then give the same command again: {then}"
         raise RunFailure(f"{error.filename or run_dir}: {error.strerror}: {fix}") from error
     except (RuntimeError, MemoryError) as error:
         if any(words in str(error) for words in LOST):
             newest = _newest(run_dir)
-            then = f"goes on from {newest}" if newest else "starts over, nothing was saved yet"
-            gone = "another process of this run is gone or does not answer, and may have said why"
+            then = f"resumes from {newest}" if newest else "starts again, since nothing was saved yet"
+            gone = "another process of this run ended or does not answer, and its output may say why"
             raise RunFailure(f"{gone}: the same command {then}") from error
         words = memory_words(cfg, str(error) or type(error).__name__)
         if words is None and not isinstance(error, MemoryError):
@@ -104,8 +104,8 @@ def slow_loader(lap: Lap, made_s: float, waited_s: float) -> str | None:
         return None
     made_ms, step_ms = 1e3 * made_s / lap.steps, 1e3 * (lap.seconds - waited_s) / lap.steps
     return (
-        f"the loader needs {made_ms:.1f} ms for a batch and a step {step_ms:.1f} ms: the devices wait: store the augmented "
-        "variants (data.num_aug=1000), or free this machine's cores"
+        f"the loader needs {made_ms:.1f} ms for a batch and a step takes {step_ms:.1f} ms, so the devices wait: store the "
+        "augmented variants (data.num_aug=1000), or free this machine's cores"
     )
 
 

@@ -68,7 +68,7 @@ def join(folder: Path, run_dir: Path) -> bool:
     except (OSError, ValueError) as error:
         raise UserError(f"{folder}: {error}: give the folder of results of an earlier command") from error
     if hashlib.sha256(packed).hexdigest() != about["sha256"]:
-        raise UserError(f"{folder}: its parts are not those that {ABOUT_FILE} tells of: copy all of them")
+        raise UserError(f"{folder}: its parts are not those in {ABOUT_FILE}: copy all of them")
     meta = Meta(**about["meta"] | {"scores": Scores(**about["meta"]["scores"])})
     if meta.step <= max(saved_steps(run_dir), default=-1):
         return False

@@ -41,7 +41,7 @@ class Record:
     _told: set[str] = field(default_factory=set)
 
     def warn(self, text: str, once: str | None = None) -> None:
-        """Say it in the log and keep it for the summary; of warnings alike, which `once` names, only the first."""
+        """Log a warning and keep it for the summary; of all warnings with the same `once` only the first."""
         if once is None or once not in self._told:
             log.warning(text)
             self.warnings.append(text)
@@ -60,8 +60,8 @@ class Record:
         if before is not None and now != then:
             was, here = (f"{puzzles} {kind} puzzles by {score}" for kind, score, puzzles in (then, now))
             self.warn(
-                f"step {self.step}: the best evaluation until now ({before:.4f} at step {scores.best_step}) was over {was}, "
-                f"this one is over {here}: the search for the best starts again"
+                f"step {self.step}: the best evaluation so far ({before:.4f} at step {scores.best_step}) used {was}, this one "
+                f"uses {here}: the search for the best starts again"
             )
             before = None
         if before is None or chosen.score(best_by) > before:

@@ -76,7 +76,7 @@ def _start(exp: Experiment, run_dir: Path, record: Record) -> tuple[Experiment, 
     record.seconds_before = seconds_before(run_dir)
     log.info("resuming from %s", folder)
     if changed := meta.surroundings is not None and differences(meta.surroundings, surroundings(exp.cfg.hardware)):
-        record.warn(f"{folder}: {'; '.join(changed)}: numbers may differ in their last bits from those of a run without a stop")
+        record.warn(f"{folder}: {'; '.join(changed)}: numbers may differ in their last bits from those of an unstopped run")
     return exp, state
 
 
@@ -114,14 +114,14 @@ def _from_other_run(exp: Experiment, state: TrainState) -> tuple[Experiment, Tra
         same = table.shape == fresh.shape and (len(table) == 1 or meta.data_digest == exp.content.train_digest)
         if not same:
             log.info(
-                "%s: its puzzle embedding has other identifiers (%s there, %s here): all of them start from the mean of its rows",
+                "%s: its puzzle embedding has other identifiers (%s there, %s here): every row starts from the mean of its rows",
                 folder,
                 f"{len(table):,}",
                 f"{len(fresh):,}",
             )
             table = table.mean(dim=0, keepdim=True).expand(len(fresh), -1).contiguous()
         named[TABLE] = table
-    log.info("weights of %s (step %s); the rest of the state starts anew", folder, meta.step)
+    log.info("starting from the weights of %s (step %s); the rest of the state is new", folder, meta.step)
     source = f"train.init_from={given}: {folder}"
     return _with_starts(exp, tensors, source), unflatten(state, named, source)
 
@@ -140,7 +140,7 @@ def _checkpoint(exp: Experiment, run_dir: Path, record: Record) -> tuple[Path, d
         return None
     found = first_whole(folders, record.warn)
     if found is None:
-        raise CheckpointError(f"{run_dir}: every checkpoint is damaged: train.resume=never starts over and keeps them aside")
+        raise CheckpointError(f"{run_dir}: every checkpoint is damaged: train.resume=never starts again and keeps them elsewhere")
     folder, _, meta = found
     conflicts = resume_conflicts(meta.config, cfg)
     kinds = {"training": (meta.data_digest, exp.content.train_digest), "test": (meta.test_digest, exp.content.test_digest)}
@@ -150,7 +150,7 @@ def _checkpoint(exp: Experiment, run_dir: Path, record: Record) -> tuple[Path, d
     if conflicts:
         raise CheckpointError(
             f"{folder}: was trained with other settings ({'; '.join(conflicts)}): choose another run_name, or "
-            "train.resume=never to start over in this folder"
+            "train.resume=never to start again in this folder"
         )
     if meta.step > exp.total_steps:
         raise CheckpointError(
@@ -176,8 +176,8 @@ def _agree(exp: Experiment, state: TrainState | None, record: Record, error: Exc
     wrong = _differing(exp, {"revision of the code": _words(json.dumps(code(), sort_keys=True))}) or _differing(exp, numbers)
     if wrong and error is None:
         raise CheckpointError(
-            f"the hosts differ in their {', '.join(wrong)} (here: step {record.step}; another host may say what is wrong there): "
-            "give all hosts the same command and folders that they share, or train.resume=never to start over"
+            f"the hosts differ in their {', '.join(wrong)} (here: step {record.step}; another host's log may say more): "
+            "give all hosts the same command and folders that they share, or train.resume=never to start again"
         )
 
 

@@ -166,11 +166,11 @@ def check_test_puzzles(run: SavedRun, test: Dataset) -> list[str]:
         return (run.meta.caveats or []) + chosen_words(run)
     if own is not None and not run.asked_data:
         raise CheckpointError(
-            f"{where} holds other test puzzles than the run was tested on: digest {own} in {run.folder}, {here} there: give the "
-            f"folder that has those as data.path=, or say {where} to take the others"
+            f"{where} holds other test puzzles than the run was tested on: digest {own} in {run.folder}, {here} there: set "
+            f"data.path= to the folder of the run's test puzzles, or give {where} on the command line to use the others"
         )
     _refuse_trained_on(run, test)
-    told = f"digest {own} there, {here} here" if own else "the checkpoint does not say on which it was tested"
+    told = f"digest {own} there, {here} here" if own else "the checkpoint does not name its test puzzles"
     words = [f"{where}: other test puzzles than the run's own ({told})" if own else f"{where}: {told}"]
     task, train = task_of(run.cfg.data), None
     try:
@@ -179,7 +179,7 @@ def check_test_puzzles(run: SavedRun, test: Dataset) -> list[str]:
         log.warning("%s", error)
     if train is None or train.digest() != run.meta.data_digest:
         train = None
-        words.append("whether they are copies of puzzles that the run was trained on is not known: those are not in this folder")
+        words.append("they may be copies of puzzles that the run was trained on, since this folder does not have those to compare")
     return words + caveats(task, train, test)
 
 
@@ -189,7 +189,7 @@ def chosen_words(run: SavedRun) -> list[str]:
         return []
     return [
         f"this checkpoint was chosen as the best of its run by {run.meta.scores.selected_by or 'its score'} on these test "
-        "puzzles, so its scores are too high: those of the run's last checkpoint (checkpoint=RUN) were not chosen"
+        "puzzles, so its scores are too high: those of the run's last checkpoint (checkpoint=RUN) do not have this bias"
     ]
 
 
@@ -204,9 +204,7 @@ def _refuse_trained_on(run: SavedRun, test: Dataset) -> None:
     task = task_of(data_settings(own))
     if task.facts.sizes != test.metadata.sizes:
         return
-    log.warning(
-        "making the %s puzzles again that %s was trained on, to compare the test puzzles with them", known["puzzles"], run.folder
-    )
+    log.warning("making the %s training puzzles of %s again, to compare the test puzzles with them", known["puzzles"], run.folder)
     if met := trained_on(task, known, test):
         raise CheckpointError(
             f"data.path={path}: {met} of its {test.num_groups} test puzzles are among the {known['puzzles']} generated puzzles "
@@ -222,7 +220,7 @@ def _settings(folder: Path, meta: Meta) -> Any:
         raise CheckpointError(f"{folder / META_FILE}: holds no settings: use another checkpoint")
     if unknown := unknown_keys(OmegaConf.create(own)):
         raise CheckpointError(
-            f"{folder / META_FILE}: has {unknown[0]}, which is no setting any more: this checkpoint is of an older format: "
+            f"{folder / META_FILE}: has {unknown[0]}, which is not a setting any more, so this checkpoint has an older format: "
             "train it again, or use the revision that made it"
         )
     # checkpoints that were set aside lie in checkpoints.N, their settings in config.yaml.N

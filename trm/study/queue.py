@@ -75,9 +75,9 @@ class QueueLauncher(submitit_launcher.BaseSubmititLauncher):  # type: ignore[mis
         return list(overrides), "hydra.sweep.dir", number, str(run_dir), Singleton.get_state()
 
     def stop(self) -> None:
-        """Say that a signal stops the sweep."""
+        """Print that a signal stops the sweep."""
         self.stopped = True
-        print("stopping: running jobs save their state first (once more to leave them)", file=sys.stderr, flush=True)
+        print("stopping: running jobs save their state first (interrupt again to stop at once)", file=sys.stderr, flush=True)
 
     def ended(self, run_dir: Path, count: str, took: str, reason: str) -> None:
         """Tell how a job ended, and keep `reason` for the case that its folder does not."""

@@ -86,9 +86,7 @@ class OptunaSweeper(StudySweeper):
         best = search.best_trial
         lines.append(f"best {self.score}: {best.value:.6g} by {jobs[best.number].dir} ({' '.join(_overrides(best.params))})")
         if (read_summary(sweep_dir / jobs[best.number].dir) or {}).get("selected_on") != "selection":
-            lines.append(
-                "  to be read with care: the trials were compared on the test puzzles, so what the best one solves is too high"
-            )
+            lines.append("  caution: the trials were compared on the test puzzles, so the score of the best one is too high")
         print("\n".join(lines), flush=True)
 
     def configs(self, arguments: list[str]) -> dict[str, Config]:
@@ -126,7 +124,7 @@ class OptunaSweeper(StudySweeper):
         summary = read_summary(run_dir) or {}
         if not isinstance(value := summary.get(self.score), int | float):
             numbers = ", ".join(key for key, value in summary.items() if type(value) in (int, float))
-            raise UserError(f"hydra.sweeper.score={self.score} is no number of {run_dir.name}/summary.json: choose from {numbers}")
+            raise UserError(f"hydra.sweeper.score={self.score} is not a number in {run_dir.name}/summary.json: choose {numbers}")
         return float(value)
 
 

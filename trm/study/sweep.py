@@ -71,7 +71,7 @@ def without_twins(jobs: Sequence[Job]) -> list[Job]:
     for job in sorted(jobs, key=lambda job: job.dir):
         settings = json.dumps(to_plain(job.cfg) | {"run_name": ""}, sort_keys=True)
         if first.setdefault(settings, job) is not job:
-            log.info("%s: the same run as %s, which is enough", job.dir, first[settings].dir)
+            log.info("%s is skipped, since it is the same run as %s", job.dir, first[settings].dir)
     kept_jobs = [job for job in jobs if any(job is each for each in first.values())]
     assert len({job.dir for job in kept_jobs}) == len(kept_jobs), "two jobs of one name"
     return kept_jobs
@@ -210,6 +210,6 @@ def closing_lines(sweep_dir: Path, jobs: Sequence[Job], failed: Sequence[tuple[J
     return [
         f"{len(failed)} of {len(jobs)} jobs did not complete in {sweep_dir}:",
         *(f"  {job.dir}: {reason}" for job, reason in failed),
-        "the same command runs only what is missing:",
+        "the same command runs only the missing jobs:",
         f"  {command}",
     ]

@@ -157,8 +157,8 @@ class StudySweeper(BasicSweeper):
                 if result.status != JobStatus.COMPLETED:
                     reasons[job.dir] = described(result._return_value)
         except Exception as error:  # noqa: BLE001 - a launcher may raise anything for a job that died; the summaries judge
-            log.warning("the launcher gave up: %s", described(error))
-            reasons = {job.dir: f"no summary; the launcher gave up: {described(error)}" for job in jobs}
+            log.warning("the launcher failed: %s", described(error))
+            reasons = {job.dir: f"no summary; the launcher failed: {described(error)}" for job in jobs}
         return reasons, False
 
 

@@ -94,7 +94,7 @@ class Trackers:
                     self._undrawn.add(view.label)
                     log.debug("the failure of %s in full", view.label, exc_info=True)
                     self._warn(
-                        f"{view.label} cannot draw the evaluation {when} ({described(error)}): the run goes on, and its numbers too"
+                        f"{view.label} cannot draw the evaluation {when} ({described(error)}): the run still logs its numbers"
                     )
 
         self._each_view(when, show)
@@ -153,7 +153,7 @@ def open_trackers(
         try:
             trackers._views.append(TensorBoardTracker(cfg, folder, data, resume_step))
         except TensorBoardTracker.errors as error:
-            trackers._warn(f"TensorBoard cannot write to {folder} ({message_of(error)}): {METRICS_FILE} goes on")
+            trackers._warn(f"TensorBoard cannot write to {folder} ({message_of(error)}): {METRICS_FILE} continues")
     if mode != "disabled":
         _open_wandb(trackers, cfg, run_dir, data, mode)
     return trackers
@@ -169,7 +169,7 @@ def _open_wandb(trackers: Trackers, cfg: Config, run_dir: Path, data: dict[str, 
             view = WandbTracker(cfg, run_dir, data, attempt, run_id)
         except wandb_errors() as error:
             teardown_wandb()  # else the id counts as taken in this process
-            instead = offline_hint(run_dir) if attempt == "online" else f"{METRICS_FILE} goes on"
+            instead = offline_hint(run_dir) if attempt == "online" else f"{METRICS_FILE} continues"
             trackers._warn(f"W&B cannot start {attempt} ({message_of(error)}): {instead}")
             continue
         trackers.wandb_run_id, trackers.wandb_mode = view.run_id, attempt

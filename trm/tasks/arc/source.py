@@ -79,14 +79,14 @@ def _tasks(folder: Path, subset: str, sums: dict[str, str]) -> list[tuple[Path, 
         found = [(file, file.stem, _read(folder, file, sums), None) for file in files]
     if not found:
         raise DataError(
-            f"data.source_dir={folder}: holds neither arc-agi_{subset}_challenges.json nor a folder {subset} of one file a task, "
+            f"data.source_dir={folder}: holds neither arc-agi_{subset}_challenges.json nor a folder {subset} of task files, "
             f"but {_what_is_there(folder)}: give another folder, or name in data.subsets what is there"
         )
     other = subset.removesuffix("2") if subset.endswith("2") else f"{subset}2"
     if len(found) == _TASKS.get(other) != _TASKS.get(subset):
         raise DataError(
-            f"{found[0][0].parent}: holds {len(found):,} tasks, as many as the other edition of ARC-AGI has: name {other} instead "
-            f"of {subset} in data.subsets and data.test_subsets (data=arc_agi_1 and arc_agi_2 do), or give the other folder"
+            f"{found[0][0].parent}: holds {len(found):,} tasks, as many as the other edition of ARC-AGI has: name {other} "
+            f"instead of {subset} in data.subsets and data.test_subsets (data=arc_agi_1 and arc_agi_2 do), or give the other folder"
         )
     return found
 

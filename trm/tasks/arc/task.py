@@ -118,7 +118,7 @@ class ArcTask(PairsTask):
         unknown = sum("output" not in pair for plain in tests.values() for pair in plain["test"])
         if unknown:
             inputs = sum(len(plain["test"]) for plain in tests.values())
-            remarks.append(f"the answers to {unknown} of {inputs} test inputs are not known: they are predicted, and count nowhere")
+            remarks.append(f"the answers to {unknown} of {inputs} test inputs are not known: they are answered but not scored")
         count = data.num_aug or data.on_the_fly_aug
         draws = []
         with work("tasks with their variants drawn", len(chosen), "task") as done:
