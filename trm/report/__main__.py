@@ -13,8 +13,8 @@ lists jobs that failed, are missing or still run, with the reason.
                    docs/results/records.md
   --baseline VARIANT
                    report each variant's difference from this one over the seeds that both have, with corrected p values
-  --scaling        fit scaling laws instead, over the settings that vary (parameters, training FLOPs, puzzles, passes, and FLOPs of a
-                   puzzle in several ways of inference), with intervals; then predict the largest size from the smaller ones
+  --scaling        fit scaling laws instead, over the settings that vary (parameters, training FLOPs, puzzles, passes, and FLOPs of
+                   a puzzle in several ways of inference), with intervals; then predict the largest size from the smaller ones
   --out DIR        the folder for the files; default: DIR/report (with --scaling DIR/scaling) for a single DIR, otherwise ./report
 """
 
