@@ -236,6 +236,7 @@ def test_ties_are_broken_by_the_first_answer_and_equal_inputs_share_their_votes(
     grid = [[1, 2]]
     plain = {"train": [], "test": [{"input": grid, "output": [[3]]}, {"input": grid, "output": [[4]]}]}
     catalogue = Catalogue(["t"], np.array([-1, 0], np.int32), np.stack([0 * ITSELF, ITSELF]), {"t": plain})
+    assert [catalogue.identifiers_of(name).tolist() for name in ("t", "other")] == [[1], []]
     votes = ArcVotes(catalogue, 3)
     question = np.array([[3, 4, 1, 1, 1, 0, 0, 0, 0]])
     for colour, share in ((5, 0.5), (4, 0.5), (3, 0.25), (3, 0.25)):

@@ -140,12 +140,20 @@ def test_a_run_with_a_replayed_step_is_the_run(tmp_path, monkeypatch):
     assert all(torch.equal(plain[name], replayed[name]) for name in plain)
 
 
-def test_results_that_are_each_others_memory():
-    swap = Replayed(lambda pair, more: (pair[1], pair[0] + more), 0, lambda work: work)
+@pytest.mark.parametrize(
+    ("function", "expected"),
+    [
+        (lambda pair, more: (pair[1], pair[0] + more), ((10, 2), (2, 11), (11, 3), (3, 12), (12, 4))),
+        (lambda pair, more: (pair[1] + more, pair[0]), ((11, 1), (2, 11), (12, 2), (3, 12), (13, 3))),
+    ],
+)
+def test_results_that_are_each_others_memory(function, expected):
+    """Whichever of them is written first."""
+    swap = Replayed(function, 0, lambda work: work)
     pair = torch.tensor(1.0), torch.tensor(10.0)
-    for expected in ((10, 2), (2, 11), (11, 3), (3, 12), (12, 4)):
+    for values in expected:
         pair = swap(pair, torch.tensor(1.0))
-        assert tuple(map(float, pair)) == expected
+        assert tuple(map(float, pair)) == values
 
 
 def test_what_cannot_be_recorded_is_said_in_one_line():

@@ -14,10 +14,12 @@ from trm.inference.samples import Samples
 from trm.report import plots
 from trm.report.__main__ import main
 from trm.report.output import page
+from trm.report.pairs import answers
 from trm.report.runs import collect
 from trm.report.thinking import MOST_PUZZLES, thinking
 from trm.report.variants import compare
 from trm.show.page import FLAGS, NO_TOKEN
+from trm.tasks.pairs import ANSWERS_FILE
 from trm.tasks.sudoku.task import SudokuTask as Sudoku
 
 KINDS = {Sudoku(2, 2): "sudoku_4x4", Sudoku(2, 3): "sudoku_6x6", Sudoku(3, 3): "sudoku_9x9"}
@@ -66,6 +68,14 @@ def test_any_square_grid_with_cells_without_a_label(tmp_path):
     assert tokens(drawn["frames"][1]["marks"])[:4] == [changed, given | wrong | changed, 0, given]
 
 
+def test_tokens_beyond_those_of_the_task_are_drawn_as_numbers(tmp_path):
+    samples = made_samples(Sudoku(2, 2))
+    samples.predictions[0, 0, 0] = Sudoku(2, 2).vocab_size
+    write_run(tmp_path / "a", config("data=sudoku_4x4"), samples=samples)
+    (shown,) = found(tmp_path)
+    assert (shown.problem, shown.data["view"]["heavy_rows"]) == ("", ())
+
+
 def test_the_best_counted_run_stands_for_its_variant(tmp_path):
     for seed, accuracy in enumerate((0.5, 0.9, 0.7)):
         write_run(tmp_path / str(seed), accuracy=accuracy, seed=seed, samples=made_samples(Sudoku(2, 2)))
@@ -106,16 +116,18 @@ def test_accuracy_by_step_reaches_the_report(tmp_path):
 
 
 def test_ways_of_inference_reach_the_report(tmp_path, capsys):
+    votes = {"inference.copies": 8, "inference.selection": "vote"}  # ways of inference are what is compared
     for seed, share in enumerate((0.5, 0.7)):
         folder = write_run(tmp_path / "runs" / str(seed), accuracy=share, seed=seed)
         rows = [
             {"inference": name, "exact_accuracy": share + gain, "oracle_exact_accuracy": share + 0.2, "flops_per_puzzle": flops,
-             "seconds_per_puzzle": 0.01, "candidates_run": 1.0, "count": 9, "supervision_steps": 16, "candidates": 1}
+             "seconds_per_puzzle": 0.01, "candidates_run": 1.0, "count": 9, "supervision_steps": 16,
+             "candidates": 8 if name == "votes8" else 1}
             for name, gain, flops in (("votes8", 0.1, 8e9), ("standard", 0.0, 1e9))
         ]  # fmt: skip
         (folder / "evaluation").mkdir()
         (folder / "evaluation" / "frontier.json").write_text(
-            json.dumps({"checkpoint_step": 400, "test_digest": "b", "ways": {"standard": {}, "votes8": {}}, "rows": rows})
+            json.dumps({"checkpoint_step": 400, "test_digest": "b", "ways": {"standard": {}, "votes8": votes}, "rows": rows})
         )
     odd = write_run(tmp_path / "runs" / "odd", accuracy=0.6, seed=2)
     (odd / "evaluation").mkdir()
@@ -126,6 +138,19 @@ def test_ways_of_inference_reach_the_report(tmp_path, capsys):
     record = json.loads((tmp_path / "report.json").read_text())["inference"]
     assert [(way["inference"], way["exact_accuracy_mean"]) for way in record] == [("standard", 0.6), ("votes8", pytest.approx(0.7))]
     assert "ways of inference" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("cell", "problem"), [(1, ""), (2, "a cell is no colour"), (-1, "a cell is no colour"), (True, "a cell is no colour")]
+)
+def test_answers_of_puzzles_of_pairs_are_shown_where_all_their_cells_are_colours(tmp_path, cell, problem):
+    test = {"input": [[1]], "output": None, "answers": [{"grid": [[0, cell]], "votes": 3, "confidence": 0.5}]}
+    shown = {"name": "t", "colours": ["#000000", "#1e93ff"], "train": [{"input": [[0]], "output": [[1]]}], "tests": [test]}
+    folder = write_run(tmp_path / "a")
+    (folder / ANSWERS_FILE).write_text(json.dumps({"solved": 0, "puzzles": 1, "rows": 3, "shown": [shown]}))
+    (answer,) = answers(compare(collect([tmp_path])))
+    assert problem in answer.problem
+    assert answer.shown == ([] if problem else [shown])
 
 
 def changed(**fields) -> str:

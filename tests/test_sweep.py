@@ -7,6 +7,7 @@ import os
 import re
 import signal
 import stat
+import sys
 from importlib.util import find_spec
 from itertools import pairwise
 
@@ -16,9 +17,11 @@ from sweeping import FAKE_JOB, start, summaries, sweep, wait_for
 
 from trm.backends.xla import compile_cache
 from trm.cli import compose, compose_jobs
+from trm.errors import EXIT_FAILED, EXIT_PREEMPTED
 from trm.ground.folder import write_summary
 from trm.ground.rank import process_rank
 from trm.study import sweep as study
+from trm.study.queue import QueueLauncher
 
 SEEDS = ["-m", "seed=0,1,2", "run_name=s"]
 
@@ -163,6 +166,26 @@ def test_in_process_jobs_fail_alone_too(tmp_path):
     assert code == 1
     assert "1 of 3 jobs did not complete" in err
     assert "seed=1: failed: DataError: data.path=x is not there" in err
+
+
+@pytest.mark.parametrize(
+    ("code", "later", "ended"),
+    [
+        (EXIT_PREEMPTED, True, None),
+        (EXIT_PREEMPTED, False, EXIT_PREEMPTED),
+        (EXIT_FAILED, True, EXIT_FAILED),
+    ],
+)
+def test_a_preempted_job_has_not_failed_where_its_queue_starts_it_again(tmp_path, monkeypatch, code, later, ended):
+    """A failed job has, whatever its queue would do with a preempted one."""
+    launcher = QueueLauncher()
+    monkeypatch.setattr(signal, "signal", lambda *_: None)  # which is a job's own process's
+    monkeypatch.setattr(launcher, "placed", lambda folder: contextlib.nullcontext({"environment": {}}))
+    monkeypatch.setattr(launcher, "run", lambda *_: sys.exit(code))
+    monkeypatch.setattr(launcher, "goes_on_later", lambda rank: later)
+    with pytest.raises(SystemExit) if ended else contextlib.nullcontext() as end:
+        assert launcher([], "", 0, str(tmp_path / "job"), {}) is None
+    assert end is None or end.value.code == ended
 
 
 # ------------------------------------------------------------------------------------------------------------ wrong commands

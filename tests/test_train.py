@@ -137,10 +137,12 @@ def test_a_run_that_goes_on_with_other_threads_or_variables_says_so(tmp_path, mo
 
 def test_resumed_run_ends_with_the_same_bytes(folder, whole):
     run(folder, "trm.train", *TINY, "run_name=parts", "train.max_steps=7")
+    before = summary(folder / "outputs" / "parts")["seconds"]
     done = run(folder, "trm.train", *TINY, "run_name=parts")
     parts = folder / "outputs" / "parts"
     assert "resuming from" in done.stdout
     assert summary(parts)["resumed_from_step"] == 7
+    assert summary(parts)["seconds"] > before  # of both starts
     ours, theirs = checkpoint_bytes(parts, 20), checkpoint_bytes(whole, 20)
     assert ours["state.safetensors"] == theirs["state.safetensors"]
     assert metrics(parts, "eval")[-1] == metrics(whole, "eval")[-1]
