@@ -5,7 +5,7 @@ WAYS, and of the paper's beside a plain trainer. train: experiment=fast_sudoku i
 minute. What is done is not done again: the same command goes on here, from outputs/gpu_record, and with --go-on on another machine.
 
   --out DIR         where results go (default: $OUT, else gpu_record): record.md, record.json, curve.csv, log.txt, the checkpoint as
-                    state.json, state.0, state.1, ... (trm/run/parts.py)
+                    state.json, state.0, state.1, ... (scripts/run_parts.py)
   --limit-s N       seconds that the command may take (default: 570); parity and speed take half of it at most
   --go-on DIR       results of an earlier command
   --data DIR        folder of sudoku_extreme_train_1k.csv and sudoku_extreme_test_hard_10k.csv (default: ../shared/data)
@@ -38,9 +38,11 @@ from trm.errors import EXIT_PREEMPTED, RunFailure, UserError
 from trm.ground.folder import read_summary
 from trm.inference.compute import with_intervals
 from trm.run.checkpoint import saved_steps
-from trm.run.parts import join, split
 
+sys.path.insert(0, str(ROOT / "scripts"))
 sys.path.insert(0, str(ROOT))
+from run_parts import join, split
+
 from bench.machine import facts
 
 RUN, RECORD = Path("outputs/gpu_record"), "record.json"

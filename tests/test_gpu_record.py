@@ -13,13 +13,13 @@ import running
 import torch
 
 from trm.errors import CheckpointError, UserError
-from trm.run import parts
 from trm.run.checkpoint import find_checkpoints, load_checkpoint
 
 ROOT = Path(__file__).parents[1]
 SPEC = importlib.util.spec_from_file_location("gpu_record", ROOT / "scripts" / "gpu_record.py")
 gpu_record = importlib.util.module_from_spec(SPEC)
 SPEC.loader.exec_module(gpu_record)
+parts = sys.modules["run_parts"]
 
 TINY = [
     *("recipe=tiny", "recursion=t2_n2", "recursion.T=1", "recursion.n=1", "recursion.n_sup=3", "model.hidden_size=16"),
