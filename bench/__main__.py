@@ -10,8 +10,8 @@
   kernels      how a training step spends its time, by torch's profiler   --sizes demo,6x6,paper_mlp,paper_attention
   loader       batches/s of the loader alone, against what a CPU and a TPU v4 consume
   build_data   puzzles/s of building datasets   --sizes 4x4,6x6,9x9,csv
-  host         milliseconds of host time in a training step, compiled, lazy and in trm.train's loop, on one device and on the
-               mesh of eight
+  host         milliseconds of host time in a training step, compiled and in trm.train's loop, on one device and on the mesh of
+               eight
   compile      seconds until the first step at the paper's size, for T*n from 4 to 32
   checkpoint   seconds by which saving delays training, seconds until it is on disk, bytes, seconds to read it again
                --sizes demo,paper

@@ -3,8 +3,8 @@
 A virtual CPU device shares the cores with the host and may compute inside the call, so the two are told apart like this: the
 devices are drained after each step, and waiting for them is not counted.
 
-`compiled` and `lazy` are the step alone: data and call one after the other, from the devices being idle to the call's return. The
-state is not donated there: XLA's CPU client may compute inside the call when buffers are donated.
+`compiled` is the step alone: data and call one after the other, from the devices being idle to the call's return. The state is not
+donated there: XLA's CPU client may compute inside the call when buffers are donated.
 
 `loop` is trm.train's own loop, run as it is: batches prefetched in a thread, clock, progress bar (off), logging to metrics.jsonl
 every LOG_EVERY_STEPS, and the state donated. Its host time goes from the return of one call to the return of the next, less the
@@ -30,16 +30,16 @@ from trm.run.experiment import build
 TINY = ["data=sudoku_4x4", "model=tiny", "model.hidden_size=8", "model.num_heads=1", "recursion=t3_n6", "tracking=none"]
 TINY += ["train.global_batch_size=8", "train.max_steps=1000000", "data.num_puzzles=64", "data.num_test_puzzles=16"]
 MACHINES = {"1 device": ("hardware=cpu_xla", 3), "8 devices": ("hardware=cpu_mesh", 5)}  # settings, bar of the loop in ms
-STEPS, WARM_UP = {"compiled": 200, "lazy": 20, "loop": 200}, 5
+WAYS, STEPS, WARM_UP = ("compiled", "loop"), 200, 5
 SHALLOWEST = ["recursion.T=1", "recursion.n=1"]
 LOG_EVERY_STEPS = 100
 
 
 def measure(overrides: list[str]) -> Iterator[Row]:
-    """Rows for both machines, compiled, lazy and in the loop; milliseconds a step."""
-    for (label, (machine, bar)), (way, steps) in turns(itertools.product(MACHINES.items(), STEPS.items()), "ways"):
+    """Rows for both machines, compiled and in the loop; milliseconds a step."""
+    for (label, (machine, bar)), way in turns(itertools.product(MACHINES.items(), WAYS), "ways"):
         depth = SHALLOWEST if way == "loop" else []
-        request = {"overrides": [*TINY, *depth, *overrides, machine], "way": way, "steps": steps}
+        request = {"overrides": [*TINY, *depth, *overrides, machine], "way": way, "steps": STEPS}
         for row in in_child(__name__, "in_this_process", request):
             yield {"devices": label} | row | ({"bar": bar} if way == "loop" else {})
 
@@ -55,7 +55,7 @@ def in_this_process(request: dict[str, Any]) -> list[Row]:
             timed_loop = tests_module("timed_loop")
             times, recompiles = timed_loop.in_the_loop(overrides, folder, WARM_UP, steps, LOG_EVERY_STEPS)
         else:
-            times, recompiles = _alone(overrides, steps, lazy=way == "lazy")
+            times, recompiles = _alone(overrides, steps)
     medians = {f"{name} ms": median_and_spread(values)["median"] for name, values in times.items()}
     host = median_and_spread(times["host"])
     spread = {"host low": host["low"], "host high": host["high"], "host max": host["max"]}
@@ -63,7 +63,7 @@ def in_this_process(request: dict[str, Any]) -> list[Row]:
     return [row | {"all host ms": times["host"]}]
 
 
-def _alone(overrides: Sequence[str], steps: int, *, lazy: bool) -> tuple[dict[str, list[float]], int]:
+def _alone(overrides: Sequence[str], steps: int) -> tuple[dict[str, list[float]], int]:
     """Milliseconds of each step, and how often it compiled again."""
     exp = build(compose([*overrides]))
     runtime = exp.runtime
@@ -78,7 +78,7 @@ def _alone(overrides: Sequence[str], steps: int, *, lazy: bool) -> tuple[dict[st
         began = time.perf_counter()
         batch = runtime.shard_batch(exp.host_batch(step))
         loaded = time.perf_counter()
-        current = runtime.run_lazily(*program[:2], current, buffers, batch) if lazy else compiled(current, buffers, batch)
+        current = compiled(current, buffers, batch)
         called = time.perf_counter()
         runtime.wait()
         ended = time.perf_counter()

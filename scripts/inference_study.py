@@ -7,7 +7,7 @@ steps is found afterwards, since a candidate's numbers depend on neither. A pass
 command goes on where it was stopped. Writes FOLDER.md, a table with paired intervals, and FOLDER/frontier.png, .csv and .json.
 
 Intervals are over seeds and puzzles: all seeds have the same puzzles, and both are taken as drawn (random effects, crossed;
-`trm.inference.compute.interval`); so is p. "sign p" says whether these models differ, whatever other seeds would: the sign test of
+`interval` below); so is p. "sign p" says whether these models differ, whatever other seeds would: the sign test of
 the puzzles that more seeds win than lose, or the other way round, each once; of one seed it is McNemar's. No p is corrected for the
 number of rows. What is derived rather than measured says so: a pass answers for many ways, and a way has the part of its passes,
 FLOPs and seconds that its own supervision steps are. Seconds hold no compiling.
@@ -30,7 +30,7 @@ from trm.config import IGNORE_LABEL, InferenceConfig
 from trm.core.flops import count_row_flops, passes
 from trm.core.metrics import Predictions
 from trm.data.loader import Batch
-from trm.inference.compute import interval, pareto
+from trm.inference.compute import pareto
 from trm.inference.evaluator import make_evaluator
 from trm.inference.selection import select
 from trm.run.experiment import on_devices, started
@@ -38,6 +38,7 @@ from trm.run.saved import open_run
 from trm.show.curves import cells, write_table
 
 LONG_NOISE = 0.3  # of the rollouts of the long pass
+ROUNDING = 1e-9  # below which a spread of shares is none
 
 
 @dataclass(frozen=True)
@@ -161,6 +162,35 @@ def rows_of(seeds: list[dict[str, Found]]) -> list[dict[str, Any]]:
                 }
             )
     return pareto(rows)
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A mean with half the width of its 95 % interval and the p value of a true mean of 0; None without a spread."""
+
+    mean: float
+    half_width: float | None
+    p: float | None
+
+
+def interval(values: NDArray[np.floating]) -> Interval:
+    """Of values [S, N] of S seeds on the same N puzzles: both are drawn, crossed, so that the interval is over other seeds and
+    other puzzles (random effects by the analysis of variance). Of one seed it is over puzzles alone.
+
+    Student's t with the seeds' degrees of freedom, which is wide where it is the puzzles that differ, and never too narrow for it.
+    """
+    seeds, puzzles = values.shape
+    by_puzzle = values.mean(axis=0).var(ddof=1) / puzzles if puzzles > 1 else 0.0
+    variance, freedom = by_puzzle, puzzles - 1
+    if seeds > 1:
+        by_seed = values.mean(axis=1).var(ddof=1) / seeds
+        rest = values - values.mean(axis=0) - values.mean(axis=1, keepdims=True) + values.mean()
+        both = (rest**2).sum() / max((seeds - 1) * (puzzles - 1), 1) / values.size  # is in each of the two: once too often
+        variance, freedom = max(by_seed + by_puzzle - both, by_seed, by_puzzle), seeds - 1
+    mean, error = float(values.mean()), float(np.sqrt(variance))
+    if error < ROUNDING:
+        return Interval(mean, None, None)
+    return Interval(mean, float(stats.t.ppf(0.975, freedom)) * error, float(2 * stats.t.sf(abs(mean) / error, freedom)))
 
 
 def over_both(name: str, values: NDArray[np.floating]) -> dict[str, float]:

@@ -8,9 +8,8 @@ import torch
 
 from trm.cli import compose
 from trm.config import resume_conflicts, to_plain
-from trm.core.budget import total_steps
 from trm.core.curriculum import stages
-from trm.core.flops import network_flops, stage_flops, training_flops
+from trm.core.flops import depth_flops, network_flops, total_steps, training_flops
 from trm.core.optim import learning_rate
 from trm.errors import ConfigError
 from trm.plan.__main__ import main as plan
@@ -53,7 +52,7 @@ def test_the_stages_of_a_curriculum_are_counted_each_at_its_depth(cost):
 def test_weights_that_are_not_trained_cost_no_gradient():
     """Of the three parts of a pass with gradient, that of the weights is left out."""
     both = [tiny("model.puzzle_emb_ndim=64", f"train.trainable={which}") for which in ("all", "puzzle_embedding")]
-    every, table = (stage_flops(cfg, architecture_of(cfg), stages(cfg.recursion, 10)[0]) for cfg in both)
+    every, table = (depth_flops(cfg, architecture_of(cfg), cfg.recursion.T, cfg.recursion.n) for cfg in both)
     assert 0.5 * every < table < 0.9 * every
     assert table == network_flops(both[1], step_config(both[1]))
 

@@ -25,10 +25,9 @@ from trm.core.metrics import training_names
 from trm.core.step import init_state
 from trm.data.build import build_dataset
 from trm.data.format import array_path
+from trm.doctor import answers
 from trm.errors import UserError
 from trm.ground import cores as machine_cores
-from trm.ground import space
-from trm.ground.network import answers
 from trm.run import probe as probing
 from trm.run.checkpoint import flatten
 from trm.run.probe import Probe, last_words, probe_devices
@@ -237,7 +236,7 @@ def test_whole_dataset(built):
     assert check.level == "ok", check
     assert "checksums match" in check.found
     assert doctor.sizes_and_groups(settings(built)) == (SMALL, 64)
-    assert space.folder_bytes(built) > 64 * 2 * 16
+    assert machine_cores.folder_bytes(built) > 64 * 2 * 16
 
 
 def test_missing_dataset_that_the_run_builds(tmp_path):
@@ -358,9 +357,9 @@ def test_memory(on_cpu, needed):
 
 def test_available_memory_is_within_the_machine(monkeypatch):
     total = int(re.search(r"MemTotal:\s+(\d+) kB", Path("/proc/meminfo").read_text())[1]) * 1024
-    assert 0 < space.available_memory() <= total
-    monkeypatch.setattr(space, "MEMORY_FACTS", Path("/no/such/file"))  # as on macOS
-    assert 0 < space.available_memory() <= total
+    assert 0 < machine_cores.available_memory() <= total
+    monkeypatch.setattr(machine_cores, "MEMORY_FACTS", Path("/no/such/file"))  # as on macOS
+    assert 0 < machine_cores.available_memory() <= total
 
 
 # -------------------------------------------------------------------------------------------------- folder, tracking, launcher

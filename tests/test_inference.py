@@ -29,7 +29,7 @@ from trm.data.loader import EvalLoader
 from trm.errors import ConfigError
 from trm.evaluate import main, sweep_of
 from trm.ground.rng import ROLLOUT_NOISE, normal
-from trm.inference.compute import Interval, interval, pareto
+from trm.inference.compute import pareto
 from trm.inference.cost import Work, cost
 from trm.inference.evaluator import Evaluator
 from trm.inference.selection import SELECTIONS, over, residuals, select
@@ -186,7 +186,7 @@ def test_pareto_front_by_hand():
 
 
 @pytest.mark.parametrize(("of_seeds", "of_puzzles"), [(1.0, 1.0), (0.3, 1.0), (0.0, 2.0), (0.5, 0.0)])
-def test_the_interval_over_seeds_and_puzzles_covers_as_it_says(of_seeds, of_puzzles):
+def test_the_interval_over_seeds_and_puzzles_covers_as_it_says(inference_study, of_seeds, of_puzzles):
     """Three seeds on 150 puzzles that all share: the true mean of all seeds and puzzles is within, 95 times of 100."""
     random = np.random.default_rng(0)
 
@@ -196,16 +196,16 @@ def test_the_interval_over_seeds_and_puzzles_covers_as_it_says(of_seeds, of_puzz
 
     true = solved(2000, 2000).mean()
     chances = [solved(3, 150) for _ in range(500)]
-    found = [interval((random.random(each.shape) < each).astype(float)) for each in chances]
+    found = [inference_study.interval((random.random(each.shape) < each).astype(float)) for each in chances]
     assert np.mean([abs(each.mean - true) <= each.half_width for each in found]) >= 0.935
 
 
-def test_the_interval_of_one_seed_is_over_puzzles_and_without_a_spread_there_is_none():
+def test_the_interval_of_one_seed_is_over_puzzles_and_without_a_spread_there_is_none(inference_study):
     values = np.random.default_rng(0).random((1, 30))
     by_scipy = stats.ttest_1samp(values[0], 0)
-    found, ends = interval(values), by_scipy.confidence_interval()
+    found, ends = inference_study.interval(values), by_scipy.confidence_interval()
     assert (found.mean - found.half_width, found.p) == pytest.approx((ends.low, by_scipy.pvalue))
-    assert interval(np.ones((3, 9))) == Interval(1.0, None, None)
+    assert inference_study.interval(np.ones((3, 9))) == inference_study.Interval(1.0, None, None)
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import pytest
 from trm.cli import ROOT, compose
 from trm.config import HardwareConfig, validate
 from trm.errors import ConfigError
-from trm.ground.gpus import visible_gpus
+from trm.ground.cores import visible_gpus
 from trm.study.placement import (
     batch_per_device,
     cores_of_slot,
@@ -327,7 +327,7 @@ def test_what_a_job_on_gpus_asks_of_slurm_and_ray(gpus):
 
 
 def test_visible_gpus_are_those_that_cuda_would_see(monkeypatch, tmp_path):
-    monkeypatch.setattr("trm.ground.gpus.DEVICES", tmp_path)
+    monkeypatch.setattr("trm.ground.cores.DEVICES", tmp_path)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     assert visible_gpus() == []
     for name in ("nvidia0", "nvidia10", "nvidia2", "nvidiactl", "nvidia-uvm"):

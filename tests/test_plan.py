@@ -310,7 +310,7 @@ def test_what_a_compiled_step_is_warned_of():
 def test_of_a_puzzle_embedding_larger_than_the_batch_its_rows_may_be_gathered(rows, words):
     cfg = tiny(f"train.global_batch_size={rows}", "model.puzzle_emb_ndim=512", "hardware=cpu_xla")
     arch = dataclasses.replace(architecture_of(cfg), num_puzzle_identifiers=4)
-    assert table_rows_bytes(train_arguments(cfg, arch).current[0].puzzle_embedding, rows) == words
+    assert table_rows_bytes(train_arguments(cfg, arch)[0][0].puzzle_embedding, rows) == words
 
 
 def too_big(message, there=int(30.75 * 2**30)):

@@ -70,7 +70,7 @@ def recorded_and_plain(cfg, steps, runtime=None):
     found = []
     for function in (Replayed(program.function, program.donate, record), program.function):
         random = np.random.default_rng(0)
-        current = put((init_state(cfg, arch, buffers), torch.zeros(train_arguments(cfg, arch).current[1].shape)))
+        current = put((init_state(cfg, arch, buffers), torch.zeros(train_arguments(cfg, arch)[0][1].shape)))
         for step in range(steps):
             shape = (cfg.train.global_batch_size, arch.seq_len)
             cells = torch.from_numpy(random.integers(1, arch.vocab_size, shape, dtype=np.int32))

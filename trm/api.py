@@ -24,14 +24,12 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import expit
 
-from trm.cli import ROOT, compose_launch, compose_sweep, run_here, starts_ranks
-from trm.config import Config, local_path
+from trm.cli import ROOT, compose_launch, compose_sweep, starts_ranks
+from trm.config import IGNORE_LABEL, Config, local_path
 from trm.config.overrides import override
 from trm.core.candidates import row_keys
-from trm.core.initial import with_latents
-from trm.core.metrics import Predictions
-from trm.core.model import forward, noise_of
 from trm.core.programs import ONE
+from trm.core.step import empty_carry, eval_step
 from trm.data.format import Dataset
 from trm.data.loader import EvalLoader
 from trm.data.puzzle_text import questions_in, text_of
@@ -39,19 +37,18 @@ from trm.errors import EXIT_PREEMPTED, EXIT_USER_ERROR, ConfigError, DataError, 
 from trm.ground.folder import GRID_FILE, read_summary
 from trm.inference.cost import cost, seconds_per_puzzle
 from trm.inference.evaluator import EvalResult
-from trm.inference.selection import select, votes
 from trm.interop import make_run
 from trm.report.output import json_text
 from trm.report.runs import collect
 from trm.report.variants import compare
-from trm.run.early import make_run_folder
+from trm.run.early import run_here
 from trm.run.saved import SavedRun, open_run
 from trm.show.animation import animation
 from trm.show.files import write_files
 from trm.show.page import page
 from trm.show.solutions import PairSolutions, Solutions, pair_solutions
 from trm.show.thinking import Frame, Puzzle
-from trm.solve import course_of, evaluated, find_puzzle, frames_of, solved_pairs, unanswered
+from trm.solve import answered, course_of, find_puzzle, frames_of, solved_pairs, unanswered
 from trm.tasks.base import task_of
 from trm.tasks.pairs import PairsTask
 
@@ -98,18 +95,12 @@ class Thinking(list[Frame]):
 
 
 class Network:
-    """A trained network on the CPU.
-
-    Attributes:
-        settings: the run's own, with the overrides.
-        task: what its puzzles are.
-        step: training steps that it has seen.
-    """
+    """A trained network on the CPU."""
 
     def __init__(self, run: SavedRun) -> None:
         self._run = run
-        self.settings: Config = run.cfg
-        self.task, self.step = task_of(run.cfg.data), run.meta.step
+        self.settings: Config = run.cfg  # the run's own, with the overrides
+        self.task, self.step = task_of(run.cfg.data), run.meta.step  # what its puzzles are, and training steps that it has seen
 
     def __repr__(self) -> str:
         return f"{self.settings.run_name}: {self.task.title}, step {self.step}, inference={self.settings.inference.name}"
@@ -140,22 +131,13 @@ class Network:
 
     def _solutions(self, dataset: Dataset, number: int | None) -> tuple[Solutions, EvalLoader, int]:
         """Solutions of one puzzle of a dataset, or of all; the rows that were evaluated; the first puzzle's answering candidate."""
-        seen, way, last = list[Predictions](), self.settings.inference, self.settings.inference_steps - 1
-        result, loader = evaluated(self._run, dataset, number, lambda rows, _: seen.append(rows))
-        chosen = []
-        for rows in seen:
-            winner, _, then = select(rows, way, last)
-            every = np.arange(len(winner))
-            parts = (then.answers, then.q_halt, then.values["steps"], votes(then))
-            chosen.append((winner, *(part[every, winner] for part in parts)))
-        winners, answers, q_halt, steps, agreeing = (np.concatenate(part) for part in zip(*chosen, strict=True))
+        found, result, loader = answered(self._run, dataset, number)
         questions = loader.puzzles(0, loader.num_puzzles)["inputs"].astype(np.uint8)
-        answers = answers.astype(np.uint8)
+        answers = found.answers.astype(np.uint8)
         valid = np.array([not self.task.violations(*pair) for pair in zip(questions, answers, strict=True)])
-        costs = self._cost(result)
-        halting = expit(q_halt.astype(np.float64))
-        found = Solutions(self.task, questions, answers, valid, halting, steps.astype(np.int64), agreeing, costs)
-        return found, loader, int(winners[0])
+        halting, steps = expit(found.q_halt.astype(np.float64)), found.steps.astype(np.int64)
+        solutions = Solutions(self.task, questions, answers, valid, halting, steps, found.votes, self._cost(result))
+        return solutions, loader, int(found.candidates[0])
 
     def _solve_pairs(self, task: PairsTask, given: Puzzles) -> PairSolutions:
         """The answers to the test inputs of one puzzle of pairs."""
@@ -212,21 +194,19 @@ class Network:
             inputs: tokens [N, L].
             identifiers: [N] rows of the puzzle embedding; None = the blank one.
         """
-        arch, cfg = self._run.arch, self.settings
-        tokens = torch.from_numpy(self._tokens(inputs)).int()
-        table = self._run.puzzle_embedding
-        chosen = torch.zeros(len(tokens), dtype=torch.int64) if identifiers is None else torch.as_tensor(np.asarray(identifiers))
-        keys = row_keys(ONE, torch.arange(len(tokens)), torch.zeros(len(tokens), dtype=torch.int64))
-        logits = []
-        for first in range(0, len(tokens), cfg.eval_batch_size):
-            rows = torch.arange(first, min(first + cfg.eval_batch_size, len(tokens)))
-            vectors = None if table is None else table[chosen[rows]]
-            latents = with_latents(arch, self._run.buffers, len(rows), keys[rows])
+        run, tokens, logits = self._run, torch.from_numpy(self._tokens(inputs)).int(), []
+        none = torch.zeros(len(tokens), dtype=torch.int64)
+        given = {
+            "inputs": tokens,
+            "labels": torch.full_like(tokens, IGNORE_LABEL),
+            "puzzle_identifiers": none if identifiers is None else torch.as_tensor(np.asarray(identifiers)),
+            "rows": row_keys(ONE, torch.arange(len(tokens)), none),
+        }
+        for rows in torch.split(torch.arange(len(tokens)), self.settings.eval_batch_size):
+            batch, carry = {name: values[rows] for name, values in given.items()}, empty_carry(run.arch, run.buffers, len(rows))
             with torch.no_grad():
-                for step in range(cfg.inference_steps):
-                    noise = noise_of(arch, self._run.buffers, keys[rows], torch.full((len(rows),), step))
-                    output = forward(arch, self._run.eval_weights, self._run.buffers, vectors, latents, tokens[rows], noise=noise)
-                    latents = output.latents
+                for _ in range(self.settings.inference_steps):
+                    carry, output, _ = eval_step(run.arch, run.eval_weights, run.buffers, run.puzzle_embedding, carry, batch)
             logits.append(output.logits.float().numpy())
         return np.concatenate(logits)
 
@@ -283,7 +263,7 @@ def run(overrides: Sequence[str]) -> dict[str, Any]:
         devices = None if hardware.can.torch_kernels else f"{hardware.backend} on {hardware.num_devices} devices"
         if not starts_ranks(settings) and (devices is None or _ran <= {devices}):
             _ran.add(devices)
-            folder = run_here("trm.train:train", list(overrides), make_run_folder)
+            folder = run_here("trm.train:train", overrides)
         else:  # torch_xla has to be there before torch first differentiates, and keeps its devices as long as the process lives
             if devices is not None:
                 print(f"{devices}: in a process of its own, since this one has computed otherwise before", flush=True)

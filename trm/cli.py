@@ -6,7 +6,6 @@ away (128 + SIGPIPE); 143 preempted. A command that has nothing to save ends wit
 
 import argparse
 import contextlib
-import functools
 import importlib
 import importlib.util
 import logging
@@ -19,7 +18,7 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn, cast
+from typing import Any, NoReturn
 
 import hydra
 from hydra._internal.callbacks import Callbacks
@@ -30,33 +29,21 @@ from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.plugins import Plugins
-from hydra.core.utils import JobStatus, run_job
 from hydra.errors import HydraException
 from hydra.plugins.config_source import ConfigLoadError, ConfigResult
 from hydra.types import HydraContext, RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from trm.config import (
-    Config,
-    OptimizerConfig,
-    RecursionConfig,
-    flatten,
-    from_composed,
-    groups,
-    load_yaml,
-    local_path,
-    register_schema,
-    task_settings,
-    without_others,
-)
+from trm import config
+from trm.config import Config
 from trm.config.groups import GROUPS, describe_groups, group_options
 from trm.config.overrides import as_typed, check_length
 from trm.config.refusals import one_line, refuse_unknown_keys
 from trm.config.released import in_dashes, no_option
 from trm.errors import EXIT_FAILED, EXIT_USER_ERROR, ConfigError, RunFailure, UserError
+from trm.ground.cores import visible_gpus
 from trm.ground.folder import UNWRITABLE, unwritable
-from trm.ground.gpus import visible_gpus
 from trm.ground.job import job
 from trm.ground.rank import on_a_pod, process_rank, refuse_other_starters
 from trm.ground.signals import stoppable
@@ -66,8 +53,8 @@ from trm.tasks import TASKS
 ROOT = Path(__file__).resolve().parents[1]  # holds trm/ and hydra_plugins/, in a checkout also bench/ and scripts/
 # Keys whose values are registered: the schema's default, which needs no check, and the module that checks the others
 REGISTRIES = {
-    "recursion.variant": (RecursionConfig.variant, "trm.core.variants"),
-    "optimizer.name": (OptimizerConfig.name, "trm.core.optimizers"),
+    "recursion.variant": (config.RecursionConfig.variant, "trm.core.variants"),
+    "optimizer.name": (config.OptimizerConfig.name, "trm.core.optimizers"),
 }
 RANKS_ON_A_CPU = 2
 NO_RUN_FOLDER = "."  # hydra.run.dir of a command that is no run
@@ -87,24 +74,21 @@ class _Options(argparse.ArgumentParser):
         raise UserError(f"{hint}; `python -m {self.prog} --help` shows how")
 
 
-def options(command: str, arguments: Sequence[str], *, words: bool = True, **spec: Mapping[str, Any]) -> argparse.Namespace:
-    """The options of a command that reads its own arguments; `rest` holds those that are no option.
+def options(command: str, arguments: Sequence[str], *, words: bool = True, **spec: type | Mapping[str, Any]) -> argparse.Namespace:
+    """The options of a command that reads its own arguments; `rest` holds those that are no option. Raises UserError.
 
-    Args:
-        command: the module that `python -m` runs.
-        arguments: what follows it.
-        words: whether `rest` may hold anything but KEY=VALUE.
-        spec: what argparse needs to know about each option: dry_run={"action": "store_true"} is --dry-run.
-
-    Raises:
-        UserError: something is not understood.
+    `spec` has the type of each option, or what else argparse needs to know about it: dry_run=bool is --dry-run. `words` says
+    whether `rest` may hold anything but KEY=VALUE.
     """
     parser = _Options(prog=command, add_help=False, allow_abbrev=False)
     parser.add_argument("rest", nargs="*")
     for name, settings in spec.items():
         flag = ("--" if len(name) > 1 else "-") + name.replace("_", "-")
-        kind = {"type": functools.partial(_path, flag)} if settings.get("type") is Path else {}
-        parser.add_argument(flag, dest=name, **{**settings, **kind})
+        own: Mapping[str, Any] = (
+            settings if isinstance(settings, Mapping) else {"action": "store_true"} if settings is bool else {"type": settings}
+        )
+        kind = {"type": lambda given, flag=flag: Path(config.local_path(flag, given))} if own.get("type") is Path else {}
+        parser.add_argument(flag, dest=name, **{**own, **kind})
     given = parser.parse_intermixed_args(arguments)
     for argument in given.rest:
         if not words and "=" not in argument:
@@ -112,25 +96,20 @@ def options(command: str, arguments: Sequence[str], *, words: bool = True, **spe
     return given
 
 
-def _path(flag: str, given: str) -> Path:
-    return Path(local_path(flag, given))
-
-
-def _named(function: Callable[..., None] | str) -> Callable[..., None]:
+def named(function: Callable[..., None] | str) -> Callable[..., None]:
     """The function, or what "module:function" names: commands are named where their module takes seconds to import."""
     if not isinstance(function, str):
         return function
     module, _, name = function.partition(":")
-    named: Callable[..., None] = getattr(importlib.import_module(module), name)
-    return named
+    found: Callable[..., None] = getattr(importlib.import_module(module), name)
+    return found
 
 
 def plain_command(main: Callable[[list[str]], None] | str, usage: str | None, *, needs_arguments: bool = True) -> None:
     """Run a command that reads its own arguments, the function or "module:function"; `--help` prints `usage`.
 
-    User errors end as in `hydra_command`, and so does an interruption that the command does not see to itself.
-
-    Where the reader of its output goes away (`| head`), it ends there without a word, with exit code 141.
+    User errors end as in `hydra_command`, and so does an interruption that the command does not see to itself. Where the reader of
+    its output goes away (`| head`), it ends there without a word, with exit code 141.
     """
     arguments = sys.argv[1:]
     with standard_streams(), stoppable():
@@ -138,7 +117,7 @@ def plain_command(main: Callable[[list[str]], None] | str, usage: str | None, *,
             if "--help" in arguments or "-h" in arguments or (needs_arguments and not arguments):
                 print(usage)
                 sys.exit(0 if arguments else EXIT_USER_ERROR)
-            _named(main)(arguments)
+            named(main)(arguments)
         except (UserError, RunFailure) as error:
             fail(error)
 
@@ -146,9 +125,8 @@ def plain_command(main: Callable[[list[str]], None] | str, usage: str | None, *,
 def hydra_command(run: Callable[[Config], Any] | str, *, run_folder: bool = True) -> None:
     """Run a command, the function or "module:function", whose settings Hydra composes from conf/.
 
-    Overrides, --multirun, --cfg, --info and --help are Hydra's; the module is imported when there is a run to start.
-
-    A wrong key or value ends in one line and exit code 2; any other exception keeps its traceback and exits with 1. Without
+    Overrides, --multirun, --cfg, --info and --help are Hydra's; the module is imported when there is a run to start. A wrong key or
+    value ends in one line and exit code 2; any other exception keeps its traceback and exits with 1. Without
     `run_folder` nothing is written under outputs/, logging goes to the terminal alone, and an interruption ends in one line too.
     """
     with standard_streams(), contextlib.nullcontext() if run_folder else stoppable():
@@ -179,7 +157,7 @@ def _run_hydra(run: Callable[[Config], Any] | str, run_folder: bool) -> None:
         run = f"{command_module()}:{run.__name__}"
 
     def task(composed: DictConfig) -> Any:
-        function = _named(run)
+        function = named(run)
         hydra_config = HydraConfig.get()
         if OmegaConf.is_missing(hydra_config.job, "num"):
             try:
@@ -199,7 +177,7 @@ def _run_hydra(run: Callable[[Config], Any] | str, run_folder: bool) -> None:
         # Hydra prints its own multi-line report and exits with 1 unless this is set; then it lets exceptions through
         os.environ["HYDRA_FULL_ERROR"] = "1"
         logging.raiseExceptions = False  # a full disk that train.log meets is told once, by what the run itself cannot write
-        hydra.main(version_base="1.3", config_path=str(groups.CONF_DIR), config_name="config")(task)()
+        hydra.main(version_base="1.3", config_path=str(config.groups.CONF_DIR), config_name="config")(task)()
     except Exception as error:
         mistake = _mistake(error, sys.argv[1:])
         if full_error == "1" or mistake is None:
@@ -208,7 +186,7 @@ def _run_hydra(run: Callable[[Config], Any] | str, run_folder: bool) -> None:
     finally:  # the next command of this process finds all as it was
         logging.raiseExceptions = True
         if full_error is None:
-            os.environ.pop("HYDRA_FULL_ERROR", None)  # trm/ground/launch.py takes it away, too
+            os.environ.pop("HYDRA_FULL_ERROR", None)  # trm/ground/child.py takes it away, too
         else:
             os.environ["HYDRA_FULL_ERROR"] = full_error
 
@@ -227,22 +205,18 @@ def typed(composed: DictConfig, overrides: Sequence[str] | None = None) -> Confi
     names = [override.lstrip("+").partition("=")[0] for override in given]
     if "data.task" in names or {"data", "experiment"} <= set(names):  # the keys of a task that another was chosen in place of
         data = dict(composed.data.items_ex(resolve=False))
-        own = without_others(data) | {key: data[key] for key in data if f"data.{key}" in names}
+        own = config.without_others(data) | {key: data[key] for key in data if f"data.{key}" in names}
         composed = OmegaConf.create({**dict(composed.items_ex(resolve=False)), "data": own})
     importlib.import_module("trm.tasks.base")
     for key, (default, module) in REGISTRIES.items():
         if OmegaConf.select(composed, key) not in (None, default):
             importlib.import_module(module)  # with torch, which takes seconds
     if OmegaConf.select(composed, "hardware.num_devices", default=1) is None:
-        hardware = {**dict(composed.hardware.items_ex(resolve=False)), "num_devices": _devices_here(composed.hardware.platform)}
+        # a device for each process that a launcher started, else what this machine has
+        here, started = max(1, len(visible_gpus())) if composed.hardware.platform == "cuda" else RANKS_ON_A_CPU, process_rank()[1]
+        hardware = {**dict(composed.hardware.items_ex(resolve=False)), "num_devices": started if started > 1 else here}
         composed = OmegaConf.create({**dict(composed.items_ex(resolve=False)), "hardware": hardware})
-    return from_composed(composed)
-
-
-def _devices_here(platform: str) -> int:
-    """What hardware.num_devices=null means: a device for each process that a launcher started, else what this machine has."""
-    started = process_rank()[1]
-    return started if started > 1 else max(1, len(visible_gpus())) if platform == "cuda" else RANKS_ON_A_CPU
+    return config.from_composed(composed)
 
 
 def starts_ranks(cfg: Config) -> bool:
@@ -258,7 +232,7 @@ def _mistake(error: Exception, overrides: list[str]) -> UserError | None:
         return ConfigError(one_line(error))
     frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
     hydras = {frame.f_code.co_name for frame in frames if frame.f_globals["__name__"].startswith("hydra.")}
-    our_task = any(frame.f_code.co_name == "task" and frame.f_globals["__name__"] == __name__ for frame in frames)
+    our_task = any(frame.f_code.co_name == "task" and frame.f_globals["__name__"].startswith("trm.") for frame in frames)
     reason: BaseException | None = error
     while reason is not None and not (isinstance(reason, OSError) and reason.filename and reason.errno in UNWRITABLE):
         reason = None if our_task else reason.__cause__ or reason.__context__  # logging: a handler that it cannot configure
@@ -267,9 +241,9 @@ def _mistake(error: Exception, overrides: list[str]) -> UserError | None:
     if our_task or not hydras & {"compose_config", "load_configuration", "run_job"}:
         return None
     # composing and preparing a run, Hydra lets errors of many types through, and few of them name what is wrong
-    for file in sorted(groups.CONF_DIR.rglob("*.yaml")):
+    for file in sorted(config.groups.CONF_DIR.rglob("*.yaml")):
         try:
-            load_yaml(file)
+            config.load_yaml(file)
         except ConfigError as unreadable:
             return unreadable
     for override in overrides:
@@ -293,8 +267,8 @@ def learn_tasks(text: str) -> None:
     """Make the settings of the tasks outside the package that a text names known to Hydra. Raises ConfigError."""
     for task in re.findall(r"[\w.]+:\w+", text):
         if task not in TASKS:
-            task_settings(task)
-            register_schema()
+            config.task_settings(task)
+            config.register_schema()
 
 
 class FileConfigSource(file_config_source.FileConfigSource):
@@ -309,10 +283,9 @@ class FileConfigSource(file_config_source.FileConfigSource):
             header = self._get_header_dict(text.read(512))
         package = header["package"] or os.path.dirname(config_path).replace("/", ".")
         package = "" if package == "_global_" else package
-        found = load_yaml(file, package)
-        for key, value in flatten(
-            cast(Any, OmegaConf.to_container(found))
-        ).items():  # Hydra loads the schema after the files that are merged into it
+        found = config.load_yaml(file, package)
+        settings: Any = OmegaConf.to_container(found)
+        for key, value in config.flatten(settings).items():  # Hydra loads the schema after the files that are merged into it
             if f".{package}.{key}".endswith(".data.task"):
                 learn_tasks(str(value))
         return ConfigResult(config=found, path=f"file://{self.path}", provider=self.provider, header=header)
@@ -320,10 +293,9 @@ class FileConfigSource(file_config_source.FileConfigSource):
 
 def _prepare_hydra() -> None:
     """Make the schema, the resolvers of conf/ and the study's plugins known to Hydra."""
-    root = str(ROOT)
-    if root not in sys.path:  # hydra_plugins/ lies beside trm/
-        sys.path.append(root)
-    register_schema()
+    if str(ROOT) not in sys.path:  # hydra_plugins/ lies beside trm/
+        sys.path.append(str(ROOT))
+    config.register_schema()
     OmegaConf.register_new_resolver("trm_groups", describe_groups, replace=True)
     Plugins.instance()  # imports all plugins; then conf/hydra/launcher takes the place of their own defaults
     SourcesRegistry.instance().types["file"] = FileConfigSource
@@ -366,40 +338,11 @@ def compose(overrides: list[str]) -> Config:
 
 def compose_launch(overrides: list[str]) -> tuple[Config, Launch]:
     """As `compose`, with Hydra's own part."""
-    with _composing(overrides):
-        composed = hydra.compose("config", overrides=list(map(_as_meant, overrides)), return_hydra_config=True)
+    with composing(overrides) as meant:
+        composed = hydra.compose("config", overrides=meant, return_hydra_config=True)
         own = composed.hydra
-        run_dir = Path(local_path("hydra.run.dir", own.run.dir))
+        run_dir = Path(config.local_path("hydra.run.dir", own.run.dir))
         return typed(composed), Launch(run_dir, own.runtime.choices["hydra/launcher"], own.mode == RunMode.MULTIRUN)
-
-
-def run_here(run: str, overrides: Sequence[str], make_folder: Callable[[DictConfig], object]) -> Path:
-    """Run a command, "module:function", in this process, as `hydra_command` would with these overrides; returns the run's folder.
-
-    `make_folder` checks the composed settings and makes it. Errors are raised. The log goes to the terminal and into the folder.
-    The loggers are then as they were.
-    """
-    refuse_other_starters()
-    handlers, level = logging.root.handlers[:], logging.root.level
-
-    def task(composed: DictConfig) -> None:
-        _named(run)(typed(composed, HydraConfig.get().overrides.task))
-
-    with _composing(list(overrides)):
-        composed = hydra.compose("config", overrides=list(map(_as_meant, overrides)), return_hydra_config=True)
-        make_folder(composed)
-        folder = Path(composed.hydra.run.dir).absolute()
-        context = HydraContext(config_loader=GlobalHydra.instance().config_loader(), callbacks=Callbacks())
-        try:
-            done = run_job(task, composed, job_dir_key="hydra.run.dir", job_subdir_key=None, hydra_context=context)
-        finally:
-            for handler in set(logging.root.handlers) - set(handlers):
-                handler.close()
-            logging.root.handlers[:] = handlers
-            logging.root.setLevel(level)
-        if done.status != JobStatus.COMPLETED:
-            raise done._return_value
-    return folder
 
 
 def compose_jobs(overrides: list[str]) -> dict[str, Config]:
@@ -409,30 +352,30 @@ def compose_jobs(overrides: list[str]) -> dict[str, Config]:
 
 def compose_sweep(overrides: list[str]) -> tuple[Path, dict[str, Config]]:
     """As `compose_jobs`, with the sweep's folder."""
-    with _composing(overrides):
+    with composing(overrides) as meant:
         loader = GlobalHydra.instance().config_loader()
-        composed = loader.load_configuration("config", overrides=list(map(_as_meant, overrides)), run_mode=RunMode.MULTIRUN)
+        composed = loader.load_configuration("config", overrides=meant, run_mode=RunMode.MULTIRUN)
         sweeper: Any = Plugins.instance().instantiate_sweeper(
             config=composed,
             hydra_context=HydraContext(config_loader=loader, callbacks=Callbacks()),
             task_function=lambda composed: None,
         )
         jobs: dict[str, Config] = sweeper.configs(list(composed.hydra.overrides.task))
-        return Path(local_path("hydra.sweep.dir", str(composed.hydra.sweep.dir))), jobs
+        return Path(config.local_path("hydra.sweep.dir", str(composed.hydra.sweep.dir))), jobs
 
 
 @contextlib.contextmanager
-def _composing(overrides: list[str]) -> Iterator[None]:
-    """Hydra ready to compose; what the user did wrong leaves as one line. A program around it may use Hydra for itself."""
+def composing(overrides: list[str]) -> Iterator[list[str]]:
+    """Hydra ready to compose, and the overrides as it wants them; what the user did wrong leaves as one line."""
     _prepare_hydra()
     outer, GlobalHydra.instance().hydra = GlobalHydra.instance().hydra, None
     try:
-        with hydra.initialize_config_dir(version_base="1.3", config_dir=str(groups.CONF_DIR)):
-            yield
+        with hydra.initialize_config_dir(version_base="1.3", config_dir=str(config.groups.CONF_DIR)):
+            yield list(map(_as_meant, overrides))
     except Exception as error:
         mistake = _mistake(error, overrides)
         if mistake is None or mistake is error:
             raise
         raise mistake from error
     finally:
-        GlobalHydra.instance().hydra = outer
+        GlobalHydra.instance().hydra = outer  # of a program that uses Hydra for itself

@@ -12,7 +12,6 @@ and their colours do not change. The command needs a W&B key, and a project that
 
 import hashlib
 import json
-from dataclasses import dataclass
 from typing import Any
 
 from trm.cli import compose, options, plain_command
@@ -26,15 +25,6 @@ NAME = "TRM scaling study"
 FINAL, PAPER = "eval/exact_accuracy", "paper/exact_accuracy"
 LOGARITHMIC = ("train/loss", "train/grad_norm")
 REFUSED = (401, 403)
-
-
-@dataclass(frozen=True)
-class Target:
-    """The workspace to write. `entity` is None where only the account tells it."""
-
-    entity: str | None
-    project: str
-    name: str
 
 
 def sections() -> list[Any]:
@@ -105,23 +95,23 @@ def paper_table() -> str:
     return "\n".join([*lines, "", note])
 
 
-def workspace(target: Target) -> Any:
-    """The workspace as it is first created. Raises UserError where W&B does not allow the name."""
+def workspace(entity: str | None, project: str, name: str) -> Any:
+    """The workspace as it is first created; `entity` is None where only the account tells it. Raises UserError for a wrong name."""
     import wandb_workspaces.workspaces as ws
 
     try:
         made = ws.Workspace(
-            entity=target.entity or "",
-            project=target.project,
-            name=target.name,
+            entity=entity or "",
+            project=project,
+            name=name,
             sections=sections(),
             settings=ws.WorkspaceSettings(x_axis="global_step", max_runs=100),
         )
     except ValueError as error:  # of all that it checks, the name alone is not ours
-        raise UserError(f"name={target.name}: W&B allows no symbols such as + = < > and no emojis in it") from error
-    if target.entity:
+        raise UserError(f"name={name}: W&B allows no symbols such as + = < > and no emojis in it") from error
+    if entity:
         # W&B finds a saved view by a name that its clients choose. Chosen by what the workspace is called, every machine finds it.
-        made._internal_name = f"nw-{_short_hash(target.entity, target.project, target.name)}-v"
+        made._internal_name = f"nw-{_short_hash(entity, project, name)}-v"
     return made
 
 
@@ -129,7 +119,7 @@ def _short_hash(*parts: str) -> str:
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:11]
 
 
-def push(target: Target) -> tuple[str, bool]:
+def push(entity: str | None, project: str, name: str) -> tuple[str, bool]:
     """Write the workspace; its address, and whether it was there before.
 
     Raises:
@@ -142,7 +132,7 @@ def push(target: Target) -> tuple[str, bool]:
     try:
         if problem := key_problem():
             raise UserError(f"push needs a W&B key ({problem}): run `wandb login` or set WANDB_API_KEY; --dry-run needs none")
-        return _write(target)
+        return _write(entity, project, name)
     except (*wandb_errors(), WandbApiFailedError) as error:
         server = str(wandb.setup().settings.base_url)
         answer = getattr(error, "response", None) or getattr(error.__cause__, "response", None)  # W&B may wrap it
@@ -155,22 +145,22 @@ def push(target: Target) -> tuple[str, bool]:
         teardown_wandb()
 
 
-def _write(target: Target) -> tuple[str, bool]:
+def _write(entity: str | None, project: str, name: str) -> tuple[str, bool]:
     import wandb
     import wandb_workspaces.workspaces as ws
     from wandb_workspaces.workspaces.errors import SpecVersionError
 
-    entity = target.entity or wandb.Api().default_entity
+    entity = entity or wandb.Api().default_entity
     if not entity:
         raise UserError("this W&B account has no default entity: give entity=NAME")
-    new = workspace(Target(entity, target.project, target.name))
+    new = workspace(entity, project, name)
     found = None
     try:
         found = ws.Workspace.from_url(new.url)
     except (ValueError, SpecVersionError) as error:  # the former for all of these
         if str(error).startswith("Project"):
             hint = "a first run with tracking=wandb makes it, or correct entity= and project="
-            raise UserError(f"W&B has no project {entity}/{target.project}: {hint}") from error
+            raise UserError(f"W&B has no project {entity}/{project}: {hint}") from error
         if not str(error).startswith("Workspace"):
             raise RunFailure(f"wandb-workspaces cannot read what is at {new.url}: push under another name=") from error
     if found is None:
@@ -179,9 +169,9 @@ def _write(target: Target) -> tuple[str, bool]:
     return str(found.save().url), True
 
 
-def parse(arguments: list[str]) -> tuple[Target, bool]:
-    """The workspace that the arguments name, and whether it is only to be shown. Raises UserError."""
-    given = options("trm.dashboard", arguments, dry_run={"action": "store_true"})
+def parse(arguments: list[str]) -> tuple[str | None, str, str, bool]:
+    """Entity, project and name of the workspace that is asked for, and whether it is only to be shown. Raises UserError."""
+    given = options("trm.dashboard", arguments, dry_run=bool)
     command, *rest = given.rest or [""]
     if command != "push":
         raise UserError(f"{command or 'nothing'}: not a command of trm.dashboard: give python -m trm.dashboard push")
@@ -193,17 +183,17 @@ def parse(arguments: list[str]) -> tuple[Target, bool]:
             check_address(key, value)
         names[key] = value
     own = with_wandbs_own(compose([]).tracking)
-    return Target(names["entity"] or own.entity, names["project"] or str(own.project), names["name"]), given.dry_run
+    return names["entity"] or own.entity, names["project"] or str(own.project), names["name"], given.dry_run
 
 
 def main(arguments: list[str]) -> None:
     """The command; see the module's docstring."""
-    target, dry_run = parse(arguments)
+    entity, project, name, dry_run = parse(arguments)
     if dry_run:
-        view = workspace(target)._spec
+        view = workspace(entity, project, name)._spec
         print(json.dumps({key: value or None for key, value in view.items()}, indent=1))  # null: W&B chooses it
         return
-    url, was_there = push(target)
+    url, was_there = push(entity, project, name)
     print(f"{'updated' if was_there else 'created'} {url}")
 
 

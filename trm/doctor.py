@@ -6,8 +6,6 @@ found, and the fix. It trains nothing and writes nothing. Exit codes: 0 nothing 
   python -m trm.doctor hardware=v4_64 data=NAME run_name=my_run
 """
 
-from __future__ import annotations
-
 import contextlib
 import functools
 import hashlib
@@ -16,12 +14,15 @@ import os
 import re
 import shlex
 import shutil
+import socket
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+import threading
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
+from urllib.parse import urlsplit
 
 from rich.filesize import decimal
 
@@ -31,10 +32,8 @@ from trm.data.build import build_command, ensure_dataset, is_absent
 from trm.data.content import content_of
 from trm.data.format import ARRAYS, SPLITS, array_path, load_dataset, read_build_record
 from trm.errors import EXIT_FAILED, ConfigError, DataError, UserError, plain_line
-from trm.ground.cores import allowed, cores, multiplies_bfloat16, quota
+from trm.ground.cores import allowed, available_memory, cores, existing_parent, folder_bytes, multiplies_bfloat16, quota
 from trm.ground.folder import LOCK_FILE, locked
-from trm.ground.network import answers
-from trm.ground.space import available_memory, existing_parent, folder_bytes
 from trm.run.probe import NO_ANSWER, Probe, probe_devices
 from trm.run.revision import version as version_of
 from trm.tasks.base import task_of
@@ -87,9 +86,6 @@ def judged(name: str, check: Callable[[], str]) -> Check:
         return Check(name, "failure", f"a package does not import ({error})", "make setup")  # OSError: a library that torch loads
 
 
-# ------------------------------------------------------------------------------------------------------------------ versions
-
-
 def installed_versions() -> dict[str, str | None]:
     """Versions of what a run computes with; libtpu_wanted is the one that torch_xla asks for."""
     found = {name: version_of(name) for name in ("torch", "torch_xla", "libtpu")}
@@ -122,9 +118,6 @@ def check_versions(found: dict[str, str | None], hardware: HardwareConfig) -> st
     if not on_xla:
         return f"{text} (hardware.backend={hardware.backend} needs torch alone)"
     return text if libtpu else f"{text} (no TPU, not needed)"
-
-
-# ------------------------------------------------------------------------------------------------------- devices and compiling
 
 
 def check_devices(probe: Probe, hardware: HardwareConfig) -> str:
@@ -160,9 +153,6 @@ def check_compile(probe: Probe) -> str:
         found = f"a trivial function: {probe.ended}" if probe.compile_s is None else "a trivial function gave a wrong result"
         raise Finding(found, "make setup, or hardware.backend=eager on one device")
     return f"a trivial function compiled and ran in {probe.compile_s:.1f} s"
-
-
-# ------------------------------------------------------------------------------------------------------------------- dataset
 
 
 def check_dataset(cfg: Config) -> str:
@@ -224,9 +214,6 @@ def compare_checksums(path: Path) -> str:
     return "checksums match"
 
 
-# --------------------------------------------------------------------------------------------------- disk, memory and folder
-
-
 def state_bytes(cfg: Config, sizes: dict[str, int]) -> int:
     """Bytes of one checkpoint's tensors: weights, moments, EMA, puzzle embedding, carry of the global batch, initial latents."""
     from trm.core.architecture import architecture
@@ -278,7 +265,20 @@ def check_folder(run_dir: Path) -> str:
     return f"{run_dir} can be written and locked" + ("" if by_system else " (by a file: its file system has no locks)")
 
 
-# ----------------------------------------------------------------------------------------------------- tracking and launcher
+def answers(url: str, limit_s: float) -> bool:
+    """Whether the host of a URL takes a connection within `limit_s` seconds, looking its name up included."""
+    parts = urlsplit(url)
+    port = parts.port or (80 if parts.scheme == "http" else 443)
+    connected = threading.Event()
+
+    def connect() -> None:
+        with contextlib.suppress(OSError), socket.create_connection((parts.hostname or "", port), timeout=limit_s):
+            connected.set()
+
+    thread = threading.Thread(target=connect, daemon=True)  # a look-up cannot be interrupted, only left alone
+    thread.start()
+    thread.join(limit_s)
+    return connected.is_set()
 
 
 def check_wandb(tracking: TrackingConfig, run_dir: Path) -> str:
@@ -325,9 +325,6 @@ def check_launcher(launcher: str) -> str:
     return f"{text} is available"
 
 
-# --------------------------------------------------------------------------------------------------------------- the command
-
-
 def examine(cfg: Config, launch: Launch) -> Iterator[Check]:
     """Every check, each made when it is asked for."""
     hardware, run_dir = cfg.hardware, launch.run_dir
@@ -362,16 +359,6 @@ def examine(cfg: Config, launch: Launch) -> Iterator[Check]:
             yield from check_puzzles(cfg)
 
 
-def closing_line(checks: Sequence[Check], overrides: Sequence[str]) -> str:
-    """How many of which level, and what comes next."""
-    failed = [check.name for check in checks if check.level == "failure"]
-    warnings = sum(check.level == "warning" for check in checks)
-    text = f"{len(checks)} checks: {len(checks) - warnings - len(failed)} ok, {warnings} warning(s), {len(failed)} failure(s)"
-    if failed:
-        return f"{text}: fix {', '.join(failed)} first"
-    return f"{text}: ready for {shlex.join(['python', '-m', 'trm.train', *overrides])}"
-
-
 def main(arguments: list[str]) -> None:
     """The command. Exits with 1 where a check failed."""
     cfg, launch = compose_launch(options("trm.doctor", arguments, words=False).rest)
@@ -385,9 +372,13 @@ def main(arguments: list[str]) -> None:
     except KeyboardInterrupt as stopped:
         stopped.add_note(f"checks made: {len(checks)}")
         raise
-    print(closing_line(checks, arguments))
-    if any(check.level == "failure" for check in checks):
+    failed = [check.name for check in checks if check.level == "failure"]
+    warnings = sum(check.level == "warning" for check in checks)
+    text = f"{len(checks)} checks: {len(checks) - warnings - len(failed)} ok, {warnings} warning(s), {len(failed)} failure(s)"
+    if failed:
+        print(f"{text}: fix {', '.join(failed)} first")
         sys.exit(EXIT_FAILED)
+    print(f"{text}: ready for {shlex.join(['python', '-m', 'trm.train', *arguments])}")
 
 
 if __name__ == "__main__":

@@ -45,11 +45,11 @@ from trm.core.metrics import Predictions
 from trm.data.build import held_out_puzzles
 from trm.data.loader import Batch, EvalLoader
 from trm.errors import EXIT_PREEMPTED, ConfigError, RunFailure, UserError
-from trm.ground.launch import start_ranks
+from trm.ground.child import start_ranks
 from trm.ground.progress import Progress
 from trm.ground.rank import process_rank, refuse_other_starters
 from trm.ground.signals import StopSignal
-from trm.inference.caveats import caveats_of
+from trm.inference.candidates import caveats_of
 from trm.inference.compute import by_difficulty, pareto
 from trm.inference.cost import cost, seconds_per_puzzle
 from trm.inference.evaluator import EvalResult, EvaluationStopped, See, make_evaluator
@@ -69,8 +69,7 @@ OUT_FOLDER = "evaluation"  # of the run folder
 def main(arguments: list[str]) -> None:
     """The command: evaluate and print, and the same as JSON on the last line."""
     refuse_other_starters(of_torch=True)
-    switch = {"action": "store_true"}
-    given = options("trm.evaluate", arguments, out={"type": Path}, multirun=switch, m=switch)
+    given = options("trm.evaluate", arguments, out=Path, multirun=bool, m=bool)
     path, overrides, rest = split_arguments(given.rest)
     if rest:
         raise ConfigError(f"{rest[0]}: not understood: arguments are checkpoint=RUN, KEY=VALUE, --multirun and --out DIR")
@@ -78,17 +77,13 @@ def main(arguments: list[str]) -> None:
     logging.getLogger(Progress.__module__).setLevel(logging.INFO)  # how far it is, where there is no terminal for a bar
     with StopSignal() as stop:
         try:
-            if _starts_ranks(overrides) and starts_ranks(cfg := open_run(path, overrides).cfg):
+            others = any(text.startswith(("hardware=", "hardware.num_devices=")) for text in overrides)  # than there are processes
+            if others and starts_ranks(cfg := open_run(path, overrides).cfg):
                 sys.exit(start_ranks(cfg.hardware.devices, "trm.evaluate", arguments))
             _evaluate(path, overrides, given.out, lambda: stop.requested, sweep=given.multirun or given.m)
         except EvaluationStopped:
             print("stopped before its end: incomplete evaluations have no result", file=sys.stderr)
             sys.exit(EXIT_PREEMPTED)
-
-
-def _starts_ranks(overrides: list[str]) -> bool:
-    """Whether the overrides may ask for other devices than there are processes."""
-    return any(text.startswith(("hardware=", "hardware.num_devices=")) for text in overrides)
 
 
 def _evaluate(path: Path, overrides: list[str], out: Path | None, stop: Callable[[], bool], *, sweep: bool) -> None:
@@ -160,18 +155,13 @@ def _evaluated(
 
 
 def _rows(run: SavedRun, result: EvalResult, label: str) -> list[dict[str, Any]]:
-    """The lines of a table: an evaluation as it is after each supervision step, the last of which is its result.
-
-    `label` names its inference.
-    """
+    """The lines of a table: an evaluation after each supervision step, its result the last; `label` names its inference."""
     whole, rows = cost(result.work, run.cfg, run.arch), list[dict[str, Any]]()
     for steps, (metrics, row_steps) in enumerate(zip(result.by_step, result.row_steps, strict=True), start=1):
         share = row_steps / max(result.work.row_steps, 1)
         costs = {name: value if name == "candidates" else value * share for name, value in whole.items()}
-        told = {"inference": label, "supervision_steps": steps, "selection": run.cfg.inference.selection}
-        rows.append(
-            {**told, **costs, "oracle_exact_accuracy": metrics["exact_accuracy"], **metrics}
-        )  # the oracle's of one candidate
+        told = {"inference": label, "supervision_steps": steps, "selection": run.cfg.inference.selection, **costs}
+        rows.append({**told, "oracle_exact_accuracy": metrics["exact_accuracy"], **metrics})  # the oracle's of one candidate
     rows[-1] |= {**whole, "seconds_per_puzzle": seconds_per_puzzle(result.work)}
     return rows
 
@@ -251,11 +241,10 @@ def _frontier(runs: list[SavedRun], left_out: list[str], out: Path | None, stop:
 def _labels(ways: list[InferenceConfig]) -> list[str]:
     """A name for each way: its option's, with the keys that tell it from another of the same."""
     plain = [asdict(way) for way in ways]
-    differing = [key for key in plain[0] if key not in ("name", "ladder") and len({str(way[key]) for way in plain}) > 1]
 
     def label(way: dict[str, Any]) -> str:
         same = [other for other in plain if other["name"] == way["name"]]
-        keys = [key for key in differing if len({str(other[key]) for other in same}) > 1]
+        keys = [key for key in way if key not in ("name", "ladder") and len({str(other[key]) for other in same}) > 1]
         return " ".join([way["name"], *(f"{key}={way[key]}" for key in keys)])
 
     return [label(way) for way in plain]

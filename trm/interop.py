@@ -39,7 +39,7 @@ from trm.core.initial import weight_shapes
 from trm.data.build import held_out_puzzles
 from trm.errors import CheckpointError, ConfigError
 from trm.ground.folder import CONFIG_FILE
-from trm.run.checkpoint import Meta, Scores, save_checkpoint, write_checkpoint
+from trm.run.checkpoint import Meta, save_checkpoint, write_checkpoint
 from trm.run.saved import chosen_words, is_override, open_run, split_arguments
 from trm.tasks.base import task_of
 from trm.tasks.pairs import PairsTask
@@ -115,9 +115,8 @@ def from_reference(tensors: Mapping[str, Tensor], arch: Architecture, source: st
     """
     _check_variant(arch)
     variant = arch.recursion.variant
-    left = {
-        re.sub(r"^((_orig_mod|model|module|net|network|_forward_module)\.)+", "", name): tensor for name, tensor in tensors.items()
-    }
+    prefixes = re.compile(r"^((_orig_mod|model|module|net|network|_forward_module)\.)+")
+    left = {prefixes.sub("", name): tensor for name, tensor in tensors.items()}
     weights: Weights = {}
     for name, shape in weight_shapes(arch).items():
         theirs = reference_name(name, variant)
@@ -178,11 +177,8 @@ def read_reference_file(path: Path, arch: Architecture) -> ModelTensors:
         if name is None:
             break
         source, tensors = f"{source}: {name}", tensors[name]
-    if (
-        not isinstance(tensors, dict)
-        or not tensors
-        or not all(isinstance(k, str) and isinstance(t, Tensor) for k, t in tensors.items())
-    ):
+    named = isinstance(tensors, dict) and all(isinstance(k, str) and isinstance(t, Tensor) for k, t in tensors.items())
+    if not (named and tensors):
         keys = f" ({', '.join(map(str, list(tensors)[:5]))})" if isinstance(tensors, dict) else ""
         raise CheckpointError(f"{source}: holds no state_dict of tensors{keys}: torch.save the state_dict alone")
     return from_reference(tensors, arch, source=source)
@@ -204,9 +200,8 @@ def export_run(arguments: list[str]) -> None:
     if len(rest) != 1:
         raise ConfigError("export needs checkpoint=RUN and one FILE to write")
     run = open_run(path, overrides)
-    write_reference_file(
-        Path(local_path("FILE", rest[0])), ModelTensors(run.eval_weights, run.buffers, run.puzzle_embedding), run.arch
-    )
+    model = ModelTensors(run.eval_weights, run.buffers, run.puzzle_embedding)
+    write_reference_file(Path(local_path("FILE", rest[0])), model, run.arch)
     print(f"wrote {rest[0]}: {'EMA' if run.uses_ema else 'training'} weights of {run.folder}")
 
 
@@ -218,9 +213,8 @@ def publish(arguments: list[str]) -> None:
     path, overrides, rest = split_arguments(arguments)
     if len(rest) != 1:
         raise ConfigError("publish needs checkpoint=RUN and one FOLDER to make")
-    for word in overrides:
-        if word.partition("=")[0].partition(".")[0] not in USE:
-            raise ConfigError(f"{word}: a published checkpoint keeps its run's settings, except {', '.join(USE)}: leave it out")
+    for word in (word for word in overrides if word.partition("=")[0].partition(".")[0] not in USE):
+        raise ConfigError(f"{word}: a published checkpoint keeps its run's settings, except {', '.join(USE)}: leave it out")
     run, folder = open_run(path, overrides), Path(local_path("FOLDER", rest[0]))
     settings = to_plain(run.cfg)
     caveats = None if run.meta.caveats is None else run.meta.caveats + chosen_words(run)
@@ -273,15 +267,7 @@ def make_run(file: Path, run_dir: Path, overrides: list[str]) -> None:
     elif arch.model.puzzle_emb_ndim:
         raise CheckpointError(f"{file}: holds no {_PUZZLE_EMBEDDING}: import a full state_dict, or set model.puzzle_emb_ndim=0")
     plain = to_plain(cfg)
-    meta = Meta(
-        step=0,
-        config=kept(plain),
-        digest=digest(cfg),
-        data=sizes,
-        data_digest=None,
-        wandb_run_id=None,
-        scores=Scores(),
-    )
+    meta = Meta(step=0, config=kept(plain), digest=digest(cfg), data=sizes)
     plain["data"]["path"] = str(Path(cfg.data.path).resolve())
     try:
         save_checkpoint(run_dir, tensors, meta, keep=1)

@@ -171,8 +171,7 @@ def networks(arguments: list[str]) -> dict[str, str]:
 
 def main(arguments: list[str]) -> None:
     """The command: serve the page until it is interrupted."""
-    switch = {"action": "store_true"}
-    given = options("trm.playground", arguments, words=False, port={"type": int}, share=switch)
+    given = options("trm.playground", arguments, words=False, port=int, share=bool)
     os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
     try:
         gradio = importlib.import_module("gradio")

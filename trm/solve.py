@@ -31,7 +31,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, NamedTuple, TextIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,11 +43,11 @@ from trm.config import HardwareConfig
 from trm.core.metrics import Predictions
 from trm.data.build import held_out_puzzles
 from trm.data.format import Dataset, Metadata, load_catalogue
-from trm.data.loader import EvalLoader
+from trm.data.loader import Batch, EvalLoader
 from trm.data.puzzle_text import questions_in, text_of, unlikeness
 from trm.errors import ConfigError, DataError
 from trm.ground.files import read_json
-from trm.inference.caveats import caveats_of
+from trm.inference.candidates import caveats_of
 from trm.inference.evaluator import EvalResult, See, make_evaluator
 from trm.inference.selection import select, votes
 from trm.run.saved import SavedRun, check_test_puzzles, is_override, open_run, published, split_arguments
@@ -66,8 +66,7 @@ def main(arguments: list[str]) -> None:
     """The command: print question and answer as grids, and whether the answer is valid."""
     # a puzzle that begins with blanks written as - is no option
     arguments = [f" {a}" if re.match("-+[^-a-z]", a) or not a.strip("-") else a for a in arguments]
-    flag: dict[str, Any] = {"action": "store_true"}
-    given = options("trm.solve", arguments, watch=flag, json=flag, html={"type": Path}, gif={"type": Path})
+    given = options("trm.solve", arguments, watch=bool, json=bool, html=Path, gif=Path)
     if not any(argument.startswith("checkpoint=") for argument in given.rest):
         given.rest.append(f"checkpoint={_that_comes_along(given.rest, sys.stderr if given.json else sys.stdout)}")
     path, overrides, rest = split_arguments(given.rest)
@@ -98,7 +97,9 @@ def main(arguments: list[str]) -> None:
     for puzzle, dataset, number in found:
         answer, course, words = solved(run, dataset, number)
         if given.json:
-            _print_json(task, puzzle, answer, words)
+            texts = {name: task.view.text(grid) for name, grid in (("question", puzzle.question), ("answer", answer))}
+            told = {"valid": not task.violations(puzzle.question, answer), "verdict": task.verdict(puzzle.question, answer)}
+            print(json.dumps({"puzzle": puzzle.name, **texts, **told, "how": words}), flush=True)
             continue
         frames = frames_of(run, puzzle, course, watch=given.watch) if shown else []
         print(report(task, puzzle.question, answer))
@@ -112,13 +113,6 @@ def main(arguments: list[str]) -> None:
         write_files("--gif", given.gif, {given.gif: animation(puzzle, frames)})
     for path in filter(None, (given.html, given.gif)):
         print(f"written: {path}")
-
-
-def _print_json(task: Task, puzzle: Puzzle, answer: NDArray[np.integer], words: str) -> None:
-    """One line: a JSON object of one puzzle and its answer."""
-    text, valid = task.view.text, not task.violations(puzzle.question, answer)
-    own = {"puzzle": puzzle.name, "question": text(puzzle.question), "answer": text(answer), "valid": valid}
-    print(json.dumps({**own, "verdict": task.verdict(puzzle.question, answer), "how": words}), flush=True)
 
 
 def evaluated(run: SavedRun, dataset: Dataset, number: int | None = 0, see: See | None = None) -> tuple[EvalResult, EvalLoader]:
@@ -150,21 +144,40 @@ class Course:
         return replace(frame, answer=answer, confidence=confidence)
 
 
+class Answered(NamedTuple):
+    """Who answers each of N puzzles, and how."""
+
+    candidates: NDArray[np.integer]  # [N]
+    answers: NDArray[np.integer]  # [N, L] tokens
+    q_halt: NDArray[np.floating]  # [N]
+    steps: NDArray[np.integer]  # [N] supervision steps that the candidate did
+    votes: NDArray[np.integer]  # [N] candidates that gave this answer, this one included
+
+
+def answered(run: SavedRun, dataset: Dataset, number: int | None) -> tuple[Answered, EvalResult, EvalLoader]:
+    """The answers to one puzzle of a dataset (None = to all), with the evaluation that found them and its rows."""
+    found = list[Answered]()
+
+    def see(rows: Predictions, puzzles: Batch) -> None:
+        winners, _, then = select(rows, run.cfg.inference, run.cfg.inference_steps - 1)
+        parts: tuple[Any, ...] = (then.answers, then.q_halt, then.values["steps"], votes(then))
+        found.append(Answered(winners, *(part[np.arange(len(winners)), winners] for part in parts)))
+
+    result, loader = evaluated(run, dataset, number, see)
+    return Answered(*(np.concatenate(part) for part in zip(*found, strict=True))), result, loader
+
+
 def solved(run: SavedRun, dataset: Dataset, number: int) -> tuple[NDArray[np.integer], Course, str]:
     """The answer to a puzzle of a dataset, the course of the candidate who gave it, and words that say so."""
-    seen, way = list[Predictions](), run.cfg.inference
-    result, loader = evaluated(run, dataset, number, lambda found, _: seen.append(found))
-    winners, _, candidates = select(seen[0], way, run.cfg.inference_steps - 1)
-    winner = int(winners[0])
-    steps = int(candidates.values["steps"][0, winner])
-    course = course_of(run, loader, number, winner, steps)
+    found, result, loader = answered(run, dataset, number)
+    way, winner, steps = run.cfg.inference, int(found.candidates[0]), int(found.steps[0])
     words = f"halting probability {expit(result.samples.q_halt[-1, 0]):.3f} after {steps} supervision steps"
     if way.candidates > 1:
         words = (
             f"candidate {winner + 1} of {way.candidates} answers (inference.selection={way.selection}), after {steps} supervision "
-            f"steps; {votes(candidates)[0, winner]} gave this grid"
+            f"steps; {found.votes[0]} gave this grid"
         )
-    return candidates.answers[0, winner], course, words
+    return found.answers[0], course_of(run, loader, number, winner, steps), words
 
 
 def course_of(run: SavedRun, loader: EvalLoader, number: int, candidate: int, num_steps: int) -> Course:
@@ -305,10 +318,7 @@ def _that_comes_along(arguments: list[str], told: TextIO) -> Path:
 
 
 def find_puzzle(run: SavedRun, name: str) -> tuple[Puzzle, Dataset, int]:
-    """The puzzle that is written out, or that test:N names in the run's dataset, and which row of a dataset it is.
-
-    Raises ConfigError or DataError.
-    """
+    """The puzzle that is written out or that test:N names, and which row of a dataset it is. Raises ConfigError or DataError."""
     data, task = run.cfg.data, task_of(run.cfg.data)
     if not name.startswith("test:"):
         keys = " ".join(f"data.{key}={getattr(data, key)}" for key in task.keys)

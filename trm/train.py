@@ -3,8 +3,6 @@
 Reads top to bottom: what the run is made of, where it starts, the loop (step, log, evaluate, save), how it ends.
 """
 
-from __future__ import annotations
-
 if __name__ == "__main__":  # before torch is imported, which --help and wrong settings need not wait for
     from trm.cli import hydra_command
 
@@ -37,7 +35,7 @@ from trm.ground.folder import exclusive
 from trm.ground.progress import progress_bar
 from trm.ground.rank import process_rank
 from trm.ground.signals import StopSignal
-from trm.inference.caveats import caveats_of
+from trm.inference.candidates import caveats_of
 from trm.inference.evaluator import EvaluationStopped, Evaluator, make_evaluator, selection_evaluator
 from trm.run.ahead import AHEAD_STEPS, ahead, hint
 from trm.run.experiment import Experiment, build
@@ -93,9 +91,8 @@ def execute(exp: Experiment, run_dir: Path, stop: StopSignal) -> float | None:
     finally:
         summary = outputs.finish(status, reason, exit_code, training.clock.total_s)
     if status == "preempted":
-        if (
-            exp.runtime.process_count > 1
-        ):  # together: a launcher ends the others where one has ended, and the first one may still write
+        if exp.runtime.process_count > 1:
+            # together: a launcher ends the others where one has ended, and the first one may still write
             extremes_over_hosts(exp.runtime, [record.step])
         log.info("preempted at step %s; the same command resumes the run", record.step)
         sys.exit(EXIT_PREEMPTED)
@@ -216,10 +213,7 @@ class Training:
             log.info("steps %s to %s traced in %s", *wanted, self.run_dir / PROFILE_FOLDER)
 
     def _log(self, totals: Tensor, batches: Prefetcher[Any]) -> bool:
-        """Fetch the metrics accumulated since the last log and write them everywhere; True where hosts have voted to stop.
-
-        Several hosts stop together: at a step where all read the votes. Raises on all of them where one cannot go on.
-        """
+        """Write the metrics since the last log; True where the hosts have voted to stop. Raises on all where one cannot go on."""
         cfg, step, total_steps = self.cfg, self.record.step, self.exp.total_steps
         sums = named(training_names(), self.runtime.fetch(totals))
         check_losses(sums, step)
@@ -246,8 +240,7 @@ class Training:
     def _evaluate_and_save(self, evaluator: Evaluator, state: TrainState, sums: Tensor) -> bool:
         """False where a stop was asked for on the way: then the state is saved, and the resumed run evaluates it first.
 
-        The last evaluation takes all test puzzles, the others the sample that evaluate.max_puzzles says; all take the same
-        selection puzzles, where there are any.
+        The last evaluation takes all test puzzles, the others the sample that evaluate.max_puzzles says.
         """
         began, stop = time.perf_counter(), lambda: self.stop.requested
         weights = state.ema or state.weights

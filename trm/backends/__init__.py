@@ -13,7 +13,11 @@ __all__ = ["Runtime", "start"]
 
 def start(hardware: HardwareConfig) -> Runtime:
     """Start the backend that the settings name. Raises ConfigError where the machine does not have what they ask for."""
-    _signals_on_their_own_stack()
+    # A signal is handled on a stack of its own, as the fault handler has one: oneDNN's kernels for AVX-512 (3.7, in torch 2.9) keep
+    # values below the stack pointer. A handler on the same stack overwrites them, and the product then writes anywhere in the heap:
+    # a run that was asked to stop could end in an abort, or save NaN.
+    if not faulthandler.is_enabled():
+        faulthandler.enable(2)
     require_machine(hardware)
     take_share(hardware)
     runtime: Any = hardware.can.runtime
@@ -26,13 +30,3 @@ def start(hardware: HardwareConfig) -> Runtime:
         runtime = over_ranks(runtime)
     started: Runtime = runtime(hardware)
     return started
-
-
-def _signals_on_their_own_stack() -> None:
-    """Give the main thread, which gets a process's signals, another stack for handling them, as the fault handler has one.
-
-    oneDNN's kernels for AVX-512 (3.7, in torch 2.9) keep values below the stack pointer: a handler on the same stack overwrites
-    them, and the product then writes anywhere in the heap. A run that was asked to stop could so end in an abort, or save NaN.
-    """
-    if not faulthandler.is_enabled():
-        faulthandler.enable(2)

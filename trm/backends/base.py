@@ -6,22 +6,22 @@ compiler inserts the all-reduce of the gradient. Backends know no model: what th
 network are two functions, which the network is built with.
 """
 
-from __future__ import annotations
-
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 import torch.utils._pytree as pytree
 from torch import Tensor
 
 from trm.config import Backend
-from trm.ground.share import Share
+from trm.ground.share import WHOLE, Share
 
-F = TypeVar("F", bound=Callable[..., Any])
+Fn = TypeVar("Fn", bound=Callable[..., Any])
 T = TypeVar("T")
 Rows = Callable[[Any], Any]  # of a function's results: a part
 
@@ -31,34 +31,32 @@ def none(results: Any) -> tuple[()]:
     return ()
 
 
-class Runtime(Protocol):
-    """Trees are nested dicts, tuples and NamedTuples of tensors (None allowed)."""
+class Runtime(ABC):
+    """Trees are nested dicts, tuples and NamedTuples of tensors (None allowed). What is set here is that of one plain device."""
 
-    process_index: int
-    process_count: int
-    num_devices: int
     can: Backend  # what the rest of the project asks before it relies on it
-    share: Share  # which rows of the global batch a program sees
-
-    @property
-    def linear(self) -> Callable[[Tensor, Tensor], Tensor]:
-        """The product without bias that the network uses here, of [..., in] and [out, in] to [..., out]."""
-
-    @property
-    def swiglu(self) -> Callable[[Tensor, Tensor, Tensor], Tensor] | None:
-        """down(silu(gate) * up) of [..., in], gate_up [2 * inner, in] and down [out, inner] in one kernel; None without such."""
+    process_index, process_count, num_devices = 0, 1, 1
+    share: Share = WHOLE  # which rows of the global batch a program sees
+    # The product without bias that the network uses here, of [..., in] and [out, in] to [..., out]
+    linear: Callable[[Tensor, Tensor], Tensor] = staticmethod(F.linear)
+    # down(silu(gate) * up) of [..., in], gate_up [2 * inner, in] and down [out, inner] in one kernel; None without such
+    swiglu: Callable[[Tensor, Tensor, Tensor], Tensor] | None = None
 
     @property
     def is_main(self) -> bool:
         """True on the one process that writes files and logs."""
+        return self.process_index == 0
 
-    def compile_block(self, function: F) -> F:
+    def compile_block(self, function: Fn) -> Fn:
         """The part of the network that the recursion repeats, compiled by itself where the backend gains by it."""
+        return function
 
     def replicate_rows(self, rows: Tensor) -> Tensor:
         """Inside a compiled function: rows that are split over the devices, all of them on each."""
+        return rows
 
-    def compile(self, function: F, rows: Rows = none, donate: int | None = None) -> F:
+    @abstractmethod
+    def compile(self, function: Fn, rows: Rows = none, donate: int | None = None) -> Fn:
         """The pure function as one compiled graph; compiles at the first call for given shapes.
 
         `rows` picks the part of its results whose first axis is split over the devices, as `shard` splits it; all other results
@@ -66,40 +64,50 @@ class Runtime(Protocol):
         caller does not use again: their memory is taken for the results.
         """
 
+    @abstractmethod
     def prepare(self, compiled: Callable[..., Any], *args: Any) -> None:
         """Compile what `compile` returned for these arguments now, where the backend can. The arguments are as before."""
 
+    @abstractmethod
     def replicate(self, tree: T) -> T:
         """A CPU tree on the devices, every device holding all of it."""
 
+    @abstractmethod
     def shard(self, tree: T) -> T:
         """A CPU tree on the devices, the first axis (this process's rows of the global batch) split over them."""
 
     def shard_batch(self, batch: Mapping[str, np.ndarray]) -> dict[str, Tensor]:
         """A host batch (this process's rows, int32 arrays) on the devices, split over its rows."""
+        return self.shard({name: torch.from_numpy(rows) for name, rows in batch.items()})
 
+    @abstractmethod
     def fetch(self, tree: T) -> T:
         """A tree of device tensors as CPU tensors. Waits for the devices."""
 
+    @abstractmethod
     def wait(self) -> None:
         """Until the devices have nothing left to do."""
 
     def compile_count(self) -> int:
         """Graphs compiled so far in this process."""
+        return 0
 
     def metrics_line(self) -> str:
         """What the backend counted so far in this process: compiles, executions, transfers, each with its seconds."""
+        return f"compiled {self.compile_count()}"
 
+    @abstractmethod
     def profile(self, folder: Path) -> AbstractContextManager[None]:
         """Write a trace of what is done while entered into `folder`, for TensorBoard or Perfetto."""
 
+    @abstractmethod
     def describe(self) -> str:
         """One line: backend, devices, processes."""
 
 
 def map_tensors(function: Callable[[Tensor], Tensor], tree: T) -> T:
     """The tree with the function's result in each tensor's place."""
-    result: T = pytree.tree_map(lambda leaf: function(leaf) if isinstance(leaf, Tensor) else leaf, tree)
+    result: T = pytree.tree_map_only(Tensor, function, tree)
     return result
 
 

@@ -1,11 +1,9 @@
 """Inductor, torch's compiler: its runtime, folders and settings, and a first start beside which other work goes on."""
 
-from __future__ import annotations
-
 import functools
 import logging
 import os
-import shlex
+import re
 import subprocess
 import tempfile
 import threading
@@ -22,13 +20,16 @@ from torch._inductor.cpu_vec_isa import VecISA, pick_vec_isa
 from torch._inductor.runtime.cache_dir_utils import default_cache_dir
 
 from trm.backends import swiglu
-from trm.backends.base import map_tensors
+from trm.backends.base import Fn, map_tensors
 from trm.backends.machine import compiler
-from trm.backends.native import Fn, NativeRuntime
+from trm.backends.native import NativeRuntime
 from trm.config import HardwareConfig
 from trm.errors import ConfigError
 
 EMPTY_KERNEL = 'extern "C" void kernel() {}\n'
+SPLITS = re.compile(r"""[ \t\r\n'"\\]""")  # what makes several words of a path, or another one, where a command line is split
+
+_compiled = functools.cache(functools.partial(torch.compile, fullgraph=True, dynamic=False))
 
 
 class InductorRuntime(NativeRuntime):
@@ -38,12 +39,17 @@ class InductorRuntime(NativeRuntime):
         super().__init__(hardware)
         set_up(torch.get_num_threads(), hardware.platform)
         if hardware.platform == "cpu" and swiglu.usable(dtype := getattr(torch, hardware.dtype)):
-            compile_beside("swiglu", functools.partial(_compile_swiglu, dtype))
+
+            def work() -> None:
+                compile_header().join()
+                swiglu.kernels(dtype)
+
+            compile_beside("swiglu", work)
             self.swiglu = swiglu.swiglu
 
     def compile_block(self, function: Fn) -> Fn:
-        """The function compiled, once a process for each."""
-        return cast(Fn, _compiled_block(function))
+        """The function compiled, once a process: every run of the same sizes finds it again, whatever its T and n."""
+        return cast(Fn, _compiled(function))
 
     def prepare(self, compiled: Callable[..., Any], *args: Any) -> None:
         """Inductor compiles at the first call, here of copies: a function may change what it is given to take."""
@@ -52,17 +58,6 @@ class InductorRuntime(NativeRuntime):
     def compile_count(self) -> int:
         """Graphs that torch's compiler has made in this process."""
         return int(torch._dynamo.utils.counters["stats"]["unique_graphs"])
-
-
-def _compile_swiglu(dtype: torch.dtype) -> None:
-    compile_header().join()
-    swiglu.kernels(dtype)
-
-
-@functools.cache
-def _compiled_block(function: Fn) -> Fn:
-    """Compiled once a process: the block takes as long at T=4 n=6 as at T=2 n=2, and every run of the same sizes finds it again."""
-    return cast(Fn, torch.compile(function, fullgraph=True, dynamic=False))
 
 
 def set_up(threads: int, platform: str) -> None:
@@ -82,20 +77,14 @@ def set_up(threads: int, platform: str) -> None:
 
 
 def _takes_its_flags(vectors: VecISA, code: str) -> bool:
-    """Whether the C++ compiler takes the flags of these vector instructions, which the processor has.
-
-    Inductor asks by building and loading a library for each, in processes that import torch: 3 to 4 s of every start.
-    """
+    """Whether the compiler takes the flags of these instructions. Inductor would build and load a library for each, in 3 to 4 s."""
     command = [get_cpp_compiler(), *vectors.build_arch_flags().split(), "-x", "c++", "-fsyntax-only", os.devnull]
     return subprocess.run(command, capture_output=True, check=False).returncode == 0
 
 
 @functools.cache
 def compile_header() -> threading.Thread:
-    """Compile the header of all kernels in a thread, while data are read and the step is traced; nothing where it is in the cache.
-
-    It is a third of what the first step on a machine takes, and inductor would begin with it after tracing.
-    """
+    """Compile the header of all kernels, a third of a machine's first step, in a thread while data are read and steps traced."""
     from torch._inductor.codecache import CppPythonBindingsCodeCache  # a second, which inductor then does not need
 
     return compile_beside("header", lambda: CppPythonBindingsCodeCache.load_pybinding([], EMPTY_KERNEL))
@@ -117,11 +106,7 @@ def compile_beside(name: str, work: Callable[[], object]) -> threading.Thread:
 
 
 def _require_folders() -> None:
-    """Raise ConfigError where inductor's own folders break its commands: it would say so in a hundred lines, at the first step.
-
-    It writes command lines and splits them again, so that names with white space, quotes or backslashes fall apart; what it has
-    compiled is loaded from where it lies.
-    """
+    """Raise ConfigError where inductor's own folders break its commands: it would say so in a hundred lines, at the first step."""
     named = os.environ.get("TORCHINDUCTOR_CACHE_DIR")
     try:
         folder = Path(named or default_cache_dir())
@@ -131,10 +116,10 @@ def _require_folders() -> None:
         ) from error
     variable = "TORCHINDUCTOR_CACHE_DIR" if named else "TMPDIR"
     fix = "set TORCHINDUCTOR_CACHE_DIR to a folder like /var/tmp/inductor, or use hardware.backend=eager"
-    if not _is_one_word(str(folder)):
+    if SPLITS.search(str(folder)):
         raise ConfigError(f"{variable}: inductor cannot compile in {folder}, with white space, a quote or a backslash in it: {fix}")
     libraries = Path(torch.__file__).parent
-    if not _is_one_word(str(libraries)):
+    if SPLITS.search(str(libraries)):
         raise ConfigError(
             f"torch is in {libraries}: inductor cannot link to a folder with white space, a quote or a backslash in its name: "
             "make setup in another folder, or use hardware.backend=eager or hardware=cpu_xla"
@@ -147,11 +132,3 @@ def _require_folders() -> None:
         raise ConfigError(f"{variable}: inductor cannot write to {folder} ({error.strerror}): {fix}") from error
     if flags & getattr(os, "ST_NOEXEC", 0):  # macOS does not tell
         raise ConfigError(f"{variable}: what inductor compiles in {folder} cannot be run there (mounted noexec): {fix}")
-
-
-def _is_one_word(path: str) -> bool:
-    """Whether a path stays whole when a command line is split as a shell does."""
-    try:
-        return shlex.split(path) == [path]
-    except ValueError:  # an open quote
-        return False

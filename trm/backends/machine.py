@@ -34,10 +34,7 @@ RECORDED = {
 
 
 def require_machine(hardware: HardwareConfig) -> None:
-    """Raise ConfigError where this machine or its environment cannot give what the settings ask for.
-
-    Inductor would say so itself, but in a traceback and after tracing the step.
-    """
+    """Raise ConfigError where this machine or its environment cannot give what the settings ask for."""
     for name, value in _variables(REFUSED, hardware).items():
         if value.strip().lower() not in SAYS_NO:
             raise ConfigError(
@@ -46,8 +43,23 @@ def require_machine(hardware: HardwareConfig) -> None:
             )
     if hardware.platform == "cuda" and not torch.cuda.is_available():
         raise ConfigError("hardware.platform=cuda, but torch finds no CUDA device: use hardware=cpu")
-    if hardware.can.cpp_compiler:
-        _require_compiler(hardware)
+    if not hardware.can.cpp_compiler:
+        return
+    name, missing = compiler(), None
+    if shlex.quote(name) != name or (os.path.dirname(name) and shutil.which(name) is None):  # with flags, by ccache, elsewhere
+        raise ConfigError(
+            f"CXX={name} in the environment: inductor starts one program by its name or path, without flags or another before it, "
+            "and finds none by this: set CXX=g++ or unset it, or use hardware=cpu_xla or hardware.backend=eager"
+        )
+    if shutil.which(name) is None:
+        missing = f"a C++ compiler ({name})"
+    elif not (Path(sysconfig.get_path("include")) / "Python.h").exists():
+        missing = "Python's C headers (python3-dev)"
+    if missing:
+        raise ConfigError(
+            f"hardware={hardware.name} compiles with inductor and this machine lacks {missing}: install it, or use "
+            "hardware=cpu_xla or hardware.backend=eager"
+        )
 
 
 def surroundings(hardware: HardwareConfig) -> dict[str, Any]:
@@ -78,21 +90,3 @@ def take_share(hardware: HardwareConfig) -> None:
 def compiler() -> str:
     """The C++ compiler that inductor takes."""
     return os.environ.get("CXX") or ("clang++" if sys.platform == "darwin" else "g++")
-
-
-def _require_compiler(hardware: HardwareConfig) -> None:
-    name, missing = compiler(), None
-    if shlex.quote(name) != name or (os.path.dirname(name) and shutil.which(name) is None):  # with flags, by ccache, elsewhere
-        raise ConfigError(
-            f"CXX={name} in the environment: inductor starts one program by its name or path, without flags or another before it, "
-            "and finds none by this: set CXX=g++ or unset it, or use hardware=cpu_xla or hardware.backend=eager"
-        )
-    if shutil.which(name) is None:
-        missing = f"a C++ compiler ({name})"
-    elif not (Path(sysconfig.get_path("include")) / "Python.h").exists():
-        missing = "Python's C headers (python3-dev)"
-    if missing:
-        raise ConfigError(
-            f"hardware={hardware.name} compiles with inductor and this machine lacks {missing}: install it, or use "
-            "hardware=cpu_xla or hardware.backend=eager"
-        )

@@ -1,38 +1,28 @@
 """torch without torch_xla on one device, eager; float32 products on a CPU by oneDNN. inductor.py compiles the network's blocks."""
 
-from __future__ import annotations
-
 import contextlib
 import ctypes
 import logging
 import platform
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, cast
 
-import numpy as np
 import torch
-from torch import Tensor
 
 from trm.backends import onednn
-from trm.backends.base import Rows, T, map_tensors, none
+from trm.backends.base import Fn, Rows, Runtime, T, map_tensors, none
 from trm.backends.replay import Replayed
 from trm.config import HardwareConfig
-from trm.ground.share import WHOLE, Share
 
 MALLOPT_TRIM_THRESHOLD, MALLOPT_MMAP_MAX = -1, -4  # <malloc.h>
-Fn = TypeVar("Fn", bound=Callable[..., Any])
 
 
-class NativeRuntime:
+class NativeRuntime(Runtime):
     """torch on one device, eager."""
 
-    process_index, process_count, num_devices = 0, 1, 1
-    is_main = True
-    share: Share = WHOLE
     linear = staticmethod(onednn.linear)
-    swiglu: Callable[[Tensor, Tensor, Tensor], Tensor] | None = None
 
     def __init__(self, hardware: HardwareConfig) -> None:
         if hardware.platform == "cpu":
@@ -43,12 +33,6 @@ class NativeRuntime:
             torch.backends.cudnn.allow_tf32 = False  # what is float32 is computed as such, as matrix products are by default
         self._device = torch.device(hardware.platform)
         self.can, self._name, self._step_graph = hardware.can, hardware.backend, hardware.step_graph
-
-    def compile_block(self, function: Fn) -> Fn:
-        return function
-
-    def replicate_rows(self, rows: Tensor) -> Tensor:
-        return rows
 
     def compile(self, function: Fn, rows: Rows = none, donate: int | None = None) -> Fn:
         """The function itself; with hardware.step_graph that whose state is donated, the training step, as one CUDA graph."""
@@ -63,21 +47,12 @@ class NativeRuntime:
     def shard(self, tree: T) -> T:
         return self.replicate(tree)
 
-    def shard_batch(self, batch: Mapping[str, np.ndarray]) -> dict[str, Tensor]:
-        return {name: torch.from_numpy(rows).to(self._device) for name, rows in batch.items()}
-
     def fetch(self, tree: T) -> T:
         return map_tensors(lambda tensor: tensor.cpu(), tree)
 
     def wait(self) -> None:
         if self._device.type == "cuda":
             torch.cuda.synchronize(self._device)
-
-    def compile_count(self) -> int:
-        return 0
-
-    def metrics_line(self) -> str:
-        return f"compiled {self.compile_count()}"
 
     @contextlib.contextmanager
     def profile(self, folder: Path) -> Iterator[None]:

@@ -52,14 +52,8 @@ def _product_nt(a_MK: Tensor, b_NK: Tensor) -> Tensor:
     return out
 
 
-def _on_cpu(a_MK: Tensor, b_NK: Tensor) -> Tensor:
-    out: Tensor = torch.ops.mkldnn._linear_pointwise(a_MK, b_NK, None, "none", [], "")
-    return out
-
-
-def _shape(a_MK: Tensor, b_NK: Tensor) -> Tensor:
-    return a_MK.new_empty(a_MK.shape[0], b_NK.shape[0])
-
-
-_library.impl("product_nt", _on_cpu, "CPU")  # type: ignore[no-untyped-call]
-_library.impl("product_nt", _shape, "Meta")  # type: ignore[no-untyped-call]
+for _key, _product in (
+    ("CPU", lambda a, b: torch.ops.mkldnn._linear_pointwise(a, b, None, "none", [], "")),
+    ("Meta", lambda a, b: a.new_empty(a.shape[0], b.shape[0])),
+):
+    _library.impl("product_nt", _product, _key)  # type: ignore[no-untyped-call]

@@ -9,19 +9,18 @@ from __future__ import annotations
 import functools
 import os
 import signal
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from datetime import timedelta
 from typing import Any, cast
 
-import numpy as np
 import torch
 import torch.distributed as dist
 import torch.utils._pytree as pytree
 from torch import Tensor
 from torch.distributed import _functional_collectives as collectives
 
-from trm.backends.base import Rows, T, map_tensors, none
-from trm.backends.native import Fn, NativeRuntime
+from trm.backends.base import Fn, Rows, T, map_tensors, none
+from trm.backends.native import NativeRuntime
 from trm.config import HardwareConfig
 from trm.errors import RunFailure
 from trm.ground.rank import Rank, rank_of_launcher
@@ -35,24 +34,18 @@ _wait: Callable[[Tensor], Tensor] = collectives.wait_tensor
 
 
 class RankShare(Share):
-    """One rank's rows of the global batch.
-
-    Attributes:
-        exchanges: all-reduces so far.
-        bytes: what this rank gave to them.
-    """
+    """One rank's rows of the global batch."""
 
     def __init__(self, index: int, count: int) -> None:
         self.index, self.count = index, count
-        self.exchanges = self.bytes = 0
+        self.exchanges = self.bytes = 0  # all-reduces so far, and what this rank gave to them
 
     def exchange(self, sums: S, rows: R) -> tuple[S, R]:
         """One all-reduce of one flat buffer, in the widest type of the tensors: rows are added to zeros in the other ranks' places.
 
         Whole numbers of rows go as two halves of MOST_BITS bits; those of sums must be below 2**24.
         """
-        (own_sums, of_sums), (own_rows, of_rows) = pytree.tree_flatten(sums), pytree.tree_flatten(rows)
-        sum_leaves, row_leaves = _tensors(own_sums), _tensors(own_rows)
+        sum_leaves, row_leaves = ([leaf for leaf in pytree.tree_leaves(tree) if leaf is not None] for tree in (sums, rows))
         if not sum_leaves and not row_leaves:
             return sums, rows
         floats = [leaf.dtype for leaf in (*sum_leaves, *row_leaves) if leaf.ndim and leaf.is_floating_point()]
@@ -65,12 +58,8 @@ class RankShare(Share):
         total = self.total(torch.cat(parts))
         sizes = [leaf.numel() for leaf in sum_leaves] + [self.count * _halves(leaf).numel() for leaf in row_leaves]
         found = iter(torch.split(total, sizes))
-        new_sums = [next(found).view(leaf.shape).to(leaf.dtype) for leaf in sum_leaves]
-        new_rows = [self._whole_rows(next(found), leaf) for leaf in row_leaves]
-        return (
-            cast(S, pytree.tree_unflatten(_put_back(own_sums, new_sums), of_sums)),
-            cast(R, pytree.tree_unflatten(_put_back(own_rows, new_rows), of_rows)),
-        )
+        new_sums = map_tensors(lambda leaf: next(found).view(leaf.shape).to(leaf.dtype), sums)
+        return new_sums, map_tensors(lambda leaf: self._whole_rows(next(found), leaf), rows)
 
     def total(self, flat: Tensor) -> Tensor:
         """The sum over all ranks of a flat buffer."""
@@ -96,16 +85,6 @@ def _halves(leaf: Tensor) -> Tensor:
     return torch.stack((leaf >> MOST_BITS, leaf & ((1 << MOST_BITS) - 1))) if _is_whole_number(leaf) else leaf
 
 
-def _tensors(leaves: list[Any]) -> list[Tensor]:
-    return [leaf for leaf in leaves if leaf is not None]
-
-
-def _put_back(leaves: list[Any], tensors: list[Tensor]) -> list[Any]:
-    """The leaves with the tensors in the places of those that are there."""
-    given = iter(tensors)
-    return [None if leaf is None else next(given) for leaf in leaves]
-
-
 class Ranks(NativeRuntime):
     """What is a rank's own in the runtime of one device, which it is mixed into.
 
@@ -128,11 +107,6 @@ class Ranks(NativeRuntime):
         self.num_devices = rank.ranks
         self.share = self._exchanges = RankShare(rank.rank, rank.ranks)
 
-    @property
-    def is_main(self) -> bool:  # type: ignore[override]
-        """True on the first rank."""
-        return self.process_index == 0
-
     def compile(self, function: Fn, rows: Rows = none, donate: int | None = None) -> Fn:
         """The function; `rows` of its results know that they are this rank's."""
         compiled = super().compile(function, rows, donate)
@@ -154,10 +128,6 @@ class Ranks(NativeRuntime):
     def shard(self, tree: T) -> T:
         """As on one device; a copy, which alone is marked."""
         return self._split(super().shard(map_tensors(torch.clone, tree)))
-
-    def shard_batch(self, batch: Mapping[str, np.ndarray]) -> dict[str, Tensor]:
-        """As on one device."""
-        return self._split(super().shard_batch(batch))
 
     def fetch(self, tree: T) -> T:
         """As on one device; rows are gathered from all ranks, which must fetch them together."""

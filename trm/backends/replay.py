@@ -1,12 +1,9 @@
 """A training step as one CUDA graph: its kernels are recorded once and then replayed without the host that started them.
 
 A small network's step is thousands of kernels of a few microseconds, which the host starts more slowly than the device runs them.
-What is recorded is the step as it stands, the blocks that inductor compiled and all else (loss, gradients, update, averages), so it
-takes no compiling of its own, whatever T and n. A replay reads and writes the same memory every time: arguments are copied there,
-and the state stays there.
+What is recorded is the step as it stands, with the blocks that inductor compiled. A replay reads and writes the same memory every
+time: arguments are copied there, and the state stays there.
 """
-
-from __future__ import annotations
 
 import logging
 from collections.abc import Callable

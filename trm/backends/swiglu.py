@@ -2,11 +2,8 @@
 
 As separate products its inner values, many times as wide as a token, go through memory between them: at small sizes half of a step.
 Here a tile of rows stays in the cache from the first product to the last, and its gradients compute the inner values again instead
-of keeping them. What is inside is as precise as the products: float32, and the inner values rounded to x's type where they are
-multiplied.
+of keeping them, in float32, rounded to x's type where they are multiplied.
 """
-
-from __future__ import annotations
 
 import ctypes
 import functools
@@ -56,12 +53,12 @@ def swiglu(x: Tensor, gate_up: Tensor, down: Tensor) -> Tensor:
     With gradients, all of one type. By separate products where swiglu.cpp is not for that type or for weights of these sizes.
     """
     if x.dtype not in NUMBERS or down.shape[1] % COLUMNS or max(gate_up.numel(), down.numel()) > MOST_WEIGHTS:
-        return _products(x, gate_up, down, onednn.linear)
+        return _products(x, gate_up, down, linear=onednn.linear)
     out: Tensor = _SwiGLU.apply(x.reshape(-1, x.shape[-1]), gate_up, down)  # type: ignore[no-untyped-call]
     return out.view(*x.shape[:-1], down.shape[0])
 
 
-def _products(x: Tensor, gate_up: Tensor, down: Tensor, linear: Callable[[Tensor, Tensor], Tensor] = F.linear) -> Tensor:
+def _products(x: Tensor, gate_up: Tensor, down: Tensor, *, linear: Callable[[Tensor, Tensor], Tensor] = F.linear) -> Tensor:
     gate, up = linear(x, gate_up).chunk(2, dim=-1)
     return linear(F.silu(gate) * up, down)
 
@@ -119,15 +116,10 @@ def _tried(dtype: torch.dtype) -> ctypes.CDLL | None:
         if done.returncode:
             raise RuntimeError(f"a process that tried it ended with {done.returncode}")
     except Exception as error:  # noqa: BLE001 - a faster way, which is not to cost a run, whatever is wrong with it
-        log.warning(
-            "SwiGLU is computed by separate products, which is slower: its kernel does not work here (%s)", _one_line(error)
-        )
+        reason = next(filter(None, map(str.strip, str(error).splitlines())), type(error).__name__)
+        log.warning("SwiGLU is computed by separate products, which is slower: its kernel does not work here (%s)", reason)
         return None
     return library
-
-
-def _one_line(error: Exception) -> str:
-    return next(filter(None, map(str.strip, str(error).splitlines())), type(error).__name__)
 
 
 def try_library(path: str, dtype: str) -> None:
@@ -138,7 +130,8 @@ def try_library(path: str, dtype: str) -> None:
     shapes = ((65, 16), (2 * COLUMNS, 16), (24, COLUMNS), (65, 24))  # more than a tile of rows
     given = [torch.randn(shape, generator=random).to(number) for shape in shapes]
     given[1][: COLUMNS // 2] *= 1000  # large gates, either way
-    found = _on_tiles(library, *given[:3]), *_gradients_on_tiles(library, *given)
+    found = _on_tiles(library.forward, (_forward_shape(*given[:3]),), *given[:3])
+    found += _on_tiles(library.backward, _backward_shapes(*given), *given)
     x, gate_up, down, grad = (tensor.double() for tensor in given)
     exact = _products(x, gate_up, down), *_gradients_by_products(x, gate_up, down, grad)
     for ours, reference in zip(found, exact, strict=True):
@@ -153,28 +146,20 @@ def _call(function: Callable[..., Any], *tensors: Tensor) -> None:
     function(*(ctypes.c_void_p(tensor.data_ptr()) for tensor in tensors), *sizes)
 
 
-def _on_tiles(library: ctypes.CDLL, x: Tensor, gate_up: Tensor, down: Tensor) -> Tensor:
-    out = _forward_shape(x, gate_up, down)
-    _call(library.forward, x.contiguous(), gate_up.contiguous(), down.contiguous(), out)
-    return out
-
-
-def _gradients_on_tiles(
-    library: ctypes.CDLL, x: Tensor, gate_up: Tensor, down: Tensor, grad: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    found = _backward_shapes(x, gate_up, down, grad)
-    _call(library.backward, *(tensor.contiguous() for tensor in (x, gate_up, down, grad)), *found)
+def _on_tiles(function: Callable[..., Any], found: tuple[Tensor, ...], *given: Tensor) -> tuple[Tensor, ...]:
+    """`found`, filled by a function of the library from `given`."""
+    _call(function, *(tensor.contiguous() for tensor in given), *found)
     return found
 
 
-def _forward(x: Tensor, gate_up: Tensor, down: Tensor) -> Tensor:
-    library = kernels(x.dtype)
-    return _products(x, gate_up, down) if library is None else _on_tiles(library, x, gate_up, down)
+def _forward(*given: Tensor) -> Tensor:
+    library = kernels(given[0].dtype)
+    return _products(*given) if library is None else _on_tiles(library.forward, (_forward_shape(*given),), *given)[0]
 
 
-def _backward(x: Tensor, gate_up: Tensor, down: Tensor, grad: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    library, given = kernels(x.dtype), (x, gate_up, down, grad)
-    return _gradients_by_products(*given) if library is None else _gradients_on_tiles(library, *given)
+def _backward(*given: Tensor) -> tuple[Tensor, ...]:
+    library = kernels(given[0].dtype)
+    return _gradients_by_products(*given) if library is None else _on_tiles(library.backward, _backward_shapes(*given), *given)
 
 
 def _forward_shape(x: Tensor, gate_up: Tensor, down: Tensor) -> Tensor:

@@ -1,27 +1,22 @@
 """Devices, compilation, sharding and transfers by torch_xla. The only module that imports it."""
 
-from __future__ import annotations
-
 import contextlib
 import logging
 import os
 import socket
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 import torch.utils._pytree as pytree
 from torch import Tensor
 
-from trm.backends.base import F as Fn
-from trm.backends.base import Rows, T, map_tensors, none
+from trm.backends.base import Fn, Rows, Runtime, T, map_tensors, none
 from trm.config import HardwareConfig
 from trm.errors import ConfigError
-from trm.ground.share import WHOLE, Share
 
 log = logging.getLogger(__name__)
 
@@ -39,17 +34,14 @@ COMPUTED = -1
 class _XlaFunction:
     """A pure function traced once by torch_xla's lazy tensors and from then on run as one cached XLA computation.
 
-    This is the second half of `torch.compile(backend="openxla")`, called directly: the step needs no bytecode analysis, since it is
-    a pure function of tensors by construction, and the analysis of 21 unrolled network passes takes longer than XLA's compile.
+    This is the second half of `torch.compile(backend="openxla")`: the analysis of the bytecode of 21 unrolled network passes, which
+    a pure function of tensors does not need, takes longer than XLA's compile.
     """
 
     def __init__(
         self, function: Callable[..., Any], donate: int | None, drain: Callable[[], None] | None, lock: threading.RLock
     ) -> None:
-        """`drain` is called after each execution; None = executions may run ahead of the host.
-
-        `lock` is held while tracing, which runs what any thread has left for the devices to do.
-        """
+        """`drain` is called after each execution, if any; `lock` is held while tracing, which runs what other threads have left."""
         self._function, self._donate, self._drain, self._lock = function, donate, drain, lock
         self._graph: Callable[..., Any] | None = None
         self._shapes: list[tuple[torch.Size, torch.dtype]] = []
@@ -57,7 +49,7 @@ class _XlaFunction:
         self.recompiles = 0  # for other shapes than the first
 
     def __call__(self, *args: Any) -> Any:
-        graph, tensors = self._graph_for(args)
+        graph, tensors = self.graph_for(args)
         returned = graph(*tensors)  # a lone result comes bare
         computed = iter([returned] if isinstance(returned, Tensor) else returned)
         if self._drain is not None:
@@ -65,11 +57,8 @@ class _XlaFunction:
         results = [next(computed) if place == COMPUTED else None if place is None else tensors[place] for place in self._places]
         return pytree.tree_unflatten(results, self._result_structure)
 
-    def prepare(self, *args: Any) -> None:
-        """Trace and compile for these arguments without running; they are as before."""
-        self._graph_for(args)
-
-    def _graph_for(self, args: tuple[Any, ...]) -> tuple[Callable[..., Any], list[Tensor]]:
+    def graph_for(self, args: tuple[Any, ...]) -> tuple[Callable[..., Any], list[Tensor]]:
+        """The graph for such arguments, traced and compiled but not run, and their tensors."""
         leaves, structure = pytree.tree_flatten(args)
         tensors = [leaf for leaf in leaves if leaf is not None]
         shapes = [(t.shape, t.dtype) for t in tensors]
@@ -114,12 +103,8 @@ def _changed_shapes(before: list[tuple[torch.Size, torch.dtype]], now: list[tupl
     """Which of a compiled function's tensors have another shape or type than those that it was compiled for."""
     if len(before) != len(now):
         return f"{len(now)} tensors instead of {len(before)}"
-    changed = [
-        f"tensor {i}: {old_type} {list(old)} became {new_type} {list(new)}"
-        for i, ((old, old_type), (new, new_type)) in enumerate(zip(before, now, strict=True))
-        if (old, old_type) != (new, new_type)
-    ]
-    return "; ".join(changed)
+    pairs = [(i, old, new) for i, (old, new) in enumerate(zip(before, now, strict=True)) if old != new]
+    return "; ".join(f"tensor {i}: {old[1]} {list(old[0])} became {new[1]} {list(new[0])}" for i, old, new in pairs)
 
 
 def _by_rows(tensor: Tensor) -> tuple[str | None, ...]:
@@ -127,12 +112,9 @@ def _by_rows(tensor: Tensor) -> tuple[str | None, ...]:
     return ("data", *[None] * (tensor.ndim - 1))
 
 
-class XlaRuntime:
+class XlaRuntime(Runtime):
     """torch_xla on CPU or TPU; SPMD over a 1-D mesh where there is more than one device."""
 
-    linear = staticmethod(F.linear)
-    swiglu = None
-    share: Share = WHOLE
     _always_spmd = False
 
     def __init__(self, hardware: HardwareConfig) -> None:
@@ -184,14 +166,6 @@ class XlaRuntime:
         if self.process_count > 1:
             self._order_mesh()
 
-    @property
-    def is_main(self) -> bool:
-        return bool(self.process_index == 0)
-
-    def compile_block(self, function: Fn) -> Fn:
-        """The function itself: the whole step is one computation."""
-        return function
-
     def replicate_rows(self, rows: Tensor) -> Tensor:
         if self._mesh is not None:
             self._spmd.mark_sharding(rows, self._mesh, (None,) * rows.ndim)
@@ -226,18 +200,7 @@ class XlaRuntime:
         return cast(Fn, placing)
 
     def prepare(self, compiled: Callable[..., Any], *args: Any) -> None:
-        cast(_XlaFunction, compiled).prepare(*args)
-
-    def run_lazily(self, function: Callable[..., T], rows: Rows, *args: Any) -> T:
-        """Trace and run the function as ordinary torch_xla code does at every step: what `compile` is measured against.
-
-        Only `rows` of its results are declared, lest it be compiled again: to declare all adds a quarter to the step.
-        """
-        results = function(*args)
-        if self._mesh is not None:
-            map_tensors(lambda tensor: self._spmd.mark_sharding(tensor, self._mesh, _by_rows(tensor)), rows(results))
-        self._torch_xla.sync()
-        return results
+        cast(_XlaFunction, compiled).graph_for(args)
 
     def _order_mesh(self) -> None:
         """Have the mesh's devices in the order of the processes, so that rows come back in the order in which processes have them.
@@ -276,9 +239,6 @@ class XlaRuntime:
         with self._lock:
             on_device: Tensor = self._xm.send_cpu_data_to_device([tensor], self._device, input_sharding=sharding)[0]
         return on_device
-
-    def shard_batch(self, batch: Mapping[str, np.ndarray]) -> dict[str, Tensor]:
-        return {name: self._shard(torch.from_numpy(rows)) for name, rows in batch.items()}
 
     def fetch(self, tree: T) -> T:
         leaves, structure = pytree.tree_flatten(tree)
@@ -319,10 +279,7 @@ class XlaRuntime:
 
 
 def compile_cache(folder: str) -> str:
-    """This process's own part of the folder: torch_xla writes a graph's file in place, and others would read half of it.
-
-    The next job with the same chips of the same host finds it again.
-    """
+    """This process's own part of the folder: torch_xla writes a graph's file in place, and others would read half of it."""
     chips = os.environ.get("TPU_VISIBLE_CHIPS", "all").replace(",", "_")
     return os.path.join(os.path.abspath(folder), f"{socket.gethostname()}-chips_{chips}")
 

@@ -1,7 +1,5 @@
 """All that determines the shapes and the arithmetic of the network, from the settings and the sizes of the data."""
 
-from __future__ import annotations  # torch.compile cannot evaluate the annotations of nested functions
-
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -17,14 +15,6 @@ from trm.ground.share import WHOLE, Share
 
 Weights = dict[str, Tensor]
 Blocks = Callable[..., Tensor]
-
-
-def _itself(rows: Tensor) -> Tensor:
-    return rows
-
-
-def _as_it_is(blocks: Blocks) -> Blocks:
-    return blocks
 
 
 @dataclass(frozen=True)
@@ -46,8 +36,8 @@ class Architecture:
     # what the backend puts in the place of plain torch (trm/backends/base.py)
     linear: Callable[[Tensor, Tensor], Tensor] = F.linear
     swiglu: Callable[[Tensor, Tensor, Tensor], Tensor] | None = None
-    compile_block: Callable[[Blocks], Blocks] = _as_it_is
-    replicate_rows: Callable[[Tensor], Tensor] = _itself
+    compile_block: Callable[[Blocks], Blocks] = lambda blocks: blocks
+    replicate_rows: Callable[[Tensor], Tensor] = lambda rows: rows
     share: Share = WHOLE  # which rows of the global batch the program sees
     torch_kernels: bool = True  # whether torch's own kernels compute
 

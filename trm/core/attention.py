@@ -5,8 +5,6 @@ recursion, [B, H, L, L] each, they are most of a step's memory at 900 tokens. Sh
 size, S tokens of a block. q, k and v are [B, H, L, K], and so is the result.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 
@@ -25,11 +23,6 @@ def scores(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     return torch.softmax(_logits(q, k), dim=-1).to(v.dtype) @ v
 
 
-def fused(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """The same by torch's own kernels, of which those for CPU and CUDA keep nothing of size L x L."""
-    return F.scaled_dot_product_attention(q, k, v)
-
-
 def blocks(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """The same in blocks of queries; the backward pass makes the shares again, in blocks of keys.
 
@@ -40,16 +33,16 @@ def blocks(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     return out
 
 
-ATTENTION: dict[str, Attend] = {"scores": scores, "fused": fused, "blocks": blocks}
+# fused are torch's own kernels, of which those for CPU and CUDA keep nothing of size L x L
+ATTENTION: dict[str, Attend] = {"scores": scores, "fused": F.scaled_dot_product_attention, "blocks": blocks}
 
 
 def attention_for(hardware: HardwareConfig, num_tokens: int) -> Attend:
     """What hardware.attention means. By itself (auto): the fused kernels where the backend has them, elsewhere
     blocks over 256 tokens, else scores.
 
-    Scores too where a CPU computes in bfloat16 and tokens are few: the fused kernel's backward pass takes four times as long there
-    (121 tokens; as long in float32, and at 900 tokens). In float64 as on other backends: torch 2.9's compiler mistakes the type of
-    what that kernel keeps.
+    For few tokens in bfloat16 on a CPU the fused kernel's backward pass takes four times as long as scores; in float64 torch 2.9's
+    compiler mistakes the type of what that kernel keeps.
     """
     choice, few = hardware.attention, num_tokens <= BLOCK_TOKENS
     if choice == "auto":

@@ -1,12 +1,8 @@
 """The candidates of a puzzle inside a supervision step: their random starts, noise and resampling, and how much logits change.
 
-A row's numbers are by counter (trm/ground/rng.py), under a key that says which candidate of which puzzle it is: neither the
-batch that it is in, nor the number of candidates, nor the devices change them.
-
+A row's numbers are by counter (trm/ground/rng.py), under a key that says which candidate of which puzzle it is.
 Shape legend: B rows, G groups of P particles each, L tokens, C cells, V vocabulary, D hidden size.
 """
-
-from __future__ import annotations  # torch.compile cannot evaluate the annotations of nested functions
 
 from typing import TypeVar
 
@@ -29,10 +25,7 @@ Numbers = TypeVar("Numbers", Tensor, NDArray[np.int64])
 
 
 def row_keys(way: InferenceConfig, puzzles: Numbers, candidates: Numbers) -> Numbers:
-    """Keys of the candidates (from 0) of puzzles (from 0, by their place in the test split), both int64.
-
-    Candidates are ordered by copy, then restart, then rollout.
-    """
+    """Keys of candidates (from 0: by copy, restart, rollout) of puzzles (from 0, by place in the test split), both int64."""
     rollouts, particles = way.rollouts, way.particles
     copy, restart, rollout = candidates // particles, candidates % particles // rollouts, candidates % rollouts
     keys: Numbers = (puzzles << PUZZLE_SHIFT) + (copy << (RESTART_BITS + ROLLOUT_BITS)) + (restart << ROLLOUT_BITS) + rollout

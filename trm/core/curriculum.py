@@ -1,8 +1,8 @@
 """A curriculum over recursion depth: the phases of a run and how deeply each recurses.
 
 After "Accelerating Training Speed of Tiny Recursive Models with Curriculum Guided Adaptive Recursion" (arXiv 2511.08653): a shallow
-recursion is cheap, and early in training it teaches as much as a deep one. Only training follows the phases; evaluation always
-recurses as deeply as recursion.T and recursion.n say. Each phase is a graph of its own.
+recursion is cheap, and early in training it teaches as much as a deep one. Only training follows the phases. Each is a graph of its
+own.
 """
 
 from dataclasses import dataclass, replace

@@ -1,69 +1,49 @@
-"""What a step computes: its arguments as abstract tensors, and FLOPs counted from its graph.
+"""What a step computes: its arguments as abstract tensors, FLOPs counted from its graph, and the steps that a budget of them is.
 
 Nothing is computed here: tensors are on the meta device, which has shapes and dtypes but no values. FLOPs are those of the matrix
 products, a multiply-add counted as two; norms, activations and the optimizer are left out.
 """
 
+import bisect
 import dataclasses
-from collections.abc import Sequence
-from typing import Any, NamedTuple, TypeVar
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 import torch
-import torch.nn.functional as F
 import torch.utils._pytree as pytree
 from torch import Tensor
 from torch._subclasses import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from trm.config import Config
+from trm.config import LARGEST_COUNT, Config
+from trm.config import total_steps as steps_of_settings
 from trm.core.architecture import Architecture, Weights
-from trm.core.attention import scores
-from trm.core.curriculum import Stage
+from trm.core.curriculum import Stage, stages
 from trm.core.initial import init_buffers, init_puzzle_embedding, weight_shapes
 from trm.core.metrics import training_names
 from trm.core.programs import Current, eval_program, train_program
 from trm.core.recursion import Networks
 from trm.core.step import Batch, Carry, StepConfig, TrainState, empty_carry, eval_step, init_state, loss_and_grads
-from trm.ground.share import WHOLE
+from trm.errors import ConfigError
 
 T = TypeVar("T")
 
 
-# ------------------------------------------------------------------------------------------------------------------ arguments
-
-
-class TrainArguments(NamedTuple):
-    """Arguments of the compiled training step."""
-
-    current: Current
-    buffers: Weights
-    batch: Batch
-
-
-class EvalArguments(NamedTuple):
-    """Arguments of the compiled evaluation step."""
-
-    weights: Weights
-    buffers: Weights
-    puzzle_embedding: Tensor | None
-    carry: Carry
-    batch: Batch
-
-
-def train_arguments(cfg: Config, arch: Architecture, *, votes: bool = False) -> TrainArguments:
+def train_arguments(cfg: Config, arch: Architecture, *, votes: bool = False) -> tuple[Current, Weights, Batch]:
     """What the training step is called with, as meta tensors; with `votes`, as on several hosts, that to stop as well."""
     rows = cfg.train.global_batch_size
     with FakeTensorMode():
         buffers = init_buffers(arch, cfg.seed)
         state = init_state(cfg, arch, buffers)
-    batch = _batch(arch, rows) | {name: _int32(rows) for name in (("min_steps", "stop") if votes else ("min_steps",))}
+    batch = _batch(rows, arch.seq_len, "min_steps", *(("stop",) if votes else ()))
     sums = torch.empty(len(training_names()), dtype=arch.master_dtype, device="meta")
-    return TrainArguments((_to_meta(state), sums), _to_meta(buffers), batch)
+    return (_to_meta(state), sums), _to_meta(buffers), batch
 
 
-def eval_arguments(cfg: Config, arch: Architecture, rows: int) -> EvalArguments:
-    """What the evaluation step is called with, as meta tensors."""
-    return EvalArguments(*_network(arch, cfg.seed, rows), _batch(arch, rows))
+def eval_arguments(cfg: Config, arch: Architecture, rows: int) -> tuple[Weights, Weights, Tensor | None, Carry, Batch]:
+    """What the evaluation step is called with, as meta tensors: weights, buffers, puzzle embedding, carry and batch."""
+    return *_network(arch, cfg.seed, rows), _batch(rows, arch.seq_len)
 
 
 def _network(arch: Architecture, seed: int, rows: int, num_hypotheses: int = 1) -> tuple[Weights, Weights, Tensor | None, Carry]:
@@ -80,13 +60,9 @@ def _to_meta(tree: T) -> T:
     return result
 
 
-def _batch(arch: Architecture, rows: int) -> Batch:
-    cells = {name: _int32(rows, arch.seq_len) for name in ("inputs", "labels")}
-    return cells | {"puzzle_identifiers": _int32(rows)}
-
-
-def _int32(*shape: int) -> Tensor:
-    return torch.empty(shape, dtype=torch.int32, device="meta")
+def _batch(rows: int, cells: int, *others: str) -> Batch:
+    shapes = {"inputs": (rows, cells), "labels": (rows, cells)} | dict.fromkeys(("puzzle_identifiers", *others), (rows,))
+    return {name: torch.empty(shape, dtype=torch.int32, device="meta") for name, shape in shapes.items()}
 
 
 def num_bytes(tree: Any) -> int:
@@ -94,33 +70,30 @@ def num_bytes(tree: Any) -> int:
     return sum(t.nbytes for t in pytree.tree_leaves(tree) if isinstance(t, Tensor))
 
 
-# ---------------------------------------------------------------------------------------------------------------------- FLOPs
+def _counted(function: Callable[..., Any], *arguments: Any) -> int:
+    with FlopCounterMode(display=False) as counter:
+        function(*arguments)
+    return int(counter.get_total_flops())
 
 
 def count_train_flops(cfg: Config, step: StepConfig) -> int:
     """FLOPs of one training step over the global batch, from the graph."""
-    with FlopCounterMode(display=False) as counter:
-        train_program(step).function(*train_arguments(cfg, step.arch))
-    return int(counter.get_total_flops())
+    return _counted(train_program(step).function, *train_arguments(cfg, step.arch))
 
 
 def count_eval_flops(cfg: Config, arch: Architecture, rows: int) -> int:
     """FLOPs of one supervision step of so many puzzles in evaluation, from the graph."""
-    with FlopCounterMode(display=False) as counter:
-        eval_step(arch, *eval_arguments(cfg, arch, rows))
-    return int(counter.get_total_flops())
+    return _counted(eval_step, arch, *eval_arguments(cfg, arch, rows))
 
 
 def count_row_flops(cfg: Config, arch: Architecture) -> int:
     """The same of one candidate of a puzzle, with what its `inference` adds."""
     rows, way = cfg.inference.particles, cfg.inference  # a group is whole
     arch = _as_plain_torch(arch)
-    arguments = eval_arguments(cfg, arch, rows)
+    *model, batch = eval_arguments(cfg, arch, rows)
     if way.is_random:
-        arguments.batch["rows"] = torch.empty(rows, dtype=torch.int64, device="meta")
-    with FlopCounterMode(display=False) as counter:
-        eval_program(arch, way).function(*arguments)
-    return int(counter.get_total_flops()) // rows
+        batch["rows"] = torch.empty(rows, dtype=torch.int64, device="meta")
+    return _counted(eval_program(arch, way).function, *model, batch) // rows
 
 
 def network_flops(cfg: Config, step: StepConfig) -> int:
@@ -130,25 +103,45 @@ def network_flops(cfg: Config, step: StepConfig) -> int:
     """
     arch, rows = _as_plain_torch(step.arch), cfg.train.global_batch_size
     weights, buffers, table, carry = _network(arch, cfg.seed, rows, arch.latents.num_hypotheses)
-    state = TrainState(weights, {}, {}, table, carry, _int32())
-    with FlopCounterMode(display=False) as counter:
-        loss_and_grads(dataclasses.replace(step, arch=arch), state, buffers, _batch(arch, rows) | {"min_steps": _int32(rows)})
-    return int(counter.get_total_flops())
+    state = TrainState(weights, {}, {}, table, carry, torch.empty((), dtype=torch.int32, device="meta"))
+    batch = _batch(rows, arch.seq_len, "min_steps")
+    return _counted(loss_and_grads, dataclasses.replace(step, arch=arch), state, buffers, batch)
 
 
-def stage_flops(cfg: Config, arch: Architecture, stage: Stage) -> int:
-    """The same at the depth of one stage of the curriculum."""
-    arch = dataclasses.replace(arch, recursion=stage.recursion)
-    return network_flops(cfg, StepConfig(arch, cfg.optimizer, cfg.ema.rate, stage.stop, trainable=cfg.train.trainable))
+def depth_flops(cfg: Config, arch: Architecture, T: int, n: int) -> int:
+    """The same at the depth of a stage of the curriculum."""
+    arch = dataclasses.replace(arch, recursion=dataclasses.replace(arch.recursion, T=T, n=n, curriculum=[]))
+    return network_flops(cfg, StepConfig(arch, cfg.optimizer, cfg.ema.rate, total_steps=1, trainable=cfg.train.trainable))
 
 
 def training_flops(cfg: Config, arch: Architecture, parts: Sequence[Stage], steps: int) -> int:
     """The same of the first `steps` steps of a run with these stages."""
-    total = 0
-    for part in parts:
-        if count := max(min(part.stop, steps) - part.start, 0):
-            total += count * stage_flops(cfg, arch, part)
-    return total
+    return sum(
+        (min(part.stop, steps) - part.start) * depth_flops(cfg, arch, part.recursion.T, part.recursion.n)
+        for part in parts
+        if part.start < steps
+    )
+
+
+def total_steps(cfg: Config, arch: Architecture, rows_of_epoch: float) -> int:
+    """Optimizer steps of the run. With train.max_flops it ends at the first step at which the counted FLOPs reach the budget.
+
+    Schedule, warmup_share, curriculum and the last evaluation follow this number. The count is `training_flops` of summary.json.
+    Raises ConfigError where a budget is more steps than can be counted.
+    """
+    budget = cfg.train.max_flops
+    if budget is None:
+        return steps_of_settings(cfg, rows_of_epoch)
+    cost = functools.cache(functools.partial(depth_flops, cfg, arch))  # of a step, by its T and n
+
+    def spent(steps: int) -> int:
+        parts = stages(cfg.recursion, steps)
+        return sum((part.stop - part.start) * cost(part.recursion.T, part.recursion.n) for part in parts)
+
+    steps = bisect.bisect_left(range(LARGEST_COUNT + 1), budget, lo=1, key=spent)
+    if steps > LARGEST_COUNT:
+        raise ConfigError(f"train.max_flops={budget:g} is more than {LARGEST_COUNT:,} steps of this run: lower it")
+    return steps
 
 
 def passes(arch: Architecture) -> tuple[int, int]:
@@ -169,6 +162,5 @@ def passes(arch: Architecture) -> tuple[int, int]:
 
 def _as_plain_torch(arch: Architecture) -> Architecture:
     """Without what backends put in the place of plain torch, which the counter does not know, or would count twice."""
-    plain: dict[str, Any] = {"linear": F.linear, "swiglu": None, "compile_block": lambda blocks: blocks, "attend": scores}
-    plain |= {"token_multiple": 1, "share": WHOLE}  # zeros are not counted
-    return dataclasses.replace(arch, **plain, num_devices=1, replicate_rows=lambda rows: rows)
+    names = ("linear", "swiglu", "compile_block", "replicate_rows", "attend", "token_multiple", "share", "num_devices")
+    return dataclasses.replace(arch, **{name: getattr(Architecture, name) for name in names})

@@ -3,8 +3,6 @@
 Shape legend: B rows, L tokens, D hidden size, K head size, I identifiers.
 """
 
-from __future__ import annotations  # torch.compile cannot evaluate the annotations of nested functions
-
 import hashlib
 import math
 
@@ -62,19 +60,17 @@ def num_recurrent_parameters(arch: Architecture) -> int:
     return sum(math.prod(shape) for name, shape in weight_shapes(arch).items() if name.startswith(("net.", "f_L.", "f_H.")))
 
 
+def _uniform(shape: tuple[int, ...], seed: int, name: str) -> Tensor:
+    """In [0, 1), by a generator of the tensor's own: a variant that adds a tensor leaves the others as they were."""
+    own = int.from_bytes(hashlib.sha256(f"{seed}/{name}".encode()).digest()[:7], "big")
+    return torch.rand(shape, generator=torch.Generator().manual_seed(own), dtype=torch.float64)
+
+
 def truncated_normal(shape: tuple[int, ...], std: float, seed: int, name: str, dtype: torch.dtype) -> Tensor:
-    """Normal values cut at two sigma, whose standard deviation after the cut is `std`.
-
-    Each tensor has a generator of its own, seeded by (seed, name): a variant that adds a tensor leaves the others as they were.
-    """
+    """Normal values cut at two sigma, whose standard deviation after the cut is `std`."""
     bound = math.erf(math.sqrt(2))  # probability mass within two sigma
-    uniform = torch.rand(shape, generator=_generator(seed, name), dtype=torch.float64) * (2 * bound) - bound
-    normal = (torch.erfinv(uniform) * math.sqrt(2)).clamp_(-2, 2)
+    normal = (torch.erfinv(_uniform(shape, seed, name) * (2 * bound) - bound) * math.sqrt(2)).clamp_(-2, 2)
     return (normal * (std / STD_OF_CUT_NORMAL)).to(dtype)
-
-
-def _generator(seed: int, name: str) -> torch.Generator:
-    return torch.Generator().manual_seed(int.from_bytes(hashlib.sha256(f"{seed}/{name}".encode()).digest()[:7], "big"))
 
 
 def init_weights(arch: Architecture, seed: int) -> Weights:
@@ -89,8 +85,8 @@ def init_weights(arch: Architecture, seed: int) -> Weights:
         elif name == "q_head.bias":
             weights[name] = torch.full(shape, -5.0, dtype=arch.master_dtype)
         elif ".conv." in name:  # as torch's Conv1d: uniform within 1/sqrt(fan_in), the bias too
-            uniform = torch.rand(shape, generator=_generator(seed, name), dtype=torch.float64)
-            weights[name] = ((2 * uniform - 1) * math.prod(CONV_KERNELS[arch.model.mlp]) ** -0.5).to(arch.master_dtype)
+            bound = math.prod(CONV_KERNELS[arch.model.mlp]) ** -0.5
+            weights[name] = ((2 * _uniform(shape, seed, name) - 1) * bound).to(arch.master_dtype)
         else:
             # the last axis is fan_in of a linear layer, and D of an embedding table: 1/sqrt(D) there too
             weights[name] = truncated_normal(shape, shape[-1] ** -0.5, seed, name, arch.master_dtype)

@@ -1,14 +1,11 @@
 """What EqR (arXiv 2605.21488) does to latents: they start at random, and every pass of the network is damped and noisy.
 
-Random numbers are by counter (trm/ground/rng.py): a function of the run's seed, the step, the row and the place in the step.
-
 Shape legend: B rows, L tokens, D hidden size.
 """
 
-from __future__ import annotations  # torch.compile cannot evaluate the annotations of nested functions
-
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -22,12 +19,14 @@ STD_OF_CUT_NORMAL = math.sqrt(1 - 4 * math.exp(-2) / math.sqrt(2 * math.pi) / ma
 FURTHER_PASSES = 1 << 20  # more than a supervision step has: where the noise of another forward pass of the same step begins
 
 
+@dataclass
 class Noise:
     """The noise of one supervision step: every call draws that of one more pass of the network."""
 
-    def __init__(self, seed: Tensor, rows: Tensor, step: int | Tensor, passes: int = 0) -> None:
-        """seed: int64 scalar; rows: [B] int64, whose noise is whose; step: scalar or [B]; `passes`: how many it has had."""
-        self.seed, self.rows, self.step, self.passes = seed, rows, step, passes
+    seed: Tensor  # int64 scalar
+    rows: Tensor  # [B] int64, whose noise is whose
+    step: int | Tensor  # scalar or [B]
+    passes: int = 0  # of the network, that it has had
 
     def __call__(self, like: Tensor) -> Tensor:
         """Standard normal numbers for latents [B, L, D], in their dtype."""

@@ -1,11 +1,9 @@
 """What a step says of its rows: losses, correctness, sums for the log, and what is kept of a few rows to be shown.
 
-To add a metric, register it in METRICS; nothing else has to know of it.
+To add a metric, register it in METRICS: logs, metrics.jsonl, dashboards, summary, report and page name it by its key.
 
 Shape legend: B rows, C cells, V vocabulary, M sums, K rows that are shown.
 """
-
-from __future__ import annotations  # torch.compile cannot evaluate the annotations of nested functions
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -42,8 +40,6 @@ class StepRows(NamedTuple):
 class Metric:
     """A number of each row, averaged over puzzles: in training over the rows that halted, in evaluation over the test puzzles.
 
-    Registering one in METRICS is all that it takes: logs, metrics.jsonl, dashboards, summary, report and page name it by its key.
-
     Attributes:
         of: its value for each row, [B].
         every_row: training averages it over all rows rather than those that halted, as it does losses.
@@ -55,12 +51,8 @@ class Metric:
     shown: bool = False
 
 
-def _accuracy(rows: StepRows) -> Tensor:
-    return rows.right.sum(-1).to(rows.arch.master_dtype) / rows.labelled.sum(-1).clamp_min(1)
-
-
 METRICS: dict[str, Metric] = {
-    "accuracy": Metric(_accuracy),
+    "accuracy": Metric(lambda rows: rows.right.sum(-1).to(rows.arch.master_dtype) / rows.labelled.sum(-1).clamp_min(1)),
     "exact_accuracy": Metric(lambda rows: rows.exact),
     "q_halt_accuracy": Metric(lambda rows: (rows.out.q_halt >= 0) == rows.exact),
     "steps": Metric(lambda rows: rows.steps),
@@ -72,10 +64,9 @@ METRICS: dict[str, Metric] = {
 def training_names() -> tuple[str, ...]:
     """The sums of a training step in their order in a vector [M].
 
-    Metrics are sums over the `count` rows that halted, those of `every_row` over all `rows`. `nonfinite_steps` counts steps whose
-    loss was not finite, `stop_votes` rows of hosts that want to stop, `failure_votes` those of hosts that cannot go on. The norms
-    are sums over steps: of the gradients of loss / global batch, and of the weights that they were taken at. As in the released
-    code the puzzle embedding, which moves by signs, is none of the weights.
+    Metrics are sums over the `count` rows that halted, those of `every_row` over all `rows`. `stop_votes` are rows of hosts that
+    want to stop, `failure_votes` of hosts that cannot go on. The norms are sums over steps: of the gradients of loss / global
+    batch, and of the weights that they were taken at, without the puzzle embedding, which moves by signs.
     """
     return ("count", *METRICS, "rows", "q_continue_loss", "nonfinite_steps", "stop_votes", "failure_votes", *NORMS)
 
@@ -88,11 +79,6 @@ def named(names: tuple[str, ...], sums: Tensor) -> dict[str, float]:
 def halting_logit(arch: Architecture, q_halt: Tensor, q_continue: Tensor) -> Tensor:
     """The logit [B] that is above 0 where the model would stop, by its variant's rule."""
     return arch.variant.halting_logit(arch.recursion, q_halt, q_continue)
-
-
-def wants_to_halt(arch: Architecture, q_halt: Tensor, q_continue: Tensor) -> Tensor:
-    """Whether the model would stop here, [B] bool (docs/explanation/what_is_computed.md "One training step" items 2 and 3)."""
-    return halting_logit(arch, q_halt, q_continue) > 0
 
 
 def cross_entropy(arch: Architecture, logits_BCV: Tensor, labels_BC: Tensor) -> Tensor:
@@ -110,20 +96,13 @@ def row_metrics(arch: Architecture, out: Output, inputs_BC: Tensor, labels_BC: T
 
 
 def training_sums(values: dict[str, Tensor], counted: Tensor, q_continue_loss: Tensor, stop: Tensor | None) -> dict[str, Tensor]:
-    """Those of `training_names` that are sums over the program's rows, from the metrics of each row.
-
-    `counted` [B] are the rows that halted and have labels; `stop` [B] are the votes of several hosts.
-    """
+    """Those of `training_names` that are sums over the program's rows; `counted` [B] halted and have labels, `stop` [B] votes."""
     sums = {"count": counted.sum()}
     for name, value in values.items():
         sums[name] = value.sum() if METRICS[name].every_row else torch.where(counted, value, 0).sum()
-    votes = [torch.zeros_like(q_continue_loss) if stop is None else (stop >= vote).sum() for vote in (STOP, FAILED)]
-    return {
-        **sums,
-        "rows": torch.ones_like(counted, dtype=torch.int32).sum(),
-        "q_continue_loss": q_continue_loss,
-        **dict(zip(("stop_votes", "failure_votes"), votes, strict=True)),
-    }
+    for name, vote in (("stop_votes", STOP), ("failure_votes", FAILED)):
+        sums[name] = torch.zeros_like(q_continue_loss) if stop is None else (stop >= vote).sum()
+    return {**sums, "rows": torch.ones_like(counted, dtype=torch.int32).sum(), "q_continue_loss": q_continue_loss}
 
 
 def training_vector(arch: Architecture, sums: dict[str, Tensor], norms: list[Tensor]) -> Tensor:
@@ -156,10 +135,9 @@ class Predictions(NamedTuple):
 def predictions(arch: Architecture, out: Output, own: Predictions, every: int, stop: Tensor | None = None) -> Predictions:
     """The predictions of all rows of the batch in a supervision step, `own` with the answers and what is shown of them.
 
-    `stop` [B] are the votes of several hosts. Shown are the first rows of the batch, at most MOST_SAMPLES, of puzzles with `every`
-    candidates their first ones; each of several programs says what its own first rows may add. No field is the same tensor as
-    another result of the step: torch_xla would return fewer tensors, and of several devices each has all predictions, but its own
-    rows of the carry.
+    `stop` [B] are the votes of several hosts. Shown are the first candidates of the batch's first puzzles, at most MOST_SAMPLES,
+    that have `every` candidates each; each of several programs says what its own first rows may add. No field is the same tensor as
+    another result of the step: torch_xla would return fewer tensors.
     """
     answers, alone = out.logits.argmax(-1), arch.share.count == 1
     rows = slice(0, every * MOST_SAMPLES, every if alone else 1)

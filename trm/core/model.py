@@ -6,8 +6,6 @@ cast to the forward dtype where they are used, as the reference does.
 Shape legend: B rows, C cells, P prefix tokens, L = P + C tokens, D hidden size, H heads, K head size, V vocabulary, I identifiers.
 """
 
-from __future__ import annotations  # torch.compile cannot evaluate the annotations of nested functions
-
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -128,29 +126,20 @@ def blocks(arch: Architecture, weights: Weights, buffers: Weights, name: str, h:
     return h
 
 
-def own_weights(weights: Weights) -> Weights:
-    """The variant's own among the weights, by the names that the variant gives them."""
-    return {name.removeprefix(OWN): weight for name, weight in weights.items() if name.startswith(OWN)}
-
-
 def network(arch: Architecture, weights: Weights, buffers: Weights, name: str) -> Passes:
-    """`blocks` as a function [B, L, D] -> [B, L, D]."""
-    run = arch.compile_block(blocks)
-    own = {key: weight for key, weight in weights.items() if key.startswith(f"{name}.")}
-    if arch.num_devices > 1 and any(weight.requires_grad for weight in own.values()):
-        return _with_own_weights(arch, own, lambda own, h: run(arch, own, buffers, name, h))
-    return lambda h: run(arch, own, buffers, name, h)
+    """`blocks` as a function [B, L, D] -> [B, L, D].
 
-
-def _with_own_weights(arch: Architecture, weights: Weights, run: Callable[[Weights, Tensor], Tensor]) -> Passes:
-    """`run` on each device's rows with weights of that device's own, copies of the `weights`.
-
-    Their gradients then add up over the passes of the recursion on each device, and over the devices once: one all-reduce the size
-    of the gradient. With the same weights for all rows, XLA sums over the devices in every pass.
+    Where weights with a gradient are on several devices, each computes its rows with copies of its own, whose gradients add up over
+    the passes of the recursion on each device, and over the devices once: one all-reduce the size of the gradient. With the same
+    weights for all rows, XLA sums over the devices in every pass.
     """
-    N = arch.num_devices
-    copies = {key: weight.expand(N, *weight.shape) for key, weight in weights.items()}
-    return lambda h: torch.vmap(run)(copies, h.view(N, -1, *h.shape[1:])).flatten(0, 1)
+    run, N = arch.compile_block(blocks), arch.num_devices
+    own = {key: weight for key, weight in weights.items() if key.startswith(f"{name}.")}
+    if N == 1 or not any(weight.requires_grad for weight in own.values()):
+        return lambda h: run(arch, own, buffers, name, h)
+    copies = {key: weight.expand(N, *weight.shape) for key, weight in own.items()}
+    on_each = torch.vmap(lambda own, h: run(arch, own, buffers, name, h))
+    return lambda h: on_each(copies, h.view(N, -1, *h.shape[1:])).flatten(0, 1)
 
 
 def embed(arch: Architecture, weights: Weights, puzzle_vectors: Tensor | None, inputs_BC: Tensor) -> Tensor:
@@ -225,7 +214,8 @@ def recurse(
     separate, recursion = arch.model.separate_networks, arch.recursion
     f_L = damped(network(arch, weights, buffers, "f_L" if separate else "net"), recursion, noise)
     f_H = damped(network(arch, weights, buffers, "f_H"), recursion, noise) if separate else f_L
-    return arch.variant.run(Networks(f_L, f_H, own_weights(weights)), latents, x, T, recursion.n, observe)
+    own = {name.removeprefix(OWN): weight for name, weight in weights.items() if name.startswith(OWN)}
+    return arch.variant.run(Networks(f_L, f_H, own), latents, x, T, recursion.n, observe)
 
 
 def noise_of(arch: Architecture, buffers: Weights, rows: Tensor, step: int | Tensor, passes: int = 0) -> Noise | None:

@@ -1,10 +1,7 @@
 """What goes with every update rule: schedule, clipping, EMA, and the sign-SGD of the puzzle embedding.
 
-The formulas are in docs/explanation/what_is_computed.md "One training step" items 5 to 7, the rules themselves in
-trm/core/optimizers/.
-
-The step counter is a tensor on the device, so that the schedule and the bias corrections are part of the compiled step and
-nothing is sent from the host at each step.
+The formulas are in docs/explanation/what_is_computed.md "One training step" items 5 to 7, the rules in trm/core/optimizers/. The
+step counter is a tensor on the device, so that the schedule is part of the compiled step and nothing is sent from the host at each.
 """
 
 import math
@@ -56,31 +53,24 @@ def update_puzzle_embedding(
 ) -> Tensor:
     """Sign-SGD on the puzzle embedding [I, E], for the identifiers present in the batch only.
 
-    `grads` [B, E] are summed per identifier over the global batch. A table with more rows than the batch is read and written in the
-    batch's rows alone: rows of one identifier have one sum, and write the same values. `replicate_rows` has rows that are split
-    over devices come together on each first, so that the table is never split or gathered; `in_place`: the new table takes the
-    table's memory.
-    In a smaller table the sum is a product with a one-hot matrix, which under SPMD is one all-reduce.
+    `grads` [B, E] are summed per identifier over the global batch. In a table of no more rows than the batch the sum is a product
+    with a one-hot matrix, which under SPMD is one all-reduce. A larger one is read and written in the batch's rows alone: rows of
+    one identifier have one sum, and write the same values. `replicate_rows` has rows that are split over devices come together on
+    each first, so that the table is never split or gathered; `in_place`: the new table takes the table's memory.
     """
     grads, lr = grads.to(table.dtype), learning_rate(cfg.puzzle_emb_lr, step, cfg, total_steps)
+
+    def stepped(rows: Tensor, summed: Tensor) -> Tensor:
+        return rows * (1 - lr * cfg.puzzle_emb_weight_decay) - lr * torch.sign(summed)
+
     if table.shape[0] <= len(identifiers):
         one_hot = (identifiers.unsqueeze(-1) == torch.arange(table.shape[0], device=table.device)).to(table.dtype)  # [B, I]
         present = one_hot.sum(0).unsqueeze(-1) > 0
-        return torch.where(present, _stepped(cfg, table, one_hot.t() @ grads, lr), table)
+        return torch.where(present, stepped(table, one_hot.t() @ grads), table)
     grads, identifiers = replicate_rows(grads), replicate_rows(identifiers)
     same = (identifiers.unsqueeze(1) == identifiers.unsqueeze(0)).to(table.dtype)  # [B, B]
-    rows = _stepped(cfg, table[identifiers], same @ grads, lr)
-    places = identifiers.to(torch.int64)
+    rows, places = stepped(table[identifiers], same @ grads), identifiers.to(torch.int64)
     return table.index_copy_(0, places, rows) if in_place else table.index_copy(0, places, rows)
-
-
-def _stepped(cfg: OptimizerConfig, rows: Tensor, summed: Tensor, lr: Tensor) -> Tensor:
-    return rows * (1 - lr * cfg.puzzle_emb_weight_decay) - lr * torch.sign(summed)
-
-
-def averaging_rate(rate: float, step: Tensor, start_step: int) -> float | Tensor:
-    """The EMA's rate at an update (from 1): 0, so that the average is the weights, up to `start_step`, then `rate`."""
-    return torch.where(step > start_step, rate, 0.0) if start_step else rate
 
 
 def update_ema(ema: Weights, weights: Weights, rate: float | Tensor) -> Weights:

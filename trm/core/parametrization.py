@@ -1,13 +1,10 @@
 """How initial values and learning rates follow width and depth, so that one learning rate serves all sizes (mup).
 
-After Tensor Programs V (arXiv 2203.03466), in the form of the spectral condition (arXiv 2310.17813): an update of a matrix [R, K]
-may change the K values before it into R values after it by an amount that does not depend on the width where its largest singular
-value is sqrt(R/K). The factor of a weight's learning rate is that value over what the update rule makes (`Optimizer.update_norm`),
-as a ratio to the same at optimizer.base_hidden_size, so that at the base width every factor is one.
+After Tensor Programs V (arXiv 2203.03466), in the form of the spectral condition (arXiv 2310.17813): what an update of a matrix [R,
+K] changes does not depend on the width where its largest singular value is sqrt(R/K). The factor of a weight's learning rate is
+that value over what the update rule makes (`Optimizer.update_norm`), as a ratio to the same at optimizer.base_hidden_size.
 docs/explanation/scaling.md derives each.
 """
-
-from __future__ import annotations
 
 import math
 from dataclasses import replace
@@ -48,7 +45,8 @@ def init_factors(optimizer: OptimizerConfig, arch: Architecture) -> dict[str, fl
             factor = deeper**-0.5 if name.endswith(BRANCH_ENDS) else 1.0
         elif len(shape) == 2 and not name.startswith("embed_"):
             given = name.startswith(OWN) and own[name.removeprefix(OWN)].init is not None
-            factor = 1.0 if given else _head_std(shape) / _head_std(base[name])
+            std, base_std = (min(1.0, math.sqrt(rows / columns)) for rows, columns in (shape, base[name]))  # over 1/sqrt(K)
+            factor = 1.0 if given else std / base_std
         found[name] = factor
     return found
 
@@ -59,13 +57,19 @@ def rate_factors(optimizer: OptimizerConfig, arch: Architecture) -> dict[str, fl
     if optimizer.parametrization == "standard":
         return dict.fromkeys(shapes, 1.0)
     base, deeper = weight_shapes(base_of(optimizer, arch)), _deeper(optimizer, arch)
+
+    def rate(name: str, shape: tuple[int, ...]) -> float:
+        """With which an update of a weight [R, K] has the largest singular value sqrt(R/K)."""
+        rows, columns = shape[0] // matrices_in(name), shape[1]
+        return math.sqrt(rows / columns) / OPTIMIZERS[optimizer.name].update_norm(optimizer, name, rows, columns)
+
     found = {}
     for name, shape in shapes.items():
         factor = 1.0  # of biases and convolutions: what they see does not grow
         if name.startswith("embed_"):
             factor = embedding_factor(optimizer, arch)
         elif len(shape) == 2:
-            factor = _rate(optimizer, name, shape) / _rate(optimizer, name, base[name])
+            factor = rate(name, shape) / rate(name, base[name])
         if name.startswith(BLOCKS):
             factor *= deeper**-1.0 if name.endswith(BRANCH_ENDS) else deeper**-0.5
         found[name] = factor
@@ -82,17 +86,6 @@ def _deeper(optimizer: OptimizerConfig, arch: Architecture) -> float:
     return arch.model.num_layers / (optimizer.base_num_layers or arch.model.num_layers)
 
 
-def _head_std(shape: tuple[int, ...]) -> float:
-    """Of a head [R, K], over 1/sqrt(K)."""
-    return min(1.0, math.sqrt(shape[0] / shape[1]))
-
-
-def _rate(optimizer: OptimizerConfig, name: str, shape: tuple[int, ...]) -> float:
-    """The learning rate with which an update of a weight [R, K] has the largest singular value sqrt(R/K)."""
-    rows, columns = shape[0] // matrices_in(name), shape[1]
-    return math.sqrt(rows / columns) / OPTIMIZERS[optimizer.name].update_norm(optimizer, name, rows, columns)
-
-
 def scaled(optimizer: OptimizerConfig, arch: Architecture, weights: Weights) -> Weights:
     """Initial weights as the parametrization has them, from those of `init_weights`."""
     if optimizer.parametrization == "standard":
@@ -101,23 +94,11 @@ def scaled(optimizer: OptimizerConfig, arch: Architecture, weights: Weights) -> 
     return {name: weight if factors[name] == 1 else weight * factors[name] for name, weight in weights.items()}
 
 
-def _with_factor(optimizer: OptimizerConfig, factor: float) -> OptimizerConfig:
-    """The settings of weights whose learning rate has this factor: unless optimizer.decay_with_rate, lr * decay stays."""
-    if optimizer.decay_with_rate or factor == 1:
-        return optimizer
-    matrices = optimizer.matrix_weight_decay
-    return replace(
-        optimizer,
-        weight_decay=optimizer.weight_decay / factor,
-        matrix_weight_decay=None if matrices is None else matrices / factor,
-    )
-
-
 def update(
     optimizer: OptimizerConfig, arch: Architecture, weights: Weights, buffers: Buffers, grads: Weights, step: Tensor, lr: Tensor
 ) -> tuple[Weights, Buffers]:
     """One update of every weight by the rule of the settings, once for each learning rate that there is."""
-    rule, factors = OPTIMIZERS[optimizer.name].update, rate_factors(optimizer, arch)
+    rule, factors, matrices = OPTIMIZERS[optimizer.name].update, rate_factors(optimizer, arch), optimizer.matrix_weight_decay
     if set(factors.values()) == {1.0}:
         return rule(optimizer, weights, buffers, grads, step, lr)
     moved: Weights = {}
@@ -126,7 +107,13 @@ def update(
         names = list(group)
         part = {key: {name: values[name] for name in names if name in values} for key, values in buffers.items()}
         own, gradients = {name: weights[name] for name in names}, {name: grads[name] for name in names}
-        new, parts = rule(_with_factor(optimizer, factor), own, part, gradients, step, lr * factor)
+        decay = 1 if optimizer.decay_with_rate else factor  # else lr * decay stays
+        settings = replace(
+            optimizer,
+            weight_decay=optimizer.weight_decay / decay,
+            matrix_weight_decay=None if matrices is None else matrices / decay,
+        )
+        new, parts = rule(settings, own, part, gradients, step, lr * factor)
         moved |= new
         for key, values in parts.items():
             kept[key] |= values

@@ -1,9 +1,4 @@
-"""The steps as they are compiled: which of their results are split over the devices by rows, and what memory they may take.
-
-All results that `rows` does not pick are whole on every device, so that every process can fetch them.
-"""
-
-from __future__ import annotations
+"""The steps as they are compiled: which of their results are split over the devices by rows, and what memory they may take."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -12,10 +7,9 @@ from torch import Tensor
 
 from trm.config import InferenceConfig
 from trm.core.architecture import Architecture, Weights
-from trm.core.candidates import change, prepared, resampled
+from trm.core.candidates import change, resampled
 from trm.core.metrics import Predictions, halting_logit, predictions
 from trm.core.model import decode
-from trm.core.recursion import Latents
 from trm.core.step import Batch, Carry, StepConfig, TrainState, eval_step, train_step
 
 
@@ -31,10 +25,7 @@ Current = tuple[TrainState, Tensor]  # with sums [M] since the last log, in the 
 
 
 def train_program(cfg: StepConfig, *, in_place: bool = False) -> Program:
-    """((state, sums), buffers, batch) -> (state, sums), in the memory of the old ones.
-
-    `in_place`: the backend lets a program change what is donated to it.
-    """
+    """((state, sums), buffers, batch) -> (state, sums), in the memory of the old ones; `in_place`: these may be changed."""
 
     def training_step(current: Current, buffers: Weights, batch: Batch) -> Current:
         state, outputs = train_step(cfg, current[0], buffers, batch, in_place=in_place)
@@ -54,7 +45,7 @@ def eval_program(arch: Architecture, way: InferenceConfig = ONE) -> Program:
     ) -> tuple[Carry, Predictions]:
         # a carry's latents are those that the step before decoded
         before = decode(arch, weights, carry.latents[arch.latent_names[0]])[0] if way.selection == "residual" else None
-        carry, out, values = eval_step(arch, weights, buffers, puzzle_embedding, carry, batch, preparation(arch, way, batch))
+        carry, out, values = eval_step(arch, weights, buffers, puzzle_embedding, carry, batch, way)
         if way.selection == "resample":
             carry = carry._replace(latents=resampled(way, carry.latents, out.q_halt, batch["rows"], carry.steps))
         moved = None if before is None else change(out.logits, before)
@@ -63,10 +54,3 @@ def eval_program(arch: Architecture, way: InferenceConfig = ONE) -> Program:
         return carry, predictions(arch, out, own, way.candidates, batch.get("stop"))
 
     return Program(evaluation_step, lambda results: results[0])
-
-
-def preparation(arch: Architecture, way: InferenceConfig, batch: Batch) -> Callable[[Carry], Latents] | None:
-    """`prepare` of trm.core.step.eval_step for candidates of a batch; None where they go on as they are."""
-    if way.restarts == 1 and not way.noise:
-        return None
-    return lambda carry: prepared(arch, way, carry.latents, batch["rows"], carry.steps)

@@ -1,8 +1,7 @@
 """What a recursion variant is: the latents it carries, how they move, and whatever else it owns (paper section 4, figure 3).
 
 A variant is one file of trm/core/variants that registers a `Variant`; nothing outside asks which one runs. `f(h, u)` is the new
-value of the latent u: the network's output on h, of which recursion.damping and recursion.noise make what they are for
-(trm/core/model.py). A supervision step makes T latent recursions, of which the last alone has a gradient.
+value of the latent u: the network's output on h, damped and noisy as the settings say (`damped` of trm/core/latents.py).
 
 Shape legend: B rows, L tokens (prefix + cells), D hidden size, C cells, V vocabulary. Every latent is [B, L, D].
 """
@@ -46,11 +45,6 @@ class OwnWeight(NamedTuple):
     init: Callable[[tuple[int, ...]], Tensor] | None = None  # None = truncated normal of std 1/sqrt(last axis)
 
 
-def _halting_logit(recursion: RecursionConfig, q_halt: Tensor, q_continue: Tensor) -> Tensor:
-    """The paper's rule: with a continue head the halting value must exceed it, without one it must be above 0."""
-    return q_halt - q_continue if recursion.act_continue else q_halt
-
-
 @dataclass(frozen=True)
 class Variant:
     """A recursion with all that it owns.
@@ -61,7 +55,8 @@ class Variant:
         last: the last latent recursion of a supervision step, where its gradient is cut; None = as all others.
         weights: the weights that it adds, by name.
         decode: (architecture, weights, answer [B, L, D]) -> logits [B, C, V], q_halt [B], q_continue [B]; None = the two heads.
-        halting_logit: (settings, q_halt [B], q_continue [B]) -> a logit [B] that is above 0 where the model wants to stop.
+        halting_logit: (settings, q_halt [B], q_continue [B]) -> a logit [B] that is above 0 where the model wants to stop. By
+            default the paper's: with a continue head the halting value must exceed it, without one it must be above 0.
         check: raises ConfigError for settings that it does not go with.
     """
 
@@ -70,7 +65,9 @@ class Variant:
     last: LatentRecursion | None = None
     weights: Callable[[Architecture], dict[str, OwnWeight]] = lambda arch: {}
     decode: Callable[[Architecture, Weights, Tensor], tuple[Tensor, Tensor, Tensor]] | None = None
-    halting_logit: Callable[[RecursionConfig, Tensor, Tensor], Tensor] = _halting_logit
+    halting_logit: Callable[[RecursionConfig, Tensor, Tensor], Tensor] = lambda recursion, q_halt, q_continue: (
+        q_halt - q_continue if recursion.act_continue else q_halt
+    )
     check: Callable[[Config], None] = lambda cfg: None
 
     def run(

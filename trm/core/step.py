@@ -6,9 +6,6 @@ The carry survives batches, epochs and evaluations: rows that halted take the ne
 Shape legend: B rows of the global batch, K hypotheses (latents.num_hypotheses), C cells, L tokens, D hidden size, M metrics.
 """
 
-from __future__ import annotations  # torch.compile cannot evaluate the annotations of nested functions
-
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -17,22 +14,16 @@ import torch
 import torch.utils._pytree as pytree
 from torch import Tensor
 
-from trm.config import IGNORE_LABEL, Config, OptimizerConfig, RecursionConfig
+from trm.config import IGNORE_LABEL, Config, InferenceConfig, OptimizerConfig, RecursionConfig
 from trm.core import parametrization
 from trm.core.architecture import Architecture, Weights
+from trm.core.candidates import prepared
 from trm.core.initial import init_puzzle_embedding, init_weights, with_latents
 from trm.core.latents import FURTHER_PASSES
 from trm.core.losses import binary_cross_entropy
-from trm.core.metrics import cross_entropy, row_metrics, training_sums, training_vector, wants_to_halt
+from trm.core.metrics import cross_entropy, halting_logit, row_metrics, training_sums, training_vector
 from trm.core.model import Output, decode, embed, forward, noise_of, recurse
-from trm.core.optim import (
-    averaging_rate,
-    clip_gradients,
-    learning_rate,
-    norm,
-    update_ema,
-    update_puzzle_embedding,
-)
+from trm.core.optim import clip_gradients, learning_rate, norm, update_ema, update_puzzle_embedding
 from trm.core.optimizers import OPTIMIZERS, Buffers
 from trm.core.recursion import Latents
 from trm.ground.hashing import Stream, hash64
@@ -86,15 +77,11 @@ class StepOutputs(NamedTuple):
     sums: Tensor  # [M] of this step, in the order of trm.core.metrics.training_names, master dtype
 
 
-# --------------------------------------------------------------------------------------------------------------------- carry
-
-
 def empty_carry(arch: Architecture, buffers: Weights, batch_size: int, num_hypotheses: int = 1) -> Carry:
     """The carry before the first batch: all rows halted, so that every row takes the batch's. `num_hypotheses` is K."""
     starts = with_latents(arch, buffers, batch_size, torch.arange(batch_size), num_hypotheses=num_hypotheses)
-    latents = {z: value.contiguous() for z, value in starts.items()}
     return Carry(
-        latents=latents,
+        latents={z: value.contiguous() for z, value in starts.items()},
         steps=torch.zeros(batch_size, dtype=torch.int32),
         halted=torch.ones(batch_size, dtype=torch.bool),
         inputs=torch.zeros(batch_size, arch.seq_len, dtype=torch.int32),
@@ -147,22 +134,13 @@ def draw_min_steps(cfg: RecursionConfig, seed: int, step: int, batch_size: int) 
     return np.where(chance < cfg.halt_exploration_prob, 2 + least * (cfg.n_sup - 1), 0).astype(np.int32)
 
 
-# --------------------------------------------------------------------------------------------------------------- training step
-
-
 def supervision_weights(recursion: RecursionConfig, steps: Tensor, dtype: torch.dtype) -> Tensor:
     """Weights of the rows' losses, [B], in their `steps`-th supervision step (from 1): decay^(steps - 1), scaled to a mean of 1.
 
-    Hierarchical supervision weighting of arXiv 2511.08653. There the weights of N_sup steps add up to 1; here they add up to N_sup,
-    as they do without it.
+    Hierarchical supervision weighting of arXiv 2511.08653, where the weights of the N_sup steps add up to 1.
     """
     decay, n_sup = recursion.supervision_decay, recursion.n_sup
     return decay ** (steps - 1).to(dtype) * (n_sup / sum(decay**t for t in range(n_sup)))
-
-
-def places(arch: Architecture, carry: Carry) -> Tensor:
-    """The places of the rows in the global batch, [B] int64."""
-    return arch.share.places(carry.halted.shape[0], carry.halted.device)
 
 
 def winning_forward(
@@ -219,34 +197,33 @@ def loss_and_grads(
     vectors = None if table is None else table[carry.puzzle_identifiers].detach().requires_grad_()
     steps = carry.steps + 1
     last = steps >= recursion.n_sup
+    rows = arch.share.places(len(steps), steps.device)
 
     if arch.latents.num_hypotheses > 1:
         out, latents = winning_forward(arch, weights, buffers, vectors, carry, state.step)
     else:
-        noise = noise_of(arch, buffers, places(arch, carry), state.step)
+        noise = noise_of(arch, buffers, rows, state.step)
         out = forward(arch, weights, buffers, vectors, carry.latents, carry.inputs, noise=noise)
         latents = out.latents
     latents = {z: value.detach() for z, value in latents.items()}
     halted = last
     if recursion.n_sup > 1:
-        wants_halt = wants_to_halt(arch, out.q_halt, out.q_continue).detach()
+        wants_halt = halting_logit(arch, out.q_halt, out.q_continue).detach() > 0
         halted = (last | wants_halt) & (steps >= batch["min_steps"])
     values = row_metrics(arch, out, carry.inputs, carry.labels, steps)
-    halting_losses = [values["q_halt_loss"]]
-    lm_loss, q_halt_loss = values["lm_loss"].sum(), halting_losses[0].sum()
-    q_continue_loss = torch.zeros((), dtype=arch.master_dtype, device=lm_loss.device)
+    halting_losses, lm_loss = values["q_halt_loss"], values["lm_loss"].sum()
+    q_halt_loss, q_continue_loss = halting_losses.sum(), torch.zeros((), dtype=arch.master_dtype, device=lm_loss.device)
     if recursion.act_continue and recursion.n_sup > 1:
         with torch.no_grad():
-            noise = noise_of(arch, buffers, places(arch, carry), state.step, passes=FURTHER_PASSES)
+            noise = noise_of(arch, buffers, rows, state.step, passes=FURTHER_PASSES)
             after = forward(arch, weights, buffers, vectors, latents, carry.inputs, noise=noise)
             best_next = torch.where(last, after.q_halt, torch.maximum(after.q_halt, after.q_continue))
-            target = torch.sigmoid(best_next)
-        halting_losses.append(binary_cross_entropy(out.q_continue, target))
-        q_continue_loss = halting_losses[-1].sum()
+        continue_losses = binary_cross_entropy(out.q_continue, torch.sigmoid(best_next))
+        halting_losses, q_continue_loss = halting_losses + continue_losses, continue_losses.sum()
     batch_size = halted.shape[0] * arch.share.count
     loss = (lm_loss + halt_weight * (q_halt_loss + q_continue_loss)) / batch_size
     if recursion.supervision_decay != 1:
-        row_losses = values["lm_loss"] + halt_weight * sum(halting_losses[1:], halting_losses[0])
+        row_losses = values["lm_loss"] + halt_weight * halting_losses
         loss = (supervision_weights(recursion, steps, arch.master_dtype) * row_losses).sum() / batch_size
 
     trained = weights if cfg.trainable == "all" else {}
@@ -268,8 +245,7 @@ def train_step(
 ) -> tuple[TrainState, StepOutputs]:
     """One training step, the pure function (state, batch) -> state that every run compiles once, with what it computed on the way.
 
-    The gradients and norms of the outputs are those before clipping. `in_place`: a large puzzle embedding is changed where it is,
-    as the caller does not use the state again.
+    The gradients and norms of the outputs are those before clipping. `in_place`: a large puzzle embedding is changed where it is.
     """
     (grads, of_vectors), carry, outputs = loss_and_grads(cfg, state, buffers, batch)
     step = state.step + 1
@@ -279,30 +255,14 @@ def train_step(
         grads = clip_gradients(grads, cfg.optimizer.clip_grad_norm)
         lr = learning_rate(cfg.optimizer.lr, t, cfg.optimizer, cfg.total_steps)
         weights, moments = parametrization.update(cfg.optimizer, cfg.arch, weights, moments, grads, t, lr)
-        ema = update_ema(ema, weights, averaging_rate(cfg.ema_rate, step, cfg.ema_start))
+        # up to ema_start the average is the weights
+        rate = torch.where(step > cfg.ema_start, cfg.ema_rate, 0.0) if cfg.ema_start else cfg.ema_rate
+        ema = update_ema(ema, weights, rate)
     table = state.puzzle_embedding
     if table is not None and of_vectors is not None:
-        table = update_puzzle_embedding(
-            parametrization.puzzle_settings(cfg.optimizer, cfg.arch),
-            table,
-            *of_vectors,
-            t,
-            cfg.total_steps,
-            replicate_rows=cfg.arch.replicate_rows,
-            in_place=in_place,
-        )
-    new_state = TrainState(
-        weights=weights,
-        optimizer=moments,
-        ema=ema,
-        puzzle_embedding=table,
-        carry=carry,
-        step=step,
-    )
-    return new_state, outputs
-
-
-# ------------------------------------------------------------------------------------------------------------- evaluation step
+        settings, rows = parametrization.puzzle_settings(cfg.optimizer, cfg.arch), cfg.arch.replicate_rows
+        table = update_puzzle_embedding(settings, table, *of_vectors, t, cfg.total_steps, replicate_rows=rows, in_place=in_place)
+    return TrainState(weights, moments, ema, table, carry, step), outputs
 
 
 def eval_step(
@@ -312,18 +272,19 @@ def eval_step(
     puzzle_embedding: Tensor | None,
     carry: Carry,
     batch: Batch,
-    prepare: Callable[[Carry], Latents] | None = None,
+    way: InferenceConfig | None = None,
 ) -> tuple[Carry, Output, dict[str, Tensor]]:
     """One supervision step without training: the carry, in which no row has halted, the output, and the metrics of each row.
 
     Evaluation never halts early: it is called N_sup times with the same batch, and the last result is read.
-    `prepare` says with which latents rows enter the step, if not with those of the carry.
+    The rows are candidates of `way`, which may start them at random and add noise.
     """
     carry = reset_carry(arch, buffers, carry, batch)
-    if prepare is not None:
-        carry = carry._replace(latents=prepare(carry))
+    if way is not None and way.is_random:
+        carry = carry._replace(latents=prepared(arch, way, carry.latents, batch["rows"], carry.steps))
     vectors = None if puzzle_embedding is None else puzzle_embedding[carry.puzzle_identifiers]
-    noise = noise_of(arch, buffers, batch.get("rows", places(arch, carry)), carry.steps)
+    rows = batch["rows"] if "rows" in batch else arch.share.places(len(carry.steps), carry.steps.device)
+    noise = noise_of(arch, buffers, rows, carry.steps)
     out = forward(arch, weights, buffers, vectors, carry.latents, carry.inputs, noise=noise)
     no_halt = torch.zeros_like(carry.halted)
     new_carry = Carry(out.latents, carry.steps + 1, no_halt, carry.inputs, carry.labels, carry.puzzle_identifiers)

@@ -18,11 +18,8 @@ class Clock:
     """Seconds spent in training steps; stands still while paused."""
 
     def __init__(self) -> None:
-        self._counted = 0.0  # seconds before the last start
-        self._started = time.perf_counter()
-        self._lap_s, self._lap_step = 0.0, 0
-        self._call_s = 0.0
         self._paused = False
+        self.reset(0)
 
     @property
     def total_s(self) -> float:
@@ -31,9 +28,8 @@ class Clock:
 
     def reset(self, step: int) -> None:
         """Forget what was counted and start over at `step`."""
-        self._counted, self._started = 0.0, time.perf_counter()
-        self._lap_s, self._lap_step = 0.0, step
-        self._call_s = 0.0
+        self._counted, self._started = 0.0, time.perf_counter()  # seconds before the last start, and that
+        self._lap_s, self._lap_step, self._call_s = 0.0, step, 0.0
 
     def lap(self, step: int) -> Lap:
         """What was counted since the last lap or reset."""

@@ -1,12 +1,17 @@
-"""The processor: how many cores this process may use, by its affinity and by its container's CPU quota, and what they can do."""
+"""What of this machine the process may use and what it is: cores, by affinity and CPU quota, memory, disk, GPUs (without torch)."""
 
+import contextlib
 import math
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
 PROCESS = Path("/proc/self")
 CPU_FACTS = Path("/proc/cpuinfo")
+MEMORY_FACTS = Path("/proc/meminfo")
+DEVICES = Path("/dev")
+VISIBLE = "CUDA_VISIBLE_DEVICES"
 
 
 def cores() -> int:
@@ -66,3 +71,36 @@ def _lines(file: Path) -> list[str]:
         return file.read_text().splitlines()
     except OSError:  # not Linux, or not of this version
         return []
+
+
+def available_memory() -> int:
+    """Bytes that a new process could take: what the system has free, within this control group's limit."""
+    match = re.search(r"^MemAvailable:\s+(\d+) kB", MEMORY_FACTS.read_text(), re.MULTILINE) if MEMORY_FACTS.exists() else None
+    # elsewhere than on Linux all of the memory
+    available = 1024 * int(match[1]) if match else os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    group = Path("/sys/fs/cgroup")
+    with contextlib.suppress(FileNotFoundError):  # no limit: the root group, or the first version of control groups
+        limit = (group / "memory.max").read_text().strip()
+        if limit != "max":
+            available = min(available, int(limit) - int((group / "memory.current").read_text()))
+    return available
+
+
+def existing_parent(path: Path) -> Path:
+    """`path`, or the nearest folder above it that exists: what making `path` would write into."""
+    path = path.absolute()
+    return next(parent for parent in (path, *path.parents) if parent.exists())
+
+
+def folder_bytes(path: Path) -> int:
+    """Bytes of all files below a folder; 0 where it is missing."""
+    return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+
+
+def visible_gpus() -> list[str]:
+    """The GPUs by the names that CUDA_VISIBLE_DEVICES takes: those that it names, else all of the machine by their numbers."""
+    told = os.environ.get(VISIBLE)
+    if told is not None:
+        names = [name.strip() for name in told.split(",")]
+        return names[: next((i for i, name in enumerate(names) if name in ("", "-1")), len(names))]  # as CUDA reads it
+    return sorted((path.name.removeprefix("nvidia") for path in DEVICES.glob("nvidia[0-9]*")), key=int)

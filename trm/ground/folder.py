@@ -26,8 +26,6 @@ CHECKPOINTS, META_FILE = "checkpoints", "meta.json"
 LOCK_FILE = ".lock"
 GRID_FILE = "grid.json"  # of a sweep, beside its jobs' folders
 PREVIOUS_SUMMARY_FILE = ".summary.previous.json"  # of the start before this one, while a sweep's job has not written its own
-
-
 LOOK_S = 0.5  # `in_use` holds a lock for a moment
 NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP)  # what flock answers on file systems without locks
 
@@ -77,16 +75,12 @@ def make_folder(folder: Path, *, new: bool = False) -> bool:
     """Make a folder and write into it; False where a `new` one is there already. Raises UserError that says what is in the way."""
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        if new and folder.exists():
-            return False
         folder.mkdir(exist_ok=not new)
         with tempfile.TemporaryFile(dir=folder) as file:
             file.write(bytes(4096))
-    except FileExistsError as error:
-        if new and folder.is_dir():  # made just now by another
-            return False
-        raise unwritable(folder, error) from error
     except OSError as error:
+        if new and isinstance(error, FileExistsError) and folder.exists():  # made by another, which may be just now
+            return False
         raise unwritable(folder, error) from error
     return True
 
@@ -178,21 +172,12 @@ def steps_in(checkpoints: Path) -> list[int]:
 def best_step(checkpoints: Path) -> int | None:
     """Step of the best evaluation, as the newest whole meta says; None where there was none, or its checkpoint is not there."""
     for step in reversed(steps_in(checkpoints)):
-        body = read_meta(checkpoints / f"step_{step}" / META_FILE)
-        if body is not None:
-            best = body["scores"]["best_step"]
-            return best if (checkpoints / f"step_{best}" / META_FILE).exists() else None
+        with contextlib.suppress(OSError, ValueError):
+            body = json.loads((checkpoints / f"step_{step}" / META_FILE).read_bytes())
+            if isinstance(body, dict) and body.pop("meta_sha256", None) == checksum(body):
+                best = body["scores"]["best_step"]
+                return best if (checkpoints / f"step_{best}" / META_FILE).exists() else None
     return None
-
-
-def read_meta(path: Path) -> dict[str, Any] | None:
-    """A checkpoint's meta.json without its checksum; None where it is not there or not as it was written."""
-    try:
-        body = json.loads(path.read_bytes())
-    except (OSError, ValueError):
-        return None
-    whole = isinstance(body, dict) and body.pop("meta_sha256", None) == checksum(body)
-    return body if whole else None
 
 
 def checksum(body: dict[str, Any]) -> str:

@@ -16,9 +16,8 @@ log = logging.getLogger(__name__)
 def job(run_dir: Path) -> Iterator[None]:
     """Around one job's work: see to it that the job's folder tells how the job ended.
 
-    An earlier attempt's summary is put away first, unless it says completed (the run then decides whether there is more to do). An
-    error that the run did not write into its own summary is written here, and passed on. Ranks other than 0 leave a note of their
-    own beside rank 0's files. Nothing is written into a folder that another process trains in.
+    An earlier attempt's summary is put away first, unless it says completed. An error that the run did not write into its own
+    summary is written here, and passed on; ranks other than 0 leave a note. Nothing is written where another process trains.
     """
     rank, ranks = process_rank()
     if rank == 0:
@@ -53,7 +52,6 @@ def stamp(path: Path) -> tuple[int, int] | None:
 def record_failure(run_dir: Path, reason: str) -> None:
     """Write a summary for a run that could not write its own. The failure of another rank, where there is one, comes first."""
     run_dir.mkdir(parents=True, exist_ok=True)
-    for note in sorted(run_dir.glob("failed_rank_*.txt")):
-        reason = f"{note.read_text().strip()} ({reason})"
-        break
+    if notes := sorted(run_dir.glob("failed_rank_*.txt")):
+        reason = f"{notes[0].read_text().strip()} ({reason})"
     write_summary(run_dir, {"status": "failed", "reason": reason, "run_name": run_dir.name})

@@ -33,12 +33,6 @@ class _Terminal:
         return getattr(sys.stderr, name)
 
 
-def in_notebook() -> bool:
-    """Whether this process is the kernel of a notebook, whose cells show what is written to stderr though it is no terminal."""
-    ipython = sys.modules.get("IPython")
-    return "ipykernel" in sys.modules and ipython is not None and hasattr(ipython.get_ipython(), "kernel")
-
-
 @contextlib.contextmanager
 def progress_bar(
     mode: str,
@@ -50,12 +44,12 @@ def progress_bar(
     what: str | None = None,
     quiet_s: float = 0.0,
 ) -> Iterator[tqdm]:
-    """A tqdm bar on stderr where `mode` is on, or auto on a terminal; log lines stay above it. Otherwise a silent one.
+    """A tqdm bar on stderr where `mode` is on, or auto on a terminal or in a notebook; log lines stay above it. Else a silent one.
 
-    A notebook counts as a terminal; the bar is a widget there where ipywidgets is installed, and has no log lines to stay below.
     `leave` keeps the full bar on the screen; `what` stands before it, and the first `quiet_s` seconds are without it.
     """
-    notebook = in_notebook()
+    ipython = sys.modules.get("IPython")
+    notebook = "ipykernel" in sys.modules and ipython is not None and hasattr(ipython.get_ipython(), "kernel")
     shown = mode == "on" or (mode == "auto" and (notebook or sys.stderr.isatty()))
     widget = notebook and importlib.util.find_spec("ipywidgets") is not None
     kind = importlib.import_module("tqdm.notebook").tqdm if widget else tqdm
@@ -77,10 +71,7 @@ def progress_bar(
 
 
 class Progress:
-    """How far a piece of work is: a bar on a terminal, else a line every half minute, in the log or as `say` has it.
-
-    Telling costs the caller a look at the devices; `due` says when it is time for one.
-    """
+    """How far a piece of work is: a bar on a terminal, else a line every half minute, in the log or as `say` has it."""
 
     def __init__(self, what: str, total: int, bar: tqdm, *, words: bool, say: Callable[[str], None] | None = None) -> None:
         """`bar` is of `progress_bar`; with `words` its place is taken by lines where it is silent."""

@@ -52,7 +52,9 @@ def rank_of_launcher() -> Rank:
     local = os.environ.get("SLURM_LOCALID" if by_slurm else "LOCAL_RANK", str(rank))
     address, port = os.environ.get("MASTER_ADDR"), os.environ.get("MASTER_PORT")
     if by_slurm:
-        address, port = address or _first_host(), port or str(_slurm_port())
+        job, step = (os.environ.get(f"SLURM_{name}_ID", "0") for name in ("JOB", "STEP"))
+        own = FIRST_PORT + (int(job) * 7 + (int(step) if step.isdecimal() and int(step) < PORTS else 0)) % PORTS
+        address, port = address or _first_host(), port or str(own)  # a port of the job's own, the same for all of its processes
     if not address or not (port or "").isdecimal() or not local.isdecimal():
         raise ConfigError(
             f"MASTER_ADDR={address or ''} MASTER_PORT={port or ''} LOCAL_RANK={local}: the environment does not say where the "
@@ -72,12 +74,6 @@ def _first_host() -> str:
         return done.stdout.split()[0]
     except (OSError, subprocess.SubprocessError, IndexError) as error:
         raise ConfigError(f"SLURM_STEP_NODELIST={hosts}: scontrol does not tell the first host: set MASTER_ADDR") from error
-
-
-def _slurm_port() -> int:
-    """A port of the job's own, the same for all of its processes."""
-    job, step = (os.environ.get(f"SLURM_{name}_ID", "0") for name in ("JOB", "STEP"))
-    return FIRST_PORT + (int(job) * 7 + (int(step) if step.isdecimal() and int(step) < PORTS else 0)) % PORTS
 
 
 def require_ranks(hardware: str, processes: int, *, of_torch: bool = False) -> None:

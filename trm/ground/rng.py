@@ -8,8 +8,6 @@ every backend has. Words are int32 whose sums wrap around.
 Shape legend: B rows.
 """
 
-from __future__ import annotations  # torch.compile cannot evaluate the annotations of nested functions
-
 import math
 
 import torch
@@ -33,11 +31,6 @@ def _word(value: Number, like: Tensor) -> Tensor:
         return torch.full((1, 1), unsigned - WORD if unsigned >= WORD // 2 else unsigned, dtype=torch.int32, device=like.device)
     low = value.to(torch.int64) & (WORD - 1)
     return torch.where(low >= WORD // 2, low - WORD, low).to(torch.int32).view(-1, 1)
-
-
-def _high(value: Number) -> Number:
-    """The bits of a number above the low 32."""
-    return value >> 32
 
 
 def _shifted(word: Tensor, bits: int) -> Tensor:
@@ -110,8 +103,8 @@ def _two_uniforms(
     seed: Number, rows: Tensor, count: int, stream: int, step: Number, application: Number, dtype: torch.dtype
 ) -> tuple[Tensor, Tensor]:
     """Two independent sets of uniform numbers in (0, 1), [B, ceil(count / 2)] each."""
-    key = threefry((_word(seed, rows), _word(_high(seed), rows)), (_word(stream, rows), _word(step, rows)))
-    key = threefry(key, (_word(application, rows), _word(_high(rows), rows)))
+    key = threefry((_word(seed, rows), _word(seed >> 32, rows)), (_word(stream, rows), _word(step, rows)))
+    key = threefry(key, (_word(application, rows), _word(rows >> 32, rows)))
     elements = torch.arange((count + 1) // 2, dtype=torch.int32, device=rows.device).view(1, -1)
     words = threefry(key, (_word(rows, rows), elements))
     # 23 bits, so that float32 holds the middle of every interval: never 0 or 1

@@ -1,7 +1,5 @@
 """Which rows of the global batch a program sees, and how it learns what those of other processes come to."""
 
-from __future__ import annotations  # torch.compile cannot evaluate the annotations of nested functions
-
 from typing import TypeVar
 
 import torch
@@ -12,16 +10,9 @@ R = TypeVar("R")
 
 
 class Share:
-    """All rows of the global batch, as on one device and under SPMD.
+    """All rows of the global batch. Where several processes train together, trm/backends/ranks.py has the share of each."""
 
-    Where several processes train together, each runs the program on its own rows: trm/backends/ranks.py has their share.
-
-    Attributes:
-        index: which of the equal shares this is.
-        count: how many shares the global batch has.
-    """
-
-    index, count = 0, 1
+    index, count = 0, 1  # which of the equal shares of the global batch this is, and how many there are
 
     def places(self, rows: int, device: torch.device) -> Tensor:
         """The places of the program's rows in the global batch, [rows] int64."""

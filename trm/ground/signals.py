@@ -1,7 +1,4 @@
-"""Stopping a run from outside: a signal asks it to save and end; a second SIGTERM, SIGINT or SIGQUIT ends it at once.
-
-What is no run has nothing to save: it ends at the first one (`stoppable`).
-"""
+"""Stopping a run from outside: a signal asks it to save and end; a second SIGTERM, SIGINT or SIGQUIT ends it at once."""
 
 import contextlib
 import logging
@@ -24,10 +21,7 @@ WARNINGS = (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGXCPU, signa
 
 @contextlib.contextmanager
 def held_back() -> Iterator[None]:
-    """Around the start of a sweep's job: it and all that it starts never get what a terminal or a queue sends to a whole group.
-
-    The sweep gets it, and tells its jobs once, by SIGTERM.
-    """
+    """Around the start of a sweep's job, which never gets what is sent to a whole group: the sweep tells its jobs by SIGTERM."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGQUIT, *WARNINGS} - {signal.SIGXCPU})
     try:
         yield
@@ -69,10 +63,9 @@ class StopSignal:
 
 @contextlib.contextmanager
 def stoppable() -> Iterator[None]:
-    """Around a command: the signals are a KeyboardInterrupt in it, so that it takes away what is half done.
+    """Around a command that has nothing to save: the signals are a KeyboardInterrupt in it. Exits with 128 + the signal's number.
 
-    Its notes are then the command's last line on stderr; exits with 128 + the signal's number. A signal that is ignored, as under
-    nohup, stays so.
+    The interruption's notes are the command's last line on stderr. A signal that is ignored, as under nohup, stays so.
     """
     received: int = signal.SIGINT
 

@@ -12,10 +12,9 @@ from trm.errors import EXIT_FAILED, EXIT_PIPE_CLOSED, EXIT_PREEMPTED
 
 @contextlib.contextmanager
 def standard_streams() -> Iterator[None]:
-    """Around a command. Cron jobs and daemons may close its descriptors; a pipe may lose its reader (`| head`), a disk its room.
+    """Around a command. Exits with 141 where the output has no reader (`| head`), with 1 and one line where it cannot be written.
 
-    Exits with 141 where the output has no reader, and with 1 and one line where it cannot be written otherwise. A run that was
-    preempted keeps its 143, which a queue acts upon.
+    A run that was preempted keeps its 143, which a queue acts upon.
     """
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:  # in this order each takes the lowest free descriptor, its own: no data file can get it
@@ -33,7 +32,12 @@ def standard_streams() -> Iterator[None]:
             sys.stdout.flush()
             sys.stderr.flush()
     except OSError as error:
-        unread = [number for number in (1, 2) if _has_no_reader(number)] if error.errno == errno.EPIPE else []
+        unread = []
+        if error.errno == errno.EPIPE:  # of a pipe that nobody reads; else it is another one, and a fault
+            poll = select.poll()
+            for number in (1, 2):
+                poll.register(number, 0)
+            unread = [number for number, _ in poll.poll(0)]
         full = error.errno == errno.ENOSPC and error.filename is None
         if not unread and not full:
             raise
@@ -42,10 +46,3 @@ def standard_streams() -> Iterator[None]:
         for number in unread or (1,):
             os.dup2(os.open(os.devnull, os.O_WRONLY), number)  # the interpreter flushes once more at its end
         sys.exit(EXIT_PREEMPTED if code == EXIT_PREEMPTED else EXIT_PIPE_CLOSED if unread else EXIT_FAILED)
-
-
-def _has_no_reader(number: int) -> bool:
-    """Whether the descriptor is a pipe that nobody reads: else a broken pipe is another one, and a fault."""
-    poll = select.poll()
-    poll.register(number, 0)
-    return bool(poll.poll(0))

@@ -35,11 +35,13 @@ def candidate_loader(cfg: Config, runtime: Runtime, most: int | None = None, onl
             data_seed=cfg.data.seed,
             host=host,
         )
-    # of a sample as of the rest, so that both are of one shape
+    # Where the rows leave half of the batch empty, it has as many as these need, for rows of padding take as long as any. It is not
+    # made a little smaller: one as large as training's has nothing new to compile. Of a sample as of the rest: both have one shape.
     rows = min(max_puzzles or dataset.num_rows, dataset.num_rows) * way.candidates
+    needed = math.ceil(rows / group) * group
     loader = EvalLoader(
         dataset,
-        global_batch_size=_rows_of_batch(batch, rows, group),
+        global_batch_size=needed if 2 * needed <= batch else batch,
         max_puzzles=max_puzzles or most,
         copies=way.copies,
         repeats=way.particles,
@@ -50,10 +52,11 @@ def candidate_loader(cfg: Config, runtime: Runtime, most: int | None = None, onl
     return loader if puzzle is None else loader.only(puzzle)
 
 
-def _rows_of_batch(batch: int, rows: int, multiple: int) -> int:
-    """The batch's rows, or where the rows that there are leave half of them empty, as many as these need.
-
-    Rows of padding take as long as any. It is not made a little smaller: one as large as training's has nothing new to compile.
-    """
-    needed = math.ceil(rows / multiple) * multiple
-    return needed if 2 * needed <= batch else batch
+def caveats_of(cfg: Config) -> list[str]:
+    """What changes how the results of a way of inference may be read, in words, a line each."""
+    if cfg.inference.restarts == 1 or cfg.latents.init == "random":
+        return []
+    return [
+        f"inference.restarts={cfg.inference.restarts}: the model was not trained with random starts, so it may solve fewer puzzles "
+        "from them, and a small change of its logits may not mean that its answer is right"
+    ]

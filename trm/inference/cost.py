@@ -1,7 +1,5 @@
 """What an evaluation took: work that was counted, and what it comes to for a puzzle."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from trm.config import Config
@@ -18,7 +16,7 @@ class Work:
     row_steps: int = 0  # supervision steps of all candidates together, padding left out
     seconds: float = 0.0
 
-    def __add__(self, other: Work) -> Work:
+    def __add__(self, other: "Work") -> "Work":
         return Work(*(mine + theirs for mine, theirs in zip(vars(self).values(), vars(other).values(), strict=True)))
 
 

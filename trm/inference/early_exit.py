@@ -6,10 +6,6 @@ puzzle are a group of rows that halt together, as soon as one wants to.
 Shape legend: B rows of the batch, Q questions of the queue (puzzles with their copies), G rows of a group.
 """
 
-from __future__ import annotations  # torch.compile cannot evaluate the annotations of nested functions
-
-from typing import NamedTuple
-
 import torch
 from torch import Tensor
 
@@ -17,20 +13,15 @@ from trm.config import InferenceConfig
 from trm.core.architecture import Architecture, Weights
 from trm.core.candidates import row_keys
 from trm.core.metrics import Predictions, halting_logit, predictions
-from trm.core.programs import Program, preparation
+from trm.core.programs import Program
 from trm.core.step import Batch, Carry, empty_carry, eval_step
 
-
-class ExitRows(NamedTuple):
-    """What belongs to the rows of the batch and is split over the devices as they are."""
-
-    carry: Carry
-    candidate: Tensor  # [B] int32, number of the row's candidate
+ExitRows = tuple[Carry, Tensor]  # of the rows of the batch, and split as they are; [B] int32: whose candidate a row is
 
 
 def first_rows(arch: Architecture, buffers: Weights, local_batch_size: int) -> ExitRows:
     """Before the first step, on the CPU: every row takes a candidate."""
-    return ExitRows(empty_carry(arch, buffers, local_batch_size), torch.zeros(local_batch_size, dtype=torch.int32))
+    return empty_carry(arch, buffers, local_batch_size), torch.zeros(local_batch_size, dtype=torch.int32)
 
 
 def early_exit_program(arch: Architecture, way: InferenceConfig, num_steps: int) -> Program:
@@ -51,30 +42,30 @@ def early_exit_program(arch: Architecture, way: InferenceConfig, num_steps: int)
         next_group: Tensor,
         stop: Tensor | None,
     ) -> tuple[ExitRows, Tensor, Predictions]:
-        together = way.rows_together
+        (carry, candidate), together = rows, way.rows_together
         end = (queue["inputs"].shape[0] - 1) * way.particles // together  # groups
-        _, all_halted = arch.share.exchange((), rows.carry.halted)
+        _, all_halted = arch.share.exchange((), carry.halted)
         free = all_halted.view(-1, together)[:, 0].to(torch.int32)
         order = torch.cumsum(free, 0, dtype=torch.int32)
         if arch.share.count > 1:  # of the groups of the global batch those of the program's rows
-            groups = rows.carry.halted.shape[0] // together
+            groups = carry.halted.shape[0] // together
             order = order[arch.share.index * groups : (arch.share.index + 1) * groups]
         taken = ((next_group + order - 1).clamp(max=end) * together).unsqueeze(1)
         taken = (taken + torch.arange(together, dtype=torch.int32, device=taken.device)).flatten()
-        candidate = torch.where(rows.carry.halted, taken.clamp(max=end * together), rows.candidate)
+        candidate = torch.where(carry.halted, taken.clamp(max=end * together), candidate)
         next_group = (next_group + free.sum(dtype=torch.int32)).clamp(max=end)
         question = candidate // way.particles if way.particles > 1 else candidate
         batch = {name: values[question] for name, values in queue.items()}
         if "rows" in batch:
             batch["rows"] = batch["rows"] + row_keys(way, torch.zeros_like(batch["rows"]), candidate.long() % way.particles)
 
-        carry, out, values = eval_step(arch, weights, buffers, puzzle_embedding, rows.carry, batch, preparation(arch, way, batch))
+        carry, out, values = eval_step(arch, weights, buffers, puzzle_embedding, carry, batch, way)
         halting = halting_logit(arch, out.q_halt, out.q_continue)
         halted = (carry.steps >= num_steps) | (halting > 0)
         if together > 1:
             halted = halted.view(-1, together).any(1, keepdim=True).expand(-1, together).flatten()
         own = Predictions(values, halting + 0, out.q_halt, candidate=candidate.long(), halted=halted.to(torch.int32))
         found = predictions(arch, out, own, way.candidates, stop)
-        return ExitRows(carry._replace(halted=halted), candidate), next_group, found
+        return (carry._replace(halted=halted), candidate), next_group, found
 
     return Program(early_exit_step, lambda results: results[0])

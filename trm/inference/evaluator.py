@@ -33,7 +33,7 @@ from trm.ground.progress import Progress, progress_bar
 from trm.inference.candidates import Only, candidate_loader
 from trm.inference.cost import Work
 from trm.inference.early_exit import early_exit_program, first_rows
-from trm.inference.predictions import EndedRows, Metrics, WholePuzzles
+from trm.inference.predictions import EndedRows, Metrics, whole_puzzles
 from trm.inference.samples import Samples
 from trm.inference.selection import over
 from trm.tasks.base import task_of
@@ -44,11 +44,7 @@ MOST_CALLS = 64  # of the early-exit step whose predictions wait on the devices
 
 @dataclass(frozen=True)
 class EvalResult:
-    """What an evaluation found.
-
-    Keys of the metrics: those of trm.core.metrics.METRICS, count, and the task's own scores; of several candidates also
-    oracle_exact_accuracy and single_exact_accuracy (`Metrics`).
-    """
+    """What an evaluation found, by METRICS of trm/core/metrics.py, count, the task's own scores, and what `Metrics` adds."""
 
     by_step: list[dict[str, float]]  # after each supervision step, the mean over all puzzles
     samples: Samples  # of the first candidates, which are the puzzles themselves
@@ -69,49 +65,32 @@ class EvalResult:
 
     def joined(self, other: "EvalResult") -> "EvalResult":
         """The result over the puzzles of both, which share none."""
-        return EvalResult(
-            [_joined(*pair) for pair in zip(self.by_step, other.by_step, strict=True)],
-            self.samples,
-            self.score_names,
-            self.work + other.work,
-            row_steps=tuple(map(sum, zip(self.row_steps, other.row_steps, strict=True))),
-        )
+        by_step = []
+        for one, two in zip(self.by_step, other.by_step, strict=True):
+            count = one["count"] + two["count"]
+            means = {name: (one[name] * one["count"] + two[name] * two["count"]) / max(count, 1) for name in one}
+            by_step.append(means | {"count": count})
+        row_steps = tuple(map(sum, zip(self.row_steps, other.row_steps, strict=True)))
+        return EvalResult(by_step, self.samples, self.score_names, self.work + other.work, row_steps=row_steps)
 
     def score(self, name: str) -> float:
         """A score as `evaluate.best_by` names it."""
         return self.final["exact_accuracy" if name == EXACT else name]
 
 
-def _joined(one: dict[str, float], other: dict[str, float]) -> dict[str, float]:
-    """Means over the puzzles of both."""
-    count = one["count"] + other["count"]
-    return {
-        name: count if name == "count" else (value * one["count"] + other[name] * other["count"]) / max(count, 1)
-        for name, value in one.items()
-    }
-
-
 class EvaluationStopped(Exception):
     """An evaluation was left before its end, since a stop was asked for."""
 
 
-def never() -> bool:
-    """No stop is asked for."""
-    return False
-
-
 See = Callable[[Predictions, Batch], None]
+Stop = Callable[[], bool]  # whether a stop is asked for
 Step = Callable[..., Any]  # a compiled step with the weights given
 
 
 class Evaluator:
-    """Evaluates weights that are on the devices, on the puzzles of a loader, by a compiled step with its constant inputs.
+    """Evaluates weights that are on the devices, on the puzzles of a loader, by a compiled step with its constant inputs."""
 
-    Attributes:
-        ballots: votes on the puzzles, of a task that judges them so: those of the last pass, or of all where `keeps_votes` is set.
-    """
-
-    ballots: Ballots | None = None
+    ballots: Ballots | None = None  # of a task whose puzzles are voted on: those of the last pass, or of all with `keeps_votes`
     keeps_votes = False
     _all_steps = True  # whether the answers of all supervision steps are looked at, or the last ones alone
 
@@ -148,11 +127,11 @@ class Evaluator:
 
     def prepare(self, weights: Weights, puzzle_embedding: Tensor | None) -> None:
         """Compile the evaluation step now rather than at the first evaluation."""
-        own: tuple[Any, ...]
+        votes, own = self._votes(lambda: False), tuple[Any, ...]()
         if self.way.exits_early:
-            own = self._queue, self._start, self._next_group, self._votes(never)
+            own = self._queue, self._start, self._next_group, self.runtime.shard_batch(votes).get("stop")
         else:
-            own = self._carry, self.runtime.shard_batch(self._voting(next(iter(self.loader)), never))
+            own = self._carry, self.runtime.shard_batch(next(iter(self.loader)) | votes)
         self.runtime.prepare(self._step, weights, self._buffers, puzzle_embedding, *own)
 
     def over(self, loader: EvalLoader) -> "Evaluator":
@@ -168,38 +147,30 @@ class Evaluator:
         return None if loader is None else self.over(loader)
 
     def run(
-        self, weights: Weights, puzzle_embedding: Tensor | None, stop: Callable[[], bool] = never, see: See | None = None
+        self, weights: Weights, puzzle_embedding: Tensor | None, stop: Stop = lambda: False, see: See | None = None
     ) -> EvalResult:
-        """Every puzzle of the loader once.
+        """Every puzzle of the loader once. Raises EvaluationStopped soon after `stop` said so, on all hosts.
 
-        Args:
-            weights: on the devices, as the embedding is.
-            puzzle_embedding: [I, E], or None.
-            stop: says that the evaluation is to be left.
-            see: is given the predictions [S, N * K, ...] of whole puzzles, in order, as they come, and the puzzles.
-
-        Raises:
-            EvaluationStopped: soon after `stop` said so, on all hosts.
+        Weights and puzzle embedding ([I, E], or None) are on the devices. `see` is given the predictions [S, N * K, ...] of whole
+        puzzles, in order, as they come, and the puzzles.
         """
         loader, way, began, shown, done = self.loader, self.way, time.perf_counter(), list[Predictions](), 0
         judge = loader.scores if loader.score_names else None
-        metrics, whole = Metrics(way, self._num_steps, judge), WholePuzzles(way.candidates)
-        wanted = see is not None or judge is not None or way.candidates > 1
+        metrics, wanted = Metrics(way, self._num_steps, judge), see is not None or judge is not None or way.candidates > 1
         stream = self._ended_rows if way.exits_early else self._full_batches
         step = functools.partial(self._step, weights, self._buffers, puzzle_embedding)
-        for rows in stream(step, stop, wanted, shown):
-            if (found := whole.add(rows)) is not None:
-                start, done = done, done + found.q_halt.shape[1] // way.candidates
-                puzzles = loader.puzzles(start, done)
-                metrics.add(found if self._all_steps else found._replace(answers=None), puzzles)
-                if see is not None:
-                    see(found, puzzles)
+        for found in whole_puzzles(stream(step, stop, wanted, shown), way.candidates):
+            start, done = done, done + found.q_halt.shape[1] // way.candidates
+            puzzles = loader.puzzles(start, done)
+            metrics.add(found if self._all_steps else found._replace(answers=None), puzzles)
+            if see is not None:
+                see(found, puzzles)
         samples = Samples.of(loader.puzzles(0, MOST_SAMPLES), shown[0])
         row_steps = tuple(metrics.row_steps)
         work = Work(loader.num_puzzles, loader.num_rows, row_steps[-1], time.perf_counter() - began)
         return EvalResult(metrics.means(), samples, loader.score_names, work, row_steps=row_steps)
 
-    def _full_batches(self, step: Step, stop: Callable[[], bool], wanted: bool, shown: list[Predictions]) -> Iterator[Predictions]:
+    def _full_batches(self, step: Step, stop: Stop, wanted: bool, shown: list[Predictions]) -> Iterator[Predictions]:
         """The predictions [S, B, ...] of each batch, whose rows do all supervision steps, with answers where they are `wanted`.
 
         Those of the first puzzles' first candidates are put into `shown`. What is read is of the batch before: the devices have one
@@ -209,7 +180,8 @@ class Evaluator:
         with progress_bar(self._progress, 0, total, "step", leave=False) as bar:
             progress = Progress("evaluation, steps of batches", total, bar, words=self._progress == "auto")
             for number, host_batch in enumerate(self.loader):
-                batch, carry, steps = self.runtime.shard_batch(self._voting(host_batch, stop)), self._carry, list[Predictions]()
+                batch = self.runtime.shard_batch(host_batch | self._votes(stop))
+                carry, steps = self._carry, list[Predictions]()
                 for s in range(self._num_steps):
                     if self._alone and stop():
                         raise EvaluationStopped
@@ -237,7 +209,7 @@ class Evaluator:
         rows = over(lambda values: values[:, : self.loader.num_rows - start], rows._replace(confidence=None))
         return rows._replace(answers=self.loader.undo(rows.answers, start)) if answers else rows
 
-    def _ended_rows(self, step: Step, stop: Callable[[], bool], wanted: bool, shown: list[Predictions]) -> Iterator[Predictions]:
+    def _ended_rows(self, step: Step, stop: Stop, wanted: bool, shown: list[Predictions]) -> Iterator[Predictions]:
         """The same of candidates that exit early, [S, R, ...], in order.
 
         Predictions are read no sooner than all candidates could have ended, or where MOST_CALLS steps wait.
@@ -249,7 +221,7 @@ class Evaluator:
             while finished < count:
                 if self._alone and stop():
                     raise EvaluationStopped
-                votes, steps = self._votes(stop), list[Predictions]()
+                votes, steps = self.runtime.shard_batch(self._votes(stop)).get("stop"), list[Predictions]()
                 for _ in range(min(-((count - finished) // -self.loader.global_batch_size), MOST_CALLS)):
                     rows, next_group, found = step(self._queue, rows, next_group, votes)
                     kept = wanted or calls < self._num_steps  # until the first candidates, which are shown, have ended
@@ -280,16 +252,9 @@ class Evaluator:
             raise EvaluationStopped
         return [each._replace(stop=None) for each in found]
 
-    def _voting(self, batch: Batch, stop: Callable[[], bool]) -> Batch:
-        """A batch of the loader; of several hosts with this one's vote to stop, for they have to leave together."""
-        return batch if self._alone else {**batch, "stop": self._own_votes(stop)}
-
-    def _votes(self, stop: Callable[[], bool]) -> Tensor | None:
-        """The same where there is no batch: of several hosts, on the devices."""
-        return None if self._alone else self.runtime.shard_batch({"stop": self._own_votes(stop)})["stop"]
-
-    def _own_votes(self, stop: Callable[[], bool]) -> NDArray[np.int32]:
-        return np.full(self._local_batch_size, STOP if stop() else 0, np.int32)
+    def _votes(self, stop: Stop) -> Batch:
+        """Of several hosts, which have to leave together, this one's vote to stop as a part of a batch; nothing of one host."""
+        return {} if self._alone else {"stop": np.full(self._local_batch_size, STOP if stop() else 0, np.int32)}
 
 
 def _picked(found: Predictions, at: NDArray[Any]) -> Predictions:
@@ -300,27 +265,14 @@ def _picked(found: Predictions, at: NDArray[Any]) -> Predictions:
 class VariantsEvaluator(Evaluator):
     """Variants of puzzles vote on their answers, and the scores are the puzzles' (`PairsTask`)."""
 
+    loader: PairEvalLoader
     _all_steps = False
 
-    def __init__(
-        self,
-        runtime: Runtime,
-        arch: Architecture,
-        buffers: Weights,
-        loader: PairEvalLoader,
-        num_steps: int,
-        progress: str,
-        votes: str,
-    ) -> None:
-        """As every evaluator; `votes` is evaluate.votes."""
-        super().__init__(runtime, arch, buffers, loader, num_steps, progress)
-        self.pairs, self.keeps_votes, self.ballots = loader, votes == "run", loader.ballots()
-
     def run(
-        self, weights: Weights, puzzle_embedding: Tensor | None, stop: Callable[[], bool] = never, see: See | None = None
+        self, weights: Weights, puzzle_embedding: Tensor | None, stop: Stop = lambda: False, see: See | None = None
     ) -> EvalResult:
         """As every evaluator's; `see` is not called. All hosts have the answers of all rows, so that all count the same votes."""
-        ballots = self.ballots if self.keeps_votes and self.ballots is not None else self.pairs.ballots()
+        ballots = self.ballots if self.keeps_votes and self.ballots is not None else self.loader.ballots()
         self.ballots = ballots
 
         def take(found: Predictions, rows: Batch) -> None:
@@ -328,9 +280,10 @@ class VariantsEvaluator(Evaluator):
             ballots.add(rows["puzzle_identifiers"], rows["inputs"], found.answers[-1], confidence)
 
         result = super().run(weights, puzzle_embedding, stop, take)
-        assert self.pairs.task is not None
-        by_step, work = [*result.by_step[:-1], result.final | ballots.scores()], replace(result.work, puzzles=self.pairs.num_inputs)
-        return replace(result, by_step=by_step, score_names=self.pairs.task.score_names, work=work, ballots=ballots)
+        assert self.loader.task is not None
+        by_step = [*result.by_step[:-1], result.final | ballots.scores()]
+        work = replace(result.work, puzzles=self.loader.num_inputs)
+        return replace(result, by_step=by_step, score_names=self.loader.task.score_names, work=work, ballots=ballots)
 
 
 def make_evaluator(
@@ -342,27 +295,23 @@ def make_evaluator(
     sample: bool = False,
     only: Only | None = None,
 ) -> Evaluator:
-    """An evaluator over the test split of the config's dataset, or a `sample` of it as training takes. Raises DataError without.
-
-    With `only` it is over the puzzles of that.
-    """
+    """An evaluator over the dataset's test split, a `sample` of it as training takes, or the `only` puzzles. Raises DataError."""
     loader = candidate_loader(cfg, runtime, SAMPLE_PUZZLES if sample else None, only)
+    steps, progress = cfg.inference_steps, cfg.train.progress if runtime.is_main else "off"
     if isinstance(loader, PairEvalLoader):
-        steps = cfg.inference_steps
-        return VariantsEvaluator(runtime, arch, buffers, loader, steps, progress_of(cfg, runtime), cfg.evaluate.votes)
+        variants = VariantsEvaluator(runtime, arch, buffers, loader, steps, progress)
+        variants.keeps_votes, variants.ballots = cfg.evaluate.votes == "run", loader.ballots()
+        return variants
     if cfg.evaluate.best_by not in (EXACT, *loader.score_names):
         raise DataError(
             f"evaluate.best_by={cfg.evaluate.best_by}: data.path={cfg.data.path} holds other puzzles than the settings say: set "
             f"it to {EXACT}"
         )
-    return Evaluator(runtime, arch, buffers, loader, cfg.inference_steps, progress_of(cfg, runtime), cfg.inference)
+    return Evaluator(runtime, arch, buffers, loader, steps, progress, cfg.inference)
 
 
 def selection_evaluator(cfg: Config, evaluator: Evaluator) -> Evaluator | None:
-    """The same evaluator over the puzzles that choose the best checkpoint; None where the test puzzles do.
-
-    Raises DataError where there are fewer than evaluate.selection_puzzles.
-    """
+    """The same over the puzzles that choose the best checkpoint; None where the test puzzles do. Raises DataError for too few."""
     asked, path = cfg.evaluate.selection_puzzles, Path(cfg.data.path)
     there = load_dataset(path, SELECTION, task_of(cfg.data)) if asked != 0 and (path / SELECTION).exists() else None
     if asked and (there is None or asked > there.num_rows):
@@ -370,8 +319,3 @@ def selection_evaluator(cfg: Config, evaluator: Evaluator) -> Evaluator | None:
             f"evaluate.selection_puzzles={asked}, but {path} has {0 if there is None else there.num_rows} such puzzles: lower it"
         )
     return None if there is None else evaluator.over(evaluator.loader.of(there, asked or evaluator.loader.num_puzzles))
-
-
-def progress_of(cfg: Config, runtime: Runtime) -> str:
-    """train.progress on the main process, off on the others."""
-    return cfg.train.progress if runtime.is_main else "off"

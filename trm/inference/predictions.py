@@ -3,9 +3,8 @@
 Shape legend: S supervision steps, R rows, N puzzles, K candidates of each, C cells.
 """
 
-from __future__ import annotations
-
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
@@ -24,16 +23,13 @@ class Metrics:
 
     Of several candidates they are the selected one's, and beside them oracle_exact_accuracy, the share of puzzles that any
     candidate solves (pass@K), and single_exact_accuracy, the mean over the candidates, each by itself.
-
-    Attributes:
-        row_steps: supervision steps that all candidates together have done after each of the S steps.
     """
 
     def __init__(self, way: InferenceConfig, num_steps: int, judge: Judge | None) -> None:
         """`judge` finds the task's own scores."""
         self._way, self._judge = way, judge
         self._sums: list[dict[str, float]] = [{"count": 0} for _ in range(num_steps)]
-        self.row_steps = [0] * num_steps
+        self.row_steps = [0] * num_steps  # supervision steps that all candidates together have done after each of the S steps
 
     def add(self, rows: Predictions, puzzles: Batch) -> None:
         """Predictions [S, N * K, ...] of whole puzzles; those without labels count nowhere, but for what they cost."""
@@ -60,21 +56,16 @@ class Metrics:
         ]
 
 
-class WholePuzzles:
-    """Rows in order, given on as those of whole puzzles of K candidates."""
-
-    def __init__(self, candidates: int) -> None:
-        self._candidates = candidates
-        self._left: Predictions | None = None  # of a puzzle that is not complete yet
-
-    def add(self, rows: Predictions) -> Predictions | None:
-        """The rows [S, R, ...] of the puzzles that are complete now; None where none is."""
-        if self._left is not None:
-            rows = over(lambda *both: np.concatenate(both, axis=1), self._left, rows)
+def whole_puzzles(stream: Iterable[Predictions], candidates: int) -> Iterator[Predictions]:
+    """Rows [S, R, ...] in order, given on as those [S, N * K, ...] of the puzzles of K candidates that are complete."""
+    left: Predictions | None = None  # of a puzzle that is not complete yet
+    for new in stream:
+        rows = new if left is None else over(lambda *both: np.concatenate(both, axis=1), left, new)
         there = rows.q_halt.shape[1]
-        whole = there // self._candidates * self._candidates
-        self._left = over(lambda values: values[:, whole:], rows) if whole < there else None
-        return over(lambda values: values[:, :whole], rows) if whole else None
+        whole = there // candidates * candidates
+        left = over(itemgetter(np.s_[:, whole:]), rows) if whole < there else None
+        if whole:
+            yield over(itemgetter(np.s_[:, :whole]), rows)
 
 
 class EndedRows:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:  # torch takes seconds, which a report need not wait for
     from trm.core.metrics import Predictions
 
 SAMPLES_FILE = "samples.json"
-DIGITS = 4  # decimals of confidence and q_halt in the file
+REAL, DIGITS = ("confidence", "q_halt"), 4  # decimals of these in the file
 
 
 @dataclass(frozen=True)
@@ -43,11 +43,8 @@ class Samples:
 
     def to_json(self) -> str:
         """One JSON object of nested lists; floats rounded to four decimals."""
-        values: dict[str, Any] = {
-            name: array.tolist() if array.dtype.kind == "i" else np.round(array.astype(np.float64), DIGITS).tolist()
-            for name, array in vars(self).items()
-        }
-        return json.dumps(values) + "\n"
+        own = {name: np.round(array.astype(np.float64), DIGITS) if name in REAL else array for name, array in vars(self).items()}
+        return json.dumps({name: array.tolist() for name, array in own.items()}) + "\n"
 
     @classmethod
     def from_json(cls, text: str) -> Samples:
@@ -56,13 +53,8 @@ class Samples:
         names = [item.name for item in fields(cls)]
         if not isinstance(values, dict) or values.keys() != set(names):
             raise ValueError(f"not the samples of an evaluation: they have {', '.join(names)}")
-        found = cls(
-            inputs=np.array(values["inputs"], np.int32),
-            labels=np.array(values["labels"], np.int32),
-            predictions=np.array(values["predictions"], np.int32),
-            confidence=np.array(values["confidence"], np.float32),
-            q_halt=np.array(values["q_halt"], np.float32),
-        )
+        arrays: dict[str, Any] = {name: np.array(values[name], np.float32 if name in REAL else np.int32) for name in names}
+        found = cls(**arrays)
         answers = found.predictions.shape  # [S, K, C]
         shapes = [array.shape for array in (found.inputs, found.labels, found.confidence, found.q_halt)]
         if len(answers) != 3 or shapes != [answers[1:], answers[1:], answers, answers[:2]] or not found.predictions.size:

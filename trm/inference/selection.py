@@ -20,17 +20,10 @@ Winners = NDArray[np.intp]  # [N], a candidate of each puzzle
 def select(
     rows: Predictions, way: InferenceConfig, step: int, first: int | None = None
 ) -> tuple[Winners, NDArray[np.intp], Predictions]:
-    """Which candidate answers each of N puzzles after a supervision step (from 0).
+    """Which candidate answers each of N puzzles after a supervision step (from 0), the last one that counts.
 
-    Args:
-        rows: predictions of all supervision steps [S, N * K, ...], of whole puzzles.
-        way: says how many candidates K there are, and how one is selected.
-        step: the last supervision step that counts.
-        first: the number of candidates that take part (None = all).
-
-    Returns:
-        The winners [N], the steps [N] (from 0) whose predictions they are selected by, and the candidates' predictions [N, K, ...]
-        of those steps.
+    `rows` are the predictions [S, N * K, ...] of all steps; the `first` so many candidates take part (None = all). Returns the
+    winners [N], the steps [N] (from 0) by whose predictions they are selected, and the candidates' predictions [N, K, ...] of then.
     """
     num_steps, num_puzzles = len(rows.q_halt), rows.q_halt.shape[1] // way.candidates
     at, every = np.full(num_puzzles, step), np.arange(num_puzzles)
@@ -53,55 +46,6 @@ def over(function: Callable[..., Any], *predictions: Predictions) -> Predictions
     return result
 
 
-def last(candidates: Predictions) -> Winners:
-    """The only candidate, as the paper's released code evaluates."""
-    return np.zeros(len(candidates.q_halt), np.intp)
-
-
-def vote(candidates: Predictions) -> Winners:
-    """The grid that most candidates gave, and among equals the one with the highest halting logit.
-
-    The vote is for whole grids. A puzzle is solved only in every cell. Candidates that solve it give the same grid, since its
-    solution is unique, while candidates that fail do so in different ways; a vote cell by cell could mix grids into one that none
-    gave, and many unsure candidates would outvote one that is right. (The released code votes for whole grids on ARC too.)
-    """
-    return best(candidates.q_halt, _most(candidates))
-
-
-def mode(candidates: Predictions) -> Winners:
-    """The grid that most candidates gave, and among equals the first: the model's own estimates take no part (PTRM's mode)."""
-    first: Winners = _most(candidates).argmax(axis=1)
-    return first
-
-
-def best_q(candidates: Predictions) -> Winners:
-    """The largest halting logit, the model's own estimate that the grid is right (PTRM)."""
-    return best(candidates.q_halt)
-
-
-def residual(candidates: Predictions) -> Winners:
-    """The least change of the logits in the last supervision steps (EqR), which `change` has here."""
-    least: Winners = candidates.change.argmin(axis=1)
-    return least
-
-
-def halt_first(candidates: Predictions) -> Winners:
-    """The first that halted, by predictions of the step at which the race ended. The surest of several, or where none halted."""
-    halts = candidates.halting > 0
-    return best(candidates.q_halt, halts | ~halts.any(axis=1, keepdims=True))
-
-
-SELECTIONS: dict[str, Callable[[Predictions], Winners]] = {
-    "last": last,
-    "vote": vote,
-    "mode": mode,
-    "best_q": best_q,
-    "residual": residual,
-    "halt_first": halt_first,
-    "resample": best_q,  # of what resampling left
-}
-
-
 def best(values: NDArray[np.floating], among: NDArray[np.bool_] | None = None) -> Winners:
     """The largest value [N, K] of each puzzle, the first of equals, among the candidates that are named."""
     winner: Winners = (values if among is None else np.where(among, values, -np.inf)).argmax(axis=1)
@@ -110,30 +54,46 @@ def best(values: NDArray[np.floating], among: NDArray[np.bool_] | None = None) -
 
 def votes(candidates: Predictions) -> NDArray[np.intp]:
     """How many candidates gave the same grid as each one [N, K], itself included."""
-    grids = grid_words(candidates.answers)
+    # a word for each grid, equal where grids are; of different ones with a probability of about 2^-60
+    weights = hash64(np.arange(candidates.answers.shape[-1])) | np.uint64(1)
+    grids = (candidates.answers.astype(np.uint64) * weights).sum(axis=-1, dtype=np.uint64)
     same: NDArray[np.intp] = (grids[:, :, None] == grids[:, None, :]).sum(axis=-1)
     return same
 
 
 def _most(candidates: Predictions) -> NDArray[np.bool_]:
-    """The candidates [N, K] whose grid most gave."""
     counts = votes(candidates)
     most: NDArray[np.bool_] = counts == counts.max(axis=1, keepdims=True)
     return most
 
 
-def grid_words(answers: NDArray[np.integer]) -> NDArray[np.uint64]:
-    """A word for each answer [..., C], equal where answers are; of different ones with a probability of about 2^-60."""
-    weights = hash64(np.arange(answers.shape[-1])) | np.uint64(1)
-    words: NDArray[np.uint64] = (answers.astype(np.uint64) * weights).sum(axis=-1, dtype=np.uint64)
-    return words
+def _halted(candidates: Predictions) -> NDArray[np.bool_]:
+    halts = candidates.halting > 0
+    halted: NDArray[np.bool_] = halts | ~halts.any(axis=1, keepdims=True)
+    return halted
+
+
+# Who answers among several candidates; "last" is for the only one
+SELECTIONS: dict[str, Callable[[Predictions], Winners]] = {
+    # The grid that most candidates gave, and among equals the one with the highest halting logit. The vote is for whole grids, as
+    # in the released code: candidates that solve a puzzle give the same grid, while those that fail do so in different ways; a vote
+    # cell by cell could mix grids into one that none gave.
+    "vote": lambda found: best(found.q_halt, _most(found)),
+    # The same, and among equals the first: the model's own estimates take no part (PTRM)
+    "mode": lambda found: _most(found).argmax(axis=1),
+    # The largest halting logit, the model's own estimate that the grid is right (PTRM)
+    "best_q": lambda found: best(found.q_halt),
+    # The least change of the logits in the last supervision steps (EqR), which `change` has here
+    "residual": lambda found: found.change.argmin(axis=1),
+    # The first that halted, by predictions of the step at which the race ended. The surest of several, or where none halted
+    "halt_first": lambda found: best(found.q_halt, _halted(found)),
+    # Of what resampling left
+    "resample": lambda found: best(found.q_halt),
+}
 
 
 def residuals(change: NDArray[np.floating], step: int, window: int) -> NDArray[np.floating]:
-    """Mean change of the logits over the last `window` of the steps up to `step` (from 0), from those of all steps [S, ...].
-
-    The first step has nothing that it could have changed: where only it is done all are alike.
-    """
-    first = max(1, step - window + 1)
+    """Mean change of the logits over the last `window` of the steps up to `step` (from 0), from those of all steps [S, ...]."""
+    first = max(1, step - window + 1)  # the first step has nothing that it could have changed
     mean: NDArray[np.floating] = change[first : step + 1].mean(axis=0) if step else np.zeros_like(change[0])
     return mean

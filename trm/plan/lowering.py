@@ -16,7 +16,7 @@ from torch import Tensor
 from trm.backends.xla import TracingRuntime
 from trm.cli import plain_command
 from trm.config import Config, from_plain
-from trm.core.flops import EvalArguments, TrainArguments, eval_arguments, train_arguments
+from trm.core.flops import eval_arguments, train_arguments
 from trm.core.programs import eval_program, train_program
 from trm.plan.estimate import topology
 from trm.plan.workload import architecture_of, step_config
@@ -25,19 +25,18 @@ from trm.study.placement import place
 
 def lower(cfg: Config, step: str, runtime: TracingRuntime) -> tuple[bytes, list[dict[str, Any]]]:
     """The module of one of the STEPS, and for each tensor that it uses its parameter, whether it is split by rows or donated."""
-    arguments: TrainArguments | EvalArguments
+    arguments: tuple[Any, ...]
     arch = dataclasses.replace(architecture_of(cfg), torch_kernels=runtime.can.torch_kernels)
     if step == "training":
-        settings = dataclasses.replace(step_config(cfg), arch=arch)
-        program = train_program(settings)
-        arguments = train_arguments(cfg, settings.arch, votes=place(cfg.hardware).processes > 1)
-        state, sums = arguments.current
-        parts = {**state._asdict(), "sums": sums, "fixed": arguments.buffers, "batch": arguments.batch}
+        program = train_program(dataclasses.replace(step_config(cfg), arch=arch))
+        arguments = (state, sums), buffers, batch = train_arguments(cfg, arch, votes=place(cfg.hardware).processes > 1)
+        parts = {**state._asdict(), "sums": sums, "fixed": buffers, "batch": batch}
         donated = {*state._fields, "sums"}
     else:
         program = eval_program(arch)
         arguments = eval_arguments(cfg, arch, cfg.eval_batch_size)
-        parts, donated = arguments._asdict(), set()
+        parts = dict(zip(("weights", "buffers", "puzzle_embedding", "carry", "batch"), arguments, strict=True))
+        donated = set()
     module, parameters = runtime.lower(program.function, program.rows, *arguments)
     names = [name for name, tree in parts.items() for leaf in pytree.tree_leaves(tree) if isinstance(leaf, Tensor)]
     return module, [

@@ -8,14 +8,8 @@ from torch import Tensor
 
 from trm.config import LARGEST_COUNT, SAMPLE_PUZZLES, Config
 from trm.core.architecture import Architecture, architecture
-from trm.core.budget import total_steps
 from trm.core.curriculum import stages
-from trm.core.flops import (
-    count_eval_flops,
-    count_train_flops,
-    num_bytes,
-    train_arguments,
-)
+from trm.core.flops import count_eval_flops, count_train_flops, num_bytes, total_steps, train_arguments
 from trm.core.initial import num_parameters
 from trm.core.step import StepConfig
 from trm.data.content import GENERATED_TEST_PUZZLES, SELECTION_PUZZLES
@@ -109,7 +103,7 @@ def table_rows_bytes(table: Tensor | None, batch: int) -> int:
 def workload(cfg: Config) -> Workload:
     """Count what one run computes."""
     arch, steps = architecture_of(cfg), planned_steps(cfg)
-    state, _ = train_arguments(cfg, arch).current
+    (state, _), _, _ = train_arguments(cfg, arch)
     batch, table = cfg.train.global_batch_size, state.puzzle_embedding  # of a large one the batch's rows alone are added up
     every = cfg.train.eval_every_steps
     evaluations = 1 if every is None else steps // every + (steps % every > 0)

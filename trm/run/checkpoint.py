@@ -62,10 +62,10 @@ class Meta:
     config: dict[str, Any]  # the resolved config, without names and paths
     digest: str  # trm.config.digest: equal where two runs compute the same numbers
     data: dict[str, int]  # seq_len, vocab_size, num_puzzle_identifiers
-    data_digest: str | None  # of the training puzzles; None where the weights came from elsewhere
-    wandb_run_id: str | None  # the W&B run that a resumed run continues; None without W&B
-    scores: Scores
+    scores: Scores = field(default_factory=Scores)
+    wandb_run_id: str | None = None  # the W&B run that a resumed run continues; None without W&B
     # None where the weights came from elsewhere:
+    data_digest: str | None = None  # of the training puzzles
     test_digest: str | None = None  # of the test puzzles that the scores were measured on
     puzzles: dict[str, int] | None = None  # how many, of "train" and "test"
     caveats: list[str] | None = None  # of the dataset (trm/data/content.py)
@@ -194,10 +194,7 @@ def _link(folder: Path) -> None:
 
 
 class CheckpointWriter:
-    """Writes the checkpoints of one run in a thread, one at a time, so that training waits only for the copy to the host.
-
-    An error while writing is raised by the next call of any method.
-    """
+    """Writes a run's checkpoints in a thread, one at a time. An error while writing is raised by the next call of any method."""
 
     def __init__(self, run_dir: Path, keep: int) -> None:
         self._run_dir, self._keep = run_dir, keep
@@ -222,10 +219,8 @@ class CheckpointWriter:
 
     def close(self) -> None:
         """Wait, then end the thread."""
-        try:
+        with self._pool:
             self.wait()
-        finally:
-            self._pool.shutdown()
 
 
 def saved_steps(run_dir: Path) -> list[int]:
@@ -336,8 +331,9 @@ def _point(link: Path, target: str) -> None:
     """Link to a checkpoint. Where there are no links (FAT, object stores) there is none: nothing here needs it."""
     temporary = link.with_name(f".{link.name}.new")
     try:
-        for old in (temporary, *([link] if link.is_dir() and not link.is_symlink() else [])):
-            _remove(old)
+        _remove(temporary)
+        if not link.is_symlink():
+            _remove(link)
         temporary.symlink_to(target)
         temporary.replace(link)
     except OSError as error:

@@ -1,18 +1,26 @@
-"""What is refused before a run has a folder, and how it gets one."""
+"""What is refused before a run has a folder, how it gets one, and a run in this process."""
 
+import logging
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import hydra
+from hydra._internal.callbacks import Callbacks
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.utils import JobStatus, run_job
 from hydra.experimental.callback import Callback
+from hydra.types import HydraContext
 from omegaconf import DictConfig, read_write
 from omegaconf.errors import OmegaConfBaseException
 
-from trm.cli import NO_RUN_FOLDER, command_module, fail, starts_ranks, typed
+from trm.cli import NO_RUN_FOLDER, command_module, composing, fail, named, starts_ranks, typed
 from trm.config import Config, check_training, local_path
 from trm.errors import ConfigError, UserError
+from trm.ground.child import start_ranks
 from trm.ground.folder import make_folder
-from trm.ground.launch import start_ranks
 from trm.ground.rank import process_rank, refuse_other_starters, require_ranks
 
 
@@ -60,6 +68,34 @@ def make_run_folder(config: DictConfig) -> Config:
         with read_write(config.hydra):
             config.hydra.run.dir = str(folder)
     return cfg
+
+
+def run_here(run: str, overrides: Sequence[str]) -> Path:
+    """Run a command, "module:function", in this process, as `hydra_command` would with these overrides; returns the run's folder.
+
+    Errors are raised. The log goes to the terminal and into the folder. The loggers are then as they were.
+    """
+    refuse_other_starters()
+    handlers, level = logging.root.handlers[:], logging.root.level
+    with composing(list(overrides)) as meant:
+        composed = hydra.compose("config", overrides=meant, return_hydra_config=True)
+        make_run_folder(composed)
+        folder = Path(composed.hydra.run.dir).absolute()
+        context = HydraContext(config_loader=GlobalHydra.instance().config_loader(), callbacks=Callbacks())
+
+        def task(composed: DictConfig) -> None:
+            named(run)(typed(composed, HydraConfig.get().overrides.task))
+
+        try:
+            done = run_job(task, composed, job_dir_key="hydra.run.dir", job_subdir_key=None, hydra_context=context)
+        finally:
+            for handler in set(logging.root.handlers) - set(handlers):
+                handler.close()
+            logging.root.handlers[:] = handlers
+            logging.root.setLevel(level)
+        if done.status != JobStatus.COMPLETED:
+            raise done._return_value
+    return folder
 
 
 def _is_named(config: DictConfig) -> bool:

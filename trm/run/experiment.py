@@ -1,7 +1,5 @@
 """What a run is made of: `build(cfg)` gives it, with devices started. Training, benches and tests of the step start here."""
 
-from __future__ import annotations
-
 import dataclasses
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -15,8 +13,8 @@ from trm.backends import Runtime, start
 from trm.backends.machine import require_machine
 from trm.config import Config, RecursionConfig
 from trm.core.architecture import Architecture, Weights, architecture
-from trm.core.budget import total_steps
 from trm.core.curriculum import Stage, stages
+from trm.core.flops import total_steps
 from trm.core.initial import init_buffers
 from trm.core.metrics import training_names
 from trm.core.programs import Program, train_program
@@ -24,7 +22,7 @@ from trm.core.step import StepConfig, TrainState, draw_min_steps, init_state
 from trm.data.build import ensure_dataset
 from trm.data.content import Content, as_read, examine
 from trm.data.format import Dataset, load_dataset
-from trm.data.loader import ALONE, Host, TrainLoader
+from trm.data.loader import Host, TrainLoader
 from trm.data.pairs import PairTrainLoader
 from trm.errors import ConfigError
 from trm.ground.rank import process_rank, require_ranks
@@ -97,9 +95,8 @@ class Experiment:
 def build(cfg: Config, runtime: Runtime | None = None) -> Experiment:
     """Load the data, start the devices (or take those of `runtime`), and make the network's buffers.
 
-    The experiment's settings count the puzzles as the dataset folder has them.
-
-    Raises ConfigError or DataError where settings, data and machine do not go together.
+    The settings then count the puzzles as the dataset folder has them. Raises ConfigError or DataError where settings, data and
+    machine do not go together.
     """
     if runtime is None:
         require_machine(cfg.hardware)  # said before a dataset is built; starting the devices, which takes longer, comes after
@@ -109,21 +106,16 @@ def build(cfg: Config, runtime: Runtime | None = None) -> Experiment:
     plain = architecture(cfg, **dataset.metadata.sizes)
     steps = total_steps(cfg, plain, dataset.rows_of_epoch)
     runtime = runtime or started(cfg)
-    loader = train_loader(cfg, dataset, Host(runtime.process_index, runtime.process_count))
+    stream: dict[str, Any] = {"seed": cfg.seed, "data_seed": cfg.data.seed, "global_batch_size": cfg.train.global_batch_size}
+    stream["host"] = Host(runtime.process_index, runtime.process_count)
+    loader: TrainLoader | PairTrainLoader
+    if dataset.pairs_task is None:
+        loader = TrainLoader(dataset, on_the_fly_aug=cfg.data.on_the_fly_aug if cfg.data.num_aug == 0 else 0, **stream)
+    else:
+        loader = PairTrainLoader(dataset, **stream)
     content = examine(path, dataset, test, task)
     arch = on_devices(plain, runtime)
     return Experiment(cfg, runtime, dataset, loader, arch, init_buffers(arch, cfg.seed), steps, content)
-
-
-def train_loader(cfg: Config, dataset: Dataset, host: Host = ALONE) -> TrainLoader | PairTrainLoader:
-    """One host's training stream of the settings."""
-    data, batch_size = cfg.data, cfg.train.global_batch_size
-    if dataset.pairs_task is not None:
-        return PairTrainLoader(dataset, seed=cfg.seed, global_batch_size=batch_size, data_seed=data.seed, host=host)
-    on_the_fly_aug = data.on_the_fly_aug if data.num_aug == 0 else 0
-    return TrainLoader(
-        dataset, seed=cfg.seed, global_batch_size=batch_size, on_the_fly_aug=on_the_fly_aug, data_seed=data.seed, host=host
-    )
 
 
 def started(cfg: Config) -> Runtime:

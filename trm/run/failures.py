@@ -1,7 +1,5 @@
 """The error line of a run that cannot continue: what happened, and what to do (RunFailure, exit code 1)."""
 
-from __future__ import annotations
-
 import contextlib
 import errno
 import math
@@ -37,8 +35,7 @@ def explained(cfg: Config, run_dir: Path) -> Iterator[None]:
     try:
         yield
     except NotFiniteError as error:
-        newest = _newest(run_dir)
-        kept = f"{newest} is the last good checkpoint" if newest else "no checkpoint was saved yet"
+        kept = f"{newest} is the last good checkpoint" if (newest := _newest(run_dir)) else "no checkpoint was saved yet"
         fix = f"lower optimizer.lr={cfg.optimizer.lr:g} or raise optimizer.warmup_steps, and give another run_name"
         raise RunFailure(f"{error}: {kept}; {fix}") from error
     except OSError as error:
@@ -46,16 +43,12 @@ def explained(cfg: Config, run_dir: Path) -> Iterator[None]:
             raise unwritable(Path(error.filename), error) from error
         if error.errno not in DISK_ERRORS:
             raise
-        newest = _newest(run_dir)
-        then = f"it resumes from {newest}" if newest else "it starts again, since nothing was saved yet"
-        fix = f"make room or make it writable, then give the same command again: {then}"
+        fix = f"make room or make it writable, then give the same command again: it {_then(run_dir)}"
         raise RunFailure(f"{error.filename or run_dir}: {error.strerror}: {fix}") from error
     except (RuntimeError, MemoryError) as error:
         if any(words in str(error) for words in LOST):
-            newest = _newest(run_dir)
-            then = f"resumes from {newest}" if newest else "starts again, since nothing was saved yet"
             gone = "another process of this run ended or does not answer, and its output may say why"
-            raise RunFailure(f"{gone}: the same command {then}") from error
+            raise RunFailure(f"{gone}: the same command {_then(run_dir)}") from error
         words = memory_words(cfg, str(error) or type(error).__name__)
         if words is None and not isinstance(error, MemoryError):
             raise
@@ -67,11 +60,14 @@ def _newest(run_dir: Path) -> Path | None:
     return run_dir / "checkpoints" / f"step_{steps[-1]}" if steps else None
 
 
+def _then(run_dir: Path) -> str:
+    return f"resumes from {newest}" if (newest := _newest(run_dir)) else "starts again, since nothing was saved yet"
+
+
 def memory_words(cfg: Config, message: str) -> str | None:
     """One line for the message of an allocator that has no memory left, with the batch that fits; None for other messages.
 
-    The compiler for TPUs tells what is needed and what there is. Nearly all of it is activations, which are proportional to the
-    batch; where the numbers are missing, half the batch is a guess and is called so.
+    Nearly all of it is activations, in proportion to the batch. Where a message tells no numbers, half the batch is a guess.
     """
     if not any(words in message for words in OUT_OF_MEMORY):
         return None
@@ -127,10 +123,7 @@ def check_weights(weights: Mapping[str, Tensor], step: int) -> None:
 
 
 def check_evaluation(values: Mapping[str, float], weights: Mapping[str, Tensor], step: int) -> None:
-    """Raise NotFiniteError where an evaluation's losses are not finite: its accuracy says nothing.
-
-    `weights` are those that it was made with, on any device.
-    """
+    """Raise NotFiniteError where an evaluation's losses are not finite: its accuracy says nothing. Weights may be anywhere."""
     if wrong := not_finite(values):
         check_weights(weights, step)
         raise NotFiniteError(f"step {step}: the evaluation is not finite ({wrong}), though its weights are")

@@ -1,11 +1,8 @@
-"""What a run leaves behind: its log and dashboards, samples, checkpoints, summary. One host writes, the others do
-nothing here.
+"""What a run leaves behind: its log and dashboards, samples, checkpoints, summary. One host writes, the others do nothing here.
 
 With several hosts an error here is this host's alone, and the others wait for it in the next computation that they share. So it is
 kept, this host votes for a stop, and raises it when all have stopped.
 """
-
-from __future__ import annotations
 
 import contextlib
 import logging
@@ -39,15 +36,11 @@ SHOWN_IN_LOG = {"exact_accuracy": "exact_accuracy", "accuracy": "accuracy", "los
 
 
 class Outputs:
-    """The run folder and the dashboards of one run.
-
-    Attributes:
-        failure: what went wrong on this host alone; None = nothing, and always None where there is one host, which raises it.
-    """
+    """The run folder and the dashboards of one run."""
 
     def __init__(self, exp: Experiment, run_dir: Path, record: Record, state: TrainState) -> None:
         """`state` is the one that the run starts from, which checkpoints are to be like."""
-        self.failure: Exception | None = None
+        self.failure: Exception | None = None  # what went wrong on this host alone; a lone host raises it
         self._template = map_tensors(lambda tensor: tensor.to("meta"), state)
         self._exp, self._run_dir, self._record = exp, run_dir, record
         self._trackers = Trackers(record.wandb_run_id)  # none, until they are open
@@ -56,12 +49,11 @@ class Outputs:
             return
         with self._own():
             put_summary_away(run_dir)  # it would tell of the start before
-            resume_step = record.start_step or None
             self._trackers = open_trackers(
                 exp.cfg,
                 run_dir,
                 is_main=True,
-                resume_step=resume_step,
+                resume_step=record.start_step or None,
                 wandb_run_id=record.wandb_run_id,
                 data=asdict(exp.content),
             )

@@ -1,7 +1,5 @@
 """Start a backend and compile a trivial function in a process of its own, which a wrong platform can hang or abort."""
 
-from __future__ import annotations
-
 import contextlib
 import dataclasses
 import json

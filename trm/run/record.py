@@ -1,7 +1,5 @@
 """What is known of a run so far: the one object that becomes a checkpoint's meta.json and the run's summary.json."""
 
-from __future__ import annotations
-
 import logging
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -50,9 +48,8 @@ class Record:
     def evaluated(self, sample: EvalResult, result: EvalResult, best_by: str = EXACT, selection: EvalResult | None = None) -> None:
         """Take an evaluation of the current step; it is the best where its score `best_by` is, on the selection puzzles.
 
-        `sample` is the part over the test puzzles that every evaluation takes, `result` is over all; `selection` is over the
-        puzzles by which evaluations are compared, None = by those of the sample. The best is looked for anew where these are
-        others than before.
+        `sample` is over the test puzzles that every evaluation takes, `result` over all; `selection` is over the puzzles by which
+        evaluations are compared, None = by the sample's. The best is looked for anew where these are others than before.
         """
         scores, chosen, on = self.scores, selection or sample, "test" if selection is None else "selection"
         count, before = int(chosen.final["count"]), scores.selection_score

@@ -1,37 +1,23 @@
 """Where a run starts: at step 0, or where its folder's newest whole checkpoint left off. All hosts start from the same state."""
 
-from __future__ import annotations
-
 import dataclasses
 import hashlib
 import json
 import logging
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from trm.backends.base import extremes_over_hosts
 from trm.backends.machine import surroundings
-from trm.config import Config, differences, kept, resume_conflicts, to_plain
+from trm.config import differences, kept, resume_conflicts, to_plain
 from trm.config import flatten as flat_settings
 from trm.core.step import TrainState
 from trm.errors import CheckpointError, UserError
 from trm.ground.folder import CHECKPOINTS, read_summary, seconds_before
-from trm.run.checkpoint import (
-    TABLE,
-    Meta,
-    cast,
-    find_checkpoints,
-    first_whole,
-    flatten,
-    mend_links,
-    part,
-    saved_steps,
-    set_aside,
-    unflatten,
-)
+from trm.run import checkpoint
+from trm.run.checkpoint import TABLE, Meta, cast, find_checkpoints, first_whole, flatten, part, saved_steps, unflatten
 from trm.run.experiment import Experiment
 from trm.run.record import Record
 from trm.run.revision import code
@@ -131,10 +117,10 @@ def _checkpoint(exp: Experiment, run_dir: Path, record: Record) -> tuple[Path, d
     cfg = exp.cfg
     if cfg.train.resume == "never":
         if exp.runtime.is_main:
-            set_aside(run_dir)
+            checkpoint.set_aside(run_dir)
         return None
     if exp.runtime.is_main:
-        mend_links(run_dir)
+        checkpoint.mend_links(run_dir)
     folders = [run_dir / CHECKPOINTS / f"step_{step}" for step in reversed(saved_steps(run_dir))]
     if not folders:
         return None
@@ -161,12 +147,11 @@ def _checkpoint(exp: Experiment, run_dir: Path, record: Record) -> tuple[Path, d
 
 
 def _agree(exp: Experiment, state: TrainState | None, record: Record, error: Exception | None) -> None:
-    """Raise CheckpointError unless all hosts have the same settings, puzzles, step and state.
-
-    A host with an error of its own, and no state, takes part, so that the others do not wait for it.
-    """
+    """Raise CheckpointError unless all hosts have the same settings, puzzles, step and state; one with an error takes part too."""
+    plain = to_plain(exp.cfg)  # what changes results, and when steps are logged and saved, is to be the same on all hosts
+    settings = flat_settings(kept(plain)) | {f"train.{k}": value for k, value in plain["train"].items() if k.endswith("_steps")}
     numbers = {
-        **{key: _words(repr(value)) for key, value in _settings_of_all(exp.cfg).items()},
+        **{key: _words(repr(value)) for key, value in settings.items()},
         "training puzzles": _words(exp.content.train_digest),
         "test puzzles": _words(exp.content.test_digest),
         "step": [-1 if error else record.step],
@@ -186,14 +171,6 @@ def _differing(exp: Experiment, numbers: dict[str, list[int]]) -> list[str]:
     least, largest = extremes_over_hosts(exp.runtime, [number for words in numbers.values() for number in words])
     names = [name for name, words in numbers.items() for _ in words]
     return list(dict.fromkeys(name for name, a, b in zip(names, least, largest, strict=True) if a != b))
-
-
-def _settings_of_all(cfg: Config) -> dict[str, Any]:
-    """The settings in which all hosts must be the same: those that change results, and when steps are logged and saved."""
-    plain = to_plain(cfg)
-    return flat_settings(kept(plain)) | {
-        f"train.{name}": value for name, value in plain["train"].items() if name.endswith("_steps")
-    }
 
 
 def _sha256(tensors: dict[str, Tensor]) -> str:

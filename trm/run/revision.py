@@ -27,7 +27,10 @@ def code() -> dict[str, Any]:
         dirty = None if changed is None else bool(changed)
     elif url := _installed_from():
         revision, dirty = json.loads(url).get("vcs_info", {}).get("commit_id"), False
-    versions = {PACKAGE: _own_version(), **{name: version(name) for name in ("torch", "torch_xla")}}
+    settings = configparser.ConfigParser()
+    settings.read(ROOT / "setup.cfg")  # before what is installed, which may be another checkout
+    own = settings.get("metadata", "version", fallback=version(PACKAGE))
+    versions = {PACKAGE: own, **{name: version(name) for name in ("torch", "torch_xla")}}
     return {"revision": revision, "dirty": dirty if revision else None, "versions": versions}
 
 
@@ -37,12 +40,6 @@ def version(package: str) -> str | None:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
         return None
-
-
-def _own_version() -> str | None:
-    settings = configparser.ConfigParser()
-    settings.read(ROOT / "setup.cfg")  # before what is installed, which may be another checkout
-    return settings.get("metadata", "version", fallback=version(PACKAGE))
 
 
 def _installed_from() -> str | None:

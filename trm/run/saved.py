@@ -13,21 +13,9 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from torch import Tensor
 
+from trm import config
 from trm.cli import ROOT, compose, typed
-from trm.config import (
-    Config,
-    InferenceConfig,
-    data_settings,
-    default_config,
-    differences,
-    flatten,
-    kept,
-    load_yaml,
-    local_path,
-    to_plain,
-    unknown_keys,
-    without_others,
-)
+from trm.config import Config
 from trm.config.backends import find_backend
 from trm.config.groups import GROUPS, group_options
 from trm.config.overrides import override, parsed
@@ -81,7 +69,7 @@ def split_arguments(arguments: list[str]) -> tuple[Path, list[str], list[str]]:
     if len(checkpoints) != 1 or not checkpoints[0]:
         raise ConfigError("checkpoint= is needed once: checkpoint=RUN with a run folder such as outputs/NAME")
     overrides = [a for a in pairs if not a.startswith("checkpoint=")]
-    return Path(local_path("checkpoint", checkpoints[0])), overrides, [a for a in arguments if a not in pairs]
+    return Path(config.local_path("checkpoint", checkpoints[0])), overrides, [a for a in arguments if a not in pairs]
 
 
 def is_override(argument: str) -> bool:
@@ -111,8 +99,14 @@ def open_run(path: Path, overrides: list[str]) -> SavedRun:
     backend = find_backend(own["hardware"].get("backend", ""))
     if backend is not None and backend.ranks:  # whatever the run had: as many devices as processes were started
         own = {**own, "hardware": {**own["hardware"], "num_devices": process_rank()[1]}}
-    cfg = _with_overrides(own, overrides)
-    arch = architecture(cfg, **_sizes(folder, meta))
+    cfg, names, sizes = _with_overrides(own, overrides), ("seq_len", "vocab_size", "num_puzzle_identifiers"), meta.data
+    if (
+        not isinstance(sizes, dict)
+        or sizes.keys() != set(names)
+        or not all(type(n) is int and 0 < n < 2**31 for n in sizes.values())
+    ):
+        raise CheckpointError(f"{folder / META_FILE}: data={sizes} is not the sizes {', '.join(names)}: use another checkpoint")
+    arch = architecture(cfg, **sizes)
     _check_tensors(folder, arch, tensors)
     tensors = cast(arch, tensors)
 
@@ -147,7 +141,7 @@ def published() -> list[Published]:
     """The trained networks that come along."""
     found = []
     for meta in sorted((ROOT / "trm" / "models").glob(f"*/{META_FILE}")):
-        task = task_of(data_settings(json.loads(meta.read_bytes())["config"]["data"]))
+        task = task_of(config.data_settings(json.loads(meta.read_bytes())["config"]["data"]))
         card = yaml.safe_load((meta.parent / CARD_FILE).read_text(encoding="utf-8").split("---\n")[1])
         share = card[task.score_names[0] if task.score_names else "exact_accuracy"]
         words = f"it solves {100 * share:.1f} % of {card['held_out_puzzles']:,} held-out puzzles ({task.title})"
@@ -201,7 +195,7 @@ def _refuse_trained_on(run: SavedRun, test: Dataset) -> None:
         return
     if known is None or known["format_version"] == record["format_version"] > 1:
         return  # puzzles of the two splits never meet, whatever their seeds and counts
-    task = task_of(data_settings(own))
+    task = task_of(config.data_settings(own))
     if task.facts.sizes != test.metadata.sizes:
         return
     log.warning("making the %s training puzzles of %s again, to compare the test puzzles with them", known["puzzles"], run.folder)
@@ -218,7 +212,7 @@ def _settings(folder: Path, meta: Meta) -> Any:
     data = own.get("data")
     if not isinstance(data, dict):
         raise CheckpointError(f"{folder / META_FILE}: holds no settings: use another checkpoint")
-    if unknown := unknown_keys(OmegaConf.create(own)):
+    if unknown := config.unknown_keys(OmegaConf.create(own)):
         raise CheckpointError(
             f"{folder / META_FILE}: has {unknown[0]}, which is not a setting any more, so this checkpoint has an older format: "
             "train it again, or use the revision that made it"
@@ -227,10 +221,14 @@ def _settings(folder: Path, meta: Meta) -> Any:
     run_dir, number = folder.parent.parent, folder.parent.name.removeprefix(CHECKPOINTS)
     beside = next((file for name in (CONFIG_FILE + number, CONFIG_FILE) if (file := run_dir / name).exists()), None)
     if beside is None:
-        # a checkpoint folder moved out of its run: the dataset is where these settings build it
-        return {**own, "run_name": folder.name, "data": {**data, "path": _usual_path(data)}}
-    settings: dict[str, Any] = json.loads(json.dumps(OmegaConf.to_container(load_yaml(beside)), default=str))
-    if other := differences(kept(settings), own):
+        # a checkpoint folder moved out of its run: the dataset is where these settings build it, if conf/data has one of its name
+        usual = "???"
+        if data.get("name") in group_options("data"):
+            given = {key: value for key, value in data.items() if key not in ("name", "path") and value is not None}
+            usual = compose([f"data={data['name']}", *(override(f"data.{key}", value) for key, value in given.items())]).data.path
+        return {**own, "run_name": folder.name, "data": {**data, "path": usual}}
+    settings: dict[str, Any] = json.loads(json.dumps(OmegaConf.to_container(config.load_yaml(beside)), default=str))
+    if other := config.differences(config.kept(settings), own):
         log.warning(
             "%s was written by another start of the run than %s: the checkpoint's own settings are used (%s)",
             beside,
@@ -243,27 +241,10 @@ def _settings(folder: Path, meta: Meta) -> Any:
     return merged
 
 
-def _usual_path(data: dict[str, Any]) -> str:
-    """Where the dataset of these settings lies unless a run says otherwise; unknown where conf/data has none of its name."""
-    if data.get("name") not in group_options("data"):
-        return "???"
-    own = [override(f"data.{key}", value) for key, value in data.items() if key not in ("name", "path") and value is not None]
-    return compose([f"data={data['name']}", *own]).data.path
-
-
 def _merged(under: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
     """Nested settings, where both have a key those of `over`."""
     both = {key: value for key, value in over.items() if isinstance(value, dict) and isinstance(under.get(key), dict)}
     return {**under, **over, **{key: _merged(under[key], value) for key, value in both.items()}}
-
-
-def _sizes(folder: Path, meta: Meta) -> dict[str, int]:
-    """The sizes of the data that the run was trained on."""
-    names = ("seq_len", "vocab_size", "num_puzzle_identifiers")
-    sizes = meta.data if isinstance(meta.data, dict) else {}
-    if sizes.keys() != set(names) or not all(type(size) is int and 0 < size < 2**31 for size in sizes.values()):
-        raise CheckpointError(f"{folder / META_FILE}: data={meta.data} is not the sizes {', '.join(names)}: use another checkpoint")
-    return sizes
 
 
 def _check_tensors(folder: Path, arch: Architecture, tensors: dict[str, Tensor]) -> None:
@@ -290,7 +271,7 @@ def _check_tensors(folder: Path, arch: Architecture, tensors: dict[str, Tensor])
 
 def _changed_by(experiment: str, merged: Any) -> dict[str, Any]:
     """What an experiment sets otherwise than the defaults; the run's own dataset is kept where it is the experiment's."""
-    usual, wanted = (flatten(to_plain(compose(words))) for words in ([], [f"experiment={experiment}"]))
+    usual, wanted = (config.flatten(config.to_plain(compose(words))) for words in ([], [f"experiment={experiment}"]))
     changed = {key: value for key, value in wanted.items() if value != usual.get(key) and key != "run_name"}
     data = {key: value for key, value in changed.items() if key.startswith("data.") and key != "data.path"}
     if all(OmegaConf.select(merged, key) == value for key, value in data.items()):
@@ -300,7 +281,7 @@ def _changed_by(experiment: str, merged: Any) -> dict[str, Any]:
 
 def _with_overrides(settings: Any, overrides: list[str]) -> Config:
     try:
-        merged = OmegaConf.create(_merged(to_plain(default_config(settings["data"])), settings))
+        merged = OmegaConf.create(_merged(config.to_plain(config.default_config(settings["data"])), settings))
         OmegaConf.set_struct(merged, True)
         for override in overrides:
             key, _, value = override.partition("=")
@@ -308,14 +289,16 @@ def _with_overrides(settings: Any, overrides: list[str]) -> Config:
                 for each, changed in _changed_by(value, merged).items():
                     if each == "data.task":  # whose keys are others
                         data = {**merged.data, "task": changed}
-                        merged.data = to_plain(default_config(data))["data"] | without_others(data)
+                        merged.data = config.to_plain(config.default_config(data))["data"] | config.without_others(data)
                     OmegaConf.update(merged, each, changed, force_add=False)
             elif key in GROUPS and key in Config.__dataclass_fields__:
-                before, merged[key] = merged[key], to_plain(compose([override]))[key]
+                before, merged[key] = merged[key], config.to_plain(compose([override]))[key]
                 if key == "inference":  # an option keeps the run's own steps and early exit, unless it says or cannot have them
                     if merged[key].supervision_steps is None:
                         merged[key].supervision_steps = before.supervision_steps
-                    merged[key].early_exit |= before.early_exit and not InferenceConfig(selection=merged[key].selection).in_step
+                    merged[key].early_exit |= (
+                        before.early_exit and not config.InferenceConfig(selection=merged[key].selection).in_step
+                    )
             else:
                 OmegaConf.update(merged, *parsed(override), force_add=False)
         if not any(override.startswith("evaluate.max_variants=") for override in overrides):

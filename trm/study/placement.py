@@ -11,7 +11,7 @@ from typing import Any
 
 from trm.config import HardwareConfig, nearest_batches
 from trm.errors import ConfigError
-from trm.ground.gpus import VISIBLE, visible_gpus
+from trm.ground.cores import VISIBLE, visible_gpus
 
 CHIP_BOUNDS = {1: "1,1,1", 4: "2,2,1"}  # chips of one process -> how they lie
 HOST_BOUNDS = {1: "1,1,1", 2: "1,1,2", 4: "1,1,4", 8: "1,2,4", 16: "2,2,4"}  # hosts of a v4 slice -> how they lie

@@ -25,9 +25,9 @@ from trm.cli import ROOT, command_module, starts_ranks, typed
 from trm.config import HardwareConfig
 from trm.config.overrides import override
 from trm.errors import EXIT_FAILED, EXIT_PREEMPTED, UserError
+from trm.ground.child import start_ranks
 from trm.ground.cores import cores
 from trm.ground.folder import locked, read_summary, refuse_in_use
-from trm.ground.launch import start_ranks
 from trm.ground.rank import RANK, STARTERS, process_rank
 from trm.study import sweep as study
 from trm.study.board import Board

@@ -4,8 +4,6 @@ To add one, put a file here (or register it before the settings are read) and se
 state keeps what `init` returns and knows nothing of it; neither do checkpoints, the step or the plan.
 """
 
-from __future__ import annotations  # torch.compile cannot evaluate the annotations of nested functions
-
 import importlib
 import math
 import pkgutil
@@ -26,8 +24,8 @@ class Optimizer(NamedTuple):
 
     init: (settings, weights) -> the buffers before the first update, tensors of the weights' master dtype.
     update: (settings, weights, buffers, gradients, step, lr) -> the new weights and buffers. `step` counts from 1 and `lr` is the
-        scheduled learning rate; both are scalars in the weights' dtype on the device, so that nothing is sent at each step. Each
-        weight's update is its own: the rule may be called with some of the weights (trm/core/parametrization.py).
+        scheduled learning rate; both are scalars in the weights' dtype on the device. Each weight's update is its own: the rule may
+        be called with some of the weights (trm/core/parametrization.py).
     update_norm: (settings, name, rows, columns) -> the largest singular value of an update of such a matrix at a learning rate of
         one, up to a constant. By default that of updates whose values are all about one.
     """

@@ -4,8 +4,6 @@ adam_atan2: p -= lr/(1-b1^t) * atan2(m, sqrt(v)/sqrt(1-b2^t)), without an epsilo
 Both first decay the weights by lr * optimizer.weight_decay (docs/explanation/what_is_computed.md "One training step" item 5).
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from functools import partial
 
@@ -39,13 +37,5 @@ def update(
     return new_weights, {"m": m, "v": v}
 
 
-def _atan2(cfg: OptimizerConfig, m: Tensor, root: Tensor) -> Tensor:
-    return torch.atan2(m, root)
-
-
-def _quotient(cfg: OptimizerConfig, m: Tensor, root: Tensor) -> Tensor:
-    return m / (root + cfg.eps)
-
-
-OPTIMIZERS["adam_atan2"] = Optimizer(init, partial(update, _atan2))
-OPTIMIZERS["adamw"] = Optimizer(init, partial(update, _quotient))
+OPTIMIZERS["adam_atan2"] = Optimizer(init, partial(update, lambda cfg, m, root: torch.atan2(m, root)))
+OPTIMIZERS["adamw"] = Optimizer(init, partial(update, lambda cfg, m, root: m / (root + cfg.eps)))

@@ -4,8 +4,6 @@ The matrices have one buffer, their momentum, and may have a learning rate and a
 optimizer.matrix_weight_decay). Embeddings and heads are moved by optimizer.others, with its buffers.
 """
 
-from __future__ import annotations
-
 import math
 
 import torch
@@ -20,17 +18,13 @@ NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 NEWTON_SCHULZ_STEPS = 5
 
 
-def is_matrix(name: str, weight: Tensor) -> bool:
-    """Whether Muon moves a weight: the matrices of the blocks; neither embeddings and heads, nor what a variant adds."""
-    return weight.ndim == 2 and _in_blocks(name)
-
-
 def _in_blocks(name: str) -> bool:
     return not name.startswith(("embed_", "lm_head", "q_head", OWN))
 
 
 def _split(weights: Weights) -> tuple[Weights, Weights]:
-    matrices = {name: w for name, w in weights.items() if is_matrix(name, w)}
+    """The matrices of the blocks, which Muon moves, and the rest: embeddings, heads, vectors, and what a variant adds."""
+    matrices = {name: w for name, w in weights.items() if w.ndim == 2 and _in_blocks(name)}
     return matrices, {name: w for name, w in weights.items() if name not in matrices}
 
 

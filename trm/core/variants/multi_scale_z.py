@@ -1,7 +1,5 @@
 """Ablation "multi-scale z" (paper table 2): n latents beside the answer; update i rewrites latent i from the sum of all."""
 
-from __future__ import annotations
-
 from torch import Tensor
 
 from trm.core.recursion import Latents, Networks, Variant
@@ -9,10 +7,7 @@ from trm.core.variants import VARIANTS
 
 
 def _total(scales: list[Tensor]) -> Tensor:
-    out = scales[0]
-    for z in scales[1:]:
-        out = out + z
-    return out
+    return sum(scales[1:], scales[0])
 
 
 def latent_recursion(networks: Networks, latents: Latents, x: Tensor, n: int) -> Latents:

@@ -1,7 +1,5 @@
 """HRM's approximation: gradient through the last update of z_L and the last update of z_H alone (paper section 3.1)."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

@@ -1,7 +1,5 @@
 """URM (arXiv 2512.14693): one latent; n updates, each with the question. It has one network."""
 
-from __future__ import annotations
-
 from torch import Tensor
 
 from trm.config import Config

@@ -1,7 +1,5 @@
 """Ablation "single z" (paper table 2): one latent is answer and reasoning; n updates with the question, one without."""
 
-from __future__ import annotations
-
 from torch import Tensor
 
 from trm.core.recursion import Latents, Networks, Variant

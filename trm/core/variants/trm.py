@@ -1,7 +1,5 @@
 """The paper's recursion (section 4, figure 3): n updates of z_L with the question, then one of the answer z_H."""
 
-from __future__ import annotations
-
 from torch import Tensor
 
 from trm.core.recursion import Latents, Networks, Variant
