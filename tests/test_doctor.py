@@ -2,6 +2,7 @@
 
 import configparser
 import dataclasses
+import json
 import re
 import shutil
 import socket
@@ -37,6 +38,7 @@ CPU = HardwareConfig(name="cpu")
 MESH = HardwareConfig(name="cpu_mesh", devices_per_host=8)
 POD = HardwareConfig(name="v4_64", platform="tpu", num_hosts=8, devices_per_host=4, dtype="bfloat16", loss_dtype="float32")
 EAGER = HardwareConfig(name="cpu", backend="eager")
+RANKS = HardwareConfig(name="cpu_ranks", backend="eager", num_devices=2)
 GOOD = {"python": "3.11.7", "torch": "2.9.1+cpu", "torch_xla": "2.9.0", "libtpu": "0.0.21", "libtpu_wanted": "0.0.21"}
 STARTED = Probe(devices=1, runtime="torch_xla on one", compile_s=0.5, right=True, peak_bytes=10**9)
 SMALL = {"seq_len": 16, "vocab_size": 6, "num_puzzle_identifiers": 1}
@@ -113,6 +115,7 @@ def test_pythons_are_those_of_setup_cfg():
     [
         (STARTED, CPU, "ok", "ok", "1 cpu device(s) expected"),
         (STARTED, MESH, "failure", "ok", "8 cpu device(s) expected, 1 found"),
+        (STARTED, RANKS, "ok", "ok", "2 cpu device(s) expected"),
         (Probe(error="gives none (no: chip): use hardware=cpu"), POD, "failure", "failure", "; fix: use hardware=cpu"),
         (Probe(ended="no answer within 9 s"), POD, "failure", "failure", "9 s; fix: start the doctor on all 8 hosts"),
         (Probe(ended="no answer within 9 s"), CPU, "failure", "failure", "hardware=cpu"),
@@ -126,6 +129,13 @@ def test_devices_and_compiling(probe, hardware, devices, compiling, says):
     checks = outcome(doctor.check_devices, probe, hardware), outcome(doctor.check_compile, probe)
     assert tuple(check.level for check in checks) == (devices, compiling)
     assert says in f"{checks[0]}\n{checks[1]}"
+
+
+@pytest.mark.parametrize(("visible", "level"), [("0", "failure"), ("0,1", "ok"), ("0,1,2", "ok")])
+def test_ranks_on_gpus_are_counted_without_starting_them(monkeypatch, visible, level):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    found = outcome(doctor.check_devices, STARTED, dataclasses.replace(RANKS, name="gpus", platform="cuda"))
+    assert (found.level, "2 cuda device(s) expected" in found.found) == (level, True)
 
 
 @pytest.mark.parametrize(("flags", "told"), [("avx2 avx512f", False), ("avx512f avx512_bf16", True), ("amx_bf16 amx_tile", True)])
@@ -197,6 +207,12 @@ def test_probe_that_hangs_is_ended(monkeypatch, tmp_path):
     process_that(monkeypatch, tmp_path, "echo noise; echo '{\"devices\": 1}'; exec sleep 60")
     probe = probe_devices(CPU, 2)
     assert probe == Probe(devices=1, ended="no answer within 2 s")
+
+
+def test_of_several_ranks_the_probe_is_one(monkeypatch, tmp_path):
+    process_that(monkeypatch, tmp_path, f"cat > {tmp_path}/asked; echo '{{\"devices\": 1}}'")
+    assert probe_devices(RANKS, 30).devices == 1
+    assert json.loads((tmp_path / "asked").read_text())["num_devices"] == 1
 
 
 def test_probe_that_hangs_is_ended_with_its_children(monkeypatch, tmp_path):

@@ -17,7 +17,7 @@ from ranks_worker import GOLDEN, WAYS, at_once
 from ranks_worker import SETTINGS as CASES
 from running import TINY, environment, free_port, run, small_disk, summary, values_of
 
-from trm.cli import compose
+from trm.cli import compose, starts_ranks
 from trm.errors import EXIT_PREEMPTED, ConfigError
 from trm.ground.rank import process_rank, rank_of_launcher, refuse_other_starters, require_ranks
 from trm.run import experiment
@@ -182,7 +182,7 @@ def launched(monkeypatch):
     """No launcher, and a function that sets what one says."""
     for name in [name for name in os.environ if name.startswith(("SLURM_", "MASTER_", "TRM_RANK", "SUBMITIT_"))]:
         monkeypatch.delenv(name)
-    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"):
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "TORCHELASTIC_RUN_ID"):
         monkeypatch.delenv(name, raising=False)
 
     def say(**variables):
@@ -203,6 +203,17 @@ def test_ranks_are_those_of_torchrun(launched):
     require_ranks("gpus", 4, of_torch=True)
     with pytest.raises(ConfigError, match=r"hardware=gpu needs 1 process\(es\), one for each device, and WORLD_SIZE=4"):
         require_ranks("gpu", 1, of_torch=True)
+
+
+def test_torchrun_of_one_process_is_believed(launched):
+    two = compose(["hardware=cpu_ranks", "hardware.num_devices=2"])
+    assert starts_ranks(two)
+    assert compose(["hardware=cpu_ranks"]).hardware.num_devices == 2
+    launched(RANK="0", WORLD_SIZE="1", LOCAL_RANK="0", TORCHELASTIC_RUN_ID="x")
+    assert compose(["hardware=cpu_ranks"]).hardware.num_devices == 1
+    assert not starts_ranks(two)
+    with pytest.raises(ConfigError, match="WORLD_SIZE=1 processes were started"):
+        require_ranks("cpu_ranks", 2, of_torch=True)
 
 
 def test_ranks_are_those_of_srun(launched):

@@ -122,6 +122,7 @@ def test_torchrun_starts_the_ranks_again_and_the_run_goes_on(tmp_path):
     [
         ("optimizer.lr=0.0003", "differ in their optimizer.lr "),
         ("train.checkpoint_every_steps=7", "differ in their train.checkpoint_every_steps "),
+        ("evaluate.batch_size=8", "differ in their evaluate.batch_size "),
         ("data.seed=3", "data.seed, training puzzles, test puzzles"),
     ],
 )

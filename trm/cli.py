@@ -45,7 +45,7 @@ from trm.errors import EXIT_FAILED, EXIT_USER_ERROR, ConfigError, RunFailure, Us
 from trm.ground.cores import visible_gpus
 from trm.ground.folder import UNWRITABLE, unwritable
 from trm.ground.job import job
-from trm.ground.rank import on_a_pod, process_rank, refuse_other_starters
+from trm.ground.rank import by_torchrun, on_a_pod, process_rank, refuse_other_starters
 from trm.ground.signals import stoppable
 from trm.ground.streams import standard_streams
 from trm.tasks import TASKS
@@ -214,14 +214,17 @@ def typed(composed: DictConfig, overrides: Sequence[str] | None = None) -> Confi
     if OmegaConf.select(composed, "hardware.num_devices", default=1) is None:
         # a device for each process that a launcher started, else what this machine has
         here, started = max(1, len(visible_gpus())) if composed.hardware.platform == "cuda" else RANKS_ON_A_CPU, process_rank()[1]
-        hardware = {**dict(composed.hardware.items_ex(resolve=False)), "num_devices": started if started > 1 else here}
+        hardware = {
+            **dict(composed.hardware.items_ex(resolve=False)),
+            "num_devices": started if started > 1 or by_torchrun() else here,
+        }
         composed = OmegaConf.create({**dict(composed.items_ex(resolve=False)), "hardware": hardware})
     return config.from_composed(composed)
 
 
 def starts_ranks(cfg: Config) -> bool:
     """Whether the settings are of several processes of torch's own backends, which no launcher started."""
-    return cfg.hardware.can.ranks and cfg.hardware.devices > 1 == process_rank()[1]
+    return cfg.hardware.can.ranks and cfg.hardware.devices > 1 == process_rank()[1] and not by_torchrun()
 
 
 def _mistake(error: Exception, overrides: list[str]) -> UserError | None:
@@ -343,6 +346,17 @@ def compose_launch(overrides: list[str]) -> tuple[Config, Launch]:
         own = composed.hydra
         run_dir = Path(config.local_path("hydra.run.dir", own.run.dir))
         return typed(composed), Launch(run_dir, own.runtime.choices["hydra/launcher"], own.mode == RunMode.MULTIRUN)
+
+
+def compose_run(overrides: list[str]) -> tuple[Config, Launch]:
+    """As `compose_launch`, of one run: raises ConfigError for a sweep, whose own settings are those of none of its jobs."""
+    cfg, launch = compose_launch(overrides)
+    if launch.multirun:
+        raise ConfigError(
+            "+sweep=: these are the settings of several runs, and here one is needed: give the overrides of one of its jobs, "
+            "such as experiment=NAME (trm.train and trm.sweep run all of them)"
+        )
+    return cfg, launch
 
 
 def compose_jobs(overrides: list[str]) -> dict[str, Config]:

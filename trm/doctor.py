@@ -26,13 +26,22 @@ from urllib.parse import urlsplit
 
 from rich.filesize import decimal
 
-from trm.cli import Launch, compose_launch, options, plain_command
+from trm.cli import Launch, compose_run, options, plain_command
 from trm.config import Config, HardwareConfig, TrackingConfig, total_steps
 from trm.data.build import build_command, ensure_dataset, is_absent
 from trm.data.content import content_of
 from trm.data.format import ARRAYS, SPLITS, array_path, load_dataset, read_build_record
-from trm.errors import EXIT_FAILED, ConfigError, DataError, UserError, plain_line
-from trm.ground.cores import allowed, available_memory, cores, existing_parent, folder_bytes, multiplies_bfloat16, quota
+from trm.errors import EXIT_FAILED, DataError, UserError, plain_line
+from trm.ground.cores import (
+    allowed,
+    available_memory,
+    cores,
+    existing_parent,
+    folder_bytes,
+    multiplies_bfloat16,
+    quota,
+    visible_gpus,
+)
 from trm.ground.folder import LOCK_FILE, locked
 from trm.run.probe import NO_ANSWER, Probe, probe_devices
 from trm.run.revision import version as version_of
@@ -132,11 +141,13 @@ def check_devices(probe: Probe, hardware: HardwareConfig) -> str:
             fix = f"correct or unset {' and '.join(variables)}" if "flag" in probe.ended.lower() else fix
         if probe.ended.startswith(NO_ANSWER):
             fix = "hardware=cpu, or find the process that uses the devices"
-            if hardware.processes > 1:
-                fix = f"start the doctor on all {hardware.processes} hosts at once (scripts/launch_pod.sh), or hardware=cpu"
+            if hardware.hosts > 1:
+                fix = f"start the doctor on all {hardware.hosts} hosts at once (scripts/launch_pod.sh), or hardware=cpu"
         raise Finding(f"{text}, the process that started them: {probe.ended}", fix)
-    if probe.devices != hardware.devices:
-        raise Finding(f"{text}, {probe.devices} found", "the hardware= of this machine, such as hardware=cpu")
+    there = max(len(visible_gpus()), probe.devices) if hardware.platform == "cuda" else hardware.devices
+    count = min(there, hardware.devices) if hardware.can.ranks else probe.devices  # of several ranks the probe starts one
+    if count != hardware.devices:
+        raise Finding(f"{text}, {count} found", "the hardware= of this machine, such as hardware=cpu")
     faster = hardware.name == "cpu" and hardware.dtype == "float32" and multiplies_bfloat16()
     hint = "; this processor multiplies bfloat16 itself: hardware=cpu_bf16 is faster" if faster else ""
     if hardware.platform == "cpu":
@@ -361,9 +372,7 @@ def examine(cfg: Config, launch: Launch) -> Iterator[Check]:
 
 def main(arguments: list[str]) -> None:
     """The command. Exits with 1 where a check failed."""
-    cfg, launch = compose_launch(options("trm.doctor", arguments, words=False).rest)
-    if launch.multirun:
-        raise ConfigError("+sweep=: the doctor checks one job: give the overrides of a job of the sweep, such as experiment=NAME")
+    cfg, launch = compose_run(options("trm.doctor", arguments, words=False).rest)
     checks = []
     try:
         for check in examine(cfg, launch):

@@ -39,6 +39,11 @@ def process_rank() -> tuple[int, int]:
     return 0, 1
 
 
+def by_torchrun() -> bool:
+    """Whether torchrun started this process, be it the only one: then it has said how many there are."""
+    return "TORCHELASTIC_RUN_ID" in os.environ
+
+
 def _pair(rank: str, ranks: str, name: str, size: str, fix: str) -> tuple[int, int]:
     if not (rank.isdecimal() and ranks.isdecimal() and int(rank) < int(ranks)):
         raise ConfigError(f"{name}={rank} {size}={ranks}: not the number of a process and how many there are: {fix}")
@@ -85,7 +90,8 @@ def require_ranks(hardware: str, processes: int, *, of_torch: bool = False) -> N
     ranks = process_rank()[1]
     if of_torch and ranks != processes:
         size, _ = next((pair for pair in OF_RANKS if pair[0] in os.environ), TORCHRUN)
-        told = f"{size}={ranks} processes were started" if ranks > 1 else "no launcher says which of them this one is"
+        launched = ranks > 1 or by_torchrun()
+        told = f"{size}={ranks} processes were started" if launched else "no launcher says which of them this one is"
         raise ConfigError(
             f"hardware={hardware} needs {processes} process(es), one for each device, and {told}: start it by torchrun or srun "
             "with hardware=gpus or hardware=cpu_ranks, which use as many devices as there are processes, or leave the launcher out"

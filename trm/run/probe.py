@@ -35,9 +35,13 @@ class Probe:
 
 
 def probe_devices(hardware: HardwareConfig, limit_s: float) -> Probe:
-    """Start the backend in a process of its own, which a wrong platform can hang or abort, for at most `limit_s` seconds."""
+    """Start the backend in a process of its own, which a wrong platform can hang or abort, for at most `limit_s` seconds.
+
+    Of several ranks, which a launcher starts with a device each, it is one.
+    """
     command = [sys.executable, "-c", "from trm.run.probe import run_probe; run_probe()"]
-    asked = json.dumps(dataclasses.asdict(hardware)).encode()
+    one = {"num_devices": 1} if hardware.can.ranks else {}
+    asked = json.dumps(dataclasses.asdict(hardware) | one).encode()
     try:
         with work("seconds waited for the devices", int(limit_s), "s") as so_far:
             done = ended(command, PROBE_EVERY_S, lambda seconds: so_far(int(seconds)), given=asked, limit_s=limit_s)
