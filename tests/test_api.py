@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from hydra.core.global_hydra import GlobalHydra
 from report_fixtures import write_run
-from running import TINY, XLA, environment
+from running import MESH, TINY, XLA, environment
 
 import trm
 import trm.report
@@ -31,7 +31,13 @@ from trm.run.saved import open_run
 pytestmark = pytest.mark.usefixtures("one_thread")
 SHORT = [*TINY, "train.max_steps=2", "train.eval_every_steps=null", "train.checkpoint_every_steps=null", "data.num_test_puzzles=16"]
 PUZZLE = "1.....1..1.....1"  # 4x4
-WAYS = [[], ["inference=votes8"], ["inference.early_exit=true"], ["inference=ptrm", "inference.rollouts=4"]]
+WAYS = [
+    [],
+    ["inference=votes8"],
+    ["inference.early_exit=true"],
+    ["inference=ptrm", "inference.rollouts=4"],
+    ["recursion.act_continue=true"],
+]
 
 
 @pytest.fixture(scope="module")
@@ -95,6 +101,13 @@ def test_the_answer_is_that_of_the_command_and_the_last_frame(questions, way):
     assert "<iframe sandbox" in frames._repr_html_()
 
 
+def test_a_held_out_puzzle_is_solved_in_its_own_place(here):
+    """By which copies and noise are drawn, as the command does."""
+    network = trm.load("models/sudoku_4x4", ["inference=ptrm", "inference.rollouts=4", "inference.noise=3"])
+    found = network.solve("test:5")
+    assert (found.text, found.halting[0]) == ((thought := network.think("test:5").solution).text, thought.halting[0])
+
+
 def test_logits_are_those_that_answers_are_read_from(network, questions):
     logits = network.predict(questions)
     assert logits.shape == (*questions.shape, network.task.facts.vocab_size)
@@ -121,11 +134,19 @@ def test_thoughts_are_saved_as_page_and_animation(network, here):
         (np.full((2, 16), 9), "puzzle 1 cell 1: 9 is no token of 4x4 Sudoku: they are 0 to 5"),
         (np.zeros((2, 16)), r"an array of float64 \[2, 16\]: give integers"),
         (np.ones((2, 9), int), r"give integers \[16\] or \[N, 16\]"),
+        ([], r"give integers \[16\] or \[N, 16\]"),
+        ([[1, 2], [1]], r"give integers \[16\] or \[N, 16\]"),
     ],
 )
 def test_what_is_no_puzzle_is_refused(network, puzzles, words):
     with pytest.raises(DataError, match=words):
         network.solve(puzzles)
+
+
+@pytest.mark.parametrize("identifiers", [[0], [1] * 5, [-1] * 5, [0.0] * 5])
+def test_identifiers_that_the_network_does_not_have_are_refused(network, questions, identifiers):
+    with pytest.raises(DataError, match="give 5 integers from 0 to 0, one for each puzzle"):
+        network.predict(questions, identifiers)
 
 
 def test_what_makes_tables_has_no_frames(here):
@@ -183,6 +204,28 @@ def test_what_the_command_refuses_is_raised_and_leaves_nothing(here, capsys, ove
             function(overrides)
     assert list(here.iterdir()) == []
     assert capsys.readouterr().err == ""
+
+
+def test_a_sweep_is_no_run(here):
+    for function in (trm.run, trm.compose):
+        with pytest.raises(ConfigError, match=r"^\+sweep=: these are the settings of several runs"):
+            function(["+sweep=tn_sweep"])
+    assert list(here.iterdir()) == []
+
+
+def test_a_text_alone_is_one_override():
+    assert trm.compose("seed=3").seed == 3
+
+
+def test_another_number_of_devices_is_another_process(here, monkeypatch):
+    """torch_xla keeps its devices as long as the process lives."""
+    started = []
+    monkeypatch.setattr(api, "_ran", set())
+    monkeypatch.setattr(api, "run_here", lambda *_: here)
+    monkeypatch.setattr(api, "_command", started.append)
+    for engine in (XLA, XLA, MESH):
+        trm.run([*SHORT, *engine, "run_name=r"])
+    assert [("hardware=cpu_mesh" in words) for words in started] == [True]
 
 
 def test_a_run_that_cannot_go_on_raises(here, monkeypatch):
@@ -282,6 +325,10 @@ def test_a_report_is_tables(tmp_path):
     assert set(found.evaluations["run"]) == set(found.runs["name"])
     with pytest.raises(ConfigError, match="nothing"):
         trm.report(tmp_path, group=["nothing"])
+    assert len(trm.report(tmp_path, group="recursion").variants) == 1
+    for wrong in ({"target": 80}, {"group": []}):
+        with pytest.raises(UserError, match=r"^--(target 80|group needs)"):
+            trm.report(tmp_path, **wrong)
 
 
 def test_a_report_without_pandas_names_it(tmp_path, monkeypatch):

@@ -49,7 +49,7 @@ def load(checkpoint: str | os.PathLike[str], overrides: Sequence[str] = ()) -> N
     """
     from trm import api
 
-    return api.load(checkpoint, overrides)
+    return api.load(checkpoint, _listed(overrides))
 
 
 def run(overrides: Sequence[str] = ()) -> dict[str, Any]:
@@ -62,12 +62,12 @@ def run(overrides: Sequence[str] = ()) -> dict[str, Any]:
         The run's summary.json, and as `run_dir` the run's folder, which `load` takes.
 
     Raises:
-        trm.errors.UserError: the settings are not valid.
+        trm.errors.UserError: the settings are not valid, or of a sweep.
         trm.errors.RunFailure: the run cannot continue.
     """
     from trm import api
 
-    return api.run(overrides)
+    return api.run(_listed(overrides))
 
 
 def sweep(overrides: Sequence[str]) -> Sweep:
@@ -87,7 +87,7 @@ def sweep(overrides: Sequence[str]) -> Sweep:
     """
     from trm import api
 
-    return api.sweep(overrides)
+    return api.sweep(_listed(overrides))
 
 
 def report(
@@ -109,18 +109,23 @@ def report(
     """
     from trm import api
 
-    return api.report(folders, group, target, baseline)
+    return api.report(folders, None if group is None else _listed(group), target, baseline)
 
 
 def compose(overrides: Sequence[str] = ()) -> Config:
     """The typed settings that `python -m trm.train` would run with; runs nothing.
 
     Raises:
-        trm.errors.ConfigError: a key or a value is not valid.
+        trm.errors.ConfigError: a key or a value is not valid, or these are the settings of a sweep.
     """
-    from trm.cli import compose as composed
+    from trm.cli import compose_run
 
-    return composed(list(overrides))
+    return compose_run(_listed(overrides))[0]
+
+
+def _listed(texts: Sequence[str]) -> list[str]:
+    """The texts; one alone is not taken for its letters."""
+    return [texts] if isinstance(texts, str) else list(texts)
 
 
 class _Package(ModuleType):

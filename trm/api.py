@@ -24,7 +24,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import expit
 
-from trm.cli import ROOT, compose_launch, compose_sweep, starts_ranks
+from trm.cli import ROOT, compose_run, compose_sweep, starts_ranks
 from trm.config import IGNORE_LABEL, Config, local_path
 from trm.config.overrides import override
 from trm.core.candidates import row_keys
@@ -40,7 +40,7 @@ from trm.inference.evaluator import EvalResult
 from trm.interop import make_run
 from trm.report.output import json_text
 from trm.report.runs import collect
-from trm.report.variants import compare
+from trm.report.variants import check_asked, compare
 from trm.run.early import run_here
 from trm.run.saved import SavedRun, open_run
 from trm.show.animation import animation
@@ -122,6 +122,8 @@ class Network:
         self._refuse_tables()
         if isinstance(self.task, PairsTask):
             return self._solve_pairs(self.task, puzzles)
+        if isinstance(puzzles, str) and puzzles.startswith("test:"):  # in its own place, by which copies and noise are drawn
+            return self._solutions(*find_puzzle(self._run, puzzles)[1:])[0]
         questions = self._questions(puzzles)
         for number, question in enumerate(questions, 1):
             if wrong := self.task.contradictions(question):
@@ -135,7 +137,7 @@ class Network:
         questions = loader.puzzles(0, loader.num_puzzles)["inputs"].astype(np.uint8)
         answers = found.answers.astype(np.uint8)
         valid = np.array([not self.task.violations(*pair) for pair in zip(questions, answers, strict=True)])
-        halting, steps = expit(found.q_halt.astype(np.float64)), found.steps.astype(np.int64)
+        halting, steps = expit(found.halting.astype(np.float64)), found.steps.astype(np.int64)
         solutions = Solutions(self.task, questions, answers, valid, halting, steps, found.votes, self._cost(result))
         return solutions, loader, int(found.candidates[0])
 
@@ -199,7 +201,7 @@ class Network:
         given = {
             "inputs": tokens,
             "labels": torch.full_like(tokens, IGNORE_LABEL),
-            "puzzle_identifiers": none if identifiers is None else torch.as_tensor(np.asarray(identifiers)),
+            "puzzle_identifiers": none if identifiers is None else self._identifiers(identifiers, len(tokens)),
             "rows": row_keys(ONE, torch.arange(len(tokens)), none),
         }
         for rows in torch.split(torch.arange(len(tokens)), self.settings.eval_batch_size):
@@ -209,6 +211,14 @@ class Network:
                     carry, output, _ = eval_step(run.arch, run.eval_weights, run.buffers, run.puzzle_embedding, carry, batch)
             logits.append(output.logits.float().numpy())
         return np.concatenate(logits)
+
+    def _identifiers(self, given: ArrayLike, count: int) -> torch.Tensor:
+        """Rows [N] of the puzzle embedding. Raises DataError."""
+        rows, table = np.asarray(given), self._run.puzzle_embedding
+        there = 1 if table is None else len(table)
+        if rows.shape != (count,) or rows.dtype.kind not in "iu" or rows.min() < 0 or rows.max() >= there:
+            raise DataError(f"identifiers={str(given)[:40]}: give {count} integers from 0 to {there - 1}, one for each puzzle")
+        return torch.from_numpy(rows.astype(np.int64))
 
     def _refuse_tables(self) -> None:
         if self.settings.inference.ladder or self.settings.evaluate.by_difficulty:
@@ -220,16 +230,20 @@ class Network:
             return find_puzzle(self._run, puzzles)[0].question.astype(np.uint8)[None]
         if isinstance(puzzles, str | os.PathLike):
             return np.stack(questions_in(text_of(os.fspath(puzzles)), self.task))
-        if isinstance(puzzles, Sequence) and all(isinstance(each, str) for each in puzzles):
+        if isinstance(puzzles, Sequence) and puzzles and all(isinstance(each, str) for each in puzzles):
             return np.concatenate([self._questions(each) for each in puzzles])
         return self._tokens(puzzles)
 
     def _tokens(self, given: Any) -> NDArray[np.uint8]:
         """Tokens [N, L] that are cells of the task. Raises DataError."""
-        facts, rows = self.task.facts, np.atleast_2d(np.asarray(given))
+        facts = self.task.facts
+        try:
+            rows = np.atleast_2d(np.asarray(given))
+        except ValueError:  # rows of different lengths
+            rows = np.empty((0, 0))
         if rows.ndim != 2 or rows.shape[1] != facts.seq_len or rows.dtype.kind not in "iu" or not len(rows):
             raise DataError(
-                f"an array of {rows.dtype} {list(np.shape(given))}: give integers [{facts.seq_len}] or [N, {facts.seq_len}], the "
+                f"an array of {rows.dtype} {list(rows.shape)}: give integers [{facts.seq_len}] or [N, {facts.seq_len}], the "
                 f"tokens of {self.task.title}"
             )
         wrong = np.argwhere((rows < 0) | (rows >= facts.vocab_size))
@@ -242,25 +256,25 @@ class Network:
         return rows.astype(np.uint8)
 
 
-def load(checkpoint: str | os.PathLike[str], overrides: Sequence[str]) -> Network:
+def load(checkpoint: str | os.PathLike[str], overrides: list[str]) -> Network:
     """See trm.load."""
     path = Path(local_path("checkpoint", os.fspath(checkpoint)))
     if not path.is_file():
-        return Network(open_run(path, list(overrides)))
+        return Network(open_run(path, overrides))
     with tempfile.TemporaryDirectory() as folder:
         made = Path(folder) / re.sub(r"[^\w.-]", "_", path.name)
-        make_run(path, made, list(overrides))
+        make_run(path, made, overrides)
         return Network(open_run(made, []))
 
 
-def run(overrides: Sequence[str]) -> dict[str, Any]:
+def run(overrides: list[str]) -> dict[str, Any]:
     """See trm.run."""
     if not _training.acquire(blocking=False):
         raise UserError("a run is going on in this process: wait for it, or have trm.sweep train several side by side")
     try:
-        settings, launch = compose_launch(list(overrides))
+        settings, launch = compose_run(overrides)
         hardware = settings.hardware
-        devices = None if hardware.can.torch_kernels else f"{hardware.backend} on {hardware.num_devices} devices"
+        devices = None if hardware.can.torch_kernels else f"{hardware.backend} on {hardware.devices} devices"
         if not starts_ranks(settings) and (devices is None or _ran <= {devices}):
             _ran.add(devices)
             folder = run_here("trm.train:train", overrides)
@@ -285,9 +299,9 @@ class Sweep(NamedTuple):
     summaries: dict[str, dict[str, Any]]  # summary.json of each run, by its name
 
 
-def sweep(overrides: Sequence[str]) -> Sweep:
+def sweep(overrides: list[str]) -> Sweep:
     """See trm.sweep."""
-    folder, _ = compose_sweep(list(overrides))  # refuses what is wrong before a process is started
+    folder, _ = compose_sweep(overrides)  # refuses what is wrong before a process is started
     _command(["-m", "trm.train", "--multirun", *overrides])
     grid = json.loads((folder / GRID_FILE).read_text())
     return Sweep(folder, {job["dir"]: read_summary(folder / job["dir"]) or {} for job in grid["jobs"]})
@@ -337,7 +351,7 @@ class Report(NamedTuple):
     warnings: list[str]  # what to know before the numbers are read
 
 
-def report(folders: Sequence[Any], group: Sequence[str] | None, target: float | None, baseline: str | None) -> Report:
+def report(folders: Sequence[Any], group: list[str] | None, target: float | None, baseline: str | None) -> Report:
     """See trm.report."""
     try:
         import pandas as pd
@@ -347,8 +361,9 @@ def report(folders: Sequence[Any], group: Sequence[str] | None, target: float | 
         ) from error
     if not folders:
         raise UserError("give at least one folder of runs, such as outputs/NAME or multirun/NAME")
+    check_asked(group, target)
     paths = [Path(local_path("folder", os.fspath(folder))) for folder in folders]
-    record = json.loads(json_text(compare(collect(paths), None if group is None else list(group), target, baseline)))
+    record = json.loads(json_text(compare(collect(paths), group, target, baseline)))
     nested = {"evaluations", "exact_accuracy_by_step", "code", "scores", "config", "runs", "warnings", "findings", "overrides"}
 
     def table(rows: list[dict[str, Any]]) -> pd.DataFrame:

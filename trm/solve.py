@@ -149,7 +149,7 @@ class Answered(NamedTuple):
 
     candidates: NDArray[np.integer]  # [N]
     answers: NDArray[np.integer]  # [N, L] tokens
-    q_halt: NDArray[np.floating]  # [N]
+    halting: NDArray[np.floating]  # [N] `halting_logit`
     steps: NDArray[np.integer]  # [N] supervision steps that the candidate did
     votes: NDArray[np.integer]  # [N] candidates that gave this answer, this one included
 
@@ -160,7 +160,7 @@ def answered(run: SavedRun, dataset: Dataset, number: int | None) -> tuple[Answe
 
     def see(rows: Predictions, puzzles: Batch) -> None:
         winners, _, then = select(rows, run.cfg.inference, run.cfg.inference_steps - 1)
-        parts: tuple[Any, ...] = (then.answers, then.q_halt, then.values["steps"], votes(then))
+        parts: tuple[Any, ...] = (then.answers, then.halting, then.values["steps"], votes(then))
         found.append(Answered(winners, *(part[np.arange(len(winners)), winners] for part in parts)))
 
     result, loader = evaluated(run, dataset, number, see)

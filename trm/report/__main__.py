@@ -36,7 +36,7 @@ from trm.errors import UserError
 from trm.report import plots, records
 from trm.report.output import csv_text, json_text, page, terminal
 from trm.report.runs import collect
-from trm.report.variants import compare
+from trm.report.variants import check_asked, compare
 from trm.show.files import write_files
 
 
@@ -48,10 +48,7 @@ def main(arguments: list[str]) -> None:
     folders = [Path(local_path("DIR", folder)) for folder in given.rest]
     if not folders:
         raise UserError("give at least one folder of runs, such as outputs/NAME or multirun/NAME")
-    if given.group == []:
-        raise UserError("--group needs config keys or groups, such as recursion,ema")
-    if given.target is not None and not 0 < given.target <= 1:
-        raise UserError(f"--target {given.target:g} is no exact accuracy: give a share above 0 and up to 1, such as 0.8")
+    check_asked(given.group, given.target)
     if given.scaling:
         _scaling(folders, given)
         return

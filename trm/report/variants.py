@@ -12,7 +12,7 @@ import numpy as np
 from scipy import special
 
 from trm.config import matching
-from trm.errors import ConfigError
+from trm.errors import ConfigError, UserError
 from trm.report.comparable import facts, misfits, unlike
 from trm.report.labels import (
     chosen_keys,
@@ -141,6 +141,14 @@ def best_runs(comparison: Comparison, file: str) -> list[tuple[Variant, Run]]:
     """
     found = ((variant, [run for run in variant.counted or variant.runs if run.has(file)]) for variant in comparison.variants)
     return [(variant, max(runs, key=lambda run: run.deciding_score)) for variant, runs in found if runs]
+
+
+def check_asked(group: list[str] | None, target: float | None) -> None:
+    """Raise UserError for groups that name nothing, and for a target that is no exact accuracy."""
+    if group == []:
+        raise UserError("--group needs config keys or groups, such as recursion,ema")
+    if target is not None and not 0 < target <= 1:
+        raise UserError(f"--target {target:g} is no exact accuracy: give a share above 0 and up to 1, such as 0.8")
 
 
 def compare(
