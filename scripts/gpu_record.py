@@ -207,8 +207,9 @@ def curve(metrics: Path) -> list[dict[str, Any]]:
         if entry["kind"] == "train":  # the first lap, of one step, has no time
             seconds, last = seconds + (step - last) * entry.get("step_time_s", 0.0), step
         elif entry["kind"] == "eval":
-            for name, key in (("standard", "single_exact_accuracy"), ("votes8", "exact_accuracy")):
-                row = {"step": step, "training_s": round(seconds, 1), "inference": name, "exact_accuracy": entry[key]}
+            alone = entry.get("single_exact_accuracy", entry["exact_accuracy"])  # which one copy does not say beside its own
+            for name, exact in (("standard", alone), ("votes8", entry["exact_accuracy"])):
+                row = {"step": step, "training_s": round(seconds, 1), "inference": name, "exact_accuracy": exact}
                 rows += with_intervals([row | {"count": entry["count"]}])
     return rows
 

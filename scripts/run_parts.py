@@ -65,9 +65,10 @@ def join(folder: Path, run_dir: Path) -> bool:
     try:
         about = json.loads((folder / ABOUT_FILE).read_text())
         packed = b"".join((folder / f"state.{number}").read_bytes() for number in range(about["parts"]))
-    except (OSError, ValueError) as error:
+        whole = hashlib.sha256(packed).hexdigest() == about["sha256"]
+    except (OSError, ValueError, TypeError, KeyError) as error:
         raise UserError(f"{folder}: {error}: give the folder of results of an earlier command") from error
-    if hashlib.sha256(packed).hexdigest() != about["sha256"]:
+    if not whole:
         raise UserError(f"{folder}: its parts are not those in {ABOUT_FILE}: copy all of them")
     meta = Meta(**about["meta"] | {"scores": Scores(**about["meta"]["scores"])})
     if meta.step <= max(saved_steps(run_dir), default=-1):

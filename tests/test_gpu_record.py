@@ -155,6 +155,16 @@ def test_wrong_arguments_are_one_line(tmp_path, monkeypatch):
         gpu_record.main(["--parts", "parity,sped"])
     with pytest.raises(UserError, match="give the folder of results of an earlier command"):
         gpu_record.main(["--go-on", str(tmp_path), "--parts", "parity"])
+    (tmp_path / "state.json").write_text('{"parts": 0}')
+    with pytest.raises(UserError, match="give the folder of results of an earlier command"):
+        gpu_record.main(["--go-on", str(tmp_path), "--parts", "parity"])
+
+
+def test_a_curve_of_one_copy_says_its_accuracy_twice(tmp_path):
+    """inference.copies=1 leaves no other candidates whose mean an evaluation would say."""
+    entry = {"kind": "eval", "global_step": 3, "exact_accuracy": 0.25, "count": 4}
+    (tmp_path / "metrics.jsonl").write_text(json.dumps(entry) + "\n")
+    assert [row["exact_accuracy"] for row in gpu_record.curve(tmp_path / "metrics.jsonl")] == [0.25, 0.25]
 
 
 def test_what_takes_too_long_is_asked_to_end(tmp_path):

@@ -571,7 +571,7 @@ def test_frontier_and_multirun(folder):
     rows = {row["inference"]: row for row in found["rows"]}
     assert rows["standard"]["exact_accuracy"] == standard["exact_accuracy"]
     assert rows["halt_first"]["candidates_run"] <= 8
-    swept, _ = evaluate(folder, "--multirun", "inference=standard,votes8", "--out", "g")
+    swept, _ = evaluate(folder, "--multirun", "inference=standard,votes8", "hardware.num_devices=1", "--out", "g")
     assert {row["inference"]: row["exact_accuracy"] for row in swept["rows"]} == {
         name: rows[name]["exact_accuracy"] for name in ("standard", "votes8")
     }

@@ -297,6 +297,9 @@ def test_fewer_steps_than_were_done_are_refused(folder, whole):
     assert "train.max_steps=7: " in done.stderr
     assert "is at step 20 already" in done.stderr
     assert len(done.stderr.splitlines()) == 1
+    length = [word for word in TINY if not word.startswith("train.max_steps=")]
+    done = run(folder, "trm.train", *length, "run_name=shorter", "train.max_flops=1e6", check=2)
+    assert re.search(r"train.max_flops=1000000.0: ends at step 1, and \S*outputs/shorter is at step 20 already", done.stderr)
 
 
 @pytest.mark.long
@@ -342,11 +345,12 @@ def test_a_completed_run_says_how_its_evaluation_differs_from_the_one_asked_for(
     same = run(folder, "trm.train", *TINY, "run_name=whole", "evaluate.batch_size=8")
     assert "nothing to train" in same.stdout
     assert "other settings" not in same.stdout
-    other = run(folder, "trm.train", *TINY, "run_name=whole", "evaluate.max_puzzles=null")
-    assert "other settings (evaluate.max_puzzles=40 there, None here)" in other.stdout
+    other = run(folder, "trm.train", *TINY, "run_name=whole", "evaluate.max_puzzles=null", "inference=votes8")
+    assert "other settings (evaluate.max_puzzles=40 there, None here; inference.copies=1 there, 8 here; " in other.stdout
     words = re.search(r"`python -m trm\.evaluate (.*)`", other.stdout)[1].split()
     done = run(folder, "trm.evaluate", *words)
-    assert json.loads(done.stdout.splitlines()[-1])["count"] == 64  # all that there are
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert (found["count"], found["candidates"]) == (64, 8)  # all that there are
 
 
 def test_a_graph_that_is_compiled_again_is_a_warning(tmp_path):

@@ -77,20 +77,22 @@ def main(arguments: list[str]) -> None:
     logging.getLogger(Progress.__module__).setLevel(logging.INFO)  # how far it is, where there is no terminal for a bar
     with StopSignal() as stop:
         try:
+            ways = sweep_of(overrides) if given.multirun or given.m else [overrides]
             others = any(text.startswith(("hardware=", "hardware.num_devices=")) for text in overrides)  # than there are processes
-            if others and starts_ranks(cfg := open_run(path, overrides).cfg):
+            if others and starts_ranks(cfg := open_run(path, ways[0]).cfg):
                 sys.exit(start_ranks(cfg.hardware.devices, "trm.evaluate", arguments))
-            _evaluate(path, overrides, given.out, lambda: stop.requested, sweep=given.multirun or given.m)
+            _evaluate(path, ways, given.out, lambda: stop.requested)
         except EvaluationStopped:
             print("stopped before its end: incomplete evaluations have no result", file=sys.stderr)
             sys.exit(EXIT_PREEMPTED)
 
 
-def _evaluate(path: Path, overrides: list[str], out: Path | None, stop: Callable[[], bool], *, sweep: bool) -> None:
-    """What the arguments ask for. Raises EvaluationStopped."""
-    if sweep:
-        _frontier([open_run(path, each) for each in sweep_of(overrides)], [], out, stop)
+def _evaluate(path: Path, ways: list[list[str]], out: Path | None, stop: Callable[[], bool]) -> None:
+    """What the arguments ask for, by the overrides of one way of inference or of several. Raises EvaluationStopped."""
+    if len(ways) > 1:
+        _frontier([open_run(path, each) for each in ways], [], out, stop)
         return
+    (overrides,) = ways
     run = open_run(path, overrides)
     wanted = run.cfg.evaluate
     if run.cfg.inference.ladder:

@@ -13,6 +13,7 @@ from trm.backends.base import extremes_over_hosts
 from trm.backends.machine import surroundings
 from trm.config import differences, kept, resume_conflicts, to_plain
 from trm.config import flatten as flat_settings
+from trm.config.identity import LENGTH
 from trm.core.step import TrainState
 from trm.errors import CheckpointError, UserError
 from trm.ground.folder import CHECKPOINTS, read_summary, seconds_before
@@ -139,17 +140,19 @@ def _checkpoint(exp: Experiment, run_dir: Path, record: Record) -> tuple[Path, d
             "train.resume=never to start again in this folder"
         )
     if meta.step > exp.total_steps:
+        name = next(name for name in LENGTH if getattr(cfg.train, name) is not None)
         raise CheckpointError(
-            f"train.max_steps={exp.total_steps}: {run_dir} is at step {meta.step} already: choose at least that, or another "
-            "run_name"
+            f"train.{name}={getattr(cfg.train, name)}: ends at step {exp.total_steps}, and {run_dir} is at step {meta.step} "
+            "already: choose a longer run, or another run_name"
         )
     return found
 
 
 def _agree(exp: Experiment, state: TrainState | None, record: Record, error: Exception | None) -> None:
     """Raise CheckpointError unless all hosts have the same settings, puzzles, step and state; one with an error takes part too."""
-    plain = to_plain(exp.cfg)  # what changes results, and when steps are logged and saved, is to be the same on all hosts
+    plain = to_plain(exp.cfg)  # what changes results, and at which steps and in what batches hosts compute together, is the same
     settings = flat_settings(kept(plain)) | {f"train.{k}": value for k, value in plain["train"].items() if k.endswith("_steps")}
+    settings["evaluate.batch_size"] = exp.cfg.eval_batch_size
     numbers = {
         **{key: _words(repr(value)) for key, value in settings.items()},
         "training puzzles": _words(exp.content.train_digest),
@@ -194,13 +197,14 @@ def kept_evaluation(exp: Experiment, run_dir: Path, record: Record) -> str | Non
     summary = read_summary(run_dir) or {}
     if summary.get("status") != "completed" or record.scores.last_eval_step is None:
         return None
-    asked = kept(to_plain(exp.cfg))["evaluate"]
-    other = differences(record.kept_config["evaluate"], asked, "evaluate.")
+    before, asked = (
+        {name: plain[name] for name in ("evaluate", "inference")} for plain in (record.kept_config, kept(to_plain(exp.cfg)))
+    )
+    other, values = differences(before, asked), flat_settings(asked)
     if not other:
         return ""
     keys = [difference.partition("=")[0] for difference in other]
-    values = [asked[key.removeprefix("evaluate.")] for key in keys]
-    again = " ".join(f"{key}={'null' if value is None else value}" for key, value in zip(keys, values, strict=True))
+    again = " ".join(f"{key}={'null' if values[key] is None else values[key]}" for key in keys)
     return (
         f"; its last evaluation was made with other settings ({'; '.join(other)}): "
         f"`python -m trm.evaluate checkpoint={run_dir} {again}` makes one with these"
