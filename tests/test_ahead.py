@@ -18,7 +18,7 @@ def test_the_next_evaluation_is_told(every, step, when):
     cfg = compose(["run_name=r", "data=sudoku_4x4", "recipe=tiny", f"train.eval_every_steps={every}"])
     text = ahead(cfg, step, 1000, 0.5).replace("2 min", "122 s")
     assert text.startswith("2 steps/s (128 samples/s): ")
-    assert text.endswith(f"to step 1,000; the next evaluation comes {when}")
+    assert text.endswith(f"to step 1,000; the next evaluation is {when}")
 
 
 @pytest.mark.parametrize(

@@ -64,11 +64,11 @@ def test_plan_keys_are_split_from_the_run_s():
         (["hardware=v4_64", "plan.compile=true", "plan.python=/no/python"], "plan.python=/no/python: No such file"),
         (
             ["hardware=v4_64", "plan.compile=true", "inference.early_exit=true"],
-            "inference.early_exit=true: plan.compile=true would",
+            "inference.early_exit=true: plan.compile=true cannot",
         ),
         (
             ["hardware=v4_64", "plan.compile=true", "--multirun", "inference.early_exit=false,true"],
-            "inference.early_exit=true: plan.compile=true would",
+            "inference.early_exit=true: plan.compile=true cannot",
         ),
     ],
 )

@@ -64,7 +64,7 @@ def test_data_without_such_puzzles_refuses_them():
         compose(["run_name=r", "data=sudoku_extreme", "evaluate.selection_puzzles=5"])
 
 
-@pytest.mark.parametrize(("on", "words"), [(None, "the test puzzles themselves"), ("selection", "puzzles apart from the test")])
+@pytest.mark.parametrize(("on", "words"), [(None, "the test puzzles themselves"), ("selection", "which are not test puzzles")])
 def test_the_report_says_which_puzzles_chose_the_best(tmp_path, on, words):
     write_run(tmp_path / "a", config("data=sudoku_4x4"), selected_on=on)
     assert words in " ".join(terminal(compare(collect([tmp_path]))).split())

@@ -24,7 +24,7 @@ NOTES = (
 )
 BEST_NOTE = "best: test exact accuracy of the best checkpoint of a run, mean over seeds; the checkpoint was chosen on {how}"
 CHOSEN = {
-    "selection": "selection puzzles, which are no test puzzles (evaluate.selection_puzzles)",
+    "selection": "selection puzzles, which are not test puzzles (evaluate.selection_puzzles)",
     "test": "the test puzzles themselves, so it is too high",
 }
 RATES_NOTE = (
