@@ -12,7 +12,7 @@ from typing import Any, get_args
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+from matplotlib.ticker import EngFormatter, FuncFormatter, LogLocator, NullFormatter
 
 from trm.report import laws
 from trm.report.scaling import EqualCompute, Fit, Scaling, Series
@@ -155,7 +155,8 @@ def _laws(own: list[Series], theme: Theme) -> bytes:
                 _draw(axes, fit, colour, series.where or None, 100 if fit.measure == "exact accuracy" else 1)
         both[0].set(title="Held-out loss", xlabel=own[0].axis, xscale="log", yscale="log")
         both[1].set(title="Exact accuracy, %", xlabel=own[0].axis, xscale="log")
-        _plain_numbers(both[0])
+        for axes in both:
+            _plain_numbers(axes)
         if any(series.where for series in own):
             figure.legend(*both[0].get_legend_handles_labels(), loc="outside right upper", fontsize=8)
     return file.getvalue()
@@ -196,10 +197,15 @@ def _parabolas(one: EqualCompute, theme: Theme) -> bytes:
 
 
 def _plain_numbers(axes: Axes) -> None:
-    low, high = axes.get_ylim()
-    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high > 5 * low else (1, 1.25, 1.5, 2, 2.5, 3, 4, 5, 6, 8)))
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axes.yaxis.set_minor_formatter(NullFormatter())
+    """Numbers as people write them (100k, 1.5T) on logarithmic axes, in place of powers of ten."""
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    if axes.get_yscale() == "log":
+        low, high = axes.get_ylim()
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high > 5 * low else (1, 1.25, 1.5, 2, 2.5, 3, 4, 5, 6, 8)))
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axes.yaxis.set_minor_formatter(NullFormatter())
 
 
 def page(scaling: Scaling, title: str, drawn: dict[str, dict[Theme, bytes]]) -> str:
