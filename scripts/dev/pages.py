@@ -71,14 +71,6 @@ COLUMNS = {
     "global_step": ("step", ",.0f", 1),
     "exact_accuracy": ("exact %", ".1f", 100),
     "count": ("held-out puzzles", ",.0f", 1),
-    "axis": ("over", "", 1),
-    "where": ("held", "", 1),
-    "measure": ("of", "", 1),
-    "quantity": ("quantity", "", 1),
-    "value": ("value", ".4g", 1),
-    "low": ("from", ".4g", 1),
-    "high": ("to", ".4g", 1),
-    "verdict": ("verdict", "", 1),
 }
 CARDS = {
     "sudoku_6x6": "6x6 Sudoku, 1 network, CPU",
@@ -102,7 +94,6 @@ TABLES = {
     ],
     "step": ["step", "way", "ms", "samples/s", "times ordinary_compiled", "peak GB"],
     "evaluations": ["global_step", "exact_accuracy", "count"],
-    "laws": ["axis", "where", "measure", "quantity", "value", "low", "high", "verdict"],
 }
 
 
@@ -139,8 +130,8 @@ def table(name: str, path: Path) -> str:
         return experiments("[!_]*")
     if name == "overview":
         return overview()
-    if name == "sizes":
-        return sizes(path)
+    if name in ("sizes", "laws"):
+        return {"sizes": sizes, "laws": fitted}[name](path)
     keys, rows = TABLES[name], rows_of(path)
     if name == "variants":
         rows = sorted(rows, key=lambda row: -float(row["exact_accuracy_mean"]))
@@ -163,6 +154,27 @@ def sizes(path: Path) -> str:
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
+def fitted(path: Path) -> str:
+    """The laws of a file of --scaling: the exponent of a loss or the slope of a logistic, and what the smaller sizes predict."""
+    laws: dict[tuple[str, ...], dict[str, Row]] = {}
+    for row in rows_of(path):
+        laws.setdefault((row["axis"], row["where"], row["measure"]), {})[row["quantity"].partition(" ")[0]] = row
+    lines = [
+        ["over", "held", "of", "a or slope", "predicted at the largest", "measured", "verdict"],
+        ["---"] * 3 + ["---:"] * 3 + ["---"],
+    ]
+    for names, of in laws.items():
+        if "predicted" in of:
+            exponent, predicted = (_interval(of[key]) for key in ("a" if "a" in of else "slope", "predicted"))
+            lines.append([*names, exponent, predicted, f"{float(of['measured']['value']):.3g}", of["predicted"]["verdict"]])
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def _interval(row: Row) -> str:
+    value, low, high = (float(row[key]) for key in ("value", "low", "high"))
+    return f"{value:.3g} ({low:.3g} to {high:.3g})"
+
+
 def _mean(values: list[float], form: str) -> str:
     """The mean with half of Student's 95 % interval."""
     half = stats.sem(values) * stats.t.ppf(0.975, len(values) - 1)
@@ -180,11 +192,13 @@ def overview() -> str:
     arc = re.findall(r"^\| 31 variants, votes \|.*\*\*(.*?)\*\* \|$", (RESULTS / "arc_small.md").read_text(), re.MULTILINE)
     grid = f"mazes of side 9, {mazes['t2_n2']['seeds']} seeds"
     few = f"6x6 Sudoku, 3,000 puzzles, {field['field_trm']['seeds']} seeds"
+    equal = "6x6 Sudoku, 6 TFLOP of training, 3 seeds"
     votes_of = f"6x6 Sudoku, {best['seeds']} short runs, {best['puzzles']} puzzles"
     paper, absent = f"{100 * ROWS[0].exact_accuracy:.1f}", "**not run yet**"
     lines = [
         (few, "TRM, T=2 n=2", shown(field["field_trm"], "exact_accuracy_mean"), "", _link("field_6x6.md")),
         (few, "the fast recipe", shown(field["field_fast"], "exact_accuracy_mean"), "", _link("field_6x6.md")),
+        *[(equal, f"TRM of width {width}", _at(width), "", _link("scaling_6x6.md")) for width in (32, 64, 128)],
         (votes_of, "TRM; one answer", shown(alone, "exact"), "", _link("inference_6x6.md")),
         (votes_of, f"votes of {best['K']} copies", shown(best, "exact"), "", _link("inference_6x6.md")),
         (grid, "TRM, T=2 n=2", shown(mazes["t2_n2"], "exact_accuracy_mean"), "", _link("maze_grid.md")),
@@ -255,6 +269,9 @@ def sentences() -> dict[str, list[str]]:
             f"T=3 n=6 lies {-gain['t3_n6']:.0f} points behind T=2 n=2",
         ],
         "inference_6x6": list(_inference()),
+        "scaling_6x6": [
+            "buys " + " and ".join([f"{_at(32)} % at width 32, {_at(64)} % at width 64", f"{_at(128)} % at width 128"]),
+        ],
         "gpu": list(_gpu()),
         "records": [
             f"took {shown(adam, 'seconds')} and {shown(fast, 'seconds')} s, and ended at "
@@ -266,6 +283,14 @@ def sentences() -> dict[str, list[str]]:
             f"its mean is {100 * float(entries[0]['exact_accuracy_mean']):.2f} %, with p = {_above_99(entries[0]):.2g} where",
         ],
     }
+
+
+def _at(width: int) -> str:
+    """Exact accuracy in percent of this width at the largest budget of the scaling study."""
+    points = json.loads((RESULTS / "scaling_6x6" / "isoflop.json").read_text())["points"]
+    own = [p for p in points if p["axis"] == "training FLOPs" and p["where"].startswith(f"hidden_size={width},")]
+    largest = max((p for p in own if p["measure"] == "exact accuracy"), key=lambda point: point["size"])
+    return _mean([100 * share for share in largest["values"]], ".1f")
 
 
 def _above_99(row: Row) -> float:
