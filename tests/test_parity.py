@@ -56,27 +56,36 @@ def assert_close(name, ours, reference, tolerance):
 
 
 def run_training(case, runtime, num_steps):
-    """Logs of each step as a dict of stacked arrays, the first and last logits, and the final state."""
+    """Logs of each step as a dict of stacked arrays, the logits by step, the gradients of the first step, and the final state."""
     cfg = case.step_config
     step = runtime.compile(functools.partial(train_step, cfg))
     state, buffers = case.state(), runtime.replicate(case.buffers())
     state = runtime.replicate(state._replace(carry=None))._replace(carry=runtime.shard(state.carry))
-    logs, logits = [], {}
+    logs, logits, grads = [], {}, None
     for i in range(num_steps):
         state, out = step(state, buffers, runtime.shard_batch(case.batch(i)))
         sums, q_halt, halted, steps, logits[i + 1], loss = runtime.fetch(
             (out.sums, out.q_halt, state.carry.halted, state.carry.steps, out.logits, out.loss)
         )
+        grads = runtime.fetch(out.grads) if grads is None else grads
         log = named(training_names(), sums)
         log |= {"halted": halted.numpy(), "steps_per_row": steps.numpy(), "q_halt_logits": q_halt.numpy(), "loss": loss.item()}
         logs.append(log)
-    return {k: np.stack([log[k] for log in logs]) for k in logs[0]}, logits, runtime.fetch(state)
+    return {k: np.stack([log[k] for log in logs]) for k in logs[0]}, logits, grads, runtime.fetch(state)
+
+
+def first_gradients_are_close(name, case, ours, tolerance):
+    reference = case.tensors("grad1/").weights
+    assert ours.keys() == reference.keys()
+    error = max(assert_close(f"grad1/{k}", ours[k], reference[k], tolerance) for k in reference)
+    print(f"{name}: largest relative gradient error {error:.1e}")
 
 
 def test_training_float64(golden_case, runtime):
     case = load_case(golden_case, runtime=runtime)
     num_steps = case.settings["train_steps"]
-    log, logits, state = run_training(case, runtime, num_steps)
+    log, logits, grads, state = run_training(case, runtime, num_steps)
+    first_gradients_are_close(golden_case.name, case, grads, 1e-6)
     log["loss"] = log["loss"] * case.settings["batch_size"]  # the record holds the sum over rows
     errors = {}
     for key, reference in case.arrays.items():
@@ -95,31 +104,16 @@ def test_training_float64(golden_case, runtime):
     print(f"{golden_case.name}: largest relative error {max(errors.values()):.1e} of {len(errors)} arrays")
 
 
-def first_gradients(case, runtime):
-    function = runtime.compile(functools.partial(loss_and_grads, case.step_config))
-    state = case.state()
-    state = runtime.replicate(state._replace(carry=None))._replace(carry=runtime.shard(state.carry))
-    _, _, out = function(state, runtime.replicate(case.buffers()), runtime.shard_batch(case.batch(0)))
-    return runtime.fetch(out.grads)
-
-
-def test_first_gradients_float64(golden_case, runtime):
-    case = load_case(golden_case, runtime=runtime)
-    ours = first_gradients(case, runtime)
-    reference = case.tensors("grad1/").weights
-    assert ours.keys() == reference.keys()
-    error = max(assert_close(f"grad1/{k}", ours[k], reference[k], 1e-6) for k in reference)
-    print(f"{golden_case.name}: largest relative gradient error {error:.1e}")
-
-
 def test_first_gradients_with_attention_in_blocks(golden_case, runtime, monkeypatch):
     monkeypatch.setattr("trm.core.attention.BLOCK_TOKENS", 30)
     case = load_case(golden_case, runtime=runtime, attention="blocks")
     if case.arch.model.mixer == "mlp":
         pytest.skip("the case has no attention")
-    ours, reference = first_gradients(case, runtime), case.tensors("grad1/").weights
-    for name in reference:
-        assert_close(f"grad1/{name}", ours[name], reference[name], 1e-6)
+    function = runtime.compile(functools.partial(loss_and_grads, case.step_config))
+    state = case.state()
+    state = runtime.replicate(state._replace(carry=None))._replace(carry=runtime.shard(state.carry))
+    _, _, out = function(state, runtime.replicate(case.buffers()), runtime.shard_batch(case.batch(0)))
+    first_gradients_are_close(golden_case.name, case, runtime.fetch(out.grads), 1e-6)
 
 
 def test_evaluation_float64(golden_case, runtime):
@@ -146,10 +140,8 @@ def test_evaluation_float64(golden_case, runtime):
 
 def test_first_step_float32(golden_case, runtime):
     case = load_case(golden_case, torch.float32, runtime)
-    log, logits, _ = run_training(case, runtime, 1)
+    log, logits, grads, _ = run_training(case, runtime, 1)
     assert_close("logits/1", logits[1], case.arrays["logits/1"], 1e-4)
     for name in ("lm_loss", "q_halt_loss"):
         assert_close(name, log[name], case.arrays[f"log/{name}"][:1], 1e-4)
-    ours, reference = first_gradients(case, runtime), case.tensors("grad1/").weights
-    for name, gradient in ours.items():
-        assert_close(f"grad1/{name}", gradient, reference[name], 1e-4)
+    first_gradients_are_close(golden_case.name, case, grads, 1e-4)
