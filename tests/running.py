@@ -28,6 +28,11 @@ TINY = [
     "recursion.n_sup=4", "train.global_batch_size=16", "train.max_steps=20", "train.log_every_steps=1", "train.eval_every_steps=10",
     "train.checkpoint_every_steps=5", "evaluate.max_puzzles=40", "data.num_puzzles=64", "data.num_test_puzzles=64",
 ]  # fmt: skip
+# As little as a run can be: one step, one supervision step of one recursion, four puzzles to evaluate.
+SMALLEST = [
+    *TINY, "train.max_steps=1", "recursion.T=1", "recursion.n=1", "recursion.n_sup=1", "data.num_puzzles=16",
+    "data.num_test_puzzles=16", "evaluate.max_puzzles=4", "evaluate.selection_puzzles=0",
+]  # fmt: skip
 # The same on other engines: through torch_xla as on a TPU, on eight virtual devices, compiled by inductor.
 XLA = ["hardware=cpu_xla", "hardware.backend=xla"]
 MESH = ["hardware=cpu_mesh", "hardware.backend=xla"]
@@ -54,16 +59,17 @@ def run(
 ) -> subprocess.CompletedProcess[str]:
     """Run `python -m MODULE ARGUMENTS` in `folder` with extra environment variables; its exit code must be `check`.
 
-    `process` says whether in a process of its own; None = where it must be. In this one (False) it must compute by plain torch.
+    `process` says whether in a process of its own; None = where it must be. In this one (False) it must compute by plain torch, or
+    be refused before it computes or starts a job.
     """
-    here = None if process or extra else _entry(folder, module, arguments, process is False)
+    here = None if process or (extra and process is None) else _entry(folder, module, arguments, process is False)
     if here is None:
         argv = command(module, *arguments)
         done = subprocess.run(
             argv, cwd=folder, env=environment(**extra), capture_output=True, text=True, timeout=timeout, check=False
         )
     else:
-        done = _run_here(folder, *here, command(module, *arguments))
+        done = _run_here(folder, *here, command(module, *arguments), extra)
     assert check is None or done.returncode == check, f"exit code {done.returncode}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
     if module == "trm.train":
         assert "compiled again after the first step" not in done.stdout
@@ -75,7 +81,7 @@ def _entry(folder, module, arguments, refused):
     if module in HYDRA_COMMANDS:
         backend = ([a for a in arguments if a.startswith("hardware.backend=")] or [""])[-1]
         sweeps = {"-m", "--multirun", "--help", "--cfg", "--info"} & set(arguments) or any("sweep=" in a for a in arguments)
-        if sweeps or (module == "trm.train" and backend != "hardware.backend=eager" and not refused):
+        if not refused and (sweeps or (module == "trm.train" and backend != "hardware.backend=eager")):
             return None
         loaded = importlib.import_module(module)
         options = {} if module == "trm.train" else {"run_folder": False}
@@ -102,13 +108,13 @@ def _is_eager(folder, arguments):
         return True  # refused before anything is computed
 
 
-def _run_here(folder, module, call, argv):
+def _run_here(folder, module, call, argv, extra):
     out, err, code = io.StringIO(), io.StringIO(), 0
     before = Path.cwd(), sys.argv, sys.modules["__main__"], dict(os.environ), logging.root.handlers[:], logging.root.level
     raising = logging.raiseExceptions
     os.chdir(folder)
     sys.argv, sys.modules["__main__"] = [argv[2], *argv[3:]], module
-    inherited = environment()
+    inherited = environment(**extra)
     os.environ.clear()
     os.environ.update(inherited)
     try:

@@ -1,12 +1,13 @@
 """What all commands have in common, whether they read their own arguments or Hydra does: streams, exit codes, options."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 from report_fixtures import write_run
-from running import TINY, command, environment, metrics, run, run_unread, summary
+from running import SMALLEST, command, environment, metrics, run, run_unread, summary
 
 from trm.errors import ConfigError
 from trm.ground.rank import STARTERS, refuse_other_starters
@@ -48,7 +49,7 @@ def test_errors_keep_their_code_and_line(tmp_path):
 
 ROOT = Path(__file__).parents[1]
 COMMANDS = ["train", "build_data", "evaluate", "solve", "interop", "plan", "report", "doctor", "dashboard", "bench", "playground"]
-SMALLEST = [*TINY, "train.max_steps=1", "recursion.n_sup=1", "data.num_puzzles=16", "data.num_test_puzzles=16", "run_name=one"]
+ONE = [*SMALLEST, "run_name=one"]
 
 
 def test_every_command_has_them():
@@ -60,12 +61,12 @@ def test_every_command_has_them():
 
 def test_what_a_hydra_command_prints_ends_quietly_when_nobody_reads(tmp_path):
     assert run_unread(tmp_path, *command("trm.train", "--cfg", "job")) == (141, "")
-    assert run_unread(tmp_path, *command("trm.build_data", *SMALLEST, "data.path=set")) == (141, "")
+    assert run_unread(tmp_path, *command("trm.build_data", *ONE, "data.path=set")) == (141, "")
     assert (tmp_path / "set" / "build.json").exists()
 
 
 def test_a_run_goes_on_without_its_reader(tmp_path):
-    code, error = run_unread(tmp_path, *command("trm.train", *SMALLEST))
+    code, error = run_unread(tmp_path, *command("trm.train", *ONE))
     assert code in (0, 141)
     assert error == ""
     assert summary(tmp_path / "outputs" / "one")["status"] == "completed"
@@ -76,7 +77,7 @@ def test_a_command_runs_with_closed_descriptors(tmp_path):
         line = subprocess.list2cmdline(argv) + " <&- >&- 2>&-"
         return subprocess.run(["bash", "-c", line], cwd=tmp_path, env=environment(), capture_output=True, timeout=240, check=False)
 
-    done = shell(*command("trm.train", *SMALLEST))
+    done = shell(*command("trm.train", *ONE))
     assert (done.returncode, done.stderr) == (0, b"")
     assert summary(tmp_path / "outputs" / "one")["status"] == "completed"
     assert len(metrics(tmp_path / "outputs" / "one", "train")) == 1  # and no line of a library among them
@@ -129,7 +130,7 @@ def test_a_preempted_run_keeps_its_code_without_a_reader(tmp_path):
 def test_overrides_are_read_on_both_sides_of_an_option(tmp_path):
     done = run(tmp_path, "trm.train", "tracking=none", "--cfg", "job", "recursion=t2_n2", process=True)
     assert "T: 2" in done.stdout
-    run(tmp_path, "trm.train", *SMALLEST[:-1], "-m", "seed=0,1", process=True)
+    run(tmp_path, "trm.train", *SMALLEST, "-m", "seed=0,1", process=True)
     assert sorted(path.name for path in (tmp_path / "multirun").glob("*/seed=*")) == ["seed=0", "seed=1"]
 
 
@@ -171,50 +172,60 @@ def test_several_processes_of_one_command_are_refused(tmp_path, monkeypatch, siz
 @pytest.mark.long
 def test_a_run_started_by_torchrun_is_refused_by_each_rank(tmp_path):
     for more in ([], ["--multirun", "seed=0,1"]):
-        done = run(tmp_path, "trm.train", *SMALLEST, *more, check=2, RANK="1", WORLD_SIZE="2", LOCAL_RANK="1")
+        done = run(tmp_path, "trm.train", *ONE, *more, check=2, RANK="1", WORLD_SIZE="2", LOCAL_RANK="1")
         assert "torchrun" in done.stderr
         assert len(done.stderr.splitlines()) == 1
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("first", ["trm.core.optimizers", "trm.core.variants", "trm.core.recursion"])
-def test_whatever_is_imported_first_the_default_settings_pass(tmp_path, first):
+FIRST = """
+import os, sys
+import torch, trm.cli  # which take seconds
+for first in ("trm.core.optimizers", "trm.core.variants", "trm.core.recursion"):
+    if not (child := os.fork()):
+        __import__(first)
+        trm.cli.compose([])
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0, first
+"""
+
+
+def test_whatever_is_imported_first_the_default_settings_pass(tmp_path):
     """A check of a registry's names comes with the registry, never before what fills it."""
-    code = f"import {first}; from trm.cli import compose; compose([])"
-    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
+    done = subprocess.run([sys.executable, "-c", FIRST], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
 
 
 # what comes before torch ---------------------------------------------------------------------------------------------------------
 
 IMPORTED = """
-import runpy, sys
-module, *sys.argv[1:] = sys.argv[1:]
-try:
-    runpy.run_module(module, run_name="__main__", alter_sys=True)
-except SystemExit:
-    pass
-print([name for name in ("torch", "scipy.stats") if name in sys.modules], file=sys.stderr)
+import contextlib, io, json, runpy, sys
+for module, *arguments in json.loads(sys.argv[1]):
+    sys.argv[1:], out, err = arguments, io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), contextlib.suppress(SystemExit):
+        runpy.run_module(module, run_name="__main__", alter_sys=True)
+    heavy = [name for name in ("torch", "scipy.stats") if name in sys.modules]
+    print(json.dumps([[module, *arguments], heavy, out.getvalue(), err.getvalue()]))
 """
+COMPUTE_NOTHING = [
+    ("trm.train", "--help"),
+    ("trm.train", "--cfg", "job"),
+    ("trm.train", "-m", "lr=3,4"),
+    ("trm.train", "train.max_steps=0"),
+    ("trm.solve", "--help"),
+    ("trm.evaluate", "--help"),
+    ("trm.interop", "--help"),
+    ("trm.plan", "--help"),
+    ("trm.report", "runs"),
+]
 
 
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        ("trm.train", "--help"),
-        ("trm.train", "--cfg", "job"),
-        ("trm.train", "-m", "lr=3,4"),
-        ("trm.train", "train.max_steps=0"),
-        ("trm.solve", "--help"),
-        ("trm.evaluate", "--help"),
-        ("trm.interop", "--help"),
-        ("trm.plan", "--help"),
-        ("trm.report", "runs"),
-    ],
-)
-def test_what_computes_nothing_imports_neither_torch_nor_scipys_statistics(tmp_path, arguments):
+def test_what_computes_nothing_imports_neither_torch_nor_scipys_statistics(tmp_path):
     write_run(tmp_path / "runs" / "a")
-    argv = [sys.executable, "-c", IMPORTED, *arguments]
+    argv = [sys.executable, "-c", IMPORTED, json.dumps(COMPUTE_NOTHING)]
     done = subprocess.run(argv, cwd=tmp_path, env=environment(), capture_output=True, text=True, check=True)
-    assert done.stderr.splitlines()[-1] == "[]"
-    assert done.stdout or len(done.stderr.splitlines()) == 2  # help, settings, a table; or one line of a refusal
+    found = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [tuple(arguments) for arguments, *_ in found] == COMPUTE_NOTHING
+    for arguments, heavy, out, err in found:
+        assert heavy == [], arguments
+        assert out or len(err.splitlines()) == 1, arguments  # help, settings, a table; or one line of a refusal

@@ -12,6 +12,7 @@ from importlib.util import find_spec
 from itertools import pairwise
 
 import pytest
+from composing import jobs_composed_once  # noqa: F401 - a fixture
 from running import TINY, run
 from sweeping import FAKE_JOB, start, summaries, sweep, wait_for
 
@@ -22,8 +23,6 @@ from trm.ground.folder import write_summary
 from trm.ground.rank import process_rank
 from trm.study import sweep as study
 from trm.study.queue import QueueLauncher
-
-SEEDS = ["-m", "seed=0,1,2", "run_name=s"]
 
 
 def test_a_process_outside_of_a_job_is_rank_0(monkeypatch):
@@ -42,42 +41,49 @@ def test_a_process_outside_of_a_job_is_rank_0(monkeypatch):
 # -------------------------------------------------------------------------------------------------------------- idempotence
 
 
-def test_one_failure_stops_nothing_and_the_same_command_runs_only_what_is_missing(tmp_path):
-    code, _, err = sweep(tmp_path, *SEEDS, orders={"seed=1": "raise"})
+def test_failures_stop_nothing_and_the_same_command_runs_only_what_is_missing(tmp_path):
+    """Of an exception, a user's error, an exit and a kill; and the summary of an earlier attempt does not speak for a later one."""
+    command = ["-m", "seed=0,1,2,3,4", "run_name=s", "hardware.jobs=2"]
+    code, _, err = sweep(tmp_path, *command, orders={"seed=1": "raise", "seed=2": "user_error", "seed=3": "exit", "seed=4": "kill"})
     assert code == 1
-    assert "1 of 3 jobs did not complete in multirun/s:" in err
+    assert "4 of 5 jobs did not complete in multirun/s:" in err
     assert "  seed=1: failed: RuntimeError: a bad day" in err
-    assert f"  python {FAKE_JOB} -m seed=0,1,2 run_name=s" in err
+    assert f"  python {FAKE_JOB} -m seed=0,1,2,3,4 run_name=s" in err
     assert "Traceback" not in err
     first = summaries(tmp_path)
-    assert {name: summary["status"] for name, summary in first.items()} == {
-        "seed=0": "completed",
-        "seed=1": "failed",
-        "seed=2": "completed",
-    }
-    assert first["seed=0"]["run_name"] == "seed=0"
+    statuses = {name: summary["status"] for name, summary in first.items()}
+    assert statuses == {"seed=0": "completed"} | {f"seed={i}": "failed" for i in (1, 2, 3, 4)}
+    assert first["seed=2"]["reason"] == "DataError: data.path=x is not there"
+    assert "ended without a summary" in first["seed=4"]["reason"]
+    assert (first["seed=0"]["run_name"], first["seed=0"]["gpus"]) == ("seed=0", os.environ.get("CUDA_VISIBLE_DEVICES", "all"))
     assert "RuntimeError: a bad" in (tmp_path / "multirun/s/seed=1/train.log").read_text()
     grid = json.loads((tmp_path / "multirun/s/grid.json").read_text())
-    assert [job["dir"] for job in grid["jobs"]] == ["seed=0", "seed=1", "seed=2"]
-    assert grid["jobs"][1]["overrides"] == ["seed=1", "run_name=s"]
+    assert [job["dir"] for job in grid["jobs"]] == [f"seed={i}" for i in range(5)]
+    assert grid["jobs"][1]["overrides"] == ["seed=1", "run_name=s", "hardware.jobs=2"]
 
-    code, out, err = sweep(tmp_path, *SEEDS)
-    assert (code, err) == (0, "")
-    assert "skipping 2 completed jobs: seed=0, seed=2" in out
-    assert "all 3 jobs completed in multirun/s" in out
+    code, out, err = sweep(tmp_path, *command, orders={"seed=1": "kill"})
+    assert code == 1
+    assert "skipping 1 completed jobs: seed=0" in out
+    assert "a bad day" not in err
     second = summaries(tmp_path)
-    assert {name for name in second if second[name] != first[name]} == {"seed=1"}
+    assert "ended without a summary" in second["seed=1"]["reason"]
+    assert second["seed=0"] == first["seed=0"]
+    assert [second[f"seed={i}"]["status"] for i in (2, 3, 4)] == ["completed"] * 3
 
-    code, out, err = sweep(tmp_path, *SEEDS)
-    assert (code, err) == (0, "")
-    assert "skipping 3 completed jobs" in out
-    assert summaries(tmp_path) == second
+    for skipped, changed in (("4 completed jobs: seed=0, seed=2, seed=3, seed=4", {"seed=1"}), ("5 completed jobs", set())):
+        before = summaries(tmp_path)
+        code, out, err = sweep(tmp_path, *command)
+        assert (code, err) == (0, "")
+        assert f"skipping {skipped}" in out
+        assert "all 5 jobs completed in multirun/s" in out
+        after = summaries(tmp_path)
+        assert {name for name in after if after[name] != before[name]} == changed
 
 
 @pytest.mark.long
 def test_a_job_completed_with_other_settings_runs_again(tmp_path):
-    sweep(tmp_path, *SEEDS[:1], "seed=0,1", "run_name=s", "train.max_steps=5")
-    code, out, _ = sweep(tmp_path, *SEEDS[:1], "seed=0,1", "run_name=s", "train.max_steps=6")
+    sweep(tmp_path, "-m", "seed=0,1", "run_name=s", "train.max_steps=5")
+    code, out, _ = sweep(tmp_path, "-m", "seed=0,1", "run_name=s", "train.max_steps=6")
     assert code == 0
     assert "skipping" not in out
 
@@ -141,31 +147,11 @@ def test_jobs_on_other_data_are_told_apart_but_not_on_data_that_moved(tmp_path):
     assert quiet(tmp_path, "seed=0", "data.path=c") == ({"seed=0"}, there)
 
 
-def test_dead_jobs_are_reported_and_the_others_finish(tmp_path):
-    orders = {"seed=0": "kill", "seed=1": "exit", "seed=2": "user_error"}
-    code, _, err = sweep(tmp_path, "-m", "seed=0,1,2,3", "run_name=s", "hardware.jobs=2", orders=orders)
-    assert code == 1
-    assert "3 of 4 jobs did not complete" in err
-    found = summaries(tmp_path)
-    assert [found[f"seed={i}"]["status"] for i in range(4)] == ["failed", "failed", "failed", "completed"]
-    assert "ended without a summary" in found["seed=0"]["reason"]
-    assert found["seed=2"]["reason"] == "DataError: data.path=x is not there"
-
-
-def test_a_summary_of_an_earlier_attempt_does_not_speak_for_a_later_one(tmp_path):
-    sweep(tmp_path, "-m", "seed=0", "run_name=s", orders={"seed=0": "raise"})
-    assert "a bad day" in summaries(tmp_path)["seed=0"]["reason"]
-    code, _, err = sweep(tmp_path, "-m", "seed=0", "run_name=s", orders={"seed=0": "kill"})
-    assert code == 1
-    assert "a bad day" not in err
-    assert "ended without a summary" in summaries(tmp_path)["seed=0"]["reason"]
-
-
 def test_in_process_jobs_fail_alone_too(tmp_path):
-    code, _, err = sweep(tmp_path, *SEEDS, "hydra/launcher=basic", orders={"seed=1": "user_error"})
+    code, _, err = sweep(tmp_path, "-m", "seed=0,1", "run_name=s", "hydra/launcher=basic", orders={"seed=0": "user_error"})
     assert code == 1
-    assert "1 of 3 jobs did not complete" in err
-    assert "seed=1: failed: DataError: data.path=x is not there" in err
+    assert "1 of 2 jobs did not complete" in err
+    assert "seed=0: failed: DataError: data.path=x is not there" in err
 
 
 @pytest.mark.parametrize(
@@ -209,23 +195,10 @@ def test_a_preempted_job_has_not_failed_where_its_queue_starts_it_again(tmp_path
     ],
 )
 def test_what_the_user_got_wrong_is_one_line_before_anything_starts(tmp_path, arguments, message):
-    code, _, err = sweep(tmp_path, *arguments, PATH="")  # where there is no srun, whatever this machine has
-    assert code == 2
-    assert message in err
-    assert len(err.strip().splitlines()) == 1
+    refused = run(tmp_path, "trm.train", *arguments, check=2, process=False, PATH="")  # where there is no srun
+    assert message in refused.stderr
+    assert len(refused.stderr.strip().splitlines()) == 1
     assert not list(tmp_path.glob("multirun/*/*/summary.json"))
-
-
-def test_the_same_sweep_twice_at_once_is_refused(tmp_path):
-    first = start(tmp_path, "-m", "seed=0", "run_name=s", orders={"seed=0": "hang"})
-    try:
-        wait_for((tmp_path / "multirun/s/seed=0/hung").exists)
-        code, _, err = sweep(tmp_path, "-m", "seed=0", "run_name=s")
-        assert code == 2
-        assert "this sweep is already running" in err
-    finally:
-        first.terminate()
-        first.communicate(timeout=60)
 
 
 # ------------------------------------------------------------------------------------------------------------------ running
@@ -294,27 +267,25 @@ def test_a_job_is_the_run_whose_dataset_counts_otherwise_than_its_settings(tmp_p
     assert job.dir != "a"
 
 
-def test_the_folder_for_temporary_files_may_have_a_long_path(tmp_path):
+def test_jobs_see_the_gpus_that_the_sweep_sees_and_the_folder_for_temporary_files_may_have_a_long_path(tmp_path):
     folder = tmp_path / ("\N{LATIN SMALL LETTER U WITH DIAERESIS}" * 60)
     folder.mkdir()
-    code, _, err = sweep(tmp_path, "-m", "seed=0", "run_name=s", TMPDIR=str(folder))
+    code, _, err = sweep(tmp_path, "-m", "seed=0", "run_name=s", TMPDIR=str(folder), CUDA_VISIBLE_DEVICES="1")
     assert (code, err) == (0, "")
-
-
-def test_jobs_see_the_gpus_that_the_sweep_sees(tmp_path):
-    for visible in ("all", "1"):
-        environment = {} if visible == "all" else {"CUDA_VISIBLE_DEVICES": visible}
-        code, _, err = sweep(tmp_path, "-m", "seed=0", f"run_name=gpus{visible}", **environment)
-        assert (code, err) == (0, "")
-        assert json.loads((tmp_path / f"multirun/gpus{visible}/seed=0/summary.json").read_text())["gpus"] == visible
+    assert summaries(tmp_path)["seed=0"]["gpus"] == "1"
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1])
 def test_a_stopped_sweep_lets_its_jobs_save_and_goes_on_later(tmp_path, number):
-    """A terminal and a queue send theirs to the whole group: the sweep, its jobs, and what has started these."""
+    """A terminal and a queue send theirs to the whole group: the sweep, its jobs, and what has started these.
+
+    While it runs, the same sweep is refused.
+    """
     orders = {"seed=0": "hang"}
     process = start(tmp_path, "-m", "seed=0,1", "run_name=s", orders=orders)
     wait_for((tmp_path / "multirun/s/seed=0/hung").exists)
+    code, _, err = sweep(tmp_path, "-m", "seed=0,1", "run_name=s")
+    assert (code, "this sweep is already running" in err) == (2, True)
     (process.send_signal if number == signal.SIGTERM else lambda n: os.killpg(process.pid, n))(number)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 143
@@ -390,9 +361,10 @@ def test_a_summary_is_judged_by_whether_it_was_written_not_by_a_clock(tmp_path):
     assert reason == "failed: the launcher's words"  # nothing was written since
 
 
-@pytest.mark.parametrize("spelling", ["+sweep=tn_sweep", "sweep=tn_sweep"])
-def test_a_sweep_is_named_with_and_without_a_plus(spelling):
-    assert len(compose_jobs([spelling, "recipe=tiny", "data=sudoku_6x6"])) == 5
+@pytest.mark.usefixtures("jobs_composed_once")
+def test_a_sweep_is_named_with_and_without_a_plus():
+    for spelling in ("+sweep=tn_sweep", "sweep=tn_sweep"):
+        assert len(compose_jobs([spelling, "recipe=tiny", "data=sudoku_6x6"])) == 5
 
 
 def test_the_chips_of_a_host_are_shared_by_all_its_users(tmp_path):
@@ -414,13 +386,14 @@ def test_the_chips_of_a_host_are_shared_by_all_its_users(tmp_path):
 
 def test_a_process_of_a_pod_refuses_a_sweep_and_a_run_without_a_name(tmp_path):
     pod = {"TRM_RANK": "0", "TRM_RANKS": "2"}
-    refused = run(tmp_path, "trm.train", "-m", "seed=0,1", "run_name=s", check=2, **pod)
+    refused = run(tmp_path, "trm.train", "-m", "seed=0,1", "run_name=s", check=2, process=False, **pod)
     assert "hydra/launcher=submitit_slurm" in refused.stderr
     assert refused.stderr.count("\n") == 1
-    refused = run(tmp_path, "trm.train", "data=sudoku_4x4", check=2, **pod)
+    refused = run(tmp_path, "trm.train", "data=sudoku_4x4", check=2, process=False, **pod)
     assert refused.stderr.startswith("error: run_name is missing")
     assert not (tmp_path / "outputs").exists()
-    run(tmp_path, "trm.build_data", "data=sudoku_4x4", "data.num_puzzles=8", "data.num_test_puzzles=4", "data.path=d", **pod)
+    small = ["data=sudoku_4x4", "data.num_puzzles=8", "data.num_test_puzzles=4", "data.path=d"]
+    run(tmp_path, "trm.build_data", *small, process=False, **pod)
 
 
 def test_compiled_graphs_are_kept_in_a_folder_for_each_process(monkeypatch):
