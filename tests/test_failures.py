@@ -11,7 +11,7 @@ from unittest.mock import Mock
 
 import pytest
 import torch
-from running import TINY, run, summary
+from running import SMALLEST, TINY, run, summary
 
 from trm.cli import compose, hydra_command
 from trm.core.metrics import training_names
@@ -133,6 +133,12 @@ def test_an_evaluation_that_is_not_finite_is_a_failure(cfg, tmp_path):
 # --------------------------------------------------------------------------------------------------------------------- locks
 
 
+@pytest.fixture
+def at_once(monkeypatch):
+    """Whoever finds a lock taken gives up sooner than after half a second."""
+    monkeypatch.setattr("trm.ground.folder.LOOK_S", 0.02)
+
+
 @pytest.fixture(params=["EAGAIN", "ENOLCK", "EOPNOTSUPP", "ENOSYS"])
 def flock(monkeypatch, request):
     """Locks as the system has them (EAGAIN is a lock that another holds), and what some network file systems answer instead."""
@@ -141,6 +147,7 @@ def flock(monkeypatch, request):
     return request.param
 
 
+@pytest.mark.usefixtures("at_once")
 def test_a_folder_is_held_by_one_process_whatever_locks_its_file_system_has(tmp_path, flock):
     for _ in range(2):  # it is free again afterwards
         assert not in_use(tmp_path)
@@ -157,10 +164,11 @@ def test_a_folder_is_held_by_one_process_whatever_locks_its_file_system_has(tmp_
 
 def test_a_run_and_its_dataset_where_there_are_no_locks(tmp_path, monkeypatch):
     monkeypatch.setattr("fcntl.flock", Mock(side_effect=OSError(errno.ENOLCK, "")))
-    run(tmp_path, "trm.train", *TINY, "train.max_steps=1", "run_name=a")
+    run(tmp_path, "trm.train", *SMALLEST, "run_name=a")
     assert not list(tmp_path.rglob("*.held"))
 
 
+@pytest.mark.usefixtures("at_once")
 def test_a_lock_of_a_lost_host_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr("fcntl.flock", Mock(side_effect=OSError(errno.ENOLCK, "")))
     (tmp_path / ".lock").touch()
@@ -169,6 +177,7 @@ def test_a_lock_of_a_lost_host_is_named(tmp_path, monkeypatch):
         pass
 
 
+@pytest.mark.usefixtures("at_once")
 def test_a_job_in_a_folder_that_another_process_trains_in_leaves_it_alone(tmp_path):
     """Neither the job itself nor the sweep that started it writes "failed" there, or takes the summary away."""
     write_summary(tmp_path, {"status": "preempted"})
@@ -183,6 +192,7 @@ def test_a_job_in_a_folder_that_another_process_trains_in_leaves_it_alone(tmp_pa
     assert reason == "another process is training in its folder"
 
 
+@pytest.mark.usefixtures("at_once")
 def test_a_sweep_runs_once_whatever_host_it_is_started_on(tmp_path, monkeypatch):
     with study.only_once(tmp_path):
         monkeypatch.setattr("socket.gethostname", lambda: "another")
@@ -273,7 +283,7 @@ def test_runs_that_start_in_the_same_second_have_folders_of_their_own(tmp_path, 
     """They differ though the first has ended by then: the second would go on with it, which nobody has asked for."""
     monkeypatch.setattr("hydra.core.utils.datetime", Mock(now=lambda: datetime(2026, 1, 1)))  # of the resolver `now`
     for _ in range(3):
-        run(tmp_path, "trm.train", *TINY, "train.max_steps=1")
+        run(tmp_path, "trm.train", *SMALLEST)
     names = [f"run-2026-01-01_00-00-00{number}" for number in ("", "_2", "_3")]
     assert sorted(path.name for path in (tmp_path / "outputs").iterdir()) == names
     assert [summary(tmp_path / "outputs" / name)["run_name"] for name in names] == names

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from running import TINY, run
+from running import SMALLEST, run
 
 from trm.cli import compose
 from trm.core import programs
@@ -18,7 +18,7 @@ from trm.run.experiment import Experiment
 from trm.run.saved import open_run
 
 DTYPES = ["float32", "bfloat16", "float64"]
-SHORT = [*TINY, "train.max_steps=1", "train.eval_every_steps=null", "evaluate.max_puzzles=16"]
+SHORT = [*SMALLEST, "train.eval_every_steps=null"]
 
 
 @pytest.fixture(scope="module")

@@ -2,10 +2,10 @@
 
 import pytest
 from omegaconf import OmegaConf
-from running import TINY, refused, run, summary
+from running import SMALLEST, TINY, refused, run, summary
 
 from trm.cli import compose, compose_jobs, compose_launch
-from trm.config import Config, all_keys, keys_of, load_yaml, to_plain
+from trm.config import Config, all_keys, from_plain, keys_of, load_yaml, to_plain
 from trm.config.overrides import as_typed, parsed
 from trm.config.schema import TextKind, text_kind
 from trm.errors import ConfigError
@@ -80,7 +80,7 @@ def test_every_text_of_a_config_survives_its_file(tmp_path):
 def test_two_names_like_numbers_are_two_runs(tmp_path):
     """Both were `inf`, and the second had nothing to train."""
     for name in ("12e4567", "98e7654"):
-        run(tmp_path, "trm.train", *TINY, "train.max_steps=1", "recursion.n_sup=1", f"run_name={name}")
+        run(tmp_path, "trm.train", *SMALLEST, f"run_name={name}")
         assert summary(tmp_path / "outputs" / name)["run_name"] == name
 
 
@@ -100,9 +100,11 @@ def test_a_path_begins_at_home_and_is_no_address(key, monkeypatch):
     tpu = ["hardware=v4_8"] if key == "hardware.compile_cache" else []
     source = {"data.source_dir": ["data=arc_agi_1"], "data.train_csv": ["data.test_csv=b"], "data.test_csv": ["data.train_csv=b"]}
 
+    plain, (group, name) = to_plain(compose([*tpu, *source.get(key, []), f"{key}=x"])), key.split(".")
+
     def value(text):
-        group, _, name = key.partition(".")
-        return to_plain(compose([*tpu, *source.get(key, []), f"{key}={text}"]))[group][name]
+        plain[group][name] = text
+        return to_plain(from_plain(plain, "config.yaml"))[group][name]
 
     assert value("~/x") == "/home/me/x"
     assert value("a~/x") == "a~/x"

@@ -6,6 +6,7 @@ import re
 import shutil
 import signal
 import subprocess
+import threading
 import time
 
 import numpy as np
@@ -18,6 +19,7 @@ from trm.cli import compose
 from trm.config import to_plain, without_others
 from trm.core import step
 from trm.ground.cores import cores
+from trm.ground.folder import exclusive
 from trm.ground.signals import StopSignal
 from trm.inference.predictions import Metrics
 from trm.run import resume
@@ -171,16 +173,19 @@ def test_ema_off_trains_the_same_weights(folder, whole):
 
 
 def test_a_machine_without_a_compiler_is_told_what_to_do(folder):
-    done = run(folder, "trm.train", *TINY, *INDUCTOR, "run_name=no", "data.path=unbuilt", check=2, CXX="no-such-compiler")
+    done = run(
+        folder, "trm.train", *TINY, *INDUCTOR, "run_name=no", "data.path=unbuilt", check=2, process=False, CXX="no-such-compiler"
+    )
     assert "a C++ compiler (no-such-compiler)" in done.stderr
     assert "hardware=cpu_xla" in done.stderr
     assert len(done.stderr.splitlines()) == 1
     assert not (folder / "unbuilt").exists()  # told before a dataset is built
 
 
-def test_a_machine_without_a_gpu_is_told_before_a_dataset_is_built(folder):
+def test_a_machine_without_a_gpu_is_told_before_a_dataset_is_built(folder, monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     there_is_none = ["hardware.platform=cuda", "run_name=no", "data.path=unbuilt"]
-    done = run(folder, "trm.train", *TINY, *there_is_none, check=2, CUDA_VISIBLE_DEVICES="")
+    done = run(folder, "trm.train", *TINY, *there_is_none, check=2, process=False)
     assert "torch finds no CUDA device: use hardware=cpu" in done.stderr
     assert not (folder / "unbuilt").exists()
 
@@ -198,30 +203,23 @@ def test_damaged_newest_checkpoint_falls_back(folder, whole):
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR2])
 def test_a_signal_saves_and_exits_143(folder, number):
-    name = f"stopped_{number.name}"
-    arguments = [*TINY, f"run_name={name}", "train.max_steps=100000", "train.eval_every_steps=null"]
-    process = subprocess.Popen(
-        command("trm.train", *arguments), cwd=folder, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
-    log = folder / "outputs" / name / "train.log"
-    try:
-        deadline = time.monotonic() + 200
-        while not (log.exists() and "Step 3:" in log.read_text()):
-            assert process.poll() is None, process.stdout.read()
-            assert time.monotonic() < deadline
-            time.sleep(0.2)
-        if number == signal.SIGTERM:
-            second = run(folder, "trm.train", *arguments, check=2)
-            assert "another process is training in this folder" in second.stderr
-        process.send_signal(number)
-        output, _ = process.communicate(timeout=120)
-    finally:
-        process.kill()
-    assert process.returncode == 143, output
-    result = summary(folder / "outputs" / name)
+    run_dir = folder / "outputs" / f"stopped_{number.name}"
+    arguments = [*TINY, f"run_name={run_dir.name}", "train.max_steps=100000", "train.eval_every_steps=null"]
+
+    def stop():
+        while not ((run_dir / "train.log").exists() and "Step 3:" in (run_dir / "train.log").read_text()):
+            time.sleep(0.05)
+        os.kill(os.getpid(), number)
+
+    threading.Thread(target=stop, daemon=True).start()
+    done = run(folder, "trm.train", *arguments, check=143)
+    result = summary(run_dir)
     assert result["status"] == "preempted"
-    assert (folder / "outputs" / name / "checkpoints" / f"step_{result['steps']}" / "meta.json").exists()
-    assert "Traceback" not in output
+    assert (run_dir / "checkpoints" / f"step_{result['steps']}" / "meta.json").exists()
+    assert "Traceback" not in done.stdout + done.stderr
+    with exclusive(run_dir):
+        second = run(folder, "trm.train", *arguments, check=2)
+    assert "another process is training in this folder" in second.stderr
 
 
 @pytest.mark.long
@@ -322,7 +320,7 @@ def test_user_errors_are_one_line(tmp_path):
 def test_help_lists_every_group(tmp_path):
     from trm.config.groups import CONF_DIR, GROUPS
 
-    done = run(tmp_path, "trm.train", "--help")
+    done = run(tmp_path, "trm.train", "--help", process=False)
     folders = {p.name for p in CONF_DIR.iterdir() if p.is_dir()} - {"hydra"}
     assert folders == GROUPS.keys()
     for group in folders:
@@ -332,10 +330,10 @@ def test_help_lists_every_group(tmp_path):
 @pytest.mark.parametrize("module", ["trm.train", "trm.build_data"])
 def test_cfg_prints_the_values_that_the_run_will_have_and_info_their_ratios(tmp_path, module):
     given = ["recursion=t4_n6", "recipe.width_scale=0.5", "run_name=1e3"]
-    printed = yaml.safe_load(run(tmp_path, module, "--cfg", "job", *given).stdout)
+    printed = yaml.safe_load(run(tmp_path, module, "--cfg", "job", *given, process=False).stdout)
     assert (printed["recursion"]["T"], printed["model"]["hidden_size"], printed["run_name"]) == (4, 256, "1e3")
     assert printed | {"data": without_others(printed["data"])} == to_plain(compose(given))  # keys of other tasks are null
-    info = run(tmp_path, module, "--info", "config", *given).stdout
+    info = run(tmp_path, module, "--info", "config", *given, process=False).stdout
     assert "hidden_size: ${trm_times:512,${recipe.width_scale}}" in info
     assert "width_scale: 0.5" in info
 
