@@ -539,71 +539,84 @@ if "WANDB_API_KEY" in os.environ:
 
 
 @pytest.mark.parametrize("mode", ["auto", "offline", "online"])
-@pytest.mark.parametrize(
-    ("name", "value", "says"), [("TAGS", "a,,b", "run_tags"), ("BASE_URL", "nonsense", "base_url"), ("PROJECT", "a/b", "'a/b'")]
-)
-def test_a_wandb_variable_that_the_client_refuses_is_the_users_error(client, mode, name, value, says):
-    script = """
-try:
-    start()
-except UserError as error:
-    print(json.dumps({"error": str(error), "left": os.listdir(run)}))
+def test_a_wandb_variable_that_the_client_refuses_is_the_users_error(client, mode):
+    wrong = {"TAGS": ("a,,b", "run_tags"), "BASE_URL": ("nonsense", "base_url"), "PROJECT": ("a/b", "'a/b'")}
+    script = f"""
+from trm.tracking.wandb_view import teardown_wandb
+for name, value in {[(f"WANDB_{name}", value) for name, (value, _) in wrong.items()]}:
+    os.environ[name] = value
+    try:
+        start()
+    except UserError as error:
+        print(json.dumps({{"error": str(error), "left": os.listdir(run)}}))
+    del os.environ[name]
+    teardown_wandb()  # which has read the environment
 """
-    [told], _ = client(mode, script, **{f"WANDB_{name}": value})
-    assert says in told["error"]
-    assert told["error"].endswith(": correct or unset it")
-    assert told["left"] == []
+    found, _ = client(mode, script)
+    for told, (_, says) in zip(found, wrong.values(), strict=True):
+        assert says in told["error"]
+        assert told["error"].endswith(": correct or unset it")
+        assert told["left"] == []
 
 
 FIELDS = """
-t = start(**json.loads(os.environ["GIVEN"]))
-run = t._views[0]._run
-print(json.dumps({"mode": t.wandb_mode, "dir": run.dir, "tags": list(run.tags or ())} | {
-    key: getattr(run, key) for key in ("project", "name", "job_type", "entity", "notes", "group")
-}))
+def fields(**given):
+    t = start(**given)
+    begun = t._views[0]._run
+    print(json.dumps({"mode": t.wandb_mode, "dir": begun.dir, "tags": list(begun.tags or ())} | {
+        key: getattr(begun, key) for key in ("project", "name", "job_type", "entity", "notes", "group")
+    }))
+    t.finish("completed", 0, {})
 """
 VARIABLES = {"PROJECT": "p", "NAME": "n", "TAGS": "a,b", "JOB_TYPE": "j", "ENTITY": "e", "NOTES": "x", "RUN_GROUP": "g"}
 OF_VARIABLES = {"project": "p", "name": "n", "tags": ["a", "b"], "job_type": "j", "entity": "e", "notes": "x", "group": "g"}
 DEFAULTS = {"project": "trm-scaling-study", "name": "the-run-name", "tags": [], "job_type": "train", "notes": None, "group": ""}
 
 
-@pytest.mark.parametrize("given", [{}, {"project": "q", "tags": ["c"], "job_type": "k", "entity": "f", "notes": "y", "group": "h"}])
-def test_what_tracking_does_not_say_is_wandbs_own(client, given, tmp_path):
+def test_what_tracking_does_not_say_is_wandbs_own(client, tmp_path):
     own = {f"WANDB_{key}": value for key, value in VARIABLES.items()}
-    [told], _ = client(
-        "auto", FIELDS, **own, WANDB_MODE="offline", WANDB_DIR=str(tmp_path), WANDB_API_KEY=KEY, GIVEN=json.dumps(given)
-    )
-    assert told["mode"] == "offline"
-    assert Path(told.pop("dir")).is_relative_to(tmp_path / "wandb")
-    assert told == told | OF_VARIABLES | given
+    given = {"project": "q", "tags": ["c"], "job_type": "k", "entity": "f", "notes": "y", "group": "h"}
+    script = f"{FIELDS}\nfields()\nfields(**{given})"
+    found, _ = client("auto", script, **own, WANDB_MODE="offline", WANDB_DIR=str(tmp_path), WANDB_API_KEY=KEY)
+    for told, said in zip(found, ({}, given), strict=True):
+        assert told["mode"] == "offline"
+        assert Path(told.pop("dir")).is_relative_to(tmp_path / "wandb")
+        assert told == told | OF_VARIABLES | said
 
 
 @pytest.mark.parametrize("file", ["home/.config/wandb/settings", "wandb/settings"])
 def test_wandbs_settings_files_count_as_its_variables_do(client, file, tmp_path):
-    """`wandb offline` writes mode = offline into one."""
+    """`wandb offline` writes mode = offline into one. What is given wins."""
     (tmp_path / file).parent.mkdir(parents=True)
-    (tmp_path / file).write_text("[default]\nmode = offline\nproject = p\nentity = e\n")
-    [told], _ = client("auto", FIELDS, WANDB_API_KEY=KEY, GIVEN="{}")
-    assert told == told | DEFAULTS | {"mode": "offline", "project": "p", "entity": "e"}
-    (tmp_path / file).write_text("[default]\nmode = disabled\n")
-    [told], _ = client("auto", "report(start())", WANDB_API_KEY=KEY)
-    assert told["mode"] == "disabled"
-    (tmp_path / file).write_text("[default]\nmode = offline\n")
+    script = f"""{FIELDS}
+from trm.tracking.wandb_view import teardown_wandb
+def written(text):
+    teardown_wandb()
+    Path({str(tmp_path / file)!r}).write_text("[default]\\n" + text + "\\n")
+written("mode = disabled")
+report(start())
+written("mode = offline\\nproject = p\\nentity = e")
+fields()
+written("mode = offline")
+mode = "online"
+fields()
+"""
     with FakeWandb() as server:
-        [told], _ = client("online", "t = start()\nt.finish('completed', 0, {})\nreport(t)", **online(server))
-    assert told["mode"] == "online"  # what is given wins
+        [disabled, offline, given], _ = client("auto", script, **online(server))
+    assert disabled["mode"] == "disabled"
+    assert offline == offline | DEFAULTS | {"mode": "offline", "project": "p", "entity": "e"}
+    assert given["mode"] == "online"
 
 
 def test_wandbs_own_id_is_that_of_a_new_run_alone(client):
-    script = "t = start({given})\nt.finish('completed', 0, {{}})\nreport(t)"
-    [new], _ = client("offline", script.format(given=""), WANDB_RUN_ID="one")
-    [resumed], _ = client("offline", script.format(given="run_id='two'"), WANDB_RUN_ID="one")
+    script = "for given in ({}, {'run_id': 'two'}):\n    t = start(**given)\n    t.finish('completed', 0, {})\n    report(t)"
+    [new, resumed], _ = client("offline", script, WANDB_RUN_ID="one")
     assert (new["id"], resumed["id"]) == ("one", "two")
 
 
 def test_a_sweeps_runs_have_its_name_as_group_and_names_of_their_own(client, tmp_path):
     (tmp_path / "grid.json").write_text("{}")
-    [told], _ = client("offline", FIELDS, WANDB_NAME="n", WANDB_RUN_ID="one", GIVEN="{}")
+    [told], _ = client("offline", f"{FIELDS}\nfields()", WANDB_NAME="n", WANDB_RUN_ID="one")
     assert not list(tmp_path.rglob("offline-run-*-one"))
     assert told == told | DEFAULTS | {"group": tmp_path.name}
 
