@@ -190,21 +190,24 @@ FIELDS = {"project": 128, "entity": 128, "group": 128, "job_type": 64, "tags": 6
 
 
 @pytest.mark.parametrize("field", FIELDS)
-def test_what_wandb_would_refuse_is_refused_before_anything_starts(field):
-    def override(text):
-        return f"tracking.{field}=[a,'{text}']" if field == "tags" else f"tracking.{field}='{text}'"
+def test_what_wandb_would_refuse_is_refused_before_anything_starts(default, field):
+    def values(text):
+        return {f"tracking.{field}": ["a", text] if field == "tags" else text}
 
     most = FIELDS[field]
-    compose([override("x" * most), "run_name=r"])
+    with_values(default, values("x" * most))
     bad = {"": "is empty", "  ": "is empty", "x" * (most + 1): f"{most} characters, not {most + 1}"}
     bad |= {f"a{c}b": f"leave out {c}" for c in "/#?%:"} if field in ("project", "entity") else {}
     for text, words in bad.items():
-        message = refusal(override(text))
+        message = refused_values(default, values(text))
         assert message.startswith(f"tracking.{field}")
         assert words in message
-        compose([override(text), "tracking=none", "run_name=r"])  # goes nowhere
+        with_values(default, values(text) | {"tracking.wandb": "disabled"})  # goes nowhere
+    text = "[a,'']" if field == "tags" else "''"
+    assert refusal(f"tracking.{field}={text}").startswith(f"tracking.{field}")
 
 
+@settings(max_examples=40)
 @given(st.text(min_size=1, max_size=300), st.text(min_size=1, max_size=300))
 def test_names_of_this_programs_making_are_shortened_and_told_apart(one, other):
     assert len(shortened(one)) <= 128

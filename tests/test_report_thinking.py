@@ -99,8 +99,10 @@ def test_older_runs_have_none(tmp_path):
 
 
 def test_a_page_holds_so_many_puzzles(tmp_path):
+    settings, samples = config(), made_samples(Sudoku(2, 2))
     for number in range(9):
-        write_run(tmp_path / "nine" / str(number), config(f"optimizer.lr=0.00{number + 1}"), samples=made_samples(Sudoku(2, 2)))
+        settings["optimizer"]["lr"] = (number + 1) / 1000
+        write_run(tmp_path / "nine" / str(number), settings, samples=samples)
     assert [len(shown.data["puzzles"]) for shown in found(tmp_path / "nine")] == [MOST_PUZZLES // 9] * 9
 
 

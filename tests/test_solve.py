@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from composing import composed
 from running import TINY, command, run, run_unread
 
 from trm.backends import start
@@ -144,7 +145,8 @@ def test_puzzles_that_are_no_sudoku_are_refused(tmp_path):
 
 def opened(folder, *overrides, bias=-0.5):
     """The run `outputs/whole` with a halting head of its own, so that halting comes at every step."""
-    small = ["evaluate.batch_size=5", "evaluate.max_puzzles=7", "hardware.dtype=float64", f"data.path={folder}/data/sudoku_4x4"]
+    small = [f"evaluate.max_puzzles={FEW}", "evaluate.batch_size=4", "hardware.dtype=float64"]
+    small += [f"data.path={folder}/data/sudoku_4x4"]
     run = open_run(folder / "outputs/whole", [*overrides, *small])
     head = torch.randn(run.eval_weights["q_head.weight"].shape, generator=torch.Generator().manual_seed(4)).double() / 2
     weights = {name: tensor.double() for name, tensor in run.eval_weights.items()}
@@ -152,6 +154,7 @@ def opened(folder, *overrides, bias=-0.5):
     return replace(run, ema=weights)
 
 
+FEW = 5  # puzzles
 SMALLER = {"copies": 3, "restarts": 3, "rollouts": 3, "supervision_steps": 5}
 WAYS = [(name, early) for name in group_options("inference") if name != "frontier" for early in (False, True)]
 
@@ -159,7 +162,7 @@ WAYS = [(name, early) for name in group_options("inference") if name != "frontie
 @of_4x4
 @pytest.mark.parametrize(("name", "early"), WAYS)
 def test_every_puzzle_gets_the_answer_that_it_has_in_the_evaluation(trained, name, early):
-    way = vars(open_run(trained[1] / "outputs/whole", [f"inference={name}"]).cfg.inference)
+    way = vars(composed(f"inference={name}").inference)
     smaller = [f"inference.{key}={value}" for key, value in SMALLER.items() if (way[key] or 1) > value]
     arguments = [f"inference={name}", *smaller, f"inference.early_exit={early}"]
     if early and name in ("eqr", "guided"):
@@ -172,7 +175,7 @@ def test_every_puzzle_gets_the_answer_that_it_has_in_the_evaluation(trained, nam
     make_evaluator(run.cfg, runtime, run.arch, run.buffers).run(run.eval_weights, None, see=lambda found, _: seen.append(found))
     found = over(lambda *parts: np.concatenate(parts, axis=1), *seen)
     winners, _, candidates = select(found, run.cfg.inference, run.cfg.inference_steps - 1)
-    answers, steps = (of[np.arange(7), winners] for of in (candidates.answers, candidates.values["steps"]))
+    answers, steps = (of[np.arange(FEW), winners] for of in (candidates.answers, candidates.values["steps"]))
     dataset = held_out_puzzles(run.cfg.data)
     for number, theirs in enumerate(answers):
         answer, course, _ = solved(run, dataset, number)
