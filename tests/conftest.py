@@ -1,10 +1,14 @@
+import functools
 import os
 import re
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+from hydra._internal import hydra
+from hydra.core.config_store import ConfigStore
 from hypothesis import settings
+from omegaconf import grammar_parser
 
 settings.register_profile("repeatable", derandomize=True)  # a failure that comes and goes helps nobody
 settings.load_profile("repeatable")
@@ -119,4 +123,24 @@ def no_waiting_for_the_disk():
     """No test cuts the power: what is written need not have reached the disk."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "fsync", lambda descriptor: None)
+        yield
+
+
+@pytest.fixture(autouse=True, scope="session")
+def composed_soon():
+    """Most tests compose settings, and half of the time Hydra does what is not needed here.
+
+    It copies all settings of all plugins for each composition, parses each interpolation anew, and composes the settings of a run
+    twice, first to see whether they name a sweep.
+    """
+    get_mode, parse = hydra.Hydra.get_mode, functools.cache(grammar_parser.parse)
+
+    def mode(self, config_name, overrides):
+        return get_mode(self, config_name, overrides) if any("sweep=" in o or "hydra.mode" in o for o in overrides) else None
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ConfigStore, "__deepcopy__", lambda self, memo: self, raising=False)  # the one that there is
+        patch.setattr("omegaconf.base.parse", parse)
+        patch.setattr("omegaconf._utils.parse", parse)
+        patch.setattr(hydra.Hydra, "get_mode", mode)
         yield
