@@ -12,12 +12,17 @@ FAKE_JOB = Path(__file__).parent / "fake_job.py"
 ROOT = Path(__file__).parents[1]
 
 
+def put_unread_data(folder):
+    """Something where a sweep whose jobs read no data would build a dataset."""
+    unread = Path(folder) / "data" / "sudoku_extreme_n1000_aug0_seed0" / "unread"
+    unread.parent.mkdir(parents=True, exist_ok=True)
+    unread.touch()
+
+
 def start(folder, *arguments, orders=None, command=(str(FAKE_JOB),), inside=(), **environment):
     env = os.environ | environment | {"FAKE_JOB": json.dumps(orders or {}), "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    if command == (str(FAKE_JOB),):  # whose jobs read no data: there is something, so that the sweep builds none
-        unread = Path(folder) / "data" / "sudoku_extreme_n1000_aug0_seed0" / "unread"
-        unread.parent.mkdir(parents=True, exist_ok=True)
-        unread.touch()
+    if command == (str(FAKE_JOB),):
+        put_unread_data(folder)
     # a test run started in the background ignores SIGINT, and would hand that down: a user's terminal does not
     return subprocess.Popen(
         [*inside, sys.executable, *command, *arguments],

@@ -1,5 +1,8 @@
 """scripts/jobset.py: what it writes is a JobSet, and says what it should; wrong input is one line."""
 
+import contextlib
+import importlib.util
+import io
 import os
 import subprocess
 import sys
@@ -7,8 +10,13 @@ import sys
 import jsonschema
 import pytest
 import yaml
+from running import refused
 
 from trm.cli import ROOT
+
+SPEC = importlib.util.spec_from_file_location("jobset", ROOT / "scripts" / "jobset.py")
+script = importlib.util.module_from_spec(SPEC)
+SPEC.loader.exec_module(script)
 
 TRAIN = ["--", "python", "-m", "trm.train", "experiment=e1_1_baseline", "hardware=v4_64", "run_name=base"]
 POD = ["base", "--image=IMAGE", "--claim=work", "--hardware=v4_64"]
@@ -72,16 +80,10 @@ JOBSET = exactly(
 )
 
 
-def jobset(*arguments):
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    command = [sys.executable, str(ROOT / "scripts/jobset.py"), *arguments]
-    return subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
-
-
 def written(*arguments):
-    done = jobset(*arguments)
-    assert (done.returncode, done.stderr) == (0, "")
-    found = yaml.safe_load(done.stdout)
+    with contextlib.redirect_stdout(io.StringIO()) as out:
+        script.main(list(arguments))
+    found = yaml.safe_load(out.getvalue())
     jsonschema.validate(found, JOBSET)
     job = found["spec"]["replicatedJobs"][0]["template"]["spec"]
     return found, job, job["template"]["spec"]
@@ -153,7 +155,18 @@ def test_a_sweep_shares_the_gpus_of_one_node():
     ],
 )
 def test_wrong_input_is_one_line(arguments, words):
-    done = jobset(*arguments)
-    assert (done.returncode, done.stdout) == (2, "")
-    assert words in done.stderr
-    assert len(done.stderr.splitlines()) == 1
+    refused(script.main, arguments, words)
+
+
+def test_the_script_itself():
+    def jobset(*arguments):
+        command = [sys.executable, str(ROOT / "scripts/jobset.py"), *arguments]
+        environment = os.environ | {"PYTHONPATH": str(ROOT)}
+        return subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+
+    done = jobset(*POD, *TRAIN)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert yaml.safe_load(done.stdout) == written(*POD, *TRAIN)[0]
+    done = jobset(*POD)
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
+    assert "-- COMMAND is missing" in done.stderr

@@ -23,7 +23,7 @@ from trm.ground.rank import process_rank, rank_of_launcher, refuse_other_starter
 from trm.run import experiment
 
 WORKER = Path(__file__).with_name("ranks_worker.py")
-FEW = ["mlp_prefix", "attention_rope", "act", "winner_takes_all", "large_table", "muon"]  # the fourth draws random numbers too
+FEW = ["mlp_prefix", "attention_rope", "act", "random", "winner_takes_all", "large_table", "muon"]
 
 
 def found_by(folder, count, asked):

@@ -14,7 +14,7 @@ from itertools import pairwise
 import pytest
 from composing import jobs_composed_once  # noqa: F401 - a fixture
 from running import TINY, run
-from sweeping import FAKE_JOB, start, summaries, sweep, wait_for
+from sweeping import FAKE_JOB, put_unread_data, start, summaries, sweep, wait_for
 
 from trm.backends.xla import compile_cache
 from trm.cli import compose, compose_jobs
@@ -195,6 +195,7 @@ def test_a_preempted_job_has_not_failed_where_its_queue_starts_it_again(tmp_path
     ],
 )
 def test_what_the_user_got_wrong_is_one_line_before_anything_starts(tmp_path, arguments, message):
+    put_unread_data(tmp_path)
     refused = run(tmp_path, "trm.train", *arguments, check=2, process=False, PATH="")  # where there is no srun
     assert message in refused.stderr
     assert len(refused.stderr.strip().splitlines()) == 1
