@@ -119,11 +119,8 @@ def golden(name, dtype):
 
 
 def composed(overrides, dtype):
-    words = [*TINY, *SMALL, f"hardware.dtype={str(dtype).removeprefix('torch.')}", "run_name=r", *overrides]
-    settings = functools.cache(lambda: compose(words))
-
     def make(runtime):
-        cfg = settings()
+        cfg = compose([*TINY, *SMALL, f"hardware.dtype={str(dtype).removeprefix('torch.')}", "run_name=r", *overrides])
         rows, identifiers, draw = 8, 40 if cfg.model.puzzle_emb_ndim else 1, np.random.default_rng(0)
         cfg.train.global_batch_size = rows
         arch = on_devices(architecture(cfg, seq_len=16, vocab_size=6, num_puzzle_identifiers=identifiers), runtime)

@@ -123,7 +123,7 @@ def test_a_checkpoint_is_read_with_its_own_settings_whatever_lies_beside_it(fold
     shutil.copy(runs / "ba/config.yaml", folder / "outputs/twice/config.yaml.1")
     path = folder / "outputs/twice/config.yaml.1"
     path.write_text(re.sub(r"(?m)^  T: 2", "  T: 1", path.read_text()).replace("enabled: true", "enabled: false"))
-    done = run(folder, "trm.evaluate", "checkpoint=outputs/twice/checkpoints.1/step_3")
+    done = run(folder, "trm.evaluate", "checkpoint=outputs/twice/checkpoints.1/step_3", process=True)
     assert last_line(done) == own
     assert "recursion.T=1 in the file, 2 in the checkpoint" in done.stderr
     run(folder, "trm.interop", "export", "checkpoint=outputs/twice/checkpoints.1/step_3", "own.pt")
