@@ -33,7 +33,7 @@ SMALL = [
 ]  # fmt: skip
 WHOLE = Path("whole/0")  # the folder of the first run on rank 0
 DISK = "full_disk"  # where a tmpfs may be mounted
-SETTINGS = ("seed=1", "optimizer.lr=0.0003", "train.checkpoint_every_steps=7")
+SETTINGS = ("seed=1", "optimizer.lr=0.0003", "train.checkpoint_every_steps=7", "evaluate.batch_size=8")
 
 
 def ended(folder, *more, batches=0):
@@ -79,6 +79,11 @@ def content(folder):
 def whole(folder, rank):
     """From the first step to the last, in a folder for each rank."""
     return {"end": ended(folder / str(rank)), "files": list(content(folder / str(rank)))}
+
+
+def resumed(folder, rank):
+    """From a checkpoint that the test has put there, which another number of processes saved."""
+    return {"end": ended(folder)}
 
 
 def interrupted(folder, rank):
@@ -166,13 +171,24 @@ def full_disk(folder, rank):
     return {"end": end, "left": left, "again": ended(folder, *longer)}
 
 
-RUNS = (whole, interrupted, not_finite, other_settings, other_data, other_checkpoint, no_checkpoint, other_weights, full_disk)
+RUNS = (
+    resumed,
+    whole,
+    interrupted,
+    not_finite,
+    other_settings,
+    other_data,
+    other_checkpoint,
+    no_checkpoint,
+    other_weights,
+    full_disk,
+)
 
 
-def all_runs(root, rank):
+def all_runs(root, rank, runs):
     os.chdir(root)
     found = {}
-    for run in RUNS:
+    for run in runs:
         folder = Path(run.__name__)
         folder.mkdir(exist_ok=True)
         torch.distributed.barrier()  # nobody reads what another one has not yet written

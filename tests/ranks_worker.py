@@ -1,7 +1,6 @@
-"""One rank of tests/test_ranks.py: `python ranks_worker.py FOLDER [CASE-DTYPE|runs ...]`, started as torchrun would.
+"""One rank of tests/test_ranks.py: `python ranks_worker.py FOLDER [all|CASE-DTYPE|compiled|resumed|runs ...]`, as by torchrun.
 
 Every case is computed by all ranks together and by one rank alone, which compares the two. What it finds is FOLDER/RANK.json.
-Without names it computes all cases.
 """
 
 import functools
@@ -15,7 +14,7 @@ import numpy as np
 import torch
 import torch.utils._pytree as pytree
 from golden_cases import load_case
-from ranks_runs import all_runs
+from ranks_runs import RUNS, all_runs, resumed
 from running import TINY
 
 from trm.backends import start
@@ -56,9 +55,9 @@ WAYS = {
 }
 
 
-def started(dtype, count):
+def started(dtype, count, backend="eager"):
     kinds = {"cpu_ranks": count, "cpu": 1}
-    return [start(HardwareConfig(name=name, backend="eager", dtype=dtype, num_devices=n)) for name, n in kinds.items()]
+    return [start(HardwareConfig(name=name, backend=backend, dtype=dtype, num_devices=n)) for name, n in kinds.items()]
 
 
 class Part(RankShare):
@@ -199,6 +198,20 @@ def compare(name, make, together, alone, mine):
     }
 
 
+def compiled(count):
+    """How far three float32 steps of ranks whose blocks inductor compiled are from those of eager ranks, and what rounding does."""
+    make = composed(["model={mixer:attention,positions:rope}"], torch.float32)
+    eager, inductor = (started("float32", count, backend)[0] for backend in ("eager", "inductor"))
+
+    def three_steps(runtime, change=lambda state: state):
+        cfg, state, buffers, batches = make(runtime)
+        state, said = trained(runtime, cfg, change(state), buffers, batches[:3])
+        return state._replace(carry=None), said
+
+    plain, moved, ours = three_steps(eager), three_steps(eager, nudged), three_steps(inductor)
+    return {"difference": difference(ours, plain), "rounding": difference(moved, plain), "graphs": inductor.compile_count()}
+
+
 def left(evaluator, weights, table, stop):
     """Whether an evaluation is left before its end."""
     try:
@@ -247,7 +260,7 @@ def figures(folder, rank, count, only):
         makes = {name: golden(name, getattr(torch, dtype)) for name in GOLDEN}
         if dtype == "float64":
             makes |= {name: composed(overrides, torch.float64) for name, overrides in SETTINGS.items()}
-        wanted = {case: make for name, make in makes.items() if (case := f"{name}-{dtype}") in only or not only}
+        wanted = {case: make for name, make in makes.items() if (case := f"{name}-{dtype}") in only or "all" in only}
         for number, (case, make) in enumerate(wanted.items()):
             found["training"] |= compare(case, make, together, alone, number % count == rank)
         if dtype == "float64":
@@ -258,9 +271,13 @@ def figures(folder, rank, count, only):
 def main(folder, *asked):
     torch.set_num_threads(1)
     rank, count = process_rank()
-    others = {"runs": lambda: all_runs(Path(folder), rank)}
+    others = {
+        "compiled": lambda: compiled(count),
+        "resumed": lambda: all_runs(Path(folder), rank, [resumed]),
+        "runs": lambda: all_runs(Path(folder), rank, RUNS),
+    }
     only = [name for name in asked if name not in others]
-    found = figures(folder, rank, count, only) if only or not asked else {}
+    found = figures(folder, rank, count, only) if only else {}
     found |= {name: work() for name, work in others.items() if name in asked}
     Path(folder, f"{rank}.json").write_text(json.dumps(found))
     torch.distributed.barrier()

@@ -5,6 +5,7 @@ The processes are tests/ranks_worker.py, which computes the figures; tests/ranks
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -50,6 +51,21 @@ def found_by(folder, count, asked):
     return parts, training
 
 
+def begun(folder):
+    """Train a run by one process in `outputs/r`, and put it without its last checkpoint into `resumed`, where ranks go on."""
+    run(folder, "trm.train", *SMALL, "hardware=cpu", "hardware.backend=eager", "hardware.dtype=float64")
+    shutil.copytree(folder / "outputs/r", folder / "resumed", symlinks=True)
+    shutil.rmtree(folder / "resumed/checkpoints/step_12")
+
+
+def check_values(run_dir, alone, kind="train"):
+    """The metrics of a run are those of another one."""
+    found, expected = values_of(run_dir, kind), values_of(alone, kind)
+    assert len(found) == len(expected) > 1
+    for ours, one in zip(found, expected, strict=True):
+        assert ours == pytest.approx(one, rel=1e-9, abs=1e-12)
+
+
 def check(count, parts, training):
     """Nothing but rounding, which some networks amplify tenfold a step, tells several ranks from one process."""
     for name, values in training.items():
@@ -81,6 +97,7 @@ def check(count, parts, training):
 def two(tmp_path_factory):
     """What two ranks found: figures of some cases, and what came of runs in `folder`."""
     folder = tmp_path_factory.mktemp("two")
+    begun(folder)
     with small_disk(folder / DISK) as mount:
         mount("-o", "size=64m")
         parts, training = found_by(folder, 2, [*(f"{name}-float64" for name in FEW), "runs"])
@@ -99,15 +116,15 @@ def test_two_ranks_compute_what_one_process_does(two):
     assert max(training[name]["state"] for name in tight) < 1e-12
 
 
-def test_a_run_of_two_ranks_is_that_of_one_process_and_one_rank_writes(two, tmp_path):
+def test_a_run_of_two_ranks_is_that_of_one_process_and_one_rank_writes(two):
     assert (two.whole.first["end"], two.whole.second) == (0, {"end": 0, "files": []})
-    alone = [*SMALL, "hardware=cpu", "hardware.backend=eager", "hardware.dtype=float64", f"data.path={two.folder / 'data'}"]
-    run(tmp_path, "trm.train", *alone)
     for kind in ("train", "eval"):
-        found, expected = values_of(two.folder / "whole/0", kind), values_of(tmp_path / "outputs/r", kind)
-        assert len(found) == len(expected) > 1
-        for ours, one in zip(found, expected, strict=True):
-            assert ours == pytest.approx(one, rel=1e-9, abs=1e-12)
+        check_values(two.folder / "whole/0", two.folder / "outputs/r", kind)
+
+
+def test_two_ranks_go_on_from_a_checkpoint_of_one_process(two):
+    assert two.resumed.first["end"] == two.resumed.second["end"] == 0
+    check_values(two.folder / "resumed", two.folder / "outputs/r")
 
 
 def test_ctrl_c_on_one_rank_has_both_save_the_same_step_and_they_go_on_together(two):
@@ -163,15 +180,27 @@ def test_a_full_disk_on_the_writing_rank_stops_both_and_room_lets_them_go_on(two
     assert (first["again"], second["again"]) == (0, 0)
 
 
-# any number of ranks --------------------------------------------------------------------------------------------------------------
+# other counts and engines --------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.long
 @pytest.mark.parametrize("count", [2, 4])
 def test_any_ranks_compute_what_one_process_does(tmp_path, count):
-    parts, training = found_by(tmp_path, count, [])
+    begun(tmp_path)
+    parts, training = found_by(tmp_path, count, ["all", "resumed"])
     assert len(training) == len(GOLDEN) * 2 + len(CASES)
     check(count, parts, training)
+    check_values(tmp_path / "resumed", tmp_path / "outputs/r")  # which go on from a checkpoint of one process
+
+
+@pytest.mark.long
+def test_ranks_compiled_by_inductor_train_as_eager_ones_do(tmp_path):
+    parts, _ = found_by(tmp_path, 2, ["compiled"])
+    for part in parts:
+        found = part["compiled"]
+        print(found)
+        assert found["difference"] < max(10 * found["rounding"], 1e-5)
+        assert found["graphs"] > 0
 
 
 # the launcher's words ------------------------------------------------------------------------------------------------------------

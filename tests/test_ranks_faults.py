@@ -1,9 +1,11 @@
-"""What happens to several ranks that train together when one of them is stopped, killed, or told something else: real processes."""
+"""Commands of several ranks of which one is stopped, killed, or told something else: the real launchers and their exit codes.
+
+tests/test_ranks.py has what ranks must agree on, in processes that are started once.
+"""
 
 import contextlib
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -11,7 +13,7 @@ import time
 from pathlib import Path
 
 import pytest
-from running import TINY, command, environment, free_port, run, summary
+from running import TINY, command, environment, free_port, metrics, run, summary
 
 from trm.errors import EXIT_PREEMPTED
 from trm.ground.folder import exclusive, steps_in
@@ -26,15 +28,30 @@ ARGUMENTS = [
 ENDLESS = "train.max_steps=100000"
 LIMIT_S = 200
 
+started: list[subprocess.Popen[str]] = []
+
+
+@pytest.fixture(autouse=True)
+def _nothing_goes_on():
+    """What a failed test leaves is told to stop, and an agent tells its ranks."""
+    yield
+    left = [process for process in started if process.poll() is None]
+    for process in left:
+        process.terminate()
+    for process in left:
+        process.communicate(timeout=60)
+    started.clear()
+
 
 def start(folder, argv, **extra):
     path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
     env = environment(PYTHONPATH=path, OMP_NUM_THREADS="1", **extra)
-    return subprocess.Popen(argv, cwd=folder, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    started.append(subprocess.Popen(argv, cwd=folder, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True))
+    return started[-1]
 
 
 def torchrun(ranks, *options):
-    return [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}", *options, "-m"]
+    return [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={ranks}", *(options or ["--standalone"]), "-m"]
 
 
 def wait_for(condition, process):
@@ -62,33 +79,48 @@ def trains(folder, agent, rank):
     return wait_for(lambda: rank_of(agent, rank), agent)
 
 
-def weights(folder, step):
-    return (folder / f"outputs/r/checkpoints/step_{step}/state.safetensors").read_bytes()
+def losses(folder, after):
+    return [line["loss"] for line in metrics(folder / "outputs/r", "train") if line["global_step"] > after]
 
 
-@pytest.mark.parametrize(("ranks", "told"), [(2, "one"), (4, "all")])
-def test_a_signal_to_one_rank_or_to_all_saves_one_step_which_any_number_of_ranks_goes_on_from(tmp_path, ranks, told):
+def preempted(folder):
+    """The step at which the run stopped, which it has saved."""
+    stopped, step = summary(folder / "outputs/r"), steps_in(folder / "outputs/r/checkpoints")[-1]
+    assert (stopped["status"], stopped["steps"]) == ("preempted", step)
+    return step
+
+
+@pytest.mark.parametrize(
+    ("ranks", "told", "number"), [(2, "one", signal.SIGTERM), (4, "all", signal.SIGINT)], ids=["one_rank", "ctrl_c_on_the_command"]
+)
+def test_a_signal_to_one_rank_or_to_the_command_has_all_ranks_save_one_step(tmp_path, ranks, told, number):
     agent = start(tmp_path, command("trm.train", *ARGUMENTS, ENDLESS, f"hardware.num_devices={ranks}"))
     rank = trains(tmp_path, agent, 1)
-    os.kill(rank if told == "one" else agent.pid, signal.SIGTERM)
+    os.kill(rank if told == "one" else agent.pid, number)
     _, errors = agent.communicate(timeout=LIMIT_S)
     assert agent.returncode == EXIT_PREEMPTED, errors[-3000:]
-    stopped = summary(tmp_path / "outputs/r")
-    assert stopped["status"] == "preempted"
-    step = steps_in(tmp_path / "outputs/r/checkpoints")[-1]
-    assert stopped["steps"] == step
-    if told == "all":
-        return
-    losses = {}
-    for count in (1, 2):
-        folder = tmp_path / f"on_{count}"
-        shutil.copytree(tmp_path / "outputs", folder / "outputs", symlinks=True)
-        more = [f"train.max_steps={step + 4}", f"hardware.num_devices={count}", f"data.path={next(tmp_path.glob('data/*'))}"]
-        run(folder, "trm.train", *ARGUMENTS, *more, process=True, OMP_NUM_THREADS="1")
-        lines = map(json.loads, (folder / "outputs/r/metrics.jsonl").read_text().splitlines())
-        losses[count] = [line["loss"] for line in lines if line["kind"] == "train" and line["global_step"] > step]
-    assert len(losses[1]) == 4
-    assert losses[2] == pytest.approx(losses[1], rel=1e-9)
+    preempted(tmp_path)
+
+
+def test_two_machines_stop_together_where_one_is_taken_away_and_go_on_when_both_are_there(tmp_path):
+    """torchrun's agents of two machines are here two on this one."""
+
+    def agents(*arguments):
+        meeting = ["--rdzv-backend=c10d", f"--rdzv-endpoint=127.0.0.1:{free_port()}", "--local-addr=127.0.0.1"]
+        argv = [*torchrun(1, "--nnodes=2", "--rdzv-id=r", *meeting), "trm.train", *ARGUMENTS, *arguments]
+        return [start(tmp_path, argv) for _ in range(2)]
+
+    first, second = agents(ENDLESS)
+    wait_for(lambda: steps_in(tmp_path / "outputs/r/checkpoints"), first)
+    second.terminate()
+    ended = [agent.communicate(timeout=LIMIT_S) for agent in (first, second)]
+    assert first.returncode == second.returncode == 1, ended  # which torchrun makes of 143
+    step = preempted(tmp_path)
+    again = agents(f"train.max_steps={step + 4}")
+    ended = [agent.communicate(timeout=LIMIT_S) for agent in again]
+    assert [agent.returncode for agent in again] == [0, 0], ended
+    done = summary(tmp_path / "outputs/r")
+    assert (done["status"], done["steps"], len(losses(tmp_path, step))) == ("completed", step + 4, 4)
 
 
 def test_where_a_rank_is_killed_the_others_end_with_a_line_and_the_same_command_goes_on(tmp_path):
@@ -108,7 +140,7 @@ def test_where_a_rank_is_killed_the_others_end_with_a_line_and_the_same_command_
 
 
 def test_torchrun_starts_the_ranks_again_and_the_run_goes_on(tmp_path):
-    agent = start(tmp_path, [*torchrun(2, "--max-restarts=2"), "trm.train", *ARGUMENTS, "train.max_steps=400"])
+    agent = start(tmp_path, [*torchrun(2, "--standalone", "--max-restarts=2"), "trm.train", *ARGUMENTS, "train.max_steps=400"])
     os.kill(trains(tmp_path, agent, 1), signal.SIGKILL)
     _, errors = agent.communicate(timeout=LIMIT_S)
     assert agent.returncode == 0, errors[-3000:]
@@ -117,25 +149,16 @@ def test_torchrun_starts_the_ranks_again_and_the_run_goes_on(tmp_path):
     assert "resuming from" in (tmp_path / "outputs/r/train.log").read_text()
 
 
-@pytest.mark.parametrize(
-    ("of_one", "words"),
-    [
-        ("optimizer.lr=0.0003", "differ in their optimizer.lr "),
-        ("train.checkpoint_every_steps=7", "differ in their train.checkpoint_every_steps "),
-        ("evaluate.batch_size=8", "differ in their evaluate.batch_size "),
-        ("data.seed=3", "data.seed, training puzzles, test puzzles"),
-    ],
-)
-def test_ranks_that_were_told_otherwise_refuse_with_the_difference(tmp_path, of_one, words):
+def test_ranks_with_other_data_refuse_with_the_difference(tmp_path):
     meeting = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
     ranks = []
-    for rank, own in enumerate(([], [of_one])):
+    for rank, own in enumerate(([], ["data.seed=3"])):
         argv = command("trm.train", *ARGUMENTS, *own)
         ranks.append(start(tmp_path, argv, RANK=str(rank), LOCAL_RANK=str(rank), **meeting))
     for rank in ranks:
         _, errors = rank.communicate(timeout=LIMIT_S)
         assert rank.returncode == 2, ascii(errors[-1200:])
-        assert words in errors
+        assert "differ in their data.seed, training puzzles, test puzzles" in errors
         assert errors.count("error: ") == 1
     assert not (tmp_path / "outputs/r/checkpoints").exists()
 
