@@ -93,7 +93,7 @@ def test_lines_are_strict_json_and_on_disk_at_once(tmp_path):
     assert list(rows_of(path)[0]) == ["kind", "global_step", "loss", "samples"]
     with pytest.raises(AssertionError):
         tracker.log("train", 2, {"global_step": 3})
-    tracker.finish("completed", 0, {})
+    tracker.close()
     with pytest.raises(ValueError, match="closed"):
         tracker.log("train", 2, {"loss": 1.0})
 
@@ -112,7 +112,7 @@ def test_a_killed_and_resumed_file_equals_an_uninterrupted_one(tmp_path_factory,
             if resume_step is None or step > resume_step:
                 tracker.log("train", step, {"loss": 1 / step, "ä": 2.5})
                 tracker.log("eval", step, {"exact_accuracy": step / 100})
-        tracker.finish("completed", 0, {})
+        tracker.close()
 
     log_from(folder / "whole", None)
     whole = (folder / "whole").read_bytes()
@@ -242,9 +242,9 @@ def test_means_of_rows_that_halted_are_logged_only_where_one_did(halted):
 def test_held_out_puzzles_in_words():
     solved, wrong = held_out(samples(), SUDOKU)
     assert solved.puzzle.name == "test:0"
-    assert solved.question == " 1  .  .  . \n .  .  1  . \n .  1  .  . \n .  .  .  1 "
-    assert solved.prediction == solved.answer == " 1  2  3  4 \n 3  4  1  2 \n 2  1  4  3 \n 4  3  2  1 "
-    assert wrong.prediction == " 1 [1] 3  4 \n 3  4  1  2 \n 2  1  4  3 \n 4  3  2 [.]"
+    answer = " 1  2  3  4 \n 3  4  1  2 \n 2  1  4  3 \n 4  3  2  1 "
+    assert solved.texts == [" 1  .  .  . \n .  .  1  . \n .  1  .  . \n .  .  .  1 ", answer, answer]
+    assert wrong.texts[1] == " 1 [1] 3  4 \n 3  4  1  2 \n 2  1  4  3 \n 4  3  2 [.]"
     assert [(p.wrong_cells, p.steps_used) for p in (solved, wrong)] == [(0, 2), (2, 3)]
     width, height = Image.open(io.BytesIO(solved.png)).size
     assert width > 1.3 * height  # three grids side by side, with two lines above each
@@ -463,7 +463,7 @@ report(t)
             "puzzle", "question", "prediction", "answer", "wrong cells", "supervision steps used",
         ]  # fmt: skip
         puzzles = evaluation().puzzles
-        assert table["data"] == [[p.puzzle.name, p.question, p.prediction, p.answer, p.wrong_cells, p.steps_used] for p in puzzles]
+        assert table["data"] == [[p.puzzle.name, *p.texts, p.wrong_cells, p.steps_used] for p in puzzles]
         pictures = shown["held_out/thinking"]
         assert pictures["captions"] == ["test:0", "test:1"]
         assert all(run.files[name].startswith(b"\x89PNG") for name in pictures["filenames"])

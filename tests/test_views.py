@@ -67,11 +67,12 @@ def test_every_task_is_drawn_in_every_view(tmp_path, name, case, steps):
     task, samples = OF_EACH[name], samples_of(OF_EACH[name], case, steps)
     made = Evaluation([{"exact_accuracy": 0.5, "accuracy": 0.5}] * steps, held_out(samples, task))
     for puzzle in made.puzzles:
-        rows = puzzle.answer.splitlines()
+        question, prediction, answer = puzzle.texts
+        rows = answer.splitlines()
         assert len(rows) == task.view.rows
         unknown = puzzle.puzzle.solution < 0
         assert (np.array(list("".join(rows)))[1::3][unknown] == task.view.symbols[task.facts.pad]).all()
-        assert len(puzzle.prediction.splitlines()) == len(puzzle.question.splitlines()) == task.view.rows
+        assert len(prediction.splitlines()) == len(question.splitlines()) == task.view.rows
         assert puzzle.png.startswith(b"\x89PNG")
         thought = puzzle.puzzle, puzzle.frames
         assert animation(*thought).startswith(b"GIF89a")

@@ -11,7 +11,7 @@ import numpy as np
 
 from trm.inference.samples import Samples
 from trm.show.sheet import contact_sheet
-from trm.show.thinking import Cells, Frame, Puzzle, of_samples
+from trm.show.thinking import Frame, Puzzle, of_samples
 from trm.tasks.base import Task
 
 PNG_LEVEL = 3  # of 9: half the time of zlib's own 6, a third more bytes
@@ -35,21 +35,16 @@ class HeldOut:
         return int(self._wrong.sum())
 
     @property
-    def question(self) -> str:
-        """The question as lines of text."""
-        return self._text(self.puzzle.question)
-
-    @property
-    def prediction(self) -> str:
-        """The last answer as lines of text; wrong cells stand in brackets."""
-        return self._text(self.frames[-1].answer, self._wrong)
-
-    @property
-    def answer(self) -> str:
-        """The solution as lines of text."""
-        solution = self.puzzle.solution
+    def texts(self) -> list[str]:
+        """The question, the last answer and the solution as lines of text; wrong cells of the answer stand in brackets."""
+        view, solution = self.puzzle.view, self.puzzle.solution
         assert solution is not None
-        return self._text(solution)
+        found = []
+        for tokens, marked in ((self.puzzle.question, None), (self.frames[-1].answer, self._wrong), (solution, None)):
+            cells = [f"[{char}]" if marked is not None and marked[i] else f" {char} " for i, char in enumerate(view.text(tokens))]
+            rows = range(0, len(cells), view.columns)
+            found.append("\n".join("".join(cells[start : start + view.columns]) for start in rows))
+        return found
 
     @cached_property
     def png(self) -> bytes:
@@ -61,12 +56,6 @@ class HeldOut:
     @property
     def _wrong(self) -> np.ndarray:
         return self.puzzle.marks(self.frames[-1].answer, None).wrong
-
-    def _text(self, tokens: Cells, marked: np.ndarray | None = None) -> str:
-        view = self.puzzle.view
-        cells = [f"[{char}]" if marked is not None and marked[i] else f" {char} " for i, char in enumerate(view.text(tokens))]
-        rows = range(0, len(cells), view.columns)
-        return "\n".join("".join(cells[start : start + view.columns]) for start in rows)
 
 
 def held_out(samples: Samples, task: Task | None) -> list[HeldOut]:

@@ -56,11 +56,14 @@ class TensorBoardTracker:
 
     def show(self, global_step: int, evaluation: Evaluation) -> None:
         """Write the curve by supervision step, and a contact sheet of each of some puzzles."""
-        self._writer.add_figure(
-            "eval/accuracy_by_supervision_step", _curve(evaluation.by_step, [*evaluation.score_names]), global_step
-        )
+        from tensorboard.compat.proto.summary_pb2 import Summary
+
+        figure = _curve(evaluation.by_step, [*evaluation.score_names])
+        self._writer.add_figure("eval/accuracy_by_supervision_step", figure, global_step)
         for held_out in evaluation.puzzles[:MOST_PICTURED]:
-            picture = _picture(f"held_out/{held_out.puzzle.name}", held_out.png)
+            width, height = Image.open(io.BytesIO(held_out.png)).size
+            image = Summary.Image(height=height, width=width, colorspace=3, encoded_image_string=held_out.png)
+            picture = Summary(value=[Summary.Value(tag=f"held_out/{held_out.puzzle.name}", image=image)])
             self._writer.file_writer.add_summary(picture, global_step)
         self._writer.flush()
 
@@ -80,7 +83,10 @@ def _hparams(cfg: Config, data: dict[str, Any] | None) -> tuple[Any, Any, Any]:
     """Summaries of the HPARAMS table: its columns, this run's row, the end of the run."""
     from torch.utils.tensorboard.summary import hparams
 
-    label = labels(cfg, data)
+    label, read = labels(cfg, data), dict[str, Any]()
+    if data:  # what was read of the dataset, and what tells which runs may be averaged
+        read = {"data": f"{data['train_digest'][:8]} {data['test_digest'][:8]}", "test_puzzles": data["test_puzzles"]}
+        read |= {"caveats": "; ".join(data["caveats"]) or "none", "settings": label.digest}
     row = {
         "recursion": label.recursion,
         "variant": cfg.recursion.variant,
@@ -92,29 +98,11 @@ def _hparams(cfg: Config, data: dict[str, Any] | None) -> tuple[Any, Any, Any]:
         "lr": cfg.optimizer.lr,
         "batch": cfg.train.global_batch_size,
         "puzzles": cfg.data.num_puzzles,
-        **(_read(data, label.digest) if data else {}),
+        **read,
         "seed": cfg.seed,
     }
     summaries: tuple[Any, Any, Any] = hparams(row, {SHOWN: 0.0})  # type: ignore[no-untyped-call]
     return summaries
-
-
-def _read(data: dict[str, Any], digest: str | None) -> dict[str, Any]:
-    """What was read of the dataset, and what tells which runs may be averaged."""
-    return {
-        "data": f"{data['train_digest'][:8]} {data['test_digest'][:8]}",
-        "test_puzzles": data["test_puzzles"],
-        "caveats": "; ".join(data["caveats"]) or "none",
-        "settings": digest,
-    }
-
-
-def _picture(tag: str, png: bytes) -> Any:
-    from tensorboard.compat.proto.summary_pb2 import Summary
-
-    width, height = Image.open(io.BytesIO(png)).size
-    image = Summary.Image(height=height, width=width, colorspace=3, encoded_image_string=png)
-    return Summary(value=[Summary.Value(tag=tag, image=image)])
 
 
 def _curve(by_step: list[dict[str, float]], scores: list[str]) -> Figure:

@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from trm.config import Config, flatten, kept, matching, paper, to_plain
@@ -44,10 +44,6 @@ class Labels:
     variant: str  # t3_n6, then what differs from the paper's main model, then the digest
     digest: str | None  # of all settings but the seed, and of the puzzles: equal where the runs may be averaged
     paper_exact_accuracy: float | None  # of the same ablation, puzzles and inference, whatever batch, length or learning rate
-
-    def plain(self) -> dict[str, Any]:
-        """As a part of the run's config on a dashboard."""
-        return asdict(self)
 
 
 def labels(cfg: Config, data: Mapping[str, Any] | None = None) -> Labels:

@@ -4,7 +4,6 @@ import json
 import logging
 import math
 from pathlib import Path
-from typing import Any
 
 from trm.ground.folder import write_whole
 
@@ -34,7 +33,7 @@ class JsonlTracker:
         while line:  # a nearly full disk may take only a part: the next write then raises OSError
             line = line[self._file.write(line) :]
 
-    def finish(self, status: str, exit_code: int, summary: dict[str, Any]) -> None:
+    def close(self) -> None:
         """Close the file."""
         self._file.close()
 

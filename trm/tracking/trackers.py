@@ -5,10 +5,9 @@ from __future__ import annotations
 import functools
 import logging
 import secrets
-import string
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from trm.config import Config
 from trm.errors import described, message_of
@@ -30,30 +29,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-class Tracker(Protocol):
-    """Something that takes the metrics of one run."""
-
-    def log(self, kind: str, global_step: int, values: dict[str, float | int]) -> None:
-        """Take the values of one step; `kind` is train or eval."""
-
-    def finish(self, status: str, exit_code: int, summary: dict[str, Any]) -> None:
-        """Close, once, with the run's end: `status` is completed, failed or preempted."""
-
-
-class View(Tracker, Protocol):
-    """A tracker that the run can do without: when one of its `errors` comes, it is dropped."""
-
-    label: str
-    errors: tuple[type[Exception], ...]
-    rescue: str  # what the user can do about a dropped one
-
-    def show(self, global_step: int, evaluation: Evaluation) -> None:
-        """Take what there is to see of an evaluation, whose metrics `log` has taken; numbers first, then what is drawn."""
-
-    def abandon(self) -> None:
-        """Let go of a broken tracker; raises nothing."""
-
-
 class Trackers:
     """The run's trackers as one; hosts other than rank 0 have none, and every call does nothing there.
 
@@ -67,8 +42,8 @@ class Trackers:
         self.wandb_run_id = wandb_run_id
         self.wandb_mode: WandbMode = "disabled"
         self.warnings: list[str] = []
-        self._record: Tracker | None = None
-        self._views: list[View] = []
+        self._record: JsonlTracker | None = None
+        self._views: list[TensorBoardTracker | WandbTracker] = []  # which the run can do without: one that fails is dropped
         self._undrawn: set[str] = set()  # views whose failure to draw was told
 
     def log(self, kind: str, global_step: int, values: dict[str, float | int]) -> None:
@@ -84,7 +59,7 @@ class Trackers:
         """
         made, when = functools.cache(evaluation), f"at step {global_step}"
 
-        def show(view: View) -> None:
+        def show(view: TensorBoardTracker | WandbTracker) -> None:
             try:
                 view.show(global_step, made())
             except view.errors:
@@ -103,13 +78,13 @@ class Trackers:
         """Close every tracker, once; `warnings` is complete only after this."""
         self._each_view("while finishing", lambda view: view.finish(status, exit_code, summary))
         if self._record is not None:
-            self._record.finish(status, exit_code, summary)
+            self._record.close()
 
     def _warn(self, text: str) -> None:
         log.warning(text)
         self.warnings.append(text)
 
-    def _each_view(self, when: str, call: Callable[[View], None]) -> None:
+    def _each_view(self, when: str, call: Callable[[TensorBoardTracker | WandbTracker], None]) -> None:
         for view in tuple(self._views):
             try:
                 call(view)
@@ -128,20 +103,15 @@ def open_trackers(
     wandb_run_id: str | None,
     data: dict[str, Any] | None = None,
 ) -> Trackers:
-    """Open what `cfg.tracking` asks for, in `run_dir`.
+    """Open what `cfg.tracking` asks for, in `run_dir`, which exists; on hosts other than rank 0 (`is_main`) nothing.
 
     Args:
-        cfg: the run's settings; all of them go to W&B.
-        run_dir: the run folder, which exists.
-        is_main: whether this host is rank 0, the only one that logs.
         resume_step: step of the checkpoint that the run goes on from; None = from the beginning, and the metrics that an
             earlier start left in `run_dir` are cut off.
         wandb_run_id: the W&B run to continue; None = a new one.
         data: what was read of the dataset, for the dashboards: trm/data/content.py made plain.
 
-    Raises:
-        UserError: tracking.wandb=online without a usable key.
-        OSError: metrics.jsonl cannot be written.
+    Raises UserError for tracking.wandb=online without a usable key, OSError where metrics.jsonl cannot be written.
     """
     trackers = Trackers(wandb_run_id)
     if not is_main:
@@ -154,15 +124,9 @@ def open_trackers(
             trackers._views.append(TensorBoardTracker(cfg, folder, data, resume_step))
         except TensorBoardTracker.errors as error:
             trackers._warn(f"TensorBoard cannot write to {folder} ({message_of(error)}): {METRICS_FILE} continues")
-    if mode != "disabled":
-        _open_wandb(trackers, cfg, run_dir, data, mode)
-    return trackers
-
-
-def _open_wandb(trackers: Trackers, cfg: Config, run_dir: Path, data: dict[str, Any] | None, mode: WandbMode) -> None:
-    """Add W&B to `trackers`: online if that is the mode and works, else offline, else not at all."""
-    new_id = "".join(secrets.choice(string.ascii_lowercase + string.digits) for _ in range(8))
-    run_id = trackers.wandb_run_id or own_run_id(run_dir) or new_id
+    if mode == "disabled":
+        return trackers
+    run_id = wandb_run_id or own_run_id(run_dir) or secrets.token_hex(6)
     attempts: list[WandbMode] = ["online", "offline"] if mode == "online" else ["offline"]
     for attempt in attempts:
         try:
@@ -176,4 +140,5 @@ def _open_wandb(trackers: Trackers, cfg: Config, run_dir: Path, data: dict[str, 
         trackers._views.append(view)
         if attempt == "online":
             log.info("W&B: %s", view.url)
-        return
+        break
+    return trackers

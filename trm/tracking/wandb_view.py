@@ -8,7 +8,7 @@ import os
 import shlex
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -19,7 +19,7 @@ from trm.tracking.labels import labels
 from trm.tracking.record import METRICS_FILE
 
 if TYPE_CHECKING:
-    from trm.tracking.evaluation import Evaluation, HeldOut
+    from trm.tracking.evaluation import Evaluation
 
 # wandb is imported where it is used: it costs a second of start-up, and a run without it must not need it.
 
@@ -102,7 +102,7 @@ class WandbTracker:
             tags=tracking.tags,
             notes=tracking.notes,
             name=shortened(own_name or cfg.run_name),
-            config=to_plain(cfg) | {"labels": self._labels.plain(), "data_read": data},
+            config=to_plain(cfg) | {"labels": asdict(self._labels), "data_read": data},
             settings=wandb.Settings(
                 silent=True,
                 quiet=True,
@@ -114,18 +114,13 @@ class WandbTracker:
             ),
         )
         self.run_id = str(self._run.id)  # under an agent (`wandb agent`) the one that it has given out, whatever was asked for
+        self.url: str | None = self._run.url  # the run's page, where there is one: online
         folders = f"{shlex.quote(str(home / 'wandb'))}/*run-*-{self.run_id}"
         self.rescue = f"`wandb sync --include-online {folders}` uploads what reached the disk, {METRICS_FILE} goes on"
         self._run.summary["data_caveats"] = (data or {}).get("caveats", [])  # beside the numbers that they are about
         # The x axis is global_step, logged as a value: W&B's own step cannot go back, but resuming from a checkpoint does.
         self._run.define_metric("global_step")
         self._run.define_metric("*", step_metric="global_step")
-
-    @property
-    def url(self) -> str | None:
-        """The run's page, where there is one: online."""
-        url: str | None = self._run.url
-        return url
 
     def log(self, kind: str, global_step: int, values: dict[str, float | int]) -> None:
         """Send one row."""
@@ -149,9 +144,13 @@ class WandbTracker:
         table = self._table(f"{curve}_table", CURVE_COLUMNS, accuracies)
         row = {curve: self._wandb.plot.line(table, *CURVE_COLUMNS, title="Exact accuracy by supervision step")}
         if shown := evaluation.puzzles:
-            words = [(p.puzzle.name, p.question, p.prediction, p.answer, p.wrong_cells, p.steps_used) for p in shown]
+            words = [(p.puzzle.name, *p.texts, p.wrong_cells, p.steps_used) for p in shown]
             row["held_out/puzzles"] = self._table("held_out/puzzles", PUZZLE_COLUMNS, words)
-            row["held_out/thinking"] = [self._picture(p, folder) for p in shown[:MOST_PICTURED]]
+            row["held_out/thinking"] = []
+            for held_out in shown[:MOST_PICTURED]:  # from a file, which the client copies when it is logged, it is not drawn anew
+                file = folder / f"{held_out.puzzle.name}.png"
+                file.write_bytes(held_out.png)
+                row["held_out/thinking"].append(self._wandb.Image(str(file), caption=held_out.puzzle.name))
         return row
 
     def _table(self, key: str, columns: Sequence[str], rows: list[tuple[Any, ...]]) -> Any:
@@ -163,12 +162,6 @@ class WandbTracker:
         table = self._wandb.Table(columns=list(columns), data=rows)
         table.bind_to_run(self._run, key, self._run.step)
         return table
-
-    def _picture(self, held_out: HeldOut, folder: Path) -> Any:
-        """A puzzle's picture as a file in `folder`, which the client copies when it is logged; from a file it is not drawn anew."""
-        file = folder / f"{held_out.puzzle.name}.png"
-        file.write_bytes(held_out.png)
-        return self._wandb.Image(str(file), caption=held_out.puzzle.name)
 
     def _upload_checkpoint(self) -> None:
         """Queue the checkpoint that tracking.artifact names, with its metadata; `finish` waits for it."""
