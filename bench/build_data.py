@@ -32,9 +32,10 @@ def measure(overrides: list[str], sizes: list[str], rounds: int) -> Iterator[Row
                 settings += _write_csv(Path(folder), [*SIZES["9x9"], *COMMON, *overrides])
             for number in turns(range(rounds), f"{size}: rounds"):
                 report = build_dataset(compose([*settings, f"data.path={folder}/{number}"]).data)
-                seconds.append(report.seconds)
-        found, puzzles, variants = median_and_spread(seconds), sum(report.puzzles.values()), sum(report.rows.values())
-        row: Row = {"size": size, "puzzles": puzzles, "rows": variants, "MB": report.num_bytes / 1e6}
+                seconds.append(report.seconds or 0.0)
+            num_bytes = sum(file.stat().st_size for file in report.path.rglob("*") if file.is_file())
+        found, (puzzles, variants) = median_and_spread(seconds), (sum(report.record[key].values()) for key in ("puzzles", "rows"))
+        row: Row = {"size": size, "puzzles": puzzles, "rows": variants, "MB": num_bytes / 1e6}
         row |= {"s": found["median"], "low": found["low"], "high": found["high"]}
         yield row | {"puzzles/s": puzzles / found["median"], "rows/s": variants / found["median"], "all s": seconds}
 

@@ -109,7 +109,7 @@ def test_a_file_a_task_and_unknown_answers(tmp_path):
         (folder / f"task{i}.json").write_text(json.dumps(task))
     data = data_of(tmp_path, "data.num_puzzles=2")
     report = build_dataset(data)
-    assert any("answers to 1 of 4 test inputs are not known" in caveat for caveat in report.caveats + report.remarks)
+    assert "answers to 1 of 4 test inputs are not known" in str(report)
     test = load_dataset(report.path, "test", task_of(data))
     loader = PairEvalLoader(test, global_batch_size=4)
     rows, ballots = loader.rows(0, loader.num_rows), loader.ballots()
@@ -146,7 +146,7 @@ def test_repositories_are_read_as_they_are(tmp_path, layout, subsets, tests):
             (folder / other).write_text("{}")
     data = data_of(tmp_path / "source", f"data.subsets={subsets}", f"data.test_subsets={tests}", "data.num_puzzles=4")
     report = build_dataset(data)
-    assert report.puzzles == {"train": 4, "test": 2 if len(subsets) > 1 else 4}
+    assert report.record["puzzles"] == {"train": 4, "test": 2 if len(subsets) > 1 else 4}
     if "tasks" in layout:
         with pytest.raises(DataError, match=r"task tasks0 is a list of pairs.*data\.test_subsets"):
             build_dataset(replace(data, path=str(tmp_path / "other"), test_subsets=["tasks"]))

@@ -338,7 +338,7 @@ def test_generated_sets_are_disjoint_and_equal_to_the_byte(tmp_path, name):
         return build_dataset(data)
 
     one, two = built(tmp_path / "one"), built(tmp_path / "two")
-    assert "nor any symmetric copy of one (turned and mirrored)" in one.disjointness
+    assert "nor any symmetric copy of one (turned and mirrored)" in one.record["disjointness"]
     assert "train: 30 of 30 mazes have one shortest path alone" in str(one)
     assert "test: 20 of 20 mazes have one shortest path alone" in str(built(tmp_path / "one"))  # found built
     for file in sorted(p for p in one.path.rglob("*") if p.is_file()):
@@ -369,7 +369,7 @@ def test_maze_hard_is_built_and_none_of_its_test_mazes_has_one_shortest_path(sha
     files = [f"data.{split}_csv={shared_data}/maze_30x30_hard_{split}.csv" for split in ("train", "test")]
     data = compose(["run_name=r", "data=maze_hard", f"data.path={tmp_path}/set", *files]).data
     report = build_dataset(data)
-    assert report.puzzles == {"train": 1000, "test": 1000}
+    assert report.record["puzzles"] == {"train": 1000, "test": 1000}
     assert "test: 0 of 1,000 mazes have one shortest path alone; paths of 109 to 153 steps" in str(report)
     test = load_dataset(report.path, "test", MazeTask(30, 1, None))
     assert test.task is not None

@@ -5,16 +5,13 @@ What is written is a function of the settings and of the csv files' content alon
 
 import dataclasses
 import functools
-import hashlib
 import json
 import logging
 import shlex
 import shutil
 import time
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,14 +19,17 @@ from numpy.typing import NDArray
 from trm.config import DataConfig
 from trm.config.overrides import override
 from trm.data import csv_source
-from trm.data.build_pairs import write_pairs
 from trm.data.content import COPIES, GENERATED_TEST_PUZZLES, SELECTION_PUZZLES, content_of
 from trm.data.format import (
     ARRAYS,
     BLANK,
+    COUNTS,
+    DRAWS,
     IDENTIFIERS,
+    NAMES,
     SELECTION,
     SPLITS,
+    TESTS,
     Dataset,
     array_path,
     load_dataset,
@@ -38,13 +38,14 @@ from trm.data.format import (
     write_rows,
 )
 from trm.data.hub import download
+from trm.data.pairs import PairRowMaker, spread
 from trm.errors import DataError
 from trm.ground.files import sha256_of
 from trm.ground.folder import locked
 from trm.ground.hashing import Stream, hash64, permutations
 from trm.tasks.augment import augment
 from trm.tasks.base import Split, Task, task_of
-from trm.tasks.pairs import PairsTask
+from trm.tasks.pairs import Collection, PairsTask
 
 # Of each source, changes whenever the same settings give other bytes. Until version 2 generated training puzzles were those that
 # followed the test puzzles, so that a larger test set held puzzles of a smaller one's training set.
@@ -55,26 +56,21 @@ _SETTINGS = ("source", "num_puzzles", "num_test_puzzles", "min_rating", "num_aug
 _log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class BuildReport:
-    """What `build_dataset` found or made; `built` is False where the folder was there already with the same settings."""
+class BuildReport(NamedTuple):
+    """What `build_dataset` found or made."""
 
     path: Path
-    built: bool
-    rows: dict[str, int]
-    puzzles: dict[str, int]
-    num_bytes: int
-    seconds: float
-    disjointness: str
-    caveats: list[str]  # beside that: what changes how an accuracy on these puzzles may be read
-    remarks: list[str]  # the task's, of each split
+    record: dict[str, Any]  # build.json
+    seconds: float | None  # that it took; None where the folder was there already with the same settings
 
     def __str__(self) -> str:
         """Several lines for the terminal."""
-        counts = [f"{split}: {puzzles:,} puzzles, {self.rows[split]:,} rows" for split, puzzles in self.puzzles.items()]
-        state = f"built in {self.seconds:.1f} s" if self.built else "already built with the same settings"
-        lines = [self.disjointness, *self.caveats, *self.remarks]
-        return "\n".join([f"{self.path}: {state}, {self.num_bytes / 1e6:.1f} MB", *counts, *lines])
+        record, size = self.record, sum(file.stat().st_size for file in self.path.rglob("*") if file.is_file())
+        counts = [f"{split}: {puzzles:,} puzzles, {record['rows'][split]:,} rows" for split, puzzles in record["puzzles"].items()]
+        state = "already built with the same settings" if self.seconds is None else f"built in {self.seconds:.1f} s"
+        caveats = [caveat for caveat in record.get("caveats") or [] if caveat not in record["disjointness"]]
+        lines = [record["disjointness"], *caveats, *map(str, record.get("remarks") or [])]
+        return "\n".join([f"{self.path}: {state}, {size / 1e6:.1f} MB", *counts, *lines])
 
 
 def ensure_dataset(data: DataConfig) -> Path:
@@ -83,10 +79,10 @@ def ensure_dataset(data: DataConfig) -> Path:
     Raises DataError where the folder was built with other settings or cannot be built.
     """
     path = Path(data.path)
-    if not is_absent(path):
+    if is_absent(path):
+        build_dataset(data)
+    else:
         _check_settings(path, data)
-        return path
-    build_dataset(data)
     return path
 
 
@@ -107,8 +103,8 @@ def build_dataset(data: DataConfig) -> BuildReport:
 
     Raises DataError for wrong input, for a folder built with other settings, and where the folder cannot be written.
     """
-    started = time.monotonic()
-    path = Path(data.path)
+    started, path = time.monotonic(), Path(data.path)
+    unnamed = path.with_name(f".{path.name}.building")  # until it is whole
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with locked(path.with_name(f".{path.name}.lock")):  # others that build the same folder wait
@@ -116,91 +112,54 @@ def build_dataset(data: DataConfig) -> BuildReport:
                 record = _check_settings(path, data)
                 if record is None:
                     raise DataError(f"data.path={path} exists and was not built here: choose another data.path or remove it")
-                return _report(path, record, seconds=0.0, built=False)
+                return BuildReport(path, record, None)
             _log.info("%s does not exist: building it, once", path)
+            shutil.rmtree(unnamed, ignore_errors=True)
             try:
-                record = _build(path, data)
+                record = _build(unnamed, data)
+                unnamed.replace(path)
             except KeyboardInterrupt as stopped:
                 stopped.add_note(f"{path} is not built, and nothing of it is left")
                 raise
             finally:
-                shutil.rmtree(_unnamed(path), ignore_errors=True)
+                shutil.rmtree(unnamed, ignore_errors=True)
     except OSError as error:
         raise DataError(f"data.path={path} cannot be written ({error}): choose another data.path") from error
-    return _report(path, record, seconds=time.monotonic() - started, built=True)
+    return BuildReport(path, record, time.monotonic() - started)
 
 
-def _build(path: Path, data: DataConfig) -> dict[str, Any]:
-    task = task_of(data)
+def _build(folder: Path, data: DataConfig) -> dict[str, Any]:
+    """Write a dataset into a folder that is not there yet; returns its build.json."""
+    task, sources = task_of(data), dict[str, str]()
     if isinstance(task, PairsTask):
-        return _build_pairs(path, data, task)
-    csv_sha256: dict[str, str] = {}
-    if data.source == "generated":
-        num_test = GENERATED_TEST_PUZZLES if data.num_test_puzzles is None else data.num_test_puzzles
-        counts = {"train": data.num_puzzles, "test": num_test, SELECTION: min(num_test, SELECTION_PUZZLES)}
-        splits = task.generate_splits(counts, data.seed)
+        found = task.collect(data)
+        puzzles, sources, remarks = {split: len(found.splits[split].puzzles) for split in SPLITS}, found.sha256, found.remarks
+        num_rows = _write_pairs(folder, task, found, data)
     else:
-        splits, csv_sha256 = _from_csv(task, data)
-    record: dict[str, Any] = {
-        "format_version": FORMAT_VERSIONS[data.source],
-        "settings": _settings(data),
-        "csv_sha256": csv_sha256,
-        "puzzles": {split: len(rows[0]) for split, rows in splits.items()},
-        "rows": {},
-        "sha256": {},
-    }
-    if remarks := [f"{split}: {remark}" for split, rows in splits.items() for remark in task.remarks(*rows)]:
-        record["remarks"] = remarks
-    folder = _empty_folder(path, splits)
-    for split in splits:
-        num_aug = data.num_aug if split == "train" else 0
-        record["rows"][split] = _write_split(folder, split, task, splits[split], num_aug=num_aug, seed=data.seed)
-    _write_json(folder / IDENTIFIERS, [BLANK])
-    _finish(folder, path, data, record, functools.partial(_disjointness, task))
-    return record
-
-
-def _unnamed(path: Path) -> Path:
-    """Where a dataset folder is written before it has its name."""
-    return path.with_name(f".{path.name}.building")
-
-
-def _empty_folder(path: Path, splits: Iterable[str] = SPLITS) -> Path:
-    """The same, with nothing in it."""
-    folder = _unnamed(path)
-    shutil.rmtree(folder, ignore_errors=True)
-    for split in splits:
-        (folder / split).mkdir(parents=True)
-    return folder
-
-
-def _finish(folder: Path, path: Path, data: DataConfig, record: dict[str, Any], disjointness: Callable[[list[str]], str]) -> None:
-    """Complete the record by what the written folder holds, write it, and give the folder its name."""
-    for split in record["puzzles"]:
-        for name in ARRAYS:
-            with array_path(folder, split, name).open("rb") as file:
-                record["sha256"][f"{split}/{name}"] = hashlib.file_digest(file, "sha256").hexdigest()
+        if data.source == "generated":
+            num_test = GENERATED_TEST_PUZZLES if data.num_test_puzzles is None else data.num_test_puzzles
+            counts = {"train": data.num_puzzles, "test": num_test, SELECTION: min(num_test, SELECTION_PUZZLES)}
+            splits = task.generate_splits(counts, data.seed)
+        else:
+            splits, sources = _from_csv(task, data)
+        puzzles = {split: len(rows[0]) for split, rows in splits.items()}
+        remarks = [f"{split}: {remark}" for split, rows in splits.items() for remark in task.remarks(*rows)]
+        num_rows = {split: _write_split(folder, split, task, rows, data) for split, rows in splits.items()}
+        _write_json(folder / IDENTIFIERS, [BLANK])
     content = content_of(dataclasses.replace(data, path=str(folder)))
-    record["digests"] = {"train": content.train_digest, "test": content.test_digest}
-    record["caveats"] = content.caveats
-    record["disjointness"] = disjointness(content.caveats)
-    _write_json(folder / "build.json", record)
-    folder.replace(path)
-
-
-def _build_pairs(path: Path, data: DataConfig, task: PairsTask) -> dict[str, Any]:
-    """Puzzles of several rows, whose variants are draws or, with data.num_aug, rows too."""
-    found, folder = task.collect(data), _empty_folder(path)
     record: dict[str, Any] = {
         "format_version": FORMAT_VERSIONS[data.source],
         "settings": _settings(data),
-        "csv_sha256": found.sha256,
-        "puzzles": {split: len(found.splits[split].puzzles) for split in SPLITS},
-        "rows": write_pairs(folder, task, found, data),
-        "sha256": {},
-        "remarks": found.remarks,
+        "csv_sha256": sources,
+        "puzzles": puzzles,
+        "rows": num_rows,
+        "sha256": {f"{split}/{name}": sha256_of(array_path(folder, split, name)) for split in puzzles for name in ARRAYS},
+        **({"remarks": remarks} if remarks else {}),
+        "digests": {"train": content.train_digest, "test": content.test_digest},
+        "caveats": content.caveats,
+        "disjointness": _disjointness(task, content.caveats),
     }
-    _finish(folder, path, data, record, lambda caveats: caveats[0] if caveats else "train and test share no pair")
+    _write_json(folder / "build.json", record)
     return record
 
 
@@ -210,16 +169,14 @@ def _from_csv(task: Task, data: DataConfig) -> tuple[dict[str, Split], dict[str,
     streams = {"train": Stream.TRAIN_ROWS, "test": Stream.TEST_ROWS}
     files, chosen, rows, lines = {}, {}, {}, {}
     for split in SPLITS:
-        named = given[split]
-        source = Path(named) if named else _downloaded(task, data, f"{split}.csv")
+        source = Path(named) if (named := given[split]) else _downloaded(task, data, f"{split}.csv")
         file = csv_source.scan(source, f"data.{split}_csv", rated=data.min_rating is not None)
         rows_there = np.arange(file.num_rows)
         if data.min_rating is not None:
             assert file.ratings is not None
             rows_there = np.flatnonzero(file.ratings >= data.min_rating)
-        count = len(rows_there) if counts[split] is None else counts[split]
+        count = len(rows_there) if (asked := counts[split]) is None else asked
         key = "data.num_puzzles" if split == "train" else "data.num_test_puzzles"
-        assert count is not None
         if count > len(rows_there) or not count:
             rated = "" if data.min_rating is None else f" rated {data.min_rating:g} or more"
             raise DataError(f"{key}={count}, but {file.path} has {len(rows_there)} puzzles{rated}: lower it")
@@ -252,6 +209,8 @@ def _downloaded(task: Task, data: DataConfig, name: str) -> Path:
 
 def _disjointness(task: Task, found: list[str]) -> str:
     """What is known about test puzzles that equal training puzzles, in one line."""
+    if isinstance(task, PairsTask):
+        return found[0] if found else "train and test share no pair"
     if task.symmetry is None:
         return "train and test share no puzzle"
     copies = next((caveat for caveat in found if COPIES in caveat), None)
@@ -260,15 +219,16 @@ def _disjointness(task: Task, found: list[str]) -> str:
     return f"train and test share no puzzle, but {copies}"
 
 
-def _write_split(folder: Path, split: str, task: Task, base: Split, *, num_aug: int, seed: int) -> int:
-    """Write one split's arrays and dataset.json; returns its number of rows N."""
-    num_groups = len(base[0])
+def _write_split(folder: Path, split: str, task: Task, base: Split, data: DataConfig) -> int:
+    """Write one split's arrays and dataset.json, training puzzles with their variants; returns its number of rows N."""
+    num_groups, num_aug = len(base[0]), data.num_aug if split == "train" else 0
     num_rows = num_groups * (num_aug + 1)
 
     def make(rows: NDArray[np.int64]) -> Split:
         puzzles, variants = np.divmod(rows, num_aug + 1)
-        return augment(task, *base, seed=seed, puzzles=puzzles, variants=variants)
+        return augment(task, *base, seed=data.seed, puzzles=puzzles, variants=variants)
 
+    (folder / split).mkdir(parents=True)
     write_rows(folder, split, num_rows, task.facts.seq_len, make)
     for name, array in {
         "puzzle_identifiers": np.zeros(num_rows, np.int32),
@@ -278,6 +238,69 @@ def _write_split(folder: Path, split: str, task: Task, base: Split, *, num_aug: 
         np.save(array_path(folder, split, name), array)
     write_metadata(folder, split, task, task.facts.num_identifiers, num_groups, num_rows, num_rows)
     return num_rows
+
+
+def _write_pairs(folder: Path, task: PairsTask, found: Collection, data: DataConfig) -> dict[str, int]:
+    """Write what was collected; with data.num_aug the rows of all variants instead of their draws. Returns each split's rows."""
+    counts = np.array([len(draws) for draws in found.draws])
+    first = np.concatenate([[1], 1 + np.cumsum(counts)])  # identifier of each puzzle; 0 is blank
+    for split in SPLITS:
+        (folder / split).mkdir(parents=True)
+    _write_json(folder / TESTS, found.tests, indent=None)
+    _write_json(folder / NAMES, {"names": found.names, "first_identifiers": first[:-1].tolist()}, indent=None)
+    np.save(folder / DRAWS, np.concatenate([np.zeros_like(found.draws[0][:1]), *found.draws]))
+    rows = {split: _write_base_rows(folder, split, task, found, counts, first) for split in SPLITS}
+    if data.num_aug:
+        rows = {split: _store_variants(folder, split, task, data.seed) for split in SPLITS}
+        for file in (DRAWS, NAMES):
+            (folder / file).unlink()
+        own = zip(found.names, found.draws, strict=True)
+        names = [BLANK, *(task.identifier_name(name, draw) for name, draws in own for draw in draws)]
+        _write_json(folder / IDENTIFIERS, names, indent=None)
+    return rows
+
+
+def _write_base_rows(
+    folder: Path, split: str, task: PairsTask, found: Collection, counts: NDArray[np.int64], first: NDArray[np.int64]
+) -> int:
+    """Write a split without its variants; returns its number of rows."""
+    rows = found.splits[split]
+    arrays: dict[str, NDArray[Any]] = {
+        "inputs": rows.questions,
+        "labels": rows.answers,
+        "puzzle_identifiers": first[rows.puzzles].astype(np.int32),
+        "puzzle_indices": rows.first_row.astype(np.int32),
+        "group_indices": np.arange(len(rows.puzzles) + 1, dtype=np.int32),
+        COUNTS: counts[rows.puzzles].astype(np.int32),
+    }
+    for name, array in arrays.items():
+        np.save(array_path(folder, split, name), array)
+    variants, pairs = counts[rows.puzzles], np.diff(rows.first_row)
+    write_metadata(folder, split, task, int(first[-1]), len(variants), int(variants.sum()), int((variants * pairs).sum()))
+    return len(rows.questions)
+
+
+def _store_variants(folder: Path, split: str, task: PairsTask, seed: int) -> int:
+    """Replace a written split by one that holds all its variants' rows, as they would be made; returns its number of rows."""
+    base = load_dataset(folder, split, task)
+    maker = PairRowMaker(base, data_seed=seed, moved=split == "train")
+    variants, pairs = maker.num_variants, maker.num_pairs
+    groups, place = spread(variants * pairs)
+
+    def make(rows: NDArray[np.int64]) -> Split:
+        return maker.made(groups[rows], *np.divmod(place[rows], pairs[groups[rows]]))
+
+    write_rows(folder, split, len(groups), task.facts.seq_len, make)
+    identifiers = base.puzzle_identifiers.astype(np.int64)
+    of_puzzle, number = spread(variants)
+    for name, array in {
+        "puzzle_identifiers": identifiers[of_puzzle] + number,
+        "puzzle_indices": np.concatenate([[0], np.cumsum(pairs[of_puzzle])]),
+        "group_indices": np.concatenate([[0], np.cumsum(variants)]),
+    }.items():
+        np.save(array_path(folder, split, name), array.astype(np.int32))
+    array_path(folder, split, COUNTS).unlink()
+    return len(groups)
 
 
 def _settings(data: DataConfig) -> dict[str, Any]:
@@ -334,17 +357,10 @@ def _warn_once(text: str) -> None:
     _log.warning(text)
 
 
-def _report(path: Path, record: dict[str, Any], *, seconds: float, built: bool) -> BuildReport:
-    num_bytes = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
-    caveats = [caveat for caveat in record.get("caveats") or [] if caveat not in record["disjointness"]]
-    told = record["disjointness"], caveats, [str(remark) for remark in record.get("remarks") or []]
-    return BuildReport(path, built, record["rows"], record["puzzles"], num_bytes, seconds, *told)
-
-
 def is_absent(path: Path) -> bool:
     """Whether a dataset folder is still to be built: missing or empty."""
     return not path.exists() or (path.is_dir() and not any(path.iterdir()))
 
 
-def _write_json(file: Path, content: Any) -> None:
-    file.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+def _write_json(file: Path, content: Any, indent: int | None = 2) -> None:
+    file.write_text(json.dumps(content, indent=indent) + "\n", encoding="utf-8")

@@ -7,14 +7,13 @@ import dataclasses
 import logging
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from trm.config import DataConfig
 from trm.data.format import CHUNK_ROWS, Dataset, load_dataset, read_build_record
-from trm.tasks.base import Task, task_of
+from trm.tasks.base import Split, Task, task_of
 
 GENERATED_TEST_PUZZLES = 1000  # where data.num_test_puzzles does not say how many
 # Generated puzzles apart from training and test by which the best checkpoint is chosen: so many, or as many as test puzzles.
@@ -34,7 +33,7 @@ class Content:
     train_puzzles: int
     test_puzzles: int
     caveats: list[str]  # in words, empty where nothing changes how an accuracy on these puzzles may be read
-    # of generated training puzzles, which they are (`training_range`); None where they are from elsewhere
+    # of generated training puzzles, which they are (`trained_on`); None where they are from elsewhere
     training_range: dict[str, int] | None = None
 
 
@@ -45,12 +44,15 @@ def examine(path: Path, train: Dataset, test: Dataset, task: Task) -> Content:
     """
     digests = {"train": train.digest(), "test": test.digest()}
     record = read_build_record(path) or {}
-    known = record.get("caveats")
+    known, trained = record.get("caveats"), dict[str, int]()
     if record.get("digests") != digests or not isinstance(known, list):
         known = caveats(task, train, test)
-    own = record.get("digests") == digests and record["settings"].get("source") == "generated"
-    trained = training_range(record["settings"], int(record.get("format_version") or 1), train.num_groups) if own else None
-    return Content(digests["train"], digests["test"], train.num_groups, test.num_groups, [str(caveat) for caveat in known], trained)
+    settings, version = record.get("settings", {}), int(record.get("format_version") or 1)
+    if record.get("digests") == digests and settings.get("source") == "generated":
+        first = 0 if version > 1 else settings.get("num_test_puzzles") or GENERATED_TEST_PUZZLES
+        trained = {"format_version": version, "seed": settings["seed"], "first": first, "puzzles": train.num_groups}
+    counts, words = (train.num_groups, test.num_groups), [str(caveat) for caveat in known]
+    return Content(digests["train"], digests["test"], *counts, words, trained or None)
 
 
 def content_of(data: DataConfig) -> Content:
@@ -73,12 +75,6 @@ def as_read(data: DataConfig, train: Dataset, test: Dataset) -> DataConfig:
 
 
 # ------------------------------------------------------------------------------------------------------ training puzzles made again
-
-
-def training_range(settings: dict[str, Any], version: int, puzzles: int) -> dict[str, int]:
-    """Which puzzles the training puzzles of a generated set are, from its settings and the format version of its folder."""
-    first = 0 if version > 1 else settings.get("num_test_puzzles") or GENERATED_TEST_PUZZLES
-    return {"format_version": version, "seed": settings["seed"], "first": first, "puzzles": puzzles}
 
 
 def trained_on(task: Task, known: dict[str, int], test: Dataset) -> int:
@@ -109,19 +105,16 @@ def caveats(task: Task, train: Dataset | None, test: Dataset) -> list[str]:
     bases = {name: base_rows(dataset) for name, dataset in splits.items()}
     told = []
     if train is not None:
-        told += _shared(task, train, *bases["training"], *bases["test"])
+        told += _shared(task, train, bases["training"], bases["test"])
     for name, (questions, answers) in bases.items():
         count = len(questions)
-        repeated = count - len({row.tobytes() for row in questions})
-        if repeated:
+        if repeated := count - len({row.tobytes() for row in questions}):
             told.append(f"{repeated} of {count} {name} puzzles are there already: the {name} puzzles hold them more than once")
-        unsound = count - int(task.check_rows(questions, answers).sum())
-        if unsound:
+        if unsound := count - int(task.check_rows(questions, answers).sum()):
             told.append(f"{unsound} of {count} {name} puzzles are no {task.title} with its solution")
             continue
         looked_at = np.unique(np.linspace(0, count - 1, min(count, MOST_SOLVED)).astype(np.int64))
-        several = int(task.several_solutions(questions[looked_at], answers[looked_at]).sum())
-        if several:
+        if several := int(task.several_solutions(questions[looked_at], answers[looked_at]).sum()):
             of = f"{count} {name} puzzles" if len(looked_at) == count else f"{len(looked_at)} {name} puzzles looked at"
             also = f", but every one for the score {task.score_names[0]}" if task.score_names else ""
             told.append(f"{several} of {of} have several solutions, of which one alone counts as right{also}")
@@ -140,40 +133,31 @@ def _of_pairs(train: Dataset | None, test: Dataset) -> list[str]:
         words = zip(train.inputs.astype(np.uint8), train.labels.astype(np.uint8), strict=True)
         trained_on = {hash((question.tobytes(), answer.tobytes())) for question, answer in words}
         pairs = zip(questions[~unknown], answers[~unknown], strict=True)
-        shared = sum(hash((question.tobytes(), answer.tobytes())) in trained_on for question, answer in pairs)
-        if shared:
+        if shared := sum(hash((question.tobytes(), answer.tobytes())) in trained_on for question, answer in pairs):
             told.append(f"{shared} of {len(rows)} test pairs are also trained on")
     if unknown.any():
         told.append(f"the answers to {unknown.sum()} of {len(rows)} test inputs are not known: they are answered but not scored")
     return told
 
 
-def base_rows(dataset: Dataset) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+def base_rows(dataset: Dataset) -> Split:
     """The first row of every group: questions and answers [G, L] without the stored variants."""
     first = np.asarray(dataset.group_indices[:-1], np.int64)
     return dataset.inputs[first].astype(np.uint8), dataset.labels[first].astype(np.uint8)
 
 
-def _shared(
-    task: Task,
-    train: Dataset,
-    train_questions: NDArray[np.uint8],
-    train_answers: NDArray[np.uint8],
-    test_questions: NDArray[np.uint8],
-    test_answers: NDArray[np.uint8],
-) -> list[str]:
+def _shared(task: Task, train: Dataset, trained: Split, tested: Split) -> list[str]:
     """Test puzzles that are training puzzles, and those that may be copies of one."""
     # stored variants count too; where the symmetries are known the signatures find those
-    stored = train_questions if task.symmetry is not None else train.inputs.astype(np.uint8)
+    stored = trained[0] if task.symmetry is not None else train.inputs.astype(np.uint8)
     trained_on = {row.tobytes() for row in stored}
-    same = np.array([row.tobytes() in trained_on for row in test_questions])
-    count, told = len(test_questions), []
+    same = np.array([row.tobytes() in trained_on for row in tested[0]])
+    count, told = len(same), []
     if same.any():
         told.append(f"{same.sum()} of {count} test puzzles are also training puzzles")
     if task.symmetry is not None:
-        there, here = _signatures(task, train_questions, train_answers), _signatures(task, test_questions, test_answers)
-        copies = int((np.isin(here, there) & ~same).sum())
-        if copies:
+        there, here = _signatures(task, *trained), _signatures(task, *tested)
+        if copies := int((np.isin(here, there) & ~same).sum()):
             why = f": {task.title} has too few puzzles that are not copies of one another to keep the two sets apart"
             told.append(f"{copies} of {count} test puzzles {COPIES}{'' if task.has_classes else why}")
     return told

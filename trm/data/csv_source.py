@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from trm.errors import DataError
 from trm.ground.files import opened_text, sha256_of
 from trm.ground.progress import work
-from trm.tasks.base import Task
+from trm.tasks.base import Split, Task
 
 HEADER = "source,question,answer,rating"
 # What a column is called here and elsewhere, without regard to case
@@ -86,8 +86,7 @@ def columns_of(line: str, where: str = "") -> tuple[tuple[str, ...], str]:
 def _column(path: Path, header: tuple[str, ...], column: str) -> int | None:
     """Where a column stands, from 0: under its own name, else under another one that is the only such; None where there is none."""
     found = [i for i, name in enumerate(header) if name.lower() in COLUMNS[column]]
-    own = [i for i in found if header[i].lower() == column]
-    found = own or found
+    found = [i for i in found if header[i].lower() == column] or found
     if len(found) > 1 and column != "rating":  # which only data.min_rating reads
         several = " and ".join(header[i] for i in found)
         raise DataError(f"{path}:1: {several} could each be the {column}: name one of them {column} and rename the others")
@@ -137,7 +136,7 @@ def read_rows(file: CsvFile, task: Task, chosen: NDArray[np.integer]) -> tuple[N
     return questions, answers, lines.tolist()
 
 
-def _parsed(file: CsvFile, task: Task, block: list[tuple[int, list[str]]]) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+def _parsed(file: CsvFile, task: Task, block: list[tuple[int, list[str]]]) -> Split:
     """Questions and answers of some rows, each with its line: all at once, and one by one where a row is not plain, or wrong."""
     columns = (file.question, file.question if file.answer is None else file.answer)
     questions, answers = (_tokens(task, [row[k] if len(row) == len(file.header) else "" for _, row in block]) for k in columns)
@@ -183,7 +182,6 @@ def _row(file: CsvFile, task: Task, fields: list[str]) -> tuple[NDArray[np.uint8
         except DataError as error:
             raise DataError(f"the {name}: {error}") from error
     question, answer = grids
-    violations = task.violations(question, answer)
-    if violations:
+    if violations := task.violations(question, answer):
         raise DataError(f"the answer is wrong: {violations[0]}")
     return question, answer

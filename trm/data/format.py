@@ -165,17 +165,12 @@ def load_dataset(path: Path, split: str, task: Task | None = None) -> Dataset:
         if starts[0] != 0 or starts[-1] != last or (np.diff(starts.astype(np.int64)) < 1).any():
             raise _broken(path, array_path(path, split, name), f"must rise from 0 to {last}")
     dataset = Dataset(**arrays, metadata=metadata, task=task if fits else None, path=path)
-    if several and (path / DRAWS).exists():
-        return _with_draws(dataset, split)
-    return dataset
-
-
-def _with_draws(dataset: Dataset, split: str) -> Dataset:
-    """The dataset with the draws of variants that are made while loading."""
-    path, file = dataset.path, array_path(dataset.path, split, COUNTS)
+    if not (several and (path / DRAWS).exists()):
+        return dataset
+    file = array_path(path, split, COUNTS)
     counts, draws = _load_array(path, file), _load_array(path, path / DRAWS)
     last = int((dataset.puzzle_identifiers.astype(np.int64) + counts).max()) if counts.shape == (dataset.num_groups,) else -1
-    if counts.min() < 1 or not 0 <= last <= len(draws) == dataset.metadata.num_puzzle_identifiers:
+    if counts.min() < 1 or not 0 <= last <= len(draws) == metadata.num_puzzle_identifiers:
         raise _broken(path, file, f"does not go together with {DRAWS} and dataset.json")
     return dataclasses.replace(dataset, counts=counts, draws=draws)
 

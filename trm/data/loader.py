@@ -45,6 +45,14 @@ class Host(NamedTuple):
 ALONE = Host()
 
 
+def as_batch(dataset: Dataset, inputs: NDArray[np.integer], labels: NDArray[np.integer], identifiers: NDArray[np.integer]) -> Batch:
+    """Rows of a dataset [N, L] with their puzzle identifiers [N] as a batch; labels that do not count are IGNORE_LABEL."""
+    targets = labels.astype(np.int32)
+    if (ignored := dataset.metadata.ignore_label_id) is not None:
+        targets[targets == ignored] = IGNORE_LABEL
+    return {"inputs": inputs.astype(np.int32), "labels": targets, "puzzle_identifiers": identifiers.astype(np.int32)}
+
+
 class _Variants:
     """Variants of a dataset's puzzles as batches: stored, or made here from `data_seed`.
 
@@ -72,19 +80,12 @@ class _Variants:
 
     def batch(self, rows: NDArray[np.int64], variants: NDArray[np.int64]) -> Batch:
         """Given variants of the puzzles whose own rows are these."""
-        data, ignored = self._dataset, self._dataset.metadata.ignore_label_id
-        inputs: NDArray[np.integer]
-        labels: NDArray[np.integer]
+        data = self._dataset
         if self._task is None:
             rows = rows + variants
-            inputs, labels = data.inputs[rows], data.labels[rows]
-        else:
-            inputs, labels = augment(self._task, *self._base, seed=self._seed, puzzles=rows, variants=variants)
-        targets = labels.astype(np.int32)
-        if ignored is not None:
-            targets[targets == ignored] = IGNORE_LABEL
-        identifiers = data.puzzle_identifiers[rows].astype(np.int32)
-        return {"inputs": inputs.astype(np.int32), "labels": targets, "puzzle_identifiers": identifiers}
+            return as_batch(data, data.inputs[rows], data.labels[rows], data.puzzle_identifiers[rows])
+        made = augment(self._task, *self._base, seed=self._seed, puzzles=rows, variants=variants)
+        return as_batch(data, *made, data.puzzle_identifiers[rows])
 
     def undo(self, cells: NDArray[np.integer], rows: NDArray[np.int64], variants: NDArray[np.int64]) -> NDArray[np.integer]:
         """Answers to such variants as answers to the puzzles; those to stored rows as they are."""
@@ -137,12 +138,6 @@ class TrainLoader:
 
     def _rows_at(self, positions: NDArray[np.int64]) -> Batch:
         """Rows of rising positions."""
-        groups = self._groups_at(positions)
-        draws = hash64(Stream.VARIANT, self._seed, positions)
-        variants = (draws % self._num_variants[groups].astype(np.uint64)).astype(np.int64)
-        return self._variants.batch(self._first_row[groups], variants)
-
-    def _groups_at(self, positions: NDArray[np.int64]) -> NDArray[np.int64]:
         epochs, places = np.divmod(positions, self._dataset.num_groups)
         first, last = int(epochs[0]), int(epochs[-1])
         known = self._orders[first - self._first_epoch :] if first >= self._first_epoch else self._orders[:0]
@@ -151,8 +146,10 @@ class TrainLoader:
             keys = hash64(Stream.EPOCH, self._seed, new, np.arange(self._dataset.num_groups))
             # Only the orders from here on are kept: the next rows mostly need the same.
             self._first_epoch, self._orders = first, np.concatenate([known, permutations(keys)])
-        orders: NDArray[np.int64] = self._orders[epochs - self._first_epoch, places]
-        return orders
+        groups = self._orders[epochs - self._first_epoch, places]
+        draws = hash64(Stream.VARIANT, self._seed, positions)
+        variants = (draws % self._num_variants[groups].astype(np.uint64)).astype(np.int64)
+        return self._variants.batch(self._first_row[groups], variants)
 
 
 class EvalLoader:
@@ -195,18 +192,16 @@ class EvalLoader:
         other._first, other.num_puzzles = 0, min(most, dataset.num_rows)
         return other
 
-    def only(self, puzzle: int) -> "EvalLoader":
-        """The pass over this puzzle of the split alone, in batches of the same size."""
+    def only(self, puzzle: int, count: int = 1) -> "EvalLoader":
+        """The pass over this puzzle of the split alone, or over so many from it on, in batches of the same size."""
         other = copy.copy(self)
-        other._first, other.num_puzzles = puzzle, 1
+        other._first, other.num_puzzles = puzzle, count
         return other
 
     def rest(self) -> "EvalLoader | None":
         """The pass over the rows that come after these; None where there are none."""
-        other = copy.copy(self)
-        other._first = self._first + self.num_puzzles
-        other.num_puzzles = self.dataset.num_rows - other._first
-        return other if other.num_puzzles else None
+        first = self._first + self.num_puzzles
+        return self.only(first, self.dataset.num_rows - first) if first < self.dataset.num_rows else None
 
     def __len__(self) -> int:
         """Batches of the pass, the same on every host."""

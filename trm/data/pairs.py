@@ -13,13 +13,19 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from trm.config import IGNORE_LABEL
 from trm.data.format import Dataset, load_catalogue
-from trm.data.loader import ALONE, Batch, EvalLoader, Host
+from trm.data.loader import ALONE, Batch, EvalLoader, Host, as_batch
 from trm.ground.hashing import Stream, hash64, permutations
+from trm.tasks.base import Split
 from trm.tasks.pairs import Ballots, Catalogue
 
 BLOCK_STEPS = 512
+
+
+def spread(counts: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Of `counts` [G] things that each of G others has, one after the other: whose each is, and which of its own."""
+    of = np.repeat(np.arange(len(counts)), counts)
+    return of, np.arange(len(of)) - np.repeat(np.cumsum(counts) - counts, counts)
 
 
 class PairRowMaker:
@@ -42,25 +48,14 @@ class PairRowMaker:
 
     def rows(self, groups: NDArray[np.int64], variants: NDArray[np.int64], pairs: NDArray[np.int64]) -> Batch:
         """The given pairs [N] of the given variants [N] of puzzles [N]."""
-        data, ignored = self.dataset, self.dataset.metadata.ignore_label_id
-        inputs: NDArray[np.uint8]
-        labels: NDArray[np.uint8]
+        identifiers = self.dataset.puzzle_identifiers
         if self._stored:
             puzzles = self._first_puzzle[groups] + variants
             rows = self._first_row[puzzles] + pairs
-            inputs, labels = (tokens[rows] for tokens in self._base)
-            identifiers = data.puzzle_identifiers[puzzles]
-        else:
-            identifiers = data.puzzle_identifiers[groups] + variants
-            inputs, labels = self.made(groups, variants, pairs)
-        targets = labels.astype(np.int32)
-        if ignored is not None:
-            targets[targets == ignored] = IGNORE_LABEL
-        return {"inputs": inputs.astype(np.int32), "labels": targets, "puzzle_identifiers": identifiers.astype(np.int32)}
+            return as_batch(self.dataset, self._base[0][rows], self._base[1][rows], identifiers[puzzles])
+        return as_batch(self.dataset, *self.made(groups, variants, pairs), identifiers[groups] + variants)
 
-    def made(
-        self, groups: NDArray[np.int64], variants: NDArray[np.int64], pairs: NDArray[np.int64]
-    ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    def made(self, groups: NDArray[np.int64], variants: NDArray[np.int64], pairs: NDArray[np.int64]) -> Split:
         """Questions and answers [N, L] made from base rows and draws."""
         task, draws = self.dataset.pairs_task, self.dataset.draws
         assert task is not None
@@ -106,8 +101,7 @@ class PairTrainLoader:
         draws = hash64(Stream.VARIANT, self._seed, number, visits)
         variants = (draws % self._maker.num_variants[groups].astype(np.uint64)).astype(np.int64)
         counts = self._maker.num_pairs[groups]
-        visit = np.repeat(np.arange(len(groups)), counts)  # of each row
-        pair = np.arange(len(visit)) - np.repeat(np.cumsum(counts) - counts, counts)
+        visit, pair = spread(counts)
         order = np.lexsort((hash64(Stream.PAIRS, self._seed, number, visits[visit], pair), visit))[: self._size]
         visit = visit[: self._size]  # the order is within visits
         return groups[visit], variants[visit], pair[order]
@@ -178,10 +172,6 @@ class PairEvalLoader(EvalLoader):
         at = np.searchsorted(self._starts, rows, side="right") - 1
         variants, pairs = np.divmod(rows - self._starts[at], self._counts[at])
         return self._maker.rows(at, variants, pairs)
-
-    def undo(self, cells: NDArray[np.integer], start: int = 0) -> NDArray[np.integer]:
-        """Answers to the rows of the pass from `start` on, as they are: what they come to is for `ballots` to say."""
-        return cells
 
     @property
     def score_names(self) -> tuple[str, ...]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import importlib
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, ClassVar, NamedTuple, Protocol, Self
@@ -37,6 +37,16 @@ def split_of(classes: NDArray[np.uint64]) -> NDArray[np.str_]:
     owners = np.repeat(list(SIXTEENTHS), list(SIXTEENTHS.values()))
     found: NDArray[np.str_] = owners[hash64(Stream.SPLIT, classes) >> np.uint64(60)]
     return found
+
+
+def first_seen(keys: Iterable[Hashable], seen: set[Hashable]) -> list[int]:
+    """The places of the keys that are not among those `seen`, of equal ones the first; adds them."""
+    new = []
+    for place, key in enumerate(keys):
+        if key not in seen:
+            seen.add(key)
+            new.append(place)
+    return new
 
 
 def candidates_for(counts: Mapping[str, int]) -> int:
@@ -102,14 +112,18 @@ class GridView:
 
     def grid(self, tokens: Tokens) -> str:
         """Several lines of text, with `|` and `-` where heavy lines are."""
-        text, lines, pieces = self.text(tokens), [], self.pieces
-        rule = "-+-".join("-" * ((1 + len(self.gap)) * (stop - start) - len(self.gap)) for start, stop in pieces)
+        return "\n".join(self.lines(self.text(tokens), 1, self.gap, " | "))
+
+    def lines(self, cells: Sequence[str], width: int, gap: str = "", bar: str = "|") -> list[str]:
+        """Rows of cells [L] that are `width` characters wide, with a `bar` or a line of `-` where heavy lines are."""
+        cross = bar.replace(" ", "-").replace("|", "+")
+        rule = cross.join("-" * ((width + len(gap)) * (stop - start) - len(gap)) for start, stop in self.pieces)
+        lines = []
         for row in range(self.rows):
-            if row in self.heavy_rows:
-                lines.append(rule)
-            line = text[row * self.columns : (row + 1) * self.columns]
-            lines.append(" | ".join(self.gap.join(line[start:stop]) for start, stop in pieces))
-        return "\n".join(lines)
+            lines += [rule] if row in self.heavy_rows else []
+            line = cells[row * self.columns : (row + 1) * self.columns]
+            lines.append(bar.join(gap.join(line[start:stop]) for start, stop in self.pieces))
+        return lines
 
 
 @dataclass(frozen=True)

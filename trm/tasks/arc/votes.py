@@ -6,50 +6,30 @@ one seen on ties. A task's credit is the share of its test inputs whose answer i
 
 import hashlib
 import json
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from trm.tasks.arc.grids import DRAW, ITSELF, PALETTE, Grid, cropped, unvaried
+from trm.tasks.arc.grids import PALETTE, Grid, cropped, unvaried
 from trm.tasks.pairs import ANSWERS_FILE, Catalogue
 
 PASS = (1, 2, 5, 10, 100, 1000)
 ATTEMPTS = 2
-SEPARATOR = "|||"
 SUBMISSION = "submission.json"
 PARTIAL = "submission_partial_{}_of_{}.json"
 MOST_SHOWN = 6  # of the solved and of the failed tasks
 KEY_BYTES = 16
 
 
-def variant_name(name: str, draw: NDArray[np.uint8]) -> str:
-    """The name of a variant's identifier; that of the task where it is the task itself."""
-    if np.array_equal(draw, ITSELF):
-        return name
-    return SEPARATOR.join([name, f"t{draw[0]}", "0" + "".join(map(str, draw[1:].tolist()))])
-
-
-def named(identifier: str) -> tuple[str, NDArray[np.uint8]]:
-    """The task and the draw that an identifier's name says. Raises ValueError where it says none."""
-    name, *rest = identifier.split(SEPARATOR)
-    if not rest:
-        return name, ITSELF
-    symmetry, colours = rest
-    draw = np.array([int(symmetry.removeprefix("t")), *map(int, colours[1:])], np.uint8)
-    if len(draw) != DRAW or draw[0] > 7 or sorted(draw[1:].tolist()) != ITSELF[1:].tolist() or colours[0] != "0":
-        raise ValueError(f"{identifier}: names no symmetry and no permutation of colours")
-    return name, draw
-
-
 @dataclass
 class Tally:
     """The answers to one test input."""
 
-    votes: dict[bytes, tuple[int, float, int]] = field(
-        default_factory=dict
-    )  # by the answer's hash: votes, sum of confidence, order
+    # by the answer's hash: votes, sum of confidence, order
+    votes: dict[bytes, tuple[int, float, int]] = field(default_factory=dict)
     best: dict[bytes, Grid] = field(default_factory=dict)  # the first ATTEMPTS by rank
 
     def add(self, grid: Grid, confidence: float) -> None:
@@ -66,13 +46,11 @@ class Tally:
         votes, total, order = self.votes[key]
         return -votes, -(total / votes), order
 
-    def place(self, grid: Grid) -> int | None:
-        """How many answers are before this one; None where nobody gave it."""
-        key = _key(grid)
-        if key not in self.votes:
-            return None
-        rank = self.rank(key)
-        return sum(self.rank(other) < rank for other in self.votes)
+    def place(self, grid: Grid) -> float:
+        """How many answers are before this one; infinitely many where nobody gave it."""
+        if (key := _key(grid)) not in self.votes:
+            return math.inf
+        return sum(self.rank(other) < self.rank(key) for other in self.votes)
 
     def ranked(self) -> list[tuple[Grid, int, float]]:
         """The first answers with their votes and mean confidence."""
@@ -101,10 +79,8 @@ class ArcVotes:
         confidence: NDArray[np.float64],
     ) -> None:
         """The answers [N, L] of variants to their questions [N, L]; rows of padding, with the blank identifier, do not count."""
-        rows = zip(
-            identifiers.tolist(), cropped(questions, self._side), cropped(answers, self._side), confidence.tolist(), strict=True
-        )
-        for identifier, question, answer, share in rows:
+        grids = cropped(questions, self._side), cropped(answers, self._side)
+        for identifier, question, answer, share in zip(identifiers.tolist(), *grids, confidence.tolist(), strict=True):
             if identifier != self._catalogue.blank:
                 name, draw = self._catalogue.variant(identifier)
                 tally = self.tallies.get(name, {}).get(_key(unvaried(question, draw)))
@@ -114,13 +90,10 @@ class ArcVotes:
 
     def scores(self) -> dict[str, float]:
         """pass@K: the mean over tasks with a known answer."""
-        credits = []
-        for name, pairs in self._tests.items():
-            places = [self.tallies[name][_key(question)].place(answer) for question, answer in pairs if answer is not None]
-            if places:
-                credits.append([sum(place is not None and place < k for place in places) / len(places) for k in PASS])
+        found = filter(len, map(self._places, self._tests))
+        credits = [[sum(place < k for place in places) / len(places) for k in PASS] for places in found]
         means = np.mean(credits, axis=0).tolist() if credits else [0.0] * len(PASS)
-        return {score_name(k): mean for k, mean in zip(PASS, means, strict=True)}
+        return {f"pass@{k}": mean for k, mean in zip(PASS, means, strict=True)}
 
     def submission(self) -> dict[str, list[dict[str, Any]]]:
         """The answers in the form of Kaggle's competitions; the first one repeated where there is no other."""
@@ -136,30 +109,26 @@ class ArcVotes:
     def documents(self) -> dict[str, str]:
         """What is written beside an evaluation's scores, by file name."""
         names = [name for name, tallies in self.tallies.items() if any(tally.votes for tally in tallies.values())]
-        solved = [name for name in names if self._solved(name)]
+        solved = [name for name in names if max(self._places(name), default=math.inf) < ATTEMPTS]
         failed = [name for name in names if name not in solved]
         shown = [self.shown(name) for name in (*solved[:MOST_SHOWN], *failed[:MOST_SHOWN])]
         answers = {"rows": self.rows, "solved": len(solved), "puzzles": len(names), "shown": shown}
-        return {self._submission_file(): json.dumps(self.submission()) + "\n", ANSWERS_FILE: json.dumps(answers) + "\n"}
+        return {self._submission_file: json.dumps(self.submission()) + "\n", ANSWERS_FILE: json.dumps(answers) + "\n"}
 
+    @property
     def _submission_file(self) -> str:
-        there, left_out = len(self._tests), self._catalogue.left_out
-        return PARTIAL.format(there, there + left_out) if left_out else SUBMISSION
+        there, every = len(self._tests), len(self._tests) + self._catalogue.left_out
+        return SUBMISSION if there == every else PARTIAL.format(there, every)
 
     def remark(self) -> str | None:
         """That the submission is partial."""
-        there, left_out = len(self._tests), self._catalogue.left_out
-        if not left_out:
-            return None
-        return (
-            f"{self._submission_file()} is partial: it answers {there} of {there + left_out} test tasks, and a submission needs "
-            "all: leave evaluate.max_puzzles out"
-        )
+        there, every = len(self._tests), len(self._tests) + self._catalogue.left_out
+        partial = f"{self._submission_file} is partial: it answers {there} of {every} test tasks, and a submission needs all"
+        return None if there == every else f"{partial}: leave evaluate.max_puzzles out"
 
-    def _solved(self, name: str) -> bool:
-        """Whether all test inputs of a task have the right answer among the first ones."""
-        places = [self.tallies[name][_key(question)].place(answer) for question, answer in self._tests[name] if answer is not None]
-        return bool(places) and all(place is not None and place < ATTEMPTS for place in places)
+    def _places(self, name: str) -> list[float]:
+        """How many answers are before the right one, of each test input of a task whose answer is known."""
+        return [self.tallies[name][_key(question)].place(answer) for question, answer in self._tests[name] if answer is not None]
 
     def shown(self, name: str) -> dict[str, Any]:
         """A task with the first answers to its test inputs."""
@@ -200,11 +169,6 @@ class ArcVotes:
             tallies[i].best[_key(grid)] = grid
             start += height * width
         self.rows = int(arrays["rows"][0])
-
-
-def score_name(k: int) -> str:
-    """What pass@K is called among the scores."""
-    return f"pass@{k}"
 
 
 def _known(pair: dict[str, Any]) -> Grid | None:

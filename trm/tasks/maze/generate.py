@@ -7,14 +7,17 @@ pure function of (seed, i).
 Shapes: M mazes, R rooms.
 """
 
+from collections.abc import Hashable
+
 import numpy as np
 from numpy.typing import NDArray
 
 from trm.errors import DataError
 from trm.ground.hashing import Stream, hash64
 from trm.ground.progress import work
+from trm.tasks.base import Split, first_seen
 from trm.tasks.dihedral import Dihedral
-from trm.tasks.maze.rules import CHARACTERS, FREE, GOAL, PATH, START, WALL, distances, grids, shortest
+from trm.tasks.maze.rules import CHARACTERS, FREE, GOAL, START, WALL, distances, grids, solved
 
 _ROUND = 1024
 _STARTS = 4  # that are tried in a maze for a path of a wanted length
@@ -54,9 +57,7 @@ def _perfect(side: int, seed: int, numbers: NDArray[np.int64]) -> tuple[NDArray[
     return free, cells
 
 
-def _make(
-    canvas: int, lengths: tuple[int, int | None], seed: int, numbers: NDArray[np.int64]
-) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+def _make(canvas: int, lengths: tuple[int, int | None], seed: int, numbers: NDArray[np.int64]) -> Split:
     """Questions and answers [at most M, L] of the mazes with these numbers that have a path of one of the lengths."""
     side = canvas - 1 + canvas % 2
     free, rooms = _perfect(side, seed, numbers)
@@ -79,29 +80,23 @@ def _make(
     questions[np.arange(len(made)), goal[made]] = GOAL
     pad = ((0, 0), (0, canvas - side), (0, canvas - side))
     questions = np.pad(grids(questions), pad, constant_values=WALL).reshape(len(made), canvas**2)
-    _, on_path = shortest(questions)
-    answers = np.where(on_path.reshape(questions.shape) & (questions == FREE), np.uint8(PATH), questions)
-    return questions, answers
+    return questions, solved(questions)[0]
 
 
-def generate(canvas: int, lengths: tuple[int, int | None], count: int, seed: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+def generate(canvas: int, lengths: tuple[int, int | None], count: int, seed: int) -> Split:
     """Questions and answers [count, canvas * canvas]: perfect mazes with paths of `lengths` (fewest and most steps), no two of them
     symmetric copies. A larger count begins with the same mazes. Raises DataError where there are not so many.
     """
     symmetry = Dihedral(canvas, len(CHARACTERS) + 1)
-    kept: list[tuple[NDArray[np.uint8], NDArray[np.uint8]]] = []
-    seen: set[int] = set()
+    kept: list[Split] = []
+    seen: set[Hashable] = set()
     next_number, found = 0, 0
     with work("mazes made", count, "maze") as done:
         while found < count:
             numbers = np.arange(next_number, next_number + min(_ROUND, count - found + 16))
             next_number += len(numbers)
             questions, answers = _make(canvas, lengths, seed, numbers)
-            new = []
-            for i, key in enumerate(symmetry.signature(questions, answers).tolist()):
-                if key not in seen:
-                    seen.add(key)
-                    new.append(i)
+            new = first_seen(symmetry.signature(questions, answers).tolist(), seen)
             kept.append((questions[new], answers[new]))
             found += len(new)
             done(found)

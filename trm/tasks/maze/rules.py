@@ -16,8 +16,8 @@ CHARACTERS = "# SGo"
 PAD, WALL, FREE, START, GOAL, PATH = range(len(CHARACTERS) + 1)
 
 Grids = NDArray[np.bool_]  # [N, S, S]
-# Cells of one maze that touch along an edge are one piece; those of different mazes never.
-_ADJACENT = np.zeros((3, 3, 3), bool)
+# A cell with its four neighbours. Cells of one maze that touch along an edge are one piece; those of different mazes never.
+_ADJACENT = np.zeros((3, 3, 3), np.int8)
 _ADJACENT[1] = ndimage.generate_binary_structure(2, 1)
 
 
@@ -25,16 +25,6 @@ def grids(tokens: NDArray[Any]) -> NDArray[Any]:
     """Mazes [N, L] as squares [N, S, S]."""
     side = round(tokens.shape[1] ** 0.5)
     return tokens.reshape(len(tokens), side, side)
-
-
-def neighbours(cells: Grids) -> NDArray[np.uint8]:
-    """How many of the four neighbours of each cell are in `cells` [N, S, S]."""
-    count = np.zeros(cells.shape, np.uint8)
-    count[:, 1:] += cells[:, :-1]
-    count[:, :-1] += cells[:, 1:]
-    count[:, :, 1:] += cells[:, :, :-1]
-    count[:, :, :-1] += cells[:, :, 1:]
-    return count
 
 
 def distances(free: Grids, sources: Grids) -> NDArray[np.int16]:
@@ -71,16 +61,17 @@ def shortest(questions: NDArray[np.integer]) -> tuple[NDArray[np.int16], Grids]:
     return steps, on_one
 
 
+def solved(questions: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], NDArray[np.integer]]:
+    """The mazes [N, L] with the cells of all shortest paths, and how many such paths each has: 0, 1, or 2 for several."""
+    steps, on_one = shortest(questions)
+    answers = np.where(on_one.reshape(questions.shape) & (questions == FREE), np.uint8(PATH), questions)
+    return answers, np.where(steps < 0, 0, np.where(on_one.sum(axis=(1, 2)) == steps + 1, 1, 2))
+
+
 def with_one_start_and_goal(questions: NDArray[np.integer]) -> NDArray[np.bool_]:
     """Which mazes [N] are cells other than path cells, with exactly one start and one goal."""
     cells = ((questions >= WALL) & (questions <= GOAL)).all(axis=1)
     flags: NDArray[np.bool_] = cells & ((questions == START).sum(axis=1) == 1) & ((questions == GOAL).sum(axis=1) == 1)
-    return flags
-
-
-def unchanged(questions: NDArray[np.integer], answers: NDArray[np.integer]) -> NDArray[np.bool_]:
-    """Which answers [N] differ from their mazes only in path cells where those are free."""
-    flags: NDArray[np.bool_] = ((answers == questions) | ((questions == FREE) & (answers == PATH))).all(axis=1)
     return flags
 
 
@@ -90,10 +81,9 @@ def ways(answers: NDArray[np.integer]) -> NDArray[np.int8]:
     One way leads on from start and goal, and two from a path cell.
     """
     squares = grids(answers)
-    line = squares >= START
-    surplus: NDArray[np.int8] = np.where(line, neighbours(line).astype(np.int8) - np.where(squares == PATH, 2, 1), 0).astype(
-        np.int8
-    )
+    line = (squares >= START).astype(np.int8)
+    with_itself = ndimage.convolve(line, _ADJACENT[1:2], mode="constant")
+    surplus: NDArray[np.int8] = line * (with_itself - np.where(squares == PATH, 3, 2).astype(np.int8))
     return surplus
 
 
@@ -104,15 +94,21 @@ def optimal(questions: NDArray[np.integer], answers: NDArray[np.integer], steps:
     perhaps rings apart from it; but a path has at least `steps` steps, which leaves no cell for a ring. A shortest path has no
     other neighbours, since they would shorten it.
     """
-    flags: NDArray[np.bool_] = unchanged(questions, answers) & (ways(answers) == 0).all(axis=(1, 2))
+    flags = _without_ends(questions, answers)
     flags &= (answers == PATH).sum(axis=1) == steps - 1
     return flags
 
 
-def pieces(line: Grids) -> NDArray[np.int32]:
-    """The number of the piece that each cell of `line` belongs to, from 1 on over all mazes; 0 elsewhere [N, S, S]."""
-    labels, _ = ndimage.label(line, _ADJACENT)
-    numbers: NDArray[np.int32] = labels
+def _without_ends(questions: NDArray[np.integer], answers: NDArray[np.integer]) -> NDArray[np.bool_]:
+    """Which answers [N] mark nothing but free cells of their mazes as path, with as many ways on from each as there should be."""
+    unchanged = ((answers == questions) | ((questions == FREE) & (answers == PATH))).all(axis=1)
+    flags: NDArray[np.bool_] = unchanged & (ways(answers) == 0).all(axis=(1, 2))
+    return flags
+
+
+def pieces(answers: NDArray[np.integer]) -> NDArray[np.int32]:
+    """The number of the piece that each start, goal and path cell belongs to, from 1 on over all mazes; 0 elsewhere [N, S, S]."""
+    numbers: NDArray[np.int32] = ndimage.label(grids(answers) >= START, _ADJACENT)[0]
     return numbers
 
 
@@ -122,8 +118,7 @@ def one_path(questions: NDArray[np.integer], answers: NDArray[np.integer]) -> ND
     Nothing but free cells is changed; start, goal and path cells are one piece, and from each as many ways lead on as it should
     have. A path that touches itself is none: its cells hold a second, shorter path, which would be two answers at once.
     """
-    flags: NDArray[np.bool_] = unchanged(questions, answers) & (ways(answers) == 0).all(axis=(1, 2))
-    line = grids(answers[flags]) >= START
-    labels = pieces(line)  # without further ends the other pieces are rings
-    flags[flags] = ((labels == labels.max(axis=(1, 2), initial=0)[:, None, None]) == line).all(axis=(1, 2))
+    flags = _without_ends(questions, answers)
+    labels = pieces(answers[flags])  # without further ends the other pieces are rings
+    flags[flags] = ((labels == labels.max(axis=(1, 2), initial=0)[:, None, None]) == (labels > 0)).all(axis=(1, 2))
     return flags

@@ -16,16 +16,11 @@ from trm.tasks.maze.rules import CHARACTERS, FREE, GOAL, PAD, PATH, START, WALL
 from trm.tasks.maze.settings import Settings
 
 # Which commit this is of is not known here, so the files are held to what they were found to hold.
-HUB = Hub(
-    "sapientinc/maze-30x30-hard-1k",
-    "main",
-    1000,
-    instead="maze_unique",
-    sha256={
-        "train.csv": "8a525717a23afdf85f512525ed8516e14999786806738ae28af53ec9e7abd89f",
-        "test.csv": "3e647bcc970e8c6ad59c2b0a3a487628da5c8ce840d8995cb8e5b5543c22c4ee",
-    },
-)
+CONTENT = {
+    "train.csv": "8a525717a23afdf85f512525ed8516e14999786806738ae28af53ec9e7abd89f",
+    "test.csv": "3e647bcc970e8c6ad59c2b0a3a487628da5c8ce840d8995cb8e5b5543c22c4ee",
+}
+HUB = Hub("sapientinc/maze-30x30-hard-1k", "main", 1000, instead="maze_unique", sha256=CONTENT)
 HUB_SIDE = 30
 SMALLEST_SIDE = 7  # of generated ones; with fewer cells there are too few mazes
 COLOURS = {WALL: "#3a424b", START: "#bfe3cf", GOAL: "#f3dfae", PATH: "#d6e6f5"}
@@ -46,7 +41,6 @@ class MazeTask(Task):
 
     @classmethod
     def make(cls, data: Settings) -> Self:
-        """The size that the settings name."""
         return cls(data.canvas, data.path_min, data.path_max)
 
     @classmethod
@@ -62,27 +56,22 @@ class MazeTask(Task):
 
     @property
     def title(self) -> str:
-        """The kind in words."""
         return f"{self.side}x{self.side} maze"
 
     @property
     def facts(self) -> TaskFacts:
-        """Sizes; identifier 0 stands for every maze."""
         return TaskFacts(self.side**2, len(CHARACTERS) + 1, pad=PAD, ignored_label=PAD)
 
     @cached_property
     def view(self) -> GridView:
-        """Walls are dark, and the path with its ends is a line."""
         return GridView(self.side, self.side, ("?", *CHARACTERS), colours=COLOURS, line=(START, GOAL, PATH), gap="")
 
     @cached_property
     def symmetry(self) -> Dihedral:
-        """Turned and mirrored."""
         return Dihedral(self.side, len(CHARACTERS) + 1)
 
     @property
     def hub(self) -> Hub | None:
-        """Maze-Hard."""
         return HUB if self.side == HUB_SIDE else None
 
     def generate(self, count: int, seed: int) -> Split:
@@ -106,20 +95,16 @@ class MazeTask(Task):
         return sound
 
     def solved(self, questions: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], NDArray[np.integer]]:
-        """The shortest paths of mazes, and how many each has."""
-        steps, on_one = rules.shortest(questions)
-        answers = np.where(on_one.reshape(questions.shape) & (questions == FREE), np.uint8(PATH), questions)
-        return answers, np.where(steps < 0, 0, np.where(on_one.sum(axis=(1, 2)) == steps + 1, 1, 2))
+        return rules.solved(questions)
 
     def several_solutions(self, questions: NDArray[np.uint8], answers: NDArray[np.uint8]) -> Flags:
-        """Which mazes have another path as short."""
-        return ~_lengths_and_alone(questions)[1]
+        several: Flags = rules.solved(questions)[1] > 1
+        return several
 
     def remarks(self, questions: NDArray[np.uint8], answers: NDArray[np.uint8]) -> list[str]:
-        """How many mazes have one shortest path, and how long paths are."""
-        steps, alone = _lengths_and_alone(questions)
+        steps, alone = self.difficulty(questions, answers), int((rules.solved(questions)[1] == 1).sum())
         lengths = f"paths of {steps.min()} to {steps.max()} steps, {np.median(steps):.0f} in the middle"
-        return [f"{alone.sum():,} of {len(steps):,} mazes have one shortest path alone; {lengths}"]
+        return [f"{alone:,} of {len(steps):,} mazes have one shortest path alone; {lengths}"]
 
     def violations(self, question: Tokens, answer: Tokens) -> list[str]:
         """What keeps an answer from being a shortest path, in words."""
@@ -149,7 +134,7 @@ class MazeTask(Task):
     def _faults(self, answer: Tokens) -> list[str]:
         """Gaps, dead ends and branches of the path."""
         found, ways = [], rules.ways(answer[None]).ravel()
-        pieces = int(rules.pieces(rules.grids(answer[None]) >= START).max())
+        pieces = int(rules.pieces(answer[None]).max())
         if pieces > 1:
             found.append(f"the path has gaps: it is in {pieces} pieces")
         for cells, one, several in (
@@ -165,7 +150,6 @@ class MazeTask(Task):
         return f"row {cell // self.side + 1} column {cell % self.side + 1}"
 
     def verdict(self, question: Tokens, answer: Tokens) -> str:
-        """Whether the answer is a path, and an optimal one."""
         problems = self.violations(question, answer)
         if not problems:
             return f"valid solution, optimal: a shortest path of {int((answer == PATH).sum()) + 1} steps"
@@ -174,13 +158,12 @@ class MazeTask(Task):
         return f"NOT a solution: {'; '.join(problems)}"
 
     def given(self, question: Tokens) -> Flags:
-        """Walls, start and goal."""
         given: Flags = question != FREE
         return given
 
     def conflicts(self, answer: Tokens) -> Flags:
         """Path cells that end nowhere or are in a piece without start and goal, and cells where the path branches."""
-        pieces, ways = rules.pieces(rules.grids(answer[None]) >= START).ravel(), rules.ways(answer[None]).ravel()
+        pieces, ways = rules.pieces(answer[None]).ravel(), rules.ways(answer[None]).ravel()
         apart = (pieces > 0) & ~np.isin(pieces, pieces[(answer == START) | (answer == GOAL)])
         conflicts: Flags = (ways < 0) & (answer == PATH) | apart | (ways > 0)
         return conflicts
@@ -193,12 +176,5 @@ class MazeTask(Task):
         }
 
     def difficulty(self, questions: NDArray[np.integer], answers: NDArray[np.integer]) -> NDArray[np.integer]:
-        """The length of the path."""
         steps: NDArray[np.integer] = (answers == PATH).sum(axis=1) + 1
         return steps
-
-
-def _lengths_and_alone(questions: NDArray[np.integer]) -> tuple[NDArray[np.int16], Flags]:
-    """Steps [N] of the shortest paths, and which of them are alone."""
-    steps, on_one = rules.shortest(questions)
-    return steps, on_one.sum(axis=(1, 2)) == steps + 1

@@ -5,7 +5,7 @@ states, so that NumPy works on long contiguous rows. Puzzle number i is a pure f
 """
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from trm.errors import DataError
 from trm.ground.hashing import Stream, hash64, mix64, permutations
 from trm.ground.progress import work
-from trm.tasks.base import Split, candidates_for, split_of
+from trm.tasks.base import Split, candidates_for, first_seen, split_of
 from trm.tasks.sudoku.rules import BLANK, Sudoku
 from trm.tasks.sudoku.symmetry import signature
 
@@ -26,7 +26,8 @@ SMALLEST_SIDE_WITH_CLASSES = 6
 SMALLEST_SIDE_SPLIT_BY_SOLUTION = 8
 _LARGEST_SIDE = 9
 _ROUND = 2048
-_MOST_GUESSES, _MOST_GUESSES_FOR_AN_ANSWER = 256, 20_000
+MOST_GUESSES = 256  # to find whether a puzzle has several solutions
+_MOST_GUESSES_FOR_AN_ANSWER = 20_000
 
 
 def _propagate(sudoku: Sudoku, states: States) -> tuple[States, NDArray[np.bool_]]:
@@ -164,12 +165,6 @@ def _make(sudoku: Sudoku, seed: int, numbers: NDArray[np.int64], grids: States, 
     return np.where(given.T, answers, np.uint8(BLANK)), np.ascontiguousarray(answers)
 
 
-def several_solutions(sudoku: Sudoku, questions: NDArray[np.integer], answers: NDArray[np.integer]) -> NDArray[np.bool_]:
-    """Which questions [N] are found to have another solution than their answer, in `_MOST_GUESSES` guesses a puzzle."""
-    flags: NDArray[np.bool_] = solved(sudoku, questions, _MOST_GUESSES)[1] > 1
-    return flags
-
-
 def solved(
     sudoku: Sudoku, questions: NDArray[np.integer], guesses: int = _MOST_GUESSES_FOR_AN_ANSWER
 ) -> tuple[NDArray[np.uint8], NDArray[np.intp]]:
@@ -237,7 +232,7 @@ def generate(sudoku: Sudoku, count: int, seed: int, split: str | None = None) ->
     by_signature = sudoku.side >= SMALLEST_SIDE_WITH_CLASSES
     candidates = candidates_for({split: count}) if split else count
     kept: list[Split] = []
-    seen: set[int | bytes] = set()
+    seen: set[Hashable] = set()
     next_number, found = 0, 0
     with work("puzzles made", count, "puzzle") as done:
         while found < count:
@@ -250,11 +245,7 @@ def generate(sudoku: Sudoku, count: int, seed: int, split: str | None = None) ->
                 numbers, grids = numbers[own], grids[:, own]
             questions, answers = _make(sudoku, seed, numbers, grids, found, done)
             keys = signature(sudoku, questions, answers).tolist() if by_signature else [row.tobytes() for row in questions]
-            new = []
-            for i, key in enumerate(keys):
-                if key not in seen:
-                    seen.add(key)
-                    new.append(i)
+            new = first_seen(keys, seen)
             if found + len(new) < count and next_number > 3 * candidates + 1000:
                 raise DataError(
                     f"data.num_puzzles and data.num_test_puzzles need {count} different {sudoku.side}x{sudoku.side} puzzles, but "

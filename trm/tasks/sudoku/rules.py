@@ -57,10 +57,6 @@ class Sudoku:
         boxes = cells.reshape(self.box_cols, self.box_rows, self.box_rows, self.box_cols).swapaxes(1, 2)
         return np.concatenate([cells, cells.T, boxes.reshape(self.side, self.side)])
 
-    def unit_name(self, unit: int) -> str:
-        """`units[unit]` in words, counted from 1."""
-        return f"{('row', 'column', 'box')[unit // self.side]} {unit % self.side + 1}"
-
     def cell_name(self, cell: int) -> str:
         """A cell in words, counted from 1."""
         return f"row {cell // self.side + 1} column {cell % self.side + 1}"
@@ -153,15 +149,16 @@ class Sudoku:
             found.append(f"{cells} no digit, the first in {self.cell_name(int(blanks[0]))}")
         for cell in np.flatnonzero((question > BLANK) & (question != answer)).tolist():
             found.append(f"{self.cell_name(cell)} was given as {self.text(question[[cell]])}, not {self.text(answer[[cell]])}")
-        return found + self.repeated(answer)
+        return found + self.contradictions(answer)
 
-    def repeated(self, answer: NDArray[np.integer]) -> list[str]:
-        """The digits of an answer [L] that stand more than once in a row, column or box, in words."""
+    def contradictions(self, question: NDArray[np.integer]) -> list[str]:
+        """The digits of a question, or of an answer [L], that stand more than once in a row, column or box, in words."""
         found = []
         for unit, cells in enumerate(self.units):
-            counts = np.bincount(answer[cells], minlength=self.vocab_size)
+            counts = np.bincount(question[cells], minlength=self.vocab_size)
             for token in np.flatnonzero(counts[BLANK + 1 :] > 1).tolist():
-                found.append(f"{self.unit_name(unit)} has {DIGITS[token]} more than once")
+                kind = ("row", "column", "box")[unit // self.side]
+                found.append(f"{kind} {unit % self.side + 1} has {DIGITS[token]} more than once")
         return found
 
     def conflicts(self, answer: NDArray[np.integer]) -> NDArray[np.bool_]:

@@ -10,14 +10,7 @@ from numpy.typing import NDArray
 
 from trm.errors import ConfigError
 from trm.tasks.base import SPLIT_SEEDS, Flags, GridView, Hub, Split, Task, TaskFacts, Tokens
-from trm.tasks.sudoku.generate import (
-    SMALLEST_SIDE_SPLIT_BY_SOLUTION,
-    SMALLEST_SIDE_WITH_CLASSES,
-    generate,
-    generated_alike,
-    several_solutions,
-    solved,
-)
+from trm.tasks.sudoku import generate as generator
 from trm.tasks.sudoku.rules import BLANK, PAD, Sudoku
 from trm.tasks.sudoku.settings import Settings
 from trm.tasks.sudoku.symmetry import SudokuSymmetry
@@ -35,7 +28,6 @@ class SudokuTask(Sudoku, Task):
 
     @classmethod
     def make(cls, data: Settings) -> Self:
-        """The size that the settings name."""
         return cls(data.box_rows, data.box_cols)
 
     @classmethod
@@ -46,73 +38,59 @@ class SudokuTask(Sudoku, Task):
 
     @property
     def title(self) -> str:
-        """The kind in words."""
         return f"{self.side}x{self.side} Sudoku"
 
     @property
     def facts(self) -> TaskFacts:
-        """Sizes; identifier 0 stands for every puzzle."""
         return TaskFacts(self.num_cells, self.vocab_size, pad=PAD, ignored_label=PAD)
 
     @cached_property
     def view(self) -> GridView:
-        """A square with heavy lines around the boxes."""
         rows, columns = (tuple(range(box, self.side, box)) for box in (self.box_rows, self.box_cols))
         return GridView(self.side, self.side, tuple(self.text(np.arange(self.vocab_size))), rows, columns)
 
     @cached_property
     def symmetry(self) -> SudokuSymmetry:
-        """Digits, bands, rows, stacks, columns, transposing."""
         return SudokuSymmetry(self)
 
     @property
     def hub(self) -> Hub | None:
-        """Sudoku-Extreme."""
         return HUB if (self.box_rows, self.box_cols) == (3, 3) else None
 
     @property
     def has_classes(self) -> bool:
-        """Small grids have too few puzzles that are no copies of one another."""
-        return self.side >= SMALLEST_SIDE_WITH_CLASSES
+        return self.side >= generator.SMALLEST_SIDE_WITH_CLASSES
 
     def generate(self, count: int, seed: int) -> Split:
         """Puzzles with one solution each, from which no clue can be taken away."""
-        return generate(self, count, seed)
+        return generator.generate(self, count, seed)
 
     def generate_splits(self, counts: Mapping[str, int], seed: int) -> dict[str, Split]:
-        """The same of each split."""
-        if self.side < SMALLEST_SIDE_SPLIT_BY_SOLUTION:
+        if self.side < generator.SMALLEST_SIDE_SPLIT_BY_SOLUTION:
             return super().generate_splits(counts, seed)
-        return {split: generate(self, count, seed + SPLIT_SEEDS, split) for split, count in counts.items()}
+        return {split: generator.generate(self, count, seed + SPLIT_SEEDS, split) for split, count in counts.items()}
 
     def generated_before(self, rows: Split, first: int, stop: int, seed: int) -> Flags:
-        """The same; of large grids only those are made whose solution could be the same, which is seen much sooner."""
-        if self.side < SMALLEST_SIDE_SPLIT_BY_SOLUTION:
+        """Of large grids only those are made whose solution could be the same, which is seen much sooner."""
+        if self.side < generator.SMALLEST_SIDE_SPLIT_BY_SOLUTION:
             return super().generated_before(rows, first, stop, seed)
-        found: Flags = np.isin(self.classes(*rows), self.classes(*generated_alike(self, rows[1], first, stop, seed)))
+        found: Flags = np.isin(self.classes(*rows), self.classes(*generator.generated_alike(self, rows[1], first, stop, seed)))
         return found
 
-    def contradictions(self, question: Tokens) -> list[str]:
-        """Digits that stand twice in a row, column or box."""
-        return self.repeated(question)
-
     def solved(self, questions: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], NDArray[np.integer]]:
-        """Found by guessing."""
-        return solved(self, questions)
+        return generator.solved(self, questions)
 
     def several_solutions(self, questions: NDArray[np.uint8], answers: NDArray[np.uint8]) -> Flags:
-        """Which puzzles have another solution, found by guessing."""
-        return several_solutions(self, questions, answers)
+        """Which puzzles have another solution, found by guessing a limited number of times."""
+        several: Flags = generator.solved(self, questions, generator.MOST_GUESSES)[1] > 1
+        return several
 
     def given(self, question: Tokens) -> Flags:
-        """The cells with a digit."""
         return question > BLANK
 
     def blank(self, answer: Tokens) -> Flags:
-        """The cells without a digit."""
         return answer <= BLANK
 
     def difficulty(self, questions: NDArray[np.integer], answers: NDArray[np.integer]) -> NDArray[np.integer]:
-        """How many cells are blank."""
         blank: NDArray[np.integer] = (questions <= BLANK).sum(axis=1)
         return blank
