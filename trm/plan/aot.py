@@ -20,18 +20,6 @@ BYTES = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "f32": 4, "s32": 4, "
 COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "collective-permute", "all-to-all")
 
 
-def prepare_environment() -> None:
-    """What libtpu must find to describe a TPU without looking for one; before jax is imported."""
-    os.environ.update(
-        JAX_PLATFORMS="cpu",
-        TPU_SKIP_MDS_QUERY="1",
-        TPU_WORKER_HOSTNAMES="localhost",
-        TPU_WORKER_ID="0",
-        ALLOW_MULTIPLE_LIBTPU_LOAD="1",
-    )
-    os.environ.pop("TPU_ACCELERATOR_TYPE", None)  # set, it aborts the process
-
-
 def shape_bytes(shape: str) -> Counter[str]:
     """Bytes of an HLO shape such as `(f32[2,3]{1,0}, bf16[4])`, and of each dtype."""
     found: Counter[str] = Counter()
@@ -46,8 +34,7 @@ def collectives(hlo: str) -> list[dict[str, Any]]:
     pattern = re.compile(r"\s*(?:ROOT )?%?\S+ = (.*?) (" + "|".join(COLLECTIVES) + r")(-start)?\(")
     found = []
     for line in hlo.splitlines():
-        match = pattern.match(line)
-        if match:
+        if match := pattern.match(line):
             by_dtype = shape_bytes(match[1])
             found.append({"op": match[2], "bytes": sum(by_dtype.values()), "dtypes": dict(by_dtype)})
     return found
@@ -148,7 +135,10 @@ def main() -> None:
     """Compile JOB.json's module and write the result."""
     with open(sys.argv[1]) as file:
         job = json.load(file)
-    prepare_environment()
+    # what libtpu must find to describe a TPU without looking for one; before jax is imported
+    os.environ.update(JAX_PLATFORMS="cpu", TPU_SKIP_MDS_QUERY="1", TPU_WORKER_HOSTNAMES="localhost", TPU_WORKER_ID="0")
+    os.environ["ALLOW_MULTIPLE_LIBTPU_LOAD"] = "1"
+    os.environ.pop("TPU_ACCELERATOR_TYPE", None)  # set, it aborts the process
     result = compile_module(job)
     with open(job["result"], "w") as file:
         json.dump(result, file)

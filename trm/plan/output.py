@@ -77,6 +77,9 @@ def run_lines(plan: RunPlan, settings: PlanSettings, chip: Chip) -> list[str]:
     assumed = "; puzzles assumed: data.num_test_puzzles or evaluate.max_puzzles sets them" if work.test_puzzles_assumed else ""
     candidates = f" x {cfg.inference.candidates} candidates" if cfg.inference.candidates > 1 else ""
     what = "puzzles" if task_of(cfg.data).facts.test_rows is None else "test inputs in variants"
+    middle = settings.utilisations[len(settings.utilisations) // 2]
+    runs = {placement: run for placement, run in plan.estimates.items() if isinstance(run, RunEstimate)}
+    shares = [f"{placement} {100 * run.eval_hours(middle) / run.hours(middle):.0f} %" for placement, run in runs.items()]
     lines = [
         f"{plan.name}: {cfg.hardware.name}, {cfg.hardware.dtype}",
         f"  parameters            {work.parameters:,} [counted]",
@@ -92,7 +95,7 @@ def run_lines(plan: RunPlan, settings: PlanSettings, chip: Chip) -> list[str]:
         "  one run on each placement (* chosen): roofline of a training step, whole run at the roofline and at the utilisations "
         "[counted work, assumed speed]",
         *_placements([plan], settings, sweep=False),
-        _evaluation_share(plan, settings),
+        f"    evaluation's share of the hours at {100 * middle:g} %: {', '.join(shares)}",
     ]
     for step, compiled in plan.compiled.items():
         lines += ["", *_compiled_lines(step, compiled, work, chip)]
@@ -101,16 +104,6 @@ def run_lines(plan: RunPlan, settings: PlanSettings, chip: Chip) -> list[str]:
 
 def _flops_line(name: str, counted: int, batch: int) -> str:
     return f"  {name}       {quantity(counted, 'FLOP')}, {quantity(counted / batch, 'FLOP')} a row [counted from the graph]"
-
-
-def _evaluation_share(plan: RunPlan, settings: PlanSettings) -> str:
-    middle = settings.utilisations[len(settings.utilisations) // 2]
-    shares = [
-        f"{placement} {100 * run.eval_hours(middle) / run.hours(middle):.0f} %"
-        for placement, run in plan.estimates.items()
-        if isinstance(run, RunEstimate)
-    ]
-    return f"    evaluation's share of the hours at {100 * middle:g} %: {', '.join(shares)}"
 
 
 def _compiled_lines(step: str, compiled: Compiled | TooBig, work: Workload, chip: Chip) -> list[str]:

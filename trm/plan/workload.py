@@ -1,7 +1,6 @@
 """What one run asks of a machine: parameters, FLOPs, bytes and evaluations, from its settings alone."""
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from torch import Tensor
@@ -39,23 +38,10 @@ def evaluation_puzzles(cfg: Config) -> tuple[int, int, bool]:
     return min(last, most or SAMPLE_PUZZLES), last, known is None and last == there
 
 
-def selection_puzzles(cfg: Config, sample: int) -> int:
-    """Puzzles that choose the best checkpoint, in every evaluation that takes so many test puzzles (`selection_evaluator`)."""
-    if cfg.data.source != "generated":
-        return 0
-    asked = cfg.evaluate.selection_puzzles
-    there = min(cfg.data.num_test_puzzles or GENERATED_TEST_PUZZLES, SELECTION_PUZZLES)
-    return min(there, sample if asked is None else asked)
-
-
-def rows_of_epoch(cfg: Config) -> float:
-    """Rows that an epoch has."""
-    return cfg.data.num_puzzles * task_of(cfg.data).facts.rows_of_puzzle
-
-
 def planned_steps(cfg: Config) -> int:
     """Optimizer steps of the run."""
-    return total_steps(cfg, architecture_of(cfg), rows_of_epoch(cfg))
+    rows_of_epoch = cfg.data.num_puzzles * task_of(cfg.data).facts.rows_of_puzzle
+    return total_steps(cfg, architecture_of(cfg), rows_of_epoch)
 
 
 def step_config(cfg: Config, steps: int | None = None) -> StepConfig:
@@ -86,12 +72,6 @@ class Workload:
     table_rows_bytes: int  # what they must gather: the batch's rows of a larger puzzle embedding
 
 
-def _mean_step(cfg: Config, steps: int, flops: Callable[[Config], int | None]) -> int:
-    """The mean over the run's steps of what a step costs, where a curriculum makes the first ones cheaper."""
-    parts = [(stage.stop - stage.start, replace(cfg, recursion=stage.recursion)) for stage in stages(cfg.recursion, steps)]
-    return sum(length * (flops(part) or 0) for length, part in parts) // steps
-
-
 def table_rows_bytes(table: Tensor | None, batch: int) -> int:
     """What the chips gather of a batch's rows of the puzzle embedding, [B, E], and of which are one puzzle's, [B, B].
 
@@ -103,19 +83,24 @@ def table_rows_bytes(table: Tensor | None, batch: int) -> int:
 def workload(cfg: Config) -> Workload:
     """Count what one run computes."""
     arch, steps = architecture_of(cfg), planned_steps(cfg)
+    # a curriculum makes the first steps cheaper
+    parts = [(stage.stop - stage.start, replace(cfg, recursion=stage.recursion)) for stage in stages(cfg.recursion, steps)]
     (state, _), _, _ = train_arguments(cfg, arch)
     batch, table = cfg.train.global_batch_size, state.puzzle_embedding  # of a large one the batch's rows alone are added up
     every = cfg.train.eval_every_steps
     evaluations = 1 if every is None else steps // every + (steps % every > 0)
     sample, puzzles, assumed = evaluation_puzzles(cfg)
-    selection = selection_puzzles(cfg, sample)
+    # those that choose the best checkpoint, in every evaluation that takes so many test puzzles (`selection_evaluator`)
+    selection = min(cfg.data.num_test_puzzles or GENERATED_TEST_PUZZLES, SELECTION_PUZZLES)
+    selection = min(selection, sample if (asked := cfg.evaluate.selection_puzzles) is None else asked)
+    selection = selection if cfg.data.source == "generated" else 0
     rows = [number * cfg.inference.candidates for number in (sample, puzzles, selection)]
     batches, last_batches, beside = (-(number // -cfg.eval_batch_size) for number in rows)
     return Workload(
         parameters=num_parameters(arch),
         global_batch=batch,
         train_steps=steps,
-        train_flops=_mean_step(cfg, steps, lambda part: count_train_flops(part, step_config(part, steps))),
+        train_flops=sum(length * (count_train_flops(part, step_config(part, steps)) or 0) for length, part in parts) // steps,
         eval_flops=count_eval_flops(cfg, arch, cfg.eval_batch_size),
         eval_calls=((evaluations - 1) * batches + last_batches + evaluations * beside) * cfg.inference_steps,
         evaluations=evaluations,

@@ -86,11 +86,11 @@ class Board:
         if not sys.stderr.isatty():
             yield
             return
-        with (
-            Live(self._table(), console=Console(stderr=True), auto_refresh=False, redirect_stdout=True) as live,
-            _above(sys.stderr),
-        ):
-            self._live = live
+        live = Live(self._table(), console=Console(stderr=True), auto_refresh=False, redirect_stdout=True)
+        with live as self._live, contextlib.ExitStack() as stack:
+            for handler in logging.getLogger().handlers:  # it writes to the stream that the table has put in stderr's place
+                if type(handler) is logging.StreamHandler and (before := handler.setStream(sys.stderr)) is not None:
+                    stack.callback(handler.setStream, before)
             yield
             self._look()
         self._live = None
@@ -136,14 +136,8 @@ class Board:
     def _table(self) -> Table:
         scores = {row.score_name.removesuffix("_accuracy") for row in self.rows.values()}
         table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-        for title, ends in (
-            ("job", "left"),
-            ("", "left"),
-            ("step", "right"),
-            ("left", "right"),
-            (" or ".join(sorted(scores)), "right"),
-        ):
-            table.add_column(title, justify=ends, no_wrap=True)  # type: ignore[arg-type]
+        for title in ("job", "", "step", "left", " or ".join(sorted(scores))):
+            table.add_column(title, justify="left" if title in ("job", "") else "right", no_wrap=True)
         for row in self.rows.values():
             table.add_row(*(Text(cell) for cell in row.cells(time.monotonic())))
         return table
@@ -156,16 +150,3 @@ def _row(run_dir: Path, job: Job) -> Row:
     summary: dict[str, Any] = read_summary(run_dir) or {}
     name = "exact_accuracy" if job.cfg.evaluate.best_by == "exact" else job.cfg.evaluate.best_by
     return Row(job.dir, total, name, run_dir / METRICS_FILE, step=summary.get("steps") or 0)
-
-
-@contextlib.contextmanager
-def _above(stream: Any) -> Iterator[None]:
-    """Handlers of the log write to the streams that a live table has put in the place of the terminal's."""
-    handlers = [handler for handler in logging.getLogger().handlers if type(handler) is logging.StreamHandler]
-    before = [handler.setStream(stream) for handler in handlers]
-    try:
-        yield
-    finally:
-        for handler, was in zip(handlers, before, strict=True):
-            if was is not None:
-                handler.setStream(was)

@@ -37,7 +37,7 @@ class Fork:
             target=_run, args=(cloudpickle.dumps(work), str(log), dict(os.environ), os.getcwd())
         )
         resource_tracker.ensure_running()  # which multiprocessing starts first, and lets SIGINT through afterwards
-        with _nothing_to_import_again(), _short_paths(), held_back():
+        with _as_multiprocessing_needs(), held_back():
             self._process.start()
 
     def done(self) -> bool:
@@ -58,26 +58,19 @@ class Fork:
 
 
 @contextlib.contextmanager
-def _nothing_to_import_again() -> Iterator[None]:
-    """multiprocessing has a child run the main module once more; here that is the sweep's own command."""
-    main = sys.modules["__main__"]
-    sys.modules["__main__"] = types.ModuleType("__main__")
-    try:
-        yield
-    finally:
-        sys.modules["__main__"] = main
+def _as_multiprocessing_needs() -> Iterator[None]:
+    """An empty main module and a short folder for temporary files.
 
-
-@contextlib.contextmanager
-def _short_paths() -> Iterator[None]:
-    """multiprocessing has its socket in the folder for temporary files, whose path the system limits: in a short one then."""
-    before = tempfile.tempdir
+    A child runs the main module once more, which here is the sweep's own command; and the system limits the path of the socket.
+    """
+    before = sys.modules["__main__"], tempfile.tempdir
     folders = [tempfile.gettempdir(), "/tmp", "/var/tmp", "/dev/shm"]
+    sys.modules["__main__"] = types.ModuleType("__main__")
     tempfile.tempdir = next((f for f in folders if len(os.fsencode(f)) <= LONGEST_FOLDER and os.access(f, os.W_OK)), None)
     try:
         yield
     finally:
-        tempfile.tempdir = before
+        sys.modules["__main__"], tempfile.tempdir = before
 
 
 def _run(pickled: bytes, log: str, environment: dict[str, str], folder: str) -> None:

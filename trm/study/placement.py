@@ -110,12 +110,8 @@ def environment(hardware: HardwareConfig, chips: Sequence[int]) -> dict[str, str
         "TPU_PROCESS_BOUNDS": HOST_BOUNDS[placed.processes],
     }
     if placed.processes == 1:
-        port = FIRST_PORT + chips[0]
-        found |= {
-            "CLOUD_TPU_TASK_ID": "0",
-            "TPU_PROCESS_PORT": str(port),
-            "TPU_PROCESS_ADDRESSES": f"localhost:{port}",
-        }
+        port = str(FIRST_PORT + chips[0])
+        found |= {"CLOUD_TPU_TASK_ID": "0", "TPU_PROCESS_PORT": port, "TPU_PROCESS_ADDRESSES": f"localhost:{port}"}
     return found
 
 
@@ -137,8 +133,6 @@ def slots_of_host(hardware: HardwareConfig) -> list[tuple[int, ...]]:
 
 def cores_of_slot(cores: Sequence[int], slot: int, slots: int) -> list[int]:
     """The CPU cores for one of several jobs side by side: an equal share of those that the process may use, at least one."""
-    if slots <= 1:
-        return list(cores)
     return list(cores[slot::slots]) or [cores[slot % len(cores)]]
 
 

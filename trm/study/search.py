@@ -76,9 +76,9 @@ class OptunaSweeper(StudySweeper):
                 study.write_grid(sweep_dir, command, list(jobs.values()))
                 errors, stopped = self.launch(sweep_dir, left) if left else ({}, False)
                 failed += study.failures(sweep_dir, todo, before, errors)
-                for trial in batch:
-                    if jobs[trial.number] not in [job for job, _ in failed]:
-                        search.tell(trial.number, self._score(sweep_dir / jobs[trial.number].dir))
+                for job, trial in zip(todo, batch, strict=True):
+                    if job not in [one for one, _ in failed]:
+                        search.tell(trial.number, self._score(sweep_dir / job.dir))
         lines = study.closing_lines(shown_dir, list(jobs.values()), failed, command)
         if failed:
             print("\n".join(lines), file=sys.stderr, flush=True)

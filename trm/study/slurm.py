@@ -48,8 +48,7 @@ class SlurmLauncher(QueueLauncher):
         under_way = {name: known[name] for name in names if known.get(name) in queued}
         for name, job_id in under_way.items():
             log.info("%s: already in the queue as Slurm job %s", name, job_id)
-        new = [number for number, name in enumerate(names) if name not in under_way]
-        if new:
+        if new := [number for number, name in enumerate(names) if name not in under_way]:
             arguments = [self.arguments(sweep_dir / names[number], job_overrides[number], number) for number in new]
             try:
                 with job_environment(1):
@@ -59,20 +58,15 @@ class SlurmLauncher(QueueLauncher):
             under_way |= {names[number]: job.job_id for number, job in zip(new, jobs, strict=True)}
             study.write_json(ids_file, known | under_way)
             first, asked = jobs[0].job_id.partition("_")[0], self.params
-            words = (
-                f"{asked['nodes']} host(s) each with {asked.get('gres') or 'no gres'}, at most {asked['array_parallelism']} at once"
-            )
+            words = f"{asked['nodes']} host(s) each with {asked.get('gres') or 'no gres'}"
+            words += f", at most {asked['array_parallelism']} at once"
             log.info("Slurm job %s: %s jobs, %s, log in %s", first, len(new), words, jobs[0].paths.folder.parent)
         try:
             with board.shown():
                 self._follow(sweep_dir, under_way, board)
         except KeyboardInterrupt:
-            self.stopped = True
-            log.info(
-                "the jobs stay in the queue and the same command waits for them; `scancel %s` ends them",
-                " ".join(under_way.values()),
-            )
-            self.reasons = {}
+            self.stopped, self.reasons, ids = True, {}, " ".join(under_way.values())
+            log.info("the jobs stay in the queue and the same command waits for them; `scancel %s` ends them", ids)
 
     def _executor(self, folder: Path) -> Any:
         """submitit's executor with the launcher's settings; those that are null are left to submitit."""
@@ -125,10 +119,13 @@ class SlurmLauncher(QueueLauncher):
 
     def goes_on_later(self, rank: int) -> bool:
         """Requeue the job where it stopped for its time limit, at most max_num_timeout times; no other stop is."""
-        left_s = _slurm_seconds_left(os.environ["SLURM_JOB_ID"])
-        restarts = int(os.environ.get("SLURM_RESTART_COUNT", "0"))
-        late = left_s is not None and left_s <= self.params.get("signal_delay_s", 0) + REQUEUE_MARGIN_S
-        if left_s is None or not late or restarts >= self.params.get("max_num_timeout", 0):
+        line, restarts = _slurm_show(os.environ["SLURM_JOB_ID"]), int(os.environ.get("SLURM_RESTART_COUNT", "0"))
+        end = re.search(r" EndTime=(\d\S+)", line)  # local time
+        if end is None or " JobState=RUNNING " not in line:  # without a limit, or being ended already
+            return False
+        left_s = (datetime.fromisoformat(end[1]) - datetime.now()).total_seconds()
+        late = left_s <= self.params.get("signal_delay_s", 0) + REQUEUE_MARGIN_S
+        if not late or restarts >= self.params.get("max_num_timeout", 0):
             return False
         if rank == 0:
             log.info("out of time: requeueing")
@@ -155,15 +152,6 @@ def _slurm_show(job_id: str) -> str:
     return next((line for line in lines if line.startswith(f"JobId={job_id} ")), lines[0] if lines else "")
 
 
-def _slurm_seconds_left(job_id: str) -> float | None:
-    """Until the time limit of a running job; None where it has none, or where the job is already being ended."""
-    line = _slurm_show(job_id)
-    end = re.search(r" EndTime=(\d\S+)", line)  # local time
-    if end is None or " JobState=RUNNING " not in line:
-        return None
-    return (datetime.fromisoformat(end[1]) - datetime.now()).total_seconds()
-
-
 def _slurm_state(job_id: str) -> str:
     """How the job ended, in Slurm's words: its state, and the reason where it gives one."""
     text = _slurm_show(job_id)
@@ -180,8 +168,7 @@ def _slurm_chips(job_id: str, hardware: HardwareConfig) -> tuple[int, ...]:
 
     One line is enough: a job is on one host, or has all chips of each.
     """
-    found = re.search(r"GRES=tpu\S*\(IDX:([-0-9,]+)\)", _slurm_show(job_id))
-    if found:
+    if found := re.search(r"GRES=tpu\S*\(IDX:([-0-9,]+)\)", _slurm_show(job_id)):
         return expand_indices(found[1])
     wanted = hardware.local_devices
     if wanted == hardware.devices_per_host:

@@ -120,15 +120,12 @@ def _hash(cfg: Config) -> str:
 
 def _conflicts(there: Config, here: Config) -> str:
     """Why a run with the settings `there` cannot be gone on with under those `here`; empty where it can."""
-    return "; ".join([*resume_conflicts(to_plain(there), here), *_other_data(there.data.path, here.data.path)])
-
-
-def _other_data(there: str, here: str) -> list[str]:
-    """Whether two dataset folders differ: one that has been moved or copied is the same."""
-    if not Path(there).exists() or Path(there).resolve() == Path(here).resolve():
-        return []
-    record = read_build_record(Path(there))
-    return [] if record is not None and record == read_build_record(Path(here)) else [f"data.path={there} there, {here} here"]
+    found, old, new = resume_conflicts(to_plain(there), here), Path(there.data.path), Path(here.data.path)
+    if old.exists() and old.resolve() != new.resolve():
+        record = read_build_record(old)
+        if record is None or record != read_build_record(new):  # else it has been moved or copied
+            found.append(f"data.path={there.data.path} there, {here.data.path} here")
+    return "; ".join(found)
 
 
 # --------------------------------------------------------------------------------------------------------------------- jobs
@@ -171,8 +168,7 @@ def only_once(sweep_dir: Path) -> Iterator[None]:
 
 def left_to_do(sweep_dir: Path, jobs: Sequence[Job]) -> list[Job]:
     """The jobs that are not completed; says how many are skipped."""
-    done = [job.dir for job in jobs if why_incomplete(sweep_dir, job) is None]
-    if done:
+    if done := [job.dir for job in jobs if why_incomplete(sweep_dir, job) is None]:
         log.info("skipping %s completed jobs: %s", len(done), ", ".join(done))
     return [job for job in jobs if job.dir not in done]
 
@@ -191,8 +187,7 @@ def failures(sweep_dir: Path, jobs: Sequence[Job], before: Mapping[str, object],
     found = []
     for job in jobs:
         run_dir = sweep_dir / job.dir
-        reason = why_incomplete(sweep_dir, job)
-        if reason is None:
+        if (reason := why_incomplete(sweep_dir, job)) is None:
             continue
         if in_use(run_dir):
             reason = "another process is training in its folder"

@@ -1,7 +1,6 @@
 """The study's sweeper: Hydra's basic grid, made idempotent. What a sweep is stands in trm/study/sweep.py."""
 
 import logging
-import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from trm.cli import invocation, typed
 from trm.config import Config, all_keys, check_training, to_plain
 from trm.config.groups import GROUPS
-from trm.config.overrides import as_typed
+from trm.config.overrides import as_typed, override
 from trm.config.refusals import one_line
 from trm.data.build import ensure_dataset, is_absent
 from trm.errors import EXIT_FAILED, EXIT_PREEMPTED, ConfigError, UserError, described
@@ -48,7 +47,7 @@ class StudySweeper(BasicSweeper):
 
     def _parse_config(self) -> list[str]:
         """Hydra's overrides of hydra.sweeper.params, whose text is as it stands there."""
-        return [as_typed(override) for override in super()._parse_config()]
+        return [as_typed(given) for given in super()._parse_config()]
 
     def sweep(self, arguments: list[str]) -> None:
         """Run what is missing of the grid. Exits with 1 where a job did not complete, with 143 where the sweep was stopped."""
@@ -91,14 +90,14 @@ class StudySweeper(BasicSweeper):
         loader = self.hydra_context.config_loader
         parser = OverridesParser.create(config_loader=loader)
         overrides = parser.parse_overrides([*self._parse_config(), *arguments])
-        for override in overrides:
-            if override.is_sweep_override() and override.is_discrete_sweep() and not list(override.sweep_string_iterator()):
-                options = [name for name in loader.get_group_options(override.key_or_group) if not name.startswith("_")]
+        for each in overrides:
+            if each.is_sweep_override() and each.is_discrete_sweep() and not list(each.sweep_string_iterator()):
+                options = [name for name in loader.get_group_options(each.key_or_group) if not name.startswith("_")]
                 hint = f"choose from {', '.join(options)}" if options else "give it a value"
-                raise ConfigError(f"{override.input_line} matches nothing: {hint}")
-        (grid,) = self.split_arguments([override for override in overrides if override.key_or_group != "sweep"], None)
+                raise ConfigError(f"{each.input_line} matches nothing: {hint}")
+        (grid,) = self.split_arguments([each for each in overrides if each.key_or_group != "sweep"], None)
         common = set.intersection(*map(set, grid))
-        cfgs = [self._composed(job, " ".join(override for override in job if override not in common)) for job in grid]
+        cfgs = [self._composed(job, " ".join(each for each in job if each not in common)) for job in grid]
         names = job_names([self._chosen(parser, job, cfg) for job, cfg in zip(grid, cfgs, strict=True)])
         jobs = study.without_twins([study.Job(*job) for job in zip(names, map(tuple, grid), cfgs, strict=True)])
         machines = [cfg.hardware for cfg in cfgs]
@@ -120,8 +119,8 @@ class StudySweeper(BasicSweeper):
     def _chosen(parser: OverridesParser, overrides: Sequence[str], cfg: Config) -> dict[str, str]:
         """What a job's overrides choose, in words: of groups the options, of keys the values that they come to."""
         chosen = {}
-        for override in parser.parse_overrides(list(overrides)):
-            key, value = override.key_or_group, override.value()
+        for each in parser.parse_overrides(list(overrides)):
+            key, value = each.key_or_group, each.value()
             if key in all_keys() and key not in GROUPS:
                 value = to_plain(cfg)
                 for part in key.split("."):
@@ -146,7 +145,7 @@ class StudySweeper(BasicSweeper):
         batch = []
         for job in jobs:  # the job's overrides, and where in the sweep it belongs
             place_of_job = {"run_name": job.dir, "hydra.sweep.dir": str(sweep_dir), "hydra.sweep.subdir": job.dir}
-            batch.append([*self.implied, *job.overrides, *(f"{key}={_quoted(value)}" for key, value in place_of_job.items())])
+            batch.append([*self.implied, *job.overrides, *(override(key, value) for key, value in place_of_job.items())])
         if isinstance(self.launcher, QueueLauncher):
             self.launcher.launch_jobs(sweep_dir, [job.dir for job in jobs], batch, Board(sweep_dir, jobs))
             return self.launcher.reasons, self.launcher.stopped
@@ -160,11 +159,6 @@ class StudySweeper(BasicSweeper):
             log.warning("the launcher failed: %s", described(error))
             reasons = {job.dir: f"no summary; the launcher failed: {described(error)}" for job in jobs}
         return reasons, False
-
-
-def _quoted(text: str) -> str:
-    """A value in the override grammar's quotes."""
-    return "'" + re.sub(r"(\\*)'", r"\1\1\\'", text) + "'"
 
 
 OmegaConf.register_new_resolver("trm_sweep_name", sweep_name, replace=True)  # of conf/config.yaml
