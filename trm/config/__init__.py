@@ -4,17 +4,7 @@ from trm.config.backends import BACKENDS, Backend
 from trm.config.checks import check_training, check_widths, nearest_batches, register_check, total_steps, validate
 from trm.config.evaluation import SELECTIONS, EvaluateConfig, InferenceConfig
 from trm.config.identity import defaults, differences, digest, flatten, inference_steps, kept, numerics, resume_conflicts, way_keys
-from trm.config.keys import (
-    EXACT,
-    IGNORE_LABEL,
-    LARGEST_COUNT,
-    NOTHING,
-    NUMBERS,
-    PLACE,
-    RESULTS,
-    SAMPLE_PUZZLES,
-    key,
-)
+from trm.config.keys import EXACT, IGNORE_LABEL, LARGEST_COUNT, NOTHING, NUMBERS, PLACE, RESULTS, SAMPLE_PUZZLES, key
 from trm.config.network import (
     EmaConfig,
     LatentsConfig,

@@ -5,7 +5,7 @@ import itertools
 import math
 import operator
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from trm.config.backends import BACKENDS
@@ -21,16 +21,8 @@ _CHECKS: list[Callable[[Config], None]] = []
 
 def validate(cfg: Config) -> None:
     """Check ranges and combinations. Pure; raises ConfigError naming the key, its value and the fix."""
-    try:
-        _check_ranges(cfg, "")
-    except _OutOfRange as error:
-        ratios = [f"recipe.{name}={value:g}" for name, value in vars(cfg.recipe).items() if name.endswith("_scale") and value != 1]
-        if not ratios or error.key.startswith("recipe."):
-            raise
-        raise ConfigError(
-            f"{error.key}={error.value} must be {error.bound}: where it is the recipe's value times its ratio, change "
-            f"{' or '.join(ratios)}"
-        ) from error
+    ratios = [f"recipe.{name}={value:g}" for name, value in vars(cfg.recipe).items() if name.endswith("_scale") and value != 1]
+    _check_ranges(cfg, "", ratios)
     _check_model(cfg.model)
     if cfg.train.trainable == "puzzle_embedding" and cfg.model.puzzle_emb_ndim == 0:
         raise ConfigError(
@@ -44,9 +36,10 @@ def validate(cfg: Config) -> None:
             f"train.max_flops={cfg.train.max_flops:g} and train.max_steps={cfg.train.max_steps} both set the length of the run: "
             "set one of them to null"
         )
-    _check_batch("train.global_batch_size", cfg.train.global_batch_size, cfg.hardware.devices)
-    if cfg.evaluate.batch_size is not None:
-        _check_batch("evaluate.batch_size", cfg.evaluate.batch_size, cfg.hardware.devices)
+    devices, batches = cfg.hardware.devices, {"train.global_batch_size": cfg.train.global_batch_size}
+    for key, batch in (batches | {"evaluate.batch_size": cfg.evaluate.batch_size or devices}).items():
+        if batch % devices:
+            raise ConfigError(f"{key}={batch} does not divide over {devices} devices: use {nearest_batches(batch, devices)}")
     profiled = cfg.train.profile_steps
     if profiled and (len(profiled) != 2 or profiled[0] > profiled[1]):
         raise ConfigError(f"train.profile_steps={profiled}: give the first and the last step, such as train.profile_steps=[10,13]")
@@ -244,15 +237,15 @@ def check_widths(cfg: Config, seq_len: int) -> None:
             raise ConfigError(f"model.{key}={value} needs a square grid, and these puzzles have {seq_len} cells: choose {other}")
 
 
-def _check_ranges(node: Any, path: str) -> None:
+def _check_ranges(node: Any, path: str, ratios: Sequence[str]) -> None:
     for item in dataclasses.fields(node):
         key, value = path + item.name, getattr(node, item.name)
         if dataclasses.is_dataclass(value):
-            _check_ranges(value, key + ".")
+            _check_ranges(value, key + ".", ratios)
             continue
         if item.type == list[Phase]:
             for i, phase in enumerate(value):
-                _check_ranges(phase, f"{key}[{i}].")
+                _check_ranges(phase, f"{key}[{i}].", ratios)
             continue
         if isinstance(value, list):
             entry_type, words, example = (int, "whole numbers", "[1,2]") if item.type == list[int] else (str, "words", "[a,b]")
@@ -261,31 +254,28 @@ def _check_ranges(node: Any, path: str) -> None:
         _check_text(key, value)
         for entry in value if isinstance(value, list) else [value]:
             if entry is not None:
-                _check_range(key, entry, item.metadata)
+                _check_range(key, entry, item.metadata, ratios)
 
 
-class _OutOfRange(ConfigError):
-    def __init__(self, key: str, value: float, bound: str) -> None:
-        super().__init__(f"{key}={value} is out of range: it must be {bound}")
-        self.key, self.value, self.bound = key, value, bound
+OUTSIDE = {"low": (operator.lt, "at least"), "high": (operator.gt, "at most")}
+OUTSIDE |= {"above": (operator.le, "above"), "below": (operator.ge, "below")}
 
 
-def _check_range(key: str, value: Any, rule: Mapping[str, Any]) -> None:
+def _check_range(key: str, value: Any, rule: Mapping[str, Any], ratios: Sequence[str]) -> None:
+    """Refuse a value outside its range, with the ratios of the recipe that may have put it there."""
     if rule.get("choices") and value not in rule["choices"]:
         raise ConfigError(f"{key}={value} is not one of {', '.join(rule['choices'])}")
     if isinstance(value, float) and not math.isfinite(value):
         raise ConfigError(f"{key}={value} is not a finite number")
-    for name, wrong, words in (
-        ("low", operator.lt, "at least"),
-        ("high", operator.gt, "at most"),
-        ("above", operator.le, "above"),
-        ("below", operator.ge, "below"),
-    ):
-        bound = rule.get(name)
-        if bound is not None and wrong(value, bound):
-            raise _OutOfRange(key, value, f"{words} {bound:g}")
-    if isinstance(value, int) and value > LARGEST_COUNT:
-        raise _OutOfRange(key, value, f"at most {LARGEST_COUNT}")
+    bounds = [(name, bound, f"{bound:g}") for name in OUTSIDE if (bound := rule.get(name)) is not None]
+    bounds += [("high", LARGEST_COUNT, str(LARGEST_COUNT))] if isinstance(value, int) else []
+    for name, bound, shown in bounds:
+        wrong, words = OUTSIDE[name]
+        if wrong(value, bound) and ratios and not key.startswith("recipe."):
+            fix = f"where it is the recipe's value times its ratio, change {' or '.join(ratios)}"
+            raise ConfigError(f"{key}={value} must be {words} {shown}: {fix}")
+        if wrong(value, bound):
+            raise ConfigError(f"{key}={value} is out of range: it must be {words} {shown}")
 
 
 def _check_text(key: str, value: Any) -> None:
@@ -295,11 +285,6 @@ def _check_text(key: str, value: Any) -> None:
             raise ConfigError(f"{key} holds the W&B key, and settings are written to files: keep it only in the environment")
         if isinstance(text, str) and ("${" in text or text == "???" or any("\ud800" <= c <= "\udfff" or c == "\0" for c in text)):
             raise ConfigError(f"{key}={text} cannot be kept in a config file: leave out ${{, ??? and characters that are not UTF-8")
-
-
-def _check_batch(key: str, batch: int, num_devices: int) -> None:
-    if batch % num_devices:
-        raise ConfigError(f"{key}={batch} does not divide over {num_devices} devices: use {nearest_batches(batch, num_devices)}")
 
 
 def nearest_batches(batch: int, num_devices: int) -> str:

@@ -11,14 +11,7 @@ from typing import Any
 from omegaconf import MISSING
 
 from trm.config.keys import NUMBERS, RESULTS
-from trm.config.schema import (
-    TASKS,
-    Config,
-    all_keys,
-    default_config,
-    role,
-    to_plain,
-)
+from trm.config.schema import TASKS, Config, all_keys, default_config, role, to_plain
 
 # Of evaluations: names, draws, how many puzzles (which results say themselves), and what is reported beside the result.
 NO_WAY = ("inference.name", "inference.seed", "evaluate.max_puzzles", "evaluate.by_difficulty")

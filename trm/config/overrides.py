@@ -5,7 +5,7 @@ Outside quotes it also makes numbers and truth values of words, which `as_typed`
 
 import re
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -47,7 +47,7 @@ def as_typed(given: str) -> str:
         value = choice[1]  # as a,b,c, since a job's override lacks the quotes of choice("a","b","c")
     if FUNCTION.fullmatch(value):
         return given
-    if value.startswith("{") and f"{key}." in map(_group, all_keys()):
+    if value.startswith("{") and any(each.rpartition(".")[0] == key for each in all_keys()):
         return f"{name}=" + PAIR.sub(lambda pair: f"{pair[1]}{pair[2]}{_texts(f'{key}.{pair[1]}', pair[3])}", value)
     return f"{name}={_texts(key, value)}"
 
@@ -85,26 +85,19 @@ def quoting_hint(given: str) -> str:
     return f"if its value is text, quote it for Hydra and for the shell: {shlex.quote(quoted)}"
 
 
-def _group(key: str) -> str:
-    return key[: key.rfind(".") + 1]
-
-
 def _texts(key: str, value: str) -> str:
     """A key's value, or several with commas between them, each in quotes where Hydra would read anything but this text."""
     kind = text_kind(key)
     if kind is None or (kind != TextKind.LIST and isinstance(_reads(f"k={value}"), list | dict)):
         return value
-    return (ENTRY if kind == TextKind.LIST else PIECE).sub(_quoter(null=kind == TextKind.OPTIONAL), value)
 
-
-def _quoter(*, null: bool) -> Callable[[re.Match[str]], str]:
     def quoted(piece: re.Match[str]) -> str:
-        text = piece[0].strip()
+        text, null = piece[0].strip(), kind == TextKind.OPTIONAL
         if not text or text[0] in QUOTES or (null and text.lower() == "null") or isinstance(_reads(f"k={text}"), str):
             return piece[0]
         return piece[0].replace(text, _quoted(text))
 
-    return quoted
+    return (ENTRY if kind == TextKind.LIST else PIECE).sub(quoted, value)
 
 
 def _quoted(text: str) -> str:

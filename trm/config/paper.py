@@ -51,8 +51,8 @@ ROWS = (
     PaperRow("T=6 n=6", 0.858, {"recursion.T": 6, "recursion.n": 6}),
 )
 
-NO_PREFIX = {"model.puzzle_emb_ndim": 0, "model.puzzle_emb_len": 0}
-EQR = {"recursion.damping": 0.95, "recursion.noise": 0.01, "latents.init": "random"}
+NO_PREFIX: dict[str, Any] = {"model.puzzle_emb_ndim": 0, "model.puzzle_emb_len": 0}
+EQR: dict[str, Any] = {"recursion.damping": 0.95, "recursion.noise": 0.01, "latents.init": "random"}
 EQR_SOURCE, SIC_SOURCE, URM_SOURCE = "EqR, arXiv 2605.21488", "Speed is Confidence, arXiv 2601.19085", "URM, arXiv 2512.14693"
 FAST = {"recursion.T": 6, "recursion.n": 9, "model.mlp": "gated_norm_swiglu"}
 FAST_FIXED = {
@@ -81,48 +81,23 @@ URM = {
     "model.mlp": "conv_swiglu",
     "model.num_layers": 4,
 }
-MAZE = {"model.mixer": "attention", "recursion.n": 4}
+MAZE: dict[str, Any] = {"model.mixer": "attention", "recursion.n": 4}
+MAZE_1 = {**MAZE, "model.num_layers": 1}
 MAZES: dict[str, Any] = {"test_puzzles": 1000, "augmentations": 0}
 # Generated mazes are not those of the paper, which are a file
-UNIQUE_FIXED = {
-    "data.name": "maze_unique",
-    "data.task": "maze",
-    "data.source": "csv",
-    "data.path_min": 100,
-    "data.path_max": 140,
-    "model.hidden_size": 128,
-    "model.num_heads": 2,
-    "model.puzzle_emb_ndim": 128,
+UNIQUE_FIXED: dict[str, Any] = {
+    **{"data.name": "maze_unique", "data.task": "maze", "data.source": "csv", "data.path_min": 100, "data.path_max": 140},
+    **{"model.hidden_size": 128, "model.num_heads": 2, "model.puzzle_emb_ndim": 128},
 }
 FIELD = (
     PaperRow("EqR, 16 steps, 1 start", 0.864, EQR, EQR_SOURCE, NO_PREFIX),
     PaperRow("fast recipe", 0.855, FAST, SIC_SOURCE, FAST_FIXED, steps=8_000),
     PaperRow("winner takes all, K=4", 0.969, {**FAST, "latents.num_hypotheses": 4}, SIC_SOURCE, FAST_FIXED, steps=36_000),
     PaperRow("URM", 0.776, URM, URM_SOURCE, {"train.global_batch_size": 1024, "model.puzzle_emb_len": 0}, steps=48_828),
+    PaperRow("TRM on Maze-Hard", 0.853, MAZE, fixed={"data.name": "maze_hard", "data.task": "maze"}, **MAZES),
+    PaperRow("TRM on Maze-Unique", 0.449, MAZE_1, EQR_SOURCE, UNIQUE_FIXED, steps=130_208, **MAZES),
     PaperRow(
-        "TRM on Maze-Hard",
-        0.853,
-        MAZE,
-        fixed={"data.name": "maze_hard", "data.task": "maze"},
-        **MAZES,
-    ),
-    PaperRow(
-        "TRM on Maze-Unique",
-        0.449,
-        {**MAZE, "model.num_layers": 1},
-        EQR_SOURCE,
-        UNIQUE_FIXED,
-        steps=130_208,
-        **MAZES,
-    ),
-    PaperRow(
-        "EqR on Maze-Unique, 16 steps, 1 start",
-        0.822,
-        {**EQR, **MAZE, "model.num_layers": 1},
-        EQR_SOURCE,
-        {**UNIQUE_FIXED, **NO_PREFIX},
-        steps=130_208,
-        **MAZES,
+        "EqR on Maze-Unique, 16 steps, 1 start", 0.822, EQR | MAZE_1, EQR_SOURCE, UNIQUE_FIXED | NO_PREFIX, steps=130_208, **MAZES
     ),
 )
 

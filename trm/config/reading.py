@@ -5,6 +5,7 @@ import functools
 import math
 import os
 import re
+from collections.abc import Callable
 from dataclasses import field
 from pathlib import Path
 from typing import Any, cast
@@ -51,11 +52,6 @@ def _not_given(key: str) -> str:
     return f"${{trm_default:${{.task}},{key}}}"
 
 
-def _default_of(task: str, key: str) -> Any:
-    """The default of a task's own key; None of another task's."""
-    return getattr(task_settings(task)(), key, None)
-
-
 def _schema(data: Any) -> DictConfig:
     """The schema as omegaconf checks it, with these data settings."""
     defaults: Any = Config(data=data)
@@ -75,16 +71,15 @@ def _schema_of(tasks: frozenset[type[DataConfig]], *, composing: bool) -> DictCo
 def register_schema() -> None:
     """Make the schema known to Hydra: conf/config.yaml names it first, so that composing checks every key and type."""
     ConfigStore.instance().store(name="schema", node=_schema_of(frozenset(TASKS.values()), composing=True))
-    OmegaConf.register_new_resolver("trm_default", _default_of, replace=True)
-    OmegaConf.register_new_resolver("trm_times", _times, replace=True)
-    OmegaConf.register_new_resolver("trm_part", _part, replace=True)
-    OmegaConf.register_new_resolver("trm_unless", lambda budget, steps: steps if budget is None else None, replace=True)
-    OmegaConf.register_new_resolver("trm_over", lambda value, by: _times(value, 1 / by), replace=True)
-
-
-def _part(name: str, value: float | None) -> str:
-    """A setting as part of a folder's name; nothing where it is null."""
-    return "" if value is None else f"_{name}{float(value):g}"
+    resolvers: dict[str, Callable[..., Any]] = {
+        "trm_default": lambda task, key: getattr(task_settings(task)(), key, None),  # of a key that a task has of its own
+        "trm_times": _times,
+        "trm_over": lambda value, by: _times(value, 1 / by),
+        "trm_unless": lambda budget, steps: steps if budget is None else None,
+        "trm_part": lambda name, value: "" if value is None else f"_{name}{float(value):g}",  # of a folder's name
+    }
+    for name, resolver in resolvers.items():
+        OmegaConf.register_new_resolver(name, resolver, replace=True)
 
 
 def _times(value: float, *factors: float) -> float:
