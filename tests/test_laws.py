@@ -112,13 +112,13 @@ def test_a_minimum_outside_of_what_was_measured_is_none():
 
 
 def joint(random, phi, several, noise=0.01):
-    sizes = []
+    losses = {}
     for once, recurrent in ((2e3, 2e4), (4e3, 8e4), (8e3, 3.2e5)):
         for r in (2, 4, 8, 16):
             for D in (5e4, 2e5) if several else (1e5,):
                 loss = 0.1 + 40 * (once + r**phi * recurrent) ** -0.4 + (50 * D**-0.5 if several else 0)
-                sizes.append(laws.Size(once, recurrent, r, D, loss * (1 + noise * random.standard_normal(3))))
-    return sizes
+                losses[once, recurrent, r, D] = loss * (1 + noise * random.standard_normal(3))
+    return losses
 
 
 @pytest.mark.parametrize("several", [False, True])

@@ -16,7 +16,7 @@ from trm.report.__main__ import main
 from trm.report.output import page
 from trm.report.pairs import answers
 from trm.report.runs import collect
-from trm.report.thinking import MOST_PUZZLES, thinking
+from trm.report.shown import MOST_PUZZLES, thinking
 from trm.report.variants import compare
 from trm.show.page import FLAGS, NO_TOKEN
 from trm.tasks.pairs import ANSWERS_FILE

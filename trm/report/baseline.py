@@ -6,6 +6,7 @@ paired t-test, two-sided; p values are corrected by Holm for as many variants as
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from operator import attrgetter
 
 import numpy as np
 
@@ -27,9 +28,9 @@ def differences(comparison: Comparison) -> Mapping[str, Difference]:
     """By the label of the variant; the baseline is left out, and so is what has no seed with it or may not be compared with it."""
     if comparison.baseline is None:
         return {}
-    base, found, chances = comparison.baseline.by_seed(lambda run: run.exact_accuracy), {}, {}
+    base, found, chances = comparison.baseline.by_seed(attrgetter("exact_accuracy")), {}, {}
     for variant in comparison.variants:
-        own = variant.by_seed(lambda run: run.exact_accuracy)
+        own = variant.by_seed(attrgetter("exact_accuracy"))
         pairs = [own[seed] - base[seed] for seed in own if seed is not None and seed in base]
         mean = estimate(pairs)
         if variant is not comparison.baseline and variant.label not in comparison.not_compared and mean is not None:

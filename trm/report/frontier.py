@@ -5,7 +5,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 from trm.config import way_keys
 from trm.report.comparable import CANDIDATES, COUNT, LAST, STEP, STEPS, TEST, Facts, facts, misfits
@@ -27,50 +27,30 @@ class Way:
     means: dict[str, float]  # of the other NUMBERS
 
 
-@dataclass(frozen=True)
-class _Row:
-    """A line of a run's frontier."""
+class _Row(NamedTuple):
+    """A line of a run's frontier, and how it was measured."""
 
     number: int
     run: Run
     name: str
     facts: Facts
-    values: Mapping[str, float]
-
-
-def ways(comparison: Comparison) -> list[Way]:
-    """By variant and then FLOPs; none where no run has a frontier."""
-    return _ways(comparison)[0]
+    values: dict[str, float]
 
 
 def asked(comparison: Comparison) -> list[tuple[Run, Mapping[str, float]]]:
     """Each way that each counted run was evaluated in: the run with the settings and FLOPs of that way, and the line's numbers."""
     rows = [row for number, variant in enumerate(comparison.variants) for run in variant.counted for row in _rows(run, number, [])]
-    reasons = misfits([row.facts for row in rows], ways=True)
-    return [
-        (
-            replace(
-                row.run,
-                settings={
-                    **row.run.settings,
-                    **{key: row.facts[key] for key in way_keys()},
-                    "inference.supervision_steps": row.facts[STEPS],
-                },
-                flops_per_puzzle=row.values["flops_per_puzzle"],
-            ),
-            row.values,
-        )
-        for row, reason in zip(rows, reasons, strict=True)
-        if not reason
-    ]
+    found: list[tuple[Run, Mapping[str, float]]] = []
+    for row, reason in zip(rows, misfits([row.facts for row in rows], ways=True), strict=True):
+        if not reason:
+            asked_for = {key: row.facts[key] for key in way_keys()} | {"inference.supervision_steps": row.facts[STEPS]}
+            settings = {**row.run.settings, **asked_for}
+            found.append((replace(row.run, settings=settings, flops_per_puzzle=row.values["flops_per_puzzle"]), row.values))
+    return found
 
 
-def left_out(comparison: Comparison) -> list[tuple[str, str]]:
-    """The lines that no way has, as RUN: WAY, each with the reason."""
-    return _ways(comparison)[1]
-
-
-def _ways(comparison: Comparison) -> tuple[list[Way], list[tuple[str, str]]]:
+def ways(comparison: Comparison) -> tuple[list[Way], list[tuple[str, str]]]:
+    """The ways by variant and then FLOPs, and the lines that none of them has, as RUN: WAY, each with the reason."""
     told: list[tuple[str, str]] = []
     runs = [(run, number) for number, variant in enumerate(comparison.variants) for run in variant.counted]
     rows = [row for each in runs for row in _rows(*each, told)]
@@ -92,19 +72,17 @@ def _ways(comparison: Comparison) -> tuple[list[Way], list[tuple[str, str]]]:
     return sorted(found, key=lambda way: (way.number, way.means["flops_per_puzzle"])), told
 
 
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        record = json.loads(path.read_bytes())
-        return record if isinstance(record, dict) and isinstance(record["rows"], list) else {}
-    except (OSError, ValueError, RecursionError, KeyError):
-        return {}
-
-
 def _rows(run: Run, number: int, told: list[tuple[str, str]]) -> list[_Row]:
-    """The lines of the run's frontier; none where it has none, or the file is not one. They say how they were measured."""
-    record = _read(run.folder / FRONTIER_FILE) if run.folder else {}
+    """The lines of the run's frontier; none where it has none, or the file is not one."""
+    if not run.has(FRONTIER_FILE):
+        return []
+    try:
+        record = json.loads((Path(run.folder or "") / FRONTIER_FILE).read_bytes())
+        lines = list(record["rows"])
+    except (OSError, ValueError, TypeError, RecursionError, KeyError):
+        return []
     found, here = [], facts(run)
-    for line in record.get("rows", ()):
+    for line in lines:
         try:
             step, name = record["checkpoint_step"], str(line["inference"])
             measured = {**here, **record["ways"][name], TEST: record["test_digest"], COUNT: line["count"], STEP: step}

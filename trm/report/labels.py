@@ -13,24 +13,21 @@ from trm.report.runs import Run
 # What --group may name beside config keys: the named experiment, and the folder that holds the run's folder.
 OTHER_KEYS: Mapping[str, Callable[[Run], Any]] = {"experiment": lambda run: run.experiment, "sweep": lambda run: run.sweep}
 
-# The settings that a label names first, with the words for them. A later one that tells no further runs apart is left out.
-Settings = Mapping[str, Any]
+# The settings that a label names first, with the words for their values. A later one that tells no further runs apart is left out.
 RECURSION = ("recursion.T", "recursion.n")
-NAMES: Mapping[tuple[str, ...], Callable[[Settings], str]] = {
-    RECURSION: lambda s: f"t{s.get('recursion.T')}_n{s.get('recursion.n')}",
-    ("recursion.curriculum",): lambda s: (
-        "curriculum " + " ".join(f"t{phase['T']}_n{phase['n']}" for phase in s["recursion.curriculum"])
-        if s.get("recursion.curriculum")
-        else "no curriculum"
+NAMES: Mapping[tuple[str, ...], Callable[..., str]] = {
+    RECURSION: "t{}_n{}".format,
+    ("recursion.curriculum",): lambda phases: " ".join(
+        ["curriculum", *(f"t{phase['T']}_n{phase['n']}" for phase in phases)] if phases else ["no curriculum"]
     ),
-    ("recursion.variant",): lambda s: str(s.get("recursion.variant")),
-    ("model.mixer",): lambda s: str(s.get("model.mixer")),
-    ("ema.enabled",): lambda s: "ema on" if s.get("ema.enabled") else "ema off",
-    ("data.name",): lambda s: str(s.get("data.name")),
-    ("optimizer.name",): lambda s: str(s.get("optimizer.name")),
-    ("hardware.name",): lambda s: str(s.get("hardware.name")),
-    ("puzzles.train",): lambda s: f"training puzzles {str(s.get('puzzles.train') or 'unknown')[:8]}",
-    ("puzzles.test",): lambda s: f"test puzzles {str(s.get('puzzles.test') or 'unknown')[:8]}",
+    ("recursion.variant",): str,
+    ("model.mixer",): str,
+    ("ema.enabled",): lambda on: "ema on" if on else "ema off",
+    ("data.name",): str,
+    ("optimizer.name",): str,
+    ("hardware.name",): str,
+    ("puzzles.train",): lambda digest: f"training puzzles {str(digest or 'unknown')[:8]}",
+    ("puzzles.test",): lambda digest: f"test puzzles {str(digest or 'unknown')[:8]}",
 }
 
 
@@ -70,7 +67,7 @@ def identity(run: Run, keys: Iterable[str]) -> tuple[str, ...]:
 
 
 def _plain(value: Any) -> str:
-    # 1 and 1.0 are one setting, 1 and true are two
+    """1 and 1.0 are one setting, 1 and true are two."""
     return json.dumps(float(value) if isinstance(value, int) and not isinstance(value, bool) else value, default=str)
 
 
@@ -119,7 +116,7 @@ def units(keys: list[str]) -> list[tuple[str, ...]]:
 
 def _words(run: Run, unit: tuple[str, ...], keys: list[str], differing: list[str]) -> str:
     if unit in NAMES and all(key in keys or key not in differing for key in unit):
-        return NAMES[unit](run.settings)
+        return NAMES[unit](*map(run.settings.get, unit))
     return ", ".join(f"{key}={show(value_of(run, key))}" for key in unit if key in keys)
 
 

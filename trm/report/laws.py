@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -318,23 +318,13 @@ class JointLaw:
     phi: Interval
 
 
-@dataclass(frozen=True)
-class Size:
-    """One setting of the joint law: weights outside and inside the recursion, its passes, samples, and the losses of its seeds."""
+def fit_joint_law(losses: Mapping[tuple[float, float, float, float], Array], resamples: int = JOINT_RESAMPLES) -> JointLaw:
+    """The law with the least squares of relative errors; E, A and B not negative. A resample starts at the fit.
 
-    once: float
-    recurrent: float
-    passes: float
-    samples: float
-    losses: Array
-
-
-def fit_joint_law(sizes: Sequence[Size], resamples: int = JOINT_RESAMPLES) -> JointLaw:
-    """The law with the least squares of relative errors; E, A and B not negative. A resample starts at the fit."""
-    once, recurrent, passes, samples = (
-        np.array([getattr(size, name) for size in sizes], dtype=np.float64) for name in ("once", "recurrent", "passes", "samples")
-    )
-    found = Points(np.arange(len(sizes), dtype=np.float64), [size.losses for size in sizes])
+    `losses` [n_i] are those of the seeds of each (weights outside the recursion, weights inside, its passes, samples).
+    """
+    once, recurrent, passes, samples = np.array(list(zip(*losses, strict=True)), dtype=np.float64)
+    found = Points(np.arange(len(losses), dtype=np.float64), list(losses.values()))
     several = len(set(samples)) > 1
     n0, d0 = math.exp(np.log(once + recurrent).mean()), math.exp(np.log(samples).mean())
 

@@ -1,8 +1,5 @@
 """Writing: the terminal's table, CSV, JSON and the page. Shares of 1 in CSV and JSON as in summary.json, percent elsewhere."""
 
-import base64
-import csv
-import io
 import json
 import textwrap
 from collections import Counter
@@ -13,15 +10,14 @@ from typing import Any
 
 from trm.report import tables
 from trm.report.baseline import Difference, differences
-from trm.report.frontier import left_out, ways
-from trm.report.pairs import answers
+from trm.report.frontier import ways
+from trm.report.shown import MOST_PUZZLES, answers, thinking
 from trm.report.target import time_to_target
-from trm.report.thinking import MOST_PUZZLES, thinking
 from trm.report.variants import Comparison, Estimate, Variant
 from trm.run.revision import code
 from trm.show.charts import Theme
 from trm.show.page import VIEWER, render
-from trm.show.table import aligned, printable
+from trm.show.table import aligned, csv_of, printable
 
 TEXT_WIDTH, LONGEST_REASON = 110, 300  # characters, on the terminal
 RUN_MEANS = ("steps", "samples_per_s", "seconds", "evaluated_puzzles", "training_flops", "flops_per_puzzle")
@@ -30,23 +26,25 @@ NOT_IN_JSON = ("sweep", "settings", "losses", "step_times", "folder")  # of a ru
 
 def terminal(comparison: Comparison) -> str:
     """The results table, what it means, the jobs that are not counted, and warnings."""
-    lines, rows = [], tables.results(comparison)
-    if rows:
-        texts = [[title for title, _ in rows[0]], *([cell.text for _, cell in row] for row in rows)]
-        lines += [*aligned(texts, [cell.numeric for _, cell in rows[0]]), ""]
+    lines = []
+    if comparison.variants:
+        lines += [*_table(tables.results(comparison)), ""]
         for note in tables.notes(comparison):
             lines += [] if note == tables.RATES_NOTE else textwrap.wrap(note, TEXT_WIDTH, subsequent_indent="  ")
     if found := tables.inference(comparison):
-        texts = [[title for title, _ in found[0]], *([cell.text for _, cell in row] for row in found)]
-        lines += ["", "ways of inference (trm.evaluate inference=frontier):"]
-        lines += aligned(texts, [cell.numeric for _, cell in found[0]])
-    lines += [f"  not counted: {line}: {reason}" for line, reason in left_out(comparison)]
+        lines += ["", "ways of inference (trm.evaluate inference=frontier):", *_table(found)]
+    lines += [f"  not counted: {line}: {reason}" for line, reason in ways(comparison)[1]]
     if comparison.not_counted:
         lines += ["", f"not in the means: {len(comparison.not_counted)} of {len(comparison.runs)} jobs"]
         reasons = [[tables.kind(run), run.name, textwrap.shorten(why, LONGEST_REASON)] for run, why in comparison.not_counted]
         lines += [f"  {line}" for line in aligned(reasons, [False] * 3)]
     lines += ["", *(f"warning: {warning}" for warning in comparison.warnings)] if comparison.warnings else []
     return "\n".join(map(printable, lines))
+
+
+def _table(rows: list[tables.Row]) -> list[str]:
+    texts = [[title for title, _ in rows[0]], *([cell.text for _, cell in row] for row in rows)]
+    return aligned(texts, [cell.numeric for _, cell in rows[0]])
 
 
 # --------------------------------------------------------------------------------------------------------------- CSV and JSON
@@ -96,20 +94,14 @@ def csv_text(comparison: Comparison) -> str:
         | ({"not_compared": comparison.not_compared.get(variant.label)} if comparison.not_compared else {})
         for variant in comparison.variants
     ]
-    buffer = io.StringIO()
-    if records:
-        names = list(dict.fromkeys(name for record in records for name in record))
-        writer = csv.DictWriter(buffer, fieldnames=names, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(records)
-    return buffer.getvalue()
+    return csv_of(records, list(dict.fromkeys(name for record in records for name in record))) if records else ""
 
 
 def json_text(comparison: Comparison) -> str:
     """Variants, runs with their evaluations, the jobs that are not counted, and warnings."""
     homes = {id(run): variant.label for variant in comparison.variants for run in variant.runs}
     counted = {id(run) for variant in comparison.variants for run in variant.counted}
-    less = differences(comparison)
+    less, (found, left_out) = differences(comparison), ways(comparison)
     record = {
         "code": code(),  # of the report; each run has its own
         "variants": [
@@ -128,9 +120,9 @@ def json_text(comparison: Comparison) -> str:
         ],
         "inference": [
             {"variant": way.variant.label, "inference": way.name, **_estimate("exact_accuracy", way.exact_accuracy), **way.means}
-            for way in ways(comparison)
+            for way in found
         ],
-        "inference_not_counted": dict(left_out(comparison)),
+        "inference_not_counted": dict(left_out),
         "not_compared": dict(comparison.not_compared),
         "not_counted": [{"name": run.name, "status": tables.kind(run), "reason": reason} for run, reason in comparison.not_counted],
         "warnings": comparison.warnings,
@@ -153,9 +145,7 @@ def page(comparison: Comparison, title: str, drawn: Mapping[str, Mapping[Theme, 
         comparison=comparison,
         statuses=Counter(run.status for run in comparison.runs),
         tables=tables,
-        pictures={
-            name: {theme: base64.b64encode(picture).decode() for theme, picture in themes.items()} for name, themes in drawn.items()
-        },
+        pictures=drawn,
         thinking=shown,
         answers=answers(comparison),
         symbol=next((item.data["view"]["symbols"][-1] for item in shown if item.data), "5"),  # in the legend

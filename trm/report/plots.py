@@ -1,9 +1,7 @@
-"""Pictures: learning curves, a bar for each variant, accuracy by supervision step, ways of inference; each for a light and a
-dark page.
-"""
+"""Pictures: learning curves, a bar for each variant, accuracy by supervision step, ways of inference; on light and dark pages."""
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, get_args
 
 import numpy as np
@@ -13,7 +11,7 @@ from matplotlib.ticker import EngFormatter, FuncFormatter, LogLocator, MaxNLocat
 
 from trm.ground.progress import work
 from trm.inference.compute import pareto
-from trm.report.frontier import Way, ways
+from trm.report.frontier import ways
 from trm.report.runs import Points, Run
 from trm.report.variants import MEASURED_OTHERWISE, Comparison
 from trm.show.charts import COLOURS, INK, LINES, Theme, chart
@@ -21,6 +19,7 @@ from trm.show.charts import COLOURS, INK, LINES, Theme, chart
 WAY_MARKS = "osD^vP*<>phHd8"  # of ways of inference
 MOST_MARKED_POINTS = 25  # evaluations of one curve; more are drawn without markers
 NOT_COUNTED: dict[str, Any] = {"linestyle": (0, (4, 3)), "linewidth": 0.9, "alpha": 0.6}
+CENTRED: dict[str, Any] = {"ha": "center", "va": "center"}
 
 
 def curves(comparison: Comparison, theme: Theme) -> bytes:
@@ -44,7 +43,7 @@ def curves(comparison: Comparison, theme: Theme) -> bytes:
             axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
             axes.xaxis.set_major_formatter(EngFormatter(sep=""))  # 20k
             if not axes.lines:
-                _say(axes, f"no {what} yet")
+                axes.text(0.5, 0.5, f"no {what} yet", transform=axes.transAxes, **CENTRED)
         _legend(figure, accuracy if accuracy.lines else loss)
     return file.getvalue()
 
@@ -78,20 +77,15 @@ def _lines(
         for points in counted if len(counted) > 1 else ():
             axes.plot(*_xy(points), color=colour, linestyle=line, linewidth=0.8, alpha=0.4)
         if counted:
-            mean = _mean(counted)
+            values = [dict(points) for points in counted]
+            shared = sorted(set.intersection(*map(set, values)))  # steps
+            mean = [(step, float(np.mean([of_run[step] for of_run in values]))) for step in shared]
             marker = "o" if marked and len(mean) <= MOST_MARKED_POINTS else None
             axes.plot(*_xy(mean), color=colour, linestyle=line, linewidth=2, marker=marker, markersize=4, label=title)
 
 
 def _xy(points: Points) -> Any:
     return np.reshape(points, (-1, 2)).T
-
-
-def _mean(series: Sequence[Points]) -> Points:
-    """The mean at the steps that all of the series have."""
-    values = [dict(points) for points in series]
-    shared = sorted(set.intersection(*(set(v) for v in values)))
-    return [(step, float(np.mean([v[step] for v in values]))) for step in shared]
 
 
 def bars(comparison: Comparison, theme: Theme) -> bytes:
@@ -120,19 +114,19 @@ def bars(comparison: Comparison, theme: Theme) -> bytes:
         axes.grid(visible=False, axis="y")
         axes.set_axisbelow(True)
         if not shown:
-            _say(axes, "no completed runs yet")
+            axes.text(0.5, 0.5, "no completed runs yet", transform=axes.transAxes, **CENTRED)
     return file.getvalue()
 
 
 def frontier(comparison: Comparison, theme: Theme) -> bytes:
     """Exact accuracy of ways of inference against their FLOPs a puzzle, mean over each variant's seeds, as PNG."""
     with chart(11, 4.4, theme) as (figure, file):
-        axes, found = figure.subplots(), ways(comparison)
+        axes, (found, _) = figure.subplots(), ways(comparison)
         marks = dict(zip(dict.fromkeys(way.name for way in found), itertools.cycle(WAY_MARKS)))
         numbers = sorted({way.number for way in found})
         for number in numbers:
             own, (colour, line) = [way for way in found if way.number == number], _look(number)
-            flops, shares = ([value(way) for way in own] for value in (lambda w: w.means["flops_per_puzzle"], _percent))
+            flops, shares = [way.means["flops_per_puzzle"] for way in own], [100 * way.exact_accuracy.mean for way in own]
             points = [{"flops_per_puzzle": x, "exact_accuracy": y} for x, y in zip(flops, shares, strict=True)]
             front = [point for point in pareto(points) if point["pareto"]]
             front_line = [[point[key] for point in front] for key in ("flops_per_puzzle", "exact_accuracy")]
@@ -156,34 +150,20 @@ def frontier(comparison: Comparison, theme: Theme) -> bytes:
     return file.getvalue()
 
 
-def _percent(way: Way) -> float:
-    return 100 * way.exact_accuracy.mean
-
-
-def pictures(comparison: Comparison) -> dict[str, Callable[[Comparison, Theme], bytes]]:
-    """All pictures that there is something for, by name."""
-    steps = any(run.exact_accuracy_by_step for variant in comparison.variants for run in variant.counted)
-    return {
-        "curves": curves,
-        "bars": bars,
-        **({"steps": supervision_steps} if steps else {}),
-        **({"frontier": frontier} if ways(comparison) else {}),
-    }
-
-
 def drawn(comparison: Comparison) -> dict[str, dict[Theme, bytes]]:
-    """All pictures on each kind of page, as PNG."""
-    found: dict[str, dict[Theme, bytes]] = {name: {} for name in pictures(comparison)}
-    todo = [(name, draw, theme) for name, draw in pictures(comparison).items() for theme in get_args(Theme)]
+    """All pictures that there is something for, by name, on each kind of page, as PNG."""
+    pictures = {"curves": curves, "bars": bars}
+    if any(run.exact_accuracy_by_step for variant in comparison.variants for run in variant.counted):
+        pictures["steps"] = supervision_steps
+    if ways(comparison)[0]:
+        pictures["frontier"] = frontier
+    found: dict[str, dict[Theme, bytes]] = {name: {} for name in pictures}
+    todo = [(name, draw, theme) for name, draw in pictures.items() for theme in get_args(Theme)]
     with work("pictures drawn", len(todo), "picture") as done:
         for number, (name, draw, theme) in enumerate(todo, start=1):
             found[name][theme] = draw(comparison, theme)
             done(number)
     return found
-
-
-def _say(axes: Axes, text: str) -> None:
-    axes.text(0.5, 0.5, text, ha="center", va="center", transform=axes.transAxes)
 
 
 def _legend(figure: Figure, axes: Axes) -> None:

@@ -85,7 +85,12 @@ def welch(shorter: list[float], longer: list[float]) -> float | None:
 def text(comparison: Comparison, target: float = TARGET) -> str:
     """What the command prints: each variant by itself, what may not be compared, and each entry against the next slower one."""
     found = [entry(variant, target) for variant in comparison.variants if variant.counted]
-    reasons = _apart(found)
+    measured = [facts(each.variant.counted[0]) for each in found]
+    reasons = misfits(measured, race=True)
+    usual = next((fact for fact, why in zip(measured, reasons, strict=True) if not why), {})
+    for i, fact in enumerate(measured):  # beside what may be compared at all, a record has its training puzzles given
+        if not reasons[i] and any(fact[key] != usual[key] for key in (TRAIN, *DECIDE_TRAIN)):
+            reasons[i] = "other training puzzles"
     lines = [f"  {each.words}" for each in found]
     lines += [f"  not counted: {each.variant.label}: {why}" for each, why in zip(found, reasons, strict=True) if why]
     kept = [each for each, why in zip(found, reasons, strict=True) if not why and each.seconds]
@@ -97,17 +102,6 @@ def text(comparison: Comparison, target: float = TARGET) -> str:
         "docs/results/records.md has the rule"
     )
     return "\n".join([f"records: seconds of training to a mean of {100 * target:g} % ({rule})", *lines])
-
-
-def _apart(found: list[Entry]) -> list[str]:
-    """For each why it may not be compared with most: `trm.report.comparable`, and a record has its training puzzles given."""
-    told = [facts(each.variant.counted[0]) for each in found]
-    reasons = misfits(told, race=True)
-    usual = next((fact for fact, why in zip(told, reasons, strict=True) if not why), {})
-    return [
-        why or ("other training puzzles" if any(fact[key] != usual[key] for key in (TRAIN, *DECIDE_TRAIN)) else "")
-        for fact, why in zip(told, reasons, strict=True)
-    ]
 
 
 def _claim(fast: Entry, slow: Entry) -> str:

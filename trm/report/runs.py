@@ -4,7 +4,7 @@ import json
 import math
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -99,11 +99,14 @@ def collect(folders: list[Path]) -> list[Run]:
     for given in folders:
         if not given.is_dir():
             raise UserError(f"{given} is not a folder: give run folders or sweep folders, such as outputs/NAME or multirun/NAME")
-        for folder, files in _walk(given):
+        for path, inside, files in os.walk(given):
+            folder = Path(path)
             if GRID_FILE in files:
                 _add_grid(runs, folder, given, len(folders) > 1)
             if _is_run(folder):
-                _add(runs, folder, _name(folder, given, len(folders) > 1))
+                runs.setdefault(_real(folder), partial(_read_run, folder, _name(folder, given, len(folders) > 1), ()))
+                inside.clear()  # run folders are not looked into
+            inside[:] = sorted(name for name in inside if name not in NOT_RUNS and not name.startswith("."))
     if not runs:
         names = ", ".join(map(str, folders))
         raise UserError(f"no runs in {names}: a run folder holds {SUMMARY_FILE} or {CONFIG_FILE}")
@@ -113,14 +116,6 @@ def collect(folders: list[Path]) -> list[Run]:
             found.append(read())
             done(len(found))
     return found
-
-
-def _walk(top: Path) -> Iterator[tuple[Path, list[str]]]:
-    """Every folder below `top` that may be or hold a run, with its files; run folders are not looked into."""
-    for path, folders, files in os.walk(top):
-        folder = Path(path)
-        folders[:] = [] if _is_run(folder) else sorted(f for f in folders if f not in NOT_RUNS and not f.startswith("."))
-        yield folder, files
 
 
 def _is_run(folder: Path) -> bool:
@@ -140,11 +135,6 @@ def _name(folder: Path, given: Path, several: bool) -> str:
     if relative == Path():
         return _real(given).name
     return str(given / relative if several else relative)
-
-
-def _add(runs: dict[Path, Callable[[], Run]], folder: Path, name: str, overrides: tuple[str, ...] = ()) -> None:
-    """Put the folder into `runs` unless it is there already."""
-    runs.setdefault(_real(folder), partial(_read_run, folder, name, overrides))
 
 
 def _real(path: Path) -> Path:
@@ -170,7 +160,7 @@ def _add_grid(runs: dict[Path, Callable[[], Run]], sweep: Path, given: Path, sev
         overrides = tuple(str(o) for o in job.get("overrides") or ())
         name = _name(folder, given, several)
         if folder.is_dir() and _is_run(folder):
-            _add(runs, folder, name, overrides)
+            runs.setdefault(_real(folder), partial(_read_run, folder, name, overrides))
         elif _real(folder) not in runs:
             reason = "its folder holds no run" if folder.is_dir() else "no folder: the job has not started"
             about: dict[str, Any] = {"sweep": _real(sweep).name, "overrides": overrides, "seed": _seed(overrides)}
@@ -200,7 +190,6 @@ def _read_run(folder: Path, name: str, overrides: tuple[str, ...]) -> Run:
             damage.append(f"{CONFIG_FILE} is missing")
     except _DamagedError as error:
         damage.append(str(error))
-
     curves, last_step, torn = _read_metrics(folder / METRICS_FILE)
     values = summary or {}
     status, reason = _status(values, last_step) if summary is not None else ("unfinished", _unfinished(folder, last_step, settings))
@@ -230,7 +219,7 @@ def _read_run(folder: Path, name: str, overrides: tuple[str, ...]) -> Run:
         seed=seed if isinstance(seed, int) else None,
         loss=_number(last.get("lm_loss")),
         selected_on=SELECTION if values.get("selected_on") == SELECTION else "test",
-        scores=_scores(values),
+        scores={name: score for name in _texts(values.get("shown_scores")) if (score := _number(last.get(name))) is not None},
         steps=last_step if values.get("steps") is None else _integer(values["steps"]),
         total_steps=_integer(values.get("total_steps")) or _integer(settings.get("train.max_steps")),
         exact_accuracy_by_step=_shares(values.get("exact_accuracy_by_step")),
@@ -264,10 +253,8 @@ def _status(summary: dict[str, Any], last_step: int | None) -> tuple[Status, str
 def _unfinished(folder: Path, last_step: int | None, settings: dict[str, Any]) -> str:
     # the lock tells of processes on this machine only
     state = "still running" if in_use(folder) else f"no {SUMMARY_FILE}: it was killed, or runs on another machine"
-    if last_step is None:
-        return f"{state}, no step logged yet"
-    total = settings.get("train.max_steps")
-    return f"{state}, last logged step {last_step}" + (f" of {total}" if total else "")
+    of = f" of {total}" if (total := settings.get("train.max_steps")) else ""
+    return f"{state}, no step logged yet" if last_step is None else f"{state}, last logged step {last_step}{of}"
 
 
 def _read_settings(folder: Path) -> dict[str, Any]:
@@ -285,11 +272,9 @@ def _read_settings(folder: Path) -> dict[str, Any]:
 def _experiment(folder: Path) -> str | None:
     """The named experiment that the run was started as, from Hydra's record."""
     try:
-        choice: Any = _read_yaml(folder / HYDRA_FILE)
-    except (FileNotFoundError, _DamagedError):
+        choice = _read_yaml(folder / HYDRA_FILE)["hydra"]["runtime"]["choices"]["experiment"]
+    except (FileNotFoundError, _DamagedError, LookupError, TypeError):
         return None
-    for key in ("hydra", "runtime", "choices", "experiment"):
-        choice = choice.get(key) if isinstance(choice, dict) else None
     return choice if isinstance(choice, str) and choice != "null" else None
 
 
@@ -364,13 +349,6 @@ def _shares(value: object) -> list[float]:
     numbers = [_number(item) for item in value] if isinstance(value, list) else []
     shares = [number for number in numbers if number is not None and 0 <= number <= 1]
     return shares if len(shares) == len(numbers) else []
-
-
-def _scores(summary: Mapping[str, Any]) -> dict[str, float]:
-    """The scores beside exact accuracy of the final evaluation: the task's own, and metrics that ask for it."""
-    last = _object(summary.get("last_eval"))
-    numbers = {name: _number(last.get(name)) for name in _texts(summary.get("shown_scores"))}
-    return {name: number for name, number in numbers.items() if number is not None}
 
 
 def _integer(value: object) -> int | None:

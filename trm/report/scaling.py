@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 
@@ -44,13 +43,13 @@ def _passes(run: Run) -> float | None:
 
 AXES = (
     Axis("parameters", WIDTH, lambda run: run.parameters),
-    Axis("training FLOPs", LENGTH, lambda run: run.training_flops),
+    # runs of one budget are of one size: what they spent differs by less than a step's FLOPs
+    Axis("training FLOPs", LENGTH, lambda run: run.settings.get("train.max_flops") or run.training_flops),
     Axis("training puzzles", ("data.num_puzzles", TRAIN), lambda run: run.settings.get("data.num_puzzles")),
     Axis("passes by T", ("recursion.T",), _passes),
     Axis("passes by n", ("recursion.n",), _passes),
     Axis("supervision steps", ("recursion.n_sup",), lambda run: run.settings.get("recursion.n_sup")),
 )
-FLOPS = AXES[1].name
 # of a trained run, by what its ways of inference differ in
 AT_TEST_TIME = tuple(
     Axis(f"FLOPs a puzzle by {words}", (f"inference.{key}",), lambda run: run.flops_per_puzzle)
@@ -115,12 +114,11 @@ def study(comparison: Comparison) -> Scaling:
     """Fit what can be fitted. Raises UserError, in one line, where that is nothing."""
     runs, refusals = _measured(comparison)
     keys = [key for key in differing_keys([each.run for each in runs]) if key != TEST]
-    groups = [group for axis in AXES for group in _groups(axis, runs, keys, refusals)]
+    series = [one for axis in AXES for one in _series(axis, runs, keys, refusals)]
     lines = [(run, line) for run, line in asked(comparison) if "lm_loss" in line]
     if ways := [Measured(run, line["lm_loss"], line["exact_accuracy"], 0.0, None) for run, line in lines]:
         differing = [key for key in differing_keys([each.run for each in ways]) if key != TEST]
-        groups += [group for axis in AT_TEST_TIME for group in _groups(axis, ways, differing, refusals)]
-    series = [Series(axis.name, where, _fits(axis, sizes)) for axis, where, sizes in groups]
+        series += [one for axis in AT_TEST_TIME for one in _series(axis, ways, differing, refusals)]
     rates = _rates(runs, keys)
     if not (series or rates):
         raise UserError(f"nothing to fit: {'; '.join(refusals) or 'no setting that has a law varies between these runs'}")
@@ -160,26 +158,19 @@ def _measured(comparison: Comparison) -> tuple[list[Measured], list[str]]:
     return found, refusals
 
 
-Sizes = Mapping[float, Sequence[Measured]]
-
-
 def _split(runs: Sequence[Measured], keys: Sequence[str]) -> dict[str, list[Measured]]:
     """Runs that agree in these settings, by words for them."""
     found: dict[str, list[Measured]] = {}
     for each in runs:
-        shown = [key for key in keys if key not in DIGESTS]
-        where = ", ".join(f"{key.rpartition('.')[2]}={_short(each.run.settings.get(key))}" for key in shown)
-        found.setdefault(where, []).append(each)
+        values = [(key.rpartition(".")[2], each.run.settings.get(key)) for key in keys if key not in DIGESTS]
+        words = (f"{name}={value:g}" if isinstance(value, float) else f"{name}={value}" for name, value in values)
+        found.setdefault(", ".join(words), []).append(each)
     return found
 
 
-def _short(value: Any) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(value)
-
-
-def _groups(axis: Axis, runs: Sequence[Measured], keys: Sequence[str], refusals: list[str]) -> list[tuple[Axis, str, Sizes]]:
+def _series(axis: Axis, runs: Sequence[Measured], keys: Sequence[str], refusals: list[str]) -> list[Series]:
     """The series of an axis; what has too few sizes or seeds is refused."""
-    found: list[tuple[Axis, str, Sizes]] = []
+    found: list[Series] = []
     if not set(axis.keys) & set(keys):
         return found
     # training puzzles that differ without their number differing are other data
@@ -189,7 +180,6 @@ def _groups(axis: Axis, runs: Sequence[Measured], keys: Sequence[str], refusals:
         for each in members:
             if (value := axis.value(each.run)) is not None:
                 sizes.setdefault(float(value), []).append(each)
-        sizes = _merged(sizes) if axis.name == FLOPS else sizes
         single = [size for size, of_size in sizes.items() if len(of_size) < LEAST_SEEDS]
         if len(sizes) == 1:
             continue
@@ -200,28 +190,15 @@ def _groups(axis: Axis, runs: Sequence[Measured], keys: Sequence[str], refusals:
         elif single:
             refusals.append(f"{axis.name}{_at(where)}: one seed at {single[0]:g}, and an interval needs {LEAST_SEEDS}")
         else:
-            found.append((axis, where, sizes))
+            found.append(Series(axis.name, where, (_fit("loss", axis, sizes), _fit("exact accuracy", axis, sizes))))
     return found
 
 
-def _merged(sizes: Mapping[float, list[Measured]]) -> dict[float, list[Measured]]:
-    """Runs of one budget under one size: what they spent differs by less than a step's FLOPs."""
-    found: dict[float, list[Measured]] = {}
-    for spent, members in sizes.items():
-        for each in members:
-            found.setdefault(float(each.run.settings.get("train.max_flops") or spent), []).append(each)
-    return found
-
-
-def _fits(axis: Axis, sizes: Sizes) -> tuple[Fit, ...]:
-    losses = laws.points([(size, [each.loss for each in members]) for size, members in sizes.items()])
-    shares = laws.points([(size, [each.accuracy for each in members]) for size, members in sizes.items()])
-    return _fit("loss", losses, axis), _fit("exact accuracy", shares, axis)
-
-
-def _fit(measure: str, found: laws.Points, axis: Axis) -> Fit:
+def _fit(measure: str, axis: Axis, sizes: Mapping[float, Sequence[Measured]]) -> Fit:
     """The law of a measure, unless the sizes are not told apart from noise or it goes the wrong way."""
     shares = measure == "exact accuracy"
+    values = [(size, [each.accuracy if shares else each.loss for each in members]) for size, members in sizes.items()]
+    found = laws.points(values)
     if (p := laws.tells_apart(found, shares=shares)) > SIGNIFICANCE:
         return Fit(measure, found, None, refused=f"sizes are not told apart from the spread of the seeds (p = {p:.2g})")
     law: laws.Law = laws.fit_logistic(found) if shares else laws.fit_power_law(found)
@@ -259,21 +236,20 @@ def _exponents(
     parabolas: Mapping[float, tuple[laws.Points, laws.Parabola]], samples: Mapping[float, laws.Array]
 ) -> tuple[laws.Interval | None, laws.Interval | None]:
     """Exponents of the best number of parameters and of its samples in the budget."""
-    inside = {budget: (found, parabola, parabola.best) for budget, (found, parabola) in parabolas.items() if parabola.best}
+    inside = {
+        budget: (found.x, parabola.best.value, parabola.draws) for budget, (found, parabola) in parabolas.items() if parabola.best
+    }
     if len(inside) < LEAST_BUDGETS:
         return None, None
-
-    def samples_of(budget: float, sizes: laws.Array) -> laws.Array:
-        x = np.log(inside[budget][0].x)
-        drawn: laws.Array = np.exp(np.interp(np.log(sizes), x, np.log(samples[budget])))
-        return drawn
-
-    budgets = np.array(list(inside))
-    best = np.array([interval.value for _, _, interval in inside.values()])
-    draws = np.stack([parabola.draws for _, parabola, _ in inside.values()])
-    seen = np.array([samples_of(budget, size[None])[0] for budget, size in zip(inside, best, strict=True)])
-    seen_draws = np.stack([samples_of(budget, row) for budget, row in zip(inside, draws, strict=True)])
-    return laws.exponent(budgets, best, draws), laws.exponent(budgets, seen, seen_draws)
+    budgets, best = np.array(list(inside)), np.array([value for _, value, _ in inside.values()])
+    draws = np.stack([of_budget for *_, of_budget in inside.values()])
+    seen = np.stack(  # samples of the best size and of its draws, between those of the measured sizes
+        [
+            np.exp(np.interp(np.log([value, *of_budget]), np.log(sizes), np.log(samples[budget])))
+            for budget, (sizes, value, of_budget) in inside.items()
+        ]
+    )
+    return laws.exponent(budgets, best, draws), laws.exponent(budgets, seen[:, 0], seen[:, 1:])
 
 
 def _rates(runs: Sequence[Measured], keys: Sequence[str]) -> dict[str, tuple[laws.Points, laws.Parabola]]:
@@ -306,6 +282,6 @@ def _joint(runs: Sequence[Measured], keys: Sequence[str]) -> dict[tuple[str, str
             widths, depths = ({size[i] for size in by_size} for i in (1, 2))
             seeds = all(len(of_size) >= LEAST_SEEDS for of_size in by_size.values())
             if len(widths) >= 2 and len(depths) >= 3 and len(by_size) >= 6 and seeds:
-                sizes = [laws.Size(*size, np.array([each.loss for each in by_size[size]])) for size in sorted(by_size)]
-                found[name, where] = laws.fit_joint_law(sizes)
+                losses = {size: np.array([each.loss for each in by_size[size]]) for size in sorted(by_size)}
+                found[name, where] = laws.fit_joint_law(losses)
     return found

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import csv
-import io
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,7 +16,7 @@ from trm.report.scaling import EqualCompute, Fit, Scaling, Series
 from trm.run.revision import code
 from trm.show.charts import COLOURS, Theme, chart
 from trm.show.page import render
-from trm.show.table import aligned, printable
+from trm.show.table import aligned, csv_of, printable
 
 COLUMNS = ("axis", "where", "measure", "quantity", "value", "low", "high", "verdict")
 Row = dict[str, Any]
@@ -60,13 +57,8 @@ def _rows_of_fit(series: Series, fit: Fit) -> Iterator[Row]:
         yield {**place, "quantity": name, **_ends(interval), "verdict": "not determined" if loose else ""}
     if fit.prediction:
         size = f"at {fit.prediction.x:g}"
-        verdict = "the law held" if fit.prediction.held else "the law failed"
-        yield {
-            **place,
-            "quantity": f"predicted {size}, from the smaller ones",
-            **_ends(fit.prediction.predicted),
-            "verdict": verdict,
-        }
+        place_of = {**place, "quantity": f"predicted {size}, from the smaller ones"}
+        yield {**place_of, **_ends(fit.prediction.predicted), "verdict": f"the law {'held' if fit.prediction.held else 'failed'}"}
         yield {**place, "quantity": f"measured {size}", **_alone(fit.prediction.measured), "verdict": ""}
 
 
@@ -80,11 +72,7 @@ def _alone(value: float) -> dict[str, float | None]:
 
 def csv_text(scaling: Scaling) -> str:
     """One line for each number."""
-    buffer = io.StringIO()
-    writer = csv.DictWriter(buffer, fieldnames=COLUMNS, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows(scaling))
-    return buffer.getvalue()
+    return csv_of(rows(scaling), COLUMNS)
 
 
 def json_text(scaling: Scaling) -> str:
@@ -102,21 +90,9 @@ def json_text(scaling: Scaling) -> str:
 def table(scaling: Scaling) -> list[list[str]]:
     """The rows as texts, under their titles."""
     texts = [
-        [
-            row["axis"],
-            row["where"],
-            row["measure"],
-            row["quantity"],
-            *(_text(row[key]) for key in ("value", "low", "high")),
-            row["verdict"],
-        ]
-        for row in rows(scaling)
+        ["" if cell is None else cell if isinstance(cell, str) else f"{cell:.4g}" for cell in row.values()] for row in rows(scaling)
     ]
     return [["axis", "held", "measure", "quantity", "value", "from", "to", ""], *texts]
-
-
-def _text(value: float | None) -> str:
-    return "" if value is None else f"{value:.4g}"
 
 
 def terminal(scaling: Scaling) -> str:
@@ -210,13 +186,5 @@ def _plain_numbers(axes: Axes) -> None:
 
 def page(scaling: Scaling, title: str, drawn: dict[str, dict[Theme, bytes]]) -> str:
     """One self-contained HTML file."""
-    return render(
-        Path(__file__).parent / "scaling.html",
-        [],
-        title=title,
-        scaling=scaling,
-        table=table(scaling),
-        pictures={
-            name: {theme: base64.b64encode(picture).decode() for theme, picture in themes.items()} for name, themes in drawn.items()
-        },
-    )
+    template = Path(__file__).parent / "scaling.html"
+    return render(template, [], title=title, scaling=scaling, table=table(scaling), pictures=drawn)

@@ -5,11 +5,11 @@ from dataclasses import dataclass, replace
 from operator import attrgetter
 
 from trm.config import EXACT, paper
-from trm.report.baseline import Difference, differences
-from trm.report.frontier import left_out, ways
+from trm.report.baseline import differences
+from trm.report.frontier import ways
 from trm.report.labels import show
-from trm.report.pairs import votes_note
 from trm.report.runs import Run
+from trm.report.shown import votes_note
 from trm.report.target import time_to_target
 from trm.report.variants import MEASURED_OTHERWISE, Comparison, Estimate, Variant
 
@@ -98,26 +98,20 @@ def _estimate(found: Estimate | None) -> Cell:
 
 
 def results(comparison: Comparison) -> list[Row]:
-    """A row for each variant; with samples and seconds to --target where it is given."""
-    names, decides = score_names(comparison), deciding(comparison)
+    """A row for each variant; with samples and seconds to --target, and the difference to --baseline, where they are given."""
+    names, decides, found = score_names(comparison), deciding(comparison), []
     marks = {name: DECIDES if names and decides == [name] else "" for name in (EXACT, *names)}
-    beside, found = _beside_paper(comparison), differences(comparison)
-    return [
-        _result(variant, comparison.title(variant), comparison.target, marks, beside)
-        + _less(comparison.baseline, found.get(variant.label))
-        for variant in comparison.variants
-    ]
-
-
-def _less(baseline: Variant | None, found: Difference | None) -> Row:
-    """The columns of the difference to the baseline, where one is named."""
-    if baseline is None:
-        return []
-    cell = _estimate(found.exact_accuracy if found else None)
-    return [
-        (f"less {baseline.label}", replace(cell, text=f"{'+' if (cell.number or 0) > 0 else ''}{cell.text}")),
-        ("p", _number("{:.2g}", found.corrected if found else None)),
-    ]
+    beside, less, baseline = _beside_paper(comparison), differences(comparison), comparison.baseline
+    for variant in comparison.variants:
+        cells = _result(variant, comparison.title(variant), comparison.target, marks, beside)
+        if baseline is not None:
+            difference = less.get(variant.label)
+            cell = _estimate(difference.exact_accuracy if difference else None)
+            sign = "+" if (cell.number or 0) > 0 else ""
+            cells.append((f"less {baseline.label}", replace(cell, text=f"{sign}{cell.text}")))
+            cells.append(("p", _number("{:.2g}", difference.corrected if difference else None)))
+        found.append(cells)
+    return found
 
 
 def score_names(comparison: Comparison) -> list[str]:
@@ -188,13 +182,13 @@ def inference(comparison: Comparison) -> list[Row]:
             ("GFLOP/puzzle", _number("{:.4g}", way.means["flops_per_puzzle"], 1e-9)),
             ("ms/puzzle", _number("{:.3g}", way.means["seconds_per_puzzle"], 1e3)),
         ]
-        for way in ways(comparison)
+        for way in ways(comparison)[0]
     ]
 
 
 def inference_left_out(comparison: Comparison) -> list[Row]:
     """A row for each line of a run's frontier that no way of inference has."""
-    return [[("line", _code(line)), ("reason", Cell(reason))] for line, reason in left_out(comparison)]
+    return [[("line", _code(line)), ("reason", Cell(reason))] for line, reason in ways(comparison)[1]]
 
 
 def notes(comparison: Comparison) -> list[str]:
@@ -205,9 +199,8 @@ def notes(comparison: Comparison) -> list[str]:
     scores = [SCORES_NOTE.format(names=", ".join(names), decides=" or ".join(deciding(comparison)))] if names else []
     others = sorted({row.source for row in _rows_beside(comparison)} - {paper.CITATION})
     beside = [PAPER_NOTE] if _beside_paper(comparison) else []
-    beside += (
-        [f"published by others than the paper: {'; '.join(others)}; conditions: docs/explanation/variants.md"] if others else []
-    )
+    if others:
+        beside.append(f"published by others than the paper: {'; '.join(others)}; conditions: docs/explanation/variants.md")
     tests = sum(found.p is not None for found in differences(comparison).values())
     less = [BASELINE_NOTE.format(label=comparison.baseline.label, tests=tests)] if comparison.baseline else []
     apart = [MEASURED_NOTE] if comparison.not_compared else []
@@ -255,23 +248,20 @@ def compared(comparison: Comparison) -> list[Row]:
 
 def runs(comparison: Comparison) -> list[Row]:
     """A row for each job that left settings."""
-    rows = []
-    for variant in comparison.variants:
-        counted = {id(run) for run in variant.counted}
-        for run in variant.runs:
-            status = run.status if id(run) in counted else kind(run)
-            rows.append(
-                [
-                    ("run", _code(run.name, run.warnings)),
-                    ("variant", Cell(variant.label)),
-                    ("seed", _number("{:d}", run.seed)),
-                    ("status", Cell(status, look="" if status == "completed" else "bad")),
-                    ("final %", _number("{:.1f}", run.exact_accuracy, 100)),
-                    ("best %", _number("{:.1f}", run.best_exact_accuracy, 100)),
-                    ("best at step", _number("{:,d}", run.best_step)),
-                    ("steps", _number("{:,d}", run.steps)),
-                    ("samples/s", _number("{:,.0f}", run.samples_per_s)),
-                    ("seconds", _number("{:,.0f}", run.seconds)),
-                ]
-            )
-    return rows
+    counted = {id(run) for variant in comparison.variants for run in variant.counted}
+    return [
+        [
+            ("run", _code(run.name, run.warnings)),
+            ("variant", Cell(variant.label)),
+            ("seed", _number("{:d}", run.seed)),
+            ("status", Cell("completed") if id(run) in counted else Cell(kind(run), look="bad")),
+            ("final %", _number("{:.1f}", run.exact_accuracy, 100)),
+            ("best %", _number("{:.1f}", run.best_exact_accuracy, 100)),
+            ("best at step", _number("{:,d}", run.best_step)),
+            ("steps", _number("{:,d}", run.steps)),
+            ("samples/s", _number("{:,.0f}", run.samples_per_s)),
+            ("seconds", _number("{:,.0f}", run.seconds)),
+        ]
+        for variant in comparison.variants
+        for run in variant.runs
+    ]

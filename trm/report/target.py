@@ -7,22 +7,17 @@ from trm.report.runs import Points, Run
 from trm.report.variants import Estimate, Variant, by_seed, estimate
 
 
-@dataclass(frozen=True)
-class Reached:
-    """When one run first had the accuracy."""
+def reached(run: Run, target: float) -> tuple[int | None, float | None] | None:
+    """Samples and seconds to the first evaluation with an exact accuracy (share of 1) of at least `target`; None without one.
 
-    step: int
-    samples: int | None  # rows of all training steps until then; None where the run does not say its batch
-    seconds: float | None  # in training steps, without compiling, evaluating and saving; None where the run timed no steps
-
-
-def reached(run: Run, target: float) -> Reached | None:
-    """The first evaluation with an exact accuracy (share of 1) of at least `target`; None where there is none."""
+    Samples are the rows of all training steps until then, seconds those in training steps, without compiling, evaluating and
+    saving; None where the run does not say its batch, or timed no steps.
+    """
     step = next((step for step, exact in run.evaluations if exact >= target), None)
     if step is None:
         return None
     rows = run.settings.get("train.global_batch_size")
-    return Reached(step, step * rows if isinstance(rows, int) else None, seconds_until(run.step_times, step))
+    return step * rows if isinstance(rows, int) else None, seconds_until(run.step_times, step)
 
 
 def seconds_until(step_times: Points, step: int) -> float | None:
@@ -56,7 +51,5 @@ class TimeToTarget:
 def time_to_target(variant: Variant, target: float) -> TimeToTarget:
     """Over the variant's seeds."""
     found = [(run.seed, at) for run in variant.counted if (at := reached(run, target)) is not None]
-    samples, seconds = (
-        estimate(by_seed((seed, getattr(at, name)) for seed, at in found).values()) for name in ("samples", "seconds")
-    )
+    samples, seconds = (estimate(by_seed((seed, at[i]) for seed, at in found).values()) for i in (0, 1))
     return TimeToTarget(len(variant.counted), len(found), samples, seconds)

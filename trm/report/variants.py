@@ -178,8 +178,7 @@ def compare(
         not_counted += [(run, f"{OTHERWISE}{apart[run.name]}") for run in once if run.name in apart]
         counted = [run for run in once if run.name not in apart]
         warnings += [f'"{label}": {name} is left out, {OTHERWISE}{reason}' for name, reason in apart.items()]
-        pooled = differing_keys(counted)
-        if pooled:
+        if pooled := differing_keys(counted):
             warnings.append(f'"{label}" pools runs that differ in {", ".join(pooled)}: its mean and interval mix settings')
         if repeated:
             again = ", ".join(run.name for run, _ in repeated)

@@ -1,11 +1,8 @@
-"""The tables of `python -m trm.evaluate`, each with a picture: ways of inference compared, one after each supervision step, and
-puzzles by their difficulty.
+"""The tables of `python -m trm.evaluate`, each with a picture: ways of inference, supervision steps, and puzzles by difficulty.
 
 Shares of 1 in CSV and JSON, percent on the terminal and in pictures.
 """
 
-import csv
-import io
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,7 +14,7 @@ from matplotlib.ticker import EngFormatter, LogLocator, NullLocator
 from trm.inference.compute import with_intervals
 from trm.show.charts import COLOURS, LINES, chart
 from trm.show.files import write_files
-from trm.show.table import aligned
+from trm.show.table import aligned, csv_of
 
 Rows = Sequence[dict[str, Any]]  # one dict for each line
 Columns = dict[str, tuple[str, str, float]]  # for a key of a row its title, how its value is written, and what multiplies it
@@ -75,14 +72,10 @@ def write_table(
     """
     rows = with_intervals(rows)
     columns = columns_of(rows, scores)
-    text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, columns, extrasaction="ignore")
-    writer.writeheader()
-    writer.writerows(rows)
-    record = json.dumps({**facts, "rows": rows}, sort_keys=True)
+    record = {**facts, "rows": rows}
     files: dict[str, str | bytes] = {
-        f"{name}.csv": text.getvalue(),
-        f"{name}.json": json.dumps(json.loads(record), indent=1) + "\n",
+        f"{name}.csv": csv_of(rows, columns),
+        f"{name}.json": json.dumps(record, indent=1, sort_keys=True) + "\n",
         f"{name}.png": picture(rows, facts, scores),
     }
     write_files("--out", folder, {folder / file: content for file, content in files.items()})
@@ -91,7 +84,7 @@ def write_table(
             print(f"{facts['difficulty']}: from, to and mean of each line")
         print(*aligned(cells(rows, scores), [True] * len(columns)), sep="\n")
         print(f"step {facts['checkpoint_step']}, {facts['weights']} weights, {facts['seconds']:.1f} s")
-        print(*(f"written: {folder / file}" for file in files), record, sep="\n")
+        print(*(f"written: {folder / file}" for file in files), json.dumps(record, sort_keys=True), sep="\n")
     return list(files)
 
 
@@ -115,8 +108,7 @@ def picture(rows: Rows, facts: dict[str, Any], scores: Sequence[str] = ()) -> by
                 ("Ways of inference", "Pareto front") if several else ("Accuracy after each supervision step", "after each step")
             )
             _line(axes, 0, [row for row in rows if row.get("pareto", True)], x, "exact_accuracy", front)
-            oracle = [row for row in rows if "single_exact_accuracy" in row]
-            if oracle:
+            if oracle := [row for row in rows if "single_exact_accuracy" in row]:
                 label = "any candidate right (pass@K, an oracle)"
                 shares = [100 * row["oracle_exact_accuracy"] for row in oracle]
                 axes.plot([row[x] for row in oracle], shares, "x", color=COLOURS[1], label=label)

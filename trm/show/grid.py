@@ -44,14 +44,18 @@ def panel(puzzle: Puzzle, frame: Frame, marks: Marks, cell: int, lines: Sequence
         image.paste(_cell(cell, view.symbols[token], ground, *flags), (x, y))
         length, low = round((cell - 2 * inset) * float(frame.confidence[i])), y + cell - inset
         draw.line((x + inset, low, x + inset + length, low), SOFT, max(cell // 20, 2 if cell > 20 else 1))
-    _draw_lines(draw, view, cell, top)
-    for from_, to in _joined(view, frame.answer):
-        places = [
-            coordinate
-            for i in (from_, to)
-            for coordinate in (i % view.columns * cell + cell // 2, top + i // view.columns * cell + cell // 2)
-        ]
-        draw.line(places, ACCENT, max(2, cell // 5))
+    right, bottom = view.columns * cell, top + view.rows * cell
+    for thick in (False, True):  # thin lines first, so that none crosses a thick one
+        look = (INK, 2) if thick else (RULE, 1)
+        for i in range(view.columns + 1):
+            if (i in (0, view.columns, *view.heavy_columns)) == thick:
+                draw.line((i * cell, top, i * cell, bottom), *look)
+        for i in range(view.rows + 1):
+            if (i in (0, view.rows, *view.heavy_rows)) == thick:
+                draw.line((0, top + i * cell, right, top + i * cell), *look)
+    for pair in _joined(view, frame.answer):
+        ends = [(i % view.columns * cell + cell // 2, top + i // view.columns * cell + cell // 2) for i in pair]
+        draw.line(ends, ACCENT, max(2, cell // 5))
     return image
 
 
@@ -88,15 +92,3 @@ def _cell(cell: int, char: str, ground: str | None, given: bool, wrong: bool, ch
     if wrong:
         draw.line((cell // 4, cell - cell // 4, cell - cell // 4, cell // 4), BAD, max(1, cell // 30))
     return image
-
-
-def _draw_lines(draw: ImageDraw.ImageDraw, view: GridView, cell: int, top: int) -> None:
-    right, bottom = view.columns * cell, top + view.rows * cell
-    for thick in (False, True):  # thin lines first, so that none crosses a thick one
-        look = (INK, 2) if thick else (RULE, 1)
-        for i in range(view.columns + 1):
-            if (i in (0, view.columns, *view.heavy_columns)) == thick:
-                draw.line((i * cell, top, i * cell, bottom), *look)
-        for i in range(view.rows + 1):
-            if (i in (0, view.rows, *view.heavy_rows)) == thick:
-                draw.line((0, top + i * cell, right, top + i * cell), *look)

@@ -31,6 +31,7 @@ def render(template: Path, scripts: Sequence[Path], **values: Any) -> str:
     hashes = [base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in texts]
     loader = FileSystemLoader([template.parent, HERE])
     environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.filters["base64"] = lambda content: base64.b64encode(content).decode()
     return environment.get_template(template.name).render(
         scripts=[Markup(text) for text in texts],  # ours, with nothing from a run in them
         script_hashes=Markup(" ".join(f"'sha256-{found}'" for found in hashes)),

@@ -1,7 +1,9 @@
 """Aligned tables for the terminal."""
 
+import csv
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -25,6 +27,15 @@ def named(rows: Sequence[Mapping[str, str]], left: int = 1) -> list[str]:
     names = list(dict.fromkeys(name for row in rows for name in row))
     cells = [names, *([row.get(name, "-") for name in names] for row in rows)]
     return aligned(cells, [number >= left for number in range(len(names))])
+
+
+def csv_of(rows: Iterable[Mapping[str, Any]], columns: Collection[str]) -> str:
+    """CSV of these columns of the rows, empty where a row has no such value."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, extrasaction="ignore", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
 
 
 def printable(text: str) -> str:

@@ -6,6 +6,8 @@ import time
 from collections.abc import Mapping
 from typing import TextIO
 
+from PIL import ImageColor
+
 from trm.show.thinking import Frame, Marks, Puzzle
 from trm.tasks.base import GridView
 
@@ -30,7 +32,11 @@ class Watcher:
         self._drawn = 0  # lines of the grid that stands on the terminal
         self._in_place = terminal and _fits(os.get_terminal_size(stream.fileno()), puzzle)
         legend = MARKS_LEGEND if puzzle.view.gap else NARROW_LEGEND
-        print(f"{_coloured_legend(puzzle.view) if self._colour else legend}\n", file=stream)
+        if self._colour:  # what is given has colours of its own where tokens have some
+            names = {WRONG: "wrong", CHANGED: "changed since the step before", WRONG_AND_CHANGED: "wrong and changed"}
+            names = names if puzzle.view.colours else {GIVEN: "given", **names}
+            legend = "  ".join(f"{_paint(' 5 ', code)} {name}" for code, name in names.items())
+        print(f"{legend}\n", file=stream)
 
     def show(self, frame: Frame) -> None:
         """The next supervision step."""
@@ -47,16 +53,8 @@ class Watcher:
         view = self._puzzle.view
         text = view.text(frame.answer)
         flags = zip(marks.given.tolist(), marks.wrong.tolist(), marks.changed.tolist(), strict=True)
-        width = _width(view)
         cells = [self._cell(token, char, *flag) for token, char, flag in zip(frame.answer.tolist(), text, flags, strict=True)]
-        rule = "+".join("-" * width * (stop - start) for start, stop in view.pieces)
-        lines = []
-        for row in range(view.rows):
-            if row in view.heavy_rows:
-                lines.append(rule)
-            line = cells[row * view.columns : (row + 1) * view.columns]
-            lines.append("|".join("".join(line[start:stop]) for start, stop in view.pieces))
-        return lines
+        return view.lines(cells, _width(view))
 
     def _cell(self, token: int, char: str, given: bool, wrong: bool, changed: bool) -> str:
         """A cell in its colours; without colours with marks around it, or where it is narrow before it."""
@@ -68,8 +66,9 @@ class Watcher:
         text, ground = f" {char} " if wide else f" {char}", (self._puzzle.view.colours or {}).get(token)
         if wrong:
             return _paint(text, WRONG_AND_CHANGED if changed else WRONG)
-        if not wide and ground:
-            return _paint(text, _ground(ground))
+        if not wide and ground:  # with black or white letters
+            red, green, blue = ImageColor.getrgb(ground)[:3]
+            return _paint(text, f"{30 if red + green + blue > 3 * 128 else 97};48;2;{red};{green};{blue}")
         return _paint(text, GIVEN if wide and given else CHANGED if changed else PLAIN)
 
 
@@ -94,16 +93,3 @@ def _paint(text: str, code: str) -> str:
 
 def _width(view: GridView) -> int:
     return WIDE if view.gap else NARROW
-
-
-def _ground(colour: str) -> str:
-    """The code of a ground, #rrggbb, with black or white letters."""
-    red, green, blue = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
-    return f"{30 if red + green + blue > 3 * 128 else 97};48;2;{red};{green};{blue}"
-
-
-def _coloured_legend(view: GridView) -> str:
-    names = {GIVEN: "given", WRONG: "wrong", CHANGED: "changed since the step before", WRONG_AND_CHANGED: "wrong and changed"}
-    if view.colours:  # what is given has its own
-        del names[GIVEN]
-    return "  ".join(f"{_paint(' 5 ', code)} {name}" for code, name in names.items())

@@ -53,7 +53,12 @@ class Puzzle:
     @cached_property
     def view(self) -> GridView:
         """How its grids are shown; those of no known kind as a square of numbers. Raises ValueError where they are no square."""
-        return self.task.view if self.task else _square(len(self.question))
+        if self.task:
+            return self.task.view
+        side = math.isqrt(len(self.question))
+        if side**2 != len(self.question):
+            raise ValueError(f"{len(self.question)} cells are no square grid")
+        return GridView(side, side, tuple(map(str, range(255))))
 
     @property
     def known(self) -> Flags:
@@ -81,14 +86,9 @@ class Puzzle:
             return Marks(given, wrong, changed, nowhere)
         given, conflict = self.task.given(self.question), self.task.conflicts(answer)
         kept = given & (answer == self.question)
-        if self._solved_otherwise(answer):
-            wrong = nowhere
+        if self.task.score_names and not isinstance(self.task, PairsTask) and not self.violations(answer):
+            wrong = nowhere  # it is as right as the known answer, of a task that has several right ones
         return Marks(given, wrong | self.task.blank(answer) | (given & ~kept) | (conflict & ~kept), changed, conflict)
-
-    def _solved_otherwise(self, answer: Cells) -> bool:
-        """Whether the answer is as right as the known one, of a task that has several right answers."""
-        task = self.task
-        return task is not None and not isinstance(task, PairsTask) and bool(task.score_names) and not self.violations(answer)
 
     @property
     def judged(self) -> bool:
@@ -99,13 +99,6 @@ class Puzzle:
         """Marks of frames that follow one another."""
         before = [None, *(frame.answer for frame in frames[:-1])]
         return [self.marks(frame.answer, answer) for frame, answer in zip(frames, before, strict=True)]
-
-
-def _square(cells: int) -> GridView:
-    side = math.isqrt(cells)
-    if side**2 != cells:
-        raise ValueError(f"{cells} cells are no square grid")
-    return GridView(side, side, tuple(map(str, range(255))))
 
 
 def of_samples(samples: Samples, task: Task | None) -> Iterator[tuple[Puzzle, list[Frame]]]:
