@@ -14,9 +14,8 @@ from trm.inference.samples import Samples
 from trm.report import plots
 from trm.report.__main__ import main
 from trm.report.output import page
-from trm.report.pairs import answers
 from trm.report.runs import collect
-from trm.report.shown import MOST_PUZZLES, thinking
+from trm.report.shown import MOST_PUZZLES, answers, thinking
 from trm.report.variants import compare
 from trm.show.page import FLAGS, NO_TOKEN
 from trm.tasks.pairs import ANSWERS_FILE
@@ -152,7 +151,7 @@ def test_answers_of_puzzles_of_pairs_are_shown_where_all_their_cells_are_colours
     (folder / ANSWERS_FILE).write_text(json.dumps({"solved": 0, "puzzles": 1, "rows": 3, "shown": [shown]}))
     (answer,) = answers(compare(collect([tmp_path])))
     assert problem in answer.problem
-    assert answer.shown == ([] if problem else [shown])
+    assert answer.data == (None if problem else [shown])
 
 
 def changed(**fields) -> str:
