@@ -337,7 +337,7 @@ def test_easy_puzzles_are_left_out_in_both_files(data, puzzles, tmp_path):
     both = build_dataset(dataclasses.replace(data, num_puzzles=1, min_rating=19, path=str(tmp_path / "both")))
     assert both.record["puzzles"] == {"train": 1, "test": 10}
     harder = build_dataset(dataclasses.replace(data, min_rating=17, num_test_puzzles=None, path=str(tmp_path / "harder")))
-    assert harder.rows["train"] == 3
+    assert harder.record["rows"]["train"] == 3
     # without a filter nothing changes
     for number, rating in enumerate((None, 0.0)):
         build_dataset(dataclasses.replace(data, min_rating=rating, path=str(tmp_path / f"all{number}")))
