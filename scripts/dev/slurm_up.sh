@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
-# Start a throw-away Slurm on this machine: 8 pretend TPU hosts worker0..worker7 with 4 chips each, with accounting. Run as root.
+# Start a throw-away Slurm on this machine: 8 pretend hosts worker0..worker7 with 4 TPU chips and 2 GPUs each, with accounting. Run as root.
 #   RUN=DIR scripts/dev/slurm_up.sh      then: export SLURM_CONF=DIR/slurm.conf
 #   RUN=DIR scripts/dev/slurm_down.sh    stops exactly what this started
 # Everything lives in DIR (keys, sockets, database, logs) on loopback ports from BASE_PORT; nothing of the system's own is touched,
-# so several can run at once with different RUN and BASE_PORT. NODES and CHIPS change the shape.
+# so several can run at once with different RUN and BASE_PORT. NODES, CHIPS and GPUS change the shape.
 set -euo pipefail
 RUN=${RUN:?set RUN to an empty directory}; RUN=$(realpath -m "$RUN")
-nodes=${NODES:-8} chips=${CHIPS:-4} base=${BASE_PORT:-17000}
-last_node=$((nodes - 1)) last_chip=$((chips - 1)) host=$(hostname -s)
+nodes=${NODES:-8} chips=${CHIPS:-4} gpus=${GPUS:-2} base=${BASE_PORT:-17000}
+last_node=$((nodes - 1)) host=$(hostname -s)
 fail() { echo "error: $1" >&2; [ -n "${2:-}" ] && tail -n 5 "$2" >&2; exit 1; }
 [ "$(id -u)" = 0 ] || fail "run as root: Slurm's daemons start jobs as their users"
 for program in slurmctld slurmd slurmdbd munged mariadbd; do
@@ -42,11 +42,15 @@ munged --force --key-file="$RUN/munge/key" --socket="$RUN/socket/munge" --pid-fi
   --log-file="$RUN/log/munged.log" --seed-file="$RUN/munge/seed" --num-threads=2
 cat "$RUN/munge/pid" >> "$RUN/pids"
 
-# ---- settings. gres.conf names one device file per chip: only then can a job learn which chip is its own.
-for ((i = 0; i < chips; i++)); do
-  [ -e "$RUN/devices/accel$i" ] || mknod "$RUN/devices/accel$i" c 1 3 2>/dev/null || : > "$RUN/devices/accel$i"
+# ---- settings. gres.conf names one device file per chip and GPU: only then can a job learn which is its own.
+: > "$RUN/gres.conf"
+for kind in "tpu accel $chips" "gpu nvidia $gpus"; do
+  read -r name file count <<< "$kind"
+  for ((i = 0; i < count; i++)); do
+    [ -e "$RUN/devices/$file$i" ] || mknod "$RUN/devices/$file$i" c 1 3 2>/dev/null || : > "$RUN/devices/$file$i"
+  done
+  echo "NodeName=worker[0-$last_node] Name=$name File=$RUN/devices/$file[0-$((count - 1))]" >> "$RUN/gres.conf"
 done
-echo "NodeName=worker[0-$last_node] Name=tpu File=$RUN/devices/accel[0-$last_chip]" > "$RUN/gres.conf"
 cat > "$SLURM_CONF" <<E1
 ClusterName=pretend_tpus
 SlurmctldHost=$host(127.0.0.1)
@@ -73,7 +77,7 @@ SelectType=select/cons_tres
 SelectTypeParameters=CR_CPU
 SchedulerType=sched/backfill
 SchedulerParameters=bf_interval=2,sched_interval=2,batch_sched_delay=0,default_queue_depth=1000,requeue_delay=1
-GresTypes=tpu
+GresTypes=tpu,gpu
 SlurmdParameters=config_overrides
 ReturnToService=2
 SlurmdTimeout=${SLURMD_TIMEOUT_S:-10}
@@ -84,10 +88,10 @@ AccountingStorageType=accounting_storage/slurmdbd
 AccountingStorageHost=127.0.0.1
 AccountingStoragePort=$((base + 501))
 AccountingStoragePass=$RUN/socket/munge
-AccountingStorageTRES=gres/tpu
+AccountingStorageTRES=gres/tpu,gres/gpu
 PreemptType=preempt/partition_prio
 PreemptMode=REQUEUE
-NodeName=worker[0-$last_node] NodeHostname=$host NodeAddr=127.0.0.1 Port=[$base-$((base + last_node))] CPUs=8 RealMemory=2000 Gres=tpu:$chips State=UNKNOWN
+NodeName=worker[0-$last_node] NodeHostname=$host NodeAddr=127.0.0.1 Port=[$base-$((base + last_node))] CPUs=8 RealMemory=2000 Gres=tpu:$chips,gpu:$gpus State=UNKNOWN
 PartitionName=tpu Nodes=worker[0-$last_node] Default=YES MaxTime=INFINITE State=UP PriorityTier=1
 PartitionName=urgent Nodes=worker[0-$last_node] MaxTime=INFINITE State=UP PriorityTier=10
 E1
@@ -127,4 +131,4 @@ for ((i = 0; i < nodes; i++)); do
 done
 all_idle() { [ "$(timeout 5 sinfo -h -N -p tpu -o %T | grep -c '^idle$')" = "$nodes" ]; }
 wait_for 60 slurmctld all_idle
-echo "up: $nodes hosts with $chips chips each; export SLURM_CONF=$SLURM_CONF"
+echo "up: $nodes hosts with $chips chips and $gpus GPUs each; export SLURM_CONF=$SLURM_CONF"

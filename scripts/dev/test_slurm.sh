@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The tests that need a Slurm: installs it by apt where it is missing, starts one of eight pretend TPU hosts in a temporary folder,
+# The tests that need a Slurm: installs it by apt where it is missing, starts one of eight pretend hosts in a temporary folder,
 # runs tests/slurm (arguments go to pytest), and stops it again. Run as root.
 set -euo pipefail
 cd "$(dirname "$0")/../.."

@@ -1,13 +1,14 @@
-"""Sweeps on a real Slurm with eight pretend TPU hosts of four chips: scripts/dev/test_slurm.sh starts it and runs these."""
+"""Jobs on a real Slurm with eight pretend hosts of four TPU chips and two GPUs, which scripts/dev/test_slurm.sh starts."""
 
 import json
 import os
 import signal
 import subprocess
+import sys
 import time
 
 import pytest
-from sweeping import start, summaries, sweep, wait_for
+from sweeping import ROOT, start, summaries, sweep, wait_for
 
 pytestmark = [
     pytest.mark.skipif("SLURM_CONF" not in os.environ, reason="needs a Slurm: scripts/dev/test_slurm.sh starts one"),
@@ -108,6 +109,36 @@ def test_one_rank_raising_ends_the_whole_pod_job_at_once(tmp_path):
     assert "rank 3 of 8: RuntimeError: a bad day" in err
     assert summaries(tmp_path)["seed=0"]["status"] == "failed"
     assert not slurm("squeue", "-h", "--me").strip()
+
+
+# ------------------------------------------------------------------------------------------------------------------------ GPUs
+
+
+def test_one_gpu_for_each_job(tmp_path):
+    """Four jobs that all run at the same time."""
+    gpu = ["hydra/launcher=submitit_slurm", "hardware=gpu", "hardware.jobs=16", "run_name=s"]
+    code, _, err = sweep(tmp_path, "-m", "seed=range(0,4)", *gpu, orders={"seed=": "meet 4"})
+    assert (code, err) == (0, "")
+    places = placements(tmp_path)
+    assert len({(place["host"], *place["devices"]) for place in places.values()}) == 4
+    for name, summary in summaries(tmp_path).items():
+        assert places[name]["devices"] == [int(summary["gpus"])]  # CUDA_VISIBLE_DEVICES, which Slurm sets
+
+
+def test_srun_says_which_rank_each_process_is_and_where_all_meet():
+    code = "import json; from trm.ground.rank import rank_of_launcher; print(json.dumps(rank_of_launcher()))"
+    command = ["srun", "--nodes=2", "--ntasks-per-node=2", "--gres=gpu:2", sys.executable, "-c", code]
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=True, timeout=60, env=os.environ | {"PYTHONPATH": str(ROOT)}
+    )
+    ranks = sorted(map(json.loads, done.stdout.splitlines()))
+    assert [rank[:3] for rank in ranks] == [[0, 4, 0], [1, 4, 1], [2, 4, 0], [3, 4, 1]]
+    [(host, port)] = {tuple(rank[3:]) for rank in ranks}
+    assert host.startswith("worker")  # the first of the two hosts, by its name in Slurm
+    assert port > 1024
+
+
+# ---------------------------------------------------------------------------------------------------------- what goes wrong
 
 
 def test_a_cancelled_job_is_reported_and_only_it_runs_again(tmp_path):

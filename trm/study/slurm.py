@@ -104,14 +104,14 @@ class SlurmLauncher(QueueLauncher):
 
     @contextlib.contextmanager
     def placed(self, sweep_dir: Path) -> Iterator[dict[str, Any]]:
-        """The chips that Slurm gave to this job on this host."""
+        """The chips or GPUs that Slurm gave to this job on this host (Slurm itself tells CUDA which)."""
         env, job_id = os.environ, os.environ["SLURM_JOB_ID"]
-        chips = _slurm_chips(job_id, self.hardware)
+        devices = _slurm_devices(job_id, self.hardware)
         task = f"_{env['SLURM_ARRAY_TASK_ID']}" if "SLURM_ARRAY_TASK_ID" in env else ""
         yield {
             "host": env.get("SLURMD_NODENAME", socket.gethostname()),
-            "devices": list(chips),
-            "environment": environment(self.hardware, chips),
+            "devices": list(devices),
+            "environment": environment(self.hardware, devices),
             "slurm_job_id": env.get("SLURM_ARRAY_JOB_ID", job_id) + task,
             "restarts": int(env.get("SLURM_RESTART_COUNT", "0")),
             "ranks": process_rank()[1],
@@ -163,12 +163,13 @@ def _slurm_state(job_id: str) -> str:
     return state[1] + (f" ({reason[1]})" if reason and reason[1] not in ("None", state[1]) else "")
 
 
-def _slurm_chips(job_id: str, hardware: HardwareConfig) -> tuple[int, ...]:
-    """The chips of its host that the job may use. Slurm knows them where its gres.conf names device files.
+def _slurm_devices(job_id: str, hardware: HardwareConfig) -> tuple[int, ...]:
+    """The chips or GPUs of its host that the job may use. Slurm knows them where its gres.conf names device files.
 
-    One line is enough: a job is on one host, or has all chips of each.
+    One line is enough: a job is on one host, or has all devices of each.
     """
-    if found := re.search(r"GRES=tpu\S*\(IDX:([-0-9,]+)\)", _slurm_show(job_id)):
+    kind = "gpu" if hardware.platform == "cuda" else "tpu"
+    if found := re.search(rf"GRES={kind}\S*\(IDX:([-0-9,]+)\)", _slurm_show(job_id)):
         return expand_indices(found[1])
     wanted = hardware.local_devices
     if wanted == hardware.devices_per_host:
