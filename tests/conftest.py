@@ -72,20 +72,9 @@ def pytest_collection_modifyitems(config, items):
         config.hook.pytest_deselected(items=nightly)
         items[:] = [item for item in items if item not in nightly]
     slow = [
-        "train",
-        "sweep",
-        "mesh",
-        "bench",
-        "options_train",
-        "parity",
-        "inference",
-        "variants",
-        "evaluate",
-        "plan",
-        "experiments",
-        "tracking",
-        "dashboards",
-    ]
+        "experiments", "parity", "mesh", "sweep", "ranks", "train", "options_train", "inference", "bench", "solve", "adding",
+        "tracking", "cli", "which_puzzles", "variants", "evaluate", "plan", "report", "api", "dashboards",
+    ]  # fmt: skip
     slow = [f"test_{name}.py" for name in slow]
     items.sort(key=lambda item: slow.index(item.path.name) if item.path.name in slow else len(slow))
 
