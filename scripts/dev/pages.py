@@ -49,18 +49,17 @@ COLUMNS = {
     "seconds_to_target_mean": ("seconds to the first 99 %", ".0f", 1),
     "samples_to_target_mean": ("rows to it", ",.0f", 1),
     "seconds": ("seconds of a whole run", ".0f", 1),
-    "candidates from": ("candidates from", "", 1),
+    "inference": ("candidates from", "", 1),
     "selection": ("answer chosen by", "", 1),
-    "K": ("K", "", 1),
-    "D": ("D", "", 1),
-    "exact": ("exact %", ".1f", 100),
+    "candidates": ("K", "", 1),
+    "supervision_steps": ("D", "", 1),
     "difference": ("difference, 95 %", "+.1f", 100),
-    "mcnemar_p": ("McNemar p", ".2g", 1),
-    "oracle": ("pass@K % (oracle)", ".1f", 100),
+    "p": ("p", ".2g", 1),
+    "sign_p": ("sign p", ".2g", 1),
+    "oracle_exact_accuracy": ("pass@K % (oracle)", ".1f", 100),
     "selection_failures": ("selection failures %", ".0f", 100),
     "candidates_run": ("candidates run", ".3g", 1),
     "passes_per_puzzle": ("passes", ".4g", 1),
-    "seconds_per_puzzle": ("ms", ".3g", 1000),
     "pareto": ("front", "", 1),
     "step": ("step", "", 1),
     "way": ("way", "", 1),
@@ -89,8 +88,8 @@ TABLES = {
         "exact_accuracy_mean",
     ],
     "ways": [
-        *["candidates from", "selection", "K", "D", "exact", "difference", "mcnemar_p", "oracle", "selection_failures"],
-        *["candidates_run", "passes_per_puzzle", "flops_per_puzzle", "seconds_per_puzzle", "pareto"],
+        *["inference", "selection", "candidates", "supervision_steps", "exact_accuracy", "difference", "p", "sign_p"],
+        *["oracle_exact_accuracy", "selection_failures", "candidates_run", "passes_per_puzzle", "flops_per_puzzle", "pareto"],
     ],
     "step": ["step", "way", "ms", "samples/s", "times ordinary_compiled", "peak GB"],
     "evaluations": ["global_step", "exact_accuracy", "count"],
@@ -119,8 +118,11 @@ def shown(row: Row, key: str) -> str:
     text = f"{float(value) * factor:{form}}"
     if width := row.get(f"{key.removesuffix('_mean')}_ci95_half_width") or row.get(f"{key}_half_width"):
         text += f" ± {float(width) * factor:{form.lstrip('+')}}"
-    if row.get(f"{key}_low"):
-        text += f" ({float(row[f'{key}_low']) * factor:{form}} to {float(row[f'{key}_high']) * factor:{form}})"
+    if row.get(f"{key}_low") not in ("", None):
+        low, high = (float(row[f"{key}_{end}"]) for end in ("low", "high"))
+        if key == "exact_accuracy":  # Student's interval of a share goes beyond its ends
+            low, high = max(low, 0.0), min(high, 1.0)
+        text += f" ({low * factor:{form}} to {high * factor:{form}})"
     return text
 
 
@@ -185,22 +187,20 @@ def overview() -> str:
     """The README's table of results, each from the committed file that its last column links; what was not run says so."""
     field = {row["variant"]: row for row in rows_of(RESULTS / "field_6x6" / "report.csv")}
     mazes = {row["variant"]: row for row in rows_of(RESULTS / "maze_grid" / "report.csv")}
-    ways = rows_of(RESULTS / "inference_6x6" / "frontier.csv")
-    alone, best = (
-        next(row for row in ways if _way(row) == way) for way in (("steps", "last", "1", "16"), ("copies", "vote", "32", "16"))
-    )
+    ways = _ways()
+    alone, best = ways["steps/last/1/16"], ways["copies/vote/8/16"]
     arc = re.findall(r"^\| 31 variants, votes \|.*\*\*(.*?)\*\* \|$", (RESULTS / "arc_small.md").read_text(), re.MULTILINE)
     grid = f"mazes of side 9, {mazes['t2_n2']['seeds']} seeds"
     few = f"6x6 Sudoku, 3,000 puzzles, {field['field_trm']['seeds']} seeds"
     equal = "6x6 Sudoku, 6 TFLOP of training, 3 seeds"
-    votes_of = f"6x6 Sudoku, {best['seeds']} short runs, {best['puzzles']} puzzles"
+    votes_of = f"6x6 Sudoku, width 16, {best['seeds']} seeds, {best['count']} puzzles"
     paper, absent = f"{100 * ROWS[0].exact_accuracy:.1f}", "**not run yet**"
     lines = [
         (few, "TRM, T=2 n=2", shown(field["field_trm"], "exact_accuracy_mean"), "", _link("field_6x6.md")),
         (few, "the fast recipe", shown(field["field_fast"], "exact_accuracy_mean"), "", _link("field_6x6.md")),
         *[(equal, f"TRM of width {width}", _at(width), "", _link("scaling_6x6.md")) for width in (32, 64, 128)],
-        (votes_of, "TRM; one answer", shown(alone, "exact"), "", _link("inference_6x6.md")),
-        (votes_of, f"votes of {best['K']} copies", shown(best, "exact"), "", _link("inference_6x6.md")),
+        (votes_of, "TRM; one answer", shown(alone, "exact_accuracy"), "", _link("inference_6x6.md")),
+        (votes_of, f"votes of {best['candidates']} copies", shown(best, "exact_accuracy"), "", _link("inference_6x6.md")),
         (grid, "TRM, T=2 n=2", shown(mazes["t2_n2"], "exact_accuracy_mean"), "", _link("maze_grid.md")),
         (grid, "TRM, T=4 n=6", shown(mazes["t4_n6"], "exact_accuracy_mean"), "", _link("maze_grid.md")),
         ("20 ARC tasks, 3 seeds, pass@2", "31 variants vote", arc[0], "", _link("arc_small.md")),
@@ -218,8 +218,10 @@ def _link(page: str) -> str:
     return f"[page](docs/results/{page})"
 
 
-def _way(row: Row) -> tuple[str, ...]:
-    return tuple(row[key] for key in ("candidates from", "selection", "K", "D"))
+def _ways() -> dict[str, Row]:
+    """The study of inference by CANDIDATES/SELECTION/K/D."""
+    keys = ("inference", "selection", "candidates", "supervision_steps")
+    return {"/".join(str(row[key]) for key in keys): row for row in rows_of(RESULTS / "inference_6x6" / "frontier.json")}
 
 
 def _card(name: str, title: str) -> tuple[str, ...]:
@@ -301,42 +303,40 @@ def _above_99(row: Row) -> float:
 
 
 def _inference() -> Iterator[str]:
-    table = rows_of(RESULTS / "inference_6x6" / "frontier.csv")
-    by = {"/".join(row[key] for key in ("candidates from", "selection", "K", "D")): row for row in table}
+    by = _ways()
 
-    def said(key: str, *ways: str) -> list[str]:
+    def cells(key: str, *ways: str) -> list[str]:
         return [shown(by[way], key) for way in ways]
 
     def exact(*ways: str) -> list[str]:
-        return [text.split(" ")[0] for text in said("exact", *ways)]
+        return [text.split(" ")[0] for text in cells("exact_accuracy", *ways)]
 
-    def gain(*ways: str) -> list[str]:
-        return [text.split(" ")[0] for text in said("difference", *ways)]
+    def points(way: str) -> str:
+        return shown(by[way], "difference").replace(" (", " points, ").rstrip(")")
 
     alone, *longer = exact(*(f"steps/last/1/{steps}" for steps in (16, 64, 256)))
     two, eight, many = exact(*(f"copies/vote/{count}/16" for count in (2, 8, 32)))
-    (most,) = said("difference", "copies/vote/32/16")
-    yield f"Two copies {two}, eight {eight}, thirty-two {many} % ({most.replace(' (', ' points, ')}"
-    yield f"network alone solves {alone} %"
-    noises = [f"noise{noise}/best_q/100/16" for noise in ("0.1", "0.3", "1")]
-    yield "{}, {} and {} % with K=100".format(*exact(*noises)) + " ({}, {} and {} points)".format(*gain(*noises))
-    yield "{} % after 64, {} % after 256".format(*longer)
-    yield "{} % with K=32, as good as rollouts".format(*exact("restarts/best_q/32/16"))
-    oracle = {way: float(by[way]["oracle"]) for way in ("copies/vote/8/16", "noise1/best_q/100/16", "noise0.3/best_q/100/16")}
-    base = float(by["steps/last/1/16"]["exact"])
-    shares = [100 * (1 - (1 - share) / (1 - base)) for share in oracle.values()]
-    yield f"{shares[0]:.0f} % is solved by some of eight symmetric copies"
-    yield "but {:.0f} % by some of a hundred rollouts with noise 1.0 and {:.0f} % with noise 0.3".format(*shares[1:])
-    yield "is among the hundred for {} and {} %".format(*said("selection_failures", *list(oracle)[1:]))
-    (lost,) = said("difference", "copies/halt_first/2/16")
-    yield f"cost a third of one standard pass, for {lost.lstrip('-').replace(' (', ' points (')}"
+    yield f"Two copies solve {two}, eight {eight} and thirty-two {many} % ({points('copies/vote/32/16')})"
+    yield f"one answer solves {alone} %"
+    yield "{}, {} and {} %".format(*exact(*(f"noise{noise}/best_q/100/16" for noise in ("0.1", "0.3", "1"))))
+    yield "{} % after 64 and {} % after 256".format(*longer)
+    yield "restarts solve {} %".format(*exact("restarts/best_q/32/16"))
+    shares = [
+        100 * (1 - (1 - float(by[way]["oracle_exact_accuracy"])) / (1 - float(by["steps/last/1/16"]["exact_accuracy"])))
+        for way in ("copies/vote/8/16", "noise0.3/best_q/100/16")
+    ]
+    yield "eight copies solve {:.0f} % and some of a hundred rollouts with noise 0.3 solve {:.0f} %".format(*shares)
+    yield f"Two copies cost {float(by['copies/halt_first/2/16']['candidates_run']):.2f} of one answer"
+    yield f"({points('copies/halt_first/2/16')})"
+    yield f"eight cost {float(by['copies/halt_first/8/16']['candidates_run']):.2f} and solve"
+    yield f"{exact('copies/halt_first/8/16')[0]} % ({points('copies/halt_first/8/16')})"
     gaps: dict[str, list[float]] = {}
-    for row in table:
-        if row["K"] != "1":
-            gaps.setdefault(row["selection"], []).append(100 * (float(row["oracle"]) - float(row["exact"])))
+    for row in by.values():
+        if row["candidates"] != 1:
+            gap = 100 * (float(row["oracle_exact_accuracy"]) - float(row["exact_accuracy"]))
+            gaps.setdefault(row["selection"], []).append(gap)
     mean = sorted((sum(gap) / len(gap), name) for name, gap in gaps.items())
     yield "asked for): " + "; ".join(f"`{name}` {gap:.1f}" for gap, name in mean)
-    yield "the residual and the halting value, {:.1f} and {:.1f} points below pass@K".format(*(gap for gap, _ in mean[:2]))
 
 
 def _gpu() -> Iterator[str]:
