@@ -239,7 +239,7 @@ def test_a_run_that_cannot_go_on_raises(here, monkeypatch):
 
 
 def test_an_interruption_saves_the_run(here):
-    long = [*SHORT, "run_name=a", "train.max_steps=2000", "train.log_every_steps=1"]
+    long, before = [*SHORT, "run_name=a", "train.max_steps=2000", "train.log_every_steps=1"], signal.getsignal(signal.SIGINT)
 
     def interrupt():
         log = here / "outputs/a/metrics.jsonl"
@@ -250,7 +250,7 @@ def test_an_interruption_saves_the_run(here):
     threading.Thread(target=interrupt, daemon=True).start()
     with pytest.raises(KeyboardInterrupt, match="saved; the same call"):
         trm.run(long)
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert signal.getsignal(signal.SIGINT) is before
     stopped = json.loads((here / "outputs/a/summary.json").read_text())
     assert stopped["status"] == "preempted"
     assert trm.load("outputs/a").step == stopped["steps"] > 0

@@ -554,7 +554,7 @@ def test_command_never_shows_the_key(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["hardware=v5"], "hardware=v5 is no option"),
+        (["hardware=v5"], "hardware=v5 is not an option"),
         (["train.global_batch_size=0"], "train.global_batch_size=0"),
         (["train.no_such=1"], "train.no_such is not a config key"),
         (["--multirun"], "--multirun"),

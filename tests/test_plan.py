@@ -58,8 +58,8 @@ def test_plan_keys_are_split_from_the_run_s():
         (["e1_1_baseline"], "e1_1_baseline: not understood"),
         (["--cfg=job"], "arguments: --cfg=job"),
         (["hardware=cpu"], "hardware=cpu is no TPU"),
-        (["hardware=v4_64", "experiment=nope"], "experiment=nope is no option"),
-        (["hardware=v4_64", "+sweep=nope"], "sweep=nope is no option"),
+        (["hardware=v4_64", "experiment=nope"], "experiment=nope is not an option"),
+        (["hardware=v4_64", "+sweep=nope"], "sweep=nope is not an option"),
         (["hardware=v4_64", "optimizer.lrr=1"], "optimizer.lrr is not a config key"),
         (["hardware=v4_64", "plan.compile=true", "plan.python=/no/python"], "plan.python=/no/python: No such file"),
         (

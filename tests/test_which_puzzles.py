@@ -324,7 +324,7 @@ def test_the_best_is_over_one_set_of_puzzles():
     record.evaluated(result(0.4, 64), result(0.4, 64))
     assert (record.scores.best_exact_accuracy, record.scores.best_step, record.scores.best_puzzles) == (0.4, 2, 64)
     [warning] = record.warnings
-    assert "over 4 test puzzles by exact, this one is over 64 test puzzles by exact" in warning
+    assert "used 4 test puzzles by exact, this one uses 64 test puzzles by exact" in warning
 
 
 def test_the_papers_value_is_compared_on_as_many_test_puzzles_as_its_own():

@@ -119,7 +119,7 @@ def _once(run: SavedRun, folder: Path | None, stop: Callable[[], bool]) -> None:
     for name, value in (result.final | costs | {"seconds_per_puzzle": seconds_per_puzzle(result.work)}).items():
         print(f"  {titles.get(name, name):<16} {value:.6g}")
     for caveat in caveats:
-        print(f"  to be read with care: {caveat}")
+        print(f"  caution: {caveat}")
     if folder is not None:
         facts = _facts(run, runtime, int(result.final["count"]), caveats, result.work.seconds, loader)
         rows = _rows(run, result, label)
@@ -234,7 +234,7 @@ def _frontier(runs: list[SavedRun], left_out: list[str], out: Path | None, stop:
     if folder is not None:
         facts = _facts(runs[0], runtime, rows[0]["count"], told, seconds, loader) | {"left_out": left_out, "ways": ways}
         for caveat in told:
-            print(f"  to be read with care: {caveat}")
+            print(f"  caution: {caveat}")
         write_table(folder, "frontier", pareto(rows), facts, names)
     if stopped:
         raise EvaluationStopped
@@ -276,7 +276,7 @@ def _difficulty(run: SavedRun, out: Path | None, stop: Callable[[], bool]) -> No
     rows = by_difficulty(scores.pop("difficulty"), scores)
     if folder is not None:
         for caveat in caveats:
-            print(f"  to be read with care: {caveat}")
+            print(f"  caution: {caveat}")
         facts = _facts(run, runtime, loader.num_puzzles, caveats, result.work.seconds, loader)
         write_table(folder, "by_difficulty", rows, facts | {"difficulty": task.difficulty_words}, result.score_names)
 
