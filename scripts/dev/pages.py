@@ -132,8 +132,8 @@ def table(name: str, path: Path) -> str:
         return experiments("[!_]*")
     if name == "overview":
         return overview()
-    if name in ("sizes", "laws"):
-        return {"sizes": sizes, "laws": fitted}[name](path)
+    if name in ("sizes", "laws", "rates"):
+        return {"sizes": sizes, "laws": fitted, "rates": rates}[name](path)
     keys, rows = TABLES[name], rows_of(path)
     if name == "variants":
         rows = sorted(rows, key=lambda row: -float(row["exact_accuracy_mean"]))
@@ -169,6 +169,19 @@ def fitted(path: Path) -> str:
         if "predicted" in of:
             exponent, predicted = (_interval(of[key]) for key in ("a" if "a" in of else "slope", "predicted"))
             lines.append([*names, exponent, predicted, f"{float(of['measured']['value']):.3g}", of["predicted"]["verdict"]])
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def rates(path: Path) -> str:
+    """The best learning rate of each width of a file of --scaling."""
+    lines = [["width", "best rate, of a parabola", "measured rate with the least loss"], ["---", "---:", "---:"]]
+    of: dict[str, list[Row]] = {}
+    for row in rows_of(path):
+        if row["axis"] == "learning rate":
+            of.setdefault(row["where"].partition("hidden_size=")[2].partition(",")[0], []).append(row)
+    for width, (parabola, lowest) in of.items():
+        best = _interval(parabola) if parabola["value"] else parabola["verdict"]
+        lines.append([width, best, f"{float(lowest['value']):g}"])
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 

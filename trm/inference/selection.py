@@ -36,7 +36,7 @@ def select(
         at = np.where(halted.any(axis=0), halted.argmax(axis=0), step)
     change = None if rows.change is None else residuals(candidates(rows.change), step, way.window)
     then = over(lambda values: candidates(values)[at, every], rows._replace(change=None))._replace(change=change)
-    winners = SELECTIONS[way.selection](then) if way.candidates > 1 else np.zeros(num_puzzles, np.intp)
+    winners = np.zeros(num_puzzles, np.intp) if 1 in (way.candidates, first) else SELECTIONS[way.selection](then)
     return winners, at, then
 
 
