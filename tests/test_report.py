@@ -18,6 +18,7 @@ from trm.config.groups import CONF_DIR
 from trm.errors import ConfigError, UserError
 from trm.ground.folder import exclusive
 from trm.report.__main__ import main
+from trm.report.labels import show
 from trm.report.output import terminal
 from trm.report.runs import collect
 from trm.report.variants import compare, estimate
@@ -99,6 +100,10 @@ def test_names_paths_tracking_and_logging_make_no_variants(tmp_path):
     (variant,) = report(tmp_path).variants
     assert variant.label == "t3_n6"
     assert variant.exact_accuracy.n == len(same)
+
+
+def test_a_value_in_a_label_is_as_a_config_file_writes_it():
+    assert [show(value) for value in (None, True, 3e-4, 3, "mlp")] == ["null", "true", "0.0003", "3", "mlp"]
 
 
 def test_labels_name_what_differs_and_no_more(tmp_path):
