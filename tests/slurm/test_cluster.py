@@ -193,12 +193,12 @@ def test_a_sweep_whose_terminal_died_finds_its_jobs_in_the_queue(tmp_path):
     first.communicate()
     ids = job_ids(tmp_path)
     second = start(tmp_path, *arguments)
+    said = f"seed=0: already in the queue as Slurm job {ids['seed=0']}"
+    assert any(said in line for line in second.stdout)  # which waits for it
     wait_for(lambda: "seed=1" in summaries(tmp_path))
-    time.sleep(4)
     assert job_ids(tmp_path)["seed=0"] == ids["seed=0"]
     slurm("scancel", ids["seed=0"])
-    out, err = second.communicate(timeout=120)
-    assert f"seed=0: already in the queue as Slurm job {ids['seed=0']}" in out
+    _, err = second.communicate(timeout=120)
     assert second.returncode == 1
     assert "seed=0: preempted" in err
 
