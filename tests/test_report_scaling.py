@@ -200,7 +200,15 @@ def test_more_steps_and_votes_of_trained_runs_have_laws_over_their_flops(tmp_pat
         }
         record = {"checkpoint_step": 400, "test_digest": TEST, "rows": lines, "ways": settings}
         (folder / "evaluation" / "frontier.json").write_text(json.dumps(record))
-    _, laws, found = told(tmp_path / "runs", capsys)
+    odd = next((tmp_path / "runs").iterdir()) / "evaluation" / "frontier.json"
+    record = json.loads(odd.read_text())
+    record["rows"] += [
+        {**record["rows"][0], "count": 20},
+        {name: value for name, value in record["rows"][0].items() if name != "lm_loss"},
+    ]
+    odd.write_text(json.dumps(record))
+    printed, laws, found = told(tmp_path / "runs", capsys)
+    assert "the same runs answer at every size" in printed
     assert {(axis, where) for axis, where, *_ in laws} == {
         *(("FLOPs a puzzle by supervision steps", f"hidden_size={D}, copies={K}") for D in (16, 32) for K in (1, 2, 4, 8)),
         *(("FLOPs a puzzle by votes", f"hidden_size={D}, supervision_steps={S}") for D in (16, 32) for S in (4, 8, 16, 32)),
@@ -209,4 +217,9 @@ def test_more_steps_and_votes_of_trained_runs_have_laws_over_their_flops(tmp_pat
     assert slope["low"] < 1 < slope["high"]
     more_steps = "FLOPs a puzzle by supervision steps", "hidden_size=16, copies=1"
     assert laws[(*more_steps, "exact accuracy", "law")]["verdict"].startswith("refused: sizes are not told apart")
-    assert found["refused"] == ["parameters: 2 sizes, and a law needs 4"]
+    name = odd.parents[1].name
+    assert found["refused"] == [
+        "parameters: 2 sizes, and a law needs 4",
+        f"{name}: 4 x 1: test puzzles evaluated 20, not 500",
+        f"{name}: a way of inference has no held-out loss",
+    ]

@@ -37,32 +37,26 @@ class _Row(NamedTuple):
     values: dict[str, float]
 
 
-def asked(comparison: Comparison) -> list[tuple[Run, Mapping[str, float]]]:
+Told = list[tuple[str, str]]  # lines that do not count, as RUN: WAY, each with the reason
+
+
+def asked(comparison: Comparison) -> tuple[list[tuple[Run, Mapping[str, float]]], Told]:
     """Each way that each counted run was evaluated in: the run with the settings and FLOPs of that way, and the line's numbers."""
-    rows = [row for number, variant in enumerate(comparison.variants) for run in variant.counted for row in _rows(run, number, [])]
+    told: Told = []
     found: list[tuple[Run, Mapping[str, float]]] = []
-    for row, reason in zip(rows, misfits([row.facts for row in rows], ways=True), strict=True):
-        if not reason:
-            asked_for = {key: row.facts[key] for key in way_keys()} | {"inference.supervision_steps": row.facts[STEPS]}
-            settings = {**row.run.settings, **asked_for}
-            found.append((replace(row.run, settings=settings, flops_per_puzzle=row.values["flops_per_puzzle"]), row.values))
-    return found
+    for row in _comparable(comparison, told):
+        asked_for = {key: row.facts[key] for key in way_keys()} | {"inference.supervision_steps": row.facts[STEPS]}
+        settings = {**row.run.settings, **asked_for}
+        found.append((replace(row.run, settings=settings, flops_per_puzzle=row.values["flops_per_puzzle"]), row.values))
+    return found, told
 
 
-def ways(comparison: Comparison) -> tuple[list[Way], list[tuple[str, str]]]:
-    """The ways by variant and then FLOPs, and the lines that none of them has, as RUN: WAY, each with the reason."""
-    told: list[tuple[str, str]] = []
-    runs = [(run, number) for number, variant in enumerate(comparison.variants) for run in variant.counted]
-    rows = [row for each in runs for row in _rows(*each, told)]
-
-    def fitting(rows: list[_Row], *, ways: bool) -> list[_Row]:
-        reasons = misfits([row.facts for row in rows], ways=ways)
-        told.extend((f"{row.run.name}: {row.name}", reason) for row, reason in zip(rows, reasons, strict=True) if reason)
-        return [row for row, reason in zip(rows, reasons, strict=True) if not reason]
-
-    rows, found = fitting(rows, ways=True), []
+def ways(comparison: Comparison) -> tuple[list[Way], Told]:
+    """The ways by variant and then FLOPs, and the lines that none of them has."""
+    told: Told = []
+    rows, found = _comparable(comparison, told), []
     for name in dict.fromkeys(row.name for row in rows):
-        kept = fitting([row for row in rows if row.name == name], ways=False)
+        kept = _fitting([row for row in rows if row.name == name], told, ways=False)
         for number in dict.fromkeys(row.number for row in kept):
             own = [row for row in kept if row.number == number]
             found_of = {key: estimate(by_seed((row.run.seed, row.values[key]) for row in own).values()) for key in NUMBERS}
@@ -72,7 +66,19 @@ def ways(comparison: Comparison) -> tuple[list[Way], list[tuple[str, str]]]:
     return sorted(found, key=lambda way: (way.number, way.means["flops_per_puzzle"])), told
 
 
-def _rows(run: Run, number: int, told: list[tuple[str, str]]) -> list[_Row]:
+def _comparable(comparison: Comparison, told: Told) -> list[_Row]:
+    """The lines of all counted runs that differ in their ways of inference alone."""
+    runs = [(run, number) for number, variant in enumerate(comparison.variants) for run in variant.counted]
+    return _fitting([row for each in runs for row in _rows(*each, told)], told, ways=True)
+
+
+def _fitting(rows: list[_Row], told: Told, *, ways: bool) -> list[_Row]:
+    reasons = misfits([row.facts for row in rows], ways=ways)
+    told.extend((f"{row.run.name}: {row.name}", reason) for row, reason in zip(rows, reasons, strict=True) if reason)
+    return [row for row, reason in zip(rows, reasons, strict=True) if not reason]
+
+
+def _rows(run: Run, number: int, told: Told) -> list[_Row]:
     """The lines of the run's frontier; none where it has none, or the file is not one."""
     if not run.has(FRONTIER_FILE):
         return []

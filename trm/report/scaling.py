@@ -115,10 +115,8 @@ def study(comparison: Comparison) -> Scaling:
     runs, refusals = _measured(comparison)
     keys = [key for key in differing_keys([each.run for each in runs]) if key != TEST]
     series = [one for axis in AXES for one in _series(axis, runs, keys, refusals)]
-    lines = [(run, line) for run, line in asked(comparison) if "lm_loss" in line]
-    if ways := [Measured(run, line["lm_loss"], line["exact_accuracy"], 0.0, None) for run, line in lines]:
-        differing = [key for key in differing_keys([each.run for each in ways]) if key != TEST]
-        series += [one for axis in AT_TEST_TIME for one in _series(axis, ways, differing, refusals)]
+    at_test_time = _at_test_time(comparison, refusals)
+    series += at_test_time
     rates = _rates(runs, keys)
     if not (series or rates):
         raise UserError(f"nothing to fit: {'; '.join(refusals) or 'no setting that has a law varies between these runs'}")
@@ -131,7 +129,19 @@ def study(comparison: Comparison) -> Scaling:
     jobs = len(comparison.runs)
     if missing := jobs - len(runs):
         warnings.append(f"{missing} of {jobs} jobs are not counted: python -m trm.report without --scaling says why")
+    if at_test_time:
+        warnings.append("FLOPs a puzzle: the same runs answer at every size, and the intervals take these answers as independent")
     return Scaling(series, _equal_compute(runs, keys), _joint(runs, keys), rates, refusals, warnings)
+
+
+def _at_test_time(comparison: Comparison, refusals: list[str]) -> list[Series]:
+    """The series of what trm.evaluate asked trained runs for; a line that does not count is among the refusals."""
+    lines, left_out = asked(comparison)
+    refusals += [f"{line}: {reason}" for line, reason in left_out]
+    refusals += [f"{run.name}: a way of inference has no held-out loss" for run, line in lines if "lm_loss" not in line]
+    ways = [Measured(run, line["lm_loss"], line["exact_accuracy"], 0.0, None) for run, line in lines if "lm_loss" in line]
+    keys = [key for key in differing_keys([each.run for each in ways]) if key != TEST]
+    return [one for axis in AT_TEST_TIME for one in _series(axis, ways, keys, refusals)]
 
 
 def _at(where: str) -> str:
