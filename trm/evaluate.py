@@ -118,8 +118,7 @@ def _once(run: SavedRun, folder: Path | None, stop: Callable[[], bool]) -> None:
     }
     for name, value in (result.final | costs | {"seconds_per_puzzle": seconds_per_puzzle(result.work)}).items():
         print(f"  {titles.get(name, name):<16} {value:.6g}")
-    for caveat in caveats:
-        print(f"  caution: {caveat}")
+    _tell(caveats)
     if folder is not None:
         facts = _facts(run, runtime, int(result.final["count"]), caveats, result.work.seconds, loader)
         rows = _rows(run, result, label)
@@ -132,6 +131,11 @@ def _once(run: SavedRun, folder: Path | None, stop: Callable[[], bool]) -> None:
         for name in names:
             print(f"written: {folder / name}")
     print(json.dumps({"checkpoint_step": run.meta.step, **result.final, **costs}, sort_keys=True))
+
+
+def _tell(caveats: list[str]) -> None:
+    for caveat in caveats:
+        print(f"  caution: {caveat}")
 
 
 def _evaluated(
@@ -233,8 +237,7 @@ def _frontier(runs: list[SavedRun], left_out: list[str], out: Path | None, stop:
         rows.append(_rows(run, result, label)[-1])
     if folder is not None:
         facts = _facts(runs[0], runtime, rows[0]["count"], told, seconds, loader) | {"left_out": left_out, "ways": ways}
-        for caveat in told:
-            print(f"  caution: {caveat}")
+        _tell(told)
         write_table(folder, "frontier", pareto(rows), facts, names)
     if stopped:
         raise EvaluationStopped
@@ -275,8 +278,7 @@ def _difficulty(run: SavedRun, out: Path | None, stop: Callable[[], bool]) -> No
     scores = {name: np.concatenate(values) for name, values in parts.items()}
     rows = by_difficulty(scores.pop("difficulty"), scores)
     if folder is not None:
-        for caveat in caveats:
-            print(f"  caution: {caveat}")
+        _tell(caveats)
         facts = _facts(run, runtime, loader.num_puzzles, caveats, result.work.seconds, loader)
         write_table(folder, "by_difficulty", rows, facts | {"difficulty": task.difficulty_words}, result.score_names)
 
