@@ -11,7 +11,7 @@ import io
 import json
 import re
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from trm.cli import compose
 from trm.config import digest
 from trm.config.groups import CONF_DIR
 from trm.config.paper import ROWS
+from trm.report.variants import estimate
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 RESULTS = DOCS / "results"
@@ -132,14 +133,14 @@ def table(name: str, path: Path) -> str:
         return experiments("[!_]*")
     if name == "overview":
         return overview()
-    if name in ("sizes", "laws", "rates"):
-        return {"sizes": sizes, "laws": fitted, "rates": rates}[name](path)
+    if name in SCALING:
+        return SCALING[name](path)
     keys, rows = TABLES[name], rows_of(path)
     if name == "variants":
         rows = sorted(rows, key=lambda row: -float(row["exact_accuracy_mean"]))
     lines = [[COLUMNS[key][0] for key in keys], ["---:" if COLUMNS[key][1] else "---" for key in keys]]
     lines += [[shown(row, key) for key in keys] for row in rows]
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+    return _markdown(lines)
 
 
 def sizes(path: Path) -> str:
@@ -153,23 +154,28 @@ def sizes(path: Path) -> str:
     for (where, size), of in found.items():
         loss, exact = of["loss"], [100 * share for share in of["exact accuracy"]]
         lines.append([where, f"{size:,.6g}", str(len(loss)), _mean(loss, ".4f"), _mean(exact, ".1f")])
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+    return _markdown(lines)
 
 
 def fitted(path: Path) -> str:
     """The laws of a file of --scaling: the exponent of a loss or the slope of a logistic, and what the smaller sizes predict."""
-    laws: dict[tuple[str, ...], dict[str, Row]] = {}
-    for row in rows_of(path):
-        laws.setdefault((row["axis"], row["where"], row["measure"]), {})[row["quantity"].partition(" ")[0]] = row
     lines = [
         ["over", "held", "of", "a or slope", "predicted at the largest", "measured", "verdict"],
         ["---"] * 3 + ["---:"] * 3 + ["---"],
     ]
-    for names, of in laws.items():
+    for names, of in _laws(path).items():
         if "predicted" in of:
             exponent, predicted = (_interval(of[key]) for key in ("a" if "a" in of else "slope", "predicted"))
             lines.append([*names, exponent, predicted, f"{float(of['measured']['value']):.3g}", of["predicted"]["verdict"]])
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+    return _markdown(lines)
+
+
+def _laws(path: Path) -> dict[tuple[str, str, str], dict[str, Row]]:
+    """By axis, what is held and measure: the rows by the first word of their quantity."""
+    laws: dict[tuple[str, str, str], dict[str, Row]] = {}
+    for row in rows_of(path):
+        laws.setdefault((row["axis"], row["where"], row["measure"]), {})[row["quantity"].partition(" ")[0]] = row
+    return laws
 
 
 def rates(path: Path) -> str:
@@ -182,7 +188,10 @@ def rates(path: Path) -> str:
     for width, (parabola, lowest) in of.items():
         best = _interval(parabola) if parabola["value"] else parabola["verdict"]
         lines.append([width, best, f"{float(lowest['value']):g}"])
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+    return _markdown(lines)
+
+
+SCALING = {"sizes": sizes, "laws": fitted, "rates": rates}  # tables of files of --scaling
 
 
 def _interval(row: Row) -> str:
@@ -192,8 +201,13 @@ def _interval(row: Row) -> str:
 
 def _mean(values: list[float], form: str) -> str:
     """The mean with half of Student's 95 % interval."""
-    half = stats.sem(values) * stats.t.ppf(0.975, len(values) - 1)
-    return f"{sum(values) / len(values):{form}} ± {half:{form}}"
+    found = estimate(values)
+    assert found is not None
+    return f"{found.mean:{form}} ± {found.half_width:{form}}"
+
+
+def _markdown(lines: Iterable[Sequence[str]]) -> str:
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
 def overview() -> str:
@@ -224,7 +238,7 @@ def overview() -> str:
         ("any of them on a TPU", "", absent, "", _link("plan_v4_64.md")),
     ]
     head = "| task | network | here, exact % | the paper | from |\n| --- | --- | ---: | ---: | --- |\n"
-    return head + "".join(f"| {' | '.join(line)} |\n" for line in lines)
+    return head + _markdown(lines)
 
 
 def _link(page: str) -> str:
@@ -285,7 +299,8 @@ def sentences() -> dict[str, list[str]]:
         ],
         "inference_6x6": list(_inference()),
         "scaling_6x6": [
-            "buys " + " and ".join([f"{_at(32)} % at width 32, {_at(64)} % at width 64", f"{_at(128)} % at width 128"]),
+            f"buys {_at(32)} % at width 32, {_at(64)} % at width 64 and {_at(128)} % at width 128",
+            *_failed_laws(),
         ],
         "gpu": list(_gpu()),
         "records": [
@@ -306,6 +321,18 @@ def _at(width: int) -> str:
     own = [p for p in points if p["axis"] == "training FLOPs" and p["where"].startswith(f"hidden_size={width},")]
     largest = max((p for p in own if p["measure"] == "exact accuracy"), key=lambda point: point["size"])
     return _mean([100 * share for share in largest["values"]], ".1f")
+
+
+def _failed_laws() -> Iterator[str]:
+    """How many laws over training FLOPs said too much of the largest budget, and how many too little."""
+    too_high: dict[str, list[bool]] = {"loss": [], "exact accuracy": []}
+    for (axis, _, measure), of in _laws(RESULTS / "scaling_6x6" / "isoflop.csv").items():
+        if axis == "training FLOPs" and "failed" in of["predicted"]["verdict"]:
+            too_high[measure].append(float(of["predicted"]["value"]) > float(of["measured"]["value"]))
+    words = ["none", "one", "two", "three", "four", "five"]
+    losses, shares = too_high.values()
+    yield f"All {words[sum(losses)]} laws of the loss predict a larger loss at 6 TFLOP"
+    yield f"fail as well, {words[sum(shares)]} too high and {words[len(shares) - sum(shares)]} too low."
 
 
 def _above_99(row: Row) -> float:
