@@ -12,7 +12,7 @@ from trm.report import laws as fits
 from trm.report.__main__ import main
 
 WIDTHS = (16, 32, 64, 128, 256)
-TEST, OTHER = "a" * 64, "b" * 64
+TEST, OTHER, TRAIN = "a" * 64, "b" * 64, "c" * 64
 
 
 @pytest.fixture(scope="module")
@@ -20,7 +20,7 @@ def base():
     return config("data=sudoku_6x6", "recipe=tiny")
 
 
-def write(folder, base, random, loss, *, seeds=3, noise=0.01, digest=TEST, accuracy=None, **changes):
+def write(folder, base, random, loss, *, seeds=3, noise=0.01, digest=TEST, train=TRAIN, accuracy=None, **changes):
     """Runs of these seeds with settings GROUP__KEY and what their summaries say."""
     settings, summary = copy.deepcopy(base), {}
     for name, value in changes.items():
@@ -35,7 +35,7 @@ def write(folder, base, random, loss, *, seeds=3, noise=0.01, digest=TEST, accur
         name = "-".join(f"{value or 0:g}" for value in changes.values()) + f"-{seed}"
         write_run(
             folder / name, settings, float(exact), seed=seed, steps=int(summary.get("steps", 400)),
-            last_eval={"lm_loss": measured, "count": 500}, data={"train_digest": "c" * 64, "test_digest": digest},
+            last_eval={"lm_loss": measured, "count": 500}, data={"train_digest": train, "test_digest": digest},
             **{key: value for key, value in summary.items() if key != "steps"},
         )  # fmt: skip
 
@@ -152,6 +152,33 @@ def test_runs_of_different_test_puzzles_are_refused(tmp_path, base):
     write_widths(tmp_path / "runs" / "other", base, widths=(512,), digest=OTHER)
     with pytest.raises(UserError, match="2 different sets of test puzzles"):
         main([str(tmp_path / "runs"), "--scaling"])
+
+
+def test_a_law_of_runs_with_different_training_puzzles_is_refused(tmp_path, base, capsys):
+    """Also one that takes several series together, each of which has the same puzzles."""
+    random, words = np.random.default_rng(6), "the runs have different training puzzles"
+    for part, train in enumerate((TRAIN, OTHER)):
+        own = {"seeds": 2, "train": train}
+        for width in WIDTHS[:4]:
+            N, budget = 100 * width**2, 1e12 * 4**part
+            write(tmp_path / "budgets", base, random, 0.1 + 30 * N**-0.5, **own, model__hidden_size=width, train__max_flops=budget,
+                  train__max_steps=None, parameters=N, training_flops=budget)  # fmt: skip
+        for T in (1, 2, 4, 8):
+            width = 32 * 4**part
+            sizes = {"parameters": 100 * width**2 + 20 * width, "recurrent_parameters": 100 * width**2}
+            write(tmp_path / "passes", base, random, 1 / T, **own, model__hidden_size=width, recursion__T=T, **sizes)
+        for rate in (1e-3, 4e-3):
+            write(tmp_path / "rates", base, random, 0.5, **own, optimizer__lr=rate * 2**part)
+    for folder, axis, single in (
+        ("budgets", "parameters at equal training FLOPs", "parameters"),
+        ("passes", "passes by T and parameters", "passes by T"),
+    ):
+        _, laws, found = told(tmp_path / folder, capsys)
+        assert f"{axis}: {words}" in found["refused"]
+        assert axis not in {fitted for fitted, *_ in laws}
+        assert single in {fitted for fitted, *_ in laws}
+    with pytest.raises(UserError, match=f"learning rate: {words}"):
+        main([str(tmp_path / "rates"), "--scaling"])
 
 
 def test_other_options_are_refused(tmp_path, base):

@@ -117,7 +117,7 @@ def study(comparison: Comparison) -> Scaling:
     series = [one for axis in AXES for one in _series(axis, runs, keys, refusals)]
     at_test_time = _at_test_time(comparison, refusals)
     series += at_test_time
-    rates = _rates(runs, keys)
+    rates = _rates(runs, keys, refusals)
     if not (series or rates):
         raise UserError(f"nothing to fit: {'; '.join(refusals) or 'no setting that has a law varies between these runs'}")
     warnings = [
@@ -131,7 +131,7 @@ def study(comparison: Comparison) -> Scaling:
         warnings.append(f"{missing} of {jobs} jobs are not counted: python -m trm.report without --scaling says why")
     if at_test_time:
         warnings.append("FLOPs a puzzle: the same runs answer at every size, and the intervals take these answers as independent")
-    return Scaling(series, _equal_compute(runs, keys), _joint(runs, keys), rates, refusals, warnings)
+    return Scaling(series, _equal_compute(runs, keys, refusals), _joint(runs, keys, refusals), rates, refusals, warnings)
 
 
 def _at_test_time(comparison: Comparison, refusals: list[str]) -> list[Series]:
@@ -183,8 +183,7 @@ def _series(axis: Axis, runs: Sequence[Measured], keys: Sequence[str], refusals:
     found: list[Series] = []
     if not set(axis.keys) & set(keys):
         return found
-    # training puzzles that differ without their number differing are other data
-    held = [key for key in keys if key not in axis.keys and not (key == TRAIN and "data.num_puzzles" in keys)]
+    held = [key for key in keys if key not in axis.keys]
     for where, members in _split(runs, held).items():
         sizes: dict[float, list[Measured]] = {}
         for each in members:
@@ -193,15 +192,23 @@ def _series(axis: Axis, runs: Sequence[Measured], keys: Sequence[str], refusals:
         single = [size for size, of_size in sizes.items() if len(of_size) < LEAST_SEEDS]
         if len(sizes) == 1:
             continue
-        if TRAIN in held and len({each.run.settings.get(TRAIN) for each in members}) > 1:
-            refusals.append(f"{axis.name}{_at(where)}: the runs have different training puzzles")
-        elif len(sizes) < LEAST_SIZES:
+        if TRAIN in held and not _one_dataset(axis.name, where, members, refusals):
+            continue
+        if len(sizes) < LEAST_SIZES:
             refusals.append(f"{axis.name}{_at(where)}: {len(sizes)} sizes, and a law needs {LEAST_SIZES}")
         elif single:
             refusals.append(f"{axis.name}{_at(where)}: one seed at {single[0]:g}, and an interval needs {LEAST_SEEDS}")
         else:
             found.append(Series(axis.name, where, (_fit("loss", axis, sizes), _fit("exact accuracy", axis, sizes))))
     return found
+
+
+def _one_dataset(law: str, where: str, members: Sequence[Measured], refusals: list[str]) -> bool:
+    """Whether all members were trained on the same puzzles; where they were not, the law is refused."""
+    alike = len({each.run.settings.get(TRAIN) for each in members}) == 1
+    if not alike:
+        refusals.append(f"{law}{_at(where)}: the runs have different training puzzles")
+    return alike
 
 
 def _fit(measure: str, axis: Axis, sizes: Mapping[float, Sequence[Measured]]) -> Fit:
@@ -220,12 +227,12 @@ def _fit(measure: str, axis: Axis, sizes: Mapping[float, Sequence[Measured]]) ->
 # -------------------------------------------------------------------------------------------------------------- equal compute
 
 
-def _equal_compute(runs: Sequence[Measured], keys: Sequence[str]) -> list[EqualCompute]:
+def _equal_compute(runs: Sequence[Measured], keys: Sequence[str], refusals: list[str]) -> list[EqualCompute]:
     """Where several budgets have several widths each."""
     if "train.max_flops" not in keys or not set(WIDTH) & set(keys):
         return []
     found = []
-    held = [key for key in keys if key not in (*WIDTH, *LENGTH, TRAIN)]
+    held = [key for key in keys if key not in (*WIDTH, *LENGTH)]
     for where, members in _split(runs, held).items():
         parabolas, samples = dict[float, tuple[laws.Points, laws.Parabola]](), dict[float, laws.Array]()
         for budget in sorted({each.run.settings["train.max_flops"] for each in members if each.run.settings["train.max_flops"]}):
@@ -237,7 +244,7 @@ def _equal_compute(runs: Sequence[Measured], keys: Sequence[str]) -> list[EqualC
                 losses = laws.points([(size, [each.loss for each in of_size]) for size, of_size in sizes.items()])
                 parabolas[float(budget)] = losses, laws.fit_parabola(losses, seed=len(parabolas))
                 samples[float(budget)] = np.array([sizes[size][0].samples for size in losses.x])
-        if parabolas:
+        if parabolas and _one_dataset("parameters at equal training FLOPs", where, members, refusals):
             found.append(EqualCompute(where, parabolas, *_exponents(parabolas, samples)))
     return found
 
@@ -262,14 +269,15 @@ def _exponents(
     return laws.exponent(budgets, best, draws), laws.exponent(budgets, seen[:, 0], seen[:, 1:])
 
 
-def _rates(runs: Sequence[Measured], keys: Sequence[str]) -> dict[str, tuple[laws.Points, laws.Parabola]]:
+def _rates(runs: Sequence[Measured], keys: Sequence[str], refusals: list[str]) -> dict[str, tuple[laws.Points, laws.Parabola]]:
     """Parabolas over the learning rate, where four of them or more are compared."""
     found = {}
     for where, members in _split(runs, [key for key in keys if key != RATE]).items() if RATE in keys else ():
         rates: dict[float, list[float]] = {}
         for each in members:
             rates.setdefault(float(each.run.settings[RATE]), []).append(each.loss)
-        if len(rates) >= LEAST_SIZES and all(len(losses) >= LEAST_SEEDS for losses in rates.values()):
+        enough = len(rates) >= LEAST_SIZES and all(len(losses) >= LEAST_SEEDS for losses in rates.values())
+        if enough and _one_dataset("learning rate", where, members, refusals):
             losses = laws.points(list(rates.items()))
             found[where] = losses, laws.fit_parabola(losses)
     return found
@@ -278,11 +286,11 @@ def _rates(runs: Sequence[Measured], keys: Sequence[str]) -> dict[str, tuple[law
 # ----------------------------------------------------------------------------------------------------- what a recursion is worth
 
 
-def _joint(runs: Sequence[Measured], keys: Sequence[str]) -> dict[tuple[str, str], laws.JointLaw]:
+def _joint(runs: Sequence[Measured], keys: Sequence[str], refusals: list[str]) -> dict[tuple[str, str], laws.JointLaw]:
     """The joint law over widths and passes, once for T and once for n, where there are three of each."""
     found = {}
     for name in ("T", "n"):
-        held = [key for key in keys if key not in (*WIDTH, *LENGTH, f"recursion.{name}", TRAIN)]
+        held = [key for key in keys if key not in (*WIDTH, *LENGTH, f"recursion.{name}")]
         for where, members in _split(runs, held).items():
             by_size: dict[tuple[float, float, float, float], list[Measured]] = {}
             for each in members:
@@ -291,7 +299,8 @@ def _joint(runs: Sequence[Measured], keys: Sequence[str]) -> dict[tuple[str, str
                     by_size.setdefault((once, each.recurrent, passes, each.samples), []).append(each)
             widths, depths = ({size[i] for size in by_size} for i in (1, 2))
             seeds = all(len(of_size) >= LEAST_SEEDS for of_size in by_size.values())
-            if len(widths) >= 2 and len(depths) >= 3 and len(by_size) >= 6 and seeds:
+            enough = len(widths) >= 2 and len(depths) >= 3 and len(by_size) >= 6 and seeds
+            if enough and _one_dataset(f"passes by {name} and parameters", where, members, refusals):
                 losses = {size: np.array([each.loss for each in by_size[size]]) for size in sorted(by_size)}
                 found[name, where] = laws.fit_joint_law(losses)
     return found
