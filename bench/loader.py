@@ -18,9 +18,8 @@ from trm.core.step import draw_min_steps
 from trm.data.build import ensure_dataset
 from trm.data.format import load_dataset
 from trm.data.loader import Host, TrainLoader
-from trm.plan.estimate import estimate
 from trm.plan.settings import PlanSettings
-from trm.plan.workload import workload
+from trm.plan.workload import estimate, workload
 from trm.study.placement import place
 from trm.tasks.base import task_of
 

@@ -18,10 +18,21 @@ from trm.plan import aot
 from trm.plan import compiled as planning
 from trm.plan.__main__ import estimates, main
 from trm.plan.compiled import Compiled, Compiler, TooBig, checked, find_python, warnings
-from trm.plan.estimate import V4, StepTimes, all_reduce_seconds, estimate, makespan, topology
 from trm.plan.output import RunPlan, _compiled_lines, quantity, sweep_lines
 from trm.plan.settings import split_arguments
-from trm.plan.workload import architecture_of, evaluation_puzzles, step_config, table_rows_bytes, workload
+from trm.plan.workload import (
+    V4,
+    StepTimes,
+    all_reduce_seconds,
+    architecture_of,
+    estimate,
+    evaluation_puzzles,
+    makespan,
+    step_config,
+    table_rows_bytes,
+    topology,
+    workload,
+)
 from trm.show.table import named
 
 TINY = ["data=sudoku_4x4", "model=tiny", "recursion=t2_n2", "hardware=v4_64", "train.global_batch_size=64"]

@@ -24,6 +24,7 @@ if __name__ == "__main__":  # before what takes seconds to import
     raise SystemExit
 
 import functools
+import itertools
 import sys
 import tempfile
 from dataclasses import replace
@@ -34,10 +35,9 @@ from trm.config import Config
 from trm.errors import ConfigError
 from trm.ground.progress import work
 from trm.plan.compiled import STEPS, Compiler, find_python
-from trm.plan.estimate import PLACEMENTS, RunEstimate, chip_of, estimate
-from trm.plan.output import RunPlan, assumptions, run_lines, sweep_lines
+from trm.plan.output import RunPlan, plan_text
 from trm.plan.settings import PlanSettings, split_arguments
-from trm.plan.workload import Workload, workload
+from trm.plan.workload import PLACEMENTS, RunEstimate, Workload, estimate, workload
 
 
 def jobs_of(overrides: list[str], multirun: bool) -> tuple[str | None, dict[str, Config]]:
@@ -71,6 +71,7 @@ def main(arguments: list[str]) -> None:
         )
     python = find_python(settings.python) if settings.compile else None
     plans: list[RunPlan] = []
+    compiler = None
     try:
         with work("jobs counted", len(jobs), "job") as done:
             for name, cfg in jobs.items():
@@ -78,34 +79,15 @@ def main(arguments: list[str]) -> None:
                 plans.append(RunPlan(name, cfg, counted, estimates(counted, cfg, settings), {}))
                 done(len(plans))
         if python:
-            compile_all(plans, python)
-    except KeyboardInterrupt:  # what there is
-        if plans:
-            show(sweep, plans, settings)
-        raise
-    show(sweep, plans, settings)
-
-
-def compile_all(plans: list[RunPlan], python: str) -> None:
-    """Put into each plan what the compiler says of its steps, as soon as it is known."""
-    with tempfile.TemporaryDirectory(prefix="trm-plan-") as folder:
-        say = functools.partial(print, file=sys.stderr, flush=True)
-        compiler = Compiler(python, Path(folder), say, len(plans) * len(STEPS))
-        try:
-            for plan in plans:
-                for step in STEPS:
+            with tempfile.TemporaryDirectory(prefix="trm-plan-") as folder:
+                say = functools.partial(print, file=sys.stderr, flush=True)
+                compiler = Compiler(python, Path(folder), say, len(plans) * len(STEPS))
+                for plan, step in itertools.product(plans, STEPS):
                     plan.compiled[step] = compiler.compile(plan.cfg, step, plan.name)
-        except KeyboardInterrupt as stopped:
+    except KeyboardInterrupt as stopped:
+        if compiler:
             stopped.add_note(f"programs compiled: {compiler.done} of {compiler.programs}")
-            raise
-
-
-def show(sweep: str | None, plans: list[RunPlan], settings: PlanSettings) -> None:
-    """Print the plan of a run, or of the sweep of this name."""
-    chip = chip_of(plans[0].cfg.hardware)
-    if sweep is None:
-        lines = run_lines(plans[0], settings, chip)
-    else:
-        lines = [line for plan in plans if plan.compiled for line in [*run_lines(plan, settings, chip), ""]]
-        lines += sweep_lines(sweep, plans, settings)
-    print("\n".join([*lines, "", *assumptions(chip, settings)]))
+        if plans:
+            print(plan_text(sweep, plans, settings))
+        raise
+    print(plan_text(sweep, plans, settings))

@@ -1,6 +1,6 @@
 """Compile one XLA module for a TPU that is not there: `PYTHON aot.py JOB.json`, run by an interpreter with jax and libtpu.
 
-Stands alone (no import of trm or torch), since that interpreter may have a venv of its own. JOB.json: {"module": file with an
+The file imports neither trm nor torch, since that interpreter may have a venv of its own. JOB.json: {"module": file with an
 HloModuleProto, "arguments": [{"parameter", "rows", "donated"}], "devices": N, "topology": "v4:2x4x4", "result": file to write}.
 The private calls are those of jax 0.7.1, which its version check pins.
 """
@@ -20,28 +20,24 @@ BYTES = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "f32": 4, "s32": 4, "
 COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "collective-permute", "all-to-all")
 
 
-def shape_bytes(shape: str) -> Counter[str]:
-    """Bytes of an HLO shape such as `(f32[2,3]{1,0}, bf16[4])`, and of each dtype."""
-    found: Counter[str] = Counter()
-    for dtype, dims in re.findall(r"\b(\w+)\[([\d,]*)\]", shape):
-        if dtype in BYTES:
-            found[dtype] += BYTES[dtype] * math.prod(map(int, filter(None, dims.split(","))))
-    return found
-
-
 def collectives(hlo: str) -> list[dict[str, Any]]:
-    """[{"op", "bytes", "dtypes"}] of every collective in a compiled module's text."""
+    """[{"op", "bytes", "dtypes"}] of every collective in a compiled module's text; dtypes has the bytes of each dtype.
+
+    The result of a collective has a shape such as `f32[2,3]{1,0}`, or several, `(f32[2,3]{1,0}, bf16[4])`.
+    """
     pattern = re.compile(r"\s*(?:ROOT )?%?\S+ = (.*?) (" + "|".join(COLLECTIVES) + r")(-start)?\(")
     found = []
-    for line in hlo.splitlines():
-        if match := pattern.match(line):
-            by_dtype = shape_bytes(match[1])
-            found.append({"op": match[2], "bytes": sum(by_dtype.values()), "dtypes": dict(by_dtype)})
+    for match in filter(None, map(pattern.match, hlo.splitlines())):
+        by_dtype: Counter[str] = Counter()
+        for dtype, dims in re.findall(r"\b(\w+)\[([\d,]*)\]", match[1]):
+            if dtype in BYTES:
+                by_dtype[dtype] += BYTES[dtype] * math.prod(map(int, filter(None, dims.split(","))))
+        found.append({"op": match[2], "bytes": sum(by_dtype.values()), "dtypes": dict(by_dtype)})
     return found
 
 
 def annotate(module: Any, arguments: list[dict[str, Any]], devices: int, ir: Any) -> None:
-    """Say in the module how its parameters are split over the devices and which are donated; both get lost on the way here."""
+    """Annotate the module's parameters: how each is split over the devices, and whether it is donated. Its file says neither."""
     main = next(op for op in module.body.operations if ir.StringAttr(op.attributes["sym_name"]).value == "main")
     known = {entry["parameter"]: entry for entry in arguments}
     attributes = []
@@ -57,7 +53,7 @@ def annotate(module: Any, arguments: list[dict[str, Any]], devices: int, ir: Any
 
 
 def compile_options(xc: Any, devices: list[int]) -> Any:
-    """How one program is compiled for all of these devices, its arguments split as they are annotated."""
+    """Options that compile one program for all of these devices, its arguments split as annotated."""
     import numpy as np
 
     options = xc.CompileOptions()
@@ -72,7 +68,7 @@ def compile_options(xc: Any, devices: list[int]) -> Any:
 
 
 def compile_module(job: dict[str, Any]) -> dict[str, Any]:
-    """Compile and describe the result, or the compiler's message where it does not fit."""
+    """Compile, and describe the result; where it does not fit, the compiler's message."""
     import jax
     import libtpu
     from jax._src.interpreters import mlir as jax_mlir

@@ -1,7 +1,9 @@
 """Compiling a run's steps for a TPU that is not there: trace in one process, compile in another, judge what comes back.
 
-trm/plan/lowering.py traces with torch_xla, trm/plan/aot.py compiles with jax's bindings to libtpu. One at a time: libtpu takes
-a lock, and a compile takes both cores for a minute.
+`python -m trm.plan.compiled STEP FOLDER` is the first process, one for each machine shape. It reads FOLDER/config.json, the run's
+settings, and traces the step through torch_xla with as many paper devices as the job has chips; it writes FOLDER/module.hlo.pb
+and job.json. It compiles nothing and allocates no state. trm/plan/aot.py is the second process, which compiles with jax's bindings
+to libtpu. Steps are compiled one at a time: libtpu takes a lock, and a compile takes both cores for a minute.
 """
 
 import hashlib
@@ -10,19 +12,25 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch.utils._pytree as pytree
+from torch import Tensor
 from tqdm import tqdm
 
-from trm.cli import ROOT
-from trm.config import Config, to_plain
+from trm.backends.xla import TracingRuntime
+from trm.cli import ROOT, plain_command
+from trm.config import Config, from_plain, to_plain
+from trm.core.flops import eval_arguments, train_arguments
+from trm.core.programs import eval_program, train_program
 from trm.errors import ConfigError, RunFailure
 from trm.ground.child import ended
 from trm.plan import aot
-from trm.plan.estimate import chip_of
+from trm.plan.workload import architecture_of, chip_of, step_config, topology
 from trm.run.failures import batch_that_fits, memory_asked_for
+from trm.study.placement import place
 
 PLAN_VENV = ROOT / ".venv-plan"
 STEPS = ("training", "evaluation")
@@ -32,7 +40,7 @@ SHOWN_BYTES = 1 << 20  # an evaluation gathers the answers to the few puzzles th
 
 @dataclass(frozen=True)
 class Compiled:
-    """What the compiler says about one step. Bytes and FLOPs are those of one chip."""
+    """The compiler's answer for one step. Bytes and FLOPs are those of one chip."""
 
     seconds: float
     devices: int
@@ -80,7 +88,7 @@ class TooBig:
 
 
 def find_python(wanted: str | None) -> str:
-    """An interpreter with jax and libtpu: plan.python, this one, or that of .venv-plan. Raises ConfigError with how to get one."""
+    """An interpreter with jax and libtpu: plan.python, this one, or that of .venv-plan. Raises ConfigError, with how to get one."""
     candidates = [wanted] if wanted else [sys.executable, *map(str, PLAN_VENV.glob("bin/python"))]
     found = []
     for python in candidates:
@@ -101,21 +109,21 @@ def find_python(wanted: str | None) -> str:
 
 
 class Compiler:
-    """Compiles the steps of runs; a step that another run has too is compiled once."""
+    """Compiles the steps of runs. A step that several runs share is compiled once."""
 
     def __init__(self, python: str, folder: Path, say: Callable[[str], None], programs: int) -> None:
-        """`folder` takes the modules; `say` is told which of so many programs is being compiled, and every 15 s for how long."""
+        """Modules go to `folder`. `say` prints which of `programs` is being compiled, and every 15 s for how long."""
         self.python, self.folder, self.say, self.programs = python, folder, say, programs
         self.done = 0
         self._began = time.monotonic()
         self._known: dict[str, Compiled | TooBig] = {}
 
     def compile(self, cfg: Config, step: str, name: str) -> Compiled | TooBig:
-        """One of the STEPS of a run, of this name, on its placement. Raises RunFailure where the result cannot be trusted."""
+        """One of the STEPS of the run `name` on its placement. Raises RunFailure where the result cannot be trusted."""
         (self.folder / "config.json").write_text(json.dumps(to_plain(cfg)))
         what = f"the {step} step of {name}"
         self.say(f"tracing {what} ...")
-        self._run_child([sys.executable, "-m", "trm.plan.lowering", step, str(self.folder)], f"tracing {what}")
+        self._run_child([sys.executable, "-m", "trm.plan.compiled", step, str(self.folder)], f"tracing {what}")
         job_file = self.folder / "job.json"
         job = json.loads(job_file.read_text())
         key = hashlib.sha256(Path(job["module"]).read_bytes() + repr([job["arguments"], job["topology"]]).encode()).hexdigest()
@@ -134,7 +142,6 @@ class Compiler:
         return self._known[key]
 
     def _run_child(self, command: list[str], what: str) -> None:
-        """Raises RunFailure with its last words where it fails."""
         finished_s = time.monotonic() - self._began
 
         def tell(seconds: float) -> None:
@@ -149,7 +156,7 @@ class Compiler:
 
 
 def checked(compiled: Compiled, devices: int) -> Compiled:
-    """The same, or RunFailure where the module was not compiled for all chips: its figures would mean nothing."""
+    """Return `compiled`; raise RunFailure where it was not compiled for all chips, as its figures would mean nothing."""
     if compiled.devices != devices or compiled.partitions != devices:
         raise RunFailure(f"compiled for {compiled.partitions} partitions on {compiled.devices} devices, {devices} were asked for")
     if devices > 1 and not compiled.collective_bytes("all-reduce"):
@@ -158,9 +165,9 @@ def checked(compiled: Compiled, devices: int) -> Compiled:
 
 
 def warnings(compiled: Compiled, gradient_bytes: int | None, table_rows_bytes: int = 0) -> list[str]:
-    """What is wrong or slower than it needs to be.
+    """What is wrong with a compiled step, or slower than it needs to be.
 
-    `gradient_bytes` is None where there is no gradient; `table_rows_bytes` may be gathered, the batch's rows of a large table.
+    `gradient_bytes` is None for an evaluation; `table_rows_bytes` are those that the chips may gather.
     """
     found = []
     if compiled.float64_values:
@@ -177,3 +184,44 @@ def warnings(compiled: Compiled, gradient_bytes: int | None, table_rows_bytes: i
             "passes are summed over the chips one by one"
         )
     return found
+
+
+# ------------------------------------------------------------------------------------------------- the process that traces
+
+
+def lower(cfg: Config, step: str, runtime: TracingRuntime) -> tuple[bytes, list[dict[str, Any]]]:
+    """The module of one of the STEPS, and for each tensor that it uses its parameter, whether it is split by rows or donated."""
+    arguments: tuple[Any, ...]
+    arch = replace(architecture_of(cfg), torch_kernels=runtime.can.torch_kernels)
+    if step == "training":
+        program = train_program(replace(step_config(cfg), arch=arch))
+        arguments = (state, sums), buffers, batch = train_arguments(cfg, arch, votes=place(cfg.hardware).processes > 1)
+        parts = {**state._asdict(), "sums": sums, "fixed": buffers, "batch": batch}
+        donated = {*state._fields, "sums"}
+    else:
+        program = eval_program(arch)
+        arguments = eval_arguments(cfg, arch, cfg.eval_batch_size)
+        parts = dict(zip(("weights", "buffers", "puzzle_embedding", "carry", "batch"), arguments, strict=True))
+        donated = set()
+    module, parameters = runtime.lower(program.function, program.rows, *arguments)
+    names = [name for name, tree in parts.items() for leaf in pytree.tree_leaves(tree) if isinstance(leaf, Tensor)]
+    return module, [
+        {"parameter": number, "rows": name in ("carry", "batch"), "donated": name in donated}
+        for number, name in zip(parameters, names, strict=True)
+        if number >= 0
+    ]
+
+
+def trace(arguments: list[str]) -> None:
+    """Write the module, and what trm/plan/aot.py must know to compile it."""
+    step, folder = arguments[0], Path(arguments[1])
+    cfg = from_plain(json.loads((folder / "config.json").read_text()), str(folder / "config.json"))
+    devices, module_file = place(cfg.hardware).devices, folder / "module.hlo.pb"
+    module, entries = lower(cfg, step, TracingRuntime(devices))
+    module_file.write_bytes(module)
+    job = {"module": str(module_file), "arguments": entries, "devices": devices, "topology": topology(cfg.hardware)}
+    (folder / "job.json").write_text(json.dumps(job | {"result": str(folder / "result.json")}))
+
+
+if __name__ == "__main__":
+    plain_command(trace, __doc__)

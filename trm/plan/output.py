@@ -1,20 +1,19 @@
-"""The plan as text. Every figure says where it comes from.
+"""The plan as text. Every figure says where it comes from:
 
 counted   from the graph of the step, or from the settings
-assumed   a data sheet, a utilisation, a price: not from this machine or that one
-compiled  what the TPU's own compiler says about the module it made
+assumed   a data sheet, a utilisation, a price
+compiled  from the TPU's own compiler
 measured  on this machine: seconds of compiling
 """
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from trm.config import Config
 from trm.plan.compiled import Compiled, TooBig, warnings
-from trm.plan.estimate import PLACEMENTS, Chip, RunEstimate, all_reduce_seconds, makespan
 from trm.plan.settings import PlanSettings
-from trm.plan.workload import Workload
+from trm.plan.workload import PLACEMENTS, Chip, RunEstimate, Workload, all_reduce_seconds, chip_of, makespan
 from trm.show.table import named
 from trm.tasks.base import task_of
 
@@ -45,15 +44,21 @@ def quantity(value: float, unit: str) -> str:
     return f"{value:.4g} {unit}"
 
 
-def mebibytes(value: float) -> str:
-    """Bytes in MiB."""
+def _mebibytes(value: float) -> str:
     return f"{value / 2**20:,.1f} MiB"
 
 
-def assumptions(chip: Chip, settings: PlanSettings) -> list[str]:
-    """What the hours rest on."""
+def plan_text(sweep: str | None, plans: Sequence[RunPlan], settings: PlanSettings) -> str:
+    """The plan of a run, where `sweep` is None, or of the sweep of this name, and what the hours rest on."""
+    chip = chip_of(plans[0].cfg.hardware)
+    if sweep is None:
+        lines = run_lines(plans[0], settings, chip)
+    else:
+        lines = [line for plan in plans if plan.compiled for line in [*run_lines(plan, settings, chip), ""]]
+        lines += sweep_lines(sweep, plans, settings)
     percents = ", ".join(f"{p:g}" for p in settings.utilisation_percent)
-    return [
+    lines += [
+        "",
         f"Assumed: {chip.name} with {quantity(chip.bf16_flops, 'FLOP/s')} in bfloat16, memory at "
         f"{quantity(chip.memory_bytes_per_s, 'B/s')}, links at {quantity(chip.links_bytes_per_s, 'B/s')} (data sheet);",
         f"  {percents} % of the peak reached (plan.utilisation_percent), at least {settings.host_ms_per_step:g} ms a step for the "
@@ -61,14 +66,7 @@ def assumptions(chip: Chip, settings: PlanSettings) -> list[str]:
         "  Roofline: no step can be faster than the chips' peak, memory, links and the host allow. It predicts no real TPU's time.",
         "  Hours are without compiling and saving.",
     ]
-
-
-def evaluations_words(work: Workload, what: str = "puzzles") -> str:
-    """How often, and on how many puzzles (of puzzles of pairs rows): a sample during training, all at the end."""
-    beside = f", each time with {work.selection_puzzles:,} that choose the best" if work.selection_puzzles else ""
-    if work.evaluations == 1 or work.sample_puzzles == work.test_puzzles:
-        return f"{work.evaluations} times {work.test_puzzles:,} {what}{beside}"
-    return f"{work.evaluations - 1} times {work.sample_puzzles:,} puzzles and once {work.test_puzzles:,}{beside}"
+    return "\n".join(lines)
 
 
 def run_lines(plan: RunPlan, settings: PlanSettings, chip: Chip) -> list[str]:
@@ -77,6 +75,10 @@ def run_lines(plan: RunPlan, settings: PlanSettings, chip: Chip) -> list[str]:
     assumed = "; puzzles assumed: data.num_test_puzzles or evaluate.max_puzzles sets them" if work.test_puzzles_assumed else ""
     candidates = f" x {cfg.inference.candidates} candidates" if cfg.inference.candidates > 1 else ""
     what = "puzzles" if task_of(cfg.data).facts.test_rows is None else "test inputs in variants"
+    times = f"{work.evaluations} times {work.test_puzzles:,} {what}"
+    if work.evaluations > 1 and work.sample_puzzles != work.test_puzzles:
+        times = f"{work.evaluations - 1} times {work.sample_puzzles:,} puzzles and once {work.test_puzzles:,}"
+    beside = f", each time with {work.selection_puzzles:,} that choose the best" if work.selection_puzzles else ""
     middle = settings.utilisations[len(settings.utilisations) // 2]
     runs = {placement: run for placement, run in plan.estimates.items() if isinstance(run, RunEstimate)}
     shares = [f"{placement} {100 * run.eval_hours(middle) / run.hours(middle):.0f} %" for placement, run in runs.items()]
@@ -87,10 +89,10 @@ def run_lines(plan: RunPlan, settings: PlanSettings, chip: Chip) -> list[str]:
         _flops_line("evaluation step", work.eval_flops, cfg.eval_batch_size),
         f"  training              {work.train_steps:,} steps of {work.global_batch} rows, "
         f"{quantity(work.train_steps * work.train_flops, 'FLOP')} [counted]",
-        f"  evaluation            {evaluations_words(work, what)}{candidates} x {cfg.inference_steps} steps, "
+        f"  evaluation            {times}{beside}{candidates} x {cfg.inference_steps} steps, "
         f"{quantity(work.eval_calls * work.eval_flops, 'FLOP')} [counted{assumed}]",
-        f"  on every chip         {mebibytes(work.state_bytes)} of weights, moments and EMA; "
-        f"gradient {mebibytes(work.gradient_bytes)} [counted]",
+        f"  on every chip         {_mebibytes(work.state_bytes)} of weights, moments and EMA; "
+        f"gradient {_mebibytes(work.gradient_bytes)} [counted]",
         "",
         "  one run on each placement (* chosen): roofline of a training step, whole run at the roofline and at the utilisations "
         "[counted work, assumed speed]",
@@ -108,11 +110,11 @@ def _flops_line(name: str, counted: int, batch: int) -> str:
 
 def _compiled_lines(step: str, compiled: Compiled | TooBig, work: Workload, chip: Chip) -> list[str]:
     if isinstance(compiled, TooBig):
-        needed = "more" if compiled.needed is None else mebibytes(compiled.needed)
+        needed = "more" if compiled.needed is None else _mebibytes(compiled.needed)
         fits = f"; a global batch of {compiled.fits} should fit, in proportion to the rows" if compiled.fits else ""
         words = [line.rstrip()[:200] for line in compiled.message.splitlines() if line.strip()]
         return [
-            f"  {step} step: out of memory [compiled]: {needed} needed of a chip, {mebibytes(compiled.there)} there{fits}",
+            f"  {step} step: out of memory [compiled]: {needed} needed of a chip, {_mebibytes(compiled.there)} there{fits}",
             *(f"    {line}" for line in words[:MESSAGE_LINES]),
         ]
     counts = Counter(item["op"] for item in compiled.collectives)
@@ -121,10 +123,10 @@ def _compiled_lines(step: str, compiled: Compiled | TooBig, work: Workload, chip
     return [
         f"  {step} step compiled for {compiled.devices} x {compiled.device_kind} by libtpu {compiled.libtpu} in "
         f"{compiled.seconds:.0f} s [measured]",
-        f"    HBM of a chip      {mebibytes(compiled.memory_bytes)} of {mebibytes(chip.memory_bytes)} "
+        f"    HBM of a chip      {_mebibytes(compiled.memory_bytes)} of {_mebibytes(chip.memory_bytes)} "
         f"({100 * compiled.memory_bytes / chip.memory_bytes:.1f} %) [compiled]",
         "                       arguments {arguments} + outputs {outputs} - aliased {aliased} + temporaries {temporaries} + "
-        "code {code}".format(**{kind: mebibytes(size) for kind, size in compiled.memory.items()}),
+        "code {code}".format(**{kind: _mebibytes(size) for kind, size in compiled.memory.items()}),
         f"    donated            {compiled.aliases} outputs take the memory of {compiled.donated} donated arguments [compiled]",
         f"    collectives        {moved or 'none'} [compiled]",
         f"    of a chip          {quantity(compiled.flops, 'FLOP')}, {quantity(compiled.bytes_accessed, 'B')} accessed in all "
@@ -136,9 +138,27 @@ def _compiled_lines(step: str, compiled: Compiled | TooBig, work: Workload, chip
 
 def sweep_lines(name: str, plans: Sequence[RunPlan], settings: PlanSettings) -> list[str]:
     """A whole sweep: its jobs, and the hours and chip-hours of each placement."""
+    chosen, rows = plans[0].chosen, []
+    for plan in plans:
+        work, run = plan.work, plan.estimates[chosen]
+        row = {
+            "job": plan.name,
+            "parameters": f"{work.parameters:,}",
+            "GFLOP a row": f"{work.train_flops / work.global_batch / 1e9:.2f}",
+            "steps": f"{work.train_steps:,}",
+        }
+        if isinstance(run, RunEstimate):
+            row |= {"roofline ms": f"{1e3 * run.train_step.roofline:.3f}"}
+            row |= _at(settings, "h", map(run.hours, settings.utilisations), ".1f")
+        for step, compiled in plan.compiled.items():
+            memory, moved = "too big", "-"
+            if isinstance(compiled, Compiled):
+                memory, moved = f"{compiled.memory_bytes / 2**20:,.0f}", f"{compiled.collective_bytes('all-reduce'):,}"
+            row |= {f"{step} MiB/chip": memory, f"{step} all-reduce bytes": moved}
+        rows.append(row)
     return [
-        f"{name}: {len(plans)} jobs, hours of each with placement={plans[0].chosen} [counted work, assumed speed]",
-        *_table([_job_row(plan, plans[0].chosen, settings) for plan in plans]),
+        f"{name}: {len(plans)} jobs, hours of each with placement={chosen} [counted work, assumed speed]",
+        *(f"    {line}" for line in named(rows)),
         "",
         "  the whole sweep on each placement: hours to its end, chip-hours that its jobs use, chip-hours of the machine reserved "
         "meanwhile",
@@ -146,28 +166,10 @@ def sweep_lines(name: str, plans: Sequence[RunPlan], settings: PlanSettings) -> 
     ]
 
 
-def _job_row(plan: RunPlan, placement: str, settings: PlanSettings) -> dict[str, str]:
-    work, run = plan.work, plan.estimates[placement]
-    row = {
-        "job": plan.name,
-        "parameters": f"{work.parameters:,}",
-        "GFLOP a row": f"{work.train_flops / work.global_batch / 1e9:.2f}",
-        "steps": f"{work.train_steps:,}",
-    }
-    if isinstance(run, RunEstimate):
-        row |= _roofline(run) | _at(settings, "h", map(run.hours, settings.utilisations), ".1f")
-    for step, compiled in plan.compiled.items():
-        memory, moved = "too big", "-"
-        if isinstance(compiled, Compiled):
-            memory, moved = f"{compiled.memory_bytes / 2**20:,.0f}", f"{compiled.collective_bytes('all-reduce'):,}"
-        row |= {f"{step} MiB/chip": memory, f"{step} all-reduce bytes": moved}
-    return row
-
-
 def _placements(plans: Sequence[RunPlan], settings: PlanSettings, *, sweep: bool) -> list[str]:
-    """What the runs take on each placement, as a table; below it the placements that one of them cannot have, and why.
+    """The table of what the runs take on each placement; below it each placement that a run cannot have, with the reason.
 
-    A run pays for its own chips; a `sweep` for the whole machine, until its last job has ended.
+    A run pays for its own chips. A `sweep` pays for the whole machine until its last job has ended.
     """
     rows, refused = [], []
     for placement in PLACEMENTS:
@@ -182,25 +184,22 @@ def _placements(plans: Sequence[RunPlan], settings: PlanSettings, *, sweep: bool
         paid = [each * first.chips * first.jobs_at_once for each in hours] if sweep else used
         row = {"placement": placement + ("*" if placement == plans[0].chosen else ""), "jobs at once": str(first.jobs_at_once)}
         if not sweep:
-            row |= {"chips": str(first.chips), "rows/chip": str(first.rows_per_chip), **_roofline(first)}
-            row |= {"bound by": first.train_step.bound_by, "h at peak": f"{first.hours(1.0):.1f}"}
+            row |= {
+                "chips": str(first.chips),
+                "rows/chip": str(first.rows_per_chip),
+                "roofline ms": f"{1e3 * first.train_step.roofline:.3f}",
+                "bound by": first.train_step.bound_by,
+                "h at peak": f"{first.hours(1.0):.1f}",
+            }
         row |= _at(settings, "h", hours, ".1f") | _at(settings, "chip-h", used, ".0f")
         if sweep:
             row |= _at(settings, "reserved", paid, ".0f")
         if settings.price_per_chip_hour is not None:
             row |= _at(settings, "price", [each * settings.price_per_chip_hour for each in paid], ",.0f")
         rows.append(row)
-    return [*_table(rows), *refused]
-
-
-def _table(rows: Sequence[Mapping[str, str]]) -> list[str]:
-    return [f"    {line}" for line in named(rows)]
-
-
-def _roofline(run: RunEstimate) -> dict[str, str]:
-    return {"roofline ms": f"{1e3 * run.train_step.roofline:.3f}"}
+    return [*(f"    {line}" for line in named(rows)), *refused]
 
 
 def _at(settings: PlanSettings, what: str, values: Iterable[float], form: str) -> dict[str, str]:
-    """The cells of a figure that there is one of for each utilisation."""
+    """The cells of a figure that each utilisation has its own value of."""
     return {f"{what} at {p:g} %": format(value, form) for p, value in zip(settings.utilisation_percent, values, strict=True)}
