@@ -8,9 +8,9 @@ import torch
 
 from trm.cli import compose
 from trm.config import resume_conflicts, to_plain
-from trm.core.curriculum import stages
 from trm.core.flops import depth_flops, network_flops, total_steps, training_flops
 from trm.core.optim import learning_rate
+from trm.core.recursion import stages
 from trm.errors import ConfigError
 from trm.plan.__main__ import main as plan
 from trm.plan.workload import architecture_of, step_config, workload

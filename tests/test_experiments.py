@@ -13,10 +13,10 @@ from trm.cli import compose_jobs
 from trm.config import digest, flatten, from_plain, numerics, to_plain, total_steps
 from trm.config.groups import CONF_DIR, describe_groups
 from trm.core.architecture import architecture
-from trm.core.curriculum import stages
 from trm.core.flops import training_flops
 from trm.core.initial import init_buffers, num_parameters, weight_shapes, with_latents
 from trm.core.model import forward
+from trm.core.recursion import stages
 from trm.plan.workload import architecture_of
 
 NAMES = sorted(path.stem for path in (CONF_DIR / "experiment").glob("[!_]*.yaml"))

@@ -14,12 +14,12 @@ from test_step import make, make_batch
 from trm.cli import compose
 from trm.config import OptimizerConfig, Phase, RecursionConfig, resume_conflicts, to_plain
 from trm.core.architecture import architecture
-from trm.core.curriculum import stages
 from trm.core.initial import init_weights
 from trm.core.losses import binary_cross_entropy, cell_cross_entropy
 from trm.core.optim import clip_gradients
 from trm.core.optimizers import OPTIMIZERS
 from trm.core.optimizers.muon import direction, orthogonalized
+from trm.core.recursion import stages
 from trm.core.step import loss_and_grads, supervision_weights, train_step
 from trm.errors import ConfigError
 

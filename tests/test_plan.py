@@ -11,8 +11,8 @@ from sweeping import children, is_gone, start, stopped, wait_for
 
 from trm.cli import compose, compose_jobs
 from trm.config import HardwareConfig
-from trm.core.curriculum import stages
 from trm.core.flops import count_eval_flops, count_train_flops, network_flops, passes, train_arguments, training_flops
+from trm.core.recursion import stages
 from trm.errors import ConfigError, RunFailure, UserError
 from trm.plan import aot
 from trm.plan import compiled as planning

@@ -17,8 +17,7 @@ from test_step import make, make_batch
 from trm.backends import start
 from trm.cli import compose
 from trm.config import HardwareConfig
-from trm.core.initial import init_buffers, init_weights, with_latents
-from trm.core.latents import STD_OF_CUT_NORMAL
+from trm.core.initial import STD_OF_CUT_NORMAL, init_buffers, init_weights, with_latents
 from trm.core.step import empty_carry, eval_step, train_step
 from trm.core.variants import VARIANTS
 from trm.errors import ConfigError

@@ -23,10 +23,10 @@ from torch import Tensor
 from trm.backends.base import extremes_over_hosts
 from trm.config import Config
 from trm.core.architecture import Weights
-from trm.core.curriculum import Stage
 from trm.core.initial import num_parameters
 from trm.core.metrics import STOP, named, training_names
 from trm.core.programs import Current
+from trm.core.recursion import Stage
 from trm.core.step import Batch, TrainState
 from trm.data.prefetch import Prefetcher
 from trm.errors import EXIT_FAILED, EXIT_PREEMPTED, RunFailure

@@ -24,25 +24,25 @@ def scores(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
 
 def blocks(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """The same in blocks of queries; the backward pass makes the shares again, in blocks of keys.
+    """The same in blocks of queries, for compilers without such a kernel; the backward pass computes the shares again.
 
-    For compilers that have no kernel for it. Were the blocks the same both ways, a compiler would find that they are, and keep the
-    first ones. As in FlashAttention-2 (Dao 2023, arXiv 2307.08691, section 3.1) but for the order of the forward's sums.
+    It does so in blocks of keys: a compiler would recognise the blocks of the forward pass, and keep those. As in FlashAttention-2
+    (Dao 2023, arXiv 2307.08691, section 3.1) but for the order of the forward's sums.
     """
     out: Tensor = _Blocks.apply(q, k, v)[0]  # type: ignore[no-untyped-call]
     return out
 
 
-# fused are torch's own kernels, of which those for CPU and CUDA keep nothing of size L x L
+# fused: torch's own kernels; those for CPU and CUDA keep nothing of size L x L
 ATTENTION: dict[str, Attend] = {"scores": scores, "fused": F.scaled_dot_product_attention, "blocks": blocks}
 
 
 def attention_for(hardware: HardwareConfig, num_tokens: int) -> Attend:
-    """What hardware.attention means. By itself (auto): the fused kernels where the backend has them, elsewhere
-    blocks over 256 tokens, else scores.
+    """The function that hardware.attention chooses. auto takes the fused kernels where the backend has them; elsewhere it takes
+    blocks for more than 256 tokens and scores for fewer.
 
-    For few tokens in bfloat16 on a CPU the fused kernel's backward pass takes four times as long as scores; in float64 torch 2.9's
-    compiler mistakes the type of what that kernel keeps.
+    Two cases are exceptions. For few tokens in bfloat16 on a CPU the fused kernel's backward pass takes four times as long as
+    scores; in float64 torch 2.9's compiler mistakes the type of what that kernel keeps.
     """
     choice, few = hardware.attention, num_tokens <= BLOCK_TOKENS
     if choice == "auto":
@@ -55,7 +55,7 @@ def attention_for(hardware: HardwareConfig, num_tokens: int) -> Attend:
 
 
 def _logits(q: Tensor, k: Tensor) -> Tensor:
-    """q k^T / sqrt(K), [B, H, Lq, Lk] in at least float32; of keys and queries what `_logits(k, q)` is, turned over."""
+    """q k^T / sqrt(K), [B, H, Lq, Lk] in at least float32; `_logits(k, q)` is its transpose."""
     logits: Tensor = (q @ k.transpose(-2, -1)) * q.shape[-1] ** -0.5
     return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
@@ -81,7 +81,7 @@ class _Blocks(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         q, k, v, out, sums = ctx.saved_tensors
         grad, scale = grads[0], q.shape[-1] ** -0.5
-        mean = (grad * out).to(sums.dtype).sum(-1).unsqueeze(-2)  # [B, H, 1, L]: of what a share's gradient is counted from
+        mean = (grad * out).to(sums.dtype).sum(-1).unsqueeze(-2)  # [B, H, 1, L]: from it the gradient of a share is counted
         grad_q, grads_k, grads_v = torch.zeros_like(q), [], []
         for key, value in zip(*(torch.split(part, BLOCK_TOKENS, dim=-2) for part in (k, v)), strict=True):
             shares = torch.exp(_logits(key, q) - sums.unsqueeze(-2))  # [B, H, S, L]

@@ -1,6 +1,6 @@
 """The candidates of a puzzle inside a supervision step: their random starts, noise and resampling, and how much logits change.
 
-A row's numbers are by counter (trm/ground/rng.py), under a key that says which candidate of which puzzle it is.
+A row's random numbers depend on a counter (trm/ground/rng.py) and on a key that says which candidate of which puzzle the row is.
 Shape legend: B rows, G groups of P particles each, L tokens, C cells, V vocabulary, D hidden size.
 """
 
@@ -14,11 +14,11 @@ from torch import Tensor
 
 from trm.config import InferenceConfig
 from trm.core.architecture import Architecture
-from trm.core.latents import random_starts
+from trm.core.initial import random_starts
 from trm.core.recursion import Latents
 from trm.ground.rng import RESAMPLING, ROLLOUT_NOISE, normal, uniform
 
-# A row's key, from the low bits on: its rollout, its restart, its copy (the ranges of trm.config.InferenceConfig); then the puzzle
+# The bits of a row's key from the low end: rollout, restart, copy (the ranges of trm.config.InferenceConfig), then the puzzle
 ROLLOUT_BITS, RESTART_BITS, PUZZLE_SHIFT = 11, 11, 32
 
 Numbers = TypeVar("Numbers", Tensor, NDArray[np.int64])
@@ -33,9 +33,9 @@ def row_keys(way: InferenceConfig, puzzles: Numbers, candidates: Numbers) -> Num
 
 
 def started(arch: Architecture, way: InferenceConfig, latents: Latents, keys: Tensor, steps: Tensor) -> Latents:
-    """The latents [B, L, D] with those of rows before their first step (`steps` [B] is 0) where their restart has them start.
+    """The latents [B, L, D]; rows before their first step (`steps` [B] is 0) get the start of their restart.
 
-    Restart 0 starts as the model does; the others at random, as latents do in training with latents.init=random (EqR, arXiv
+    Restart 0 starts as the model does. The others start at random, as in training with latents.init=random (EqR, arXiv
     2605.21488). Rollouts of one restart start alike.
     """
     own = keys & -(1 << ROLLOUT_BITS)
@@ -46,7 +46,7 @@ def started(arch: Architecture, way: InferenceConfig, latents: Latents, keys: Te
 
 
 def prepared(arch: Architecture, way: InferenceConfig, latents: Latents, keys: Tensor, steps: Tensor) -> Latents:
-    """The latents [B, L, D] that rows with these keys [B] enter a supervision step with, after so many [B] done."""
+    """The latents [B, L, D] with which rows with these keys [B] enter a supervision step, after `steps` [B] earlier ones."""
     if way.restarts > 1:
         latents = started(arch, way, latents, keys, steps)
     if way.noise:  # PTRM (arXiv 2605.19943): y += noise * e
@@ -63,9 +63,9 @@ def change(logits: Tensor, before: Tensor) -> Tensor:
 
 
 def resampled(way: InferenceConfig, latents: Latents, q_halt: Tensor, keys: Tensor, steps: Tensor) -> Latents:
-    """Every particle goes on from one drawn among its group's with weights sigmoid(q_halt)^beta (arXiv 2605.25230).
+    """Every particle goes on from one that is drawn from its group with weights sigmoid(q_halt)^beta (arXiv 2605.25230).
 
-    Groups are runs of way.particles rows. Weights are relative to the group's largest: by themselves all could be too small.
+    A group is way.particles consecutive rows. Weights are relative to the group's largest, as all of them could underflow.
     """
     logs = F.logsigmoid(q_halt.view(-1, way.particles))
     weights = torch.exp(way.beta * (logs - logs.amax(1, keepdim=True)))

@@ -1,7 +1,7 @@
-"""What a step computes: its arguments as abstract tensors, FLOPs counted from its graph, and the steps that a budget of them is.
+"""FLOPs of a step, counted from its graph, and the number of steps of a FLOP budget.
 
 Nothing is computed here: tensors are on the meta device, which has shapes and dtypes but no values. FLOPs are those of the matrix
-products, a multiply-add counted as two; norms, activations and the optimizer are left out.
+products, and a multiply-add counts as two; norms, activations and the optimizer are left out.
 """
 
 import bisect
@@ -19,11 +19,10 @@ from torch.utils.flop_counter import FlopCounterMode
 from trm.config import LARGEST_COUNT, Config
 from trm.config import total_steps as steps_of_settings
 from trm.core.architecture import Architecture, Weights
-from trm.core.curriculum import Stage, stages
 from trm.core.initial import init_buffers, init_puzzle_embedding, weight_shapes
 from trm.core.metrics import training_names
 from trm.core.programs import Current, eval_program, train_program
-from trm.core.recursion import Networks
+from trm.core.recursion import Networks, Stage, stages
 from trm.core.step import Batch, Carry, StepConfig, TrainState, empty_carry, eval_step, init_state, loss_and_grads
 from trm.errors import ConfigError
 
@@ -31,7 +30,7 @@ T = TypeVar("T")
 
 
 def train_arguments(cfg: Config, arch: Architecture, *, votes: bool = False) -> tuple[Current, Weights, Batch]:
-    """What the training step is called with, as meta tensors; with `votes`, as on several hosts, that to stop as well."""
+    """The arguments of the training step as meta tensors; `votes` adds the batch's "stop", which several hosts have."""
     rows = cfg.train.global_batch_size
     with FakeTensorMode():
         buffers = init_buffers(arch, cfg.seed)
@@ -42,12 +41,12 @@ def train_arguments(cfg: Config, arch: Architecture, *, votes: bool = False) -> 
 
 
 def eval_arguments(cfg: Config, arch: Architecture, rows: int) -> tuple[Weights, Weights, Tensor | None, Carry, Batch]:
-    """What the evaluation step is called with, as meta tensors: weights, buffers, puzzle embedding, carry and batch."""
+    """The arguments of the evaluation step as meta tensors: weights, buffers, puzzle embedding, carry and batch."""
     return *_network(arch, cfg.seed, rows), _batch(rows, arch.seq_len)
 
 
 def _network(arch: Architecture, seed: int, rows: int, num_hypotheses: int = 1) -> tuple[Weights, Weights, Tensor | None, Carry]:
-    """Weights, buffers, puzzle embedding and the carry of so many rows, as meta tensors."""
+    """Weights, buffers, puzzle embedding and carry, as meta tensors."""
     weights = {name: torch.empty(shape, dtype=arch.master_dtype, device="meta") for name, shape in weight_shapes(arch).items()}
     with FakeTensorMode():
         buffers = init_buffers(arch, seed)
@@ -82,12 +81,12 @@ def count_train_flops(cfg: Config, step: StepConfig) -> int:
 
 
 def count_eval_flops(cfg: Config, arch: Architecture, rows: int) -> int:
-    """FLOPs of one supervision step of so many puzzles in evaluation, from the graph."""
+    """FLOPs of one supervision step of `rows` puzzles in evaluation, from the graph."""
     return _counted(eval_step, arch, *eval_arguments(cfg, arch, rows))
 
 
 def count_row_flops(cfg: Config, arch: Architecture) -> int:
-    """The same of one candidate of a puzzle, with what its `inference` adds."""
+    """FLOPs of one supervision step of one candidate of a puzzle, with what the way of inference adds."""
     rows, way = cfg.inference.particles, cfg.inference  # a group is whole
     arch = _as_plain_torch(arch)
     *model, batch = eval_arguments(cfg, arch, rows)
@@ -99,7 +98,7 @@ def count_row_flops(cfg: Config, arch: Architecture) -> int:
 def network_flops(cfg: Config, step: StepConfig) -> int:
     """FLOPs of the network in one training step over the global batch: its passes, with and without gradient, and its heads.
 
-    The optimizer is left out, and so is what a backend computes twice to save memory.
+    The optimizer is left out, and so is whatever a backend computes twice to save memory.
     """
     arch, rows = _as_plain_torch(step.arch), cfg.train.global_batch_size
     weights, buffers, table, carry = _network(arch, cfg.seed, rows, arch.latents.num_hypotheses)
@@ -109,13 +108,13 @@ def network_flops(cfg: Config, step: StepConfig) -> int:
 
 
 def depth_flops(cfg: Config, arch: Architecture, T: int, n: int) -> int:
-    """The same at the depth of a stage of the curriculum."""
+    """`network_flops` at the depth of a stage of the curriculum."""
     arch = dataclasses.replace(arch, recursion=dataclasses.replace(arch.recursion, T=T, n=n, curriculum=[]))
     return network_flops(cfg, StepConfig(arch, cfg.optimizer, cfg.ema.rate, total_steps=1, trainable=cfg.train.trainable))
 
 
 def training_flops(cfg: Config, arch: Architecture, parts: Sequence[Stage], steps: int) -> int:
-    """The same of the first `steps` steps of a run with these stages."""
+    """`network_flops` of the first `steps` steps of a run with these stages, added up."""
     return sum(
         (min(part.stop, steps) - part.start) * depth_flops(cfg, arch, part.recursion.T, part.recursion.n)
         for part in parts
@@ -126,7 +125,7 @@ def training_flops(cfg: Config, arch: Architecture, parts: Sequence[Stage], step
 def total_steps(cfg: Config, arch: Architecture, rows_of_epoch: float) -> int:
     """Optimizer steps of the run. With train.max_flops it ends at the first step at which the counted FLOPs reach the budget.
 
-    Schedule, warmup_share, curriculum and the last evaluation follow this number. The count is `training_flops` of summary.json.
+    Schedule, warmup_share, curriculum and the last evaluation follow this number. summary.json has the count as `training_flops`.
     Raises ConfigError where a budget is more steps than can be counted.
     """
     budget = cfg.train.max_flops
@@ -145,7 +144,7 @@ def total_steps(cfg: Config, arch: Architecture, rows_of_epoch: float) -> int:
 
 
 def passes(arch: Architecture) -> tuple[int, int]:
-    """Passes of the network in one supervision step, without gradient and with, counted as the variant makes them."""
+    """Passes of the network in one supervision step, without gradient and with; counted while the variant runs."""
     calls = {False: 0, True: 0}
 
     def network(h: Tensor, u: Tensor) -> Tensor:
@@ -161,6 +160,6 @@ def passes(arch: Architecture) -> tuple[int, int]:
 
 
 def _as_plain_torch(arch: Architecture) -> Architecture:
-    """Without what backends put in the place of plain torch, which the counter does not know, or would count twice."""
+    """Plain torch in the place of the backend's functions, which the counter does not know or would count twice."""
     names = ("linear", "swiglu", "compile_block", "replicate_rows", "attend", "token_multiple", "share", "num_devices")
     return dataclasses.replace(arch, **{name: getattr(Architecture, name) for name in names})

@@ -5,16 +5,19 @@ Shape legend: B rows, L tokens, D hidden size, K head size, I identifiers.
 
 import hashlib
 import math
+from collections.abc import Mapping
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from trm.core.architecture import Architecture, Weights
-from trm.core.latents import STD_OF_CUT_NORMAL, random_starts
 from trm.core.recursion import OWN, Latents
+from trm.ground.rng import STARTS, normal
 
-# What the depthwise convolution of an MLP sees: the token before and the token itself; a cell and its neighbours in the grid
+# Standard deviation of a standard normal cut at two sigma
+STD_OF_CUT_NORMAL = math.sqrt(1 - 4 * math.exp(-2) / math.sqrt(2 * math.pi) / math.erf(math.sqrt(2)))
+# The depthwise convolution of an MLP sees the token before and the token itself, or a cell and its neighbours in the grid
 CONV_KERNELS = {"conv_swiglu": (2,), "conv2d_swiglu": (3, 3)}
 
 
@@ -56,12 +59,12 @@ def num_parameters(arch: Architecture) -> int:
 
 
 def num_recurrent_parameters(arch: Architecture) -> int:
-    """Those of the blocks, which a supervision step passes many times."""
+    """Trained values of the blocks, which a supervision step passes many times."""
     return sum(math.prod(shape) for name, shape in weight_shapes(arch).items() if name.startswith(("net.", "f_L.", "f_H.")))
 
 
 def _uniform(shape: tuple[int, ...], seed: int, name: str) -> Tensor:
-    """In [0, 1), by a generator of the tensor's own: a variant that adds a tensor leaves the others as they were."""
+    """In [0, 1), from a generator of the tensor's own, so that a variant that adds a tensor changes no other."""
     own = int.from_bytes(hashlib.sha256(f"{seed}/{name}".encode()).digest()[:7], "big")
     return torch.rand(shape, generator=torch.Generator().manual_seed(own), dtype=torch.float64)
 
@@ -96,8 +99,8 @@ def init_weights(arch: Architecture, seed: int) -> Weights:
 def init_buffers(arch: Architecture, seed: int) -> Weights:
     """Tensors that are never trained: each latent's initial value [D] in the forward dtype, and the rotary tables [L, K].
 
-    Of latents with several copies (latents.num_hypotheses), copy 1, 2, ... has one more vector, "init.NAME.1", ...; where starts
-    are drawn anew there is none. What draws random numbers has their seed, "random.seed".
+    With several copies of the latents (latents.num_hypotheses), copies 1, 2, ... have vectors of their own, "init.NAME.1", ....
+    With latents.init=random no latent has a vector. A model that draws random numbers has their seed, "random.seed".
     """
     names = [] if arch.latents.init == "random" else [f"init.{z}" for z in arch.latent_names]
     if names:
@@ -114,8 +117,8 @@ def init_buffers(arch: Architecture, seed: int) -> Weights:
 def _rope_angles(arch: Architecture) -> Tensor:
     """The rotary angles of every token and channel of a head, [L, K].
 
-    rope2d turns the first half of the channels by a cell's row and the second by its column; the tokens before the cells are where
-    the first cell is.
+    rope2d turns the first half of the channels by a cell's row and the second by its column. The tokens before the cells have the
+    place of the first cell.
     """
     head_size, dtype = arch.model.hidden_size // arch.model.num_heads, arch.master_dtype
 
@@ -131,10 +134,23 @@ def _rope_angles(arch: Architecture) -> Tensor:
 
 
 def init_puzzle_embedding(arch: Architecture) -> Tensor | None:
-    """The puzzle embedding [I, puzzle_emb_ndim], initially zero, or None where the model has none."""
+    """The puzzle embedding [I, puzzle_emb_ndim], initially zero; None for a model without one."""
     if arch.model.puzzle_emb_ndim == 0:
         return None
     return torch.zeros(arch.num_puzzle_identifiers, arch.model.puzzle_emb_ndim, dtype=arch.master_dtype)
+
+
+def random_starts(
+    seed: int | Tensor, rows: Tensor, shapes: Mapping[str, tuple[int, ...]], step: int | Tensor, dtype: torch.dtype
+) -> Latents:
+    """Latents [B, *shape] of independent values (EqR, arXiv 2605.21488): normal, cut at two sigma, std 1 after the cut.
+
+    `rows` [B] int64 says whose random numbers a row has.
+    """
+    return {
+        z: normal(seed, rows, shape, stream=STARTS, step=step, application=i, truncated=True, dtype=dtype) / STD_OF_CUT_NORMAL
+        for i, (z, shape) in enumerate(shapes.items())
+    }
 
 
 def with_latents(
@@ -147,7 +163,7 @@ def with_latents(
 ) -> Latents:
     """Every latent at its start: the answer [B, L, D], the others [B, K, L, D], or [B, L, D] of one hypothesis.
 
-    Starts that are drawn anew are those of `rows` [B] int64 (None = the rows' places in the global batch) at `step`.
+    Random starts (latents.init=random) are those of `rows` [B] int64 at `step`; None = the rows' places in the global batch.
     """
     shape = (arch.num_tokens, arch.model.hidden_size)
     first, *others = arch.latent_names

@@ -1,4 +1,4 @@
-"""What a step says of its rows: losses, correctness, sums for the log, and what is kept of a few rows to be shown.
+"""Metrics of a step's rows: losses, correctness, sums for the log, and the predictions that evaluations keep.
 
 To add a metric, register it in METRICS: logs, metrics.jsonl, dashboards, summary, report and page name it by its key.
 
@@ -24,7 +24,7 @@ NORMS = ("grad_norm", "weight_norm")
 
 
 class StepRows(NamedTuple):
-    """What a metric may look at: one supervision step of the rows of a batch."""
+    """The input of a metric: one supervision step of the rows of a batch."""
 
     arch: Architecture
     out: Output
@@ -42,8 +42,8 @@ class Metric:
 
     Attributes:
         of: its value for each row, [B].
-        every_row: training averages it over all rows rather than those that halted, as it does losses.
-        shown: of a share of 1, whether the log of an evaluation, the report's tables and its page have it beside exact accuracy.
+        every_row: training averages it over all rows instead of those that halted, as it averages losses.
+        shown: the log of an evaluation, the report's tables and its page have it beside exact accuracy. It is a share of 1.
     """
 
     of: Callable[[StepRows], Tensor]
@@ -82,7 +82,7 @@ def halting_logit(arch: Architecture, q_halt: Tensor, q_continue: Tensor) -> Ten
 
 
 def cross_entropy(arch: Architecture, logits_BCV: Tensor, labels_BC: Tensor) -> Tensor:
-    """The loss of each row's cells, [B], the mean over its labelled cells, as the settings have it."""
+    """The loss of each row, [B]: the mean over its labelled cells of the loss that the settings choose."""
     return cell_cross_entropy(logits_BCV, labels_BC, arch.model.loss, arch.loss_dtype, arch.objective.label_smoothing)
 
 
@@ -96,7 +96,7 @@ def row_metrics(arch: Architecture, out: Output, inputs_BC: Tensor, labels_BC: T
 
 
 def training_sums(values: dict[str, Tensor], counted: Tensor, q_continue_loss: Tensor, stop: Tensor | None) -> dict[str, Tensor]:
-    """Those of `training_names` that are sums over the program's rows; `counted` [B] halted and have labels, `stop` [B] votes."""
+    """Those of `training_names` that are sums over rows of the program. `counted` [B] rows halted and have labels."""
     sums = {"count": counted.sum()}
     for name, value in values.items():
         sums[name] = value.sum() if METRICS[name].every_row else torch.where(counted, value, 0).sum()
@@ -115,10 +115,10 @@ def training_vector(arch: Architecture, sums: dict[str, Tensor], norms: list[Ten
 
 
 class Predictions(NamedTuple):
-    """What a model says of candidates for puzzles' answers after supervision steps: the one record that evaluations yield.
+    """A model's predictions for candidates of puzzles after supervision steps: the one record that evaluations yield.
 
-    On the devices it is of one step of the B rows of a batch, by tensors; on the host by arrays, which mostly have an axis [S] of
-    supervision steps before. None is a field that nobody asks for.
+    On the devices its fields are tensors of the B rows of a batch after one step. On the host they are arrays, most of them with
+    an axis [S] of supervision steps in front. A field that nobody asked for is None.
     """
 
     values: dict[str, Any]  # [B] each, by METRICS
@@ -133,11 +133,11 @@ class Predictions(NamedTuple):
 
 
 def predictions(arch: Architecture, out: Output, own: Predictions, every: int, stop: Tensor | None = None) -> Predictions:
-    """The predictions of all rows of the batch in a supervision step, `own` with the answers and what is shown of them.
+    """The predictions of all rows of the batch in a supervision step: `own` with the answers and the confidence of those shown.
 
-    `stop` [B] are the votes of several hosts. Shown are the first candidates of the batch's first puzzles, at most MOST_SAMPLES,
-    that have `every` candidates each; each of several programs says what its own first rows may add. No field is the same tensor as
-    another result of the step: torch_xla would return fewer tensors.
+    `stop` [B] are the votes of several hosts. Shown are the first candidates of the first puzzles of the batch, at most
+    MOST_SAMPLES, with `every` candidates each; each of several programs adds its own first rows. No field is the same tensor as
+    another result of the step, since torch_xla would return fewer tensors.
     """
     answers, alone = out.logits.argmax(-1), arch.share.count == 1
     rows = slice(0, every * MOST_SAMPLES, every if alone else 1)

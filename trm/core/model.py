@@ -14,12 +14,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from trm.config import RecursionConfig
 from trm.core.architecture import Architecture, Weights
 from trm.core.initial import CONV_KERNELS
-from trm.core.latents import Noise, damped
-from trm.core.recursion import OWN, Latents, Networks
+from trm.core.recursion import OWN, Latents, Net, Networks
+from trm.ground.rng import RECURSION_NOISE, normal
 
 Passes = Callable[[Tensor], Tensor]  # [B, L, D] -> [B, L, D]
+FURTHER_PASSES = 1 << 20  # more than a supervision step has: where the noise of another forward pass of the same step begins
 
 
 def _linear(arch: Architecture, x: Tensor, weight: Tensor) -> Tensor:
@@ -33,10 +35,11 @@ def rms_norm(x: Tensor, eps: float, dim: int = -1) -> Tensor:
 
 
 def swiglu(arch: Architecture, x: Tensor, gate_up: Tensor, down: Tensor, conv: tuple[Tensor, Tensor] | None = None) -> Tensor:
-    """down(silu(gate) * up); gate and up share one matrix, gate first. What is inside is model.mlp's.
+    """down(silu(gate) * up), or another model.mlp; gate and up share one matrix, gate first.
 
     gated_norm_swiglu: down(norm(gate * up) * sigmoid(gate)), the norm over the inner width.
-    conv_swiglu and conv2d_swiglu, given `conv`: down(silu(convolution of silu(gate) * up)), depthwise.
+    conv_swiglu and conv2d_swiglu, given `conv`: down(silu(convolution of silu(gate) * up)), depthwise. The first is along the
+    tokens: token i sees i-1, which is zero before the first, and i.
     """
     if arch.swiglu is not None and arch.model.mlp == "swiglu":
         return arch.swiglu(x, gate_up.to(x.dtype), down.to(x.dtype))
@@ -46,19 +49,17 @@ def swiglu(arch: Architecture, x: Tensor, gate_up: Tensor, down: Tensor, conv: t
     inner = F.silu(gate) * up
     if conv is not None:
         weight, bias = (t.to(x.dtype) for t in conv)
-        seen = _convolution(inner, weight) if weight.ndim == 3 else _convolution_2d(inner, weight, arch.seq_len, arch.torch_kernels)
+        if weight.ndim == 3:
+            before, own = weight[:, 0].unbind(-1)
+            seen = F.pad(inner, (0, 0, 1, 0))[:, :-1] * before + inner * own
+        else:
+            seen = _convolution_2d(inner, weight, arch.seq_len, arch.torch_kernels)
         inner = F.silu(seen + bias)
     return _linear(arch, inner, down)
 
 
-def _convolution(x_BLW: Tensor, weight_W1K: Tensor) -> Tensor:
-    """Along the tokens, each channel by itself: token i sees i-1, which is zero before the first, and i."""
-    before, own = weight_W1K[:, 0].unbind(-1)
-    return F.pad(x_BLW, (0, 0, 1, 0))[:, :-1] * before + x_BLW * own
-
-
 def _convolution_2d(x_BLW: Tensor, weight_W1KK: Tensor, seq_len: int, torch_kernels: bool) -> Tensor:
-    """Over the square grid of the last `seq_len` tokens, each channel by itself, zero around it; one before them sees itself."""
+    """Over the square grid of the last `seq_len` tokens, zero around it, each channel by itself; earlier tokens see themselves."""
     B, L, W = x_BLW.shape
     side = math.isqrt(seq_len)
     before, cells = x_BLW[:, : L - seq_len], x_BLW[:, L - seq_len :]
@@ -97,12 +98,12 @@ def attention(arch: Architecture, weights: Weights, buffers: Weights, block: str
 def mix_tokens(arch: Architecture, h_BLD: Tensor, gate_up: Tensor, down: Tensor) -> Tensor:
     """The token MLP with its residual and norm, both over the token axis, as in the released code. [B, L, D] -> [B, L, D].
 
-    Its products alone run over a multiple of `arch.token_multiple` tokens. The tokens and weights that fill it up are zeros, which
-    add nothing to a sum, and they are cut off before the norm, whose mean is over L tokens.
+    Its products alone run over a multiple of `arch.token_multiple` tokens. The added tokens and weights are zeros, which add
+    nothing to a sum. They are cut off before the norm, whose mean is over L tokens.
     """
     L, fill = h_BLD.shape[1], -h_BLD.shape[1] % arch.token_multiple
     t = h_BLD.transpose(1, 2)
-    t = F.pad(t, (0, fill)) if fill else t.contiguous()  # inductor makes both part of what is computed before
+    t = F.pad(t, (0, fill)) if fill else t.contiguous()  # inductor fuses either with the kernel before
     if fill:
         gate_up, down = F.pad(gate_up, (0, fill)), F.pad(down, (0, 0, 0, fill))
     mixed = swiglu(arch, t, gate_up, down)
@@ -171,13 +172,42 @@ class Output:
 
 
 def decode(arch: Architecture, weights: Weights, answer_BLD: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The two heads on the answer latent, or the variant's own: logits [B, C, V], q_halt [B] and q_continue [B]."""
+    """The two heads on the answer latent, or those of the variant: logits [B, C, V], q_halt [B] and q_continue [B]."""
     if arch.variant.decode is not None:
         return arch.variant.decode(arch, weights, answer_BLD)
     logits = _linear(arch, answer_BLD, weights["lm_head"])[:, arch.model.prefix_len :]
     first = answer_BLD[:, 0]
     q = F.linear(first, weights["q_head.weight"].to(first.dtype), weights["q_head.bias"].to(first.dtype)).to(arch.master_dtype)
     return logits, q[:, 0], q[:, 1]
+
+
+@dataclass
+class Noise:
+    """The noise of one supervision step (EqR, arXiv 2605.21488): every call draws that of one more pass of the network."""
+
+    seed: Tensor  # int64 scalar
+    rows: Tensor  # [B] int64, whose noise is whose
+    step: int | Tensor  # scalar or [B]
+    passes: int = 0  # of the network, drawn so far
+
+    def __call__(self, like: Tensor) -> Tensor:
+        """Standard normal numbers for latents [B, L, D], in their dtype."""
+        shape, number = tuple(like.shape[1:]), self.passes
+        self.passes += 1
+        return normal(self.seed, self.rows, shape, stream=RECURSION_NOISE, step=self.step, application=number, dtype=like.dtype)
+
+
+def damped(net: Passes, recursion: RecursionConfig, noise: Noise | None) -> Net:
+    """The update of a latent u by a network that sees h (EqR): (1 - damping) u + damping net(h) + recursion.noise e."""
+    damping = recursion.damping
+
+    def update(h: Tensor, u: Tensor) -> Tensor:
+        new = net(h)
+        if damping != 1:
+            new = (1 - damping) * u + damping * new
+        return new if noise is None else new + recursion.noise * noise(new)
+
+    return update
 
 
 def forward(
@@ -192,7 +222,7 @@ def forward(
 ) -> Output:
     """One supervision step's forward pass: embed the question, recurse, decode the answer and the halting values.
 
-    `observe`, for looking at a step from outside, is called with the latents after each latent recursion. `noise` is needed where
+    `observe` is called with the latents after each latent recursion, so that a step can be watched. `noise` is needed where
     recursion.noise is above 0.
     """
     x = embed(arch, weights, puzzle_vectors, inputs_BC)
@@ -219,5 +249,5 @@ def recurse(
 
 
 def noise_of(arch: Architecture, buffers: Weights, rows: Tensor, step: int | Tensor, passes: int = 0) -> Noise | None:
-    """The noise of rows [B] int64 at a step (scalar or [B]) after so many passes of the network; None where the model has none."""
+    """The noise of rows [B] int64 at a step (scalar or [B]) after `passes` passes of the network; None for a model without."""
     return Noise(buffers["random.seed"], rows, step, passes) if arch.recursion.noise else None

@@ -33,7 +33,7 @@ def norm(tensors: Weights) -> Tensor:
 
 
 def clip_gradients(grads: Weights, max_norm: float | None) -> Weights:
-    """The gradients, scaled down where the norm of all together is above `max_norm`; as they are where that is None."""
+    """The gradients, scaled down where the norm of all together is above `max_norm`; None leaves them as they are."""
     if max_norm is None:
         return grads
     scale = (max_norm / (norm(grads) + 1e-6)).clamp_max(1.0)
@@ -53,10 +53,10 @@ def update_puzzle_embedding(
 ) -> Tensor:
     """Sign-SGD on the puzzle embedding [I, E], for the identifiers present in the batch only.
 
-    `grads` [B, E] are summed per identifier over the global batch. In a table of no more rows than the batch the sum is a product
-    with a one-hot matrix, which under SPMD is one all-reduce. A larger one is read and written in the batch's rows alone: rows of
-    one identifier have one sum, and write the same values. `replicate_rows` has rows that are split over devices come together on
-    each first, so that the table is never split or gathered; `in_place`: the new table takes the table's memory.
+    `grads` [B, E] are summed per identifier over the global batch. For a table of no more rows than the batch the sum is a product
+    with a one-hot matrix, which under SPMD is one all-reduce. In a larger table only the batch's rows are read and written: rows of
+    one identifier have one sum, and write the same values. `replicate_rows` first gathers on each device the rows that are split
+    over the devices, so that the table is never split or gathered. With `in_place` the new table takes the table's memory.
     """
     grads, lr = grads.to(table.dtype), learning_rate(cfg.puzzle_emb_lr, step, cfg, total_steps)
 

@@ -1,9 +1,9 @@
 """How initial values and learning rates follow width and depth, so that one learning rate serves all sizes (mup).
 
-After Tensor Programs V (arXiv 2203.03466), in the form of the spectral condition (arXiv 2310.17813): what an update of a matrix [R,
-K] changes does not depend on the width where its largest singular value is sqrt(R/K). The factor of a weight's learning rate is
-that value over what the update rule makes (`Optimizer.update_norm`), as a ratio to the same at optimizer.base_hidden_size.
-docs/explanation/scaling.md derives each.
+After Tensor Programs V (arXiv 2203.03466), in the form of the spectral condition (arXiv 2310.17813): the effect of an update of a
+matrix [R, K] does not depend on the width where its largest singular value is sqrt(R/K). The factor of a weight's learning rate is
+that value over the one that the update rule makes (`Optimizer.update_norm`), as a ratio to the same at optimizer.base_hidden_size.
+docs/explanation/scaling.md derives each factor.
 """
 
 import math
@@ -30,11 +30,11 @@ def base_of(optimizer: OptimizerConfig, arch: Architecture) -> Architecture:
 
 
 def init_factors(optimizer: OptimizerConfig, arch: Architecture) -> dict[str, float]:
-    """What the initial values of each weight are multiplied by.
+    """The factor on the initial values of each weight.
 
     Blocks start from std 1/sqrt(K) at every width. A head has fewer outputs than inputs: its largest singular value is sqrt(R/K)
-    where its std is sqrt(R)/K. What a variant starts in its own way stays so. With optimizer.base_num_layers the last matrix of a
-    branch is divided by the root of the depth's ratio, which is a multiplier on the branch.
+    where its std is sqrt(R)/K. A weight whose variant gives its initial values keeps them. With optimizer.base_num_layers the last
+    matrix of a branch is divided by the root of the depth's ratio, which is a multiplier on the branch.
     """
     shapes, base = weight_shapes(arch), weight_shapes(base_of(optimizer, arch))
     own, deeper = arch.variant.weights(arch), _deeper(optimizer, arch)
@@ -52,20 +52,20 @@ def init_factors(optimizer: OptimizerConfig, arch: Architecture) -> dict[str, fl
 
 
 def rate_factors(optimizer: OptimizerConfig, arch: Architecture) -> dict[str, float]:
-    """What the learning rate of each weight is multiplied by; one for all under standard."""
+    """The factor on the learning rate of each weight; 1 for all where the parametrization is standard."""
     shapes = weight_shapes(arch)
     if optimizer.parametrization == "standard":
         return dict.fromkeys(shapes, 1.0)
     base, deeper = weight_shapes(base_of(optimizer, arch)), _deeper(optimizer, arch)
 
     def rate(name: str, shape: tuple[int, ...]) -> float:
-        """With which an update of a weight [R, K] has the largest singular value sqrt(R/K)."""
+        """The rate at which an update of a weight [R, K] has the largest singular value sqrt(R/K)."""
         rows, columns = shape[0] // matrices_in(name), shape[1]
         return math.sqrt(rows / columns) / OPTIMIZERS[optimizer.name].update_norm(optimizer, name, rows, columns)
 
     found = {}
     for name, shape in shapes.items():
-        factor = 1.0  # of biases and convolutions: what they see does not grow
+        factor = 1.0  # of biases and convolutions, whose inputs do not grow
         if name.startswith("embed_"):
             factor = embedding_factor(optimizer, arch)
         elif len(shape) == 2:
@@ -77,9 +77,8 @@ def rate_factors(optimizer: OptimizerConfig, arch: Architecture) -> dict[str, fl
 
 
 def embedding_factor(optimizer: OptimizerConfig, arch: Architecture) -> float:
-    """The factor of embeddings, the puzzles' among them: their values enter the network times sqrt(D)."""
-    base = base_of(optimizer, arch)
-    return math.sqrt(base.model.hidden_size / arch.model.hidden_size)
+    """The factor of embeddings, the puzzle embedding included: their values enter the network times sqrt(D)."""
+    return math.sqrt(base_of(optimizer, arch).model.hidden_size / arch.model.hidden_size)
 
 
 def _deeper(optimizer: OptimizerConfig, arch: Architecture) -> float:
@@ -87,7 +86,7 @@ def _deeper(optimizer: OptimizerConfig, arch: Architecture) -> float:
 
 
 def scaled(optimizer: OptimizerConfig, arch: Architecture, weights: Weights) -> Weights:
-    """Initial weights as the parametrization has them, from those of `init_weights`."""
+    """The initial weights of the parametrization, from those of `init_weights`."""
     if optimizer.parametrization == "standard":
         return weights
     factors = init_factors(optimizer, arch)
@@ -97,7 +96,7 @@ def scaled(optimizer: OptimizerConfig, arch: Architecture, weights: Weights) -> 
 def update(
     optimizer: OptimizerConfig, arch: Architecture, weights: Weights, buffers: Buffers, grads: Weights, step: Tensor, lr: Tensor
 ) -> tuple[Weights, Buffers]:
-    """One update of every weight by the rule of the settings, once for each learning rate that there is."""
+    """One update of every weight by the rule of the settings, which is applied once for each learning rate."""
     rule, factors, matrices = OPTIMIZERS[optimizer.name].update, rate_factors(optimizer, arch), optimizer.matrix_weight_decay
     if set(factors.values()) == {1.0}:
         return rule(optimizer, weights, buffers, grads, step, lr)
@@ -121,7 +120,7 @@ def update(
 
 
 def puzzle_settings(optimizer: OptimizerConfig, arch: Architecture) -> OptimizerConfig:
-    """The settings by which the puzzle embedding moves: a sign step is as large as one of Adam, and so is its factor."""
+    """The settings of the puzzle embedding's update: a sign step is as large as one of Adam, and has the same factor."""
     if optimizer.parametrization == "standard":
         return optimizer
     factor = embedding_factor(optimizer, arch)

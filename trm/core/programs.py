@@ -1,4 +1,4 @@
-"""The steps as they are compiled: which of their results are split over the devices by rows, and what memory they may take."""
+"""The steps as they are compiled: which of their results are split over the devices by rows, and whose memory they may take."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -17,7 +17,7 @@ class Program(NamedTuple):
     """The arguments of a runtime's `compile`."""
 
     function: Callable[..., Any]
-    rows: Callable[[Any], Any]  # of the results, those whose first axis is rows of the batch
+    rows: Callable[[Any], Any]  # picks the results whose first axis is rows of the batch
     donate: int | None = None
 
 
@@ -25,7 +25,7 @@ Current = tuple[TrainState, Tensor]  # with sums [M] since the last log, in the 
 
 
 def train_program(cfg: StepConfig, *, in_place: bool = False) -> Program:
-    """((state, sums), buffers, batch) -> (state, sums), in the memory of the old ones; `in_place`: these may be changed."""
+    """((state, sums), buffers, batch) -> (state, sums) in the memory of the old ones, which the step may change if `in_place`."""
 
     def training_step(current: Current, buffers: Weights, batch: Batch) -> Current:
         state, outputs = train_step(cfg, current[0], buffers, batch, in_place=in_place)
@@ -43,7 +43,7 @@ def eval_program(arch: Architecture, way: InferenceConfig = ONE) -> Program:
     def evaluation_step(
         weights: Weights, buffers: Weights, puzzle_embedding: Tensor | None, carry: Carry, batch: Batch
     ) -> tuple[Carry, Predictions]:
-        # a carry's latents are those that the step before decoded
+        # the carry has the latents that the step before decoded
         before = decode(arch, weights, carry.latents[arch.latent_names[0]])[0] if way.selection == "residual" else None
         carry, out, values = eval_step(arch, weights, buffers, puzzle_embedding, carry, batch, way)
         if way.selection == "resample":

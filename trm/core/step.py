@@ -19,22 +19,21 @@ from trm.core import parametrization
 from trm.core.architecture import Architecture, Weights
 from trm.core.candidates import prepared
 from trm.core.initial import init_puzzle_embedding, init_weights, with_latents
-from trm.core.latents import FURTHER_PASSES
 from trm.core.losses import binary_cross_entropy
 from trm.core.metrics import cross_entropy, halting_logit, row_metrics, training_sums, training_vector
-from trm.core.model import Output, decode, embed, forward, noise_of, recurse
+from trm.core.model import FURTHER_PASSES, Output, decode, embed, forward, noise_of, recurse
 from trm.core.optim import clip_gradients, learning_rate, norm, update_ema, update_puzzle_embedding
 from trm.core.optimizers import OPTIMIZERS, Buffers
 from trm.core.recursion import Latents
 from trm.ground.hashing import Stream, hash64
 
-# inputs [B, C], labels [B, C], puzzle_identifiers [B], min_steps [B] (training), stop [B] (of several hosts); all int32.
-# rows [B] int64 (evaluation): whose random numbers a row has, where any are drawn; without it those of its place.
+# inputs [B, C], labels [B, C], puzzle_identifiers [B], min_steps [B] (training), stop [B] (several hosts); all int32.
+# rows [B] int64 (evaluation): whose random numbers a row has; without it, those of its place in the batch.
 Batch = dict[str, Tensor]
 
 
 class Carry(NamedTuple):
-    """What a row takes from one supervision step to the next."""
+    """The part of the state that a row takes from one supervision step to the next."""
 
     latents: Latents  # [B, L, D] each, forward dtype; in training with copies all but the answer [B, K, L, D]
     steps: Tensor  # [B] int32, supervision steps done on the row's puzzle
@@ -48,7 +47,7 @@ class TrainState(NamedTuple):
     """Everything that a training step changes, and all that must be saved to go on."""
 
     weights: Weights
-    optimizer: Buffers  # what the update rule keeps (trm/core/optimizers)
+    optimizer: Buffers  # of the update rule (trm/core/optimizers)
     ema: Weights  # empty where EMA is off
     puzzle_embedding: Tensor | None  # [I, E]
     carry: Carry
@@ -57,7 +56,7 @@ class TrainState(NamedTuple):
 
 @dataclass(frozen=True)
 class StepConfig:
-    """What the training step is compiled for: constants of the graph."""
+    """The constants of the training step's graph."""
 
     arch: Architecture
     optimizer: OptimizerConfig
@@ -68,7 +67,7 @@ class StepConfig:
 
 
 class StepOutputs(NamedTuple):
-    """What a step computed beside the new state: for parity tests and diagnosis, not fetched in training."""
+    """What a step computes beside the new state. Training fetches none of it; parity tests and diagnosis do."""
 
     loss: Tensor  # scalar, divided by the global batch
     grads: Weights  # of `loss`
@@ -78,7 +77,7 @@ class StepOutputs(NamedTuple):
 
 
 def empty_carry(arch: Architecture, buffers: Weights, batch_size: int, num_hypotheses: int = 1) -> Carry:
-    """The carry before the first batch: all rows halted, so that every row takes the batch's. `num_hypotheses` is K."""
+    """The carry before the first batch: all rows have halted, so that each takes its puzzle from the batch."""
     starts = with_latents(arch, buffers, batch_size, torch.arange(batch_size), num_hypotheses=num_hypotheses)
     return Carry(
         latents={z: value.contiguous() for z, value in starts.items()},
@@ -106,9 +105,9 @@ def init_state(cfg: Config, arch: Architecture, buffers: Weights) -> TrainState:
 def reset_carry(
     arch: Architecture, buffers: Weights, carry: Carry, batch: Batch, step: int | Tensor = 0, num_hypotheses: int = 1
 ) -> Carry:
-    """Rows that halted take the batch's row and start over; the others keep theirs and the batch's row is discarded.
+    """Rows that halted take the batch's row and start over. The others keep theirs, and the batch's row is discarded.
 
-    Starts that are drawn anew are those of `step`; `num_hypotheses` is K.
+    Random starts (latents.init=random) are those of `step`.
     """
     halted = carry.halted
     initial = with_latents(arch, buffers, halted.shape[0], batch.get("rows"), step, num_hypotheses)
@@ -123,9 +122,10 @@ def reset_carry(
 
 
 def draw_min_steps(cfg: RecursionConfig, seed: int, step: int, batch_size: int) -> np.ndarray:
-    """Halting exploration of one step, drawn on the host so that it does not depend on the devices. [B] int32.
+    """Halting exploration of one step: the least number of supervision steps of each row, [B] int32; 0 = no minimum.
 
-    With probability halt_exploration_prob a row must do at least a number of steps drawn from {2..N_sup}; 0 = no minimum.
+    With probability halt_exploration_prob it is drawn from {2..N_sup}. It is drawn on the host, so that it does not depend on the
+    devices.
     """
     if cfg.n_sup == 1:
         return np.zeros(batch_size, dtype=np.int32)
@@ -135,9 +135,9 @@ def draw_min_steps(cfg: RecursionConfig, seed: int, step: int, batch_size: int) 
 
 
 def supervision_weights(recursion: RecursionConfig, steps: Tensor, dtype: torch.dtype) -> Tensor:
-    """Weights of the rows' losses, [B], in their `steps`-th supervision step (from 1): decay^(steps - 1), scaled to a mean of 1.
+    """Weights of the rows' losses, [B], in supervision step `steps` (from 1): decay^(steps - 1), scaled to a mean of 1.
 
-    Hierarchical supervision weighting of arXiv 2511.08653, where the weights of the N_sup steps add up to 1.
+    This is the hierarchical supervision weighting of arXiv 2511.08653, where the weights of the N_sup steps add up to 1.
     """
     decay, n_sup = recursion.supervision_decay, recursion.n_sup
     return decay ** (steps - 1).to(dtype) * (n_sup / sum(decay**t for t in range(n_sup)))
@@ -146,10 +146,10 @@ def supervision_weights(recursion: RecursionConfig, steps: Tensor, dtype: torch.
 def winning_forward(
     arch: Architecture, weights: Weights, buffers: Weights, vectors: Tensor | None, carry: Carry, step: Tensor
 ) -> tuple[Output, Latents]:
-    """Winner takes all (arXiv 2601.19085): all copies recurse, and the one with the least cross-entropy is what the row computes.
+    """Winner takes all (arXiv 2601.19085): all copies recurse, and the row gets the output of the one with the least cross-entropy.
 
-    Only the winner's last latent recursion is made again with gradient, so that a step keeps no more than without copies. Returns
-    its output, and the latents for the carry: the winner's answer, and each copy's own others.
+    Only the winner's last latent recursion is repeated with gradient, so that a step keeps no more in memory than without copies.
+    Returns the winner's output, and the latents for the carry: the winner's answer, and the other latents of each copy.
     """
     B, K, recursion = carry.halted.shape[0], arch.latents.num_hypotheses, arch.recursion
     answer = arch.latent_names[0]
@@ -185,8 +185,8 @@ def loss_and_grads(
 ) -> tuple[tuple[Weights, tuple[Tensor, Tensor] | None], Carry, StepOutputs]:
     """Forward, halting, loss and gradients of one supervision step.
 
-    The program computes its own rows; what is said of the global batch is exchanged once, here. Returns the gradients of
-    loss / global batch (weights; puzzle vectors of each row [B, E] and their identifiers [B], or None), the new carry, the outputs.
+    A program computes its own rows. Sums over the global batch are exchanged once, here. Returns the gradients of loss / global
+    batch (of the weights; of each row's puzzle vector [B, E] with its identifier [B], or None), the new carry and the outputs.
     """
     arch, recursion, halt_weight = cfg.arch, cfg.arch.recursion, cfg.arch.objective.halt_weight
     carry = reset_carry(arch, buffers, state.carry, batch, state.step, arch.latents.num_hypotheses)
@@ -228,7 +228,7 @@ def loss_and_grads(
 
     trained = weights if cfg.trainable == "all" else {}
     leaves = [*trained.values(), *([] if vectors is None else [vectors])]
-    # detached: the zeros for what the step does not use come with requires_grad
+    # detached, as the zeros for unused leaves come with requires_grad
     found = [grad.detach() for grad in torch.autograd.grad(loss, leaves, materialize_grads=True)]
     counted = halted & (carry.labels != IGNORE_LABEL).any(-1)
     local = dict(zip(trained, found, strict=False)), training_sums(values, counted, q_continue_loss, batch.get("stop")), loss
@@ -243,9 +243,9 @@ def loss_and_grads(
 def train_step(
     cfg: StepConfig, state: TrainState, buffers: Weights, batch: Batch, *, in_place: bool = False
 ) -> tuple[TrainState, StepOutputs]:
-    """One training step, the pure function (state, batch) -> state that every run compiles once, with what it computed on the way.
+    """One training step: the pure function (state, batch) -> (state, outputs) that every run compiles once.
 
-    The gradients and norms of the outputs are those before clipping. `in_place`: a large puzzle embedding is changed where it is.
+    The gradients and norms of the outputs are those before clipping. With `in_place` a large puzzle embedding is changed in place.
     """
     (grads, of_vectors), carry, outputs = loss_and_grads(cfg, state, buffers, batch)
     step = state.step + 1
@@ -276,8 +276,8 @@ def eval_step(
 ) -> tuple[Carry, Output, dict[str, Tensor]]:
     """One supervision step without training: the carry, in which no row has halted, the output, and the metrics of each row.
 
-    Evaluation never halts early: it is called N_sup times with the same batch, and the last result is read.
-    The rows are candidates of `way`, which may start them at random and add noise.
+    Evaluation never halts early: it calls this N_sup times with the same batch and reads the last result. The rows are candidates
+    of `way`, which may start them at random and add noise.
     """
     carry = reset_carry(arch, buffers, carry, batch)
     if way is not None and way.is_random:

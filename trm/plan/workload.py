@@ -14,9 +14,9 @@ from torch import Tensor
 
 from trm.config import LARGEST_COUNT, SAMPLE_PUZZLES, Config, HardwareConfig
 from trm.core.architecture import Architecture, architecture
-from trm.core.curriculum import stages
 from trm.core.flops import count_eval_flops, count_train_flops, num_bytes, total_steps, train_arguments
 from trm.core.initial import num_parameters
+from trm.core.recursion import stages
 from trm.core.step import StepConfig
 from trm.data.content import GENERATED_TEST_PUZZLES, SELECTION_PUZZLES
 from trm.errors import ConfigError

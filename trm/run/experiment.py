@@ -13,11 +13,11 @@ from trm.backends import Runtime, start
 from trm.backends.machine import require_machine
 from trm.config import Config, RecursionConfig
 from trm.core.architecture import Architecture, Weights, architecture
-from trm.core.curriculum import Stage, stages
 from trm.core.flops import total_steps
 from trm.core.initial import init_buffers
 from trm.core.metrics import training_names
 from trm.core.programs import Program, train_program
+from trm.core.recursion import Stage, stages
 from trm.core.step import StepConfig, TrainState, draw_min_steps, init_state
 from trm.data.build import ensure_dataset
 from trm.data.content import Content, as_read, examine

@@ -1,7 +1,7 @@
 """Update rules of the weights, registered by name: each file of this folder registers its own in OPTIMIZERS.
 
-To add one, put a file here (or register it before the settings are read) and select it with `optimizer.name=NAME`. The training
-state keeps what `init` returns and knows nothing of it; neither do checkpoints, the step or the plan.
+To add one, put a file here (or register it before the settings are read) and select it with `optimizer.name=NAME`. Nothing else
+knows which buffers a rule has: the training state, checkpoints, the step and the plan take what `init` returns.
 """
 
 import importlib
@@ -27,7 +27,7 @@ class Optimizer(NamedTuple):
         scheduled learning rate; both are scalars in the weights' dtype on the device. Each weight's update is its own: the rule may
         be called with some of the weights (trm/core/parametrization.py).
     update_norm: (settings, name, rows, columns) -> the largest singular value of an update of such a matrix at a learning rate of
-        one, up to a constant. By default that of updates whose values are all about one.
+        one, up to a constant. The default is that of updates whose values are all about one.
     """
 
     init: Callable[[OptimizerConfig, Weights], Buffers]
@@ -36,7 +36,7 @@ class Optimizer(NamedTuple):
 
 
 def matrices_in(name: str) -> int:
-    """Matrices that a weight of a block holds, one below the other."""
+    """The number of matrices that a weight of a block holds, one below the other."""
     return {"gate_up": 2, "qkv": 3}.get(name.rpartition(".")[2], 1)
 
 

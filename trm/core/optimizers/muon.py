@@ -23,7 +23,7 @@ def _in_blocks(name: str) -> bool:
 
 
 def _split(weights: Weights) -> tuple[Weights, Weights]:
-    """The matrices of the blocks, which Muon moves, and the rest: embeddings, heads, vectors, and what a variant adds."""
+    """The matrices of the blocks, which Muon moves, and the rest: embeddings, heads, vectors, and the weights of a variant."""
     matrices = {name: w for name, w in weights.items() if w.ndim == 2 and _in_blocks(name)}
     return matrices, {name: w for name, w in weights.items() if name not in matrices}
 
@@ -54,7 +54,7 @@ def update(
 
 
 def direction(momentum: Tensor, num_matrices: int = 1, scale: str = "adam") -> Tensor:
-    """What Muon subtracts for a learning rate of 1, from the (Nesterov) momentum [R, K] of matrices that lie one below the other.
+    """Muon's step at a learning rate of 1, from the (Nesterov) momentum [R, K] of matrices that lie one below the other.
 
     Each matrix is made orthogonal and scaled. "adam": by 0.2 * sqrt(its longer side), so that its values are as large as those of
     an Adam update and one learning rate and decay do for all weights (arXiv 2502.16982). "aspect": by sqrt(max(1, rows/columns)),
