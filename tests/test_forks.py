@@ -6,15 +6,15 @@ import sys
 SCRIPT = """
 import os, signal, sys, time
 from pathlib import Path
-from trm.study import forks
+from trm.study import local
 
-forks.command_module = lambda: "wave"  # a module that nothing here imports, in the place of a command
+local.command_module = lambda: "wave"  # a module that nothing here imports, in the place of a command
 log = Path(sys.argv[1])
 
 
 def ended(work):
-    job = forks.Fork(work, log)
-    while not job.done():
+    job = local.Fork(work, log)
+    while job.process.is_alive():
         time.sleep(0.02)
     return job.last_words()
 

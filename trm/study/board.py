@@ -1,4 +1,4 @@
-"""How far the jobs of a sweep are: one live table on a terminal, a line every quarter of a minute otherwise."""
+"""The progress of a sweep's jobs: a live table on a terminal, and a line every quarter of a minute elsewhere."""
 
 import contextlib
 import json
@@ -9,7 +9,6 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 from rich.live import Live
@@ -35,16 +34,16 @@ class Row:
     """One job as its folder shows it."""
 
     name: str
-    total: int | None  # steps to the end; None where the dataset, whose epochs they are, is not read here
+    total: int | None  # steps to the end; None where they depend on a dataset that is not read here
     score_name: str
     metrics: Path
     state: str = "waiting"
     step: int = 0
     score: float | None = None  # of the last evaluation, from 0 to 1
-    first: tuple[float, int] | None = None  # clock and step when it first went on, the pace's beginning
+    first: tuple[float, int] | None = None  # clock and step at its first progress, from which the pace is measured
 
     def look(self, now: float) -> None:
-        """Read the end of what the run has logged."""
+        """Read the end of the run's log."""
         if not self.metrics.exists():
             return
         with self.metrics.open("rb") as file:
@@ -59,36 +58,39 @@ class Row:
             self.score,
         )
 
-    def left(self, now: float) -> str:
-        """The time to the end at the pace so far, evaluations included; empty where none is known."""
-        if self.state != "running" or self.total is None or self.first is None or self.step <= self.first[1]:
-            return ""
-        return words((now - self.first[0]) * (self.total - self.step) / (self.step - self.first[1]))
-
     def cells(self, now: float) -> tuple[str, str, str, str, str]:
-        """Job, state, steps, time left, last score."""
+        """Job, state, steps, the time left at the pace so far (evaluations included), last score."""
         score = "" if self.score is None else f"{100 * self.score:.1f} %"
-        steps = f"{self.step:,}" if self.total is None else f"{self.step:,} / {self.total:,}"
-        return printable(self.name), self.state, steps, self.left(now), score
+        steps, left = f"{self.step:,}" if self.total is None else f"{self.step:,} / {self.total:,}", ""
+        if self.state == "running" and self.total is not None and self.first is not None and self.step > self.first[1]:
+            left = words((now - self.first[0]) * (self.total - self.step) / (self.step - self.first[1]))
+        return printable(self.name), self.state, steps, left, score
 
 
 class Board:
     """The jobs of a sweep while they run. The launcher says when one starts and ends; the rest is read from their folders."""
 
     def __init__(self, sweep_dir: Path, jobs: Sequence[Job]) -> None:
-        self.rows = {job.dir: _row(sweep_dir / job.dir, job) for job in jobs}
+        self.rows: dict[str, Row] = {}
+        for job in jobs:
+            data, total, best_by = Path(job.cfg.data.path), job.cfg.train.max_steps, job.cfg.evaluate.best_by
+            if total is None and job.cfg.train.max_flops is None and (data / "train").exists():
+                total = total_steps(job.cfg, read_metadata(data, "train").total_groups)
+            score, summary = "exact_accuracy" if best_by == "exact" else best_by, read_summary(sweep_dir / job.dir) or {}
+            metrics = sweep_dir / job.dir / METRICS_FILE
+            self.rows[job.dir] = Row(job.dir, total, score, metrics, step=summary.get("steps") or 0)
         self._live: Live | None = None
         self._looked = self._told = time.monotonic()
 
     @contextlib.contextmanager
     def shown(self) -> Iterator[None]:
-        """The table while entered, where stderr is a terminal; log lines and prints go above it."""
+        """Show the table while entered, where stderr is a terminal; log lines and prints go above it."""
         if not sys.stderr.isatty():
             yield
             return
         live = Live(self._table(), console=Console(stderr=True), auto_refresh=False, redirect_stdout=True)
         with live as self._live, contextlib.ExitStack() as stack:
-            for handler in logging.getLogger().handlers:  # it writes to the stream that the table has put in stderr's place
+            for handler in logging.getLogger().handlers:  # the table has put another stream in the place of stderr
                 if type(handler) is logging.StreamHandler and (before := handler.setStream(sys.stderr)) is not None:
                     stack.callback(handler.setStream, before)
             yield
@@ -96,7 +98,7 @@ class Board:
         self._live = None
 
     def started(self, name: str, state: str = "running") -> None:
-        """A job's process was started, or waits in a queue, which `state` then says until it logs."""
+        """A job's process was started, or waits in a queue: `state` says so until it logs."""
         self.rows[name].state = state
 
     def ended(self, name: str) -> None:
@@ -107,23 +109,18 @@ class Board:
         self._look()
 
     def poll(self) -> None:
-        """Look whether there is something to show; cheap, to be called often."""
+        """Show what is new, where it is time to; cheap, to be called often."""
         now = time.monotonic()
         if self._live is not None and now - self._looked >= LOOK_EVERY_S:
             self._look()
         elif self._live is None and now - self._told >= LINE_EVERY_S:
             self._told = now
             self._look()
-            log.info("%s", self.line())
-
-    def line(self) -> str:
-        """The running jobs in one line."""
-        now, parts = time.monotonic(), []
-        for row in self.rows.values():
-            if row.state == "running":
-                name, _, steps, left, score = row.cells(now)
-                parts.append(", ".join([f"{name} {steps}", *(f"{left} left" for _ in [left] if left), *([score] if score else [])]))
-        return "; ".join(parts) or "no job is running"
+            parts = []
+            for name, state, steps, left, score in (row.cells(now) for row in self.rows.values()):
+                if state == "running":
+                    parts.append(", ".join(filter(None, [f"{name} {steps}", left and f"{left} left", score])))
+            log.info("%s", "; ".join(parts) or "no job is running")
 
     def _look(self) -> None:
         self._looked = time.monotonic()
@@ -141,12 +138,3 @@ class Board:
         for row in self.rows.values():
             table.add_row(*(Text(cell) for cell in row.cells(time.monotonic())))
         return table
-
-
-def _row(run_dir: Path, job: Job) -> Row:
-    data, total = Path(job.cfg.data.path), job.cfg.train.max_steps
-    if total is None and job.cfg.train.max_flops is None and (data / "train").exists():
-        total = total_steps(job.cfg, read_metadata(data, "train").total_groups)
-    summary: dict[str, Any] = read_summary(run_dir) or {}
-    name = "exact_accuracy" if job.cfg.evaluate.best_by == "exact" else job.cfg.evaluate.best_by
-    return Row(job.dir, total, name, run_dir / METRICS_FILE, step=summary.get("steps") or 0)

@@ -1,20 +1,33 @@
-"""hydra/launcher=submitit_local: a sweep's jobs side by side on this machine."""
+"""hydra/launcher=submitit_local: a sweep's jobs side by side on this machine.
+
+Jobs are forks of one process that has imported what all of them need. Each is a process of its own all the same: it has its own
+memory, can be killed, and what it breaks is broken for it alone. The imports take their seconds and their memory once.
+"""
 
 import contextlib
 import functools
 import logging
+import multiprocessing
+import os
 import socket
+import sys
+import tempfile
 import time
+import types
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from multiprocessing import resource_tracker
+from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any
 
+import cloudpickle
+
+from trm.cli import command_module
 from trm.errors import ConfigError
 from trm.ground.cores import allowed, pin
-from trm.ground.signals import StopSignal
+from trm.ground.signals import StopSignal, held_back
 from trm.study.board import Board
-from trm.study.forks import Fork
 from trm.study.placement import cores_of_slot, environment, gpu_environment, place, slots_of_host
 from trm.study.queue import POLL_S, QueueLauncher, job_environment, take_slot
 
@@ -22,6 +35,7 @@ log = logging.getLogger(__name__)
 
 # one per host: every sweep on it shares the same chips
 DEVICE_LOCKS = {"tpu": Path("/tmp/trm-tpu-chips"), "cuda": Path("/tmp/trm-gpus")}
+LONGEST_FOLDER = 107 - len("/pymp-12345678/listener-12345678")  # a socket's path has 107 bytes at most
 
 
 class LocalLauncher(QueueLauncher):
@@ -51,7 +65,7 @@ class LocalLauncher(QueueLauncher):
                 time.sleep(POLL_S)
                 board.poll()
                 for number, (name, job, began) in list(running.items()):
-                    if job.done():
+                    if not job.process.is_alive():
                         del running[number]
                         board.ended(name)
                         took = f" after {time.monotonic() - began:.0f} s"
@@ -59,12 +73,12 @@ class LocalLauncher(QueueLauncher):
                 if stop.requested and not self.stopped:
                     self.stop()
                     for _, job, _ in running.values():
-                        job.terminate()
+                        job.process.terminate()
         self.reasons |= {name: "not started: the sweep was stopped" for _, name in waiting}
 
     @contextlib.contextmanager
     def placed(self, sweep_dir: Path) -> Iterator[dict[str, Any]]:
-        """Wait for a free slot and keep it: a chip or GPU is shared by every sweep on this host, a CPU slot by this one's jobs."""
+        """Wait for a free slot and keep it. All sweeps on this host share its chips and GPUs; a CPU slot is this sweep's own."""
         hardware = self.hardware
         slots = slots_of_host(hardware)
         with contextlib.ExitStack() as stack:
@@ -75,3 +89,49 @@ class LocalLauncher(QueueLauncher):
             where = {"host": socket.gethostname(), "slot": slot, "devices": list(slots[slot])}
             variables = environment(hardware, slots[slot]) | (gpu_environment(hardware, slots[slot]) if locks else {})
             yield where | {"environment": variables}
+
+
+class Fork:
+    """One job: `work` in a process of its own, whose output goes to a file."""
+
+    def __init__(self, work: Callable[[], object], log: Path, *, preload: Sequence[str] = ()) -> None:
+        context = multiprocessing.get_context("forkserver")
+        command = command_module()  # of the sweep, and so of its jobs; None where a file is run, which is small
+        context.set_forkserver_preload([command, *preload] if command else [])
+        self.log = log
+        log.parent.mkdir(parents=True, exist_ok=True)
+        log.unlink(missing_ok=True)  # an earlier attempt's last words are not this one's
+        self.process: ForkServerProcess = context.Process(
+            target=_run, args=(cloudpickle.dumps(work), str(log), dict(os.environ), os.getcwd())
+        )
+        resource_tracker.ensure_running()  # which multiprocessing starts first, and lets SIGINT through afterwards
+        # a child runs the main module once more, here the sweep's own command: it is given an empty one. And multiprocessing puts
+        # its socket in the folder for temporary files, whose path must be short
+        before = sys.modules["__main__"], tempfile.tempdir
+        folders = [tempfile.gettempdir(), "/tmp", "/var/tmp", "/dev/shm"]
+        short = (each for each in folders if len(os.fsencode(each)) <= LONGEST_FOLDER and os.access(each, os.W_OK))
+        sys.modules["__main__"], tempfile.tempdir = types.ModuleType("__main__"), next(short, None)
+        try:
+            with held_back():
+                self.process.start()
+        finally:
+            sys.modules["__main__"], tempfile.tempdir = before
+
+    def last_words(self) -> str:
+        """How the process ended, with the last line that it wrote."""
+        code = self.process.exitcode
+        lines = [line for line in self.log.read_text(errors="replace").splitlines() if line.strip()] if self.log.exists() else []
+        killed = f" (killed by signal {-code})" if code is not None and code < 0 else ""
+        said = f": {lines[-1].strip()}" if lines else ""
+        return f"the process ended without a summary{killed}{said} (log: {self.log})"
+
+
+def _run(pickled: bytes, log: str, environment: dict[str, str], folder: str) -> None:
+    output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    for stream in (1, 2):
+        os.dup2(output, stream)
+    os.close(output)
+    os.environ.clear()
+    os.environ.update(environment)
+    os.chdir(folder)
+    cloudpickle.loads(pickled)()

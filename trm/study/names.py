@@ -1,4 +1,4 @@
-"""What a sweep's folder and its jobs are called: functions of what is chosen, however and in whatever order it is written."""
+"""The names of a sweep's folder and of its jobs. They depend on what is chosen, not on how or in which order it is written."""
 
 import hashlib
 import json
@@ -18,7 +18,7 @@ BARE = ("experiment", "sweep", "run_name")  # keys whose value says enough
 
 
 def word(value: Any) -> str:
-    """A value as one text however it was written: 1e-3 for 0.001, 1 for 1.0, true for True, a for 'a'."""
+    """A value as text, the same however it was written: 1e-3 for 0.001, 1 for 1.0, true for True, a for 'a'."""
     if isinstance(value, str):
         return value
     if isinstance(value, QuotedString):
@@ -37,12 +37,14 @@ def word(value: Any) -> str:
 
 
 def _name(chosen: Iterable[tuple[str, Sequence[str]]]) -> str:
-    """Keys with their values as one plain file name, in which a hash tells what had to be left out or written otherwise."""
+    """Keys with their values as a plain file name, with a hash where something had to be left out or written otherwise."""
     chosen = list(chosen)
     labels = []
     for key, values in chosen:
-        plain = ",".join(map(_plain, values))
-        labels.append(plain if key in BARE else f"{_plain(_short(key))}={plain}")
+        plain, last = ",".join(map(_plain, values)), key.rpartition(".")[2]
+        # lr is optimizer.lr, as no other key ends in it; seed is not data.seed
+        short = last if [each for each in all_keys() if f".{each}".endswith(f".{last}")] == [key] else key
+        labels.append(plain if key in BARE else f"{_plain(short)}={plain}")
     name = ",".join(labels)
     whole = all(value and value == _plain(value) for _, values in chosen for value in values)
     if whole and len(name.encode()) <= LONGEST_NAME and name == name.strip("_,."):
@@ -57,17 +59,11 @@ def _plain(text: str) -> str:
     return re.sub(r"[^\w.+-]+", "_", text)
 
 
-def _short(key: str) -> str:
-    """The last part of a dotted key where no other key ends in it, so that lr is optimizer.lr but seed is not data.seed."""
-    last = key.rpartition(".")[2]
-    return last if [each for each in all_keys() if f".{each}".endswith(f".{last}")] == [key] else key
-
-
 def sweep_name(overrides: Sequence[str]) -> str:
-    """The folder under multirun/ for a sweep of these overrides: equal for equal choices, in whatever order they are given.
+    """The folder under multirun/ for a sweep of these overrides. The order of the overrides does not matter.
 
-    run_name=NAME names it; else it is the name given to +sweep= and the other overrides, or these alone. What says how to run a
-    sweep and not what it computes (hardware.jobs, tracking, ...) does not count.
+    run_name=NAME names it. Otherwise its name is made of +sweep= and the other overrides, without those that say how to run a sweep
+    and not what it computes (hardware.jobs, tracking, ...).
     """
     chosen = {override.key_or_group: _words(override) for override in OverridesParser.create().parse_overrides(list(overrides))}
     if any(chosen.get("run_name", ())):
@@ -77,7 +73,7 @@ def sweep_name(overrides: Sequence[str]) -> str:
 
 
 def _words(override: Override) -> list[str]:
-    """The words of an override's values, of a sweep's each once and in order; a glob, which may match more one day, as it is."""
+    """The values of an override as text: those of a sweep once each and in order. A glob stays as it is: it may match more later."""
     if not override.is_sweep_override():
         return [word(override.value())]
     if override.is_interval_sweep() or hasattr(override.value(), "include"):
@@ -90,7 +86,7 @@ def job_names(jobs: Sequence[Mapping[str, str]]) -> list[str]:
     """A readable folder name for each job: what differs between the jobs, and its seed where one is given.
 
     Args:
-        jobs: for each job what was chosen for it, the words of the values by key. Two that choose the same have the same name.
+        jobs: for each job its choices, as text by key. Two jobs with the same choices have the same name.
     """
     keys = {key for job in jobs for key in job} - {"sweep", "run_name"}
     shown = {key for key in keys if key == "seed" or len({job.get(key) for job in jobs}) > 1}

@@ -1,6 +1,6 @@
-"""Jobs as processes of their own, which a launcher follows until they have ended: what the launchers share.
+"""The common part of the launchers: jobs as processes of their own, which a launcher follows until they have ended.
 
-The launchers are those of hydra-submitit-launcher, changed in how they wait: a local sweep keeps as many jobs running as there are
+The launchers are those of hydra-submitit-launcher, except in how they wait: a local sweep keeps as many jobs running as there are
 slots, a Slurm sweep follows the queue itself (a requeued job is still under way), and neither ends because one job did.
 """
 
@@ -45,7 +45,7 @@ def hardware_of(config: DictConfig) -> HardwareConfig:
 
 
 class QueueLauncher(submitit_launcher.BaseSubmititLauncher):  # type: ignore[misc]
-    """What the launchers share: every job is a process of its own, and is followed until it has ended."""
+    """A launcher that follows every job until it has ended."""
 
     def __init__(self, **params: Any) -> None:
         super().__init__(**params)
@@ -54,14 +54,14 @@ class QueueLauncher(submitit_launcher.BaseSubmititLauncher):  # type: ignore[mis
         self.stopped = False
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        """Not used: the study's sweeper calls `launch_jobs`."""
+        """Refuse another sweeper: the study's calls `launch_jobs`."""
         raise UserError("hydra/launcher=submitit_local, submitit_slurm and ray work with hydra/sweeper=study: leave it alone")
 
     def get_ready(self) -> None:
         """Called before a sweep's data are built: raises UserError where no job could start."""
 
     def launch_jobs(self, sweep_dir: Path, names: Sequence[str], job_overrides: Sequence[Sequence[str]], board: Board) -> None:
-        """Start every job and wait until all have ended; fills `reasons` and `stopped`."""
+        """Start every job and wait until all have ended. Fills `reasons` and `stopped`."""
         raise NotImplementedError
 
     @property
@@ -80,7 +80,7 @@ class QueueLauncher(submitit_launcher.BaseSubmititLauncher):  # type: ignore[mis
         print("stopping: running jobs save their state first (interrupt again to stop at once)", file=sys.stderr, flush=True)
 
     def ended(self, run_dir: Path, count: str, took: str, reason: str) -> None:
-        """Tell how a job ended, and keep `reason` for the case that its folder does not."""
+        """Log how a job ended, and keep `reason` for the case that its folder has none."""
         summary = read_summary(run_dir) or {}
         status, score = summary.get("status", "ended without a summary"), summary.get("exact_accuracy")
         log.info("%s %s: %s%s", count, run_dir.name, status if score is None else f"{status} at {score:.4f}", took)
@@ -93,10 +93,10 @@ class QueueLauncher(submitit_launcher.BaseSubmititLauncher):  # type: ignore[mis
     ) -> JobReturn | None:
         """The job's process: take a place on the machine, then run as Hydra would.
 
-        In a job of several processes, only rank 0 writes into the run folder, and a rank that fails ends at once: the others would
-        wait for it in their next collective, and submitit alone would keep the failure to itself.
+        In a job of several processes only rank 0 writes into the run folder. A rank that fails ends at once, as the others wait for
+        it in their next collective and submitit would not report the failure.
         """
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # until the run takes care of it; submitit would ignore it
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # until the run handles it; submitit would ignore it
         rank, ranks = process_rank()
         try:
             with self.placed(Path(run_dir).parent) as placement:
@@ -126,7 +126,7 @@ class QueueLauncher(submitit_launcher.BaseSubmititLauncher):  # type: ignore[mis
             os._exit(EXIT_FAILED)
         if failed:
             sys.exit(EXIT_FAILED)  # so that the queue knows it too
-        return None  # what the job has to say is in its folder
+        return None  # the results are in the job's folder
 
     def run(
         self, sweep_overrides: list[str], job_dir_key: str, job_num: int, run_dir: str, state: dict[type, Singleton]
@@ -153,18 +153,18 @@ class QueueLauncher(submitit_launcher.BaseSubmititLauncher):  # type: ignore[mis
         )
 
     def goes_on_later(self, rank: int) -> bool:
-        """Called when the run has saved and stopped on a signal: True where the queue starts the job again."""
+        """Called when the run has saved and stopped on a signal. Returns whether the queue starts the job again."""
         return False
 
     def placed(self, sweep_dir: Path) -> contextlib.AbstractContextManager[dict[str, Any]]:
-        """Hold a place on this host while the job runs: what placement.json says about it."""
+        """Hold a place on this host while the job runs; gives the content of placement.json."""
         raise NotImplementedError
 
 
 def take_slot(stack: contextlib.ExitStack, folder: Path, slots: Sequence[Sequence[int]], *, shared: bool = False) -> int:
-    """The index of a slot all of whose devices are free, locked until the stack closes; waits for one.
+    """Wait for a slot whose devices are all free, lock it until the stack closes, and return its index.
 
-    The locks of a `shared` folder are those of all users of the host: every one of them may write there.
+    A `shared` folder has the locks of all users of the host, so each of them may write there.
     """
     folder.mkdir(parents=True, exist_ok=True)
     if shared and folder.stat().st_uid == os.geteuid():
@@ -182,18 +182,18 @@ def take_slot(stack: contextlib.ExitStack, folder: Path, slots: Sequence[Sequenc
         time.sleep(POLL_S)
 
 
-# What says which process of which job this one is: of the starters that trm/ground/rank.py knows, of a W&B agent and its client
+# Variables by which a process knows its place in a job: of the starters of trm/ground/rank.py, of a W&B agent and its client
 OUTER_JOB = (RANK, *STARTERS, *STARTERS.values(), "OMPI_", "PMI_", "PMIX_", "TORCHELASTIC_", "WANDB_RUN_ID", "WANDB_SWEEP_")
 OUTER_JOB += ("WANDB_RESUME", "WANDB_LAUNCH", "WANDB_SERVICE")
 
 
 @contextlib.contextmanager
 def without_outer_job() -> Iterator[None]:
-    """The environment without what belongs to a job that this process is in: a job that is started here would take it for its own.
+    """The environment without the variables of a job that this process is in: a job that is started here would take them over.
 
-    Which Slurm there is stays, and so does what its user says to sbatch (SBATCH_ACCOUNT), unless that is said inside a job.
+    SLURM_CONF stays, and so do the user's options of sbatch (SBATCH_ACCOUNT), unless they were set inside a job.
     """
-    from submitit.helpers import clean_env  # a command that starts no jobs need not wait for it
+    from submitit.helpers import clean_env  # a slow import, for commands that start jobs
 
     own = "SLURM_CONF" if "SLURM_JOB_ID" in os.environ else ("SLURM_CONF", "SBATCH_")
     kept = {name: value for name, value in os.environ.items() if name.startswith(own)}
@@ -204,7 +204,7 @@ def without_outer_job() -> Iterator[None]:
 
 @contextlib.contextmanager
 def job_environment(jobs: int) -> Iterator[None]:
-    """What jobs inherit: the import path, a fair share of the cores for libraries that count them at start, nobody else's job."""
+    """The environment of jobs: the import path, and an equal share of the cores for libraries that count them at start."""
     before = dict(os.environ)
     with without_outer_job():
         os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), *filter(None, [before.get("PYTHONPATH")])])

@@ -1,11 +1,11 @@
-"""hydra/sweeper=optuna: a sweep that chooses its next jobs by the scores of those before, by Optuna.
+"""hydra/sweeper=optuna: a sweep whose next jobs Optuna chooses by the scores of the earlier ones.
 
-A trial is a job of the sweep, trial_N, with a folder and a summary as any other; Optuna's journal lies in the sweep's folder. A
-trial is told to Optuna when its job has completed. One that was stopped or failed stays open: the same command goes on with it.
+A trial is a job of the sweep, trial_N, with a folder and a summary like any other; Optuna's journal lies in the sweep's folder.
+Optuna gets the score of a trial when its job has completed. A trial that was stopped or failed stays open, and the same command
+resumes it.
 """
 
 import logging
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from omegaconf import OmegaConf
 from trm.cli import invocation
 from trm.config import Config
 from trm.config.refusals import one_line
-from trm.errors import EXIT_FAILED, EXIT_PREEMPTED, ConfigError, UserError
+from trm.errors import ConfigError, UserError
 from trm.ground.folder import read_summary
 from trm.study import sweep as study
 from trm.study.placement import place
@@ -30,7 +30,7 @@ JOURNAL = "optuna.log"
 
 
 class OptunaSweeper(StudySweeper):
-    """Trials one batch after another, each as many as run at once; recorded, resumed and judged like every sweep."""
+    """Batches of as many trials as run at once; recorded, resumed and judged like every sweep."""
 
     def __init__(
         self, trials: int = 20, score: str = "selection_score", direction: str = "maximize", seed: int = 0, **hydras: Any
@@ -43,10 +43,9 @@ class OptunaSweeper(StudySweeper):
         self.trials, self.score, self.direction, self.seed = trials, score, direction, seed
 
     def sweep(self, arguments: list[str]) -> None:
-        """Run trials until there are as many as asked for. Exits with 1 where one failed, with 143 where the sweep was stopped."""
-        self.refuse_pod()
+        """Run as many trials as asked for. Exits with 1 where one failed, with 143 where the sweep was stopped."""
         shown_dir = Path(str(self.config.hydra.sweep.dir))
-        sweep_dir, command = shown_dir.absolute(), invocation()
+        sweep_dir = shown_dir.absolute()
         common, space = self._space(arguments)
         bounds = {key: getattr(kind, "choices", None) or (kind.low, kind.high) for key, kind in space.items()}
         for number in range(max(map(len, bounds.values()))):  # trials that together have every bound and choice
@@ -71,32 +70,27 @@ class OptunaSweeper(StudySweeper):
                     jobs[open_trials[-1].number] = self._job(open_trials[-1], common)
                 batch, open_trials = open_trials[:at_once], open_trials[at_once:]
                 todo = [jobs[trial.number] for trial in batch]
-                left, before = study.left_to_do(sweep_dir, todo), study.stamps(sweep_dir, todo)
-                self.get_ready(left)
-                study.write_grid(sweep_dir, command, list(jobs.values()))
-                errors, stopped = self.launch(sweep_dir, left) if left else ({}, False)
-                failed += study.failures(sweep_dir, todo, before, errors)
+                self.get_ready([job for job in todo if study.why_incomplete(sweep_dir, job)])
+                study.write_grid(sweep_dir, invocation(), list(jobs.values()))
+                found, stopped = self.run_jobs(sweep_dir, todo)
+                failed += found
                 for job, trial in zip(todo, batch, strict=True):
                     if job not in [one for one, _ in failed]:
                         search.tell(trial.number, self._score(sweep_dir / job.dir))
-        lines = study.closing_lines(shown_dir, list(jobs.values()), failed, command)
-        if failed:
-            print("\n".join(lines), file=sys.stderr, flush=True)
-            sys.exit(EXIT_PREEMPTED if stopped else EXIT_FAILED)
+        self.close(shown_dir, list(jobs.values()), failed, stopped)
         best = search.best_trial
-        lines.append(f"best {self.score}: {best.value:.6g} by {jobs[best.number].dir} ({' '.join(_overrides(best.params))})")
+        print(f"best {self.score}: {best.value:.6g} by {jobs[best.number].dir} ({' '.join(_overrides(best.params))})", flush=True)
         if (read_summary(sweep_dir / jobs[best.number].dir) or {}).get("selected_on") != "selection":
-            lines.append("  caution: the trials were compared on the test puzzles, so the score of the best one is too high")
-        print("\n".join(lines), flush=True)
+            print("  caution: the trials were compared on the test puzzles, so the score of the best one is too high", flush=True)
 
     def configs(self, arguments: list[str]) -> dict[str, Config]:
-        """The settings of as many trials as are asked for, drawn before anything is known."""
+        """The settings of as many trials as asked for, drawn before any score is known."""
         common, space = self._space(arguments)
         search = self._study(None)
         return {(job := self._job(search.ask(space), common)).dir: job.cfg for _ in range(self.trials)}
 
     def _space(self, arguments: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
-        """The overrides that all trials have, and Optuna's distribution of each key that is searched."""
+        """The overrides that all trials share, and Optuna's distribution of each key of the search."""
         optuna = _optuna()
         parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
         overrides = {o.key_or_group: o for o in parser.parse_overrides([*self._parse_config(), *arguments])}
@@ -133,7 +127,7 @@ def _overrides(params: dict[str, Any]) -> list[str]:
 
 
 def _distribution(optuna: Any, override: Override) -> Any:
-    """A key's values as Optuna has them: an interval, whole numbers of a range or an int(interval()), or a choice."""
+    """Optuna's distribution of a key's values: an interval, whole numbers of a range or an int(interval()), or a choice."""
     value, kinds = override.value(), optuna.distributions
     try:
         if isinstance(value, IntervalSweep):

@@ -18,7 +18,6 @@ from hydra_plugins.hydra_submitit_launcher.config import BaseQueueConf  # type: 
 from hydra_plugins.hydra_submitit_launcher.submitit_launcher import BaseSubmititLauncher  # type: ignore[import-untyped]
 from omegaconf import OmegaConf
 
-from trm.config import HardwareConfig
 from trm.config.refusals import one_line
 from trm.errors import UserError
 from trm.ground.folder import read_summary
@@ -35,10 +34,10 @@ REQUEUE_MARGIN_S = 60
 
 
 class SlurmLauncher(QueueLauncher):
-    """Jobs as one Slurm array. What a job asks for comes from hardware.placement, unless the launcher's settings say it."""
+    """Jobs as one Slurm array. hardware.placement says what a job asks for, unless the launcher's settings do."""
 
     def launch_jobs(self, sweep_dir: Path, names: Sequence[str], job_overrides: Sequence[Sequence[str]], board: Board) -> None:
-        """Submit what is not in the queue yet, and follow the queue until nothing of the sweep is left in it."""
+        """Submit the jobs that are not in the queue yet, and follow the queue until none of the sweep's jobs is left in it."""
         from submitit.core.utils import FailedJobError
 
         self.params |= {key: value for key, value in slurm_resources(self.hardware).items() if self.params.get(key) is None}
@@ -61,15 +60,28 @@ class SlurmLauncher(QueueLauncher):
             words = f"{asked['nodes']} host(s) each with {asked.get('gres') or 'no gres'}"
             words += f", at most {asked['array_parallelism']} at once"
             log.info("Slurm job %s: %s jobs, %s, log in %s", first, len(new), words, jobs[0].paths.folder.parent)
+        waiting = dict(under_way)
         try:
             with board.shown():
-                self._follow(sweep_dir, under_way, board)
+                for name in waiting:
+                    board.started(name, "in the queue")
+                while waiting:
+                    time.sleep(QUEUE_POLL_S)
+                    board.poll()
+                    queued = _in_queue()
+                    for name, job_id in [(name, job_id) for name, job_id in waiting.items() if job_id not in queued]:
+                        del waiting[name]
+                        board.ended(name)
+                        status = (read_summary(sweep_dir / name) or {}).get("status", "ended without a summary")
+                        state = _slurm_state(job_id)
+                        log.info("%s: %s (Slurm job %s: %s)", name, status, job_id, state)
+                        self.reasons[name] = f"Slurm job {job_id} ended as {state} without a summary"
         except KeyboardInterrupt:
             self.stopped, self.reasons, ids = True, {}, " ".join(under_way.values())
             log.info("the jobs stay in the queue and the same command waits for them; `scancel %s` ends them", ids)
 
     def _executor(self, folder: Path) -> Any:
-        """submitit's executor with the launcher's settings; those that are null are left to submitit."""
+        """submitit's executor with the launcher's settings; submitit chooses those that are null."""
         import submitit
 
         params = {key: value for key, value in self.params.items() if value is not None and key != "submitit_folder"}
@@ -82,31 +94,24 @@ class SlurmLauncher(QueueLauncher):
         return executor
 
     def run(self, *arguments: Any) -> JobReturn:
-        """As submitit's launcher does, which knows the job's id."""
+        """Run as submitit's launcher does, which knows the job's id."""
         result: JobReturn = BaseSubmititLauncher.__call__(self, *arguments)
         return result
 
-    def _follow(self, sweep_dir: Path, under_way: dict[str, str], board: Board) -> None:
-        waiting = dict(under_way)
-        for name in waiting:
-            board.started(name, "in the queue")
-        while waiting:
-            time.sleep(QUEUE_POLL_S)
-            board.poll()
-            queued = _in_queue()
-            for name, job_id in [(name, job_id) for name, job_id in waiting.items() if job_id not in queued]:
-                del waiting[name]
-                board.ended(name)
-                summary = read_summary(sweep_dir / name) or {}
-                state = _slurm_state(job_id)
-                log.info("%s: %s (Slurm job %s: %s)", name, summary.get("status", "ended without a summary"), job_id, state)
-                self.reasons[name] = f"Slurm job {job_id} ended as {state} without a summary"
-
     @contextlib.contextmanager
     def placed(self, sweep_dir: Path) -> Iterator[dict[str, Any]]:
-        """The chips or GPUs that Slurm gave to this job on this host (Slurm itself tells CUDA which)."""
-        env, job_id = os.environ, os.environ["SLURM_JOB_ID"]
-        devices = _slurm_devices(job_id, self.hardware)
+        """The chips or GPUs that Slurm gave to this job on this host. Slurm knows them where gres.conf names device files.
+
+        One line of Slurm's is enough: a job is on one host, or has all devices of each. Slurm itself tells CUDA which GPUs.
+        """
+        env, job_id, local = os.environ, os.environ["SLURM_JOB_ID"], self.hardware.local_devices
+        kind = "gpu" if self.hardware.platform == "cuda" else "tpu"
+        if found := re.search(rf"GRES={kind}\S*\(IDX:([-0-9,]+)\)", _slurm_show(job_id)):
+            devices = expand_indices(found[1])
+        elif local == self.hardware.devices_per_host:
+            devices = tuple(range(local))
+        else:
+            raise UserError("Slurm does not say which chip this job has: gres.conf needs File= for tpu, one device file per chip")
         task = f"_{env['SLURM_ARRAY_TASK_ID']}" if "SLURM_ARRAY_TASK_ID" in env else ""
         yield {
             "host": env.get("SLURMD_NODENAME", socket.gethostname()),
@@ -118,7 +123,7 @@ class SlurmLauncher(QueueLauncher):
         }
 
     def goes_on_later(self, rank: int) -> bool:
-        """Requeue the job where it stopped for its time limit, at most max_num_timeout times; no other stop is."""
+        """Requeue a job that stopped for its time limit, at most max_num_timeout times. After any other stop it is not requeued."""
         line, restarts = _slurm_show(os.environ["SLURM_JOB_ID"]), int(os.environ.get("SLURM_RESTART_COUNT", "0"))
         end = re.search(r" EndTime=(\d\S+)", line)  # local time
         if end is None or " JobState=RUNNING " not in line:  # without a limit, or being ended already
@@ -130,7 +135,7 @@ class SlurmLauncher(QueueLauncher):
         if rank == 0:
             log.info("out of time: requeueing")
             subprocess.run(["scontrol", "requeue", os.environ["SLURM_JOB_ID"]], check=True, timeout=60)
-        time.sleep(left_s + REQUEUE_MARGIN_S)  # Slurm ends this process; ending first would count as the job's own end
+        time.sleep(left_s + REQUEUE_MARGIN_S)  # Slurm ends this process; if it ended first, the job itself would have ended
         return True
 
 
@@ -145,7 +150,7 @@ def _in_queue() -> set[str]:
 
 
 def _slurm_show(job_id: str) -> str:
-    """What Slurm knows about a job, in one line; empty where it knows nothing."""
+    """Slurm's line about a job; empty where it knows nothing."""
     command = ["scontrol", "show", "job", "-d", "-o", job_id]
     lines = subprocess.run(command, capture_output=True, text=True, check=False).stdout.splitlines()
     # the id of an array's last task is that of the whole array, and shows all of its tasks
@@ -153,7 +158,7 @@ def _slurm_show(job_id: str) -> str:
 
 
 def _slurm_state(job_id: str) -> str:
-    """How the job ended, in Slurm's words: its state, and the reason where it gives one."""
+    """How the job ended: its state, and the reason where Slurm gives one."""
     text = _slurm_show(job_id)
     state = re.search(r"JobState=(\S+)", text)
     if state is None:
@@ -161,17 +166,3 @@ def _slurm_state(job_id: str) -> str:
         return " ".join(answer.stdout.split()) or "unknown"
     reason = re.search(r"Reason=(\S+)", text)
     return state[1] + (f" ({reason[1]})" if reason and reason[1] not in ("None", state[1]) else "")
-
-
-def _slurm_devices(job_id: str, hardware: HardwareConfig) -> tuple[int, ...]:
-    """The chips or GPUs of its host that the job may use. Slurm knows them where its gres.conf names device files.
-
-    One line is enough: a job is on one host, or has all devices of each.
-    """
-    kind = "gpu" if hardware.platform == "cuda" else "tpu"
-    if found := re.search(rf"GRES={kind}\S*\(IDX:([-0-9,]+)\)", _slurm_show(job_id)):
-        return expand_indices(found[1])
-    wanted = hardware.local_devices
-    if wanted == hardware.devices_per_host:
-        return tuple(range(wanted))
-    raise UserError("Slurm does not say which chip this job has: gres.conf needs File= for tpu, one device file per chip")

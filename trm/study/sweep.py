@@ -27,6 +27,7 @@ from trm.data.format import load_dataset, read_build_record
 from trm.errors import UserError
 from trm.ground.folder import CONFIG_FILE, GRID_FILE, LOCK_FILE, SUMMARY_FILE, held, in_use, make_folder, read_summary, write_whole
 from trm.ground.job import record_failure, stamp
+from trm.ground.rank import on_a_pod
 from trm.tasks.base import task_of
 
 log = logging.getLogger(__name__)
@@ -39,34 +40,34 @@ class Job:
     """One job of a sweep."""
 
     dir: str  # its folder inside the sweep's
-    overrides: tuple[str, ...]  # what the user's command means for this job
+    overrides: tuple[str, ...]  # of the user's command, for this job
     cfg: Config
 
     @property
     def digest(self) -> str:
-        """What a completed run of these settings has in its summary."""
+        """The digest that a completed run of these settings has in its summary."""
         return digest(self.as_run)
 
     @property
     def as_run(self) -> Config:
-        """The settings as a run of them records them: with the counts of its dataset, where that is there and goes with them."""
+        """The settings as a run records them: with the counts of its dataset, where that exists and fits the settings."""
         settings = json.dumps([str(Path.cwd()), to_plain(self.cfg)["data"]], sort_keys=True)
         if settings not in _read and not is_absent(Path(self.cfg.data.path)):
             _read[settings] = self.cfg.data
-            with contextlib.suppress(UserError):  # which the run tells
+            with contextlib.suppress(UserError):  # the run will report it
                 path, task = ensure_dataset(self.cfg.data), task_of(self.cfg.data)
                 _read[settings] = as_read(self.cfg.data, load_dataset(path, "train", task), load_dataset(path, "test", task))
         return replace(self.cfg, data=_read.get(settings, self.cfg.data))
 
 
-_read: dict[str, DataConfig] = {}  # by settings, of which a sweep's jobs have few: reading a dataset may take a second
+_read: dict[str, DataConfig] = {}  # by settings: reading a dataset may take a second, and a sweep's jobs have few datasets
 
 
 # ----------------------------------------------------------------------------------------------------- which folder is whose
 
 
 def without_twins(jobs: Sequence[Job]) -> list[Job]:
-    """The jobs without those whose settings are another's too: a value given twice, or an experiment under a second name."""
+    """The jobs, each once: a value may be given twice, or an experiment under a second name."""
     first: dict[str, Job] = {}
     for job in sorted(jobs, key=lambda job: job.dir):
         settings = json.dumps(to_plain(job.cfg) | {"run_name": ""}, sort_keys=True)
@@ -78,10 +79,11 @@ def without_twins(jobs: Sequence[Job]) -> list[Job]:
 
 
 def with_folders(sweep_dir: Path, jobs: Sequence[Job]) -> list[Job]:
-    """The jobs in the folders that are theirs, where the sweep's folder has runs of an earlier grid.
+    """The jobs with their folders, where the sweep's folder may have runs of an earlier grid.
 
-    A job's name says what tells it from its grid's other jobs. Where a run of its settings has another name, since that grid was
-    another, the job goes on there. Where its own name is that of a run with other settings, its name gets a hash.
+    A job's name says how it differs from the other jobs of its grid, so the same settings may have another name in another grid.
+    Where a run of its settings exists under another name, the job goes on there. Where its name belongs to a run with other
+    settings, its name gets a hash.
     """
     folders, otherwise = {}, {}
     for job in jobs:
@@ -105,7 +107,7 @@ def with_folders(sweep_dir: Path, jobs: Sequence[Job]) -> list[Job]:
 
 
 def _settings_in(run_dir: Path) -> Config | None:
-    """The settings of the run in a folder; None where there is none, or none that can be read."""
+    """The settings of the run in a folder; None without a run, or where they cannot be read."""
     try:
         return typed(load_yaml(run_dir / CONFIG_FILE))
     except (UserError, OmegaConfBaseException):
@@ -113,17 +115,17 @@ def _settings_in(run_dir: Path) -> Config | None:
 
 
 def _hash(cfg: Config) -> str:
-    """Of the settings that a run's results depend on, the machine and the dataset's place left out."""
+    """A hash of the settings that a run's results depend on, without the machine and the place of the dataset."""
     settings = {key: value for key, value in kept(to_plain(cfg)).items() if key != "hardware"}
     return hashlib.sha256(json.dumps([digest(cfg), settings], sort_keys=True).encode()).hexdigest()[:8]
 
 
 def _conflicts(there: Config, here: Config) -> str:
-    """Why a run with the settings `there` cannot be gone on with under those `here`; empty where it can."""
+    """Why a run with the settings `there` cannot be resumed under those `here`; empty where it can."""
     found, old, new = resume_conflicts(to_plain(there), here), Path(there.data.path), Path(here.data.path)
     if old.exists() and old.resolve() != new.resolve():
         record = read_build_record(old)
-        if record is None or record != read_build_record(new):  # else it has been moved or copied
+        if record is None or record != read_build_record(new):  # otherwise it was moved or copied
             found.append(f"data.path={there.data.path} there, {here.data.path} here")
     return "; ".join(found)
 
@@ -160,29 +162,34 @@ def why_incomplete(sweep_dir: Path, job: Job) -> str | None:
 
 @contextlib.contextmanager
 def only_once(sweep_dir: Path) -> Iterator[None]:
-    """Hold the sweep's lock: two of the same command at once would train in the same folders. Raises UserError."""
+    """Hold the sweep's lock, since two sweeps of one name would train in the same folders. Raises UserError, also on a pod."""
+    if on_a_pod():
+        raise UserError(
+            "a sweep cannot run on all hosts of a pod at once: start it on one machine with hydra/launcher=submitit_slurm or "
+            "hydra/launcher=ray, or give scripts/launch_pod.sh one run at a time"
+        )
     make_folder(sweep_dir)
     with held(sweep_dir / LOCK_FILE, f"{sweep_dir}: this sweep is already running, here or on another host: wait for it or end it"):
         yield
 
 
 def left_to_do(sweep_dir: Path, jobs: Sequence[Job]) -> list[Job]:
-    """The jobs that are not completed; says how many are skipped."""
+    """The jobs that are not completed; logs how many are skipped."""
     if done := [job.dir for job in jobs if why_incomplete(sweep_dir, job) is None]:
         log.info("skipping %s completed jobs: %s", len(done), ", ".join(done))
     return [job for job in jobs if job.dir not in done]
 
 
 def stamps(sweep_dir: Path, jobs: Sequence[Job]) -> dict[str, tuple[int, int] | None]:
-    """What each job's summary is now, to be compared with what it is when the job has ended."""
+    """The stamp of each job's summary now, to be compared with the one at the job's end."""
     return {job.dir: stamp(sweep_dir / job.dir / SUMMARY_FILE) for job in jobs}
 
 
 def failures(sweep_dir: Path, jobs: Sequence[Job], before: Mapping[str, object], errors: dict[str, str]) -> list[tuple[Job, str]]:
     """The jobs that are not completed, each with the reason.
 
-    A job that ended without writing a summary since `before`, the `stamps` at the start (killed, or never started), gets one here,
-    with the launcher's reason from `errors`, so that reports know it too; but none where another process trains in its folder.
+    A job that was killed or never started has written no summary since the `stamps` of `before`. It gets one here, with the
+    launcher's reason from `errors`, so that reports know the reason too, unless another process trains in its folder.
     """
     found = []
     for job in jobs:
@@ -196,15 +203,3 @@ def failures(sweep_dir: Path, jobs: Sequence[Job], before: Mapping[str, object],
             reason = why_incomplete(sweep_dir, job) or reason
         found.append((job, reason))
     return found
-
-
-def closing_lines(sweep_dir: Path, jobs: Sequence[Job], failed: Sequence[tuple[Job, str]], command: str) -> list[str]:
-    """What a sweep says at its end."""
-    if not failed:
-        return [f"all {len(jobs)} jobs completed in {sweep_dir}"]
-    return [
-        f"{len(failed)} of {len(jobs)} jobs did not complete in {sweep_dir}:",
-        *(f"  {job.dir}: {reason}" for job, reason in failed),
-        "the same command runs only the missing jobs:",
-        f"  {command}",
-    ]

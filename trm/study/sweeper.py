@@ -1,4 +1,4 @@
-"""The study's sweeper: Hydra's basic grid, made idempotent. What a sweep is stands in trm/study/sweep.py."""
+"""The study's sweeper: Hydra's basic grid, made idempotent. trm/study/sweep.py says what a sweep is."""
 
 import logging
 import sys
@@ -18,7 +18,6 @@ from trm.config.overrides import as_typed, override
 from trm.config.refusals import one_line
 from trm.data.build import ensure_dataset, is_absent
 from trm.errors import EXIT_FAILED, EXIT_PREEMPTED, ConfigError, UserError, described
-from trm.ground.rank import on_a_pod
 from trm.study import sweep as study
 from trm.study.board import Board
 from trm.study.names import job_names, sweep_name, word
@@ -29,64 +28,64 @@ log = logging.getLogger(__name__)
 
 
 class StudySweeper(BasicSweeper):
-    """Hydra's basic grid, made idempotent: records the grid, skips completed jobs, and is judged by the jobs' summaries."""
+    """Hydra's basic grid, made idempotent: it records the grid, skips completed jobs, and is judged by the jobs' summaries."""
 
     config: DictConfig
     hydra_context: HydraContext
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        """As Hydra's; on a TPU a sweep's jobs get one chip each unless hardware.placement says otherwise."""
+        """Set up as Hydra does. On a TPU the jobs get one chip each unless hardware.placement says otherwise."""
         self.implied: list[str] = []
         if config.hardware.platform == "tpu" and config.hardware.placement is None:
             config.hardware.placement = "chip"
             self.implied = ["hardware.placement=chip"]
-        # of the sweep alone: a job is composed without +sweep=NAME, which may have named a sweeper of other settings
+        # settings of the sweeper are the sweep's alone: a job is composed without +sweep=NAME, which may name another sweeper
         own = [given for given in config.hydra.overrides.hydra if not given.startswith("hydra.sweeper.")]
         config.hydra.overrides.hydra = own
         super().setup(hydra_context=hydra_context, task_function=task_function, config=config)
 
     def _parse_config(self) -> list[str]:
-        """Hydra's overrides of hydra.sweeper.params, whose text is as it stands there."""
+        """Hydra's overrides of hydra.sweeper.params, with their text unchanged."""
         return [as_typed(given) for given in super()._parse_config()]
 
     def sweep(self, arguments: list[str]) -> None:
         """Run what is missing of the grid. Exits with 1 where a job did not complete, with 143 where the sweep was stopped."""
-        self.refuse_pod()
         shown_dir = Path(str(self.config.hydra.sweep.dir))
         sweep_dir = shown_dir.absolute()
         grid = self._grid(arguments)
-        command = invocation()
         with study.only_once(sweep_dir):
             jobs = study.with_folders(sweep_dir, grid)
             log.info("%s jobs in %s", len(jobs), shown_dir)
             if self.get_ready([job for job in jobs if study.why_incomplete(sweep_dir, job)]):
                 jobs = study.with_folders(sweep_dir, grid)
-            study.write_grid(sweep_dir, command, jobs)
+            study.write_grid(sweep_dir, invocation(), jobs)
             OmegaConf.save(self.config, sweep_dir / "multirun.yaml")
-            todo = study.left_to_do(sweep_dir, jobs)
-            before = study.stamps(sweep_dir, jobs)
-            errors, stopped = self.launch(sweep_dir, todo) if todo else ({}, False)
-            failed = study.failures(sweep_dir, jobs, before, errors)
-        lines = study.closing_lines(shown_dir, jobs, failed, command)
-        print("\n".join(lines), file=sys.stderr if failed else sys.stdout, flush=True)
-        if failed:
-            sys.exit(EXIT_PREEMPTED if stopped else EXIT_FAILED)
+            failed, stopped = self.run_jobs(sweep_dir, jobs)
+        self.close(shown_dir, jobs, failed, stopped)
 
-    @staticmethod
-    def refuse_pod() -> None:
-        """Raise UserError where scripts/launch_pod.sh started the sweep: every host would train the same jobs."""
-        if on_a_pod():
-            raise UserError(
-                "a sweep cannot run on all hosts of a pod at once: start it on one machine with hydra/launcher=submitit_slurm or "
-                "hydra/launcher=ray, or give scripts/launch_pod.sh one run at a time"
-            )
+    def run_jobs(self, sweep_dir: Path, jobs: Sequence[study.Job]) -> tuple[list[tuple[study.Job, str]], bool]:
+        """Run the jobs that are not completed. Returns those that failed, with the reason, and whether the sweep was stopped."""
+        todo, before = study.left_to_do(sweep_dir, jobs), study.stamps(sweep_dir, jobs)
+        errors, stopped = self.launch(sweep_dir, todo) if todo else ({}, False)
+        return study.failures(sweep_dir, jobs, before, errors), stopped
+
+    def close(self, shown_dir: Path, jobs: Sequence[study.Job], failed: Sequence[tuple[study.Job, str]], stopped: bool) -> None:
+        """Print how the sweep ended. Exits with 1 or 143 where a job failed."""
+        if not failed:
+            print(f"all {len(jobs)} jobs completed in {shown_dir}", flush=True)
+            return
+        lines = [f"{len(failed)} of {len(jobs)} jobs did not complete in {shown_dir}:"]
+        lines += [f"  {job.dir}: {reason}" for job, reason in failed]
+        lines += ["the same command runs only the missing jobs:", f"  {invocation()}"]
+        print("\n".join(lines), file=sys.stderr, flush=True)
+        sys.exit(EXIT_PREEMPTED if stopped else EXIT_FAILED)
 
     def configs(self, arguments: list[str]) -> dict[str, Config]:
         """The settings of every job of the grid, by its name."""
         return {job.dir: job.cfg for job in self._grid(arguments)}
 
     def _grid(self, arguments: list[str]) -> list[study.Job]:
-        """Every job of the grid, composed and validated before the first one starts. Raises ConfigError."""
+        """Every job of the grid, composed and validated before the first job starts. Raises ConfigError."""
         loader = self.hydra_context.config_loader
         parser = OverridesParser.create(config_loader=loader)
         overrides = parser.parse_overrides([*self._parse_config(), *arguments])
@@ -98,7 +97,7 @@ class StudySweeper(BasicSweeper):
         (grid,) = self.split_arguments([each for each in overrides if each.key_or_group != "sweep"], None)
         common = set.intersection(*map(set, grid))
         cfgs = [self._composed(job, " ".join(each for each in job if each not in common)) for job in grid]
-        names = job_names([self._chosen(parser, job, cfg) for job, cfg in zip(grid, cfgs, strict=True)])
+        names = job_names([_chosen(parser, job, cfg) for job, cfg in zip(grid, cfgs, strict=True)])
         jobs = study.without_twins([study.Job(*job) for job in zip(names, map(tuple, grid), cfgs, strict=True)])
         machines = [cfg.hardware for cfg in cfgs]
         if any(machine.platform == "tpu" for machine in machines) and len({place(machine) for machine in machines}) > 1:
@@ -115,25 +114,12 @@ class StudySweeper(BasicSweeper):
             raise ConfigError(f"job {words}: {one_line(error)}" if words else one_line(error)) from error
         return cfg
 
-    @staticmethod
-    def _chosen(parser: OverridesParser, overrides: Sequence[str], cfg: Config) -> dict[str, str]:
-        """What a job's overrides choose, in words: of groups the options, of keys the values that they come to."""
-        chosen = {}
-        for each in parser.parse_overrides(list(overrides)):
-            key, value = each.key_or_group, each.value()
-            if key in all_keys() and key not in GROUPS:
-                value = to_plain(cfg)
-                for part in key.split("."):
-                    value = value[part]
-            chosen[key] = word(value)
-        return chosen
-
     def get_ready(self, jobs: Sequence[study.Job]) -> bool:
-        """Before jobs are started: get the launcher ready and build what data they lack; True where there was some to build."""
+        """Get the launcher ready for these jobs and build the data that they lack. Returns whether any data were built."""
         if jobs and isinstance(self.launcher, QueueLauncher):
             self.launcher.get_ready()
         absent = [data for data in {job.cfg.data.path: job.cfg.data for job in jobs}.values() if is_absent(Path(data.path))]
-        for data in absent:  # here, once, rather than in each job, and where there may be a network
+        for data in absent:  # once, and on this machine, which may have a network where those of the jobs have none
             ensure_dataset(data)
         return bool(absent)
 
@@ -159,6 +145,19 @@ class StudySweeper(BasicSweeper):
             log.warning("the launcher failed: %s", described(error))
             reasons = {job.dir: f"no summary; the launcher failed: {described(error)}" for job in jobs}
         return reasons, False
+
+
+def _chosen(parser: OverridesParser, overrides: Sequence[str], cfg: Config) -> dict[str, str]:
+    """The choices of a job as text: the options of groups, and the values of keys after composition."""
+    chosen = {}
+    for each in parser.parse_overrides(list(overrides)):
+        key, value = each.key_or_group, each.value()
+        if key in all_keys() and key not in GROUPS:
+            value = to_plain(cfg)
+            for part in key.split("."):
+                value = value[part]
+        chosen[key] = word(value)
+    return chosen
 
 
 OmegaConf.register_new_resolver("trm_sweep_name", sweep_name, replace=True)  # of conf/config.yaml
