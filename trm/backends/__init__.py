@@ -13,9 +13,9 @@ __all__ = ["Runtime", "start"]
 
 def start(hardware: HardwareConfig) -> Runtime:
     """Start the backend that the settings name. Raises ConfigError where the machine does not have what they ask for."""
-    # A signal is handled on a stack of its own, as the fault handler has one: oneDNN's kernels for AVX-512 (3.7, in torch 2.9) keep
-    # values below the stack pointer. A handler on the same stack overwrites them, and the product then writes anywhere in the heap:
-    # a run that was asked to stop could end in an abort, or save NaN.
+    # The fault handler has signals handled on a stack of their own. oneDNN's kernels for AVX-512 (3.7, in torch 2.9) keep values
+    # below the stack pointer: a handler on the same stack overwrites them, and the product then writes anywhere in the heap. A run
+    # that was asked to stop could abort, or save NaN.
     if not faulthandler.is_enabled():
         faulthandler.enable(2)
     require_machine(hardware)
@@ -25,8 +25,8 @@ def start(hardware: HardwareConfig) -> Runtime:
         module, _, name = runtime.partition(":")
         runtime = getattr(importlib.import_module(module), name)
     if hardware.can.ranks and hardware.devices > 1:
-        from trm.backends.ranks import over_ranks
+        from trm.backends.ranks import Ranks
 
-        runtime = over_ranks(runtime)
+        runtime = type(f"Ranks{runtime.__name__}", (Ranks, runtime), {})
     started: Runtime = runtime(hardware)
     return started

@@ -1,9 +1,9 @@
-"""What a backend provides. The rest of the project sees a `Runtime`: it compiles a pure function into one graph, puts state and
-batches on the devices, and fetches results.
+"""The interface of a backend: a `Runtime` compiles a pure function into one graph, puts state and batches on the devices, and
+fetches results.
 
 Under SPMD (several devices) a program sees global tensors: rows are split over a 1-D mesh, weights are on every device, and the
-compiler inserts the all-reduce of the gradient. Backends know no model: what they put in the place of plain torch inside the
-network are two functions, which the network is built with.
+compiler inserts the all-reduce of the gradient. Backends know no model. They may replace two functions of plain torch, with which
+the network is then built.
 """
 
 from abc import ABC, abstractmethod
@@ -23,23 +23,26 @@ from trm.ground.share import WHOLE, Share
 
 Fn = TypeVar("Fn", bound=Callable[..., Any])
 T = TypeVar("T")
-Rows = Callable[[Any], Any]  # of a function's results: a part
+Rows = Callable[[Any], Any]  # picks a part of a function's results
 
 
 def none(results: Any) -> tuple[()]:
-    """No part."""
+    """Pick no part."""
     return ()
 
 
 class Runtime(ABC):
-    """Trees are nested dicts, tuples and NamedTuples of tensors (None allowed). What is set here is that of one plain device."""
+    """A backend that has been started; the defaults are those of one plain device.
 
-    can: Backend  # what the rest of the project asks before it relies on it
+    Trees are nested dicts, tuples and NamedTuples of tensors (None allowed).
+    """
+
+    can: Backend  # the abilities that the rest of the project asks for
     process_index, process_count, num_devices = 0, 1, 1
     share: Share = WHOLE  # which rows of the global batch a program sees
-    # The product without bias that the network uses here, of [..., in] and [out, in] to [..., out]
+    # The network's product without bias, of [..., in] and [out, in] to [..., out]
     linear: Callable[[Tensor, Tensor], Tensor] = staticmethod(F.linear)
-    # down(silu(gate) * up) of [..., in], gate_up [2 * inner, in] and down [out, inner] in one kernel; None without such
+    # down(silu(gate) * up) of [..., in], gate_up [2 * inner, in] and down [out, inner] in one kernel; None without such a kernel
     swiglu: Callable[[Tensor, Tensor, Tensor], Tensor] | None = None
 
     @property
@@ -48,29 +51,29 @@ class Runtime(ABC):
         return self.process_index == 0
 
     def compile_block(self, function: Fn) -> Fn:
-        """The part of the network that the recursion repeats, compiled by itself where the backend gains by it."""
+        """The part of the network that the recursion repeats; compiled by itself where the backend gains by it."""
         return function
 
     def replicate_rows(self, rows: Tensor) -> Tensor:
-        """Inside a compiled function: rows that are split over the devices, all of them on each."""
+        """Inside a compiled function: gather on each device all rows of a tensor that is split over the devices."""
         return rows
 
     @abstractmethod
     def compile(self, function: Fn, rows: Rows = none, donate: int | None = None) -> Fn:
         """The pure function as one compiled graph; compiles at the first call for given shapes.
 
-        `rows` picks the part of its results whose first axis is split over the devices, as `shard` splits it; all other results
-        are whole on every device, so that every process can fetch them. `donate` is the position of an argument whose tensors the
-        caller does not use again: their memory is taken for the results.
+        `rows` picks the results whose first axis is split over the devices, as `shard` splits it; all other results are whole on
+        every device, so that every process can fetch them. `donate` is the position of an argument whose tensors the caller does
+        not use again: the results take their memory.
         """
 
     @abstractmethod
     def prepare(self, compiled: Callable[..., Any], *args: Any) -> None:
-        """Compile what `compile` returned for these arguments now, where the backend can. The arguments are as before."""
+        """Compile a result of `compile` for these arguments now, where the backend can. The arguments do not change."""
 
     @abstractmethod
     def replicate(self, tree: T) -> T:
-        """A CPU tree on the devices, every device holding all of it."""
+        """A CPU tree on the devices; each device holds all of it."""
 
     @abstractmethod
     def shard(self, tree: T) -> T:
@@ -86,19 +89,19 @@ class Runtime(ABC):
 
     @abstractmethod
     def wait(self) -> None:
-        """Until the devices have nothing left to do."""
+        """Wait until the devices have nothing left to do."""
 
     def compile_count(self) -> int:
         """Graphs compiled so far in this process."""
         return 0
 
     def metrics_line(self) -> str:
-        """What the backend counted so far in this process: compiles, executions, transfers, each with its seconds."""
+        """The backend's counts in this process: compiles, executions, transfers, each with its seconds."""
         return f"compiled {self.compile_count()}"
 
     @abstractmethod
     def profile(self, folder: Path) -> AbstractContextManager[None]:
-        """Write a trace of what is done while entered into `folder`, for TensorBoard or Perfetto."""
+        """While entered, trace the work, and write the trace into `folder` for TensorBoard or Perfetto."""
 
     @abstractmethod
     def describe(self) -> str:
@@ -106,13 +109,13 @@ class Runtime(ABC):
 
 
 def map_tensors(function: Callable[[Tensor], Tensor], tree: T) -> T:
-    """The tree with the function's result in each tensor's place."""
+    """The tree with the function applied to each tensor."""
     result: T = pytree.tree_map_only(Tensor, function, tree)
     return result
 
 
 def extremes_over_hosts(runtime: Runtime, numbers: list[int]) -> tuple[list[int], list[int]]:
-    """The least and the largest of each number over all processes; each gives as many, below 2**31.
+    """The least and the largest of each number over all processes, which give equally many numbers below 2**31.
 
     All processes must call it together: it is a small all-reduce.
     """

@@ -27,7 +27,7 @@ from trm.config import HardwareConfig
 from trm.errors import ConfigError
 
 EMPTY_KERNEL = 'extern "C" void kernel() {}\n'
-SPLITS = re.compile(r"""[ \t\r\n'"\\]""")  # what makes several words of a path, or another one, where a command line is split
+SPLITS = re.compile(r"""[ \t\r\n'"\\]""")  # characters that split a path in a command line, or change it
 
 _compiled = functools.cache(functools.partial(torch.compile, fullgraph=True, dynamic=False))
 
@@ -37,8 +37,19 @@ class InductorRuntime(NativeRuntime):
 
     def __init__(self, hardware: HardwareConfig) -> None:
         super().__init__(hardware)
-        set_up(torch.get_num_threads(), hardware.platform)
-        if hardware.platform == "cpu" and swiglu.usable(dtype := getattr(torch, hardware.dtype)):
+        _require_folders()
+        torch._inductor.config.cpp.cxx = (None, compiler())  # as now, not as when torch was imported
+        torch._dynamo.config.recompile_limit = 64  # each batch size and each network is compiled once more, on purpose
+        # makes trm/backends/onednn.py's function part of the cache's key, backward included
+        torch._functorch.config.autograd_cache_allow_custom_autograd_functions = True
+        # part of the key of inductor's cache: kernels for two threads on the one core of a sweep's job would be 20 times slower
+        torch._inductor.config.cpp.threads = torch.get_num_threads()
+        if hardware.platform != "cpu":
+            return
+        VecISA.check_build = _takes_its_flags  # type: ignore[method-assign,assignment]
+        pick_vec_isa()  # once, before there are two threads: it changes the flags while it asks for them
+        compile_header()  # kernels need it first
+        if swiglu.usable(dtype := getattr(torch, hardware.dtype)):
 
             def work() -> None:
                 compile_header().join()
@@ -48,32 +59,16 @@ class InductorRuntime(NativeRuntime):
             self.swiglu = swiglu.swiglu
 
     def compile_block(self, function: Fn) -> Fn:
-        """The function compiled, once a process: every run of the same sizes finds it again, whatever its T and n."""
+        """The function, compiled once a process: every run of the same sizes uses it again, whatever its T and n."""
         return cast(Fn, _compiled(function))
 
     def prepare(self, compiled: Callable[..., Any], *args: Any) -> None:
-        """Inductor compiles at the first call, here of copies: a function may change what it is given to take."""
+        """Call the function once, since inductor compiles at the first call. It gets copies, as it may change its arguments."""
         compiled(*map_tensors(torch.clone, args))
 
     def compile_count(self) -> int:
         """Graphs that torch's compiler has made in this process."""
         return int(torch._dynamo.utils.counters["stats"]["unique_graphs"])
-
-
-def set_up(threads: int, platform: str) -> None:
-    """Have inductor compile for so many threads, and on a CPU begin with what all kernels need. Raises ConfigError."""
-    _require_folders()
-    torch._inductor.config.cpp.cxx = (None, compiler())  # as now, not as when torch was imported
-    torch._dynamo.config.recompile_limit = 64  # each batch size and each network is compiled once more, on purpose
-    # trm/backends/onednn.py's function is part of the cache's key, backward and all
-    torch._functorch.config.autograd_cache_allow_custom_autograd_functions = True
-    # part of the key of inductor's cache: kernels for two threads on the one core of a sweep's job would be 20 times slower
-    torch._inductor.config.cpp.threads = threads
-    if platform != "cpu":
-        return
-    VecISA.check_build = _takes_its_flags  # type: ignore[method-assign,assignment]
-    pick_vec_isa()  # once, before there are two threads: it changes the flags while it asks for them
-    compile_header()
 
 
 def _takes_its_flags(vectors: VecISA, code: str) -> bool:
@@ -84,14 +79,14 @@ def _takes_its_flags(vectors: VecISA, code: str) -> bool:
 
 @functools.cache
 def compile_header() -> threading.Thread:
-    """Compile the header of all kernels, a third of a machine's first step, in a thread while data are read and steps traced."""
-    from torch._inductor.codecache import CppPythonBindingsCodeCache  # a second, which inductor then does not need
+    """Compile the header of all kernels in a thread, while data are read and steps traced: a third of a machine's first step."""
+    from torch._inductor.codecache import CppPythonBindingsCodeCache  # takes a second, which inductor then does not need
 
     return compile_beside("header", lambda: CppPythonBindingsCodeCache.load_pybinding([], EMPTY_KERNEL))
 
 
 def compile_beside(name: str, work: Callable[[], object]) -> threading.Thread:
-    """A thread in which `work` compiles what is needed later, by which it is compiled again, and the error told, where it fails."""
+    """A thread in which `work` compiles what is needed later. Where it fails, that is compiled again, and the error reported."""
     from torch._inductor.exc import CppCompileError
 
     def run() -> None:
@@ -106,7 +101,7 @@ def compile_beside(name: str, work: Callable[[], object]) -> threading.Thread:
 
 
 def _require_folders() -> None:
-    """Raise ConfigError where inductor's own folders break its commands: it would say so in a hundred lines, at the first step."""
+    """Raise ConfigError where inductor's folders break its commands: it would report that in a hundred lines at the first step."""
     named = os.environ.get("TORCHINDUCTOR_CACHE_DIR")
     try:
         folder = Path(named or default_cache_dir())

@@ -1,4 +1,4 @@
-"""What a backend needs of the machine and its environment: cheap to ask, so that a run can say it before it builds a dataset."""
+"""Checks of the machine and its environment, cheap enough that a run makes them before it builds a dataset."""
 
 import os
 import re
@@ -15,9 +15,9 @@ from trm.config import HardwareConfig
 from trm.errors import ConfigError
 from trm.ground.cores import allowed, cores, quota
 
-# Variables of torch, torch_xla and XLA that change numbers, by who reads them (docs/explanation/backends.md). Under the first a
-# run computes otherwise than its settings say, so they are refused unless they say no; the others change last bits and are
-# recorded.
+# Variables of torch, torch_xla and XLA that change numbers, by the library that reads them (docs/explanation/backends.md). Those of
+# REFUSED make a run compute something else than its settings say, so they are refused unless they say no. Those of RECORDED change
+# last bits and are recorded.
 REFUSED = {
     "xla": r"XLA_(USE|DOWNCAST)_(BF16|FP16)|XLA_USE_32BIT_LONG",
     "cpu": r"(ONEDNN|DNNL)_DEFAULT_FPMATH_MODE",
@@ -34,7 +34,7 @@ RECORDED = {
 
 
 def require_machine(hardware: HardwareConfig) -> None:
-    """Raise ConfigError where this machine or its environment cannot give what the settings ask for."""
+    """Raise ConfigError where this machine or its environment cannot do what the settings ask for."""
     for name, value in _variables(REFUSED, hardware).items():
         if value.strip().lower() not in SAYS_NO:
             raise ConfigError(
@@ -63,7 +63,7 @@ def require_machine(hardware: HardwareConfig) -> None:
 
 
 def surroundings(hardware: HardwareConfig) -> dict[str, Any]:
-    """What the last bits of numbers depend on beside settings and data: threads on a CPU, and variables that are set."""
+    """What the last bits of numbers depend on beside settings and data: threads on a CPU, and environment variables."""
     native = hardware.can.torch_kernels
     threads = {"threads": torch.get_num_threads() if native else cores()} if hardware.platform == "cpu" else {}
     return {**threads, **_variables(RECORDED, hardware)}
@@ -75,9 +75,9 @@ def _variables(patterns: dict[str, str], hardware: HardwareConfig) -> dict[str, 
 
 
 def take_share(hardware: HardwareConfig) -> None:
-    """Have as many threads as this job may keep busy: more than its CPU quota are all held back, waiting ones too.
+    """Set torch's threads to the number that this job may keep busy: with more than its CPU quota all of them are held back.
 
-    Jobs side by side share the cores. What OMP_NUM_THREADS says of a lone job counts.
+    Jobs side by side share the cores. A lone job obeys OMP_NUM_THREADS.
     """
     if hardware.jobs > 1 or "OMP_NUM_THREADS" not in os.environ:
         ranks = int(os.environ.get("LOCAL_WORLD_SIZE") or "1") if hardware.can.ranks else 1  # as torchrun counts them on this host
@@ -88,5 +88,5 @@ def take_share(hardware: HardwareConfig) -> None:
 
 
 def compiler() -> str:
-    """The C++ compiler that inductor takes."""
+    """The C++ compiler that inductor uses."""
     return os.environ.get("CXX") or ("clang++" if sys.platform == "darwin" else "g++")

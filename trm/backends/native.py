@@ -27,7 +27,7 @@ class NativeRuntime(Runtime):
     def __init__(self, hardware: HardwareConfig) -> None:
         if hardware.platform == "cpu":
             _keep_freed_memory()
-            # inductor's look for a CUDA that nothing here uses ends in a warning
+            # inductor looks for a CUDA that nothing here uses, and warns
             logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
         else:
             torch.backends.cudnn.allow_tf32 = False  # what is float32 is computed as such, as matrix products are by default
@@ -35,7 +35,7 @@ class NativeRuntime(Runtime):
         self.can, self._name, self._step_graph = hardware.can, hardware.backend, hardware.step_graph
 
     def compile(self, function: Fn, rows: Rows = none, donate: int | None = None) -> Fn:
-        """The function itself; with hardware.step_graph that whose state is donated, the training step, as one CUDA graph."""
+        """The function itself; with hardware.step_graph the training step, which donates its state, as one CUDA graph."""
         return cast(Fn, Replayed(function, donate)) if self._step_graph and donate is not None else function
 
     def prepare(self, compiled: Callable[..., Any], *args: Any) -> None:
@@ -70,9 +70,9 @@ class NativeRuntime(Runtime):
 
 
 def _keep_freed_memory() -> None:
-    """Have the C library keep memory that is freed, for the next tensor of that size; what is in use is the same at every step.
+    """Have the C library keep freed memory for the next tensor of that size; every step uses the same amount.
 
-    Otherwise it gives blocks of 32 MB and more back at once, and the system clears each page of them anew: up to half of a step.
+    Otherwise it gives blocks of 32 MB and more back at once, and the system clears each of their pages anew: up to half of a step.
     """
     if sys.platform == "linux" and platform.libc_ver()[0] == "glibc":
         c_library = ctypes.CDLL(None)

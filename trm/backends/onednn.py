@@ -1,7 +1,7 @@
 """Linear layers in float32 on a CPU through oneDNN, which torch's own float32 products do not use.
 
-torch.mm calls MKL, which takes the narrower vectors of the processor on anything that is not Intel's: on a Zen 5 oneDNN's products
-are twice as fast, at the same precision (bench/RESULTS.md). oneDNN reads transposed operands as they lie, so nothing is copied.
+torch.mm calls MKL, which uses narrower vectors than it could on processors that are not Intel's: on a Zen 5 oneDNN's products are
+twice as fast, at the same precision (bench/RESULTS.md). oneDNN reads transposed operands in place, so nothing is copied.
 """
 
 from typing import Any
@@ -21,7 +21,7 @@ def usable(tensor: Tensor) -> bool:
 
 
 def linear(x: Tensor, weight: Tensor) -> Tensor:
-    """`F.linear` without bias, [..., in] and [out, in] to [..., out], with gradients: by oneDNN where it is usable."""
+    """`F.linear` without bias, [..., in] and [out, in] to [..., out], by oneDNN where it is usable; it has gradients."""
     if not usable(x):
         return F.linear(x, weight)
     out: Tensor = _Linear.apply(x.reshape(-1, x.shape[-1]), weight)  # type: ignore[no-untyped-call]
@@ -47,7 +47,7 @@ class _Linear(torch.autograd.Function):
 
 
 def _product_nt(a_MK: Tensor, b_NK: Tensor) -> Tensor:
-    """a @ b.t(), [M, N]. An operator of its own: inductor would copy the operands of oneDNN's into rows first."""
+    """a @ b.t(), [M, N], by an operator of its own: inductor would copy the operands of oneDNN's operator into rows first."""
     out: Tensor = torch.ops.trm.product_nt(a_MK, b_NK)
     return out
 

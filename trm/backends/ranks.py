@@ -1,7 +1,7 @@
 """Several processes of torch's own backends that train together (torch.distributed): NCCL on GPUs, gloo on CPUs.
 
-Each process, a rank, has one device, all weights and its own rows of every batch. What a program says of the whole batch, it learns
-in `RankShare.exchange`; its other results are the same on every rank, to the bit, since all compute them from the same numbers.
+Each process, a rank, has one device, all weights and its own rows of every batch. `RankShare.exchange` adds up or gathers what
+concerns the whole batch. Other results are the same on every rank to the bit, since all compute them from the same numbers.
 """
 
 from __future__ import annotations
@@ -27,8 +27,7 @@ from trm.ground.rank import Rank, rank_of_launcher
 from trm.ground.share import R, S, Share
 
 LIMIT_S = 600  # how long a rank waits for the others in one exchange: one of them may write, or compile alone
-MOST_BITS = 16  # of a whole number that a float32 of the buffer takes, with the sign that is added to the high ones
-
+MOST_BITS = 16  # of a whole number in a float32 of the buffer, and the sign beside the high ones
 
 _wait: Callable[[Tensor], Tensor] = collectives.wait_tensor
 
@@ -38,12 +37,12 @@ class RankShare(Share):
 
     def __init__(self, index: int, count: int) -> None:
         self.index, self.count = index, count
-        self.exchanges = self.bytes = 0  # all-reduces so far, and what this rank gave to them
+        self.exchanges = self.bytes = 0  # all-reduces so far, and this rank's bytes in them
 
     def exchange(self, sums: S, rows: R) -> tuple[S, R]:
         """One all-reduce of one flat buffer, in the widest type of the tensors: rows are added to zeros in the other ranks' places.
 
-        Whole numbers of rows go as two halves of MOST_BITS bits; those of sums must be below 2**24.
+        Whole numbers of rows are sent as two halves of MOST_BITS bits; those of sums must be below 2**24.
         """
         sum_leaves, row_leaves = ([leaf for leaf in pytree.tree_leaves(tree) if leaf is not None] for tree in (sums, rows))
         if not sum_leaves and not row_leaves:
@@ -59,21 +58,21 @@ class RankShare(Share):
         sizes = [leaf.numel() for leaf in sum_leaves] + [self.count * _halves(leaf).numel() for leaf in row_leaves]
         found = iter(torch.split(total, sizes))
         new_sums = map_tensors(lambda leaf: next(found).view(leaf.shape).to(leaf.dtype), sums)
-        return new_sums, map_tensors(lambda leaf: self._whole_rows(next(found), leaf), rows)
+
+        def rows_of_all(leaf: Tensor) -> Tensor:  # [count * B, ...], from the halves of each rank's
+            flat, shape = next(found), (self.count * leaf.shape[0], *leaf.shape[1:])
+            if _is_whole_number(leaf):
+                high, low = flat.view(self.count, 2, -1).to(torch.int64).unbind(1)
+                flat = (high << MOST_BITS) + low
+            return flat.reshape(shape).to(leaf.dtype)
+
+        return new_sums, map_tensors(rows_of_all, rows)
 
     def total(self, flat: Tensor) -> Tensor:
         """The sum over all ranks of a flat buffer."""
         self.exchanges += 1
         self.bytes += flat.numel() * flat.element_size()
         return _wait(collectives.all_reduce(flat, "sum", cast(Any, dist.group.WORLD)))
-
-    def _whole_rows(self, flat: Tensor, like: Tensor) -> Tensor:
-        """The rows of all ranks, [count * B, ...], from what `_halves` made of each rank's."""
-        shape = (self.count * like.shape[0], *like.shape[1:])
-        if not _is_whole_number(like):
-            return flat.view(shape).to(like.dtype)
-        high, low = flat.view(self.count, 2, -1).to(torch.int64).unbind(1)
-        return ((high << MOST_BITS) + low).reshape(shape).to(like.dtype)
 
 
 def _is_whole_number(leaf: Tensor) -> bool:
@@ -86,9 +85,9 @@ def _halves(leaf: Tensor) -> Tensor:
 
 
 class Ranks(NativeRuntime):
-    """What is a rank's own in the runtime of one device, which it is mixed into.
+    """Mixed into the runtime of one device, it makes that runtime a rank's.
 
-    A tensor whose first axis is this rank's rows says so in an attribute, SPLIT, so that `fetch` gives all ranks' rows.
+    A tensor whose first axis is this rank's rows has the attribute SPLIT, so that `fetch` gives the rows of all ranks.
     """
 
     SPLIT = "trm_is_split"
@@ -101,14 +100,14 @@ class Ranks(NativeRuntime):
             torch.cuda.set_device(device)
         super().__init__(hardware)
         if device is not None:
-            self._device = device  # by number: other threads, as that which sends batches, have a current device of their own
-        join(rank, device)
+            self._device = device  # by number: other threads, such as the one that sends batches, have their own current device
+        _join(rank, device)
         self.process_index, self.process_count = rank.rank, rank.ranks
         self.num_devices = rank.ranks
         self.share = self._exchanges = RankShare(rank.rank, rank.ranks)
 
     def compile(self, function: Fn, rows: Rows = none, donate: int | None = None) -> Fn:
-        """The function; `rows` of its results know that they are this rank's."""
+        """The function; `rows` of its results are marked as this rank's."""
         compiled = super().compile(function, rows, donate)
 
         @functools.wraps(function)
@@ -126,50 +125,38 @@ class Ranks(NativeRuntime):
         return tree
 
     def shard(self, tree: T) -> T:
-        """As on one device; a copy, which alone is marked."""
+        """Put a copy on the device and mark it as this rank's rows."""
         return self._split(super().shard(map_tensors(torch.clone, tree)))
 
     def fetch(self, tree: T) -> T:
-        """As on one device; rows are gathered from all ranks, which must fetch them together."""
+        """Fetch as on one device. Rows are gathered from all ranks, which must fetch them together, by one exchange of bytes."""
         leaves, structure = pytree.tree_flatten(tree)
         places = [i for i, leaf in enumerate(leaves) if getattr(leaf, self.SPLIT, False)]
-        for place, rows in zip(places, self._gathered([leaves[place] for place in places]), strict=True):
-            leaves[place] = rows
+        if parts := [leaves[place] for place in places]:
+            flat = torch.cat([part.contiguous().view(-1).view(torch.uint8) for part in parts])
+            found = flat.new_empty(self.process_count, flat.numel())
+            dist.all_gather(list(found), flat)
+            columns = torch.split(found, [part.numel() * part.element_size() for part in parts], dim=1)
+            for place, part, column in zip(places, parts, columns, strict=True):
+                leaves[place] = column.contiguous().view(part.dtype).view(-1, *part.shape[1:])
         return cast(T, super().fetch(pytree.tree_unflatten(leaves, structure)))
 
-    def _gathered(self, parts: list[Tensor]) -> list[Tensor]:
-        """Each of the tensors with the rows of all ranks, by one exchange of bytes."""
-        if not parts:
-            return []
-        flat = torch.cat([part.contiguous().view(-1).view(torch.uint8) for part in parts])
-        found = flat.new_empty(self.process_count, flat.numel())
-        dist.all_gather(list(found), flat)
-        sizes = [part.numel() * part.element_size() for part in parts]
-        columns = torch.split(found, sizes, dim=1)
-        return [column.contiguous().view(part.dtype).view(-1, *part.shape[1:]) for part, column in zip(parts, columns, strict=True)]
-
     def metrics_line(self) -> str:
-        """With what the ranks have exchanged."""
+        """The line of one device, and the all-reduces so far."""
         share = self._exchanges
         return f"{super().metrics_line()}, {share.exchanges} all-reduces of together {share.bytes / 2**20:.0f} MiB"
 
     def describe(self) -> str:
-        """With which of the ranks this is."""
+        """The line of one device, and the number of this rank."""
         words = f"rank {self.process_index + 1} of {self.process_count} ({dist.get_backend()})"
         return f"{super().describe()} each, {words}"
 
 
-def over_ranks(runtime: Callable[[HardwareConfig], Any]) -> Callable[[HardwareConfig], Any]:
-    """The runtime of one device as that of one of several ranks."""
-    assert isinstance(runtime, type)
-    return type(f"Ranks{runtime.__name__}", (Ranks, runtime), {})
-
-
-def join(rank: Rank, device: torch.device | None) -> None:
+def _join(rank: Rank, device: torch.device | None) -> None:
     """Meet the other ranks, once a process; `device` is this rank's GPU, None on a CPU."""
     if dist.is_initialized():
         return
-    # while this waits, a signal that only set a flag would be heard too late: there is nothing to save yet
+    # a signal must end the wait: there is nothing to save yet, and a handler that sets a flag would be heard too late
     handlers = {number: signal.signal(number, signal.SIG_DFL) for number in (signal.SIGTERM, signal.SIGINT)}
     backend = "gloo" if device is None else "nccl"
     os.environ |= {"MASTER_ADDR": rank.address, "MASTER_PORT": str(rank.port)}

@@ -1,8 +1,8 @@
-"""A training step as one CUDA graph: its kernels are recorded once and then replayed without the host that started them.
+"""A training step as one CUDA graph: its kernels are recorded once and then replayed, without work on the host.
 
-A small network's step is thousands of kernels of a few microseconds, which the host starts more slowly than the device runs them.
-What is recorded is the step as it stands, with the blocks that inductor compiled. A replay reads and writes the same memory every
-time: arguments are copied there, and the state stays there.
+A small network's step is thousands of kernels of a few microseconds, and the host starts them more slowly than the device runs
+them. The step is recorded unchanged, with the blocks that inductor compiled. A replay reads and writes the same memory every time:
+arguments are copied there, and the state stays there.
 """
 
 import logging
@@ -15,16 +15,16 @@ from torch import Tensor
 
 from trm.errors import RunFailure
 
-WARM_UP = 2  # calls before it is recorded: inductor compiles in the first, its kernels are tuned by the second
+WARM_UP = 2  # calls before the recording: inductor compiles in the first and tunes its kernels by the second
 Work = Callable[[], None]
 
 log = logging.getLogger(__name__)
 
 
 def cuda_graph(work: Work) -> Work:
-    """`work` as a CUDA graph: a function that runs the kernels that it starts. Nothing is computed here."""
+    """`work` as a CUDA graph: a function that replays its kernels. Recording computes nothing."""
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph, capture_error_mode="thread_local"):  # another thread sends the next batch meanwhile
+    with torch.cuda.graph(graph, capture_error_mode="thread_local"):  # meanwhile another thread sends the next batch
         work()
     return graph.replay
 
@@ -32,7 +32,7 @@ def cuda_graph(work: Work) -> Work:
 class Replayed:
     """A pure function of tensor trees whose result takes the place of the argument `donate`, recorded after WARM_UP calls.
 
-    It is for arguments of the same shapes at each call, and returns the same tensors at each: what is donated is not read again.
+    Its arguments have the same shapes at each call, and it returns the same tensors at each: no caller reads a donated one again.
     """
 
     def __init__(self, function: Callable[..., Any], donate: int, record: Callable[[Work], Work] = cuda_graph) -> None:
@@ -49,7 +49,15 @@ class Replayed:
         if self._calls <= WARM_UP:
             return self._function(*args)
         if self._replay is None:
-            self._replay = self._recorded(args)
+            self._arguments = pytree.tree_map_only(Tensor, torch.clone, args)
+            self._places = self._copied = _tensors(self._arguments)
+            try:
+                self._replay = self._record(self._step)
+            except RuntimeError as error:
+                reason = str(error).partition("\n")[0]
+                words = f"hardware.step_graph=true: the training step cannot be recorded as a CUDA graph ({reason})"
+                raise RunFailure(f"{words}: set hardware.step_graph=false") from error
+            log.info("the training step is recorded as one CUDA graph")
         given = _tensors(args)
         for place, before, tensor in zip(self._places, self._copied, given, strict=True):
             if tensor is not place and tensor is not before:
@@ -58,21 +66,8 @@ class Replayed:
         self._replay()
         return self._arguments[self._donate]
 
-    def _recorded(self, args: tuple[Any, ...]) -> Work:
-        self._arguments = pytree.tree_map_only(Tensor, torch.clone, args)
-        self._places = _tensors(self._arguments)
-        self._copied = self._places
-        try:
-            replay = self._record(self._step)
-        except RuntimeError as error:
-            reason = str(error).partition("\n")[0]
-            words = f"hardware.step_graph=true: the training step cannot be recorded as a CUDA graph ({reason})"
-            raise RunFailure(f"{words}: set hardware.step_graph=false") from error
-        log.info("the training step is recorded as one CUDA graph")
-        return replay
-
     def _step(self) -> None:
-        """The function once, its result written into the place of what is donated."""
+        """Run the function and write its result into the memory of the donated argument."""
         results, places = _tensors(self._function(*self._arguments)), _tensors(self._arguments[self._donate])
         taken = {place.data_ptr() for place in self._places}
         # a result that is another argument's memory is copied before that is overwritten

@@ -1,8 +1,8 @@
 """SwiGLU in one pass over the rows on a CPU with AVX-512: swiglu.cpp, compiled by inductor.
 
-As separate products its inner values, many times as wide as a token, go through memory between them: at small sizes half of a step.
-Here a tile of rows stays in the cache from the first product to the last, and its gradients compute the inner values again instead
-of keeping them, in float32, rounded to x's type where they are multiplied.
+Separate products send the inner values, many times as wide as a token, through memory: at small sizes that is half of a step.
+Here a tile of rows stays in the cache from the first product to the last. The gradients compute the inner values again instead of
+keeping them, in float32, rounded to x's type where they are multiplied.
 """
 
 import ctypes
@@ -12,7 +12,7 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +50,7 @@ def usable(dtype: torch.dtype) -> bool:
 def swiglu(x: Tensor, gate_up: Tensor, down: Tensor) -> Tensor:
     """down(silu(gate) * up) of x [..., in] with gate_up [2 * inner, in], gate first, and down [out, inner]: [..., out].
 
-    With gradients, all of one type. By separate products where swiglu.cpp is not for that type or for weights of these sizes.
+    It has gradients; all tensors have one type. Separate products serve the types and the sizes that swiglu.cpp is not for.
     """
     if x.dtype not in NUMBERS or down.shape[1] % COLUMNS or max(gate_up.numel(), down.numel()) > MOST_WEIGHTS:
         return _products(x, gate_up, down, linear=onednn.linear)
@@ -84,8 +84,8 @@ class _SwiGLU(torch.autograd.Function):
 
 
 def kernels(dtype: torch.dtype) -> ctypes.CDLL | None:
-    """swiglu.cpp for numbers of this type, once it was tried; None where the products are to be separate."""
-    with _finding:  # by the thread that compiles, or by the first step, which waits for it
+    """The library of swiglu.cpp for numbers of this type, tried once; None where the products are to be separate."""
+    with _finding:  # the first step waits for the thread that compiles
         library = _tried(dtype)
     return library if torch.backends.mkldnn.enabled else None
 
@@ -94,10 +94,11 @@ def kernels(dtype: torch.dtype) -> ctypes.CDLL | None:
 def _tried(dtype: torch.dtype) -> ctypes.CDLL | None:
     """The compiled library; None, with a warning, where it does not compile, load, or compute what products do.
 
-    Tried in a process of its own: where oneDNN lacks its microkernels (ONEDNN_MAX_CPU_ISA, another build of torch) it aborts.
+    It is tried in a process of its own, as it aborts where oneDNN lacks its microkernels (ONEDNN_MAX_CPU_ISA, another build of
+    torch).
     """
     try:
-        from torch._inductor.codecache import CppCodeCache  # seconds, for who compiles
+        from torch._inductor.codecache import CppCodeCache  # takes seconds
 
         source = Path(__file__).with_suffix(".cpp").read_text()
         library: ctypes.CDLL = CppCodeCache.load(f"#define NUMBER {NUMBERS[dtype]}\n#define COLUMNS {COLUMNS}\n{source}", "cpu")
@@ -115,7 +116,7 @@ def _tried(dtype: torch.dtype) -> ctypes.CDLL | None:
         )
         if done.returncode:
             raise RuntimeError(f"a process that tried it ended with {done.returncode}")
-    except Exception as error:  # noqa: BLE001 - a faster way, which is not to cost a run, whatever is wrong with it
+    except Exception as error:  # noqa: BLE001 - the kernel is only faster: whatever is wrong with it, the run goes on
         reason = next(filter(None, map(str.strip, str(error).splitlines())), type(error).__name__)
         log.warning("SwiGLU is computed by separate products, which is slower: its kernel does not work here (%s)", reason)
         return None
@@ -123,15 +124,16 @@ def _tried(dtype: torch.dtype) -> ctypes.CDLL | None:
 
 
 def try_library(path: str, dtype: str) -> None:
-    """Exit with 1 where the library at `path` computes something else of a few rows than products in float64 do."""
+    """Exit with 1 where the library at `path` and products in float64 disagree on a few rows."""
     torch.set_num_threads(1)
     library, number = ctypes.CDLL(path), getattr(torch, dtype.removeprefix("torch."))
     random = torch.Generator().manual_seed(0)
     shapes = ((65, 16), (2 * COLUMNS, 16), (24, COLUMNS), (65, 24))  # more than a tile of rows
     given = [torch.randn(shape, generator=random).to(number) for shape in shapes]
     given[1][: COLUMNS // 2] *= 1000  # large gates, either way
-    found = _on_tiles(library.forward, (_forward_shape(*given[:3]),), *given[:3])
-    found += _on_tiles(library.backward, _backward_shapes(*given), *given)
+    found = (_forward_shape(*given[:3]), *_backward_shapes(*given))
+    _call(library.forward, given[:3], found[:1])
+    _call(library.backward, given, found[1:])
     x, gate_up, down, grad = (tensor.double() for tensor in given)
     exact = _products(x, gate_up, down), *_gradients_by_products(x, gate_up, down, grad)
     for ours, reference in zip(found, exact, strict=True):
@@ -139,27 +141,28 @@ def try_library(path: str, dtype: str) -> None:
             sys.exit(1)
 
 
-def _call(function: Callable[..., Any], *tensors: Tensor) -> None:
-    """With the sizes of `tensors`, which are x, gate_up, down and whatever else, and the threads that torch has."""
-    (n, k), (o, i) = tensors[0].shape, tensors[2].shape
+def _call(function: Callable[..., Any], given: Sequence[Tensor], found: Sequence[Tensor]) -> None:
+    """Have a function of the library fill `found` from `given`: x, gate_up, down, and for the gradients that of the output."""
+    tensors = [*(tensor.contiguous() for tensor in given), *found]
+    (n, k), (o, i) = given[0].shape, given[2].shape
     sizes = map(ctypes.c_int64, (n, k, i, o, torch.get_num_threads()))
     function(*(ctypes.c_void_p(tensor.data_ptr()) for tensor in tensors), *sizes)
 
 
-def _on_tiles(function: Callable[..., Any], found: tuple[Tensor, ...], *given: Tensor) -> tuple[Tensor, ...]:
-    """`found`, filled by a function of the library from `given`."""
-    _call(function, *(tensor.contiguous() for tensor in given), *found)
-    return found
-
-
 def _forward(*given: Tensor) -> Tensor:
-    library = kernels(given[0].dtype)
-    return _products(*given) if library is None else _on_tiles(library.forward, (_forward_shape(*given),), *given)[0]
+    if (library := kernels(given[0].dtype)) is None:
+        return _products(*given)
+    out = _forward_shape(*given)
+    _call(library.forward, given, [out])
+    return out
 
 
 def _backward(*given: Tensor) -> tuple[Tensor, ...]:
-    library = kernels(given[0].dtype)
-    return _gradients_by_products(*given) if library is None else _on_tiles(library.backward, _backward_shapes(*given), *given)
+    if (library := kernels(given[0].dtype)) is None:
+        return _gradients_by_products(*given)
+    found = _backward_shapes(*given)
+    _call(library.backward, given, found)
+    return found
 
 
 def _forward_shape(x: Tensor, gate_up: Tensor, down: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Devices, compilation, sharding and transfers by torch_xla. The only module that imports it."""
+"""Devices, compilation, sharding and transfers by torch_xla; no other module imports it."""
 
 import contextlib
 import logging
@@ -20,7 +20,7 @@ from trm.errors import ConfigError
 
 log = logging.getLogger(__name__)
 
-# torch_xla's own timers, in nanoseconds: the host's time for an execution includes waiting for its turn
+# torch_xla's timers, in nanoseconds. The host's time for an execution includes waiting for its turn
 XLA_TIMES = {
     "CompileTime": "compiled",
     "ExecuteTime": "executed",
@@ -32,20 +32,20 @@ COMPUTED = -1
 
 
 class _XlaFunction:
-    """A pure function traced once by torch_xla's lazy tensors and from then on run as one cached XLA computation.
+    """A pure function, traced once by torch_xla's lazy tensors and from then on run as one cached XLA computation.
 
-    This is the second half of `torch.compile(backend="openxla")`: the analysis of the bytecode of 21 unrolled network passes, which
-    a pure function of tensors does not need, takes longer than XLA's compile.
+    This is the second half of `torch.compile(backend="openxla")`. The first half analyses the bytecode of 21 unrolled network
+    passes, which takes longer than XLA's compile; a pure function of tensors does not need it.
     """
 
     def __init__(
         self, function: Callable[..., Any], donate: int | None, drain: Callable[[], None] | None, lock: threading.RLock
     ) -> None:
-        """`drain` is called after each execution, if any; `lock` is held while tracing, which runs what other threads have left."""
+        """`drain`, if any, is called after each execution. Tracing holds `lock`, as it runs what other threads have left."""
         self._function, self._donate, self._drain, self._lock = function, donate, drain, lock
         self._graph: Callable[..., Any] | None = None
         self._shapes: list[tuple[torch.Size, torch.dtype]] = []
-        self._places: list[int | None] = []  # of each result: COMPUTED, its place among the arguments, or None where it is None
+        self._places: list[int | None] = []  # of each result: COMPUTED, its place among the arguments, or None for None
         self.recompiles = 0  # for other shapes than the first
 
     def __call__(self, *args: Any) -> Any:
@@ -65,7 +65,11 @@ class _XlaFunction:
         if self._graph is None or shapes != self._shapes:
             if self._graph is not None:
                 self.recompiles += 1
-                log.warning("compiling again: %s", _changed_shapes(self._shapes, shapes))
+                changed = [] if len(shapes) == len(self._shapes) else [f"{len(self._shapes)} tensors became {len(shapes)}"]
+                for i, (old, new) in enumerate(zip(self._shapes, shapes, strict=False)):
+                    if old != new:
+                        changed.append(f"tensor {i}: {old[1]} {list(old[0])} became {new[1]} {list(new[0])}")
+                log.warning("compiling again: %s", "; ".join(changed))
             with self._lock:
                 self._graph, self._shapes = self._trace(leaves, structure, tensors), shapes
         return self._graph, tensors
@@ -80,7 +84,7 @@ class _XlaFunction:
             given = iter(flat_tensors)
             args = pytree.tree_unflatten([next(given) if present else None for present in there], structure)
             results, self._result_structure = pytree.tree_flatten(self._function(*args))
-            # the graph computes what is none of its arguments: torch_xla fails on results that are
+            # the graph computes only results that are none of its arguments, since torch_xla fails on those that are
             arguments = {_XLAC._xla_get_tensor_id(tensor): place for place, tensor in enumerate(flat_tensors)}
             self._places = [None if r is None else arguments.get(_XLAC._xla_get_tensor_id(r), COMPUTED) for r in results]
             if self._donate is not None:
@@ -97,14 +101,6 @@ class _XlaFunction:
         for tensor in tensors:  # else any other graph that they are given to takes their memory too
             _XLAC._set_buffer_donation(tensor, False)
         return graph
-
-
-def _changed_shapes(before: list[tuple[torch.Size, torch.dtype]], now: list[tuple[torch.Size, torch.dtype]]) -> str:
-    """Which of a compiled function's tensors have another shape or type than those that it was compiled for."""
-    if len(before) != len(now):
-        return f"{len(now)} tensors instead of {len(before)}"
-    pairs = [(i, old, new) for i, (old, new) in enumerate(zip(before, now, strict=True)) if old != new]
-    return "; ".join(f"tensor {i}: {old[1]} {list(old[0])} became {new[1]} {list(new[0])}" for i, old, new in pairs)
 
 
 def _by_rows(tensor: Tensor) -> tuple[str | None, ...]:
@@ -135,7 +131,7 @@ class XlaRuntime(Runtime):
                 f"torch_xla does not load with torch {torch.__version__} ({error}): run `make setup`, or use hardware.backend=eager"
             ) from error
         self._torch_xla, self._xm, self._metrics, self._spmd = torch_xla, xm, xla_metrics, spmd
-        # what is float32 is computed as such; by default a TPU multiplies in bfloat16. torch_xla warns whoever sets it
+        # float32 is computed in float32; by default a TPU multiplies in bfloat16. torch_xla warns about this setting
         logging.getLogger("torch_xla.backends").setLevel(logging.ERROR)
         torch_xla.backends.set_mat_mul_precision("highest")
         self._lock = threading.RLock()  # one thread at a time changes what torch_xla keeps of its live tensors
@@ -181,8 +177,8 @@ class XlaRuntime(Runtime):
     def _placing(self, function: Fn, rows: Rows) -> Fn:
         """The function with the sharding of each of its results declared.
 
-        Left to the partitioner, a result that comes back as an argument could lie otherwise than the graph was made for: it would
-        be traced again, outside the lock and without donation.
+        The partitioner might choose another sharding for a result that comes back as an argument than the graph was made for: it
+        would be traced again, outside the lock and without donation.
         """
         if self._mesh is None:
             return function
@@ -203,9 +199,9 @@ class XlaRuntime(Runtime):
         cast(_XlaFunction, compiled).graph_for(args)
 
     def _order_mesh(self) -> None:
-        """Have the mesh's devices in the order of the processes, so that rows come back in the order in which processes have them.
+        """Put the mesh's devices in the order of the processes, so that rows come back in the order in which processes sent them.
 
-        Devices may be numbered otherwise. All processes must call it together. Raises ConfigError where rows stay mixed up.
+        All processes must call it together. Raises ConfigError where rows stay mixed up.
         """
         local = self.num_devices // self.process_count
         own = torch.arange(local, dtype=torch.int32) + self.process_index * local
@@ -231,9 +227,9 @@ class XlaRuntime(Runtime):
         return self._send(tensor, _by_rows(tensor), minibatch=self.process_count > 1)
 
     def _send(self, tensor: Tensor, axes: tuple[str | None, ...], minibatch: bool = False) -> Tensor:
-        """A CPU tensor on the devices now. `tensor.to` would leave it to the next use of the devices.
+        """Send a CPU tensor to the devices now. `tensor.to` would leave it to the next use of the devices.
 
-        That may be a trace, which sends whatever waits: also what another thread is about to send, and both fail then.
+        That use may be a trace, which sends whatever waits, even what another thread is about to send: then both fail.
         """
         sharding = None if self._mesh is None else self._spmd.ShardingSpec(self._mesh, axes, minibatch=minibatch)
         with self._lock:
@@ -242,7 +238,7 @@ class XlaRuntime(Runtime):
 
     def fetch(self, tree: T) -> T:
         leaves, structure = pytree.tree_flatten(tree)
-        # all in one transfer; under SPMD each tensor by itself is gathered by a computation of its own
+        # all in one transfer; under SPMD each tensor alone would be gathered by a computation of its own
         fetched = iter(self._torch_xla._XLAC._xla_get_cpu_tensors([leaf for leaf in leaves if isinstance(leaf, Tensor)]))
         result: T = pytree.tree_unflatten([next(fetched) if isinstance(leaf, Tensor) else leaf for leaf in leaves], structure)
         return result
@@ -279,13 +275,13 @@ class XlaRuntime(Runtime):
 
 
 def compile_cache(folder: str) -> str:
-    """This process's own part of the folder: torch_xla writes a graph's file in place, and others would read half of it."""
+    """This process's own part of the folder: torch_xla writes a graph's file in place, so others would read half of it."""
     chips = os.environ.get("TPU_VISIBLE_CHIPS", "all").replace(",", "_")
     return os.path.join(os.path.abspath(folder), f"{socket.gethostname()}-chips_{chips}")
 
 
 class TracingRuntime(XlaRuntime):
-    """Devices on paper: writes down the XLA module that a TPU of as many chips would compile. Compiles and computes nothing."""
+    """Devices on paper: writes the XLA module that a TPU of as many chips would compile. Compiles and computes nothing."""
 
     _always_spmd = True  # torch_xla lowers for the device that PJRT_DEVICE names only where devices are virtual
 
@@ -297,8 +293,8 @@ class TracingRuntime(XlaRuntime):
         """Trace a function of tensors with the shapes and dtypes of `args` (trees of tensors on any device, meta too).
 
         Returns the HloModuleProto, and for each tensor of `args` in the order of their tree its parameter's number in the module,
-        -1 where the function does not use it. The module's other parameters are scalars that torch_xla sends with the program. It
-        does not say how arguments are split over the devices, nor which are donated.
+        -1 for a tensor that the function does not use. The module's other parameters are scalars that torch_xla sends with the
+        program. The module does not say how arguments are split over the devices, nor which are donated.
         """
         from torch_xla.core.xla_builder import create_placeholder_tensor
 

@@ -73,7 +73,7 @@ def sweep_name(overrides: Sequence[str]) -> str:
 
 
 def _words(override: Override) -> list[str]:
-    """The values of an override as text: those of a sweep once each and in order. A glob stays as it is: it may match more later."""
+    """The values of an override as text: those of a sweep once each and in order; a glob, which may match more later, unchanged."""
     if not override.is_sweep_override():
         return [word(override.value())]
     if override.is_interval_sweep() or hasattr(override.value(), "include"):
