@@ -10,7 +10,6 @@ import shlex
 import shutil
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +18,7 @@ from scipy.stats import binomtest
 
 from trm.config import data_settings
 from trm.core.initial import num_parameters
-from trm.data.build import ensure_dataset
-from trm.data.content import caveats
-from trm.data.format import load_dataset
-from trm.run.checkpoint import Scores, load_checkpoint, write_checkpoint
-from trm.run.saved import CARD_FILE, check_test_puzzles, open_run
+from trm.run.saved import CARD_FILE, open_run
 from trm.tasks.base import task_of
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -65,15 +60,9 @@ def main() -> None:
     """Train, publish and describe the networks that are named."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="+", choices=sorted(MODELS))
-    parser.add_argument("--run", type=Path, help="a run, or what `trm.interop publish` made of it, of one name; nothing is trained")
-    parser.add_argument("--again", action="store_true", help="test published networks on the test puzzles as they are made now")
+    parser.add_argument("--run", type=Path, help="a run of one name, or its result of `trm.interop publish`; nothing is trained")
     given = parser.parse_args()
-    for name in given.names if given.again else ():
-        folder = ROOT / "models" / name
-        before = yaml.safe_load((folder / CARD_FILE).read_text().split("---\n")[1])
-        take_new_test_puzzles(folder)
-        card(name, folder, before["training_seconds"], before.get("machine"))
-    for name in () if given.again else given.names:
+    for name in given.names:
         run = given.run or ROOT / "outputs" / f"models_{name}"
         if given.run is None:
             python("trm.train", *MODELS[name], f"run_name=models_{name}", "tracking=none", "seed=0")
@@ -87,29 +76,8 @@ def main() -> None:
 
 
 def test_data(name: str) -> list[str]:
-    """A folder for the test puzzles alone, which are the same whatever the training puzzles are."""
+    """A folder for the test puzzles alone; they do not depend on the training puzzles."""
     return ["data.num_puzzles=20", f"data.path=data/{name}_test"]
-
-
-def take_new_test_puzzles(folder: Path) -> None:
-    """Have the test puzzles of a published network be those of today's generated sets, none of which it was trained on."""
-    run = open_run(folder, test_data(folder.name))
-    tensors, meta = load_checkpoint(folder)
-    data = meta.config["data"]
-    test = load_dataset(ensure_dataset(run.cfg.data), "test", task := task_of(run.cfg.data))
-    check_test_puzzles(replace(run, asked_data=True), test)  # raises where they meet what it was trained on
-    meta = replace(
-        meta,
-        scores=Scores(),
-        test_digest=test.digest(),
-        puzzles={"train": data["num_puzzles"], "test": test.num_groups},
-        caveats=caveats(task, None, test),
-    )
-    new = folder.with_name(f".{folder.name}.new")
-    shutil.rmtree(new, ignore_errors=True)
-    write_checkpoint(new, tensors, meta)
-    shutil.rmtree(folder)
-    new.rename(folder)
 
 
 def card(name: str, folder: Path, seconds: float | None, machine: str | None) -> None:
@@ -142,24 +110,15 @@ def card(name: str, folder: Path, seconds: float | None, machine: str | None) ->
 
 
 def words(name: str, facts: dict[str, Any], meta: dict[str, Any]) -> str:
-    """What the card says below its facts."""
+    """The text of a card, below its facts."""
     config, step, planned = meta["config"], facts["steps"], facts["steps_planned"]
     rounding = ""
     if config["hardware"]["dtype"] == "bfloat16":
         rounding = " The network uses bfloat16:\nanother backend or processor rounds differently and solves a few other puzzles."
-    puzzles, comment = "", "on today's test puzzles, since those of the figures above are not made any more"
-    if trained := facts.get("training_puzzles"):
-        comment = "the figures above, on the same puzzles"
-        stream = "training puzzles" if trained["format_version"] > 1 else "puzzles in format version 1"
-        numbers = (
-            f"numbers {trained['first']:,} to {trained['first'] + trained['puzzles'] - 1:,} of seed {trained['seed']}'s {stream}"
-        )
-        apart = " or a symmetric copy of one" if task_of(data_settings(config["data"])).has_classes else ""
-        puzzles = (
-            f"It was trained on {trained['puzzles']:,} generated puzzles:\n{numbers}.\n"
-            f"The held-out puzzles are the first {facts['held_out_puzzles']:,} test puzzles of seed {config['data']['seed']};\n"
-            f"none of them is a training puzzle{apart}.\n\n"
-        )
+    trained = facts["training_puzzles"]
+    stream = "training puzzles" if trained["format_version"] > 1 else "puzzles in format version 1"
+    last = trained["first"] + trained["puzzles"] - 1
+    apart = " or a symmetric copy of one" if task_of(data_settings(config["data"])).has_classes else ""
     stopped = ""
     if step != planned:
         stopped = (
@@ -175,17 +134,22 @@ The weights are the EMA weights at step {step:,} of {planned:,} of one run. Mach
 The interval is Wilson's for that number of puzzles; it does not cover other seeds. `python -m trm.interop import` imports public
 checkpoints of the paper's size.{rounding}
 
-{puzzles}{stopped}```
+It was trained on {trained["puzzles"]:,} generated puzzles:
+numbers {trained["first"]:,} to {last:,} of seed {trained["seed"]}'s {stream}.
+The held-out puzzles are the first {facts["held_out_puzzles"]:,} test puzzles of seed {config["data"]["seed"]};
+none of them is a training puzzle{apart}.
+
+{stopped}```
 {command}
 python scripts/models.py {name}                            # the same, and this card
-# {comment}:
+# the figures above, on the same puzzles:
 python -m trm.evaluate checkpoint=models/{name} {" ".join(test_data(name))}
 ```
 {ELSEWHERE.get(name, "")}"""
 
 
 def python(module: str, *arguments: str, capture: bool = False) -> str:
-    """Run a command of this project; what it prints where it is captured."""
+    """Run a command of this project. Returns its output if `capture`."""
     out = subprocess.PIPE if capture else None
     return subprocess.run([sys.executable, "-m", module, *arguments], cwd=ROOT, stdout=out, text=True, check=True).stdout or ""
 
