@@ -1,24 +1,23 @@
 """Ways of inference measured on trained models: `python scripts/inference_study.py RUN ... [KEY=VALUE ...] [--out FOLDER]`.
 
-RUN are runs of one model with different seeds, KEY=VALUE what trm.evaluate takes (evaluate.max_puzzles=512, hardware=...). For each
-run it makes passes that answer for many ways at once: one of 256 supervision steps, one of 32 symmetric copies, one of 100 rollouts
-of 16 steps for each noise, one of 32 rollouts of 64 steps, one of 32 restarts; who is chosen of the first K candidates after D
-steps is found afterwards, since a candidate's numbers depend on neither. A pass that is done is kept in FOLDER/passes, so the same
-command goes on where it was stopped. Writes FOLDER.md, a table with paired intervals, and FOLDER/frontier.png, .csv and .json.
+RUN are runs of one model with different seeds; KEY=VALUE are settings of trm.evaluate (evaluate.max_puzzles=512, hardware=...).
+For each run the script makes passes that serve many ways at once: one of 256 supervision steps, one of 32 symmetric copies, one of
+100 rollouts of 16 steps for each noise, one of 32 rollouts of 64 steps, one of 32 restarts. The choice among the first K candidates
+after D steps is made afterwards, since a candidate's numbers depend on neither. A finished pass is kept in FOLDER/passes, so the
+same command resumes. It writes FOLDER.md, a table with paired intervals, and FOLDER/frontier.png, .csv and .json.
 
-Intervals are over seeds and puzzles: all seeds have the same puzzles, and both are taken as drawn (random effects, crossed;
-`interval` below); so is p. "sign p" says whether these models differ, whatever other seeds would: the sign test of
-the puzzles that more seeds win than lose, or the other way round, each once; of one seed it is McNemar's. No p is corrected for the
-number of rows. What is derived rather than measured says so: a pass answers for many ways, and a way has the part of its passes,
-FLOPs and seconds that its own supervision steps are. Seconds hold no compiling.
+Intervals and p are over seeds and puzzles: all seeds have the same puzzles, and both count as drawn (random effects, crossed;
+`interval` below). "sign p" compares these models, whatever other seeds would do: it is the sign test of the puzzles that more seeds
+win than lose or lose than win, each counted once; for one seed it is McNemar's. No p is corrected for the number of rows. A way
+gets that share of the passes, FLOPs and seconds of its pass that its supervision steps are. Seconds do not include compiling.
 """
 
 import argparse
-import itertools
 import shlex
 import sys
 import time
 from dataclasses import dataclass, replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -50,11 +49,6 @@ class Pass:
     asked: tuple[tuple[str, int, int], ...]  # (selection, first K candidates, D supervision steps)
 
 
-def asked(selections: tuple[str, ...], counts: tuple[int, ...], steps: tuple[int, ...]) -> tuple[tuple[str, int, int], ...]:
-    """All combinations."""
-    return tuple(itertools.product(selections, counts, steps))
-
-
 def study(*, quick: bool) -> list[Pass]:
     """The passes of the study; `quick` has fewer and smaller ones, to try it out."""
     steps: tuple[int, ...] = (4, 8) if quick else (16, 64, 256)
@@ -64,19 +58,19 @@ def study(*, quick: bool) -> list[Pass]:
     noises = (0.3,) if quick else (0.1, 0.3, 1.0)
     selections = ("best_q", "mode", "vote", "residual", "halt_first")
     one = ("inference.selection=vote", f"inference.copies={max(votes)}", f"inference.supervision_steps={steps[0]}")
-    traced = ("inference.selection=residual",)  # which tells the residuals too
+    traced = ("inference.selection=residual",)  # also keeps the residuals
     short, long = f"inference.supervision_steps={steps[0]}", f"inference.supervision_steps={steps[1]}"
     found = [
-        Pass("steps", (f"inference.supervision_steps={steps[-1]}",), asked(("last",), (1,), steps)),
-        Pass("copies", one, asked(("vote", "mode", "best_q", "halt_first"), votes, steps[:1])),
+        Pass("steps", (f"inference.supervision_steps={steps[-1]}",), tuple(product(("last",), (1,), steps))),
+        Pass("copies", one, tuple(product(("vote", "mode", "best_q", "halt_first"), votes, steps[:1]))),
     ]
     for noise in noises:
         settings = (*traced, short, f"inference.rollouts={max(rollouts)}", f"inference.noise={noise}")
-        found.append(Pass(f"noise{noise:g}", settings, asked(selections, rollouts, steps[:1])))
+        found.append(Pass(f"noise{noise:g}", settings, tuple(product(selections, rollouts, steps[:1]))))
     rolled = (*traced, long, f"inference.rollouts={rollouts[1]}", f"inference.noise={LONG_NOISE}")
-    found.append(Pass(f"noise{LONG_NOISE:g}_long", rolled, asked(selections, rollouts[:2], steps[1:2])))
+    found.append(Pass(f"noise{LONG_NOISE:g}_long", rolled, tuple(product(selections, rollouts[:2], steps[1:2]))))
     restarted = (*traced, short, f"inference.restarts={max(restarts)}")
-    found.append(Pass("restarts", restarted, asked(selections, restarts, steps[:1])))
+    found.append(Pass("restarts", restarted, tuple(product(selections, restarts, steps[:1]))))
     return found
 
 
@@ -86,7 +80,7 @@ Found = dict[str, NDArray[Any]]  # of ways "SELECTION/K/D/right|oracle|row_steps
 
 
 def measured(path: Path, wanted: Pass, others: list[str], keep: Path) -> Found:
-    """What a pass says of each of its ways. One that is kept already is read. Raises the errors of trm.run.saved.open_run."""
+    """The results of a pass for each of its ways; a pass that was kept is read. Raises the errors of trm.run.saved.open_run."""
     if keep.exists():
         with np.load(keep) as file:
             return dict(file)
@@ -101,7 +95,7 @@ def measured(path: Path, wanted: Pass, others: list[str], keep: Path) -> Found:
                 parts.setdefault(f"{selection}/{K}/{D}/{name}", []).append(values[labelled])
 
     weights, table = runtime.replicate((run.eval_weights, run.puzzle_embedding))
-    evaluator.prepare(weights, table)  # compiling is no part of the seconds
+    evaluator.prepare(weights, table)  # seconds do not include compiling
     began = time.perf_counter()
     result = evaluator.run(weights, table, see=see)
     seconds = time.perf_counter() - began
@@ -120,7 +114,7 @@ def measured(path: Path, wanted: Pass, others: list[str], keep: Path) -> Found:
 
 
 def judged(way: InferenceConfig, rows: Predictions, selection: str, K: int, D: int) -> Found:
-    """Of the puzzles whose rows these are: which of the first K candidates is selected after D steps, and is it right? [N]"""
+    """For the puzzles of these rows, [N] each: is the one right that is selected of the first K candidates after D steps?"""
     winner, at, candidates = select(rows, replace(way, selection=selection), D - 1, first=K)
     exact: NDArray[Any] = candidates.values["exact_accuracy"]
     return {"right": exact[np.arange(len(winner)), winner], "oracle": np.asarray(exact.any(axis=1)), "row_steps": K * (at + 1)}
@@ -131,9 +125,8 @@ def judged(way: InferenceConfig, rows: Predictions, selection: str, K: int, D: i
 
 def rows_of(seeds: list[dict[str, Found]]) -> list[dict[str, Any]]:
     """A row for each way, from the passes of each seed."""
-    first = next(name for name in seeds[0] if name == "steps")
-    standard = min(int(name.split("/")[2]) for name in seeds[0][first] if name.startswith("last/"))
-    base = [found[first][f"last/1/{standard}/right"] for found in seeds]
+    standard = min(int(name.split("/")[2]) for name in seeds[0]["steps"] if name.startswith("last/"))
+    base = [found["steps"][f"last/1/{standard}/right"] for found in seeds]
     rows: list[dict[str, Any]] = []
     for name, found in seeds[0].items():
         for key in (key.removesuffix("/right") for key in found if key.endswith("/right")):
@@ -174,10 +167,10 @@ class Interval:
 
 
 def interval(values: NDArray[np.floating]) -> Interval:
-    """Of values [S, N] of S seeds on the same N puzzles: both are drawn, crossed, so that the interval is over other seeds and
-    other puzzles (random effects by the analysis of variance). Of one seed it is over puzzles alone.
+    """The interval of the mean of values [S, N], S seeds on the same N puzzles, over other seeds and puzzles.
 
-    Student's t with the seeds' degrees of freedom, which is wide where it is the puzzles that differ, and never too narrow for it.
+    Seeds and puzzles are crossed random effects (analysis of variance); with one seed it is over puzzles alone. It is Student's with
+    the seeds' degrees of freedom, which is wide where the puzzles differ more than the seeds, and never too narrow.
     """
     seeds, puzzles = values.shape
     by_puzzle = values.mean(axis=0).var(ddof=1) / puzzles if puzzles > 1 else 0.0
@@ -185,7 +178,7 @@ def interval(values: NDArray[np.floating]) -> Interval:
     if seeds > 1:
         by_seed = values.mean(axis=1).var(ddof=1) / seeds
         rest = values - values.mean(axis=0) - values.mean(axis=1, keepdims=True) + values.mean()
-        both = (rest**2).sum() / max((seeds - 1) * (puzzles - 1), 1) / values.size  # is in each of the two: once too often
+        both = (rest**2).sum() / max((seeds - 1) * (puzzles - 1), 1) / values.size  # counted in each of the two, so once too often
         variance, freedom = max(by_seed + by_puzzle - both, by_seed, by_puzzle), seeds - 1
     mean, error = float(values.mean()), float(np.sqrt(variance))
     if error < ROUNDING:
@@ -201,7 +194,7 @@ def over_both(name: str, values: NDArray[np.floating]) -> dict[str, float]:
 
 
 def paired(base: list[NDArray[np.bool_]], right: list[NDArray[np.bool_]]) -> dict[str, float | None]:
-    """The difference of the exact accuracies from the standard way's on the same puzzles and seeds, and its p values."""
+    """The difference of the exact accuracy from that of the standard way on the same puzzles and seeds, and its p values."""
     gains = np.array(right, dtype=float) - np.array(base, dtype=float)  # [seeds, N]
     signs = np.sign(gains.sum(axis=0))
     won, lost = int((signs > 0).sum()), int((signs < 0).sum())
@@ -213,7 +206,7 @@ def paired(base: list[NDArray[np.bool_]], right: list[NDArray[np.bool_]]) -> dic
 
 
 def answers(rows: list[dict[str, Any]]) -> str:
-    """What the table says to the questions that it was made for."""
+    """The answers of the table to the questions of the study."""
     several = [row for row in rows if row["candidates"] > 1]
     gaps: dict[str, list[float]] = {}
     for row in several:
