@@ -1,10 +1,10 @@
 """Make the pictures of docs/images anew, from real runs: `python scripts/gallery.py [--sweep DIR] [--out DIR]`.
 
-  --sweep DIR  a finished sweep with tracking=tensorboard; without it `python -m trm.train +sweep=demo` runs first, or what is
-               missing of it (three to five minutes on two idle cores)
+  --sweep DIR  a finished sweep with tracking=tensorboard; without it `python -m trm.train +sweep=demo` runs first, or its missing
+               jobs (three to five minutes on two idle cores)
   --out DIR    where the pictures go: docs/images
 
-Screenshots need what the browser tests need (scripts/install_chromium.sh); without it they are left out, and said to be.
+Screenshots need Chromium (scripts/install_chromium.sh); without it the script leaves them out and says so.
 """
 
 import argparse
@@ -72,15 +72,12 @@ def main(arguments: list[str]) -> None:
 
 
 def worth_seeing(sweep: Path, most: int | None = None) -> tuple[Path, int, int]:
-    """The run of a sweep folder and its puzzle (from 0) that took most steps to be solved, and a step (from 1) on the way.
-
-    `most`: of so many first puzzles.
-    """
+    """The run of a sweep folder and its puzzle (from 0, below `most`) that took most steps, and a step (from 1) on the way."""
     found: list[tuple[int, Path, int]] = []
     for path in sorted(sweep.glob(f"*/{SAMPLES_FILE}")):
         samples = Samples.from_json(path.read_text(encoding="utf-8"))
         right = (samples.predictions == samples.labels).all(axis=-1)[:, :most]  # [S, K]
-        steps = np.where(right[-1], (~right).sum(axis=0), -1)  # wrong ones, where the last is right
+        steps = np.where(right[-1], (~right).sum(axis=0), -1)  # the number of wrong ones, where the last is right
         found.append((int(steps.max()), path.parent, int(steps.argmax())))
     wrong_steps, run, puzzle = max(found, key=lambda item: item[0])
     return run, puzzle, max((wrong_steps + 1) // 2, 1)
@@ -110,13 +107,15 @@ def screenshots(browser: Browser, sweep: Path, out: Path, report: Path, thinking
         save(out / "tensorboard_images.png", _settled(browser))
         browser.set_window_size(1560, 560)
         _open(browser, f"{address}/?darkMode=false#hparams", "Trial ID")
-        _choose_hparams(browser)
+        names = browser.execute_script(DEEP + CHOOSE, list(HPARAMS))
+        if not set(HPARAMS) <= set(names):
+            raise ValueError(f"TensorBoard's HPARAMS has {names}, not {HPARAMS}")
         _wait_for(browser, "mlp ")  # the rows come after the titles
         save(out / "tensorboard_hparams.png", _settled(browser))
 
 
 def save(path: Path, content: bytes) -> None:
-    """Write a picture: a PNG with 256 colours, which is a third of the size and looks the same. Too large a file is an error."""
+    """Write a picture. A PNG gets 256 colours: it is a third of the size and looks the same. Too large a file is an error."""
     if path.suffix == ".png":
         buffer = io.BytesIO()
         Image.open(io.BytesIO(content)).convert("RGB").quantize(256, dither=Image.Dither.NONE).save(buffer, "PNG", optimize=True)
@@ -133,10 +132,15 @@ def _command(module: str, *arguments: str) -> None:
 
 # ----------------------------------------------------------------------------------------------------------------- browser
 
-# TensorBoard is made of web components: their insides are found in shadow roots alone
+# TensorBoard is made of web components, whose insides are found in shadow roots alone
 DEEP = """
 function* all(root) { for (const e of root.querySelectorAll("*")) { yield e; if (e.shadowRoot) yield* all(e.shadowRoot); } }
 const own = (e) => [...e.childNodes].filter((n) => n.nodeType === 3).map((n) => n.data).join("").trim();
+"""
+CHOOSE = """
+const named = [...all(document)].filter((e) => e.classList.contains("hparam-checkbox"));
+for (const box of named) if (box.checked !== arguments[0].includes(box.textContent.trim())) box.click();
+return named.map((e) => e.textContent.trim());
 """
 
 
@@ -166,20 +170,6 @@ def _wait_for(browser: Browser, text: str) -> None:
     _wait(lambda: browser.execute_script(shown, text), f"{text!r} on {browser.current_url}")
 
 
-def _choose_hparams(browser: Browser) -> None:
-    toggle = (
-        DEEP
-        + """
-    const named = [...all(document)].filter((e) => e.classList.contains("hparam-checkbox"));
-    for (const box of named) if (box.checked !== arguments[0].includes(box.textContent.trim())) box.click();
-    return named.map((e) => e.textContent.trim());
-    """
-    )
-    names = browser.execute_script(toggle, list(HPARAMS))
-    if not set(HPARAMS) <= set(names):
-        raise ValueError(f"TensorBoard's HPARAMS has {names}, not {HPARAMS}")
-
-
 def _move(browser: Browser, slider: str, value: int) -> None:
     """Move all sliders that the selector names."""
     script = """
@@ -189,7 +179,7 @@ def _move(browser: Browser, slider: str, value: int) -> None:
 
 
 def _settled(browser: Browser) -> bytes:
-    """A screenshot that is the same as the one some seconds before: charts have loaded and stopped moving."""
+    """A screenshot that equals those of the seconds before: charts have loaded and stopped moving."""
     shots = [browser.get_screenshot_as_png()]
 
     def same() -> bool:

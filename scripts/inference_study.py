@@ -169,8 +169,8 @@ class Interval:
 def interval(values: NDArray[np.floating]) -> Interval:
     """The interval of the mean of values [S, N], S seeds on the same N puzzles, over other seeds and puzzles.
 
-    Seeds and puzzles are crossed random effects (analysis of variance); with one seed it is over puzzles alone. It is Student's with
-    the seeds' degrees of freedom, which is wide where the puzzles differ more than the seeds, and never too narrow.
+    Seeds and puzzles are crossed random effects (analysis of variance); with one seed it is over puzzles alone. It is Student's
+    with the seeds' degrees of freedom, which is wide where the puzzles differ more than the seeds, and never too narrow.
     """
     seeds, puzzles = values.shape
     by_puzzle = values.mean(axis=0).var(ddof=1) / puzzles if puzzles > 1 else 0.0

@@ -1,8 +1,8 @@
-"""Fill pages of docs/ with what their files and commands say: `python scripts/dev/pages.py`.
+"""Fill pages of docs/ from their files and commands: `python scripts/dev/pages.py`.
 
-A table between `<!-- NAME, from FILE -->` and `<!-- end -->` is made from that file. On the plan's page, what a command
-prints stands below each heading that is one. `sentences` has the words with numbers of such files, which are not filled.
-tests/test_pages.py and tests/test_readme.py hold the pages to all of it.
+A table between `<!-- NAME, from FILE -->` and `<!-- end -->` is made from that file. The plan's page has the output of a command
+below each heading that is one. `sentences` has words with numbers of such files, which are tested but not filled.
+tests/test_pages.py and tests/test_readme.py compare the pages with all of it.
 """
 
 import contextlib
@@ -11,7 +11,7 @@ import io
 import json
 import re
 import shlex
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -98,7 +98,7 @@ TABLES = {
 
 
 def rows_of(path: Path) -> list[Row]:
-    """The rows of a report's file; of metrics the evaluations."""
+    """The rows of a report's file; the evaluations of metrics.jsonl."""
     text = path.read_text(encoding="utf-8")
     if path.suffix == ".csv":
         return list(csv.DictReader(io.StringIO(text)))
@@ -129,12 +129,8 @@ def shown(row: Row, key: str) -> str:
 
 def table(name: str, path: Path) -> str:
     """The table of that name as Markdown."""
-    if name == "experiments":
-        return experiments("[!_]*")
-    if name == "overview":
-        return overview()
-    if name in SCALING:
-        return SCALING[name](path)
+    if name in OTHERS:
+        return OTHERS[name](path)
     keys, rows = TABLES[name], rows_of(path)
     if name == "variants":
         rows = sorted(rows, key=lambda row: -float(row["exact_accuracy_mean"]))
@@ -144,7 +140,7 @@ def table(name: str, path: Path) -> str:
 
 
 def sizes(path: Path) -> str:
-    """What was measured at each size of the first axis of a file of --scaling: means over the seeds with their 95 % intervals."""
+    """The measurements at each size of the first axis of a file of --scaling: means over the seeds with 95 % intervals."""
     points = json.loads(path.read_text())["points"]
     found: dict[tuple[str, float], dict[str, list[float]]] = {}
     for point in points:
@@ -158,7 +154,7 @@ def sizes(path: Path) -> str:
 
 
 def fitted(path: Path) -> str:
-    """The laws of a file of --scaling: the exponent of a loss or the slope of a logistic, and what the smaller sizes predict."""
+    """The laws of a file of --scaling: the exponent of a loss or the slope of a logistic, and its prediction for the largest size."""
     lines = [
         ["over", "held", "of", "a or slope", "predicted at the largest", "measured", "verdict"],
         ["---"] * 3 + ["---:"] * 3 + ["---"],
@@ -171,7 +167,7 @@ def fitted(path: Path) -> str:
 
 
 def _laws(path: Path) -> dict[tuple[str, str, str], dict[str, Row]]:
-    """By axis, what is held and measure: the rows by the first word of their quantity."""
+    """The rows of each law (by axis, what is held, and measure), by the first word of their quantity."""
     laws: dict[tuple[str, str, str], dict[str, Row]] = {}
     for row in rows_of(path):
         laws.setdefault((row["axis"], row["where"], row["measure"]), {})[row["quantity"].partition(" ")[0]] = row
@@ -191,9 +187,6 @@ def rates(path: Path) -> str:
     return _markdown(lines)
 
 
-SCALING = {"sizes": sizes, "laws": fitted, "rates": rates}  # tables of files of --scaling
-
-
 def _interval(row: Row) -> str:
     value, low, high = (float(row[key]) for key in ("value", "low", "high"))
     return f"{value:.3g} ({low:.3g} to {high:.3g})"
@@ -211,7 +204,7 @@ def _markdown(lines: Iterable[Sequence[str]]) -> str:
 
 
 def overview() -> str:
-    """The README's table of results, each from the committed file that its last column links; what was not run says so."""
+    """The README's table of results, each from the committed file that its last column links, and of what was not run."""
     field = {row["variant"]: row for row in rows_of(RESULTS / "field_6x6" / "report.csv")}
     mazes = {row["variant"]: row for row in rows_of(RESULTS / "maze_grid" / "report.csv")}
     ways = _ways()
@@ -246,7 +239,7 @@ def _link(page: str) -> str:
 
 
 def _ways() -> dict[str, Row]:
-    """The study of inference by CANDIDATES/SELECTION/K/D."""
+    """The rows of the inference study by CANDIDATES/SELECTION/K/D."""
     keys = ("inference", "selection", "candidates", "supervision_steps")
     return {"/".join(str(row[key]) for key in keys): row for row in rows_of(RESULTS / "inference_6x6" / "frontier.json")}
 
@@ -260,7 +253,7 @@ def _card(name: str, title: str) -> tuple[str, ...]:
 
 
 def experiments(names: str) -> str:
-    """The named experiments that a glob means, with their digests at full size and tiny."""
+    """The table of the experiments that match a glob, with their digests at full size and tiny."""
     lines = ["| experiment | changes | digest | tiny |", "| --- | --- | --- | --- |"]
     for path in sorted((CONF_DIR / "experiment").glob(f"{names}.yaml")):
         text = re.sub(r"\n#   (?=\S+ (?:up|down|=))", " ", path.read_text(encoding="utf-8"))
@@ -273,8 +266,17 @@ def experiments(names: str) -> str:
     return "\n".join(lines) + "\n"
 
 
+OTHERS: dict[str, Callable[[Path], str]] = {
+    "experiments": lambda _: experiments("[!_]*"),
+    "overview": lambda _: overview(),
+    "sizes": sizes,
+    "laws": fitted,
+    "rates": rates,
+}
+
+
 def sentences() -> dict[str, list[str]]:
-    """By page, what its words say of the numbers of its files."""
+    """By page, its words with numbers of its files."""
     field = {row["variant"].removeprefix("field_"): row for row in rows_of(RESULTS / "field_6x6" / "report.csv")}
     gain = {name: 100 * float(row["less_baseline_mean"] or "nan") for name, row in field.items()}
     steps = {name: shown(row, "steps") for name, row in field.items()}
@@ -324,7 +326,7 @@ def _at(width: int) -> str:
 
 
 def _failed_laws() -> Iterator[str]:
-    """How many laws over training FLOPs said too much of the largest budget, and how many too little."""
+    """How many laws over training FLOPs predicted too much for the largest budget, and how many too little."""
     too_high: dict[str, list[bool]] = {"loss": [], "exact accuracy": []}
     for (axis, _, measure), of in _laws(RESULTS / "scaling_6x6" / "isoflop.csv").items():
         if axis == "training FLOPs" and "failed" in of["predicted"]["verdict"]:
@@ -409,12 +411,12 @@ def _gpu() -> Iterator[str]:
 
 
 def blocks() -> dict[str, str]:
-    """What stands on the plan's page below each command, by the command's arguments."""
+    """The output on the plan's page below each command, by the command's arguments."""
     return {block[1]: block[2] for block in BLOCK.finditer((RESULTS / "plan_v4_64.md").read_text())}
 
 
 def printed(arguments: str) -> str:
-    """What a command of trm.plan prints."""
+    """The output of a command of trm.plan."""
     from trm.plan.__main__ import main
 
     with contextlib.redirect_stdout(io.StringIO()) as out:
@@ -423,7 +425,7 @@ def printed(arguments: str) -> str:
 
 
 def filled(page: Path) -> str:
-    """The page with its tables and outputs made anew."""
+    """The page with new tables and outputs."""
 
     def anew(found: re.Match[str]) -> str:
         return f"<!-- {found[1]}, from {found[2]} -->\n{table(found[1], page.parent / found[2])}<!-- end -->\n"
