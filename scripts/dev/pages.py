@@ -154,7 +154,7 @@ def sizes(path: Path) -> str:
 
 
 def fitted(path: Path) -> str:
-    """The laws of a file of --scaling: the exponent of a loss or the slope of a logistic, and its prediction for the largest size."""
+    """The laws of a file of --scaling: the exponent of a loss or the slope of a logistic, and the largest size as predicted."""
     lines = [
         ["over", "held", "of", "a or slope", "predicted at the largest", "measured", "verdict"],
         ["---"] * 3 + ["---:"] * 3 + ["---"],
