@@ -6,7 +6,8 @@ import os
 import pytest
 import torch
 
-from trm.backends import machine, start
+from trm import backends
+from trm.backends import start
 from trm.config import HardwareConfig
 from trm.ground import cores
 
@@ -78,7 +79,7 @@ def test_threads_of_a_run(monkeypatch, granted, jobs, said, threads):
     taken = []
     monkeypatch.setattr(torch, "get_num_threads", lambda: 4)
     monkeypatch.setattr(torch, "set_num_threads", taken.append)
-    for module in (machine, cores):
+    for module in (backends, cores):
         monkeypatch.setattr(module, "quota", lambda: granted)
         monkeypatch.setattr(module, "allowed", lambda: [0, 1, 2, 3])
     monkeypatch.setattr(os, "cpu_count", lambda: 6)

@@ -2,11 +2,15 @@
 
 import faulthandler
 import importlib
+import os
 from typing import Any
 
+import torch
+
 from trm.backends.base import Runtime
-from trm.backends.machine import require_machine, take_share
+from trm.backends.machine import require_machine
 from trm.config import HardwareConfig
+from trm.ground.cores import allowed, cores, quota
 
 __all__ = ["Runtime", "start"]
 
@@ -19,7 +23,13 @@ def start(hardware: HardwareConfig) -> Runtime:
     if not faulthandler.is_enabled():
         faulthandler.enable(2)
     require_machine(hardware)
-    take_share(hardware)
+    # Threads beyond the CPU quota hold all of them back. Jobs side by side share the cores; a lone job obeys OMP_NUM_THREADS
+    if hardware.jobs > 1 or "OMP_NUM_THREADS" not in os.environ:
+        ranks = int(os.environ.get("LOCAL_WORLD_SIZE") or "1") if hardware.can.ranks else 1  # as torchrun counts them on this host
+        share = int(min(os.cpu_count() or 1, quota())) // (max(hardware.jobs, 1) * ranks)
+        torch.set_num_threads(max(1, min(torch.get_num_threads(), len(allowed()), share)))
+    if quota() < len(allowed()):
+        os.environ.setdefault("PJRT_NPROC", str(cores()))  # XLA's own threads on a CPU
     runtime: Any = hardware.can.runtime
     if isinstance(runtime, str):  # imported only here: each takes seconds that the others do not need
         module, _, name = runtime.partition(":")

@@ -13,7 +13,7 @@ import torch
 
 from trm.config import HardwareConfig
 from trm.errors import ConfigError
-from trm.ground.cores import allowed, cores, quota
+from trm.ground.cores import cores
 
 # Variables of torch, torch_xla and XLA that change numbers, by the library that reads them (docs/explanation/backends.md). Those of
 # REFUSED make a run compute something else than its settings say, so they are refused unless they say no. Those of RECORDED change
@@ -72,19 +72,6 @@ def surroundings(hardware: HardwareConfig) -> dict[str, Any]:
 def _variables(patterns: dict[str, str], hardware: HardwareConfig) -> dict[str, str]:
     pattern = re.compile(patterns[hardware.platform if hardware.can.torch_kernels else "xla"])
     return {name: value.strip() for name, value in sorted(os.environ.items()) if pattern.fullmatch(name)}
-
-
-def take_share(hardware: HardwareConfig) -> None:
-    """Set torch's threads to the number that this job may keep busy: with more than its CPU quota all of them are held back.
-
-    Jobs side by side share the cores. A lone job obeys OMP_NUM_THREADS.
-    """
-    if hardware.jobs > 1 or "OMP_NUM_THREADS" not in os.environ:
-        ranks = int(os.environ.get("LOCAL_WORLD_SIZE") or "1") if hardware.can.ranks else 1  # as torchrun counts them on this host
-        share = int(min(os.cpu_count() or 1, quota())) // (max(hardware.jobs, 1) * ranks)
-        torch.set_num_threads(max(1, min(torch.get_num_threads(), len(allowed()), share)))
-    if quota() < len(allowed()):
-        os.environ.setdefault("PJRT_NPROC", str(cores()))  # XLA's own threads on a CPU
 
 
 def compiler() -> str:
