@@ -35,7 +35,7 @@ from trm.study.placement import place
 PLAN_VENV = ROOT / ".venv-plan"
 STEPS = ("training", "evaluation")
 TELL_EVERY_S = 15.0
-SHOWN_BYTES = 1 << 20  # an evaluation gathers the answers to the few puzzles that are shown: less than this
+SHOWN_BYTES = 1 << 20  # an evaluation gathers the answers of the few puzzles that are shown, which take less than this
 
 
 @dataclass(frozen=True)
@@ -78,8 +78,8 @@ class TooBig:
     @property
     def needed(self) -> float | None:
         """Bytes of a chip that the step would take; None where the compiler does not say."""
-        said = memory_asked_for(self.message)
-        return None if said is None else said[0]
+        found = memory_asked_for(self.message)
+        return None if found is None else found[0]
 
     @property
     def fits(self) -> int:

@@ -1,4 +1,4 @@
-"""What `python -m trm.plan` is asked: plan.KEY=VALUE arguments, apart from those of the run itself."""
+"""The plan.KEY=VALUE arguments of `python -m trm.plan`, apart from those of the run."""
 
 import dataclasses
 import difflib
@@ -17,7 +17,7 @@ PREFIX = "plan."
 
 @dataclass
 class PlanSettings:
-    """How to plan; the run itself is described by the keys of trm.train."""
+    """How to plan. The keys of trm.train describe the run."""
 
     compile: bool = False  # compile the steps for the TPU, ahead of time
     python: str | None = None  # the interpreter that has jax and libtpu; null = this one, or .venv-plan's
@@ -32,7 +32,7 @@ class PlanSettings:
 
 
 def split_arguments(arguments: list[str]) -> tuple[PlanSettings, list[str], bool]:
-    """The plan.* settings, the run's overrides, and whether --multirun says that it is a sweep. Raises UserError."""
+    """The plan.* settings, the overrides of the run, and whether --multirun makes it a sweep. Raises UserError."""
     flag = {"action": "store_true"}
     given = options("trm.plan", arguments, words=False, multirun=flag, m=flag)
     own = [a.removeprefix(PREFIX) for a in given.rest if a.startswith(PREFIX)]
