@@ -107,6 +107,14 @@ def shared_data():
     return folder
 
 
+@pytest.fixture
+def undrawn(monkeypatch):
+    """Reports without pictures, which take most of a report's time."""
+    empty = {name: {"light": b"", "dark": b""} for name in ("curves", "bars")}
+    monkeypatch.setattr("trm.report.plots.drawn", lambda comparison: empty)
+    monkeypatch.setattr("trm.report.scaling_output.pictures", lambda found: {})
+
+
 @pytest.fixture(autouse=True, scope="session")
 def no_waiting_for_the_disk():
     """No test cuts the power: what is written need not have reached the disk."""

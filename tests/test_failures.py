@@ -1,7 +1,7 @@
 """What a run says when it cannot go on."""
 
-import contextlib
 import errno
+import math
 import os
 import signal
 import sys
@@ -11,7 +11,7 @@ from unittest.mock import Mock
 
 import pytest
 import torch
-from running import SMALLEST, TINY, run, summary
+from running import SMALLEST, run, summary
 
 from trm.cli import compose, hydra_command
 from trm.core.metrics import training_names
@@ -86,27 +86,26 @@ def test_a_full_disk_names_the_file_and_what_comes_next(cfg, tmp_path):
     assert f"resumes from {tmp_path}/checkpoints/step_40" in str(caught.value)
 
 
-@contextlib.contextmanager
-def failure(cfg, folder, words):
-    with pytest.raises(RunFailure, match=words), explained(cfg, folder):
-        yield
+SUMS, NAN = dict.fromkeys(training_names(), 1.0) | {"nonfinite_steps": 0.0}, {"lm_loss": math.nan}
+INFINITE = SUMS | {"nonfinite_steps": 3.0, "q_halt_loss": math.inf}
+GOOD, BAD = {"lm_head": torch.ones(2)}, {"lm_head": torch.ones(2), "net.0": torch.tensor([1.0, math.nan])}
 
 
-def test_losses_that_are_not_finite_are_told_with_their_first_step_and_terms(cfg, tmp_path):
-    sums = dict.fromkeys(training_names(), 1.0) | {"nonfinite_steps": 0.0}
-    check_losses(sums, 120)
-    with (
-        pytest.raises(RunFailure, match=r"^step 118: the loss is not finite \(q_halt_loss is inf\): no checkpoint"),
-        explained(cfg, tmp_path),
-    ):
-        check_losses(sums | {"nonfinite_steps": 3.0, "q_halt_loss": float("inf")}, 120)
-
-
-def test_weights_that_are_not_finite_are_named(cfg, tmp_path):
-    weights = {"lm_head": torch.ones(2), "net.0": torch.tensor([1.0, float("nan")])}
-    with failure(cfg, tmp_path, r"^step 7: the weights net\.0 are not finite"):
-        check_weights(weights, 7)
-    check_weights({"lm_head": torch.ones(2)}, 7)
+@pytest.mark.parametrize(
+    ("check", "bad", "words"),
+    [
+        (check_losses, [INFINITE], r"118: the loss is not finite \(q_halt_loss is inf\): no checkpoint"),
+        (check_weights, [BAD], r"120: the weights net\.0 are not finite"),
+        (check_evaluation, [NAN, GOOD], r"120: the evaluation is not finite \(lm_loss is nan\), though its weights are"),
+        (check_evaluation, [NAN, BAD], r"120: the weights net\.0 are not finite"),
+    ],
+)
+def test_what_is_not_finite_is_told_with_its_step_and_name(cfg, tmp_path, check, bad, words):
+    """Else an accuracy of 0 would stand in the results as if it had been measured."""
+    good = {check_losses: [SUMS], check_weights: [GOOD], check_evaluation: [{"lm_loss": 1.0}, BAD]}
+    check(*good[check], 120)
+    with pytest.raises(RunFailure, match=f"^step {words}"), explained(cfg, tmp_path):
+        check(*bad, 120)
 
 
 def test_a_loader_slower_than_the_step_is_told_with_both_times():
@@ -115,22 +114,6 @@ def test_a_loader_slower_than_the_step_is_told_with_both_times():
     warning = slow_loader(Lap(10, 0.41, 0.0), made_s=0.4, waited_s=0.3)
     assert "40.0 ms for a batch and a step takes 11.0 ms" in warning
     assert "data.num_aug" in warning
-
-
-def test_an_evaluation_that_is_not_finite_is_a_failure(cfg, tmp_path):
-    """Else its accuracy of 0 would stand in the results as if it had been measured."""
-    good, bad = {"lm_head": torch.ones(2)}, {"lm_head": torch.tensor([1.0, float("nan")])}
-    check_evaluation({"lm_loss": 1.0}, good, 3)
-    with (
-        pytest.raises(RunFailure, match=r"^step 3: the evaluation is not finite \(lm_loss is nan\), though its weights are"),
-        explained(cfg, tmp_path),
-    ):
-        check_evaluation({"lm_loss": float("nan"), "accuracy": 0.0}, good, 3)
-    with failure(cfg, tmp_path, r"^step 3: the weights lm_head are not finite"):
-        check_evaluation({"lm_loss": float("nan")}, bad, 3)
-
-
-# --------------------------------------------------------------------------------------------------------------------- locks
 
 
 @pytest.fixture
@@ -200,9 +183,6 @@ def test_a_sweep_runs_once_whatever_host_it_is_started_on(tmp_path, monkeypatch)
             pass
 
 
-# ------------------------------------------------------------------------------------------------------------------- signals
-
-
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGINT", "SIGUSR2", "SIGHUP", "SIGUSR1", "SIGXCPU", "SIGQUIT", "SIGALRM"])
 @pytest.mark.parametrize("before", [signal.SIG_DFL, signal.SIG_IGN])
 def test_every_signal_that_ends_a_run_asks_it_to_save(name, before):
@@ -242,11 +222,16 @@ def test_only_a_second_deliberate_signal_ends_a_run_at_once(monkeypatch):
     assert killed == [signal.SIGINT]
 
 
-# -------------------------------------------------------------------------------------------------------------------- folders
-
-
 def link(path):
     path.symlink_to("/nowhere")
+
+
+@pytest.fixture(scope="module")
+def puzzles(tmp_path_factory):
+    """The setting of a dataset that is there."""
+    folder = tmp_path_factory.mktemp("puzzles")
+    run(folder, "trm.build_data", *(word for word in SMALLEST if word.startswith("data")), "data.path=d")
+    return f"data.path={folder / 'd'}"
 
 
 @pytest.mark.parametrize(
@@ -262,31 +247,31 @@ def link(path):
         ("outputs/a/metrics.jsonl", Path.mkdir, "outputs/a/metrics.jsonl is a folder where a file is to be written: move it away"),
     ],
 )
-def test_what_is_in_the_way_of_a_run_folder_is_named(tmp_path, way, make, words):
+def test_what_is_in_the_way_of_a_run_folder_is_named(tmp_path, puzzles, way, make, words):
     (tmp_path / way).parent.mkdir(parents=True, exist_ok=True)
     make(tmp_path / way)
-    done = run(tmp_path, "trm.train", *TINY, "train.max_steps=1", "run_name=a", check=2)
+    done = run(tmp_path, "trm.train", *SMALLEST, puzzles, "run_name=a", check=2)
     assert words in done.stderr
     assert done.stderr.count("\n") == 1
 
 
 @pytest.mark.parametrize("number", [errno.EROFS, errno.EACCES, errno.ENOSPC])
-def test_a_folder_that_takes_no_files_is_named(tmp_path, monkeypatch, number):
+def test_a_folder_that_takes_no_files_is_named(tmp_path, puzzles, monkeypatch, number):
     fix = "make room" if number == errno.ENOSPC else "make it writable"
     monkeypatch.setattr("tempfile.TemporaryFile", Mock(side_effect=OSError(number, os.strerror(number))))
-    done = run(tmp_path, "trm.train", *TINY, "run_name=a", check=2)
+    done = run(tmp_path, "trm.train", *SMALLEST, puzzles, "run_name=a", check=2)
     assert done.stderr.startswith(f"error: outputs/a: {os.strerror(number)}: {fix}")
     assert done.stderr.count("\n") == 1
 
 
-def test_runs_that_start_in_the_same_second_have_folders_of_their_own(tmp_path, monkeypatch):
+def test_runs_that_start_in_the_same_second_have_folders_of_their_own(tmp_path, puzzles, monkeypatch):
     """They differ though the first has ended by then: the second would go on with it, which nobody has asked for."""
     monkeypatch.setattr("hydra.core.utils.datetime", Mock(now=lambda: datetime(2026, 1, 1)))  # of the resolver `now`
-    for _ in range(3):
-        run(tmp_path, "trm.train", *SMALLEST)
     names = [f"run-2026-01-01_00-00-00{number}" for number in ("", "_2", "_3")]
-    assert sorted(path.name for path in (tmp_path / "outputs").iterdir()) == names
-    assert [summary(tmp_path / "outputs" / name)["run_name"] for name in names] == names
+    for name in names[:2]:  # of other runs
+        (tmp_path / "outputs" / name).mkdir(parents=True)
+    run(tmp_path, "trm.train", *SMALLEST, puzzles)
+    assert summary(tmp_path / "outputs" / names[2])["run_name"] == names[2]
 
 
 def test_a_command_leaves_its_process_as_it_was(tmp_path, monkeypatch, capsys):

@@ -1,4 +1,4 @@
-"""The network against numpy float64 and torch's own functions, where the recorded parity cases do not reach."""
+"""The network where neither the recorded parity cases nor the ordinary trainer (test_step.py) reach."""
 
 import math
 from dataclasses import replace
@@ -6,7 +6,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -22,7 +21,7 @@ from trm.core.initial import (
     weight_shapes,
     with_latents,
 )
-from trm.core.model import attention, embed, forward, network, rms_norm, rotate, swiglu
+from trm.core.model import embed, forward, rms_norm, rotate
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -48,30 +47,8 @@ def random_tokens(arch, rows):
     return torch.from_numpy(np.random.default_rng(1).integers(0, arch.vocab_size, (rows, arch.seq_len)).astype(np.int32))
 
 
-# a second implementation, in numpy float64 -------------------------------------------------------------------------------------
-
-
 def np_norm(x, eps=1e-5):
     return x / np.sqrt((x**2).mean(-1, keepdims=True) + eps)
-
-
-def np_swiglu(x, gate_up, down):
-    both = x @ gate_up.T
-    gate, up = both[..., : both.shape[-1] // 2], both[..., both.shape[-1] // 2 :]
-    return (gate / (1 + np.exp(-gate)) * up) @ down.T
-
-
-def np_mlp_network(w, name, num_layers, h):
-    for i in range(num_layers):
-        for row in range(len(h)):
-            columns = h[row].T  # [D, L]
-            mixed = columns + np_swiglu(columns, w[f"{name}.{i}.token_mlp.gate_up"], w[f"{name}.{i}.token_mlp.down"])
-            h[row] = np_norm(mixed).T
-        h = np_norm(h + np_swiglu(h, w[f"{name}.{i}.mlp.gate_up"], w[f"{name}.{i}.mlp.down"]))
-    return h
-
-
-# sizes -------------------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -105,9 +82,6 @@ def test_initial_weights_have_the_declared_shapes_and_dtype():
         weights = init_weights(arch, seed=0)
         assert {k: tuple(w.shape) for k, w in weights.items()} == weight_shapes(arch)
         assert {w.dtype for w in weights.values()} == {arch.master_dtype}
-
-
-# initial values ----------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("std", [1.0, 0.044])
@@ -180,9 +154,6 @@ def test_latents_start_at_one_vector_each_in_the_forward_dtype():
         assert (latent == vector).all()
 
 
-# pieces ------------------------------------------------------------------------------------------------------------------------
-
-
 def test_rms_norm():
     x = random_tensor(3, 4, 6)
     np.testing.assert_allclose(rms_norm(x, 1e-5), np_norm(x.numpy()), rtol=1e-13)
@@ -192,22 +163,6 @@ def test_rms_norm():
     expected = torch.from_numpy(np_norm(narrow.double().numpy())).float()
     assert rms_norm(narrow, 1e-5).dtype == torch.bfloat16
     torch.testing.assert_close(rms_norm(narrow, 1e-5).float(), expected, rtol=2**-8, atol=0)
-
-
-def test_swiglu_takes_the_gate_first():
-    x, gate_up, down = random_tensor(2, 3, 4), random_tensor(10, 4, seed=1), random_tensor(4, 5, seed=2)
-    np.testing.assert_allclose(
-        swiglu(make_arch(), x, gate_up, down), np_swiglu(x.numpy(), gate_up.numpy(), down.numpy()), rtol=1e-12
-    )
-
-
-@pytest.mark.parametrize("num_layers", [1, 3])
-def test_mlp_network_norms_over_the_token_axis(num_layers):
-    arch = make_arch(num_layers=num_layers)
-    weights = init_weights(arch, seed=1)
-    h = 3 * random_tensor(2, arch.num_tokens, 8)
-    expected = np_mlp_network({k: w.numpy() for k, w in weights.items()}, "net", num_layers, h.numpy().copy())
-    np.testing.assert_allclose(network(arch, weights, {}, "net")(h), expected, rtol=1e-10)
 
 
 @pytest.mark.parametrize("theta", [10000.0, 100.0])
@@ -220,43 +175,6 @@ def test_rope_turns_pairs_as_complex_numbers(theta):
     z = z * np.exp(1j * position * theta ** (-2 * j / 12))
     expected = np.concatenate((z.real, z.imag), axis=-1)
     np.testing.assert_allclose(rotate(x, buffers["rope.cos"], buffers["rope.sin"]), expected, rtol=1e-11, atol=1e-12)
-
-
-def test_rope_scores_depend_on_the_distance_alone():
-    arch = make_arch(mixer="attention", positions="rope", hidden_size=16, seq_len=12)
-    buffers = init_buffers(arch, 0)
-    q, k = (random_tensor(8, seed=s).expand(1, 12, 1, 8) for s in (0, 1))
-    turned_q, turned_k = (rotate(t, buffers["rope.cos"], buffers["rope.sin"])[0, :, 0] for t in (q, k))
-    scores = (turned_q @ turned_k.T).numpy()
-    for offset in range(-5, 6):
-        diagonal = np.diagonal(scores, offset)
-        np.testing.assert_allclose(diagonal, diagonal[0], rtol=1e-9)
-
-
-@pytest.mark.parametrize("positions", ["none", "rope"])
-def test_attention_equals_torch_attention(positions):
-    arch = make_arch(mixer="attention", positions=positions, hidden_size=24, num_heads=3, seq_len=6)
-    weights, buffers = init_weights(arch, 2), init_buffers(arch, 0)
-    h = random_tensor(2, 6, 24, seed=4)
-    q, k, v = (h @ part.T for part in weights["net.1.attention.qkv"].split(24))
-    q, k, v = (t.view(2, 6, 3, 8).transpose(1, 2) for t in (q, k, v))
-    if positions == "rope":
-        q, k = (rotate(t.transpose(1, 2), buffers["rope.cos"], buffers["rope.sin"]).transpose(1, 2) for t in (q, k))
-    mixed = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(2, 6, 24)
-    expected = mixed @ weights["net.1.attention.out"].T
-    torch.testing.assert_close(attention(arch, weights, buffers, "net.1", h), expected, rtol=1e-10, atol=1e-12)
-
-
-def test_attention_network_is_post_norm():
-    arch = make_arch(mixer="attention", num_layers=1)
-    weights = init_weights(arch, 2)
-    h = random_tensor(2, 5, 8)
-    middle = np_norm((h + attention(arch, weights, {}, "net.0", h)).numpy())
-    expected = np_norm(middle + np_swiglu(middle, weights["net.0.mlp.gate_up"].numpy(), weights["net.0.mlp.down"].numpy()))
-    np.testing.assert_allclose(network(arch, weights, {}, "net")(h), expected, rtol=1e-10)
-
-
-# input embedding ---------------------------------------------------------------------------------------------------------------
 
 
 @settings(deadline=None, max_examples=40)
@@ -294,45 +212,6 @@ def test_puzzle_embedding_table():
     assert not table.any()
 
 
-# forward -----------------------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("mixer", ["mlp", "attention"])
-def test_heads_read_the_answer_after_the_prefix_and_its_first_token(mixer):
-    arch = make_arch(mixer=mixer, puzzle_emb_ndim=20)
-    weights, buffers = init_weights(arch, 0), init_buffers(arch, 0)
-    weights["q_head.weight"] = random_tensor(2, 8, seed=9)
-    vectors, tokens = random_tensor(2, 20), random_tokens(arch, 2)
-    out = forward(arch, weights, buffers, vectors, with_latents(arch, buffers, 2), tokens)
-    z_H = out.latents["z_H"].numpy()
-    assert z_H.shape == (2, 3 + 5, 8)
-    np.testing.assert_allclose(out.logits, z_H[:, 3:] @ weights["lm_head"].numpy().T, rtol=1e-10)
-    q = z_H[:, 0] @ weights["q_head.weight"].numpy().T - 5
-    np.testing.assert_allclose(out.q_halt, q[:, 0], rtol=1e-10)
-    np.testing.assert_allclose(out.q_continue, q[:, 1], rtol=1e-10)
-
-
-@pytest.mark.parametrize("separate", [False, True])
-def test_forward_equals_numpy(separate):
-    arch = make_arch(recursion=RecursionConfig(T=3, n=2), separate_networks=separate)
-    weights, buffers, tokens = init_weights(arch, 0), init_buffers(arch, 0), random_tokens(arch, 2)
-    w = {k: value.numpy() for k, value in weights.items()}
-
-    def net(name, h):
-        return np_mlp_network(w, name if separate else "net", 2, h.copy())
-
-    x = math.sqrt(8) * w["embed_tokens"][tokens.numpy()]
-    z_H, z_L = (np.broadcast_to(buffers[f"init.{z}"].numpy(), x.shape) for z in ("z_H", "z_L"))
-    for _ in range(3):
-        for _ in range(2):
-            z_L = net("f_L", z_L + z_H + x)
-        z_H = net("f_H", z_H + z_L)
-    out = forward(arch, weights, buffers, None, with_latents(arch, buffers, 2), tokens)
-    np.testing.assert_allclose(out.latents["z_H"], z_H, rtol=1e-8, atol=1e-10)
-    np.testing.assert_allclose(out.latents["z_L"], z_L, rtol=1e-8, atol=1e-10)
-    np.testing.assert_allclose(out.logits, z_H @ w["lm_head"].T, rtol=1e-8, atol=1e-10)
-
-
 @pytest.mark.parametrize("model", [{}, {"mixer": "attention", "positions": "rope"}, {"positions": "learned"}])
 def test_bfloat16_forward(model):
     narrow = make_arch(dtype=torch.bfloat16, hidden_size=64, puzzle_emb_ndim=64, **model)
@@ -365,17 +244,6 @@ def test_float64_forward_is_float64_throughout():
     weights, buffers, tokens = init_weights(arch, 0), init_buffers(arch, 0), random_tokens(arch, 2)
     out = forward(arch, weights, buffers, None, with_latents(arch, buffers, 2), tokens)
     assert {t.dtype for t in (*out.latents.values(), *buffers.values(), out.logits, out.q_halt)} == {torch.float64}
-
-
-def test_rows_do_not_mix():
-    arch = make_arch(puzzle_emb_ndim=8)
-    weights, buffers, tokens, vectors = init_weights(arch, 0), init_buffers(arch, 0), random_tokens(arch, 3), random_tensor(3, 8)
-    together = forward(arch, weights, buffers, vectors, with_latents(arch, buffers, 3), tokens).logits
-    for row in range(3):
-        alone = forward(
-            arch, weights, buffers, vectors[row : row + 1], with_latents(arch, buffers, 1), tokens[row : row + 1]
-        ).logits
-        torch.testing.assert_close(together[row : row + 1], alone, rtol=1e-11, atol=1e-12)
 
 
 @pytest.mark.parametrize(("mixer", "positions"), [("mlp", "none"), ("attention", "rope")])

@@ -1,10 +1,12 @@
 """Where jobs run, as tables: TPU v4-8 and v4-64 under each placement, CPU slots, Slurm's words; and the pod script."""
 
 import dataclasses
+import math
 import os
 import subprocess
 
 import pytest
+from composing import composed
 
 from trm.cli import ROOT, compose
 from trm.config import HardwareConfig, validate
@@ -25,23 +27,10 @@ from trm.study.placement import (
 
 
 def hardware(name, placement=None):
-    shapes = {"v4_8": (1, 4), "v4_64": (8, 4)}
-    hosts, devices = shapes[name]
-    return HardwareConfig(
-        name=name,
-        platform="tpu",
-        num_hosts=hosts,
-        devices_per_host=devices,
-        dtype="bfloat16",
-        loss_dtype="float32",
-        placement=placement,
-    )
+    return dataclasses.replace(composed(f"hardware={name}").hardware, placement=placement)
 
 
-@pytest.mark.parametrize("name", ["v4_8", "v4_64"])
-def test_the_shapes_here_are_those_of_the_config_groups(name):
-    composed = compose([f"hardware={name}", "run_name=r"]).hardware
-    assert dataclasses.replace(composed, compile_cache=None) == hardware(name)
+CPU = HardwareConfig(name="cpu")
 
 
 # processes of a job, devices of each, jobs on a host, jobs at once, batch per chip at a global batch of 256
@@ -61,44 +50,30 @@ TABLE = [
 def test_processes_jobs_and_batch(name, placement, processes, devices, per_host, at_once, batch):
     machine = hardware(name, placement)
     placed = place(machine)
-    assert (placed.processes, placed.devices_per_process, placed.jobs_per_host, placed.jobs_at_once) == (
-        processes,
-        devices,
-        per_host,
-        at_once,
-    )
+    assert (placed.processes, placed.devices_per_process) == (processes, devices)
+    assert (placed.jobs_per_host, placed.jobs_at_once) == (per_host, at_once)
     assert placed.devices == machine.devices == processes * devices
     assert placed.jobs_at_once * placed.devices == machine.num_hosts * machine.devices_per_host  # no chip idle, none shared
     assert batch_per_device(256, machine) == batch
 
 
-ALONE = {"TPU_PROCESS_BOUNDS": "1,1,1", "CLOUD_TPU_TASK_ID": "0"}
-
-
 @pytest.mark.parametrize(
-    ("name", "placement", "chips", "expected"),
+    ("name", "placement", "chips", "of_process", "processes"),
     [
-        ("v4_8", "chip", (2,), {"TPU_VISIBLE_CHIPS": "2", "TPU_CHIPS_PER_PROCESS_BOUNDS": "1,1,1", **ALONE}),
-        ("v4_64", "chip", (0,), {"TPU_VISIBLE_CHIPS": "0", "TPU_CHIPS_PER_PROCESS_BOUNDS": "1,1,1", **ALONE}),
-        ("v4_8", "host", (0, 1, 2, 3), {"TPU_VISIBLE_CHIPS": "0,1,2,3", "TPU_CHIPS_PER_PROCESS_BOUNDS": "2,2,1", **ALONE}),
-        ("v4_64", "host", (0, 1, 2, 3), {"TPU_VISIBLE_CHIPS": "0,1,2,3", "TPU_CHIPS_PER_PROCESS_BOUNDS": "2,2,1", **ALONE}),
-        ("v4_8", "pod", (0, 1, 2, 3), {"TPU_VISIBLE_CHIPS": "0,1,2,3", "TPU_CHIPS_PER_PROCESS_BOUNDS": "2,2,1", **ALONE}),
-        (
-            "v4_64",
-            "pod",
-            (0, 1, 2, 3),
-            {"TPU_VISIBLE_CHIPS": "0,1,2,3", "TPU_CHIPS_PER_PROCESS_BOUNDS": "2,2,1", "TPU_PROCESS_BOUNDS": "1,2,4"},
-        ),
+        ("v4_8", "chip", "2", "1,1,1", "1,1,1"),
+        ("v4_64", "chip", "0", "1,1,1", "1,1,1"),
+        ("v4_8", "host", "0,1,2,3", "2,2,1", "1,1,1"),
+        ("v4_64", "host", "0,1,2,3", "2,2,1", "1,1,1"),
+        ("v4_8", "pod", "0,1,2,3", "2,2,1", "1,1,1"),
+        ("v4_64", "pod", "0,1,2,3", "2,2,1", "1,2,4"),
     ],
 )
-def test_what_libtpu_finds_in_the_environment(name, placement, chips, expected):
-    found = environment(hardware(name, placement), chips)
+def test_what_libtpu_finds_in_the_environment(name, placement, chips, of_process, processes):
+    found = environment(hardware(name, placement), tuple(map(int, chips.split(","))))
+    expected = {"TPU_VISIBLE_CHIPS": chips, "TPU_CHIPS_PER_PROCESS_BOUNDS": of_process, "TPU_PROCESS_BOUNDS": processes}
+    expected |= {"CLOUD_TPU_TASK_ID": "0"} if processes == "1,1,1" else {}
     assert {key: value for key, value in found.items() if key not in ("TPU_PROCESS_PORT", "TPU_PROCESS_ADDRESSES")} == expected
-    bounds = [found[f"TPU_{part}_BOUNDS"].split(",") for part in ("CHIPS_PER_PROCESS", "PROCESS")]
-    tiles = 1
-    for factor in [*bounds[0], *bounds[1]]:
-        tiles *= int(factor)
-    assert tiles == hardware(name, placement).devices
+    assert math.prod(map(int, f"{of_process},{processes}".split(","))) == hardware(name, placement).devices
 
 
 def test_jobs_on_one_host_have_ports_of_their_own():
@@ -116,13 +91,11 @@ def test_chips_that_do_not_fit_the_placement_are_refused(placement, chips):
 
 
 def test_a_slice_that_does_not_exist_is_refused():
-    odd = HardwareConfig(name="odd", platform="tpu", num_hosts=3, devices_per_host=4, dtype="bfloat16", loss_dtype="float32")
-    with pytest.raises(ConfigError, match=r"3 host\(s\) with 4 tpu device\(s\) each are no TPU v4 slice"):
-        environment(odd, (0, 1, 2, 3))
-
-
-def test_without_a_tpu_the_environment_is_left_alone():
-    assert environment(HardwareConfig(name="cpu"), (0,)) == {}
+    odd = dataclasses.replace(hardware("v4_64"), num_hosts=3)
+    for ask in (lambda: environment(odd, (0, 1, 2, 3)), lambda: ray_slice(odd, cpus=1)):
+        with pytest.raises(ConfigError, match=r"3 host\(s\) with 4 tpu device\(s\) each are no TPU v4 slice"):
+            ask()
+    assert environment(CPU, (0,)) == {}  # which is none, and needs none
 
 
 @pytest.mark.parametrize(
@@ -145,7 +118,7 @@ def test_any_batch_fits_one_chip():
 def test_slots_of_a_host():
     assert slots_of_host(hardware("v4_64", "chip")) == [(0,), (1,), (2,), (3,)]
     assert slots_of_host(hardware("v4_64", "host")) == [(0, 1, 2, 3)]
-    assert slots_of_host(HardwareConfig(name="cpu", jobs=3)) == [(0,), (1,), (2,)]
+    assert slots_of_host(dataclasses.replace(CPU, jobs=3)) == [(0,), (1,), (2,)]
     assert slots_of_host(HardwareConfig(name="cpu_mesh", devices_per_host=8)) == [(0,)]
 
 
@@ -160,31 +133,21 @@ def test_slots_share_the_cores(cores, slots):
 
 
 @pytest.mark.parametrize(
-    ("name", "placement", "expected"),
-    [
-        ("v4_64", "chip", {"nodes": 1, "tasks_per_node": 1, "gres": "tpu:1", "array_parallelism": 32}),
-        ("v4_64", "host", {"nodes": 1, "tasks_per_node": 1, "gres": "tpu:4", "array_parallelism": 8}),
-        ("v4_64", "pod", {"nodes": 8, "tasks_per_node": 1, "gres": "tpu:4", "array_parallelism": 1}),
-        ("v4_8", "chip", {"nodes": 1, "tasks_per_node": 1, "gres": "tpu:1", "array_parallelism": 4}),
-    ],
+    ("name", "placement", "nodes", "chips", "at_once"),
+    [("v4_64", "chip", 1, 1, 32), ("v4_64", "host", 1, 4, 8), ("v4_64", "pod", 8, 4, 1), ("v4_8", "chip", 1, 1, 4)],
 )
-def test_what_a_job_asks_of_slurm(name, placement, expected):
-    assert slurm_resources(hardware(name, placement)) == expected
-
-
-def test_a_cpu_job_asks_slurm_for_no_chips():
-    assert "gres" not in slurm_resources(HardwareConfig(name="cpu"))
+def test_what_a_job_asks_of_slurm_and_ray(name, placement, nodes, chips, at_once):
+    asked = {"nodes": nodes, "tasks_per_node": 1, "gres": f"tpu:{chips}", "array_parallelism": at_once}
+    assert slurm_resources(hardware(name, placement)) == asked
+    if placement != "pod":
+        assert ray_resources(hardware(name, placement)) == {"TPU": chips}
+    assert "gres" not in slurm_resources(CPU)
+    assert ray_resources(CPU) == {}
 
 
 @pytest.mark.parametrize(("text", "indices"), [("0", (0,)), ("0-3", (0, 1, 2, 3)), ("0-1,3", (0, 1, 3)), ("2,0", (2, 0))])
 def test_slurms_lists_of_indices(text, indices):
     assert expand_indices(text) == indices
-
-
-def test_what_a_job_asks_of_ray():
-    assert ray_resources(hardware("v4_64", "chip")) == {"TPU": 1.0}
-    assert ray_resources(hardware("v4_8", "host")) == {"TPU": 4.0}
-    assert ray_resources(HardwareConfig(name="cpu")) == {}
 
 
 @pytest.mark.parametrize(
@@ -194,14 +157,6 @@ def test_the_slice_that_a_job_on_all_hosts_asks_of_ray(num_hosts, topology):
     asked = ray_slice(dataclasses.replace(hardware("v4_64", "pod"), num_hosts=num_hosts), cpus=60)
     bundle = {"TPU": 4.0, "CPU": 60.0}
     assert asked == {"topology": topology, "accelerator_version": "v4", "resources_per_bundle": bundle}
-
-
-def test_hosts_that_are_no_slice_are_refused_for_ray():
-    with pytest.raises(ConfigError, match="3 host"):
-        ray_slice(dataclasses.replace(hardware("v4_64", "pod"), num_hosts=3), cpus=1)
-
-
-# ----------------------------------------------------------------------------------------------------- scripts/launch_pod.sh
 
 
 def launch_pod(*arguments, **env):
@@ -258,9 +213,6 @@ def test_the_pod_script_refuses_half_a_command(arguments, message):
     done = launch_pod(*arguments)
     assert done.returncode == 2
     assert message in done.stderr
-
-
-# ------------------------------------------------------------------------------------------------------------------------ GPUs
 
 
 @pytest.fixture
