@@ -30,14 +30,14 @@ from trm.run.experiment import build
 TINY = ["data=sudoku_4x4", "model=tiny", "model.hidden_size=8", "model.num_heads=1", "recursion=t3_n6", "tracking=none"]
 TINY += ["train.global_batch_size=8", "train.max_steps=1000000", "data.num_puzzles=64", "data.num_test_puzzles=16"]
 MACHINES = {"1 device": ("hardware=cpu_xla", 3), "8 devices": ("hardware=cpu_mesh", 5)}  # settings, bar of the loop in ms
-WAYS, STEPS, WARM_UP = ("compiled", "loop"), 200, 5
+PROGRAMS, STEPS, WARM_UP = ("compiled", "loop"), 200, 5
 SHALLOWEST = ["recursion.T=1", "recursion.n=1"]
 LOG_EVERY_STEPS = 100
 
 
 def measure(overrides: list[str]) -> Iterator[Row]:
     """Rows for both machines, compiled and in the loop; milliseconds a step."""
-    for (label, (machine, bar)), way in turns(itertools.product(MACHINES.items(), WAYS), "ways"):
+    for (label, (machine, bar)), way in turns(itertools.product(MACHINES.items(), PROGRAMS), "ways"):
         depth = SHALLOWEST if way == "loop" else []
         request = {"overrides": [*TINY, *depth, *overrides, machine], "way": way, "steps": STEPS}
         for row in in_child(__name__, "in_this_process", request):

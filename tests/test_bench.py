@@ -1,6 +1,8 @@
 """The benchmarks run and count; what they measure is nobody's business here."""
 
+import importlib
 import importlib.metadata
+import inspect
 import json
 import math
 import os
@@ -16,7 +18,7 @@ from sweeping import wait_for
 
 from bench import __main__ as bench
 from bench import loader, machine, step
-from bench.__main__ import main
+from bench.__main__ import SUBCOMMANDS, main
 from bench.compare import ratio_with_interval
 from bench.machine import facts, in_child, median_and_spread, table
 from trm.errors import RunFailure, UserError
@@ -72,6 +74,15 @@ def test_facts_are_of_before_the_measurement(monkeypatch):
     monkeypatch.setattr(loader, "measure", lambda overrides, rounds: order.append("measure") or [{"ms": 1.0}])
     main(["loader"])
     assert order == ["facts", "measure"]
+
+
+@pytest.mark.parametrize("name", SUBCOMMANDS)
+def test_each_benchmark_takes_its_own_options(name, monkeypatch):
+    benchmark = importlib.import_module(f"bench.{SUBCOMMANDS[name]}")
+    monkeypatch.setattr(bench, "facts", dict)
+    taken = inspect.signature(benchmark.measure)
+    monkeypatch.setattr(benchmark, "measure", lambda *given, **options: taken.bind(*given, **options) and [{"ms": 1.0}])
+    main([name])
 
 
 @pytest.mark.parametrize(
