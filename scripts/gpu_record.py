@@ -2,11 +2,11 @@
 
 Three parts, each made of the project's commands. parity: the tests on this GPU. speed: samples/s of the training step in three
 WAYS, and of the paper's beside a plain trainer. train: experiment=fast_sudoku in the fastest way until the limit, evaluated each
-minute. What is done is not done again: the same command goes on here, from outputs/gpu_record, and with --go-on on another machine.
+minute. The same command resumes from outputs/gpu_record, and with --go-on on another machine; it repeats nothing.
 
   --out DIR         where results go (default: $OUT, else gpu_record): record.md, record.json, curve.csv, log.txt, the checkpoint as
-                    state.json, state.0, state.1, ... (scripts/run_parts.py)
-  --limit-s N       seconds that the command may take (default: 570); parity and speed take half of it at most
+                    state.json, state.0, state.1, ...
+  --limit-s N       seconds that the command may take (default: 570); parity and speed get half of it at most
   --go-on DIR       results of an earlier command
   --data DIR        folder of sudoku_extreme_train_1k.csv and sudoku_extreme_test_hard_10k.csv (default: ../shared/data)
   --reference DIR   a checkout of the released code, whose samples/s are measured too
@@ -15,34 +15,38 @@ minute. What is done is not done again: the same command goes on here, from outp
   --every-s N       seconds between evaluations (default: 60)
   --mib N           the most that the checkpoint may take (default: 45)
 
-KEY=VALUE changes the settings of the run. Its evaluations ask eight symmetric copies of each of 240 test puzzles
-(inference=votes8): "votes8" is what most of them say, "standard" the mean of one copy alone. In the time that is left at the end
-all test puzzles are asked once, and 1,000 by eight copies. Intervals are Wilson's, over puzzles.
+KEY=VALUE changes the settings of the run. Its evaluations answer 240 test puzzles by eight symmetric copies of each
+(inference=votes8): "votes8" is the accuracy of their vote, "standard" the mean accuracy of a single copy. In the time that is left
+at the end the command answers all test puzzles once, and 1,000 by eight copies. Intervals are Wilson's, over puzzles.
 """
 
 import argparse
 import contextlib
 import csv
+import hashlib
 import json
 import os
 import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import dataclass, field
+import zlib
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
+from safetensors.torch import load, save
+from torch import Tensor
+
 from trm.cli import ROOT, options, plain_command
-from trm.errors import EXIT_PREEMPTED, RunFailure, UserError
-from trm.ground.folder import read_summary
+from trm.errors import EXIT_PREEMPTED, CheckpointError, RunFailure, UserError
+from trm.ground.folder import CHECKPOINTS, read_summary, write_summary
 from trm.inference.compute import with_intervals
-from trm.run.checkpoint import saved_steps
+from trm.run.checkpoint import Meta, Scores, find_checkpoints, first_whole, saved_steps, write_checkpoint
 
-sys.path.insert(0, str(ROOT / "scripts"))
 sys.path.insert(0, str(ROOT))
-from run_parts import join, split
-
 from bench.machine import facts
 
 RUN, RECORD = Path("outputs/gpu_record"), "record.json"
@@ -50,6 +54,9 @@ WAYS = {"plain": ["hardware.token_multiple=1"], "tokens": [], "tokens, one graph
 CSV = {"train_csv": "sudoku_extreme_train_1k.csv", "test_csv": "sudoku_extreme_test_hard_10k.csv"}
 END_S, PARITY_S = 90, 150  # most of the limit that saving and the last evaluations, and parity, may take
 LOG_EVERY = 50
+MIB = 2**20
+PART_BYTES = 15 * MIB
+ABOUT_FILE, METRICS_FILE = "state.json", "metrics.jsonl"
 FINAL = {"standard": "null", "votes8": "1000"}  # test puzzles of the last evaluations
 
 
@@ -67,7 +74,7 @@ class Job:
         return float(self.given.limit_s) - (time.monotonic() - self.began)
 
     def run(self, name: str, words: list[str], limit_s: float, **variables: str) -> tuple[int, str]:
-        """Exit code and output of a command of the project. After `limit_s` it is asked to end, and killed if it does not."""
+        """Exit code and output of a command of the project. It gets SIGTERM after `limit_s` seconds, and is killed if it goes on."""
         print(f"== {name}, {limit_s:.0f} s at most", flush=True)
         began = time.monotonic()
         with tempfile.TemporaryFile("w+") as output:
@@ -114,7 +121,7 @@ def main(arguments: list[str]) -> None:
 
 
 def parity(job: Job) -> None:
-    """The parity tests of this hardware, and that a replayed step is the step."""
+    """Run the parity tests of this hardware, and the test that a replayed step equals the step."""
     on_gpu = job.given.hardware == "gpu"
     tests = [str(ROOT / "tests" / name) for name in ("test_parity.py", "test_replay.py")]
     chosen = ["-n", "10", "-k", "gpu"] if on_gpu else ["-k", "first_gradients_float64 and eager and mlp_prefix"]
@@ -154,7 +161,7 @@ def speed(job: Job) -> None:
 
 
 def train(job: Job) -> None:
-    """Train until the limit, write the checkpoint in parts, evaluate in what time is left."""
+    """Train until the limit, write the checkpoint in parts, and evaluate in the time that is left."""
     given, record, before = job.given, job.record, max(saved_steps(RUN), default=0)
     way = record.get("way") or "tokens"
     step_s = next((row["ms"] / 1e3 for row in record.get("speed", []) if row["measured"] == way), 0.15)
@@ -181,7 +188,7 @@ def train(job: Job) -> None:
         "warnings": summary["warnings"],
     }
     record.setdefault("starts", []).append(start)
-    record |= {"total_steps": summary["total_steps"], "training_s": summary["seconds"], "curve": curve(RUN / "metrics.jsonl")}
+    record |= {"total_steps": summary["total_steps"], "training_s": summary["seconds"], "curve": curve(RUN / METRICS_FILE)}
     record["checkpoint"] = split(RUN, job.out, given.mib)
     write(job)
     fewer = [word for word in given.rest if word.startswith("evaluate.max_puzzles=")]  # of a trial
@@ -199,7 +206,7 @@ def train(job: Job) -> None:
 
 
 def curve(metrics: Path) -> list[dict[str, Any]]:
-    """Two rows for each evaluation: the step, seconds of training until then, and an accuracy with its interval."""
+    """Two rows for each evaluation: the step, the seconds of training until then, and an accuracy with its interval."""
     rows: list[dict[str, Any]] = []
     seconds, last = 0.0, 0
     for entry in map(json.loads, metrics.read_text().splitlines()):
@@ -207,7 +214,7 @@ def curve(metrics: Path) -> list[dict[str, Any]]:
         if entry["kind"] == "train":  # the first lap, of one step, has no time
             seconds, last = seconds + (step - last) * entry.get("step_time_s", 0.0), step
         elif entry["kind"] == "eval":
-            alone = entry.get("single_exact_accuracy", entry["exact_accuracy"])  # which one copy does not say beside its own
+            alone = entry.get("single_exact_accuracy", entry["exact_accuracy"])  # an evaluation by one copy has the latter only
             for name, exact in (("standard", alone), ("votes8", entry["exact_accuracy"])):
                 row = {"step": step, "training_s": round(seconds, 1), "inference": name, "exact_accuracy": exact}
                 rows += with_intervals([row | {"count": entry["count"]}])
@@ -215,7 +222,7 @@ def curve(metrics: Path) -> list[dict[str, Any]]:
 
 
 def write(job: Job) -> None:
-    """The record as JSON, also into the run folder, the curve as CSV, all of it as a page."""
+    """Write the record as JSON, also into the run folder, the curve as CSV, and all of it as a page."""
     record = job.record
     for folder in (job.out, RUN):
         (folder / RECORD).write_text(json.dumps(record, indent=1) + "\n")
@@ -236,8 +243,89 @@ def write(job: Job) -> None:
     (job.out / "record.md").write_text("\n".join(lines) + "\n")
 
 
+def split(run_dir: Path, folder: Path, most_mib: float) -> dict[str, Any]:
+    """Write the newest checkpoint as state.json and state.0, state.1, ... of at most PART_BYTES each; returns their sizes in MiB.
+
+    Where it is larger than `most_mib`, the rows' latents are left out first, so that every row starts its next puzzle. Then the
+    averaged weights, which training does not read, are kept as their differences from the weights in bfloat16. Raises
+    CheckpointError where even that is too large.
+    """
+    whole = first_whole(find_checkpoints(run_dir), print)
+    if whole is None:
+        raise CheckpointError(f"{run_dir}: every checkpoint is damaged")
+    _, tensors, meta = whole
+    latents = {name: tensor for name, tensor in tensors.items() if name.startswith("carry/latents/")}
+    fresh = {name: tensor for name, tensor in tensors.items() if name not in latents}
+    fresh["carry/halted"] = torch.ones_like(tensors["carry/halted"])
+    near = {name: (t - tensors[_weight(name)]).bfloat16() if name.startswith("ema/") else t for name, t in fresh.items()}
+    about: dict[str, Any] = {}
+    for words, kept in (("all", tensors), ("rows start anew", fresh), ("rows start anew, average in bfloat16", near)):
+        blob = save({name: tensor.contiguous() for name, tensor in kept.items()})
+        packed = blob if len(blob) > 2 * most_mib * MIB else _packed(blob)  # it is more than half as large when compressed
+        about = {"kept": words, "bytes": len(blob)}
+        about["latents"] = {} if kept is tensors else {name: [str(t.dtype), list(t.shape)] for name, t in latents.items()}
+        if len(packed) <= most_mib * MIB:
+            break
+    else:
+        raise CheckpointError(f"{run_dir}: its checkpoint takes {len(packed) / MIB:.1f} MiB, more than {most_mib:g}")
+    parts = [packed[at : at + PART_BYTES] for at in range(0, len(packed), PART_BYTES)]
+    for old in folder.glob("state.*"):
+        old.unlink()
+    for number, part in enumerate(parts):
+        (folder / f"state.{number}").write_bytes(part)
+    about |= {"meta": asdict(meta), "summary": read_summary(run_dir), "metrics": (run_dir / METRICS_FILE).read_text()}
+    about |= {"parts": len(parts), "sha256": hashlib.sha256(packed).hexdigest()}
+    (folder / ABOUT_FILE).write_text(json.dumps(about) + "\n")
+    sizes = [round(len(part) / MIB, 1) for part in parts]
+    return {
+        "step": meta.step,
+        "kept": about["kept"],
+        "unpacked MiB": round(sum(t.nbytes for t in tensors.values()) / MIB, 1),
+        "MiB": sizes,
+    }
+
+
+def join(folder: Path, run_dir: Path) -> bool:
+    """Write the files of `split` into a run folder; False where that has a checkpoint of this step or a later one."""
+    try:
+        about = json.loads((folder / ABOUT_FILE).read_text())
+        packed = b"".join((folder / f"state.{number}").read_bytes() for number in range(about["parts"]))
+        whole = hashlib.sha256(packed).hexdigest() == about["sha256"]
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise UserError(f"{folder}: {error}: give the folder of results of an earlier command") from error
+    if not whole:
+        raise UserError(f"{folder}: its parts are not those in {ABOUT_FILE}: copy all of them")
+    meta = Meta(**about["meta"] | {"scores": Scores(**about["meta"]["scores"])})
+    if meta.step <= max(saved_steps(run_dir), default=-1):
+        return False
+    tensors: dict[str, Tensor] = load(_unpacked(packed)[: about["bytes"]])
+    for name, (dtype, shape) in about["latents"].items():
+        tensors[name] = torch.zeros(shape, dtype=getattr(torch, dtype.removeprefix("torch.")))
+    for name, tensor in tensors.items():
+        if name.startswith("ema/") and tensor.dtype == torch.bfloat16:
+            tensors[name] = tensors[_weight(name)] + tensor
+    (run_dir / CHECKPOINTS).mkdir(parents=True, exist_ok=True)
+    write_checkpoint(run_dir / CHECKPOINTS / f"step_{meta.step}", tensors, meta)
+    (run_dir / METRICS_FILE).write_text(about["metrics"])
+    write_summary(run_dir, about["summary"])
+    return True
+
+
+def _packed(blob: bytes) -> bytes:
+    """Compressed, with the first bytes of all numbers of four beside one another, then the second, ...: exponents are alike."""
+    return zlib.compress(np.frombuffer(blob + bytes(-len(blob) % 4), np.uint8).reshape(-1, 4).T.tobytes(), 1)
+
+
+def _unpacked(packed: bytes) -> bytes:
+    return np.frombuffer(zlib.decompress(packed), np.uint8).reshape(4, -1).T.tobytes()
+
+
+def _weight(name: str) -> str:
+    return f"weights/{name.removeprefix('ema/')}"
+
+
 def table(rows: list[dict[str, Any]]) -> list[str]:
-    """Lines of a Markdown table, and an empty one; nothing without rows."""
+    """The lines of a Markdown table and an empty line; nothing without rows."""
     names = list(dict.fromkeys(name for row in rows for name in row))
     cells = [[f"{row[name]:.4g}" if isinstance(row.get(name), float) else str(row.get(name, "")) for name in names] for row in rows]
     return [f"| {' | '.join(line)} |" for line in (names, ["---"] * len(names), *cells)] + [""] if rows else []

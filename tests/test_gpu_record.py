@@ -19,7 +19,6 @@ ROOT = Path(__file__).parents[1]
 SPEC = importlib.util.spec_from_file_location("gpu_record", ROOT / "scripts" / "gpu_record.py")
 gpu_record = importlib.util.module_from_spec(SPEC)
 SPEC.loader.exec_module(gpu_record)
-parts = sys.modules["run_parts"]
 
 TINY = [
     *("recipe=tiny", "recursion=t2_n2", "recursion.T=1", "recursion.n=1", "recursion.n_sup=3", "model.hidden_size=16"),
@@ -119,17 +118,17 @@ def loses_latents_first_then_the_averages_last_bits(folder, tmp_path, monkeypatc
     """What is left out of a checkpoint that is too large."""
     monkeypatch.chdir(folder)
     out, (tensors, meta) = Path("out"), state_of(folder)
-    monkeypatch.setattr(parts, "PART_BYTES", 50_000)
+    monkeypatch.setattr(gpu_record, "PART_BYTES", 50_000)
     sizes, mib = [], 100.0
     for words in ("all", "rows start anew", "rows start anew, average in bfloat16"):
-        told = parts.split(gpu_record.RUN, out, mib)
+        told = gpu_record.split(gpu_record.RUN, out, mib)
         files = [(out / f"state.{number}").stat().st_size for number in range(len(told["MiB"]))]
         assert told["kept"] == words
         assert max(files) <= 50_000
         sizes.append(sum(files))
         mib = (sum(files) - 1) / 2**20
         elsewhere = tmp_path / words.replace(" ", "_")
-        assert parts.join(out, elsewhere)
+        assert gpu_record.join(out, elsewhere)
         joined, there = load_checkpoint(find_checkpoints(elsewhere)[0])
         assert there == meta
         assert joined.keys() == tensors.keys()
@@ -140,13 +139,13 @@ def loses_latents_first_then_the_averages_last_bits(folder, tmp_path, monkeypatc
             elif words == "all" or name.split("/")[0] != "carry":
                 assert torch.equal(joined[name], tensor)
         assert words == "all" or joined["carry/halted"].all()
-        assert not parts.join(out, elsewhere)  # it is there
+        assert not gpu_record.join(out, elsewhere)  # it is there
     assert sizes == sorted(sizes, reverse=True)
     with pytest.raises(CheckpointError, match="more than"):
-        parts.split(gpu_record.RUN, out, mib)
+        gpu_record.split(gpu_record.RUN, out, mib)
     (out / "state.0").write_bytes(b"damaged")
     with pytest.raises(UserError, match="copy all of them"):
-        parts.join(out, tmp_path / "new")
+        gpu_record.join(out, tmp_path / "new")
 
 
 def test_wrong_arguments_are_one_line(tmp_path, monkeypatch):
