@@ -74,7 +74,7 @@ class Job:
         return float(self.given.limit_s) - (time.monotonic() - self.began)
 
     def run(self, name: str, words: list[str], limit_s: float, **variables: str) -> tuple[int, str]:
-        """Exit code and output of a command of the project. It gets SIGTERM after `limit_s` seconds, and is killed if it goes on."""
+        """Exit code and output of a command of the project, which gets SIGTERM after `limit_s`, and is killed if it goes on."""
         print(f"== {name}, {limit_s:.0f} s at most", flush=True)
         began = time.monotonic()
         with tempfile.TemporaryFile("w+") as output:
