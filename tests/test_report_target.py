@@ -8,8 +8,8 @@ from report_fixtures import config, write_run
 
 from trm.errors import UserError
 from trm.report.__main__ import main
+from trm.report.records import reached, seconds_until
 from trm.report.runs import Run, collect
-from trm.report.target import reached, seconds_until
 from trm.report.variants import estimate
 
 

@@ -13,9 +13,8 @@ from trm.config import IGNORE_LABEL
 from trm.inference.samples import Samples
 from trm.report import plots
 from trm.report.__main__ import main
-from trm.report.output import page
+from trm.report.page import MOST_PUZZLES, answers, page, thinking
 from trm.report.runs import collect
-from trm.report.shown import MOST_PUZZLES, answers, thinking
 from trm.report.variants import compare
 from trm.show.page import FLAGS, NO_TOKEN
 from trm.tasks.pairs import ANSWERS_FILE

@@ -17,10 +17,8 @@ from thinking_fixtures import SIZES, architecture, puzzle, thoughts
 from toy_task import CLEAR, FILLED, Sums
 
 from trm.show import terminal
-from trm.show.animation import FRAME_MS, LAST_MS, animation
-from trm.show.grid import ACCENT, veiled
 from trm.show.page import page, thinking_data
-from trm.show.sheet import contact_sheet
+from trm.show.pictures import ACCENT, FRAME_MS, LAST_MS, animation, contact_sheet, veiled
 from trm.show.terminal import MARKS_LEGEND, Watcher
 from trm.show.thinking import Frame, Puzzle
 from trm.tasks.maze.task import COLOURS, MazeTask

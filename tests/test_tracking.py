@@ -34,8 +34,7 @@ from trm.inference.selection import over
 from trm.show.think import think
 from trm.tasks.sudoku.rules import BLANK
 from trm.tracking.evaluation import held_out
-from trm.tracking.record import JsonlTracker
-from trm.tracking.trackers import open_trackers
+from trm.tracking.trackers import JsonlTracker, open_trackers
 from trm.tracking.training import training_values
 
 ROOT = Path(__file__).parents[1]

@@ -11,9 +11,9 @@ from tracking_fixtures import evaluation
 
 from trm.config import IGNORE_LABEL, Config, TrackingConfig
 from trm.inference.samples import Samples
-from trm.show import sheet
-from trm.show.animation import animation
+from trm.show import pictures
 from trm.show.page import page, pairs_page, thinking_data
+from trm.show.pictures import animation
 from trm.show.terminal import Watcher
 from trm.tasks import TASKS
 from trm.tasks.arc.task import ArcTask
@@ -119,7 +119,7 @@ def test_what_cannot_be_drawn_costs_neither_the_run_nor_a_number(tmp_path, monke
 
 
 def test_wandb_keeps_the_numbers_of_what_it_cannot_draw(tmp_path, monkeypatch):
-    monkeypatch.setattr(sheet, "panel", fails)
+    monkeypatch.setattr(pictures, "_panel", fails)
     cfg = Config(run_name="r", tracking=TrackingConfig(wandb="disabled", tensorboard=False))
     trackers = open_trackers(cfg, tmp_path, is_main=True, resume_step=None, wandb_run_id=None)
     wandb, rows = fake_wandb()

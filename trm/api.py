@@ -43,9 +43,9 @@ from trm.report.runs import collect
 from trm.report.variants import check_asked, compare
 from trm.run.early import run_here
 from trm.run.saved import SavedRun, open_run
-from trm.show.animation import animation
 from trm.show.files import write_files
 from trm.show.page import page
+from trm.show.pictures import animation
 from trm.show.solutions import PairSolutions, Solutions, pair_solutions
 from trm.show.thinking import Frame, Puzzle
 from trm.solve import answered, course_of, find_puzzle, frames_of, solved_pairs, unanswered

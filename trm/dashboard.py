@@ -127,12 +127,28 @@ def push(entity: str | None, project: str, name: str) -> tuple[str, bool]:
         RunFailure: the server does not answer or refuses.
     """
     import wandb
+    import wandb_workspaces.workspaces as ws
     from wandb.sdk.lib.service.service_connection import WandbApiFailedError
+    from wandb_workspaces.workspaces.errors import SpecVersionError
 
     try:
         if problem := key_problem():
             raise UserError(f"push needs a W&B key ({problem}): run `wandb login` or set WANDB_API_KEY; --dry-run needs none")
-        return _write(entity, project, name)
+        entity = entity or wandb.Api().default_entity
+        if not entity:
+            raise UserError("this W&B account has no default entity: give entity=NAME")
+        new = workspace(entity, project, name)
+        try:
+            found = ws.Workspace.from_url(new.url)
+        except (ValueError, SpecVersionError) as error:  # the former for all of these
+            if str(error).startswith("Project"):
+                hint = "a first run with tracking=wandb makes it, or correct entity= and project="
+                raise UserError(f"W&B has no project {entity}/{project}: {hint}") from error
+            if not str(error).startswith("Workspace"):
+                raise RunFailure(f"wandb-workspaces cannot read what is at {new.url}: push under another name=") from error
+            return str(new.save().url), False
+        found.sections, found.settings = new.sections, new.settings
+        return str(found.save().url), True
     except (*wandb_errors(), WandbApiFailedError) as error:
         server = str(wandb.setup().settings.base_url)
         answer = getattr(error, "response", None) or getattr(error.__cause__, "response", None)  # W&B may wrap it
@@ -143,30 +159,6 @@ def push(entity: str | None, project: str, name: str) -> tuple[str, bool]:
         raise RunFailure(f"{server} did not take the workspace: {message_of(error)}") from error
     finally:
         teardown_wandb()
-
-
-def _write(entity: str | None, project: str, name: str) -> tuple[str, bool]:
-    import wandb
-    import wandb_workspaces.workspaces as ws
-    from wandb_workspaces.workspaces.errors import SpecVersionError
-
-    entity = entity or wandb.Api().default_entity
-    if not entity:
-        raise UserError("this W&B account has no default entity: give entity=NAME")
-    new = workspace(entity, project, name)
-    found = None
-    try:
-        found = ws.Workspace.from_url(new.url)
-    except (ValueError, SpecVersionError) as error:  # the former for all of these
-        if str(error).startswith("Project"):
-            hint = "a first run with tracking=wandb makes it, or correct entity= and project="
-            raise UserError(f"W&B has no project {entity}/{project}: {hint}") from error
-        if not str(error).startswith("Workspace"):
-            raise RunFailure(f"wandb-workspaces cannot read what is at {new.url}: push under another name=") from error
-    if found is None:
-        return str(new.save().url), False
-    found.sections, found.settings = new.sections, new.settings
-    return str(found.save().url), True
 
 
 def parse(arguments: list[str]) -> tuple[str | None, str, str, bool]:

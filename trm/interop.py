@@ -117,34 +117,33 @@ def from_reference(tensors: Mapping[str, Tensor], arch: Architecture, source: st
     variant = arch.recursion.variant
     prefixes = re.compile(r"^((_orig_mod|model|module|net|network|_forward_module)\.)+")
     left = {prefixes.sub("", name): tensor for name, tensor in tensors.items()}
+
+    def taken(name: str, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+        tensor = left.pop(name)
+        if not tensor.is_floating_point() or tensor.layout != torch.strided or tensor.is_meta:
+            raise CheckpointError(
+                f"{source}: tensor {name} is {tensor.dtype}, {tensor.layout} on {tensor.device}: not plain weights"
+            )
+        if tuple(tensor.shape) != shape:
+            raise CheckpointError(f"{source}: tensor {name} has shape {list(tensor.shape)}, the configuration needs {list(shape)}")
+        return tensor.to(dtype)
+
     weights: Weights = {}
     for name, shape in weight_shapes(arch).items():
         theirs = reference_name(name, variant)
         if theirs not in left:
             raise CheckpointError(f"{source}: tensor {theirs} is missing: does the configuration (model=, data=) fit this file?")
-        weights[name] = _checked(left.pop(theirs), shape, theirs, source).to(arch.master_dtype)
-    buffers = {
-        name: _checked(left.pop(theirs), (arch.model.hidden_size,), theirs, source).to(arch.dtype)
-        for name, theirs in buffer_names(variant).items()
-        if theirs in left
-    }
+        weights[name] = taken(theirs, shape, arch.master_dtype)
+    names = {name: theirs for name, theirs in buffer_names(variant).items() if theirs in left}
+    buffers = {name: taken(theirs, (arch.model.hidden_size,), arch.dtype) for name, theirs in names.items()}
     table = None
     if arch.model.puzzle_emb_ndim and _PUZZLE_EMBEDDING in left:
-        shape = (arch.num_puzzle_identifiers, arch.model.puzzle_emb_ndim)
-        table = _checked(left.pop(_PUZZLE_EMBEDDING), shape, _PUZZLE_EMBEDDING, source).to(arch.master_dtype)
+        table = taken(_PUZZLE_EMBEDDING, (arch.num_puzzle_identifiers, arch.model.puzzle_emb_ndim), arch.master_dtype)
     # the reference's per-batch copies of puzzle vectors are buffers of its optimizer, not weights
     left = {name: tensor for name, tensor in left.items() if not name.startswith("inner.puzzle_emb.local_")}
     if left:
         raise CheckpointError(f"{source}: tensor {min(left)} has no place in this configuration (model=, recursion=)")
     return ModelTensors(weights, buffers, table)
-
-
-def _checked(tensor: Tensor, shape: tuple[int, ...], name: str, source: str) -> Tensor:
-    if not tensor.is_floating_point() or tensor.layout != torch.strided or tensor.is_meta:
-        raise CheckpointError(f"{source}: tensor {name} is {tensor.dtype}, {tensor.layout} on {tensor.device}: not plain weights")
-    if tuple(tensor.shape) != shape:
-        raise CheckpointError(f"{source}: tensor {name} has shape {list(tensor.shape)}, the configuration needs {list(shape)}")
-    return tensor
 
 
 def to_reference(model: ModelTensors, arch: Architecture, prefix: str = REFERENCE_PREFIX) -> dict[str, Tensor]:

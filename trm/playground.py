@@ -22,9 +22,8 @@ import html
 import importlib
 import os
 import random
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -43,8 +42,7 @@ NETWORKS_KEPT = 8
 DEFAULT_HOST = "127.0.0.1"
 
 
-@dataclass(frozen=True)
-class Answer:
+class Answer(NamedTuple):
     """What the page shows of one network."""
 
     facts: str  # HTML
@@ -81,33 +79,30 @@ def answer(checkpoint: str, way: str, text: str) -> Answer:
     The text is never taken for the name of a file: whoever has the page could read this machine's files.
     """
     try:
-        return _answer(network(checkpoint, way), text)
+        found = network(checkpoint, way)
+        if not text.strip():
+            raise DataError("there is no puzzle: paste a puzzle, or press New puzzle")
+        if len(text) > LONGEST_TEXT:
+            raise DataError(f"{len(text):,} characters are not a puzzle: paste a puzzle")
+        questions = questions_in(text, found.task)
+        if len(questions) > 1:
+            raise DataError(f"{len(questions)} puzzles were pasted: leave one of them")
+        inference = found.settings.inference
+        if inference.selection == "resample":  # these candidates have no history to show
+            solution = found.solve(questions[0])
+            page = f"<pre>{html.escape(found.task.view.grid(solution.answers[0]))}</pre>"
+        else:
+            frames = found.think(questions[0])
+            solution, page = frames.solution, frames.embedded()
     except (UserError, RunFailure) as error:
         return Answer(f'<p class="refused"><strong>Not solved.</strong> {html.escape(str(error))}</p>')
-
-
-def _answer(found: Network, text: str) -> Answer:
-    if not text.strip():
-        raise DataError("there is no puzzle: paste a puzzle, or press New puzzle")
-    if len(text) > LONGEST_TEXT:
-        raise DataError(f"{len(text):,} characters are not a puzzle: paste a puzzle")
-    questions = questions_in(text, found.task)
-    if len(questions) > 1:
-        raise DataError(f"{len(questions)} puzzles were pasted: leave one of them")
-    way = found.settings.inference
-    if way.selection == "resample":  # these candidates have no course of their own
-        solution = found.solve(questions[0])
-        page = f"<pre>{html.escape(found.task.view.grid(solution.answers[0]))}</pre>"
-    else:
-        frames = found.think(questions[0])
-        solution, page = frames.solution, frames.embedded()
     cost = solution.cost
     facts = {
         "answer": "right" if solution.solved[0] else "wrong",
         "why": solution.verdicts[0],
         "halting probability": f"{solution.halting[0]:.3f}",
         "supervision steps": str(solution.steps[0]),
-        "candidates": f"{cost['candidates']:g}" + (f", {solution.votes[0]} gave this answer" if way.candidates > 1 else ""),
+        "candidates": f"{cost['candidates']:g}" + (f", {solution.votes[0]} gave this answer" if inference.candidates > 1 else ""),
         "passes of the network": f"{cost['passes_per_puzzle']:,.0f}",
         "GFLOP": f"{cost['flops_per_puzzle'] / 1e9:,.3g}",
         "seconds": f"{cost['seconds_per_puzzle']:.2f}",
@@ -118,9 +113,7 @@ def _answer(found: Network, text: str) -> Answer:
 
 def both(first: str, second: str, first_way: str, second_way: str, text: str) -> tuple[str, str, str, str]:
     """Facts and page of the first network, and of the second, which are empty where there is none."""
-    one = answer(first, first_way, text)
-    two = Answer("") if second == ALONE else answer(second, second_way, text)
-    return one.facts, one.page, two.facts, two.page
+    return *answer(first, first_way, text), *(Answer("") if second == ALONE else answer(second, second_way, text))
 
 
 def build(offered: dict[str, str], gradio: Any) -> Any:
@@ -151,8 +144,8 @@ def build(offered: dict[str, str], gradio: Any) -> Any:
             except UserError as error:
                 return gr.skip(), html.escape(str(error))
 
-        def shown(one: str, two: str, one_way: str, two_way: str, puzzle: str) -> tuple[str, str, str, str]:
-            return both(offered[one], offered.get(two, ALONE), one_way, two_way, puzzle)
+        def shown(one: str, two: str, *others: str) -> tuple[str, str, str, str]:
+            return both(offered[one], offered.get(two, ALONE), *others)
 
         new.click(generated, [first, level], [text, told])
         solve.click(shown, [first, second, first_way, second_way, text], columns)

@@ -51,9 +51,9 @@ from trm.inference.candidates import caveats_of
 from trm.inference.evaluator import EvalResult, See, make_evaluator
 from trm.inference.selection import select, votes
 from trm.run.saved import SavedRun, check_test_puzzles, is_override, open_run, published, split_arguments
-from trm.show.animation import animation
 from trm.show.files import write_files
 from trm.show.page import page, pairs_page
+from trm.show.pictures import animation
 from trm.show.solutions import pairs_text, report
 from trm.show.terminal import Watcher
 from trm.show.think import think

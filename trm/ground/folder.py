@@ -21,7 +21,7 @@ from filelock import FileLock, SoftFileLock, Timeout
 
 from trm.errors import UserError
 
-SUMMARY_FILE, CONFIG_FILE = "summary.json", "config.yaml"
+SUMMARY_FILE, CONFIG_FILE, METRICS_FILE = "summary.json", "config.yaml", "metrics.jsonl"
 CHECKPOINTS, META_FILE = "checkpoints", "meta.json"
 LOCK_FILE = ".lock"
 GRID_FILE = "grid.json"  # of a sweep, beside its jobs' folders

@@ -1,7 +1,7 @@
 """`python -m trm.report DIR... --baseline VARIANT`: each variant's exact accuracy less the baseline's, over the seeds of both.
 
-Runs with one seed see the same puzzles in the same order, so that their difference says more than that of the means. Student's
-paired t-test, two-sided; p values are corrected by Holm for as many variants as have one.
+Runs with one seed see the same puzzles in the same order, so that their difference says more than that of the means. The test is
+Student's paired t-test, two-sided; p values are corrected by Holm for as many variants as have one.
 """
 
 from collections.abc import Mapping
@@ -17,15 +17,15 @@ ROUNDING = 1e-9  # below which values that are shares of counts are equal
 
 @dataclass(frozen=True)
 class Difference:
-    """A variant's mean difference to the baseline (shares of 1), and how likely one as large is where there is none."""
+    """A variant's mean difference to the baseline (shares of 1), and how likely one as large is by chance."""
 
     exact_accuracy: Estimate
-    p: float | None  # of this variant alone; None of a single seed, or of differences without a spread
+    p: float | None  # of this variant alone; None for a single seed, or for differences without a spread
     corrected: float | None  # by Holm, for all variants that have one
 
 
 def differences(comparison: Comparison) -> Mapping[str, Difference]:
-    """By the label of the variant; the baseline is left out, and so is what has no seed with it or may not be compared with it."""
+    """By the label of the variant; without the baseline, and without variants that share no seed or may not be compared with it."""
     if comparison.baseline is None:
         return {}
     base, found, chances = comparison.baseline.by_seed(attrgetter("exact_accuracy")), {}, {}
@@ -42,10 +42,7 @@ def differences(comparison: Comparison) -> Mapping[str, Difference]:
 
 
 def student(values: list[float], mean: float = 0.0, alternative: str = "two-sided") -> float | None:
-    """The p value of Student's t-test of the values' true mean being `mean`.
-
-    None of fewer than two, or where they are equal: without a spread there is no telling.
-    """
+    """The p value of Student's t-test that the values' true mean is `mean`; None for fewer than two values or without a spread."""
     if len(values) < 2 or np.ptp(values) < ROUNDING:
         return None
     from scipy import stats  # which takes a second to import

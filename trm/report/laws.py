@@ -2,8 +2,9 @@
 
 Intervals are 95 % and come from a bootstrap over seeds: the deviations of all runs from the mean of their size, as shares of it,
 are pooled, drawn anew and fitted again. A mean of n runs hides a part of its own deviation, and few runs tell little of their
-spread, so that deviations are first widened by sqrt(n / (n - 1)) and by Student's t over the normal quantile; without it the
-intervals are too narrow (tests/test_laws.py measures how often they hold the truth). They say nothing of a law of the wrong form.
+spread. Deviations are therefore first widened by sqrt(n / (n - 1)) and by Student's t over the normal quantile; without it the
+intervals are too narrow (tests/test_laws.py measures how often they hold the truth). Intervals do not show that a law has the wrong
+form.
 """
 
 from __future__ import annotations
@@ -84,17 +85,17 @@ def _scale(mean: float, shares: bool) -> float:
 
 
 def resampled(found: Points, count: int, *, shares: bool = False, seed: int = 0) -> Array:
-    """Means of each size as other seeds might have given them, [count, P]."""
+    """Means of each size, [1 + count, P]: those that were measured, then as other seeds might have given them."""
     pool, random = deviations(found, shares=shares), np.random.default_rng(seed)
     columns = [y.mean() + _scale(y.mean(), shares) * random.choice(pool, (count, len(y))).mean(1) for y in found.y]
     drawn = np.stack(columns, axis=1)
-    return drawn.clip(0, 1) if shares else np.maximum(drawn, 1e-9)
+    return np.concatenate([found.means[None], drawn.clip(0, 1) if shares else np.maximum(drawn, 1e-9)])
 
 
 def tells_apart(found: Points, *, shares: bool = False) -> float:
     """The p value of the sizes having one mean, by the F test over the seeds' logarithms; of `shares` over arcsin(sqrt(p)).
 
-    Either has about the same spread at all sizes. The logarithm of a share that may be 0 has not.
+    Both have about the same spread at all sizes. The logarithm of a share that may be 0 does not.
     """
     even = [np.arcsin(np.sqrt(y)) if shares else np.log(np.maximum(y, 1e-9)) for y in found.y]
     total, sizes = np.concatenate(even), len(even)
@@ -103,60 +104,45 @@ def tells_apart(found: Points, *, shares: bool = False) -> float:
     return float(special.fdtrc(sizes - 1, found.spare, between / max(within, 1e-300)))
 
 
-# ------------------------------------------------------------------------------------------------------------------- power law
-
-
 @dataclass(frozen=True)
 class PowerLaw:
-    """y = E + A x^-a, fitted to the means and to each resample of them; the draws are [R]."""
+    """y = E + A x^-a, fitted to the means and then to each resample of them, [1 + R] each."""
 
-    E: float
-    A: float
-    a: float
-    draws: tuple[Array, Array, Array]
+    E: Array
+    A: Array
+    a: Array
 
     def at(self, x: Array) -> Array:
-        """The law's values."""
-        return self.E + self.A * x**-self.a
-
-    def band(self, x: Array) -> Array:
-        """The values of all resamples, [R, X]."""
-        E, A, a = (draw[:, None] for draw in self.draws)
-        band: Array = E + A * x[None] ** -a
-        return band
+        """The values of all fits, [1 + R, X]."""
+        E, A, a = (fits[:, None] for fits in (self.E, self.A, self.a))
+        values: Array = E + A * x**-a
+        return values
 
     def intervals(self) -> dict[str, Interval]:
         """Of each parameter."""
-        return {name: interval(getattr(self, name), draw) for name, draw in zip(("E", "A", "a"), self.draws, strict=True)}
+        return {name: interval(fits[0], fits[1:]) for name, fits in vars(self).items()}
 
 
 def fit_power_law(found: Points, resamples: int = RESAMPLES) -> PowerLaw:
-    """The law with the least squares of relative errors, E and A not negative."""
-    rows = np.concatenate([found.means[None], resampled(found, resamples)])
+    """The law with the least squares of relative errors, E and A not negative.
+
+    For an exponent the best E and A have a closed form. The best exponent is searched on a grid and then by golden sections.
+    """
+    rows = resampled(found, resamples)
     centre = math.exp(np.log(found.x).mean())  # so that x^-a is about one
-    a, (E, A) = _profiled(np.log(found.x / centre), rows)
-    A = A * centre**a
-    return PowerLaw(float(E[0]), float(A[0]), float(a[0]), (E[1:], A[1:], a[1:]))
-
-
-def _profiled(log_x: Array, rows: Array) -> tuple[Array, tuple[Array, Array]]:
-    """The best exponent of each row of means [R, P], with E and A: for an exponent these two are linear."""
-
-    def loss(a: Array) -> Array:  # [R, G] exponents -> [R, G]
-        return _floor_and_scale(log_x, rows, a)[0]
-
+    log_x = np.log(found.x / centre)
     grid = np.geomspace(*EXPONENTS, 80)
-    best = loss(np.broadcast_to(grid, (len(rows), len(grid)))).argmin(1)
+    best = _floor_and_scale(log_x, rows, np.broadcast_to(grid, (len(rows), len(grid))))[0].argmin(1)
     low, high = grid[np.maximum(best - 1, 0)], grid[np.minimum(best + 1, len(grid) - 1)]
     golden = (math.sqrt(5) - 1) / 2
     for _ in range(40):
         left, right = high - golden * (high - low), low + golden * (high - low)
-        values = loss(np.stack([left, right], axis=1))
-        nearer = values[:, 0] < values[:, 1]
+        losses = _floor_and_scale(log_x, rows, np.stack([left, right], axis=1))[0]
+        nearer = losses[:, 0] < losses[:, 1]
         low, high = np.where(nearer, low, left), np.where(nearer, right, high)
     a = (low + high) / 2
     _, E, A = _floor_and_scale(log_x, rows, a[:, None])
-    return a, (E[:, 0], A[:, 0])
+    return PowerLaw(E[:, 0], A[:, 0] * centre**a, a)
 
 
 def _floor_and_scale(log_x: Array, rows: Array, a: Array) -> tuple[Array, Array, Array]:
@@ -173,39 +159,27 @@ def _floor_and_scale(log_x: Array, rows: Array, a: Array) -> tuple[Array, Array,
     return (w * (y - E[..., None] - A[..., None] * u) ** 2).sum(-1), E, A
 
 
-# -------------------------------------------------------------------------------------------------------------------- logistic
-
-
 @dataclass(frozen=True)
 class Logistic:
-    """p = 1 / (1 + exp(-(intercept + slope log x))); the draws are [R]."""
+    """p = 1 / (1 + exp(-(intercept + slope log x))), fitted to the means and then to each resample of them, [1 + R] each."""
 
-    intercept: float
-    slope: float
-    draws: tuple[Array, Array]
+    intercept: Array
+    slope: Array
 
     def at(self, x: Array) -> Array:
-        """The law's values."""
-        values: Array = special.expit(self.intercept + self.slope * np.log(x))
+        """The values of all fits, [1 + R, X]."""
+        values: Array = special.expit(self.intercept[:, None] + self.slope[:, None] * np.log(x))
         return values
-
-    def band(self, x: Array) -> Array:
-        """The values of all resamples, [R, X]."""
-        intercept, slope = (draw[:, None] for draw in self.draws)
-        band: Array = special.expit(intercept + slope * np.log(x)[None])
-        return band
 
     def intervals(self) -> dict[str, Interval]:
         """Of the slope, and of the size at which half of the puzzles are solved."""
-        intercepts, slopes = self.draws
-        halves = np.exp(np.clip(-intercepts / np.where(slopes == 0, 1e-12, slopes), -300, 300))
-        half = math.exp(min(max(-self.intercept / (self.slope or 1e-12), -300), 300))
-        return {"slope": interval(self.slope, slopes), "half": interval(half, halves)}
+        half = np.exp(np.clip(-self.intercept / np.where(self.slope == 0, 1e-12, self.slope), -300, 300))
+        return {"slope": interval(self.slope[0], self.slope[1:]), "half": interval(half[0], half[1:])}
 
 
 def fit_logistic(found: Points, resamples: int = RESAMPLES) -> Logistic:
     """The logistic of the greatest likelihood, shares of all sizes alike."""
-    rows = np.concatenate([found.means[None], resampled(found, resamples, shares=True)])
+    rows = resampled(found, resamples, shares=True)
     log_x = np.log(found.x)
     z = log_x - log_x.mean()
     b = np.zeros((len(rows), 2))
@@ -218,14 +192,10 @@ def fit_logistic(found: Points, resamples: int = RESAMPLES) -> Logistic:
         det = h00 * h11 - h01**2
         step = np.stack([h11 * g0 - h01 * g1, h00 * g1 - h01 * g0], axis=1) / det[:, None]
         b += step.clip(-2, 2)
-    intercepts, slopes = b[:, 0] - b[:, 1] * log_x.mean(), b[:, 1]
-    return Logistic(float(intercepts[0]), float(slopes[0]), (intercepts[1:], slopes[1:]))
+    return Logistic(b[:, 0] - b[:, 1] * log_x.mean(), b[:, 1])
 
 
 Law = PowerLaw | Logistic
-
-
-# ------------------------------------------------------------------------------------------------------------------ prediction
 
 
 @dataclass(frozen=True)
@@ -246,13 +216,10 @@ def predict_last(found: Points, *, shares: bool = False, resamples: int = RESAMP
     """Fit all sizes but the largest, and predict the mean of its seeds."""
     known, x, y = found.without_last(), found.x[-1:], found.y[-1]
     law: Law = fit_logistic(known, resamples) if shares else fit_power_law(known, resamples)
-    middle, band = float(law.at(x)[0]), law.band(x)[:, 0]
+    middle, *band = law.at(x)[:, 0].tolist()
     noise = np.random.default_rng(1).choice(deviations(known, shares=shares), (len(band), len(y))).mean(1)
-    drawn = band + noise * np.array([_scale(float(value), shares) for value in band])
+    drawn = np.array(band) + noise * np.array([_scale(value, shares) for value in band])
     return Prediction(float(x[0]), interval(middle, drawn.clip(0, 1) if shares else drawn), float(y.mean()))
-
-
-# -------------------------------------------------------------------------------------------------------------- equal compute
 
 
 @dataclass(frozen=True)
@@ -277,9 +244,8 @@ def fit_parabola(found: Points, resamples: int = RESAMPLES, seed: int = 0) -> Pa
     Budgets that are compared need seeds of their own, or the same runs would be drawn for all of them.
     """
     log_x = np.log(found.x)
-    rows = np.log(np.concatenate([found.means[None], resampled(found, resamples, seed=seed)]))
     centre = log_x.mean()
-    c2, c1, c0 = np.polyfit(log_x - centre, rows.T, 2)
+    c2, c1, c0 = np.polyfit(log_x - centre, np.log(resampled(found, resamples, seed=seed)).T, 2)
     with np.errstate(divide="ignore", invalid="ignore"):
         lowest = np.where(c2 > 0, centre - c1 / (2 * c2), np.nan)
     inside = (lowest >= log_x[0]) & (lowest <= log_x[-1])
@@ -294,16 +260,9 @@ def fit_parabola(found: Points, resamples: int = RESAMPLES, seed: int = 0) -> Pa
 def exponent(budgets: Array, values: Array, draws: Array) -> Interval:
     """The exponent of a quantity in the budget: of its values [C] and of their draws [C, R]."""
     z = np.log(budgets) - np.log(budgets).mean()
-
-    def slope(logs: Array) -> Array:
-        slopes: Array = (z @ logs) / (z @ z)
-        return slopes
-
     usable = ~np.isnan(draws).any(0)
-    return interval(float(slope(np.log(values))), slope(np.log(draws[:, usable])))
-
-
-# --------------------------------------------------------------------------------------------------- what a recursion is worth
+    value, drawn = ((z @ np.log(each)) / (z @ z) for each in (values, draws[:, usable]))
+    return interval(float(value), drawn)
 
 
 @dataclass(frozen=True)
@@ -341,10 +300,10 @@ def fit_joint_law(losses: Mapping[tuple[float, float, float, float], Array], res
         return np.asarray(min(ends, key=lambda end: end.cost).x)
 
     grid = itertools.product((0.2, 0.6, 1.0), (0.2, 0.8), *([(0.2, 0.8)] if several else []))
-    best = fitted(found.means, list(grid))
-    phis = np.array([fitted(y, [tuple(best.clip(-0.99, 2.99))])[0] for y in resampled(found, resamples)])
-    coefficients, _ = solved(best, found.means)
-    E, A, *B = coefficients
+    means, *drawn = resampled(found, resamples)
+    best = fitted(means, list(grid))
+    phis = np.array([fitted(y, [tuple(best.clip(-0.99, 2.99))])[0] for y in drawn])
+    (E, A, *B), _ = solved(best, means)
     b = float(best[2]) if several else 0.0
     return JointLaw(
         float(E), float(A) * n0 ** best[1], float(B[0]) * d0**b if several else 0.0, float(best[1]), b, interval(best[0], phis)

@@ -1,22 +1,16 @@
-"""Writing: the terminal's table, CSV, JSON and the page. Shares of 1 in CSV and JSON as in summary.json, percent elsewhere."""
+"""Writing: the terminal's table, CSV and JSON. Shares of 1 in CSV and JSON as in summary.json, percent elsewhere."""
 
 import json
 import textwrap
-from collections import Counter
-from collections.abc import Mapping
 from operator import attrgetter
-from pathlib import Path
 from typing import Any
 
 from trm.report import tables
-from trm.report.baseline import Difference, differences
+from trm.report.baseline import differences
 from trm.report.frontier import ways
-from trm.report.shown import MOST_PUZZLES, answers, thinking
-from trm.report.target import time_to_target
+from trm.report.records import time_to_target
 from trm.report.variants import Comparison, Estimate, Variant
 from trm.run.revision import code
-from trm.show.charts import Theme
-from trm.show.page import VIEWER, render
 from trm.show.table import aligned, csv_of, printable
 
 TEXT_WIDTH, LONGEST_REASON = 110, 300  # characters, on the terminal
@@ -26,13 +20,18 @@ NOT_IN_JSON = ("sweep", "settings", "losses", "step_times", "folder")  # of a ru
 
 def terminal(comparison: Comparison) -> str:
     """The results table, what it means, the jobs that are not counted, and warnings."""
+
+    def table(rows: list[tables.Row]) -> list[str]:
+        texts = [[title for title, _ in rows[0]], *([cell.text for _, cell in row] for row in rows)]
+        return aligned(texts, [cell.numeric for _, cell in rows[0]])
+
     lines = []
     if comparison.variants:
-        lines += [*_table(tables.results(comparison)), ""]
+        lines += [*table(tables.results(comparison)), ""]
         for note in tables.notes(comparison):
             lines += [] if note == tables.RATES_NOTE else textwrap.wrap(note, TEXT_WIDTH, subsequent_indent="  ")
     if found := tables.inference(comparison):
-        lines += ["", "ways of inference (trm.evaluate inference=frontier):", *_table(found)]
+        lines += ["", "ways of inference (trm.evaluate inference=frontier):", *table(found)]
     lines += [f"  not counted: {line}: {reason}" for line, reason in ways(comparison)[1]]
     if comparison.not_counted:
         lines += ["", f"not in the means: {len(comparison.not_counted)} of {len(comparison.runs)} jobs"]
@@ -42,44 +41,40 @@ def terminal(comparison: Comparison) -> str:
     return "\n".join(map(printable, lines))
 
 
-def _table(rows: list[tables.Row]) -> list[str]:
-    texts = [[title for title, _ in rows[0]], *([cell.text for _, cell in row] for row in rows)]
-    return aligned(texts, [cell.numeric for _, cell in rows[0]])
-
-
-# --------------------------------------------------------------------------------------------------------------- CSV and JSON
-
-
-def variant_record(variant: Variant, target: float | None = None, less: Difference | None = None) -> dict[str, Any]:
-    """A variant's numbers under the names that CSV and JSON use; with those of --target and --baseline where they are given."""
-    best, row = variant.best_exact_accuracy, variant.paper.row if variant.paper else None
-    bests = [run.best_exact_accuracy for run in variant.counted if run.best_exact_accuracy is not None]
-    record = {
-        "variant": variant.label,
-        "settings": variant.description,
-        "seeds": len(variant.counted),
-        "jobs": variant.planned,
-        "pooled_over": " ".join(variant.pooled) or None,
-        **_estimate("exact_accuracy", variant.exact_accuracy),
-        "best_exact_accuracy_mean": best.mean if best else None,
-        "best_exact_accuracy_max": max(bests, default=None),
-        **{name: variant.mean(attrgetter(name)) for name in RUN_MEANS},
-        "parameters": next((run.parameters for run in variant.counted if run.parameters is not None), None),
-        "paper_row": row.name if row else None,
-        "paper_exact_accuracy": row.exact_accuracy if row else None,
-        "paper_comparable": variant.paper.comparable if variant.paper else None,
-        "difference": variant.difference,
-        "data_caveats": "; ".join(variant.caveats) or None,
-    }
-    for name in variant.score_names:
-        record |= _estimate(name, variant.score(name))
-    if less is not None:
-        record |= _estimate("less_baseline", less.exact_accuracy) | {"p": less.p, "p_corrected": less.corrected}
-    if target is not None:
-        found = time_to_target(variant, target)
-        record |= {"target": target, "target_reached_seeds": found.reached}
-        record |= _estimate("samples_to_target", found.samples) | _estimate("seconds_to_target", found.seconds)
-    return record
+def variant_records(comparison: Comparison) -> list[dict[str, Any]]:
+    """Each variant's numbers under the names that CSV and JSON use; with those of --target and --baseline where they are given."""
+    found, less, target = [], differences(comparison), comparison.target
+    for variant in comparison.variants:
+        best, row = variant.estimate(attrgetter("best_exact_accuracy")), variant.paper.row if variant.paper else None
+        bests = [run.best_exact_accuracy for run in variant.counted if run.best_exact_accuracy is not None]
+        record = {
+            "variant": variant.label,
+            "settings": variant.description,
+            "seeds": len(variant.counted),
+            "jobs": variant.planned,
+            "pooled_over": " ".join(variant.pooled) or None,
+            **_estimate("exact_accuracy", variant.exact_accuracy),
+            "best_exact_accuracy_mean": best.mean if best else None,
+            "best_exact_accuracy_max": max(bests, default=None),
+            **{name: variant.mean(attrgetter(name)) for name in RUN_MEANS},
+            "parameters": next((run.parameters for run in variant.counted if run.parameters is not None), None),
+            "paper_row": row.name if row else None,
+            "paper_exact_accuracy": row.exact_accuracy if row else None,
+            "paper_comparable": variant.paper.comparable if variant.paper else None,
+            "difference": variant.difference,
+            "data_caveats": "; ".join(variant.caveats) or None,
+        }
+        for name, score in variant.scores.items():
+            record |= _estimate(name, score)
+        if (found_less := less.get(variant.label)) is not None:
+            record |= _estimate("less_baseline", found_less.exact_accuracy)
+            record |= {"p": found_less.p, "p_corrected": found_less.corrected}
+        if target is not None:
+            times = time_to_target(variant, target)
+            record |= {"target": target, "target_reached_seeds": times.reached}
+            record |= _estimate("samples_to_target", times.samples) | _estimate("seconds_to_target", times.seconds)
+        found.append(record)
+    return found
 
 
 def _estimate(name: str, found: Estimate | None) -> dict[str, float | None]:
@@ -88,30 +83,26 @@ def _estimate(name: str, found: Estimate | None) -> dict[str, float | None]:
 
 def csv_text(comparison: Comparison) -> str:
     """One row for each variant."""
-    less = differences(comparison)
-    records = [
-        variant_record(variant, comparison.target, less.get(variant.label))
-        | ({"not_compared": comparison.not_compared.get(variant.label)} if comparison.not_compared else {})
-        for variant in comparison.variants
-    ]
+    records = variant_records(comparison)
+    for record in records if comparison.not_compared else ():
+        record["not_compared"] = comparison.not_compared.get(record["variant"])
     return csv_of(records, list(dict.fromkeys(name for record in records for name in record))) if records else ""
 
 
 def json_text(comparison: Comparison) -> str:
     """Variants, runs with their evaluations, the jobs that are not counted, and warnings."""
+
+    def more(variant: Variant) -> dict[str, Any]:
+        unlike = list(variant.paper.unlike) if variant.paper else None
+        return {"config": dict(variant.settings), "runs": [run.name for run in variant.counted], "unlike_paper": unlike}
+
     homes = {id(run): variant.label for variant in comparison.variants for run in variant.runs}
-    counted = {id(run) for variant in comparison.variants for run in variant.counted}
-    less, (found, left_out) = differences(comparison), ways(comparison)
+    counted = set(map(id, comparison.counted))
+    found, left_out = ways(comparison)
     record = {
         "code": code(),  # of the report; each run has its own
         "variants": [
-            variant_record(variant, comparison.target, less.get(variant.label))
-            | {
-                "config": dict(variant.settings),
-                "runs": [run.name for run in variant.counted],
-                "unlike_paper": list(variant.paper.unlike) if variant.paper else None,
-            }
-            for variant in comparison.variants
+            numbers | more(variant) for numbers, variant in zip(variant_records(comparison), comparison.variants, strict=True)
         ],
         "runs": [
             {"variant": homes.get(id(run)), "counted": id(run) in counted}
@@ -129,25 +120,3 @@ def json_text(comparison: Comparison) -> str:
         "notes": tables.notes(comparison),
     }
     return json.dumps(record, indent=1, allow_nan=False, default=str) + "\n"
-
-
-# ---------------------------------------------------------------------------------------------------------------------- page
-
-
-def page(comparison: Comparison, title: str, drawn: Mapping[str, Mapping[Theme, bytes]]) -> str:
-    """The page as one self-contained HTML file: pictures, as trm.report.plots has `drawn` them, style and scripts are inside."""
-    shown = thinking(comparison)
-    here = Path(__file__).parent
-    return render(
-        here / "report.html",
-        [here / "sort.js", *([VIEWER] if shown else [])],
-        title=title,
-        comparison=comparison,
-        statuses=Counter(run.status for run in comparison.runs),
-        tables=tables,
-        pictures=drawn,
-        thinking=shown,
-        answers=answers(comparison),
-        symbol=next((item.data["view"]["symbols"][-1] for item in shown if item.data), "5"),  # in the legend
-        most_puzzles=MOST_PUZZLES,
-    )

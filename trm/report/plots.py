@@ -7,14 +7,14 @@ from typing import Any, get_args
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import EngFormatter, FuncFormatter, LogLocator, MaxNLocator, NullFormatter
+from matplotlib.ticker import EngFormatter, FuncFormatter, MaxNLocator
 
 from trm.ground.progress import work
 from trm.inference.compute import pareto
 from trm.report.frontier import ways
 from trm.report.runs import Points, Run
 from trm.report.variants import MEASURED_OTHERWISE, Comparison
-from trm.show.charts import COLOURS, INK, LINES, Theme, chart
+from trm.show.charts import COLOURS, INK, LINES, Theme, chart, plain_numbers
 
 WAY_MARKS = "osD^vP*<>phHd8"  # of ways of inference
 MOST_MARKED_POINTS = 25  # evaluations of one curve; more are drawn without markers
@@ -22,8 +22,24 @@ NOT_COUNTED: dict[str, Any] = {"linestyle": (0, (4, 3)), "linewidth": 0.9, "alph
 CENTRED: dict[str, Any] = {"ha": "center", "va": "center"}
 
 
-def curves(comparison: Comparison, theme: Theme) -> bytes:
-    """Exact accuracy of the evaluations and training loss against the step, as PNG.
+def drawn(comparison: Comparison) -> dict[str, dict[Theme, bytes]]:
+    """All pictures that there is something for, by name, on each kind of page, as PNG."""
+    pictures = {"curves": _curves, "bars": _bars}
+    if any(run.exact_accuracy_by_step for run in comparison.counted):
+        pictures["steps"] = _supervision_steps
+    if ways(comparison)[0]:
+        pictures["frontier"] = _frontier
+    found: dict[str, dict[Theme, bytes]] = {name: {} for name in pictures}
+    todo = [(name, draw, theme) for name, draw in pictures.items() for theme in get_args(Theme)]
+    with work("pictures drawn", len(todo), "picture") as done:
+        for number, (name, draw, theme) in enumerate(todo, start=1):
+            found[name][theme] = draw(comparison, theme)
+            done(number)
+    return found
+
+
+def _curves(comparison: Comparison, theme: Theme) -> bytes:
+    """Exact accuracy of the evaluations and training loss against the step.
 
     A thin line for each run (dashed where it is not counted) and a thick one for a variant's mean over the counted ones.
     """
@@ -36,9 +52,8 @@ def curves(comparison: Comparison, theme: Theme) -> bytes:
         if loss.lines:
             loss.set_yscale("log", nonpositive="mask")
             low, high = loss.get_ylim()
-            loss.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high > 10 * low else (1, 1.25, 1.5, 2, 3, 4, 5, 6, 8)))
-            loss.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-            loss.yaxis.set_minor_formatter(NullFormatter())
+            steps = (1, 2, 5) if high > 10 * low else (1, 1.25, 1.5, 2, 3, 4, 5, 6, 8)
+            plain_numbers(loss.yaxis, FuncFormatter(lambda value, _: f"{value:g}"), steps)
         for axes, what in ((accuracy, "evaluations"), (loss, "training metrics")):
             axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
             axes.xaxis.set_major_formatter(EngFormatter(sep=""))  # 20k
@@ -48,8 +63,8 @@ def curves(comparison: Comparison, theme: Theme) -> bytes:
     return file.getvalue()
 
 
-def supervision_steps(comparison: Comparison, theme: Theme) -> bytes:
-    """Exact accuracy after each supervision step of the last evaluation, mean over each variant's seeds, as PNG."""
+def _supervision_steps(comparison: Comparison, theme: Theme) -> bytes:
+    """Exact accuracy after each supervision step of the last evaluation, mean over each variant's seeds."""
     with chart(11, 3.8, theme) as (figure, file):
         axes = figure.subplots()
         _lines(axes, comparison, lambda run: [(i + 1, 100 * s) for i, s in enumerate(run.exact_accuracy_by_step)], others=False)
@@ -65,6 +80,10 @@ def _lines(
     axes: Axes, comparison: Comparison, points_of: Callable[[Run], Points], *, marked: bool = True, others: bool = True
 ) -> None:
     """Each variant's runs and mean. The label goes to the mean, or to the first of the runs that are not counted (`others`)."""
+
+    def draw(points: Points, **look: Any) -> None:
+        axes.plot(*np.reshape(points, (-1, 2)).T, **look)
+
     for i, variant in enumerate(comparison.variants):
         colour, line = _look(i)
         counted = [points for run in variant.counted if (points := points_of(run))]
@@ -72,24 +91,20 @@ def _lines(
         title = comparison.title(variant)
         label = None if counted else f"{title} (not counted)"
         for points in filter(None, map(points_of, unfinished)):
-            axes.plot(*_xy(points), label=label, color=colour, **NOT_COUNTED)
+            draw(points, label=label, color=colour, **NOT_COUNTED)
             label = None
         for points in counted if len(counted) > 1 else ():
-            axes.plot(*_xy(points), color=colour, linestyle=line, linewidth=0.8, alpha=0.4)
+            draw(points, color=colour, linestyle=line, linewidth=0.8, alpha=0.4)
         if counted:
             values = [dict(points) for points in counted]
             shared = sorted(set.intersection(*map(set, values)))  # steps
             mean = [(step, float(np.mean([of_run[step] for of_run in values]))) for step in shared]
             marker = "o" if marked and len(mean) <= MOST_MARKED_POINTS else None
-            axes.plot(*_xy(mean), color=colour, linestyle=line, linewidth=2, marker=marker, markersize=4, label=title)
+            draw(mean, color=colour, linestyle=line, linewidth=2, marker=marker, markersize=4, label=title)
 
 
-def _xy(points: Points) -> Any:
-    return np.reshape(points, (-1, 2)).T
-
-
-def bars(comparison: Comparison, theme: Theme) -> bytes:
-    """Final exact accuracy of each variant, with its interval, its seeds as dots and the paper's value, as PNG."""
+def _bars(comparison: Comparison, theme: Theme) -> bytes:
+    """Final exact accuracy of each variant, with its interval, its seeds as dots and the paper's value."""
     shown = [(i, variant, found) for i, variant in enumerate(comparison.variants) if (found := variant.exact_accuracy)]
     page, ink, _ = INK[theme]
     dots: dict[str, Any] = {"markersize": 4, "color": page, "markeredgecolor": ink, "markeredgewidth": 0.8, "zorder": 3}
@@ -118,8 +133,8 @@ def bars(comparison: Comparison, theme: Theme) -> bytes:
     return file.getvalue()
 
 
-def frontier(comparison: Comparison, theme: Theme) -> bytes:
-    """Exact accuracy of ways of inference against their FLOPs a puzzle, mean over each variant's seeds, as PNG."""
+def _frontier(comparison: Comparison, theme: Theme) -> bytes:
+    """Exact accuracy of ways of inference against their FLOPs a puzzle, mean over each variant's seeds."""
     with chart(11, 4.4, theme) as (figure, file):
         axes, (found, _) = figure.subplots(), ways(comparison)
         marks = dict(zip(dict.fromkeys(way.name for way in found), itertools.cycle(WAY_MARKS)))
@@ -127,10 +142,9 @@ def frontier(comparison: Comparison, theme: Theme) -> bytes:
         for number in numbers:
             own, (colour, line) = [way for way in found if way.number == number], _look(number)
             flops, shares = [way.means["flops_per_puzzle"] for way in own], [100 * way.exact_accuracy.mean for way in own]
-            points = [{"flops_per_puzzle": x, "exact_accuracy": y} for x, y in zip(flops, shares, strict=True)]
-            front = [point for point in pareto(points) if point["pareto"]]
-            front_line = [[point[key] for point in front] for key in ("flops_per_puzzle", "exact_accuracy")]
-            axes.plot(*front_line, color=colour, linestyle=line, linewidth=1, label=comparison.title(own[0].variant))
+            rows = [{"flops_per_puzzle": x, "exact_accuracy": y} for x, y in zip(flops, shares, strict=True)]
+            front = [(row["flops_per_puzzle"], row["exact_accuracy"]) for row in pareto(rows) if row["pareto"]]
+            axes.plot(*zip(*front, strict=True), color=colour, linestyle=line, linewidth=1, label=comparison.title(own[0].variant))
             oracle = [100 * way.means["oracle_exact_accuracy"] for way in own]
             axes.plot(flops, oracle, "x", color=colour, markersize=4, alpha=0.6)
             for i, way in enumerate(own):
@@ -143,27 +157,9 @@ def frontier(comparison: Comparison, theme: Theme) -> bytes:
                 axes.plot([], [], mark, color=INK[theme][1], markersize=5, label=name)
         axes.set(title="Ways of inference; crosses: any candidate right (an oracle)", xlabel="FLOPs of a puzzle", ylabel="exact, %")
         axes.set_xscale("log")
-        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        axes.xaxis.set_major_formatter(EngFormatter(sep=""))
-        axes.xaxis.set_minor_formatter(NullFormatter())
+        plain_numbers(axes.xaxis, EngFormatter(sep=""))
         _legend(figure, axes)
     return file.getvalue()
-
-
-def drawn(comparison: Comparison) -> dict[str, dict[Theme, bytes]]:
-    """All pictures that there is something for, by name, on each kind of page, as PNG."""
-    pictures = {"curves": curves, "bars": bars}
-    if any(run.exact_accuracy_by_step for variant in comparison.variants for run in variant.counted):
-        pictures["steps"] = supervision_steps
-    if ways(comparison)[0]:
-        pictures["frontier"] = frontier
-    found: dict[str, dict[Theme, bytes]] = {name: {} for name in pictures}
-    todo = [(name, draw, theme) for name, draw in pictures.items() for theme in get_args(Theme)]
-    with work("pictures drawn", len(todo), "picture") as done:
-        for number, (name, draw, theme) in enumerate(todo, start=1):
-            found[name][theme] = draw(comparison, theme)
-            done(number)
-    return found
 
 
 def _legend(figure: Figure, axes: Axes) -> None:

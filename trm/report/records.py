@@ -1,10 +1,9 @@
-"""`python -m trm.report DIR... --records`: is one variant a new record of the time to an accuracy?
+"""How long variants take to an accuracy (`--target`), and whether one is a new record of it (`--records`).
 
-The rule is in docs/results/records.md.
-
-A run is as long as its settings say, and its last evaluation decides: no run and no evaluation is chosen. The mean of a side's
-ten seeds, which are named before the run and which no search has used, has to be above the target beyond doubt (one-sided
-t-test); then a shorter mean of the seconds of training is a record, where it is so by more than luck (Welch's, one-sided).
+The rule of records is in docs/results/records.md. A run is as long as its settings say, and its last evaluation decides: nobody
+chooses a run or an evaluation. A side has ten seeds, which are named before the run and which no search has used. Their mean has to
+be above the target beyond doubt (one-sided t-test). Then a shorter mean of the seconds of training is a record if it is shorter by
+more than luck (Welch's test, one-sided).
 """
 
 import itertools
@@ -14,34 +13,76 @@ import numpy as np
 
 from trm.report.baseline import ROUNDING, student
 from trm.report.comparable import DECIDE_TRAIN, TRAIN, facts, misfits
-from trm.report.target import seconds_until
-from trm.report.variants import Comparison, Variant
+from trm.report.runs import Points, Run
+from trm.report.variants import Comparison, Estimate, Variant, by_seed, estimate
 
 TARGET = 0.99
 SEEDS = 10  # on each side: a block such as 100 to 109
 FIRST_SEED = 100  # those below are for searches
 LEAST_PUZZLES = 1000  # held out
-MOST_LUCK = 0.01  # p, from which on a claim is none
+MOST_LUCK = 0.01  # a claim needs a smaller p
 MACHINE = tuple(f"hardware.{key}" for key in ("backend", "platform", "devices_per_host", "num_devices", "num_hosts"))
+
+
+def reached(run: Run, target: float) -> tuple[int | None, float | None] | None:
+    """Samples and seconds to the first evaluation with an exact accuracy (share of 1) of at least `target`; None without one.
+
+    Samples are the rows of all training steps until then, seconds those in training steps, without compiling, evaluating and
+    saving; None where the run does not say its batch, or timed no steps.
+    """
+    step = next((step for step, exact in run.evaluations if exact >= target), None)
+    if step is None:
+        return None
+    rows = run.settings.get("train.global_batch_size")
+    return step * rows if isinstance(rows, int) else None, seconds_until(run.step_times, step)
+
+
+def seconds_until(step_times: Points, step: int) -> float | None:
+    """Seconds of training up to `step`, from the mean seconds of a step that were logged for the steps since the log before."""
+    if not step_times:
+        return None
+    after = (max(step, step_times[-1][0]), step_times[-1][1])  # steps behind the last log took as long as those before it
+    logs = itertools.pairwise([(0, 0.0), *step_times, after])
+    return sum(step_time * max(min(logged, step) - before, 0) for (before, _), (logged, step_time) in logs)
+
+
+@dataclass(frozen=True)
+class TimeToTarget:
+    """Of a variant's counted runs: how many reached the accuracy, and means and 95 % intervals over those alone."""
+
+    runs: int
+    reached: int
+    samples: Estimate | None
+    seconds: Estimate | None
+
+    def words(self, quantity: Estimate | None) -> str:
+        """A table's cell: the mean and half of its interval, and the number of runs that reached the accuracy if not all did."""
+        if self.reached == 0:
+            return f"not reached by {self.runs}"
+        if quantity is None:
+            return "-"
+        text = f"{quantity.mean:,.0f}" + (" (n=1)" if quantity.half_width is None else f" ± {quantity.half_width:,.0f}")
+        return text if self.reached == self.runs else f"{text}, {self.reached} of {self.runs}"
+
+
+def time_to_target(variant: Variant, target: float) -> TimeToTarget:
+    """Over the variant's seeds."""
+    found = [(run.seed, at) for run in variant.counted if (at := reached(run, target)) is not None]
+    samples, seconds = (estimate(by_seed((seed, at[i]) for seed, at in found).values()) for i in (0, 1))
+    return TimeToTarget(len(variant.counted), len(found), samples, seconds)
+
+
+# --------------------------------------------------------------------------------------------------------------------- records
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A variant as the rule sees it: of each counted run the last evaluation, and the seconds of training until then."""
+    """A variant as the rule sees it."""
 
     variant: Variant
-    accuracies: list[float]
-    seconds: list[float]  # of the runs that timed their steps
-    p: float | None  # that the mean accuracy is above the target; None where there is no telling
-    refused: tuple[str, ...]  # why it is no entry of the table
-
-    @property
-    def words(self) -> str:
-        """The entry in a line."""
-        chance = "no p without a spread" if self.p is None else f"p = {self.p:.2g}"
-        time = f"{np.mean(self.seconds):,.1f} s" if self.seconds else "no seconds"
-        told = f"{self.variant.label}: {time} to {100 * np.mean(self.accuracies):.2f} % (mean of {len(self.accuracies)}, {chance})"
-        return f"{told}: {'; '.join(self.refused) or 'meets the rule'}"
+    seconds: list[float]  # of training until the last evaluation, of the runs that timed their steps
+    refused: list[str]  # why it is no entry of the table
+    words: str  # the entry in a line
 
 
 def entry(variant: Variant, target: float = TARGET) -> Entry:
@@ -62,18 +103,21 @@ def entry(variant: Variant, target: float = TARGET) -> Entry:
         refused.append(f"fewer than {LEAST_PUZZLES:,} held-out puzzles")
     if len(seconds) < len(runs):
         refused.append(f"{len(runs) - len(seconds)} of its runs did not time their steps")
-    p = student(accuracies, target, "greater")
-    if float(np.mean(accuracies)) < target:
+    p, mean = student(accuracies, target, "greater"), float(np.mean(accuracies))
+    if mean < target:
         refused.append(f"its mean is below {100 * target:g} %")
     elif p is None or p >= MOST_LUCK:
         refused.append(f"that its mean is above {100 * target:g} % is not beyond doubt (p < {MOST_LUCK:g})")
-    return Entry(variant, accuracies, seconds, p, tuple(refused))
+    chance = "no p without a spread" if p is None else f"p = {p:.2g}"
+    time = f"{np.mean(seconds):,.1f} s" if seconds else "no seconds"
+    told = f"{variant.label}: {time} to {100 * mean:.2f} % (mean of {len(accuracies)}, {chance})"
+    return Entry(variant, seconds, refused, f"{told}: {'; '.join(refused) or 'meets the rule'}")
 
 
 def welch(shorter: list[float], longer: list[float]) -> float | None:
     """The chance of a difference of the means at least as large where the first is not shorter: Welch's t-test, one-sided.
 
-    None of fewer than two on a side, or without a spread.
+    None for fewer than two values on a side, or without a spread.
     """
     if min(len(shorter), len(longer)) < 2 or max(np.ptp(shorter), np.ptp(longer)) < ROUNDING:
         return None
@@ -91,31 +135,25 @@ def text(comparison: Comparison, target: float = TARGET) -> str:
     for i, fact in enumerate(measured):  # beside what may be compared at all, a record has its training puzzles given
         if not reasons[i] and any(fact[key] != usual[key] for key in (TRAIN, *DECIDE_TRAIN)):
             reasons[i] = "other training puzzles"
-    lines = [f"  {each.words}" for each in found]
-    lines += [f"  not counted: {each.variant.label}: {why}" for each, why in zip(found, reasons, strict=True) if why]
-    kept = [each for each, why in zip(found, reasons, strict=True) if not why and each.seconds]
-    for fast, slow in itertools.pairwise(sorted(kept, key=lambda each: float(np.mean(each.seconds)))):
-        lines.append(f"  {_claim(fast, slow)}")
     rule = (
         f"whole training of {SEEDS} seeds named before; the mean of the last evaluations, of {LEAST_PUZZLES:,} puzzles or more, "
         f"is above {100 * target:g} % and the time shorter than before, each with p < {MOST_LUCK:g}, in turns; "
         "docs/results/records.md has the rule"
     )
-    return "\n".join([f"records: seconds of training to a mean of {100 * target:g} % ({rule})", *lines])
-
-
-def _claim(fast: Entry, slow: Entry) -> str:
-    """Whether the first is a record against the other, and why not; one that misses the target needs more than its training."""
-    refused = [f"{fast.variant.label} does not meet the rule"] if fast.refused else []
-    seeds = [sorted(run.seed or 0 for run in each.variant.counted) for each in (fast, slow)]
-    if seeds[0] != seeds[1]:
-        refused.append("the two have other seeds")
-    machines = {tuple(run.settings.get(key) for key in MACHINE) for each in (fast, slow) for run in each.variant.counted}
-    if len(machines) > 1:
-        refused.append("the two ran on other machines or backends")
-    p = welch(fast.seconds, slow.seconds)
-    if p is None or p >= MOST_LUCK:
-        refused.append(f"that it is shorter is not beyond doubt (p < {MOST_LUCK:g})")
-    chance = "" if p is None else f", p = {p:.2g}"
-    times = f"{np.mean(fast.seconds):,.1f} s against {slow.variant.label} {np.mean(slow.seconds):,.1f} s{chance}"
-    return f"{fast.variant.label} {times}: {'no record: ' + '; '.join(refused) if refused else 'a record'}"
+    lines = [f"records: seconds of training to a mean of {100 * target:g} % ({rule})", *(f"  {each.words}" for each in found)]
+    lines += [f"  not counted: {each.variant.label}: {why}" for each, why in zip(found, reasons, strict=True) if why]
+    kept = [each for each, why in zip(found, reasons, strict=True) if not why and each.seconds]
+    for fast, slow in itertools.pairwise(sorted(kept, key=lambda each: float(np.mean(each.seconds)))):
+        # one that misses the target needs more than its training
+        refused = [f"{fast.variant.label} does not meet the rule"] if fast.refused else []
+        seeds = [sorted(run.seed or 0 for run in each.variant.counted) for each in (fast, slow)]
+        refused += ["the two have other seeds"] if seeds[0] != seeds[1] else []
+        machines = {tuple(run.settings.get(key) for key in MACHINE) for each in (fast, slow) for run in each.variant.counted}
+        refused += ["the two ran on other machines or backends"] if len(machines) > 1 else []
+        p = welch(fast.seconds, slow.seconds)
+        if p is None or p >= MOST_LUCK:
+            refused.append(f"that it is shorter is not beyond doubt (p < {MOST_LUCK:g})")
+        chance = "" if p is None else f", p = {p:.2g}"
+        times = f"{np.mean(fast.seconds):,.1f} s against {slow.variant.label} {np.mean(slow.seconds):,.1f} s{chance}"
+        lines.append(f"  {fast.variant.label} {times}: {'no record: ' + '; '.join(refused) if refused else 'a record'}")
+    return "\n".join(lines)

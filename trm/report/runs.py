@@ -12,18 +12,16 @@ from typing import Any, Literal
 
 import yaml
 
-from trm.config import EXACT, defaults, flatten
+from trm.config import defaults, flatten
 from trm.data.format import SELECTION
 from trm.errors import UserError, message_of
-from trm.ground.folder import CONFIG_FILE, SUMMARY_FILE, in_use
+from trm.ground.folder import CONFIG_FILE, GRID_FILE, METRICS_FILE, SUMMARY_FILE, in_use
 from trm.ground.progress import work
-from trm.tracking.record import METRICS_FILE
 
 # of settings that Hydra wrote; OmegaConf's own takes ten times as long
 YAML_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 COMPOSED_FILE, HYDRA_FILE = "config/config.yaml", "config/hydra.yaml"  # Hydra writes these before the run begins
-GRID_FILE = "grid.json"
 NOT_RUNS = ("checkpoints", "tensorboard", "wandb", "__pycache__")
 
 # The run's puzzles among its settings, told apart by content.
@@ -32,6 +30,8 @@ DIGESTS = {"puzzles.train": "train_digest", "puzzles.test": "test_digest"}
 # values of a summary that a run has as they are
 NUMBERS = ("exact_accuracy", "best_exact_accuracy", "samples_per_s", "seconds")
 COUNTS = ("best_step", "parameters", "recurrent_parameters", "training_flops")
+
+CURVES = (("evaluations", "eval", "exact_accuracy"), ("losses", "train", "loss"), ("step_times", "train", "step_time_s"))
 
 Status = Literal["completed", "failed", "preempted", "unfinished", "missing", "damaged"]
 Points = list[tuple[int, float]]  # (global step, value)
@@ -74,12 +74,6 @@ class Run:
     evaluated_step: int | None = None  # that of its checkpoint
     code: Mapping[str, Any] | None = None  # revision and versions
 
-    @property
-    def deciding_score(self) -> float:
-        """The final score that chooses between checkpoints (evaluate.best_by); 0 where there is none."""
-        by = str(self.settings.get("evaluate.best_by", EXACT))
-        return (self.exact_accuracy if by == EXACT else self.scores.get(by)) or 0.0
-
     def has(self, file: str) -> bool:
         """Whether a file of this name lies in the run's folder."""
         return self.folder is not None and (self.folder / file).is_file()
@@ -92,7 +86,7 @@ class _DamagedError(Exception):
 def collect(folders: list[Path]) -> list[Run]:
     """All runs below the folders, in the order of the folders and then of paths, each run once.
 
-    Jobs that a sweep's grid.json lists and that left no folder come as missing. Raises UserError where a folder does not exist
+    Jobs that a sweep's grid.json lists and that left no folder are missing runs. Raises UserError where a folder does not exist
     or nothing is found.
     """
     runs: dict[Path, Callable[[], Run]] = {}  # how each is read, once it is known how many there are
@@ -151,9 +145,8 @@ def _add_grid(runs: dict[Path, Callable[[], Run]], sweep: Path, given: Path, sev
         if any("\0" in job["dir"] for job in jobs):
             raise _DamagedError(f'{GRID_FILE}: a "dir" that no folder can have')
     except (FileNotFoundError, _DamagedError) as error:
-        name = _name(sweep / GRID_FILE, given, several)
         reason = f"{error}; jobs without a folder are not known"
-        runs[_real(sweep / GRID_FILE)] = partial(Run, name, "damaged", reason)
+        runs[_real(sweep / GRID_FILE)] = partial(Run, _name(sweep / GRID_FILE, given, several), "damaged", reason)
         return
     for job in jobs:
         folder = sweep / job["dir"]
@@ -183,8 +176,9 @@ def _read_run(folder: Path, name: str, overrides: tuple[str, ...]) -> Run:
         pass
     except _DamagedError as error:
         damage.append(str(error))
-    try:
-        settings = _read_settings(folder)
+    try:  # a run that died early left only the composed config; keys that the schema gained since have their defaults
+        resolved = folder / CONFIG_FILE
+        settings = {**defaults(), **flatten(_read_yaml(resolved if resolved.exists() else folder / COMPOSED_FILE))}
     except FileNotFoundError:
         if (summary or {}).get("status") != "failed":  # a job that died before it began is failed by its sweep, without a config
             damage.append(f"{CONFIG_FILE} is missing")
@@ -192,22 +186,20 @@ def _read_run(folder: Path, name: str, overrides: tuple[str, ...]) -> Run:
         damage.append(str(error))
     curves, last_step, torn = _read_metrics(folder / METRICS_FILE)
     values = summary or {}
-    status, reason = _status(values, last_step) if summary is not None else ("unfinished", _unfinished(folder, last_step, settings))
-    if damage:
-        status, reason = "damaged", "; ".join(damage)
+    status, reason = ("damaged", "; ".join(damage)) if damage else _status(folder, summary, settings, last_step)
     warnings = [*_texts(values.get("warnings"))]
-    # a killed run's last line may be torn; in a run that ended by itself none is
+    # a killed run's last line may be torn; a run that ended by itself has none
     if torn and (summary is not None or torn > 1):
         warnings.append(f"{METRICS_FILE}: {torn} unreadable line(s) left out")
     if status == "completed" and not curves["evaluations"]:
         warnings.append(f"{METRICS_FILE}: no evaluations, so no curve")
-
     data, last = _object(values.get("data")), _object(values.get("last_eval"))
     # what the run read is as good as a setting: runs on other puzzles are another variant
     settings |= {key: data[name] for key, name in DIGESTS.items() if settings and isinstance(data.get(name), str)}
-
     seed = settings.get("seed", values.get("seed", _seed(overrides)))
     own: dict[str, Any] = {name: (_integer if name in COUNTS else _number)(values.get(name)) for name in (*NUMBERS, *COUNTS)}
+    by_step = values.get("exact_accuracy_by_step")
+    shares = [_share(each) for each in by_step] if isinstance(by_step, list) else []
     return Run(
         name=name,
         status=status,
@@ -222,7 +214,7 @@ def _read_run(folder: Path, name: str, overrides: tuple[str, ...]) -> Run:
         scores={name: score for name in _texts(values.get("shown_scores")) if (score := _number(last.get(name))) is not None},
         steps=last_step if values.get("steps") is None else _integer(values["steps"]),
         total_steps=_integer(values.get("total_steps")) or _integer(settings.get("train.max_steps")),
-        exact_accuracy_by_step=_shares(values.get("exact_accuracy_by_step")),
+        exact_accuracy_by_step=[] if None in shares else [share for share in shares if share is not None],
         folder=folder,
         warnings=tuple(warnings),
         caveats=_texts(data.get("caveats")),
@@ -234,39 +226,24 @@ def _read_run(folder: Path, name: str, overrides: tuple[str, ...]) -> Run:
     )
 
 
-def _status(summary: dict[str, Any], last_step: int | None) -> tuple[Status, str]:
-    """The status that a summary gives, and why the run does not count."""
-    status, reason = summary.get("status"), summary.get("reason")
-    if status == "completed":
-        accuracy = _number(summary.get("exact_accuracy"))
-        if accuracy is None or not 0 <= accuracy <= 1:
+def _status(folder: Path, summary: dict[str, Any] | None, settings: dict[str, Any], last_step: int | None) -> tuple[Status, str]:
+    """The status of a run, and why it does not count."""
+    if summary is None:  # the lock tells of processes on this machine only
+        state = "still running" if in_use(folder) else f"no {SUMMARY_FILE}: it was killed, or runs on another machine"
+        of = f" of {total}" if (total := settings.get("train.max_steps")) else ""
+        return "unfinished", f"{state}, no step logged yet" if last_step is None else f"{state}, last logged step {last_step}{of}"
+    match summary.get("status"):
+        case "completed" if _share(summary.get("exact_accuracy")) is None:
             return "damaged", f"{SUMMARY_FILE}: exact_accuracy={summary.get('exact_accuracy')!r} is not a share of 1"
-        return "completed", ""
-    if status == "failed":
-        return "failed", str(reason or "no reason given in summary.json; see train.log")
-    if status == "preempted":
-        step, total = _integer(summary.get("steps")) or last_step, _integer(summary.get("total_steps"))
-        return "preempted", f"stopped at step {step}{f' of {total}' if total else ''}; the same command resumes it"
-    return "damaged", f"{SUMMARY_FILE}: status={status!r} is not completed, failed or preempted"
-
-
-def _unfinished(folder: Path, last_step: int | None, settings: dict[str, Any]) -> str:
-    # the lock tells of processes on this machine only
-    state = "still running" if in_use(folder) else f"no {SUMMARY_FILE}: it was killed, or runs on another machine"
-    of = f" of {total}" if (total := settings.get("train.max_steps")) else ""
-    return f"{state}, no step logged yet" if last_step is None else f"{state}, last logged step {last_step}{of}"
-
-
-def _read_settings(folder: Path) -> dict[str, Any]:
-    """The run's resolved config over the schema's defaults, flat; a run that died early left only the composed one.
-
-    Raises FileNotFoundError where it left neither.
-    """
-    try:
-        found = _read_yaml(folder / CONFIG_FILE)
-    except FileNotFoundError:
-        found = _read_yaml(folder / COMPOSED_FILE)
-    return {**defaults(), **flatten(found)}  # keys that the schema gained since the run was made have their defaults
+        case "completed":
+            return "completed", ""
+        case "failed":
+            return "failed", str(summary.get("reason") or "no reason given in summary.json; see train.log")
+        case "preempted":
+            step, total = _integer(summary.get("steps")) or last_step, _integer(summary.get("total_steps"))
+            return "preempted", f"stopped at step {step}{f' of {total}' if total else ''}; the same command resumes it"
+        case status:
+            return "damaged", f"{SUMMARY_FILE}: status={status!r} is not completed, failed or preempted"
 
 
 def _experiment(folder: Path) -> str | None:
@@ -280,9 +257,7 @@ def _experiment(folder: Path) -> str | None:
 
 def _read_metrics(path: Path) -> tuple[dict[str, Any], int | None, int]:
     """The fields of a run that its metrics hold, the last step, and how many lines could not be read."""
-    evaluations: dict[int, float] = {}
-    losses: dict[int, float] = {}
-    step_times: dict[int, float] = {}
+    points: dict[str, dict[int, float]] = {"evaluations": {}, "losses": {}, "step_times": {}}
     flops_per_puzzle, last_step, torn = None, None, 0
     try:
         lines = path.read_bytes().splitlines()
@@ -296,15 +271,11 @@ def _read_metrics(path: Path) -> tuple[dict[str, Any], int | None, int]:
             torn += 1
             continue
         last_step = step
-        exact, loss, step_time = (_number(entry.get(name)) for name in ("exact_accuracy", "loss", "step_time_s"))
-        if kind == "eval" and exact is not None:
-            evaluations[step] = exact
-            flops_per_puzzle = _number(entry.get("flops_per_puzzle"))
-        elif kind == "train" and loss is not None:
-            losses[step] = loss
-        if kind == "train" and step_time is not None:
-            step_times[step] = step_time
-    points = {"evaluations": evaluations, "losses": losses, "step_times": step_times}
+        for name, of_kind, key in CURVES:
+            if kind == of_kind and (value := _number(entry.get(key))) is not None:
+                points[name][step] = value
+                if kind == "eval":
+                    flops_per_puzzle = _number(entry.get("flops_per_puzzle"))
     curves = {name: sorted(values.items()) for name, values in points.items()}
     return {**curves, "flops_per_puzzle": flops_per_puzzle}, last_step, torn
 
@@ -336,21 +307,20 @@ def _number(value: object) -> float | None:
     return float(value) if usable else None  # type: ignore[arg-type]
 
 
+def _share(value: object) -> float | None:
+    """A share of 1 as it is, else None."""
+    number = _number(value)
+    return number if number is not None and 0 <= number <= 1 else None
+
+
+def _integer(value: object) -> int | None:
+    number = _number(value)
+    return int(number) if number is not None else None
+
+
 def _object(value: object) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
 def _texts(value: object) -> tuple[str, ...]:
     return tuple(map(str, value)) if isinstance(value, list) else ()
-
-
-def _shares(value: object) -> list[float]:
-    """A list of shares of 1 as it is; nothing where any of it is none."""
-    numbers = [_number(item) for item in value] if isinstance(value, list) else []
-    shares = [number for number in numbers if number is not None and 0 <= number <= 1]
-    return shares if len(shares) == len(numbers) else []
-
-
-def _integer(value: object) -> int | None:
-    number = _number(value)
-    return int(number) if number is not None else None

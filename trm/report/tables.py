@@ -8,25 +8,38 @@ from trm.config import EXACT, paper
 from trm.report.baseline import differences
 from trm.report.frontier import ways
 from trm.report.labels import show
+from trm.report.records import time_to_target
 from trm.report.runs import Run
-from trm.report.shown import votes_note
-from trm.report.target import time_to_target
-from trm.report.variants import MEASURED_OTHERWISE, Comparison, Estimate, Variant
+from trm.report.variants import MEASURED_OTHERWISE, Comparison, Estimate
+from trm.tasks.pairs import ANSWERS_FILE
 
 NO_VALUE = "-"
 UNLIKE_PAPER = "*"
 TO_BE_READ = " !"
 DECIDES = " (decides)"
 
-NOTES = (
+EXACT_NOTE = (
     "exact accuracy: share of held-out puzzles with every cell right at the final evaluation, in percent; mean over the seeds of "
-    "completed runs, ± half the width of the 95 % Student-t interval (a single seed has no interval)",
+    "completed runs, ± half the width of the 95 % Student-t interval (a single seed has no interval)"
 )
 BEST_NOTE = "best: test exact accuracy of the best checkpoint of a run, mean over seeds; the checkpoint was chosen on {how}"
 CHOSEN = {
     "selection": "selection puzzles, which are not test puzzles (evaluate.selection_puzzles)",
     "test": "the test puzzles themselves, so it is too high",
 }
+MEASURED_NOTE = (
+    f"{MEASURED_OTHERWISE.strip()}: measured in another way than the other variants, so its numbers may not be compared; see the "
+    "warnings"
+)
+FLOPS_NOTE = (
+    "TFLOP trained: counted over all steps, where a pass with gradient counts as three passes without; GFLOP/puzzle: counted from "
+    "the graph of the final evaluation"
+)
+BASELINE_NOTE = (
+    "less {label}: the difference of exact accuracy over the seeds that both have, ± half the width of its 95 % interval; p: "
+    "Student's paired t-test, two-sided, corrected by Holm for the {tests} variants that have one; there is no p for a single seed "
+    "or for differences without a spread"
+)
 RATES_NOTE = (
     "steps, samples/s and seconds: mean over seeds; seconds are those of the training steps of all starts of a run, "
     "samples/s those of its last start"
@@ -42,24 +55,10 @@ SCORES_NOTE = (
     "{names}: scores of the task at the final evaluation, means over the same seeds; {decides} decides which checkpoint of a run "
     "is the best (evaluate.best_by)"
 )
+VOTES = {"checkpoint": "votes of the last evaluation's checkpoint", "run": "votes of all evaluations of the run, up to the last"}
 TARGET_NOTE = (
     "samples and seconds to {target:g} %: rows and seconds of all training steps up to the first evaluation with at least that "
     "exact accuracy; mean ± half the width of the 95 % interval over the seeds that reached it"
-)
-
-
-FLOPS_NOTE = (
-    "TFLOP trained: counted over all steps, where a pass with gradient counts as three passes without; GFLOP/puzzle: counted from "
-    "the graph of the final evaluation"
-)
-MEASURED_NOTE = (
-    f"{MEASURED_OTHERWISE.strip()}: measured in another way than the other variants, so its numbers may not be compared; see the "
-    "warnings"
-)
-BASELINE_NOTE = (
-    "less {label}: the difference of exact accuracy over the seeds that both have, ± half the width of its 95 % interval; p: "
-    "Student's paired t-test, two-sided, corrected by Holm for the {tests} variants that have one; there is no p for a single seed "
-    "or for differences without a spread"
 )
 
 
@@ -99,11 +98,40 @@ def _estimate(found: Estimate | None) -> Cell:
 
 def results(comparison: Comparison) -> list[Row]:
     """A row for each variant; with samples and seconds to --target, and the difference to --baseline, where they are given."""
-    names, decides, found = score_names(comparison), deciding(comparison), []
-    marks = {name: DECIDES if names and decides == [name] else "" for name in (EXACT, *names)}
-    beside, less, baseline = _beside_paper(comparison), differences(comparison), comparison.baseline
+    names, decides, published, found = _score_names(comparison), _deciding(comparison), _published(comparison), []
+    marks = {name: DECIDES if names and decides == [name] else "" for name in (EXACT, *names)}  # behind a score's title
+    less, baseline, target = differences(comparison), comparison.baseline, comparison.target
+    own = all(row.source == paper.CITATION and "data.task" not in row.fixed for row in published)
     for variant in comparison.variants:
-        cells = _result(variant, comparison.title(variant), comparison.target, marks, beside)
+        seeds, best, match = len(variant.counted), variant.estimate(attrgetter("best_exact_accuracy")), variant.paper
+        of = "" if seeds == variant.planned else f" of {variant.planned}"
+        exact, scores = _estimate(variant.exact_accuracy), variant.scores
+        title, small = comparison.title(variant), [variant.description] if variant.description != variant.label else []
+        cells = [
+            ("variant", Cell(title, small=small)),
+            ("seeds", Cell(f"{seeds}{of}{' runs' if variant.pooled else ''}", seeds, numeric=True)),
+            (f"exact accuracy %{marks[EXACT]}", replace(exact, text=exact.text + (TO_BE_READ if variant.caveats else ""))),
+            *((f"{name} %{marks[name]}", _estimate(scores.get(name))) for name in names),
+            ("best %", _number("{:.1f}", best.mean if best else None, 100)),
+            ("puzzles", _number("{:,.0f}", variant.mean(attrgetter("evaluated_puzzles")))),
+            ("TFLOP trained", _rounded(variant.mean(attrgetter("training_flops")), 1e-12)),
+            ("GFLOP/puzzle", _rounded(variant.mean(attrgetter("flops_per_puzzle")), 1e-9)),
+            ("steps", _number("{:,.0f}", variant.mean(attrgetter("steps")))),
+            ("samples/s", _number("{:,.0f}", variant.mean(attrgetter("samples_per_s")))),
+            ("seconds", _number("{:,.0f}", variant.mean(attrgetter("seconds")))),
+        ]
+        if published:
+            form = "{:.1f}" if match is None or match.comparable else "{:.1f}" + UNLIKE_PAPER
+            theirs = _number(form, match.row.exact_accuracy if match else None, 100)
+            cells += [
+                ("paper (9x9) %" if own else "published %", theirs),
+                ("difference", _number("{:+.1f}", variant.difference, 100)),
+            ]
+        if target is not None:
+            times = time_to_target(variant, target)
+            for name, quantity in (("samples", times.samples), ("seconds", times.seconds)):
+                number = quantity.mean if quantity else None
+                cells.append((f"{name} to {100 * target:g} %", Cell(times.words(quantity), number, numeric=True)))
         if baseline is not None:
             difference = less.get(variant.label)
             cell = _estimate(difference.exact_accuracy if difference else None)
@@ -114,59 +142,19 @@ def results(comparison: Comparison) -> list[Row]:
     return found
 
 
-def score_names(comparison: Comparison) -> list[str]:
+def _score_names(comparison: Comparison) -> list[str]:
     """The scores of their own that the tasks of the counted runs have."""
-    return list(dict.fromkeys(name for variant in comparison.variants for name in variant.score_names))
+    return list(dict.fromkeys(name for run in comparison.counted for name in run.scores))
 
 
-def deciding(comparison: Comparison) -> list[str]:
+def _deciding(comparison: Comparison) -> list[str]:
     """The scores by which the counted runs chose their best checkpoints."""
-    runs = [run for variant in comparison.variants for run in variant.counted]
-    return sorted({str(run.settings.get("evaluate.best_by", EXACT)) for run in runs})
+    return sorted({str(run.settings.get("evaluate.best_by", EXACT)) for run in comparison.counted})
 
 
-def _rows_beside(comparison: Comparison) -> list[paper.PaperRow]:
-    """The published values that runs of their kind of puzzle have: those of others say nothing here."""
+def _published(comparison: Comparison) -> list[paper.PaperRow]:
+    """The published values for the runs' own kind of puzzle: those for another kind say nothing here."""
     return [variant.paper.row for variant in comparison.variants if variant.paper and variant.paper.same_kind]
-
-
-def _beside_paper(comparison: Comparison) -> str | None:
-    """The title of the published values; None where none says anything."""
-    rows = _rows_beside(comparison)
-    own = all(row.source == paper.CITATION and "data.task" not in row.fixed for row in rows)
-    return None if not rows else "paper (9x9) %" if own else "published %"
-
-
-def _result(variant: Variant, title: str, target: float | None, marks: dict[str, str], beside_paper: str | None) -> Row:
-    """`marks`: for each score what stands behind its title; `beside_paper`: the title of the published values, if there are any."""
-    seeds, best, row = len(variant.counted), variant.best_exact_accuracy, variant.paper.row if variant.paper else None
-    unlike = UNLIKE_PAPER if variant.paper and not variant.paper.comparable else ""
-    of = "" if seeds == variant.planned else f" of {variant.planned}"
-    exact = _estimate(variant.exact_accuracy)
-    cells = [
-        ("variant", Cell(title, small=[variant.description] if variant.description != variant.label else [])),
-        ("seeds", Cell(f"{seeds}{of}{' runs' if variant.pooled else ''}", seeds, numeric=True)),
-        (f"exact accuracy %{marks[EXACT]}", replace(exact, text=exact.text + (TO_BE_READ if variant.caveats else ""))),
-        *((f"{name} %{mark}", _estimate(variant.score(name))) for name, mark in marks.items() if name != EXACT),
-        ("best %", _number("{:.1f}", best.mean if best else None, 100)),
-        ("puzzles", _number("{:,.0f}", variant.mean(attrgetter("evaluated_puzzles")))),
-        ("TFLOP trained", _rounded(variant.mean(attrgetter("training_flops")), 1e-12)),
-        ("GFLOP/puzzle", _rounded(variant.mean(attrgetter("flops_per_puzzle")), 1e-9)),
-        ("steps", _number("{:,.0f}", variant.mean(attrgetter("steps")))),
-        ("samples/s", _number("{:,.0f}", variant.mean(attrgetter("samples_per_s")))),
-        ("seconds", _number("{:,.0f}", variant.mean(attrgetter("seconds")))),
-    ]
-    if beside_paper:
-        cells += [
-            (beside_paper, _number("{:.1f}" + unlike, row.exact_accuracy if row else None, 100)),
-            ("difference", _number("{:+.1f}", variant.difference, 100)),
-        ]
-    if target is not None:
-        found = time_to_target(variant, target)
-        for name, quantity in (("samples", found.samples), ("seconds", found.seconds)):
-            number = quantity.mean if quantity else None
-            cells.append((f"{name} to {100 * target:g} %", Cell(found.words(quantity), number, numeric=True)))
-    return cells
 
 
 def inference(comparison: Comparison) -> list[Row]:
@@ -187,26 +175,37 @@ def inference(comparison: Comparison) -> list[Row]:
 
 
 def inference_left_out(comparison: Comparison) -> list[Row]:
-    """A row for each line of a run's frontier that no way of inference has."""
+    """A row for each line of a run's frontier that does not count."""
     return [[("line", _code(line)), ("reason", Cell(reason))] for line, reason in ways(comparison)[1]]
 
 
 def notes(comparison: Comparison) -> list[str]:
     """What the columns of the results mean."""
-    target = [] if comparison.target is None else [TARGET_NOTE.format(target=100 * comparison.target)]
-    found = [CAVEATS_NOTE] if any(variant.caveats for variant in comparison.variants) else []
-    names = score_names(comparison)
-    scores = [SCORES_NOTE.format(names=", ".join(names), decides=" or ".join(deciding(comparison)))] if names else []
-    others = sorted({row.source for row in _rows_beside(comparison)} - {paper.CITATION})
-    beside = [PAPER_NOTE] if _beside_paper(comparison) else []
-    if others:
-        beside.append(f"published by others than the paper: {'; '.join(others)}; conditions: docs/explanation/variants.md")
+    runs, names, published, base = comparison.counted, _score_names(comparison), _published(comparison), comparison.baseline
+    kinds = sorted({run.selected_on for run in runs} or {"test"})
+    others = sorted({row.source for row in published} - {paper.CITATION})
+    voted = sorted({votes_of(run) for variant in comparison.variants for run in variant.runs if run.has(ANSWERS_FILE)})
     tests = sum(found.p is not None for found in differences(comparison).values())
-    less = [BASELINE_NOTE.format(label=comparison.baseline.label, tests=tests)] if comparison.baseline else []
-    apart = [MEASURED_NOTE] if comparison.not_compared else []
-    kinds = {run.selected_on for variant in comparison.variants for run in variant.counted} or {"test"}
-    best = BEST_NOTE.format(how="; of other runs on ".join(CHOSEN[kind] for kind in sorted(kinds)))
-    return [*NOTES, best, *apart, FLOPS_NOTE, *less, RATES_NOTE, *beside, *found, *scores, *votes_note(comparison), *target]
+    found = [
+        EXACT_NOTE,
+        BEST_NOTE.format(how="; of other runs on ".join(CHOSEN[kind] for kind in kinds)),
+        comparison.not_compared and MEASURED_NOTE,
+        FLOPS_NOTE,
+        base and BASELINE_NOTE.format(label=base.label, tests=tests),
+        RATES_NOTE,
+        published and PAPER_NOTE,
+        others and f"published by others than the paper: {'; '.join(others)}; conditions: docs/explanation/variants.md",
+        any(run.caveats for run in runs) and CAVEATS_NOTE,
+        names and SCORES_NOTE.format(names=", ".join(names), decides=" or ".join(_deciding(comparison))),
+        voted and f"Answers of variants are ranked by {' or '.join(voted)} (evaluate.votes).",
+        comparison.target and TARGET_NOTE.format(target=100 * comparison.target),
+    ]
+    return [note for note in found if isinstance(note, str)]  # the others are of what these runs have not
+
+
+def votes_of(run: Run) -> str:
+    """Whose votes rank the answers of a run whose puzzles are judged by votes."""
+    return VOTES.get(str(run.settings.get("evaluate.votes")), VOTES["checkpoint"])
 
 
 def problems(comparison: Comparison) -> list[Row]:
@@ -248,7 +247,7 @@ def compared(comparison: Comparison) -> list[Row]:
 
 def runs(comparison: Comparison) -> list[Row]:
     """A row for each job that left settings."""
-    counted = {id(run) for variant in comparison.variants for run in variant.counted}
+    counted = set(map(id, comparison.counted))
     return [
         [
             ("run", _code(run.name, run.warnings)),

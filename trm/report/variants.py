@@ -2,10 +2,10 @@
 
 import dataclasses
 import math
-import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from operator import attrgetter
 from typing import Any
 
 import numpy as np
@@ -14,29 +14,17 @@ from scipy import special
 from trm.config import matching
 from trm.errors import ConfigError, UserError
 from trm.report.comparable import facts, misfits, unlike
-from trm.report.labels import (
-    chosen_keys,
-    differing_keys,
-    distinct,
-    experiment_labels,
-    identity,
-    is_neutral,
-    labels,
-    sort_key,
-    units,
-    value_of,
-)
+from trm.report.labels import differing_keys, distinct, grouped, named_groups, telling_keys, value_of
 from trm.report.runs import DIGESTS, Run
 
 CONFIDENCE = 0.95
 MEASURED_OTHERWISE = " †"
-
 OTHERWISE = "measured in another way than the other runs of its variant: "
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """The mean of `n` values; `half_width` of the Student-t interval around it, None where one value gives none."""
+    """The mean of `n` values; `half_width` is that of the Student-t interval around it, None for a single value."""
 
     mean: float
     half_width: float | None
@@ -80,24 +68,25 @@ class Variant:
         """A quantity by seed, of the counted runs that have it."""
         return by_seed((run.seed, quantity(run)) for run in self.counted)
 
+    def estimate(self, quantity: Callable[[Run], float | None]) -> Estimate | None:
+        """A quantity over the seeds."""
+        return estimate(self.by_seed(quantity).values())
+
+    def mean(self, quantity: Callable[[Run], float | None]) -> float | None:
+        """The mean of a quantity over the counted runs that have it."""
+        values = [value for value in map(quantity, self.counted) if value is not None]
+        return sum(values) / len(values) if values else None
+
     @property
     def exact_accuracy(self) -> Estimate | None:
         """Final exact accuracy over the seeds."""
-        return estimate(self.by_seed(lambda run: run.exact_accuracy).values())
+        return self.estimate(attrgetter("exact_accuracy"))
 
     @property
-    def best_exact_accuracy(self) -> Estimate | None:
-        """Each run's best evaluation, over the seeds."""
-        return estimate(self.by_seed(lambda run: run.best_exact_accuracy).values())
-
-    @property
-    def score_names(self) -> list[str]:
-        """The scores of the task's own that its counted runs have."""
-        return list(dict.fromkeys(name for run in self.counted for name in run.scores))
-
-    def score(self, name: str) -> Estimate | None:
-        """A score of the task's own at the final evaluation, over the seeds."""
-        return estimate(self.by_seed(lambda run: run.scores.get(name)).values())
+    def scores(self) -> dict[str, Estimate | None]:
+        """The task's own scores that its counted runs have, at the final evaluation, over the seeds."""
+        names = dict.fromkeys(name for run in self.counted for name in run.scores)
+        return {name: estimate(by_seed((run.seed, run.scores.get(name)) for run in self.counted).values()) for name in names}
 
     @property
     def difference(self) -> float | None:
@@ -110,13 +99,8 @@ class Variant:
         """What changes how the accuracies may be read, in words."""
         return list(dict.fromkeys(caveat for run in self.counted for caveat in run.caveats))
 
-    def mean(self, quantity: Callable[[Run], float | None]) -> float | None:
-        """The mean of a quantity over the counted runs that have it."""
-        values = [value for value in map(quantity, self.counted) if value is not None]
-        return sum(values) / len(values) if values else None
 
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Comparison:
     """All that the report says: the variants, and the jobs that are in none of their means."""
 
@@ -124,23 +108,19 @@ class Comparison:
     variants: list[Variant]
     not_counted: list[tuple[Run, str]]  # with the reason
     keys: list[str]  # the settings that differ between the runs, neutral ones left out
-    warnings: list[str] = field(default_factory=list)
-    target: float | None = None  # exact accuracy (share of 1) to which samples and seconds are told
-    baseline: Variant | None = None  # from which the others' differences are told
-    not_compared: Mapping[str, str] = field(default_factory=dict)  # labels of variants that were measured otherwise, and how
+    warnings: list[str]
+    target: float | None  # exact accuracy (share of 1) to which samples and seconds are told
+    baseline: Variant | None  # from which the others' differences are told
+    not_compared: Mapping[str, str]  # labels of variants that were measured in another way than the others, and how
+
+    @property
+    def counted(self) -> list[Run]:
+        """The runs that the means are over."""
+        return [run for variant in self.variants for run in variant.counted]
 
     def title(self, variant: Variant) -> str:
         """The variant's label, marked where its numbers may not be compared with the others'."""
         return variant.label + (MEASURED_OTHERWISE if variant.label in self.not_compared else "")
-
-
-def best_runs(comparison: Comparison, file: str) -> list[tuple[Variant, Run]]:
-    """Of each variant with runs that left such a file the one with the best final score (evaluate.best_by).
-
-    It is a counted one; of a variant that has none, one that is not done.
-    """
-    found = ((variant, [run for run in variant.counted or variant.runs if run.has(file)]) for variant in comparison.variants)
-    return [(variant, max(runs, key=lambda run: run.deciding_score)) for variant, runs in found if runs]
 
 
 def check_asked(group: list[str] | None, target: float | None) -> None:
@@ -159,20 +139,15 @@ def compare(
     Raises ConfigError where `group` names no setting, or `baseline` no variant.
     """
     runs, warnings = _with_known_puzzles(runs), list[str]()
-    known = [run for run in runs if run.settings and run.status != "damaged"]
-    differing = differing_keys(known)
-    chosen = differing if group is None else chosen_keys(known, group)
-    groups = _groups(known, chosen)
-    descriptions = labels([members[0] for members in groups], chosen, differing, group)
-    names = experiment_labels(groups) if group is None else None
-    missing = _missing_per_group(runs, groups)
+    differing, groups = named_groups([run for run in runs if run.settings and run.status != "damaged"], group)
+    missing = _missing_per_group(runs, [members for _, _, members in groups])
     variants = []
     not_counted = [(run, run.reason) for run in runs if run.status != "completed"]
-    for i, members in enumerate(groups):
-        label = names[i] if names else descriptions[i]
-        once, repeated = _one_for_each_seed(members)
-        for run, first in repeated:
-            not_counted.append((run, f"the same settings and seed as {first.name}, which is counted"))
+    for (label, description, members), absent in zip(groups, missing, strict=True):
+        completed = [run for run in members if run.status == "completed"]
+        alike = grouped(completed, [*telling_keys(members), "seed"])
+        once, repeated = [first for first, *_ in alike], [(run, first) for first, *others in alike for run in others]
+        not_counted += [(run, f"the same settings and seed as {first.name}, which is counted") for run, first in repeated]
         reasons = misfits([facts(run) for run in once])
         apart = {run.name: reason for run, reason in zip(once, reasons, strict=True) if reason}
         not_counted += [(run, f"{OTHERWISE}{apart[run.name]}") for run in once if run.name in apart]
@@ -186,17 +161,15 @@ def compare(
         variants.append(
             Variant(
                 label=label,
-                description=descriptions[i],
+                description=description,
                 runs=members,
                 counted=counted,
-                planned=len(members) - len(repeated) + missing[i],
+                planned=len(members) - len(repeated) + absent,
                 pooled=pooled,
                 settings={key: distinct(value_of(run, key) for run in members) for key in differing},
                 paper=_paper(counted or members),
             )
         )
-    if names:
-        variants.sort(key=lambda variant: re.sub(r"\d+", lambda number: number[0].zfill(20), variant.label))  # 2 before 10
     for caveat in dict.fromkeys(caveat for variant in variants for caveat in variant.caveats):  # once, of all that share it
         labels_of = [f'"{variant.label}"' for variant in variants if caveat in variant.caveats]
         every = len(labels_of) == len(variants) > 1
@@ -204,35 +177,21 @@ def compare(
     base = next((variant for variant in variants if baseline in (variant.label, variant.description)), None)
     if base is None and baseline is not None:
         raise ConfigError(f"--baseline {baseline}: no variant; choose one of {'; '.join(variant.label for variant in variants)}")
-    not_compared = _not_compared(variants, base, race=target is not None)
+    measured, race = {variant.label: facts(variant.counted[0]) for variant in variants if variant.counted}, target is not None
+    if base is not None and base.label in measured:
+        reasons = [unlike(each, measured[base.label], race=race) for each in measured.values()]
+    else:
+        reasons = misfits(list(measured.values()), race=race)
+    not_compared = {label: reason for label, reason in zip(measured, reasons, strict=True) if reason}
     others = "the others" if base is None else f'"{base.label}"'
     warnings += [f'"{label}" may not be compared with {others}: {reason}' for label, reason in not_compared.items()]
     return Comparison(runs, variants, not_counted, differing, warnings, target, base, not_compared)
 
 
-def _groups(runs: list[Run], keys: list[str]) -> list[list[Run]]:
-    """The runs that agree in the keys together, by the keys' values in the order in which labels name them."""
-    by_identity: dict[tuple[str, ...], list[Run]] = {}
-    for run in runs:
-        by_identity.setdefault(identity(run, keys), []).append(run)
-    order = [key for unit in units(keys) for key in unit if key in keys]
-    return sorted(by_identity.values(), key=lambda members: [sort_key(value_of(members[0], key)) for key in order])
-
-
-def _not_compared(variants: list[Variant], base: Variant | None, *, race: bool) -> dict[str, str]:
-    """The labels of the variants that were measured otherwise than the baseline, or than most where there is none; and how."""
-    told = {variant.label: facts(variant.counted[0]) for variant in variants if variant.counted}
-    if base is not None and base.label in told:
-        reasons = [unlike(each, told[base.label], race=race) for each in told.values()]
-    else:
-        reasons = misfits(list(told.values()), race=race)
-    return {label: reason for label, reason in zip(told, reasons, strict=True) if reason}
-
-
 def _missing_per_group(runs: list[Run], groups: list[list[Run]]) -> list[int]:
-    """How many jobs of each group left no settings: missing, damaged, or dead before they began.
+    """How many jobs of each group left no settings: they are missing, damaged, or died before they began.
 
-    Their group is told by the overrides that they share with a job of the same sweep.
+    The overrides that such a job shares with a job of the same sweep tell its group.
     """
 
     def job(run: Run) -> tuple[str, tuple[str, ...]] | None:
@@ -241,44 +200,23 @@ def _missing_per_group(runs: list[Run], groups: list[list[Run]]) -> list[int]:
 
     jobs = [{job(run) for run in members} - {None} for members in groups]
     placed = {id(run) for members in groups for run in members}
-    counts: Counter[int] = Counter()
-    for run in runs:
-        homes = [i for i, known in enumerate(jobs) if job(run) in known] if id(run) not in placed else []
-        if len(homes) == 1:
-            counts[homes[0]] += 1
+    homes = ([i for i, known in enumerate(jobs) if job(run) in known] for run in runs if id(run) not in placed)
+    counts = Counter(found[0] for found in homes if len(found) == 1)
     return [counts[i] for i in range(len(groups))]
 
 
-def _one_for_each_seed(members: list[Run]) -> tuple[list[Run], list[tuple[Run, Run]]]:
-    """The completed runs with each seed of the same settings once, and the repeated ones with the run that stands for them."""
-    kept: dict[tuple[str, ...], Run] = {}
-    repeated = []
-    keys = sorted({key for run in members for key in run.settings if not is_neutral(key)})
-    for run in members:
-        if run.status == "completed":
-            first = kept.setdefault((*identity(run, keys), str(run.seed)), run)
-            if first is not run:
-                repeated.append((run, first))
-    return list(kept.values()), repeated
-
-
 def _with_known_puzzles(runs: list[Run]) -> list[Run]:
-    """The runs, those that ended before they said on which puzzles with the puzzles of the runs that have their other settings.
+    """The runs; one that ended before it said on which puzzles gets those of the runs that have its other settings.
 
-    Where these have several kinds of puzzles, or there are none, such a run stays as it is.
+    Such a run stays as it is where these have several kinds of puzzles, or do not exist.
     """
-    keys = sorted({key for run in runs for key in run.settings if not is_neutral(key) and key not in DIGESTS})
-    puzzles: dict[tuple[str, ...], set[tuple[Any, ...]]] = {}
-    for run in runs:
-        if run.settings.keys() >= DIGESTS.keys():
-            puzzles.setdefault(identity(run, keys), set()).add(tuple(run.settings[key] for key in DIGESTS))
-    filled = []
-    for run in runs:
-        there = puzzles.get(identity(run, keys), set())
-        if run.settings and len(there) == 1 and not run.settings.keys() >= DIGESTS.keys():
-            run = dataclasses.replace(run, settings={**run.settings, **dict(zip(DIGESTS, *there, strict=True))})
-        filled.append(run)
-    return filled
+    filled = {id(run): run for run in runs}
+    for alike in grouped(runs, [key for key in telling_keys(runs) if key not in DIGESTS]):
+        puzzles = {tuple(run.settings[key] for key in DIGESTS) for run in alike if run.settings.keys() >= DIGESTS.keys()}
+        if len(puzzles) == 1:
+            known = dict(zip(DIGESTS, *puzzles, strict=True))
+            filled |= {id(run): dataclasses.replace(run, settings={**run.settings, **known}) for run in alike if run.settings}
+    return list(filled.values())
 
 
 def _paper(runs: list[Run]) -> matching.PaperMatch | None:

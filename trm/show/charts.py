@@ -1,12 +1,14 @@
 """What all charts look like, on a light and on a dark page."""
 
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal
 
 import matplotlib
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
+from matplotlib.ticker import Formatter, LogLocator, NullFormatter
 
 Theme = Literal["light", "dark"]
 
@@ -39,3 +41,10 @@ def chart(width: float, height: float, theme: Theme = "light") -> Iterator[tuple
         yield figure, file
         # no version in the metadata, so that the same runs give the same bytes
         figure.savefig(file, format="png", dpi=DPI, metadata={"Software": None})
+
+
+def plain_numbers(axis: Axis, form: Formatter, steps: Sequence[float] = (1, 2, 5)) -> None:
+    """Numbers as people write them (100k, 1.5T) on a logarithmic axis, at these steps of each decade, in place of powers of ten."""
+    axis.set_major_locator(LogLocator(subs=steps))
+    axis.set_major_formatter(form)
+    axis.set_minor_formatter(NullFormatter())

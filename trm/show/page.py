@@ -11,7 +11,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from numpy.typing import ArrayLike
 
-from trm.show.grid import ink_on
+from trm.show.pictures import ink_on
 from trm.show.thinking import Frame, Puzzle
 
 HERE = Path(__file__).parent
@@ -74,43 +74,31 @@ def thinking_data(thoughts: Thoughts) -> dict[str, Any]:
 
     Tokens are below NO_TOKEN. Grids are base64: a byte a cell for tokens and marks, two (little endian) for confidence in 65535ths.
     """
-    puzzle, frames = thoughts[0]
-    view = puzzle.view
+    puzzles = []
+    for puzzle, frames in thoughts:
+        numbers: dict[str, int] = {}  # a violation lasts for many frames: its words are written once
+        drawn = [
+            {
+                "answer": _base64(frame.answer, "u1"),
+                "marks": _base64(sum(getattr(marks, name).astype(int) << bit for bit, name in enumerate(FLAGS)), "u1"),
+                "confidence": _base64(np.rint(65535 * frame.confidence.clip(0, 1)), "<u2"),
+                "halting": round(frame.halting, 6),
+                "violations": [numbers.setdefault(text, len(numbers)) for text in puzzle.violations(frame.answer)],
+            }
+            for frame, marks in zip(frames, puzzle.marks_of(frames), strict=True)
+        ]
+        solution = None if puzzle.solution is None else _base64(np.where(puzzle.known, puzzle.solution, NO_TOKEN), "u1")
+        about = {"name": puzzle.name, "question": _base64(puzzle.question, "u1"), "solution": solution, "judged": puzzle.judged}
+        puzzles.append({**about, "violations": list(numbers), "frames": drawn})
+    view, last = thoughts[0][0].view, thoughts[0][1][-1]
     return {
         "view": {
-            "rows": view.rows,
-            "columns": view.columns,
-            "heavy_rows": view.heavy_rows,
-            "heavy_columns": view.heavy_columns,
-            "symbols": view.symbols,
-            "line": view.line,
+            **{name: getattr(view, name) for name in ("rows", "columns", "heavy_rows", "heavy_columns", "symbols", "line")},
             "colours": {token: [colour, ink_on(colour)] for token, colour in (view.colours or {}).items()},
         },
         "flags": FLAGS,
-        "recursions": frames[-1].recursion,
-        "puzzles": [_puzzle_data(*thought) for thought in thoughts],
-    }
-
-
-def _puzzle_data(puzzle: Puzzle, frames: list[Frame]) -> dict[str, Any]:
-    numbers: dict[str, int] = {}  # a violation lasts for many frames: its words are written once
-    drawn = [
-        {
-            "answer": _base64(frame.answer, "u1"),
-            "marks": _base64(sum(getattr(marks, name).astype(int) << bit for bit, name in enumerate(FLAGS)), "u1"),
-            "confidence": _base64(np.rint(65535 * frame.confidence.clip(0, 1)), "<u2"),
-            "halting": round(frame.halting, 6),
-            "violations": [numbers.setdefault(text, len(numbers)) for text in puzzle.violations(frame.answer)],
-        }
-        for frame, marks in zip(frames, puzzle.marks_of(frames), strict=True)
-    ]
-    return {
-        "name": puzzle.name,
-        "question": _base64(puzzle.question, "u1"),
-        "solution": None if puzzle.solution is None else _base64(np.where(puzzle.known, puzzle.solution, NO_TOKEN), "u1"),
-        "judged": puzzle.judged,
-        "violations": list(numbers),
-        "frames": drawn,
+        "recursions": last.recursion,
+        "puzzles": puzzles,
     }
 
 

@@ -39,19 +39,16 @@ def think(
     latents = {z: value.contiguous() for z, value in with_latents(arch, buffers, 1, row).items()}
     for step in range(1, (num_steps or arch.recursion.n_sup) + 1):
         seen: list[Latents] = []
+        frames = []
         with torch.no_grad():
             latents = prepared(arch, way, latents, row, torch.tensor([step - 1]))
             noise = noise_of(arch, buffers, row, torch.tensor([step - 1]))
             latents = forward(arch, weights, buffers, vectors, latents, inputs, seen.append, noise).latents
-            answers = [each[arch.latent_names[0]] for each in seen]
-            frames = [_frame(arch, weights, step, recursion, answer) for recursion, answer in enumerate(answers, start=1)]
+            for recursion, each in enumerate(seen, start=1):
+                logits, q_halt, q_continue = decode(arch, weights, each[arch.latent_names[0]])
+                tokens = logits[0].argmax(-1)
+                shares = log_probabilities(logits[0].to(torch.float64), arch.model.loss).exp()
+                confidence = shares.gather(-1, tokens[:, None])[:, 0]
+                halting = torch.sigmoid(halting_logit(arch, q_halt, q_continue)[0])
+                frames.append(Frame(step, recursion, tokens.numpy(), confidence.numpy(), halting.item()))
         yield frames
-
-
-def _frame(arch: Architecture, weights: Weights, step: int, recursion: int, answer_BLD: Tensor) -> Frame:
-    logits, q_halt, q_continue = decode(arch, weights, answer_BLD)
-    tokens = logits[0].argmax(-1)
-    shares = log_probabilities(logits[0].to(torch.float64), arch.model.loss).exp()
-    confidence = shares.gather(-1, tokens[:, None])[:, 0]
-    halting = torch.sigmoid(halting_logit(arch, q_halt, q_continue)[0])
-    return Frame(step, recursion, tokens.numpy(), confidence.numpy(), halting.item())

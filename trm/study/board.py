@@ -17,11 +17,10 @@ from rich.text import Text
 
 from trm.config import total_steps
 from trm.data.format import read_metadata
-from trm.ground.folder import read_summary
+from trm.ground.folder import METRICS_FILE, read_summary
 from trm.run.ahead import words
 from trm.show.table import printable
 from trm.study.sweep import Job
-from trm.tracking.record import METRICS_FILE
 
 log = logging.getLogger(__name__)
 

@@ -10,7 +10,7 @@ from functools import cached_property
 import numpy as np
 
 from trm.inference.samples import Samples
-from trm.show.sheet import contact_sheet
+from trm.show.pictures import contact_sheet
 from trm.show.thinking import Frame, Puzzle, of_samples
 from trm.tasks.base import Task
 

@@ -12,8 +12,8 @@ from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
 from trm.config import Config
+from trm.ground.folder import METRICS_FILE
 from trm.tracking.labels import labels
-from trm.tracking.record import METRICS_FILE
 
 if TYPE_CHECKING:
     from trm.tracking.evaluation import Evaluation
@@ -35,14 +35,33 @@ class TensorBoardTracker:
     def __init__(self, cfg: Config, folder: Path, data: dict[str, Any] | None, resume_step: int | None) -> None:
         """Open an event file; TensorBoard hides what older files hold of the steps after `resume_step` (None = all steps)."""
         from torch.utils.tensorboard import SummaryWriter
+        from torch.utils.tensorboard.summary import hparams
 
         purge_step = 0 if resume_step is None else resume_step + 1
         writer: Any = SummaryWriter  # which has no types
         self._writer = writer(str(folder), purge_step=purge_step, flush_secs=NEVER_S)
-        # Again at every start, which changes nothing: TensorBoard takes the first of a folder. They belong to the run's own folder;
-        # SummaryWriter.add_hparams would make a second run of them.
-        *start, self._end = _hparams(cfg, data)
-        for summary in start:
+        label, read = labels(cfg, data), dict[str, Any]()
+        if data:  # what was read of the dataset, and what tells which runs may be averaged
+            read = {"data": f"{data['train_digest'][:8]} {data['test_digest'][:8]}", "test_puzzles": data["test_puzzles"]}
+            read |= {"caveats": "; ".join(data["caveats"]) or "none", "settings": label.digest}
+        row = {
+            "recursion": label.recursion,
+            "variant": cfg.recursion.variant,
+            "T": cfg.recursion.T,
+            "n": cfg.recursion.n,
+            "n_sup": cfg.recursion.n_sup,
+            "model": f"{cfg.model.mixer} {cfg.model.hidden_size}x{cfg.model.num_layers}",
+            "ema": "on" if cfg.ema.enabled else "off",
+            "lr": cfg.optimizer.lr,
+            "batch": cfg.train.global_batch_size,
+            "puzzles": cfg.data.num_puzzles,
+            **read,
+            "seed": cfg.seed,
+        }
+        # The columns and the row of the HPARAMS table, and the run's end. Each start writes the first two again, since TensorBoard
+        # takes those that come first. SummaryWriter.add_hparams would make a second run of them, beside the folder's own.
+        columns, values, self._end = hparams(row, {SHOWN: 0.0})  # type: ignore[no-untyped-call]
+        for summary in (columns, values):
             self._writer.file_writer.add_summary(summary, 0)
         if data and data["caveats"]:
             self._writer.add_text("data/caveats", "\n\n".join(data["caveats"]), 0)
@@ -55,10 +74,18 @@ class TensorBoardTracker:
         self._writer.flush()
 
     def show(self, global_step: int, evaluation: Evaluation) -> None:
-        """Write the curve by supervision step, and a contact sheet of each of some puzzles."""
+        """Write the scores after each supervision step as a curve, and a contact sheet of each of some puzzles."""
         from tensorboard.compat.proto.summary_pb2 import Summary
 
-        figure = _curve(evaluation.by_step, [*evaluation.score_names])
+        by_step, figure = evaluation.by_step, Figure(figsize=(6, 3.6), dpi=100)
+        axes = figure.subplots()
+        own = [(name, name) for name in evaluation.score_names if all(name in metrics for metrics in by_step)]
+        for name, label in (("exact_accuracy", "exact accuracy"), ("accuracy", "cell accuracy"), *own):
+            axes.plot(range(1, len(by_step) + 1), [100 * metrics[name] for metrics in by_step], "o-", markersize=3, label=label)
+        axes.set(xlabel="supervision step", ylabel="%", ylim=(-2, 102))
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.grid(visible=True, alpha=0.4)
+        axes.legend(loc="lower right")
         self._writer.add_figure("eval/accuracy_by_supervision_step", figure, global_step)
         for held_out in evaluation.puzzles[:MOST_PICTURED]:
             width, height = Image.open(io.BytesIO(held_out.png)).size
@@ -77,43 +104,3 @@ class TensorBoardTracker:
         """Close the file as it is."""
         with contextlib.suppress(OSError):
             self._writer.close()
-
-
-def _hparams(cfg: Config, data: dict[str, Any] | None) -> tuple[Any, Any, Any]:
-    """Summaries of the HPARAMS table: its columns, this run's row, the end of the run."""
-    from torch.utils.tensorboard.summary import hparams
-
-    label, read = labels(cfg, data), dict[str, Any]()
-    if data:  # what was read of the dataset, and what tells which runs may be averaged
-        read = {"data": f"{data['train_digest'][:8]} {data['test_digest'][:8]}", "test_puzzles": data["test_puzzles"]}
-        read |= {"caveats": "; ".join(data["caveats"]) or "none", "settings": label.digest}
-    row = {
-        "recursion": label.recursion,
-        "variant": cfg.recursion.variant,
-        "T": cfg.recursion.T,
-        "n": cfg.recursion.n,
-        "n_sup": cfg.recursion.n_sup,
-        "model": f"{cfg.model.mixer} {cfg.model.hidden_size}x{cfg.model.num_layers}",
-        "ema": "on" if cfg.ema.enabled else "off",
-        "lr": cfg.optimizer.lr,
-        "batch": cfg.train.global_batch_size,
-        "puzzles": cfg.data.num_puzzles,
-        **read,
-        "seed": cfg.seed,
-    }
-    summaries: tuple[Any, Any, Any] = hparams(row, {SHOWN: 0.0})  # type: ignore[no-untyped-call]
-    return summaries
-
-
-def _curve(by_step: list[dict[str, float]], scores: list[str]) -> Figure:
-    """Exact and cell accuracy, and the task's own scores where all steps have them, after each supervision step."""
-    figure = Figure(figsize=(6, 3.6), dpi=100)
-    axes = figure.subplots()
-    own = [(name, name) for name in scores if all(name in metrics for metrics in by_step)]
-    for name, label in (("exact_accuracy", "exact accuracy"), ("accuracy", "cell accuracy"), *own):
-        axes.plot(range(1, len(by_step) + 1), [100 * metrics[name] for metrics in by_step], "o-", markersize=3, label=label)
-    axes.set(xlabel="supervision step", ylabel="%", ylim=(-2, 102))
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.grid(visible=True, alpha=0.4)
-    axes.legend(loc="lower right")
-    return figure

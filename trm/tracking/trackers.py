@@ -1,32 +1,66 @@
-"""The run's trackers as one."""
+"""The run's trackers as one, and the first of them: metrics.jsonl, the record of the run."""
 
 from __future__ import annotations
 
 import functools
+import json
 import logging
-import secrets
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trm.config import Config
 from trm.errors import described, message_of
+from trm.ground.folder import METRICS_FILE, write_whole
 from trm.tracking.event_files import TensorBoardTracker
-from trm.tracking.record import METRICS_FILE, JsonlTracker
-from trm.tracking.wandb_view import (
-    WandbMode,
-    WandbTracker,
-    choose_wandb_mode,
-    offline_hint,
-    own_run_id,
-    teardown_wandb,
-    wandb_errors,
-)
+from trm.tracking.wandb_view import WandbMode, WandbTracker, choose_wandb_mode, open_wandb
 
 if TYPE_CHECKING:
     from trm.tracking.evaluation import Evaluation
 
 log = logging.getLogger(__name__)
+
+
+class JsonlTracker:
+    """One strict-JSON object a line: kind, global_step, then the values; NaN and infinities are null.
+
+    Each line is handed to the system as it is logged, so kill -9 tears at most the last one.
+    Raises OSError when the file cannot be written.
+    """
+
+    def __init__(self, path: Path, resume_step: int | None) -> None:
+        """Open `path` to append after `resume_step` (None = a fresh run), without later lines, whose steps come again.
+
+        The file is rewritten, all or nothing; lines that a killed run tore are left out too.
+        """
+        kept, torn = [], 0
+        for line in path.read_bytes().splitlines() if path.exists() else ():
+            try:
+                text = line.decode()
+                keep = json.loads(text)["global_step"] <= (-1 if resume_step is None else resume_step)
+            except (ValueError, TypeError, KeyError):  # ValueError: not JSON, or not even UTF-8
+                torn += 1
+                continue
+            if keep:
+                kept.append(f"{text}\n")
+        if torn:
+            log.info("%s: left out %d unreadable line(s), as a killed run leaves one", path, torn)
+        if path.exists():
+            write_whole(path, "".join(kept))
+        self._file = path.open("ab", buffering=0)
+
+    def log(self, kind: str, global_step: int, values: dict[str, float | int]) -> None:
+        """Append one line."""
+        assert not {"kind", "global_step"} & values.keys(), values
+        finite = {name: value if math.isfinite(value) else None for name, value in values.items()}
+        line = json.dumps({"kind": kind, "global_step": global_step, **finite}, allow_nan=False).encode() + b"\n"
+        while line:  # a nearly full disk may take only a part: the next write then raises OSError
+            line = line[self._file.write(line) :]
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
 
 
 class Trackers:
@@ -124,21 +158,7 @@ def open_trackers(
             trackers._views.append(TensorBoardTracker(cfg, folder, data, resume_step))
         except TensorBoardTracker.errors as error:
             trackers._warn(f"TensorBoard cannot write to {folder} ({message_of(error)}): {METRICS_FILE} continues")
-    if mode == "disabled":
-        return trackers
-    run_id = wandb_run_id or own_run_id(run_dir) or secrets.token_hex(6)
-    attempts: list[WandbMode] = ["online", "offline"] if mode == "online" else ["offline"]
-    for attempt in attempts:
-        try:
-            view = WandbTracker(cfg, run_dir, data, attempt, run_id)
-        except wandb_errors() as error:
-            teardown_wandb()  # else the id counts as taken in this process
-            instead = offline_hint(run_dir) if attempt == "online" else f"{METRICS_FILE} continues"
-            trackers._warn(f"W&B cannot start {attempt} ({message_of(error)}): {instead}")
-            continue
-        trackers.wandb_run_id, trackers.wandb_mode = view.run_id, attempt
+    if mode != "disabled" and (view := open_wandb(cfg, run_dir, data, mode, wandb_run_id, trackers._warn)):
+        trackers.wandb_run_id, trackers.wandb_mode = view.run_id, view.mode
         trackers._views.append(view)
-        if attempt == "online":
-            log.info("W&B: %s", view.url)
-        break
     return trackers

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import secrets
 import shlex
 import tempfile
 from collections.abc import Callable, Sequence
@@ -14,9 +15,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from trm.config import Config, TrackingConfig, check_wandb, shortened, to_plain
 from trm.errors import UserError, message_of
-from trm.ground.folder import CHECKPOINTS, GRID_FILE, best_step, steps_in
+from trm.ground.folder import CHECKPOINTS, GRID_FILE, METRICS_FILE, best_step, steps_in
 from trm.tracking.labels import labels
-from trm.tracking.record import METRICS_FILE
 
 if TYPE_CHECKING:
     from trm.tracking.evaluation import Evaluation
@@ -48,12 +48,6 @@ def wandb_home(run_dir: Path) -> Path:
 
 def _in_sweep(run_dir: Path) -> bool:
     return (run_dir.parent / GRID_FILE).exists()
-
-
-def own_run_id(run_dir: Path) -> str | None:
-    """The id that W&B's own settings give to a run (WANDB_RUN_ID); None in a sweep, all of whose runs would have it."""
-    given: str | None = None if _in_sweep(run_dir) else _setup_wandb().settings.run_id
-    return given
 
 
 def with_wandbs_own(tracking: TrackingConfig, group: str | None = None) -> TrackingConfig:
@@ -90,6 +84,7 @@ class WandbTracker:
         tracking = with_wandbs_own(cfg.tracking, run_dir.parent.name if in_sweep else None)
         own_name = None if in_sweep else wandb.setup().settings.run_name  # else all runs of the sweep would have this one name
         self._wandb, self._run_dir, self._artifact, self._labels = wandb, run_dir, cfg.tracking.artifact, labels(cfg, data)
+        self.mode = mode
         self._run = wandb.init(
             mode=mode,
             id=run_id,
@@ -190,6 +185,31 @@ class WandbTracker:
     def abandon(self) -> None:
         """End the client, so that neither the end of the process nor a sweep's next job meets the broken one."""
         teardown_wandb()
+
+
+def open_wandb(
+    cfg: Config, run_dir: Path, data: dict[str, Any] | None, mode: WandbMode, run_id: str | None, warn: Callable[[str], None]
+) -> WandbTracker | None:
+    """The W&B run, offline where it cannot start online; None, with a warning, where it cannot start at all.
+
+    A run without `run_id` takes the one of W&B's own settings (WANDB_RUN_ID), but not in a sweep, all of whose runs would have it.
+    """
+    if run_id is None and not _in_sweep(run_dir):
+        run_id = _setup_wandb().settings.run_id
+    run_id = run_id or secrets.token_hex(6)
+    attempts: list[WandbMode] = ["online", "offline"] if mode == "online" else ["offline"]
+    for attempt in attempts:
+        try:
+            view = WandbTracker(cfg, run_dir, data, attempt, run_id)
+        except wandb_errors() as error:
+            teardown_wandb()  # else the id counts as taken in this process
+            instead = offline_hint(run_dir) if attempt == "online" else f"{METRICS_FILE} continues"
+            warn(f"W&B cannot start {attempt} ({message_of(error)}): {instead}")
+            continue
+        if attempt == "online":
+            log.info("W&B: %s", view.url)
+        return view
+    return None
 
 
 def wandb_errors() -> tuple[type[Exception], ...]:
