@@ -26,7 +26,6 @@ if __name__ == "__main__":  # before what takes seconds to import
 
 import io
 import sys
-from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +33,8 @@ from trm.cli import options
 from trm.config import local_path
 from trm.errors import UserError
 from trm.report import plots, records
-from trm.report.output import csv_text, json_text, page, terminal
+from trm.report.output import csv_text, json_text, terminal
+from trm.report.page import page
 from trm.report.runs import collect
 from trm.report.variants import check_asked, compare
 from trm.show.files import write_files
@@ -49,50 +49,35 @@ def main(arguments: list[str]) -> None:
     if not folders:
         raise UserError("give at least one folder of runs, such as outputs/NAME or multirun/NAME")
     check_asked(given.group, given.target)
-    if given.scaling:
-        _scaling(folders, given)
-        return
+    if given.scaling and (given.group or given.target or given.records or given.baseline):
+        raise UserError("--scaling finds by itself what varies: leave out --group, --target, --records and --baseline")
     target: float | None = given.target or (records.TARGET if given.records else None)
-    out = given.out or (folders[0] / "report" if len(folders) == 1 else Path("report"))
-    names = ", ".join(folder.resolve().name for folder in folders)
+    name = "scaling" if given.scaling else "report"
+    out = given.out or (folders[0] / name if len(folders) == 1 else Path(name))
+    title = f"{'Scaling' if given.scaling else 'TRM runs'}: {', '.join(folder.resolve().name for folder in folders)}"
+    files: dict[str, str | bytes] = {}
     try:
         comparison = compare(collect(folders), given.group, target, given.baseline)
-        drawn = plots.drawn(comparison)
-        files: dict[str, str | bytes] = {"report.csv": csv_text(comparison), "report.json": json_text(comparison)}
-        files |= {f"{name}.png": picture["light"] for name, picture in drawn.items()}
-        files["index.html"] = page(comparison, f"TRM runs: {names}", drawn)
+        if given.scaling:
+            from trm.report import scaling, scaling_output  # scipy's fits take a second to import
+
+            found = scaling.study(comparison)
+            drawn, said = scaling_output.pictures(found), scaling_output.terminal(found)
+            files |= {"scaling.csv": scaling_output.csv_text(found), "scaling.json": scaling_output.json_text(found)}
+            html = scaling_output.page(found, title, drawn)
+        else:
+            drawn, said = plots.drawn(comparison), terminal(comparison)
+            files |= {"report.csv": csv_text(comparison), "report.json": json_text(comparison)}
+            html = page(comparison, title, drawn)
     except KeyboardInterrupt as stopped:
         stopped.add_note(f"{out} is as it was")
         raise
-    said = terminal(comparison)
     if given.records and target is not None:
         said += f"\n\n{records.text(comparison, target)}"
-    _tell(out, files, said)
-
-
-def _tell(out: Path, files: dict[str, str | bytes], said: str) -> None:
-    """Write the files, then print what was found and where it is."""
+    files |= {f"{name}.png": picture["light"] for name, picture in drawn.items()} | {"index.html": html}
     paths = {out / name: content for name, content in files.items()}
     write_files("--out", out, paths)
     if isinstance(sys.stdout, io.TextIOWrapper):  # a terminal that cannot show a character shows ? instead
         sys.stdout.reconfigure(errors="replace")
     print(said)
     print("\nwritten:", *paths, sep="\n  ")
-
-
-def _scaling(folders: list[Path], given: Namespace) -> None:
-    """The laws of the runs, under DIR/scaling unless --out says where."""
-    if given.group or given.target or given.records or given.baseline:
-        raise UserError("--scaling finds by itself what varies: leave out --group, --target, --records and --baseline")
-    from trm.report import scaling, scaling_output  # scipy's fits take a second to import
-
-    found = scaling.study(compare(collect(folders)))
-    drawn = scaling_output.pictures(found)
-    files: dict[str, str | bytes] = {
-        "scaling.csv": scaling_output.csv_text(found),
-        "scaling.json": scaling_output.json_text(found),
-        **{f"{name}.png": picture["light"] for name, picture in drawn.items()},
-        "index.html": scaling_output.page(found, f"Scaling: {', '.join(folder.resolve().name for folder in folders)}", drawn),
-    }
-    out = given.out or (folders[0] / "scaling" if len(folders) == 1 else Path("scaling"))
-    _tell(out, files, scaling_output.terminal(found))

@@ -1,9 +1,9 @@
 """What may be compared: the one rule for means over seeds, differences, records, ways of inference, tables and pictures.
 
-Two accuracies may where they are of the same test puzzles, as many of them, by the same way of inference, of the same training
-puzzles and at the same training step. What settings that are there to be compared decide (how many puzzles are trained on, how
-long) may differ where those settings do, and so may the steps of runs with one budget in FLOPs. Published values have the same rule
-over all settings: trm/config/matching.py.
+Two accuracies may be compared if they have the same test puzzles, the same number of them, the same way of inference, the same
+training puzzles and the same training step. Some settings exist to be compared: how many puzzles are trained on, and how long.
+Where these differ, what they decide may differ too, and so may the steps of runs with one budget in FLOPs. Published values have
+the same rule over all settings: trm/config/matching.py.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,7 +19,7 @@ COUNT, STEP, LAST, STEPS = "test puzzles evaluated", "training step", "is the ru
 CANDIDATES, INTERVAL = "candidates", "train.eval_every_steps"
 DECIDE_TRAIN = ("data.num_puzzles", "data.num_aug", "data.on_the_fly_aug")
 DECIDE_STEP = ("train.max_steps", "train.max_flops", "train.epochs", "train.global_batch_size", "data.num_puzzles")
-# of runs that do not say which test puzzles they read
+# instead of the digest, for runs that do not say which test puzzles they read
 NAMED = tuple(key for key in all_keys() if key.startswith("data.") and role(key) in (NUMBERS, RESULTS) and key not in DECIDE_TRAIN)
 
 
@@ -33,7 +33,7 @@ def facts(run: Run) -> Facts:
 def unlike(one: Facts, other: Facts, *, ways: bool = False, race: bool = False) -> str:
     """Why the first may not be compared with the other, in words; empty where it may.
 
-    `ways`: ways of inference are what is compared. `race`: so is how soon an accuracy is reached, which an evaluation has to show.
+    `ways`: the comparison is between ways of inference. `race`: it is about the time to an accuracy, which only evaluations show.
     """
 
     def differ(*keys: str) -> bool:
@@ -42,10 +42,10 @@ def unlike(one: Facts, other: Facts, *, ways: bool = False, race: bool = False) 
     keys = [*([TEST] if one[TEST] or other[TEST] else NAMED), COUNT]
     if not ways:
         keys += [CANDIDATES, *(key for key in way_keys() if key != "inference.supervision_steps")]
-        keys += [STEPS] if differ("inference.supervision_steps") else []  # else as many as each has in training
+        keys += [STEPS] if differ("inference.supervision_steps") else []  # otherwise each has as many as in its training
     keys += [INTERVAL] if race else []
     keys += [] if differ(*DECIDE_TRAIN) else [TRAIN]
-    keys += [LAST] if differ(*DECIDE_STEP) or one["train.max_flops"] else [STEP]  # of a budget each has the steps that it buys
+    keys += [LAST] if differ(*DECIDE_STEP) or one["train.max_flops"] else [STEP]  # a budget buys each its own number of steps
     return "; ".join(f"{key} {_word(one[key])}, not {_word(other[key])}" for key in keys if differ(key))
 
 
@@ -54,7 +54,7 @@ def _word(value: Any) -> str:
 
 
 def misfits(measured: Sequence[Facts], *, ways: bool = False, race: bool = False) -> list[str]:
-    """For each why it may not be compared with those that most others may be compared with; empty where it may."""
+    """For each the reason why it may not be compared with the one that fits most others; empty where it may."""
     distinct = list({tuple(map(str, each.values())): each for each in measured}.values())
     if not distinct:
         return []

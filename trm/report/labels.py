@@ -11,10 +11,10 @@ from trm.config.refusals import unknown_key
 from trm.errors import ConfigError
 from trm.report.runs import Run
 
-# What --group may name beside config keys: the named experiment, and the folder that holds the run's folder.
+# What --group may name besides config keys: the named experiment, and the folder that holds the run's folder.
 OTHER_KEYS: Mapping[str, Callable[[Run], Any]] = {"experiment": lambda run: run.experiment, "sweep": lambda run: run.sweep}
 
-# The settings that a label names first, with the words for their values. A later one that tells no further runs apart is left out.
+# The settings that a label names first, with the words for their values. A setting that separates no further runs is left out.
 RECURSION = ("recursion.T", "recursion.n")
 NAMES: Mapping[tuple[str, ...], Callable[..., str]] = {
     RECURSION: "t{}_n{}".format,

@@ -21,8 +21,8 @@ from scipy import optimize, special
 Array = NDArray[np.float64]
 RESAMPLES, JOINT_RESAMPLES = 1000, 200
 CONFIDENCE = 0.95
-EXPONENTS = (0.01, 4.0)  # of a power law; an interval that reaches an end has none there
-CEILING = 0.98  # exact accuracy above which sizes are hardly told apart
+EXPONENTS = (0.01, 4.0)  # of a power law; an interval that reaches one of these is open at that end
+CEILING = 0.98  # exact accuracy above which sizes hardly differ
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class Points:
 
     @property
     def spare(self) -> int:
-        """Runs beyond one of each size: what the spread over seeds is known from."""
+        """Degrees of freedom of the spread over seeds: the runs less one for each size."""
         return sum(len(values) - 1 for values in self.y)
 
     def without_last(self) -> Points:
@@ -76,8 +76,7 @@ def deviations(found: Points, *, shares: bool = False) -> Array:
     """The deviations of all runs from their size's mean, pooled and widened: of the mean, or with `shares` of sqrt(p (1 - p))."""
     pool = [(y - y.mean()) / _scale(y.mean(), shares) * math.sqrt(len(y) / (len(y) - 1)) for y in found.y if len(y) > 1]
     wider = special.stdtrit(found.spare, (1 + CONFIDENCE) / 2) / special.ndtri((1 + CONFIDENCE) / 2)
-    widened: Array = np.concatenate(pool) * wider
-    return widened
+    return np.asarray(np.concatenate(pool) * wider)
 
 
 def _scale(mean: float, shares: bool) -> float:
@@ -93,7 +92,7 @@ def resampled(found: Points, count: int, *, shares: bool = False, seed: int = 0)
 
 
 def tells_apart(found: Points, *, shares: bool = False) -> float:
-    """The p value of the sizes having one mean, by the F test over the seeds' logarithms; of `shares` over arcsin(sqrt(p)).
+    """The p value of an F test that all sizes have one mean: of the logarithms, or with `shares` of arcsin(sqrt(p)).
 
     Both have about the same spread at all sizes. The logarithm of a share that may be 0 does not.
     """
@@ -115,8 +114,7 @@ class PowerLaw:
     def at(self, x: Array) -> Array:
         """The values of all fits, [1 + R, X]."""
         E, A, a = (fits[:, None] for fits in (self.E, self.A, self.a))
-        values: Array = E + A * x**-a
-        return values
+        return np.asarray(E + A * x**-a)
 
     def intervals(self) -> dict[str, Interval]:
         """Of each parameter."""
@@ -168,8 +166,7 @@ class Logistic:
 
     def at(self, x: Array) -> Array:
         """The values of all fits, [1 + R, X]."""
-        values: Array = special.expit(self.intercept[:, None] + self.slope[:, None] * np.log(x))
-        return values
+        return np.asarray(special.expit(self.intercept[:, None] + self.slope[:, None] * np.log(x)))
 
     def intervals(self) -> dict[str, Interval]:
         """Of the slope, and of the size at which half of the puzzles are solved."""
@@ -224,7 +221,7 @@ def predict_last(found: Points, *, shares: bool = False, resamples: int = RESAMP
 
 @dataclass(frozen=True)
 class Parabola:
-    """log y = c0 + c1 z + c2 z^2 of z = log x at one budget; draws of the best size are [R], of no value where it has none."""
+    """log y = c0 + c1 z + c2 z^2 of z = log x at one budget; draws of the best size are [R], nan where a resample has none."""
 
     coefficients: tuple[float, float, float]
     best: Interval | None  # the size with the least y; None where the parabola has none within the measured sizes
@@ -234,14 +231,13 @@ class Parabola:
         """The parabola's values."""
         z = np.log(x)
         c0, c1, c2 = self.coefficients
-        values: Array = np.exp(c0 + c1 * z + c2 * z * z)
-        return values
+        return np.asarray(np.exp(c0 + c1 * z + c2 * z * z))
 
 
 def fit_parabola(found: Points, resamples: int = RESAMPLES, seed: int = 0) -> Parabola:
-    """The parabola through the means of one budget, and its minimum: one that nine of ten resamples have inside.
+    """The parabola through the means of one budget, and its minimum if nine of ten resamples have one within the sizes.
 
-    Budgets that are compared need seeds of their own, or the same runs would be drawn for all of them.
+    Budgets that are compared need different `seed`s; otherwise the same runs are drawn for all of them.
     """
     log_x = np.log(found.x)
     centre = log_x.mean()

@@ -1,4 +1,4 @@
-"""Collecting: what run folders say, read as found. Nothing here raises on a damaged file; the run says what is wrong instead."""
+"""Reading run folders as they are. A damaged file raises nothing here: the reason or the warnings of its run name it."""
 
 import json
 import math
@@ -18,7 +18,7 @@ from trm.errors import UserError, message_of
 from trm.ground.folder import CONFIG_FILE, GRID_FILE, METRICS_FILE, SUMMARY_FILE, in_use
 from trm.ground.progress import work
 
-# of settings that Hydra wrote; OmegaConf's own takes ten times as long
+# for settings that Hydra wrote; OmegaConf's own loader takes ten times as long
 YAML_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 COMPOSED_FILE, HYDRA_FILE = "config/config.yaml", "config/hydra.yaml"  # Hydra writes these before the run begins
@@ -50,9 +50,9 @@ class Run:
     settings: Mapping[str, Any] = field(default_factory=dict)
     seed: int | None = None
     exact_accuracy: float | None = None  # of the final evaluation
-    loss: float | None = None  # of the same, held out: the mean cross-entropy of a cell
+    loss: float | None = None  # mean cross-entropy of a cell at the final evaluation, on held-out puzzles
     best_exact_accuracy: float | None = None  # on the test puzzles, of the evaluation that chose the best checkpoint
-    selected_on: str = "test"  # the puzzles that chose it: "selection" puzzles, or the "test" puzzles themselves
+    selected_on: str = "test"  # which puzzles chose it: "selection" or "test"
     scores: Mapping[str, float] = field(default_factory=dict)  # beside exact accuracy, of the final evaluation
     best_step: int | None = None
     steps: int | None = None
@@ -89,7 +89,7 @@ def collect(folders: list[Path]) -> list[Run]:
     Jobs that a sweep's grid.json lists and that left no folder are missing runs. Raises UserError where a folder does not exist
     or nothing is found.
     """
-    runs: dict[Path, Callable[[], Run]] = {}  # how each is read, once it is known how many there are
+    runs: dict[Path, Callable[[], Run]] = {}  # how to read each; they are read when their number is known
     for given in folders:
         if not given.is_dir():
             raise UserError(f"{given} is not a folder: give run folders or sweep folders, such as outputs/NAME or multirun/NAME")
@@ -99,7 +99,7 @@ def collect(folders: list[Path]) -> list[Run]:
                 _add_grid(runs, folder, given, len(folders) > 1)
             if _is_run(folder):
                 runs.setdefault(_real(folder), partial(_read_run, folder, _name(folder, given, len(folders) > 1), ()))
-                inside.clear()  # run folders are not looked into
+                inside.clear()  # nothing below a run folder is a run
             inside[:] = sorted(name for name in inside if name not in NOT_RUNS and not name.startswith("."))
     if not runs:
         names = ", ".join(map(str, folders))
@@ -116,7 +116,7 @@ def _is_run(folder: Path) -> bool:
     if (folder / SUMMARY_FILE).is_file() or (folder / HYDRA_FILE).is_file():
         return True
     try:
-        return "defaults" not in _read_yaml(folder / CONFIG_FILE)  # with it, the file is a Hydra source such as conf/config.yaml
+        return "defaults" not in _read(folder / CONFIG_FILE)  # with it, the file is a Hydra source such as conf/config.yaml
     except FileNotFoundError:
         return False
     except _DamagedError:
@@ -124,7 +124,7 @@ def _is_run(folder: Path) -> bool:
 
 
 def _name(folder: Path, given: Path, several: bool) -> str:
-    """How the report calls a folder: its path below the given one, with that one's where there are several."""
+    """The name of a folder in the report: its path below the given folder, after the given path if `several` were given."""
     relative = folder.relative_to(given) if folder.is_relative_to(given) else Path(os.path.relpath(folder, given))
     if relative == Path():
         return _real(given).name
@@ -132,14 +132,14 @@ def _name(folder: Path, given: Path, several: bool) -> str:
 
 
 def _real(path: Path) -> Path:
-    """The path without links; unlike Path.resolve it stands links that lead nowhere or in a circle."""
+    """The path without links. Unlike Path.resolve this accepts links that lead nowhere or in a circle."""
     return Path(os.path.realpath(path))
 
 
 def _add_grid(runs: dict[Path, Callable[[], Run]], sweep: Path, given: Path, several: bool) -> None:
     """The jobs that a sweep's grid lists, with or without a folder."""
     try:
-        jobs = _read_json(sweep / GRID_FILE).get("jobs")
+        jobs = _read(sweep / GRID_FILE).get("jobs")
         if not isinstance(jobs, list) or not all(isinstance(j, dict) and isinstance(j.get("dir"), str) for j in jobs):
             raise _DamagedError(f'{GRID_FILE}: needs "jobs", a list of objects with "dir"')
         if any("\0" in job["dir"] for job in jobs):
@@ -171,16 +171,16 @@ def _read_run(folder: Path, name: str, overrides: tuple[str, ...]) -> Run:
     settings: dict[str, Any] = {}
     summary: dict[str, Any] | None = None
     try:
-        summary = _read_json(folder / SUMMARY_FILE)
+        summary = _read(folder / SUMMARY_FILE)
     except FileNotFoundError:
         pass
     except _DamagedError as error:
         damage.append(str(error))
     try:  # a run that died early left only the composed config; keys that the schema gained since have their defaults
         resolved = folder / CONFIG_FILE
-        settings = {**defaults(), **flatten(_read_yaml(resolved if resolved.exists() else folder / COMPOSED_FILE))}
+        settings = {**defaults(), **flatten(_read(resolved if resolved.exists() else folder / COMPOSED_FILE))}
     except FileNotFoundError:
-        if (summary or {}).get("status") != "failed":  # a job that died before it began is failed by its sweep, without a config
+        if (summary or {}).get("status") != "failed":  # the sweep fails a job that died before it wrote a config
             damage.append(f"{CONFIG_FILE} is missing")
     except _DamagedError as error:
         damage.append(str(error))
@@ -228,7 +228,7 @@ def _read_run(folder: Path, name: str, overrides: tuple[str, ...]) -> Run:
 
 def _status(folder: Path, summary: dict[str, Any] | None, settings: dict[str, Any], last_step: int | None) -> tuple[Status, str]:
     """The status of a run, and why it does not count."""
-    if summary is None:  # the lock tells of processes on this machine only
+    if summary is None:  # only processes on this machine hold the lock
         state = "still running" if in_use(folder) else f"no {SUMMARY_FILE}: it was killed, or runs on another machine"
         of = f" of {total}" if (total := settings.get("train.max_steps")) else ""
         return "unfinished", f"{state}, no step logged yet" if last_step is None else f"{state}, last logged step {last_step}{of}"
@@ -249,7 +249,7 @@ def _status(folder: Path, summary: dict[str, Any] | None, settings: dict[str, An
 def _experiment(folder: Path) -> str | None:
     """The named experiment that the run was started as, from Hydra's record."""
     try:
-        choice = _read_yaml(folder / HYDRA_FILE)["hydra"]["runtime"]["choices"]["experiment"]
+        choice = _read(folder / HYDRA_FILE)["hydra"]["runtime"]["choices"]["experiment"]
     except (FileNotFoundError, _DamagedError, LookupError, TypeError):
         return None
     return choice if isinstance(choice, str) and choice != "null" else None
@@ -280,25 +280,19 @@ def _read_metrics(path: Path) -> tuple[dict[str, Any], int | None, int]:
     return {**curves, "flops_per_puzzle": flops_per_puzzle}, last_step, torn
 
 
-def _read(path: Path, form: str, parse: Callable[[bytes], Any]) -> dict[str, Any]:
+def _read(path: Path) -> dict[str, Any]:
     """The object that a JSON or YAML file holds. Raises FileNotFoundError, and _DamagedError where it holds none."""
+    is_json = path.suffix == ".json"
     try:
-        found = parse(path.read_bytes())
+        content = path.read_bytes()
+        found = json.loads(content) if is_json else yaml.load(content, Loader=YAML_LOADER)
     except FileNotFoundError:
         raise
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
-        raise _DamagedError(f"{path.name}: not readable as {form} ({message_of(error)})") from error
+        raise _DamagedError(f"{path.name}: not readable as {'JSON' if is_json else 'YAML'} ({message_of(error)})") from error
     if not isinstance(found, dict) or not found:
         raise _DamagedError(f"{path.name}: holds no object with keys")
     return {str(key): value for key, value in found.items()}
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    return _read(path, "JSON", json.loads)
-
-
-def _read_yaml(path: Path) -> dict[str, Any]:
-    return _read(path, "YAML", partial(yaml.load, Loader=YAML_LOADER))
 
 
 def _number(value: object) -> float | None:

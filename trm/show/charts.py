@@ -12,7 +12,7 @@ from matplotlib.ticker import Formatter, LogLocator, NullFormatter
 
 Theme = Literal["light", "dark"]
 
-# Okabe and Ito's colours, told apart with any colour vision; a further variant takes the first again with another line
+# Okabe and Ito's colours, which differ for any colour vision; variants beyond these repeat the colours with another line
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#8a8a8a")
 LINES = ("-", "--", ":", "-.")
 INK = {"light": ("#ffffff", "#1c2126", "#d5dade"), "dark": ("#171b20", "#e4e8ec", "#3a424b")}  # page, text, rules

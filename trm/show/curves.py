@@ -17,9 +17,9 @@ from trm.show.files import write_files
 from trm.show.table import aligned, csv_of
 
 Rows = Sequence[dict[str, Any]]  # one dict for each line
-Columns = dict[str, tuple[str, str, float]]  # for a key of a row its title, how its value is written, and what multiplies it
+Columns = dict[str, tuple[str, str, float]]  # for each key of a row: its title, its format and its factor
 
-WHICH: Columns = {  # what a line is of
+WHICH: Columns = {  # what a row is about
     "inference": ("inference", "{}", 1),
     "candidates": ("K", "{:.6g}", 1),
     "supervision_steps": ("D", "{:d}", 1),
@@ -49,7 +49,7 @@ COSTS: Columns = {
 
 
 def columns_of(rows: Rows, scores: Sequence[str] = ()) -> Columns:
-    """The columns of a table: what some of its rows have, with the task's own `scores` beside the exact accuracy."""
+    """The columns that some of the rows have, with the task's own `scores` next to the exact accuracy."""
     columns = WHICH | {name: (f"{name.removesuffix('_accuracy')} %", "{:.2f}", 100) for name in scores} | COSTS
     return {key: column for key, column in columns.items() if any(key in row for row in rows)}
 
@@ -89,10 +89,10 @@ def write_table(
 
 
 def picture(rows: Rows, facts: dict[str, Any], scores: Sequence[str] = ()) -> bytes:
-    """Exact accuracy with its interval against what tells the rows apart: FLOPs of a puzzle, or difficulty. PNG.
+    """Exact accuracy with its interval against FLOPs of a puzzle or difficulty, as PNG.
 
-    Of ways of inference the Pareto front is a line, and the accuracy of the oracle stands above; by difficulty the task's own
-    scores are lines too, and the numbers of puzzles stand at the points.
+    A line joins the Pareto front of ways of inference; crosses above show the oracle. By difficulty the task's own scores are lines
+    too, and the points show their numbers of puzzles.
     """
     with chart(7, 4.6) as (figure, file):
         axes = figure.subplots()

@@ -1,4 +1,4 @@
-"""Files that a command was asked for."""
+"""Writing the files that a command was asked for."""
 
 import os
 from collections.abc import Mapping
@@ -8,7 +8,7 @@ from trm.errors import UserError
 
 
 def write_files(option: str, place: Path, files: Mapping[Path, str | bytes]) -> None:
-    """Write all files, and folders where they are missing; an older file is replaced by a whole one, and after all are written.
+    """Write all files and missing folders. Older files are replaced, each by a whole one, after all new ones are written.
 
     Raises UserError naming the option and the place that it gave.
     """
@@ -16,7 +16,7 @@ def write_files(option: str, place: Path, files: Mapping[Path, str | bytes]) -> 
     try:
         for path, content in files.items():
             path.parent.mkdir(parents=True, exist_ok=True)
-            if not path.is_symlink() and (path.is_file() or not path.exists()):  # a link, a pipe or a terminal is written into
+            if not path.is_symlink() and (path.is_file() or not path.exists()):  # others are written to directly
                 beside[path] = path.with_name(f".{path.name}.{os.getpid()}")
             beside.get(path, path).write_bytes(content if isinstance(content, bytes) else content.encode())
         for path, file in beside.items():

@@ -1,4 +1,4 @@
-"""Pages: one HTML file each, which needs no network and no other file, and the viewer in which a reader sees a model think."""
+"""Pages, each one HTML file that needs no network and no other file, and the data of the viewer that shows a model thinking."""
 
 import base64
 import hashlib
@@ -17,7 +17,7 @@ from trm.show.thinking import Frame, Puzzle
 HERE = Path(__file__).parent
 VIEWER = HERE / "viewer.js"
 FLAGS = ("given", "wrong", "changed", "conflict")  # bit i of a cell's marks in the page's data stands for FLAGS[i]
-NO_TOKEN = 255  # in the page's data: what is not known; tokens are below it
+NO_TOKEN = 255  # in the page's data, for a cell that is not known; tokens are smaller
 
 Thoughts = Sequence[tuple[Puzzle, list[Frame]]]  # puzzles of one view, with as many frames each
 
@@ -33,7 +33,7 @@ def render(template: Path, scripts: Sequence[Path], **values: Any) -> str:
     environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters["base64"] = lambda content: base64.b64encode(content).decode()
     return environment.get_template(template.name).render(
-        scripts=[Markup(text) for text in texts],  # ours, with nothing from a run in them
+        scripts=[Markup(text) for text in texts],  # the project's own, with nothing from a run in them
         script_hashes=Markup(" ".join(f"'sha256-{found}'" for found in hashes)),
         **values,
     )
@@ -55,7 +55,7 @@ def page(puzzle: Puzzle, frames: list[Frame], title: str) -> str:
 
 
 def pairs_page(puzzle: Puzzle, frames: list[Frame], title: str, shown: dict[str, Any], votes: str) -> str:
-    """The page of a puzzle of pairs: what variants answered (`Ballots.shown`), and all frames of a run of `think` on the puzzle."""
+    """The page of a puzzle of pairs: the ranked answers (`Ballots.shown`), and all frames of a run of `think` on the puzzle."""
     return render(
         HERE / "solved_pairs.html",
         [VIEWER],

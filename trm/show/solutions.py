@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from typing import Any
 
@@ -77,10 +78,10 @@ class PairSolutions(Solutions):
 def pair_solutions(
     task: PairsTask, name: str, shown: dict[str, Any], how: str, steps: int, cost: dict[str, float]
 ) -> PairSolutions:
-    """PairSolutions from a puzzle with its ranked answers (Ballots.shown); each variant made so many supervision steps."""
+    """PairSolutions from a puzzle with its ranked answers (Ballots.shown), whose variants made `steps` supervision steps."""
     tests = shown["tests"]
     first = [test["answers"][0] if test["answers"] else {"grid": [], "votes": 0, "confidence": 0.0} for test in tests]
-    # an answer that is no grid at all is left out, and becomes a row of padding
+    # an answer that is not a grid is left out, and becomes a row of padding
     pairs = [
         {"input": test["input"]} | ({"output": answer["grid"]} if answer["grid"] else {})
         for test, answer in zip(tests, first, strict=True)
@@ -128,10 +129,9 @@ def pairs_text(shown: dict[str, Any]) -> str:
 
 def _beside(left: list[list[int]], right: list[list[int]] | None = None) -> list[str]:
     """Lines of one grid, or of two with an arrow between."""
-    rows = [[" ".join(map(str, row)) for row in grid] for grid in (left, right or [])]
+    ones, others = ([" ".join(map(str, row)) for row in grid] for grid in (left, right or []))
     if right is None:
-        return [f"  {row}" for row in rows[0]] or ["  (no grid)"]
-    width, height = max(map(len, rows[0]), default=0), max(map(len, rows))
-    ones, others = ([*part, *[""] * (height - len(part))] for part in rows)
-    arrows = ["->", *["  "] * (height - 1)]
-    return [f"  {one:<{width}}  {arrow}  {other}".rstrip() for one, arrow, other in zip(ones, arrows, others, strict=True)]
+        return [f"  {one}" for one in ones] or ["  (no grid)"]
+    width = max(map(len, ones), default=0)
+    rows = enumerate(itertools.zip_longest(ones, others, fillvalue=""))
+    return [f"  {one:<{width}}  {'  ' if i else '->'}  {other}".rstrip() for i, (one, other) in rows]

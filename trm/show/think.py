@@ -29,9 +29,9 @@ def think(
 ) -> Iterator[list[Frame]]:
     """Frames of each supervision step, one for each latent recursion, as they are computed; the last is the answer.
 
-    They are those of a candidate of a way of inference, given by its key (trm/core/candidates.py), for `num_steps` (None = N_sup).
-    All tensors are on the CPU, where the model runs eagerly: for one puzzle that is faster than compiling. As in evaluation the
-    model never halts early.
+    The candidate is one of a way of inference, with its key (trm/core/candidates.py); `num_steps` None = N_sup. All tensors
+    are on the CPU, where the model runs eagerly: for one puzzle that is faster than compiling. As in evaluation the model never
+    halts early.
     """
     inputs, (way, key) = torch.from_numpy(question).int()[None], candidate
     vectors = None if puzzle_embedding is None else puzzle_embedding[identifier : identifier + 1]

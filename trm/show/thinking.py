@@ -1,6 +1,6 @@
 """How a model comes to its answer: what it would answer after every latent recursion of every supervision step.
 
-trm/show/think.py computes it, `Puzzle.marks` says what there is to see in it; trm/show draws both.
+trm/show/think.py computes the answers, `Puzzle.marks` marks their cells, and trm/show draws both.
 Shape legend: C cells, V vocabulary.
 """
 
@@ -33,12 +33,12 @@ class Frame:
 
 @dataclass(frozen=True)
 class Marks:
-    """What a viewer is told about each cell of a frame."""
+    """The marks of each cell of a frame."""
 
     given: Flags
-    wrong: Flags  # no answer, a changed given, a clash that is not the question's own; unlike the known solution in a wrong answer
+    wrong: Flags  # not answered, a changed given, in a clash with another answer, or unlike the known solution in a wrong answer
     changed: Flags  # unlike the frame before
-    conflict: Flags  # the cell clashes with another; the given of a clash has this mark as well
+    conflict: Flags  # the cell clashes with another, given cells included
 
 
 @dataclass(frozen=True)
@@ -46,13 +46,13 @@ class Puzzle:
     """A question and, where it is known, its solution."""
 
     name: str
-    task: Task | None  # None: no kind that is known here, and without rules
+    task: Task | None  # None: not known here, and without rules
     question: Cells
-    solution: Cells | None  # a blank cell, or a label below 0: not known there
+    solution: Cells | None  # not known where it is blank or below 0
 
     @cached_property
     def view(self) -> GridView:
-        """How its grids are shown; those of no known kind as a square of numbers. Raises ValueError where they are no square."""
+        """How its grids are shown: without a task as a square of numbers. Raises ValueError where they are no square."""
         if self.task:
             return self.task.view
         side = math.isqrt(len(self.question))
@@ -87,12 +87,12 @@ class Puzzle:
         given, conflict = self.task.given(self.question), self.task.conflicts(answer)
         kept = given & (answer == self.question)
         if self.task.score_names and not isinstance(self.task, PairsTask) and not self.violations(answer):
-            wrong = nowhere  # it is as right as the known answer, of a task that has several right ones
+            wrong = nowhere  # the task has several right answers, and this is one
         return Marks(given, wrong | self.task.blank(answer) | (given & ~kept) | (conflict & ~kept), changed, conflict)
 
     @property
     def judged(self) -> bool:
-        """Whether it can be said if an answer is right: the solution is known, or the rules tell."""
+        """Whether an answer can be judged: the solution is known, or the rules decide."""
         return (self.solution is not None and bool(self.known.any())) or not isinstance(self.task, PairsTask)
 
     def marks_of(self, frames: list[Frame]) -> list[Marks]:

@@ -1,4 +1,4 @@
-"""What the dashboards show of an evaluation beside its metrics: accuracy by supervision step, and some held-out puzzles.
+"""What the dashboards show of an evaluation besides its metrics: accuracy by supervision step, and some held-out puzzles.
 
 Shape legend: S supervision steps, K puzzles, C cells.
 """
@@ -26,7 +26,7 @@ class HeldOut:
 
     @property
     def steps_used(self) -> int:
-        """The supervision step after which the model would have stopped; the last one where it never wanted to."""
+        """The supervision step after which the model would have stopped; the last one if it would never have."""
         return next((frame.step for frame in self.frames if frame.halting > 0.5), self.frames[-1].step)
 
     @property

@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 
 # tensorboard is imported where it is used: it costs a second of start-up, and a run without it must not need it.
 
-SHOWN = "eval/exact_accuracy"  # the HPARAMS table's metric, of which it takes the last value: the best one was chosen
-MOST_PICTURED = 2  # puzzles, since drawing takes longest; all of them are in W&B's table
-NEVER_S = 10**9  # the writer's thread does not flush, so that errors come here
+SHOWN = "eval/exact_accuracy"  # the metric of the HPARAMS table, which takes its last value: the best one was chosen
+MOST_PICTURED = 2  # puzzles, since drawing takes longest; W&B's table has all of them
+NEVER_S = 10**9  # the writer's thread does not flush, so that errors are raised here
 
 
 class TensorBoardTracker:
@@ -30,7 +30,7 @@ class TensorBoardTracker:
 
     label = "TensorBoard"
     errors: tuple[type[Exception], ...] = (OSError,)
-    rescue = f"{METRICS_FILE} goes on"
+    rescue = f"{METRICS_FILE} continues"
 
     def __init__(self, cfg: Config, folder: Path, data: dict[str, Any] | None, resume_step: int | None) -> None:
         """Open an event file; TensorBoard hides what older files hold of the steps after `resume_step` (None = all steps)."""
@@ -95,7 +95,7 @@ class TensorBoardTracker:
         self._writer.flush()
 
     def finish(self, status: str, exit_code: int, summary: dict[str, Any]) -> None:
-        """Close the event file. Only a completed run is marked as ended, since any other may go on."""
+        """Close the event file. Only a completed run is marked as ended, since any other may be resumed."""
         if status == "completed":
             self._writer.file_writer.add_summary(self._end, 0)
         self._writer.close()

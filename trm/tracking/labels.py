@@ -1,4 +1,4 @@
-"""What a dashboard groups runs by, since its panels take one config key each: the recursion and the variant in words."""
+"""The labels by which a dashboard groups runs, since a panel takes one config key: the recursion and the variant in words."""
 
 import hashlib
 import json
@@ -8,7 +8,7 @@ from typing import Any
 
 from trm.config import Config, flatten, kept, matching, paper, to_plain
 
-# The settings that the study varies, as a label says them where they are not the paper's (the schema's defaults).
+# The words for the settings that the study varies, where they differ from the paper's (the schema's defaults).
 WORDS = {
     "data.name": "{}",
     "data.num_puzzles": "{} puzzles",
@@ -38,12 +38,12 @@ ID_DIGITS = 6
 
 @dataclass(frozen=True)
 class Labels:
-    """A run's labels; runs that differ in the seed alone have the same, and no others."""
+    """The labels of a run. Runs have the same labels if and only if they differ in the seed alone."""
 
     recursion: str  # t3_n6
     variant: str  # t3_n6, then what differs from the paper's main model, then the digest
     digest: str | None  # of all settings but the seed, and of the puzzles: equal where the runs may be averaged
-    paper_exact_accuracy: float | None  # of the same ablation, puzzles and inference, whatever batch, length or learning rate
+    paper_exact_accuracy: float | None  # for the same ablation, puzzles and inference; batch, length and learning rate may differ
 
 
 def labels(cfg: Config, data: Mapping[str, Any] | None = None) -> Labels:
@@ -51,7 +51,7 @@ def labels(cfg: Config, data: Mapping[str, Any] | None = None) -> Labels:
     settings, expected = flatten(to_plain(cfg)), flatten(to_plain(Config())) | {"data.name": paper.DATASET}
     recursion = f"t{cfg.recursion.T}_n{cfg.recursion.n}"
     if cfg.train.max_steps is not None or cfg.train.max_flops is not None:
-        settings["train.epochs"] = expected["train.epochs"]  # which say nothing then
+        settings["train.epochs"] = expected["train.epochs"]  # the run ignores train.epochs then
     words = [form.format(settings[key]) for key, form in WORDS.items() if settings[key] != expected[key]]
     match = matching.find(settings, None, *(() if data is None else (data["test_puzzles"], data.get("caveats", ()))))
     value, variant = match.row.exact_accuracy if match and match.same_measure else None, ", ".join([recursion, *words])

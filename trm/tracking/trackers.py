@@ -1,4 +1,4 @@
-"""The run's trackers as one, and the first of them: metrics.jsonl, the record of the run."""
+"""All trackers of a run, and the first of them: metrics.jsonl, the record of the run."""
 
 from __future__ import annotations
 
@@ -64,11 +64,11 @@ class JsonlTracker:
 
 
 class Trackers:
-    """The run's trackers as one; hosts other than rank 0 have none, and every call does nothing there.
+    """All trackers of a run. Hosts other than rank 0 have none, and calls do nothing there.
 
     Attributes:
         wandb_run_id: id of the W&B run, for the checkpoint, so that a resumed run continues it; None without W&B.
-        wandb_mode: online, offline or disabled: what it came to when the run started.
+        wandb_mode: online, offline or disabled, as decided when the run started.
         warnings: one line for each tracker that had to fall back or was dropped, for summary.json.
     """
 
@@ -77,8 +77,8 @@ class Trackers:
         self.wandb_mode: WandbMode = "disabled"
         self.warnings: list[str] = []
         self._record: JsonlTracker | None = None
-        self._views: list[TensorBoardTracker | WandbTracker] = []  # which the run can do without: one that fails is dropped
-        self._undrawn: set[str] = set()  # views whose failure to draw was told
+        self._views: list[TensorBoardTracker | WandbTracker] = []  # optional: one that fails is dropped
+        self._undrawn: set[str] = set()  # views that have warned of a failure to draw
 
     def log(self, kind: str, global_step: int, values: dict[str, float | int]) -> None:
         """Give the values of one step to every tracker. Raises OSError when metrics.jsonl cannot be written."""
@@ -89,7 +89,7 @@ class Trackers:
     def show(self, global_step: int, evaluation: Callable[[], Evaluation]) -> None:
         """Give an evaluation to every view; it is made once, and only where there is one.
 
-        A picture that cannot be drawn is no reason to lose a run: it is told once for each view, and numbers go on.
+        A picture that cannot be drawn does not end the run: one warning for each view names it, and the numbers continue.
         """
         made, when = functools.cache(evaluation), f"at step {global_step}"
 
@@ -140,10 +140,10 @@ def open_trackers(
     """Open what `cfg.tracking` asks for, in `run_dir`, which exists; on hosts other than rank 0 (`is_main`) nothing.
 
     Args:
-        resume_step: step of the checkpoint that the run goes on from; None = from the beginning, and the metrics that an
-            earlier start left in `run_dir` are cut off.
+        resume_step: step of the checkpoint that the run resumes from; None = from the beginning, without the metrics that an
+            earlier start left in `run_dir`.
         wandb_run_id: the W&B run to continue; None = a new one.
-        data: what was read of the dataset, for the dashboards: trm/data/content.py made plain.
+        data: what the run read of the dataset, for the dashboards: trm/data/content.py as plain values.
 
     Raises UserError for tracking.wandb=online without a usable key, OSError where metrics.jsonl cannot be written.
     """

@@ -13,13 +13,13 @@ from trm.ground.clock import Lap
 def training_values(
     cfg: Config, sums: Mapping[str, float], lap: Lap, batches_s: tuple[float, float], step: int, total_steps: int, compiles: int
 ) -> dict[str, float | int]:
-    """The values logged at `step`: means since the last log. Those of rows that halted are left out where none did.
+    """The values logged at `step`: means since the last log. Values over rows that halted are left out if no row did.
 
     Args:
         cfg: the run's settings.
         sums: those of trm.core.metrics.training_names by name.
         lap: steps and seconds since the last log, without compiling, evaluating and saving.
-        batches_s: seconds to make these steps' batches (in a thread), and seconds that the loop stood still for them.
+        batches_s: seconds to make these steps' batches (in a thread), and seconds that the loop waited for them.
         step, total_steps: where the run is, for the learning rate.
         compiles: graphs compiled so far.
     """
@@ -36,7 +36,7 @@ def training_values(
     t = torch.tensor(float(step), dtype=torch.float64)
     values["lr"] = learning_rate(cfg.optimizer.lr, t, cfg.optimizer, total_steps).item()
     values["halted_rows"] = halted
-    if lap.steps:  # none are timed where the first step is logged by itself
+    if lap.steps:  # no step is timed where the first step is logged alone
         values["samples_per_s"] = lap.steps * cfg.train.global_batch_size / lap.seconds
         values["step_time_s"] = lap.seconds / lap.steps
         # of this process: making and handing over the batch, and the call. A CPU device computes inside the call.

@@ -51,9 +51,9 @@ def _in_sweep(run_dir: Path) -> bool:
 
 
 def with_wandbs_own(tracking: TrackingConfig, group: str | None = None) -> TrackingConfig:
-    """The fields of W&B, where they are not given as W&B itself takes them: from its variables and its settings files.
+    """The settings of tracking, where those that are not given come from W&B's own variables and settings files.
 
-    `group` is the one where nobody says another. Raises ConfigError where W&B would not take one.
+    `group` is the default group. Raises ConfigError for a value that W&B does not accept.
     """
     own = _setup_wandb().settings
     found = replace(
@@ -82,7 +82,7 @@ class WandbTracker:
         home = wandb_home(run_dir)
         in_sweep = _in_sweep(run_dir)
         tracking = with_wandbs_own(cfg.tracking, run_dir.parent.name if in_sweep else None)
-        own_name = None if in_sweep else wandb.setup().settings.run_name  # else all runs of the sweep would have this one name
+        own_name = None if in_sweep else wandb.setup().settings.run_name  # otherwise all runs of a sweep would have this name
         self._wandb, self._run_dir, self._artifact, self._labels = wandb, run_dir, cfg.tracking.artifact, labels(cfg, data)
         self.mode = mode
         self._run = wandb.init(
@@ -108,11 +108,11 @@ class WandbTracker:
                 x_transaction_log_flush_interval=WANDB_FLUSH_S,
             ),
         )
-        self.run_id = str(self._run.id)  # under an agent (`wandb agent`) the one that it has given out, whatever was asked for
+        self.run_id = str(self._run.id)  # `wandb agent` gives its own id, whatever was asked for
         self.url: str | None = self._run.url  # the run's page, where there is one: online
         folders = f"{shlex.quote(str(home / 'wandb'))}/*run-*-{self.run_id}"
-        self.rescue = f"`wandb sync --include-online {folders}` uploads what reached the disk, {METRICS_FILE} goes on"
-        self._run.summary["data_caveats"] = (data or {}).get("caveats", [])  # beside the numbers that they are about
+        self.rescue = f"`wandb sync --include-online {folders}` uploads what reached the disk, {METRICS_FILE} continues"
+        self._run.summary["data_caveats"] = (data or {}).get("caveats", [])  # next to the numbers that they affect
         # The x axis is global_step, logged as a value: W&B's own step cannot go back, but resuming from a checkpoint does.
         self._run.define_metric("global_step")
         self._run.define_metric("*", step_metric="global_step")
@@ -129,7 +129,7 @@ class WandbTracker:
         with tempfile.TemporaryDirectory() as folder:
             try:
                 row |= self._drawn(evaluation, Path(folder))
-            finally:  # the numbers go on where something cannot be drawn
+            finally:  # the numbers are logged even if something cannot be drawn
                 self._run.log(row)
 
     def _drawn(self, evaluation: Evaluation, folder: Path) -> dict[str, Any]:
@@ -142,7 +142,7 @@ class WandbTracker:
             words = [(p.puzzle.name, *p.texts, p.wrong_cells, p.steps_used) for p in shown]
             row["held_out/puzzles"] = self._table("held_out/puzzles", PUZZLE_COLUMNS, words)
             row["held_out/thinking"] = []
-            for held_out in shown[:MOST_PICTURED]:  # from a file, which the client copies when it is logged, it is not drawn anew
+            for held_out in shown[:MOST_PICTURED]:  # the client copies a file, and does not draw it again
                 file = folder / f"{held_out.puzzle.name}.png"
                 file.write_bytes(held_out.png)
                 row["held_out/thinking"].append(self._wandb.Image(str(file), caption=held_out.puzzle.name))
@@ -151,8 +151,8 @@ class WandbTracker:
     def _table(self, key: str, columns: Sequence[str], rows: list[tuple[Any, ...]]) -> Any:
         """A table that is a file of the run.
 
-        One that is not bound yet would become an artifact as well, for which the client asks the server and waits: training would
-        stand still for as long as the server cannot be reached.
+        A table that is not bound to the run also becomes an artifact, for which the client waits for the server. Training
+        would stop while the server cannot be reached.
         """
         table = self._wandb.Table(columns=list(columns), data=rows)
         table.bind_to_run(self._run, key, self._run.step)
@@ -221,11 +221,11 @@ def wandb_errors() -> tuple[type[Exception], ...]:
 
 
 def _setup_wandb() -> Any:
-    """Make the client ready for one run, without messages of its own beside those of the run; it has its settings then."""
+    """Prepare the client for one run, without messages of its own, and read its settings."""
     import wandb
 
     if wandb.run is not None:
-        # A sweep's job before this one ended in this process without `finish`: never log into its run.
+        # an earlier job of a sweep ended in this process without `finish`: never log into its run
         teardown_wandb()
     os.environ.setdefault("WANDB_SILENT", "true")  # already while it reads its settings
     try:
@@ -238,11 +238,11 @@ def _setup_wandb() -> Any:
 
 
 def key_problem() -> str | None:
-    """Make the client ready; None where there is a key that it takes, else what is wrong. Asks no server, tells no key."""
+    """Prepare the client; None if it accepts a key, else the problem. It asks no server, and no message shows the key."""
     import wandb
 
     settings = _setup_wandb().settings
-    told, settings.mode = settings.mode, "online"  # else being told to stay offline would hide the key
+    told, settings.mode = settings.mode, "online"  # in offline mode the client ignores the key
     try:
         return None if wandb.login(prompt=False, verify=False) else "there is none"
     except wandb.errors.AuthenticationError as error:  # a malformed key; the message has its length, not the key
@@ -252,33 +252,33 @@ def key_problem() -> str | None:
 
 
 def teardown_wandb() -> None:
-    """End W&B's process and an open run, whatever state they are in."""
+    """End W&B's process and an open run in any state."""
     import wandb
 
     # SystemExit is how W&B reports that its process ended with an error.
     errors: tuple[type[BaseException], ...] = (*wandb_errors(), SystemExit)
     with contextlib.suppress(*errors):
-        if wandb.run is not None:  # else the client believes for ever that a run is open, and refuses to log in
+        if wandb.run is not None:  # otherwise the client believes that a run is open, and refuses to log in
             wandb.run.finish(exit_code=1)
     with contextlib.suppress(*errors):
         wandb.teardown()
 
 
 def told_mode() -> str:
-    """The mode that W&B itself would take: of WANDB_MODE, or of its settings files, where `wandb offline` writes it."""
-    if (told := os.environ.get("WANDB_MODE")) == "disabled":  # without its import
+    """The mode that W&B itself would take, from WANDB_MODE or from its settings files, where `wandb offline` writes it."""
+    if (told := os.environ.get("WANDB_MODE")) == "disabled":  # before wandb is imported
         return told
     mode = str(_setup_wandb().settings.mode)
     return {"dryrun": "offline"}.get(mode, mode)
 
 
 def choose_wandb_mode(wanted: str, run_dir: Path, warn: Callable[[str], None]) -> WandbMode:
-    """What tracking.wandb=`wanted` comes to on this machine. Raises UserError where it cannot be had."""
+    """The mode that tracking.wandb=`wanted` means on this machine. Raises UserError where it is not possible."""
     asked = told_mode() if wanted == "auto" else wanted
     if asked == "disabled":
         return "disabled"
     if asked == "offline":
-        _setup_wandb()  # now, where what is wrong with the environment is still an error of the user's
+        _setup_wandb()  # now, when a wrong environment is still the user's error
         log.info("W&B: %s", offline_hint(run_dir))
         return "offline"
     problem = key_problem()
