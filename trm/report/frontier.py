@@ -44,11 +44,11 @@ def asked(comparison: Comparison) -> tuple[list[Run], LeftOut]:
     """Each way that each counted run was evaluated in: the run with the settings, the FLOPs and the results of that way."""
     rows, left_out = _comparable(comparison)
     found = []
-    for _, run, _, how, values in rows:
-        way = {key: how[key] for key in way_keys()} | {"inference.supervision_steps": how[STEPS]}
-        measured: dict[str, Any] = {"exact_accuracy": values["exact_accuracy"], "loss": values.get("lm_loss")}
-        measured["flops_per_puzzle"] = values["flops_per_puzzle"]
-        found.append(replace(run, settings={**run.settings, **way}, **measured))
+    for row in rows:
+        way = {key: row.facts[key] for key in way_keys()} | {"inference.supervision_steps": row.facts[STEPS]}
+        names = {"exact_accuracy": "exact_accuracy", "loss": "lm_loss", "flops_per_puzzle": "flops_per_puzzle"}
+        values: dict[str, Any] = {field: row.values.get(name) for field, name in names.items()}
+        found.append(replace(row.run, settings={**row.run.settings, **way}, **values))
     return found, left_out
 
 

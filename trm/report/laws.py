@@ -61,10 +61,6 @@ class Points:
         """Degrees of freedom of the spread over seeds: the runs less one for each size."""
         return sum(len(values) - 1 for values in self.y)
 
-    def without_last(self) -> Points:
-        """All sizes but the largest."""
-        return Points(self.x[:-1], self.y[:-1])
-
 
 def points(sizes: Sequence[tuple[float, Sequence[float]]]) -> Points:
     """Points of (size, values of its seeds), in any order."""
@@ -195,28 +191,14 @@ def fit_logistic(found: Points, resamples: int = RESAMPLES) -> Logistic:
 Law = PowerLaw | Logistic
 
 
-@dataclass(frozen=True)
-class Prediction:
-    """What a law of the smaller sizes says of the largest one, and what was measured there."""
-
-    x: float
-    predicted: Interval  # of a mean over as many seeds
-    measured: float
-
-    @property
-    def held(self) -> bool:
-        """Whether what was measured lies in the interval."""
-        return self.measured in self.predicted
-
-
-def predict_last(found: Points, *, shares: bool = False, resamples: int = RESAMPLES) -> Prediction:
-    """Fit all sizes but the largest, and predict the mean of its seeds."""
-    known, x, y = found.without_last(), found.x[-1:], found.y[-1]
+def predict_last(found: Points, *, shares: bool = False, resamples: int = RESAMPLES) -> tuple[Law, Interval]:
+    """The law of all sizes but the largest, and what it predicts for the mean of the largest one's seeds."""
+    known = Points(found.x[:-1], found.y[:-1])
     law: Law = fit_logistic(known, resamples) if shares else fit_power_law(known, resamples)
-    middle, *band = law.at(x)[:, 0].tolist()
-    noise = np.random.default_rng(1).choice(deviations(known, shares=shares), (len(band), len(y))).mean(1)
+    middle, *band = law.at(found.x[-1:])[:, 0].tolist()
+    noise = np.random.default_rng(1).choice(deviations(known, shares=shares), (len(band), len(found.y[-1]))).mean(1)
     drawn = np.array(band) + noise * np.array([_scale(value, shares) for value in band])
-    return Prediction(float(x[0]), interval(middle, drawn.clip(0, 1) if shares else drawn), float(y.mean()))
+    return law, interval(middle, drawn.clip(0, 1) if shares else drawn)
 
 
 @dataclass(frozen=True)

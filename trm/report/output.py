@@ -70,9 +70,9 @@ def variant_records(comparison: Comparison) -> list[dict[str, Any]]:
             record |= _estimate("less_baseline", found_less.exact_accuracy)
             record |= {"p": found_less.p, "p_corrected": found_less.corrected}
         if target is not None:
-            times = time_to_target(variant, target)
-            record |= {"target": target, "target_reached_seeds": times.reached}
-            record |= _estimate("samples_to_target", times.samples) | _estimate("seconds_to_target", times.seconds)
+            reached, samples, seconds = time_to_target(variant, target)
+            record |= {"target": target, "target_reached_seeds": reached}
+            record |= _estimate("samples_to_target", samples) | _estimate("seconds_to_target", seconds)
         found.append(record)
     return found
 

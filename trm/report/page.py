@@ -9,12 +9,13 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import islice
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from trm.config import EXACT, IGNORE_LABEL, from_plain, without_others
+from trm.config import IGNORE_LABEL, from_plain, without_others
 from trm.errors import ConfigError, message_of
 from trm.inference.samples import SAMPLES_FILE, Samples
 from trm.report import tables
@@ -95,13 +96,8 @@ def _of_best_runs(comparison: Comparison, file: str, most: int, read: Callable[[
 
     The best run has the best final score (evaluate.best_by) of the counted ones, or of all where none is counted.
     """
-
-    def score(run: Run) -> float:
-        by = str(run.settings.get("evaluate.best_by", EXACT))
-        return (run.exact_accuracy if by == EXACT else run.scores.get(by)) or 0.0
-
     having = ((variant, [run for run in variant.counted or variant.runs if run.has(file)]) for variant in comparison.variants)
-    chosen, found = [(variant, max(runs, key=score)) for variant, runs in having if runs][:most], []
+    chosen, found = [(variant, max(runs, key=attrgetter("deciding_score"))) for variant, runs in having if runs][:most], []
     for variant, run in chosen:
         try:
             text = Path(run.folder or "", file).read_text(encoding="utf-8")

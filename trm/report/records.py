@@ -46,30 +46,11 @@ def seconds_until(step_times: Points, step: int) -> float | None:
     return sum(step_time * max(min(logged, step) - before, 0) for (before, _), (logged, step_time) in logs)
 
 
-@dataclass(frozen=True)
-class TimeToTarget:
-    """Of a variant's counted runs: how many reached the accuracy, and means and 95 % intervals over those alone."""
-
-    runs: int
-    reached: int
-    samples: Estimate | None
-    seconds: Estimate | None
-
-    def words(self, quantity: Estimate | None) -> str:
-        """A table's cell: the mean and half of its interval, and the number of runs that reached the accuracy if not all did."""
-        if self.reached == 0:
-            return f"not reached by {self.runs}"
-        if quantity is None:
-            return "-"
-        text = f"{quantity.mean:,.0f}" + (" (n=1)" if quantity.half_width is None else f" ± {quantity.half_width:,.0f}")
-        return text if self.reached == self.runs else f"{text}, {self.reached} of {self.runs}"
-
-
-def time_to_target(variant: Variant, target: float) -> TimeToTarget:
-    """Over the variant's seeds."""
+def time_to_target(variant: Variant, target: float) -> tuple[int, Estimate | None, Estimate | None]:
+    """How many of a variant's counted runs reach the accuracy, and the samples and seconds to it over the seeds of those."""
     found = [(run.seed, at) for run in variant.counted if (at := reached(run, target)) is not None]
     samples, seconds = (estimate(by_seed((seed, at[i]) for seed, at in found).values()) for i in (0, 1))
-    return TimeToTarget(len(variant.counted), len(found), samples, seconds)
+    return len(found), samples, seconds
 
 
 # --------------------------------------------------------------------------------------------------------------------- records

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import yaml
 
-from trm.config import defaults, flatten
+from trm.config import EXACT, defaults, flatten
 from trm.data.format import SELECTION
 from trm.errors import UserError, message_of
 from trm.ground.folder import CONFIG_FILE, GRID_FILE, METRICS_FILE, SUMMARY_FILE, in_use
@@ -73,6 +73,12 @@ class Run:
     evaluated_puzzles: int | None = None  # of the final evaluation
     evaluated_step: int | None = None  # that of its checkpoint
     code: Mapping[str, Any] | None = None  # revision and versions
+
+    @property
+    def deciding_score(self) -> float:
+        """The final score that chooses between checkpoints (evaluate.best_by); 0 where there is none."""
+        by = str(self.settings.get("evaluate.best_by", EXACT))
+        return (self.exact_accuracy if by == EXACT else self.scores.get(by)) or 0.0
 
     def has(self, file: str) -> bool:
         """Whether a file of this name lies in the run's folder."""

@@ -67,7 +67,8 @@ class Fit:
     measure: str  # "loss" or "exact accuracy"
     points: laws.Points
     law: laws.Law | None = None  # None: `refused` says why
-    prediction: laws.Prediction | None = None
+    smaller: laws.Law | None = None  # the law of all sizes but the largest
+    predicted: laws.Interval | None = None  # what it says of the largest
     refused: str = ""
 
     @property
@@ -102,13 +103,13 @@ class Scaling(NamedTuple):
 def study(comparison: Comparison) -> Scaling:
     """Fit what can be fitted. Raises UserError, in one line, where that is nothing."""
     runs, refusals = _measured(comparison)
-    keys = _keys(runs)
+    keys = _differing(runs)
     fits = [fit for axis in AXES for fit in _fits(axis, runs, keys, refusals)]
     ways, left_out = asked(comparison)
     refusals += [f"{line}: {reason}" for line, reason in left_out]
     refusals += [f"{way.name}: a way of inference has no held-out loss" for way in ways if way.loss is None]
     ways = [way for way in ways if way.loss is not None]
-    at_test_time = [fit for axis in AT_TEST_TIME for fit in _fits(axis, ways, _keys(ways), refusals)]
+    at_test_time = [fit for axis in AT_TEST_TIME for fit in _fits(axis, ways, _differing(ways), refusals)]
     fits += at_test_time
     rates: Parabolas = {}
     for where, members in _split(runs, [key for key in keys if key != RATE]).items() if RATE in keys else ():
@@ -154,8 +155,7 @@ def _measured(comparison: Comparison) -> tuple[list[Run], list[str]]:
     return found, refusals
 
 
-def _keys(runs: list[Run]) -> list[str]:
-    """The settings that differ between the runs."""
+def _differing(runs: list[Run]) -> list[str]:
     return [key for key in differing_keys(runs) if key != TEST]
 
 
@@ -230,7 +230,8 @@ def _fitted(fit: Fit) -> Fit:
     law: laws.Law = laws.fit_logistic(fit.points) if fit.shares else laws.fit_power_law(fit.points)
     if isinstance(law, laws.PowerLaw) and law.A[0] == 0:
         return replace(fit, refused=f"the loss does not fall with {fit.axis}")
-    return replace(fit, law=law, prediction=laws.predict_last(fit.points, shares=fit.shares))
+    smaller, predicted = laws.predict_last(fit.points, shares=fit.shares)
+    return replace(fit, law=law, smaller=smaller, predicted=predicted)
 
 
 def _equal_compute(runs: Sequence[Run], keys: Sequence[str], refusals: list[str]) -> list[EqualCompute]:

@@ -37,10 +37,11 @@ def rows(scaling: Scaling) -> list[Row]:
         for name, interval in fit.law.intervals().items():
             loose = name == "a" and (interval.low <= 1.01 * laws.EXPONENTS[0] or interval.high >= 0.99 * laws.EXPONENTS[1])
             add(place, name, interval, "not determined" if loose else "")
-        if fit.prediction:
-            size, verdict = f"at {fit.prediction.x:g}", f"the law {'held' if fit.prediction.held else 'failed'}"
-            add(place, f"predicted {size}, from the smaller ones", fit.prediction.predicted, verdict)
-            add(place, f"measured {size}", fit.prediction.measured)
+        if fit.predicted:
+            size, measured = f"at {fit.points.x[-1]:g}", float(fit.points.means[-1])
+            verdict = f"the law {'held' if measured in fit.predicted else 'failed'}"
+            add(place, f"predicted {size}, from the smaller ones", fit.predicted, verdict)
+            add(place, f"measured {size}", measured)
     for one in scaling.equal_compute:
         place = ("parameters at equal training FLOPs", one.where, "loss")
         for budget, (_, parabola) in one.parabolas.items():
@@ -115,17 +116,14 @@ def _laws(own: list[Fit], theme: Theme) -> bytes:
             for x, y in zip(fit.points.x, fit.points.y, strict=True):
                 axes.plot([x] * len(y), scale * y, "o", color=colour, markersize=3, alpha=0.6)
             axes.plot(fit.points.x, scale * fit.points.means, "_", color=colour, markersize=10, label=fit.where or None)
-            if fit.law is None:
+            if fit.law is None or fit.smaller is None:
                 continue
-            known, largest = fit.points.without_last(), fit.points.x[-1]
-            x = np.geomspace(fit.points.x[0], largest, 100)
+            x, beyond = np.geomspace(fit.points.x[0], fit.points.x[-1], 100), np.geomspace(*fit.points.x[-2:], 20)
             values = fit.law.at(x)
             low, high = np.quantile(values[1:], [0.025, 0.975], axis=0)
             axes.plot(x, scale * values[0], color=colour, linewidth=1.5)
             axes.fill_between(x, scale * low, scale * high, color=colour, alpha=0.12, linewidth=0)
-            smaller: laws.Law = laws.fit_logistic(known, 2) if fit.shares else laws.fit_power_law(known, 2)
-            beyond = np.geomspace(known.x[-1], largest, 20)
-            axes.plot(beyond, scale * smaller.at(beyond)[0], color=colour, linewidth=1, linestyle="--")
+            axes.plot(beyond, scale * fit.smaller.at(beyond)[0], color=colour, linewidth=1, linestyle="--")
         both[0].set(title="Held-out loss", xlabel=own[0].axis, xscale="log", yscale="log")
         both[1].set(title="Exact accuracy, %", xlabel=own[0].axis, xscale="log")
         for axes in both:

@@ -89,11 +89,11 @@ def _code(text: str, small: Sequence[str] = ()) -> Cell:
     return Cell(text, small=small, look="code")
 
 
-def _estimate(found: Estimate | None) -> Cell:
+def _estimate(found: Estimate | None, scale: float = 100, form: str = ".1f") -> Cell:
     if found is None:
         return _number("", None)
-    width = " (n=1)" if found.half_width is None else f" ± {100 * found.half_width:.1f}"
-    return Cell(f"{100 * found.mean:.1f}{width}", found.mean, numeric=True)
+    width = " (n=1)" if found.half_width is None else f" ± {scale * found.half_width:{form}}"
+    return Cell(f"{scale * found.mean:{form}}{width}", found.mean, numeric=True)
 
 
 def results(comparison: Comparison) -> list[Row]:
@@ -128,10 +128,12 @@ def results(comparison: Comparison) -> list[Row]:
                 ("difference", _number("{:+.1f}", variant.difference, 100)),
             ]
         if target is not None:
-            times = time_to_target(variant, target)
-            for name, quantity in (("samples", times.samples), ("seconds", times.seconds)):
-                number = quantity.mean if quantity else None
-                cells.append((f"{name} to {100 * target:g} %", Cell(times.words(quantity), number, numeric=True)))
+            reached, *quantities = time_to_target(variant, target)
+            of = f", {reached} of {seeds}" if reached < seeds else ""
+            for name, quantity in zip(("samples", "seconds"), quantities, strict=True):
+                cell = _estimate(quantity, 1, ",.0f")
+                text = cell.text + of if quantity else cell.text if reached else f"not reached by {seeds}"
+                cells.append((f"{name} to {100 * target:g} %", replace(cell, text=text)))
         if baseline is not None:
             difference = less.get(variant.label)
             cell = _estimate(difference.exact_accuracy if difference else None)
