@@ -192,7 +192,9 @@ def _read_run(folder: Path, name: str, overrides: tuple[str, ...]) -> Run:
         damage.append(str(error))
     curves, last_step, torn = _read_metrics(folder / METRICS_FILE)
     values = summary or {}
-    status, reason = ("damaged", "; ".join(damage)) if damage else _status(folder, summary, settings, last_step)
+    status, reason = _status(folder, summary, settings, last_step)
+    if damage:
+        status, reason = "damaged", "; ".join(damage)
     warnings = [*_texts(values.get("warnings"))]
     # a killed run's last line may be torn; a run that ended by itself has none
     if torn and (summary is not None or torn > 1):

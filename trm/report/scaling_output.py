@@ -38,10 +38,10 @@ def rows(scaling: Scaling) -> list[Row]:
             loose = name == "a" and (interval.low <= 1.01 * laws.EXPONENTS[0] or interval.high >= 0.99 * laws.EXPONENTS[1])
             add(place, name, interval, "not determined" if loose else "")
         if fit.predicted:
-            size, measured = f"at {fit.points.x[-1]:g}", float(fit.points.means[-1])
-            verdict = f"the law {'held' if measured in fit.predicted else 'failed'}"
+            size, mean = f"at {fit.points.x[-1]:g}", float(fit.points.means[-1])
+            verdict = f"the law {'held' if mean in fit.predicted else 'failed'}"
             add(place, f"predicted {size}, from the smaller ones", fit.predicted, verdict)
-            add(place, f"measured {size}", measured)
+            add(place, f"measured {size}", mean)
     for one in scaling.equal_compute:
         place = ("parameters at equal training FLOPs", one.where, "loss")
         for budget, (_, parabola) in one.parabolas.items():
@@ -118,7 +118,8 @@ def _laws(own: list[Fit], theme: Theme) -> bytes:
             axes.plot(fit.points.x, scale * fit.points.means, "_", color=colour, markersize=10, label=fit.where or None)
             if fit.law is None or fit.smaller is None:
                 continue
-            x, beyond = np.geomspace(fit.points.x[0], fit.points.x[-1], 100), np.geomspace(*fit.points.x[-2:], 20)
+            first, known, largest = fit.points.x[[0, -2, -1]]
+            x, beyond = np.geomspace(first, largest, 100), np.geomspace(known, largest, 20)
             values = fit.law.at(x)
             low, high = np.quantile(values[1:], [0.025, 0.975], axis=0)
             axes.plot(x, scale * values[0], color=colour, linewidth=1.5)
