@@ -9,17 +9,19 @@ import signal
 import stat
 import sys
 from importlib.util import find_spec
-from itertools import pairwise
+from itertools import accumulate, pairwise
 
 import pytest
 from composing import jobs_composed_once  # noqa: F401 - a fixture
-from running import TINY, run
+from omegaconf import OmegaConf
+from running import SMALLEST, run
 from sweeping import FAKE_JOB, put_unread_data, start, summaries, sweep, wait_for
 
 from trm.backends.xla import compile_cache
-from trm.cli import compose, compose_jobs
+from trm.cli import compose, compose_jobs, compose_sweep
+from trm.config import digest, to_plain
 from trm.errors import EXIT_FAILED, EXIT_PREEMPTED
-from trm.ground.folder import write_summary
+from trm.ground.folder import CONFIG_FILE, write_summary
 from trm.ground.rank import process_rank
 from trm.study import sweep as study
 from trm.study.queue import QueueLauncher
@@ -38,13 +40,17 @@ def test_a_process_outside_of_a_job_is_rank_0(monkeypatch):
     assert process_rank() == (2, 4)
 
 
-# -------------------------------------------------------------------------------------------------------------- idempotence
-
-
 def test_failures_stop_nothing_and_the_same_command_runs_only_what_is_missing(tmp_path):
-    """Of an exception, a user's error, an exit and a kill; and the summary of an earlier attempt does not speak for a later one."""
+    """Of an exception, a user's error, an exit and a kill; and the summary of an earlier attempt does not speak for a later one.
+
+    Jobs see the GPUs that the sweep sees, and the folder for temporary files may have a long path.
+    """
+    temporary = tmp_path / ("\N{LATIN SMALL LETTER U WITH DIAERESIS}" * 60)
+    temporary.mkdir()
     command = ["-m", "seed=0,1,2,3,4", "run_name=s", "hardware.jobs=2"]
-    code, _, err = sweep(tmp_path, *command, orders={"seed=1": "raise", "seed=2": "user_error", "seed=3": "exit", "seed=4": "kill"})
+    machine = {"TMPDIR": str(temporary), "CUDA_VISIBLE_DEVICES": "1"}
+    orders = {"seed=1": "raise", "seed=2": "user_error", "seed=3": "exit", "seed=4": "kill"}
+    code, _, err = sweep(tmp_path, *command, orders=orders, **machine)
     assert code == 1
     assert "4 of 5 jobs did not complete in multirun/s:" in err
     assert "  seed=1: failed: RuntimeError: a bad day" in err
@@ -55,7 +61,7 @@ def test_failures_stop_nothing_and_the_same_command_runs_only_what_is_missing(tm
     assert statuses == {"seed=0": "completed"} | {f"seed={i}": "failed" for i in (1, 2, 3, 4)}
     assert first["seed=2"]["reason"] == "DataError: data.path=x is not there"
     assert "ended without a summary" in first["seed=4"]["reason"]
-    assert (first["seed=0"]["run_name"], first["seed=0"]["gpus"]) == ("seed=0", os.environ.get("CUDA_VISIBLE_DEVICES", "all"))
+    assert (first["seed=0"]["run_name"], first["seed=0"]["gpus"]) == ("seed=0", "1")
     assert "RuntimeError: a bad" in (tmp_path / "multirun/s/seed=1/train.log").read_text()
     grid = json.loads((tmp_path / "multirun/s/grid.json").read_text())
     assert [job["dir"] for job in grid["jobs"]] == [f"seed={i}" for i in range(5)]
@@ -70,81 +76,78 @@ def test_failures_stop_nothing_and_the_same_command_runs_only_what_is_missing(tm
     assert second["seed=0"] == first["seed=0"]
     assert [second[f"seed={i}"]["status"] for i in (2, 3, 4)] == ["completed"] * 3
 
-    for skipped, changed in (("4 completed jobs: seed=0, seed=2, seed=3, seed=4", {"seed=1"}), ("5 completed jobs", set())):
-        before = summaries(tmp_path)
-        code, out, err = sweep(tmp_path, *command)
-        assert (code, err) == (0, "")
-        assert f"skipping {skipped}" in out
-        assert "all 5 jobs completed in multirun/s" in out
-        after = summaries(tmp_path)
-        assert {name for name in after if after[name] != before[name]} == changed
-
-
-@pytest.mark.long
-def test_a_job_completed_with_other_settings_runs_again(tmp_path):
-    sweep(tmp_path, "-m", "seed=0,1", "run_name=s", "train.max_steps=5")
-    code, out, _ = sweep(tmp_path, "-m", "seed=0,1", "run_name=s", "train.max_steps=6")
-    assert code == 0
-    assert "skipping" not in out
-
-
-def quiet(folder, *arguments):
-    """A sweep in multirun/s whose jobs all complete: those that it skipped, and all folders that are there."""
-    code, out, err = sweep(folder, "-m", "run_name=s", "hardware.jobs=2", *arguments)
+    code, out, err = sweep(tmp_path, *command)
     assert (code, err) == (0, "")
-    skipped = re.search(r"skipping \d+ completed jobs: (.*)", out)
-    return set(skipped[1].split(", ")) if skipped else set(), set(summaries(folder))
+    assert "skipping 4 completed jobs: seed=0, seed=2, seed=3, seed=4" in out
+    assert "all 5 jobs completed in multirun/s" in out
+    third = summaries(tmp_path)
+    assert {name for name in third if third[name] != second[name]} == {"seed=1"}
 
 
-@pytest.mark.long
-def test_the_same_sweep_in_another_order_or_with_more_values_trains_nothing_again(tmp_path):
+@pytest.fixture
+def swept(tmp_path, monkeypatch, jobs_composed_once):  # noqa: F811
+    """A function that goes through a sweep whose jobs all complete; returns those that it skips, and all folders then there."""
+    monkeypatch.chdir(tmp_path)
+
+    def sweep(*arguments):
+        jobs = [study.Job(name, (), cfg) for name, cfg in compose_jobs(["run_name=s", *arguments]).items()]
+        jobs = study.with_folders(tmp_path / "s", jobs)
+        todo = study.left_to_do(tmp_path / "s", jobs)
+        for job in todo:
+            (tmp_path / "s" / job.dir).mkdir(parents=True, exist_ok=True)
+            OmegaConf.save(OmegaConf.create(to_plain(job.cfg)), tmp_path / "s" / job.dir / CONFIG_FILE)
+            write_summary(tmp_path / "s" / job.dir, {"status": "completed", "config_digest": job.digest})
+        return {job.dir for job in jobs if job not in todo}, {path.name for path in (tmp_path / "s").iterdir()}
+
+    return sweep
+
+
+def test_the_same_sweep_in_another_order_or_with_more_values_trains_nothing_again(swept):
     four = {f"ema={ema},seed={seed}" for ema in ("on", "off") for seed in (0, 1)}
-    assert quiet(tmp_path, "ema=on,off", "seed=0,1") == (set(), four)
-    assert quiet(tmp_path, "++seed=1,0", "ema=glob(*)") == (four, four)
-    assert quiet(tmp_path, "seed=range(0,3)", "ema=off,on") == (four, four | {"ema=on,seed=2", "ema=off,seed=2"})
+    assert swept("ema=on,off", "seed=0,1") == (set(), four)
+    assert swept("++seed=1,0", "ema=glob(*)") == (four, four)
+    assert swept("seed=range(0,3)", "ema=off,on") == (four, four | {"ema=on,seed=2", "ema=off,seed=2"})
 
 
-@pytest.mark.long
-def test_a_run_that_another_grid_gave_another_name_is_found(tmp_path):
+def test_a_run_that_another_grid_gave_another_name_is_found(swept):
     """ema=on is the default, so that the first grid's jobs are a part of the second's, and of the third's."""
     two = {"seed=0", "seed=1"}
-    assert quiet(tmp_path, "seed=0,1") == (set(), two)
-    assert quiet(tmp_path, "seed=0,1", "ema=on,off") == (two, two | {"ema=off,seed=0", "ema=off,seed=1"})
-    assert quiet(tmp_path, "seed=0", "ema.enabled=true,false") == ({"seed=0", "ema=off,seed=0"}, summaries(tmp_path).keys())
+    assert swept("seed=0,1") == (set(), two)
+    all_four = two | {"ema=off,seed=0", "ema=off,seed=1"}
+    assert swept("seed=0,1", "ema=on,off") == (two, all_four)
+    assert swept("seed=0", "ema.enabled=true,false") == ({"seed=0", "ema=off,seed=0"}, all_four)
+    assert swept("seed=0,1", "train.max_steps=6") == (set(), all_four)  # completed with other settings, they go on
 
 
-@pytest.mark.long
-def test_jobs_of_other_settings_under_the_same_name_are_told_apart(tmp_path):
+def test_jobs_of_other_settings_under_the_same_name_are_told_apart(swept):
     two = {"seed=0", "seed=1"}
-    assert quiet(tmp_path, "seed=0,1") == (set(), two)
-    skipped, there = quiet(tmp_path, "seed=0,1", "ema=off")
+    assert swept("seed=0,1") == (set(), two)
+    skipped, there = swept("seed=0,1", "ema=off")
     assert skipped == set()
     assert len(there - two) == 2
     assert all(re.fullmatch(r"seed=[01]-[0-9a-f]{8}", name) for name in there - two)
-    assert quiet(tmp_path, "seed=0,1", "ema=off") == (there - two, there)
-    assert quiet(tmp_path, "seed=0,1") == (two, there)
+    assert swept("seed=0,1", "ema=off") == (there - two, there)
+    assert swept("seed=0,1") == (two, there)
 
 
-@pytest.mark.long
-def test_a_job_whose_name_is_taken_finds_its_own_run_first(tmp_path):
-    quiet(tmp_path, "seed=0,1", "ema=off")
+def test_a_job_whose_name_is_taken_finds_its_own_run_first(swept):
+    swept("seed=0,1", "ema=off")
     three = {"seed=0", "seed=1", "ema=on,seed=0"}
-    assert quiet(tmp_path, "seed=0", "ema=on,off") == ({"seed=0"}, three)
-    assert quiet(tmp_path, "seed=0", "ema=on") == ({"ema=on,seed=0"}, three)
+    assert swept("seed=0", "ema=on,off") == ({"seed=0"}, three)
+    assert swept("seed=0", "ema=on") == ({"ema=on,seed=0"}, three)
 
 
-@pytest.mark.long
-def test_jobs_on_other_data_are_told_apart_but_not_on_data_that_moved(tmp_path):
+def test_jobs_on_other_data_are_told_apart_but_not_on_data_that_moved(swept, tmp_path):
     for name, count in (("a", 1), ("b", 2)):
         (tmp_path / name).mkdir()
         counts = {"train": count, "test": count}
         record = {"settings": {}, "csv_sha256": {}, "puzzles": counts, "rows": counts, "disjointness": "-"}
         (tmp_path / name / "build.json").write_text(json.dumps(record))
-    quiet(tmp_path, "seed=0", "data.path=a")
-    skipped, there = quiet(tmp_path, "seed=0", "data.path=b")
+    swept("seed=0", "data.path=a")
+    skipped, there = swept("seed=0", "data.path=b")
     assert (skipped, len(there)) == (set(), 2)
     (tmp_path / "a").rename(tmp_path / "c")
-    assert quiet(tmp_path, "seed=0", "data.path=c") == ({"seed=0"}, there)
+    assert swept("seed=0", "data.path=c") == ({"seed=0"}, there)
 
 
 def test_in_process_jobs_fail_alone_too(tmp_path):
@@ -174,9 +177,6 @@ def test_a_preempted_job_has_not_failed_where_its_queue_starts_it_again(tmp_path
     assert end is None or end.value.code == ended
 
 
-# ------------------------------------------------------------------------------------------------------------ wrong commands
-
-
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -202,27 +202,17 @@ def test_what_the_user_got_wrong_is_one_line_before_anything_starts(tmp_path, ar
     assert not list(tmp_path.glob("multirun/*/*/summary.json"))
 
 
-# ------------------------------------------------------------------------------------------------------------------ running
-
-
 @pytest.mark.long
-@pytest.mark.parametrize(("jobs", "most"), [(1, 1), (2, 2)])
-def test_never_more_jobs_at_once_than_slots(tmp_path, jobs, most):
-    orders = dict.fromkeys(("seed=0", "seed=1", "seed=2", "seed=3"), f"meet {most}")
-    code, _, err = sweep(tmp_path, "-m", "seed=0,1,2,3", "run_name=s", f"hardware.jobs={jobs}", orders=orders)
+def test_never_more_jobs_at_once_than_slots(tmp_path):
+    orders = dict.fromkeys(("seed=0", "seed=1", "seed=2", "seed=3"), "meet 2")
+    code, _, err = sweep(tmp_path, "-m", "seed=0,1,2,3", "run_name=s", "hardware.jobs=2", orders=orders)
     assert (code, err) == (0, "")
     found = summaries(tmp_path)
     moments = sorted([(s["began"], 1) for s in found.values()] + [(s["ended"], -1) for s in found.values()])
-    at_once = running = 0
-    for _, change in moments:
-        running += change
-        at_once = max(at_once, running)
-    assert at_once == most
+    assert max(accumulate(change for _, change in moments)) == 2
     assert len({s["pid"] for s in found.values()}) == 4
-    places = [json.loads(p.read_text())["slot"] for p in tmp_path.glob("multirun/s/*/placement.json")]
-    assert set(places) == set(range(most))
-    cores = len(os.sched_getaffinity(0))
-    assert all(s["cores"] == max(1, cores // jobs) for s in found.values())
+    assert {json.loads(p.read_text())["slot"] for p in tmp_path.glob("multirun/s/*/placement.json")} == {0, 1}
+    assert all(s["cores"] == max(1, len(os.sched_getaffinity(0)) // 2) for s in found.values())
 
 
 OUTER = {"SLURM_JOB_ID": "7", "SLURM_CPU_BIND": "quiet", "SLURM_NTASKS": "4", "SLURM_PROCID": "2", "SBATCH_PARTITION": "x"}
@@ -251,9 +241,9 @@ def test_jobs_know_nothing_of_a_job_that_the_sweep_is_in(monkeypatch):
 def test_a_job_is_the_run_whose_dataset_counts_otherwise_than_its_settings(tmp_path, monkeypatch):
     """As ARC's 960 tasks of which a source has 800: the folder's counts are the run's, and the same command finds it completed."""
     monkeypatch.chdir(tmp_path)
-    run(tmp_path, "trm.build_data", "data=sudoku_4x4", "data.num_puzzles=64", "data.num_test_puzzles=64", "data.path=d")
+    run(tmp_path, "trm.build_data", "data=sudoku_4x4", "data.num_puzzles=16", "data.num_test_puzzles=16", "data.path=d")
     (tmp_path / "d/build.json").rename(tmp_path / "build.json")  # as the reference's builder leaves it
-    asked = [*TINY, "train.max_steps=1", "data.path=d", "data.num_puzzles=60"]
+    asked = [*SMALLEST, "data.path=d", "data.num_puzzles=12"]
     run(tmp_path, "trm.train", *asked, "run_name=a", "hydra.run.dir=s/a")
     sweep_dir = tmp_path / "s"
     for name in ("a", "b"):  # by its name, and where the grid was another
@@ -268,33 +258,21 @@ def test_a_job_is_the_run_whose_dataset_counts_otherwise_than_its_settings(tmp_p
     assert job.dir != "a"
 
 
-def test_jobs_see_the_gpus_that_the_sweep_sees_and_the_folder_for_temporary_files_may_have_a_long_path(tmp_path):
-    folder = tmp_path / ("\N{LATIN SMALL LETTER U WITH DIAERESIS}" * 60)
-    folder.mkdir()
-    code, _, err = sweep(tmp_path, "-m", "seed=0", "run_name=s", TMPDIR=str(folder), CUDA_VISIBLE_DEVICES="1")
-    assert (code, err) == (0, "")
-    assert summaries(tmp_path)["seed=0"]["gpus"] == "1"
-
-
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1])
 def test_a_stopped_sweep_lets_its_jobs_save_and_goes_on_later(tmp_path, number):
     """A terminal and a queue send theirs to the whole group: the sweep, its jobs, and what has started these.
 
-    While it runs, the same sweep is refused.
+    While it runs, the same sweep is refused. What is said of its jobs is why they are run again.
     """
-    orders = {"seed=0": "hang"}
-    process = start(tmp_path, "-m", "seed=0,1", "run_name=s", orders=orders)
+    process = start(tmp_path, "-m", "seed=0,1", "run_name=s", orders={"seed=0": "hang"})
     wait_for((tmp_path / "multirun/s/seed=0/hung").exists)
-    code, _, err = sweep(tmp_path, "-m", "seed=0,1", "run_name=s")
-    assert (code, "this sweep is already running" in err) == (2, True)
+    refused = run(tmp_path, "trm.train", "-m", "seed=0,1", "run_name=s", check=2, process=False)
+    assert "this sweep is already running" in refused.stderr
     (process.send_signal if number == signal.SIGTERM else lambda n: os.killpg(process.pid, n))(number)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 143
     assert "seed=0: preempted at step 0 of 1" in err
     assert "seed=1: failed: not started: the sweep was stopped" in err
-    code, out, _ = sweep(tmp_path, "-m", "seed=0,1", "run_name=s", orders=orders)
-    assert code == 0
-    assert "skipping" not in out
 
 
 @pytest.mark.long
@@ -312,19 +290,12 @@ def test_a_tpu_host_gives_each_job_its_own_chip(tmp_path):
     assert all(a[1] <= b[0] for spans in by_chip.values() for a, b in pairwise(sorted(spans)))
 
 
-# ------------------------------------------------------------------------------------------------------------ real commands
-
-
-@pytest.mark.long
-def test_the_study_at_cpu_size_is_the_same_command_with_other_groups(tmp_path):
-    arguments = ["+sweep=tn_sweep", "data=sudoku_6x6", "model=tiny", "seed=0,1", "hardware.jobs=2"]
-    code, _, err = sweep(tmp_path, *arguments)
-    assert (code, err) == (0, "")
-    (folder,) = (tmp_path / "multirun").iterdir()
-    assert folder.name == "tn_sweep,data=sudoku_6x6,model=tiny,seed=0,1"
-    names = [f"e2_2_{grid},seed={seed}" for grid in ("t2_n2", "t2_n6", "t3_n4", "t3_n6", "t4_n6") for seed in (0, 1)]
-    assert sorted(summaries(tmp_path)) == sorted(names)
-    assert len({summary["config_digest"] for summary in summaries(tmp_path).values()}) == 10
+def test_the_study_at_cpu_size_is_the_same_command_with_other_groups():
+    small = ["data=sudoku_6x6", "model=tiny", "seed=0,1", "experiment=e2_2_t2_n2,e2_2_t4_n6"]
+    folder, jobs = compose_sweep(["+sweep=tn_sweep", *small])
+    assert folder.name == "tn_sweep,data=sudoku_6x6,e2_2_t2_n2,e2_2_t4_n6,model=tiny,seed=0,1"
+    assert sorted(jobs) == [f"e2_2_{grid},seed={seed}" for grid in ("t2_n2", "t4_n6") for seed in (0, 1)]
+    assert len({digest(cfg) for cfg in jobs.values()}) == 4
 
 
 @pytest.mark.long
@@ -346,9 +317,6 @@ def test_a_sweep_of_real_runs(tmp_path):
     assert summaries(tmp_path) == found
 
 
-# --------------------------------------------------------------------------------------------------------- hosts and clocks
-
-
 def test_a_summary_is_judged_by_whether_it_was_written_not_by_a_clock(tmp_path):
     """A job's host may be hours behind this one: its own diagnosis must stay."""
     job = study.Job("a", (), compose(["run_name=a"]))
@@ -360,12 +328,6 @@ def test_a_summary_is_judged_by_whether_it_was_written_not_by_a_clock(tmp_path):
     assert reason == "failed: its own words"
     [(_, reason)] = study.failures(tmp_path, [job], study.stamps(tmp_path, [job]), {"a": "the launcher's words"})
     assert reason == "failed: the launcher's words"  # nothing was written since
-
-
-@pytest.mark.usefixtures("jobs_composed_once")
-def test_a_sweep_is_named_with_and_without_a_plus():
-    for spelling in ("+sweep=tn_sweep", "sweep=tn_sweep"):
-        assert len(compose_jobs([spelling, "recipe=tiny", "data=sudoku_6x6"])) == 5
 
 
 def test_the_chips_of_a_host_are_shared_by_all_its_users(tmp_path):

@@ -111,9 +111,6 @@ def test_one_rank_raising_ends_the_whole_pod_job_at_once(tmp_path):
     assert not slurm("squeue", "-h", "--me").strip()
 
 
-# ------------------------------------------------------------------------------------------------------------------------ GPUs
-
-
 def test_one_gpu_for_each_job(tmp_path):
     """Four jobs that all run at the same time."""
     gpu = ["hydra/launcher=submitit_slurm", "hardware=gpu", "hardware.jobs=16", "run_name=s"]
@@ -136,9 +133,6 @@ def test_srun_says_which_rank_each_process_is_and_where_all_meet():
     [(host, port)] = {tuple(rank[3:]) for rank in ranks}
     assert host.startswith("worker")  # the first of the two hosts, by its name in Slurm
     assert port > 1024
-
-
-# ---------------------------------------------------------------------------------------------------------- what goes wrong
 
 
 def test_a_cancelled_job_is_reported_and_only_it_runs_again(tmp_path):
