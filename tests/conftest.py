@@ -1,3 +1,4 @@
+import copy
 import functools
 import os
 import re
@@ -5,10 +6,13 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
-from hydra._internal import hydra
+from hydra._internal import defaults_list, hydra
+from hydra._internal.core_plugins.importlib_resources_config_source import ImportlibResourcesConfigSource as Importlib
 from hydra.core.config_store import ConfigStore
 from hypothesis import settings
 from omegaconf import grammar_parser
+
+from trm.config import reading
 
 settings.register_profile("repeatable", derandomize=True)  # a failure that comes and goes helps nobody
 settings.load_profile("repeatable")
@@ -39,7 +43,6 @@ NIGHTLY = re.compile(
     r"|test_any_ranks_compute_what_one_process_does\[2|test_torchrun_starts_the_ranks_again_and_the_run_goes_on"
     r"|test_the_jobs_of_a_sweep_are_several_ranks_each"
     r"|test_coordinates_are_flat_over_all_widths\[(adamw|muon)"
-    r"|test_every_sweep_composes_its_jobs\[(scaling_isoflop|scaling_recursion|field_6x6)\]"
     r"|test_the_plans_page_says_what_its_commands_print\[\+sweep=all hardware=v4_64\]"
     r"|test_compiled_it_computes_the_same\[(inductor-fast|xla-eqr)"
 )
@@ -127,10 +130,25 @@ def no_waiting_for_the_disk():
 def composed_soon():
     """Most tests compose settings, and half of the time Hydra does what is not needed here.
 
-    It copies all settings of all plugins for each composition, parses each interpolation anew, and composes the settings of a run
-    twice, first to see whether they name a sweep.
+    It copies all settings of all plugins for each composition, reads its own files and parses each interpolation anew, notes for
+    every file what was chosen so far, and composes the settings of a run twice, first to see whether they name a sweep.
     """
     get_mode, parse = hydra.Hydra.get_mode, functools.cache(grammar_parser.parse)
+    choices, own_file, schema_of = defaults_list._create_interpolation_map, Importlib.load_config, reading.register_schema
+    read, tasks = {}, []
+
+    def chosen(overrides, found, added):
+        return choices(overrides, found, added) if any(each.is_interpolation() for each in found) else None
+
+    def load_own(self, config_path):
+        if (self.path, config_path) not in read:
+            read[self.path, config_path] = own_file(self, config_path)
+        return copy.deepcopy(read[self.path, config_path])
+
+    def register_schema():
+        if tasks != [*reading.TASKS.items()]:
+            schema_of()
+            tasks[:] = reading.TASKS.items()
 
     def mode(self, config_name, overrides):
         return get_mode(self, config_name, overrides) if any("sweep=" in o or "hydra.mode" in o for o in overrides) else None
@@ -140,4 +158,7 @@ def composed_soon():
         patch.setattr("omegaconf.base.parse", parse)
         patch.setattr("omegaconf._utils.parse", parse)
         patch.setattr(hydra.Hydra, "get_mode", mode)
+        patch.setattr(defaults_list, "_create_interpolation_map", chosen)
+        patch.setattr(Importlib, "load_config", load_own)
+        patch.setattr("trm.config.register_schema", register_schema)
         yield

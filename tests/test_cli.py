@@ -3,22 +3,73 @@
 import json
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 from report_fixtures import write_run
-from running import SMALLEST, command, environment, metrics, run, run_unread, summary
+from running import SMALLEST, environment, metrics, run, summary
 
+from trm.cli import ROOT
 from trm.errors import ConfigError
 from trm.ground.rank import STARTERS, refuse_other_starters
 from trm.ground.streams import standard_streams
 
-COMMAND = """
+COMMANDS = ["train", "build_data", "evaluate", "solve", "interop", "plan", "report", "doctor", "dashboard", "bench", "playground"]
+ONE = [*SMALLEST, "run_name=one"]
+
+# Imports once what all commands need and then runs each of them in a child, which ends as an interpreter does.
+HOST = """
+import json, os, runpy, sys, tempfile
+
+def ended(streams, module, *arguments):
+    files = [tempfile.TemporaryFile() for _ in range(3)]
+    out, err, note = (file.fileno() for file in files)
+    if not (child := os.fork()):
+        if streams == "unread":
+            read, out = os.pipe()
+            os.close(read)
+        elif streams == "full":
+            out = os.open("/dev/full", os.O_WRONLY)
+        os.dup2(out, 1)
+        os.dup2(err, 2)
+        if streams == "closed":
+            os.closerange(0, 3)
+            sys.stdin = sys.stdout = sys.stderr = None  # as an interpreter that starts so
+        sys.argv[1:] = arguments
+        try:
+            exec(arguments[0], {}) if module == "-c" else runpy.run_module(module, run_name="__main__", alter_sys=True)
+        finally:
+            os.write(note, json.dumps([name for name in ("torch", "scipy.stats") if name in sys.modules]).encode())
+        sys.exit()
+    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    for file in files:
+        file.seek(0)
+    return [code, *(file.read().decode() for file in files)]
+
+light, others = json.loads(sys.argv[1])
+found = [ended("kept", *words) for words in light]
+import torch, trm.cli  # which take seconds
+print(json.dumps([found, {name: ended(*case) for name, case in others.items()}]))
+"""
+COMPUTE_NOTHING = [
+    ("trm.train", "--help"),
+    ("trm.train", "--cfg", "job"),
+    ("trm.train", "-m", "lr=3,4"),
+    ("trm.train", "train.max_steps=0"),
+    ("trm.solve", "--help"),
+    ("trm.evaluate", "--help"),
+    ("trm.interop", "--help"),
+    ("trm.plan", "--help"),
+    ("trm.report", "runs"),
+]
+
+
+def printing(lines, end):
+    """A command that prints so many lines, and ends so."""
+    return f"""
 from trm.cli import plain_command
 from trm.errors import UserError
 
 def main(arguments):
-    print("line", flush=True)
     for _ in range({lines}):
         print("line")
     {end}
@@ -27,86 +78,73 @@ plain_command(main, "usage")
 """
 
 
-@pytest.mark.parametrize("lines", [1, 10_000], ids=["flushed at the end", "written on the way"])
-@pytest.mark.parametrize("end", ["pass", "raise SystemExit(1)"])
-def test_a_closed_pipe_ends_the_command_quietly(tmp_path, lines, end):
-    script = COMMAND.format(lines=lines, end=end)
-    assert run_unread(tmp_path, sys.executable, "-c", script, "argument") == (141, "")
+FULL = "error: the output cannot be written: No space left on device: send it elsewhere\n"
+WITH_STREAMS = "import subprocess, sys; from trm.ground.streams import standard_streams\nwith standard_streams():\n    "
+# What its standard streams are, the command, its exit code and what it says on stderr
+STREAMS = {
+    "flushed at the end": ("unread", "-c", printing(1, "pass"), 141, ""),
+    "flushed at the end of a failure": ("unread", "-c", printing(1, "raise SystemExit(1)"), 141, ""),
+    "written on the way": ("unread", "-c", printing(10_000, "pass"), 141, ""),
+    "an error": ("kept", "-c", printing(2, 'raise UserError("wrong")'), 2, "error: wrong\n"),
+    "preempted": ("unread", "-c", f"{WITH_STREAMS}print('x')\n    raise SystemExit(143)", 143, ""),
+    # else the first file that a child opens becomes its standard output
+    "a process of its own": ("closed", "-c", f"{WITH_STREAMS}subprocess.run(['sh', '-c', ': <&0 >&1 2>&2'], check=True)", 0, ""),
+    "help": ("unread", "trm.report", "--help", 141, ""),
+    "a report": ("unread", "trm.report", "runs", 141, ""),
+    "settings": ("unread", "trm.train", "--cfg", "job", 141, ""),
+    "a dataset": ("unread", "trm.build_data", *ONE, "data.path=set", 141, ""),
+    "a run": ("closed", "trm.train", *SMALLEST, "run_name=closed", 0, ""),
+    "a refusal": ("closed", "trm.report", "nowhere", 2, ""),
+    "a full disk": ("full", "trm.dashboard", "--help", 1, FULL),
+    "a full disk and Hydra": ("full", "trm.build_data", "--help", 1, FULL),
+}
+# A check of a registry's names comes with the registry, never before what fills it.
+FIRST = ("trm.core.optimizers", "trm.core.variants", "trm.core.recursion")
 
 
-def test_help_and_real_commands_end_quietly(tmp_path):
-    write_run(tmp_path / "runs" / "a")
-    assert run_unread(tmp_path, *command("trm.report", "--help")) == (141, "")
-    assert run_unread(tmp_path, *command("trm.report", "runs")) == (141, "")
-    assert (tmp_path / "runs" / "report" / "index.html").exists()  # the files are written first
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Where the host ran; it holds what the commands wrote."""
+    folder = tmp_path_factory.mktemp("work")
+    write_run(folder / "runs" / "a")
+    return folder
 
 
-def test_errors_keep_their_code_and_line(tmp_path):
-    script = COMMAND.format(lines=1, end='raise UserError("wrong")')
-    done = subprocess.run([sys.executable, "-c", script, "x"], env=environment(), capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stdout, done.stderr) == (2, "line\nline\n", "error: wrong\n")
+@pytest.fixture(scope="module")
+def ended(folder):
+    """Of each command of COMPUTE_NOTHING, and by name of the others: exit code, stdout, stderr, the heavy modules imported."""
+    others = {name: case[:-2] for name, case in STREAMS.items()} | {"goes on": ("unread", "trm.train", *ONE)}
+    others |= {name: ("kept", "-c", f"import {name}, trm.cli; trm.cli.compose([])") for name in FIRST}
+    argv, env = [sys.executable, "-c", HOST, json.dumps([COMPUTE_NOTHING, others])], environment(PYTHONUNBUFFERED="")
+    return json.loads(subprocess.run(argv, cwd=folder, env=env, stdout=subprocess.PIPE, text=True, check=True).stdout)
 
 
-ROOT = Path(__file__).parents[1]
-COMMANDS = ["train", "build_data", "evaluate", "solve", "interop", "plan", "report", "doctor", "dashboard", "bench", "playground"]
-ONE = [*SMALLEST, "run_name=one"]
+@pytest.mark.parametrize("name", STREAMS)
+def test_a_command_ends_with_its_code_and_at_most_a_line_whatever_its_streams_are(ended, name):
+    code, _, err, _ = ended[1][name]
+    assert (code, err) == STREAMS[name][-2:]
 
 
-def test_every_command_has_them():
-    for name in COMMANDS:
-        path = ROOT / "trm" / name
-        text = (path / "__main__.py" if path.is_dir() else path.with_suffix(".py")).read_text()
-        assert "plain_command(" in text or "hydra_command(" in text, name
+def test_what_nobody_reads_is_written_to_its_files_all_the_same(folder, ended):
+    assert ended[1]["an error"][1] == "line\nline\n"
+    assert (folder / "runs" / "report" / "index.html").exists()
+    assert (folder / "set" / "build.json").exists()
+    code, _, err, _ = ended[1]["goes on"]
+    assert (code in (0, 141), err) == (True, "")
+    for name in ("one", "closed"):
+        assert summary(folder / "outputs" / name)["status"] == "completed"
+        assert len(metrics(folder / "outputs" / name, "train")) == 1  # and no line of a library among them
 
 
-def test_what_a_hydra_command_prints_ends_quietly_when_nobody_reads(tmp_path):
-    assert run_unread(tmp_path, *command("trm.train", "--cfg", "job")) == (141, "")
-    assert run_unread(tmp_path, *command("trm.build_data", *ONE, "data.path=set")) == (141, "")
-    assert (tmp_path / "set" / "build.json").exists()
+def test_what_computes_nothing_imports_neither_torch_nor_scipys_statistics(ended):
+    for arguments, (_, out, err, heavy) in zip(COMPUTE_NOTHING, ended[0], strict=True):
+        assert heavy == "[]", arguments
+        assert out or len(err.splitlines()) == 1, arguments  # help, settings, a table; or one line of a refusal
 
 
-def test_a_run_goes_on_without_its_reader(tmp_path):
-    code, error = run_unread(tmp_path, *command("trm.train", *ONE))
-    assert code in (0, 141)
-    assert error == ""
-    assert summary(tmp_path / "outputs" / "one")["status"] == "completed"
-
-
-def test_a_command_runs_with_closed_descriptors(tmp_path):
-    def shell(*argv):
-        line = subprocess.list2cmdline(argv) + " <&- >&- 2>&-"
-        return subprocess.run(["bash", "-c", line], cwd=tmp_path, env=environment(), capture_output=True, timeout=240, check=False)
-
-    done = shell(*command("trm.train", *ONE))
-    assert (done.returncode, done.stderr) == (0, b"")
-    assert summary(tmp_path / "outputs" / "one")["status"] == "completed"
-    assert len(metrics(tmp_path / "outputs" / "one", "train")) == 1  # and no line of a library among them
-    assert shell(*command("trm.train", "no_such_key=1")).returncode == 2
-    assert shell(*command("trm.solve")).returncode == 2
-
-
-def test_processes_started_without_descriptors_have_some(tmp_path):
-    """Else the first file that a child opens becomes its standard output."""
-    script = (
-        "import subprocess, sys; from trm.ground.streams import standard_streams\n"
-        "with standard_streams():\n"
-        "    child = 'import os; [os.fstat(number) for number in (0, 1, 2)]'\n"
-        "    sys.exit(subprocess.run([sys.executable, '-c', child]).returncode)"
-    )
-    line = subprocess.list2cmdline([sys.executable, "-c", script]) + " <&- >&- 2>&-"
-    assert subprocess.run(["bash", "-c", line], cwd=tmp_path, env=environment(), check=False).returncode == 0
-
-
-def test_a_full_disk_behind_the_output_is_told_in_one_line(tmp_path):
-    for arguments in (["trm.dashboard", "--help"], ["trm.build_data", "--help"]):
-        with open("/dev/full", "w") as full:
-            done = subprocess.run(
-                command(*arguments), env=environment(), stdout=full, stderr=subprocess.PIPE, text=True, check=False
-            )
-        assert (done.returncode, done.stderr) == (
-            1,
-            "error: the output cannot be written: No space left on device: send it elsewhere\n",
-        )
+@pytest.mark.parametrize("name", FIRST)
+def test_whatever_is_imported_first_the_default_settings_pass(ended, name):
+    assert ended[1][name][:3] == [0, "", ""]
 
 
 def test_another_broken_pipe_is_no_reader_that_went_away():
@@ -114,13 +152,11 @@ def test_another_broken_pipe_is_no_reader_that_went_away():
         raise BrokenPipeError(32, "of a socket")
 
 
-def test_a_preempted_run_keeps_its_code_without_a_reader(tmp_path):
-    script = (
-        "import sys; from trm.ground.streams import standard_streams\n"
-        "sys.stdout = open(1, 'w')  # with a buffer, whatever the environment says\n"
-        "with standard_streams():\n    print('x')\n    raise SystemExit(143)"
-    )
-    assert run_unread(tmp_path, sys.executable, "-c", script) == (143, "")
+def test_every_command_has_them():
+    for name in COMMANDS:
+        path = ROOT / "trm" / name
+        text = (path / "__main__.py" if path.is_dir() else path.with_suffix(".py")).read_text()
+        assert "plain_command(" in text or "hydra_command(" in text, name
 
 
 # options -----------------------------------------------------------------------------------------------------------------------
@@ -145,7 +181,7 @@ def test_overrides_are_read_on_both_sides_of_an_option(tmp_path):
     ],
 )
 def test_settings_written_as_options(tmp_path, arguments, words):
-    done = run(tmp_path, *arguments, check=2)
+    done = run(tmp_path, *arguments, check=2, process=False)
     assert words in done.stderr
     assert len(done.stderr.splitlines()) == 1
     assert list(tmp_path.iterdir()) == []
@@ -155,7 +191,7 @@ def test_settings_written_as_options(tmp_path, arguments, words):
 
 
 @pytest.mark.parametrize(("size", "rank"), STARTERS.items())
-def test_several_processes_of_one_command_are_refused(tmp_path, monkeypatch, size, rank):
+def test_several_processes_of_one_command_are_refused(monkeypatch, size, rank):
     refuse_other_starters()
     monkeypatch.setenv(rank, "1")
     refuse_other_starters()
@@ -176,56 +212,3 @@ def test_a_run_started_by_torchrun_is_refused_by_each_rank(tmp_path):
         assert "torchrun" in done.stderr
         assert len(done.stderr.splitlines()) == 1
     assert list(tmp_path.iterdir()) == []
-
-
-FIRST = """
-import os, sys
-import torch, trm.cli  # which take seconds
-for first in ("trm.core.optimizers", "trm.core.variants", "trm.core.recursion"):
-    if not (child := os.fork()):
-        __import__(first)
-        trm.cli.compose([])
-        os._exit(0)
-    assert os.waitpid(child, 0)[1] == 0, first
-"""
-
-
-def test_whatever_is_imported_first_the_default_settings_pass(tmp_path):
-    """A check of a registry's names comes with the registry, never before what fills it."""
-    done = subprocess.run([sys.executable, "-c", FIRST], cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stderr) == (0, "")
-
-
-# what comes before torch ---------------------------------------------------------------------------------------------------------
-
-IMPORTED = """
-import contextlib, io, json, runpy, sys
-for module, *arguments in json.loads(sys.argv[1]):
-    sys.argv[1:], out, err = arguments, io.StringIO(), io.StringIO()
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), contextlib.suppress(SystemExit):
-        runpy.run_module(module, run_name="__main__", alter_sys=True)
-    heavy = [name for name in ("torch", "scipy.stats") if name in sys.modules]
-    print(json.dumps([[module, *arguments], heavy, out.getvalue(), err.getvalue()]))
-"""
-COMPUTE_NOTHING = [
-    ("trm.train", "--help"),
-    ("trm.train", "--cfg", "job"),
-    ("trm.train", "-m", "lr=3,4"),
-    ("trm.train", "train.max_steps=0"),
-    ("trm.solve", "--help"),
-    ("trm.evaluate", "--help"),
-    ("trm.interop", "--help"),
-    ("trm.plan", "--help"),
-    ("trm.report", "runs"),
-]
-
-
-def test_what_computes_nothing_imports_neither_torch_nor_scipys_statistics(tmp_path):
-    write_run(tmp_path / "runs" / "a")
-    argv = [sys.executable, "-c", IMPORTED, json.dumps(COMPUTE_NOTHING)]
-    done = subprocess.run(argv, cwd=tmp_path, env=environment(), capture_output=True, text=True, check=True)
-    found = [json.loads(line) for line in done.stdout.splitlines()]
-    assert [tuple(arguments) for arguments, *_ in found] == COMPUTE_NOTHING
-    for arguments, heavy, out, err in found:
-        assert heavy == [], arguments
-        assert out or len(err.splitlines()) == 1, arguments  # help, settings, a table; or one line of a refusal

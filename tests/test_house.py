@@ -1,9 +1,8 @@
 """The rules of the house, read from the imports of every module; docs/explanation/architecture.md says why."""
 
 import ast
+import functools
 from pathlib import Path
-
-import pytest
 
 ROOT = Path(__file__).parents[1]
 COMMANDS = {"train", "evaluate", "solve", "build_data", "interop", "doctor", "dashboard", "bench", "playground"}
@@ -40,9 +39,14 @@ def name_of(path):
     return ".".join(part for part in parts if part not in ("trm", "__init__")) or "__init__"
 
 
+@functools.cache
+def tree_of(path):
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
 def imports_of(path):
     """(line, imported module) of every import, also those inside functions and by import_module."""
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in ast.walk(tree_of(path)):
         if isinstance(node, ast.Import):
             yield from ((node.lineno, alias.name) for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -53,17 +57,15 @@ def imports_of(path):
             yield from ((node.lineno, word.value) for word in node.args if isinstance(word, ast.Constant))
 
 
+@functools.cache
 def own_imports(path):
     """The project's modules among them, "trm." left out, those of the same folder left out."""
-    folder = top(name_of(path))
+    found = []
     for line, module in imports_of(path):
-        if (
-            module.startswith("trm.")
-            and (ROOT / module.replace(".", "/")).with_suffix(".py").exists() | (ROOT / module.replace(".", "/")).is_dir()
-        ):
-            inside = module.removeprefix("trm.")
-            if top(inside) != folder:
-                yield line, inside
+        place, inside = ROOT / module.replace(".", "/"), module.removeprefix("trm.")
+        if inside != module and (place.with_suffix(".py").exists() or place.is_dir()) and top(inside) != top(name_of(path)):
+            found.append((line, inside))
+    return found
 
 
 def top(module):
@@ -122,9 +124,8 @@ def test_nothing_is_compiled_when_the_network_is_imported():
         assert "torch.compile(" not in path.read_text(), path
 
 
-@pytest.mark.parametrize("path", [path for path in FILES if path.name != "__init__.py"], ids=name_of)
-def test_a_module_says_what_it_is(path):
-    assert ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))
+def test_a_module_says_what_it_is():
+    assert [path for path in FILES if path.name != "__init__.py" and not ast.get_docstring(tree_of(path))] == []
 
 
 def test_one_kind_of_puzzle_is_named_in_its_own_folder_and_among_the_papers_values_alone():

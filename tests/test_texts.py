@@ -1,8 +1,10 @@
 """A key that the schema calls text gets the text as it was typed; one that it calls a path, a file of this machine."""
 
+from pathlib import Path
+
 import pytest
 from omegaconf import OmegaConf
-from running import SMALLEST, TINY, refused, run, summary
+from running import TINY, refused, run
 
 from trm.cli import compose, compose_jobs, compose_launch
 from trm.config import Config, all_keys, from_plain, keys_of, load_yaml, to_plain
@@ -77,11 +79,11 @@ def test_every_text_of_a_config_survives_its_file(tmp_path):
     assert {key for key in texts if text_kind(key) == TextKind.LIST} >= {"tracking.tags", "inference.ladder", "data.subsets"}
 
 
-def test_two_names_like_numbers_are_two_runs(tmp_path):
+def test_two_names_like_numbers_are_two_runs():
     """Both were `inf`, and the second had nothing to train."""
     for name in ("12e4567", "98e7654"):
-        run(tmp_path, "trm.train", *SMALLEST, f"run_name={name}")
-        assert summary(tmp_path / "outputs" / name)["run_name"] == name
+        cfg, launch = compose_launch([f"run_name={name}"])
+        assert (cfg.run_name, launch.run_dir) == (name, Path("outputs", name))
 
 
 # paths -------------------------------------------------------------------------------------------------------------------------
