@@ -130,8 +130,6 @@ def _command(module: str, *arguments: str) -> None:
     subprocess.run([sys.executable, "-m", module, *arguments], cwd=ROOT, check=True)
 
 
-# ----------------------------------------------------------------------------------------------------------------- browser
-
 # TensorBoard is made of web components, whose insides are found in shadow roots alone
 DEEP = """
 function* all(root) { for (const e of root.querySelectorAll("*")) { yield e; if (e.shadowRoot) yield* all(e.shadowRoot); } }

@@ -74,8 +74,6 @@ def study(*, quick: bool) -> list[Pass]:
     return found
 
 
-# ------------------------------------------------------------------------------------------------------------------ measuring
-
 Found = dict[str, NDArray[Any]]  # of ways "SELECTION/K/D/right|oracle|row_steps" over the puzzles N; and numbers of the pass
 
 
@@ -118,9 +116,6 @@ def judged(way: InferenceConfig, rows: Predictions, selection: str, K: int, D: i
     winner, at, candidates = select(rows, replace(way, selection=selection), D - 1, first=K)
     exact: NDArray[Any] = candidates.values["exact_accuracy"]
     return {"right": exact[np.arange(len(winner)), winner], "oracle": np.asarray(exact.any(axis=1)), "row_steps": K * (at + 1)}
-
-
-# ------------------------------------------------------------------------------------------------------------------ comparing
 
 
 def rows_of(seeds: list[dict[str, Found]]) -> list[dict[str, Any]]:
@@ -200,9 +195,6 @@ def paired(base: list[NDArray[np.bool_]], right: list[NDArray[np.bool_]]) -> dic
     won, lost = int((signs > 0).sum()), int((signs < 0).sum())
     sign_p = float(stats.binomtest(won, won + lost).pvalue) if won + lost else None
     return over_both("difference", gains) | {"p": interval(gains).p, "sign_p": sign_p}
-
-
-# -------------------------------------------------------------------------------------------------------------------- writing
 
 
 def answers(rows: list[dict[str, Any]]) -> str:

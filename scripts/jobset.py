@@ -7,13 +7,13 @@
   python scripts/jobset.py base --image=IMAGE --claim=work --hardware=gpus --gpus=8 --nodes=2 -- \\
     python -m trm.train experiment=e1_1_baseline hardware=gpus run_name=base
 
-PVC is a volume that all hosts may write (ReadWriteMany), mounted at /work; the command runs in --dir (default
+PVC is a volume that all hosts may write (ReadWriteMany), mounted at /work. The command runs in --dir (default
 /work/trm-scaling-study), so that outputs/ and multirun/ outlive the pods. A run on several hosts needs run_name=NAME; a sweep takes
 a slice of one host, whose chips its jobs share. Where a host is lost, or a run fails or is preempted (exit code 143), all pods
-start again, at most --restarts times (default 20), and go on from the last checkpoint; wrong settings (exit code 2) end the JobSet.
+start again, at most --restarts times (default 20), and resume from the last checkpoint. Wrong settings (exit code 2) end the JobSet.
 On GPUs torchrun starts a run on --nodes (default 1) with --gpus each, and ends with exit code 1 whatever was wrong; a sweep takes
 one node, whose GPUs its jobs share.
-Other options: --namespace=NAME, --service-account=NAME, --secret=NAME (its keys become variables, WANDB_API_KEY for one).
+Other options: --namespace=NAME, --service-account=NAME, --secret=NAME (its keys become variables, such as WANDB_API_KEY).
 """
 
 import re
@@ -31,7 +31,7 @@ from trm.study.placement import place, slice_topology
 SAVING_S = 120  # between SIGTERM and the end
 INDEX = "metadata.annotations['batch.kubernetes.io/job-completion-index']"  # GKE gives TPU workers the same numbers
 OPTIONS = ("image", "claim", "hardware", "gpus", "nodes", "dir", "restarts", "namespace", "service_account", "secret")
-GROUP, PORT = "slice", 29500  # the pods' part of their host names, and where torchrun's agents meet
+GROUP, PORT = "slice", 29500  # the pods' part of their host names, and the port at which torchrun's agents meet
 
 
 def manifest(name: str, command: list[str], hardware: HardwareConfig, given: dict[str, str]) -> dict[str, Any]:
@@ -74,7 +74,7 @@ def manifest(name: str, command: list[str], hardware: HardwareConfig, given: dic
         "parallelism": hosts,
         "completions": hosts,
         "completionMode": "Indexed",
-        "backoffLimit": 0,  # one host lost is all lost: the JobSet starts all of them again
+        "backoffLimit": 0,  # where one host is lost, the JobSet starts all of them again
         "podFailurePolicy": {"rules": [wrong_input]},
         "template": {"spec": pod},
     }
@@ -97,7 +97,7 @@ def manifest(name: str, command: list[str], hardware: HardwareConfig, given: dic
 
 
 def _by_torchrun(name: str, command: list[str], given: dict[str, str]) -> list[str]:
-    """`python -m MODULE ...` as torchrun starts it on each node; the agents meet at the first pod, by JobSet's name for it."""
+    """`python -m MODULE ...` as torchrun starts it on each node; the agents meet at the first pod, under its name in the JobSet."""
     if command[:2] != ["python", "-m"]:
         raise UserError(f"{command[0]}: on GPUs the command is python -m trm.train ..., which torchrun starts")
     endpoint = f"--rdzv-endpoint={name}-{GROUP}-0-0.{name}:{PORT}"
@@ -106,7 +106,7 @@ def _by_torchrun(name: str, command: list[str], given: dict[str, str]) -> list[s
 
 
 def _sweeps(command: list[str]) -> list[str]:
-    """The words of a command by which it is a sweep."""
+    """The words that make a command a sweep; none where it is a run."""
     return [word for word in command[3:] if word in ("-m", "--multirun") or re.match(r"\+?sweep=", word)]
 
 

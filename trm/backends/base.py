@@ -26,11 +26,6 @@ T = TypeVar("T")
 Rows = Callable[[Any], Any]  # picks a part of a function's results
 
 
-def none(results: Any) -> tuple[()]:
-    """Pick no part."""
-    return ()
-
-
 class Runtime(ABC):
     """A backend that has been started; the defaults are those of one plain device.
 
@@ -59,7 +54,7 @@ class Runtime(ABC):
         return rows
 
     @abstractmethod
-    def compile(self, function: Fn, rows: Rows = none, donate: int | None = None) -> Fn:
+    def compile(self, function: Fn, rows: Rows | None = None, donate: int | None = None) -> Fn:
         """The pure function as one compiled graph; compiles at the first call for given shapes.
 
         `rows` picks the results whose first axis is split over the devices, as `shard` splits it; all other results are whole on

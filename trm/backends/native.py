@@ -12,7 +12,7 @@ from typing import Any, cast
 import torch
 
 from trm.backends import onednn
-from trm.backends.base import Fn, Rows, Runtime, T, map_tensors, none
+from trm.backends.base import Fn, Rows, Runtime, T, map_tensors
 from trm.backends.replay import Replayed
 from trm.config import HardwareConfig
 
@@ -34,7 +34,7 @@ class NativeRuntime(Runtime):
         self._device = torch.device(hardware.platform)
         self.can, self._name, self._step_graph = hardware.can, hardware.backend, hardware.step_graph
 
-    def compile(self, function: Fn, rows: Rows = none, donate: int | None = None) -> Fn:
+    def compile(self, function: Fn, rows: Rows | None = None, donate: int | None = None) -> Fn:
         """The function itself; with hardware.step_graph the training step, which donates its state, as one CUDA graph."""
         return cast(Fn, Replayed(function, donate)) if self._step_graph and donate is not None else function
 

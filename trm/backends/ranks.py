@@ -19,7 +19,7 @@ import torch.utils._pytree as pytree
 from torch import Tensor
 from torch.distributed import _functional_collectives as collectives
 
-from trm.backends.base import Fn, Rows, T, map_tensors, none
+from trm.backends.base import Fn, Rows, T, map_tensors
 from trm.backends.native import NativeRuntime
 from trm.config import HardwareConfig
 from trm.errors import RunFailure
@@ -106,14 +106,15 @@ class Ranks(NativeRuntime):
         self.num_devices = rank.ranks
         self.share = self._exchanges = RankShare(rank.rank, rank.ranks)
 
-    def compile(self, function: Fn, rows: Rows = none, donate: int | None = None) -> Fn:
+    def compile(self, function: Fn, rows: Rows | None = None, donate: int | None = None) -> Fn:
         """The function; `rows` of its results are marked as this rank's."""
         compiled = super().compile(function, rows, donate)
 
         @functools.wraps(function)
         def run(*args: Any) -> Any:
             results = compiled(*args)
-            self._split(rows(results))
+            if rows is not None:
+                self._split(rows(results))
             return results
 
         return cast(Fn, run)

@@ -14,7 +14,7 @@ import torch
 import torch.utils._pytree as pytree
 from torch import Tensor
 
-from trm.backends.base import Fn, Rows, Runtime, T, map_tensors, none
+from trm.backends.base import Fn, Rows, Runtime, T, map_tensors
 from trm.config import HardwareConfig
 from trm.errors import ConfigError
 
@@ -167,14 +167,14 @@ class XlaRuntime(Runtime):
             self._spmd.mark_sharding(rows, self._mesh, (None,) * rows.ndim)
         return rows
 
-    def compile(self, function: Fn, rows: Rows = none, donate: int | None = None) -> Fn:
+    def compile(self, function: Fn, rows: Rows | None = None, donate: int | None = None) -> Fn:
         # XLA's virtual CPU devices mix up the all-reduces of two executions that are under way at once, and hang
         drain = self.wait if self._platform == "cpu" and self.num_devices > 1 else None
         compiled: Any = _XlaFunction(self._placing(function, rows), donate, drain, self._lock)
         self._compiled.append(compiled)
         return cast(Fn, compiled)
 
-    def _placing(self, function: Fn, rows: Rows) -> Fn:
+    def _placing(self, function: Fn, rows: Rows | None) -> Fn:
         """The function with the sharding of each of its results declared.
 
         The partitioner might choose another sharding for a result that comes back as an argument than the graph was made for: it
@@ -185,7 +185,7 @@ class XlaRuntime(Runtime):
 
         def placing(*args: Any) -> Any:
             results = function(*args)
-            split = {id(leaf) for leaf in pytree.tree_leaves(rows(results))}
+            split = {id(leaf) for leaf in pytree.tree_leaves(rows(results) if rows else ())}
             given = {id(leaf) for leaf in pytree.tree_leaves(args)}  # lie as they were sent
             whole = {id(leaf): leaf for leaf in pytree.tree_leaves(results) if isinstance(leaf, Tensor) and id(leaf) not in given}
             for key, leaf in whole.items():

@@ -186,9 +186,6 @@ def warnings(compiled: Compiled, gradient_bytes: int | None, table_rows_bytes: i
     return found
 
 
-# ------------------------------------------------------------------------------------------------- the process that traces
-
-
 def lower(cfg: Config, step: str, runtime: TracingRuntime) -> tuple[bytes, list[dict[str, Any]]]:
     """The module of one of the STEPS, and for each tensor that it uses its parameter, whether it is split by rows or donated."""
     arguments: tuple[Any, ...]

@@ -127,9 +127,6 @@ def workload(cfg: Config) -> Workload:
     )
 
 
-# ------------------------------------------------------------------------------------------------------------------ a machine
-
-
 @dataclass(frozen=True)
 class Chip:
     """The data sheet of one chip."""

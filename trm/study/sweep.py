@@ -63,9 +63,6 @@ class Job:
 _read: dict[str, DataConfig] = {}  # by settings: reading a dataset may take a second, and a sweep's jobs have few datasets
 
 
-# ----------------------------------------------------------------------------------------------------- which folder is whose
-
-
 def without_twins(jobs: Sequence[Job]) -> list[Job]:
     """The jobs, each once: a value may be given twice, or an experiment under a second name."""
     first: dict[str, Job] = {}
@@ -130,9 +127,6 @@ def _conflicts(there: Config, here: Config) -> str:
     return "; ".join(found)
 
 
-# --------------------------------------------------------------------------------------------------------------------- jobs
-
-
 def write_grid(sweep_dir: Path, command: str, jobs: Sequence[Job]) -> None:
     """Record the grid in the sweep's folder."""
     entries = [{"dir": job.dir, "overrides": [o.lstrip("+") for o in job.overrides], "digest": job.digest} for job in jobs]
@@ -155,9 +149,6 @@ def why_incomplete(sweep_dir: Path, job: Job) -> str | None:
     if status == "completed":
         return None if done == job.digest else f"completed with other settings (digest {done}, not {job.digest})"
     return f"{status}: {summary.get('reason')}"
-
-
-# --------------------------------------------------------------------------------------------------------------- the sweep
 
 
 @contextlib.contextmanager
