@@ -10,7 +10,7 @@
 PVC is a volume that all hosts may write (ReadWriteMany), mounted at /work. The command runs in --dir (default
 /work/trm-scaling-study), so that outputs/ and multirun/ outlive the pods. A run on several hosts needs run_name=NAME; a sweep takes
 a slice of one host, whose chips its jobs share. Where a host is lost, or a run fails or is preempted (exit code 143), all pods
-start again, at most --restarts times (default 20), and resume from the last checkpoint. Wrong settings (exit code 2) end the JobSet.
+start again, at most --restarts times (default 20), and go on from the last checkpoint. Wrong settings (exit code 2) end the JobSet.
 On GPUs torchrun starts a run on --nodes (default 1) with --gpus each, and ends with exit code 1 whatever was wrong; a sweep takes
 one node, whose GPUs its jobs share.
 Other options: --namespace=NAME, --service-account=NAME, --secret=NAME (its keys become variables, such as WANDB_API_KEY).
