@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from omegaconf import OmegaConf
+import yaml
 from thinking_fixtures import puzzle
 
 from trm.cli import compose
@@ -42,11 +42,11 @@ def write_run(
     """A run folder with `settings` (see `config`); status None leaves out the summary, as a killed run does."""
     folder.mkdir(parents=True)
     settings = {**(settings or config("data=sudoku_4x4")), "seed": seed, "run_name": folder.name}
-    OmegaConf.save(OmegaConf.create(settings), folder / "config.yaml")
+    (folder / "config.yaml").write_text(yaml.dump(settings, Dumper=yaml.CSafeDumper, sort_keys=False))
     if experiment:
         (folder / "config").mkdir()
         record = {"hydra": {"runtime": {"choices": {"experiment": experiment}}}}
-        OmegaConf.save(OmegaConf.create(record), folder / "config" / "hydra.yaml")
+        (folder / "config" / "hydra.yaml").write_text(yaml.dump(record))
     final = accuracy or 0.0
     lines = []
     for i in range(1, 11):

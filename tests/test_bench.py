@@ -10,6 +10,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -51,17 +52,11 @@ def test_facts_of_a_machine_without_torch_xla_and_linux(monkeypatch):
             raise importlib.metadata.PackageNotFoundError(package)
         return "2.9.1"
 
-    def sysconf(_name):
-        raise ValueError
-
-    def no_file(*_args):
-        raise FileNotFoundError
-
     monkeypatch.setattr(importlib.metadata, "version", version)
     monkeypatch.setattr(machine, "code", machine.code.__wrapped__)  # which is asked once a process
     monkeypatch.delattr(machine.os, "sched_getaffinity", raising=False)
-    monkeypatch.setattr(machine.os, "sysconf", sysconf)
-    monkeypatch.setattr(machine, "open", no_file, raising=False)
+    monkeypatch.setattr(machine.os, "sysconf", Mock(side_effect=ValueError))
+    monkeypatch.setattr(machine, "open", Mock(side_effect=FileNotFoundError), raising=False)
     found = facts()
     assert (found["torch"], found["torch_xla"]) == ("2.9.1", "missing")
     assert (found["cores"], found["memory_gb"]) == (os.cpu_count(), None)
@@ -136,9 +131,6 @@ def test_checkpoint_writes_json(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["out.json"]
 
 
-# ----------------------------------------------------------------------------------------------------------------------- step
-
-
 def rows_of(tmp_path, *arguments):
     main([*arguments, "--json", str(tmp_path / "rows.json")])
     return json.loads((tmp_path / "rows.json").read_text())["rows"]
@@ -162,19 +154,13 @@ def test_step_end_to_end(tmp_path, monkeypatch):
     assert [row["times ordinary"] == 1 for row in rows] == [False, True, False, True]
 
 
-# ------------------------------------------------------------------------------------------------- loader, datasets, compare
-
-
 @pytest.mark.long
 def test_loader(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(loader, "BLOCK_S", 0.02)
     small = ["data=sudoku_4x4", "data.num_puzzles=16", "model=tiny", "model.hidden_size=8", "recursion=t2_n2"]
     rows = rows_of(tmp_path, "loader", "--rounds", "2", *small, "hardware.backend=eager")
-    assert [(row["machine"], row["hosts"], row["rows of a host"]) for row in rows] == [
-        ("cpu", 1, 768),
-        ("v4_8", 1, 768),
-        ("v4_64", 8, 96),
-    ]
+    machines = [("cpu", 1, 768), ("v4_8", 1, 768), ("v4_64", 8, 96)]
+    assert [(row["machine"], row["hosts"], row["rows of a host"]) for row in rows] == machines
     assert [row["consumed"].split()[0] for row in rows] == ["measured,", "the", "the"]
     assert all(row["times"] > 0 and row["bar"] == 20 and len(row["all batches/s"]) == 2 for row in rows)
     assert "batches/s" in capsys.readouterr().out
@@ -182,11 +168,9 @@ def test_loader(tmp_path, monkeypatch, capsys):
 
 def test_build_data(tmp_path):
     few = ["data.num_puzzles=16", "data.num_test_puzzles=4", "data.num_aug=2"]
-    rows = rows_of(tmp_path, "build_data", "--rounds", "2", "--sizes", "4x4,csv", *few)
-    assert [(row["size"], row["puzzles"], row["rows"]) for row in rows] == [
-        ("4x4", 24, 56),
-        ("csv", 20, 52),
-    ]  # with selection puzzles where they are generated
+    rows = rows_of(tmp_path, "build_data", "--rounds", "1", "--sizes", "4x4,csv", *few)
+    # with selection puzzles where they are generated
+    assert [(row["size"], row["puzzles"], row["rows"]) for row in rows] == [("4x4", 24, 56), ("csv", 20, 52)]
     for row in rows:
         assert row["MB"] > 0
         assert row["puzzles/s"] == pytest.approx(row["puzzles"] / row["s"])
@@ -223,15 +207,8 @@ def test_host_time_of_the_real_step(tmp_path, way):
         f"request = {{'overrides': [*overrides, 'hardware=cpu_mesh'], 'way': {way!r}, 'steps': 4}}; "
         "print(json.dumps(h.in_this_process(request)))"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=tmp_path,
-        env=environment(PYTHONPATH=str(ROOT)),
-        capture_output=True,
-        text=True,
-        check=True,
-        timeout=200,
-    )
+    command, env = [sys.executable, "-c", code], environment(PYTHONPATH=str(ROOT))
+    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, check=True, timeout=200)
     [row] = json.loads(done.stdout.splitlines()[-1])
     assert row["way"] == way
     assert len(row["all host ms"]) == 4
@@ -243,15 +220,9 @@ def test_host_time_of_the_real_step(tmp_path, way):
 def test_an_interrupted_benchmark_shows_what_it_has_and_leaves_no_process(tmp_path):
     command = [sys.executable, "-m", "trm.bench", "step", "--sizes", "demo", "--ways", "eager", "--rounds", "100000"]
     with (tmp_path / "err").open("w+") as err:
-        process = subprocess.Popen(
-            [*command, "train.global_batch_size=8", "evaluate.batch_size=8"],
-            cwd=tmp_path,
-            env=environment(),
-            stdout=subprocess.PIPE,
-            stderr=err,
-            text=True,
-            start_new_session=True,
-        )
+        streams = {"stdout": subprocess.PIPE, "stderr": err, "text": True}
+        command += ["train.global_batch_size=8", "evaluate.batch_size=8"]
+        process = subprocess.Popen(command, cwd=tmp_path, env=environment(), start_new_session=True, **streams)
         wait_for(lambda: re.search(r"rounds: +\d+%.*[1-9]\d*/100000", (tmp_path / "err").read_text()), timeout_s=200)
         process.terminate()
         out, _ = process.communicate(timeout=60)

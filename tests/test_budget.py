@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from running import refused
 
 from trm.cli import compose
 from trm.config import resume_conflicts, to_plain
@@ -29,7 +30,7 @@ def cost():
     return network_flops(cfg, step_config(cfg))
 
 
-@pytest.mark.parametrize("budget", [0.1, 1.0, 1.001, 2.5, 30.0])
+@pytest.mark.parametrize("budget", [0.1, 1.0, 1.001])
 def test_a_run_ends_at_the_step_that_reaches_its_budget(cost, budget):
     cfg = tiny(f"train.max_flops={budget * cost}")
     arch = architecture_of(cfg)
@@ -82,9 +83,7 @@ def test_a_share_of_warm_up_ties_a_run_to_its_length():
     ],
 )
 def test_a_run_has_one_length(overrides, words):
-    with pytest.raises(ConfigError, match="^" + words.replace("+", r"\+")) as refused:
-        tiny(*overrides)
-    assert "\n" not in str(refused.value)
+    refused(compose, [*TINY, *overrides], words)
 
 
 def test_null_gives_way():

@@ -150,13 +150,11 @@ def loses_latents_first_then_the_averages_last_bits(folder, tmp_path, monkeypatc
 
 def test_wrong_arguments_are_one_line(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(UserError, match="--parts parity,sped: sped is none of parity, speed, train"):
-        gpu_record.main(["--parts", "parity,sped"])
-    with pytest.raises(UserError, match="give the folder of results of an earlier command"):
-        gpu_record.main(["--go-on", str(tmp_path), "--parts", "parity"])
+    running.refused(gpu_record.main, ["--parts", "parity,sped"], "--parts parity,sped: sped is none of parity, speed, train")
+    elsewhere = ["--go-on", str(tmp_path), "--parts", "parity"]
+    running.refused(gpu_record.main, elsewhere, "give the folder of results of an earlier command")
     (tmp_path / "state.json").write_text('{"parts": 0}')
-    with pytest.raises(UserError, match="give the folder of results of an earlier command"):
-        gpu_record.main(["--go-on", str(tmp_path), "--parts", "parity"])
+    running.refused(gpu_record.main, elsewhere, "give the folder of results of an earlier command")
 
 
 def test_a_curve_of_one_copy_says_its_accuracy_twice(tmp_path):

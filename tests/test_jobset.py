@@ -117,12 +117,9 @@ ON_GPUS = ["--", "python", "-m", "trm.train", "hardware=gpus", "run_name=base"]
 
 def test_torchrun_starts_a_run_on_nodes_with_gpus():
     found, job, pod = written(*GPUS, "--nodes=2", *ON_GPUS)
-    assert (job["parallelism"], job["completions"], "annotations" in found["metadata"], "nodeSelector" in pod) == (
-        2,
-        2,
-        False,
-        False,
-    )
+    assert (job["parallelism"], job["completions"]) == (2, 2)
+    assert "annotations" not in found["metadata"]
+    assert "nodeSelector" not in pod
     (container,) = pod["containers"]
     assert container["resources"]["limits"] == {"nvidia.com/gpu": 8}
     agents = ["--rdzv-backend=c10d", "--rdzv-id=base", "--rdzv-endpoint=base-slice-0-0.base:29500"]
@@ -159,14 +156,7 @@ def test_wrong_input_is_one_line(arguments, words):
 
 
 def test_the_script_itself():
-    def jobset(*arguments):
-        command = [sys.executable, str(ROOT / "scripts/jobset.py"), *arguments]
-        environment = os.environ | {"PYTHONPATH": str(ROOT)}
-        return subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
-
-    done = jobset(*POD, *TRAIN)
-    assert (done.returncode, done.stderr) == (0, "")
-    assert yaml.safe_load(done.stdout) == written(*POD, *TRAIN)[0]
-    done = jobset(*POD)
+    command = [sys.executable, str(ROOT / "scripts/jobset.py"), *POD]
+    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": str(ROOT)}, check=False)
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
     assert "-- COMMAND is missing" in done.stderr

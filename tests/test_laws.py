@@ -24,10 +24,9 @@ def covered(trials):
     return sum(trials) / len(trials)
 
 
-@pytest.mark.parametrize("seeds", [3, 5])
-def test_the_interval_of_an_exponent_holds_it_as_often_as_it_says(seeds):
+def test_the_interval_of_an_exponent_holds_it_as_often_as_it_says():
     random = np.random.default_rng(0)
-    fits = [laws.fit_power_law(made(random, law, seeds=seeds), 300) for _ in range(DRAWS)]
+    fits = [laws.fit_power_law(made(random, law), 300) for _ in range(DRAWS)]
     assert covered([0.45 in fit.intervals()["a"] for fit in fits]) >= HOLDS
     assert covered([0.2 in fit.intervals()["E"] for fit in fits]) >= HOLDS
     assert np.median([fit.a[0] for fit in fits]) == pytest.approx(0.45, abs=0.05)

@@ -5,24 +5,84 @@ from dataclasses import replace
 
 import pytest
 import torch
-from coordinates import AFTER, BASE, CELLS, VOCAB, batch, check, settings
+from running import refused
 
+from trm.cli import compose
 from trm.core import parametrization
 from trm.core.architecture import architecture
-from trm.core.initial import init_buffers, init_weights
+from trm.core.initial import init_buffers, init_weights, with_latents
+from trm.core.model import embed, forward
 from trm.core.optimizers import OPTIMIZERS
 from trm.core.step import StepConfig, init_state, train_step
-from trm.errors import ConfigError
 
 pytestmark = pytest.mark.usefixtures("one_thread")
+ROWS, CELLS, VOCAB = 8, 16, 5  # a puzzle of 4x4
+AFTER = (1, 2, 4)  # training steps
+BASE = 64
 MUP = ("optimizer.parametrization=mup", f"optimizer.base_hidden_size={BASE}")
 # What is inside the network, in its first pass and at its end. The logits are not among them: see the test of their growth.
 INSIDE = ("question", "prefix", "net.0.mlp.gate_up first", "net.0.mlp.down first", "net.1.token_mlp.down first",
           "net.1.mlp.down first", "latent z_H", "latent z_L", "q")  # fmt: skip
 
 
+def settings(width, *overrides):
+    """A tiny network of this width, with heads of 16 channels and a puzzle embedding as wide as a token."""
+    return compose(
+        [
+            "data=sudoku_4x4", "recipe=tiny", "recursion=t2_n2", "run_name=x", f"model.hidden_size={width}", "recursion.n_sup=4",
+            f"model.num_heads={width // 16}", f"model.puzzle_emb_ndim={width}", "model.puzzle_emb_len=1", "ema=off",
+            f"train.global_batch_size={ROWS}", "optimizer.warmup_steps=0", "optimizer.lr=2e-4", "optimizer.puzzle_emb_lr=2e-4",
+            *overrides,
+        ]
+    )  # fmt: skip
+
+
 def arch_of(cfg):
     return architecture(cfg, seq_len=CELLS, vocab_size=VOCAB, num_puzzle_identifiers=1)
+
+
+def batch():
+    """Random grids, whose answer is the next symbol of each cell: something that a few steps learn about."""
+    grids = torch.randint(1, VOCAB, (ROWS, CELLS), generator=torch.Generator().manual_seed(1), dtype=torch.int32)
+    zero = torch.zeros(ROWS, dtype=torch.int32)
+    return {"inputs": grids, "labels": grids % (VOCAB - 1) + 1, "puzzle_identifiers": zero, "min_steps": zero}
+
+
+def activations(arch, weights, buffers, table, inputs):
+    """What each matrix makes in the first and in the last pass of a supervision step, and what comes out, by name."""
+    found, names = {}, {id(weight): name for name, weight in weights.items()}
+
+    def linear(x, weight):
+        y = torch.nn.functional.linear(x, weight)
+        found.setdefault(f"{names[id(weight)]} first", y)
+        found[f"{names[id(weight)]} last"] = y
+        return y
+
+    vectors = table[torch.zeros(len(inputs), dtype=torch.int64)]
+    watched = replace(arch, linear=linear, swiglu=None)
+    out = forward(watched, weights, buffers, vectors, with_latents(arch, buffers, len(inputs)), inputs)
+    x = embed(arch, weights, vectors, inputs)
+    whole = {"question": x[:, arch.model.prefix_len :], "prefix": x[:, : arch.model.prefix_len], "logits": out.logits}
+    return whole | found | {f"latent {name}": value for name, value in out.latents.items()} | {"q": out.q_halt}
+
+
+def check(width, *overrides):
+    """The coordinate check of Tensor Programs V: root mean squares by activation, {name: [size, change after 1, 2, 4 steps]}."""
+    cfg = settings(width, *overrides)
+    arch, data = arch_of(cfg), batch()
+    buffers = init_buffers(arch, 0)
+    state, step = init_state(cfg, arch, buffers), StepConfig(arch, cfg.optimizer, cfg.ema.rate, 100)
+    found = first = None
+    for done in range(max(AFTER) + 1):
+        with torch.no_grad():
+            now = activations(arch, state.weights, buffers, state.puzzle_embedding, data["inputs"])
+        if first is None:
+            first, found = now, {name: [value.square().mean().sqrt().item()] for name, value in now.items()}
+        elif done in AFTER:
+            for name, value in now.items():
+                found[name].append((value - first[name]).square().mean().sqrt().item())
+        state = train_step(step, state, buffers, data)[0]
+    return found
 
 
 def growth(found, name, column):
@@ -40,13 +100,8 @@ def check_flat(widths, optimizer, most):
         assert max(abs(each) for each in (size, *changes)) < most, (name, size, changes)
     # the readout starts smaller, so that logits may shrink towards their limit; they do not grow
     assert all(growth(mup, "logits", column) < 0.05 for column in range(1 + len(AFTER)))
-    for name, least in {
-        "question": 0.4,
-        "net.0.mlp.down first": 0.2,
-        "net.1.mlp.down first": 0.15,
-        "logits": 0.3,
-        "q": 0.3,
-    }.items():
+    least_of = {"question": 0.4, "net.0.mlp.down first": 0.2, "net.1.mlp.down first": 0.15, "logits": 0.3, "q": 0.3}
+    for name, least in least_of.items():
         changes = [growth(standard, name, 1 + i) for i in range(len(AFTER))]
         assert min(changes) > least, (name, changes)
 
@@ -151,9 +206,7 @@ def test_decay_is_that_of_the_settings_or_follows_the_rate(optimizer, with_rate)
     ],
 )
 def test_settings_that_do_not_fit_are_refused(overrides, words):
-    with pytest.raises(ConfigError, match=words) as refused:
-        settings(BASE, *overrides)
-    assert "\n" not in str(refused.value)
+    refused(lambda given: settings(BASE, *given), overrides, words)
 
 
 def test_a_prefix_keeps_its_tokens_at_the_base():

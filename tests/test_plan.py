@@ -1,19 +1,18 @@
 """trm.plan: counting, arithmetic, refusals, and a real ahead-of-time compile for a v4-64 where jax and libtpu are installed."""
 
 import dataclasses
-import math
 
 import analytic_flops
 import pytest
 from analytic_flops import analytic_eval_flops, analytic_train_flops
-from running import run
+from running import refused, run
 from sweeping import children, is_gone, start, stopped, wait_for
 
 from trm.cli import compose, compose_jobs
 from trm.config import HardwareConfig
 from trm.core.flops import count_eval_flops, count_train_flops, network_flops, passes, train_arguments, training_flops
 from trm.core.recursion import stages
-from trm.errors import ConfigError, RunFailure, UserError
+from trm.errors import ConfigError, RunFailure
 from trm.plan import aot
 from trm.plan import compiled as planning
 from trm.plan.__main__ import estimates, main
@@ -43,9 +42,6 @@ def tiny(*overrides):
     return compose([*TINY, *overrides, "run_name=r"])
 
 
-# --------------------------------------------------------------------------------------------------------------- arguments
-
-
 def test_plan_keys_are_split_from_the_run_s():
     settings, rest, multirun = split_arguments(
         ["experiment=e1_1_baseline", "plan.compile=true", "plan.utilisation_percent=[10,50]", "+sweep=x"]
@@ -69,7 +65,6 @@ def test_plan_keys_are_split_from_the_run_s():
         (["e1_1_baseline"], "e1_1_baseline: not understood"),
         (["--cfg=job"], "arguments: --cfg=job"),
         (["hardware=cpu"], "hardware=cpu is no TPU"),
-        (["hardware=v4_64", "experiment=nope"], "experiment=nope is not an option"),
         (["hardware=v4_64", "+sweep=nope"], "sweep=nope is not an option"),
         (["hardware=v4_64", "optimizer.lrr=1"], "optimizer.lrr is not a config key"),
         (["hardware=v4_64", "plan.compile=true", "plan.python=/no/python"], "plan.python=/no/python: No such file"),
@@ -84,10 +79,7 @@ def test_plan_keys_are_split_from_the_run_s():
     ],
 )
 def test_wrong_arguments_are_named(arguments, words):
-    with pytest.raises(UserError) as error:
-        main(arguments)
-    assert words in str(error.value)
-    assert "\n" not in str(error.value)
+    refused(main, arguments, words)
 
 
 def test_the_command_refuses_in_one_line(tmp_path):
@@ -97,34 +89,28 @@ def test_the_command_refuses_in_one_line(tmp_path):
 
 
 def test_a_sweep_s_jobs_are_those_that_trm_train_would_run():
-    jobs = compose_jobs(["+sweep=tn_sweep", "hardware=v4_64", "seed=0,1"])
-    assert len(jobs) == 10
-    assert {(cfg.recursion.T, cfg.recursion.n, cfg.seed) for cfg in jobs.values()} >= {(2, 2, 0), (2, 2, 1), (4, 6, 1)}
+    """Named with a plus, as Hydra wants it, or without."""
+    jobs = compose_jobs(["sweep=tn_sweep", "hardware=v4_64", "seed=1"])
+    assert sorted((cfg.recursion.T, cfg.recursion.n, cfg.seed) for cfg in jobs.values()) == [
+        *((2, 2, 1), (2, 6, 1), (3, 4, 1), (3, 6, 1), (4, 6, 1)),
+    ]
     assert {cfg.hardware.placement for cfg in jobs.values()} == {"chip"}
-
-
-# ------------------------------------------------------------------------------------------------------------------- FLOPs
 
 
 @pytest.mark.parametrize(
     "overrides",
     [
-        [],
-        ["recursion.T=3", "recursion.n=1"],
-        ["model.mixer=attention", "model.positions=rope"],
-        ["model.num_layers=3", "model.positions=learned"],
-        ["recursion.act_continue=true"],
-        ["recursion.variant=one_step_gradient"],
+        ["recursion.T=3", "recursion.n=1", "model.separate_networks=true"],
+        ["model.mixer=attention", "model.positions=rope", "recursion.variant=multi_scale_z"],
+        ["model.num_layers=3", "model.positions=learned", "recursion.act_continue=true"],
+        ["recursion.variant=one_step_gradient", "model.puzzle_emb_ndim=0", "model.puzzle_emb_len=0"],
         ["recursion.variant=single_z"],
-        ["recursion.variant=multi_scale_z"],
-        ["model.separate_networks=true"],
-        ["model.puzzle_emb_ndim=0", "model.puzzle_emb_len=0"],
         ["recursion.variant=single_state", "model.mixer=attention", "model.positions=rope", "model.mlp=conv_swiglu"],
         ["recursion.damping=0.9", "recursion.noise=0.1", "latents.init=random", "model.registers=2"],
         ["latents.num_hypotheses=3", "recursion.T=2", "recursion.n=3"],
         ["latents.num_hypotheses=2", "recursion.variant=one_step_gradient", "recursion.n=3"],
     ],
-    ids=lambda overrides: ",".join(overrides) or "plain",
+    ids=",".join,
 )
 def test_the_graph_s_flops_are_the_analytic_ones(overrides):
     cfg = tiny(*overrides)
@@ -151,12 +137,11 @@ def test_the_flops_of_a_run_are_those_of_its_stages_up_to_where_it_is():
 
 
 def test_neither_the_optimizer_nor_what_is_computed_twice_counts_as_training():
-    cfg = tiny("data=maze_small", "model=tiny_attention", "hardware.attention=scores")
-    blocks, muon = (
-        tiny("data=maze_small", "model=tiny_attention", *more) for more in (["hardware.attention=blocks"], ["optimizer=muon"])
-    )
+    maze = ["data=maze_small", "model=tiny_attention", "recursion.T=1", "recursion.n=1"]
+    cfg = tiny(*maze, "hardware.attention=scores")
     assert network_flops(cfg, step_config(cfg)) == count_train_flops(cfg, step_config(cfg))
-    for other in (blocks, muon):
+    for more in ("hardware.attention=blocks", "optimizer=muon"):
+        other = tiny(*maze, "hardware.attention=scores", more)
         assert network_flops(other, step_config(other)) == network_flops(cfg, step_config(cfg))
         assert count_train_flops(other, step_config(other)) > network_flops(cfg, step_config(cfg))
 
@@ -192,31 +177,10 @@ def test_evaluations_of_a_run_are_counted(monkeypatch):
     assert workload(tiny("data=sudoku_extreme", "train.max_steps=25")).selection_puzzles == 0
 
 
-# -------------------------------------------------------------------------------------------------------------- arithmetic
-
-
-@pytest.mark.parametrize(
-    ("hosts", "chips", "placement", "expected"),
-    [
-        (8, 4, None, "v4:2x4x4"),
-        (8, 4, "pod", "v4:2x4x4"),
-        (8, 4, "host", "v4:2x2x1"),
-        (8, 4, "chip", "v4:2x2x1"),
-        (1, 4, None, "v4:2x2x1"),
-        (2, 4, None, "v4:2x2x2"),
-        (16, 4, None, "v4:4x4x4"),
-    ],
-)
-def test_topologies(hosts, chips, placement, expected):
-    machine = dataclasses.replace(POD, num_hosts=hosts, devices_per_host=chips, placement=placement)
-    assert topology(machine) == expected
-    if placement != "chip":
-        assert math.prod(map(int, expected.removeprefix("v4:").split("x"))) == machine.devices
-
-
-def test_a_machine_that_is_no_v4_slice_is_refused():
-    with pytest.raises(ConfigError, match=r"3 host\(s\) with 4 tpu"):
-        topology(dataclasses.replace(POD, num_hosts=3))
+def test_topologies():
+    assert [topology(dataclasses.replace(POD, placement=placement)) for placement in ("chip", "host", "pod", None)] == [
+        *("v4:2x2x1", "v4:2x2x1", "v4:2x4x4", "v4:2x4x4"),
+    ]
 
 
 def test_estimates_of_a_run():
@@ -260,9 +224,6 @@ def test_words():
     assert named([{"a": "long", "b": "1"}, {"a": "x"}]) == ["a     b", "long  1", "x     -"]
 
 
-# --------------------------------------------------------------------------------------- what the compiler's answer means
-
-
 def compiled(**changes):
     reduce = [{"op": "all-reduce", "bytes": 100, "dtypes": {"f32": 100}}]
     memory = {"arguments": 10, "outputs": 8, "aliased": 6, "temporaries": 5, "code": 3}
@@ -294,10 +255,6 @@ def test_a_sweep_s_table_has_what_was_compiled_for_each_job():
     assert row.split()[-5:] == ["0", "100", "too", "big", "-"]
 
 
-def test_memory_of_a_chip():
-    assert compiled().memory_bytes == 20
-
-
 @pytest.mark.parametrize(
     ("changes", "words"),
     [({"collectives": []}, "holds no all-reduce"), ({"partitions": 1}, "1 partitions"), ({"devices": 4}, "4 devices")],
@@ -306,6 +263,7 @@ def test_a_module_that_ignores_the_chips_is_refused(changes, words):
     with pytest.raises(RunFailure, match=words):
         checked(compiled(**changes), 32)
     assert checked(compiled(), 32) == compiled()
+    assert compiled().memory_bytes == 20
 
 
 def test_what_a_compiled_step_is_warned_of():
@@ -344,9 +302,6 @@ def test_what_is_said_of_a_step_that_does_not_fit(message, needed, fits):
     line, words = _compiled_lines("training", found, None, V4)
     assert ("batch of 384 should fit" in line) == bool(fits)
     assert words.strip() == message
-
-
-# ------------------------------------------------------------------------------------------------------ a real compilation
 
 
 @pytest.fixture(scope="module")

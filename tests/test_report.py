@@ -4,18 +4,17 @@ import csv
 import json
 import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from report_fixtures import config, write_grid, write_run, write_tn_sweep
+from running import refused, run
 from sweeping import start, stopped
 
 from trm.cli import compose
 from trm.config import NUMBERS, flatten, matching, paper, role, to_plain, total_steps, way_keys
 from trm.config.groups import CONF_DIR
-from trm.errors import ConfigError, UserError
+from trm.errors import UserError
 from trm.ground.folder import exclusive
 from trm.report.__main__ import main
 from trm.report.labels import show
@@ -45,9 +44,6 @@ def tn_sweep(tmp_path_factory):
     return write_tn_sweep(tmp_path_factory.mktemp("multirun") / "tn_sweep")
 
 
-# ---------------------------------------------------------------------------------------------------------------- statistics
-
-
 @pytest.mark.parametrize(
     ("values", "half_width"),
     [
@@ -63,43 +59,31 @@ def test_interval_is_students_t_by_hand(values, half_width):
     assert estimate([]) is None
 
 
-# ------------------------------------------------------------------------------------------------------------------ variants
-
-
-def test_seeds_of_a_variant_are_averaged(tn_sweep):
-    variants = by_label(report(tn_sweep))
+def test_seeds_of_a_variant_are_averaged_and_what_is_not_counted_has_its_reason(tn_sweep):
+    comparison = report(tn_sweep)
+    variants = by_label(comparison)
     assert list(variants) == ["t2_n2", "t2_n6", "t3_n4", "t3_n6", "t4_n6"]
-    full = variants["t3_n6"]
-    assert full.exact_accuracy.n == 3
-    assert full.exact_accuracy.mean == pytest.approx(0.93)
+    full, single = variants["t3_n6"], variants["t4_n6"]
+    assert (full.exact_accuracy.n, full.exact_accuracy.mean) == (3, pytest.approx(0.93))
     assert full.settings == {"recursion.T": [3], "recursion.n": [6]}
-    single = variants["t4_n6"]
-    assert single.exact_accuracy.mean == pytest.approx(0.87)
-    assert single.exact_accuracy.half_width is None
-
-
-def test_missing_jobs_are_told_to_their_variant_by_their_overrides(tn_sweep):
-    variants = by_label(report(tn_sweep))
+    assert (single.exact_accuracy.mean, single.exact_accuracy.half_width) == (pytest.approx(0.87), None)
+    # missing jobs are told to their variant by their overrides
     assert [(len(v.counted), v.planned) for v in variants.values()] == [(3, 3), (2, 3), (2, 3), (3, 3), (1, 3)]
-
-
-def test_every_job_that_is_not_counted_has_its_reason(tn_sweep):
-    reasons = {run.name.partition("-")[0]: (run.status, reason) for run, reason in report(tn_sweep).not_counted}
-    assert reasons["5"] == ("failed", "RuntimeError: RESOURCE_EXHAUSTED: out of memory while allocating 34359738368 bytes")
-    assert reasons["7"] == ("preempted", "stopped at step 200 of 400; the same command resumes it")
-    killed = "no summary.json: it was killed, or runs on another machine, last logged step 160 of 400"
-    assert reasons["13"] == ("unfinished", killed)
-    assert reasons["14"] == ("missing", "no folder: the job has not started")
-    assert len(reasons) == 4
+    assert {run.name.partition("-")[0]: (run.status, reason) for run, reason in comparison.not_counted} == {
+        "5": ("failed", "RuntimeError: RESOURCE_EXHAUSTED: out of memory while allocating 34359738368 bytes"),
+        "7": ("preempted", "stopped at step 200 of 400; the same command resumes it"),
+        "13": ("unfinished", "no summary.json: it was killed, or runs on another machine, last logged step 160 of 400"),
+        "14": ("missing", "no folder: the job has not started"),
+    }
+    assert len({len(line) for line in terminal(comparison).splitlines()[:6]}) == 1  # columns are aligned
 
 
 def test_names_paths_tracking_and_logging_make_no_variants(tmp_path):
-    same = ["tracking=none", "tracking=offline", "train.log_every_steps=7", "train.resume=never", "data.path=elsewhere"]
-    for seed, override in enumerate(same):
-        write_run(tmp_path / str(seed), config("data=sudoku_4x4", override), seed=seed)
+    other = ["tracking=offline", "train.log_every_steps=7", "train.resume=never", "data.path=elsewhere"]
+    for seed, overrides in enumerate(([], other)):
+        write_run(tmp_path / str(seed), config("data=sudoku_4x4", *overrides), seed=seed)
     (variant,) = report(tmp_path).variants
-    assert variant.label == "t3_n6"
-    assert variant.exact_accuracy.n == len(same)
+    assert (variant.label, variant.exact_accuracy.n) == ("t3_n6", 2)
 
 
 def test_a_value_in_a_label_is_as_a_config_file_writes_it():
@@ -164,9 +148,6 @@ def test_keys_that_a_run_predates_have_their_defaults(tmp_path):
     assert len(report(tmp_path).variants) == 1
 
 
-# ------------------------------------------------------------------------------------------------------------------ grouping
-
-
 @pytest.fixture
 def mixed(tmp_path):
     for i, (recursion, ema, lr) in enumerate([("t2_n2", "on", 1e-4), ("t2_n2", "off", 1e-4), ("t3_n6", "on", 1e-4),
@@ -196,13 +177,6 @@ def test_group_by_one_key(mixed, group, counts):
     variants = by_label(report(mixed / "first", mixed / "second", group=[group]))
     assert {label: len(variant.counted) for label, variant in variants.items()} == counts
 
-
-def test_group_by_an_unknown_key_is_refused(mixed):
-    with pytest.raises(ConfigError, match=r"--group recursion\.t is not a config key: did you mean recursion"):
-        report(mixed, group=["recursion.t"])
-
-
-# ----------------------------------------------------------------------------------------------------------------- the paper
 
 OTHERS = ("paper_hrm_like", "paper_maze_hard", "paper_arc_1", "paper_arc_2")  # what the paper has no row of, or of another puzzle
 EXPERIMENTS = sorted({path.stem for path in (CONF_DIR / "experiment").glob("paper_*.yaml")} - {*OTHERS})
@@ -268,10 +242,9 @@ def test_findings_in_the_puzzles_and_votes_leave_the_papers_value_without_a_diff
     votes = matching.find(flatten(config("data=sudoku_extreme", "inference=votes32")), 65_104)
     assert votes.unlike == ("inference.copies=32 (paper: 1)", "inference.selection=vote (paper: last)")
     assert not votes.same_measure
-
-
-def test_a_recursion_that_the_paper_does_not_report_has_no_value():
-    assert matching.find(flatten(config("data=sudoku_extreme", "recursion=t4_n6")), 65_104) is None
+    assert (
+        matching.find(flatten(config("data=sudoku_extreme", "recursion=t4_n6")), 65_104) is None
+    )  # which the paper does not report
 
 
 def test_the_difference_is_given_only_on_the_papers_data(tmp_path):
@@ -288,9 +261,6 @@ def test_the_difference_is_given_only_on_the_papers_data(tmp_path):
     for seed in range(2):
         shutil.rmtree(tmp_path / f"x{seed}")
     assert "paper" not in terminal(report(tmp_path))  # whose values say nothing of other puzzles
-
-
-# ---------------------------------------------------------------------------------------------------------- damaged and absent
 
 
 def test_torn_files_are_named(tmp_path):
@@ -352,12 +322,18 @@ def test_a_job_that_its_sweep_failed_before_it_began(tmp_path):
 
 
 def test_a_sweep_of_which_nothing_started_and_a_damaged_grid(tmp_path):
+    grid = tmp_path / "grid.json"
     write_grid(tmp_path, {"0": ["recursion=t2_n2", "seed=4"]})
     run = only_run(tmp_path)
     assert (run.name, run.status, run.seed) == ("0", "missing", 4)
     assert report(tmp_path).variants == []
-    (tmp_path / "grid.json").write_text('{"jobs": 3}')
-    assert (only_run(tmp_path).name, only_run(tmp_path).status) == ("grid.json", "damaged")
+    damages = (grid.write_text, '{"jobs": 3}'), (grid.symlink_to, "grid.json"), (grid.symlink_to, "nowhere")
+    for damage, content in damages:
+        grid.unlink()
+        damage(content)
+        run = only_run(tmp_path)
+        assert (run.name, run.status) == ("grid.json", "damaged")
+        assert "jobs without a folder are not known" in run.reason
 
 
 def test_runs_are_found_at_any_depth_and_once(tmp_path):
@@ -368,16 +344,6 @@ def test_runs_are_found_at_any_depth_and_once(tmp_path):
     assert [run.name for run in collect([tmp_path])] == ["a/b/run"]
     assert len(collect([tmp_path, tmp_path / "a", tmp_path / "a" / "b" / "run"])) == 1
     assert only_run(tmp_path / "a" / "b" / "run").name == "run"
-
-
-def test_no_runs_is_the_users_to_mend(tmp_path):
-    with pytest.raises(UserError, match="no runs in"):
-        collect([tmp_path])
-    with pytest.raises(UserError, match="is not a folder"):
-        collect([tmp_path / "nope"])
-
-
-# ------------------------------------------------------------------------------------------------------------------- outputs
 
 
 def test_files_hold_the_numbers(tn_sweep, tmp_path, capsys):
@@ -411,11 +377,6 @@ def test_the_same_runs_give_the_same_bytes(tn_sweep, tmp_path):
         assert file.read_bytes() == (tmp_path / "two" / file.name).read_bytes(), file.name
 
 
-def test_table_columns_are_aligned(tn_sweep):
-    lines = terminal(report(tn_sweep)).splitlines()
-    assert len({len(line) for line in lines[:6]}) == 1
-
-
 def test_what_comes_from_files_cannot_steer_page_or_terminal(tmp_path):
     evil = '<script>alert("x")</script>\x1b[31m$\\frac'
     folder = write_run(tmp_path / "run", config("data=sudoku_4x4"), None, status="failed", reason=evil)
@@ -423,6 +384,7 @@ def test_what_comes_from_files_cannot_steer_page_or_terminal(tmp_path):
     settings["data"]["name"] = evil.replace("\x1b", "")
     write_run(tmp_path / "<script>run", settings, warnings=["<img src=x onerror=alert(1)>"])
     main([str(tmp_path)])
+    assert not (tmp_path / "report" / "steps.png").exists()  # of runs without accuracies by step
     page = (tmp_path / "report" / "index.html").read_text()
     assert page.count("<script>") == 1  # the page's own
     assert "&lt;script&gt;alert" in page
@@ -431,54 +393,32 @@ def test_what_comes_from_files_cannot_steer_page_or_terminal(tmp_path):
     assert only_run(folder).reason == evil
 
 
-# ------------------------------------------------------------------------------------------------------------------- command
-
-
-def command(folder: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    done = subprocess.run(
-        [sys.executable, "-m", "trm.report", *arguments], cwd=folder, capture_output=True, text=True, timeout=240, check=False
-    )
-    assert "Traceback" not in done.stderr, done.stderr
-    return done
-
-
-@pytest.mark.long
-def test_command_with_one_folder_and_with_several(tmp_path):
-    write_run(tmp_path / "outputs" / "a")
-    write_run(tmp_path / "outputs" / "b", seed=1, status="failed", reason="no luck")
-    done = command(tmp_path, "outputs")
-    assert done.returncode == 0
-    assert "no luck" in done.stdout
-    assert (tmp_path / "outputs" / "report" / "index.html").exists()
-    assert command(tmp_path, "outputs/a", "outputs/b", "--group", "recursion,ema").returncode == 0
-    assert (tmp_path / "report" / "index.html").exists()
-
-
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["nope"], "nope is not a folder"),
         (["."], "no runs in ."),
-        (["outputs", "--group", "speed"], "--group speed is not a config key"),
+        (["outputs", "--group", "recursion.t"], "--group recursion.t is not a config key: did you mean recursion"),
         (["outputs", "--sort"], "unrecognized arguments: --sort"),
         (["outputs", "--out", "file"], "--out file: cannot be written to"),
         (["--group", "ema"], "give at least one folder"),
     ],
 )
-def test_wrong_input_is_one_line(tmp_path, monkeypatch, capsys, arguments, message):
+def test_wrong_input_is_one_line(tmp_path, monkeypatch, arguments, message):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "file").write_text("")
     if arguments[0] == "outputs":
         write_run(tmp_path / "outputs" / "a")
-    with pytest.raises(UserError) as caught:
-        main(arguments)
-    assert message in str(caught.value)
-    assert "\n" not in str(caught.value)
+    refused(main, arguments, message)
 
 
-def test_wrong_input_exits_with_2(tmp_path):
-    done = command(tmp_path, "nope")
-    assert (done.returncode, done.stdout) == (2, "")
+def test_the_command_puts_the_report_of_several_folders_beside_them_and_exits_with_2_otherwise(tmp_path):
+    for name in "ab":
+        write_run(tmp_path / "outputs" / name)
+    assert "report/index.html" in run(tmp_path, "trm.report", "outputs/a", "outputs/b", "--group", "recursion,ema").stdout
+    assert (tmp_path / "report" / "index.html").exists()
+    done = run(tmp_path, "trm.report", "nope", check=2)
+    assert done.stdout == ""
     assert done.stderr.startswith("error: nope is not a folder")
     assert done.stderr.count("\n") == 1
 
@@ -508,14 +448,6 @@ def test_files_are_replaced_when_all_are_written(tmp_path):
     assert (older.read_text(), set(tmp_path.iterdir())) == ("older", {older, link, folder})
     write_files("--out", tmp_path, {link: "newer"})
     assert (older.read_text(), link.is_symlink()) == ("newer", True)
-
-
-@pytest.mark.parametrize("target", ["grid.json", "nowhere"])
-def test_a_grid_that_is_a_link_in_a_circle_or_to_nowhere_is_told(tmp_path, target):
-    (tmp_path / "grid.json").symlink_to(target)
-    [run] = collect([tmp_path])
-    assert (run.name, run.status) == ("grid.json", "damaged")
-    assert "jobs without a folder are not known" in run.reason
 
 
 def test_a_job_whose_folder_is_a_link_in_a_circle_is_missing(tmp_path):

@@ -34,21 +34,30 @@ def test_holm_by_hand():
     assert holm([]) == []
 
 
-def three(folder):
-    """Two variants beside T=2 n=2, which has one seed less than they: one better by two points for every seed, one not."""
-    for name, gains in {"t2_n2": [0] * 4, "t2_n6": [0.02, 0.021, 0.019, 0.02, 0.3], "t3_n6": [0.01, -0.02, 0.01, 0.0, 0.3]}.items():
-        for seed, gain in enumerate(gains):
-            settings = config("data=sudoku_6x6", "model=tiny", f"recursion={name}")
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """Beside T=2 n=2, whose fifth seed is missing: one better by two points for every seed, one not, and two without a p."""
+    folder = tmp_path_factory.mktemp("runs")
+    gains = {"t2_n2": [0] * 4, "t2_n6": [0.02, 0.021, 0.019, 0.02, 0.3], "t3_n6": [0.01, -0.02, 0.01, 0.0, 0.3]}
+    for name, of_seeds in (gains | {"t3_n4": [0.02], "t4_n6": [0.05] * 4}).items():
+        settings = config("data=sudoku_6x6", "model=tiny", f"recursion={name}")
+        for seed, gain in enumerate(of_seeds):
             write_run(folder / f"{name}-{seed}", settings, 0.6 + 0.1 * seed + gain, seed=seed, training_flops=3 * 10**15)
     return folder
 
 
-def test_differences_are_of_the_seeds_that_both_have(tmp_path):
-    found = differences(compare(collect([three(tmp_path)]), baseline="t2_n2"))
-    assert found.keys() == {"t2_n6", "t3_n6"}
+def test_differences_are_of_the_seeds_that_both_have_and_corrected_for_as_many_as_have_a_p(runs):
+    """What has one seed, or no spread, has no p, and is none of those that the others are corrected for."""
+    collected = collect([runs])
+    found = differences(compare(collected, baseline="t2_n2"))
+    assert list(found) == ["t2_n6", "t3_n4", "t3_n6", "t4_n6"]
     assert (found["t2_n6"].exact_accuracy.n, found["t2_n6"].exact_accuracy.mean) == (4, pytest.approx(0.02))
+    assert [label for label, each in found.items() if each.p is None] == ["t3_n4", "t4_n6"]
     assert found["t2_n6"].corrected == pytest.approx(2 * found["t2_n6"].p)
     assert found["t2_n6"].corrected < 0.001 < 0.5 < found["t3_n6"].corrected
+    assert differences(compare(collected)) == {}
+    with pytest.raises(ConfigError, match="--baseline t9_n9: no variant; choose one of t2_n2; t2_n6; t3_n4; t3_n6; t4_n6"):
+        compare(collected, baseline="t9_n9")
 
 
 def test_runs_of_one_seed_are_averaged_first(tmp_path):
@@ -64,20 +73,6 @@ def test_runs_of_one_seed_are_averaged_first(tmp_path):
     assert (pooled.exact_accuracy.n, pooled.exact_accuracy.mean) == (3, pytest.approx(0.66))  # two runs of a seed are no two seeds
 
 
-def test_holm_corrects_for_as_many_as_the_page_says(tmp_path, capsys):
-    """What has one seed, or no spread, has no p, and is none of those that the others are corrected for."""
-    three(tmp_path)
-    for name, gains in {"t3_n4": [0.02], "t4_n6": [0.05] * 4}.items():
-        for seed, gain in enumerate(gains):
-            settings = config("data=sudoku_6x6", "model=tiny", f"recursion={name}")
-            write_run(tmp_path / f"{name}-{seed}", settings, 0.6 + 0.1 * seed + gain, seed=seed)
-    found = differences(compare(collect([tmp_path]), baseline="t2_n2"))
-    assert [label for label, each in found.items() if each.p is None] == ["t3_n4", "t4_n6"]
-    assert found["t2_n6"].corrected == pytest.approx(2 * found["t2_n6"].p)
-    main([str(tmp_path), "--baseline", "t2_n2"])
-    assert "corrected by Holm for the 2 variants that have one" in " ".join(capsys.readouterr().out.split())
-
-
 def test_the_fields_table_is_corrected_for_as_many_rows_as_its_page_says():
     results = Path(__file__).parents[1] / "docs" / "results"
     rows = [row for row in csv.DictReader((results / "field_6x6" / "report.csv").open()) if row["p"]]
@@ -86,23 +81,16 @@ def test_the_fields_table_is_corrected_for_as_many_rows_as_its_page_says():
     assert "corrected by Holm for the 11 rows" in (results / "field_6x6.md").read_text()
 
 
-def test_without_a_baseline_there_are_none_and_an_unknown_one_is_refused(tmp_path):
-    runs = collect([three(tmp_path)])
-    assert differences(compare(runs)) == {}
-    with pytest.raises(ConfigError, match="--baseline t9_n9: no variant; choose one of t2_n2; t2_n6; t3_n6"):
-        compare(runs, baseline="t9_n9")
-
-
-def test_the_command_tells_them_in_its_table_and_files(tmp_path, capsys):
-    main([str(three(tmp_path)), "--baseline", "t2_n2"])
+@pytest.mark.usefixtures("undrawn")
+def test_the_command_tells_them_in_its_table_and_files(runs, capsys):
+    main([str(runs), "--baseline", "t2_n2"])
     text = capsys.readouterr().out
-    assert "less t2_n2" in text
-    assert "+2.0 ± 0.1" in text
+    for words in ("less t2_n2", "+2.0 ± 0.1", "TFLOP trained"):
+        assert words in text
     assert "corrected by Holm for the 2 variants that have one" in " ".join(text.split())
-    rows = {row["variant"]: row for row in csv.DictReader((tmp_path / "report" / "report.csv").open())}
+    rows = {row["variant"]: row for row in csv.DictReader((runs / "report" / "report.csv").open())}
     assert float(rows["t2_n6"]["less_baseline_mean"]) == pytest.approx(0.02)
     assert rows["t2_n2"]["p_corrected"] == ""
-    assert "TFLOP trained" in text
     row = next(line for line in text.splitlines() if line.startswith("t2_n2"))
     assert " 3,000 " in row  # 3e15 of them: the unit of the title
     assert float(rows["t2_n2"]["training_flops"]) == 3e15

@@ -86,6 +86,7 @@ def folder(tmp_path):
     return tmp_path
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_what_was_measured_otherwise_is_not_counted_and_not_compared(folder, capsys):
     comparison = compare(collect([folder]), baseline="t3_n6")
     assert [(run.name, reason) for run, reason in comparison.not_counted] == [

@@ -5,12 +5,13 @@ import json
 
 import pytest
 from report_fixtures import config, write_run
+from running import refused
 
-from trm.errors import UserError
 from trm.report.__main__ import main
+from trm.report.output import csv_text, terminal
 from trm.report.records import reached, seconds_until
 from trm.report.runs import Run, collect
-from trm.report.variants import estimate
+from trm.report.variants import compare, estimate
 
 
 def write_metrics(folder, evaluations, step_times):
@@ -32,18 +33,20 @@ def test_the_first_evaluation_that_reaches_it_counts():
     assert reached(run, 0.95) is None
 
 
-@pytest.fixture
-def sweep(tmp_path):
+@pytest.fixture(scope="module")
+def sweep(tmp_path_factory):
     """Two options, three seeds: one is faster, and one of its seeds never reaches 80 %."""
+    sweep = tmp_path_factory.mktemp("runs") / "sweep"
     for name, option, first in (("none", [], 40), ("muon", ["optimizer=muon"], 20)):
         settings = config("data=sudoku_6x6", "model=tiny", *option)
         for seed in range(3):
-            folder = write_run(tmp_path / "sweep" / f"{name}-{seed}", settings, 0.9, seed=seed)
+            folder = write_run(sweep / f"{name}-{seed}", settings, 0.9, seed=seed)
             exact = 0.7 if (name, seed) == ("muon", 2) else 0.85
             write_metrics(folder, {10: 0.1, first + 10 * seed: exact}, {50: 0.5, 100: 0.5})
-    return tmp_path / "sweep"
+    return sweep
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_the_table_the_files_and_the_page_tell_it(sweep, capsys):
     main([str(sweep), "--target", "0.8"])
     table = capsys.readouterr().out
@@ -61,26 +64,19 @@ def test_the_table_the_files_and_the_page_tell_it(sweep, capsys):
     assert "seconds to 80 %" in (sweep / "report" / "index.html").read_text()
 
 
-def test_what_no_run_reaches_is_said(sweep, capsys):
-    main([str(sweep), "--target", "0.99"])
-    assert "not reached by 3" in capsys.readouterr().out
-
-
-def test_without_a_target_the_report_is_as_it_was(sweep, capsys):
-    main([str(sweep)])
-    assert "samples to" not in capsys.readouterr().out
-    assert "target" not in (sweep / "report" / "report.csv").read_text()
+def test_what_no_run_reaches_is_said_and_without_a_target_nothing(sweep):
+    runs = collect([sweep])
+    assert "not reached by 3" in terminal(compare(runs, target=0.99))
+    assert "samples to" not in terminal(compare(runs))
+    assert "target" not in csv_text(compare(runs))
 
 
 @pytest.mark.parametrize("share", ["0", "1.2", "80", "nan"])
 def test_a_target_is_a_share(sweep, share):
-    with pytest.raises(UserError, match="--target"):
-        main([str(sweep), "--target", share])
+    refused(main, [str(sweep), "--target", share], "--target")
 
 
-def test_a_curriculum_is_named_by_its_depths(tmp_path, capsys):
+def test_a_curriculum_is_named_by_its_depths(tmp_path):
     for name, option in (("none", []), ("curriculum", ["recursion.curriculum=[{until:0.3,T:1,n:2},{until:0.6,T:2,n:4}]"])):
         write_run(tmp_path / "sweep" / name, config("data=sudoku_6x6", "model=tiny", *option))
-    main([str(tmp_path / "sweep")])
-    assert "curriculum t1_n2 t2_n4" in capsys.readouterr().out
-    assert len(collect([tmp_path / "sweep"])) == 2
+    assert "curriculum t1_n2 t2_n4" in terminal(compare(collect([tmp_path / "sweep"])))

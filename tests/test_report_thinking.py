@@ -80,20 +80,7 @@ def test_the_best_counted_run_stands_for_its_variant(tmp_path):
     write_run(tmp_path / "better, but without", accuracy=0.95, seed=3)
     write_run(tmp_path / "better, but not done", accuracy=0.99, seed=4, status="preempted", samples=made_samples(Sudoku(2, 2)))
     assert [shown.run for shown in found(tmp_path)] == ["1"]
-
-
-def test_a_run_that_is_not_done_is_shown_where_there_is_no_other(tmp_path):
-    write_run(tmp_path / "a", accuracy=0.5, status=None, samples=made_samples(Sudoku(2, 2)))
-    assert [shown.run for shown in found(tmp_path)] == ["a"]
-
-
-def test_older_runs_have_none(tmp_path):
-    write_run(tmp_path / "runs" / "a")
-    main([str(tmp_path / "runs"), "--out", str(tmp_path)])
-    text = (tmp_path / "index.html").read_text()
-    assert not (tmp_path / "steps.png").exists()
-    assert "How the networks solve puzzles" not in text
-    assert "supervision step" not in text
+    assert [shown.run for shown in found(tmp_path / "better, but not done")] == ["better, but not done"]  # where there is no other
 
 
 def test_a_page_holds_so_many_puzzles(tmp_path):
@@ -104,40 +91,39 @@ def test_a_page_holds_so_many_puzzles(tmp_path):
     assert [len(shown.data["puzzles"]) for shown in found(tmp_path / "nine")] == [MOST_PUZZLES // 9] * 9
 
 
-def test_accuracy_by_step_reaches_the_report(tmp_path):
-    for seed, values in enumerate(([0.2, 0.6], [0.4, 0.8])):
-        write_run(tmp_path / "runs" / str(seed), accuracy=values[-1], seed=seed, exact_accuracy_by_step=values)
-    write_run(tmp_path / "runs" / "odd", accuracy=0.5, seed=2, exact_accuracy_by_step=[0.1, "a", 3])
-    runs = collect([tmp_path / "runs"])
-    assert [run.exact_accuracy_by_step for run in runs] == [[0.2, 0.6], [0.4, 0.8], []]
-    main([str(tmp_path / "runs"), "--out", str(tmp_path)])
-    assert (tmp_path / "steps.png").read_bytes().startswith(b"\x89PNG")
-    assert 'id="steps"' in (tmp_path / "index.html").read_text()
-
-
-def test_ways_of_inference_reach_the_report(tmp_path, capsys):
+def test_accuracy_by_step_and_ways_of_inference_reach_the_report(tmp_path, capsys):
     votes = {"inference.copies": 8, "inference.selection": "vote"}  # ways of inference are what is compared
     for seed, share in enumerate((0.5, 0.7)):
-        folder = write_run(tmp_path / "runs" / str(seed), accuracy=share, seed=seed)
+        folder = write_run(tmp_path / "runs" / str(seed), accuracy=share, seed=seed, exact_accuracy_by_step=[share / 2, share])
         rows = [
             {"inference": name, "exact_accuracy": share + gain, "oracle_exact_accuracy": share + 0.2, "flops_per_puzzle": flops,
              "seconds_per_puzzle": 0.01, "candidates_run": 1.0, "count": 9, "supervision_steps": 16,
              "candidates": 8 if name == "votes8" else 1}
             for name, gain, flops in (("votes8", 0.1, 8e9), ("standard", 0.0, 1e9))
         ]  # fmt: skip
+        frontier = {"checkpoint_step": 400, "test_digest": "b", "ways": {"standard": {}, "votes8": votes}, "rows": rows}
         (folder / "evaluation").mkdir()
-        (folder / "evaluation" / "frontier.json").write_text(
-            json.dumps({"checkpoint_step": 400, "test_digest": "b", "ways": {"standard": {}, "votes8": votes}, "rows": rows})
-        )
-    odd = write_run(tmp_path / "runs" / "odd", accuracy=0.6, seed=2)
+        (folder / "evaluation" / "frontier.json").write_text(json.dumps(frontier))
+    odd = write_run(tmp_path / "runs" / "odd", accuracy=0.6, seed=2, exact_accuracy_by_step=[0.1, "a", 3])
     (odd / "evaluation").mkdir()
     (odd / "evaluation" / "frontier.json").write_text('{"rows": [{"inference": "<b>"}]}')
+    assert [run.exact_accuracy_by_step for run in collect([tmp_path / "runs"])] == [[0.25, 0.5], [0.35, 0.7], []]
     main([str(tmp_path / "runs"), "--out", str(tmp_path)])
-    assert (tmp_path / "frontier.png").read_bytes().startswith(b"\x89PNG")
-    assert 'id="frontier"' in (tmp_path / "index.html").read_text()
+    for name in ("steps", "frontier"):
+        assert (tmp_path / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+        assert f'id="{name}"' in (tmp_path / "index.html").read_text()
     record = json.loads((tmp_path / "report.json").read_text())["inference"]
     assert [(way["inference"], way["exact_accuracy_mean"]) for way in record] == [("standard", 0.6), ("votes8", pytest.approx(0.7))]
     assert "ways of inference" in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_older_runs_have_none(tmp_path):
+    write_run(tmp_path / "a")
+    comparison = compare(collect([tmp_path]))
+    text = page(comparison, "title", plots.drawn(comparison))
+    assert "How the networks solve puzzles" not in text
+    assert "supervision step" not in text
 
 
 @pytest.mark.parametrize(
@@ -169,6 +155,7 @@ DAMAGES = {
 }
 
 
+@pytest.mark.usefixtures("undrawn")
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_damaged_samples_are_told_and_the_page_still_stands(tmp_path, damage):
     content, words = DAMAGES[damage]

@@ -4,7 +4,7 @@ import json
 import subprocess
 
 import pytest
-from running import TINY, run, summary
+from running import SMALLEST, run, summary
 
 from trm.run import revision
 
@@ -62,8 +62,9 @@ def test_a_package_installed_from_a_repository_says_its_commit(tree, monkeypatch
     assert code()["revision"] is None
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_run_and_its_report_say_it(tmp_path):
-    run(tmp_path, "trm.train", *TINY, "train.max_steps=1", "recursion.n_sup=1", "run_name=a")
+    run(tmp_path, "trm.train", *SMALLEST, "run_name=a")
     run(tmp_path, "trm.report", "outputs/a")
     folder = tmp_path / "outputs" / "a"
     code = summary(folder)["code"]

@@ -1,6 +1,7 @@
 """A model's thinking in the terminal and as an animation."""
 
 import base64
+import contextlib
 import fcntl
 import io
 import json
@@ -51,14 +52,9 @@ def on_a_terminal(lines: int, columns: int, made: Puzzle = MADE, steps=STEPS, **
             watched(stream, made, steps, **env)
         os.close(follower)
         written = b""
-        while True:
-            try:
-                part = os.read(leader, 65536)
-            except OSError:  # Linux says so when the other end is closed and all has been read
-                break
-            if not part:
-                break
-            written += part
+        with contextlib.suppress(OSError):  # Linux says so when the other end is closed and all has been read
+            while part := os.read(leader, 65536):
+                written += part
     finally:
         os.close(leader)
     return written.decode().replace("\r\n", "\n")
@@ -118,8 +114,9 @@ def test_a_file_gets_every_grid_with_marks_and_no_escapes():
     assert stream.getvalue() == PLAIN
 
 
-def test_a_dumb_terminal_too():
-    assert on_a_terminal(40, 100, TERM="dumb") == PLAIN
+@pytest.mark.parametrize(("lines", "columns", "terminal"), [(40, 100, "dumb"), (8, 100, "xterm"), (40, 12, "xterm")])
+def test_a_dumb_terminal_and_one_too_small_for_the_grid_get_one_below_the_other(lines, columns, terminal):
+    assert on_a_terminal(lines, columns, TERM=terminal, NO_COLOR="1") == PLAIN
 
 
 def test_a_terminal_keeps_a_line_for_each_step_and_the_last_grid():
@@ -148,11 +145,6 @@ def test_no_color_gives_marks_on_a_terminal():
     assert not re.search(r"\x1b\[[\d;]*m", written)
     assert screen(written)[0] == MARKS_LEGEND
     assert screen(written)[5] == "[1] 2 | 3  4 "
-
-
-@pytest.mark.parametrize(("lines", "columns"), [(8, 100), (40, 12)])
-def test_a_terminal_too_small_for_the_grid_gets_one_below_the_other(lines, columns):
-    assert on_a_terminal(lines, columns, TERM="xterm", NO_COLOR="1") == PLAIN
 
 
 @pytest.mark.parametrize("sudoku", SIZES, ids=lambda s: f"{s.side}x{s.side}")
@@ -242,11 +234,8 @@ def test_a_maze_is_drawn_narrow_enough_for_a_terminal_with_marks_in_plain_text()
     text = stream.getvalue()
     assert text.startswith("!x wrong   *x changed since the step before\n")
     grids = text.split("step ")[2:]
-    assert [grid.splitlines()[0].split("wrong ")[1].split()[0] for grid in grids] == [
-        str((steps[0].answer != steps[2].answer).sum()),
-        "1",
-        "0",
-    ]
+    wrong = [int(grid.splitlines()[0].split("wrong ")[1].split()[0]) for grid in grids]
+    assert wrong == [(steps[0].answer != steps[2].answer).sum(), 1, 0]
     last = grids[-1].splitlines()[1:31]
     assert {len(line) for line in last} == {60}
     assert "".join(line[1::2] for line in last) == made.task.view.text(steps[2].answer)
