@@ -199,7 +199,7 @@ def simple_paths(answer, cell, goal, before=frozenset()):
     others=st.lists(st.integers(0, 35), max_size=4),
     more=st.lists(st.integers(0, 35), max_size=3),
 )
-@settings(deadline=None, max_examples=150)
+@settings(deadline=None, max_examples=80)
 def test_one_path_is_exactly_one_simple_path_on_which_all_marked_cells_are(question, seed, others, more):
     """Detours are shortest paths around free cells that were walled up; some have further cells marked."""
     blocked = question.copy()
@@ -226,7 +226,7 @@ def test_a_maze_without_a_way_is_said_to_have_none():
 
 
 @given(question=mazes(), seed=st.integers(0, 99))
-@settings(deadline=None, max_examples=100)
+@settings(deadline=None, max_examples=60)
 def test_shortest_paths_are_those_of_a_plain_search(question, seed):
     task = MazeTask(6, 1, None)
     (steps,), on_one = rules.shortest(question[None])
@@ -329,29 +329,25 @@ def test_wrong_settings_are_refused(overrides, words):
         compose(["run_name=r", "data=maze_small", *overrides])
 
 
-@pytest.mark.parametrize("name", ["maze_small", "maze_unique"])
-def test_generated_sets_are_disjoint_and_equal_to_the_byte(tmp_path, name):
+def test_generated_sets_are_disjoint_and_equal_to_the_byte(tmp_path):
     def built(folder):
-        data = compose(
-            ["run_name=r", f"data={name}", "data.num_puzzles=30", "data.num_test_puzzles=20", f"data.path={folder}"]
-        ).data
-        return build_dataset(data)
+        sizes = ["data.num_puzzles=12", "data.num_test_puzzles=8", f"data.path={folder}"]
+        return build_dataset(compose(["run_name=r", "data=maze_small", *sizes]).data)
 
     one, two = built(tmp_path / "one"), built(tmp_path / "two")
     assert "nor any symmetric copy of one (turned and mirrored)" in one.record["disjointness"]
-    assert "train: 30 of 30 mazes have one shortest path alone" in str(one)
-    assert "test: 20 of 20 mazes have one shortest path alone" in str(built(tmp_path / "one"))  # found built
+    assert "train: 12 of 12 mazes have one shortest path alone" in str(one)
+    assert "test: 8 of 8 mazes have one shortest path alone" in str(built(tmp_path / "one"))  # found built
     for file in sorted(p for p in one.path.rglob("*") if p.is_file()):
         assert file.read_bytes() == (two.path / file.relative_to(one.path)).read_bytes(), file
 
 
-@pytest.mark.parametrize("num_aug", [0, 3, 7])
-def test_stored_variants_are_different_copies(tmp_path, num_aug):
-    overrides = ["data.num_puzzles=20", "data.num_test_puzzles=5", f"data.num_aug={num_aug}", f"data.path={tmp_path}/set"]
+def test_stored_variants_are_different_copies(tmp_path):
+    overrides = ["data.num_puzzles=20", "data.num_test_puzzles=5", "data.num_aug=7", f"data.path={tmp_path}/set"]
     report = build_dataset(compose(["run_name=r", "data=maze_small", *overrides]).data)
     train = load_dataset(report.path, "train")
-    assert (train.num_rows, train.num_groups) == (20 * (num_aug + 1), 20)
-    assert len(np.unique(train.inputs, axis=0)) == train.num_rows
+    assert (train.num_rows, train.num_groups) == (160, 20)
+    assert len(np.unique(train.inputs, axis=0)) == 160
     assert MazeTask(11, 1, None).check_rows(train.inputs, train.labels).all()
 
 
@@ -365,10 +361,16 @@ def rows(shared_data):
         return list(csv.DictReader(file))[:8]
 
 
-def test_maze_hard_is_built_and_none_of_its_test_mazes_has_one_shortest_path(shared_data, tmp_path):
+@pytest.fixture(scope="module")
+def hard(shared_data, tmp_path_factory):
+    """The overrides of Maze-Hard from its own files, and the report of its dataset."""
     files = [f"data.{split}_csv={shared_data}/maze_30x30_hard_{split}.csv" for split in ("train", "test")]
-    data = compose(["run_name=r", "data=maze_hard", f"data.path={tmp_path}/set", *files]).data
-    report = build_dataset(data)
+    overrides = ["data=maze_hard", f"data.path={tmp_path_factory.mktemp('hard')}/set", *files]
+    return overrides, build_dataset(compose(["run_name=r", *overrides]).data)
+
+
+def test_none_of_maze_hards_test_mazes_has_one_shortest_path(hard):
+    report = hard[1]
     assert report.record["puzzles"] == {"train": 1000, "test": 1000}
     assert "test: 0 of 1,000 mazes have one shortest path alone; paths of 109 to 153 steps" in str(report)
     test = load_dataset(report.path, "test", MazeTask(30, 1, None))
@@ -396,17 +398,11 @@ def test_maze_hard_is_built_and_none_of_its_test_mazes_has_one_shortest_path(sha
     assert test.task.check_rows(*moved).all()
 
 
-def changed(text, place, char):
-    return text[:place] + char + text[place + 1 :]
-
-
 @pytest.mark.parametrize(
     ("spoil", "words"),
     [
         (lambda q, a: (q[:-1], a), "the question: 899 cells, but 30x30 maze has 900"),
         (lambda q, a: (q, a + " "), "the answer: 901 cells, but 30x30 maze has 900"),
-        (lambda q, a: (changed(q, 7, "x"), a), "the question: line 1 column 8: 'x' is none of the cells"),
-        (lambda q, a: (q.replace("S", " "), a), r"the question: 0 starts \(S\), but a maze has one"),
         (lambda q, a: (q.replace(" ", "G", 1), a), r"the question: 2 goals \(G\), but a maze has one"),
         (lambda q, a: (q, a.replace("G", "o")), r"the answer: 0 goals \(G\), but a maze has one"),
         (lambda q, a: (q, a.replace("#", "o", 1)), "the answer is wrong: a wall in the maze, but not in the answer"),
@@ -430,61 +426,35 @@ def test_a_bad_row_is_refused_with_file_and_line(rows, tmp_path, spoil, words):
     assert "\n" not in str(error.value)
 
 
-def test_an_answer_that_is_no_shortest_path_is_refused(tmp_path):
-    task = MazeTask(5, 1, None)
-    question, detour = "S___G_#_#____________".ljust(25, "_"), "S___Go#_#ooo_oo_ooo__".ljust(25, "_")
-    text = "\n".join(["source,question,answer,rating", f"x,{question},{detour},1", ""]).replace("_", " ")
-    (tmp_path / "maze.csv").write_text(text)
-    data = Settings(name="m", task="maze", canvas=5, path=str(tmp_path / "set"), num_puzzles=1, on_the_fly_aug=0)
-    data = dataclasses.replace(data, train_csv=str(tmp_path / "maze.csv"), test_csv=str(tmp_path / "maze.csv"))
-    with pytest.raises(DataError, match=r"maze\.csv:2: the answer is wrong: the path has 10 steps, 6 more than the shortest"):
-        build_dataset(data)
-    assert task.check_rows(*(task.parse(grid.replace("_", " "))[None] for grid in (question, "SoooG" + question[5:]))).all()
-
-
 # ------------------------------------------------------------------------------------------------------------------- commands
 
-SHORT = ["train.max_steps=20", "train.eval_every_steps=10", "train.global_batch_size=2", "recursion.n_sup=2"]
 
-
-def test_maze_hard_trains_for_20_steps_on_the_real_files(shared_data, tmp_path):
-    files = [f"data.{split}_csv={shared_data}/maze_30x30_hard_{split}.csv" for split in ("train", "test")]
+def test_maze_hard_trains_on_the_real_files(hard, tmp_path):
     sizes = ["data.num_puzzles=1000", "data.num_test_puzzles=null", "evaluate.max_puzzles=4", "evaluate.best_by=optimal"]
     narrow = ["model=tiny_attention", "model.hidden_size=16", "model.num_heads=2", "model.num_layers=1", "recursion.T=1"]
-    run(tmp_path, "trm.train", *TINY, "data=maze_hard", *files, *sizes, *narrow, *SHORT, "recursion.n=1", "run_name=hard")
+    short = ["train.max_steps=4", "train.eval_every_steps=2", "train.global_batch_size=2", "recursion.n=1", "recursion.n_sup=2"]
+    run(tmp_path, "trm.train", *TINY, *hard[0], *sizes, *narrow, *short, "run_name=hard")
     found = summary(tmp_path / "outputs/hard")
-    assert (found["status"], found["steps"], found["last_eval"]["count"]) == ("completed", 20, 4)
+    assert (found["status"], found["steps"], found["last_eval"]["count"]) == ("completed", 4, 4)
     assert {"exact_accuracy", "accuracy", "optimal", "one_path"} <= metrics(tmp_path / "outputs/hard", "eval")[-1].keys()
-    assert found["best_step"] == 10  # no maze is solved yet, and the first evaluation stays the best
-    losses = [line["loss"] for line in metrics(tmp_path / "outputs/hard", "train")]
-    assert losses[-1] < losses[0]
+    assert found["best_step"] == 2  # no maze is solved yet, and the first evaluation stays the best
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     """A working directory with `outputs/maze`, a model that has just begun to learn mazes of side 7."""
     folder = tmp_path_factory.mktemp("work")
-    small = ["data=maze_small", "data.canvas=7", "train.max_steps=4", "train.eval_every_steps=2", "evaluate.max_puzzles=null"]
-    run(folder, "trm.train", *TINY, *small, "run_name=maze")
+    small = ["data=maze_small", "data.canvas=7", "data.num_puzzles=16", "data.num_test_puzzles=16", "recursion.n_sup=1"]
+    run(folder, "trm.train", *TINY, *small, "train.max_steps=4", "evaluate.max_puzzles=null", "run_name=maze")
     return folder
 
 
-def test_scores_are_evaluated_again_alike_and_by_early_exit(trained):
+@pytest.mark.parametrize("how", ["evaluate.batch_size=24", "inference.early_exit=true"])
+def test_scores_are_evaluated_again_alike(trained, how):
     last = metrics(trained / "outputs/maze", "eval")[-1]
-    for how in ((), ("evaluate.batch_size=24",)):
-        again = json.loads(run(trained, "trm.evaluate", "checkpoint=outputs/maze", *how).stdout.splitlines()[-1])
-        assert {name: again[name] for name in ("optimal", "one_path", "count")} == {
-            name: last[name] for name in ("optimal", "one_path", "count")
-        }
-    early = json.loads(
-        run(
-            trained, "trm.evaluate", "checkpoint=outputs/maze", "inference.early_exit=true", "recursion.n_sup=1"
-        ).stdout.splitlines()[-1]
-    )
-    full = json.loads(run(trained, "trm.evaluate", "checkpoint=outputs/maze", "recursion.n_sup=1").stdout.splitlines()[-1])
-    assert {name: early[name] for name in ("optimal", "one_path", "exact_accuracy")} == {
-        name: full[name] for name in ("optimal", "one_path", "exact_accuracy")
-    }
+    again = json.loads(run(trained, "trm.evaluate", "checkpoint=outputs/maze", how).stdout.splitlines()[-1])
+    names = ("exact_accuracy", "optimal", "one_path", "count")
+    assert [again[name] for name in names] == [last[name] for name in names]
 
 
 def test_scores_stand_beside_the_exact_accuracy_in_a_table(trained):
@@ -499,7 +469,7 @@ def test_scores_by_path_length(trained):
     out = run(trained, "trm.evaluate", "checkpoint=outputs/maze", "evaluate.by_difficulty=true").stdout
     assert "path length, steps: from, to and mean" in out
     record = json.loads((trained / "outputs/maze/evaluation/by_difficulty.json").read_text())
-    assert sum(row["count"] for row in record["rows"]) == record["puzzles"] == 64
+    assert sum(row["count"] for row in record["rows"]) == record["puzzles"] == 16
     assert record["difficulty"] == "path length, steps"
     assert {"exact_accuracy", "optimal", "one_path"} <= record["rows"][0].keys()
     assert all(a["to"] < b["from"] for a, b in zip(record["rows"], record["rows"][1:], strict=False))

@@ -58,13 +58,27 @@ def train(folder, name, *arguments, **options):
     return run(folder, "trm.train", *QUICK, f"run_name={name}", *arguments, **options)
 
 
+def data_of(folder, train, test, path):
+    """The data settings of these files, whose dataset is built."""
+    data = compose([*QUICK, *csvs(folder / train, folder / test, folder / path), "run_name=x"]).data
+    ensure_dataset(data)
+    return data
+
+
 @pytest.fixture(scope="module")
 def runs(folder):
-    """Runs on the two training sets and the two test sets, which agree in all settings but the seed."""
-    for seed, (name, a, b) in enumerate((("aa", "train_a", "test_a"), ("ba", "train_b", "test_a"), ("ab", "train_a", "test_b"))):
-        train(folder, name, *csvs(a, b, f"data_{name}"), f"seed={seed}")
-    train(folder, "aa2", *csvs("train_a", "test_a", "data_elsewhere"), "seed=5")
-    return folder / "outputs"
+    """A run, and what it would leave elsewhere and on other puzzles: they agree in all settings but the seed."""
+    train(folder, "aa", *csvs("train_a", "test_a", "data_aa"))
+    runs = folder / "outputs"
+    others = {"aa2": ("train_a", "test_a"), "ba": ("train_b", "test_a"), "ab": ("train_a", "test_b")}
+    for seed, (name, files) in enumerate(others.items(), 1):
+        copy = shutil.copytree(runs / "aa", runs / name, symlinks=True)
+        (copy / "config.yaml").write_text((copy / "config.yaml").read_text().replace("\nseed: 0", f"\nseed: {seed}"))
+        content = content_of(data_of(folder, *files, f"data_{name}"))
+        digests = {"train_digest": content.train_digest, "test_digest": content.test_digest}
+        told = summary(copy)
+        (copy / "summary.json").write_text(json.dumps(told | {"seed": seed, "data": told["data"] | digests}))
+    return runs
 
 
 # ------------------------------------------------------------------------------------------------------- 1: told apart by content
@@ -76,9 +90,6 @@ def test_runs_on_other_puzzles_are_other_variants_whatever_the_settings_say(runs
     assert {re.sub("[0-9a-f]{8}", "#", v.label) for v in comparison.variants} == {
         "t2_n2", "training puzzles #", "test puzzles #"
     }  # fmt: skip
-    same_seed = [runs / "aa", runs / "ab"]
-    for path in same_seed:
-        assert summary(path)["data"]["train_digest"] == summary(runs / "aa")["data"]["train_digest"]
     pooled = compare(collect([runs]), ["recursion"])
     assert any("puzzles.test" in warning for warning in pooled.warnings)
 
@@ -113,22 +124,18 @@ def last_line(done):
 
 
 def test_a_checkpoint_is_read_with_its_own_settings_whatever_lies_beside_it(folder, runs):
-    train(folder, "twice", *csvs("train_a", "test_a", "data_aa"), "recursion=t2_n2")
-    own = last_line(run(folder, "trm.evaluate", "checkpoint=outputs/twice"))
+    own = last_line(run(folder, "trm.evaluate", "checkpoint=outputs/aa"))
+    shutil.copytree(runs / "aa", runs / "twice", symlinks=True)
     other = ["recursion=t3_n6", "recursion.n_sup=2", "ema=off", "data.path=data_ab", "data.test_csv=test_b.csv"]
     train(folder, "twice", *csvs("train_a", "test_a", "data_aa"), *other, "train.resume=never")
-    done = run(folder, "trm.evaluate", "checkpoint=outputs/twice/checkpoints.1/step_3")
-    assert last_line(done) == own
-    # and where the settings beside it are of another run altogether
-    shutil.copy(runs / "ba/config.yaml", folder / "outputs/twice/config.yaml.1")
     path = folder / "outputs/twice/config.yaml.1"
     path.write_text(re.sub(r"(?m)^  T: 2", "  T: 1", path.read_text()).replace("enabled: true", "enabled: false"))
-    done = run(folder, "trm.evaluate", "checkpoint=outputs/twice/checkpoints.1/step_3", process=True)
+    checkpoint = "checkpoint=outputs/twice/checkpoints.1/step_3"
+    done = run(folder, "trm.evaluate", checkpoint)
     assert last_line(done) == own
     assert "recursion.T=1 in the file, 2 in the checkpoint" in done.stderr
-    run(folder, "trm.interop", "export", "checkpoint=outputs/twice/checkpoints.1/step_3", "own.pt")
-    assert "EMA" in run(folder, "trm.interop", "export", "checkpoint=outputs/twice/checkpoints.1/step_3", "own.pt").stdout
-    assert "after 1 supervision" in run(folder, "trm.solve", "checkpoint=outputs/twice/checkpoints.1/step_3", "test:0").stdout
+    assert "EMA" in run(folder, "trm.interop", "export", checkpoint, "own.pt").stdout
+    assert "after 1 supervision" in run(folder, "trm.solve", checkpoint, "test:0").stdout
 
 
 @pytest.mark.long
@@ -242,8 +249,7 @@ def test_a_finding_is_told_wherever_the_number_is(folder, runs):
 
 def test_a_named_file_is_the_one_that_the_folder_was_built_from(folder, runs):
     for split in ("train", "test"):
-        data = compose([*QUICK, *csvs(folder / "train_a", folder / "test_a", folder / "data_aa"), "run_name=x"]).data
-        ensure_dataset(data)
+        data = data_of(folder, "train_a", "test_a", "data_aa")
         with pytest.raises(DataError, match=rf"data\.{split}_csv=/typo\.csv does not exist.*leave data\.{split}_csv out"):
             ensure_dataset(replace(data, **{f"{split}_csv": "/typo.csv"}))
         with pytest.raises(DataError, match=r"sha256 [0-9a-f]{64}\) is not the file .*sha256 [0-9a-f]{64}\)"):
@@ -253,12 +259,10 @@ def test_a_named_file_is_the_one_that_the_folder_was_built_from(folder, runs):
     assert len([line for line in done.stderr.splitlines() if line.startswith("error")]) == 1
 
 
-def test_a_run_is_opened_though_its_csv_files_are_gone(folder):
-    for name in ("train", "test"):
-        shutil.copy(folder / f"{name}_a.csv", folder / f"gone_{name}.csv")
-    train(folder, "gone", *csvs("gone_train", "gone_test", "data_gone"))
-    for name in ("train", "test"):
-        (folder / f"gone_{name}.csv").unlink()
+def test_a_run_is_opened_though_its_csv_files_are_gone(folder, runs):
+    config = shutil.copytree(runs / "aa", runs / "gone", symlinks=True) / "config.yaml"
+    assert config.read_text().count("_a.csv") == 2
+    config.write_text(config.read_text().replace("_a.csv", "_gone.csv"))
     run(folder, "trm.evaluate", "checkpoint=outputs/gone")
 
 
