@@ -174,8 +174,7 @@ def _seed(overrides: tuple[str, ...]) -> int | None:
 def _read_run(folder: Path, name: str, overrides: tuple[str, ...]) -> Run:
     """One run folder. What cannot be read is named in `reason` (status damaged) or, where the result stands, in `warnings`."""
     damage: list[str] = []
-    settings: dict[str, Any] = {}
-    summary: dict[str, Any] | None = None
+    settings, summary = dict[str, Any](), dict[str, Any]()  # empty where there is none
     try:
         summary = _read(folder / SUMMARY_FILE)
     except FileNotFoundError:
@@ -186,27 +185,24 @@ def _read_run(folder: Path, name: str, overrides: tuple[str, ...]) -> Run:
         resolved = folder / CONFIG_FILE
         settings = {**defaults(), **flatten(_read(resolved if resolved.exists() else folder / COMPOSED_FILE))}
     except FileNotFoundError:
-        if (summary or {}).get("status") != "failed":  # the sweep fails a job that died before it wrote a config
+        if summary.get("status") != "failed":  # the sweep fails a job that died before it wrote a config
             damage.append(f"{CONFIG_FILE} is missing")
     except _DamagedError as error:
         damage.append(str(error))
     curves, last_step, torn = _read_metrics(folder / METRICS_FILE)
-    values = summary or {}
-    status, reason = _status(folder, summary, settings, last_step)
-    if damage:
-        status, reason = "damaged", "; ".join(damage)
-    warnings = [*_texts(values.get("warnings"))]
+    status, reason = _status(folder, damage, summary, settings, last_step)
+    warnings = [*_texts(summary.get("warnings"))]
     # a killed run's last line may be torn; a run that ended by itself has none
-    if torn and (summary is not None or torn > 1):
+    if torn and (summary or torn > 1):
         warnings.append(f"{METRICS_FILE}: {torn} unreadable line(s) left out")
     if status == "completed" and not curves["evaluations"]:
         warnings.append(f"{METRICS_FILE}: no evaluations, so no curve")
-    data, last = _object(values.get("data")), _object(values.get("last_eval"))
+    data, last = _object(summary.get("data")), _object(summary.get("last_eval"))
     # what the run read is as good as a setting: runs on other puzzles are another variant
     settings |= {key: data[name] for key, name in DIGESTS.items() if settings and isinstance(data.get(name), str)}
-    seed = settings.get("seed", values.get("seed", _seed(overrides)))
-    own: dict[str, Any] = {name: (_integer if name in COUNTS else _number)(values.get(name)) for name in (*NUMBERS, *COUNTS)}
-    by_step = values.get("exact_accuracy_by_step")
+    seed = settings.get("seed", summary.get("seed", _seed(overrides)))
+    own: dict[str, Any] = {name: (_integer if name in COUNTS else _number)(summary.get(name)) for name in (*NUMBERS, *COUNTS)}
+    by_step = summary.get("exact_accuracy_by_step")
     shares = [_share(each) for each in by_step] if isinstance(by_step, list) else []
     return Run(
         name=name,
@@ -218,25 +214,29 @@ def _read_run(folder: Path, name: str, overrides: tuple[str, ...]) -> Run:
         settings=settings,
         seed=seed if isinstance(seed, int) else None,
         loss=_number(last.get("lm_loss")),
-        selected_on=SELECTION if values.get("selected_on") == SELECTION else "test",
-        scores={name: score for name in _texts(values.get("shown_scores")) if (score := _number(last.get(name))) is not None},
-        steps=last_step if values.get("steps") is None else _integer(values["steps"]),
-        total_steps=_integer(values.get("total_steps")) or _integer(settings.get("train.max_steps")),
+        selected_on=SELECTION if summary.get("selected_on") == SELECTION else "test",
+        scores={name: score for name in _texts(summary.get("shown_scores")) if (score := _number(last.get(name))) is not None},
+        steps=last_step if summary.get("steps") is None else _integer(summary["steps"]),
+        total_steps=_integer(summary.get("total_steps")) or _integer(settings.get("train.max_steps")),
         exact_accuracy_by_step=[] if None in shares else [share for share in shares if share is not None],
         folder=folder,
         warnings=tuple(warnings),
         caveats=_texts(data.get("caveats")),
         evaluated_puzzles=_integer(last.get("count")),
-        evaluated_step=_integer(values.get("last_eval_step")) or _integer(values.get("steps")),
-        code=_object(values.get("code")) or None,
+        evaluated_step=_integer(summary.get("last_eval_step")) or _integer(summary.get("steps")),
+        code=_object(summary.get("code")) or None,
         **own,
         **curves,
     )
 
 
-def _status(folder: Path, summary: dict[str, Any] | None, settings: dict[str, Any], last_step: int | None) -> tuple[Status, str]:
+def _status(
+    folder: Path, damage: list[str], summary: dict[str, Any], settings: dict[str, Any], last_step: int | None
+) -> tuple[Status, str]:
     """The status of a run, and why it does not count."""
-    if summary is None:  # only processes on this machine hold the lock
+    if damage:
+        return "damaged", "; ".join(damage)
+    if not summary:  # only processes on this machine hold the lock
         state = "still running" if in_use(folder) else f"no {SUMMARY_FILE}: it was killed, or runs on another machine"
         of = f" of {total}" if (total := settings.get("train.max_steps")) else ""
         return "unfinished", f"{state}, no step logged yet" if last_step is None else f"{state}, last logged step {last_step}{of}"
