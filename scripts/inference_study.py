@@ -197,27 +197,6 @@ def paired(base: list[NDArray[np.bool_]], right: list[NDArray[np.bool_]]) -> dic
     return over_both("difference", gains) | {"p": interval(gains).p, "sign_p": sign_p}
 
 
-def answers(rows: list[dict[str, Any]]) -> str:
-    """The answers of the table to the questions of the study."""
-    several = [row for row in rows if row["candidates"] > 1]
-    gaps: dict[str, list[float]] = {}
-    for row in several:
-        gaps.setdefault(row["selection"], []).append(row["oracle_exact_accuracy"] - row["exact_accuracy"])
-    nearest = sorted((float(np.mean(gap)), name) for name, gap in gaps.items())
-    best = max(rows, key=lambda row: (row["exact_accuracy"], -row["flops_per_puzzle"]))
-    words = "; ".join(f"`{name}` {100 * gap:.1f}" for gap, name in nearest)
-    return "\n".join(
-        [
-            f"- **Nearest to the oracle** (mean points below pass@K over all K, D and candidates that it was asked for): {words}.",
-            f"- **Most accurate**: `{best['selection']}` of {best['candidates']} from {best['inference']} after "
-            f"{best['supervision_steps']} steps, {100 * best['exact_accuracy']:.1f} %, for {best['flops_per_puzzle'] / 1e9:.3g} "
-            "GFLOP a puzzle.",
-            "- A *selection failure* is a puzzle that some candidate solves and whose chosen answer is wrong, as a share of all "
-            "that are answered wrong; pass@K is an oracle, which no selection can be.",
-        ]
-    )
-
-
 def main() -> None:
     """Measure and write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -263,7 +242,8 @@ K candidates of D supervision steps; noise0.3 = rollouts with normal noise of th
 
 ![Exact accuracy against FLOPs of a puzzle]({given.out.name}/frontier.png)
 
-{answers(rows)}
+A *selection failure* is a puzzle that some candidate solves and whose chosen answer is wrong, as a share of all wrong answers.
+pass@K is an oracle, which no selection can be.
 """
     given.out.with_suffix(".md").write_text(page, encoding="utf-8")
     print(page)
