@@ -23,7 +23,7 @@ from trm.core.initial import init_buffers, init_puzzle_embedding, weight_shapes
 from trm.core.metrics import training_names
 from trm.core.programs import Current, eval_program, train_program
 from trm.core.recursion import Networks, Stage, stages
-from trm.core.step import Batch, Carry, StepConfig, TrainState, empty_carry, eval_step, init_state, loss_and_grads
+from trm.core.step import Batch, Carry, StepConfig, empty_carry, eval_step, init_state, loss_and_grads
 from trm.errors import ConfigError
 
 T = TypeVar("T")
@@ -31,27 +31,21 @@ T = TypeVar("T")
 
 def train_arguments(cfg: Config, arch: Architecture, *, votes: bool = False) -> tuple[Current, Weights, Batch]:
     """The arguments of the training step as meta tensors; `votes` adds the batch's "stop", which several hosts have."""
-    rows = cfg.train.global_batch_size
     with FakeTensorMode():
         buffers = init_buffers(arch, cfg.seed)
         state = init_state(cfg, arch, buffers)
-    batch = _batch(rows, arch.seq_len, "min_steps", *(("stop",) if votes else ()))
+    batch = _batch(cfg.train.global_batch_size, arch.seq_len, "min_steps", *(("stop",) if votes else ()))
     sums = torch.empty(len(training_names()), dtype=arch.master_dtype, device="meta")
     return (_to_meta(state), sums), _to_meta(buffers), batch
 
 
 def eval_arguments(cfg: Config, arch: Architecture, rows: int) -> tuple[Weights, Weights, Tensor | None, Carry, Batch]:
     """The arguments of the evaluation step as meta tensors: weights, buffers, puzzle embedding, carry and batch."""
-    return *_network(arch, cfg.seed, rows), _batch(rows, arch.seq_len)
-
-
-def _network(arch: Architecture, seed: int, rows: int, num_hypotheses: int = 1) -> tuple[Weights, Weights, Tensor | None, Carry]:
-    """Weights, buffers, puzzle embedding and carry, as meta tensors."""
     weights = {name: torch.empty(shape, dtype=arch.master_dtype, device="meta") for name, shape in weight_shapes(arch).items()}
     with FakeTensorMode():
-        buffers = init_buffers(arch, seed)
-        others = buffers, init_puzzle_embedding(arch), empty_carry(arch, buffers, rows, num_hypotheses)
-    return weights, *_to_meta(others)
+        buffers = init_buffers(arch, cfg.seed)
+        others = buffers, init_puzzle_embedding(arch), empty_carry(arch, buffers, rows)
+    return weights, *_to_meta(others), _batch(rows, arch.seq_len)
 
 
 def _to_meta(tree: T) -> T:
@@ -100,10 +94,8 @@ def network_flops(cfg: Config, step: StepConfig) -> int:
 
     The optimizer is left out, and so is whatever a backend computes twice to save memory.
     """
-    arch, rows = _as_plain_torch(step.arch), cfg.train.global_batch_size
-    weights, buffers, table, carry = _network(arch, cfg.seed, rows, arch.latents.num_hypotheses)
-    state = TrainState(weights, {}, {}, table, carry, torch.empty((), dtype=torch.int32, device="meta"))
-    batch = _batch(rows, arch.seq_len, "min_steps")
+    arch = _as_plain_torch(step.arch)
+    (state, _), buffers, batch = train_arguments(cfg, arch)
     return _counted(loss_and_grads, dataclasses.replace(step, arch=arch), state, buffers, batch)
 
 

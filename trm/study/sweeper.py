@@ -124,10 +124,7 @@ class StudySweeper(BasicSweeper):
         return bool(absent)
 
     def launch(self, sweep_dir: Path, jobs: Sequence[study.Job]) -> tuple[dict[str, str], bool]:
-        """Start the jobs and wait.
-
-        Returns the launcher's reason for each that did not end well, and whether the sweep was stopped.
-        """
+        """Start the jobs and wait. Returns the launcher's reason for each that failed, and whether the sweep was stopped."""
         batch = []
         for job in jobs:  # the job's overrides, and where in the sweep it belongs
             place_of_job = {"run_name": job.dir, "hydra.sweep.dir": str(sweep_dir), "hydra.sweep.subdir": job.dir}
