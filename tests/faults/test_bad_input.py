@@ -435,8 +435,8 @@ def test_reports(sweep, data):
         before = contents(runs)
         with pytest.MonkeyPatch.context() as patch:
             if not with_pictures:
-                patch.setattr(plots, "curves", lambda *_: b"")
-                patch.setattr(plots, "bars", lambda *_: b"")
+                patch.setattr(plots, "_curves", lambda *_: b"")
+                patch.setattr(plots, "_bars", lambda *_: b"")
             outcome = tried(report, [str(runs), "--out", str(out), *group])
         assert contents(runs) == before
         if outcome.refusal is None:

@@ -55,26 +55,22 @@ def main(arguments: list[str]) -> None:
     name = "scaling" if given.scaling else "report"
     out = given.out or (folders[0] / name if len(folders) == 1 else Path(name))
     title = f"{'Scaling' if given.scaling else 'TRM runs'}: {', '.join(folder.resolve().name for folder in folders)}"
-    files: dict[str, str | bytes] = {}
     try:
         comparison = compare(collect(folders), given.group, target, given.baseline)
         if given.scaling:
             from trm.report import scaling, scaling_output  # scipy's fits take a second to import
 
-            found = scaling.study(comparison)
-            drawn, said = scaling_output.pictures(found), scaling_output.terminal(found)
-            files |= {"scaling.csv": scaling_output.csv_text(found), "scaling.json": scaling_output.json_text(found)}
-            html = scaling_output.page(found, title, drawn)
+            files, said = scaling_output.written(scaling.study(comparison), title)
         else:
             drawn, said = plots.drawn(comparison), terminal(comparison)
-            files |= {"report.csv": csv_text(comparison), "report.json": json_text(comparison)}
-            html = page(comparison, title, drawn)
+            files = {"report.csv": csv_text(comparison), "report.json": json_text(comparison)}
+            files |= {f"{name}.png": picture["light"] for name, picture in drawn.items()}
+            files["index.html"] = page(comparison, title, drawn)
     except KeyboardInterrupt as stopped:
         stopped.add_note(f"{out} is as it was")
         raise
     if given.records and target is not None:
         said += f"\n\n{records.text(comparison, target)}"
-    files |= {f"{name}.png": picture["light"] for name, picture in drawn.items()} | {"index.html": html}
     paths = {out / name: content for name, content in files.items()}
     write_files("--out", out, paths)
     if isinstance(sys.stdout, io.TextIOWrapper):  # a terminal that cannot show a character shows ? instead

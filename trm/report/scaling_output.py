@@ -17,6 +17,7 @@ from trm.show.charts import COLOURS, Theme, chart, plain_numbers
 from trm.show.page import render
 from trm.show.table import aligned, csv_of, printable
 
+TEMPLATE = Path(__file__).parent / "scaling.html"
 COLUMNS = ("axis", "where", "measure", "quantity", "value", "low", "high", "verdict")
 Row = dict[str, Any]
 
@@ -60,36 +61,28 @@ def rows(scaling: Scaling) -> list[Row]:
     return found
 
 
-def csv_text(scaling: Scaling) -> str:
-    """One line for each number."""
-    return csv_of(rows(scaling), COLUMNS)
-
-
-def json_text(scaling: Scaling) -> str:
-    """The same with the measured points, the refusals and the warnings."""
+def written(scaling: Scaling, title: str) -> tuple[dict[str, str | bytes], str]:
+    """The files by name, and the text for the terminal: every number, what was refused, and warnings."""
+    found = rows(scaling)
+    table = [["" if cell is None else cell if isinstance(cell, str) else f"{cell:.4g}" for cell in row.values()] for row in found]
+    table = [["axis", "held", "measure", "quantity", "value", "from", "to", ""], *table]
+    lines = aligned(table, [False] * 4 + [True] * 3 + [False])
+    lines += ["", *(f"not fitted: {reason}" for reason in scaling.refusals)] if scaling.refusals else []
+    lines += ["", *(f"warning: {warning}" for warning in scaling.warnings)] if scaling.warnings else []
     points = [
         {"axis": fit.axis, "where": fit.where, "measure": fit.measure, "size": float(x), "values": list(map(float, y))}
         for fit in scaling.fits
         for x, y in zip(fit.points.x, fit.points.y, strict=True)
     ]
-    record = {"code": code(), "laws": rows(scaling), "points": points, "refused": scaling.refusals, "warnings": scaling.warnings}
-    return json.dumps(record, indent=1, allow_nan=False) + "\n"
-
-
-def table(scaling: Scaling) -> list[list[str]]:
-    """The rows as texts, under their titles."""
-    texts = [
-        ["" if cell is None else cell if isinstance(cell, str) else f"{cell:.4g}" for cell in row.values()] for row in rows(scaling)
-    ]
-    return [["axis", "held", "measure", "quantity", "value", "from", "to", ""], *texts]
-
-
-def terminal(scaling: Scaling) -> str:
-    """The table, what was refused, and warnings."""
-    lines = aligned(table(scaling), [False] * 4 + [True] * 3 + [False])
-    lines += ["", *(f"not fitted: {reason}" for reason in scaling.refusals)] if scaling.refusals else []
-    lines += ["", *(f"warning: {warning}" for warning in scaling.warnings)] if scaling.warnings else []
-    return "\n".join(map(printable, lines))
+    record = {"code": code(), "laws": found, "points": points, "refused": scaling.refusals, "warnings": scaling.warnings}
+    drawn = pictures(scaling)
+    files: dict[str, str | bytes] = {
+        "scaling.csv": csv_of(found, COLUMNS),
+        "scaling.json": json.dumps(record, indent=1, allow_nan=False) + "\n",
+        **{f"{name}.png": picture["light"] for name, picture in drawn.items()},
+        "index.html": render(TEMPLATE, [], title=title, scaling=scaling, table=table, pictures=drawn),
+    }
+    return files, "\n".join(map(printable, lines))
 
 
 def pictures(scaling: Scaling) -> dict[str, dict[Theme, bytes]]:
@@ -158,9 +151,3 @@ def _plain_numbers(axes: Axes) -> None:
         low, high = axes.get_ylim()
         steps = (1, 2, 5) if high > 5 * low else (1, 1.25, 1.5, 2, 2.5, 3, 4, 5, 6, 8)
         plain_numbers(axes.yaxis, FuncFormatter(lambda value, _: f"{value:g}"), steps)
-
-
-def page(scaling: Scaling, title: str, drawn: dict[str, dict[Theme, bytes]]) -> str:
-    """One self-contained HTML file."""
-    template = Path(__file__).parent / "scaling.html"
-    return render(template, [], title=title, scaling=scaling, table=table(scaling), pictures=drawn)
