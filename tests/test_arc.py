@@ -315,7 +315,8 @@ def trained(tasks, tmp_path_factory):
     for pair in content["task0"]["train"] + content["task0"]["test"]:
         pair.update(input=[[0, 0], [0, 0]], output=[[0]])
     arguments = [*RUN, f"data.source_dir={source(folder / 'tasks', content)}", f"data.path={folder}/data"]
-    run(folder, "trm.train", *arguments, "run_name=r", "train.max_steps=2", "evaluate.max_puzzles=3", "model.mlp=swiglu")
+    arguments += ["train.max_steps=2", "train.checkpoint_every_steps=1", "evaluate.max_puzzles=3", "model.mlp=swiglu"]
+    run(folder, "trm.train", *arguments, "run_name=r")
     return folder
 
 
@@ -402,9 +403,16 @@ def test_weights_go_out_and_come_back_with_as_many_identifiers_as_the_dataset_ha
 
 
 @pytest.mark.parametrize(
-    "argument", ["inference=ptrm", "inference=eqr", "inference=halt_first", "inference.noise=0.3", "inference.early_exit=true"]
+    ("command", "argument"),
+    [
+        (["trm.evaluate"], "inference=ptrm"),
+        (["trm.evaluate"], "inference=eqr"),
+        (["trm.evaluate"], "inference=halt_first"),
+        (["trm.evaluate"], "inference.noise=0.3"),
+        (["trm.solve", "test:0"], "inference=ptrm"),
+        (["trm.solve", "test:0"], "inference.early_exit=true"),
+    ],
 )
-@pytest.mark.parametrize("command", [["trm.solve", "test:0"], ["trm.evaluate"]])
 def test_what_variants_cannot_do_is_refused(trained, command, argument):
     refused = run(trained, *command, "checkpoint=outputs/r", argument, check=2)
     assert refused.stderr.startswith(f"error: {argument.removesuffix('.noise=0.3').removesuffix('=true')}")
@@ -413,18 +421,17 @@ def test_what_variants_cannot_do_is_refused(trained, command, argument):
 
 
 def test_a_ladder_leaves_out_what_variants_cannot_do(trained):
-    done = run(trained, "trm.evaluate", "checkpoint=outputs/r", "inference=frontier", "evaluate.max_variants=2", "--out", "ladder")
+    ladder = ["inference=frontier", "inference.ladder=[standard,ptrm]", "evaluate.max_variants=1", "--out", "ladder"]
+    done = run(trained, "trm.evaluate", "checkpoint=outputs/r", *ladder)
     assert "inference=ptrm is left out" in done.stdout
     rows = json.loads((trained / "ladder" / "frontier.json").read_text())["rows"]
-    assert {row["inference"] for row in rows} == {"standard", "steps64"}
+    assert {row["inference"] for row in rows} == {"standard"}
 
 
-def test_only_the_newest_and_the_best_checkpoint_keep_the_table(tasks, tmp_path):
-    arguments = [*RUN, f"data.source_dir={tasks}", f"data.path={tmp_path}/data", "train.checkpoint_every_steps=1"]
-    run(tmp_path, "trm.train", *arguments, "run_name=r", "train.max_steps=5", "train.eval_every_steps=null")
-    folders = [tmp_path / f"outputs/r/checkpoints/step_{step}" for step in (3, 4, 5)]
-    assert [(folder / TABLE_FILE).exists() for folder in folders] == [False, False, True]
-    done = run(tmp_path, "trm.evaluate", f"checkpoint={folders[0]}", check=2)
+def test_only_the_newest_and_the_best_checkpoint_keep_the_table(trained):
+    folders = [trained / f"outputs/r/checkpoints/step_{step}" for step in (1, 2)]
+    assert [(folder / TABLE_FILE).exists() for folder in folders] == [False, True]
+    done = run(trained, "trm.evaluate", f"checkpoint={folders[0]}", check=2)
     assert "only the newest and the best checkpoint" in done.stderr
 
 

@@ -51,9 +51,3 @@ def test_a_run_that_goes_on_from_any_checkpoint_ends_with_the_same_bytes(folder,
     run(folder, "trm.train", *OPTIONS, f"run_name={name}")
     assert summary(copy)["resumed_from_step"] == step
     assert state_of(folder, name) == state_of(folder, "whole")
-
-
-def test_a_run_with_a_curriculum_keeps_its_length(folder):
-    refused = run(folder, "trm.train", *OPTIONS, "run_name=whole", "train.max_steps=40", check=2)
-    assert "train.max_steps=20 there, 40 here" in refused.stderr
-    assert len(refused.stderr.splitlines()) == 1
