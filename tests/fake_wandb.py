@@ -144,13 +144,13 @@ class FakeWandb:
             return {"data": {"upsertView": answer}}
         if "allViews" in query:
             return {"data": {"project": self._views_of(variables)}}
-        if "viewer" in query:
-            viewer = {"id": "u", "entity": "tester", "username": "tester", "email": "", "flags": "{}", "teams": {"edges": []}}
-            return {"data": {"viewer": viewer}}
         if "OrganizationCoreWeaveOrganizationID" in query:
             return {"data": {"entity": {"organization": None}}}
         if "serverInfo" in query:
             return {"data": {"serverInfo": {"features": []}}}
+        return self._refuse(query)
+
+    def _refuse(self, query: str) -> dict[str, Any]:
         self.unknown.append(query.strip().splitlines()[0])
         return {"data": None, "errors": [{"message": "the fake server does not know this call"}]}
 
@@ -168,22 +168,17 @@ class FakeWandb:
             file = {"id": number, "uploadUrl": f"{self.url}/manifest/{number}", "uploadHeaders": []}
             return {"data": {call: {"artifactManifest": {"id": number, "file": file}}}}
         if "createArtifactFiles" in query:
+            found = [(entry["name"], entry["artifactID"]) for entry in variables["input"]["artifactFiles"]]
+            always = {"uploadHeaders": [], "uploadMultipartUrls": None}
             nodes = [
-                {
-                    "storagePath": entry["name"],
-                    "uploadUrl": f"{self.url}/artifact/{entry['artifactID']}/{entry['name']}",
-                    "uploadHeaders": [],
-                    "uploadMultipartUrls": None,
-                    "artifact": {"id": entry["artifactID"]},
-                }
-                for entry in variables["input"]["artifactFiles"]
+                {"storagePath": name, "uploadUrl": f"{self.url}/artifact/{number}/{name}", "artifact": {"id": number}, **always}
+                for name, number in found
             ]
             return {"data": {"createArtifactFiles": {"files": {"edges": [{"node": node} for node in nodes]}}}}
         if "commitArtifact" in query:
             self.artifacts[int(variables["artifactID"])].committed = True
             return {"data": {"commitArtifact": {"artifact": {"id": variables["artifactID"], "digest": ""}}}}
-        self.unknown.append(query.strip().splitlines()[0])
-        return {"data": None, "errors": [{"message": "the fake server does not know this call"}]}
+        return self._refuse(query)
 
     def _views_of(self, wanted: dict[str, Any]) -> dict[str, Any] | None:
         """A project's views of one name; None where no run has made the project."""
@@ -201,13 +196,7 @@ class FakeWandb:
         counts = {f"{kind}LineCount": len(run.streams.get(f"wandb-{kind}.jsonl", [])) for kind in ("history", "events")}
         tails = {f"{kind}Tail": json.dumps(run.streams.get(f"wandb-{kind}.jsonl", [])[-1:]) for kind in ("history", "events")}
         settings = {"summaryMetrics": run.streams.get(SUMMARY, ["{}"])[-1], "config": run.settings["config"]}
-        more = {
-            "displayName": run.settings["displayName"],
-            "logLineCount": 0,
-            "tags": [],
-            "notes": "",
-            "wandbConfig": '{"t": 1}',
-        }
+        more = {"displayName": run.settings["displayName"], "logLineCount": 0, "tags": [], "notes": "", "wandbConfig": '{"t": 1}'}
         return {"id": "b", "name": name, **counts, **tails, **settings, **more}
 
     def stream(self, run: FakeRun, body: dict[str, Any]) -> None:

@@ -9,116 +9,49 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from passes import ARCH, LABELLED, C, N, S, V, dataset, evaluator_of, halting_steps, loader_of, network, passed
 from running import MESH, TINY, XLA, metrics, refused, run, summary
 
 import trm.evaluate
-from trm.backends import start
 from trm.backends.native import NativeRuntime
 from trm.cli import compose, compose_jobs
-from trm.config import HardwareConfig, InferenceConfig, ModelConfig, RecursionConfig
-from trm.core.architecture import Architecture
-from trm.core.initial import init_buffers, init_weights
+from trm.config import IGNORE_LABEL, InferenceConfig
 from trm.core.metrics import METRICS, MOST_SAMPLES
 from trm.core.programs import ONE
 from trm.core.step import empty_carry, eval_step
-from trm.data.format import Dataset, Metadata
-from trm.data.loader import EvalLoader
 from trm.errors import ConfigError, DataError
 from trm.evaluate import main
 from trm.inference.candidates import candidate_loader
-from trm.inference.evaluator import Evaluator
 from trm.inference.samples import Samples
-from trm.inference.selection import over
 from trm.tasks.augment import augment, undo
 from trm.tasks.sudoku.task import SudokuTask as Sudoku
 
-C, V, N, BATCH, S = 4, 5, 37, 8, 6  # cells, vocabulary, puzzles, rows of a batch, supervision steps
-IGNORED = -100
+BATCH = 8
+EXIT = InferenceConfig(early_exit=True)
+EVERY = np.arange(N)
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")
-def model():
-    """(runtime, arch, weights, buffers) of an untrained model in float64, whose wish to halt comes at different steps."""
-    arch = Architecture(
-        model=ModelConfig(hidden_size=8, num_layers=1, puzzle_emb_ndim=0, puzzle_emb_len=0),
-        recursion=RecursionConfig(T=1, n=1, n_sup=S),
-        seq_len=C,
-        vocab_size=V,
-        num_puzzle_identifiers=1,
-        dtype=torch.float64,
-        loss_dtype=torch.float64,
-    )
-    weights = init_weights(arch, 0)
-    weights["q_head.weight"] = torch.randn(weights["q_head.weight"].shape, generator=torch.Generator().manual_seed(4)).double()
-    weights["q_head.bias"] = torch.tensor([-0.5, 0.0], dtype=weights["q_head.bias"].dtype)
-    runtime = start(HardwareConfig(name="native", backend="eager", dtype="float64"))
-    return runtime, arch, weights, init_buffers(arch, 0)
-
-
-@pytest.fixture(scope="module")
-def loader():
-    """Puzzles with few labelled cells, so that an untrained model solves some; puzzle 5 has no label at all."""
-    random = np.random.default_rng(0)
-    inputs, labels = random.integers(1, V, (N, C)), random.integers(1, V, (N, C))
-    labels[random.random((N, C)) < 0.75] = 0
-    labels[:, 0] = np.maximum(labels[:, 0], 1)
-    labels[5] = 0
-    facts = Metadata(
-        seq_len=C, vocab_size=V, pad_id=0, ignore_label_id=0, blank_identifier_id=0, num_puzzle_identifiers=1,
-        total_groups=N, mean_puzzle_examples=1.0, total_puzzles=N, sets=["all"],
-    )  # fmt: skip
-    count = np.arange(N + 1)
-    dataset = Dataset(inputs, labels, np.zeros(N, int), count, count, facts, None)
-    return EvalLoader(dataset, global_batch_size=BATCH)
-
-
-EXIT = InferenceConfig(early_exit=True)
-
-
-def passed(model, loader, way=ONE, weights=None):
-    """The result of an evaluation, and the predictions of all its rows."""
-    (runtime, arch, own, buffers), seen = model, []
-    result = Evaluator(runtime, arch, buffers, loader, S, "off", way).run(
-        weights or own, None, see=lambda found, _: seen.append(found)
-    )
-    return result, over(lambda *parts: np.concatenate(parts, axis=1), *seen)
-
-
-@pytest.fixture(scope="module")
-def full(model, loader):
+def full():
     """The result of all supervision steps for all puzzles, and the predictions [S, N, ...] on the way."""
-    return passed(model, loader)
+    return passed()
 
 
 @pytest.fixture(scope="module")
-def early(model, loader):
-    return passed(model, loader, EXIT)[0]
+def early():
+    return passed(EXIT)[0]
 
 
-def labelled(loader):
-    return (loader.rows(0, N)["labels"] != IGNORED).any(axis=1)
-
-
-def stops(trace):
-    """Index of the step at which each puzzle halts."""
-    halts = trace.halting > 0
-    first = np.where(halts.any(axis=0), halts.argmax(axis=0), S - 1)
-    assert set(first) >= {0, 1, S - 1}, "the cases that matter"
-    return first
-
-
-def test_the_pass_is_eval_step_batch_by_batch(model, loader, full):
-    _, arch, weights, buffers = model
+def test_the_pass_is_eval_step_batch_by_batch(full):
+    weights, buffers = network()
     sums = [dict.fromkeys(METRICS, 0.0) for _ in range(S)]
-    for host_batch in loader:
+    for host_batch in loader_of(ONE, BATCH):
         batch = {name: torch.from_numpy(rows) for name, rows in host_batch.items()}
-        carry, counted = empty_carry(arch, buffers, BATCH), (batch["labels"] != IGNORED).any(-1)
+        carry, counted = empty_carry(ARCH, buffers, BATCH), (batch["labels"] != IGNORE_LABEL).any(-1)
         for s in range(S):
-            carry, _, values = eval_step(arch, weights, buffers, None, carry, batch)
+            carry, _, values = eval_step(ARCH, weights, buffers, None, carry, batch)
             for name, value in values.items():
                 sums[s][name] += value[counted].sum().item()
     result, _ = full
@@ -131,23 +64,18 @@ def test_the_pass_is_eval_step_batch_by_batch(model, loader, full):
     assert result.row_steps == tuple(N * s for s in range(1, S + 1))
 
 
-def test_predictions_and_samples_are_those_of_the_puzzles_in_order(loader, full):
+def test_predictions_and_samples_are_those_of_the_puzzles_in_order_and_come_back_from_their_file(full):
     result, rows = full
-    shown, puzzles = result.samples, loader.rows(0, MOST_SAMPLES)
-    assert np.array_equal(shown.inputs, puzzles["inputs"])
-    assert np.array_equal(shown.labels, puzzles["labels"])
+    shown, puzzles = result.samples, loader_of(ONE, BATCH).rows(0, N)
+    assert np.array_equal(shown.inputs, puzzles["inputs"][:MOST_SAMPLES])
+    assert np.array_equal(shown.labels, puzzles["labels"][:MOST_SAMPLES])
     assert np.array_equal(shown.predictions, rows.answers[:, :MOST_SAMPLES])
     assert shown.q_halt == pytest.approx(rows.halting[:, :MOST_SAMPLES], rel=1e-6)
     assert ((shown.confidence > 1 / V) & (shown.confidence <= 1)).all()
-    labels = loader.rows(0, N)["labels"]
-    right = ((rows.answers == labels) | (labels == IGNORED)).all(axis=-1)
+    right = ((rows.answers == puzzles["labels"]) | (puzzles["labels"] == IGNORE_LABEL)).all(axis=-1)
     assert np.array_equal(rows.values["exact_accuracy"], right)
-
-
-def test_samples_come_back_from_their_file(full):
-    samples = full[0].samples
-    again = Samples.from_json(samples.to_json())
-    for name, array in vars(samples).items():
+    again = Samples.from_json(shown.to_json())
+    for name, array in vars(shown).items():
         assert getattr(again, name).dtype == array.dtype
         assert getattr(again, name) == pytest.approx(array, abs=1e-4)
     for text in ("[]", "{}", "nothing"):
@@ -155,130 +83,78 @@ def test_samples_come_back_from_their_file(full):
             Samples.from_json(text)
 
 
-def test_early_exit_is_the_full_trace_cut_at_each_puzzles_halt(loader, full, early):
-    _, trace = full
-    counted = labelled(loader)
-    stop = stops(trace)
-    every = np.arange(N)
-    for step, values in enumerate(early.by_step, 1):
-        here = np.minimum(stop, step - 1)
+def test_early_exit_is_the_full_trace_cut_at_each_puzzles_halt(full, early):
+    result, trace = full
+    stop = halting_steps(trace)
+    for s, values in enumerate(early.by_step):
+        here = np.minimum(stop, s)
+        q, right = (of[here, EVERY][LABELLED] for of in (trace.q_halt, trace.values["exact_accuracy"]))
         assert values["count"] == N - 1
-        assert values["steps"] == pytest.approx((here[counted] + 1).mean(), rel=1e-12)
-        assert values["exact_accuracy"] == pytest.approx(trace.values["exact_accuracy"][here, every][counted].mean(), rel=1e-12)
-        q, right = trace.q_halt[here, every][counted], trace.values["exact_accuracy"][here, every][counted]
+        assert values["steps"] == pytest.approx((here[LABELLED] + 1).mean(), rel=1e-12)
+        assert values["exact_accuracy"] == pytest.approx(right.mean(), rel=1e-12)
         assert values["q_halt_accuracy"] == pytest.approx(((q >= 0) == right).mean(), rel=1e-12)
         assert values["q_halt_loss"] == pytest.approx(np.log1p(np.exp(np.where(right, -q, q))).mean(), rel=1e-9)
-    assert 1 < early.final["steps"] < S
-
-
-def test_early_exit_keeps_the_samples_of_the_halting_step(full, early):
-    result, trace = full
-    stop, ours, theirs = stops(trace)[:MOST_SAMPLES], early.samples, result.samples
-    every = np.arange(MOST_SAMPLES)
-    for s in range(S):
-        here = np.minimum(stop, s)
         for name in ("predictions", "confidence", "q_halt"):
-            assert getattr(ours, name)[s] == pytest.approx(getattr(theirs, name)[here, every], rel=1e-5), name
-    assert np.array_equal(ours.inputs, theirs.inputs)
+            shown, of_all = getattr(early.samples, name)[s], getattr(result.samples, name)
+            assert shown == pytest.approx(of_all[here[:MOST_SAMPLES], EVERY[:MOST_SAMPLES]], rel=1e-5), name
+    assert 1 < early.final["steps"] < S
+    assert np.array_equal(early.samples.inputs, result.samples.inputs)
 
 
 class Odd:
-    """A task of which only its scores are asked: answers whose tokens add up to an odd number, or that copy a cell."""
+    """A task of which only its scores are asked: an odd sum of an answer's tokens, an odd number of cells copied."""
 
     score_names = ("odd", "copied")
 
     def scores(self, questions, answers, predictions):
         assert len(questions) == len(answers) == len(predictions)
-        return {"odd": predictions.sum(axis=1) % 2 == 1, "copied": (questions == predictions).any(axis=1)}
+        return {"odd": predictions.sum(axis=1) % 2 == 1, "copied": (questions == predictions).sum(axis=1) % 2 == 1}
 
 
-def test_a_tasks_own_scores_are_those_of_every_answer_and_with_early_exit_of_the_halting_step(model, loader, full):
-    scored = EvalLoader(dataclasses.replace(loader.dataset, task=Odd()), global_batch_size=BATCH)
-    counted, rows = labelled(loader), loader.rows(0, N)
-    found, (early, _) = passed(model, scored)[0], passed(model, scored, EXIT)
+def test_a_tasks_own_scores_are_those_of_every_answer_and_with_early_exit_of_the_halting_step(full):
+    scored, puzzles = dataclasses.replace(dataset(), task=Odd()), loader_of(ONE, BATCH).rows(0, N)
+    (found, _), (early, _) = passed(data=scored), passed(EXIT, data=scored)
     for s in range(S):
-        for result, at in ((found, np.full(N, s)), (early, np.minimum(stops(full[1]), s))):
-            answers = full[1].answers[at, np.arange(N)]
-            for name, has in Odd().scores(rows["inputs"], rows["labels"], answers).items():
-                assert result.by_step[s][name] == pytest.approx(has[counted].mean(), rel=1e-12)
-                assert 0 < result.by_step[s][name] < 1
+        for result, at in ((found, np.full(N, s)), (early, np.minimum(halting_steps(full[1]), s))):
+            answers = full[1].answers[at, EVERY]
+            for name, has in Odd().scores(puzzles["inputs"], puzzles["labels"], answers).items():
+                assert result.by_step[s][name] == pytest.approx(has[LABELLED].mean(), rel=1e-12)
+    assert all(0 < found.final[name] < 1 for name in Odd.score_names)
     assert [{k: v for k, v in step.items() if k not in Odd.score_names} for step in found.by_step] == full[0].by_step
-    runtime, arch, weights, buffers = model
-    part = EvalLoader(scored.dataset, global_batch_size=BATCH, max_puzzles=20)
-    evaluator = Evaluator(runtime, arch, buffers, part, S, "off")
+    evaluator, weights = evaluator_of(data=scored, max_puzzles=7), network()[0]
     joined = evaluator.run(weights, None).joined(evaluator.rest().run(weights, None))
     assert joined.final == pytest.approx(found.final, rel=1e-9)
     assert joined.row_steps == found.row_steps
 
 
-@pytest.mark.parametrize("batch", [1, 5, 64])
-def test_early_exit_does_not_depend_on_the_batch(model, loader, early, batch):
-    found, _ = passed(model, EvalLoader(loader.dataset, global_batch_size=batch), EXIT)
-    assert found.row_steps == early.row_steps
-    for ours, theirs in zip(found.by_step, early.by_step, strict=True):
-        assert ours == pytest.approx(theirs, rel=1e-9)
-
-
-def test_a_model_that_never_halts_gives_the_ordinary_result(model, loader, full):
-    never = model[2] | {"q_head.bias": torch.full_like(model[2]["q_head.bias"], -1e3)}
-    ours, rows = passed(model, loader, EXIT, never)
-    assert np.array_equal(rows.answers, full[1].answers)
-    for step, theirs in zip(ours.by_step, full[0].by_step, strict=True):
-        for name in ("exact_accuracy", "accuracy", "lm_loss", "steps", "count"):
-            assert step[name] == pytest.approx(theirs[name], rel=1e-9), name
-
-
 # votes -------------------------------------------------------------------------------------------------------------------------
 
 
-@settings(deadline=None, max_examples=30)
-@given(
-    shape=st.sampled_from([(2, 2), (2, 3), (3, 2), (3, 3)]),
-    seed=st.integers(0, 2**31 - 1),
-    variants=st.lists(st.integers(0, 999), min_size=1, max_size=6),
-)
-def test_undo_is_the_inverse_of_augment(shape, seed, variants):
+def test_undo_is_the_inverse_of_augment():
     """For any tokens, not only solutions: a model's answer may hold padding and blanks."""
-    sudoku = Sudoku(*shape)
-    cells = np.random.default_rng(seed).integers(0, sudoku.vocab_size, (3, sudoku.num_cells)).astype(np.uint8)
-    variants = np.array(variants)
-    puzzles = np.arange(len(variants)) % 3
-    there, _ = augment(sudoku, cells, cells, seed=seed, puzzles=puzzles, variants=variants)
-    assert np.array_equal(undo(sudoku, there, seed=seed, puzzles=puzzles, variants=variants), cells[puzzles])
+    sudoku, puzzles, variants = Sudoku(2, 3), np.arange(60) % 3, np.arange(60)
+    cells = np.random.default_rng(0).integers(0, sudoku.vocab_size, (3, sudoku.num_cells)).astype(np.uint8)
+    there, _ = augment(sudoku, cells, cells, seed=5, puzzles=puzzles, variants=variants)
+    assert np.array_equal(undo(sudoku, there, seed=5, puzzles=puzzles, variants=variants), cells[puzzles])
 
 
-def sudoku_dataset(puzzles=5):
-    """Sudokus of 4x4: permuted digits of one solution, a third of the cells blank."""
-    sudoku = Sudoku(2, 2)
-    random = np.random.default_rng(0)
-    base = np.array([1, 2, 3, 4, 3, 4, 1, 2, 2, 1, 4, 3, 4, 3, 2, 1])
-    labels = np.array([random.permutation(4)[base - 1] + 2 for _ in range(puzzles)], np.uint8)
-    inputs = np.where(random.random(labels.shape) < 1 / 3, 1, labels).astype(np.uint8)
-    facts = Metadata(
-        seq_len=16, vocab_size=6, pad_id=0, ignore_label_id=None, blank_identifier_id=0, num_puzzle_identifiers=1,
-        total_groups=puzzles, mean_puzzle_examples=1.0, total_puzzles=puzzles, sets=["all"],
-    )  # fmt: skip
-    count = np.arange(puzzles + 1)
-    return Dataset(inputs, labels, np.zeros(puzzles, np.int32), count, count, facts, sudoku)
-
-
-@pytest.mark.parametrize("copies", [1, 3, 8])
-def test_a_solver_that_solves_every_copy_is_exact(copies):
-    dataset = sudoku_dataset()
-    loader = EvalLoader(dataset, global_batch_size=4, copies=copies, data_seed=3)
+def test_a_solver_that_solves_every_copy_is_exact():
+    plain = dataset()
+    solutions = np.where(plain.inputs == 1, 2, plain.inputs)  # of which only the cells are compared
+    loader = loader_of(InferenceConfig(copies=3), 4, dataclasses.replace(plain, labels=solutions))
     batches = list(loader)
-    assert len(batches) == len(loader) == math.ceil(5 * copies / 4)
+    assert len(batches) == len(loader) == math.ceil(3 * N / 4)
     joined = {name: np.concatenate([batch[name] for batch in batches])[: loader.num_rows] for name in batches[0]}
-    assert np.array_equal(joined["inputs"][::copies], dataset.inputs)  # the identity is one of the copies
-    for question, answer in zip(joined["inputs"], joined["labels"], strict=True):
-        assert not dataset.task.violations(question, answer)
-    answers = loader.undo(joined["labels"]).reshape(5, copies, 16)
-    assert (answers == dataset.labels[:, None]).all()
+    assert np.array_equal(joined["inputs"][::3], plain.inputs)  # the identity is one of the copies
+    given = joined["inputs"] > 1
+    assert np.array_equal(joined["labels"][given], joined["inputs"][given])
+    assert len(np.unique(joined["inputs"], axis=0)) > 2 * N
+    assert (loader.undo(joined["labels"]).reshape(N, 3, C) == solutions[:, None]).all()
 
 
-def test_copies_need_known_symmetries(loader):
+def test_copies_need_known_symmetries():
     with pytest.raises(DataError, match=r"inference\.copies"):
-        EvalLoader(loader.dataset, global_batch_size=4, copies=2)
+        loader_of(InferenceConfig(copies=2), 4, dataclasses.replace(dataset(), task=None))
 
 
 # the command -------------------------------------------------------------------------------------------------------------------
@@ -288,25 +164,15 @@ def test_copies_need_known_symmetries(loader):
 def folder(tmp_path_factory):
     """A working directory with the trained run `outputs/r`."""
     folder = tmp_path_factory.mktemp("work")
-    learning = [
-        "optimizer.warmup_steps=1",
-        "optimizer.lr=0.003",
-        "ema.rate=0.5",
-        "train.max_steps=30",
-        "train.eval_every_steps=null",
-    ]
-    run(folder, "trm.train", *TINY, *learning, "train.checkpoint_every_steps=null", "run_name=r", "train.progress=on")
+    learning = ["optimizer.warmup_steps=1", "optimizer.lr=0.003", "ema.rate=0.5", "train.max_steps=30"]
+    once = ["train.eval_every_steps=null", "train.checkpoint_every_steps=null"]
+    run(folder, "trm.train", *TINY, *learning, *once, "run_name=r", "train.progress=on")
     return folder
 
 
 def evaluate(folder, *arguments):
     done = run(folder, "trm.evaluate", "checkpoint=outputs/r", *arguments)
     return json.loads(done.stdout.splitlines()[-1]), done
-
-
-def rows_of(path):
-    with path.open() as file:
-        return list(csv.DictReader(file))
 
 
 def test_a_run_keeps_samples_and_accuracy_by_step(folder):
@@ -330,7 +196,8 @@ def test_an_evaluation_is_written_with_what_it_has_after_each_step(folder):
     assert [row["flops_per_puzzle"] / rows[0]["flops_per_puzzle"] for row in rows] == [1, 2, 3, 4]
     assert record["puzzles"] == 40
     assert {path.name for path in (folder / "f").iterdir()} == {"evaluation.csv", "evaluation.json", "evaluation.png"}
-    assert len(rows_of(folder / "f" / "evaluation.csv")) == 4
+    with (folder / "f" / "evaluation.csv").open() as file:
+        assert len(list(csv.DictReader(file))) == 4
 
 
 @pytest.mark.long
@@ -342,14 +209,7 @@ def test_on_a_mesh_the_same(folder):
 
 
 def test_training_can_evaluate_with_early_exit(folder):
-    run(
-        folder,
-        "trm.train",
-        *TINY,
-        "run_name=early",
-        "train.max_steps=10",
-        "inference.early_exit=true",
-    )
+    run(folder, "trm.train", *TINY, "run_name=early", "train.max_steps=1", "inference.early_exit=true")
     assert len(summary(folder / "outputs" / "early")["exact_accuracy_by_step"]) == 4
     assert metrics(folder / "outputs" / "early", "eval")[-1]["count"] == 40
 
@@ -398,8 +258,9 @@ def test_of_several_hosts_one_prints_and_writes(folder, monkeypatch, capsys):
     assert not (folder / "nowhere").exists()
 
 
-@pytest.mark.parametrize(("puzzles", "devices", "rows"), [(5, 1, 5), (5, 8, 8), (10, 8, 16), (16, 8, 16), (17, 8, 32), (33, 1, 32)])
-def test_a_batch_has_no_more_padding_than_rows(tmp_path, puzzles, devices, rows):
-    cfg = compose([*TINY, f"data.path={tmp_path}/data", f"evaluate.max_puzzles={puzzles}", "evaluate.batch_size=32"])
-    runtime = SimpleNamespace(num_devices=devices, process_index=0, process_count=1)
-    assert candidate_loader(cfg, runtime).global_batch_size == rows
+def test_a_batch_has_no_more_padding_than_rows(tmp_path):
+    cfg = compose([*TINY, f"data.path={tmp_path}/data", "evaluate.batch_size=32"])
+    for puzzles, devices, rows in [(5, 1, 5), (5, 8, 8), (10, 8, 16), (16, 8, 16), (17, 8, 32), (33, 1, 32)]:
+        few = dataclasses.replace(cfg, evaluate=dataclasses.replace(cfg.evaluate, max_puzzles=puzzles))
+        runtime = SimpleNamespace(num_devices=devices, process_index=0, process_count=1)
+        assert candidate_loader(few, runtime).global_batch_size == rows
