@@ -2,12 +2,11 @@
 
 import re
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
-import yaml
-from composing import composed, jobs_composed_once  # noqa: F401 - the latter is a fixture
+from composing import composed, corners, jobs_composed_once  # noqa: F401 - the last is a fixture
+from test_pages import TEXTS, pages
 
 from trm.cli import compose_jobs
 from trm.config import digest, flatten, from_plain, numerics, to_plain, total_steps
@@ -53,61 +52,29 @@ VALUES = {
     "e4_2_longer_training": {"train.epochs": 100000},
     "e4_5_larger_batch": {"train.global_batch_size": 2048},
     "paper_maze_hard": {
-        "model.mixer": "attention",
-        "model.positions": "rope",
-        "recursion.T": 3,
-        "recursion.n": 4,
-        "train.global_batch_size": 768,
-        "optimizer.lr": 1e-4,
-        "optimizer.weight_decay": 1.0,
-        "train.epochs": 50000,
-        "data.name": "maze_hard",
-        "data.num_aug": 0,
-        "data.on_the_fly_aug": 0,
-        "ema.enabled": True,
+        "model.mixer": "attention", "model.positions": "rope", "recursion.T": 3, "recursion.n": 4, "train.global_batch_size": 768,
+        "optimizer.lr": 1e-4, "optimizer.weight_decay": 1.0, "train.epochs": 50000, "data.name": "maze_hard", "data.num_aug": 0,
+        "data.on_the_fly_aug": 0, "ema.enabled": True,
     },
     "maze_unique": {
-        "model.hidden_size": 128,
-        "model.num_heads": 2,
-        "model.num_layers": 1,
-        "recursion.n": 4,
-        "train.epochs": 100000,
-        "model.mixer": "attention",
-        "data.path_min": 100,
-        "data.path_max": 140,
-        "data.canvas": 30,
+        "model.hidden_size": 128, "model.num_heads": 2, "model.num_layers": 1, "recursion.n": 4, "train.epochs": 100000,
+        "model.mixer": "attention", "data.path_min": 100, "data.path_max": 140, "data.canvas": 30,
     },
     "paper_t3_n6": {"train.global_batch_size": 768, "train.epochs": 50000},
     "paper_arc_1": {
-        "model.mixer": "attention",
-        "model.positions": "rope",
-        "recursion.T": 3,
-        "recursion.n": 4,
-        "train.global_batch_size": 768,
-        "train.epochs": 100000,
-        "optimizer.lr": 1e-4,
-        "optimizer.weight_decay": 0.1,
-        "optimizer.puzzle_emb_lr": 1e-2,
-        "optimizer.puzzle_emb_weight_decay": 0.1,
-        "data.num_puzzles": 960,
-        "ema.enabled": True,
+        "model.mixer": "attention", "model.positions": "rope", "recursion.T": 3, "recursion.n": 4, "train.global_batch_size": 768,
+        "train.epochs": 100000, "optimizer.lr": 1e-4, "optimizer.weight_decay": 0.1, "optimizer.puzzle_emb_lr": 1e-2,
+        "optimizer.puzzle_emb_weight_decay": 0.1, "data.num_puzzles": 960, "ema.enabled": True,
     },
     "paper_arc_2": {"data.num_puzzles": 1280, "data.test_subsets": ["evaluation2"], "optimizer.puzzle_emb_lr": 1e-2},
     "fast_sudoku": {
-        "recursion.T": 6,
-        "recursion.n": 9,
-        "train.global_batch_size": 384,
-        "train.max_steps": 8000,
-        "optimizer.lr": 1e-4,
-        "optimizer.weight_decay": 1.0,
-        "optimizer.matrix_lr": 0.02,
-        "optimizer.warmup_steps": 0,
-        "ema.rate": 0.9,
+        "recursion.T": 6, "recursion.n": 9, "train.global_batch_size": 384, "train.max_steps": 8000, "optimizer.lr": 1e-4,
+        "optimizer.weight_decay": 1.0, "optimizer.matrix_lr": 0.02, "optimizer.warmup_steps": 0, "ema.rate": 0.9,
         "ema.start_step": 5000,
     },
     "wta_sudoku": {"latents.num_hypotheses": 4, "train.max_steps": 36000, "train.global_batch_size": 384},
     "urm_sudoku": {"train.global_batch_size": 1024, "model.num_layers": 4, "recursion.n": 6, "recursion.n_sup": 16},
-}
+}  # fmt: skip
 MILLION_PARAMETERS = {
     "paper_t3_n6": 5.03,
     "paper_separate_networks": 10.0,
@@ -191,24 +158,35 @@ def test_all_experiments_differ_from_one_another_but_for_aliases(size):
     assert same == sorted([[header(name)[1], name] for name in NAMES if header(name)[1]])
 
 
+def test_the_page_of_the_experiments_has_their_changes_and_digests(monkeypatch):
+    monkeypatch.setattr(pages, "compose", lambda overrides: composed(*(given for given in overrides if given != "run_name=r")))
+    assert pages.experiments("[!_]*") in TEXTS["experiments"], "run python scripts/dev/pages.py"
+
+
 @pytest.mark.parametrize("name", sorted(VALUES))
 def test_at_full_size_the_values_are_those_of_the_papers_and_the_study(name):
     found = flatten(to_plain(composed(f"experiment={name}")))
     assert {key: found[key] for key in VALUES[name]} == VALUES[name]
 
 
+PASSED = set()  # the architectures of which a forward pass had the right shapes
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_composes_validates_and_builds_its_model(name):
     cfg, arch = build(name)
+    assert total_steps(cfg, cfg.data.num_puzzles) > 0
+    arch = replace(arch, num_devices=1)
+    if repr(arch) in PASSED:
+        return
     weights = {key: torch.empty(shape, device="meta") for key, shape in weight_shapes(arch).items()}
     buffers = {key: value.to("meta") for key, value in init_buffers(arch, cfg.seed).items()}
     rows = torch.zeros(2, arch.seq_len, dtype=torch.int32, device="meta")
     vectors = torch.empty(2, arch.model.puzzle_emb_ndim, device="meta") if arch.model.puzzle_emb_ndim else None
-    arch = replace(arch, num_devices=1)
     out = forward(arch, weights, buffers, vectors, with_latents(arch, buffers, 2), rows)
     assert out.logits.shape == (2, arch.seq_len, arch.vocab_size)
     assert set(out.latents) == set(arch.latent_names)
-    assert total_steps(cfg, cfg.data.num_puzzles) > 0
+    PASSED.add(repr(arch))
 
 
 @pytest.mark.parametrize(("name", "millions"), sorted(MILLION_PARAMETERS.items()))
@@ -221,14 +199,11 @@ def test_the_papers_recipe_takes_the_papers_steps():
         assert total_steps(build(name)[0], 1000) == 65104
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_a_header_says_what_is_expected(name):
-    _, _, text = header(name)
-    assert "Expected" in text
-    assert all(line.startswith("#") for line in text.splitlines() if line)
-
-
-def test_the_command_and_the_machine_are_told_once():
+def test_a_header_says_what_is_expected_and_the_command_and_the_machine_are_told_once():
+    for name in NAMES:
+        _, _, text = header(name)
+        assert "Expected" in text, name
+        assert all(line.startswith("#") for line in text.splitlines() if line), name
     bases = [(CONF_DIR / "experiment" / f"{base}.yaml").read_text() for base in ("_study", "_paper")]
     assert all("python -m trm.train experiment=NAME" in text and "Hardware: " in text for text in bases)
     own = set(RECIPES) | {"wta_sudoku"}
@@ -253,40 +228,12 @@ def test_keys_on_the_command_line_win():
     assert (cfg.train.global_batch_size, cfg.recursion.n) == (96, 3)
 
 
-def jobs_of(sweep):
-    """The experiments that a sweep file names, its globs resolved by file name."""
-    text = yaml.safe_load((CONF_DIR / "sweep" / f"{sweep}.yaml").read_text())["hydra"]["sweeper"]["params"]["experiment"]
-    match = re.fullmatch(r"glob\(\[?(.*?)\]?(?:,exclude=\[(.*)\])?\)", text)
-    if match is None:
-        return set(text.split(","))
-    found = {name for name in NAMES if any(Path(name).match(pattern) for pattern in match[1].split(","))}
-    excluded = match[2].split(",") if match[2] else []
-    return {name for name in found if not any(Path(name).match(pattern) for pattern in excluded)}
-
-
-@pytest.mark.parametrize(
-    ("sweep", "expected"),
-    [
-        ("tn_sweep", {n for n in STUDY if n.startswith("e2_2")}),
-        ("batch_sweep", {"e1_1_baseline", "e1_3_batch_512", "e1_3_batch_1024", "e4_5_larger_batch"}),
-        ("all_ablations", {n for n in STUDY if n.startswith("e2")}),
-        ("paper_table", PAPER),
-        ("all", {*STUDY, *PAPER}),
-        ("field_table", {"paper_t3_n6", "eqr_sudoku", "fast_sudoku", "wta_sudoku", "urm_sudoku", "cgar"}),
-    ],
-)
-def test_a_sweep_names_its_experiments(sweep, expected):
-    assert jobs_of(sweep) == expected
-    assert sweep in SWEEPS
-
-
-@pytest.mark.parametrize("name", [name for name in NAMES if name.startswith("field_")])
-def test_a_row_of_the_fields_table_has_the_training_flops_of_the_others(name):
-    def flops(name):
+def test_the_rows_of_the_fields_table_have_the_same_training_flops():
+    found = {}
+    for name in [name for name in NAMES if name.startswith("field_")]:
         cfg = composed(f"experiment={name}")
-        return training_flops(cfg, architecture_of(cfg), stages(cfg.recursion, cfg.train.max_steps), cfg.train.max_steps)
-
-    assert flops(name) == pytest.approx(flops("field_trm"), rel=0.005)
+        found[name] = training_flops(cfg, architecture_of(cfg), stages(cfg.recursion, cfg.train.max_steps), cfg.train.max_steps)
+    assert found == pytest.approx(dict.fromkeys(found, found["field_trm"]), rel=0.005)
 
 
 def test_the_recursion_grid_stays_the_grid_of_five():
@@ -300,16 +247,24 @@ def test_help_lists_every_experiment_and_sweep():
         assert re.search(rf"\b{name}\b", text)
 
 
-LARGE = {"all", "field_6x6", "field_6x6_lr", "scaling_isoflop", "scaling_recursion", "scaling_lr", "scaling_data"}
+# Of sweeps over nothing else, the experiments that they name
+OF_SWEEPS = {
+    "tn_sweep": {n for n in STUDY if n.startswith("e2_2")},
+    "batch_sweep": {"e1_1_baseline", "e1_3_batch_512", "e1_3_batch_1024", "e4_5_larger_batch"},
+    "all_ablations": {n for n in STUDY if n.startswith("e2")},
+    "paper_table": PAPER,
+    "all": {*STUDY, *PAPER},
+    "field_table": {"paper_t3_n6", "eqr_sudoku", "fast_sudoku", "wta_sudoku", "urm_sudoku", "cgar"},
+}
 
 
 @pytest.mark.usefixtures("jobs_composed_once")
-@pytest.mark.parametrize("sweep", [pytest.param(name, marks=pytest.mark.long) if name in LARGE else name for name in SWEEPS])
+@pytest.mark.parametrize("sweep", SWEEPS)
 def test_every_sweep_composes_its_jobs(sweep):
-    """By Hydra itself, whose globs are not pathlib's; an alias beside its target is no job."""
-    jobs = compose_jobs([f"+sweep={sweep}"])
-    named = yaml.safe_load((CONF_DIR / "sweep" / f"{sweep}.yaml").read_text())["hydra"]["sweeper"]["params"]
-    if set(named) == {"experiment"}:
-        expected = jobs_of(sweep)
-        assert set(jobs) == expected - {name for name in expected if header(name)[1] in expected}
+    """Of a grid those at its corners; an alias beside its target is no job."""
+    jobs = compose_jobs([f"+sweep={sweep}", *corners(sweep)])
     assert len(jobs) > 1
+    assert (corners(sweep) == []) == (sweep in OF_SWEEPS)
+    if sweep in OF_SWEEPS:
+        expected = OF_SWEEPS[sweep]
+        assert set(jobs) == expected - {name for name in expected if header(name)[1] in expected}
