@@ -95,7 +95,7 @@ def test_ids_that_clash_missing_subsets_and_editions_are_refused(tmp_path):
         build_dataset(data_of(folder))
     with pytest.raises(DataError, match=r"holds neither arc-agi_evaluation_challenges\.json nor a folder evaluation"):
         build_dataset(data_of(folder, "data.subsets=[evaluation]", "data.test_subsets=[evaluation]"))
-    with pytest.raises(ConfigError, match="training is of ARC-AGI-1 and evaluation2 of ARC-AGI-2"):
+    with pytest.raises(ConfigError, match="training belongs to ARC-AGI-1 and evaluation2 to ARC-AGI-2"):
         data_of(folder, "data.subsets=[training,evaluation2]")
 
 

@@ -13,9 +13,9 @@ import torch
 
 from trm.data.build import build_dataset
 from trm.data.format import load_catalogue, load_dataset
-from trm.data.pairs import PairEvalLoader, PairRowMaker, PairTrainLoader
-from trm.tasks.arc.draws import draw_variants
-from trm.tasks.arc.grids import COLOUR_0, END, ITSELF, cropped, moved, placed, unvaried
+from trm.data.loader import RowMaker
+from trm.data.pairs import PairEvalLoader, PairTrainLoader
+from trm.tasks.arc.grids import COLOUR_0, END, ITSELF, cropped, draw_variants, moved, placed, unvaried
 from trm.tasks.arc.settings import Settings
 from trm.tasks.arc.task import ArcTask
 from trm.tasks.arc.votes import SUBMISSION
@@ -127,7 +127,7 @@ def groups_of(maker):
     for group in range(len(maker.num_variants)):
         for variant in range(maker.num_variants[group]):
             pairs = np.arange(maker.num_pairs[group])
-            yield group, variant, maker.rows(np.full(len(pairs), group), np.full(len(pairs), variant), pairs)
+            yield group, variant, maker.batch(np.full(len(pairs), group), np.full(len(pairs), variant), pairs)
 
 
 @pytest.mark.parametrize("stored", [False, True], ids=["made", "stored"])
@@ -139,7 +139,7 @@ def test_rows_of_our_own_builder(arc_case, built, stored):
     offsets, contents = [], {}
     for dataset, in_motion in ((train, True), (test, False)):
         seen = set()
-        for _, _, rows in groups_of(PairRowMaker(dataset, data_seed=0, moved=in_motion)):
+        for _, _, rows in groups_of(RowMaker(dataset, 0, moved=in_motion)):
             (identifier,) = set(rows["puzzle_identifiers"].tolist())
             name, draw = catalogue.variant(identifier)
             task = plain[name]

@@ -26,7 +26,6 @@ from trm.errors import DataError
 from trm.tasks.sudoku.generate import generate
 from trm.tasks.sudoku.rules import BLANK
 from trm.tasks.sudoku.settings import Settings
-from trm.tasks.sudoku.symmetry import signature
 from trm.tasks.sudoku.task import SudokuTask as Sudoku
 
 NINE = Sudoku(3, 3)
@@ -107,7 +106,7 @@ def test_rows_are_the_puzzle_and_then_its_variants(data, puzzles):
     assert np.array_equal(train.labels[::4], puzzles[1][:20])
     assert np.array_equal(test.inputs, puzzles[0][20:])
     assert len(np.unique(train.inputs, axis=0)) == 80
-    signatures = signature(NINE, train.inputs, train.labels).reshape(20, 4)
+    signatures = NINE.symmetry.signature(train.inputs, train.labels).reshape(20, 4)
     assert (signatures == signatures[:, :1]).all()
     assert len(np.unique(signatures[:, 0])) == 20
     assert {train.inputs.dtype, train.labels.dtype} == {np.dtype(np.uint8)}
@@ -457,7 +456,7 @@ def test_generated_splits_share_no_puzzle(tmp_path, box_cols, count):
         assert "too few" in str(report)
         assert json.loads((report.path / "build.json").read_text())["disjointness"] == report.record["disjointness"]
     else:
-        assert len(np.unique(signature(sudoku, rows, np.concatenate([train.labels, test.labels])))) == 3 * count // 2
+        assert len(np.unique(sudoku.symmetry.signature(rows, np.concatenate([train.labels, test.labels])))) == 3 * count // 2
         assert "nor any symmetric copy" in report.record["disjointness"]
     # More training puzzles leave the test puzzles as they are, another seed does not.
     for name, more, same in (("more", {"num_puzzles": count + 5}, True), ("other", {"seed": 1}, False)):

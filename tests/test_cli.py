@@ -11,7 +11,7 @@ from running import SMALLEST, environment, metrics, run, summary
 from trm.cli import ROOT
 from trm.errors import ConfigError
 from trm.ground.rank import STARTERS, refuse_other_starters
-from trm.ground.streams import standard_streams
+from trm.ground.signals import standard_streams
 
 COMMANDS = ["train", "build_data", "evaluate", "solve", "interop", "plan", "report", "doctor", "dashboard", "bench", "playground"]
 ONE = [*SMALLEST, "run_name=one"]
@@ -79,7 +79,7 @@ plain_command(main, "usage")
 
 
 FULL = "error: the output cannot be written: No space left on device: send it elsewhere\n"
-WITH_STREAMS = "import subprocess, sys; from trm.ground.streams import standard_streams\nwith standard_streams():\n    "
+WITH_STREAMS = "import subprocess, sys; from trm.ground.signals import standard_streams\nwith standard_streams():\n    "
 # What its standard streams are, the command, its exit code and what it says on stderr
 STREAMS = {
     "flushed at the end": ("unread", "-c", printing(1, "pass"), 141, ""),

@@ -16,8 +16,7 @@ from trm.cli import compose
 from trm.data.build import build_dataset
 from trm.data.format import load_dataset
 from trm.errors import ConfigError, DataError
-from trm.tasks.augment import augment
-from trm.tasks.dihedral import ORDER, Dihedral
+from trm.tasks.augment import ORDER, Dihedral, augment
 from trm.tasks.maze import rules
 from trm.tasks.maze.rules import FREE, GOAL, PATH, START, WALL
 from trm.tasks.maze.settings import Settings
@@ -290,7 +289,7 @@ def test_generated_mazes_are_perfect_have_paths_of_the_lengths_and_are_no_copies
     assert free.sum(axis=(1, 2)).tolist() == [2 * ((side + 1) // 2) ** 2 - 1] * 60
     classes = {min(question[source].tobytes() for source in task.symmetry.sources) for question in questions}
     assert len(classes) == 60
-    assert "60 of 60 mazes have one shortest path alone" in task.remarks(questions, answers)[0]
+    assert "60 of 60 mazes have exactly one shortest path" in task.remarks(questions, answers)[0]
 
 
 def test_generation_is_seeded_and_a_larger_count_begins_with_the_same_mazes():
@@ -301,9 +300,9 @@ def test_generation_is_seeded_and_a_larger_count_begins_with_the_same_mazes():
 
 
 def test_more_mazes_than_there_are_are_refused():
-    with pytest.raises(DataError, match=r"no more than \d+ different mazes of side 7 with data\.path_min=30 data\.path_max=null"):
+    with pytest.raises(DataError, match=r"only \d+ different mazes of side 7 with data\.path_min=30 data\.path_max=null"):
         MazeTask(7, 30, None).generate(300, 0)
-    with pytest.raises(DataError, match=r"no more than 0 different mazes .*data\.path_min=100"):
+    with pytest.raises(DataError, match=r"only 0 different mazes .*data\.path_min=100"):
         MazeTask(7, 100, None).generate(1, 0)
 
 
@@ -336,8 +335,8 @@ def test_generated_sets_are_disjoint_and_equal_to_the_byte(tmp_path):
 
     one, two = built(tmp_path / "one"), built(tmp_path / "two")
     assert "nor any symmetric copy of one (turned and mirrored)" in one.record["disjointness"]
-    assert "train: 12 of 12 mazes have one shortest path alone" in str(one)
-    assert "test: 8 of 8 mazes have one shortest path alone" in str(built(tmp_path / "one"))  # found built
+    assert "train: 12 of 12 mazes have exactly one shortest path" in str(one)
+    assert "test: 8 of 8 mazes have exactly one shortest path" in str(built(tmp_path / "one"))  # found built
     for file in sorted(p for p in one.path.rglob("*") if p.is_file()):
         assert file.read_bytes() == (two.path / file.relative_to(one.path)).read_bytes(), file
 
@@ -372,7 +371,7 @@ def hard(shared_data, tmp_path_factory):
 def test_none_of_maze_hards_test_mazes_has_one_shortest_path(hard):
     report = hard[1]
     assert report.record["puzzles"] == {"train": 1000, "test": 1000}
-    assert "test: 0 of 1,000 mazes have one shortest path alone; paths of 109 to 153 steps" in str(report)
+    assert "test: 0 of 1,000 mazes have exactly one shortest path; paths of 109 to 153 steps" in str(report)
     test = load_dataset(report.path, "test", MazeTask(30, 1, None))
     assert test.task is not None
     assert test.metadata.sizes == {"seq_len": 900, "vocab_size": 6, "num_puzzle_identifiers": 1}

@@ -11,7 +11,6 @@ from trm.errors import DataError
 from trm.tasks.augment import augment
 from trm.tasks.sudoku.generate import generate
 from trm.tasks.sudoku.rules import BLANK
-from trm.tasks.sudoku.symmetry import signature
 from trm.tasks.sudoku.task import SudokuTask as Sudoku
 
 SIZES = [Sudoku(2, 2), Sudoku(2, 3), Sudoku(3, 2), Sudoku(3, 3)]
@@ -233,7 +232,7 @@ def test_generated_6x6_puzzles_are_no_symmetric_copies():
 def test_signatures_tell_4x4_classes_apart():
     """Copies have equal signatures, and here (by brute force) the signature loses none of the classes."""
     questions, answers = generate(SIZES[0], 200, 0)
-    signatures = signature(SIZES[0], questions, answers).tolist()
+    signatures = SIZES[0].symmetry.signature(questions, answers).tolist()
     classes = [canonical(SIZES[0], q) for q in questions]
     assert len(set(zip(classes, signatures, strict=True))) == len(set(classes))
     assert len(set(signatures)) > 0.8 * len(set(classes))

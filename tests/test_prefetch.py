@@ -2,7 +2,7 @@ import threading
 
 import pytest
 
-from trm.data.prefetch import Prefetcher
+from trm.data.loader import Prefetcher
 
 
 def test_results_come_in_order_and_are_made_ahead_but_not_too_far():

@@ -85,14 +85,6 @@ def test_a_folder_of_before_is_not_taken_for_one_of_now(tmp_path):
         build_dataset(data)
 
 
-def test_a_9x9_puzzle_made_before_is_known_again_and_new_ones_are_not():
-    task = SudokuTask(3, 3)
-    made = task.generate(4, 3)
-    copies = augment(task, *made, seed=1, puzzles=np.arange(4), variants=np.full(4, 9))
-    assert task.generated_before(copies, 1, 3, 3).tolist() == [False, True, True, False]
-    assert not task.generated_before(task.generate_splits({"test": 3}, 3)["test"], 0, 3, 3).any()
-
-
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     """A run, and its checkpoint as if it were of other training puzzles."""
@@ -110,18 +102,6 @@ def trained(tmp_path_factory):
 def test_a_checkpoint_records_what_it_was_trained_on(trained):
     _, meta, _ = trained
     assert asdict(meta)["training_range"] == {"format_version": 2, "seed": 0, "first": 0, "puzzles": 64}
-
-
-def test_test_puzzles_of_the_training_range_are_refused(trained):
-    folder, _, other = trained
-    more = ["data.num_test_puzzles=90", "data.path=more"]
-    run(folder, "trm.evaluate", "checkpoint=outputs/r", *more)  # its own training puzzles cannot be among these
-    # version 1 took training and test puzzles from the same ones: here those of which the splits are made now
-    met = other("met", training_range={"format_version": 1, "seed": 2**31, "first": 0, "puzzles": 400})
-    refused = run(folder, "trm.evaluate", met, *more, check=2).stderr
-    assert "of its 90 test puzzles are among the 400 generated puzzles that " in refused
-    assert "met was trained on (from 0 on, seed 2147483648): give another data.seed" in refused
-    run(folder, "trm.evaluate", other("beyond", training_range={"format_version": 1, "seed": 9, "first": 0, "puzzles": 5}), *more)
 
 
 def test_test_puzzles_that_are_not_the_runs_own_are_refused(trained):

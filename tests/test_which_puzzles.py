@@ -193,11 +193,11 @@ def test_each_finding_and_nothing_where_there_is_none(tmp_path):
     [copies] = found([np.concatenate(pair) for pair in zip(turned, (questions[20:], answers[20:]), strict=True)])
     assert copies.startswith("5 of 25 test puzzles may be symmetric copies of a training puzzle")
     twice = [np.concatenate([part[20:], part[20:23]]) for part in (questions, answers)]
-    assert found(twice) == ["3 of 23 test puzzles are there already: the test puzzles hold them more than once"]
+    assert found(twice) == ["3 of 23 test puzzles repeat an earlier one"]
     fewer = questions[20:].copy()
     for row in fewer[:4]:  # minimal puzzles: without a clue they have several solutions
         row[np.flatnonzero(row > 1)[0]] = 1
-    assert found((fewer, answers[20:])) == ["4 of 20 test puzzles have several solutions, of which one alone counts as right"]
+    assert found((fewer, answers[20:])) == ["4 of 20 test puzzles have several solutions, and only one of them counts as right"]
     assert "4 of 20 training puzzles have several" in found((questions[:20], answers[:20]), (fewer, answers[20:]))[0]
 
 
@@ -216,7 +216,7 @@ def test_a_folder_built_elsewhere_is_looked_at_as_well(tmp_path):
     assert told[0] == "3 of 10 test puzzles are also training puzzles"
     assert "1 of 10 test puzzles are no 4x4 Sudoku with its solution" in told
     test = load_dataset(tmp_path / "d", "test", NINE)
-    assert "they are no 9x9 Sudoku" in caveats(NINE, None, test)[0]
+    assert "but the settings say 9x9 Sudoku (" in caveats(NINE, None, test)[0]
 
 
 def test_a_finding_is_told_wherever_the_number_is(folder, runs):

@@ -46,8 +46,7 @@ from trm.ground.cores import visible_gpus
 from trm.ground.folder import UNWRITABLE, unwritable
 from trm.ground.job import job
 from trm.ground.rank import by_torchrun, on_a_pod, process_rank, refuse_other_starters
-from trm.ground.signals import stoppable
-from trm.ground.streams import standard_streams
+from trm.ground.signals import standard_streams, stoppable
 from trm.tasks import TASKS
 
 ROOT = Path(__file__).resolve().parents[1]  # holds trm/ and hydra_plugins/, in a checkout also bench/ and scripts/

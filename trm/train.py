@@ -28,7 +28,7 @@ from trm.core.metrics import STOP, named, training_names
 from trm.core.programs import Current
 from trm.core.recursion import Stage
 from trm.core.step import Batch, TrainState
-from trm.data.prefetch import Prefetcher
+from trm.data.loader import Prefetcher
 from trm.errors import EXIT_FAILED, EXIT_PREEMPTED, RunFailure
 from trm.ground.clock import Clock
 from trm.ground.folder import exclusive

@@ -1,6 +1,6 @@
-"""Build a dataset folder from csv files or from generated puzzles.
+"""Build a dataset folder from csv files, from generated puzzles, or from ARC tasks.
 
-What is written is a function of the settings and of the csv files' content alone: no clock, no path, no library version.
+The files written depend only on the settings and on the content of the source files: not on clock, path or library version.
 """
 
 import dataclasses
@@ -31,41 +31,41 @@ from trm.data.format import (
     SPLITS,
     TESTS,
     Dataset,
+    Metadata,
     array_path,
     load_dataset,
     read_build_record,
-    write_metadata,
     write_rows,
 )
 from trm.data.hub import download
-from trm.data.pairs import PairRowMaker, spread
+from trm.data.loader import RowMaker
+from trm.data.pairs import spread
 from trm.errors import DataError
+from trm.ground.cores import folder_bytes
 from trm.ground.files import sha256_of
 from trm.ground.folder import locked
 from trm.ground.hashing import Stream, hash64, permutations
-from trm.tasks.augment import augment
 from trm.tasks.base import Split, Task, task_of
-from trm.tasks.pairs import Collection, PairsTask
+from trm.tasks.pairs import Collection, PairRows, PairsTask
 
-# Of each source, changes whenever the same settings give other bytes. Until version 2 generated training puzzles were those that
-# followed the test puzzles, so that a larger test set held puzzles of a smaller one's training set.
+# The version of a source changes whenever the same settings give other bytes. Version 1 of generated sets had other splits.
 FORMAT_VERSIONS = {"csv": 1, "json": 1, "generated": 2}
-# The settings that decide the content, beside the task's own; csv files enter by their sha256.
+# The settings that decide the content, besides the task's own; the sha256 of csv files decides too.
 _SETTINGS = ("source", "num_puzzles", "num_test_puzzles", "min_rating", "num_aug", "seed")
 
 _log = logging.getLogger(__name__)
 
 
 class BuildReport(NamedTuple):
-    """What `build_dataset` found or made."""
+    """The dataset that `build_dataset` found or made."""
 
     path: Path
     record: dict[str, Any]  # build.json
-    seconds: float | None  # that it took; None where the folder was there already with the same settings
+    seconds: float | None  # of building; None where the folder was already built with the same settings
 
     def __str__(self) -> str:
         """Several lines for the terminal."""
-        record, size = self.record, sum(file.stat().st_size for file in self.path.rglob("*") if file.is_file())
+        record, size = self.record, folder_bytes(self.path)
         counts = [f"{split}: {puzzles:,} puzzles, {record['rows'][split]:,} rows" for split, puzzles in record["puzzles"].items()]
         state = "already built with the same settings" if self.seconds is None else f"built in {self.seconds:.1f} s"
         caveats = [caveat for caveat in record.get("caveats") or [] if caveat not in record["disjointness"]]
@@ -74,7 +74,7 @@ class BuildReport(NamedTuple):
 
 
 def ensure_dataset(data: DataConfig) -> Path:
-    """The dataset folder `data.path`, built first where it is missing, from downloaded files where none are named.
+    """The dataset folder `data.path`, built first where it is missing (from downloaded files where the settings name none).
 
     Raises DataError where the folder was built with other settings or cannot be built.
     """
@@ -92,14 +92,14 @@ def held_out_puzzles(data: DataConfig) -> Dataset:
 
 
 def build_command(data: DataConfig) -> str:
-    """The command that builds this dataset; downloads its source where no csv files are named."""
+    """The command that builds this dataset; it downloads the source where the settings name no csv files."""
     keys = ["path", "num_puzzles", "num_test_puzzles", "min_rating", "num_aug", "seed", "train_csv", "test_csv", "source_dir"]
     overrides = [override(f"data.{key}", getattr(data, key)) for key in keys if getattr(data, key, None) is not None]
     return shlex.join(["python", "-m", "trm.build_data", f"data={data.name}", *overrides])
 
 
 def build_dataset(data: DataConfig) -> BuildReport:
-    """Write the dataset folder `data.path`, whole or not at all; processes that want the same folder build it once.
+    """Write the dataset folder `data.path` as a whole or not at all; several processes that want the same folder build it once.
 
     Raises DataError for wrong input, for a folder built with other settings, and where the folder cannot be written.
     """
@@ -130,36 +130,35 @@ def build_dataset(data: DataConfig) -> BuildReport:
 
 def _build(folder: Path, data: DataConfig) -> dict[str, Any]:
     """Write a dataset into a folder that is not there yet; returns its build.json."""
-    task, sources = task_of(data), dict[str, str]()
+    task, sources, found = task_of(data), dict[str, str](), None
     if isinstance(task, PairsTask):
         found = task.collect(data)
-        puzzles, sources, remarks = {split: len(found.splits[split].puzzles) for split in SPLITS}, found.sha256, found.remarks
-        num_rows = _write_pairs(folder, task, found, data)
+        splits, sources, remarks = found.splits, found.sha256, found.remarks
     else:
         if data.source == "generated":
             num_test = GENERATED_TEST_PUZZLES if data.num_test_puzzles is None else data.num_test_puzzles
             counts = {"train": data.num_puzzles, "test": num_test, SELECTION: min(num_test, SELECTION_PUZZLES)}
-            splits = task.generate_splits(counts, data.seed)
+            made = task.generate_splits(counts, data.seed)
         else:
-            splits, sources = _from_csv(task, data)
-        puzzles = {split: len(rows[0]) for split, rows in splits.items()}
-        remarks = [f"{split}: {remark}" for split, rows in splits.items() for remark in task.remarks(*rows)]
-        num_rows = {split: _write_split(folder, split, task, rows, data) for split, rows in splits.items()}
-        _write_json(folder / IDENTIFIERS, [BLANK])
+            made, sources = _from_csv(task, data)
+        remarks = [f"{split}: {remark}" for split, rows in made.items() for remark in task.remarks(*rows)]
+        splits = {split: PairRows([0] * len(rows[0]), *rows, np.arange(len(rows[0]) + 1)) for split, rows in made.items()}
+    num_rows = {split: _write_split(folder, split, task, rows, found, data) for split, rows in splits.items()}
+    _write_identifiers(folder, task, found, stored=data.num_aug > 0)
     content = content_of(dataclasses.replace(data, path=str(folder)))
     record: dict[str, Any] = {
         "format_version": FORMAT_VERSIONS[data.source],
         "settings": _settings(data),
         "csv_sha256": sources,
-        "puzzles": puzzles,
+        "puzzles": {split: len(rows.puzzles) for split, rows in splits.items()},
         "rows": num_rows,
-        "sha256": {f"{split}/{name}": sha256_of(array_path(folder, split, name)) for split in puzzles for name in ARRAYS},
+        "sha256": {f"{split}/{name}": sha256_of(array_path(folder, split, name)) for split in splits for name in ARRAYS},
         **({"remarks": remarks} if remarks else {}),
         "digests": {"train": content.train_digest, "test": content.test_digest},
         "caveats": content.caveats,
         "disjointness": _disjointness(task, content.caveats),
     }
-    _write_json(folder / "build.json", record)
+    _write_json(folder / "build.json", record, indent=2)
     return record
 
 
@@ -208,7 +207,7 @@ def _downloaded(task: Task, data: DataConfig, name: str) -> Path:
 
 
 def _disjointness(task: Task, found: list[str]) -> str:
-    """What is known about test puzzles that equal training puzzles, in one line."""
+    """In one line: whether test puzzles equal training puzzles."""
     if isinstance(task, PairsTask):
         return found[0] if found else "train and test share no pair"
     if task.symmetry is None:
@@ -219,88 +218,71 @@ def _disjointness(task: Task, found: list[str]) -> str:
     return f"train and test share no puzzle, but {copies}"
 
 
-def _write_split(folder: Path, split: str, task: Task, base: Split, data: DataConfig) -> int:
-    """Write one split's arrays and dataset.json, training puzzles with their variants; returns its number of rows N."""
-    num_groups, num_aug = len(base[0]), data.num_aug if split == "train" else 0
-    num_rows = num_groups * (num_aug + 1)
-
-    def make(rows: NDArray[np.int64]) -> Split:
-        puzzles, variants = np.divmod(rows, num_aug + 1)
-        return augment(task, *base, seed=data.seed, puzzles=puzzles, variants=variants)
-
+def _write_split(folder: Path, split: str, task: Task, rows: PairRows, found: Collection | None, data: DataConfig) -> int:
+    """Write a split's arrays and dataset.json, with the variants that data.num_aug stores; returns its number of rows N."""
+    pairs, facts, counts, draws = np.diff(rows.first_row), task.facts, None, None
+    if found is None:
+        stored, identifiers = data.num_aug > 0 and split == "train", np.zeros(len(pairs), np.int64)
+        variants = np.full(len(pairs), 1 + data.num_aug if stored else 1)
+    else:
+        draws, each = found.catalogue.draws, np.bincount(found.catalogue.puzzles[1:])
+        stored, identifiers = data.num_aug > 0, (1 + np.cumsum(each) - each)[rows.puzzles]
+        variants = counts = each[rows.puzzles]
+    starts = np.concatenate([[0], np.cumsum(variants * pairs)])  # of each group, where all rows of its variants are written
+    metadata = Metadata(
+        seq_len=facts.seq_len,
+        vocab_size=facts.vocab_size,
+        pad_id=facts.pad,
+        ignore_label_id=facts.ignored_label,
+        blank_identifier_id=0,
+        num_puzzle_identifiers=facts.num_identifiers if draws is None else len(draws),
+        total_groups=len(pairs),
+        mean_puzzle_examples=int(starts[-1]) / int(variants.sum()),
+        total_puzzles=int(variants.sum()),
+        sets=["all"],
+    )
     (folder / split).mkdir(parents=True)
-    write_rows(folder, split, num_rows, task.facts.seq_len, make)
-    for name, array in {
-        "puzzle_identifiers": np.zeros(num_rows, np.int32),
-        "puzzle_indices": np.arange(num_rows + 1, dtype=np.int32),
-        "group_indices": np.arange(0, num_rows + 1, num_aug + 1, dtype=np.int32),
-    }.items():
-        np.save(array_path(folder, split, name), array)
-    write_metadata(folder, split, task, task.facts.num_identifiers, num_groups, num_rows, num_rows)
-    return num_rows
+    _write_json(folder / split / "dataset.json", dataclasses.asdict(metadata), indent=2)
+    own = identifiers, rows.first_row, np.arange(len(pairs) + 1)
+    arrays = dict(zip(ARRAYS[2:], own, strict=True))
+    if stored:
+        base = Dataset(rows.questions, rows.answers, *own, metadata, task, counts=counts, draws=draws)
+        maker = RowMaker(base, data.seed, symmetric=draws is None, moved=split == "train")
 
+        def make(numbers: NDArray[np.int64]) -> Split:
+            of = np.searchsorted(starts, numbers, side="right") - 1
+            return maker.made(of, *np.divmod(numbers - starts[of], pairs[of]))
 
-def _write_pairs(folder: Path, task: PairsTask, found: Collection, data: DataConfig) -> dict[str, int]:
-    """Write what was collected; with data.num_aug the rows of all variants instead of their draws. Returns each split's rows."""
-    counts = np.array([len(draws) for draws in found.draws])
-    first = np.concatenate([[1], 1 + np.cumsum(counts)])  # identifier of each puzzle; 0 is blank
-    for split in SPLITS:
-        (folder / split).mkdir(parents=True)
-    _write_json(folder / TESTS, found.tests, indent=None)
-    _write_json(folder / NAMES, {"names": found.names, "first_identifiers": first[:-1].tolist()}, indent=None)
-    np.save(folder / DRAWS, np.concatenate([np.zeros_like(found.draws[0][:1]), *found.draws]))
-    rows = {split: _write_base_rows(folder, split, task, found, counts, first) for split in SPLITS}
-    if data.num_aug:
-        rows = {split: _store_variants(folder, split, task, data.seed) for split in SPLITS}
-        for file in (DRAWS, NAMES):
-            (folder / file).unlink()
-        own = zip(found.names, found.draws, strict=True)
-        names = [BLANK, *(task.identifier_name(name, draw) for name, draws in own for draw in draws)]
-        _write_json(folder / IDENTIFIERS, names, indent=None)
-    return rows
-
-
-def _write_base_rows(
-    folder: Path, split: str, task: PairsTask, found: Collection, counts: NDArray[np.int64], first: NDArray[np.int64]
-) -> int:
-    """Write a split without its variants; returns its number of rows."""
-    rows = found.splits[split]
-    arrays: dict[str, NDArray[Any]] = {
-        "inputs": rows.questions,
-        "labels": rows.answers,
-        "puzzle_identifiers": first[rows.puzzles].astype(np.int32),
-        "puzzle_indices": rows.first_row.astype(np.int32),
-        "group_indices": np.arange(len(rows.puzzles) + 1, dtype=np.int32),
-        COUNTS: counts[rows.puzzles].astype(np.int32),
-    }
+        write_rows(folder, split, int(starts[-1]), facts.seq_len, make)
+        of_puzzle, number = spread(variants)
+        arrays = {
+            "puzzle_identifiers": identifiers[of_puzzle] + (0 if draws is None else number),
+            "puzzle_indices": np.concatenate([[0], np.cumsum(pairs[of_puzzle])]),
+            "group_indices": np.concatenate([[0], np.cumsum(variants)]),
+        }
+    else:
+        for name, tokens in (("inputs", rows.questions), ("labels", rows.answers)):
+            np.save(array_path(folder, split, name), np.ascontiguousarray(tokens))
+        arrays |= {} if counts is None else {COUNTS: counts}
     for name, array in arrays.items():
-        np.save(array_path(folder, split, name), array)
-    variants, pairs = counts[rows.puzzles], np.diff(rows.first_row)
-    write_metadata(folder, split, task, int(first[-1]), len(variants), int(variants.sum()), int((variants * pairs).sum()))
-    return len(rows.questions)
-
-
-def _store_variants(folder: Path, split: str, task: PairsTask, seed: int) -> int:
-    """Replace a written split by one that holds all its variants' rows, as they would be made; returns its number of rows."""
-    base = load_dataset(folder, split, task)
-    maker = PairRowMaker(base, data_seed=seed, moved=split == "train")
-    variants, pairs = maker.num_variants, maker.num_pairs
-    groups, place = spread(variants * pairs)
-
-    def make(rows: NDArray[np.int64]) -> Split:
-        return maker.made(groups[rows], *np.divmod(place[rows], pairs[groups[rows]]))
-
-    write_rows(folder, split, len(groups), task.facts.seq_len, make)
-    identifiers = base.puzzle_identifiers.astype(np.int64)
-    of_puzzle, number = spread(variants)
-    for name, array in {
-        "puzzle_identifiers": identifiers[of_puzzle] + number,
-        "puzzle_indices": np.concatenate([[0], np.cumsum(pairs[of_puzzle])]),
-        "group_indices": np.concatenate([[0], np.cumsum(variants)]),
-    }.items():
         np.save(array_path(folder, split, name), array.astype(np.int32))
-    array_path(folder, split, COUNTS).unlink()
-    return len(groups)
+    return int(starts[-1]) if stored else len(rows.questions)
+
+
+def _write_identifiers(folder: Path, task: Task, found: Collection | None, *, stored: bool) -> None:
+    """Write what the puzzle identifiers stand for: their names, or the draws where variants are made while loading."""
+    if found is None or not isinstance(task, PairsTask):
+        _write_json(folder / IDENTIFIERS, [BLANK], indent=2)
+        return
+    known = found.catalogue
+    _write_json(folder / TESTS, known.tests)
+    if stored:
+        names = [task.identifier_name(*known.variant(i)) for i in range(1, len(known.draws))]
+        _write_json(folder / IDENTIFIERS, [BLANK, *names])
+    else:
+        first = 1 + np.searchsorted(known.puzzles[1:], np.arange(len(known.names)))
+        _write_json(folder / NAMES, {"names": known.names, "first_identifiers": first.tolist()})
+        np.save(folder / DRAWS, known.draws)
 
 
 def _settings(data: DataConfig) -> dict[str, Any]:
@@ -308,9 +290,9 @@ def _settings(data: DataConfig) -> dict[str, Any]:
 
 
 def _check_settings(path: Path, data: DataConfig) -> dict[str, Any] | None:
-    """The build record of a folder; None for a folder of the reference's builder, which says nothing of its settings.
+    """The build record of a folder; None for a folder of the reference's builder, which does not record its settings.
 
-    Raises DataError where it was built with other settings, and where a csv file that is named is not what it was built from.
+    Raises DataError where it was built with other settings or from other csv files than the named ones.
     """
     record = read_build_record(path)
     named = {split: csv for split, csv in (("train", data.train_csv), ("test", data.test_csv)) if csv}
@@ -321,7 +303,7 @@ def _check_settings(path: Path, data: DataConfig) -> dict[str, Any] | None:
                 "use this dataset, or name the file that it was built from"
             )
         if record is None:
-            _warn_once(f"data.{split}_csv={csv} is not used: {path} is there, and does not say what it was built from")
+            _warn_once(f"data.{split}_csv={csv} is not used: {path} exists and does not say what it was built from")
     if record is None:
         return None
     if data.source == record["settings"].get("source") and record.get("format_version") != FORMAT_VERSIONS[data.source]:
@@ -337,7 +319,7 @@ def _check_settings(path: Path, data: DataConfig) -> dict[str, Any] | None:
                 f"data.{key}={wanted}, but the dataset {path} was built with data.{key}={built}: "
                 f"choose another data.path or set data.{key}={'null' if built is None else built}"
             )
-    folder: str | None = getattr(data, "source_dir", None)  # of a task that has one
+    folder: str | None = getattr(data, "source_dir", None)  # only some tasks have this key
     for name, there in record["csv_sha256"].items() if folder else ():
         file = Path(folder or "") / name
         if file.is_file() and sha256_of(file) != there:
@@ -358,9 +340,9 @@ def _warn_once(text: str) -> None:
 
 
 def is_absent(path: Path) -> bool:
-    """Whether a dataset folder is still to be built: missing or empty."""
+    """Whether a dataset folder must still be built: it is missing or empty."""
     return not path.exists() or (path.is_dir() and not any(path.iterdir()))
 
 
-def _write_json(file: Path, content: Any, indent: int | None = 2) -> None:
+def _write_json(file: Path, content: Any, indent: int | None = None) -> None:
     file.write_text(json.dumps(content, indent=indent) + "\n", encoding="utf-8")

@@ -1,6 +1,6 @@
-"""What a dataset folder was found to hold: what a run's numbers depend on, and what changes how they may be read.
+"""What a dataset folder holds: what a run's numbers depend on, and what changes how they may be read.
 
-Settings say what was asked for; this says what was read, whoever built the folder.
+The settings say what was asked for. This module says what was read, whoever built the folder.
 """
 
 import dataclasses
@@ -15,11 +15,11 @@ from trm.config import DataConfig
 from trm.data.format import CHUNK_ROWS, Dataset, load_dataset, read_build_record
 from trm.tasks.base import Split, Task, task_of
 
-GENERATED_TEST_PUZZLES = 1000  # where data.num_test_puzzles does not say how many
-# Generated puzzles apart from training and test by which the best checkpoint is chosen: so many, or as many as test puzzles.
+GENERATED_TEST_PUZZLES = 1000  # where data.num_test_puzzles is null
+# Generated puzzles apart from training and test, which choose the best checkpoint: so many, or as many as there are test puzzles.
 SELECTION_PUZZLES = 500
 COPIES = "may be symmetric copies of a training puzzle"
-MOST_SOLVED = 1024  # puzzles of a split that are looked at for other solutions, evenly spaced: some seconds at most
+MOST_SOLVED = 1024  # puzzles of a split that are searched for other solutions, evenly spaced: some seconds at most
 
 _log = logging.getLogger(__name__)
 
@@ -32,37 +32,35 @@ class Content:
     test_digest: str
     train_puzzles: int
     test_puzzles: int
-    caveats: list[str]  # in words, empty where nothing changes how an accuracy on these puzzles may be read
-    # of generated training puzzles, which they are (`trained_on`); None where they are from elsewhere
-    training_range: dict[str, int] | None = None
-
-
-def examine(path: Path, train: Dataset, test: Dataset, task: Task) -> Content:
-    """What the folder holds, from its two splits. `task` is what the settings say that its rows are.
-
-    The caveats are those of build.json where it is of just these rows, else they are looked for, which takes some seconds.
-    """
-    digests = {"train": train.digest(), "test": test.digest()}
-    record = read_build_record(path) or {}
-    known, trained = record.get("caveats"), dict[str, int]()
-    if record.get("digests") != digests or not isinstance(known, list):
-        known = caveats(task, train, test)
-    settings, version = record.get("settings", {}), int(record.get("format_version") or 1)
-    if record.get("digests") == digests and settings.get("source") == "generated":
-        first = 0 if version > 1 else settings.get("num_test_puzzles") or GENERATED_TEST_PUZZLES
-        trained = {"format_version": version, "seed": settings["seed"], "first": first, "puzzles": train.num_groups}
-    counts, words = (train.num_groups, test.num_groups), [str(caveat) for caveat in known]
-    return Content(digests["train"], digests["test"], *counts, words, trained or None)
+    caveats: list[str]  # in words; empty where nothing changes how an accuracy on these puzzles may be read
+    training_range: dict[str, int] | None = None  # which generated puzzles the training puzzles are; None where not generated
 
 
 def content_of(data: DataConfig) -> Content:
-    """The same, read from the folder `data.path`. Raises DataError where it cannot be read."""
+    """The content of the folder `data.path`. Raises DataError where it cannot be read."""
     task, path = task_of(data), Path(data.path)
     return examine(path, load_dataset(path, "train", task), load_dataset(path, "test", task), task)
 
 
+def examine(path: Path, train: Dataset, test: Dataset, task: Task) -> Content:
+    """The content of a folder from its two splits. `task` is the settings' task.
+
+    The caveats are those of build.json where it belongs to these rows. Otherwise they are searched for, which takes some seconds.
+    """
+    digests = {"train": train.digest(), "test": test.digest()}
+    record = read_build_record(path) or {}
+    same = record.get("digests") == digests
+    known, settings, trained = record.get("caveats"), record.get("settings", {}), None
+    if not same or not isinstance(known, list):
+        known = caveats(task, train, test)
+    if same and settings.get("source") == "generated":
+        trained = {"format_version": record["format_version"], "seed": settings["seed"], "first": 0, "puzzles": train.num_groups}
+    counts, words = (train.num_groups, test.num_groups), [str(caveat) for caveat in known]
+    return Content(digests["train"], digests["test"], *counts, words, trained)
+
+
 def as_read(data: DataConfig, train: Dataset, test: Dataset) -> DataConfig:
-    """The settings with the counts that the folder has, which are not theirs where it was built elsewhere."""
+    """The settings with the folder's own counts, which differ from the settings' where the folder was built elsewhere."""
     found = {"num_puzzles": train.num_groups, "num_aug": train.num_rows // train.num_groups - 1}
     if train.pairs_task is not None:
         found["num_aug"] = data.num_aug if train.counts is not None else int(np.diff(train.group_indices).max()) - 1
@@ -74,55 +72,42 @@ def as_read(data: DataConfig, train: Dataset, test: Dataset) -> DataConfig:
     return dataclasses.replace(data, **wrong)  # type: ignore[arg-type]
 
 
-# ------------------------------------------------------------------------------------------------------ training puzzles made again
-
-
-def trained_on(task: Task, known: dict[str, int], test: Dataset) -> int:
-    """How many of the test puzzles are in such a range, or are copies of puzzles there where sets are kept apart from copies."""
-    rows, first, stop, seed = base_rows(test), known["first"], known["first"] + known["puzzles"], known["seed"]
-    if known["format_version"] == 1:  # training puzzles followed the test puzzles
-        return int(task.generated_before(rows, first, stop, seed).sum())
-    made = task.generate_splits({"train": stop}, seed)["train"]
-    return int(np.isin(task.classes(*rows), task.classes(*made)).sum())
-
-
-# ------------------------------------------------------------------------------------------------------------------- caveats
-
-
 def caveats(task: Task, train: Dataset | None, test: Dataset) -> list[str]:
-    """What changes how an accuracy on the test puzzles may be read; of the training puzzles where they are given."""
+    """What changes how an accuracy on the test puzzles may be read; about the training puzzles too where they are given."""
     splits = {name: dataset for name, dataset in (("test", test), ("training", train)) if dataset is not None}
     facts = task.facts
     for dataset in splits.values():
         found = dataset.metadata
         if dataset.task is None:
             return [
-                f"the puzzles have {found.seq_len} cells and {found.vocab_size} tokens: they are no {task.title} ({facts.seq_len} "
-                f"cells, {facts.vocab_size} tokens), which the settings say"
+                f"the puzzles have {found.seq_len} cells and {found.vocab_size} tokens, but the settings say {task.title} "
+                f"({facts.seq_len} cells, {facts.vocab_size} tokens)"
             ]
     if test.pairs_task is not None:
-        return _of_pairs(train, test)
-    bases = {name: base_rows(dataset) for name, dataset in splits.items()}
-    told = []
+        return _caveats_of_pairs(train, test)
+    bases, told = dict[str, Split](), list[str]()
+    for name, dataset in splits.items():
+        first = np.asarray(dataset.group_indices[:-1], np.int64)  # the row of each base puzzle, before its stored variants
+        bases[name] = dataset.inputs[first].astype(np.uint8), dataset.labels[first].astype(np.uint8)
     if train is not None:
         told += _shared(task, train, bases["training"], bases["test"])
     for name, (questions, answers) in bases.items():
         count = len(questions)
         if repeated := count - len({row.tobytes() for row in questions}):
-            told.append(f"{repeated} of {count} {name} puzzles are there already: the {name} puzzles hold them more than once")
+            told.append(f"{repeated} of {count} {name} puzzles repeat an earlier one")
         if unsound := count - int(task.check_rows(questions, answers).sum()):
             told.append(f"{unsound} of {count} {name} puzzles are no {task.title} with its solution")
             continue
         looked_at = np.unique(np.linspace(0, count - 1, min(count, MOST_SOLVED)).astype(np.int64))
         if several := int(task.several_solutions(questions[looked_at], answers[looked_at]).sum()):
             of = f"{count} {name} puzzles" if len(looked_at) == count else f"{len(looked_at)} {name} puzzles looked at"
-            also = f", but every one for the score {task.score_names[0]}" if task.score_names else ""
-            told.append(f"{several} of {of} have several solutions, of which one alone counts as right{also}")
+            also = f", but all of them count for the score {task.score_names[0]}" if task.score_names else ""
+            told.append(f"{several} of {of} have several solutions, and only one of them counts as right{also}")
     return told
 
 
-def _of_pairs(train: Dataset | None, test: Dataset) -> list[str]:
-    """The same of puzzles with several rows: test pairs that are trained on, and those without an answer."""
+def _caveats_of_pairs(train: Dataset | None, test: Dataset) -> list[str]:
+    """For puzzles with several rows: test pairs that are also trained on, and test inputs without a known answer."""
     told = []
     first = np.asarray(test.puzzle_indices)[np.asarray(test.group_indices)]  # rows of the first puzzle of each group
     last = np.asarray(test.puzzle_indices)[np.asarray(test.group_indices[:-1]) + 1]
@@ -140,14 +125,8 @@ def _of_pairs(train: Dataset | None, test: Dataset) -> list[str]:
     return told
 
 
-def base_rows(dataset: Dataset) -> Split:
-    """The first row of every group: questions and answers [G, L] without the stored variants."""
-    first = np.asarray(dataset.group_indices[:-1], np.int64)
-    return dataset.inputs[first].astype(np.uint8), dataset.labels[first].astype(np.uint8)
-
-
 def _shared(task: Task, train: Dataset, trained: Split, tested: Split) -> list[str]:
-    """Test puzzles that are training puzzles, and those that may be copies of one."""
+    """Test puzzles that are training puzzles or may be copies of one, in words."""
     # stored variants count too; where the symmetries are known the signatures find those
     stored = trained[0] if task.symmetry is not None else train.inputs.astype(np.uint8)
     trained_on = {row.tobytes() for row in stored}

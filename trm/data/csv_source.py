@@ -1,8 +1,7 @@
-"""Puzzles from csv files: as the published ones are (source,question,answer,rating), and as other people's are.
+"""Puzzles from csv files: the published ones (source,question,answer,rating) and those of other people. Every row is checked.
 
-Every row is checked.
-The columns are found by their names, in any order and beside others; a rating may be missing, and so may an answer where the task
-can tell that a puzzle has exactly one.
+The columns are found by their names, in any order and beside other columns. The rating may be missing, and so may the answer where
+the task finds that a puzzle has exactly one.
 """
 
 import contextlib
@@ -23,7 +22,7 @@ from trm.ground.progress import work
 from trm.tasks.base import Split, Task
 
 HEADER = "source,question,answer,rating"
-# What a column is called here and elsewhere, without regard to case
+# The names of a column here and elsewhere; upper or lower case does not matter.
 COLUMNS = {
     "question": ("question", "questions", "puzzle", "puzzles", "quiz", "quizzes", "input", "inputs", "problem", "unsolved"),
     "answer": ("answer", "answers", "solution", "solutions", "output", "outputs", "label", "labels", "solved", "target"),
@@ -35,7 +34,7 @@ _BLOCK_ROWS = 4096
 
 @dataclass(frozen=True)
 class CsvFile:
-    """A csv file: where it is, what is in it (sha256 of its text's bytes), how many puzzles it has and in which columns."""
+    """A csv file: its path, the sha256 of its (unpacked) bytes, its number of puzzles, and its columns."""
 
     path: Path
     sha256: str
@@ -44,13 +43,13 @@ class CsvFile:
     delimiter: str
     question: int  # columns, from 0
     answer: int | None
-    ratings: NDArray[np.float64] | None  # [rows], where they were asked for
+    ratings: NDArray[np.float64] | None  # [rows], where they were needed
 
 
 def scan(path: Path, key: str, *, rated: bool = False) -> CsvFile:
-    """Count the rows of a csv file and read its header; raises DataError naming the config `key` or the file.
+    """Count the rows of a csv file and read its header; `rated`: read the ratings too, which must be there.
 
-    `rated`: read how hard each puzzle is too, which has to be there.
+    Raises DataError that names the config `key` or the file.
     """
     with opened_text(path, key) as text:
         header, delimiter = columns_of(next(text, ""), f"{path}:1: ")
@@ -75,7 +74,7 @@ def scan(path: Path, key: str, *, rated: bool = False) -> CsvFile:
 
 
 def columns_of(line: str, where: str = "") -> tuple[tuple[str, ...], str]:
-    """The names of a file's columns, and what separates them, from its first line."""
+    """The names of a file's columns, and their separator, from its first line."""
     delimiter = next((character for character in DELIMITERS if character in line), DELIMITERS[0])
     try:
         return tuple(name.strip() for name in next(csv.reader([line], delimiter=delimiter), [])) or ("",), delimiter
@@ -84,17 +83,17 @@ def columns_of(line: str, where: str = "") -> tuple[tuple[str, ...], str]:
 
 
 def _column(path: Path, header: tuple[str, ...], column: str) -> int | None:
-    """Where a column stands, from 0: under its own name, else under another one that is the only such; None where there is none."""
+    """The number of a column, from 0: the one with this name, else the only one with another name for it; None if missing."""
     found = [i for i, name in enumerate(header) if name.lower() in COLUMNS[column]]
     found = [i for i in found if header[i].lower() == column] or found
-    if len(found) > 1 and column != "rating":  # which only data.min_rating reads
+    if len(found) > 1 and column != "rating":  # only data.min_rating reads it
         several = " and ".join(header[i] for i in found)
         raise DataError(f"{path}:1: {several} could each be the {column}: name one of them {column} and rename the others")
     return found[0] if len(found) == 1 else None
 
 
 def _rows(path: Path, lines: Iterable[str], delimiter: str) -> Iterator[tuple[int, list[str]]]:
-    """The line on which each row that follows the header begins, and its fields; blank lines are none."""
+    """The first line and the fields of each row after the header, without blank lines."""
     reader = csv.reader(lines, delimiter=delimiter, strict=True)
     line = 2
     try:
@@ -116,7 +115,7 @@ def _rating(text: str, where: str) -> float:
 def read_rows(file: CsvFile, task: Task, chosen: NDArray[np.integer]) -> tuple[NDArray[np.uint8], NDArray[np.uint8], list[int]]:
     """Questions and answers [len(chosen), L] of the rows with these numbers (from 0, in this order), and their lines in the file.
 
-    Checks every row of the file, chosen or not; raises DataError "FILE:LINE: reason" for the first that is wrong.
+    Checks every row of the file, chosen or not; raises DataError "FILE:LINE: reason" for the first wrong row.
     """
     shape = (len(chosen), task.facts.seq_len)
     questions, answers, lines = np.empty(shape, np.uint8), np.empty(shape, np.uint8), np.empty(len(chosen), np.int64)
@@ -137,7 +136,7 @@ def read_rows(file: CsvFile, task: Task, chosen: NDArray[np.integer]) -> tuple[N
 
 
 def _parsed(file: CsvFile, task: Task, block: list[tuple[int, list[str]]]) -> Split:
-    """Questions and answers of some rows, each with its line: all at once, and one by one where a row is not plain, or wrong."""
+    """Questions and answers of rows with their lines: all at once, but one by one where a row is wrong or not plain."""
     columns = (file.question, file.question if file.answer is None else file.answer)
     questions, answers = (_tokens(task, [row[k] if len(row) == len(file.header) else "" for _, row in block]) for k in columns)
     unsolved = []
@@ -161,7 +160,7 @@ def _parsed(file: CsvFile, task: Task, block: list[tuple[int, list[str]]]) -> Sp
 
 
 def _tokens(task: Task, texts: list[str]) -> NDArray[np.uint8]:
-    """Tokens [N, L] of texts that are plain, one character a cell; padding where a text is not."""
+    """Tokens [N, L] of plain texts, one character for each cell; padding where a text is not plain."""
     cells = task.facts.seq_len
     plain = [text if len(text) == cells and text.isascii() else "\0" * cells for text in texts]
     tokens: NDArray[np.uint8] = task.token_of_byte[np.frombuffer("".join(plain).encode(), np.uint8).reshape(-1, cells)]
@@ -169,7 +168,7 @@ def _tokens(task: Task, texts: list[str]) -> NDArray[np.uint8]:
 
 
 def _row(file: CsvFile, task: Task, fields: list[str]) -> tuple[NDArray[np.uint8], NDArray[np.uint8] | None]:
-    """Question and answer of one row, None where it has no answer; raises DataError with the reason it is wrong."""
+    """Question and answer of one row, None where the answer is missing. Raises DataError with the reason why it is wrong."""
     if len(fields) != len(file.header):
         raise DataError(f"the row has {len(fields)} fields, not the {len(file.header)} of {','.join(file.header)}")
     grids: list[NDArray[np.uint8]] = []

@@ -1,16 +1,16 @@
-"""A dataset folder: the reference's layout, read and checked here.
+"""A dataset folder in the reference's layout, read and checked here.
 
-    identifiers.json            names of the puzzle identifiers (one, "<blank>", where puzzles have none of their own)
-    test_puzzles.json           the test puzzles as their files have them, of a task with several rows a puzzle (`PairsTask`)
-    build.json                  how it was built; absent in folders made by the reference's builder
-    train/ test/ and, of generated puzzles, selection/ (those by which the best checkpoint is chosen)
+    identifiers.json            names of the puzzle identifiers (only "<blank>" where puzzles have no identifiers)
+    test_puzzles.json           the test puzzles as in their files, where a puzzle has several rows (`PairsTask`)
+    build.json                  how it was built; the reference's builder does not write it
+    train/ test/ and, for generated puzzles, selection/ (puzzles that choose the best checkpoint)
       dataset.json              `Metadata`
       all__inputs.npy           tokens [N, L]
       all__labels.npy           tokens [N, L]; `ignore_label_id` marks cells without a label
       all__puzzle_identifiers.npy   [N]
-      all__puzzle_indices.npy       [P + 1], first row of each puzzle (one row a puzzle: 0..N)
+      all__puzzle_indices.npy       [P + 1], first row of each puzzle (0..N where a puzzle is one row)
       all__group_indices.npy        [G + 1], first puzzle of each group: a base puzzle and its stored variants
-      all__variant_counts.npy       [G], variants of each group with its base puzzle, where they are made while loading
+      all__variant_counts.npy       [G], variants of each group, itself included, where they are made while loading
 
 Where the variants of a `PairsTask` are made while loading, P = G, and variant k of a group has the identifier of its puzzle plus k;
 identifiers.json is replaced by variants.npy [I, D], their draws, and variants.json, the names of the base puzzles.
@@ -37,12 +37,12 @@ from trm.tasks.base import Split, Task
 from trm.tasks.pairs import Catalogue, PairsTask
 
 SPLITS = ("train", "test")
-SELECTION = "selection"  # the split that generated puzzles have beside
+SELECTION = "selection"  # a split that only generated puzzles have
 ARRAYS = ("inputs", "labels", "puzzle_identifiers", "puzzle_indices", "group_indices")
 COUNTS = "variant_counts"
 IDENTIFIERS, TESTS, DRAWS, NAMES = "identifiers.json", "test_puzzles.json", "variants.npy", "variants.json"
 BLANK = "<blank>"
-CHUNK_ROWS = 1024  # made at a time: few enough that the work stays in the processor's cache
+CHUNK_ROWS = 1024  # made at a time: the work then stays in the processor's cache
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class Metadata:
 
     @property
     def sizes(self) -> dict[str, int]:
-        """What `trm.core.architecture.architecture` takes."""
+        """The arguments of `trm.core.architecture.architecture`."""
         return {name: getattr(self, name) for name in ("seq_len", "vocab_size", "num_puzzle_identifiers")}
 
 
@@ -78,18 +78,18 @@ class Dataset:
     metadata: Metadata
     task: Task | None
     path: Path = Path()
-    counts: NDArray[np.integer] | None = None  # [G] variants of each group that are made while loading; None = stored
-    draws: NDArray[np.uint8] | None = None  # [I, D] of these
-    catalogue: Catalogue | None = None  # of puzzles that are in no folder
+    counts: NDArray[np.integer] | None = None  # [G] variants of each group, made while loading; None = stored
+    draws: NDArray[np.uint8] | None = None  # [I, D] of these variants
+    catalogue: Catalogue | None = None  # for puzzles that are in no folder
 
     @property
     def pairs_task(self) -> PairsTask | None:
-        """The task, where its puzzles have several rows."""
+        """The task where its puzzles have several rows, else None."""
         return self.task if isinstance(self.task, PairsTask) else None
 
     @property
     def rows_of_epoch(self) -> float:
-        """Rows of an epoch, which takes one variant of every base puzzle: a whole number where a puzzle is one row."""
+        """Rows of an epoch, which takes one variant of every base puzzle; a whole number where a puzzle is one row."""
         metadata = self.metadata
         return self.num_groups if self.pairs_task is None else metadata.total_groups * metadata.mean_puzzle_examples
 
@@ -104,7 +104,7 @@ class Dataset:
         return len(self.group_indices) - 1
 
     def digest(self) -> str:
-        """Sixteen hexadecimal digits that stand for the rows and their groups, whatever integers the files hold them as."""
+        """A hash (16 hexadecimal digits) of the rows and their groups, the same for every integer type of the files."""
         found = hashlib.sha256()
         for array in (self.inputs, self.labels, self.puzzle_identifiers, self.group_indices):
             found.update(np.ascontiguousarray(array, dtype=np.int32).data)
@@ -116,18 +116,17 @@ class Dataset:
 
 
 def array_path(folder: Path, split: str, name: str) -> Path:
-    """Where the array `name` (one of ARRAYS) of a split lies."""
+    """The file of the array `name` (one of ARRAYS) of a split."""
     return folder / split / f"all__{name}.npy"
 
 
 def load_dataset(path: Path, split: str, task: Task | None = None) -> Dataset:
-    """Read one split ("train", "test" or "selection") of a dataset folder into memory: a run does not miss files that vanish later.
+    """Read one split ("train", "test" or "selection") of a dataset folder into memory.
 
-    `task` is what the rows should be puzzles of; the dataset has it where the sizes fit.
-
-    Raises DataError naming the file when one is missing, unreadable, or at odds with the others.
+    `task` is the settings' task; the dataset has it where its sizes fit the rows.
+    Raises DataError that names the file which is missing, unreadable, or does not fit the others.
     """
-    read_build_record(path)  # refuses a damaged one
+    read_build_record(path)  # raises DataError for a damaged record
     metadata = read_metadata(path, split)
     arrays: dict[str, Any] = {name: _load_array(path, array_path(path, split, name)) for name in ARRAYS}
     inputs = arrays["inputs"]
@@ -145,7 +144,7 @@ def load_dataset(path: Path, split: str, task: Task | None = None) -> Dataset:
         file = array_path(path, split, name)
         if array.shape != shapes[name] or not np.issubdtype(array.dtype, np.integer):
             found = f"{array.dtype}{list(array.shape)}"
-            raise _broken(path, file, f"holds {found}, but dataset.json and inputs ask for integers {list(shapes[name])}")
+            raise _broken(path, file, f"holds {found}, but dataset.json and inputs need integers {list(shapes[name])}")
     if num_rows == 0:
         raise _broken(path, array_path(path, split, "inputs"), "has no rows")
     limits = {
@@ -176,7 +175,7 @@ def load_dataset(path: Path, split: str, task: Task | None = None) -> Dataset:
 
 
 def load_catalogue(dataset: Dataset) -> Catalogue:
-    """What the identifiers of a dataset with several rows a puzzle stand for. Raises DataError naming the file that is wrong."""
+    """What the identifiers stand for, where a puzzle has several rows. Raises DataError that names the wrong file."""
     task, path = dataset.pairs_task, dataset.path
     assert task is not None
     if dataset.catalogue is not None:
@@ -201,26 +200,8 @@ def load_catalogue(dataset: Dataset) -> Catalogue:
     return Catalogue(list(places), puzzles, draws, tests, blank)
 
 
-def write_metadata(folder: Path, split: str, task: Task, identifiers: int, groups: int, puzzles: int, rows: int) -> None:
-    """Write dataset.json of a split with so many groups, that have so many puzzles and rows in all."""
-    metadata = Metadata(
-        seq_len=task.facts.seq_len,
-        vocab_size=task.facts.vocab_size,
-        pad_id=task.facts.pad,
-        ignore_label_id=task.facts.ignored_label,
-        blank_identifier_id=0,
-        num_puzzle_identifiers=identifiers,
-        total_groups=groups,
-        mean_puzzle_examples=rows / puzzles,
-        total_puzzles=puzzles,
-        sets=["all"],
-    )
-    text = json.dumps(dataclasses.asdict(metadata), indent=2) + "\n"
-    (folder / split / "dataset.json").write_text(text, encoding="utf-8")
-
-
 def write_rows(folder: Path, split: str, num_rows: int, cells: int, make: Callable[[NDArray[np.int64]], Split]) -> None:
-    """Write the questions and answers [num_rows, cells] of a split; `make` makes those of some rows, given by their numbers."""
+    """Write the questions and answers [num_rows, cells] of a split; `make` gets row numbers and makes these rows."""
     header = {"descr": "|u1", "fortran_order": False, "shape": (num_rows, cells)}
     with (
         work(f"{split} rows written", num_rows, "row") as done,
@@ -238,7 +219,7 @@ def write_rows(folder: Path, split: str, num_rows: int, cells: int, make: Callab
 
 
 def read_build_record(path: Path) -> dict[str, Any] | None:
-    """build.json of a dataset folder, or None in a folder made by the reference's builder."""
+    """build.json of a dataset folder; None in a folder of the reference's builder. Raises DataError for a damaged one."""
     file = path / "build.json"
     if not file.exists():
         return None

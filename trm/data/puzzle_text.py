@@ -1,4 +1,4 @@
-"""Questions as people write them down: one or many, in the task's own text, in JSON, or in a csv file with a column of them."""
+"""Questions as people write them: one or many, in the task's own text, in JSON, or in a csv file with a column of questions."""
 
 import csv
 import json
@@ -20,7 +20,7 @@ _FILE = re.compile(r"[^\n]*\.(sdk|ss|sdm|txt|csv|json|gz)", re.IGNORECASE)
 
 
 def text_of(name: str) -> str:
-    """The text that a file of this name holds, or the name itself. Raises DataError for the name of a file that is not there."""
+    """The text of a file with this name, or the name itself. Raises DataError where a file's name names no file."""
     try:
         there = Path(name).exists()
     except (OSError, ValueError):  # too long for a name
@@ -33,41 +33,41 @@ def text_of(name: str) -> str:
 
 
 def questions_in(text: str, task: Task) -> list[NDArray[np.uint8]]:
-    """The questions [L] of a text, one or many. Raises DataError naming line and column of what is wrong.
+    """The questions [L] of a text, one or many. Raises DataError that names the line and column of what is wrong.
 
-    A text of many has one a line (with further words beside it), drawn grids with an empty line or a heading between them, or is
-    JSON or csv with a column that is called question.
+    A text of many questions has one on each line (perhaps with other words), or drawn grids with an empty line or a heading between
+    them, or is JSON or csv with a column that is called question.
     """
     written = _json(text, task) or _csv(text)
-    if written:
-        return [_parsed(task, puzzle, where) for where, puzzle in written]
-    try:
-        return [task.parse(text)]
-    except DataError:
-        lines = [(f"line {number}: ", line) for number, line in enumerate(text.splitlines(), 1) if line.strip()]
-        puzzles = [
-            (where, _alone(line, task)) for where, line in lines if not line.lstrip().startswith(("#", "[")) or _is(task, line)
-        ]
-        if not any(_is(task, puzzle) for _, puzzle in puzzles):
-            grids = [block for block in _BETWEEN.split(text) if block.strip()]
-            if not all(_is(task, block) for block in grids[:2]) or len(grids) < 2:
-                raise
-            puzzles = [(f"puzzle {number}: ", block) for number, block in enumerate(grids, 1)]
-    return [_parsed(task, puzzle, where) for where, puzzle in puzzles]
+    if not written:
+        try:
+            return [task.parse(text)]
+        except DataError:
+            lines = [(number, line) for number, line in enumerate(text.splitlines(), 1) if line.strip()]
+            lines = [(number, line) for number, line in lines if not line.lstrip().startswith(("#", "[")) or _is(task, line)]
+            # a line may have other words beside its puzzle, such as how hard it is
+            words = [(number, line, re.split(r"[\s,;]+", line)) for number, line in lines]
+            cells = task.facts.seq_len
+            written = [(f"line {n}: ", next((word for word in each if len(word) == cells), line)) for n, line, each in words]
+            if not any(_is(task, puzzle) for _, puzzle in written):
+                grids = [block for block in _BETWEEN.split(text) if block.strip()]
+                if not all(_is(task, block) for block in grids[:2]) or len(grids) < 2:
+                    raise
+                written = [(f"puzzle {number}: ", block) for number, block in enumerate(grids, 1)]
+    questions = []
+    for where, puzzle in written:
+        try:
+            questions.append(task.parse(puzzle))
+        except DataError as error:
+            raise DataError(f"{where}{error}") from error
+    return questions
 
 
 def unlikeness(text: str, task: Task) -> int:
-    """How far a text is from being a puzzle of the task: by the characters that are no cells, and by how many cells there are."""
+    """How far a text is from a puzzle of the task: the characters that are not cells, and the difference in the number of cells."""
     cells = [char for char in text if ord(char) < 256 and task.token_of_byte[ord(char)] != task.facts.pad]
     others = sum(not char.isspace() for char in text) - sum(not char.isspace() for char in cells)
     return others + abs(len(cells) + others - task.facts.seq_len)
-
-
-def _parsed(task: Task, text: str, where: str) -> NDArray[np.uint8]:
-    try:
-        return task.parse(text)
-    except DataError as error:
-        raise DataError(f"{where}{error}") from error
 
 
 def _is(task: Task, text: str) -> bool:
@@ -78,13 +78,8 @@ def _is(task: Task, text: str) -> bool:
     return True
 
 
-def _alone(line: str, task: Task) -> str:
-    """The puzzle of a line that may say more of it, such as how hard it is."""
-    return next((word for word in re.split(r"[\s,;]+", line) if len(word) == task.facts.seq_len), line)
-
-
 def _csv(text: str) -> list[tuple[str, str]] | None:
-    """Where each question of a csv text is, and its text; None where no column is called question."""
+    """The place and the text of each question of a csv text; None where no column is called question."""
     header, delimiter = columns_of(text.partition("\n")[0])
     places = [i for i, name in enumerate(header) if name.lower() in COLUMNS["question"]]
     if len(places) != 1:
@@ -95,11 +90,11 @@ def _csv(text: str) -> list[tuple[str, str]] | None:
 
 
 def _json(text: str, task: Task) -> list[tuple[str, str]] | None:
-    """Where each question of a JSON text is, and its text; None where the text is no JSON list or object."""
+    """The place and the text of each question of a JSON text; None where the text is not a JSON list or object."""
     try:
         plain = json.loads(text)
     except (ValueError, RecursionError):
-        try:  # a value a line
+        try:  # one object on each line
             plain = [json.loads(line) for line in text.splitlines() if line.strip()]
         except (ValueError, RecursionError):
             return None
@@ -108,7 +103,7 @@ def _json(text: str, task: Task) -> list[tuple[str, str]] | None:
 
 
 def _grids(plain: Any, task: Task) -> list[tuple[int, str]]:
-    """The numbers (from 1; 0 = the only one) and texts of the puzzles of a JSON value."""
+    """The numbers (from 1; 0 = the only puzzle) and texts of the puzzles of a JSON value."""
     if isinstance(plain, dict):
         named = [key for key in plain if key.lower() in _KEYS] or ([*plain] if len(plain) == 1 else [])
         if len(named) != 1:
@@ -128,7 +123,7 @@ def _grids(plain: Any, task: Task) -> list[tuple[int, str]]:
 
 
 def _row(cells: Any) -> str:
-    """Cells of a JSON list as text."""
+    """The cells of a JSON list as text."""
     if not isinstance(cells, list):
         return str(cells)
     words = ["." if cell is None or cell == "" else f"{cell:g}" if isinstance(cell, float) else str(cell) for cell in cells]

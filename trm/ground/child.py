@@ -1,4 +1,4 @@
-"""Processes that this one starts and waits for: one that does not outlive it, and the ranks of a command where no launcher did."""
+"""Processes that this one starts and waits for: a command that does not outlive it, and the ranks of a command."""
 
 import contextlib
 import logging
@@ -26,13 +26,12 @@ def ended(
     cwd: Path | None = None,
     env: Mapping[str, str] | None = None,
 ) -> subprocess.CompletedProcess[bytes]:
-    """Run a command to its end and keep what it writes; `tell` is told every `every_s` seconds for how long it has run.
+    """Run a command to its end and keep its output; `tell` gets the seconds that it has run, every `every_s` seconds.
 
-    Where the wait ends otherwise, interrupted or by the limit (subprocess.TimeoutExpired, with what was written), the process is
-    killed with its children.
+    An interruption, or the limit (subprocess.TimeoutExpired, with the output so far), kills the process with its children.
     """
     began = time.monotonic()
-    # a session of its own: one signal reaches all of its processes, and a terminal's reaches this process alone
+    # In a session of its own: one signal reaches all of its processes, and a terminal's signal reaches only this process.
     with subprocess.Popen(command, cwd=cwd, env=env, start_new_session=True, stdin=PIPE, stdout=PIPE, stderr=PIPE) as process:
         try:
             while True:
@@ -51,17 +50,17 @@ def ended(
 
 
 def start_ranks(processes: int, module: str, arguments: Sequence[str]) -> int:
-    """`python -m MODULE ARGUMENTS` in so many processes on this machine, by torchrun's elastic agent; returns the exit code.
+    """Run `python -m MODULE ARGUMENTS` in so many processes on this machine, by torchrun's elastic agent; returns the exit code.
 
-    That of the processes where all stopped for the same reason: 143 where they were preempted, 2 where the input is wrong.
+    It is 143 where a process was preempted, 2 where the input is wrong, and 1 after any other failure.
     """
-    # each takes a second
+    # each import takes a second
     from torch.distributed.elastic.multiprocessing import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # the processes say themselves what is wrong
-    os.environ.pop("HYDRA_FULL_ERROR", None)  # of this process alone: in the others errors are to be a line
+    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # the processes themselves say what is wrong
+    os.environ.pop("HYDRA_FULL_ERROR", None)  # for this process alone: in the others an error is one line
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores() // processes)))
     config = LaunchConfig(
         min_nodes=1,

@@ -7,11 +7,11 @@ from typing import NamedTuple
 
 
 class Lap(NamedTuple):
-    """What a clock counted between two laps."""
+    """Steps and seconds between two laps."""
 
     steps: int
     seconds: float
-    call_s: float  # of these, in the calls of the compiled step
+    call_s: float  # the part of `seconds` in the calls of the compiled step
 
 
 class Clock:
@@ -27,12 +27,12 @@ class Clock:
         return self._counted + time.perf_counter() - self._started
 
     def reset(self, step: int) -> None:
-        """Forget what was counted and start over at `step`."""
-        self._counted, self._started = 0.0, time.perf_counter()  # seconds before the last start, and that
+        """Start over at `step`."""
+        self._counted, self._started = 0.0, time.perf_counter()  # seconds before the last start, and the time of that start
         self._lap_s, self._lap_step, self._call_s = 0.0, step, 0.0
 
     def lap(self, step: int) -> Lap:
-        """What was counted since the last lap or reset."""
+        """Steps and seconds since the last lap or reset."""
         total = self.total_s
         lap = Lap(step - self._lap_step, total - self._lap_s, self._call_s)
         self._lap_s, self._lap_step, self._call_s = total, step, 0.0
@@ -40,14 +40,14 @@ class Clock:
 
     @contextlib.contextmanager
     def calling(self) -> Iterator[None]:
-        """Count what happens inside as the call of a step as well."""
+        """Also count the time inside as a call of the step."""
         began = time.perf_counter()
         yield
         self._call_s += time.perf_counter() - began
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
-        """Do not count what happens inside; may be entered again inside."""
+        """Do not count the time inside; may be entered again inside."""
         if self._paused:
             yield
             return

@@ -1,4 +1,4 @@
-"""What of this machine the process may use and what it is: cores, by affinity and CPU quota, memory, disk, GPUs (without torch)."""
+"""What this process may use of the machine: cores (by affinity and CPU quota), memory, disk and GPUs, found without torch."""
 
 import contextlib
 import math
@@ -15,39 +15,39 @@ VISIBLE = "CUDA_VISIBLE_DEVICES"
 
 
 def cores() -> int:
-    """Threads that may be busy at once without being held back: whole cores, at least one."""
+    """How many threads can be busy at once: whole cores, at least one."""
     return max(1, math.floor(min(len(allowed()), quota())))
 
 
 def allowed() -> list[int]:
-    """The numbers of the cores that the system lets this process run on; all of them where it pins no process (macOS)."""
+    """The numbers of the cores on which the system lets this process run; all cores where it pins no process (macOS)."""
     return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count() or 1))
 
 
 def pin(numbers: Sequence[int]) -> None:
-    """Have this process run on these cores alone, where the system can."""
+    """Let this process run on these cores only, where the system can do that."""
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, numbers)
 
 
 def quota() -> float:
-    """Cores' worth of time that this process's control groups grant it, of either version; math.inf without a bound."""
+    """How many cores' time this process's control groups grant it (version 1 or 2); math.inf without a limit."""
     granted = math.inf
     for group in _control_groups():
         words = _lines(group / "cpu.max") or _lines(group / "cpu.cfs_quota_us") + _lines(group / "cpu.cfs_period_us")
         share = " ".join(words).split()
-        if len(share) == 2 and share[0].isdigit():  # no bound is "max", or -1
+        if len(share) == 2 and share[0].isdigit():  # without a limit it is "max" or -1
             granted = min(granted, int(share[0]) / int(share[1]))
     return granted
 
 
 def multiplies_bfloat16() -> bool:
-    """Whether the processor has AVX-512 BF16 or AMX, as Linux tells it."""
+    """Whether Linux lists AVX-512 BF16 or AMX among the processor's features."""
     return CPU_FACTS.exists() and not {"avx512_bf16", "amx_bf16"}.isdisjoint(CPU_FACTS.read_text().split())
 
 
 def _control_groups() -> list[Path]:
-    """The folders of the control groups that bound this process's CPU time: its own and all above them that are mounted."""
+    """The folders of the control groups that limit this process's CPU time: its own, and the mounted ones above."""
     own: dict[str, str] = {}
     for line in _lines(PROCESS / "cgroup"):  # 0::/path, or 4:cpu,cpuacct:/path of the first version
         _, controllers, path = line.split(":", 2)
@@ -59,7 +59,7 @@ def _control_groups() -> list[Path]:
         controller = {"cgroup2": "", "cgroup": "cpu"}.get(kind)
         if controller in own and (not controller or controller in options.split(",")):
             root, top = mount.split()[3:5]
-            # a container may see its own group alone, under a name that only the host knows
+            # a container may see only its own group, under a name that only the host knows
             inside = os.path.relpath(own[controller], root) if os.path.commonpath([own[controller], root]) == root else "."
             group = Path(top, inside)
             found += [folder for folder in (group, *group.parents) if folder.is_relative_to(top)]
@@ -74,9 +74,9 @@ def _lines(file: Path) -> list[str]:
 
 
 def available_memory() -> int:
-    """Bytes that a new process could take: what the system has free, within this control group's limit."""
+    """Bytes that a new process could use: the system's free memory, within this control group's limit."""
     match = re.search(r"^MemAvailable:\s+(\d+) kB", MEMORY_FACTS.read_text(), re.MULTILINE) if MEMORY_FACTS.exists() else None
-    # elsewhere than on Linux all of the memory
+    # outside Linux: all of the memory
     available = 1024 * int(match[1]) if match else os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     group = Path("/sys/fs/cgroup")
     with contextlib.suppress(FileNotFoundError):  # no limit: the root group, or the first version of control groups
@@ -87,7 +87,7 @@ def available_memory() -> int:
 
 
 def existing_parent(path: Path) -> Path:
-    """`path`, or the nearest folder above it that exists: what making `path` would write into."""
+    """`path`, or the nearest folder above it that exists, in which `path` would be made."""
     path = path.absolute()
     return next(parent for parent in (path, *path.parents) if parent.exists())
 
@@ -98,9 +98,9 @@ def folder_bytes(path: Path) -> int:
 
 
 def visible_gpus() -> list[str]:
-    """The GPUs by the names that CUDA_VISIBLE_DEVICES takes: those that it names, else all of the machine by their numbers."""
-    told = os.environ.get(VISIBLE)
-    if told is not None:
-        names = [name.strip() for name in told.split(",")]
+    """The GPUs by their names in CUDA_VISIBLE_DEVICES; where it is not set, the numbers of all GPUs of the machine."""
+    given = os.environ.get(VISIBLE)
+    if given is not None:
+        names = [name.strip() for name in given.split(",")]
         return names[: next((i for i, name in enumerate(names) if name in ("", "-1")), len(names))]  # as CUDA reads it
     return sorted((path.name.removeprefix("nvidia") for path in DEVICES.glob("nvidia[0-9]*")), key=int)

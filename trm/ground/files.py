@@ -1,4 +1,4 @@
-"""The one reader of each kind of file that people bring: text, JSON, and folders of files."""
+"""Readers of the files that people bring: text, JSON, and folders of files."""
 
 import codecs
 import gzip
@@ -16,14 +16,14 @@ from trm.errors import DataError
 
 _GZIP = b"\x1f\x8b"
 _UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
-_TOLD = 5  # names in a message
+_MOST_NAMES = 5  # in a message
 
 _log = logging.getLogger(__name__)
 
 
 @contextmanager
 def opened(path: Path, key: str = "") -> Iterator[IO[bytes]]:
-    """The file's bytes, unpacked where gzip has compressed them. Raises DataError naming the file, by its config `key` if given."""
+    """The file's bytes, unpacked where it is a gzip file. Raises DataError that names the file, and its config `key` if given."""
     try:
         with path.open("rb") as file:
             packed = file.read(2) == _GZIP
@@ -37,7 +37,7 @@ def opened(path: Path, key: str = "") -> Iterator[IO[bytes]]:
 
 @contextmanager
 def opened_text(path: Path, key: str = "") -> Iterator[io.TextIOWrapper]:
-    """The file's text: UTF-8, or UTF-16 with its mark; every line ends in a line feed. Raises DataError naming the file."""
+    """The file's text, UTF-8 or UTF-16 with its mark; every line ends in a line feed. Raises DataError that names the file."""
     with opened(path, key) as file:
         start = file.peek(2)  # type: ignore[attr-defined]
         text = io.TextIOWrapper(file, "utf-16" if start.startswith(_UTF_16) else "utf-8-sig")
@@ -52,13 +52,13 @@ def opened_text(path: Path, key: str = "") -> Iterator[io.TextIOWrapper]:
 
 
 def read_text(path: Path) -> str:
-    """All of a text file. Raises DataError naming the file."""
+    """The whole text of a file. Raises DataError that names the file."""
     with opened_text(path) as text:
         return text.read()
 
 
 def read_json(path: Path) -> Any:
-    """What a JSON file holds. Raises DataError naming the file and the line where it is no JSON or has a key twice."""
+    """The content of a JSON file. Raises DataError that names the file and the line where it is not JSON or repeats a key."""
     try:
         return json.loads(read_text(path), object_pairs_hook=_without_repeats)
     except (ValueError, RecursionError) as error:
@@ -75,15 +75,15 @@ def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def sha256_of(path: Path) -> str:
-    """Of a file's bytes, unpacked where gzip has compressed them."""
+    """The sha256 of a file's bytes, unpacked where it is a gzip file."""
     with opened(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]
 
 
 def data_files(folder: Path, suffix: str) -> list[Path]:
-    """The files of a folder and its folders with this suffix, in order; the log says what else is there and not read.
+    """The files with this suffix in a folder and the folders below it, in order; the log names the files that are not read.
 
-    Hidden files and what macOS puts beside others (`._NAME`, `__MACOSX`) are no data whatever their suffix.
+    Hidden files, and those that macOS adds (`._NAME`, `__MACOSX`), are not data, whatever their suffix.
     """
     found: list[Path] = []
     skipped: list[Path] = []
@@ -92,6 +92,6 @@ def data_files(folder: Path, suffix: str) -> list[Path]:
         hidden = any(part.startswith((".", "__MACOSX")) for part in place.parts)
         (skipped if hidden or file.suffix.lower() != suffix else found).append(place)
     if skipped:
-        more = f" and {len(skipped) - _TOLD} more" if len(skipped) > _TOLD else ""
-        _log.info("%s: no data, not read: %s%s", folder, ", ".join(map(str, skipped[:_TOLD])), more)
+        more = f" and {len(skipped) - _MOST_NAMES} more" if len(skipped) > _MOST_NAMES else ""
+        _log.info("%s: no data, not read: %s%s", folder, ", ".join(map(str, skipped[:_MOST_NAMES])), more)
     return [folder / place for place in found]

@@ -1,6 +1,6 @@
-"""The run folder as train.py writes it: one process at a time, a summary that is never half-written, which checkpoints there are.
+"""A run's folder: one process writes in it at a time, its summary is never half-written, and its checkpoints are found by step.
 
-The newest and the best checkpoint are what the folders' names and their metas say. The links `latest` and `best` are for people:
+The newest and the best checkpoint follow from the folders' names and their metas. The links `latest` and `best` are for people:
 tools that copy a folder follow, drop or keep them.
 """
 
@@ -28,18 +28,22 @@ GRID_FILE = "grid.json"  # of a sweep, beside its jobs' folders
 PREVIOUS_SUMMARY_FILE = ".summary.previous.json"  # of the start before this one, while a sweep's job has not written its own
 LOOK_S = 0.5  # `in_use` holds a lock for a moment
 NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP)  # what flock answers on file systems without locks
+UNWRITABLE = (
+    errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT,
+    errno.ENOTDIR, errno.EEXIST, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP,
+)  # fmt: skip
 
 
 class InUseError(UserError):
-    """Another process works in the folder, which is its own: nothing may be written there, not even that this one was refused."""
+    """Another process works in the folder. Nothing may be written there, not even that this process was refused."""
 
 
 @contextlib.contextmanager
 def locked(file: Path, *, limit_s: float = -1, mode: int = -1) -> Iterator[bool]:
-    """Hold a lock, which ends with the process; where another has it, wait, and raise Timeout after `limit_s` (-1 = never).
+    """Hold a lock, which ends with the process. Waits for another holder; raises Timeout after `limit_s` (-1 = never).
 
-    It is the operating system's where the file system has such, else a file FILE.held, which is there while the lock is held. Where
-    its process was killed, the next one on that host removes it. Yields whether it is the system's.
+    It is the operating system's lock where the file system has locks. Elsewhere a file FILE.held is there while the lock is held,
+    and the next process on that host removes it where the holder was killed. Yields whether the lock is the system's.
     """
     by_system = True
     with contextlib.ExitStack() as stack:
@@ -65,42 +69,6 @@ def held(lock: Path, refusal: str) -> Iterator[None]:
         yield
 
 
-UNWRITABLE = (
-    errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT,
-    errno.ENOTDIR, errno.EEXIST, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP,
-)  # fmt: skip
-
-
-def make_folder(folder: Path, *, new: bool = False) -> bool:
-    """Make a folder and write into it; False where a `new` one is there already. Raises UserError that says what is in the way."""
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        folder.mkdir(exist_ok=not new)
-        with tempfile.TemporaryFile(dir=folder) as file:
-            file.write(bytes(4096))
-    except OSError as error:
-        if new and isinstance(error, FileExistsError) and folder.exists():  # made by another, which may be just now
-            return False
-        raise unwritable(folder, error) from error
-    return True
-
-
-def unwritable(path: Path, error: OSError) -> UserError:
-    """What to say of a folder or file of a run that cannot be made or written: what is in the way, and the fix."""
-    for part in (*reversed(path.absolute().parents), path):
-        if part.is_symlink() and not part.exists():
-            return UserError(f"{part} is a link to {os.readlink(part)}, which is not there: make that folder, or remove the link")
-        if part.is_file() and (part != path or error.errno == errno.EEXIST):
-            return UserError(f"{part} is a file where {path} needs a folder: move it away, or start in another folder")
-    if error.errno == errno.ENAMETOOLONG:
-        return UserError(f"{path}: {error.strerror}: choose a shorter run_name")
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return UserError(f"{path}: {error.strerror}: make room, or start in a folder on another disk")
-    if error.errno == errno.EISDIR:
-        return UserError(f"{path} is a folder where a file is to be written: move it away, or choose another run_name")
-    return UserError(f"{path}: {error.strerror}: make it writable, or start in another folder")
-
-
 def exclusive(run_dir: Path) -> AbstractContextManager[None]:
     """Hold the run folder: a second process that trains there at the same time is refused (InUseError)."""
     words = f"{run_dir}: another process is training in this folder: wait for it, or choose another run_name"
@@ -123,12 +91,42 @@ def in_use(run_dir: Path) -> bool:
             return False
     except Timeout:
         return True
-    except PermissionError:  # somebody else's folder, which this process could not train in
+    except PermissionError:  # the folder of another user, in which this process could not train
         return False
 
 
+def make_folder(folder: Path, *, new: bool = False) -> bool:
+    """Make a folder and write into it; False where a `new` one is there already. Raises UserError that says what is in the way."""
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(exist_ok=not new)
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(bytes(4096))
+    except OSError as error:
+        if new and isinstance(error, FileExistsError) and folder.exists():  # perhaps another process made it just now
+            return False
+        raise unwritable(folder, error) from error
+    return True
+
+
+def unwritable(path: Path, error: OSError) -> UserError:
+    """The error for a folder or file of a run that cannot be made or written: what is in the way, and the fix."""
+    for part in (*reversed(path.absolute().parents), path):
+        if part.is_symlink() and not part.exists():
+            return UserError(f"{part} is a link to {os.readlink(part)}, which is not there: make that folder, or remove the link")
+        if part.is_file() and (part != path or error.errno == errno.EEXIST):
+            return UserError(f"{part} is a file where {path} needs a folder: move it away, or start in another folder")
+    if error.errno == errno.ENAMETOOLONG:
+        return UserError(f"{path}: {error.strerror}: choose a shorter run_name")
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return UserError(f"{path}: {error.strerror}: make room, or start in a folder on another disk")
+    if error.errno == errno.EISDIR:
+        return UserError(f"{path} is a folder where a file is to be written: move it away, or choose another run_name")
+    return UserError(f"{path}: {error.strerror}: make it writable, or start in another folder")
+
+
 def write_whole(path: Path, text: str) -> None:
-    """Replace a file as a whole or not at all: other processes read it."""
+    """Replace a file as a whole or not at all, since other processes read it."""
     temporary = path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}")
     with temporary.open("w") as file:
         file.write(text)
@@ -138,7 +136,7 @@ def write_whole(path: Path, text: str) -> None:
 
 
 def read_summary(run_dir: Path, name: str = SUMMARY_FILE) -> dict[str, Any] | None:
-    """A run's summary.json; None where there is none, or where it is not whole."""
+    """A run's summary.json; None where it is missing or not whole."""
     try:
         summary = json.loads((run_dir / name).read_text())
     except (OSError, ValueError):
@@ -147,7 +145,7 @@ def read_summary(run_dir: Path, name: str = SUMMARY_FILE) -> dict[str, Any] | No
 
 
 def put_summary_away(run_dir: Path) -> None:
-    """Take the last start's summary.json out of sight; `seconds_before` still finds it."""
+    """Rename the last start's summary.json; `seconds_before` still finds it."""
     if (run_dir / SUMMARY_FILE).exists():
         (run_dir / SUMMARY_FILE).replace(run_dir / PREVIOUS_SUMMARY_FILE)
 
@@ -170,7 +168,7 @@ def steps_in(checkpoints: Path) -> list[int]:
 
 
 def best_step(checkpoints: Path) -> int | None:
-    """Step of the best evaluation, as the newest whole meta says; None where there was none, or its checkpoint is not there."""
+    """Step of the best evaluation, as the newest whole meta says; None where no evaluation was made or its checkpoint is gone."""
     for step in reversed(steps_in(checkpoints)):
         with contextlib.suppress(OSError, ValueError):
             body = json.loads((checkpoints / f"step_{step}" / META_FILE).read_bytes())
@@ -181,5 +179,5 @@ def best_step(checkpoints: Path) -> int | None:
 
 
 def checksum(body: dict[str, Any]) -> str:
-    """Of a meta.json."""
+    """The sha256 of the content of a meta.json."""
     return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()

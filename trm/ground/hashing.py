@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 _GAMMA = np.uint64(0x9E3779B97F4A7C15)
 _MULTIPLIERS = (np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB))
 _SHIFTS = (np.uint64(30), np.uint64(27), np.uint64(31))
-_MOST_COMPARED = 3  # keys that are put in order by comparing all pairs, which is several times faster than sorting so few
+_MOST_COMPARED = 3  # so few keys are sorted by comparing all pairs, which is several times faster
 
 
 class Stream(IntEnum):
-    """What a random number is for; the first word hashed, so that equal seeds give independent streams."""
+    """The use of a random number. It is the first word hashed, so that one seed gives independent streams."""
 
     AUGMENT = 1
     EPOCH = 2
@@ -56,16 +56,16 @@ def hash64(*words: int | NDArray[np.integer]) -> NDArray[np.uint64]:
 
 @cache
 def _order_of_comparisons(n: int) -> NDArray[np.int64]:
-    """Orders of n keys [2 ** pairs, n] by what comparing all pairs i < j says: a bit each, 1 where key j is less than key i."""
+    """Orders of n keys [2 ** pairs, n], one for each result of comparing all pairs i < j: a bit each, 1 where key j is less."""
     pairs = list(itertools.combinations(range(n), 2))
-    table = np.zeros((2 ** len(pairs), n), np.int64)  # no keys compare as the rows that stay empty
+    table = np.zeros((2 ** len(pairs), n), np.int64)  # rows that stay empty are results that cannot occur
     for order in itertools.permutations(range(n)):
         table[sum((order.index(j) < order.index(i)) << bit for bit, (i, j) in enumerate(pairs))] = order
     return table
 
 
 def permutations(keys: NDArray[np.uint64]) -> NDArray[np.int64]:
-    """Uniform permutations of 0..n-1 from random keys [..., n]: the order of the keys less their last bits, ties by position."""
+    """Uniform permutations of 0..n-1 from random keys [..., n]: the order of the keys without their last bits, ties by position."""
     n = keys.shape[-1]
     bits = np.uint64((n - 1).bit_length())
     tagged = keys >> bits

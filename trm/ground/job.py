@@ -1,4 +1,4 @@
-"""One job of a sweep in its folder: whatever happens, the folder tells how the job ended."""
+"""One job of a sweep in its folder, which tells how the job ended, whatever happens."""
 
 import contextlib
 import logging
@@ -14,10 +14,10 @@ log = logging.getLogger(__name__)
 
 @contextlib.contextmanager
 def job(run_dir: Path) -> Iterator[None]:
-    """Around one job's work: see to it that the job's folder tells how the job ended.
+    """Around the work of one job: its folder then tells how the job ended.
 
-    An earlier attempt's summary is put away first, unless it says completed. An error that the run did not write into its own
-    summary is written here, and passed on; ranks other than 0 leave a note. Nothing is written where another process trains.
+    An earlier attempt's summary is put away first, unless its status is completed. An error that the run did not write into its own
+    summary is written here and raised again; ranks other than 0 leave a note. Where another process trains nothing is written.
     """
     rank, ranks = process_rank()
     if rank == 0:
@@ -42,7 +42,7 @@ def job(run_dir: Path) -> Iterator[None]:
 
 
 def stamp(path: Path) -> tuple[int, int] | None:
-    """What changes when a file is written anew, whatever the clocks of the machines say; None where there is none."""
+    """A value that changes when a file is written anew, whatever the machines' clocks say; None where the file is missing."""
     if not path.exists():
         return None
     found = path.stat()
@@ -50,7 +50,7 @@ def stamp(path: Path) -> tuple[int, int] | None:
 
 
 def record_failure(run_dir: Path, reason: str) -> None:
-    """Write a summary for a run that could not write its own. The failure of another rank, where there is one, comes first."""
+    """Write a summary for a run that could not write its own. It begins with the failure of another rank, if one left a note."""
     run_dir.mkdir(parents=True, exist_ok=True)
     if notes := sorted(run_dir.glob("failed_rank_*.txt")):
         reason = f"{notes[0].read_text().strip()} ({reason})"

@@ -1,4 +1,4 @@
-"""How far a long piece of work is: as a bar or in the log."""
+"""How much of a long piece of work is done, shown as a bar or in the log."""
 
 import contextlib
 import importlib
@@ -15,11 +15,11 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 log = logging.getLogger(__name__)
 
 BAR_EVERY_S, WORDS_EVERY_S = 0.5, 30.0
-QUIET_S = 3.0  # of a command's work, before its bar
+QUIET_S = 3.0  # before the bar of a command's work
 
 
 class _Terminal:
-    """stderr as a bar writes to it: where its reader goes away, the bar ends and not the work."""
+    """stderr for a bar. Where nobody reads stderr any more the bar ends, but not the work."""
 
     def write(self, text: str) -> None:
         with contextlib.suppress(BrokenPipeError):
@@ -44,9 +44,10 @@ def progress_bar(
     what: str | None = None,
     quiet_s: float = 0.0,
 ) -> Iterator[tqdm]:
-    """A tqdm bar on stderr where `mode` is on, or auto on a terminal or in a notebook; log lines stay above it. Else a silent one.
+    """A tqdm bar on stderr where `mode` is on, or where it is auto on a terminal or in a notebook; else a silent bar.
 
-    `leave` keeps the full bar on the screen; `what` stands before it, and the first `quiet_s` seconds are without it.
+    Log lines stay above the bar, which is not shown in the first `quiet_s` seconds. `what` is the text before it. `leave` keeps the
+    full bar on the screen.
     """
     ipython = sys.modules.get("IPython")
     notebook = "ipykernel" in sys.modules and ipython is not None and hasattr(ipython.get_ipython(), "kernel")
@@ -71,20 +72,20 @@ def progress_bar(
 
 
 class Progress:
-    """How far a piece of work is: a bar on a terminal, else a line every half minute, in the log or as `say` has it."""
+    """Tells how much of a piece of work is done: by a bar on a terminal, else by a line every half minute (the log, or `say`)."""
 
     def __init__(self, what: str, total: int, bar: tqdm, *, words: bool, say: Callable[[str], None] | None = None) -> None:
-        """`bar` is of `progress_bar`; with `words` its place is taken by lines where it is silent."""
+        """`bar` comes from `progress_bar`; where it is silent and `words` is set, lines take its place."""
         self._what, self._total, self._bar, self._say = what, total, bar, say or log.info
         self._every_s = BAR_EVERY_S if not bar.disable else WORDS_EVERY_S if words else None
         self._began = self._told = time.perf_counter()
 
     def due(self) -> bool:
-        """Whether it is time to tell."""
+        """Whether it is time for `tell`."""
         return self._every_s is not None and time.perf_counter() - self._told >= self._every_s
 
     def tell(self, done: int) -> None:
-        """So many of the total are done."""
+        """Show that `done` of the total are done."""
         self._told = time.perf_counter()
         if not self._bar.disable:
             self._bar.update(done - self._bar.n)
@@ -95,10 +96,10 @@ class Progress:
 
 @contextlib.contextmanager
 def work(what: str, total: int, unit: str) -> Iterator[Callable[[int], None]]:
-    """A piece of a command's work, to be told now and then how much of the total is done.
+    """Around a piece of a command's work, which calls the function that it gets with the number of parts done.
 
-    Shows a bar on a terminal, else a line every half minute, on stderr, and nothing in its first seconds. An interruption takes
-    with it how far the work was, for the command's last line (`trm.ground.signals.stoppable`).
+    Shows a bar on a terminal, else a line every half minute, on stderr; the first seconds show nothing. An interruption carries the
+    number of parts done as a note, for the command's last line (`trm.ground.signals.stoppable`).
     """
     now = 0
     with progress_bar("auto", 0, total, unit, leave=False, what=what, quiet_s=QUIET_S) as bar:

@@ -1,4 +1,4 @@
-"""Which of a job's processes this one is, as whoever started it says in the environment."""
+"""Which of a job's processes this one is, as the environment says."""
 
 import os
 import subprocess
@@ -8,20 +8,20 @@ from trm.errors import ConfigError
 
 RANK, RANKS = "TRM_RANK", "TRM_RANKS"  # set by scripts/launch_pod.sh
 SUBMITIT = "SUBMITIT_EXECUTOR"
-# What starts a command several times says so in these: torchrun, accelerate and deepspeed; srun; Open MPI; MPICH
+# The variables by which a launcher tells each process: of torchrun, accelerate and deepspeed; srun; Open MPI; MPICH
 TORCHRUN, SRUN = ("WORLD_SIZE", "RANK"), ("SLURM_STEP_NUM_TASKS", "SLURM_PROCID")
 STARTERS = dict([TORCHRUN, SRUN, ("OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK"), ("PMI_SIZE", "PMI_RANK")])
-OF_RANKS = (TORCHRUN, SRUN)  # those that may start the ranks of torch's backends
-FIRST_PORT, PORTS = 20000, 20000  # of Slurm's jobs, by their numbers
+OF_RANKS = (TORCHRUN, SRUN)  # they may start the ranks of torch's backends
+FIRST_PORT, PORTS = 20000, 20000  # a Slurm job's port follows from its number
 SCONTROL_LIMIT_S = 20
 
 
 class Rank(NamedTuple):
-    """A process of a job, and where the processes meet."""
+    """A process of a job, and the address where the processes meet."""
 
     rank: int
     ranks: int
-    local: int  # which of this host's it is
+    local: int  # its number among this host's processes
     address: str
     port: int
 
@@ -40,7 +40,7 @@ def process_rank() -> tuple[int, int]:
 
 
 def by_torchrun() -> bool:
-    """Whether torchrun started this process, be it the only one: then it has said how many there are."""
+    """Whether torchrun started this process, perhaps as the only one; torchrun then says how many processes there are."""
     return "TORCHELASTIC_RUN_ID" in os.environ
 
 
@@ -59,7 +59,7 @@ def rank_of_launcher() -> Rank:
     if by_slurm:
         job, step = (os.environ.get(f"SLURM_{name}_ID", "0") for name in ("JOB", "STEP"))
         own = FIRST_PORT + (int(job) * 7 + (int(step) if step.isdecimal() and int(step) < PORTS else 0)) % PORTS
-        address, port = address or _first_host(), port or str(own)  # a port of the job's own, the same for all of its processes
+        address, port = address or _first_host(), port or str(own)  # all processes of a job find the same port
     if not address or not (port or "").isdecimal() or not local.isdecimal():
         raise ConfigError(
             f"MASTER_ADDR={address or ''} MASTER_PORT={port or ''} LOCAL_RANK={local}: the environment does not say where the "
@@ -69,7 +69,7 @@ def rank_of_launcher() -> Rank:
 
 
 def _first_host() -> str:
-    """The host of the first process of a Slurm job; the loopback where there is one host alone."""
+    """The host of the first process of a Slurm job; the loopback address where the job has one host."""
     hosts = os.environ.get("SLURM_STEP_NODELIST") or os.environ.get("SLURM_JOB_NODELIST") or ""
     if os.environ.get("SLURM_STEP_NUM_NODES", os.environ.get("SLURM_NNODES", "1")) == "1":
         return "127.0.0.1"
@@ -78,41 +78,41 @@ def _first_host() -> str:
         done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=SCONTROL_LIMIT_S)
         return done.stdout.split()[0]
     except (OSError, subprocess.SubprocessError, IndexError) as error:
-        raise ConfigError(f"SLURM_STEP_NODELIST={hosts}: scontrol does not tell the first host: set MASTER_ADDR") from error
+        raise ConfigError(f"SLURM_STEP_NODELIST={hosts}: scontrol does not name the first host: set MASTER_ADDR") from error
 
 
 def require_ranks(hardware: str, processes: int, *, of_torch: bool = False) -> None:
-    """Raise ConfigError where the hardware of this name has several processes, and nobody has told this one which of them it is.
+    """Raise ConfigError where this hardware has several processes, and the environment does not say which of them this one is.
 
-    On every host alike, and before anything is started or locked: else one would wait for the others, which have been refused.
-    `of_torch`: each drives one device by torch's own backends, and torchrun may start them.
+    Every host finds the same error before anything is started or locked; else one host would wait for others that were refused.
+    `of_torch`: each process drives one device by torch's own backends, and torchrun may start them.
     """
     ranks = process_rank()[1]
     if of_torch and ranks != processes:
         size, _ = next((pair for pair in OF_RANKS if pair[0] in os.environ), TORCHRUN)
         launched = ranks > 1 or by_torchrun()
-        told = f"{size}={ranks} processes were started" if launched else "no launcher says which of them this one is"
+        found = f"{size}={ranks} processes were started" if launched else "no launcher says which of them this one is"
         raise ConfigError(
-            f"hardware={hardware} needs {processes} process(es), one for each device, and {told}: start it by torchrun or srun "
+            f"hardware={hardware} needs {processes} process(es), one for each device, and {found}: start it by torchrun or srun "
             "with hardware=gpus or hardware=cpu_ranks, which use as many devices as there are processes, or leave the launcher out"
         )
     if processes not in (1, ranks):
-        told = f"the environment names {ranks}" if on_a_pod() else "no launcher says which of them this one is"
+        found = f"the environment names {ranks}" if on_a_pod() else "no launcher says which of them this one is"
         raise ConfigError(
-            f"hardware={hardware} needs {processes} processes, one on each host, and {told}: start it by "
+            f"hardware={hardware} needs {processes} processes, one on each host, and {found}: start it by "
             "scripts/launch_pod.sh or hydra/launcher=submitit_slurm, or use hardware=cpu where there are no such devices"
         )
 
 
 def on_a_pod() -> bool:
-    """Whether every process of a job was given the same command: by scripts/launch_pod.sh, torchrun or srun."""
+    """Whether scripts/launch_pod.sh, torchrun or srun gave every process of a job the same command."""
     return RANK in os.environ or (SUBMITIT not in os.environ and process_rank()[1] > 1)
 
 
 def refuse_other_starters(*, of_torch: bool = False) -> None:
-    """Raise ConfigError in one of several processes that torchrun, mpirun or srun made of one command: each would train the run.
+    """Raise ConfigError where torchrun, mpirun or srun started several processes of one command: each would train the whole run.
 
-    `of_torch`: not where torchrun or srun started them, for the settings may ask for ranks of torch's backends.
+    `of_torch`: accept torchrun and srun, since the settings may ask for ranks of torch's backends.
     """
     if RANK in os.environ or SUBMITIT in os.environ:
         return

@@ -1,7 +1,7 @@
-"""Random numbers by counter: a function of (seed, stream, step, application, row, element) and of nothing else.
+"""Random numbers by counter: a function of only (seed, stream, step, application, row, element).
 
-Noise and random starts made this way are the same on one device and on eight, however rows are split over batches, and a resumed
-run needs no generator's state. The generator is Threefry-2x32 (Salmon, Moraes, Dror and Shaw 2011, "Parallel random numbers: as
+Noise and random starts are then the same on one device and on eight and for every split of rows into batches, and a resumed run
+needs no state of a generator. The generator is Threefry-2x32 (Salmon, Moraes, Dror and Shaw 2011, "Parallel random numbers: as
 easy as 1, 2, 3"), with 13 rounds, the fewest that pass BigCrush there: additions, rotations and exclusive ors of 32 bits, which
 every backend has. Words are int32 whose sums wrap around.
 
@@ -18,7 +18,7 @@ ROUNDS = 13
 PARITY = 0x1BD11BDA
 WORD = 1 << 32
 
-# What random numbers are for: numbers of different streams are independent.
+# The streams, whose numbers are independent.
 STARTS, RECURSION_NOISE, ROLLOUT_NOISE, RESAMPLING = range(4)
 
 Number = int | Tensor  # a scalar, or [B]
@@ -34,7 +34,7 @@ def _word(value: Number, like: Tensor) -> Tensor:
 
 
 def _shifted(word: Tensor, bits: int) -> Tensor:
-    """A word shifted right, zeros from the left. torch_xla's >> divides: the bits that fall away go first, or it rounds."""
+    """A word shifted right, with zeros from the left. torch_xla's >> divides and would round, so the low bits are cleared first."""
     return ((word & -(1 << bits)) >> bits) & ((1 << (32 - bits)) - 1)
 
 
@@ -80,8 +80,8 @@ def normal(
 ) -> Tensor:
     """Standard normal numbers [B, *shape]; `truncated`: the standard normal given that it lies within [-2, 2] (its std is 0.88).
 
-    seed, step, application: an int, or an int64 tensor, scalar or [B]. rows: [B] int64, which numbers are whose: those of one row
-    are independent of those of every other. 16-bit types get the rounded numbers of float32.
+    seed, step, application: an int, or an int64 tensor, scalar or [B]. rows: [B] int64, a number of each row: different
+    rows get independent numbers. 16-bit types get the rounded numbers of float32.
     """
     exact = torch.float64 if dtype == torch.float64 else torch.float32
     first, second = _two_uniforms(seed, rows, math.prod(shape), stream, step, application, exact)
@@ -95,7 +95,7 @@ def normal(
 
 
 def _joined(halves: tuple[Tensor, Tensor], shape: tuple[int, ...]) -> Tensor:
-    """The numbers [B, *shape] of the rows, from two halves; of an odd count the last is left out."""
+    """The numbers [B, *shape] of the rows, from two halves; the last number is left out where their count is odd."""
     return torch.cat(halves, dim=1)[:, : math.prod(shape)].reshape(-1, *shape)
 
 

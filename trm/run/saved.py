@@ -23,8 +23,8 @@ from trm.config.refusals import one_line
 from trm.core.architecture import Architecture, Weights, architecture
 from trm.core.initial import init_buffers, weight_shapes
 from trm.data.build import is_absent
-from trm.data.content import caveats, trained_on
-from trm.data.format import SELECTION, Dataset, load_dataset, read_build_record
+from trm.data.content import caveats
+from trm.data.format import SELECTION, Dataset, load_dataset
 from trm.errors import CheckpointError, ConfigError, DataError
 from trm.ground.folder import CHECKPOINTS, CONFIG_FILE, META_FILE, best_step, steps_in
 from trm.ground.rank import process_rank
@@ -153,7 +153,7 @@ def check_test_puzzles(run: SavedRun, test: Dataset) -> list[str]:
     """What changes how a result on these test puzzles may be read, in words.
 
     Raises CheckpointError where they are not those that the run was tested on, which could be had, and the overrides do not ask
-    for others; and where generated ones are among the puzzles that it was trained on.
+    for others.
     """
     own, here, where = run.meta.test_digest, test.digest(), f"data.path={run.cfg.data.path}"
     if own == here:
@@ -163,7 +163,6 @@ def check_test_puzzles(run: SavedRun, test: Dataset) -> list[str]:
             f"{where} holds other test puzzles than the run was tested on: digest {own} in {run.folder}, {here} there: set "
             f"data.path= to the folder of the run's test puzzles, or give {where} on the command line to use the others"
         )
-    _refuse_trained_on(run, test)
     told = f"digest {own} there, {here} here" if own else "the checkpoint does not name its test puzzles"
     words = [f"{where}: other test puzzles than the run's own ({told})" if own else f"{where}: {told}"]
     task, train = task_of(run.cfg.data), None
@@ -185,25 +184,6 @@ def chosen_words(run: SavedRun) -> list[str]:
         f"this checkpoint was chosen as the best of its run by {run.meta.scores.selected_by or 'its score'} on these test "
         "puzzles, so its scores are too high: those of the run's last checkpoint (checkpoint=RUN) do not have this bias"
     ]
-
-
-def _refuse_trained_on(run: SavedRun, test: Dataset) -> None:
-    """Raise CheckpointError where generated test puzzles are among those of the checkpoint's training range."""
-    own, path, known = run.meta.config["data"], Path(run.cfg.data.path), run.meta.training_range
-    record = read_build_record(path) or {"settings": {"source": run.cfg.data.source}, "format_version": None}
-    if record["settings"].get("source") != "generated":
-        return
-    if known is None or known["format_version"] == record["format_version"] > 1:
-        return  # puzzles of the two splits never meet, whatever their seeds and counts
-    task = task_of(config.data_settings(own))
-    if task.facts.sizes != test.metadata.sizes:
-        return
-    log.warning("making the %s training puzzles of %s again, to compare the test puzzles with them", known["puzzles"], run.folder)
-    if met := trained_on(task, known, test):
-        raise CheckpointError(
-            f"data.path={path}: {met} of its {test.num_groups} test puzzles are among the {known['puzzles']} generated puzzles "
-            f"that {run.folder} was trained on (from {known['first']} on, seed {known['seed']}): give another data.seed"
-        )
 
 
 def _settings(folder: Path, meta: Meta) -> Any:

@@ -1,7 +1,7 @@
-"""What a puzzle is: the members through which the rest of the project knows a task, and nothing else of it.
+"""What a puzzle is: `Task` has all members that the rest of the project uses of a task.
 
-A task is a class derived from `Task`, a dataclass of its settings, and one YAML in conf/data. `task: NAME` there is a folder NAME
-beside this file, with the class in task.py and its settings in settings.py; `task: MODULE:CLASS` is a class outside the package.
+A task is a class derived from `Task`, a dataclass of settings, and a YAML in conf/data. `task: NAME` there is a folder NAME beside
+this file, with the class in task.py and its settings in settings.py; `task: MODULE:CLASS` is a class outside the package.
 Shapes: N rows, L = rows * columns cells, V tokens, P base puzzles.
 """
 
@@ -11,7 +11,6 @@ import importlib
 from abc import ABC, abstractmethod
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any, ClassVar, NamedTuple, Protocol, Self
 
 import numpy as np
@@ -25,22 +24,22 @@ Tokens = NDArray[np.integer]  # [L] of one grid, or [N, L]
 Flags = NDArray[np.bool_]  # [L] of one grid, or [N]
 Scores = dict[str, NDArray[np.bool_]]  # [N] by name
 Split = tuple[NDArray[np.uint8], NDArray[np.uint8]]  # questions and answers [P, L]
-# Of sixteen parts of all generated puzzles, how many are each split's own: a puzzle and its copies are of one split for ever,
-# whatever the seed and the counts, so that generated sets only grow at their ends and never meet.
+# How many sixteenths of all generated puzzles belong to each split. A puzzle and its copies always belong to one split, whatever
+# the seed and the counts, so generated sets only grow at their ends and never meet.
 SIXTEENTHS = {"train": 8, "test": 5, "selection": 3}
-# Added to data.seed where splits are generated. Sets of format version 1 were cut from the puzzles of data.seed itself.
+# Added to data.seed where splits are generated.
 SPLIT_SEEDS = 2**31
 
 
 def split_of(classes: NDArray[np.uint64]) -> NDArray[np.str_]:
-    """The split [N] that owns each class of puzzles, which is a word that copies of a puzzle share."""
+    """The split [N] to which each class of puzzles belongs; a class is a word that the copies of a puzzle share."""
     owners = np.repeat(list(SIXTEENTHS), list(SIXTEENTHS.values()))
     found: NDArray[np.str_] = owners[hash64(Stream.SPLIT, classes) >> np.uint64(60)]
     return found
 
 
 def first_seen(keys: Iterable[Hashable], seen: set[Hashable]) -> list[int]:
-    """The places of the keys that are not among those `seen`, of equal ones the first; adds them."""
+    """The places of the keys that are not in `seen`, the first place of equal keys; adds the keys to `seen`."""
     new = []
     for place, key in enumerate(keys):
         if key not in seen:
@@ -50,38 +49,38 @@ def first_seen(keys: Iterable[Hashable], seen: set[Hashable]) -> list[int]:
 
 
 def candidates_for(counts: Mapping[str, int]) -> int:
-    """How many puzzles hold so many of each split, on average."""
+    """How many generated puzzles have so many of each split, on average."""
     return max(-(-16 * count // SIXTEENTHS[split]) for split, count in counts.items())
 
 
 @dataclass(frozen=True)
 class TaskFacts:
-    """The sizes that the network and the dataset folder are made for."""
+    """The sizes of the network and of the dataset folder."""
 
     seq_len: int  # L
     vocab_size: int  # V, padding included
     num_identifiers: int = 1
     pad: int = 0  # token of cells that do not exist
     ignored_label: int = 0  # label of cells that do not count
-    # about, where a puzzle has several rows: training rows of a puzzle, and test rows of all test puzzles in one variant
+    # Where a puzzle has several rows, about: training rows of a puzzle, and test rows of all test puzzles in one variant
     rows_of_puzzle: float = 1.0
     test_rows: int | None = None
-    test_puzzles: int | None = None  # that these are of
+    test_puzzles: int | None = None  # the number of these puzzles
 
     @property
     def sizes(self) -> dict[str, int]:
-        """What `trm.core.architecture.architecture` takes."""
+        """The arguments of `trm.core.architecture.architecture`."""
         return {"seq_len": self.seq_len, "vocab_size": self.vocab_size, "num_puzzle_identifiers": self.num_identifiers}
 
 
 class Hub(NamedTuple):
-    """Where train.csv and test.csv of a task are on the Hugging Face hub."""
+    """The place of a task's train.csv and test.csv on the Hugging Face hub."""
 
     repository: str
-    revision: str  # a full commit; a branch only where `sha256` says what its files hold
+    revision: str  # a full commit, or a branch where `sha256` has its files
     test_puzzles: int  # in test.csv
-    instead: str  # the option of data= that needs no download
-    sha256: Mapping[str, str] = {}  # of the files, by name
+    instead: str  # an option of data= that needs no download
+    sha256: Mapping[str, str] = {}  # by file name
 
 
 @dataclass(frozen=True)
@@ -90,32 +89,28 @@ class GridView:
 
     rows: int
     columns: int
-    symbols: tuple[str, ...]  # of every token [V], one character each
-    heavy_rows: tuple[int, ...] = ()  # rows and columns before which a heavy line is drawn, from 1
+    symbols: tuple[str, ...]  # one character for each token [V]
+    heavy_rows: tuple[int, ...] = ()  # a heavy line is drawn before these rows and columns (from 1)
     heavy_columns: tuple[int, ...] = ()
-    colours: Mapping[int, str] | None = None  # of a cell's ground, by token, #rrggbb; None = plain
-    line: tuple[int, ...] = ()  # tokens that a line joins from cell to neighbouring cell: a path with its ends
-    gap: str = " "  # between the cells of a row in text; "" where rows are read as they are written
-
-    @cached_property
-    def _symbols(self) -> NDArray[np.str_]:
-        return np.array(self.symbols)
+    colours: Mapping[int, str] | None = None  # background of a cell by its token, #rrggbb; None = plain
+    line: tuple[int, ...] = ()  # a line joins neighbouring cells with these tokens: a path with its ends
+    gap: str = " "  # between the cells of a row in text
 
     @property
     def pieces(self) -> list[tuple[int, int]]:
-        """First column and the one after the last, of what lies between heavy lines."""
+        """First column and the column after the last, of each part between heavy lines."""
         return list(zip((0, *self.heavy_columns), (*self.heavy_columns, self.columns), strict=True))
 
     def text(self, tokens: Tokens) -> str:
-        """One line of L characters; of cells that are not known (labels below 0) the first token's, which pads."""
-        return "".join(self._symbols[np.maximum(tokens, 0)])
+        """One line of L characters; cells that are not known (labels below 0) have the symbol of padding, the first."""
+        return "".join(self.symbols[max(token, 0)] for token in tokens.tolist())
 
     def grid(self, tokens: Tokens) -> str:
-        """Several lines of text, with `|` and `-` where heavy lines are."""
+        """Several lines of text, with `|` and `-` for heavy lines."""
         return "\n".join(self.lines(self.text(tokens), 1, self.gap, " | "))
 
     def lines(self, cells: Sequence[str], width: int, gap: str = "", bar: str = "|") -> list[str]:
-        """Rows of cells [L] that are `width` characters wide, with a `bar` or a line of `-` where heavy lines are."""
+        """Lines of cells [L], each `width` characters wide, with a `bar` or a line of `-` for heavy lines."""
         cross = bar.replace(" ", "-").replace("|", "+")
         rule = cross.join("-" * ((width + len(gap)) * (stop - start) - len(gap)) for start, stop in self.pieces)
         lines = []
@@ -128,7 +123,7 @@ class GridView:
 
 @dataclass(frozen=True)
 class Drawn:
-    """Symmetries drawn for N rows: cell c of a row shows cell `source[c]` of its base puzzle, in tokens as `relabel` has them."""
+    """Symmetries of N rows: cell c of a row shows cell `source[c]` of its base puzzle, with its token replaced by `relabel`."""
 
     source: NDArray[np.int64]  # [N, L]
     relabel: NDArray[np.uint8]  # [N, V], a permutation of the tokens
@@ -137,47 +132,47 @@ class Drawn:
 class Symmetry(Protocol):
     """The symmetries of a task: variant k of puzzle p is a pure function of (seed, p, k), and variant 0 is the puzzle itself.
 
-    Those of which a puzzle has few, all of them variants 0 to `order` - 1, say so.
+    Where a puzzle has few copies, all of them the variants 0 to `order` - 1, there is an attribute `order`.
     """
 
     @property
     def words(self) -> str:
-        """What they are, in words."""
+        """A description."""
 
     def draw(self, seed: int, puzzles: NDArray[np.integer], variants: NDArray[np.integer]) -> Drawn:
         """The symmetries of the given variants [N] of the base puzzles [N]."""
 
     def signature(self, questions: NDArray[np.uint8], answers: NDArray[np.uint8]) -> NDArray[np.uint64]:
-        """One word a puzzle [N] that no symmetry changes: puzzles with different words are no copies of one another."""
+        """A word for each puzzle [N] that no symmetry changes: puzzles with different words are not copies of each other."""
 
 
 class Task(ABC):
-    """One kind of puzzle. What is abstract a task has to say; the rest has a default that it may keep."""
+    """One kind of puzzle. A task defines the abstract members; the others have defaults."""
 
-    settings: ClassVar[type[DataConfig]] = DataConfig  # a dataclass derived from it, with the keys of data that this task alone has
-    variants_vote: ClassVar[bool] = False  # whether a puzzle is answered by the votes of its variants (`PairsTask`)
+    settings: ClassVar[type[DataConfig]] = DataConfig  # a derived dataclass with the keys of data that only this task has
+    variants_vote: ClassVar[bool] = False  # whether the variants of a puzzle vote on its answer (`PairsTask`)
 
     @classmethod
     @abstractmethod
     def make(cls, data: Any) -> Self:
-        """The task in the size that its settings name."""
+        """The task in the size of its settings."""
 
     @classmethod  # noqa: B027 - a task may have nothing to check
     def check(cls, data: Any) -> None:
-        """Raise ConfigError where its settings, each within its range, do not go together."""
+        """Raise ConfigError where settings, each within its range, do not fit each other."""
 
     # ------------------------------------------------------------------------------------------------------------ what it is
 
     @property
     def keys(self) -> tuple[str, ...]:
-        """The keys of the data settings that say which puzzles of this task they are: its own ones, but for places of files."""
+        """The task's own keys of the data settings that decide which puzzles they are: all but places of files."""
         own = keys_of(self.settings).keys() - keys_of(DataConfig, known=False).keys()
         return tuple(key for key in keys_of(self.settings) if key in own and role(f"data.{key}") != PLACE)
 
     @property
     @abstractmethod
     def title(self) -> str:
-        """The kind in words, with its size: "9x9 grid of numbers"."""
+        """The kind of puzzle in words, with its size: "9x9 grid of numbers"."""
 
     @property
     @abstractmethod
@@ -191,33 +186,30 @@ class Task(ABC):
 
     @property
     def symmetry(self) -> Symmetry | None:
-        """The symmetries, None where a puzzle has none."""
+        """The symmetries; None where they are not known."""
         return None
 
     # ---------------------------------------------------------------------------------------------------------- where from
 
     @property
     def hub(self) -> Hub | None:
-        """Where its csv files can be downloaded; None = nowhere."""
+        """The place from which csv files are downloaded; None = no such place."""
         return None
 
     @property
     def has_classes(self) -> bool:
-        """Whether generated sets are kept apart under the symmetries; False where there are too few puzzles for that."""
+        """Whether symmetric copies never meet across generated sets; False where there are too few puzzles for that."""
         return True
 
     def generate(self, count: int, seed: int) -> Split:
-        """So many puzzles made here, no two alike; a larger count begins with the same ones.
-
-        Raises DataError where the task cannot make them.
-        """
-        raise DataError(f"data.source=generated: {self.title} is not made here: set data.source=csv")
+        """Make `count` puzzles, no two alike; a larger count begins with the same puzzles. Raises DataError where it cannot."""
+        raise DataError(f"data.source=generated: {self.title} cannot be generated: set data.source=csv")
 
     def generate_splits(self, counts: Mapping[str, int], seed: int) -> dict[str, Split]:
-        """So many puzzles of each split made here, each split from the puzzles that are its own (`split_of`)."""
+        """Make so many puzzles of each split; `split_of` says to which split a puzzle belongs."""
         most = candidates_for(counts)
         while True:
-            most += most // 16 + 64  # since the splits have their shares on average only
+            most += most // 16 + 64  # the splits have their shares only on average
             questions, answers = self.generate(most, seed + SPLIT_SEEDS)
             owners = split_of(self.classes(questions, answers))
             rows = {split: np.flatnonzero(owners == split)[:count] for split, count in counts.items()}
@@ -225,22 +217,16 @@ class Task(ABC):
                 return {split: (questions[chosen], answers[chosen]) for split, chosen in rows.items()}
 
     def classes(self, questions: NDArray[np.uint8], answers: NDArray[np.uint8]) -> NDArray[np.uint64]:
-        """A word for each generated puzzle [N]: what has another word is another puzzle, and no copy where `has_classes` is set."""
+        """A word for each generated puzzle [N]: different words are different puzzles, and no copies where `has_classes` is set."""
         if self.symmetry is not None and self.has_classes:
             return self.symmetry.signature(questions, answers)
         cells = hash64(np.arange(questions.shape[1]), questions.astype(np.uint64))
         words: NDArray[np.uint64] = cells.sum(axis=1, dtype=np.uint64)
         return words
 
-    def generated_before(self, rows: Split, first: int, stop: int, seed: int) -> Flags:
-        """Which puzzles [P] are among those that `generate` makes from number `first` to `stop`, or copies of such (`classes`)."""
-        made = [part[first:] for part in self.generate(stop, seed)]
-        found: Flags = np.isin(self.classes(*rows), self.classes(*made))
-        return found
-
     @property
     def token_of_byte(self) -> NDArray[np.uint8]:
-        """Token of every byte of csv text [256]; `facts.pad` where the byte is no cell."""
+        """The token of every byte of csv text [256]; `facts.pad` where the byte is not a cell."""
         table = np.full(256, self.facts.pad, np.uint8)
         for token, symbol in enumerate(self.view.symbols):
             if token != self.facts.pad:
@@ -248,10 +234,9 @@ class Task(ABC):
         return table
 
     def parse(self, text: str) -> NDArray[np.uint8]:
-        """Tokens [L] of a question as a person writes it: all cells in a line, or a line for each row.
+        """Tokens [L] of a question as a person writes it: all cells in one line, or one line for each row.
 
-        What an editor may cut, open cells at the end of a row that are written as spaces, is put back. Raises DataError naming line
-        and column.
+        Spaces at the end of a row, which an editor may cut, are put back as open cells. Raises DataError with line and column.
         """
         view, lines, first = self.view, text.splitlines(), 0
         inner = [i for i, line in enumerate(lines) if line.strip()]
@@ -276,81 +261,81 @@ class Task(ABC):
         return tokens
 
     def check_rows(self, questions: NDArray[np.uint8], answers: NDArray[np.uint8]) -> Flags:
-        """Which rows [N] are sound: tokens are cells, and the answer solves the question: it has no `violations`."""
+        """Which rows [N] are sound: their tokens are cells, and the answer has no `violations`."""
         cells = [((rows != self.facts.pad) & (rows < self.facts.vocab_size)).all(axis=1) for rows in (questions, answers)]
         solved = [not self.violations(*row) for row in zip(questions, answers, strict=True)]
         sound: Flags = cells[0] & cells[1] & np.array(solved, bool)
         return sound
 
     def solved(self, questions: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], NDArray[np.integer]]:
-        """Answers [N, L] to questions [N, L], and how many each has: 0, 1, 2 for several, or -1 where that takes too long to tell.
+        """Answers [N, L] to questions [N, L], and how many each question has: 0, 1, 2 for several, or -1 after too long a search.
 
         Raises DataError where the task does not find answers.
         """
-        raise DataError(f"a puzzle has no answer, and those of {self.title} are not found here: give a column of answers")
+        raise DataError(f"a puzzle has no answer, and {self.title} cannot be solved here: give a column of answers")
 
     def several_solutions(self, questions: NDArray[np.uint8], answers: NDArray[np.uint8]) -> Flags:
-        """Which sound rows [N] are found to have a solution beside their answer; a limited search, so False proves nothing."""
+        """Which sound rows [N] have another solution, by a limited search: False proves nothing."""
         return np.zeros(len(questions), bool)
 
     def remarks(self, questions: NDArray[np.uint8], answers: NDArray[np.uint8]) -> list[str]:
-        """What there is to say of a set of puzzles [N, L], a line each, beside how many they are."""
+        """Remarks on a set of puzzles [N, L], one line each."""
         return []
 
     # --------------------------------------------------------------------------------------------------- how answers are judged
 
     @abstractmethod
     def violations(self, question: Tokens, answer: Tokens) -> list[str]:
-        """What is wrong with an answer to a question, in words; empty where it solves it."""
+        """What is wrong with an answer to a question, in words; empty for a solution."""
 
     def verdict(self, question: Tokens, answer: Tokens) -> str:
-        """The same in one line."""
+        """The judgement on an answer in one line."""
         problems = self.violations(question, answer)
         return "valid solution" if not problems else f"NOT a solution: {'; '.join(problems)}"
 
     def contradictions(self, question: Tokens) -> list[str]:
-        """Why nothing solves a question, in words; empty where that is not seen at once."""
+        """Why a question has no solution, in words; empty where that is not visible at once."""
         return []
 
     @abstractmethod
     def given(self, question: Tokens) -> Flags:
-        """The cells [L] that the question fixes."""
+        """The cells [L] that the question gives."""
 
     def blank(self, answer: Tokens) -> Flags:
-        """The cells [L] of an answer that answer nothing."""
+        """The cells [L] of an answer that are left open."""
         blank: Flags = answer <= self.facts.pad  # labels that do not count are negative
         return blank
 
     def conflicts(self, answer: Tokens) -> Flags:
-        """The cells [L] of an answer that break a rule with one another."""
+        """The cells [L] of an answer that together break a rule."""
         return np.zeros(answer.shape, bool)
 
     @property
     def score_names(self) -> tuple[str, ...]:
-        """What answers are judged by beside being equal to the known one in every cell ("exact"), most telling first."""
+        """The task's own scores of answers, most important first, besides equality with the known answer ("exact")."""
         return ()
 
     def scores(self, questions: NDArray[np.integer], answers: NDArray[np.integer], predictions: NDArray[np.integer]) -> Scores:
-        """For each of `score_names` which predictions [N] have it; `answers` are known solutions. All are tokens [N, L]."""
+        """For each of `score_names`, which predictions [N] have it. `answers` are known solutions; all are tokens [N, L]."""
         return {}
 
     @property
     def difficulty_words(self) -> str | None:
-        """What `difficulty` measures and its unit, in words; None where there is no such measure."""
+        """The meaning and the unit of `difficulty`, in words; None where the task has no such measure."""
         return None
 
     def difficulty(self, questions: NDArray[np.integer], answers: NDArray[np.integer]) -> NDArray[np.integer]:
-        """A number that says how hard each puzzle [N] is, of a task that has `difficulty_words`."""
+        """How hard each puzzle [N] is, for a task that has `difficulty_words`."""
         raise NotImplementedError
 
 
 def task_of(data: DataConfig) -> Task:
-    """The task that the settings name, in its size. Raises ConfigError where there is none of that name."""
+    """The task of the settings, in its size. Raises ConfigError for an unknown name."""
     return _class(data).make(data)
 
 
 def _class(data: DataConfig) -> type[Task]:
-    task_settings(data.task)  # which refuses a name that there is not
+    task_settings(data.task)  # raises ConfigError for an unknown name
     if ":" in data.task:
         outside: type[Task] = imported_task(data.task)
         return outside
@@ -364,7 +349,7 @@ def _class(data: DataConfig) -> type[Task]:
 
 @register_check
 def check_task(cfg: Config) -> None:
-    """Raise ConfigError for an unknown task, a size that it does not have, or a network that its puzzles leave no width."""
+    """Raise ConfigError for an unknown task, a size that it does not have, or a network that is too narrow for its puzzles."""
     _class(cfg.data).check(cfg.data)
     task = task_of(cfg.data)
     check_widths(cfg, task.facts.seq_len)
@@ -382,7 +367,7 @@ def check_task(cfg: Config) -> None:
     copies, symmetry = way.copies, task.symmetry
     if copies > 1 and symmetry is None:
         raise ConfigError(
-            f"inference.copies={copies}: no symmetries of a {task.title} are known, so it has no copies that could answer: set "
+            f"inference.copies={copies}: the symmetries of {task.title} are not known, so it has no copies that could answer: set "
             "inference.copies=1"
         )
     most = getattr(symmetry, "order", None)

@@ -19,11 +19,11 @@ ANSWERS_FILE = "answers.json"  # of a run whose puzzles are judged by votes: som
 
 @dataclass(frozen=True)
 class Catalogue:
-    """What each of the I puzzle identifiers stands for, and the test puzzles as their files have them."""
+    """What each of the I puzzle identifiers stands for, and the test puzzles as in their files."""
 
     names: list[str]  # of the base puzzles
-    puzzles: NDArray[np.int32]  # [I], -1 = none (blank)
-    draws: NDArray[np.uint8]  # [I, D], what makes the variant of its puzzle, as the task has it
+    puzzles: NDArray[np.int32]  # [I], places in `names`; -1 = none (blank)
+    draws: NDArray[np.uint8]  # [I, D], what makes the variant from its puzzle, in the task's own form
     tests: dict[str, Any]  # by name
     blank: int = 0
     left_out: int = 0  # test puzzles that an evaluation does not take
@@ -33,30 +33,24 @@ class Catalogue:
         return self.names[self.puzzles[identifier]], self.draws[identifier]
 
     def identifiers_of(self, name: str) -> NDArray[np.int64]:
-        """The identifiers of a puzzle's variants, itself first; empty where there is none of that name."""
+        """The identifiers of a puzzle's variants, itself first; empty for an unknown name."""
         return np.flatnonzero(self.puzzles == self.names.index(name)) if name in self.names else np.empty(0, np.int64)
 
 
 class Ballots(Protocol):
-    """Answers of many variants on their way to the scores of their puzzles. N rows of L cells."""
+    """Counts the answers of variants and makes the scores of their puzzles. N rows of L cells."""
 
-    def add(
-        self,
-        identifiers: NDArray[np.integer],
-        questions: NDArray[np.integer],
-        answers: NDArray[np.integer],
-        confidence: NDArray[np.float64],
-    ) -> None:
-        """Answers [N, L] to questions [N, L] of variants [N], each with the model's confidence 0..1 [N]."""
+    def add(self, identifiers: Tokens, questions: Tokens, answers: Tokens, confidence: NDArray[np.float64]) -> None:
+        """Count answers [N, L] to questions [N, L] of variants [N], each with the model's confidence 0..1 [N]."""
 
     def scores(self) -> dict[str, float]:
-        """The scores of what was added."""
+        """The scores of the answers so far."""
 
     def documents(self) -> dict[str, str]:
-        """What is written beside the scores: text by file name."""
+        """The files to write beside the scores: text by file name."""
 
     def remark(self) -> str | None:
-        """What there is to say of these documents, in a line: that they are of a part of the puzzles."""
+        """A line on these documents, where they answer only a part of the puzzles."""
 
     def shown(self, name: str) -> dict[str, Any]:
         """A puzzle with its answers, ready for JSON and trm/show/pairs.html.
@@ -66,30 +60,27 @@ class Ballots(Protocol):
         """
 
     def arrays(self) -> dict[str, NDArray[Any]]:
-        """All votes, to be kept in a checkpoint."""
+        """All votes, for a checkpoint."""
 
     def take(self, arrays: dict[str, NDArray[Any]]) -> None:
-        """Go on from votes that were kept."""
+        """Continue from the votes of a checkpoint."""
 
 
 class PairRows(NamedTuple):
     """The rows of one split: those of puzzle g are first_row[g] to first_row[g + 1]."""
 
-    puzzles: list[int]  # of each group, its place in the collection's names
+    puzzles: list[int]  # of each group, its place in the catalogue's names
     questions: NDArray[np.uint8]  # [R, L]
     answers: NDArray[np.uint8]  # [R, L]; all padding where the answer is not known
     first_row: NDArray[np.int64]  # [G + 1]
 
 
-@dataclass(frozen=True)
-class Collection:
-    """Puzzles of several rows each, with the draws of their variants."""
+class Collection(NamedTuple):
+    """Puzzles of several rows each, with their variants: the identifiers of a puzzle follow each other, itself first."""
 
-    names: list[str]
-    draws: list[NDArray[np.uint8]]  # of each puzzle [1 + variants, D], the puzzle itself first
+    catalogue: Catalogue
     splits: dict[str, PairRows]
-    tests: dict[str, Any]
-    sha256: dict[str, str]  # of the files that they are from
+    sha256: dict[str, str]  # of the source files
     remarks: list[str]
 
 
@@ -105,22 +96,22 @@ class PairsTask(Task):
 
     @abstractmethod
     def vary(self, rows: Split, chosen: NDArray[np.int64], draws: NDArray[np.uint8], places: NDArray[np.float64] | None) -> Split:
-        """Of base rows [R, L] the `chosen` ones [N] in the variants `draws` [N, D].
+        """The `chosen` ones [N] of base rows [R, L] in the variants `draws` [N, D].
 
-        `places` [N, 2] in [0, 1) say where in their room they are; None = in the corner.
+        `places` [N, 2] in [0, 1) are their places in the free room of the canvas; None = in the corner.
         """
 
     @abstractmethod
     def identifier_name(self, name: str, draw: NDArray[np.uint8]) -> str:
-        """What a variant of a puzzle is called."""
+        """The name of a puzzle's variant."""
 
     @abstractmethod
     def read_identifier(self, text: str) -> tuple[str, NDArray[np.uint8]]:
-        """The puzzle's name and the draw that such a name says. Raises ValueError."""
+        """The puzzle's name and the draw from the name of a variant. Raises ValueError."""
 
     @abstractmethod
     def ballots(self, catalogue: Catalogue) -> Ballots:
-        """Where answers to the test puzzles of a catalogue are counted."""
+        """The counter of answers to the test puzzles of a catalogue."""
 
     @abstractmethod
     def read(self, plain: Any, name: str, where: str) -> tuple[dict[str, Any], Split]:
@@ -128,4 +119,4 @@ class PairsTask(Task):
 
     @abstractmethod
     def framed(self, answer: Tokens) -> Tokens:
-        """An answer as it counts, without what the model wrote around it."""
+        """The part of an answer that counts, without what the model wrote around it."""

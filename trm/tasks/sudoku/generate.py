@@ -1,7 +1,7 @@
-"""Sudoku made here: random puzzles with one solution each, from which no clue can be taken away.
+"""The generator of Sudoku: random puzzles with one solution each and without a clue to spare.
 
-Everything runs on many puzzles in step. A state is the candidates of every cell as bits, cells first, [L, M] uint16 for M
-states, so that NumPy works on long contiguous rows. Puzzle number i is a pure function of (seed, i).
+Each step works on many puzzles. A state is the candidates of every cell as bits, cells first: [L, M] uint16 for M states, so that
+NumPy works on long contiguous rows. Puzzle number i is a pure function of (seed, i).
 """
 
 import itertools
@@ -15,14 +15,14 @@ from trm.ground.hashing import Stream, hash64, mix64, permutations
 from trm.ground.progress import work
 from trm.tasks.base import Split, candidates_for, first_seen, split_of
 from trm.tasks.sudoku.rules import BLANK, Sudoku
-from trm.tasks.sudoku.symmetry import signature
+from trm.tasks.sudoku.symmetry import SudokuSymmetry
 
 States = NDArray[np.uint16]
 
-# With fewer digits nearly all puzzles are symmetric copies of one another.
+# With fewer digits nearly all puzzles are symmetric copies of each other.
 SMALLEST_SIDE_WITH_CLASSES = 6
-# From this side on there are millions of solutions that are no copies of one another, and taking away clues takes nearly all of the
-# time: the solution decides which split owns a puzzle, so that clues are only taken away where the puzzle is needed.
+# From this side on millions of solutions are not copies of each other, and taking clues away takes nearly all of the time. So the
+# solution decides to which split a puzzle belongs, and clues are taken away only where the puzzle is needed.
 SMALLEST_SIDE_SPLIT_BY_SOLUTION = 8
 _LARGEST_SIDE = 9
 _ROUND = 2048
@@ -63,7 +63,7 @@ def _once_and_twice(units: States) -> tuple[States, States]:
 
 
 def _branch_cell(states: States, tie_break: NDArray[np.uint64] | None = None) -> NDArray[np.intp]:
-    """An open cell with fewest candidates, per state [M]: the first, or the lowest of `tie_break` [L, M] (below 2**32)."""
+    """An open cell with fewest candidates in each state [M]: the first one, or the lowest by `tie_break` [L, M] (below 2**32)."""
     count = np.bitwise_count(states).astype(np.uint64)
     count[count == 1] = 255
     if tie_break is not None:
@@ -72,8 +72,18 @@ def _branch_cell(states: States, tie_break: NDArray[np.uint64] | None = None) ->
     return cells
 
 
+def _guess(states: States) -> tuple[States, States]:
+    """The states without the lowest candidate of an open cell, and with only that candidate; overwrites `states`."""
+    place = (_branch_cell(states), np.arange(states.shape[1]))
+    guess = states[place] & -states[place]
+    without = states.copy()
+    without[place] &= ~guess
+    states[place] = guess
+    return without, states
+
+
 def _solvable(sudoku: Sudoku, states: States) -> NDArray[np.bool_]:
-    """Which states [M] have a solution: depth-first search on all of them in step."""
+    """Which states [M] have a solution, by depth-first search on all of them at once."""
     found = np.zeros(states.shape[1], bool)
     stack = [(states, np.arange(states.shape[1]))]
     while stack:
@@ -88,17 +98,12 @@ def _solvable(sudoku: Sudoku, states: States) -> NDArray[np.bool_]:
         states, owner = states[:, ~dead & ~solved], owner[~dead & ~solved]
         if not len(owner):
             continue
-        place = (_branch_cell(states), np.arange(len(owner)))
-        guess = states[place] & -states[place]
-        without = states.copy()
-        without[place] &= ~guess
-        states[place] = guess
-        stack += [(without, owner), (states, owner)]
+        stack += [(guessed, owner) for guessed in _guess(states)]
     return found
 
 
 def _random_solutions(sudoku: Sudoku, seed: int, numbers: NDArray[np.int64]) -> States:
-    """Full grids as bits [L, M], one for every puzzle number [M]: random guesses, begun afresh on a contradiction."""
+    """Full grids as bits [L, M], one for each puzzle number [M]: by random guesses, which begin again after a contradiction."""
     every = np.uint16((1 << sudoku.side) - 1)
     grids = np.full((sudoku.num_cells, len(numbers)), every)
     todo = np.arange(len(numbers))
@@ -123,9 +128,9 @@ def _random_solutions(sudoku: Sudoku, seed: int, numbers: NDArray[np.int64]) -> 
 
 
 def solution_classes(sudoku: Sudoku, grids: States) -> NDArray[np.uint64]:
-    """One word for each full grid [L, M] that no symmetry changes.
+    """A word for each full grid [L, M] that no symmetry changes.
 
-    Two lines of a band or stack are a permutation of the digits: the digits that its powers leave in place tell its cycles.
+    Two lines of a band or stack are a permutation of the digits; the digits that its powers leave in place give its cycles.
     """
     side, num_grids = sudoku.side, grids.shape[1]
     digits = np.bitwise_count(grids - np.uint16(1)).T.astype(np.intp).reshape(num_grids, side, side)
@@ -148,16 +153,16 @@ def solution_classes(sudoku: Sudoku, grids: States) -> NDArray[np.uint64]:
 def _make(sudoku: Sudoku, seed: int, numbers: NDArray[np.int64], grids: States, before: int, tell: Callable[[int], None]) -> Split:
     """Questions and answers [M, L] of the puzzles with these numbers [M] and solutions [L, M].
 
-    `tell` is told how many are done, with those `before`.
+    `tell` gets the number of puzzles done, including those `before`.
     """
     every = np.uint16((1 << sudoku.side) - 1)
     order = permutations(hash64(Stream.GENERATE, seed, -1, numbers[:, None], np.arange(sudoku.num_cells)))
     given = np.ones(grids.shape, bool)
     columns = np.arange(len(numbers))
     for turn, cells in enumerate(order.T):
-        # the fewer clues there are, the longer the search: so the time goes in 9x9 puzzles
+        # the search takes longer with fewer clues: this is how the time of 9x9 puzzles passes
         tell(before + int(len(numbers) * (turn / sudoku.num_cells) ** 5))
-        # A clue can go when no solution has another digit in its place.
+        # A clue can go where no solution has another digit in its place.
         states = np.where(given, grids, every)
         states[cells, columns] = every & ~grids[cells, columns]
         given[cells, columns] = _solvable(sudoku, states)
@@ -168,7 +173,7 @@ def _make(sudoku: Sudoku, seed: int, numbers: NDArray[np.int64], grids: States, 
 def solved(
     sudoku: Sudoku, questions: NDArray[np.integer], guesses: int = _MOST_GUESSES_FOR_AN_ANSWER
 ) -> tuple[NDArray[np.uint8], NDArray[np.intp]]:
-    """Answers [N, L] to questions [N, L], and how many each has: 0, 1, 2 for several, or -1 where `guesses` are too few to tell."""
+    """Answers [N, L] to questions [N, L], and how many each has: 0, 1, 2 for several, or -1 where `guesses` are too few."""
     answers, counts = np.zeros(questions.shape, np.uint8), np.zeros(len(questions), np.intp)
     if sudoku.side > np.iinfo(np.uint16).bits:
         return answers, counts - 1
@@ -186,12 +191,7 @@ def solved(
             counts[owners[full]] += 1
             answers[owners[full]] = (np.bitwise_count(now[:, full] - np.uint16(1)) + np.uint8(BLANK + 1)).T
             now, owners = now[:, ~dead & ~full], owners[~dead & ~full]
-            place = (_branch_cell(now), np.arange(len(owners)))
-            guess = now[place] & -now[place]
-            without = now.copy()
-            without[place] &= ~guess
-            now[place] = guess
-            states = np.concatenate([np.delete(states, last, axis=1), without, now], axis=1)
+            states = np.concatenate([np.delete(states, last, axis=1), *_guess(now)], axis=1)
             owner = np.concatenate([np.delete(owner, last), owners, owners])
             open_ = counts[owner] < 2
             states, owner = states[:, open_], owner[open_]
@@ -201,35 +201,19 @@ def solved(
     return answers, counts
 
 
-def generated_alike(sudoku: Sudoku, answers: NDArray[np.uint8], first: int, stop: int, seed: int) -> Split:
-    """Of the puzzles with these numbers, of which all differ, those whose solution may be a copy of one of the answers [N, L]."""
-    wanted = solution_classes(sudoku, np.uint16(1) << (answers.T.astype(np.uint16) - np.uint16(BLANK + 1)))
-    found = [np.zeros((2, 0, sudoku.num_cells), np.uint8)]
-    with work("solutions compared", stop - first, "solution") as done:
-        for start in range(first, stop, _ROUND):
-            numbers = np.arange(start, min(start + _ROUND, stop))
-            grids = _random_solutions(sudoku, seed, numbers)
-            alike = np.isin(solution_classes(sudoku, grids), wanted)
-            if alike.any():
-                found.append(np.stack(_make(sudoku, seed, numbers[alike], grids[:, alike], 0, lambda count: None)))
-            done(start - first + len(numbers))
-    questions, solutions = np.concatenate(found, axis=1)
-    return questions, solutions
-
-
 def generate(sudoku: Sudoku, count: int, seed: int, split: str | None = None) -> Split:
-    """Questions and answers [count, L]: puzzles with one solution, minimal, no two alike.
+    """Questions and answers [count, L] of puzzles with one solution and no clue to spare, no two alike.
 
-    From side 6 on "alike" takes in symmetric copies (by `signature`); 4x4 puzzles are only told apart exactly. A larger count
-    begins with the same puzzles. With `split` they are those whose solution is that split's own. Raises DataError for a size that
-    is not made here or a count that it does not have.
+    From side 6 on symmetric copies are alike too (by their signature). A larger count begins with the same puzzles. With `split`
+    only the puzzles whose solution belongs to that split are made. Raises DataError for a size that cannot be generated, and for a
+    count of puzzles that is not found.
     """
     if not (min(sudoku.box_rows, sudoku.box_cols) >= 2 and sudoku.side <= _LARGEST_SIDE):
         raise DataError(
             f"data.box_rows={sudoku.box_rows} data.box_cols={sudoku.box_cols}: puzzles are generated for boxes 2x2, 2x3, 2x4 "
             "(either way round) and 3x3 only"
         )
-    by_signature = sudoku.side >= SMALLEST_SIDE_WITH_CLASSES
+    symmetry, by_signature = SudokuSymmetry(sudoku), sudoku.side >= SMALLEST_SIDE_WITH_CLASSES
     candidates = candidates_for({split: count}) if split else count
     kept: list[Split] = []
     seen: set[Hashable] = set()
@@ -244,7 +228,7 @@ def generate(sudoku: Sudoku, count: int, seed: int, split: str | None = None) ->
                 own = split_of(solution_classes(sudoku, grids)) == split
                 numbers, grids = numbers[own], grids[:, own]
             questions, answers = _make(sudoku, seed, numbers, grids, found, done)
-            keys = signature(sudoku, questions, answers).tolist() if by_signature else [row.tobytes() for row in questions]
+            keys = symmetry.signature(questions, answers).tolist() if by_signature else [row.tobytes() for row in questions]
             new = first_seen(keys, seen)
             if found + len(new) < count and next_number > 3 * candidates + 1000:
                 raise DataError(

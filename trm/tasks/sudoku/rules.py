@@ -1,4 +1,4 @@
-"""Sudoku as tokens: text in and out, and the rules.
+"""Sudoku as tokens: reading and writing text, and the rules.
 
 A grid is its cells row by row. Token 0 is padding, 1 a blank cell, d + 1 the digit d. Shapes: N rows, L = side * side cells.
 """
@@ -17,10 +17,10 @@ PAD = 0
 BLANK = 1
 DIGITS = "123456789ABCDEFGHIJKLMNOP"
 _BLANKS = ".0_*xX"
-# As .sdk files have them, and other marks of a comment or a heading before words
+# Comments and headings of .sdk files, and other marks of a comment or a heading
 _NOTE = re.compile(r"#.*|^\s*\[[A-Za-z ]+\]\s*$|^\s*(//|%|;\s*[a-z]{2}).*|^\s*(grid|puzzle|sudoku)\b.*", re.IGNORECASE)
-_FRAME = re.compile("[|+:'`\",;(){}\\[\\]\u2500-\u257f]")  # between cells and around them; the last are for drawing boxes
-# Lines around the boxes of a drawn grid: surely, and if - is no blank
+_FRAME = re.compile("[|+:'`\",;(){}\\[\\]\u2500-\u257f]")  # between and around cells; the last ones draw boxes
+# Lines around the boxes of a drawn grid: certain ones, and those where - is not a blank
 _RULE_WITH_CROSS = re.compile(r"^[-+|=\s]*\+[-+|=\s]*$")
 _RULE = re.compile(r"^[-+|=*.:'`\s]*(--|==|\+)[-+|=*.:'`\s]*$")
 _FIELDS = re.compile("[,;\t]")
@@ -63,7 +63,7 @@ class Sudoku:
 
     @cached_property
     def token_of_byte(self) -> NDArray[np.uint8]:
-        """Token of every byte of text [256]; 0 (padding) where the byte is no cell."""
+        """The token of every byte of text [256]; 0 (padding) where the byte is not a cell."""
         table = np.full(256, PAD, np.uint8)
         table[[ord(c) for c in _BLANKS]] = BLANK
         for digit, char in enumerate(DIGITS[: self.side], start=1):
@@ -73,15 +73,15 @@ class Sudoku:
     def parse(self, text: str) -> NDArray[np.uint8]:
         """Tokens [L] of a puzzle written in one line or as a grid; `.`, `0`, `_`, `*`, `x` and `-` are blank.
 
-        White space and the frames of a drawn grid are skipped, and so are the notes of .sdk files. Between commas or bars cells may
-        be empty, and -1, null and None are blanks; where no other blank is used a space is one; cells that are apart may be numbers
-        of two digits or, of a smaller grid, several candidates, which are a blank. Of a 16x16 grid, digits from 0 to F are
-        understood where another blank than 0 is used. Raises DataError naming line and column.
+        White space, the frames of a drawn grid and the notes of .sdk files are skipped. Between commas or bars cells may be empty,
+        and -1, null and None are blanks. A space is a blank where no other blank is used. Separated cells may be numbers of two
+        digits or, in a smaller grid, several candidates, which are a blank. A 16x16 grid may have the digits 0 to F where 0 is no
+        blank. Raises DataError that names line and column.
         """
         lines = _puzzle_lines(text)
         drawn = [(number, line) for number, line in lines if not _RULE.match(line)]
         uncrossed = [(number, line) for number, line in lines if not _RULE_WITH_CROSS.match(line)]
-        # - is part of the frame, or it is a blank
+        # - is part of the frame or a blank
         ways = [_characters(drawn, dashes=False), _characters(drawn, dashes=True), _characters(uncrossed, dashes=True)]
         apart = [self._separated(drawn, _FIELDS), self._separated(drawn, _BARS), self._spaced(drawn)]
         found = next((way for way in (apart[0], *ways, *apart[1:]) if len(way) == self.num_cells), ways[1] or ways[2])
@@ -107,7 +107,7 @@ class Sudoku:
         return np.array(tokens, np.uint8)
 
     def _spaced(self, lines: list[tuple[int, str]]) -> list[tuple[int, int, str]]:
-        """The same of rows in which a space is a blank, at their ends perhaps left out; nothing where another blank is used."""
+        """The cells of rows in which a space is a blank, perhaps cut at the end; empty where another blank is used."""
         rows = [(line, _FRAME.sub("", text.rstrip())) for line, text in lines if text.strip()]
         if any(len(row) > self.side or re.search(r"[-.0_*]", row) for _, row in rows) or not any(" " in row for _, row in rows):
             return []
@@ -115,7 +115,7 @@ class Sudoku:
         return [(line, column, char.replace(" ", ".")) for line, column, char in cells]
 
     def _separated(self, lines: list[tuple[int, str]], separator: re.Pattern[str]) -> list[tuple[int, int, str]]:
-        """Line, column and character of the cells of lines in which each cell is a field, perhaps an empty one."""
+        """Line, column and character of the cells of lines in which each cell is a field, perhaps an empty field."""
         found = []
         for line, text in lines:
             separated = bool(separator.search(text))
@@ -137,11 +137,11 @@ class Sudoku:
         return found
 
     def text(self, tokens: NDArray[np.integer]) -> str:
-        """One line of L characters, `.` for a cell without a digit; `parse` reads it back, and what a GridView draws."""
+        """One line of L characters, `.` for a cell without a digit. `parse` reads it, and also the drawings of a GridView."""
         return "".join(DIGITS[t - BLANK - 1] if t > BLANK else "." for t in tokens.tolist())
 
     def violations(self, question: NDArray[np.integer], answer: NDArray[np.integer]) -> list[str]:
-        """What is wrong with an answer [L] to a question [L], in words; empty when it solves it."""
+        """What is wrong with an answer [L] to a question [L], in words; empty for a solution."""
         found = []
         blanks = np.flatnonzero(answer <= BLANK)
         if len(blanks):
@@ -152,7 +152,7 @@ class Sudoku:
         return found + self.contradictions(answer)
 
     def contradictions(self, question: NDArray[np.integer]) -> list[str]:
-        """The digits of a question, or of an answer [L], that stand more than once in a row, column or box, in words."""
+        """In words: the digits of a question or an answer [L] that occur more than once in a row, column or box."""
         found = []
         for unit, cells in enumerate(self.units):
             counts = np.bincount(question[cells], minlength=self.vocab_size)
@@ -162,7 +162,7 @@ class Sudoku:
         return found
 
     def conflicts(self, answer: NDArray[np.integer]) -> NDArray[np.bool_]:
-        """The cells [L] of an answer [L] whose digit stands a second time in their row, column or box."""
+        """The cells [L] of an answer [L] whose digit occurs again in their row, column or box."""
         found = np.zeros(self.num_cells, np.bool_)
         for cells in self.units:
             digits = answer[cells]
@@ -171,7 +171,7 @@ class Sudoku:
         return found
 
     def check_rows(self, questions: NDArray[np.uint8], answers: NDArray[np.uint8]) -> NDArray[np.bool_]:
-        """Which rows [N] are sound: every token of both [N, L] is a cell and the answer solves the question."""
+        """Which rows [N] are sound: every token of both [N, L] is a cell, and the answer solves the question."""
         sound: NDArray[np.bool_] = ((questions == BLANK) | (questions == answers)).all(axis=1)
         sound &= (answers > BLANK).all(axis=1) & (answers < self.vocab_size).all(axis=1)
         # Cells first: every operation below then runs over contiguous rows of N.
@@ -186,7 +186,7 @@ class Sudoku:
 
 
 def _puzzle_lines(text: str) -> list[tuple[int, str]]:
-    """The puzzle's lines of a text, with their numbers from 1: without notes, and those of [Puzzle] alone where that is said."""
+    """The lines of a text with their numbers from 1, without notes; only the lines below [Puzzle] where the text has this head."""
     lines = list(enumerate(text.splitlines(), 1))
     heads = [i for i, (_, line) in enumerate(lines) if line.strip().startswith("[")]
     first = next((i for i in heads if lines[i][1].strip().lower() == "[puzzle]"), None)
@@ -196,7 +196,7 @@ def _puzzle_lines(text: str) -> list[tuple[int, str]]:
 
 
 def _characters(lines: list[tuple[int, str]], *, dashes: bool) -> list[tuple[int, int, str]]:
-    """Line, column and character of all that is neither white space nor frame; `dashes`: nor is - a frame."""
+    """Line, column and character of all characters but white space and frames; `dashes`: - is not a frame."""
     return [
         (number, column, char)
         for number, line in lines

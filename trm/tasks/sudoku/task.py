@@ -1,4 +1,4 @@
-"""Sudoku as a task: its rules, symmetries, generator and looks behind the members that the project knows."""
+"""Sudoku as a task: rules, symmetries and generator as the members of `Task`."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ HUB = Hub("sapientinc/sudoku-extreme", "58942f96baeb572ca3127e2a9e9c70f330783d6b
 
 @dataclass(frozen=True)
 class SudokuTask(Sudoku, Task):
-    """One size of Sudoku; trm/tasks/base.py says what the members mean."""
+    """One size of Sudoku; trm/tasks/base.py documents the members."""
 
     difficulty_words = "blank cells"
     settings = Settings
@@ -32,7 +32,7 @@ class SudokuTask(Sudoku, Task):
 
     @classmethod
     def check(cls, data: Settings) -> None:
-        """Raise ConfigError for a size that cannot be written: there are 25 digits."""
+        """Raise ConfigError for a size that cannot be written, since there are 25 digits."""
         if not 2 <= cls.make(data).side <= 25:
             raise ConfigError(f"data.box_rows*data.box_cols={cls.make(data).side}: the grid's side must be 2 to 25")
 
@@ -62,7 +62,7 @@ class SudokuTask(Sudoku, Task):
         return self.side >= generator.SMALLEST_SIDE_WITH_CLASSES
 
     def generate(self, count: int, seed: int) -> Split:
-        """Puzzles with one solution each, from which no clue can be taken away."""
+        """Puzzles with one solution each and without a clue to spare."""
         return generator.generate(self, count, seed)
 
     def generate_splits(self, counts: Mapping[str, int], seed: int) -> dict[str, Split]:
@@ -70,18 +70,10 @@ class SudokuTask(Sudoku, Task):
             return super().generate_splits(counts, seed)
         return {split: generator.generate(self, count, seed + SPLIT_SEEDS, split) for split, count in counts.items()}
 
-    def generated_before(self, rows: Split, first: int, stop: int, seed: int) -> Flags:
-        """Of large grids only those are made whose solution could be the same, which is seen much sooner."""
-        if self.side < generator.SMALLEST_SIDE_SPLIT_BY_SOLUTION:
-            return super().generated_before(rows, first, stop, seed)
-        found: Flags = np.isin(self.classes(*rows), self.classes(*generator.generated_alike(self, rows[1], first, stop, seed)))
-        return found
-
     def solved(self, questions: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], NDArray[np.integer]]:
         return generator.solved(self, questions)
 
     def several_solutions(self, questions: NDArray[np.uint8], answers: NDArray[np.uint8]) -> Flags:
-        """Which puzzles have another solution, found by guessing a limited number of times."""
         several: Flags = generator.solved(self, questions, generator.MOST_GUESSES)[1] > 1
         return several
 
