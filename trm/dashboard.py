@@ -19,7 +19,7 @@ from trm.config import check_address, paper
 from trm.errors import RunFailure, UserError, message_of
 from trm.tracking.wandb_view import key_problem, teardown_wandb, wandb_errors, with_wandbs_own
 
-# wandb_workspaces is imported where it is used: it brings wandb, which costs a second before a wrong argument is told.
+# wandb_workspaces is imported where it is used: it imports wandb, which takes a second, and wrong arguments are refused before.
 
 NAME = "TRM scaling study"
 FINAL, PAPER = "eval/exact_accuracy", "paper/exact_accuracy"
@@ -80,7 +80,9 @@ def sections() -> list[Any]:
     made = []
     for name, panels in contents.items():
         for number, panel in enumerate(panels):
-            panel._id = _short_hash(name, str(number))  # the same at every push, so that what the browser keeps of it stays
+            panel._id = _short_hash(
+                name, str(number)
+            )  # the same at every push, so that the browser keeps its settings of the panel
         layout = ws.SectionLayoutSettings(columns=columns.get(name, 3), rows=1 if len(panels) <= columns.get(name, 3) else 2)
         made.append(ws.Section(name=name, panels=panels, is_open=True, layout_settings=layout))
     return made
@@ -96,7 +98,7 @@ def paper_table() -> str:
 
 
 def workspace(entity: str | None, project: str, name: str) -> Any:
-    """The workspace as it is first created; `entity` is None where only the account tells it. Raises UserError for a wrong name."""
+    """The workspace as it is first created; `entity` None = the account's own. Raises UserError for a wrong name."""
     import wandb_workspaces.workspaces as ws
 
     try:
@@ -107,10 +109,10 @@ def workspace(entity: str | None, project: str, name: str) -> Any:
             sections=sections(),
             settings=ws.WorkspaceSettings(x_axis="global_step", max_runs=100),
         )
-    except ValueError as error:  # of all that it checks, the name alone is not ours
+    except ValueError as error:  # the user gives only the name
         raise UserError(f"name={name}: W&B allows no symbols such as + = < > and no emojis in it") from error
     if entity:
-        # W&B finds a saved view by a name that its clients choose. Chosen by what the workspace is called, every machine finds it.
+        # W&B finds a saved view by a name that its clients choose. This name is the same on every machine.
         made._internal_name = f"nw-{_short_hash(entity, project, name)}-v"
     return made
 
@@ -140,7 +142,7 @@ def push(entity: str | None, project: str, name: str) -> tuple[str, bool]:
         new = workspace(entity, project, name)
         try:
             found = ws.Workspace.from_url(new.url)
-        except (ValueError, SpecVersionError) as error:  # the former for all of these
+        except (ValueError, SpecVersionError) as error:  # ValueError also for what does not exist
             if str(error).startswith("Project"):
                 hint = "a first run with tracking=wandb makes it, or correct entity= and project="
                 raise UserError(f"W&B has no project {entity}/{project}: {hint}") from error
@@ -162,7 +164,7 @@ def push(entity: str | None, project: str, name: str) -> tuple[str, bool]:
 
 
 def parse(arguments: list[str]) -> tuple[str | None, str, str, bool]:
-    """Entity, project and name of the workspace that is asked for, and whether it is only to be shown. Raises UserError."""
+    """Entity, project and name of the workspace, and whether the command only prints it. Raises UserError."""
     given = options("trm.dashboard", arguments, dry_run=bool)
     command, *rest = given.rest or [""]
     if command != "push":
@@ -170,7 +172,7 @@ def parse(arguments: list[str]) -> tuple[str | None, str, str, bool]:
     names = {"entity": "", "project": "", "name": NAME}
     for key, separator, value in (argument.partition("=") for argument in rest):
         if not separator or key not in names:
-            raise UserError(f"{key}{separator}{value}: not understood: entity=NAME, project=NAME, name=TEXT and --dry-run are")
+            raise UserError(f"{key}{separator}{value}: not understood: give entity=NAME, project=NAME, name=TEXT or --dry-run")
         if key != "name" or not value:
             check_address(key, value)
         names[key] = value

@@ -44,11 +44,11 @@ from trm.run.saved import chosen_words, is_override, open_run, split_arguments
 from trm.tasks.base import task_of
 from trm.tasks.pairs import PairsTask
 
-USE = ("hardware", "evaluate", "inference")  # settings of how a published network is used
+USE = ("hardware", "evaluate", "inference")  # the settings that say how a published network is used
 REFERENCE_PREFIX = "_orig_mod.model."
 _BUFFER_NAMES = {"init.z_H": "inner.H_init", "init.z_L": "inner.L_init"}
 _URM_BUFFER_NAMES = {"init.z_H": "inner.init_hidden"}
-# Under which of these a file holds the model's state_dict beside optimizers and counters; the released code says "model"
+# The keys under which a file may hold the model's state_dict, next to optimizers and counters; the released code uses "model"
 _HOLDERS = ("model", "state_dict", "model_state_dict", "model_state", "module", "net", "network", "weights", "params")
 _PUZZLE_EMBEDDING = "inner.puzzle_emb.weights"
 _TOP_NAMES = {
@@ -81,7 +81,7 @@ class ModelTensors:
 
 
 def reference_name(name: str, variant: str = "trm") -> str:
-    """The reference's name (without prefix) of one of our weights or buffers; of recursion.variant=single_state URM's."""
+    """The reference's name (without prefix) of one of this project's weights or buffers; for variant single_state it is URM's."""
     buffers = buffer_names(variant)
     if name in _TOP_NAMES:
         return _TOP_NAMES[name]
@@ -104,7 +104,7 @@ def _check_variant(arch: Architecture) -> None:
         )
     for key, value, none in (("registers", arch.model.registers, 0), ("mlp", arch.model.mlp, "swiglu")):
         if value not in (none, "conv_swiglu"):
-            raise CheckpointError(f"model.{key}={value}: no released code that is known here has it: only {none} can be exchanged")
+            raise CheckpointError(f"model.{key}={value}: no known released code has it: only {none} can be exchanged")
 
 
 def from_reference(tensors: Mapping[str, Tensor], arch: Architecture, source: str = "state_dict") -> ModelTensors:
@@ -158,7 +158,7 @@ def to_reference(model: ModelTensors, arch: Architecture, prefix: str = REFERENC
 
 
 def read_reference_file(path: Path, arch: Architecture) -> ModelTensors:
-    """Read a checkpoint file of the reference: a state_dict that torch.save or safetensors wrote, alone or beside other things."""
+    """Read a checkpoint file of the reference: a state_dict from torch.save or safetensors, alone or with other things."""
     try:
         packed = path.suffix == ".safetensors"
         content = safetensors.torch.load_file(path) if packed else torch.load(path, map_location="cpu", weights_only=True)

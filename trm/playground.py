@@ -56,15 +56,15 @@ def network(checkpoint: str, way: str) -> Network:
 
 
 def ways() -> list[str]:
-    """The ways of inference that answer a puzzle; a ladder of them does not."""
+    """The ways of inference that answer a puzzle; `frontier` is a list of ways."""
     return ["standard", *(name for name in group_options("inference") if name not in ("standard", "frontier"))]
 
 
 def new_puzzle(checkpoint: str, level: str, seed: int) -> str:
-    """The text of a generated puzzle of a level, which no network was trained on.
+    """The text of a new puzzle of a level.
 
-    It is among the easiest, the middle or the hardest third of a few puzzles, as the task measures it. Raises UserError where the
-    network's puzzles are not generated here.
+    It is from the easiest, the middle or the hardest third of POOL generated puzzles, by the difficulty that the task measures.
+    Raises UserError where the project does not generate the network's puzzles.
     """
     task = network(checkpoint, "standard").task
     questions, answers = task.generate_splits({"test": POOL}, seed)["test"]
@@ -74,9 +74,9 @@ def new_puzzle(checkpoint: str, level: str, seed: int) -> str:
 
 
 def answer(checkpoint: str, way: str, text: str) -> Answer:
-    """A network's answer to the text of a puzzle; what is wrong with it is an answer too.
+    """A network's answer to the text of a puzzle, or what is wrong with the text.
 
-    The text is never taken for the name of a file: whoever has the page could read this machine's files.
+    The text is never the name of a file; otherwise everyone who has the page could read this machine's files.
     """
     try:
         found = network(checkpoint, way)
@@ -153,12 +153,12 @@ def build(offered: dict[str, str], gradio: Any) -> Any:
 
 
 def networks(arguments: list[str]) -> dict[str, str]:
-    """The checkpoints of the networks to offer by name: those of the arguments first. Raises UserError where one is none."""
+    """The checkpoints of the offered networks by name, those of the arguments first. Raises UserError for a wrong one."""
     found = {}
     for argument in arguments:
         path = split_arguments([argument])[0]
         found[str(path)] = str(Path(path).absolute()) if path.exists() else str(path)
-        network(found[str(path)], "standard")  # refused here rather than on the page
+        network(found[str(path)], "standard")  # a wrong one is refused here and not on the page
     return found | {model.name: str(model.folder) for model in published()}
 
 

@@ -62,7 +62,7 @@ class Entry:
 
     variant: Variant
     seconds: list[float]  # of training until the last evaluation, of the runs that timed their steps
-    refused: list[str]  # why it is no entry of the table
+    refused: list[str]  # why it is not an entry of the table
     words: str  # the entry in a line
 
 
@@ -71,28 +71,28 @@ def entry(variant: Variant, target: float = TARGET) -> Entry:
     runs = variant.counted
     accuracies = [run.exact_accuracy for run in runs if run.exact_accuracy is not None]
     seconds = [s for run in runs if (s := seconds_until(run.step_times, run.evaluated_step or 0)) is not None]
-    seeds, refused = sorted(run.seed for run in runs if run.seed is not None), []
+    seeds = sorted(run.seed for run in runs if run.seed is not None)
     first = seeds[0] if seeds else 0
-    if seeds != list(range(first, first + SEEDS)) or first % SEEDS or first < FIRST_SEED:
-        refused.append(
-            f"its seeds are {', '.join(map(str, seeds)) or 'unknown'}, not a block of {SEEDS} that no search has used, such as "
-            f"{FIRST_SEED} to {FIRST_SEED + SEEDS - 1}"
-        )
-    if len(runs) < variant.planned:
-        refused.append(f"{variant.planned - len(runs)} of its {variant.planned} jobs are not counted")
-    if any((run.evaluated_puzzles or 0) < LEAST_PUZZLES for run in runs):
-        refused.append(f"fewer than {LEAST_PUZZLES:,} held-out puzzles")
-    if len(seconds) < len(runs):
-        refused.append(f"{len(runs) - len(seconds)} of its runs did not time their steps")
+    no_block = seeds != list(range(first, first + SEEDS)) or first % SEEDS or first < FIRST_SEED
+    block = f"a block of {SEEDS} that no search has used, such as {FIRST_SEED} to {FIRST_SEED + SEEDS - 1}"
     p, mean = student(accuracies, target, "greater"), float(np.mean(accuracies))
-    if mean < target:
-        refused.append(f"its mean is below {100 * target:g} %")
-    elif p is None or p >= MOST_LUCK:
-        refused.append(f"that its mean is above {100 * target:g} % is not beyond doubt (p < {MOST_LUCK:g})")
+    checks = [
+        (no_block, f"its seeds are {', '.join(map(str, seeds)) or 'unknown'}, not {block}"),
+        (len(runs) < variant.planned, f"{variant.planned - len(runs)} of its {variant.planned} jobs are not counted"),
+        (any((run.evaluated_puzzles or 0) < LEAST_PUZZLES for run in runs), f"fewer than {LEAST_PUZZLES:,} held-out puzzles"),
+        (len(seconds) < len(runs), f"{len(runs) - len(seconds)} of its runs did not time their steps"),
+        (mean < target, f"its mean is below {100 * target:g} %"),
+        (mean >= target and _luck(p), f"luck may explain a mean above {100 * target:g} % (a record needs p < {MOST_LUCK:g})"),
+    ]
+    refused = [words for wrong, words in checks if wrong]
     chance = "no p without a spread" if p is None else f"p = {p:.2g}"
     time = f"{np.mean(seconds):,.1f} s" if seconds else "no seconds"
     told = f"{variant.label}: {time} to {100 * mean:.2f} % (mean of {len(accuracies)}, {chance})"
     return Entry(variant, seconds, refused, f"{told}: {'; '.join(refused) or 'meets the rule'}")
+
+
+def _luck(p: float | None) -> bool:
+    return p is None or p >= MOST_LUCK
 
 
 def welch(shorter: list[float], longer: list[float]) -> float | None:
@@ -113,7 +113,7 @@ def text(comparison: Comparison, target: float = TARGET) -> str:
     measured = [facts(each.variant.counted[0]) for each in found]
     reasons = misfits(measured, race=True)
     usual = next((fact for fact, why in zip(measured, reasons, strict=True) if not why), {})
-    for i, fact in enumerate(measured):  # beside what may be compared at all, a record has its training puzzles given
+    for i, fact in enumerate(measured):  # what may be compared may differ in training puzzles; a record may not
         if not reasons[i] and any(fact[key] != usual[key] for key in (TRAIN, *DECIDE_TRAIN)):
             reasons[i] = "other training puzzles"
     rule = (
@@ -125,15 +125,16 @@ def text(comparison: Comparison, target: float = TARGET) -> str:
     lines += [f"  not counted: {each.variant.label}: {why}" for each, why in zip(found, reasons, strict=True) if why]
     kept = [each for each, why in zip(found, reasons, strict=True) if not why and each.seconds]
     for fast, slow in itertools.pairwise(sorted(kept, key=lambda each: float(np.mean(each.seconds)))):
-        # one that misses the target needs more than its training
-        refused = [f"{fast.variant.label} does not meet the rule"] if fast.refused else []
         seeds = [sorted(run.seed or 0 for run in each.variant.counted) for each in (fast, slow)]
-        refused += ["the two have other seeds"] if seeds[0] != seeds[1] else []
         machines = {tuple(run.settings.get(key) for key in MACHINE) for each in (fast, slow) for run in each.variant.counted}
-        refused += ["the two ran on other machines or backends"] if len(machines) > 1 else []
         p = welch(fast.seconds, slow.seconds)
-        if p is None or p >= MOST_LUCK:
-            refused.append(f"that it is shorter is not beyond doubt (p < {MOST_LUCK:g})")
+        checks = [
+            (fast.refused, f"{fast.variant.label} does not meet the rule"),
+            (seeds[0] != seeds[1], "the two have different seeds"),
+            (len(machines) > 1, "the two ran on different machines or backends"),
+            (_luck(p), f"luck may explain the shorter time (a record needs p < {MOST_LUCK:g})"),
+        ]
+        refused = [words for wrong, words in checks if wrong]
         chance = "" if p is None else f", p = {p:.2g}"
         times = f"{np.mean(fast.seconds):,.1f} s against {slow.variant.label} {np.mean(slow.seconds):,.1f} s{chance}"
         lines.append(f"  {fast.variant.label} {times}: {'no record: ' + '; '.join(refused) if refused else 'a record'}")

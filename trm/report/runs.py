@@ -149,7 +149,7 @@ def _add_grid(runs: dict[Path, Callable[[], Run]], sweep: Path, given: Path, sev
         if not isinstance(jobs, list) or not all(isinstance(j, dict) and isinstance(j.get("dir"), str) for j in jobs):
             raise _DamagedError(f'{GRID_FILE}: needs "jobs", a list of objects with "dir"')
         if any("\0" in job["dir"] for job in jobs):
-            raise _DamagedError(f'{GRID_FILE}: a "dir" that no folder can have')
+            raise _DamagedError(f'{GRID_FILE}: a "dir" is not a possible name of a folder')
     except (FileNotFoundError, _DamagedError) as error:
         reason = f"{error}; jobs without a folder are not known"
         runs[_real(sweep / GRID_FILE)] = partial(Run, _name(sweep / GRID_FILE, given, several), "damaged", reason)
