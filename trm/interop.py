@@ -82,11 +82,9 @@ class ModelTensors:
 
 def reference_name(name: str, variant: str = "trm") -> str:
     """The reference's name (without prefix) of one of this project's weights or buffers; for variant single_state it is URM's."""
-    buffers = buffer_names(variant)
-    if name in _TOP_NAMES:
-        return _TOP_NAMES[name]
-    if name in buffers:
-        return buffers[name]
+    names = _TOP_NAMES | buffer_names(variant)
+    if name in names:
+        return names[name]
     network, layer, rest = name.split(".", 2)
     return f"inner.{'layers' if variant == 'single_state' else _NETWORKS[network]}.{layer}.{_LAYERS[rest]}"
 

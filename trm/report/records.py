@@ -53,9 +53,6 @@ def time_to_target(variant: Variant, target: float) -> tuple[int, Estimate | Non
     return len(found), samples, seconds
 
 
-# --------------------------------------------------------------------------------------------------------------------- records
-
-
 @dataclass(frozen=True)
 class Entry:
     """A variant as the rule sees it."""

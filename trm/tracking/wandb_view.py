@@ -90,12 +90,7 @@ class WandbTracker:
             id=run_id,
             resume="allow",
             dir=str(home),
-            project=tracking.project,
-            entity=tracking.entity,
-            group=tracking.group,
-            job_type=tracking.job_type,
-            tags=tracking.tags,
-            notes=tracking.notes,
+            **{name: getattr(tracking, name) for name in ("project", "entity", "group", "job_type", "tags", "notes")},
             name=shortened(own_name or cfg.run_name),
             config=to_plain(cfg) | {"labels": asdict(self._labels), "data_read": data},
             settings=wandb.Settings(
