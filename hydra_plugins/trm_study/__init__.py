@@ -1,13 +1,13 @@
 """Hydra loads plugins from the package `hydra_plugins` only; the sweeper and the launchers are trm/study's."""
 
-from trm.study import local, on_ray, search, slurm, sweeper
+from trm.study import local, on_ray, slurm, sweeper
 
 
 class StudySweeper(sweeper.StudySweeper):
     """The grid of `--multirun` and `+sweep=`."""
 
 
-class OptunaSweeper(search.OptunaSweeper):
+class OptunaSweeper(sweeper.OptunaSweeper):
     """The search of hydra/sweeper=optuna."""
 
 

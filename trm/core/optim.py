@@ -1,7 +1,7 @@
-"""What goes with every update rule: schedule, clipping, EMA, and the sign-SGD of the puzzle embedding.
+"""The parts of an update that all rules share: schedule, clipping, EMA, and the sign-SGD of the puzzle embedding.
 
 The formulas are in docs/explanation/what_is_computed.md "One training step" items 5 to 7, the rules in trm/core/optimizers/. The
-step counter is a tensor on the device, so that the schedule is part of the compiled step and nothing is sent from the host at each.
+step counter is a tensor on the device, so that the schedule is part of the compiled step and no step needs a number from the host.
 """
 
 import math

@@ -1,4 +1,4 @@
-"""The recursion variants, a file each that registers its own in VARIANTS; trm.py is the paper's.
+"""The recursion variants: each file registers its own in VARIANTS; trm.py is the paper's.
 
 To add one, put a file here (or register it before the settings are read) and select it with `recursion.variant=NAME`.
 """
@@ -15,7 +15,7 @@ VARIANTS: dict[str, Variant] = {}  # by the name that recursion.variant selects
 
 @register_check
 def check_variant(cfg: Config) -> None:
-    """Raise ConfigError for a recursion that is not registered, or settings that it does not go with."""
+    """Raise ConfigError for a recursion that is not registered, or for settings with which it cannot be used."""
     recursion = cfg.recursion
     if recursion.variant not in VARIANTS:
         raise ConfigError(f"recursion.variant={recursion.variant} is unknown: choose one of {', '.join(VARIANTS)}")
