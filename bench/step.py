@@ -26,7 +26,7 @@ from trm.core.programs import eval_program
 from trm.core.step import empty_carry
 from trm.data.loader import Batch
 from trm.errors import ConfigError
-from trm.inference.candidates import candidate_loader
+from trm.inference.evaluator import candidate_loader
 from trm.plan.workload import architecture_of, step_config
 from trm.run.experiment import Experiment, build
 

@@ -76,7 +76,7 @@ def test_a_share_of_warm_up_ties_a_run_to_its_length():
     ("overrides", "words"),
     [
         (["train.max_flops=1e12", "train.max_steps=5"], "train.max_steps=5 and train.max_flops=1e12 each set the length"),
-        (["train.epochs=3", "train.max_flops=1e12"], "train.epochs=3 and train.max_flops=1e12 each set the length"),
+        (["train.epochs=3", "train.max_flops=1e12"], "train.max_flops=1e12 and train.epochs=3 each set the length"),
         (["train.epochs=3", "train.max_steps=5"], "train.max_steps=5 and train.epochs=3 each set the length"),
         (["experiment=demo_4x4", "train.max_flops=1e12"], "train.max_flops=1e+12 and train.max_steps=600 both set the length"),
         (["train.max_flops=0"], "train.max_flops=0"),

@@ -354,10 +354,14 @@ def test_disk(state, there, free, level):
     assert ("train.keep_checkpoints" in check.fix) == (level != "ok")
 
 
-@pytest.mark.parametrize(("on_cpu", "needed"), [(True, 25), (False, 21)])
-def test_memory(on_cpu, needed):
-    assert outcome(doctor.check_memory, 2, on_cpu, 10, 5, needed).level == "ok"
-    assert outcome(doctor.check_memory, 2, on_cpu, 10, 5, needed - 1).level == "failure"
+@pytest.mark.parametrize(
+    ("hardware", "needed"),
+    [(CPU, 25), (POD, 21), (RANKS, 50), (dataclasses.replace(RANKS, name="gpus", platform="cuda", num_devices=16), 63)],
+)
+def test_memory(monkeypatch, hardware, needed):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,2")  # of 16 ranks, three are on this host
+    assert outcome(doctor.check_memory, 2, hardware, 10, 5, needed).level == "ok"
+    assert outcome(doctor.check_memory, 2, hardware, 10, 5, needed - 1).level == "failure"
 
 
 def test_available_memory_is_within_the_machine(monkeypatch):

@@ -21,7 +21,7 @@ from trm.core.programs import ONE
 from trm.core.step import empty_carry, eval_step
 from trm.errors import ConfigError, DataError
 from trm.evaluate import main
-from trm.inference.candidates import candidate_loader
+from trm.inference.evaluator import candidate_loader
 from trm.inference.samples import Samples
 from trm.tasks.augment import augment, undo
 from trm.tasks.sudoku.task import SudokuTask as Sudoku

@@ -209,6 +209,13 @@ def test_settings_that_do_not_fit_are_refused(overrides, words):
     refused(lambda given: settings(BASE, *given), overrides, words)
 
 
+def test_a_scale_that_would_move_the_base_is_refused():
+    given = ["experiment=_scaling", "run_name=r"]
+    assert compose([*given, "recipe.width_scale=1.5"]).optimizer.base_hidden_size == 64
+    refused(compose, [*given, "recipe.width_scale=0.3"], "recipe.width_scale=0.3 rounds model.hidden_size to 19")
+    assert compose([*given, "recipe.width_scale=0.3", "optimizer.base_hidden_size=64"]).model.hidden_size == 19
+
+
 def test_a_prefix_keeps_its_tokens_at_the_base():
     cfg = settings(4 * BASE, *MUP)
     arch = arch_of(cfg)

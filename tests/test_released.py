@@ -11,7 +11,7 @@ from trm.cli import compose
 from trm.config import all_keys, to_plain
 from trm.config.groups import CONF_DIR, GROUPS, group_options
 from trm.config.overrides import override, quoting_hint
-from trm.config.released import ELSEWHERE, OPTIONS, RELEASED, key_hint
+from trm.config.refusals import ELSEWHERE, OPTIONS, RELEASED, key_hint
 from trm.errors import ConfigError
 
 PAGE = (Path(__file__).parents[1] / "docs" / "how-to" / "from_released.md").read_text(encoding="utf-8")

@@ -18,8 +18,9 @@ from trm.data.format import array_path
 from trm.inference.evaluator import make_evaluator
 from trm.inference.selection import over, select
 from trm.run.saved import open_run
-from trm.show.think import think
-from trm.solve import find_puzzle, solved
+from trm.show.thinking import Puzzle
+from trm.solve import answered, find_puzzles, frames_of
+from trm.tasks.base import task_of
 
 SHORT = [*TINY, "train.max_steps=2", "evaluate.max_puzzles=16"]
 
@@ -79,16 +80,15 @@ def test_blanks_may_be_dashes(folder):
 def test_a_file_of_many_puzzles_is_solved_puzzle_by_puzzle_as_each_alone(folder):
     puzzles = [".1......" + "." * 7 + "2", "1......2.3......", "." * 16]
     (folder / "many.sdm").write_text("# three\r\n" + "\r\n".join(puzzles) + "\r\n\r\n", "utf-8-sig")
-    votes = ["inference=votes8", "--json"]
-    many = [json.loads(line) for line in solve(folder, *votes, "many.sdm").stdout.splitlines()]
-    assert many == [json.loads(solve(folder, *votes, puzzle).stdout) for puzzle in puzzles]
+    many = [json.loads(line) for line in solve(folder, "--json", "many.sdm").stdout.splitlines()]
+    assert many == [json.loads(solve(folder, "--json", puzzle).stdout) for puzzle in puzzles]
     assert [row["question"] for row in many] == puzzles
     assert all(row["valid"] == row["verdict"].startswith("valid") and len(row["answer"]) == 16 for row in many)
     assert solve(folder, "many.sdm").stdout.count("question") == 3
     assert "--watch: shows one puzzle, and many.sdm holds 3" in solve(folder, "many.sdm", "--watch", check=2).stderr
     (folder / "bad.sdm").write_text("." * 16 + "\n11" + "." * 14 + "\n")
     refused = solve(folder, "bad.sdm", check=2).stderr
-    assert "puzzle 2 of 2: the puzzle has no solution: row 1 has 1 more than once" in refused
+    assert "puzzle 2 of 2 has no solution: row 1 has 1 more than once" in refused
     framed = "+==+==+\n|.1|..|\n|..|..|\n+==+==+\n|..|..|\n|..|.2|\n+==+==+"
     assert json.loads(solve(folder, "--json", framed).stdout)["question"] == puzzles[0]
 
@@ -134,7 +134,7 @@ WAYS = [*((name, early) for name in SINGLE for early in (False, True)), ("eqr", 
 
 
 @pytest.mark.parametrize(("name", "early"), WAYS)
-def test_every_puzzle_gets_the_answer_that_it_has_in_the_evaluation(folder, name, early):
+def test_every_puzzle_gets_the_answer_that_it_has_in_the_evaluation(folder, name, early, tmp_path):
     way = vars(composed(f"inference={name}").inference)
     smaller = [f"inference.{key}={value}" for key, value in SMALLER.items() if (way[key] or 1) > value]
     more = ["inference.supervision_steps=5", f"inference.early_exit={early}"]  # the run was trained with 4
@@ -147,19 +147,21 @@ def test_every_puzzle_gets_the_answer_that_it_has_in_the_evaluation(folder, name
     winners, _, candidates = select(found, run.cfg.inference, run.cfg.inference_steps - 1)
     answers, steps = (of[np.arange(FEW), winners] for of in (candidates.answers, candidates.values["steps"]))
     dataset = held_out_puzzles(run.cfg.data)
+    task = task_of(run.cfg.data)
     for number, theirs in enumerate(answers):
-        answer, course, _ = solved(run, dataset, number)
-        assert np.array_equal(answer, theirs)
-        assert course.num_steps == steps[number]
+        alone, _, loader = answered(run, dataset, number)
+        assert np.array_equal(alone.answers, [theirs])
+        assert alone.steps == steps[number]
         if name != "guided":  # whose candidates have no history of their own
-            *_, (*_, last) = think(
-                run.arch, run.eval_weights, run.buffers, None, course.question, (run.cfg.inference, course.key), course.num_steps
-            )
-            assert np.array_equal(course.undone(last).answer, answer)
+            frames = frames_of(run, Puzzle("", task, dataset.inputs[number], None), alone, loader, number)
+            assert np.array_equal(frames[-1].answer, theirs)
+    (tmp_path / "rows.sdm").write_text("\n".join(task.view.text(question) for question in dataset.inputs[:FEW]))
+    puzzles, rows, _ = find_puzzles(run, str(tmp_path / "rows.sdm"))
+    there, _, _ = answered(run, rows, None)  # row N of a file is row N of a dataset: the same copies, noise and answers
+    assert len(puzzles) == FEW
+    assert (there.answers.tolist(), there.candidates.tolist()) == (answers.tolist(), winners.tolist())
     if early or name == "halt_first":
         assert len(set(steps.tolist())) > 1, "the cases that matter"
-    puzzle, alone, row = find_puzzle(run, "1...|..1.|.1..|...1")
-    assert solved(run, alone, row)[0].shape == puzzle.question.shape  # a puzzle without a known answer is answered too
 
 
 def test_an_option_of_inference_keeps_the_networks_own_steps(folder):

@@ -7,8 +7,7 @@ from trm.cli import compose
 from trm.ground.clock import Clock
 from trm.ground.signals import StopSignal
 from trm.run.experiment import build
-from trm.run.outputs import Outputs
-from trm.run.record import Record
+from trm.run.record import Outputs, Record
 from trm.train import Training
 
 

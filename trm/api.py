@@ -48,7 +48,7 @@ from trm.show.page import page
 from trm.show.pictures import animation
 from trm.show.solutions import PairSolutions, Solutions, pair_solutions
 from trm.show.thinking import Frame, Puzzle
-from trm.solve import answered, course_of, find_puzzle, frames_of, solved_pairs, unanswered
+from trm.solve import Answered, answered, find_puzzles, frames_of, solved_pairs, unanswered
 from trm.tasks.base import task_of
 from trm.tasks.pairs import PairsTask
 
@@ -56,14 +56,14 @@ if TYPE_CHECKING:
     import pandas as pd
 
 Puzzles = str | os.PathLike[str] | Sequence[str] | Mapping[str, Any] | ArrayLike
-FRAME_HEIGHT = 760  # of a notebook's view of the thinking page, in pixels
+FRAME_HEIGHT = 760  # pixels of the thinking page in a notebook
 
-_training = threading.Lock()  # Hydra's settings of a run are the process's
-_ran = set[str | None]()  # on what runs of this process computed: None = by torch itself
+_training = threading.Lock()  # Hydra has one set of settings in a process
+_ran = set[str | None]()  # the devices of this process's runs; None = torch's own backends
 
 
 class Thinking(list[Frame]):
-    """Frames: what a network would answer after each latent recursion. A notebook shows them as the page of `trm.solve --html`."""
+    """A network's answers after each latent recursion. A notebook shows them as the page of `trm.solve --html`."""
 
     def __init__(self, frames: Iterable[Frame], puzzle: Puzzle, title: str, solution: Solutions) -> None:
         super().__init__(frames)
@@ -78,7 +78,7 @@ class Thinking(list[Frame]):
         return page(self.puzzle, self, self.title)
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the page (.html) or an animation (.gif). Raises UserError for another kind of file, or where there is no folder."""
+        """Write the page (.html) or an animation (.gif). Raises UserError for another kind of file, or if it cannot be written."""
         file = Path(path)
         if file.suffix not in (".html", ".gif"):
             raise ConfigError(f"{file}: is neither a page nor an animation: name it .html or .gif")
@@ -86,7 +86,7 @@ class Thinking(list[Frame]):
         write_files(str(file), file, {file: content})
 
     def embedded(self, height: int = FRAME_HEIGHT) -> str:
-        """The page inside another one: an HTML element whose scripts cannot reach what is around it."""
+        """The page as an HTML element inside another page, which its scripts cannot reach."""
         style = f"width:100%;height:{height}px;border:0"
         return f'<iframe sandbox="allow-scripts" style="{style}" srcdoc="{html.escape(self.page)}"></iframe>'
 
@@ -99,8 +99,8 @@ class Network:
 
     def __init__(self, run: SavedRun) -> None:
         self._run = run
-        self.settings: Config = run.cfg  # the run's own, with the overrides
-        self.task, self.step = task_of(run.cfg.data), run.meta.step  # what its puzzles are, and training steps that it has seen
+        self.settings: Config = run.cfg  # with the overrides
+        self.task, self.step = task_of(run.cfg.data), run.meta.step  # the kind of its puzzles, and its training steps
 
     def __repr__(self) -> str:
         return f"{self.settings.run_name}: {self.task.title}, step {self.step}, inference={self.settings.inference.name}"
@@ -122,24 +122,19 @@ class Network:
         self._refuse_tables()
         if isinstance(self.task, PairsTask):
             return self._solve_pairs(self.task, puzzles)
-        if isinstance(puzzles, str) and puzzles.startswith("test:"):  # in its own place, by which copies and noise are drawn
-            return self._solutions(*find_puzzle(self._run, puzzles)[1:])[0]
-        questions = self._questions(puzzles)
-        for number, question in enumerate(questions, 1):
-            if wrong := self.task.contradictions(question):
-                where = f"puzzle {number} of {len(questions)}" if len(questions) > 1 else "the puzzle"
-                raise DataError(f"{where} has no solution: {'; '.join(wrong[:3])}: correct its givens")
-        return self._solutions(unanswered(self.task, questions), None)[0]
+        if isinstance(puzzles, str) and puzzles.startswith("test:"):  # copies and noise are drawn by its row in the dataset
+            return self._solutions(*find_puzzles(self._run, puzzles)[1:])[0]
+        return self._solutions(unanswered(self.task, self._questions(puzzles)), None)[0]
 
-    def _solutions(self, dataset: Dataset, number: int | None) -> tuple[Solutions, EvalLoader, int]:
-        """Solutions of one puzzle of a dataset, or of all; the rows that were evaluated; the first puzzle's answering candidate."""
+    def _solutions(self, dataset: Dataset, number: int | None) -> tuple[Solutions, Answered, EvalLoader]:
+        """The solutions of one puzzle of a dataset, or of all; the selected candidates; the rows that were evaluated."""
         found, result, loader = answered(self._run, dataset, number)
         questions = loader.puzzles(0, loader.num_puzzles)["inputs"].astype(np.uint8)
         answers = found.answers.astype(np.uint8)
         valid = np.array([not self.task.violations(*pair) for pair in zip(questions, answers, strict=True)])
         halting, steps = expit(found.halting.astype(np.float64)), found.steps.astype(np.int64)
         solutions = Solutions(self.task, questions, answers, valid, halting, steps, found.votes, self._cost(result))
-        return solutions, loader, int(found.candidates[0])
+        return solutions, found, loader
 
     def _solve_pairs(self, task: PairsTask, given: Puzzles) -> PairSolutions:
         """The answers to the test inputs of one puzzle of pairs."""
@@ -160,7 +155,7 @@ class Network:
         """The answers that the network would give after every latent recursion (of the candidate that is selected).
 
         Args:
-            puzzle: the text of one, "test:N" (whose solution is known), or tokens [L].
+            puzzle: the text of one, "test:N" (its solution is known), or tokens [L].
 
         Raises:
             trm.errors.DataError: the puzzle is not understood or has no solution.
@@ -172,9 +167,9 @@ class Network:
                 f"{self.task.title}: the votes of variants have no frames: use python -m trm.solve --html for one variant"
             )
         if run.cfg.inference.selection == "resample":
+            way = f"inference={run.cfg.inference.name}"
             raise ConfigError(
-                f"inference={run.cfg.inference.name}: resampled candidates have no history to show: load the network with another "
-                "way of inference"
+                f"{way}: resampled candidates have no history to show: load the network with another way of inference"
             )
         if isinstance(puzzle, str) and puzzle.startswith("test:"):
             name = puzzle
@@ -183,11 +178,11 @@ class Network:
             if others:
                 raise DataError(f"{1 + len(others)} puzzles were given, but only one can be shown: give one of them")
             name = self.task.view.text(question)
-        found, dataset, number = find_puzzle(run, name)
-        solution, loader, winner = self._solutions(dataset, number)
-        frames = frames_of(run, found, course_of(run, loader, number, winner, int(solution.steps[0])))
+        (shown,), dataset, number = find_puzzles(run, name)
+        solution, answer, loader = self._solutions(dataset, number)
+        frames = frames_of(run, shown, answer, loader, number or 0)
         title = f"{run.cfg.run_name}, step {self.step}: how the model thinks"
-        return Thinking(frames, found, title, solution)
+        return Thinking(frames, shown, title, solution)
 
     def predict(self, inputs: ArrayLike, identifiers: ArrayLike | None = None) -> NDArray[np.float32]:
         """The logits [N, L, V] of one candidate after all supervision steps.
@@ -201,33 +196,31 @@ class Network:
         given = {
             "inputs": tokens,
             "labels": torch.full_like(tokens, IGNORE_LABEL),
-            "puzzle_identifiers": none if identifiers is None else self._identifiers(identifiers, len(tokens)),
+            "puzzle_identifiers": none,
             "rows": row_keys(ONE, torch.arange(len(tokens)), none),
         }
-        for rows in torch.split(torch.arange(len(tokens)), self.settings.eval_batch_size):
-            batch, carry = {name: values[rows] for name, values in given.items()}, empty_carry(run.arch, run.buffers, len(rows))
+        if identifiers is not None:
+            rows, there = np.asarray(identifiers), 1 if run.puzzle_embedding is None else len(run.puzzle_embedding)
+            if rows.shape != (len(tokens),) or rows.dtype.kind not in "iu" or rows.min() < 0 or rows.max() >= there:
+                asked = f"give {len(tokens)} integers from 0 to {there - 1}, one for each puzzle"
+                raise DataError(f"identifiers={str(identifiers)[:40]}: {asked}")
+            given["puzzle_identifiers"] = torch.from_numpy(rows.astype(np.int64))
+        for part in torch.split(torch.arange(len(tokens)), self.settings.eval_batch_size):
+            batch, carry = {name: values[part] for name, values in given.items()}, empty_carry(run.arch, run.buffers, len(part))
             with torch.no_grad():
                 for _ in range(self.settings.inference_steps):
                     carry, output, _ = eval_step(run.arch, run.eval_weights, run.buffers, run.puzzle_embedding, carry, batch)
             logits.append(output.logits.float().numpy())
         return np.concatenate(logits)
 
-    def _identifiers(self, given: ArrayLike, count: int) -> torch.Tensor:
-        """Rows [N] of the puzzle embedding. Raises DataError."""
-        rows, table = np.asarray(given), self._run.puzzle_embedding
-        there = 1 if table is None else len(table)
-        if rows.shape != (count,) or rows.dtype.kind not in "iu" or rows.min() < 0 or rows.max() >= there:
-            raise DataError(f"identifiers={str(given)[:40]}: give {count} integers from 0 to {there - 1}, one for each puzzle")
-        return torch.from_numpy(rows.astype(np.int64))
-
     def _refuse_tables(self) -> None:
         if self.settings.inference.ladder or self.settings.evaluate.by_difficulty:
-            raise ConfigError("these settings make tables of many puzzles, which python -m trm.evaluate does: load without them")
+            raise ConfigError("inference.ladder and evaluate.by_difficulty make tables of many puzzles: use python -m trm.evaluate")
 
     def _questions(self, puzzles: Puzzles) -> NDArray[np.uint8]:
         """Tokens [N, L]."""
         if isinstance(puzzles, str) and puzzles.startswith("test:"):
-            return find_puzzle(self._run, puzzles)[0].question.astype(np.uint8)[None]
+            return find_puzzles(self._run, puzzles)[0][0].question.astype(np.uint8)[None]
         if isinstance(puzzles, str | os.PathLike):
             return np.stack(questions_in(text_of(os.fspath(puzzles)), self.task))
         if isinstance(puzzles, Sequence) and puzzles and all(isinstance(each, str) for each in puzzles):
@@ -235,7 +228,7 @@ class Network:
         return self._tokens(puzzles)
 
     def _tokens(self, given: Any) -> NDArray[np.uint8]:
-        """Tokens [N, L] that are cells of the task. Raises DataError."""
+        """Tokens [N, L] of the task. Raises DataError."""
         facts = self.task.facts
         try:
             rows = np.atleast_2d(np.asarray(given))
@@ -278,9 +271,9 @@ def run(overrides: list[str]) -> dict[str, Any]:
         if not starts_ranks(settings) and (devices is None or _ran <= {devices}):
             _ran.add(devices)
             folder = run_here("trm.train:train", overrides)
-        else:  # torch_xla has to be there before torch first differentiates, and keeps its devices as long as the process lives
+        else:  # torch_xla must be imported before torch's first backward pass, and keeps its devices until the process ends
             if devices is not None:
-                print(f"{devices}: in a process of its own, since this one has computed otherwise before", flush=True)
+                print(f"{devices}: in a process of its own, since this one has used other devices before", flush=True)
             folder = launch.run_dir.absolute()
             _command(["-m", "trm.train", *overrides, override("run_name", settings.run_name)])
     except SystemExit as end:  # with the message in the log
@@ -293,7 +286,7 @@ def run(overrides: list[str]) -> dict[str, Any]:
 
 
 class Sweep(NamedTuple):
-    """A sweep that is done."""
+    """A completed sweep."""
 
     folder: Path
     summaries: dict[str, dict[str, Any]]  # summary.json of each run, by its name
@@ -308,7 +301,7 @@ def sweep(overrides: list[str]) -> Sweep:
 
 
 def _command(arguments: list[str]) -> None:
-    """Run a command in a process of its own, and raise what it ends with. An interruption is passed on, once."""
+    """Run a command in another process, and raise the error that it ends with. An interruption is passed on."""
     paths = os.pathsep.join(filter(None, (os.environ.get("PYTHONPATH"), str(ROOT))))
     process = subprocess.Popen(
         [sys.executable, *arguments],
@@ -318,7 +311,7 @@ def _command(arguments: list[str]) -> None:
         stdin=subprocess.DEVNULL,
         text=True,
         errors="replace",
-        start_new_session=True,  # what interrupts this process does not reach it by itself
+        start_new_session=True,  # signals to this process do not reach it
     )
     last, stopped = deque[str](maxlen=50), False
     with process:
@@ -348,7 +341,7 @@ class Report(NamedTuple):
     variants: pd.DataFrame  # a row for each variant: means and intervals over seeds
     runs: pd.DataFrame  # a row for each run
     evaluations: pd.DataFrame  # a row for each evaluation of each run: variant, run, step, exact_accuracy
-    warnings: list[str]  # what to know before the numbers are read
+    warnings: list[str]  # to know before the numbers are read
 
 
 def report(folders: Sequence[Any], group: list[str] | None, target: float | None, baseline: str | None) -> Report:

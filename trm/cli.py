@@ -1,7 +1,7 @@
 """The border between the command line and the typed settings: composing, one-line errors, exit codes.
 
 Exit codes: 0 done; 1 failed; 2 the user's input is wrong (one line on stderr, no traceback); 141 the reader of the output went
-away (128 + SIGPIPE); 143 preempted. A command that has nothing to save ends with 130 at SIGINT and with 143 at SIGTERM.
+away (128 + SIGPIPE); 143 preempted. A command that has nothing to save exits with 130 after SIGINT and with 143 after SIGTERM.
 """
 
 import argparse
@@ -38,9 +38,9 @@ from omegaconf.errors import OmegaConfBaseException
 from trm import config
 from trm.config import Config
 from trm.config.groups import GROUPS, describe_groups, group_options
-from trm.config.overrides import as_typed, check_length
-from trm.config.refusals import one_line, refuse_unknown_keys
-from trm.config.released import in_dashes, no_option
+from trm.config.identity import LENGTH
+from trm.config.overrides import as_typed
+from trm.config.refusals import key_hint, no_option, one_line, unknown_key
 from trm.errors import EXIT_FAILED, EXIT_USER_ERROR, ConfigError, RunFailure, UserError
 from trm.ground.cores import visible_gpus
 from trm.ground.folder import UNWRITABLE, unwritable
@@ -49,18 +49,18 @@ from trm.ground.rank import by_torchrun, on_a_pod, process_rank, refuse_other_st
 from trm.ground.signals import standard_streams, stoppable
 from trm.tasks import TASKS
 
-ROOT = Path(__file__).resolve().parents[1]  # holds trm/ and hydra_plugins/, in a checkout also bench/ and scripts/
-# Keys whose values are registered: the schema's default, which needs no check, and the module that checks the others
+ROOT = Path(__file__).resolve().parents[1]  # has trm/ and hydra_plugins/, in a checkout also bench/ and scripts/
+# Keys whose values are registered: the default, which needs no check, and the module that checks other values
 REGISTRIES = {
     "recursion.variant": (config.RecursionConfig.variant, "trm.core.variants"),
     "optimizer.name": (config.OptimizerConfig.name, "trm.core.optimizers"),
 }
 RANKS_ON_A_CPU = 2
-NO_RUN_FOLDER = "."  # hydra.run.dir of a command that is no run
+NO_RUN_FOLDER = "."  # hydra.run.dir of a command that is not a run
 
 
 def fail(error: BaseException) -> NoReturn:
-    """Print the error as one line on stderr; exit with 1 where a run cannot go on, with 2 where the input is wrong."""
+    """Print the error as one line on stderr; exit with 1 for a RunFailure, otherwise with 2."""
     print(f"error: {one_line(error)}", file=sys.stderr)
     sys.exit(EXIT_FAILED if isinstance(error, RunFailure) else EXIT_USER_ERROR)
 
@@ -69,15 +69,19 @@ class _Options(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         wrong = message.removeprefix("unrecognized arguments: ").split()[0]
         begun = [name for name in self._option_string_actions if wrong.startswith("--") and name.startswith(wrong)]
-        hint = f"{message} (did you mean {begun[0]}?)" if begun else in_dashes(message)
+        hint = f"{message} (did you mean {begun[0]}?)" if begun else message
+        if not begun and (dashed := re.search(r"unrecognized arguments: .*?--([A-Za-z][\w.-]*)", message)):
+            key = dashed[1].replace("-", "_")
+            known = key in config.all_keys() or key == "checkpoint"
+            hint = f"{message}: settings are KEY=VALUE, without dashes: {key}=..." + ("" if known else f" ({key_hint(key)})")
         raise UserError(f"{hint}; `python -m {self.prog} --help` shows how")
 
 
 def options(command: str, arguments: Sequence[str], *, words: bool = True, **spec: type | Mapping[str, Any]) -> argparse.Namespace:
-    """The options of a command that reads its own arguments; `rest` holds those that are no option. Raises UserError.
+    """The options of a command that reads its own arguments; `rest` has the other arguments. Raises UserError.
 
-    `spec` has the type of each option, or what else argparse needs to know about it: dry_run=bool is --dry-run. `words` says
-    whether `rest` may hold anything but KEY=VALUE.
+    `spec` has the type of each option, or a mapping with argparse's settings: dry_run=bool is --dry-run. `words` says whether
+    `rest` may have other words than KEY=VALUE.
     """
     parser = _Options(prog=command, add_help=False, allow_abbrev=False)
     parser.add_argument("rest", nargs="*")
@@ -96,7 +100,7 @@ def options(command: str, arguments: Sequence[str], *, words: bool = True, **spe
 
 
 def named(function: Callable[..., None] | str) -> Callable[..., None]:
-    """The function, or what "module:function" names: commands are named where their module takes seconds to import."""
+    """The function, or the one that "module:function" names, if its module takes seconds to import."""
     if not isinstance(function, str):
         return function
     module, _, name = function.partition(":")
@@ -107,8 +111,8 @@ def named(function: Callable[..., None] | str) -> Callable[..., None]:
 def plain_command(main: Callable[[list[str]], None] | str, usage: str | None, *, needs_arguments: bool = True) -> None:
     """Run a command that reads its own arguments, the function or "module:function"; `--help` prints `usage`.
 
-    User errors end as in `hydra_command`, and so does an interruption that the command does not see to itself. Where the reader of
-    its output goes away (`| head`), it ends there without a word, with exit code 141.
+    User errors and interruptions end in one line. If the reader of its output goes away (`| head`), the command exits with 141
+    without a message.
     """
     arguments = sys.argv[1:]
     with standard_streams(), stoppable():
@@ -124,9 +128,9 @@ def plain_command(main: Callable[[list[str]], None] | str, usage: str | None, *,
 def hydra_command(run: Callable[[Config], Any] | str, *, run_folder: bool = True) -> None:
     """Run a command, the function or "module:function", whose settings Hydra composes from conf/.
 
-    Overrides, --multirun, --cfg, --info and --help are Hydra's; the module is imported when there is a run to start. A wrong key or
-    value ends in one line and exit code 2; any other exception keeps its traceback and exits with 1. Without
-    `run_folder` nothing is written under outputs/, logging goes to the terminal alone, and an interruption ends in one line too.
+    Overrides, --multirun, --cfg, --info and --help are Hydra's; the module is imported when a run starts. A wrong key or value ends
+    in one line and exit code 2; any other exception keeps its traceback and exits with 1. Without `run_folder` the command writes
+    nothing under outputs/, logs only to the terminal, and an interruption ends in one line.
     """
     with standard_streams(), contextlib.nullcontext() if run_folder else stoppable():
         try:
@@ -138,20 +142,20 @@ def hydra_command(run: Callable[[Config], Any] | str, *, run_folder: bool = True
 
 def _run_hydra(run: Callable[[Config], Any] | str, run_folder: bool) -> None:
     _prepare_hydra()
-    parser = _Options(prog=command_module(), add_help=False, parents=[get_args_parser()])  # which refuses in one line
-    given = parser.parse_intermixed_args()  # Hydra does it again, and wants the overrides on one side of its options
+    parser = _Options(prog=command_module(), add_help=False, parents=[get_args_parser()])  # its errors are one line
+    given = parser.parse_intermixed_args()  # Hydra parses again, and wants all overrides before or after its options
     if sum(map(bool, (given.run, given.multirun, given.cfg, given.info, given.shell_completion))) > 1:
         parser.error("--multirun, --cfg and --info exclude one another")
     sys.argv[1:] = [*(a for a in sys.argv[1:] if a not in given.overrides), *map(_as_meant, given.overrides)]
-    if given.cfg == "job" and not given.resolve:  # the values that the run will have; --info prints what they are made of
+    if given.cfg == "job" and not given.resolve:  # print values; --info prints interpolations
         sys.argv.insert(1, "--resolve")
     if not run_folder:
         sys.argv += [f"hydra.run.dir={NO_RUN_FOLDER}", "hydra.output_subdir=null", "hydra/job_logging=stdout"]
-        sys.argv += ["hydra/sweeper=basic", "hydra/launcher=basic"]  # a sweep is of runs
-    elif process_rank()[0] > 0 and on_a_pod():  # one of several hosts with the same command and folder
+        sys.argv += ["hydra/sweeper=basic", "hydra/launcher=basic"]
+    elif process_rank()[0] > 0 and on_a_pod():  # another host writes into the folder
         sys.argv += ["hydra.output_subdir=null", "hydra/job_logging=stdout"]
     full_error = os.environ.get("HYDRA_FULL_ERROR")
-    # by name: a sweep's job is a process of its own, which imports the command only after it has its place on the machine
+    # by name, since a sweep's job is another process, which imports the command when it has its devices
     if not isinstance(run, str) and command_module():
         run = f"{command_module()}:{run.__name__}"
 
@@ -160,7 +164,7 @@ def _run_hydra(run: Callable[[Config], Any] | str, run_folder: bool) -> None:
         hydra_config = HydraConfig.get()
         if OmegaConf.is_missing(hydra_config.job, "num"):
             try:
-                with standard_streams():  # here too, before Hydra adds lines of its own
+                with standard_streams():  # here too, before Hydra adds its own lines
                     return function(typed(composed, hydra_config.overrides.task))
             except (UserError, OmegaConfBaseException, RunFailure) as error:
                 if full_error == "1":
@@ -173,16 +177,16 @@ def _run_hydra(run: Callable[[Config], Any] | str, run_folder: bool) -> None:
     # Hydra names the job after the task's module: the command
     task.__module__ = run.partition(":")[0] if isinstance(run, str) else Path(run.__code__.co_filename).stem
     try:
-        # Hydra prints its own multi-line report and exits with 1 unless this is set; then it lets exceptions through
+        # without this Hydra prints a report of several lines and exits with 1; with it, Hydra raises the exceptions
         os.environ["HYDRA_FULL_ERROR"] = "1"
-        logging.raiseExceptions = False  # a full disk that train.log meets is told once, by what the run itself cannot write
+        logging.raiseExceptions = False  # the run itself reports a full disk, so train.log need not
         hydra.main(version_base="1.3", config_path=str(config.groups.CONF_DIR), config_name="config")(task)()
     except Exception as error:
         mistake = _mistake(error, sys.argv[1:])
         if full_error == "1" or mistake is None:
             raise
         fail(mistake)
-    finally:  # the next command of this process finds all as it was
+    finally:  # for the next command of this process
         logging.raiseExceptions = True
         if full_error is None:
             os.environ.pop("HYDRA_FULL_ERROR", None)  # trm/ground/child.py takes it away, too
@@ -191,18 +195,20 @@ def _run_hydra(run: Callable[[Config], Any] | str, run_folder: bool) -> None:
 
 
 def typed(composed: DictConfig, overrides: Sequence[str] | None = None) -> Config:
-    """The typed, validated settings of a composed config, checked against the tasks and the recursions that there are.
+    """The typed, validated settings of a composed config. Raises ConfigError, also for a key that the schema does not have.
 
-    Hydra's own part is left out; `overrides` are those that are said there. Raises ConfigError, also for a key that the schema does
-    not have.
+    Hydra's own part is left out; `overrides` are by default those in it.
     """
     given = OmegaConf.select(composed, "hydra.overrides.task", default=()) if overrides is None else overrides
     composed = OmegaConf.create({key: value for key, value in composed.items_ex(resolve=False) if key != "hydra"})
     learn_tasks(str(OmegaConf.select(composed, "data.task")))
-    refuse_unknown_keys(composed)
-    check_length(given)
-    names = [override.lstrip("+").partition("=")[0] for override in given]
-    if "data.task" in names or {"data", "experiment"} <= set(names):  # the keys of a task that another was chosen in place of
+    for key in config.unknown_keys(composed):  # +KEY=VALUE can add such
+        raise ConfigError(unknown_key(key))
+    names = dict(override.lstrip("+").partition("=")[::2] for override in given)
+    lengths = [f"train.{key}={names[f'train.{key}']}" for key in LENGTH if names.get(f"train.{key}", "null") != "null"]
+    if len(lengths) > 1:
+        raise ConfigError(f"{' and '.join(lengths)} each set the length of the run: keep one of them")
+    if "data.task" in names or names.keys() >= {"data", "experiment"}:  # leave out keys of the task that was replaced
         data = dict(composed.data.items_ex(resolve=False))
         own = config.without_others(data) | {key: data[key] for key in data if f"data.{key}" in names}
         composed = OmegaConf.create({**dict(composed.items_ex(resolve=False)), "data": own})
@@ -211,23 +217,19 @@ def typed(composed: DictConfig, overrides: Sequence[str] | None = None) -> Confi
         if OmegaConf.select(composed, key) not in (None, default):
             importlib.import_module(module)  # with torch, which takes seconds
     if OmegaConf.select(composed, "hardware.num_devices", default=1) is None:
-        # a device for each process that a launcher started, else what this machine has
+        # one device for each process that a launcher started, otherwise the devices of this machine
         here, started = max(1, len(visible_gpus())) if composed.hardware.platform == "cuda" else RANKS_ON_A_CPU, process_rank()[1]
-        hardware = {
-            **dict(composed.hardware.items_ex(resolve=False)),
-            "num_devices": started if started > 1 or by_torchrun() else here,
-        }
-        composed = OmegaConf.create({**dict(composed.items_ex(resolve=False)), "hardware": hardware})
+        composed.hardware.num_devices = started if started > 1 or by_torchrun() else here
     return config.from_composed(composed)
 
 
 def starts_ranks(cfg: Config) -> bool:
-    """Whether the settings are of several processes of torch's own backends, which no launcher started."""
+    """Whether this command has to start several processes of torch's own backends itself, since no launcher did."""
     return cfg.hardware.can.ranks and cfg.hardware.devices > 1 == process_rank()[1] and not by_torchrun()
 
 
 def _mistake(error: Exception, overrides: list[str]) -> UserError | None:
-    """What the user did wrong where Hydra raises this; None where it is a fault of the program."""
+    """The user's mistake behind an exception from Hydra; None for a fault of the program."""
     if isinstance(error, UserError):
         return error
     if isinstance(error, HydraException | OmegaConfBaseException):
@@ -237,12 +239,12 @@ def _mistake(error: Exception, overrides: list[str]) -> UserError | None:
     our_task = any(frame.f_code.co_name == "task" and frame.f_globals["__name__"].startswith("trm.") for frame in frames)
     reason: BaseException | None = error
     while reason is not None and not (isinstance(reason, OSError) and reason.filename and reason.errno in UNWRITABLE):
-        reason = None if our_task else reason.__cause__ or reason.__context__  # logging: a handler that it cannot configure
+        reason = None if our_task else reason.__cause__ or reason.__context__  # such as a log file that cannot be written
     if isinstance(reason, OSError):
         return unwritable(Path(reason.filename), reason)
     if our_task or not hydras & {"compose_config", "load_configuration", "run_job"}:
         return None
-    # composing and preparing a run, Hydra lets errors of many types through, and few of them name what is wrong
+    # Hydra passes errors of many types on, and few of them name the cause
     for file in sorted(config.groups.CONF_DIR.rglob("*.yaml")):
         try:
             config.load_yaml(file)
@@ -257,7 +259,7 @@ def _mistake(error: Exception, overrides: list[str]) -> UserError | None:
 
 
 def _as_meant(override: str) -> str:
-    """An override as Hydra wants it: text quoted where it would read something else, a group that is not always there with +."""
+    """An override in Hydra's form: text is quoted if Hydra would read something else, and sweep= gets a +."""
     if override.lstrip("+").startswith("data.task="):
         learn_tasks(override)
     if override == "hardware.jobs=auto":
@@ -266,7 +268,7 @@ def _as_meant(override: str) -> str:
 
 
 def learn_tasks(text: str) -> None:
-    """Make the settings of the tasks outside the package that a text names known to Hydra. Raises ConfigError."""
+    """Register the settings of the tasks outside the package that a text names. Raises ConfigError."""
     for task in re.findall(r"[\w.]+:\w+", text):
         if task not in TASKS:
             config.task_settings(task)
@@ -274,10 +276,10 @@ def learn_tasks(text: str) -> None:
 
 
 class FileConfigSource(file_config_source.FileConfigSource):
-    """The files of conf/, in which text is text whatever it looks like; in the place of Hydra's class of this name."""
+    """Replaces Hydra's class of this name: in the files of conf/, text stays text even if it looks like a number."""
 
     def load_config(self, config_path: str) -> ConfigResult:
-        """The settings of a file and its header, as Hydra's own."""
+        """The settings of a file and its header."""
         file = Path(self.path, self._normalize_file_name(config_path))
         if not file.exists():
             raise ConfigLoadError(f"Config not found : {file}")
@@ -287,46 +289,46 @@ class FileConfigSource(file_config_source.FileConfigSource):
         package = "" if package == "_global_" else package
         found = config.load_yaml(file, package)
         settings: Any = OmegaConf.to_container(found)
-        for key, value in config.flatten(settings).items():  # Hydra loads the schema after the files that are merged into it
+        for key, value in config.flatten(settings).items():  # Hydra loads the schema after these files
             if f".{package}.{key}".endswith(".data.task"):
                 learn_tasks(str(value))
         return ConfigResult(config=found, path=f"file://{self.path}", provider=self.provider, header=header)
 
 
 def _prepare_hydra() -> None:
-    """Make the schema, the resolvers of conf/ and the study's plugins known to Hydra."""
+    """Register the schema, the resolvers of conf/ and the study's plugins with Hydra."""
     if str(ROOT) not in sys.path:  # hydra_plugins/ lies beside trm/
         sys.path.append(str(ROOT))
     config.register_schema()
     OmegaConf.register_new_resolver("trm_groups", describe_groups, replace=True)
-    Plugins.instance()  # imports all plugins; then conf/hydra/launcher takes the place of their own defaults
+    Plugins.instance()  # imports all plugins; conf/hydra/launcher replaces their defaults
     SourcesRegistry.instance().types["file"] = FileConfigSource
     for name in ("submitit_local", "submitit_slurm", "ray"):
         ConfigStore.instance().repo["hydra"]["launcher"].pop(f"{name}.yaml", None)
 
 
 def command_module() -> str | None:
-    """The name of the module that `python -m MODULE` runs; None where a file runs."""
+    """The name of the module that `python -m MODULE` runs; None if a file runs."""
     spec = sys.modules["__main__"].__spec__
     return spec.name if spec else None
 
 
 def installed() -> None:
-    """What pip installs for every command: `trm-build-data ...` is `python -m trm.build_data ...`."""
+    """The entry point that pip installs for every command: `trm-build-data ...` is `python -m trm.build_data ...`."""
     module = Path(sys.argv[0]).name.replace("-", ".", 1).replace("-", "_")
     sys.modules["__main__"].__spec__ = importlib.util.find_spec(module)
     runpy.run_module(module, run_name="__main__")
 
 
 def invocation() -> str:
-    """The command that started this process, as one would type it."""
+    """The command line that started this process."""
     module = command_module()
     return shlex.join(["python", *(["-m", module] if module else [sys.argv[0]]), *sys.argv[1:]])
 
 
 @dataclass(frozen=True)
 class Launch:
-    """What Hydra does with a run: where it writes, and what starts the jobs of a sweep."""
+    """Hydra's settings of a run: its folder, and the launcher of a sweep's jobs."""
 
     run_dir: Path
     launcher: str  # the option of hydra/launcher
@@ -339,7 +341,7 @@ def compose(overrides: list[str]) -> Config:
 
 
 def compose_launch(overrides: list[str]) -> tuple[Config, Launch]:
-    """As `compose`, with Hydra's own part."""
+    """As `compose`, with Hydra's settings."""
     with composing(overrides) as meant:
         composed = hydra.compose("config", overrides=meant, return_hydra_config=True)
         own = composed.hydra
@@ -348,12 +350,12 @@ def compose_launch(overrides: list[str]) -> tuple[Config, Launch]:
 
 
 def compose_run(overrides: list[str]) -> tuple[Config, Launch]:
-    """As `compose_launch`, of one run: raises ConfigError for a sweep, whose own settings are those of none of its jobs."""
+    """As `compose_launch`, for one run. Raises ConfigError for a sweep, since none of its jobs has these settings."""
     cfg, launch = compose_launch(overrides)
     if launch.multirun:
         raise ConfigError(
-            "+sweep=: these are the settings of several runs, and here one is needed: give the overrides of one of its jobs, "
-            "such as experiment=NAME (trm.train and trm.sweep run all of them)"
+            "+sweep=: these are the settings of several runs, but one is needed: give the overrides of one job, such as "
+            "experiment=NAME (trm.train and trm.sweep run all jobs)"
         )
     return cfg, launch
 
@@ -379,7 +381,7 @@ def compose_sweep(overrides: list[str]) -> tuple[Path, dict[str, Config]]:
 
 @contextlib.contextmanager
 def composing(overrides: list[str]) -> Iterator[list[str]]:
-    """Hydra ready to compose, and the overrides as it wants them; what the user did wrong leaves as one line."""
+    """Prepare Hydra to compose, and yield the overrides in its form. The user's mistakes are raised as UserError."""
     _prepare_hydra()
     outer, GlobalHydra.instance().hydra = GlobalHydra.instance().hydra, None
     try:
@@ -391,4 +393,4 @@ def composing(overrides: list[str]) -> Iterator[list[str]]:
             raise
         raise mistake from error
     finally:
-        GlobalHydra.instance().hydra = outer  # of a program that uses Hydra for itself
+        GlobalHydra.instance().hydra = outer  # of a program that uses Hydra itself

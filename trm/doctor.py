@@ -8,7 +8,6 @@ found, and the fix. It trains nothing and writes nothing. Exit codes: 0 nothing 
 
 import contextlib
 import functools
-import hashlib
 import importlib.metadata
 import os
 import re
@@ -42,6 +41,7 @@ from trm.ground.cores import (
     quota,
     visible_gpus,
 )
+from trm.ground.files import sha256_of
 from trm.ground.folder import LOCK_FILE, locked
 from trm.run.probe import NO_ANSWER, Probe, probe_devices
 from trm.run.revision import version as version_of
@@ -49,12 +49,12 @@ from trm.tasks.base import task_of
 from trm.tracking.wandb_view import choose_wandb_mode, told_mode
 
 Level = Literal["ok", "warning", "failure"]
-PYTHONS = ((3, 11), (3, 14))  # from, and the first that is too new: python_requires of setup.cfg
-PROBE_LIMIT_S = 180.0  # generous: the hosts of a pod wait for one another when they start
+PYTHONS = ((3, 11), (3, 14))  # the oldest, and the first that is too new: python_requires of setup.cfg
+PROBE_LIMIT_S = 180.0  # long, since the hosts of a pod wait for one another when they start
 SERVER_LIMIT_S = 3.0
-SPARE_BYTES = 2**30  # of disk, for metrics, TensorBoard and W&B
-# Copies of the training state in host memory while a checkpoint is written: the initial one, the one fetched, and the file's bytes;
-# on a CPU also the device's own, a step's state and the next one's.
+SPARE_BYTES = 2**30  # disk for metrics, TensorBoard and W&B
+# Copies of the training state in host memory while a checkpoint is written: the initial state, the fetched one, and the file's
+# bytes; on a CPU also the states of a step and of the next one.
 STATE_COPIES, CPU_STATE_COPIES = 3, 5
 
 
@@ -73,7 +73,7 @@ class Check:
 
 
 class Finding(Exception):
-    """Raised by a check that does not find what it wants; one that finds it returns what to say of it."""
+    """A check raises this if it fails; otherwise it returns its text."""
 
     def __init__(self, found: str, fix: str, level: Level = "failure") -> None:
         super().__init__(found)
@@ -81,12 +81,12 @@ class Finding(Exception):
 
 
 def judged(name: str, check: Callable[[], str]) -> Check:
-    """Make a check; what it raises is a line with its fix too."""
+    """Run a check, and turn its text or its exception into a line."""
     try:
         return Check(name, "ok", check())
     except Finding as wrong:
         return Check(name, wrong.level, wrong.found, wrong.fix)
-    except UserError as error:  # "what is wrong: what to do"
+    except UserError as error:  # "fault: fix"
         found, _, fix = str(error).rpartition(": ")
         return Check(name, "failure", found, fix)
     except (ImportError, OSError) as error:
@@ -96,7 +96,7 @@ def judged(name: str, check: Callable[[], str]) -> Check:
 
 
 def installed_versions() -> dict[str, str | None]:
-    """Versions of what a run computes with; libtpu_wanted is the one that torch_xla asks for."""
+    """Versions of the packages that a run computes with; libtpu_wanted is the one that torch_xla requires."""
     found = {name: version_of(name) for name in ("torch", "torch_xla", "libtpu")}
     asked = importlib.metadata.requires("torch_xla") or [] if found["torch_xla"] else []
     wanted = [match[1] for line in asked if (match := re.fullmatch(r"libtpu==([\w.]+);.*", line))]
@@ -104,7 +104,7 @@ def installed_versions() -> dict[str, str | None]:
 
 
 def check_versions(found: dict[str, str | None], hardware: HardwareConfig) -> str:
-    """Whether Python, torch, torch_xla and libtpu fit together, as far as `hardware` needs them."""
+    """Whether the versions that `hardware` needs go together."""
     torch, xla, libtpu, wanted = (found[name] for name in ("torch", "torch_xla", "libtpu", "libtpu_wanted"))
     text = ", ".join(f"{name} {found[name] or 'missing'}" for name in ("python", "torch", "torch_xla", "libtpu"))
     python = tuple(map(int, str(found["python"]).split(".")[:2]))
@@ -145,7 +145,7 @@ def check_devices(probe: Probe, hardware: HardwareConfig) -> str:
                 fix = f"start the doctor on all {hardware.hosts} hosts at once (scripts/launch_pod.sh), or hardware=cpu"
         raise Finding(f"{text}, the process that started them: {probe.ended}", fix)
     there = max(len(visible_gpus()), probe.devices) if hardware.platform == "cuda" else hardware.devices
-    count = min(there, hardware.devices) if hardware.can.ranks else probe.devices  # of several ranks the probe starts one
+    count = min(there, hardware.devices) if hardware.can.ranks else probe.devices  # the probe starts only one of several ranks
     if count != hardware.devices:
         raise Finding(f"{text}, {count} found", "the hardware= of this machine, such as hardware=cpu")
     faster = hardware.name == "cpu" and hardware.dtype == "float32" and multiplies_bfloat16()
@@ -157,7 +157,7 @@ def check_devices(probe: Probe, hardware: HardwareConfig) -> str:
 
 
 def check_compile(probe: Probe) -> str:
-    """Whether a trivial function compiles, runs on all devices and gives the right result."""
+    """Whether a trivial function compiles, runs and gives the right result."""
     if probe.devices is None:
         raise Finding("not tested without devices", "see the line of devices")
     if probe.compile_s is None or not probe.right:
@@ -167,12 +167,12 @@ def check_compile(probe: Probe) -> str:
 
 
 def check_dataset(cfg: Config) -> str:
-    """Whether the dataset folder is there, built with these settings, whole and undamaged; reads all of it."""
+    """Whether the dataset folder exists, has these settings and is undamaged; reads all of it."""
     data, path = cfg.data, Path(cfg.data.path)
     if is_absent(path):
         build, files = build_command(data), {"data.train_csv": data.train_csv, "data.test_csv": data.test_csv}
         gone = [f"{key}={file}" for key, file in files.items() if file and not Path(file).is_file()]
-        folder = getattr(data, "source_dir", None)  # of a task that has one
+        folder = getattr(data, "source_dir", None)  # only some tasks have this key
         if data.source == "json" and folder and not Path(folder).is_dir():
             raise Finding(f"{path} is missing, and so is data.source_dir={folder}", f"name a folder, then {build}")
         if data.source in ("generated", "json") or (all(files.values()) and not gone):
@@ -182,7 +182,14 @@ def check_dataset(cfg: Config) -> str:
         raise Finding(f"{path} is missing: the run downloads and builds it first", build, "warning")
     ensure_dataset(data)
     splits = {split: load_dataset(path, split, task_of(data)) for split in SPLITS}
-    sums = compare_checksums(path)
+    record = read_build_record(path)
+    known = record.get("sha256") if record else None
+    arrays = {f"{split}/{name}": array_path(path, split, name) for split in SPLITS for name in ARRAYS}
+    for name, file in arrays.items() if record is not None else ():
+        if not isinstance(known, dict) or known.get(name) != sha256_of(file):
+            again = f"remove {path} and build it again with python -m trm.build_data data.path={path}"
+            raise DataError(f"{file} is damaged (its checksum does not match build.json): {again}")
+    sums = "no checksums (built elsewhere)" if record is None else "checksums match"
     if cfg.train.max_flops is None:
         total_steps(cfg, splits["train"].rows_of_epoch)
     rows = ", ".join(f"{split} {dataset.num_groups:,} puzzles ({dataset.num_rows:,} rows)" for split, dataset in splits.items())
@@ -190,39 +197,22 @@ def check_dataset(cfg: Config) -> str:
 
 
 def sizes_and_groups(cfg: Config) -> tuple[dict[str, int], float]:
-    """The dataset's sizes, as trm.core.architecture takes them, and rows of an epoch; by the settings where it has none."""
+    """The dataset's sizes, as trm.core.architecture takes them, and the rows of an epoch; without a dataset, by the settings."""
     task = task_of(cfg.data)
     try:
         train = load_dataset(Path(cfg.data.path), "train", task)
-    except (DataError, OSError):  # check_dataset tells of it
+    except (DataError, OSError):  # check_dataset reports it
         return task.facts.sizes, cfg.data.num_puzzles * task.facts.rows_of_puzzle
     return train.metadata.sizes, train.rows_of_epoch
 
 
 def check_puzzles(cfg: Config) -> Iterator[Check]:
-    """What changes how an accuracy on the dataset may be read, one line each; nothing where the dataset is not there or damaged."""
+    """The caveats of the dataset, one line each; none if the dataset is missing or damaged."""
     if is_absent(Path(cfg.data.path)):
         return
-    with contextlib.suppress(DataError, OSError):  # which `check_dataset` tells
+    with contextlib.suppress(DataError, OSError):  # check_dataset reports it
         for caveat in content_of(cfg.data).caveats:
             yield Check("puzzles", "warning", caveat, "use other puzzles, or mention this beside the accuracy")
-
-
-def compare_checksums(path: Path) -> str:
-    """Compare every array with build.json, and say whether there is one. Raises DataError where they differ."""
-    record = read_build_record(path)
-    if record is None:
-        return "no checksums (built elsewhere)"
-    known = record.get("sha256")
-    for split in SPLITS:
-        for name in ARRAYS:
-            file = array_path(path, split, name)
-            with file.open("rb") as content:
-                found = hashlib.file_digest(content, "sha256").hexdigest()
-            if not isinstance(known, dict) or known.get(f"{split}/{name}") != found:
-                again = f"remove {path} and build it again with python -m trm.build_data data.path={path}"
-                raise DataError(f"{file} is damaged (its checksum does not match build.json): {again}")
-    return "checksums match"
 
 
 def state_bytes(cfg: Config, sizes: dict[str, int]) -> int:
@@ -235,8 +225,8 @@ def state_bytes(cfg: Config, sizes: dict[str, int]) -> int:
 
 
 def checkpoints_at_once(cfg: Config, num_groups: float) -> int:
-    """Checkpoints that lie on the disk together at most: the newest, the best, and the one that is being written."""
-    if cfg.train.max_flops is not None:  # how many steps these are is known when the run is built
+    """The largest number of checkpoints on the disk at once: the newest, the best, and the one that is being written."""
+    if cfg.train.max_flops is not None:  # the number of steps is not known yet
         return cfg.train.keep_checkpoints + 2
     steps = total_steps(cfg, num_groups)
     saves = 1 + sum(steps // every for every in (cfg.train.checkpoint_every_steps, cfg.train.eval_every_steps) if every)
@@ -244,7 +234,7 @@ def checkpoints_at_once(cfg: Config, num_groups: float) -> int:
 
 
 def check_disk(state: int, count: int, there: int, free: int, folder: Path) -> str:
-    """Whether `count` checkpoints of `state` bytes fit where `free` bytes are free and `there` are taken by this run's own."""
+    """Whether `count` checkpoints of `state` bytes fit into `free` bytes; this run's checkpoints already have `there` bytes."""
     needed = max(count * state - there, 0)
     text = f"{count} checkpoint(s) of {decimal(state)} at once" + (f", {decimal(there)} of them there" if there else "")
     text += f"; {decimal(free)} free for {folder}"
@@ -254,18 +244,21 @@ def check_disk(state: int, count: int, there: int, free: int, folder: Path) -> s
     return text
 
 
-def check_memory(state: int, on_cpu: bool, process: int, data: int, available: int) -> str:
-    """Whether the host's memory holds one process of the run beside what its steps keep for their gradients."""
-    needed = process + data + (CPU_STATE_COPIES if on_cpu else STATE_COPIES) * state
-    text = f"{decimal(needed)} needed for process, dataset and state (without the values that a step computes)"
+def check_memory(state: int, hardware: HardwareConfig, process: int, data: int, available: int) -> str:
+    """Whether this host's memory holds the processes of the run that are on it, without what their steps keep for the gradients."""
+    places = len(visible_gpus()) if hardware.platform == "cuda" else hardware.processes
+    processes = max(min(hardware.processes, places), 1) if hardware.can.ranks else 1  # each rank has its own dataset and state
+    needed = processes * (process + data + (CPU_STATE_COPIES if hardware.platform == "cpu" else STATE_COPIES) * state)
+    several = f"{processes} processes, each with its" if processes > 1 else "process,"
+    text = f"{decimal(needed)} needed for {several} dataset and state (without the values that a step computes)"
     text += f", {decimal(available)} available"
     if available < needed:
-        raise Finding(text, "use a machine with more memory")
+        raise Finding(text, "use a machine with more memory" + (", or fewer devices" if processes > 1 else ""))
     return text
 
 
 def check_folder(run_dir: Path) -> str:
-    """Whether the run folder can be made, written and locked; tries it in a folder that it takes away again."""
+    """Whether the run folder can be made, written and locked; tries it in a temporary folder."""
     parent = existing_parent(run_dir)
     try:
         with tempfile.TemporaryDirectory(prefix=".trm-doctor-", dir=parent) as folder, locked(Path(folder, LOCK_FILE)) as by_system:
@@ -277,7 +270,7 @@ def check_folder(run_dir: Path) -> str:
 
 
 def answers(url: str, limit_s: float) -> bool:
-    """Whether the host of a URL takes a connection within `limit_s` seconds, looking its name up included."""
+    """Whether the host of a URL accepts a connection within `limit_s` seconds, including the look-up of its name."""
     parts = urlsplit(url)
     port = parts.port or (80 if parts.scheme == "http" else 443)
     connected = threading.Event()
@@ -286,14 +279,14 @@ def answers(url: str, limit_s: float) -> bool:
         with contextlib.suppress(OSError), socket.create_connection((parts.hostname or "", port), timeout=limit_s):
             connected.set()
 
-    thread = threading.Thread(target=connect, daemon=True)  # a look-up cannot be interrupted, only left alone
+    thread = threading.Thread(target=connect, daemon=True)  # a look-up cannot be interrupted
     thread.start()
     thread.join(limit_s)
     return connected.is_set()
 
 
 def check_wandb(tracking: TrackingConfig, run_dir: Path) -> str:
-    """What W&B does in this run. Asks its server for a few seconds; tells no key."""
+    """The mode of W&B in this run, and whether its server answers; never prints the key."""
     warnings: list[str] = []
     try:
         mode = choose_wandb_mode(tracking.wandb, run_dir, warnings.append)
@@ -318,7 +311,7 @@ def check_wandb(tracking: TrackingConfig, run_dir: Path) -> str:
 
 
 def check_tracking(tracking: TrackingConfig) -> str:
-    """Where the metrics go beside W&B."""
+    """Where the metrics go, in addition to W&B."""
     if not tracking.tensorboard:
         return "metrics.jsonl"
     if version_of("tensorboard") is None:
@@ -327,7 +320,7 @@ def check_tracking(tracking: TrackingConfig) -> str:
 
 
 def check_launcher(launcher: str) -> str:
-    """Whether what hydra/launcher needs is installed."""
+    """Whether the software of hydra/launcher is installed."""
     text = f"hydra/launcher={launcher}"
     if launcher == "submitit_slurm" and shutil.which("sbatch") is None:
         raise Finding(f"{text}, but sbatch is not on PATH", "start on a Slurm login node, or leave hydra/launcher out")
@@ -337,7 +330,7 @@ def check_launcher(launcher: str) -> str:
 
 
 def examine(cfg: Config, launch: Launch) -> Iterator[Check]:
-    """Every check, each made when it is asked for."""
+    """All checks; each one runs when its line is requested."""
     hardware, run_dir = cfg.hardware, launch.run_dir
     probe = functools.cache(lambda: probe_devices(hardware, PROBE_LIMIT_S))
     facts = functools.cache(lambda: sizes_and_groups(cfg))
@@ -348,10 +341,6 @@ def examine(cfg: Config, launch: Launch) -> Iterator[Check]:
         free = shutil.disk_usage(existing_parent(run_dir)).free
         return check_disk(state(), checkpoints_at_once(cfg, facts()[1]), there, free, run_dir)
 
-    def memory() -> str:
-        data = folder_bytes(Path(cfg.data.path))
-        return check_memory(state(), hardware.platform == "cpu", probe().peak_bytes, data, available_memory())
-
     checks: dict[str, Callable[[], str]] = {
         "versions": lambda: check_versions(installed_versions(), hardware),
         "devices": lambda: check_devices(probe(), hardware),
@@ -359,7 +348,9 @@ def examine(cfg: Config, launch: Launch) -> Iterator[Check]:
         "dataset": lambda: check_dataset(cfg),
         "folder": lambda: check_folder(run_dir),
         "disk": disk,
-        "memory": memory,
+        "memory": lambda: check_memory(
+            state(), hardware, probe().peak_bytes, folder_bytes(Path(cfg.data.path)), available_memory()
+        ),
         "wandb": lambda: check_wandb(cfg.tracking, run_dir),
         "tracking": lambda: check_tracking(cfg.tracking),
         "launcher": lambda: check_launcher(launch.launcher),
@@ -371,7 +362,7 @@ def examine(cfg: Config, launch: Launch) -> Iterator[Check]:
 
 
 def main(arguments: list[str]) -> None:
-    """The command. Exits with 1 where a check failed."""
+    """The command. Exits with 1 if a check failed."""
     cfg, launch = compose_run(options("trm.doctor", arguments, words=False).rest)
     checks = []
     try:

@@ -1,20 +1,20 @@
-"""Errors that are told in one line on stderr (see trm/cli.py): the user's to mend (exit code 2), or a run that cannot go on (1)."""
+"""Errors that a command prints in one line on stderr: wrong input (exit code 2), or a run that cannot continue (exit code 1)."""
 
 import os
 
-# trm/cli.py says what they mean
+# trm/cli.py says what the codes mean
 EXIT_FAILED, EXIT_USER_ERROR, EXIT_INTERRUPTED, EXIT_PIPE_CLOSED, EXIT_PREEMPTED = 1, 2, 130, 141, 143
 SECRET = "WANDB_API_KEY"
 
 
 def holds_secret(text: str) -> bool:
-    """Whether the text has the W&B key of this process's environment in it, as `${oc.env:WANDB_API_KEY}` brings it in."""
+    """Whether the text contains the W&B key of the environment, for example through `${oc.env:WANDB_API_KEY}`."""
     key = os.environ.get(SECRET)
     return bool(key) and str(key) in text
 
 
 def plain_line(text: str) -> str:
-    """The text on one line, without what steers a terminal and without the W&B key: messages quote values and files as they are."""
+    """The text on one line, without control characters and without the W&B key, since messages quote values and files."""
     if holds_secret(text):
         text = text.replace(os.environ[SECRET], "***")
     line = " ".join(part for part in map(str.strip, text.splitlines()) if part)
@@ -22,7 +22,7 @@ def plain_line(text: str) -> str:
 
 
 def message_of(error: BaseException) -> str:
-    """An error's message on one line, or its type where it has none."""
+    """An error's message on one line, or its type if the message is empty."""
     return plain_line(str(error)) or type(error).__name__
 
 
@@ -39,7 +39,7 @@ class UserError(Exception):
 
 
 class ConfigError(UserError):
-    """A config key is unknown, out of range or at odds with another key."""
+    """A config key is unknown, out of range or contradicts another key."""
 
 
 class DataError(UserError):
@@ -51,4 +51,4 @@ class CheckpointError(UserError):
 
 
 class RunFailure(Exception):
-    """A run cannot go on though its input is right: full disk, loss not finite, memory. One line that says what to do."""
+    """A run cannot continue although its input is right: full disk, loss not finite, memory. The line says what to do."""

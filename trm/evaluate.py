@@ -15,7 +15,7 @@ ARC writes submission.json and answers.json there. With --out every evaluation a
 after each supervision step, and the settings. experiment=NAME sets the keys in which that experiment differs from the defaults.
 """
 
-if __name__ == "__main__":  # before what takes seconds to import
+if __name__ == "__main__":  # before the imports that take seconds
     from trm.cli import plain_command
 
     plain_command("trm.evaluate:main", __doc__)
@@ -49,10 +49,9 @@ from trm.ground.child import start_ranks
 from trm.ground.progress import Progress
 from trm.ground.rank import process_rank, refuse_other_starters
 from trm.ground.signals import StopSignal
-from trm.inference.candidates import caveats_of
 from trm.inference.compute import by_difficulty, pareto
 from trm.inference.cost import cost, seconds_per_puzzle
-from trm.inference.evaluator import EvalResult, EvaluationStopped, See, make_evaluator
+from trm.inference.evaluator import EvalResult, EvaluationStopped, See, caveats_of, make_evaluator
 from trm.inference.selection import select
 from trm.run.experiment import on_devices, started
 from trm.run.failures import not_finite
@@ -67,45 +66,38 @@ OUT_FOLDER = "evaluation"  # of the run folder
 
 
 def main(arguments: list[str]) -> None:
-    """The command: evaluate and print, and the same as JSON on the last line."""
+    """The command: evaluate, print the result, and print it as JSON on the last line."""
     refuse_other_starters(of_torch=True)
     given = options("trm.evaluate", arguments, out=Path, multirun=bool, m=bool)
     path, overrides, rest = split_arguments(given.rest)
     if rest:
         raise ConfigError(f"{rest[0]}: not understood: arguments are checkpoint=RUN, KEY=VALUE, --multirun and --out DIR")
     logging.basicConfig(format="%(message)s")
-    logging.getLogger(Progress.__module__).setLevel(logging.INFO)  # how far it is, where there is no terminal for a bar
+    logging.getLogger(Progress.__module__).setLevel(logging.INFO)  # progress without a terminal for a bar
     with StopSignal() as stop:
         try:
             ways = sweep_of(overrides) if given.multirun or given.m else [overrides]
-            others = any(text.startswith(("hardware=", "hardware.num_devices=")) for text in overrides)  # than there are processes
-            if others and starts_ranks(cfg := open_run(path, ways[0]).cfg):
-                sys.exit(start_ranks(cfg.hardware.devices, "trm.evaluate", arguments))
-            _evaluate(path, ways, given.out, lambda: stop.requested)
+            run, stopped = open_run(path, ways[0]), lambda: stop.requested
+            asked = any(text.startswith(("hardware=", "hardware.num_devices=")) for text in overrides)
+            if asked and starts_ranks(run.cfg):
+                sys.exit(start_ranks(run.cfg.hardware.devices, "trm.evaluate", arguments))
+            if len(ways) > 1:
+                _frontier([run, *(open_run(path, each) for each in ways[1:])], [], given.out, stopped)
+            elif run.cfg.inference.ladder:
+                _frontier(*_rungs(run, path, overrides), given.out, stopped)
+            elif run.cfg.evaluate.by_difficulty:
+                _difficulty(run, given.out, stopped)
+            else:
+                _once(run, given.out, stopped)
         except EvaluationStopped:
-            print("stopped before its end: incomplete evaluations have no result", file=sys.stderr)
+            print("stopped before its end: an incomplete evaluation has no result", file=sys.stderr)
             sys.exit(EXIT_PREEMPTED)
 
 
-def _evaluate(path: Path, ways: list[list[str]], out: Path | None, stop: Callable[[], bool]) -> None:
-    """What the arguments ask for, by the overrides of one way of inference or of several. Raises EvaluationStopped."""
-    if len(ways) > 1:
-        _frontier([open_run(path, each) for each in ways], [], out, stop)
-        return
-    (overrides,) = ways
-    run = open_run(path, overrides)
-    wanted = run.cfg.evaluate
-    if run.cfg.inference.ladder:
-        _frontier(*_rungs(run, path, overrides), out, stop)
-    elif wanted.by_difficulty:
-        _difficulty(run, out, stop)
-    else:
-        votes = isinstance(task_of(run.cfg.data), PairsTask) and not wanted.blank_identifiers
-        _once(run, _out_folder(run, out) if votes or out else None, stop)
-
-
-def _once(run: SavedRun, folder: Path | None, stop: Callable[[], bool]) -> None:
-    """One evaluation: a line for each metric; it is written into the folder with what its votes come to."""
+def _once(run: SavedRun, out: Path | None, stop: Callable[[], bool]) -> None:
+    """One evaluation: a line for each metric. With --out, or where variants vote, a folder gets the scores and the answers."""
+    votes = isinstance(task_of(run.cfg.data), PairsTask) and not run.cfg.evaluate.blank_identifiers
+    folder = _out_folder(run, out) if votes or out else None
     runtime, label = started(run.cfg), run.cfg.inference.name
     result, caveats, loader = _evaluated(run, runtime, stop)
     if not runtime.is_main:
@@ -141,7 +133,7 @@ def _tell(caveats: list[str]) -> None:
 def _evaluated(
     run: SavedRun, runtime: Runtime, stop: Callable[[], bool], see: See | None = None
 ) -> tuple[EvalResult, list[str], EvalLoader]:
-    """The result, what changes how it may be read, and the test puzzles. Compiling is no part of its seconds."""
+    """The result, its caveats, and the test puzzles. Its seconds do not include compiling."""
     evaluator = make_evaluator(run.cfg, runtime, on_devices(run.arch, runtime), run.buffers)
     caveats = check_test_puzzles(run, evaluator.loader.dataset) + caveats_of(run.cfg)
     weights, table = runtime.replicate((run.eval_weights, run.puzzle_embedding))
@@ -161,25 +153,25 @@ def _evaluated(
 
 
 def _rows(run: SavedRun, result: EvalResult, label: str) -> list[dict[str, Any]]:
-    """The lines of a table: an evaluation after each supervision step, its result the last; `label` names its inference."""
+    """The rows of a table: the evaluation after each supervision step; the last row is the result. `label` names the inference."""
     whole, rows = cost(result.work, run.cfg, run.arch), list[dict[str, Any]]()
     for steps, (metrics, row_steps) in enumerate(zip(result.by_step, result.row_steps, strict=True), start=1):
         share = row_steps / max(result.work.row_steps, 1)
         costs = {name: value if name == "candidates" else value * share for name, value in whole.items()}
         told = {"inference": label, "supervision_steps": steps, "selection": run.cfg.inference.selection, **costs}
-        rows.append({**told, "oracle_exact_accuracy": metrics["exact_accuracy"], **metrics})  # the oracle's of one candidate
+        rows.append({**told, "oracle_exact_accuracy": metrics["exact_accuracy"], **metrics})  # the default is for one candidate
     rows[-1] |= {**whole, "seconds_per_puzzle": seconds_per_puzzle(result.work)}
     return rows
 
 
 def _settings(run: SavedRun) -> dict[str, Any]:
-    """The settings that make a way of inference."""
+    """The settings of a way of inference."""
     settings = flatten(to_plain(run.cfg))
     return {key: settings[key] for key in way_keys()}
 
 
 def sweep_of(overrides: list[str]) -> list[list[str]]:
-    """The overrides of each combination of --multirun, whose values are apart by commas. Raises ConfigError."""
+    """The overrides of each combination of --multirun, whose values are separated by commas. Raises ConfigError."""
     choices = []
     for text in overrides:
         try:
@@ -198,7 +190,7 @@ def sweep_of(overrides: list[str]) -> list[list[str]]:
 
 
 def _rungs(run: SavedRun, path: Path, overrides: list[str]) -> tuple[list[SavedRun], list[str]]:
-    """The ways of the run's ladder with whatever else is asked for, and why some are left out."""
+    """The run with each way of its ladder and the other overrides, and lines that say why some are left out."""
     others = [text for text in overrides if text.partition("=")[0] not in ("inference", "inference.ladder")]
     runs, left_out = [], []
     for name in run.cfg.inference.ladder:
@@ -214,10 +206,10 @@ def _rungs(run: SavedRun, path: Path, overrides: list[str]) -> tuple[list[SavedR
 
 
 def _frontier(runs: list[SavedRun], left_out: list[str], out: Path | None, stop: Callable[[], bool]) -> None:
-    """Several ways of inference one after the other: accuracy against FLOPs a puzzle."""
+    """Evaluate several ways of inference one after the other, and write a table of accuracy against FLOPs per puzzle."""
     folder, runtime, rows, told, seconds = _out_folder(runs[0], out), started(runs[0].cfg), list[dict[str, Any]](), list[str](), 0.0
     if any(run.cfg.inference.ladder for run in runs):
-        raise ConfigError("inference=frontier is a ladder by itself: leave out --multirun, or name single ways")
+        raise ConfigError("inference=frontier already compares several ways: leave out --multirun, or name single ways")
     stopped, names, ways = False, tuple[str, ...](), dict[str, dict[str, Any]]()
     labels = _labels([run.cfg.inference for run in runs])
     for text in left_out if runtime.is_main else ():
@@ -244,19 +236,17 @@ def _frontier(runs: list[SavedRun], left_out: list[str], out: Path | None, stop:
 
 
 def _labels(ways: list[InferenceConfig]) -> list[str]:
-    """A name for each way: its option's, with the keys that tell it from another of the same."""
-    plain = [asdict(way) for way in ways]
-
-    def label(way: dict[str, Any]) -> str:
+    """A name for each way: its option, and the keys in which ways of the same option differ."""
+    labels, plain = [], [asdict(way) for way in ways]
+    for way in plain:
         same = [other for other in plain if other["name"] == way["name"]]
         keys = [key for key in way if key not in ("name", "ladder") and len({str(other[key]) for other in same}) > 1]
-        return " ".join([way["name"], *(f"{key}={way[key]}" for key in keys)])
-
-    return [label(way) for way in plain]
+        labels.append(" ".join([way["name"], *(f"{key}={way[key]}" for key in keys)]))
+    return labels
 
 
 def _difficulty(run: SavedRun, out: Path | None, stop: Callable[[], bool]) -> None:
-    """The scores of puzzles that are alike hard."""
+    """Evaluate, and write a table of the scores for ranges of difficulty."""
     task = task_of(run.cfg.data)
     if task.difficulty_words is None:
         raise ConfigError(f"evaluate.by_difficulty: {task.title} has no measure of difficulty: leave it out")
@@ -284,7 +274,7 @@ def _difficulty(run: SavedRun, out: Path | None, stop: Callable[[], bool]) -> No
 
 
 def _facts(run: SavedRun, runtime: Runtime, puzzles: int, caveats: list[str], seconds: float, loader: EvalLoader) -> dict[str, Any]:
-    """What a record says beside its rows."""
+    """The facts of a record, in addition to its rows."""
     return {
         "run_name": run.cfg.run_name,
         "checkpoint_step": run.meta.step,
@@ -302,7 +292,7 @@ def _facts(run: SavedRun, runtime: Runtime, puzzles: int, caveats: list[str], se
 
 
 def _out_folder(run: SavedRun, out: Path | None) -> Path | None:
-    """The folder to write to, made before the work begins; None on hosts that do not write. Raises UserError where it cannot be."""
+    """Make and return the folder to write to; None on hosts that do not write. Raises UserError if it cannot be made."""
     if process_rank()[0] > 0:
         return None
     if out is None:

@@ -5,7 +5,8 @@ Without checkpoint=, a network in models/ for puzzles of this size answers.
 PUZZLE is the grid row by row, in one line or in several, in the characters of the run's data. Digits are 1-9 (then A, B, ...), and
 a blank is . or 0 or -. A 16x16 grid whose blanks are dots may also use the digits 0-F; it is shown as 1-G. Write the puzzle in
 quotes, or give a file: plain text as puzzle programs write it (.sdk, .ss, drawn grids), JSON or csv. A file may hold many puzzles:
-one on each line (.sdm), a JSON list, or a csv column called question. `test:N` is the N-th held-out puzzle (from 0) of the run's
+one on each line (.sdm), a JSON list, or a csv column called question. The N-th of them (from 0) gets the symmetric copies and the
+random numbers of row N of a dataset, as in `python -m trm.evaluate`. `test:N` is the N-th held-out puzzle (from 0) of the run's
 dataset. Its solution is known. For ARC, PUZZLE is the name of a test task, test:N, or a json file of a task. All of its variants
 vote, or at most evaluate.max_variants of them.
 
@@ -19,7 +20,7 @@ answer at the step where the model halts. With inference=votes8 (or ptrm, eqr, .
   --gif FILE   write an animation with one picture for each latent recursion
 """
 
-if __name__ == "__main__":  # before what takes seconds to import
+if __name__ == "__main__":  # before the imports that take seconds
     from trm.cli import plain_command
 
     plain_command("trm.solve:main", __doc__)
@@ -29,7 +30,7 @@ import json
 import re
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple, TextIO
 
@@ -39,7 +40,7 @@ from scipy.special import expit
 
 from trm.backends import start
 from trm.cli import options
-from trm.config import HardwareConfig
+from trm.config import HardwareConfig, InferenceConfig
 from trm.core.metrics import Predictions
 from trm.data.build import held_out_puzzles
 from trm.data.format import Dataset, Metadata, load_catalogue
@@ -47,8 +48,7 @@ from trm.data.loader import Batch, EvalLoader
 from trm.data.puzzle_text import questions_in, text_of, unlikeness
 from trm.errors import ConfigError, DataError
 from trm.ground.files import read_json
-from trm.inference.candidates import caveats_of
-from trm.inference.evaluator import EvalResult, See, make_evaluator
+from trm.inference.evaluator import EvalResult, See, caveats_of, make_evaluator
 from trm.inference.selection import select, votes
 from trm.run.saved import SavedRun, check_test_puzzles, is_override, open_run, published, split_arguments
 from trm.show.files import write_files
@@ -58,17 +58,17 @@ from trm.show.solutions import pairs_text, report
 from trm.show.terminal import Watcher
 from trm.show.think import think
 from trm.show.thinking import Frame, Puzzle
-from trm.tasks.base import Drawn, Task, task_of
+from trm.tasks.base import Task, task_of
 from trm.tasks.pairs import Catalogue, PairsTask
 
 
 def main(arguments: list[str]) -> None:
     """The command: print question and answer as grids, and whether the answer is valid."""
-    # a puzzle that begins with blanks written as - is no option
+    # a puzzle whose first blanks are written as - is not an option
     arguments = [f" {a}" if re.match("-+[^-a-z]", a) or not a.strip("-") else a for a in arguments]
     given = options("trm.solve", arguments, watch=bool, json=bool, html=Path, gif=Path)
     if not any(argument.startswith("checkpoint=") for argument in given.rest):
-        given.rest.append(f"checkpoint={_that_comes_along(given.rest, sys.stderr if given.json else sys.stdout)}")
+        given.rest.append(f"checkpoint={_published_network(given.rest, sys.stderr if given.json else sys.stdout)}")
     path, overrides, rest = split_arguments(given.rest)
     if len(rest) != 1:
         raise ConfigError(f'one puzzle is needed, in quotes: "53..7...."; got {len(rest)}')
@@ -76,8 +76,8 @@ def main(arguments: list[str]) -> None:
     task = task_of(run.cfg.data)
     if run.cfg.inference.ladder or run.cfg.evaluate.by_difficulty:
         raise ConfigError(
-            "inference=frontier and evaluate.by_difficulty make tables of many puzzles, which trm.evaluate does: name one way, "
-            "such as inference=votes8"
+            "inference=frontier and evaluate.by_difficulty make tables of many puzzles: use trm.evaluate, or name one way, such as "
+            "inference=votes8"
         )
     if isinstance(task, PairsTask):
         _solve_pairs(run, task, rest[0], given.html, as_json=given.json)
@@ -85,23 +85,18 @@ def main(arguments: list[str]) -> None:
     shown = [name for name in ("watch", "html", "gif") if getattr(given, name)]
     if shown and run.cfg.inference.selection == "resample":
         raise ConfigError(f"--{shown[0]}: resampled candidates have no history to show: choose another inference=")
-    names = [rest[0]] if rest[0].startswith("test:") else [task.view.text(each) for each in questions_in(text_of(rest[0]), task)]
-    if shown and len(names) > 1:
-        raise ConfigError(f"--{shown[0]}: shows one puzzle, and {rest[0][:40]} holds {len(names)}: give one of them")
-    found = []
-    for number, name in enumerate(names, 1):
-        try:
-            found.append(find_puzzle(run, name))
-        except DataError as error:
-            raise DataError(f"puzzle {number} of {len(names)}: {error}" if len(names) > 1 else str(error)) from error
-    for puzzle, dataset, number in found:
-        answer, course, words = solved(run, dataset, number)
+    puzzles, dataset, number = find_puzzles(run, rest[0])
+    if shown and len(puzzles) > 1:
+        raise ConfigError(f"--{shown[0]}: shows one puzzle, and {rest[0][:40]} holds {len(puzzles)}: give one of them")
+    found, _, loader = answered(run, dataset, number)
+    for place, puzzle in enumerate(puzzles):
+        answer, words = found.answers[place], found.words(run.cfg.inference, place)
         if given.json:
             texts = {name: task.view.text(grid) for name, grid in (("question", puzzle.question), ("answer", answer))}
-            told = {"valid": not task.violations(puzzle.question, answer), "verdict": task.verdict(puzzle.question, answer)}
+            told = {"valid": not task.violations(puzzle.question, answer), "verdict": puzzle.verdict(answer)}
             print(json.dumps({"puzzle": puzzle.name, **texts, **told, "how": words}), flush=True)
             continue
-        frames = frames_of(run, puzzle, course, watch=given.watch) if shown else []
+        frames = frames_of(run, puzzle, found, loader, number or 0, watch=given.watch) if shown else []
         print(report(task, puzzle.question, answer))
         print(words)
     for caveat in caveats_of(run.cfg):
@@ -116,46 +111,36 @@ def main(arguments: list[str]) -> None:
 
 
 def evaluated(run: SavedRun, dataset: Dataset, number: int | None = 0, see: See | None = None) -> tuple[EvalResult, EvalLoader]:
-    """The evaluation of one puzzle of a dataset (None = of all), as the run's settings say, and its candidates.
+    """Evaluate one puzzle of a dataset (None = all) with the run's settings; returns the result and the candidates.
 
-    `see` is given the candidates' predictions. It is made on the CPU, where one puzzle is solved before a step were compiled.
+    `see` is called with the candidates' predictions. The eager CPU is used, since compiling would take longer than one puzzle.
     """
     runtime = start(HardwareConfig(name="cpu", backend="eager", dtype=run.cfg.hardware.dtype))
     evaluator = make_evaluator(run.cfg, runtime, run.arch, run.buffers, only=(dataset, number))
     return evaluator.run(run.eval_weights, run.puzzle_embedding, see=see), evaluator.loader
 
 
-@dataclass(frozen=True)
-class Course:
-    """What one candidate does."""
-
-    question: NDArray[np.integer]  # as it sees it
-    key: int  # of its random numbers
-    num_steps: int  # supervision steps
-    drawn: Drawn | None = None  # the symmetry that made its question; None = the puzzle itself
-
-    def undone(self, frame: Frame) -> Frame:
-        """A frame as one of the puzzle itself."""
-        if self.drawn is None:
-            return frame
-        source, tokens = self.drawn.source[0], np.argsort(self.drawn.relabel[0])
-        answer, confidence = np.empty_like(frame.answer), np.empty_like(frame.confidence)
-        answer[source], confidence[source] = tokens[frame.answer], frame.confidence
-        return replace(frame, answer=answer, confidence=confidence)
-
-
 class Answered(NamedTuple):
-    """Who answers each of N puzzles, and how."""
+    """The selected candidates of N puzzles, and their answers."""
 
     candidates: NDArray[np.integer]  # [N]
     answers: NDArray[np.integer]  # [N, L] tokens
     halting: NDArray[np.floating]  # [N] `halting_logit`
-    steps: NDArray[np.integer]  # [N] supervision steps that the candidate did
-    votes: NDArray[np.integer]  # [N] candidates that gave this answer, this one included
+    steps: NDArray[np.integer]  # [N] supervision steps of the candidate
+    votes: NDArray[np.integer]  # [N] number of candidates that gave this answer
+
+    def words(self, way: InferenceConfig, puzzle: int) -> str:
+        """A line that says how a puzzle was answered."""
+        if way.candidates == 1:
+            return f"halting probability {expit(self.halting[puzzle]):.3f} after {self.steps[puzzle]} supervision steps"
+        return (
+            f"candidate {self.candidates[puzzle] + 1} of {way.candidates} answers (inference.selection={way.selection}), after "
+            f"{self.steps[puzzle]} supervision steps; {self.votes[puzzle]} gave this grid"
+        )
 
 
 def answered(run: SavedRun, dataset: Dataset, number: int | None) -> tuple[Answered, EvalResult, EvalLoader]:
-    """The answers to one puzzle of a dataset (None = to all), with the evaluation that found them and its rows."""
+    """The answers to one puzzle of a dataset (None = to all), the evaluation that found them, and its rows."""
     found = list[Answered]()
 
     def see(rows: Predictions, puzzles: Batch) -> None:
@@ -167,40 +152,42 @@ def answered(run: SavedRun, dataset: Dataset, number: int | None) -> tuple[Answe
     return Answered(*(np.concatenate(part) for part in zip(*found, strict=True))), result, loader
 
 
-def solved(run: SavedRun, dataset: Dataset, number: int) -> tuple[NDArray[np.integer], Course, str]:
-    """The answer to a puzzle of a dataset, the course of the candidate who gave it, and words that say so."""
-    found, result, loader = answered(run, dataset, number)
-    way, winner, steps = run.cfg.inference, int(found.candidates[0]), int(found.steps[0])
-    words = f"halting probability {expit(result.samples.q_halt[-1, 0]):.3f} after {steps} supervision steps"
-    if way.candidates > 1:
-        words = (
-            f"candidate {winner + 1} of {way.candidates} answers (inference.selection={way.selection}), after {steps} supervision "
-            f"steps; {found.votes[0]} gave this grid"
-        )
-    return found.answers[0], course_of(run, loader, number, winner, steps), words
+def frames_of(
+    run: SavedRun, puzzle: Puzzle, found: Answered, loader: EvalLoader, number: int, *, watch: bool = False
+) -> list[Frame]:
+    """The frames of the candidate that answers, one after each latent recursion; with `watch` they are shown as they are computed.
 
-
-def course_of(run: SavedRun, loader: EvalLoader, number: int, candidate: int, num_steps: int) -> Course:
-    """The course of a candidate of the loader's only puzzle, which has this number in its dataset."""
+    The puzzle is the loader's first one, and row `number` of its dataset. Frames are in the puzzle's own cells and tokens.
+    """
     way, task = run.cfg.inference, task_of(run.cfg.data)
+    candidate, num_steps = int(found.candidates[0]), int(found.steps[0])
     rows, copy = loader.rows(0, way.candidates), candidate // way.particles
     drawn = task.symmetry.draw(run.cfg.data.seed, np.array([number]), np.array([copy])) if copy and task.symmetry else None
-    return Course(rows["inputs"][candidate], int(rows["rows"][candidate]) if "rows" in rows else 0, num_steps, drawn)
+    key = int(rows["rows"][candidate]) if "rows" in rows else 0  # of its random numbers
 
+    def undone(frame: Frame) -> Frame:
+        if drawn is None:
+            return frame
+        source, tokens = drawn.source[0], np.argsort(drawn.relabel[0])
+        answer, confidence = np.empty_like(frame.answer), np.empty_like(frame.confidence)
+        answer[source], confidence[source] = tokens[frame.answer], frame.confidence
+        return replace(frame, answer=answer, confidence=confidence)
 
-def frames_of(run: SavedRun, puzzle: Puzzle, course: Course, *, watch: bool = False) -> list[Frame]:
-    """What the candidate that answers has after every latent recursion, shown while it comes where `watch` is set."""
-    watcher = Watcher(puzzle, course.num_steps) if watch else None
-    tensors, frames = (run.arch, run.eval_weights, run.buffers, run.puzzle_embedding), []
-    for step in think(*tensors, course.question, (run.cfg.inference, course.key), course.num_steps):
-        frames += [course.undone(frame) for frame in step]
+    watcher = Watcher(puzzle, num_steps) if watch else None
+    tensors, frames = (run.arch, run.eval_weights, run.buffers, run.puzzle_embedding), list[Frame]()
+    for step in think(*tensors, rows["inputs"][candidate], (way, key), num_steps):
+        frames += map(undone, step)
         if watcher:
             watcher.show(frames[-1])
     return frames
 
 
 def unanswered(task: Task, questions: NDArray[np.integer]) -> Dataset:
-    """A dataset of questions [N, L] without answers."""
+    """A dataset of questions [N, L] without answers. Raises DataError for one that has no solution."""
+    for number, question in enumerate(questions, 1):
+        if wrong := task.contradictions(question):
+            where = f"puzzle {number} of {len(questions)}" if len(questions) > 1 else "the puzzle"
+            raise DataError(f"{where} has no solution: {'; '.join(wrong[:3])}: correct its givens")
     facts, count = task.facts, np.arange(len(questions) + 1)
     metadata = Metadata(
         **facts.sizes,
@@ -217,7 +204,7 @@ def unanswered(task: Task, questions: NDArray[np.integer]) -> Dataset:
 
 
 def _solve_pairs(run: SavedRun, task: PairsTask, name: str, html: Path | None, *, as_json: bool) -> None:
-    """Print the answers to a puzzle of pairs; the page also shows what one variant answers after each latent recursion."""
+    """Print the answers to a puzzle of pairs. The page also shows the answers of one variant after each latent recursion."""
     name, shown, how, _, loader = solved_pairs(run, task, name)
     print(json.dumps({**shown, "how": how}) if as_json else f"{pairs_text(shown)}\n{name}: {how}")
     if html:
@@ -237,7 +224,7 @@ def solved_pairs(
 ) -> tuple[str, dict[str, Any], str, EvalResult, EvalLoader]:
     """The answers to a puzzle of pairs, which is given as in `find_pairs`.
 
-    Returns its name, the puzzle with its answers (`Ballots.shown`), words on the variants that voted, the evaluation and its rows.
+    Returns its name, the puzzle with its answers (`Ballots.shown`), a line on the variants that voted, the evaluation and its rows.
     """
     name, dataset, words = find_pairs(run, task, given)
     result, loader = evaluated(run, dataset)
@@ -248,7 +235,7 @@ def solved_pairs(
 
 
 def find_pairs(run: SavedRun, task: PairsTask, given: str | Mapping[str, Any]) -> tuple[str, Dataset, str]:
-    """A puzzle of pairs from its name, test:N, a json file or the content of one: its name, a dataset with it, and a remark.
+    """Find a puzzle of pairs by its name, test:N, a json file or its content; returns its name, a dataset with it, and a remark.
 
     The content of a test puzzle is recognised by its demonstrations. A puzzle that the run was not trained on has one variant, and
     this function sets evaluate.blank_identifiers. The remark says which identifiers are used.
@@ -295,8 +282,8 @@ def find_pairs(run: SavedRun, task: PairsTask, given: str | Mapping[str, Any]) -
     return name, alone, words
 
 
-def _that_comes_along(arguments: list[str], told: TextIO) -> Path:
-    """The network of models/ that reads puzzles of this kind and size, which is told. Raises ConfigError where there is none."""
+def _published_network(arguments: list[str], told: TextIO) -> Path:
+    """The network of models/ that reads puzzles of this kind and size; prints its name. Raises ConfigError if there is none."""
     puzzle, models = next((argument for argument in arguments if not is_override(argument)), ""), published()
     if puzzle.startswith("test:"):
         raise ConfigError(f"checkpoint= is missing: {puzzle} is a held-out puzzle of a run: give checkpoint=outputs/NAME")
@@ -317,29 +304,30 @@ def _that_comes_along(arguments: list[str], told: TextIO) -> Path:
     )
 
 
-def find_puzzle(run: SavedRun, name: str) -> tuple[Puzzle, Dataset, int]:
-    """The puzzle that is written out or that test:N names, and which row of a dataset it is. Raises ConfigError or DataError."""
+def find_puzzles(run: SavedRun, given: str) -> tuple[list[Puzzle], Dataset, int | None]:
+    """The puzzles of a text or a file, or the one that test:N names. Raises ConfigError or DataError.
+
+    Also returns a dataset with them, and the puzzle's row in it; None = the puzzles are all rows.
+    """
     data, task = run.cfg.data, task_of(run.cfg.data)
-    if not name.startswith("test:"):
+    if not given.startswith("test:"):
+        questions = np.stack(questions_in(text_of(given), task))
         keys = " ".join(f"data.{key}={getattr(data, key)}" for key in task.keys)
         _refuse_other_sizes(run, (task.facts.seq_len, task.facts.vocab_size), f"{keys}: {task.title}")
-        question = task.parse(name)
-        if contradictions := task.contradictions(question):
-            raise DataError(f"the puzzle has no solution: {'; '.join(contradictions[:3])}: correct its givens")
-        return Puzzle(task.view.text(question), task, question, None), unanswered(task, question[None]), 0
+        return [Puzzle(task.view.text(each), task, each, None) for each in questions], unanswered(task, questions), None
     dataset = held_out_puzzles(data)
     _refuse_other_sizes(run, (dataset.metadata.seq_len, dataset.metadata.vocab_size), f"data.path={data.path}")
     if dataset.task is None:
         raise ConfigError(f"data.path={data.path}: holds no {task.title}, which the settings say: give a run and its own puzzles")
     check_test_puzzles(run, dataset)
-    number = name.removeprefix("test:")
+    number = given.removeprefix("test:")
     if not re.fullmatch(r"[0-9]{1,18}", number) or int(number) >= dataset.num_rows:
-        raise ConfigError(f"{name[:40]}: the dataset's held-out puzzles are test:0 to test:{dataset.num_rows - 1}")
-    return Puzzle(name, task, dataset.inputs[int(number)], dataset.labels[int(number)]), dataset, int(number)
+        raise ConfigError(f"{given[:40]}: the dataset's held-out puzzles are test:0 to test:{dataset.num_rows - 1}")
+    return [Puzzle(given, task, dataset.inputs[int(number)], dataset.labels[int(number)])], dataset, int(number)
 
 
 def _refuse_other_sizes(run: SavedRun, sizes: tuple[int, int], where: str) -> None:
-    """Raise ConfigError where the model does not read puzzles of so many cells and tokens."""
+    """Raise ConfigError if the model reads puzzles of other sizes (cells, tokens)."""
     arch = run.arch
     if sizes != (arch.seq_len, arch.vocab_size):
         raise ConfigError(

@@ -1,9 +1,9 @@
 """Train one run: `python -m trm.train [GROUP=OPTION ...] [KEY=VALUE ...]`; `--help` lists both.
 
-Reads top to bottom: what the run is made of, where it starts, the loop (step, log, evaluate, save), how it ends.
+The file reads from top to bottom: the start of the run, the loop (step, log, evaluate, save), and its pieces.
 """
 
-if __name__ == "__main__":  # before torch is imported, which --help and wrong settings need not wait for
+if __name__ == "__main__":  # before the import of torch, so that --help and wrong settings need not wait for it
     from trm.cli import hydra_command
 
     hydra_command("trm.train:train")
@@ -31,18 +31,16 @@ from trm.core.step import Batch, TrainState
 from trm.data.loader import Prefetcher
 from trm.errors import EXIT_FAILED, EXIT_PREEMPTED, RunFailure
 from trm.ground.clock import Clock
-from trm.ground.folder import exclusive
+from trm.ground.folder import exclusive, read_summary
 from trm.ground.progress import progress_bar
 from trm.ground.rank import process_rank
 from trm.ground.signals import StopSignal
-from trm.inference.candidates import caveats_of
-from trm.inference.evaluator import EvaluationStopped, Evaluator, make_evaluator, selection_evaluator
+from trm.inference.evaluator import EvaluationStopped, Evaluator, caveats_of, make_evaluator, selection_evaluator
 from trm.run.ahead import AHEAD_STEPS, ahead, hint
 from trm.run.experiment import Experiment, build
 from trm.run.failures import check_evaluation, check_losses, check_weights, explained, slow_loader
-from trm.run.outputs import Outputs
-from trm.run.record import Record
-from trm.run.resume import kept_evaluation, starting_point
+from trm.run.record import Outputs, Record
+from trm.run.resume import starting_point
 from trm.tracking.training import training_values
 
 log = logging.getLogger(__name__)
@@ -55,20 +53,22 @@ PROFILE_FOLDER = "profile"
 def train(cfg: Config) -> float | None:
     """Train one run and return the score that chose its best checkpoint. A preempted run exits with code 143."""
     run_dir = Path(HydraConfig.get().runtime.output_dir)
-    # the ranks of a whole-pod job share one folder: the first one holds it for all
+    # the ranks of a job share one folder, which the first one locks
     hold = exclusive(run_dir) if process_rank()[0] == 0 else contextlib.nullcontext()
     with StopSignal() as stop, explained(cfg, run_dir), hold:
         return execute(build(cfg), run_dir, stop)
 
 
 def execute(exp: Experiment, run_dir: Path, stop: StopSignal) -> float | None:
-    """Train from where the folder left off to the end or a stop, and write the summary whatever happens; returns the score."""
+    """Train from the folder's last checkpoint to the end or a stop, and write the summary in every case; returns the score."""
     record = Record()
     exp, state = starting_point(exp, run_dir, record)
     for caveat in (*(f"data.path={exp.cfg.data.path}: {words}" for words in exp.content.caveats), *caveats_of(exp.cfg)):
         record.warn(caveat)
-    if record.step == exp.total_steps and (kept := kept_evaluation(exp, run_dir, record)) is not None:
-        log.info("nothing to train: %s already holds all %s steps%s", run_dir, exp.total_steps, kept)
+    evaluated = record.step == exp.total_steps and record.scores.last_eval_step is not None
+    if evaluated and (read_summary(run_dir) or {}).get("status") == "completed":
+        another = f"python -m trm.evaluate checkpoint={run_dir} KEY=VALUE makes another evaluation"
+        log.info("nothing to train: %s already holds all %s steps; %s", run_dir, exp.total_steps, another)
         return record.scores.selection_score
     averaging = exp.cfg.ema
     if averaging.enabled and averaging.start_step >= exp.total_steps:
@@ -82,7 +82,7 @@ def execute(exp: Experiment, run_dir: Path, stop: StopSignal) -> float | None:
     training = Training(exp, run_dir, record, outputs, stop)
     status, exit_code, reason = "failed", EXIT_FAILED, None
     try:
-        with explained(exp.cfg, run_dir), contextlib.closing(outputs):  # a run ends when its last checkpoint is on disk
+        with explained(exp.cfg, run_dir), contextlib.closing(outputs):  # waits until the last checkpoint is on disk
             stopped = training.loop(state)
         status, exit_code = ("preempted", EXIT_PREEMPTED) if stopped else ("completed", 0)
     except BaseException as error:
@@ -92,7 +92,7 @@ def execute(exp: Experiment, run_dir: Path, stop: StopSignal) -> float | None:
         summary = outputs.finish(status, reason, exit_code, training.clock.total_s)
     if status == "preempted":
         if exp.runtime.process_count > 1:
-            # together: a launcher ends the others where one has ended, and the first one may still write
+            # wait for each other: a launcher ends all processes when one ends, and the first one may still write
             extremes_over_hosts(exp.runtime, [record.step])
         log.info("preempted at step %s; the same command resumes the run", record.step)
         sys.exit(EXIT_PREEMPTED)
@@ -102,17 +102,17 @@ def execute(exp: Experiment, run_dir: Path, stop: StopSignal) -> float | None:
 
 
 class Training:
-    """The loop of one run: what it needs at each step."""
+    """The training loop of one run."""
 
     def __init__(self, exp: Experiment, run_dir: Path, record: Record, outputs: Outputs, stop: StopSignal) -> None:
         self.exp, self.run_dir, self.record, self.outputs, self.stop = exp, run_dir, record, outputs, stop
         self.cfg, self.runtime, self.clock = exp.cfg, exp.runtime, Clock()
         self.alone = exp.runtime.process_count == 1
-        self.compiles = 0  # when the stage had compiled all that it needs
-        self.selector: Evaluator | None = None  # over the puzzles that choose the best checkpoint; None = the test puzzles do
+        self.compiles = 0  # graphs that the stage has compiled before it is timed
+        self.selector: Evaluator | None = None  # over the selection puzzles; None = the test puzzles choose the best checkpoint
 
     def loop(self, state: TrainState) -> bool:
-        """Train to the last step or until a stop is asked for (then True). `state` is on the CPU."""
+        """Train to the last step, or until a stop (then True). `state` is on the CPU."""
         cfg, exp, record = self.cfg, self.exp, self.record
         # ------------------------------------------------------------------------------------------------------------ prepare
         buffers = self.runtime.replicate(exp.buffers)
@@ -122,8 +122,8 @@ class Training:
             evaluator.ballots.take(record.votes)
         state, sums = exp.to_device(state), exp.sums(record.sums)
         self.clock.reset(record.step)
-        cut_short = record.start_step and self._evaluation_due() and record.scores.last_eval_step != record.step  # by a stop
-        if cut_short and not self._evaluate_and_save(evaluator, state, sums):
+        missed = record.start_step and self._evaluation_due() and record.scores.last_eval_step != record.step  # after a stop
+        if missed and not self._evaluate_and_save(evaluator, state, sums):
             return True
         if self.stop.requested and self.alone:
             return record.step < exp.total_steps
@@ -174,7 +174,7 @@ class Training:
         return self.runtime.shard_batch(self.exp.host_batch(step, vote))
 
     def _enter_stage(self, current: Current, buffers: Weights, batch: Batch) -> tuple[Stage, StepFunction]:
-        """The stage of the curriculum that the next step belongs to, and its step. A run without a curriculum has one stage."""
+        """The curriculum's stage at the next step, and its compiled step. A run without a curriculum has one stage."""
         stages = self.exp.stages
         number, stage = next((i, stage) for i, stage in enumerate(stages, 1) if self.record.step < stage.stop)
         step_function: StepFunction = self.runtime.compile(*self.exp.program(stage.recursion))
@@ -183,7 +183,7 @@ class Training:
         else:
             depth = f"to step {stage.stop}: T={stage.recursion.T}, n={stage.recursion.n}"
             log.info("stage %s of %s, %s; compiling its training step ...", number, len(stages), depth)
-        if self.record.seconds_to_first_step is not None:  # else compiling is part of the first step, which is not counted
+        if self.record.seconds_to_first_step is not None:  # otherwise the first step, which is not timed, compiles
             with self.clock.paused():
                 self.runtime.wait()
                 self.runtime.prepare(step_function, current, buffers, batch)
@@ -191,7 +191,7 @@ class Training:
         return stage, step_function
 
     def _after_first_step(self, state: TrainState, evaluator: Evaluator, batches: Prefetcher[Any]) -> None:
-        """Report the first step's time and compile the evaluation too: from here on nothing compiles within a stage."""
+        """Log the first step's time and compile the evaluation; after this, nothing compiles within a stage."""
         self.runtime.fetch(state.step)
         self.record.seconds_to_first_step = self.clock.total_s
         log.info("first step after %.1f s; compiling the evaluation step ...", self.record.seconds_to_first_step)
@@ -204,7 +204,7 @@ class Training:
         batches.lap()
 
     def _profile(self, profiling: contextlib.ExitStack, step: int) -> None:
-        """Begin or end the trace before a 1-based step."""
+        """Begin or end the trace (train.profile_steps) before a 1-based step."""
         wanted = self.cfg.train.profile_steps
         if wanted and step == wanted[0]:
             profiling.enter_context(self.runtime.profile(self.run_dir / PROFILE_FOLDER))
@@ -213,7 +213,7 @@ class Training:
             log.info("steps %s to %s traced in %s", *wanted, self.run_dir / PROFILE_FOLDER)
 
     def _log(self, totals: Tensor, batches: Prefetcher[Any]) -> bool:
-        """Write the metrics since the last log; True where the hosts have voted to stop. Raises on all where one cannot go on."""
+        """Write the metrics since the last log; true if a host voted to stop. Raises RunFailure on all hosts if one has failed."""
         cfg, step, total_steps = self.cfg, self.record.step, self.exp.total_steps
         sums = named(training_names(), self.runtime.fetch(totals))
         check_losses(sums, step)
@@ -238,9 +238,9 @@ class Training:
         return self.record.step == self.exp.total_steps or _due(self.record.step, self.cfg.train.eval_every_steps)
 
     def _evaluate_and_save(self, evaluator: Evaluator, state: TrainState, sums: Tensor) -> bool:
-        """False where a stop was asked for on the way: then the state is saved, and the resumed run evaluates it first.
+        """Evaluate and save. False after a stop: the state is saved, and the resumed run evaluates it first.
 
-        The last evaluation takes all test puzzles, the others the sample that evaluate.max_puzzles says.
+        The last evaluation takes all test puzzles, the others a sample (evaluate.max_puzzles).
         """
         began, stop = time.perf_counter(), lambda: self.stop.requested
         weights = state.ema or state.weights
@@ -266,11 +266,11 @@ class Training:
         return True
 
     def _save(self, state: TrainState, totals: Tensor) -> None:
-        """Copy the state to the host and have it written; the run stops here rather than save one that is not finite."""
+        """Copy the state to the host and start writing it. A state that is not finite ends the run instead."""
         with self.clock.paused():
             host, totals = self.runtime.fetch((state, totals))
             if host.puzzle_embedding is not None and host.puzzle_embedding is state.puzzle_embedding:
-                # on a CPU without torch_xla this is the table itself, which the next step changes in place
+                # with torch's own backends on a CPU this is the table itself, which the next step changes in place
                 host = host._replace(puzzle_embedding=host.puzzle_embedding.clone())
             check_losses(named(training_names(), totals), self.record.step)
             for weights in (host.weights, host.ema):

@@ -1,7 +1,17 @@
 """The settings of a run: schema, checks, identity."""
 
 from trm.config.backends import BACKENDS, Backend
-from trm.config.checks import check_training, check_widths, nearest_batches, register_check, total_steps, validate
+from trm.config.checks import (
+    check_address,
+    check_training,
+    check_wandb,
+    check_widths,
+    nearest_batches,
+    register_check,
+    shortened,
+    total_steps,
+    validate,
+)
 from trm.config.evaluation import SELECTIONS, EvaluateConfig, InferenceConfig
 from trm.config.identity import defaults, differences, digest, flatten, inference_steps, kept, numerics, resume_conflicts, way_keys
 from trm.config.keys import EXACT, IGNORE_LABEL, LARGEST_COUNT, NOTHING, NUMBERS, PLACE, RESULTS, SAMPLE_PUZZLES, key
@@ -31,4 +41,3 @@ from trm.config.schema import (
     to_plain,
     without_others,
 )
-from trm.config.wandb import check_address, check_wandb, shortened

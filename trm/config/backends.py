@@ -1,6 +1,6 @@
-"""What each value of hardware.backend can do. The checks, the core, the study and the doctor ask this, and never for a name.
+"""What each value of hardware.backend can do. Other code asks for an ability, never for a name.
 
-It imports no torch, so that settings are refused without waiting for it.
+This module does not import torch, which takes seconds, so wrong settings are refused at once.
 """
 
 import importlib
@@ -16,21 +16,20 @@ FOLDER = Path(__file__).parents[1] / "backends"
 class Backend:
     """How a backend is started, and what it can do."""
 
-    runtime: Callable[[Any], Any] | str  # (HardwareConfig) -> trm.backends.Runtime; or "module:name" of it, imported at the start
+    runtime: Callable[[Any], Any] | str  # (HardwareConfig) -> trm.backends.Runtime; or its "module:name", imported at the start
     platforms: tuple[str, ...]  # values of hardware.platform on which it runs
-    float64: tuple[str, ...] = ()  # those of them on which it computes in float64
-    compile_cache: tuple[str, ...] = ()  # those of them on which it keeps compiled graphs in hardware.compile_cache
+    float64: tuple[str, ...] = ()  # platforms on which it computes in float64
+    compile_cache: tuple[str, ...] = ()  # platforms on which it keeps compiled graphs in hardware.compile_cache
     multi_device: bool = False  # a program may run on several devices
     multi_process: bool = False  # and these may belong to several hosts
-    ranks: bool = False  # several devices are as many processes, each of which runs the program on its own rows
-    in_place: bool = False  # a program may change a tensor of the argument that is donated; else all of it is a pure function
-    attention: str = "blocks"  # what hardware.attention=auto takes where the scores are not to be kept
-    fused_float64: bool = True  # whether hardware.attention=fused runs in float64, where there is float64
+    ranks: bool = False  # each of several devices has its own process, which runs the program on its own rows
+    in_place: bool = False  # a program may change tensors of its donated argument; otherwise it is a pure function
+    attention: str = "blocks"  # what hardware.attention=auto takes if the scores are not kept
+    fused_float64: bool = True  # hardware.attention=fused runs in float64 too
     torch_kernels: bool = False  # torch's own kernels and threads compute, as precisely as the tensors' dtypes say
     cpp_compiler: bool = False  # needs a C++ compiler on the machine
     step_graph: tuple[str, ...] = ()  # platforms on which the training step can be recorded and replayed (hardware.step_graph)
-    # by platform: what the inner size of a fast matrix product is a multiple of (hardware.token_multiple)
-    token_multiple: Mapping[str, int] = field(default_factory=dict)
+    token_multiple: Mapping[str, int] = field(default_factory=dict)  # by platform: hardware.token_multiple=null
     packages: tuple[str, ...] = ()  # distributions that it needs beside torch
     preload: tuple[str, ...] = ()  # modules that every run on a CPU imports, which a sweep imports once for all its jobs
 
@@ -43,7 +42,7 @@ NATIVE: dict[str, Any] = {
     "attention": "fused",
     "torch_kernels": True,
     "step_graph": ("cuda",),
-    "token_multiple": {"cuda": 8},  # rows of 16 bytes in bfloat16, which its fastest kernels ask for
+    "token_multiple": {"cuda": 8},  # rows of 16 bytes in bfloat16, which the fastest kernels need
 }
 BACKENDS = {
     "xla": Backend(
@@ -67,7 +66,7 @@ BACKENDS = {
 
 
 def find_backend(name: str) -> Backend | None:
-    """The backend of this name; None where there is none. trm/backends/NAME.py is imported if need be, and registers itself."""
+    """The backend of this name, or None. trm/backends/NAME.py is imported if necessary, and registers itself."""
     if name not in BACKENDS and name.isidentifier() and (FOLDER / f"{name}.py").exists():
         importlib.import_module(f"trm.backends.{name}")
     return BACKENDS.get(name)

@@ -11,39 +11,29 @@ class EvaluateConfig:
 
     batch_size: int | None = key(
         None,
-        "rows of one evaluation batch over all devices; null = train.global_batch_size. If the puzzles do not fill "
-        "half of it, the batch is smaller",
+        "rows of one evaluation batch over all devices; null = train.global_batch_size, or fewer if the puzzles fill half of it",
         low=1,
         changes=NOTHING,
     )
     max_puzzles: int | None = key(
-        None,
-        f"test puzzles of an evaluation; null = a sample of {SAMPLE_PUZZLES:,} during training, and all of them in "
-        "the last evaluation",
-        low=1,
+        None, f"test puzzles of an evaluation; null = {SAMPLE_PUZZLES:,} during training, and all in the last evaluation", low=1
     )
     selection_puzzles: int | None = key(
         None,
-        "number of selection puzzles, which choose the best checkpoint and score a search; null = as many as test "
-        "puzzles, at most 500, if the data is generated, otherwise none; 0 = none: the test puzzles choose, and the "
-        "report says so beside the number",
+        "number of selection puzzles, which choose the best checkpoint and score a search; null = as many as test puzzles, at most "
+        "500, if the data is generated, otherwise none; 0 = none: the test puzzles choose, and the report says so",
         low=0,
     )
     by_difficulty: bool = key(False, "trm.evaluate: scores for ranges of difficulty")
-    max_variants: int | None = key(
-        32,
-        "variants that vote on a puzzle, for tasks whose variants have identifiers (ARC); null = all, the default of trm.evaluate",
-        low=1,
-    )
-    blank_identifiers: bool = key(False, "trm.evaluate: answer without these identifiers, which shows how much they contribute")
+    max_variants: int | None = key(32, "ARC: variants that vote on a puzzle; null = all, the default of trm.evaluate", low=1)
+    blank_identifiers: bool = key(False, "trm.evaluate: answer without the puzzles' identifiers, to see what they contribute (ARC)")
     votes: str = key(
         "checkpoint",
-        "which votes of variants count: those of the evaluated checkpoint, or those of all evaluations of the run up "
-        "to it, as in the released code",
+        "ARC: votes of the evaluated checkpoint alone, or of all evaluations of the run up to it, as in the released code",
         choices=("checkpoint", "run"),
     )
     best_by: str = key(
-        EXACT, "score by which the best checkpoint is chosen: exact, or one of the task's own (optimal, one_path)", changes=NOTHING
+        EXACT, "score that chooses the best checkpoint: exact, or one of the task (optimal, one_path)", changes=NOTHING
     )
 
 
@@ -57,26 +47,21 @@ class InferenceConfig:
 
     name: str = key("standard", "name of the way of inference")
     copies: int = key(1, "symmetric copies of a puzzle; the first is the puzzle itself", low=1, high=1024)
-    restarts: int = key(1, "starts of the latents: the model's own, and others drawn at random (EqR)", low=1, high=2048)
+    restarts: int = key(1, "starts of the latents: that of training, and others drawn at random (EqR)", low=1, high=2048)
     rollouts: int = key(1, "rollouts of each start; inference.noise makes them differ", low=1, high=2048)
-    noise: float = key(
-        0.0, "std of the normal noise that is added to the answer latent before every supervision step (PTRM)", low=0, high=100
-    )
-    supervision_steps: int | None = key(
-        None, "supervision steps D of a candidate; null = recursion.n_sup, as in training", low=1, high=16384
-    )
+    noise: float = key(0.0, "std of the normal noise on the answer latent before every supervision step (PTRM)", low=0, high=100)
+    supervision_steps: int | None = key(None, "supervision steps D of a candidate; null = recursion.n_sup", low=1, high=16384)
     early_exit: bool = key(
         False,
-        "when a candidate halts, its answer at that step counts, and its row takes the next candidate; halt_first always does "
-        "this; residual and resample cannot",
+        "a candidate that halts keeps its answer, and its row takes the next candidate; always so with halt_first, never with "
+        "residual and resample",
     )
     selection: str = key(
         "last",
-        "which candidate answers: last = the only one; vote = the grid that most candidates gave, in a tie the "
-        "one with the highest halting probability; mode = the same, in a tie the first; best_q = the one with the "
-        "largest halting logit; residual = the one whose logits change least (EqR); halt_first = the first that "
-        "halts; resample = best_q of candidates that are drawn again after every step by their halting probability "
-        "(guided exploration)",
+        "which candidate answers: last = the only one; vote = the grid that most candidates gave, in a tie the highest halting "
+        "logit; mode = the same, in a tie the first; best_q = the highest halting logit; residual = the one whose logits change "
+        "least (EqR); halt_first = the first that halts; resample = best_q of candidates that are drawn again after every step by "
+        "their halting probability (guided exploration)",
         choices=SELECTIONS,
     )
     window: int = key(3, "residual: number of last supervision steps whose change counts", low=1, high=1024)

@@ -1,4 +1,4 @@
-"""Which settings are the same run: digests, what differs between two configs, what may differ when a run goes on."""
+"""Which settings identify a run: digests, differences between two configs, and what may differ when a run is resumed."""
 
 import functools
 import hashlib
@@ -13,19 +13,18 @@ from omegaconf import MISSING
 from trm.config.keys import NUMBERS, RESULTS
 from trm.config.schema import TASKS, Config, all_keys, default_config, role, to_plain
 
-# Of evaluations: names, draws, how many puzzles (which results say themselves), and what is reported beside the result.
+# Keys of evaluations that do not change what an accuracy means; a result has its number of puzzles beside it
 NO_WAY = ("inference.name", "inference.seed", "evaluate.max_puzzles", "evaluate.by_difficulty")
-
-LENGTH = ("max_steps", "max_flops", "epochs")  # keys of `train` that say how long a run is
+LENGTH = ("max_steps", "max_flops", "epochs")  # keys of `train` that set the length of a run
 
 
 def numerics(plain: dict[str, Any]) -> dict[str, Any]:
-    """Of a config made plain: the settings that change a run's numbers. Two runs that agree here compute the same thing."""
+    """The settings of a plain config that change a run's numbers. Two runs that agree in them compute the same."""
     return _only(plain, (NUMBERS,))
 
 
 def kept(plain: dict[str, Any]) -> dict[str, Any]:
-    """What a checkpoint keeps: without what changes nothing, so that equal runs write equal checkpoints."""
+    """The settings that a checkpoint keeps: those that change numbers or results, so that equal runs write equal checkpoints."""
     return _only(plain, (NUMBERS, RESULTS))
 
 
@@ -41,19 +40,19 @@ def _only(plain: dict[str, Any], roles: tuple[str, ...], prefix: str = "") -> di
 
 
 def digest(cfg: Config) -> str:
-    """Sixteen hexadecimal digits that stand for the config's `numerics`."""
+    """A hash of the config's `numerics`: sixteen hexadecimal digits."""
     return hashlib.sha256(json.dumps(numerics(to_plain(cfg)), sort_keys=True).encode()).hexdigest()[:16]
 
 
 def differences(saved: dict[str, Any], current: dict[str, Any], prefix: str = "") -> list[str]:
-    """Keys in which two nested dicts differ, each as "KEY=there (there), here (here)"."""
+    """The keys in which two nested dicts differ, each as "KEY=1 there, 2 here"."""
     there, here = flatten(saved, prefix), flatten(current, prefix)
     keys = [key for key in sorted(there.keys() | here.keys()) if there.get(key) != here.get(key)]
     return [f"{key}={there.get(key)} there, {here.get(key)} here" for key in keys]
 
 
 def resume_conflicts(saved: dict[str, Any], cfg: Config) -> list[str]:
-    """Why a checkpoint with the plain config `saved` cannot be gone on with under `cfg`; empty where it can.
+    """The differences because of which a run with the plain config `saved` cannot be resumed under `cfg`.
 
     The length of the run (LENGTH) may change, unless the learning rate or the depth depends on it.
     """
@@ -77,7 +76,7 @@ def flatten(nested: Mapping[Any, Any], prefix: str = "") -> dict[str, Any]:
 
 @functools.cache
 def defaults() -> Mapping[str, Any]:
-    """The schema's defaults, flat, with those of the tasks in trm/tasks; without the keys that have none."""
+    """The schema's defaults, flat, with those of the tasks in trm/tasks; keys without a default are left out."""
     own = (flatten(to_plain(default_config({"task": task}))) for task in TASKS if ":" not in task)
     plain = functools.reduce(operator.or_, own, {}) | flatten(to_plain(Config()))
     return MappingProxyType({key: value for key, value in plain.items() if value != MISSING})
@@ -85,7 +84,7 @@ def defaults() -> Mapping[str, Any]:
 
 @functools.cache
 def way_keys() -> tuple[str, ...]:
-    """The keys that say how an accuracy is measured: two that differ in one of them do not mean the same."""
+    """The keys that say how an accuracy is measured. Accuracies that differ in one of them cannot be compared."""
     keys = [key for key in all_keys() if key.startswith(("inference.", "evaluate."))]
     return tuple(key for key in keys if role(key) in (NUMBERS, RESULTS) and key not in NO_WAY)
 

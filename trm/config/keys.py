@@ -1,4 +1,4 @@
-"""The keys of the settings: a dataclass field with its default, its range, words for people, and what it changes.
+"""A key of the settings: a dataclass field with its default, range and description, and what it changes.
 
 Units are in the names (`_steps`, `_s`).
 """
@@ -6,10 +6,10 @@ Units are in the names (`_steps`, `_s`).
 from dataclasses import field
 from typing import Any
 
-EXACT = "exact"  # of the scores of an evaluation, the one that every task has
-SAMPLE_PUZZLES = 10_000  # of an evaluation during training, where evaluate.max_puzzles does not say it
+EXACT = "exact"  # the score that every task has
+SAMPLE_PUZZLES = 10_000  # puzzles of an evaluation during training, unless evaluate.max_puzzles is set
 IGNORE_LABEL = -100  # label of a cell that does not count, in batches
-# What a key changes: what training computes; how that is done and what evaluations report of it; where data lies; nothing of these.
+# What a key changes: what training computes; how it is computed, and what evaluations report; where data lies; none of these.
 NUMBERS, RESULTS, PLACE, NOTHING = "numbers", "results", "place", "nothing"
 BOUNDS = ("low", "high", "above", "below")
 LARGEST_COUNT = 2**31 - 1  # counts end up in int32 arrays and graphs
@@ -20,9 +20,8 @@ def key(
 ) -> Any:
     """A dataclass field with its documentation, its range and its role.
 
-    `changes` is NUMBERS, RESULTS, PLACE or NOTHING; None = as its group says, which is NUMBERS unless Config says otherwise.
-    `path`: of a file or folder of this machine: a leading ~ is the home folder, and gs://... is refused.
-    `bounds`: `low` and `high` inclusive, `above` and `below` exclusive.
+    `changes` is NUMBERS, RESULTS, PLACE or NOTHING; None = as its group, which is NUMBERS unless Config says otherwise. `path`: a
+    file or folder of this machine, where ~ is the home folder. `bounds`: `low` and `high` inclusive, `above` and `below` exclusive.
     """
     assert bounds.keys() <= set(BOUNDS)
     rule = {"doc": doc, "choices": choices, "changes": changes, "path": path, **dict.fromkeys(BOUNDS), **bounds}

@@ -1,4 +1,4 @@
-"""Which published number (trm/config/paper.py) a run's settings correspond to."""
+"""The published number (trm/config/paper.py) that belongs to a run's settings."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -9,63 +9,51 @@ from trm.config.keys import NUMBERS
 from trm.config.paper import ABLATED, DATASET, FIELD, ROWS, PaperRow
 from trm.config.schema import role
 
-# Keys that leave a result what it is, or that `_unlike` has in another form: the machine, seeds, steps, counts of puzzles.
+# Keys that do not change what a result means, or that `find` compares in another form: machine, seeds, steps, counts of puzzles.
 FREE = (
     *("seed", "data.seed", "data.num_test_puzzles", "data.num_aug", "data.on_the_fly_aug", "evaluate.max_puzzles"),
     *("train.max_steps", "train.max_flops", "train.epochs", "train.eval_every_steps", "hardware.dtype", "hardware.loss_dtype"),
 )
-
-
-KIND = ("data.task", "data.box_rows")  # which puzzles they are
+KIND = ("data.task", "data.box_rows")  # the kind of puzzle
 
 
 @dataclass(frozen=True)
 class PaperMatch:
-    """A row of the paper with the same ablation, and the other settings in which the run is unlike the paper."""
+    """A row of the paper with the same ablation, and the other settings in which the run differs from the paper."""
 
     row: PaperRow
     unlike: tuple[str, ...]  # "KEY=VALUE (paper: VALUE)"
-    same_kind: bool  # whether the puzzles are of the row's kind and size, so that its value may stand beside the run's
+    same_kind: bool  # the puzzles have the row's kind and size, so its value may be shown beside the run's
 
     @property
     def same_measure(self) -> bool:
-        """Whether at least the puzzles, the way of inference and what was trained before are the row's."""
+        """Whether the puzzles, the way of inference and the initial weights are those of the row."""
         apart = ("data.", "puzzles", "test puzzles", "train.init_from", "train.trainable", *way_keys())
         return not any(text.startswith(apart) for text in self.unlike)
 
     @property
     def comparable(self) -> bool:
-        """True where the run differs from the paper in nothing, so that a difference of the two numbers means something."""
+        """Whether the run has all settings of the paper, so that the two numbers can be compared."""
         return not self.unlike
-
-
-def expected_of(row: PaperRow) -> dict[str, Any]:
-    """What a run has to agree in: the settings of the row's own over the paper's, which are the schema's defaults."""
-    return {"data.name": DATASET, **defaults(), **row.fixed, **row.changes}
 
 
 def find(
     settings: Mapping[str, Any], total_steps: int | None, test_puzzles: int | None = None, caveats: Sequence[str] = ()
 ) -> PaperMatch | None:
-    """The paper's row for a run's settings (flat, with dotted keys) and its planned length; None where it has none.
+    """The paper's row for a run's settings (flat, with dotted keys) and its planned length, or None.
 
-    `test_puzzles` are those that its result was measured on, None where that is not known; `caveats` are what changes how an
-    accuracy on its puzzles may be read. Keys that the run was made without have their defaults.
+    `test_puzzles` is the number that the result was measured on (None = not known); `caveats` are those of the puzzles. Missing
+    keys get their defaults. Every key that changes numbers is compared, unless it is in FREE.
     """
     actual = {**defaults(), **settings}
     for row in (*ROWS, *FIELD):
-        expected = expected_of(row)
+        expected = {"data.name": DATASET, **defaults(), **row.fixed, **row.changes}  # the schema's defaults are the paper's
         if all(actual[key] == expected[key] for key in ABLATED):
-            same_kind = all(actual[key] == expected[key] for key in KIND)
-            return PaperMatch(row, _unlike(row, actual, total_steps, test_puzzles, caveats), same_kind)
-    return None
-
-
-def _unlike(
-    row: PaperRow, actual: dict[str, Any], total_steps: int | None, test_puzzles: int | None, caveats: Sequence[str]
-) -> tuple[str, ...]:
-    """Every key that changes a number and is not FREE, so that a key which comes later counts too."""
-    expected, attention = expected_of(row), actual["model.mixer"] == "attention"
+            break
+    else:
+        return None
+    same_kind = all(actual[key] == expected[key] for key in KIND)
+    attention = actual["model.mixer"] == "attention"
     expected["model.positions"] = "rope" if attention else "none"
     aside = {*FREE, *(() if attention else ("model.num_heads", "model.rope_theta"))}
     aside |= set() if actual["ema.enabled"] else {"ema.rate", "ema.start_step"}
@@ -80,4 +68,4 @@ def _unlike(
     if test_puzzles is not None:
         found["test puzzles"] = test_puzzles, row.test_puzzles
     unlike = (f"{key}={here} (paper: {there})" for key, (here, there) in found.items() if here != there)
-    return (*unlike, *(f"puzzles: {caveat}" for caveat in caveats))
+    return PaperMatch(row, (*unlike, *(f"puzzles: {caveat}" for caveat in caveats)), same_kind)

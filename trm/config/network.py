@@ -1,4 +1,4 @@
-"""The settings of the network, its recursion and latents, the loss and the update."""
+"""The settings of the network, its recursion and latents, the loss and the optimizer."""
 
 from dataclasses import dataclass
 
@@ -18,14 +18,13 @@ class ModelConfig:
     expansion: float = key(4.0, "SwiGLU expansion; width = round(expansion*in*2/3) up to a multiple of 256", above=0, high=64)
     mlp: str = key(
         "swiglu",
-        "the MLP of a block: swiglu; conv_swiglu (URM: a depthwise convolution over a token and the previous one, across channels "
-        "only); conv2d_swiglu (the same over a cell of a square grid and its eight neighbours); gated_norm_swiglu (fast recipe: "
-        "sigmoid gate, then a norm of the inner values)",
+        "the MLP of a block: swiglu; conv_swiglu (URM: a depthwise convolution over a token and the previous one); conv2d_swiglu "
+        "(over a cell of a square grid and its eight neighbours); gated_norm_swiglu (fast recipe: sigmoid gate, then a norm)",
         choices=("swiglu", "conv_swiglu", "conv2d_swiglu", "gated_norm_swiglu"),
     )
     positions: str = key(
         "none",
-        "position encoding; rope2d rotates one half of a head's channels by the cell's row, and the other by its column",
+        "position encoding; rope2d rotates half of a head's channels by the cell's row, and half by its column",
         choices=("none", "learned", "rope", "rope2d"),
     )
     rope_theta: float = key(10000.0, "base of the rotary frequencies", above=0)
@@ -39,9 +38,7 @@ class ModelConfig:
     @property
     def puzzle_len(self) -> int:
         """Tokens that the puzzle embedding takes before the cells; 0 without a puzzle embedding."""
-        if self.puzzle_emb_ndim == 0:
-            return 0
-        return self.puzzle_emb_len or -(self.puzzle_emb_ndim // -self.hidden_size)
+        return (self.puzzle_emb_len or -(self.puzzle_emb_ndim // -self.hidden_size)) if self.puzzle_emb_ndim else 0
 
     @property
     def prefix_len(self) -> int:
@@ -69,18 +66,11 @@ class RecursionConfig:
     halt_exploration_prob: float = key(0.1, "probability per row and step that a minimum number of steps is drawn", low=0, high=1)
     act_continue: bool = key(False, 'the paper\'s "w/ ACT": a continue loss from an extra forward pass')
     damping: float = key(
-        1.0,
-        "EqR: weight of the network's output in a new latent; the old latent has the remaining weight; 1 = no damping",
-        above=0,
-        high=1,
+        1.0, "EqR: weight of the network's output in a new latent; the old latent has the rest; 1 = no damping", above=0, high=1
     )
     noise: float = key(0.0, "EqR: std of the normal noise on every new latent, in training and in evaluation", low=0, high=100)
-    curriculum: list[Phase] = key(
-        [], "phases before the full depth, `[{until: 0.3, T: 1, n: 2}]`: training starts with a shallower recursion"
-    )
-    supervision_decay: float = key(
-        1.0, "weight of a supervision step's loss relative to the step before; 1 = equal weights", above=0, high=1
-    )
+    curriculum: list[Phase] = key([], "phases of shallower recursion at the start, such as `[{until: 0.3, T: 1, n: 2}]`")
+    supervision_decay: float = key(1.0, "weight of a supervision step's loss relative to the step before", above=0, high=1)
 
 
 @dataclass
@@ -94,8 +84,8 @@ class LatentsConfig:
     )
     num_hypotheses: int = key(
         1,
-        "copies of a puzzle's reasoning latents in training; only the copy with the least loss gets a gradient "
-        "(winner takes all); evaluations run the first copy",
+        "copies of a puzzle's reasoning latents in training; only the copy with the least loss gets a gradient (winner takes all); "
+        "evaluations use the first",
         low=1,
         high=256,
     )
@@ -129,8 +119,7 @@ class OptimizerConfig:
 
     name: str = key(
         "adam_atan2",
-        "update rule of the weights, a file of trm/core/optimizers: adam_atan2, adamw, or muon for the blocks' matrices with "
-        "optimizer.others for the rest",
+        "update rule, a file of trm/core/optimizers: adam_atan2, adamw, or muon (blocks' matrices; optimizer.others for the rest)",
     )
     lr: float = key(1e-4, "learning rate after warm-up", above=0, high=10)
     weight_decay: float = key(1.0, "decoupled decay: p *= 1 - lr*weight_decay", low=0, high=1000)
@@ -143,35 +132,23 @@ class OptimizerConfig:
     matrix_weight_decay: float | None = key(None, "muon: decay of the matrices; null = optimizer.weight_decay", low=0, high=1000)
     matrix_scale: str = key(
         "adam",
-        "muon: size of a matrix's update: adam = as large as Adam's (0.2 times the root of the longer side), aspect = the root of "
-        "max(1, rows/columns)",
+        "muon: factor of a matrix's update: adam = 0.2 * root of the longer side, aspect = root of max(1, rows/columns)",
         choices=("adam", "aspect"),
     )
-    clip_grad_norm: float | None = key(
-        None, "largest norm of all gradients together; larger gradients are scaled down; null = no limit", above=0
-    )
+    clip_grad_norm: float | None = key(None, "largest norm of all gradients together; null = no limit", above=0)
     parametrization: str = key(
         "standard",
-        "how initial values and learning rates follow the width: standard = they do not; mup = maximal updates, so that the best "
-        "learning rate at optimizer.base_hidden_size is also the best at other widths (docs/explanation/scaling.md)",
+        "standard, or mup (maximal updates): initial values and learning rates follow the width, so that the best learning rate at "
+        "optimizer.base_hidden_size is also the best at other widths (docs/explanation/scaling.md)",
         choices=("standard", "mup"),
     )
     base_hidden_size: int | None = key(None, "mup: the width at which mup and standard are the same", low=2, high=65536)
-    base_num_layers: int | None = key(
-        None, "mup: the same for model.num_layers; null = nothing depends on the depth", low=1, high=256
-    )
+    base_num_layers: int | None = key(None, "mup: the same for model.num_layers; null = for any depth", low=1, high=256)
     decay_with_rate: bool = key(
-        False,
-        "mup: whether a weight decays less where its learning rate is scaled down; false = lr * weight_decay is the same at all "
-        "widths (arXiv 2510.19093)",
+        False, "mup: weight decay is scaled with the learning rate; false = lr * weight_decay is constant (arXiv 2510.19093)"
     )
     warmup_steps: int = key(2000, "steps of linear warm-up; step 1 has lr/warmup_steps", low=0)
-    warmup_share: float | None = key(
-        None,
-        "warm-up as a share of the run's steps; it replaces warmup_steps in runs whose length follows from train.max_flops",
-        low=0,
-        below=1,
-    )
+    warmup_share: float | None = key(None, "warm-up as a share of the run's steps; it replaces warmup_steps", low=0, below=1)
     schedule: str = key("constant", "learning rate after warm-up", choices=("constant", "cosine"))
     lr_min_ratio: float = key(1.0, "cosine: last learning rate as a share of lr", low=0, high=1)
     puzzle_emb_lr: float = key(1e-4, "learning rate of the puzzle embedding", low=0, high=10)

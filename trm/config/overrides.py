@@ -1,11 +1,10 @@
-"""KEY=VALUE as Hydra's grammar reads it: it knows ASCII letters alone outside quotes, and a comma makes a sweep.
+"""KEY=VALUE in Hydra's grammar, which outside quotes takes only ASCII letters, and in which a comma makes a sweep.
 
-Outside quotes it also makes numbers and truth values of words, which `as_typed` undoes where the key's value is text.
+Outside quotes Hydra also turns words into numbers and truth values; `as_typed` prevents this for keys whose value is text.
 """
 
 import re
 import shlex
-from collections.abc import Sequence
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -24,7 +23,7 @@ PAIR = re.compile(rf"(\w+)(\s*:\s*)({QUOTED}|\[[^\]]*\]|[^,{{}}\[\]]*)")  # of a
 
 
 def override(key: str, value: object) -> str:
-    """The override that gives the key this value: text is quoted where Hydra would read something else or nothing."""
+    """The override that gives the key this value: text is quoted if Hydra would otherwise read something else."""
     plain = f"{key}={'null' if value is None else value}"
     if not isinstance(value, str) or _reads(plain) == value:
         return plain
@@ -32,7 +31,7 @@ def override(key: str, value: object) -> str:
 
 
 def as_typed(given: str) -> str:
-    """An override whose value Hydra reads as it was typed, where the schema calls the value text; any other as it is.
+    """An override whose value Hydra reads as it was typed, if the schema calls the value text; others are returned unchanged.
 
     run_name=1e3 becomes run_name="1e3"; so does each value of a sweep, each entry of a list, and each text of KEY={...}.
     """
@@ -40,7 +39,7 @@ def as_typed(given: str) -> str:
     key = name.lstrip("+")
     if not equals:
         return given
-    if "${" in value:  # is looked up
+    if "${" in value:  # an interpolation
         unreadable = text_kind(key) in (TextKind.PLAIN, TextKind.OPTIONAL) and "," not in value and _reads(f"k={value}") is None
         return f"{name}={_quoted(value)}" if unreadable else given
     if text_kind(key) and (choice := CHOICE.fullmatch(value)):
@@ -53,7 +52,7 @@ def as_typed(given: str) -> str:
 
 
 def parsed(given: str) -> tuple[str, Any]:
-    """The key and the one value of an override, read as on the command line of a run. Raises ConfigError."""
+    """The key and the value of an override, read as on the command line of a run. Raises ConfigError, also for a sweep."""
     try:
         found = OverridesParser.create().parse_override(as_typed(given))
         if not found.is_sweep_override():
@@ -63,22 +62,11 @@ def parsed(given: str) -> tuple[str, Any]:
     raise ConfigError(f"{given} is not understood: {quoting_hint(given)}")
 
 
-LENGTH = ("train.max_steps", "train.epochs", "train.max_flops")
-
-
-def check_length(overrides: Sequence[str]) -> None:
-    """Raise ConfigError where overrides say how long the run is in more than one unit: steps, epochs or FLOPs."""
-    values = dict(override.lstrip("+").partition("=")[::2] for override in overrides)
-    said = [f"{key}={values[key]}" for key in LENGTH if values.get(key, "null") != "null"]
-    if len(said) > 1:
-        raise ConfigError(f"{' and '.join(said)} each set the length of the run: keep one of them")
-
-
 def quoting_hint(given: str) -> str:
     """How to write an override that Hydra cannot read."""
     key, equals, value = given.partition("=")
     if wrong := re.match("[\u2010-\u2015]", given) or re.match("[\u2018-\u201f]", value):
-        return f"{wrong[0]} is a typographic sign, as a text program makes of a plain - or quote: type it anew"
+        return f"{wrong[0]} is a typographic sign that a text program put in the place of a plain - or quote: type it again"
     quoted = override(key, value)
     if not equals or _reads(quoted) != value:
         return f"write it as {key if re.fullmatch('[a-zA-Z_.]+', key) else 'KEY'}=VALUE"
@@ -86,7 +74,7 @@ def quoting_hint(given: str) -> str:
 
 
 def _texts(key: str, value: str) -> str:
-    """A key's value, or several with commas between them, each in quotes where Hydra would read anything but this text."""
+    """One or several values of a key, separated by commas, each in quotes if Hydra would read anything but this text."""
     kind = text_kind(key)
     if kind is None or (kind != TextKind.LIST and isinstance(_reads(f"k={value}"), list | dict)):
         return value
@@ -106,7 +94,7 @@ def _quoted(text: str) -> str:
 
 
 def _reads(text: str) -> object:
-    """The value that Hydra reads in an override; None where it reads none, or several."""
+    """The value that Hydra reads in an override; None if it reads no value, or several."""
     try:
         found = OverridesParser.create().parse_override(text)
         return None if found.is_sweep_override() else found.value()

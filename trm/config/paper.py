@@ -1,8 +1,8 @@
 """Published test exact accuracies, each with the settings that it was measured under.
 
 Jolicoeur-Martineau, "Less is More: Recursive Reasoning with Tiny Networks", arXiv 2510.04871: Sudoku-Extreme (9x9), trained on
-1,000 puzzles. The schema's defaults (trm/config) are the paper's settings, so a row is what it changes in them. Beside
-the paper's rows are those of what the field made of it, with the settings of their own that they hold fixed.
+1,000 puzzles. The schema's defaults (trm/config) are the paper's settings, and a row has only its changes to them. FIELD has rows
+of later publications, with the further settings that these keep fixed.
 """
 
 from collections.abc import Mapping
@@ -13,8 +13,6 @@ CITATION = "Jolicoeur-Martineau, arXiv 2510.04871"
 TASK = "sudoku"
 DATASET = "sudoku_extreme"
 DATASET_LABEL = "Sudoku-Extreme 9x9, 1,000 training puzzles"
-
-
 TEST_PUZZLES = 422_786
 AUGMENTATIONS = 1000
 STEPS = 65_104
@@ -28,7 +26,7 @@ class PaperRow:
     exact_accuracy: float
     changes: Mapping[str, Any] = field(default_factory=dict)
     source: str = CITATION
-    fixed: Mapping[str, Any] = field(default_factory=dict)  # what it holds fixed unlike the schema's defaults
+    fixed: Mapping[str, Any] = field(default_factory=dict)  # settings of the whole publication that differ from the defaults
     steps: int = STEPS
     test_puzzles: int = TEST_PUZZLES
     augmentations: int = AUGMENTATIONS

@@ -1,4 +1,4 @@
-"""Reading settings: what Hydra composes and what YAML files hold, as the typed and checked dataclasses of the schema."""
+"""Reading settings from Hydra and from YAML files into the typed and checked dataclasses of the schema."""
 
 import dataclasses
 import functools
@@ -25,7 +25,7 @@ from trm.errors import ConfigError
 
 
 class _Switch(BooleanNode):
-    """A boolean written as a word; omegaconf alone would take every number but 0 for true."""
+    """A boolean that is written as a word; omegaconf alone would read every number but 0 as true."""
 
     def _validate_and_convert_impl(self, value: Any) -> bool:
         if str(value).lower() not in ("true", "false", "on", "off", "yes", "no"):
@@ -38,23 +38,20 @@ class _Switch(BooleanNode):
         return copy
 
 
-def _composed_data() -> Any:
-    """The data settings while Hydra composes, which task they are of not being known yet: with the keys of all of them.
+@functools.lru_cache(maxsize=16)
+def _schema_of(tasks: frozenset[type[DataConfig]], *, composing: bool) -> DictConfig:
+    """The schema as omegaconf checks it; it is merged into copies of it.
 
-    The value of such a key says that it was not given, and leads to the default that its task has.
+    While Hydra composes, the task is not known yet, so the data settings have the keys of all tasks. The value of such a key says
+    that it was not given, and leads to the default that its task has.
     """
-    common, all_ = keys_of(DataConfig, known=False), keys_of(DataConfig)
-    own = [(key, Any, field(default=_not_given(key))) for key in all_ if key not in common]
-    return dataclasses.make_dataclass("DataConfig", own, bases=(DataConfig,))()
-
-
-def _not_given(key: str) -> str:
-    return f"${{trm_default:${{.task}},{key}}}"
-
-
-def _schema(data: Any) -> DictConfig:
-    """The schema as omegaconf checks it, with these data settings."""
-    defaults: Any = Config(data=data)
+    if composing:
+        common = keys_of(DataConfig, known=False)
+        own = [(key, Any, field(default=_not_given(key))) for key in keys_of(DataConfig) if key not in common]
+        kind = dataclasses.make_dataclass("DataConfig", own, bases=(DataConfig,))
+    else:
+        (kind,) = tasks
+    defaults: Any = Config(data=kind())
     for group in filter(dataclasses.is_dataclass, vars(defaults).values()):
         for item in dataclasses.fields(group):
             if item.type is bool:
@@ -62,37 +59,32 @@ def _schema(data: Any) -> DictConfig:
     return cast(DictConfig, OmegaConf.structured(defaults))
 
 
-@functools.lru_cache(maxsize=16)
-def _schema_of(tasks: frozenset[type[DataConfig]], *, composing: bool) -> DictConfig:
-    """The schema of one task, or with the keys of all of them for Hydra to compose with; it is merged into copies of it."""
-    return _schema(_composed_data() if composing else next(iter(tasks))())
+def _not_given(key: str) -> str:
+    return f"${{trm_default:${{.task}},{key}}}"
 
 
 def register_schema() -> None:
     """Make the schema known to Hydra: conf/config.yaml names it first, so that composing checks every key and type."""
     ConfigStore.instance().store(name="schema", node=_schema_of(frozenset(TASKS.values()), composing=True))
     resolvers: dict[str, Callable[..., Any]] = {
-        "trm_default": lambda task, key: getattr(task_settings(task)(), key, None),  # of a key that a task has of its own
+        "trm_default": lambda task, key: getattr(task_settings(task)(), key, None),  # for keys of single tasks
         "trm_times": _times,
         "trm_over": lambda value, by: _times(value, 1 / by),
         "trm_unless": lambda budget, steps: steps if budget is None else None,
-        "trm_part": lambda name, value: "" if value is None else f"_{name}{float(value):g}",  # of a folder's name
+        "trm_part": lambda name, value: "" if value is None else f"_{name}{float(value):g}",  # a part of a folder's name
     }
     for name, resolver in resolvers.items():
         OmegaConf.register_new_resolver(name, resolver, replace=True)
 
 
 def _times(value: float, *factors: float) -> float:
-    """A recipe's value times its ratios; a whole number stays one."""
+    """A recipe's value times its ratios; a whole number is rounded to a whole number."""
     product = value * math.prod(factors)
     return round(product) if isinstance(value, int) else float(f"{product:.12g}")  # 3e-4, not 0.00030000000000000003
 
 
 def from_composed(composed: DictConfig) -> Config:
-    """The typed, validated settings of a composed config.
-
-    Raises ConfigError (and omegaconf's own errors, which trm/cli.py reports the same way) with one line for the user.
-    """
+    """The typed, validated settings of a composed config. Raises ConfigError, or errors of omegaconf that trm/cli.py reports."""
     kind, given = task_settings(OmegaConf.select(composed, "data.task") or TASK), dict(composed.items_ex(resolve=False))
     if isinstance(given.get("data"), DictConfig):
         data = {key: node for key, node in given["data"].items_ex(resolve=False) if node != _not_given(key)}
@@ -111,22 +103,19 @@ def from_composed(composed: DictConfig) -> Config:
 
 
 def local_path(key: str, given: str) -> str:
-    """A path as it was given, with the home folder in the place of a leading ~; `key` names it in errors.
-
-    Raises ConfigError where it is an address of some storage, of which a path would make a local folder.
-    """
+    """The given path with the home folder in the place of a leading ~. Raises ConfigError, which names `key`, for an address."""
     if re.match(r"[A-Za-z][\w+.-]*://", given):
         raise ConfigError(f"{key}={given} is an address, and only this machine's files are read and written: mount it or copy it")
     path = os.path.expanduser(given)
     if path.startswith("~") and path == given:
-        raise ConfigError(f"{key}={given}: there is no such user: write the folder out, or ./{given}")
+        raise ConfigError(f"{key}={given}: no such user: write the folder out, or ./{given}")
     return path
 
 
 def load_yaml(path: Path, package: str = "") -> DictConfig:
-    """The settings in a file, not checked yet: those of the keys under `package`, "" = of the whole config.
+    """The settings in a file, not checked yet. Its keys are under `package` ("" = the whole config).
 
-    Text is as it stands there (run_name: 2026_11_30). Raises ConfigError where the file cannot be read as settings.
+    Text is read as it is written (run_name: 2026_11_30). Raises ConfigError if the file cannot be read as settings.
     """
     try:
         found = OmegaConf.create(_plain_yaml(path.read_text(encoding="utf-8"), package, frozenset(TASKS.values())))
@@ -139,7 +128,7 @@ def load_yaml(path: Path, package: str = "") -> DictConfig:
 
 @functools.lru_cache(maxsize=256)  # a sweep composes each of its jobs from the same files
 def _plain_yaml(text: str, package: str, tasks: frozenset[type]) -> Any:
-    """What a YAML text holds, as containers that are not to be changed; `tasks` are the known ones, whose keys may be text."""
+    """The content of a YAML text, which must not be changed; it depends on the known `tasks`, since their keys may be text."""
     loader = get_yaml_loader()(text)
     try:
         node = loader.get_single_node()
@@ -150,7 +139,7 @@ def _plain_yaml(text: str, package: str, tasks: frozenset[type]) -> Any:
 
 
 def _as_written(node: yaml.Node | None, key: str) -> None:
-    """Have the scalars of a YAML tree that the schema calls text read as text, whatever they look like."""
+    """Mark the scalars of a YAML tree as text if the schema says that their keys are text."""
     if isinstance(node, yaml.MappingNode):
         for name, value in node.value:
             _as_written(value, f"{key}.{name.value}" if key else str(name.value))
@@ -165,7 +154,7 @@ def _as_written(node: yaml.Node | None, key: str) -> None:
 
 
 def unknown_keys(composed: DictConfig) -> list[str]:
-    """Keys of a composed config that the schema does not have (Hydra's +KEY=VALUE can add such)."""
+    """The keys of a composed config that the schema does not have; Hydra's +KEY=VALUE adds such keys."""
     known = all_keys()
     return [key for key in flatten(cast(Any, OmegaConf.to_container(composed))) if key not in known]
 

@@ -1,7 +1,7 @@
-"""The schema of every config group, the tasks' own keys, and what may be asked of a key.
+"""The schema of all config groups, the keys of single tasks, and functions that answer questions about a key.
 
-Hydra composes `conf/` against these dataclasses (trm/config/reading.py), so an unknown key or a wrong type is refused while
-composing; trm/config/checks.py then checks ranges and combinations. Below this border the code sees only these dataclasses.
+Hydra composes `conf/` against these dataclasses (trm/config/reading.py), so it refuses unknown keys and wrong types; then
+trm/config/checks.py checks ranges and combinations. All other code sees only these dataclasses.
 """
 
 import dataclasses
@@ -34,7 +34,7 @@ from trm.errors import ConfigError
 
 @dataclass
 class Config:
-    """One run. Every command that builds a model starts from this."""
+    """All settings of one run."""
 
     model: ModelConfig = field(default_factory=ModelConfig)
     recursion: RecursionConfig = field(default_factory=RecursionConfig)
@@ -54,7 +54,7 @@ class Config:
 
     @property
     def is_random(self) -> bool:
-        """Whether the model draws random numbers in evaluation, beside those of `inference`."""
+        """Whether the model itself draws random numbers in an evaluation."""
         return draws_numbers(self.latents, self.recursion)
 
     @property
@@ -68,12 +68,12 @@ class Config:
         return self.inference.supervision_steps or self.recursion.n_sup
 
 
-# The settings of each task by its name: trm/tasks puts those of its folders here, `task_settings` others when they are named.
+# The settings of each task by its name. trm/tasks adds those of its folders, and `task_settings` others when they are named.
 TASKS: dict[str, type[DataConfig]] = {}
 
 
 def imported_task(task: str) -> Any:
-    """The class that MODULE:CLASS names, from the current folder too. Raises ConfigError where it is no task."""
+    """The class that MODULE:CLASS names, also from the current folder. Raises ConfigError if it is not a task."""
     module, _, name = task.partition(":")
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())
@@ -92,7 +92,7 @@ def imported_task(task: str) -> Any:
 
 
 def task_settings(task: str) -> type[DataConfig]:
-    """The data settings of a task, which is imported where it is outside the package. Raises ConfigError where there is none."""
+    """The data settings of a task; imports a task from outside the package. Raises ConfigError for an unknown task."""
     if task not in TASKS:
         if ":" not in task:
             raise ConfigError(f"data.task={task} is unknown: choose one of {', '.join(sorted(TASKS))}, or write MODULE:CLASS")
@@ -103,7 +103,7 @@ def task_settings(task: str) -> type[DataConfig]:
 
 
 def data_settings(plain: Mapping[str, Any]) -> DataConfig:
-    """The data settings that a run saved, not checked."""
+    """The data settings from a run's file, not checked."""
     return task_settings(plain["task"])(**plain)
 
 
@@ -113,26 +113,26 @@ def default_config(data: Mapping[str, Any]) -> Config:
 
 
 def without_others(data: Mapping[str, Any]) -> dict[str, Any]:
-    """Data settings without the keys that only other tasks have."""
+    """The data settings without keys that only other tasks have."""
     own, all_ = keys_of(task_settings(data.get("task", TASK))), keys_of(DataConfig)
     return {key: value for key, value in data.items() if key in own or key not in all_}
 
 
 def of_other_tasks(key: str) -> str | None:
-    """Why a task does not take a key that only others have; None where no task has it."""
+    """The error line for a key that only other tasks have; None if no task has it."""
     group, _, name = key.partition(".")
     owners = [f"data.task={task}" for task, settings in TASKS.items() if group == "data" and name in keys_of(settings)]
     return f"{key} is a setting of {' and '.join(owners)} alone: leave it out, or choose such puzzles" if owners else None
 
 
 def keys_of(group: Any, *, known: bool = True) -> dict[str, dataclasses.Field[Any]]:
-    """The keys of a group by name, those of all tasks in the data group where they are `known`; none of what is no group."""
+    """The keys of a group by name; for the data group also those of all `known` tasks. Empty for what is not a group."""
     kinds = [group, *(TASKS.values() if known and group is DataConfig else ())]
     return {item.name: item for kind in kinds if dataclasses.is_dataclass(kind) for item in dataclasses.fields(kind)}
 
 
 def all_keys(node: type = Config, prefix: str = "") -> list[str]:
-    """Every key of the schema with dots, groups included."""
+    """Every key of the schema with its dots; groups are keys too."""
     keys = []
     for item in keys_of(node).values():
         keys.append(prefix + item.name)
@@ -143,7 +143,7 @@ def all_keys(node: type = Config, prefix: str = "") -> list[str]:
 
 @functools.cache
 def role(key: str) -> str:
-    """What a key changes, group keys such as "model.mixer" and unknown ones included: NUMBERS, RESULTS, PLACE or NOTHING."""
+    """What a key changes: NUMBERS (also for unknown keys), RESULTS, PLACE or NOTHING."""
     group, _, name = key.partition(".")
     outer = Config.__dataclass_fields__.get(group)
     inner = keys_of(outer.type).get(name) if outer else None
@@ -152,27 +152,25 @@ def role(key: str) -> str:
 
 
 class TextKind(enum.Enum):
-    """What a key whose value is text takes beside it."""
+    """The kinds of keys whose value is text."""
 
     PLAIN = "text alone: null is a word"
     OPTIONAL = "text, or null for none"
     LIST = "a list of texts"
 
 
-# Of Hydra's own keys, those whose value is text; what conf/hydra/launcher hands on to Slurm and Ray has no type there.
+# Hydra's own keys whose value is text; what conf/hydra/launcher passes to Slurm and Ray has no type there.
 HYDRA_TEXTS = (
     "run.dir", "sweep.dir", "sweep.subdir", "job.name", "sweeper.score", "sweeper.direction", "launcher.submitit_folder",
     "launcher.name", "launcher.gres", "launcher.partition", "launcher.qos", "launcher.account", "launcher.constraint",
     "launcher.exclude", "launcher.comment", "launcher.address",
 )  # fmt: skip
-
-
-CHOICES = ("experiment", "sweep")  # groups that are no part of the schema
+CHOICES = ("experiment", "sweep")  # groups that are not part of the schema
 
 
 @functools.cache
 def text_kind(key: str) -> TextKind | None:
-    """How the value of a key is text; None where it is a number, a truth value or a group of keys. Names of options are text."""
+    """The kind of text that a key takes; None if its value is not text. The names of options are text."""
     if key in CHOICES or key.partition(".")[0] == "defaults" or key.removeprefix("hydra.") in HYDRA_TEXTS:
         return TextKind.OPTIONAL
     if key.startswith("hydra.sweeper.params."):  # the words of overrides

@@ -1,4 +1,4 @@
-"""Ways of inference compared, and which puzzles are hard: pure functions of arrays."""
+"""Tables of evaluations: by difficulty, the Pareto front, intervals. Pure functions of arrays."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -10,9 +10,9 @@ MOST_LEVELS = 10
 
 
 def by_difficulty(difficulty: NDArray[np.integer], scores: Mapping[str, NDArray[np.bool_]]) -> list[dict[str, float]]:
-    """The share of puzzles with each score among those that are alike hard, from `difficulty` [N] and the scores [N].
+    """The mean of each score [N] in ranges of `difficulty` [N].
 
-    A row for each of at most MOST_LEVELS ranges of it, of about as many puzzles each; equal ones are in one range.
+    There are at most MOST_LEVELS ranges with about the same number of puzzles; puzzles of equal difficulty are in one range.
     """
     ends = np.quantile(difficulty, np.linspace(0, 1, MOST_LEVELS + 1)[1:], method="higher")
     rows, below = [], -np.inf
@@ -27,7 +27,7 @@ def by_difficulty(difficulty: NDArray[np.integer], scores: Mapping[str, NDArray[
 
 
 def pareto(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The rows by their FLOPs, and whether each is on the Pareto front: no other is as good in both and better in one."""
+    """The rows, sorted by FLOPs; `pareto` says that no other row is at least as good in FLOPs and accuracy and better in one."""
     ordered = sorted(rows, key=lambda row: (row["flops_per_puzzle"], -row["exact_accuracy"]))
     at = np.array([(row["flops_per_puzzle"], -row["exact_accuracy"]) for row in ordered])
     beaten = [bool(((at <= own).all(axis=1) & (at < own).any(axis=1)).any()) for own in at]
@@ -35,9 +35,7 @@ def pareto(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def with_intervals(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The rows, where they have no interval with Wilson's 95 % one of the exact accuracy, which is over puzzles and says nothing of
-    other seeds.
-    """
+    """The rows, with Wilson's 95 % interval of the exact accuracy (over puzzles, not over seeds) where they have none."""
     from scipy import stats  # which takes a second to import
 
     found = []

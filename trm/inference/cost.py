@@ -1,4 +1,4 @@
-"""What an evaluation took: work that was counted, and what it comes to for a puzzle."""
+"""What an evaluation took: the counted work, and its cost for one puzzle."""
 
 from dataclasses import dataclass
 
@@ -21,10 +21,10 @@ class Work:
 
 
 def cost(work: Work, cfg: Config, arch: Architecture) -> dict[str, float]:
-    """For a puzzle, mean over all of them: what its candidates did together, in whatever order and however soon they ended.
+    """The mean cost of a puzzle: what all of its candidates did together.
 
-    candidates (variants where these vote), candidates_run (in whole candidates of D supervision steps: fewer where rows halt),
-    passes of the network, flops_per_puzzle (of the matrix products, from the graph).
+    candidates (variants where these vote), candidates_run (row steps over the D supervision steps of a whole candidate: fewer where
+    rows halt), passes of the network, flops_per_puzzle (of the matrix products, from the graph).
     """
     puzzles = max(work.puzzles, 1)
     steps, each, candidates = work.row_steps / puzzles, sum(passes(arch)), work.candidates / puzzles

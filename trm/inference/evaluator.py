@@ -1,12 +1,13 @@
-"""Evaluation: every candidate of every puzzle once, by one compiled step, as a stream of predictions that all results are folds of.
+"""Evaluation: one compiled step computes every candidate of every puzzle once; all results are folds over its predictions.
 
 `inference` says which candidates a puzzle has (copies x restarts x rollouts, D supervision steps) and which of them answers
-(selection.py). Rows do all supervision steps, or exit early (early_exit.py), which is how a race (halt_first) is run.
+(selection.py). Rows do all supervision steps, or exit early (early_exit.py), as in a race (halt_first).
 Shape legend: S supervision steps, B rows of a batch, R rows, N puzzles, K candidates of each, C cells.
 """
 
 import copy
 import functools
+import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
@@ -22,49 +23,49 @@ from torch import Tensor
 from trm.backends import Runtime
 from trm.config import EXACT, SAMPLE_PUZZLES, Config, InferenceConfig
 from trm.core.architecture import Architecture, Weights
+from trm.core.candidates import row_keys
 from trm.core.metrics import METRICS, MOST_SAMPLES, STOP, Predictions
 from trm.core.programs import ONE, eval_program
 from trm.core.step import empty_carry
-from trm.data.format import SELECTION, load_dataset
-from trm.data.loader import Batch, EvalLoader
+from trm.data.build import held_out_puzzles
+from trm.data.format import SELECTION, Dataset, load_dataset
+from trm.data.loader import Batch, EvalLoader, Host
 from trm.data.pairs import PairEvalLoader
 from trm.errors import DataError
 from trm.ground.progress import Progress, progress_bar
-from trm.inference.candidates import Only, candidate_loader
 from trm.inference.cost import Work
-from trm.inference.early_exit import early_exit_program, first_rows
-from trm.inference.predictions import EndedRows, Metrics, whole_puzzles
+from trm.inference.early_exit import EndedRows, early_exit_program, first_rows
 from trm.inference.samples import Samples
-from trm.inference.selection import over
+from trm.inference.selection import Metrics, over, whole_puzzles
 from trm.tasks.base import task_of
 from trm.tasks.pairs import Ballots
 
-MOST_CALLS = 64  # of the early-exit step whose predictions wait on the devices
+MOST_CALLS = 64  # calls of the early-exit step whose predictions stay on the devices until they are read together
 
 
 @dataclass(frozen=True)
 class EvalResult:
-    """What an evaluation found, by METRICS of trm/core/metrics.py, count, the task's own scores, and what `Metrics` adds."""
+    """The result of an evaluation: METRICS of trm/core/metrics.py, count, the task's own scores, and what `Metrics` adds."""
 
     by_step: list[dict[str, float]]  # after each supervision step, the mean over all puzzles
-    samples: Samples  # of the first candidates, which are the puzzles themselves
+    samples: Samples  # predictions of the first candidates, which are the puzzles themselves
     score_names: tuple[str, ...] = ()  # the task's own
     work: Work = field(default_factory=Work)
     ballots: Ballots | None = None  # of a task that judges puzzles by several rows
-    row_steps: tuple[int, ...] = ()  # supervision steps of all candidates together, up to each step
+    row_steps: tuple[int, ...] = ()  # supervision steps that all candidates have done, summed, after each step
 
     @property
     def shown_names(self) -> tuple[str, ...]:
-        """What logs, tables and charts name beside exact accuracy: the task's scores and the metrics that ask for it."""
+        """The values that logs, tables and charts show beside exact accuracy: the task's scores and some metrics."""
         return (*self.score_names, *(name for name, metric in METRICS.items() if metric.shown))
 
     @property
     def final(self) -> dict[str, float]:
-        """Metrics after the last supervision step, which are the evaluation's result."""
+        """The metrics after the last supervision step."""
         return self.by_step[-1]
 
     def joined(self, other: "EvalResult") -> "EvalResult":
-        """The result over the puzzles of both, which share none."""
+        """The result over the puzzles of two evaluations, which have no puzzle in common."""
         by_step = []
         for one, two in zip(self.by_step, other.by_step, strict=True):
             count = one["count"] + two["count"]
@@ -79,20 +80,21 @@ class EvalResult:
 
 
 class EvaluationStopped(Exception):
-    """An evaluation was left before its end, since a stop was asked for."""
+    """A stop was asked for before the evaluation was complete."""
 
 
 See = Callable[[Predictions, Batch], None]
-Stop = Callable[[], bool]  # whether a stop is asked for
-Step = Callable[..., Any]  # a compiled step with the weights given
+Stop = Callable[[], bool]  # says whether a stop was asked for
+Step = Callable[..., Any]  # a compiled step that has its weights already
+Only = tuple[Dataset, int | None]  # a dataset and the row of the only puzzle to evaluate; None = all of its puzzles
 
 
 class Evaluator:
-    """Evaluates weights that are on the devices, on the puzzles of a loader, by a compiled step with its constant inputs."""
+    """Evaluates weights that are on the devices on the puzzles of a loader."""
 
-    ballots: Ballots | None = None  # of a task whose puzzles are voted on: those of the last pass, or of all with `keeps_votes`
+    ballots: Ballots | None = None  # for tasks whose variants vote: votes of the last pass, or of all passes with `keeps_votes`
     keeps_votes = False
-    _all_steps = True  # whether the answers of all supervision steps are looked at, or the last ones alone
+    _all_steps = True  # whether the answers of all supervision steps are needed, or only the last ones
 
     def __init__(
         self,
@@ -119,14 +121,14 @@ class Evaluator:
         self._load()
 
     def _load(self) -> None:
-        """Put what the step needs of the loader on the devices; with a queue, whose length it has, the step is one of its own."""
+        """With early exit: put the loader's questions on the devices, and compile a step for a queue of this length."""
         if self.way.exits_early:
             self._step = self.runtime.compile(*early_exit_program(self._arch, self.way, self._num_steps))
             questions = {name: torch.from_numpy(rows) for name, rows in self.loader.questions().items()}
             self._queue = self.runtime.replicate(questions)
 
     def prepare(self, weights: Weights, puzzle_embedding: Tensor | None) -> None:
-        """Compile the evaluation step now rather than at the first evaluation."""
+        """Compile the evaluation step now instead of in the first evaluation."""
         votes, own = self._votes(lambda: False), tuple[Any, ...]()
         if self.way.exits_early:
             own = self._queue, self._start, self._next_group, self.runtime.shard_batch(votes).get("stop")
@@ -135,24 +137,24 @@ class Evaluator:
         self.runtime.prepare(self._step, weights, self._buffers, puzzle_embedding, *own)
 
     def over(self, loader: EvalLoader) -> "Evaluator":
-        """The same over the puzzles of another loader with batches of the same size."""
+        """An evaluator over the puzzles of another loader, which has batches of the same size."""
         other = copy.copy(self)
         other.loader = loader
         other._load()
         return other
 
     def rest(self) -> "Evaluator | None":
-        """The same over the test puzzles that the loader leaves out; None where there are none."""
+        """An evaluator over the test puzzles that the loader leaves out; None if it has all of them."""
         loader = self.loader.rest()
         return None if loader is None else self.over(loader)
 
     def run(
         self, weights: Weights, puzzle_embedding: Tensor | None, stop: Stop = lambda: False, see: See | None = None
     ) -> EvalResult:
-        """Every puzzle of the loader once. Raises EvaluationStopped soon after `stop` said so, on all hosts.
+        """Evaluate every puzzle of the loader once. Raises EvaluationStopped on all hosts soon after `stop` returned true.
 
-        Weights and puzzle embedding ([I, E], or None) are on the devices. `see` is given the predictions [S, N * K, ...] of whole
-        puzzles, in order, as they come, and the puzzles.
+        Weights and puzzle embedding ([I, E], or None) are on the devices. `see` is called with the predictions [S, N * K, ...] of N
+        puzzles and with these puzzles, in order.
         """
         loader, way, began, shown, done = self.loader, self.way, time.perf_counter(), list[Predictions](), 0
         judge = loader.scores if loader.score_names else None
@@ -171,10 +173,9 @@ class Evaluator:
         return EvalResult(metrics.means(), samples, loader.score_names, work, row_steps=row_steps)
 
     def _full_batches(self, step: Step, stop: Stop, wanted: bool, shown: list[Predictions]) -> Iterator[Predictions]:
-        """The predictions [S, B, ...] of each batch, whose rows do all supervision steps, with answers where they are `wanted`.
+        """The predictions [S, B, ...] of each batch, whose rows do all supervision steps, with answers if they are `wanted`.
 
-        Those of the first puzzles' first candidates are put into `shown`. What is read is of the batch before: the devices have one
-        to go on with.
+        The first candidates of the first puzzles are put into `shown`. The host reads a batch while the devices compute the next.
         """
         total, before = len(self.loader) * self._num_steps, list[Predictions]()
         with progress_bar(self._progress, 0, total, "step", leave=False) as bar:
@@ -210,9 +211,9 @@ class Evaluator:
         return rows._replace(answers=self.loader.undo(rows.answers, start)) if answers else rows
 
     def _ended_rows(self, step: Step, stop: Stop, wanted: bool, shown: list[Predictions]) -> Iterator[Predictions]:
-        """The same of candidates that exit early, [S, R, ...], in order.
+        """As `_full_batches`, for candidates that exit early: predictions [S, R, ...], in order.
 
-        Predictions are read no sooner than all candidates could have ended, or where MOST_CALLS steps wait.
+        The host reads predictions when all candidates could have ended, or after MOST_CALLS steps.
         """
         rows, next_group, count, every = self._start, self._next_group, self.loader.num_rows, self.way.candidates
         ended, first, calls, finished, given = EndedRows(self._num_steps), EndedRows(self._num_steps), 0, 0, 0
@@ -246,19 +247,19 @@ class Evaluator:
         shown.append(samples)
 
     def _fetched(self, steps: list[Predictions]) -> list[Predictions]:
-        """Predictions as arrays on the host. Raises EvaluationStopped where a host has voted to stop, the same on all of them."""
+        """The predictions as arrays on the host. Raises EvaluationStopped, on all hosts alike, if one has voted to stop."""
         found: list[Predictions] = pytree.tree_map_only(Tensor, lambda tensor: tensor.numpy(), self.runtime.fetch(steps))
         if any(each.stop for each in found):
             raise EvaluationStopped
         return [each._replace(stop=None) for each in found]
 
     def _votes(self, stop: Stop) -> Batch:
-        """Of several hosts, which have to leave together, this one's vote to stop as a part of a batch; nothing of one host."""
+        """This host's vote to stop, as part of a batch, since several hosts have to stop together; empty for one host."""
         return {} if self._alone else {"stop": np.full(self._local_batch_size, STOP if stop() else 0, np.int32)}
 
 
 def _picked(found: Predictions, at: NDArray[Any]) -> Predictions:
-    """The predictions of the rows `at`, of one supervision step."""
+    """The predictions of the rows `at` after one supervision step."""
     return over(lambda values: values[at], found._replace(confidence=None))
 
 
@@ -271,7 +272,7 @@ class VariantsEvaluator(Evaluator):
     def run(
         self, weights: Weights, puzzle_embedding: Tensor | None, stop: Stop = lambda: False, see: See | None = None
     ) -> EvalResult:
-        """As every evaluator's; `see` is not called. All hosts have the answers of all rows, so that all count the same votes."""
+        """As `Evaluator.run`, but `see` is not called. All hosts have the answers of all rows, so they count the same votes."""
         ballots = self.ballots if self.keeps_votes and self.ballots is not None else self.loader.ballots()
         self.ballots = ballots
 
@@ -286,6 +287,55 @@ class VariantsEvaluator(Evaluator):
         return replace(result, by_step=by_step, score_names=self.loader.task.score_names, work=work, ballots=ballots)
 
 
+def candidate_loader(cfg: Config, runtime: Runtime, most: int | None = None, only: Only | None = None) -> EvalLoader:
+    """The candidates of the test puzzles of the config's dataset, or of the `only` ones. Raises DataError if there is no dataset.
+
+    evaluate.max_puzzles limits the number of puzzles, otherwise `most` does. If rows have to be in one batch, the batch is the
+    largest one of whole groups that is not larger than the settings say, or one group.
+    """
+    way = cfg.inference
+    dataset, puzzle = only or (held_out_puzzles(cfg.data), None)
+    host = Host(runtime.process_index, runtime.process_count)
+    max_puzzles = 1 if puzzle is not None else cfg.evaluate.max_puzzles if only is None else None
+    group = way.rows_together * runtime.num_devices  # rows of a puzzle have to be on one device
+    batch = max(cfg.eval_batch_size // group, 1) * group if way.rows_together > 1 else cfg.eval_batch_size
+    if dataset.pairs_task is not None:
+        return PairEvalLoader(
+            dataset,
+            global_batch_size=batch,
+            max_puzzles=max_puzzles,
+            max_variants=cfg.evaluate.max_variants,
+            blank=cfg.evaluate.blank_identifiers,
+            data_seed=cfg.data.seed,
+            host=host,
+        )
+    # If the rows would fill at most half of the batch, it gets smaller, since rows of padding take as long as others. Otherwise it
+    # keeps its size, since a batch as large as training's needs no new graph. A sample and the rest have the same shape.
+    rows = min(max_puzzles or dataset.num_rows, dataset.num_rows) * way.candidates
+    needed = math.ceil(rows / group) * group
+    loader = EvalLoader(
+        dataset,
+        global_batch_size=needed if 2 * needed <= batch else batch,
+        max_puzzles=max_puzzles or most,
+        copies=way.copies,
+        repeats=way.particles,
+        keys=(lambda puzzles, places: row_keys(way, puzzles, places)) if way.is_random or cfg.is_random else None,
+        data_seed=cfg.data.seed,
+        host=host,
+    )
+    return loader if puzzle is None else loader.only(puzzle)
+
+
+def caveats_of(cfg: Config) -> list[str]:
+    """Lines that say what to know before the results of this way of inference are read."""
+    if cfg.inference.restarts == 1 or cfg.latents.init == "random":
+        return []
+    return [
+        f"inference.restarts={cfg.inference.restarts}: the model was not trained with random starts, so it may solve fewer puzzles "
+        "from them, and a small change of its logits may not mean that its answer is right"
+    ]
+
+
 def make_evaluator(
     cfg: Config,
     runtime: Runtime,
@@ -295,7 +345,7 @@ def make_evaluator(
     sample: bool = False,
     only: Only | None = None,
 ) -> Evaluator:
-    """An evaluator over the dataset's test split, a `sample` of it as training takes, or the `only` puzzles. Raises DataError."""
+    """An evaluator over the test puzzles, over a `sample` of them (as in training), or over the `only` ones. Raises DataError."""
     loader = candidate_loader(cfg, runtime, SAMPLE_PUZZLES if sample else None, only)
     steps, progress = cfg.inference_steps, cfg.train.progress if runtime.is_main else "off"
     if isinstance(loader, PairEvalLoader):
@@ -311,7 +361,7 @@ def make_evaluator(
 
 
 def selection_evaluator(cfg: Config, evaluator: Evaluator) -> Evaluator | None:
-    """The same over the puzzles that choose the best checkpoint; None where the test puzzles do. Raises DataError for too few."""
+    """An evaluator over the puzzles that choose the best checkpoint; None if the test puzzles do. Raises DataError for too few."""
     asked, path = cfg.evaluate.selection_puzzles, Path(cfg.data.path)
     there = load_dataset(path, SELECTION, task_of(cfg.data)) if asked != 0 and (path / SELECTION).exists() else None
     if asked and (there is None or asked > there.num_rows):

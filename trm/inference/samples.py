@@ -1,4 +1,4 @@
-"""A few held-out puzzles with everything the model answered on the way: what an evaluation shows beside its metrics.
+"""A few held-out puzzles with the model's answers after each supervision step, which an evaluation keeps beside its metrics.
 
 Shape legend: S supervision steps, K puzzles, C cells.
 """
@@ -31,7 +31,7 @@ class Samples:
 
     @classmethod
     def of(cls, puzzles: dict[str, NDArray[np.int32]], shown: Predictions) -> Samples:
-        """Samples of the given puzzles (a batch of the loader): as many as both have. `shown` is of arrays, [S, K, ...]."""
+        """Samples of the given puzzles (a batch of the loader) and their predictions, which are arrays [S, K, ...]."""
         count = min(len(puzzles["inputs"]), shown.halting.shape[1])
         return cls(
             inputs=puzzles["inputs"][:count],
@@ -48,7 +48,7 @@ class Samples:
 
     @classmethod
     def from_json(cls, text: str) -> Samples:
-        """What `to_json` wrote. Raises ValueError where the text is something else."""
+        """The samples that `to_json` wrote. Raises ValueError for any other text."""
         values = json.loads(text)
         names = [item.name for item in fields(cls)]
         if not isinstance(values, dict) or values.keys() != set(names):

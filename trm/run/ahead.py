@@ -1,8 +1,8 @@
-"""The estimate of a run's remaining time, which the log has once, after the first steps."""
+"""The estimate of a run's remaining time, which is logged once, after the first steps."""
 
 from trm.config import Config
 
-AHEAD_STEPS = 6  # the first one compiles; the others are timed
+AHEAD_STEPS = 6  # steps before the estimate; the first one compiles, the others are timed
 SMALL_PARAMETERS, LARGE_BATCH = 1_000_000, 256
 
 

@@ -1,9 +1,9 @@
 """Checkpoints: the full training state as safetensors plus JSON, written atomically and verified when read.
 
-RUN/checkpoints/step_N/ holds `state.safetensors` and `meta.json`; a puzzle embedding of several identifiers, which can be larger
-than all else, is a file of its own that the newest and the best checkpoint have alone. `latest` and `best` are relative links to
-such, for people alone (trm/ground/folder.py). Nothing in a checkpoint depends on the clock or on a path, so equal runs write equal
-bytes, and nothing in it can run code.
+RUN/checkpoints/step_N/ holds `state.safetensors` and `meta.json`. A puzzle embedding of several identifiers, which can be larger
+than all other tensors, has its own file, which only the newest and the best checkpoint keep. `latest` and `best` are relative links
+for people; the code does not read them (trm/ground/folder.py). Nothing in a checkpoint depends on the clock or on a path, so equal
+runs write equal bytes, and nothing in it can run code.
 """
 
 import hashlib
@@ -34,54 +34,54 @@ FORMAT_VERSION = 5
 STATE_FILE = "state.safetensors"
 TABLE_FILE, TABLE = "puzzle_embedding.safetensors", "puzzle_embedding"
 LATEST, BEST = "latest", "best"
-WRITING = ".writing_"  # before the name of a folder that is not complete yet
+WRITING = ".writing_"  # prefix of a folder that is not complete yet
 
 
 @dataclass
 class Scores:
-    """What a run's evaluations found up to a step."""
+    """The results of a run's evaluations up to a step."""
 
     best_exact_accuracy: float | None = None  # on the test puzzles, at best_step
-    best_step: int | None = None  # of the evaluation whose score `selected_by` was the best on the puzzles that choose
-    best_puzzles: int | None = None  # how many those were
+    best_step: int | None = None  # step of the evaluation with the highest score `selected_by` on the puzzles `selected_on`
+    best_puzzles: int | None = None  # the number of these puzzles
     last_eval: dict[str, float] | None = None  # metrics of the last evaluation
     last_eval_step: int | None = None
     exact_accuracy_by_step: list[float] | None = None  # of the last evaluation, after each supervision step
-    shown_scores: list[str] = field(default_factory=list)  # of the last evaluation: what is named beside exact accuracy
+    shown_scores: list[str] = field(default_factory=list)  # of the last evaluation: the scores to show beside exact accuracy
     best_scores: dict[str, float] = field(default_factory=dict)  # the task's own scores on the test puzzles, at best_step
     selected_on: str | None = None  # "selection" puzzles or "test" puzzles
     selected_by: str | None = None  # evaluate.best_by
-    selection_score: float | None = None  # that best score; on "test" puzzles it is too high as a result
+    selection_score: float | None = None  # the highest score; on "test" puzzles it is too high as a result
 
 
 @dataclass(frozen=True)
 class Meta:
-    """What a checkpoint says about itself, beside the tensors."""
+    """The content of a checkpoint's meta.json."""
 
     step: int  # updates done
     config: dict[str, Any]  # the resolved config, without names and paths
-    digest: str  # trm.config.digest: equal where two runs compute the same numbers
+    digest: str  # trm.config.digest: equal if two runs compute the same numbers
     data: dict[str, int]  # seq_len, vocab_size, num_puzzle_identifiers
     scores: Scores = field(default_factory=Scores)
     wandb_run_id: str | None = None  # the W&B run that a resumed run continues; None without W&B
-    # None where the weights came from elsewhere:
+    # None if the weights were imported:
     data_digest: str | None = None  # of the training puzzles
     test_digest: str | None = None  # of the test puzzles that the scores were measured on
     puzzles: dict[str, int] | None = None  # how many, of "train" and "test"
     caveats: list[str] | None = None  # of the dataset (trm/data/content.py)
-    training_range: dict[str, int] | None = None  # which generated puzzles it was trained on (trm/data/content.py)
-    surroundings: dict[str, Any] | None = None  # threads and variables that numbers depend on (trm/backends/machine.py)
+    training_range: dict[str, int] | None = None  # the generated training puzzles (trm/data/content.py)
+    surroundings: dict[str, Any] | None = None  # threads and variables that change numbers (trm/backends/machine.py)
     code: dict[str, Any] | None = None  # revision and versions (trm/run/revision.py): equal for equal code
 
 
 def flatten(tree: Any) -> dict[str, Tensor]:
-    """The tensors of a tree under names made of their places, such as "weights/lm_head" or "carry/latents/z_H"."""
+    """The tensors of a tree by their paths in it, such as "weights/lm_head" or "carry/latents/z_H"."""
     leaves, _ = pytree.tree_flatten_with_path(tree)
     return {_name(path): leaf for path, leaf in leaves if leaf is not None}
 
 
 def unflatten(template: T, tensors: dict[str, Tensor], source: str) -> T:
-    """A tree like `template` with the named tensors in its places. Raises CheckpointError where names or shapes do not fit."""
+    """A tree like `template` with the named tensors in it. Raises CheckpointError if names, shapes or dtypes do not fit."""
     leaves, structure = pytree.tree_flatten_with_path(template)
     expected = {_name(path): leaf for path, leaf in leaves if leaf is not None}
     wrong = sorted(expected.keys() ^ tensors.keys())
@@ -104,9 +104,9 @@ def part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
 
 
 def cast(arch: Architecture, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """A checkpoint's tensors in the types that the architecture computes with, which may be others than the run had.
+    """A checkpoint's tensors in the architecture's dtypes, which the run may not have had.
 
-    The latents' initial values are in its forward dtype; weights, their average and the puzzle embedding in its master dtype.
+    Initial latents get its forward dtype; weights, their average and the puzzle embedding its master dtype.
     """
     types = {"fixed": arch.dtype, "weights": arch.master_dtype, "ema": arch.master_dtype, TABLE: arch.master_dtype}
     return {name: tensor.to(types.get(name.partition("/")[0], tensor.dtype)) for name, tensor in tensors.items()}
@@ -117,10 +117,10 @@ def _name(path: tuple[Any, ...]) -> str:
 
 
 def save_checkpoint(run_dir: Path, tensors: dict[str, Tensor], meta: Meta, *, keep: int) -> Path:
-    """Write RUN/checkpoints/step_N and link `latest` and `best`; keep the newest `keep` and the best, as the scores say.
+    """Write RUN/checkpoints/step_N and link `latest` and `best`; keep the newest `keep` checkpoints and the best one.
 
-    The folder appears under its name only when complete and on disk: a crash at any moment leaves the previous checkpoints, or
-    what `adopt` makes them of.
+    The folder gets its name when it is complete and on disk. After a crash at any moment, the previous checkpoints are whole, or
+    `adopt` completes the new one.
     """
     folder = run_dir / CHECKPOINTS
     folder.mkdir(parents=True, exist_ok=True)
@@ -129,7 +129,7 @@ def save_checkpoint(run_dir: Path, tensors: dict[str, Tensor], meta: Meta, *, ke
     write_checkpoint(temporary, tensors, meta)
     final = _name_it(temporary)
     for later in steps_in(folder):
-        if later > meta.step:  # damaged, for the run went on from before it: it is not the newest one
+        if later > meta.step:  # it is damaged, since the run was resumed from an earlier one
             aside = folder / f"step_{later}.damaged"
             _remove(aside)
             (folder / f"step_{later}").rename(aside)
@@ -142,7 +142,7 @@ def save_checkpoint(run_dir: Path, tensors: dict[str, Tensor], meta: Meta, *, ke
 
 
 def adopt(folder: Path) -> None:
-    """Finish what a process did that was killed while saving into a folder of checkpoints: what is whole gets its name."""
+    """Finish the work of a process that was killed while it saved: a whole checkpoint gets its name, a partial one is removed."""
     for temporary in folder.glob(f"{WRITING}*"):
         try:
             load_checkpoint(temporary)
@@ -153,7 +153,7 @@ def adopt(folder: Path) -> None:
 
 
 def _name_it(temporary: Path) -> Path:
-    """Give a checkpoint that is whole and on disk its name, in the place of one of an earlier start that had it."""
+    """Give a checkpoint that is whole and on disk its name; one of an earlier start with this name is removed."""
     final = temporary.with_name(temporary.name.removeprefix(WRITING))
     _remove(final)
     temporary.rename(final)
@@ -162,7 +162,7 @@ def _name_it(temporary: Path) -> Path:
 
 
 def write_checkpoint(folder: Path, tensors: dict[str, Tensor], meta: Meta) -> None:
-    """Write the files of one checkpoint into a new folder, and have them on disk."""
+    """Write the files of one checkpoint into a new folder, and flush them to disk."""
     folder.mkdir(parents=True)
     table = tensors.get(TABLE)
     apart = table is not None and len(table) > 1
@@ -179,22 +179,30 @@ def write_checkpoint(folder: Path, tensors: dict[str, Tensor], meta: Meta) -> No
 
 
 def mend_links(run_dir: Path) -> None:
-    """Adopt what a killed process left, and make the links again, which tools that copy a run turn into folders or files."""
+    """Finish the work of a killed process, and make the links again, since tools that copy a run turn links into folders."""
     adopt(run_dir / CHECKPOINTS)
     _link(run_dir / CHECKPOINTS)
 
 
 def _link(folder: Path) -> None:
-    """Have `latest` and `best` point to the checkpoints that they name."""
-    steps, best = steps_in(folder), best_step(folder)
-    if steps:
-        _point(folder / LATEST, f"step_{steps[-1]}")
-    if best is not None:
-        _point(folder / BEST, f"step_{best}")
+    """Have `latest` and `best` point to the checkpoints that they name. File systems without links (FAT) do without them."""
+    steps = steps_in(folder)
+    for name, step in {LATEST: steps[-1] if steps else None, BEST: best_step(folder)}.items():
+        link, temporary = folder / name, folder / f".{name}.new"
+        if step is None:
+            continue
+        try:
+            _remove(temporary)
+            if not link.is_symlink():
+                _remove(link)
+            temporary.symlink_to(f"step_{step}")
+            temporary.replace(link)
+        except OSError as error:
+            log.info("%s: not linked to step_%s (%s); checkpoints are found without", link, step, error.strerror)
 
 
 class CheckpointWriter:
-    """Writes a run's checkpoints in a thread, one at a time. An error while writing is raised by the next call of any method."""
+    """Writes a run's checkpoints in a thread, one at a time. The next call of any method raises an error of the thread."""
 
     def __init__(self, run_dir: Path, keep: int) -> None:
         self._run_dir, self._keep = run_dir, keep
@@ -202,17 +210,17 @@ class CheckpointWriter:
         self._writing: Future[Path] | None = None
 
     def save(self, tensors: dict[str, Tensor], meta: Meta) -> None:
-        """Start writing `tensors`, which nobody may change any more; waits for the checkpoint before this one."""
+        """Start writing `tensors`, which must not be changed any more; first waits for the previous checkpoint."""
         self.wait()
         self._writing = self._pool.submit(save_checkpoint, self._run_dir, tensors, meta, keep=self._keep)
 
     def check(self) -> None:
-        """Raise the error of a write that has failed by now."""
+        """Raise the error of a write that has failed."""
         if self._writing is not None and self._writing.done():
             self.wait()
 
     def wait(self) -> None:
-        """Wait until all is on disk."""
+        """Wait until the checkpoint is on disk."""
         writing, self._writing = self._writing, None
         if writing is not None:
             writing.result()
@@ -224,12 +232,12 @@ class CheckpointWriter:
 
 
 def saved_steps(run_dir: Path) -> list[int]:
-    """Steps of the checkpoints of a run, ascending."""
+    """The steps of a run's checkpoints, ascending."""
     return steps_in(run_dir / CHECKPOINTS)
 
 
 def set_aside(run_dir: Path) -> None:
-    """Rename what an earlier start left (checkpoints, metrics, settings) to NAME.N, to start over without losing it."""
+    """Rename the files of an earlier start (checkpoints, metrics, settings) to NAME.N, so that a run can start again."""
     names = [name for name in (CHECKPOINTS, "metrics.jsonl", CONFIG_FILE) if (run_dir / name).exists()]
     number = 1
     while any((run_dir / f"{name}.{number}").exists() for name in names):
@@ -239,7 +247,7 @@ def set_aside(run_dir: Path) -> None:
 
 
 def load_checkpoint(folder: Path) -> tuple[dict[str, Tensor], Meta]:
-    """Read and verify one checkpoint folder. Raises CheckpointError naming the file and what is wrong with it."""
+    """Read and verify one checkpoint folder. Raises CheckpointError, which names the file and what is wrong with it."""
     meta_path, state_path = folder / META_FILE, folder / STATE_FILE
     try:
         blob = state_path.read_bytes()
@@ -262,32 +270,26 @@ def load_checkpoint(folder: Path) -> tuple[dict[str, Tensor], Meta]:
         raise CheckpointError(f"{state_path}: damaged (its checksum does not match {META_FILE}): use another checkpoint")
     try:
         meta = Meta(**{item.name: body[item.name] for item in fields(Meta)} | {"scores": Scores(**body["scores"])})
-        return load(blob) | _load_table(folder, body.get("table_sha256")), meta
+        tensors = load(blob)
+        if (sha256 := body.get("table_sha256")) is None:
+            return tensors, meta
+        with (table_path := folder / TABLE_FILE).open("rb") as file:
+            found = hashlib.file_digest(file, "sha256").hexdigest()
     except (KeyError, TypeError, SafetensorError) as error:
         raise CheckpointError(f"{folder}: not a checkpoint ({error})") from error
-
-
-def _load_table(folder: Path, sha256: str | None) -> dict[str, Tensor]:
-    """The puzzle embedding that is a file of its own, verified; nothing where the checkpoint has none."""
-    if sha256 is None:
-        return {}
-    path = folder / TABLE_FILE
-    try:
-        with path.open("rb") as file:
-            found = hashlib.file_digest(file, "sha256").hexdigest()
     except FileNotFoundError as error:
         raise CheckpointError(
-            f"{path}: no such file: only the newest and the best checkpoint of a run keep it: use one of these"
+            f"{error.filename}: no such file: only the newest and the best checkpoint of a run keep it: use one of these"
         ) from error
     except OSError as error:
-        raise CheckpointError(f"{path}: not readable ({error.strerror}): use another checkpoint") from error
+        raise CheckpointError(f"{error.filename}: not readable ({error.strerror}): use another checkpoint") from error
     if found != sha256:
-        raise CheckpointError(f"{path}: damaged (its checksum does not match {META_FILE}): use another checkpoint")
-    return dict(load_file(path))
+        raise CheckpointError(f"{table_path}: damaged (its checksum does not match {META_FILE}): use another checkpoint")
+    return tensors | load_file(table_path), meta
 
 
 def first_whole(folders: list[Path], tell: Callable[[str], None]) -> tuple[Path, dict[str, Tensor], Meta] | None:
-    """The first of the checkpoint folders that is not damaged, read; what is wrong with those before it is told."""
+    """The first checkpoint that is not damaged, or None; `tell` is called with the errors of those before it."""
     for folder in folders:
         try:
             return folder, *load_checkpoint(folder)
@@ -297,8 +299,9 @@ def first_whole(folders: list[Path], tell: Callable[[str], None]) -> tuple[Path,
 
 
 def find_checkpoints(path: Path) -> list[Path]:
-    """The checkpoint folders that a user means by a run folder or its `checkpoints` (all, the newest first), by `latest` or `best`
-    in it, or by one checkpoint folder. Raises CheckpointError where there is none.
+    """The checkpoint folders that a path means, the newest first. Raises CheckpointError if there is none.
+
+    The path is a run folder or its `checkpoints` (all of them), `latest` or `best` in it, or one checkpoint folder.
     """
     word = path.name if path.name in (LATEST, BEST) and steps_in(path.parent) else None
     if word is None and (path / META_FILE).exists():
@@ -327,21 +330,8 @@ def _sync_folder(path: Path) -> None:
         os.close(descriptor)
 
 
-def _point(link: Path, target: str) -> None:
-    """Link to a checkpoint. Where there are no links (FAT, object stores) there is none: nothing here needs it."""
-    temporary = link.with_name(f".{link.name}.new")
-    try:
-        _remove(temporary)
-        if not link.is_symlink():
-            _remove(link)
-        temporary.symlink_to(target)
-        temporary.replace(link)
-    except OSError as error:
-        log.info("%s: not linked to %s (%s); checkpoints are found without", link, target, error.strerror)
-
-
 def _remove(path: Path) -> None:
-    """Remove a file, a link (not what it points to) or a folder with all in it; nothing where there is none."""
+    """Remove a file, a link (not its target) or a folder, if it exists."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:

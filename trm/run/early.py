@@ -1,4 +1,4 @@
-"""What is refused before a run has a folder, how it gets one, and a run in this process."""
+"""Checks before a run has a folder, making this folder, and runs in this process."""
 
 import logging
 import sys
@@ -25,18 +25,18 @@ from trm.ground.rank import process_rank, refuse_other_starters, require_ranks
 
 
 class RefuseEarly(Callback):
-    """Refuses wrong settings before the run's folder is made, and makes it; conf/config.yaml names it."""
+    """Refuses wrong settings before it makes the run's folder; conf/config.yaml names this class."""
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
-        """Exit where the sweep's folder is none."""
+        """Exit if the sweep has a wrong folder or is started several times."""
         try:
-            refuse_other_starters()  # torchrun and srun, too: each process would run all jobs
+            refuse_other_starters()  # torchrun and srun too, since each process would run all jobs
             _mend_folder(config, "sweep")
         except (ConfigError, OmegaConfBaseException) as error:
             fail(error)
 
     def on_run_start(self, config: DictConfig, **_: Any) -> None:
-        """Exit where the settings are not valid, or where there can be no such folder."""
+        """Exit if the settings are not valid or the folder cannot be made."""
         try:
             cfg = make_run_folder(config)
             if config.hydra.run.dir != NO_RUN_FOLDER and starts_ranks(cfg):
@@ -47,7 +47,7 @@ class RefuseEarly(Callback):
 
 
 def make_run_folder(config: DictConfig) -> Config:
-    """Check the composed settings of a run, and make its folder; returns them typed. Raises UserError or an error of OmegaConf."""
+    """Check the composed settings of a run, make its folder, and return typed settings. Raises UserError or OmegaConf's errors."""
     cfg = typed(config)
     _mend_folder(config, "run")
     folder = Path(config.hydra.run.dir)
@@ -57,11 +57,11 @@ def make_run_folder(config: DictConfig) -> Config:
     named = _is_named(config)
     if not starts_ranks(cfg):
         if not named and max(cfg.hardware.processes, process_rank()[1]) > 1:
-            raise ConfigError("run_name is missing: a run of several hosts needs one, since each host would choose another")
+            raise ConfigError("run_name is missing: give a run of several hosts a name, since each host would choose another")
         require_ranks(cfg.hardware.name, cfg.hardware.processes, of_torch=cfg.hardware.can.ranks)
     if process_rank()[0] == 0:
         number, new = 1, not named and folder.name == cfg.run_name
-        while not make_folder(folder, new=new):  # of a start in the same second
+        while not make_folder(folder, new=new):  # a run that started in the same second has this name
             number += 1
             config.run_name = f"{cfg.run_name}_{number}"
             folder = folder.with_name(config.run_name)
@@ -71,9 +71,9 @@ def make_run_folder(config: DictConfig) -> Config:
 
 
 def run_here(run: str, overrides: Sequence[str]) -> Path:
-    """Run a command, "module:function", in this process, as `hydra_command` would with these overrides; returns the run's folder.
+    """Run "module:function" in this process, as `hydra_command` does with these overrides; returns the run's folder.
 
-    Errors are raised. The log goes to the terminal and into the folder. The loggers are then as they were.
+    Raises the errors of the run. The log goes to the terminal and into the folder; afterwards the loggers are as before.
     """
     refuse_other_starters()
     handlers, level = logging.root.handlers[:], logging.root.level

@@ -1,4 +1,4 @@
-"""What a run is made of: `build(cfg)` gives it, with devices started. Training, benches and tests of the step start here."""
+"""The parts of a run: `build(cfg)` makes them and starts the devices. Training, benches and tests of the step start here."""
 
 import dataclasses
 from dataclasses import dataclass
@@ -33,9 +33,9 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Experiment:
-    """A run's settings with what they come to on this machine."""
+    """A run's settings, and its parts on this machine."""
 
-    cfg: Config  # with the counts of the data as they were read
+    cfg: Config  # with the numbers of puzzles that the dataset folder has
     runtime: Runtime
     dataset: Dataset  # the training split
     loader: TrainLoader | PairTrainLoader
@@ -65,18 +65,18 @@ class Experiment:
         return init_state(self.cfg, self.arch, self.buffers)
 
     def to_device(self, state: TrainState) -> TrainState:
-        """A state of the CPU on the devices: whole on each, but for the carry, of which each device has its rows."""
+        """A state from the CPU on the devices. Each device has all of it, but only its own rows of the carry."""
         carry = self.runtime.shard(self.own_rows(state.carry))
         return self.runtime.replicate(state._replace(carry=None))._replace(carry=carry)  # type: ignore[arg-type]
 
     def sums(self, known: dict[str, Tensor] | None = None) -> Tensor:
-        """Sums of the metrics on the devices, [M] in the order of `training_names`: those that are known, zero for all others."""
+        """Sums of the metrics on the devices, [M] in the order of `training_names`; unknown ones are zero."""
         zero = torch.zeros((), dtype=self.arch.master_dtype)
         sums: Tensor = self.runtime.replicate(torch.stack([(known or {}).get(name, zero) for name in training_names()]))
         return sums
 
     def host_batch(self, step: int, vote: int = 0) -> dict[str, Any]:
-        """This process's rows of the batch of a 0-based step; of several processes with their vote (STOP, FAILED)."""
+        """This process's rows of the batch of a 0-based step; if there are several processes, with its vote (STOP, FAILED)."""
         batch_size = self.cfg.train.global_batch_size
         min_steps = self.own_rows(draw_min_steps(self.cfg.recursion, self.cfg.seed, step, batch_size))
         batch = {**self.loader.batch(step), "min_steps": min_steps}
@@ -95,11 +95,11 @@ class Experiment:
 def build(cfg: Config, runtime: Runtime | None = None) -> Experiment:
     """Load the data, start the devices (or take those of `runtime`), and make the network's buffers.
 
-    The settings then count the puzzles as the dataset folder has them. Raises ConfigError or DataError where settings, data and
-    machine do not go together.
+    The settings get the numbers of puzzles of the dataset folder. Raises ConfigError or DataError if settings, data and machine do
+    not go together.
     """
     if runtime is None:
-        require_machine(cfg.hardware)  # said before a dataset is built; starting the devices, which takes longer, comes after
+        require_machine(cfg.hardware)  # before a dataset is built; the devices, which take longer, are started after it
     path, task = ensure_dataset(cfg.data), task_of(cfg.data)
     dataset, test = (load_dataset(path, split, task) for split in ("train", "test"))
     cfg = dataclasses.replace(cfg, data=as_read(cfg.data, dataset, test))
@@ -119,20 +119,19 @@ def build(cfg: Config, runtime: Runtime | None = None) -> Experiment:
 
 
 def started(cfg: Config) -> Runtime:
-    """The devices of the settings. Raises ConfigError where they and the environment count the processes differently."""
+    """Start the devices of the settings. Raises ConfigError if they and the environment count the processes differently."""
     require_ranks(cfg.hardware.name, cfg.hardware.processes, of_torch=cfg.hardware.can.ranks)
     runtime = start(cfg.hardware)
     rank, ranks = process_rank()
     if ranks > 1 and (rank, ranks) != (runtime.process_index, runtime.process_count):
         raise ConfigError(
             f"hardware={cfg.hardware.name}: the environment says that this is process {rank} of {ranks}, the devices say "
-            f"{runtime.process_index} of {runtime.process_count}: start one process a host, in the order of the hosts, with the "
-            "hardware= that they are"
+            f"{runtime.process_index} of {runtime.process_count}: start one process on each host, in order, with their hardware="
         )
     return runtime
 
 
 def on_devices(arch: Architecture, runtime: Runtime) -> Architecture:
-    """The architecture with what the devices put in the place of plain torch."""
+    """The architecture with the functions that the devices use instead of plain torch."""
     own = {name: getattr(runtime, name) for name in ("linear", "swiglu", "compile_block", "replicate_rows", "share")}
     return dataclasses.replace(arch, **own, torch_kernels=runtime.can.torch_kernels)

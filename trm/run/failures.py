@@ -19,19 +19,19 @@ from trm.run.checkpoint import saved_steps
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
 # XLA on TPU and CPU, CUDA, and torch's CPU allocator, in this order
 OUT_OF_MEMORY = ("RESOURCE_EXHAUSTED", "Ran out of memory", "out of memory", "can't allocate memory")
-# gloo and NCCL, of a process that was killed, a host that is gone, or one that waits elsewhere
+# gloo and NCCL, about a process that was killed, a lost host, or one that waits elsewhere
 LOST = ("gloo/transport", "Connection closed by peer", "Connection reset by peer", "Broken pipe", "remote process has exited")
-SLOW_LOADER_SHARE = 0.2  # of a step spent waiting for its batch, from which on the run warns
+SLOW_LOADER_SHARE = 0.2  # the run warns if it waits this share of its time for batches
 UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 
 class NotFiniteError(Exception):
-    """What a run computed is not finite: the message says what and at which step."""
+    """A run computed numbers that are not finite; the message says which, and at which step."""
 
 
 @contextlib.contextmanager
 def explained(cfg: Config, run_dir: Path) -> Iterator[None]:
-    """Turn numbers that are not finite, and what the disk or the memory cannot do, into a RunFailure; other errors pass."""
+    """Turn errors of numbers that are not finite, of the disk and of the memory into a RunFailure; other errors pass."""
     try:
         yield
     except NotFiniteError as error:
@@ -47,7 +47,7 @@ def explained(cfg: Config, run_dir: Path) -> Iterator[None]:
         raise RunFailure(f"{error.filename or run_dir}: {error.strerror}: {fix}") from error
     except (RuntimeError, MemoryError) as error:
         if any(words in str(error) for words in LOST):
-            gone = "another process of this run ended or does not answer, and its output may say why"
+            gone = "another process of this run ended or does not answer; its output may say why"
             raise RunFailure(f"{gone}: the same command {_then(run_dir)}") from error
         words = memory_words(cfg, str(error) or type(error).__name__)
         if words is None and not isinstance(error, MemoryError):
@@ -65,9 +65,9 @@ def _then(run_dir: Path) -> str:
 
 
 def memory_words(cfg: Config, message: str) -> str | None:
-    """One line for the message of an allocator that has no memory left, with the batch that fits; None for other messages.
+    """One line, with the batch that fits, for the message of an allocator without memory; None for other messages.
 
-    Nearly all of it is activations, in proportion to the batch. Where a message tells no numbers, half the batch is a guess.
+    Nearly all memory is activations, in proportion to the batch. If the message has no numbers, half of the batch is a guess.
     """
     if not any(words in message for words in OUT_OF_MEMORY):
         return None
@@ -84,18 +84,18 @@ def memory_words(cfg: Config, message: str) -> str | None:
 
 
 def memory_asked_for(message: str) -> tuple[float, float] | None:
-    """Bytes of a device that a program needs and that there are, from its compiler's "Used 48.98G of 30.75G hbm"; None without."""
+    """Bytes that a program needs and that the device has, from its compiler's "Used 48.98G of 30.75G hbm", or None."""
     found = re.search(r"Used ([\d.]+)([KMGT]?)B? of ([\d.]+)([KMGT]?)B? hbm", message)
     return (float(found[1]) * UNITS[found[2]], float(found[3]) * UNITS[found[4]]) if found else None
 
 
 def batch_that_fits(batch: int, devices: int, share: float) -> int:
-    """The largest global batch that takes this share of the memory, were all of it in proportion; 0 = not a row a device."""
+    """The largest global batch that needs this share of the memory; 0 = less than one row on each device."""
     return int(batch * share) // devices * devices
 
 
 def slow_loader(lap: Lap, made_s: float, waited_s: float) -> str | None:
-    """What to say of steps whose batches took `made_s` to make and were waited for `waited_s`; None where that is little."""
+    """A warning if the steps waited too long (`waited_s`) for their batches, which took `made_s` to make; otherwise None."""
     if not lap.steps or waited_s < SLOW_LOADER_SHARE * lap.seconds:
         return None
     made_ms, step_ms = 1e3 * made_s / lap.steps, 1e3 * (lap.seconds - waited_s) / lap.steps
@@ -106,7 +106,7 @@ def slow_loader(lap: Lap, made_s: float, waited_s: float) -> str | None:
 
 
 def check_losses(sums: Mapping[str, float], step: int) -> None:
-    """Raise NotFiniteError where the metrics of the steps up to `step` hold a loss that is not finite, with what is known of it."""
+    """Raise NotFiniteError, with the first step and the loss terms, if a loss of the steps up to `step` is not finite."""
     count = int(sums["nonfinite_steps"])
     if not count:
         return
@@ -115,7 +115,7 @@ def check_losses(sums: Mapping[str, float], step: int) -> None:
 
 
 def check_weights(weights: Mapping[str, Tensor], step: int) -> None:
-    """Raise NotFiniteError where a weight is not finite, so that no such state becomes a checkpoint. Weights are on the CPU."""
+    """Raise NotFiniteError if a weight is not finite, so that such a state is not saved. The weights are on the CPU."""
     wrong = [name for name, tensor in weights.items() if not bool(tensor.isfinite().all())]
     if wrong:
         more = f" and {len(wrong) - 1} more" if len(wrong) > 1 else ""
@@ -123,12 +123,12 @@ def check_weights(weights: Mapping[str, Tensor], step: int) -> None:
 
 
 def check_evaluation(values: Mapping[str, float], weights: Mapping[str, Tensor], step: int) -> None:
-    """Raise NotFiniteError where an evaluation's losses are not finite: its accuracy says nothing. Weights may be anywhere."""
+    """Raise NotFiniteError if an evaluation's losses are not finite, since then its accuracy has no meaning."""
     if wrong := not_finite(values):
         check_weights(weights, step)
         raise NotFiniteError(f"step {step}: the evaluation is not finite ({wrong}), though its weights are")
 
 
 def not_finite(values: Mapping[str, float]) -> str:
-    """The values that are not finite, in words; empty where all are."""
+    """The values that are not finite, in words; empty if all are."""
     return ", ".join(f"{name} is {value}" for name, value in values.items() if not math.isfinite(value))

@@ -1,4 +1,4 @@
-"""Start a backend and compile a trivial function in a process of its own, which a wrong platform can hang or abort."""
+"""Start a backend and compile a trivial function in another process, since a wrong platform can hang or abort it."""
 
 import contextlib
 import dataclasses
@@ -23,22 +23,19 @@ NO_ANSWER = "no answer"
 
 @dataclass(frozen=True)
 class Probe:
-    """What a process of its own found when it started the backend and compiled; None = it did not get that far."""
+    """The findings of the process that started the backend and compiled; None = it did not get that far."""
 
     devices: int | None = None
     runtime: str = ""
-    error: str | None = None  # the backend's own words, fix included
+    error: str | None = None  # the backend's error line, with its fix
     compile_s: float | None = None
     right: bool = False
     peak_bytes: int = 0
-    ended: str = ""  # how the process ended where it should not have
+    ended: str = ""  # how the process ended if it failed
 
 
 def probe_devices(hardware: HardwareConfig, limit_s: float) -> Probe:
-    """Start the backend in a process of its own, which a wrong platform can hang or abort, for at most `limit_s` seconds.
-
-    Of several ranks, which a launcher starts with a device each, it is one.
-    """
+    """Start the backend in another process for at most `limit_s` seconds; if the hardware has several ranks, one of them."""
     command = [sys.executable, "-c", "from trm.run.probe import run_probe; run_probe()"]
     one = {"num_devices": 1} if hardware.can.ranks else {}
     asked = json.dumps(dataclasses.asdict(hardware) | one).encode()
@@ -52,21 +49,21 @@ def probe_devices(hardware: HardwareConfig, limit_s: float) -> Probe:
         output, fault = late.stdout or b"", f"{NO_ANSWER} within {limit_s:g} s"
     facts: dict[str, Any] = {}
     for line in output.splitlines():
-        with contextlib.suppress(ValueError):  # what a library prints beside the probe's own lines
+        with contextlib.suppress(ValueError):  # a library may print lines too
             said = json.loads(line)
             facts |= said if isinstance(said, dict) and said.keys() <= Probe.__dataclass_fields__.keys() else {}
     return Probe(**facts | {"ended": fault})
 
 
 def last_words(stderr: str) -> str:
-    """The line that says why a process ended: of XLA's errors, which a list of all flags follows, the one that names a flag."""
-    lines = stderr.partition("Fatal Python error")[0].strip().splitlines() or [""]  # Python's own dump tells where, not why
+    """The line that says why a process ended; among XLA's errors, which a list of all flags follows, the one that names a flag."""
+    lines = stderr.partition("Fatal Python error")[0].strip().splitlines() or [""]  # Python's dump says where, not why
     errors = [line for line in lines if re.search(r"(^|\s)[EF]\d* .*\w:\d+\] ", line)]
     return next((line for line in errors if "flag" in line.lower()), (errors or lines)[-1]).strip()
 
 
 def run_probe() -> None:
-    """The probe's process: HardwareConfig as JSON on stdin; on stdout JSON lines, fields of `Probe` as soon as they are known."""
+    """The probe's process: reads HardwareConfig as JSON from stdin, and prints JSON lines with fields of `Probe`."""
 
     def tell(**facts: object) -> None:
         print(json.dumps(facts), flush=True)
@@ -87,7 +84,7 @@ def run_probe() -> None:
     def twice(rows: Tensor) -> Tensor:
         return 2 * rows
 
-    block = runtime.compile_block(twice)  # where and by what the run's network is compiled
+    block = runtime.compile_block(twice)  # as the run's network is compiled
 
     def double(batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         doubled = block(batch["rows"])

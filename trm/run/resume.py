@@ -1,4 +1,4 @@
-"""Where a run starts: at step 0, or where its folder's newest whole checkpoint left off. All hosts start from the same state."""
+"""The state that a run starts from: new, or from its folder's newest whole checkpoint. All hosts start from the same state."""
 
 import dataclasses
 import hashlib
@@ -16,7 +16,7 @@ from trm.config import flatten as flat_settings
 from trm.config.identity import LENGTH
 from trm.core.step import TrainState
 from trm.errors import CheckpointError, UserError
-from trm.ground.folder import CHECKPOINTS, read_summary, seconds_before
+from trm.ground.folder import CHECKPOINTS, seconds_before
 from trm.run import checkpoint
 from trm.run.checkpoint import TABLE, Meta, cast, find_checkpoints, first_whole, flatten, part, saved_steps, unflatten
 from trm.run.experiment import Experiment
@@ -25,14 +25,14 @@ from trm.run.revision import code
 
 log = logging.getLogger(__name__)
 
-HEX_DIGITS = 7  # that fit a number below 2**31
+HEX_DIGITS = 7  # of a number below 2**31
 
 
 def starting_point(exp: Experiment, run_dir: Path, record: Record) -> tuple[Experiment, TrainState]:
-    """The state to go on from, on the CPU, and the experiment with the latents' initial values that it was trained with.
+    """The state to start from, on the CPU, and the experiment with the latents' initial values of this state.
 
-    Fills the record. Raises CheckpointError where the checkpoint belongs to other settings or data, where all are damaged, and
-    where several hosts would start from different states; all hosts must call it together.
+    Fills the record. All hosts must call it together. Raises CheckpointError if the checkpoint belongs to other settings or data,
+    if all checkpoints are damaged, or if the hosts would start from different states.
     """
     error: UserError | OSError | None = None
     state: TrainState | None = None
@@ -49,7 +49,7 @@ def starting_point(exp: Experiment, run_dir: Path, record: Record) -> tuple[Expe
 
 
 def _start(exp: Experiment, run_dir: Path, record: Record) -> tuple[Experiment, TrainState]:
-    """The same of this host alone."""
+    """As `starting_point`, on this host alone."""
     found, state = _checkpoint(exp, run_dir, record), exp.first_state()
     if found is None:
         return _from_other_run(exp, state) if exp.cfg.train.init_from else (exp, state)
@@ -59,7 +59,7 @@ def _start(exp: Experiment, run_dir: Path, record: Record) -> tuple[Experiment, 
     record.sums = part(tensors, "metrics/")
     record.votes = {name: tensor.numpy() for name, tensor in part(tensors, "votes/").items()}
     record.step = record.start_step = meta.step
-    record.scores, record.wandb_run_id, record.kept_config = meta.scores, meta.wandb_run_id, meta.config
+    record.scores, record.wandb_run_id = meta.scores, meta.wandb_run_id
     record.seconds_before = seconds_before(run_dir)
     log.info("resuming from %s", folder)
     if changed := meta.surroundings is not None and differences(meta.surroundings, surroundings(exp.cfg.hardware)):
@@ -68,7 +68,7 @@ def _start(exp: Experiment, run_dir: Path, record: Record) -> tuple[Experiment, 
 
 
 def _with_starts(exp: Experiment, tensors: dict[str, Tensor], source: str) -> Experiment:
-    """The experiment with a checkpoint's initial values of the latents. Raises CheckpointError where they do not fit."""
+    """The experiment with a checkpoint's initial values of the latents. Raises CheckpointError if they do not fit."""
     own = {name: start for name, start in exp.buffers.items() if name.startswith("init.")}
     found = {name: start for name, start in part(tensors, "fixed/").items() if name in own}
     return dataclasses.replace(exp, buffers=exp.buffers | unflatten(own, own | found, source))
@@ -77,8 +77,8 @@ def _with_starts(exp: Experiment, tensors: dict[str, Tensor], source: str) -> Ex
 def _from_other_run(exp: Experiment, state: TrainState) -> tuple[Experiment, TrainState]:
     """A first state with the weights of train.init_from, and the experiment with its latents' initial values.
 
-    The puzzle embedding is taken over where the identifiers are the same; else each of its rows is the mean of the other run's,
-    which is said. Raises CheckpointError where the weights do not fit.
+    The puzzle embedding is taken over if the identifiers are the same; otherwise each row is the mean of the other run's rows.
+    Raises CheckpointError if the weights do not fit.
     """
     given = exp.cfg.train.init_from
     assert given is not None
@@ -114,7 +114,7 @@ def _from_other_run(exp: Experiment, state: TrainState) -> tuple[Experiment, Tra
 
 
 def _checkpoint(exp: Experiment, run_dir: Path, record: Record) -> tuple[Path, dict[str, Tensor], Meta] | None:
-    """The checkpoint to go on from; None where the run starts over."""
+    """The checkpoint to resume from, or None."""
     cfg = exp.cfg
     if cfg.train.resume == "never":
         if exp.runtime.is_main:
@@ -149,18 +149,21 @@ def _checkpoint(exp: Experiment, run_dir: Path, record: Record) -> tuple[Path, d
 
 
 def _agree(exp: Experiment, state: TrainState | None, record: Record, error: Exception | None) -> None:
-    """Raise CheckpointError unless all hosts have the same settings, puzzles, step and state; one with an error takes part too."""
-    plain = to_plain(exp.cfg)  # what changes results, and at which steps and in what batches hosts compute together, is the same
+    """Raise CheckpointError unless all hosts have the same settings, puzzles, step and state. Hosts with an error take part too."""
+    plain = to_plain(exp.cfg)  # settings that change results, and steps and batches at which hosts compute together
     settings = flat_settings(kept(plain)) | {f"train.{k}": value for k, value in plain["train"].items() if k.endswith("_steps")}
     settings["evaluate.batch_size"] = exp.cfg.eval_batch_size
+    state_hash = hashlib.sha256()
+    for tensor in flatten((state, exp.buffers, {name: torch.from_numpy(v) for name, v in record.votes.items()})).values():
+        state_hash.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy())  # type: ignore[arg-type]
     numbers = {
         **{key: _words(repr(value)) for key, value in settings.items()},
         "training puzzles": _words(exp.content.train_digest),
         "test puzzles": _words(exp.content.test_digest),
         "step": [-1 if error else record.step],
-        "state": _words(_sha256(flatten((state, exp.buffers, {name: torch.from_numpy(v) for name, v in record.votes.items()})))),
+        "state": _words(state_hash.hexdigest()),
     }
-    # by itself: other code may have other settings to compare
+    # first alone, since another revision may have other settings to compare
     wrong = _differing(exp, {"revision of the code": _words(json.dumps(code(), sort_keys=True))}) or _differing(exp, numbers)
     if wrong and error is None:
         raise CheckpointError(
@@ -170,42 +173,13 @@ def _agree(exp: Experiment, state: TrainState | None, record: Record, error: Exc
 
 
 def _differing(exp: Experiment, numbers: dict[str, list[int]]) -> list[str]:
-    """The names of the numbers that are not the same on all hosts."""
+    """The names of numbers that are not the same on all hosts."""
     least, largest = extremes_over_hosts(exp.runtime, [number for words in numbers.values() for number in words])
     names = [name for name, words in numbers.items() for _ in words]
     return list(dict.fromkeys(name for name, a, b in zip(names, least, largest, strict=True) if a != b))
 
 
-def _sha256(tensors: dict[str, Tensor]) -> str:
-    found = hashlib.sha256()
-    for tensor in tensors.values():
-        found.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy())  # type: ignore[arg-type]
-    return found.hexdigest()
-
-
 def _words(text: str) -> list[int]:
-    """A checksum of the text as two numbers below 2**31."""
+    """A hash of the text as two numbers below 2**31."""
     found = hashlib.sha256(text.encode()).hexdigest()
     return [int(found[:HEX_DIGITS], 16), int(found[HEX_DIGITS : 2 * HEX_DIGITS], 16)]
-
-
-def kept_evaluation(exp: Experiment, run_dir: Path, record: Record) -> str | None:
-    """None where the run folder's last start did not say that it had done all steps and evaluated them.
-
-    Else in words how its last evaluation differs from the one that the settings ask for, empty where it does not.
-    """
-    summary = read_summary(run_dir) or {}
-    if summary.get("status") != "completed" or record.scores.last_eval_step is None:
-        return None
-    before, asked = (
-        {name: plain[name] for name in ("evaluate", "inference")} for plain in (record.kept_config, kept(to_plain(exp.cfg)))
-    )
-    other, values = differences(before, asked), flat_settings(asked)
-    if not other:
-        return ""
-    keys = [difference.partition("=")[0] for difference in other]
-    again = " ".join(f"{key}={'null' if values[key] is None else values[key]}" for key in keys)
-    return (
-        f"; its last evaluation was made with other settings ({'; '.join(other)}): "
-        f"`python -m trm.evaluate checkpoint={run_dir} {again}` makes one with these"
-    )

@@ -1,4 +1,4 @@
-"""Which code made a run: the git revision, whether the tree was changed, and the versions of what computes."""
+"""The code of a run: the git revision, whether files were changed, and the versions of packages."""
 
 import configparser
 import functools
@@ -11,31 +11,31 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]  # holds trm/; a checkout also .git and setup.cfg
 PACKAGE = "trm-scaling-study"
-CODE = ("trm", "conf", "hydra_plugins")  # what a run is computed by
+CODE = ("trm", "conf", "hydra_plugins")  # folders that a run's numbers depend on
 GIT_LIMIT_S = 20
 
 
 @functools.cache
 def code() -> dict[str, Any]:
-    """`revision` (None where nothing tells it), `dirty` (whether the code differs from it; None = not known) and `versions`.
+    """`revision` (None if it is not known), `dirty` (whether the code differs from it; None = not known) and `versions`.
 
-    Asked once, as early as a run can: the tree may change while it runs.
+    The result is cached, since files may change while a run goes on.
     """
     revision = dirty = None
-    if (ROOT / ".git").exists():  # else git would find another project's around an installed package
+    if (ROOT / ".git").exists():  # otherwise git would find a project around an installed package
         revision, changed = _git("rev-parse", "HEAD"), _git("status", "--porcelain", "--", *CODE)
         dirty = None if changed is None else bool(changed)
     elif url := _installed_from():
         revision, dirty = json.loads(url).get("vcs_info", {}).get("commit_id"), False
     settings = configparser.ConfigParser()
-    settings.read(ROOT / "setup.cfg")  # before what is installed, which may be another checkout
+    settings.read(ROOT / "setup.cfg")  # the installed package may be another checkout
     own = settings.get("metadata", "version", fallback=version(PACKAGE))
     versions = {PACKAGE: own, **{name: version(name) for name in ("torch", "torch_xla")}}
     return {"revision": revision, "dirty": dirty if revision else None, "versions": versions}
 
 
 def version(package: str) -> str | None:
-    """The version of an installed package; None where it is not installed."""
+    """The version of an installed package, or None."""
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
@@ -43,7 +43,7 @@ def version(package: str) -> str | None:
 
 
 def _installed_from() -> str | None:
-    """What pip keeps of where it installed this package from (PEP 610), the commit among it; None where it keeps nothing."""
+    """The JSON text in which pip keeps where it installed this package from, with the commit (PEP 610), or None."""
     try:
         return importlib.metadata.distribution(PACKAGE).read_text("direct_url.json")
     except importlib.metadata.PackageNotFoundError:
@@ -51,7 +51,7 @@ def _installed_from() -> str | None:
 
 
 def _git(*arguments: str) -> str | None:
-    """What git says of this tree, whoever owns it and whatever repository the environment names; None where it does not."""
+    """The output of git for this tree, whoever owns it and whatever repository the environment names; None if git fails."""
     environment = {key: value for key, value in os.environ.items() if not key.startswith("GIT_")} | {"GIT_OPTIONAL_LOCKS": "0"}
     command = ["git", "-c", "safe.directory=*", *arguments]
     try:

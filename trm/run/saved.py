@@ -1,4 +1,4 @@
-"""Opening what a run left behind: `checkpoint=RUN` plus overrides, for evaluate, solve and interop."""
+"""Opening the checkpoint of a run: `checkpoint=RUN` plus overrides, for evaluate, solve and interop."""
 
 import json
 import logging
@@ -33,7 +33,7 @@ from trm.tasks.base import Task, task_of
 
 log = logging.getLogger(__name__)
 
-CARD_FILE = "README.md"  # of a published network: its facts as YAML between two lines of ---, then words
+CARD_FILE = "README.md"  # a published network's card: YAML between two lines of ---, then words
 
 
 @dataclass(frozen=True)
@@ -44,16 +44,16 @@ class SavedRun:
     arch: Architecture
     meta: Meta
     folder: Path  # the checkpoint folder
-    weights: Weights  # training weights; empty where the evaluation's alone were published
-    ema: Weights  # empty where the run kept no EMA
+    weights: Weights  # training weights; empty if only the EMA was published
+    ema: Weights  # empty if the run kept no EMA
     buffers: Weights
     puzzle_embedding: Tensor | None
-    asked_data: bool = False  # whether the overrides say which puzzles to take
-    chosen: bool = False  # whether it is the run's best checkpoint rather than its last one
+    asked_data: bool = False  # the overrides say which puzzles to use
+    chosen: bool = False  # it is the run's best checkpoint and not its last one
 
     @property
     def uses_ema(self) -> bool:
-        """Whether evaluation takes the EMA: where the run kept one and the settings do not say ema=off."""
+        """Whether evaluation uses the EMA: if the run kept one and the settings do not say ema=off."""
         return bool(self.ema) and self.cfg.ema.enabled
 
     @property
@@ -63,7 +63,7 @@ class SavedRun:
 
 
 def split_arguments(arguments: list[str]) -> tuple[Path, list[str], list[str]]:
-    """The value of checkpoint=, the other KEY=VALUE arguments, and the rest. Raises ConfigError where checkpoint= is missing."""
+    """The value of checkpoint=, the other KEY=VALUE arguments, and the rest. Raises ConfigError if checkpoint= is missing."""
     pairs = [a for a in arguments if not a.startswith("-") and is_override(a)]
     checkpoints = [a.removeprefix("checkpoint=") for a in pairs if a.startswith("checkpoint=")]
     if len(checkpoints) != 1 or not checkpoints[0]:
@@ -73,10 +73,10 @@ def split_arguments(arguments: list[str]) -> tuple[Path, list[str], list[str]]:
 
 
 def is_override(argument: str) -> bool:
-    """Whether an argument sets something; the names of files have "=" too, as a sweep's folders do."""
+    """Whether an argument is KEY=VALUE. Names of files, such as a sweep's folders, and frames of drawn puzzles have "=" too."""
     key, equals, _ = argument.partition("=")
-    folder = os.path.dirname(argument)  # of a file that is still to be written
-    return bool(equals and re.match(r"[+~]*[A-Za-z_]\S*$", key)) and (  # the frame of a drawn puzzle has "=" too
+    folder = os.path.dirname(argument)  # a file that is still to be written has a folder that exists
+    return bool(equals and re.match(r"[+~]*[A-Za-z_]\S*$", key)) and (
         key == "checkpoint" or not ("/" in key or os.path.lexists(argument) or (folder and os.path.isdir(folder)))
     )
 
@@ -84,7 +84,7 @@ def is_override(argument: str) -> bool:
 def open_run(path: Path, overrides: list[str]) -> SavedRun:
     """Load the checkpoint that `path` means, with its own settings and the overrides on top.
 
-    Of a run folder that is the newest one which is not damaged. An override is KEY=VALUE (train.log_every_steps=5) or GROUP=OPTION
+    In a run folder, it is the newest one that is not damaged. An override is KEY=VALUE (train.log_every_steps=5) or GROUP=OPTION
     (hardware=cpu). Raises CheckpointError or ConfigError.
     """
     if path.parts[:1] == ("models",) and not path.exists() and (shipped := ROOT / "trm" / path).is_dir():
@@ -97,14 +97,11 @@ def open_run(path: Path, overrides: list[str]) -> SavedRun:
     folder, tensors, meta = found or (folders[0], *load_checkpoint(folders[0]))
     own = _settings(folder, meta)
     backend = find_backend(own["hardware"].get("backend", ""))
-    if backend is not None and backend.ranks:  # whatever the run had: as many devices as processes were started
+    if backend is not None and backend.ranks:  # the number of processes that were started now
         own = {**own, "hardware": {**own["hardware"], "num_devices": process_rank()[1]}}
     cfg, names, sizes = _with_overrides(own, overrides), ("seq_len", "vocab_size", "num_puzzle_identifiers"), meta.data
-    if (
-        not isinstance(sizes, dict)
-        or sizes.keys() != set(names)
-        or not all(type(n) is int and 0 < n < 2**31 for n in sizes.values())
-    ):
+    whole = isinstance(sizes, dict) and sizes.keys() == set(names) and all(type(n) is int and 0 < n < 2**31 for n in sizes.values())
+    if not whole:
         raise CheckpointError(f"{folder / META_FILE}: data={sizes} is not the sizes {', '.join(names)}: use another checkpoint")
     arch = architecture(cfg, **sizes)
     _check_tensors(folder, arch, tensors)
@@ -129,16 +126,16 @@ def open_run(path: Path, overrides: list[str]) -> SavedRun:
 
 @dataclass(frozen=True)
 class Published:
-    """A trained network that comes along, in models/; its card says how it was trained."""
+    """A trained network in models/, with a card that says how it was trained."""
 
     name: str
     folder: Path
     task: Task
-    words: str  # how well it does, as its card says
+    words: str  # its accuracy, from the card
 
 
 def published() -> list[Published]:
-    """The trained networks that come along."""
+    """The trained networks in models/."""
     found = []
     for meta in sorted((ROOT / "trm" / "models").glob(f"*/{META_FILE}")):
         task = task_of(config.data_settings(json.loads(meta.read_bytes())["config"]["data"]))
@@ -150,10 +147,9 @@ def published() -> list[Published]:
 
 
 def check_test_puzzles(run: SavedRun, test: Dataset) -> list[str]:
-    """What changes how a result on these test puzzles may be read, in words.
+    """Lines that say what to know before a result on these test puzzles is read.
 
-    Raises CheckpointError where they are not those that the run was tested on, which could be had, and the overrides do not ask
-    for others.
+    Raises CheckpointError if they are not those that the run was tested on and the overrides do not ask for others.
     """
     own, here, where = run.meta.test_digest, test.digest(), f"data.path={run.cfg.data.path}"
     if own == here:
@@ -172,12 +168,12 @@ def check_test_puzzles(run: SavedRun, test: Dataset) -> list[str]:
         log.warning("%s", error)
     if train is None or train.digest() != run.meta.data_digest:
         train = None
-        words.append("they may be copies of puzzles that the run was trained on, since this folder does not have those to compare")
+        words.append("they may be copies of puzzles that the run was trained on, which this folder does not have to compare")
     return words + caveats(task, train, test)
 
 
 def chosen_words(run: SavedRun) -> list[str]:
-    """What to say of a checkpoint that was chosen by the very puzzles that it is tested on; nothing of any other."""
+    """A line about a checkpoint that was chosen on the puzzles that it is tested on; empty for others."""
     if not run.chosen or run.meta.scores.selected_on == SELECTION:
         return []
     return [
@@ -187,21 +183,21 @@ def chosen_words(run: SavedRun) -> list[str]:
 
 
 def _settings(folder: Path, meta: Meta) -> Any:
-    """The settings that the checkpoint was trained with, not checked yet: its own, with names and paths from the file beside it."""
+    """The settings of a checkpoint, not checked yet: its own, with names and paths from the file beside it."""
     own = meta.config if isinstance(meta.config, dict) else {}
     data = own.get("data")
     if not isinstance(data, dict):
-        raise CheckpointError(f"{folder / META_FILE}: holds no settings: use another checkpoint")
+        raise CheckpointError(f"{folder / META_FILE}: has no settings: use another checkpoint")
     if unknown := config.unknown_keys(OmegaConf.create(own)):
         raise CheckpointError(
             f"{folder / META_FILE}: has {unknown[0]}, which is not a setting any more, so this checkpoint has an older format: "
             "train it again, or use the revision that made it"
         )
-    # checkpoints that were set aside lie in checkpoints.N, their settings in config.yaml.N
+    # checkpoints that were set aside are in checkpoints.N, their settings in config.yaml.N
     run_dir, number = folder.parent.parent, folder.parent.name.removeprefix(CHECKPOINTS)
     beside = next((file for name in (CONFIG_FILE + number, CONFIG_FILE) if (file := run_dir / name).exists()), None)
     if beside is None:
-        # a checkpoint folder moved out of its run: the dataset is where these settings build it, if conf/data has one of its name
+        # the folder was moved out of its run: the dataset is where these settings build it, if conf/data has this name
         usual = "???"
         if data.get("name") in group_options("data"):
             given = {key: value for key, value in data.items() if key not in ("name", "path") and value is not None}
@@ -217,18 +213,18 @@ def _settings(folder: Path, meta: Meta) -> Any:
         )
     merged = _merged(settings, own)
     if not is_absent(Path(str(merged["data"].get("path")))):
-        merged["data"] |= {"train_csv": None, "test_csv": None}  # what it was built from is not needed any more
+        merged["data"] |= {"train_csv": None, "test_csv": None}  # they were needed to build it
     return merged
 
 
 def _merged(under: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
-    """Nested settings, where both have a key those of `over`."""
+    """Nested settings; if both have a key, the value of `over`."""
     both = {key: value for key, value in over.items() if isinstance(value, dict) and isinstance(under.get(key), dict)}
     return {**under, **over, **{key: _merged(under[key], value) for key, value in both.items()}}
 
 
 def _check_tensors(folder: Path, arch: Architecture, tensors: dict[str, Tensor]) -> None:
-    """Raise CheckpointError where the model of `arch` cannot be made from the tensors."""
+    """Raise CheckpointError if the model of `arch` cannot be made from the tensors."""
     model = arch.model
     kinds = [kind for kind in ("weights/", "ema/") if any(name.startswith(kind) for name in tensors)] or ["weights/"]
     shapes = {kind + name: shape for kind in kinds for name, shape in weight_shapes(arch).items()}
@@ -250,7 +246,7 @@ def _check_tensors(folder: Path, arch: Architecture, tensors: dict[str, Tensor])
 
 
 def _changed_by(experiment: str, merged: Any) -> dict[str, Any]:
-    """What an experiment sets otherwise than the defaults; the run's own dataset is kept where it is the experiment's."""
+    """The keys in which an experiment differs from the defaults; the run keeps its dataset if it is the experiment's."""
     usual, wanted = (config.flatten(config.to_plain(compose(words))) for words in ([], [f"experiment={experiment}"]))
     changed = {key: value for key, value in wanted.items() if value != usual.get(key) and key != "run_name"}
     data = {key: value for key, value in changed.items() if key.startswith("data.") and key != "data.path"}
@@ -267,13 +263,13 @@ def _with_overrides(settings: Any, overrides: list[str]) -> Config:
             key, _, value = override.partition("=")
             if key == "experiment":
                 for each, changed in _changed_by(value, merged).items():
-                    if each == "data.task":  # whose keys are others
+                    if each == "data.task":  # another task has other keys
                         data = {**merged.data, "task": changed}
                         merged.data = config.to_plain(config.default_config(data))["data"] | config.without_others(data)
                     OmegaConf.update(merged, each, changed, force_add=False)
             elif key in GROUPS and key in Config.__dataclass_fields__:
                 before, merged[key] = merged[key], config.to_plain(compose([override]))[key]
-                if key == "inference":  # an option keeps the run's own steps and early exit, unless it says or cannot have them
+                if key == "inference":  # an option keeps the run's steps and early exit, unless it sets them or cannot have them
                     if merged[key].supervision_steps is None:
                         merged[key].supervision_steps = before.supervision_steps
                     merged[key].early_exit |= (
@@ -282,7 +278,7 @@ def _with_overrides(settings: Any, overrides: list[str]) -> Config:
             else:
                 OmegaConf.update(merged, *parsed(override), force_add=False)
         if not any(override.startswith("evaluate.max_variants=") for override in overrides):
-            merged.evaluate.max_variants = None  # training's evaluations take a sample of the variants
+            merged.evaluate.max_variants = None  # the setting is for evaluations during training
         return typed(merged)
     except OmegaConfBaseException as error:
         raise ConfigError(one_line(error)) from error
