@@ -5,12 +5,8 @@ import io
 import re
 from pathlib import Path
 
-import numpy as np
 import pytest
 from PIL import Image
-from report_fixtures import made_samples, write_run
-
-from trm.tasks.sudoku.task import SudokuTask as Sudoku
 
 ROOT = Path(__file__).parents[1]
 IMAGES = ROOT / "docs" / "images"
@@ -43,38 +39,3 @@ def test_a_picture_gets_smaller_or_is_refused(gallery, tmp_path):
     assert (tmp_path / "a.png").stat().st_size < len(buffer.getvalue()) / 10
     with pytest.raises(ValueError, match=r"a\.gif has 600,000 bytes"):
         gallery.save(tmp_path / "a.gif", bytes(600_000))
-
-
-def test_the_puzzle_that_took_longest_is_worth_seeing(gallery, tmp_path):
-    samples = made_samples(Sudoku(2, 2), steps=8)
-    samples.predictions[:] = samples.labels
-    samples.predictions[:5, 3, 0] = 1  # wrong until the fifth step
-    samples.predictions[:7, 4, 0] = 1
-    samples.predictions[:, 1, 0] = 1  # never solved
-    write_run(tmp_path / "a", samples=made_samples(Sudoku(2, 2), steps=2))
-    write_run(tmp_path / "b", samples=samples)
-    assert gallery.worth_seeing(tmp_path) == (tmp_path / "b", 4, 4)
-    assert gallery.worth_seeing(tmp_path, 4) == (tmp_path / "b", 3, 3)
-    assert not np.array_equal(samples.predictions[3, 4], samples.labels[4])
-
-
-def test_without_chromium_the_screenshots_are_left_out(gallery, tmp_path, monkeypatch, capsys):
-    write_run(tmp_path / "sweep" / "a", samples=made_samples(Sudoku(2, 2)))
-    asked = []
-
-    def command(module, *arguments):
-        asked.append(module)
-        for name in arguments:
-            if name == "--out":
-                folder = Path(arguments[-1])
-                for chart in gallery.CHARTS:
-                    Image.new("RGB", (8, 8)).save(folder / chart)
-            if name == "--gif":
-                Path(arguments[-1]).write_bytes(b"GIF")
-
-    monkeypatch.setattr(gallery, "_command", command)
-    monkeypatch.setattr(gallery.shutil, "which", lambda name: None)
-    gallery.main(["--sweep", str(tmp_path / "sweep"), "--out", str(tmp_path / "out")])
-    assert asked == ["trm.report", "trm.solve"]
-    assert "left out: the screenshots" in capsys.readouterr().out
-    assert {path.name for path in (tmp_path / "out").iterdir()} == {*gallery.CHARTS, "thinking.gif"}

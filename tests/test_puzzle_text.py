@@ -55,6 +55,7 @@ FORMS = {
     "candidates": PENCIL,
     **{f"blank {blank}": LINE.replace(".", blank) for blank in "0_*xX-"},
     "asterisks in frames": framed("*-----------*", "*---+---+---*", "|", [row.replace(".", "*") for row in ROWS]),
+    "dashes in frames": framed("+---+---+---+", "+---+---+---+", "|", [row.replace(".", "-") for row in ROWS]),
     "2-D": json.dumps(CELLS),
     "2-D over lines": json.dumps(CELLS, indent=1),
     "flat": json.dumps(np.array(CELLS).ravel().tolist()),

@@ -79,15 +79,9 @@ def test_the_lines_with_make_run_in_a_fresh_checkout(tmp_path):
     assert out.rstrip().endswith("supervision steps")
 
 
-@pytest.mark.long
-def test_the_lines_with_pip_run_in_a_fresh_environment(tmp_path):
-    """pip takes this environment's packages instead of downloading them again; it fetches what builds the package alone."""
-    venv.create(tmp_path / "venv", symlinks=True, with_pip=True)
-    with_dependencies(tmp_path / "venv")
-    offline = 'pip() { python -m pip "$@" --quiet --no-deps; }\n'
-    path = f"{tmp_path}/venv/bin:{os.environ['PATH']}"
-    out = in_a_shell(copy_sources(tmp_path / "checkout"), offline + WITH_PIP, PATH=path)
-    assert "valid solution" in out
+def test_the_lines_with_pip_are_those_of_the_packages_test():
+    """tests/test_package.py: test_the_installed_commands_work_in_an_empty_folder."""
+    assert WITH_PIP == 'pip install .\ntrm-solve "1...|..1.|.1..|...1"\n'
 
 
 @pytest.mark.parametrize(("name", "file", "text"), pages.FILLED.findall(TEXT))
