@@ -110,10 +110,7 @@ def map_tensors(function: Callable[[Tensor], Tensor], tree: T) -> T:
 
 
 def extremes_over_hosts(runtime: Runtime, numbers: list[int]) -> tuple[list[int], list[int]]:
-    """The least and the largest of each number over all processes, which give equally many numbers below 2**31.
-
-    All processes must call it together: it is a small all-reduce.
-    """
+    """The least and the largest of each number, below 2**31, over all processes, which must call it together (an all-reduce)."""
     local = runtime.num_devices // runtime.process_count
     rows = runtime.fetch(runtime.shard(torch.tensor([numbers] * local, dtype=torch.int32)))
     return rows.amin(0).tolist(), rows.amax(0).tolist()

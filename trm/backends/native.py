@@ -70,10 +70,7 @@ class NativeRuntime(Runtime):
 
 
 def _keep_freed_memory() -> None:
-    """Have the C library keep freed memory for the next tensor of that size; every step uses the same amount.
-
-    Otherwise it gives blocks of 32 MB and more back at once, and the system clears each of their pages anew: up to half of a step.
-    """
+    """Have the C library keep freed memory. It gives large blocks back, and clearing them anew takes up to half of a step."""
     if sys.platform == "linux" and platform.libc_ver()[0] == "glibc":
         c_library = ctypes.CDLL(None)
         c_library.mallopt(MALLOPT_MMAP_MAX, 0)  # no blocks apart from the heap

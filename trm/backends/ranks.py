@@ -85,10 +85,7 @@ def _halves(leaf: Tensor) -> Tensor:
 
 
 class Ranks(NativeRuntime):
-    """Mixed into the runtime of one device, it makes that runtime a rank's.
-
-    A tensor whose first axis is this rank's rows has the attribute SPLIT, so that `fetch` gives the rows of all ranks.
-    """
+    """Mixed into the runtime of one device. A tensor with this rank's rows is marked by SPLIT, and `fetch` gathers all rows."""
 
     SPLIT = "trm_is_split"
 

@@ -92,16 +92,13 @@ def kernels(dtype: torch.dtype) -> ctypes.CDLL | None:
 
 @functools.cache
 def _tried(dtype: torch.dtype) -> ctypes.CDLL | None:
-    """The compiled library; None, with a warning, where it does not compile, load, or compute what products do.
-
-    It is tried in a process of its own, as it aborts where oneDNN lacks its microkernels (ONEDNN_MAX_CPU_ISA, another build of
-    torch).
-    """
+    """The compiled library; None, with a warning, where it does not compile, load, or compute what products do."""
     try:
         from torch._inductor.codecache import CppCodeCache  # takes seconds
 
         source = Path(__file__).with_suffix(".cpp").read_text()
         library: ctypes.CDLL = CppCodeCache.load(f"#define NUMBER {NUMBERS[dtype]}\n#define COLUMNS {COLUMNS}\n{source}", "cpu")
+        # in a process of its own: it aborts where oneDNN lacks its microkernels (ONEDNN_MAX_CPU_ISA, another build of torch)
         code = f"from trm.backends.swiglu import try_library; try_library({library._name!r}, {str(dtype)!r})"
         path = {"PYTHONPATH": os.pathsep.join(sys.path)}
         done = subprocess.run(

@@ -199,10 +199,7 @@ class XlaRuntime(Runtime):
         cast(_XlaFunction, compiled).graph_for(args)
 
     def _order_mesh(self) -> None:
-        """Put the mesh's devices in the order of the processes, so that rows come back in the order in which processes sent them.
-
-        All processes must call it together. Raises ConfigError where rows stay mixed up.
-        """
+        """Order the mesh's devices as the processes, which must call it together. Raises ConfigError where rows stay mixed up."""
         local = self.num_devices // self.process_count
         own = torch.arange(local, dtype=torch.int32) + self.process_index * local
         for attempt in range(2):
@@ -227,10 +224,7 @@ class XlaRuntime(Runtime):
         return self._send(tensor, _by_rows(tensor), minibatch=self.process_count > 1)
 
     def _send(self, tensor: Tensor, axes: tuple[str | None, ...], minibatch: bool = False) -> Tensor:
-        """Send a CPU tensor to the devices now. `tensor.to` would leave it to the next use of the devices.
-
-        That use may be a trace, which sends whatever waits, even what another thread is about to send: then both fail.
-        """
+        """Send a CPU tensor to the devices now: a later trace would send it together with those of other threads, and fail."""
         sharding = None if self._mesh is None else self._spmd.ShardingSpec(self._mesh, axes, minibatch=minibatch)
         with self._lock:
             on_device: Tensor = self._xm.send_cpu_data_to_device([tensor], self._device, input_sharding=sharding)[0]

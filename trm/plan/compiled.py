@@ -165,10 +165,7 @@ def checked(compiled: Compiled, devices: int) -> Compiled:
 
 
 def warnings(compiled: Compiled, gradient_bytes: int | None, table_rows_bytes: int = 0) -> list[str]:
-    """What is wrong with a compiled step, or slower than it needs to be.
-
-    `gradient_bytes` is None for an evaluation; `table_rows_bytes` are those that the chips may gather.
-    """
+    """What is wrong with a compiled step, or slow. An evaluation has no `gradient_bytes`; `table_rows_bytes` may be gathered."""
     found = []
     if compiled.float64_values:
         found.append(f"{compiled.float64_values} float64 values in the module: a TPU emulates them")

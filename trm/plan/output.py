@@ -167,10 +167,7 @@ def sweep_lines(name: str, plans: Sequence[RunPlan], settings: PlanSettings) -> 
 
 
 def _placements(plans: Sequence[RunPlan], settings: PlanSettings, *, sweep: bool) -> list[str]:
-    """The table of what the runs take on each placement; below it each placement that a run cannot have, with the reason.
-
-    A run pays for its own chips. A `sweep` pays for the whole machine until its last job has ended.
-    """
+    """What the runs take on each placement, and why one is impossible. A `sweep` pays for the machine until its last job ends."""
     rows, refused = [], []
     for placement in PLACEMENTS:
         found = [plan.estimates[placement] for plan in plans]

@@ -83,11 +83,7 @@ def _words(override: Override) -> list[str]:
 
 
 def job_names(jobs: Sequence[Mapping[str, str]]) -> list[str]:
-    """A readable folder name for each job: what differs between the jobs, and its seed where one is given.
-
-    Args:
-        jobs: for each job its choices, as text by key. Two jobs with the same choices have the same name.
-    """
+    """A readable folder name for each job, from its choices by key: what differs between the jobs, and its seed if it has one."""
     keys = {key for job in jobs for key in job} - {"sweep", "run_name"}
     shown = {key for key in keys if key == "seed" or len({job.get(key) for job in jobs}) > 1}
     shown = shown or {key for key in keys if role(key) != NOTHING or key.startswith("recipe")}

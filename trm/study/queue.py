@@ -162,10 +162,7 @@ class QueueLauncher(submitit_launcher.BaseSubmititLauncher):  # type: ignore[mis
 
 
 def take_slot(stack: contextlib.ExitStack, folder: Path, slots: Sequence[Sequence[int]], *, shared: bool = False) -> int:
-    """Wait for a slot whose devices are all free, lock it until the stack closes, and return its index.
-
-    A `shared` folder has the locks of all users of the host, so each of them may write there.
-    """
+    """Wait for a free slot, lock it until the stack closes, and return its index. All users may write in a `shared` folder."""
     folder.mkdir(parents=True, exist_ok=True)
     if shared and folder.stat().st_uid == os.geteuid():
         folder.chmod(0o1777)
