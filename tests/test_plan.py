@@ -388,9 +388,10 @@ def test_a_long_compilation_says_how_long_it_takes(monkeypatch, tmp_path):
 
 
 def test_the_command_prints_a_whole_plan(tmp_path):
-    done = run(tmp_path, "trm.plan", *TINY, "--multirun", "recursion=t2_n2,t2_n6", "plan.price_per_chip_hour=2")
-    for words in ("2 jobs", "recursion=t2_n6", "chip*", "host", "pod", "price at 40 %", "Assumed: TPU v4"):
+    done = run(tmp_path, "trm.plan", *TINY, "--multirun", "train.max_flops=1e13,1e14", "plan.price_per_chip_hour=2")
+    for words in ("2 jobs", "chip*", "host", "pod", "price at 40 %", "Assumed: TPU v4"):
         assert words in done.stdout
+    assert sum(line.strip().startswith("max_flops=") for line in done.stdout.splitlines()) == 2
     assert not list(tmp_path.iterdir())
     done = run(tmp_path, "trm.plan", *TINY, "train.global_batch_size=6", "hardware.placement=chip")
     assert "pod: train.global_batch_size=6 does not divide over 32 devices" in done.stdout
