@@ -7,8 +7,8 @@ from pathlib import Path
 from bench.machine import Row, median_and_spread, turns
 from trm.cli import compose
 from trm.data.build import build_dataset
-from trm.data.csv_source import HEADER
 from trm.data.format import load_dataset
+from trm.data.puzzle_text import HEADER
 from trm.tasks.base import task_of
 
 CSV = "csv"

@@ -18,7 +18,7 @@ from sweeping import start, stopped, wait_for
 
 from trm.cli import compose
 from trm.config import Config
-from trm.data import csv_source
+from trm.data import puzzle_text
 from trm.data.build import build_command, build_dataset, ensure_dataset
 from trm.data.format import ARRAYS, array_path, load_dataset
 from trm.errors import DataError
@@ -40,7 +40,7 @@ def rows_of(puzzles, rows):
 
 
 def write_csv(path, rows, end="\n"):
-    path.write_text(end.join([csv_source.HEADER, *rows, ""]), newline="")
+    path.write_text(end.join([puzzle_text.HEADER, *rows, ""]), newline="")
     return str(path)
 
 
@@ -191,8 +191,8 @@ def test_a_bad_row_is_refused_with_file_and_line(data, puzzles, tmp_path, row, r
 def read(path, content):
     """The rows of a csv file of this content."""
     path.write_bytes(content)
-    file = csv_source.scan(path, "data.train_csv")
-    return csv_source.read_rows(file, NINE, np.arange(file.num_rows))[:2]
+    file = puzzle_text.scan(path, "data.train_csv")
+    return puzzle_text.read_rows(file, NINE, np.arange(file.num_rows))[:2]
 
 
 def one_column(rows, *places):
@@ -204,7 +204,7 @@ def forms_of(rows):
     quoted = [",".join(f'"{field}"' for field in row.split(",")) for row in rows]
     comma = ['"a, b"' + row[row.index(",") :] for row in rows]
     some = [row if i % 3 else ",".join([*row.split(",")[:2], "", "1"]) for i, row in enumerate(rows)]
-    header = csv_source.HEADER
+    header = puzzle_text.HEADER
     return {
         "blank lines": [header, *rows, "", " ", ""],
         "zeros": [header, *(row.replace(".", "0") for row in rows)],
@@ -281,7 +281,7 @@ def test_a_compressed_file_is_the_same_data(data, tmp_path):
         (b"question,answer\n\xff,2\n", "not UTF-8 text"),
         (b'"' + b"x" * 200_000 + b'",answer\n', "the header cannot be read"),
         (b"", r"train\.csv:1: the header is ''"),
-        (csv_source.HEADER.encode() + b"\n", "holds no puzzles"),
+        (puzzle_text.HEADER.encode() + b"\n", "holds no puzzles"),
         (b"question,text\n1,2\n", r"train\.csv:2: the question: 1 cells"),
         (f"x,{Q},{A},3\n".encode() * 2, r"train\.csv:1: the header"),
     ],
@@ -327,10 +327,10 @@ def test_a_filter_that_cannot_be_applied_is_refused(data, tmp_path, changes, hea
 
 
 def test_a_file_of_several_blocks_is_read_like_one_block(data, puzzles, monkeypatch):
-    file, chosen = csv_source.scan(Path(data.train_csv), "data.train_csv"), np.array([17, 3, 11, 0])
+    file, chosen = puzzle_text.scan(Path(data.train_csv), "data.train_csv"), np.array([17, 3, 11, 0])
     for size in (1, 3, 20):
-        monkeypatch.setattr(csv_source, "_BLOCK_ROWS", size)
-        questions, answers, lines = csv_source.read_rows(file, NINE, chosen)
+        monkeypatch.setattr(puzzle_text, "_BLOCK_ROWS", size)
+        questions, answers, lines = puzzle_text.read_rows(file, NINE, chosen)
         assert np.array_equal(questions, puzzles[0][chosen])
         assert np.array_equal(answers, puzzles[1][chosen])
         assert lines == [19, 5, 13, 2]

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from trm.config import DataConfig
 from trm.config.overrides import override
-from trm.data import csv_source
+from trm.data import puzzle_text
 from trm.data.content import COPIES, GENERATED_TEST_PUZZLES, SELECTION_PUZZLES, content_of
 from trm.data.format import (
     ARRAYS,
@@ -169,7 +169,7 @@ def _from_csv(task: Task, data: DataConfig) -> tuple[dict[str, Split], dict[str,
     files, chosen, rows, lines = {}, {}, {}, {}
     for split in SPLITS:
         source = Path(named) if (named := given[split]) else _downloaded(task, data, f"{split}.csv")
-        file = csv_source.scan(source, f"data.{split}_csv", rated=data.min_rating is not None)
+        file = puzzle_text.scan(source, f"data.{split}_csv", rated=data.min_rating is not None)
         rows_there = np.arange(file.num_rows)
         if data.min_rating is not None:
             assert file.ratings is not None
@@ -183,7 +183,7 @@ def _from_csv(task: Task, data: DataConfig) -> tuple[dict[str, Split], dict[str,
         files[split] = file
         chosen[split] = rows_there[order[:count]] if count < len(rows_there) else rows_there
     for split in SPLITS:
-        *grids, lines[split] = csv_source.read_rows(files[split], task, chosen[split])
+        *grids, lines[split] = puzzle_text.read_rows(files[split], task, chosen[split])
         rows[split] = grids[0], grids[1]
     line_of = {row.tobytes(): line for line, row in zip(lines["train"], rows["train"][0], strict=True)}
     for line, row in zip(lines["test"], rows["test"][0], strict=True):

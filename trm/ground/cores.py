@@ -32,8 +32,23 @@ def pin(numbers: Sequence[int]) -> None:
 
 def quota() -> float:
     """How many cores' time this process's control groups grant it (version 1 or 2); math.inf without a limit."""
+    own: dict[str, str] = {}
+    for line in _lines(PROCESS / "cgroup"):  # 0::/path, or 4:cpu,cpuacct:/path of the first version
+        _, controllers, path = line.split(":", 2)
+        own |= dict.fromkeys(controllers.split(","), path)
+    groups = []  # the folders of this process's groups and of the mounted ones above, which limit it too
+    for line in _lines(PROCESS / "mountinfo"):  # 32 31 0:29 /root /mounted/at rw - cgroup cgroup rw,cpu
+        mount, _, system = line.partition(" - ")
+        kind, _, options = system.split(" ", 2)
+        controller = {"cgroup2": "", "cgroup": "cpu"}.get(kind)
+        if controller in own and (not controller or controller in options.split(",")):
+            root, top = mount.split()[3:5]
+            # a container may see only its own group, under a name that only the host knows
+            inside = os.path.relpath(own[controller], root) if os.path.commonpath([own[controller], root]) == root else "."
+            group = Path(top, inside)
+            groups += [folder for folder in (group, *group.parents) if folder.is_relative_to(top)]
     granted = math.inf
-    for group in _control_groups():
+    for group in groups:
         words = _lines(group / "cpu.max") or _lines(group / "cpu.cfs_quota_us") + _lines(group / "cpu.cfs_period_us")
         share = " ".join(words).split()
         if len(share) == 2 and share[0].isdigit():  # without a limit it is "max" or -1
@@ -44,26 +59,6 @@ def quota() -> float:
 def multiplies_bfloat16() -> bool:
     """Whether Linux lists AVX-512 BF16 or AMX among the processor's features."""
     return CPU_FACTS.exists() and not {"avx512_bf16", "amx_bf16"}.isdisjoint(CPU_FACTS.read_text().split())
-
-
-def _control_groups() -> list[Path]:
-    """The folders of the control groups that limit this process's CPU time: its own, and the mounted ones above."""
-    own: dict[str, str] = {}
-    for line in _lines(PROCESS / "cgroup"):  # 0::/path, or 4:cpu,cpuacct:/path of the first version
-        _, controllers, path = line.split(":", 2)
-        own |= dict.fromkeys(controllers.split(","), path)
-    found = []
-    for line in _lines(PROCESS / "mountinfo"):  # 32 31 0:29 /root /mounted/at rw - cgroup cgroup rw,cpu
-        mount, _, system = line.partition(" - ")
-        kind, _, options = system.split(" ", 2)
-        controller = {"cgroup2": "", "cgroup": "cpu"}.get(kind)
-        if controller in own and (not controller or controller in options.split(",")):
-            root, top = mount.split()[3:5]
-            # a container may see only its own group, under a name that only the host knows
-            inside = os.path.relpath(own[controller], root) if os.path.commonpath([own[controller], root]) == root else "."
-            group = Path(top, inside)
-            found += [folder for folder in (group, *group.parents) if folder.is_relative_to(top)]
-    return found
 
 
 def _lines(file: Path) -> list[str]:

@@ -76,9 +76,16 @@ def _tasks(folder: Path, subset: str, sums: dict[str, str]) -> list[tuple[Path, 
         files = [file for file in files if subset != CONCEPT or not file.stem.endswith("Minimal")]
         found = [(file, file.stem, _read(folder, file, sums), None) for file in files]
     if not found:
+        try:
+            counts = collections.Counter(str(file.parent.relative_to(folder)) for file in data_files(folder, ".json"))
+            most = [f"{count} json file{'' if count == 1 else 's'} in {place}" for place, count in counts.most_common(3)]
+            more = f" and {len(counts) - 3} more folders" if len(counts) > 3 else ""
+            known = ", ".join(most) + more or "no json file at all"
+        except OSError as error:
+            known = f"cannot be read ({error.strerror})"
         raise DataError(
             f"data.source_dir={folder}: holds neither arc-agi_{subset}_challenges.json nor a folder {subset} of task files, "
-            f"but {_what_is_there(folder)}: give another folder, or name in data.subsets what is there"
+            f"but {known}: give another folder, or name in data.subsets what is there"
         )
     other = subset.removesuffix("2") if subset.endswith("2") else f"{subset}2"
     if len(found) == _TASKS.get(other) != _TASKS.get(subset):
@@ -87,16 +94,6 @@ def _tasks(folder: Path, subset: str, sums: dict[str, str]) -> list[tuple[Path, 
             f"instead of {subset} in data.subsets and data.test_subsets (data=arc_agi_1 and arc_agi_2 do), or give the other folder"
         )
     return found
-
-
-def _what_is_there(folder: Path) -> str:
-    """In words, how many json files the folders below a folder have."""
-    try:
-        counts = collections.Counter(str(file.parent.relative_to(folder)) for file in data_files(folder, ".json"))
-    except OSError as error:
-        return f"cannot be read ({error.strerror})"
-    told = [f"{count} json file{'' if count == 1 else 's'} in {place}" for place, count in counts.most_common(3)]
-    return ", ".join(told) + (f" and {len(counts) - 3} more folders" if len(counts) > 3 else "") or "no json file at all"
 
 
 def _read(folder: Path, file: Path, sums: dict[str, str]) -> Any:

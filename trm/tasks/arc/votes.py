@@ -92,25 +92,23 @@ class ArcVotes:
         means = np.mean(credits, axis=0).tolist() if credits else [0.0] * len(PASS)
         return {f"pass@{k}": mean for k, mean in zip(PASS, means, strict=True)}
 
-    def submission(self) -> dict[str, list[dict[str, Any]]]:
-        """The answers in the form of Kaggle's competitions; the first answer is repeated where no other was given."""
-        found: dict[str, list[dict[str, Any]]] = {}
+    def documents(self) -> dict[str, str]:
+        """The files to write beside an evaluation's scores: text by file name.
+
+        The submission has the form of Kaggle's competitions, with the first answer again where no other was given.
+        """
+        submission: dict[str, list[dict[str, Any]]] = {name: [] for name in self._tests}
         for name, pairs in self._tests.items():
-            found[name] = []
             for question, _ in pairs:
                 grids = [grid.tolist() for grid, _, _ in self.tallies[name][_key(question)].ranked()]
                 if grids:
-                    found[name].append({f"attempt_{i + 1}": grids[min(i, len(grids) - 1)] for i in range(ATTEMPTS)})
-        return found
-
-    def documents(self) -> dict[str, str]:
-        """The files to write beside an evaluation's scores: text by file name."""
+                    submission[name].append({f"attempt_{i + 1}": grids[min(i, len(grids) - 1)] for i in range(ATTEMPTS)})
         names = [name for name, tallies in self.tallies.items() if any(tally.votes for tally in tallies.values())]
         solved = [name for name in names if max(self._places(name), default=math.inf) < ATTEMPTS]
         failed = [name for name in names if name not in solved]
         shown = [self.shown(name) for name in (*solved[:MOST_SHOWN], *failed[:MOST_SHOWN])]
         answers = {"rows": self.rows, "solved": len(solved), "puzzles": len(names), "shown": shown}
-        return {self._submission_file: json.dumps(self.submission()) + "\n", ANSWERS_FILE: json.dumps(answers) + "\n"}
+        return {self._submission_file: json.dumps(submission) + "\n", ANSWERS_FILE: json.dumps(answers) + "\n"}
 
     def remark(self) -> str | None:
         """A line where the submission is partial."""

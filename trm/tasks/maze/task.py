@@ -11,7 +11,6 @@ from trm.errors import ConfigError, DataError
 from trm.tasks.augment import ORDER, Dihedral
 from trm.tasks.base import Flags, GridView, Hub, Scores, Split, Task, TaskFacts, Tokens
 from trm.tasks.maze import rules
-from trm.tasks.maze.generate import generate
 from trm.tasks.maze.rules import CHARACTERS, FREE, GOAL, PAD, PATH, START, WALL
 from trm.tasks.maze.settings import Settings
 
@@ -76,7 +75,7 @@ class MazeTask(Task):
 
     def generate(self, count: int, seed: int) -> Split:
         """Perfect mazes, which have exactly one path."""
-        return generate(self.side, (self.path_min, self.path_max), count, seed)
+        return rules.generate(self.side, (self.path_min, self.path_max), count, seed)
 
     def parse(self, text: str) -> NDArray[np.uint8]:
         """Tokens [L] of a maze in one line, or in one line for each row; free cells at the end of a row may be missing."""

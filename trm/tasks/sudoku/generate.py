@@ -14,8 +14,7 @@ from trm.errors import DataError
 from trm.ground.hashing import Stream, hash64, mix64, permutations
 from trm.ground.progress import work
 from trm.tasks.base import Split, candidates_for, first_seen, split_of
-from trm.tasks.sudoku.rules import BLANK, Sudoku
-from trm.tasks.sudoku.symmetry import SudokuSymmetry
+from trm.tasks.sudoku.rules import BLANK, Sudoku, SudokuSymmetry
 
 States = NDArray[np.uint16]
 

@@ -11,9 +11,8 @@ from numpy.typing import NDArray
 from trm.errors import ConfigError
 from trm.tasks.base import SPLIT_SEEDS, Flags, GridView, Hub, Split, Task, TaskFacts, Tokens
 from trm.tasks.sudoku import generate as generator
-from trm.tasks.sudoku.rules import BLANK, PAD, Sudoku
+from trm.tasks.sudoku.rules import BLANK, PAD, Sudoku, SudokuSymmetry
 from trm.tasks.sudoku.settings import Settings
-from trm.tasks.sudoku.symmetry import SudokuSymmetry
 
 # 3,831,994 rows of train.csv and 422,786 of test.csv
 HUB = Hub("sapientinc/sudoku-extreme", "58942f96baeb572ca3127e2a9e9c70f330783d6b", 422_786, instead="sudoku_9x9")
