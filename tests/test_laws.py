@@ -114,12 +114,12 @@ def test_a_minimum_outside_of_what_was_measured_is_none():
     assert laws.fit_parabola(falling).best is None
 
 
-def joint(random, phi, several, noise=0.01):
+def joint(random, phi, several, noise=0.01, size=40):
     losses = {}
     for once, recurrent in ((2e3, 2e4), (4e3, 8e4), (8e3, 3.2e5)):
         for r in (2, 4, 8, 16):
             for D in (5e4, 2e5) if several else (1e5,):
-                loss = 0.1 + 40 * (once + r**phi * recurrent) ** -0.4 + (50 * D**-0.5 if several else 0)
+                loss = 0.1 + size * (once + r**phi * recurrent) ** -0.4 + (50 * D**-0.5 if several else 0)
                 losses[once, recurrent, r, D] = loss * (1 + noise * random.standard_normal(3))
     return losses
 
@@ -133,3 +133,9 @@ def test_what_a_recursion_is_worth_is_recovered(several):
     assert np.median([fit.phi.high - fit.phi.low for fit in fits]) < 0.1
     exact = laws.fit_joint_law(joint(random, 0.46, several, noise=1e-5), 5)
     assert exact.phi.value == pytest.approx(0.46, abs=0.01)
+
+
+def test_runs_whose_loss_hangs_on_their_samples_alone_do_not_determine_phi():
+    losses = joint(np.random.default_rng(7), 0.46, several=True, size=0)
+    assert laws.fit_joint_law(losses, 40).undetermined
+    assert not laws.fit_joint_law(joint(np.random.default_rng(7), 0.46, several=True), 40).undetermined

@@ -22,6 +22,7 @@ Array = NDArray[np.float64]
 RESAMPLES, JOINT_RESAMPLES = 1000, 200
 CONFIDENCE = 0.95
 EXPONENTS = (0.01, 4.0)  # of a power law; an interval that reaches one of these is open at that end
+PHI = (-1.0, 3.0)  # of the joint law, likewise
 CEILING = 0.98  # exact accuracy above which sizes hardly differ
 
 
@@ -254,6 +255,14 @@ class JointLaw:
     b: float
     phi: Interval
 
+    @property
+    def undetermined(self) -> str:
+        """Why the runs do not determine phi; empty if they do."""
+        if self.A == 0:
+            return "the loss does not depend on the effective parameters"
+        open_end = self.phi.low <= PHI[0] + 0.01 or self.phi.high >= PHI[1] - 0.01
+        return "the interval reaches the end of the range of the fit" if open_end else ""
+
 
 def fit_joint_law(losses: Mapping[tuple[float, float, float, float], Array], resamples: int = JOINT_RESAMPLES) -> JointLaw:
     """The law with the least squares of relative errors; E, A and B not negative. A resample starts at the fit.
@@ -273,7 +282,7 @@ def fit_joint_law(losses: Mapping[tuple[float, float, float, float], Array], res
         return coefficients, basis @ coefficients - 1
 
     def fitted(y: Array, starts: Sequence[tuple[float, ...]]) -> Array:
-        bounds = np.array([(-1.0, 3.0), EXPONENTS, EXPONENTS][: 3 if several else 2]).T
+        bounds = np.array([PHI, EXPONENTS, EXPONENTS][: 3 if several else 2]).T
         ends = [optimize.least_squares(lambda p: solved(p, y)[1], start, bounds=bounds) for start in starts]
         return np.asarray(min(ends, key=lambda end: end.cost).x)
 

@@ -57,7 +57,8 @@ def rows(scaling: Scaling) -> list[Row]:
         add(place, "measured rate with the least loss", float(measured.x[measured.means.argmin()]))
     for (name, where), joint in scaling.joint.items():
         for quantity in ("phi", "E", "A", "a", "B", "b"):
-            add((f"passes by {name} and parameters", where, "loss"), quantity, getattr(joint, quantity))
+            verdict = f"not determined: {joint.undetermined}" if quantity == "phi" and joint.undetermined else ""
+            add((f"passes by {name} and parameters", where, "loss"), quantity, getattr(joint, quantity), verdict)
     return found
 
 
