@@ -5,8 +5,8 @@ Student's paired t-test, two-sided; p values are corrected by Holm for as many v
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from operator import attrgetter
+from typing import NamedTuple
 
 import numpy as np
 
@@ -15,8 +15,7 @@ from trm.report.variants import Comparison, Estimate, estimate
 ROUNDING = 1e-9  # below which values that are shares of counts are equal
 
 
-@dataclass(frozen=True)
-class Difference:
+class Difference(NamedTuple):
     """A variant's mean difference to the baseline (shares of 1), and how likely one as large is by chance."""
 
     exact_accuracy: Estimate

@@ -3,7 +3,7 @@
 import functools
 import json
 import math
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,8 +16,7 @@ FRONTIER_FILE = "evaluation/frontier.json"  # of a run folder
 NUMBERS = ("exact_accuracy", "oracle_exact_accuracy", "flops_per_puzzle", "seconds_per_puzzle", "candidates_run")
 
 
-@dataclass(frozen=True)
-class Way:
+class Way(NamedTuple):
     """One way of inference of a variant, over the runs that have it."""
 
     variant: Variant

@@ -13,6 +13,7 @@ import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,8 +46,7 @@ def interval(value: float, draws: Array) -> Interval:
     return Interval(float(value), float(low), float(high))
 
 
-@dataclass(frozen=True)
-class Points:
+class Points(NamedTuple):
     """Sizes in ascending order, and what runs of each seed measured there."""
 
     x: Array  # [P]
@@ -100,8 +100,7 @@ def tells_apart(found: Points, *, shares: bool = False) -> float:
     return float(special.fdtrc(sizes - 1, found.spare, between / max(within, 1e-300)))
 
 
-@dataclass(frozen=True)
-class PowerLaw:
+class PowerLaw(NamedTuple):
     """y = E + A x^-a, fitted to the means and then to each resample of them, [1 + R] each."""
 
     E: Array
@@ -115,7 +114,7 @@ class PowerLaw:
 
     def intervals(self) -> dict[str, Interval]:
         """Of each parameter."""
-        return {name: interval(fits[0], fits[1:]) for name, fits in vars(self).items()}
+        return {name: interval(fits[0], fits[1:]) for name, fits in self._asdict().items()}
 
 
 def fit_power_law(found: Points, resamples: int = RESAMPLES) -> PowerLaw:
@@ -154,8 +153,7 @@ def _floor_and_scale(log_x: Array, rows: Array, a: Array) -> tuple[Array, Array,
     return (w * (y - E[..., None] - A[..., None] * u) ** 2).sum(-1), E, A
 
 
-@dataclass(frozen=True)
-class Logistic:
+class Logistic(NamedTuple):
     """p = 1 / (1 + exp(-(intercept + slope log x))), fitted to the means and then to each resample of them, [1 + R] each."""
 
     intercept: Array
@@ -202,8 +200,7 @@ def predict_last(found: Points, *, shares: bool = False, resamples: int = RESAMP
     return law, interval(middle, drawn.clip(0, 1) if shares else drawn)
 
 
-@dataclass(frozen=True)
-class Parabola:
+class Parabola(NamedTuple):
     """log y = c0 + c1 z + c2 z^2 of z = log x at one budget; draws of the best size are [R], nan where a resample has none."""
 
     coefficients: tuple[float, float, float]
@@ -244,8 +241,7 @@ def exponent(budgets: Array, values: Array, draws: Array) -> Interval:
     return interval(float(value), drawn)
 
 
-@dataclass(frozen=True)
-class JointLaw:
+class JointLaw(NamedTuple):
     """L = E + A (N_once + r^phi N_rec)^-a + B D^-b (arXiv 2604.21106); B is 0 where all runs have one D."""
 
     E: float

@@ -7,11 +7,10 @@ Thinking is the answers to some held-out puzzles after every supervision step; t
 import json
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from itertools import islice
 from operator import attrgetter
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -31,8 +30,7 @@ MOST_PUZZLES, MOST_PUZZLES_OF_A_RUN = 24, 4  # on one page: about 8 KB each for 
 MOST_VARIANTS = 6  # whose answers are on one page
 
 
-@dataclass(frozen=True)
-class Shown:
+class Shown(NamedTuple):
     """A variant's best run as evaluate.best_by says, and what is shown of it, or why it cannot be."""
 
     variant: str
@@ -92,9 +90,9 @@ def answers(comparison: Comparison) -> list[Shown]:
 
 
 def _of_best_runs(comparison: Comparison, file: str, most: int, read: Callable[[str, Run, int], tuple[Any, str]]) -> list[Shown]:
-    """What `read` makes of the file's text, of each variant's best run that has one; it is told how many there are.
+    """What `read` makes of the text of this file, its run and the number of such runs, for the best run of each variant.
 
-    The best run has the best final score (evaluate.best_by) of the counted ones, or of all where none is counted.
+    The best run has the best final score (evaluate.best_by) of the counted runs with such a file, or of all if none is counted.
     """
     having = ((variant, [run for run in variant.counted or variant.runs if run.has(file)]) for variant in comparison.variants)
     chosen, found = [(variant, max(runs, key=attrgetter("deciding_score"))) for variant, runs in having if runs][:most], []

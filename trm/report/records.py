@@ -7,7 +7,7 @@ more than luck (Welch's test, one-sided).
 """
 
 import itertools
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -53,8 +53,7 @@ def time_to_target(variant: Variant, target: float) -> tuple[int, Estimate | Non
     return len(found), samples, seconds
 
 
-@dataclass(frozen=True)
-class Entry:
+class Entry(NamedTuple):
     """A variant as the rule sees it."""
 
     variant: Variant

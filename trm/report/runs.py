@@ -24,7 +24,7 @@ YAML_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 COMPOSED_FILE, HYDRA_FILE = "config/config.yaml", "config/hydra.yaml"  # Hydra writes these before the run begins
 NOT_RUNS = ("checkpoints", "tensorboard", "wandb", "__pycache__")
 
-# The run's puzzles among its settings, told apart by content.
+# The run's puzzles among its settings, identified by their content.
 DIGESTS = {"puzzles.train": "train_digest", "puzzles.test": "test_digest"}
 
 # values of a summary that a run has as they are
@@ -53,7 +53,7 @@ class Run:
     loss: float | None = None  # mean cross-entropy of a cell at the final evaluation, on held-out puzzles
     best_exact_accuracy: float | None = None  # on the test puzzles, of the evaluation that chose the best checkpoint
     selected_on: str = "test"  # which puzzles chose it: "selection" or "test"
-    scores: Mapping[str, float] = field(default_factory=dict)  # beside exact accuracy, of the final evaluation
+    scores: Mapping[str, float] = field(default_factory=dict)  # of the final evaluation, besides exact accuracy
     best_step: int | None = None
     steps: int | None = None
     total_steps: int | None = None

@@ -120,7 +120,7 @@ def study(comparison: Comparison) -> Scaling:
     if not (fits or rates):
         raise UserError(f"nothing to fit: {'; '.join(refusals) or 'no setting that has a law varies between these runs'}")
     warnings = [
-        f"{_place(fit.axis, fit.where)}: exact accuracy is at its ceiling ({highest:.1%}): sizes are hardly told apart"
+        f"{_place(fit.axis, fit.where)}: exact accuracy is at its ceiling ({highest:.1%}): sizes hardly differ"
         for fit in fits
         if fit.shares and (highest := max(fit.points.means)) >= laws.CEILING
     ]
@@ -224,7 +224,7 @@ def _one_dataset(law: str, where: str, members: Sequence[Run], refusals: list[st
 
 
 def _fitted(fit: Fit) -> Fit:
-    """The fit with its law, unless the sizes are not told apart from noise or the law goes the wrong way."""
+    """The fit with its law, unless the sizes may differ by noise alone or the law goes the wrong way."""
     if (p := laws.tells_apart(fit.points, shares=fit.shares)) > SIGNIFICANCE:
         return replace(fit, refused=f"sizes are not told apart from the spread of the seeds (p = {p:.2g})")
     law: laws.Law = laws.fit_logistic(fit.points) if fit.shares else laws.fit_power_law(fit.points)

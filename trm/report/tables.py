@@ -1,8 +1,8 @@
 """The tables of a report as cells: what the terminal and the page show. Percent here; shares of 1 in CSV and JSON."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 from operator import attrgetter
+from typing import NamedTuple
 
 from trm.config import EXACT, paper
 from trm.report.baseline import differences
@@ -49,7 +49,7 @@ PAPER_NOTE = (
     "other settings or data, so there is no difference"
 )
 CAVEATS_NOTE = (
-    f"{TO_BE_READ.strip()} beside an accuracy: the puzzles have a fault that affects the accuracy; the warnings describe it"
+    f"{TO_BE_READ.strip()} after an accuracy: the puzzles have a fault that affects the accuracy; the warnings describe it"
 )
 SCORES_NOTE = (
     "{names}: scores of the task at the final evaluation, means over the same seeds; {decides} decides which checkpoint of a run "
@@ -62,8 +62,7 @@ TARGET_NOTE = (
 )
 
 
-@dataclass(frozen=True)
-class Cell:
+class Cell(NamedTuple):
     """What stands in a cell of a table, and the number that its column sorts by."""
 
     text: str
@@ -110,7 +109,7 @@ def results(comparison: Comparison) -> list[Row]:
         cells = [
             ("variant", Cell(title, small=small)),
             ("seeds", Cell(f"{seeds}{of}{' runs' if variant.pooled else ''}", seeds, numeric=True)),
-            (f"exact accuracy %{marks[EXACT]}", replace(exact, text=exact.text + (TO_BE_READ if variant.caveats else ""))),
+            (f"exact accuracy %{marks[EXACT]}", exact._replace(text=exact.text + (TO_BE_READ if variant.caveats else ""))),
             *((f"{name} %{marks[name]}", _estimate(scores.get(name))) for name in names),
             ("best %", _number("{:.1f}", best.mean if best else None, 100)),
             ("puzzles", _number("{:,.0f}", variant.mean(attrgetter("evaluated_puzzles")))),
@@ -133,12 +132,12 @@ def results(comparison: Comparison) -> list[Row]:
             for name, quantity in zip(("samples", "seconds"), quantities, strict=True):
                 cell = _estimate(quantity, 1, ",.0f")
                 text = cell.text + of if quantity else cell.text if reached else f"not reached by {seeds}"
-                cells.append((f"{name} to {100 * target:g} %", replace(cell, text=text)))
+                cells.append((f"{name} to {100 * target:g} %", cell._replace(text=text)))
         if baseline is not None:
             difference = less.get(variant.label)
             cell = _estimate(difference.exact_accuracy if difference else None)
             sign = "+" if (cell.number or 0) > 0 else ""
-            cells.append((f"less {baseline.label}", replace(cell, text=f"{sign}{cell.text}")))
+            cells.append((f"less {baseline.label}", cell._replace(text=f"{sign}{cell.text}")))
             cells.append(("p", _number("{:.2g}", difference.corrected if difference else None)))
         found.append(cells)
     return found

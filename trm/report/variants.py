@@ -1,12 +1,11 @@
 """Comparing: the variants that runs make, and the statistics over each variant's seeds."""
 
-import dataclasses
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from operator import attrgetter
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from scipy import special
@@ -22,8 +21,7 @@ MEASURED_OTHERWISE = " †"
 OTHERWISE = "measured in another way than the other runs of its variant: "
 
 
-@dataclass(frozen=True)
-class Estimate:
+class Estimate(NamedTuple):
     """The mean of `n` values; `half_width` is that of the Student-t interval around it, None for a single value."""
 
     mean: float
@@ -43,7 +41,7 @@ def estimate(values: Iterable[float]) -> Estimate | None:
 
 
 def by_seed(values: Iterable[tuple[int | None, float | None]]) -> dict[int | None, float]:
-    """Values by their seeds: the mean of those that share one, as runs do that --group puts together; None is no value."""
+    """The mean value of each seed, without missing values (None). Runs that --group puts together may share a seed."""
     found: dict[int | None, list[float]] = {}
     for seed, value in values:
         if value is not None:
@@ -109,8 +107,8 @@ class Comparison:
     not_counted: list[tuple[Run, str]]  # with the reason
     keys: list[str]  # the settings that differ between the runs, neutral ones left out
     warnings: list[str]
-    target: float | None  # exact accuracy (share of 1) to which samples and seconds are told
-    baseline: Variant | None  # from which the others' differences are told
+    target: float | None  # exact accuracy (share of 1) of --target
+    baseline: Variant | None  # of --baseline
     not_compared: Mapping[str, str]  # labels of variants that were measured in another way than the others, and how
 
     @property
@@ -124,11 +122,11 @@ class Comparison:
 
 
 def check_asked(group: list[str] | None, target: float | None) -> None:
-    """Raise UserError for groups that name nothing, and for a target that is no exact accuracy."""
+    """Raise UserError for groups that name nothing, and for a target that is not an exact accuracy."""
     if group == []:
         raise UserError("--group needs config keys or groups, such as recursion,ema")
     if target is not None and not 0 < target <= 1:
-        raise UserError(f"--target {target:g} is no exact accuracy: give a share above 0 and up to 1, such as 0.8")
+        raise UserError(f"--target {target:g} is not an exact accuracy: give a share above 0 and up to 1, such as 0.8")
 
 
 def compare(
@@ -215,7 +213,7 @@ def _with_known_puzzles(runs: list[Run]) -> list[Run]:
         puzzles = {tuple(run.settings[key] for key in DIGESTS) for run in alike if run.settings.keys() >= DIGESTS.keys()}
         if len(puzzles) == 1:
             known = dict(zip(DIGESTS, *puzzles, strict=True))
-            filled |= {id(run): dataclasses.replace(run, settings={**run.settings, **known}) for run in alike if run.settings}
+            filled |= {id(run): replace(run, settings={**run.settings, **known}) for run in alike if run.settings}
     return list(filled.values())
 
 

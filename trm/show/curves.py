@@ -66,7 +66,7 @@ def cells(rows: Rows, scores: Sequence[str] = ()) -> list[list[str]]:
 def write_table(
     folder: Path, name: str, rows: Rows, facts: dict[str, Any], scores: Sequence[str] = (), *, told: bool = True
 ) -> list[str]:
-    """Write NAME.csv, .json and .png with Wilson's 95 % intervals over puzzles, and print the table where it is `told`.
+    """Write NAME.csv, .json and .png with Wilson's 95 % intervals over puzzles, and print the table if it is `told`.
 
     `facts` are what the rows have in common; `scores` name the task's own. Returns the names of the files. Raises UserError.
     """

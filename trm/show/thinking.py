@@ -52,12 +52,12 @@ class Puzzle:
 
     @cached_property
     def view(self) -> GridView:
-        """How its grids are shown: without a task as a square of numbers. Raises ValueError where they are no square."""
+        """How its grids are shown: without a task as a square of numbers. Raises ValueError where that is not possible."""
         if self.task:
             return self.task.view
         side = math.isqrt(len(self.question))
         if side**2 != len(self.question):
-            raise ValueError(f"{len(self.question)} cells are no square grid")
+            raise ValueError(f"{len(self.question)} cells do not make a square grid")
         return GridView(side, side, tuple(map(str, range(255))))
 
     @property

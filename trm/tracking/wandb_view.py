@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 WANDB_INIT_TIMEOUT_S = 30.0  # a machine without a network should not stand still for W&B's own 90 s
-WANDB_FINISH_TIMEOUT_S = 60.0  # W&B's own default is to wait for ever; what is not sent by then stays on disk for `wandb sync`
+WANDB_FINISH_TIMEOUT_S = 60.0  # W&B waits for ever by default; what is not sent by then stays on disk for `wandb sync`
 WANDB_ARTIFACT_TIMEOUT_S = 1800.0  # the same with a checkpoint to upload
 WANDB_FLUSH_S = 1  # W&B's own 15 s loses that much of the offline run when the process is killed
 MOST_PICTURED = 2  # puzzles whose every supervision step is drawn, which takes longest; the table has all of them
