@@ -122,7 +122,7 @@ def test_passes_by_T_and_by_n_are_apart_and_tell_what_a_recursion_is_worth(tmp_p
             write(tmp_path / "runs", base, random, loss, model__hidden_size=width, recursion__T=T, recursion__n=n,
                   parameters=once + recurrent, recurrent_parameters=recurrent, noise=0.003)  # fmt: skip
     _, laws, found = told(tmp_path / "runs", capsys)
-    assert {axis for axis, *_ in laws} >= {"passes by T", "passes by n", "passes by T and parameters"}
+    assert {axis for axis, *_ in laws} >= {"passes by T and n", "passes by T", "passes by n", "passes by T and parameters"}
     phis = [row for (_, _, _, quantity), row in laws.items() if quantity == "phi"]
     assert any(row["low"] < 0.46 < row["high"] for row in phis)
     assert any("sizes, and a law needs 4" in reason for reason in found["refused"])

@@ -30,11 +30,12 @@ SIGNIFICANCE = 0.05
 
 
 class Axis(NamedTuple):
-    """Something that runs may be compared over: its name, the settings that make it vary, and its value for a run."""
+    """Something that runs may be compared over: its name, the settings that make it vary (any or all of them), a run's value."""
 
     name: str
     keys: tuple[str, ...]
     value: Callable[[Run], float | None]
+    varies: Callable[[Iterable[bool]], bool] = any
 
 
 def _passes(run: Run) -> float | None:
@@ -47,6 +48,7 @@ AXES = (
     # runs of one budget are of one size: what they spent differs by less than a step's FLOPs
     Axis("training FLOPs", LENGTH, lambda run: run.settings.get(BUDGET) or run.training_flops),
     Axis("training puzzles", ("data.num_puzzles", TRAIN), lambda run: run.settings.get("data.num_puzzles")),
+    Axis("passes by T and n", ("recursion.T", "recursion.n"), _passes, varies=all),
     Axis("passes by T", ("recursion.T",), _passes),
     Axis("passes by n", ("recursion.n",), _passes),
     Axis("supervision steps", ("recursion.n_sup",), lambda run: run.settings.get("recursion.n_sup")),
@@ -194,7 +196,7 @@ def _samples(run: Run) -> float:
 def _fits(axis: Axis, runs: Sequence[Run], keys: Sequence[str], refusals: list[str]) -> list[Fit]:
     """The fits of an axis; what has too few sizes or seeds is refused."""
     found: list[Fit] = []
-    if not set(axis.keys) & set(keys):
+    if not axis.varies(key in keys for key in axis.keys):
         return found
     held = [key for key in keys if key not in axis.keys]
     for where, members in _split(runs, held).items():
