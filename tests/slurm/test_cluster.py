@@ -8,6 +8,9 @@ import sys
 import time
 
 import pytest
+import running
+from running import TINY, environment
+from safetensors.torch import load_file
 from sweeping import ROOT, start, summaries, sweep, wait_for
 
 pytestmark = [
@@ -68,8 +71,7 @@ def test_the_recursion_grid_trains_with_one_chip_for_each_job(tmp_path):
 
 
 def test_more_jobs_than_chips_of_a_host_spread_over_hosts(tmp_path):
-    orders = {"seed=": "sleep"}
-    code, _, err = sweep(tmp_path, "-m", "seed=range(0,10)", *CHIP, orders=orders)
+    code, _, err = sweep(tmp_path, "-m", "seed=range(0,10)", *CHIP)
     assert (code, err) == (0, "")
     places = placements(tmp_path)
     assert len({(place["host"], *place["devices"]) for place in places.values()}) == 10
@@ -80,7 +82,7 @@ def test_more_jobs_than_chips_of_a_host_spread_over_hosts(tmp_path):
 
 
 def test_one_host_for_each_job(tmp_path):
-    code, _, err = sweep(tmp_path, "-m", "seed=0,1,2", *HOST, orders={"seed=": "sleep"})
+    code, _, err = sweep(tmp_path, "-m", "seed=0,1,2", *HOST)
     assert (code, err) == (0, "")
     places = placements(tmp_path).values()
     assert len({place["host"] for place in places}) == 3
@@ -131,8 +133,30 @@ def test_srun_says_which_rank_each_process_is_and_where_all_meet():
     ranks = sorted(map(json.loads, done.stdout.splitlines()))
     assert [rank[:3] for rank in ranks] == [[0, 4, 0], [1, 4, 1], [2, 4, 0], [3, 4, 1]]
     [(host, port)] = {tuple(rank[3:]) for rank in ranks}
-    assert host.startswith("worker")  # the first of the two hosts, by its name in Slurm
-    assert port > 1024
+    assert (host, port > 1024) == ("127.0.0.1", True)  # the first of the two hosts, whose name the network does not know
+
+
+def test_two_ranks_on_two_hosts_train_as_one_process_does_and_go_on(tmp_path):
+    whole = [*TINY, "model=tiny_attention", "hardware.dtype=float64", "train.eval_every_steps=null"]
+    command = ["srun", "--nodes=2", "--ntasks-per-node=1", "--kill-on-bad-exit"]
+    command += [sys.executable, "-m", "trm.train", *whole, "hardware=cpu_ranks", "hardware.backend=eager", "run_name=two"]
+    own = environment(PYTHONPATH=str(ROOT), OMP_NUM_THREADS="1")
+    for steps in (3, 5):
+        argv = [*command, f"train.max_steps={steps}"]
+        done = subprocess.run(argv, cwd=tmp_path, env=own, capture_output=True, text=True, timeout=200, check=False)
+        assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+        assert running.summary(tmp_path / "outputs/two")["steps"] == steps
+    assert running.summary(tmp_path / "outputs/two")["resumed_from_step"] == 3
+    assert "rank 1 of 2 (gloo)" in (tmp_path / "outputs/two/train.log").read_text()
+    running.run(tmp_path, "trm.train", *whole, "run_name=one", "train.max_steps=5")
+    two, one = ([line["loss"] for line in running.metrics(tmp_path / "outputs" / name, "train")] for name in ("two", "one"))
+    assert two == pytest.approx(one, rel=1e-9)
+    assert len(one) == 5
+    states = [load_file(tmp_path / "outputs" / name / "checkpoints/step_5/state.safetensors") for name in ("two", "one")]
+    assert states[0].keys() == states[1].keys()
+    for name, alone in states[1].items():
+        difference = (states[0][name].double() - alone.double()).abs().max()
+        assert difference <= 1e-9 * alone.double().abs().max(), name
 
 
 def test_a_cancelled_job_is_reported_and_only_it_runs_again(tmp_path):

@@ -1,6 +1,8 @@
 """Which of a job's processes this one is, as the environment says."""
 
+import contextlib
 import os
+import socket
 import subprocess
 from typing import NamedTuple
 
@@ -12,7 +14,7 @@ SUBMITIT = "SUBMITIT_EXECUTOR"
 TORCHRUN, SRUN = ("WORLD_SIZE", "RANK"), ("SLURM_STEP_NUM_TASKS", "SLURM_PROCID")
 STARTERS = dict([TORCHRUN, SRUN, ("OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK"), ("PMI_SIZE", "PMI_RANK")])
 OF_RANKS = (TORCHRUN, SRUN)  # they may start the ranks of torch's backends
-FIRST_PORT, PORTS = 20000, 20000  # a Slurm job's port follows from its number
+FIRST_PORT, PORTS = 20000, 12000  # a Slurm job's port follows from its number; Linux gives higher ones to outgoing connections
 SCONTROL_LIMIT_S = 20
 
 
@@ -69,16 +71,29 @@ def rank_of_launcher() -> Rank:
 
 
 def _first_host() -> str:
-    """The host of the first process of a Slurm job; the loopback address where the job has one host."""
+    """The address of the host of a Slurm job's first process; the loopback address where the job has one host.
+
+    The network need not know a host's name in Slurm (NodeName). Slurm itself connects to the host's address (NodeAddr).
+    """
     hosts = os.environ.get("SLURM_STEP_NODELIST") or os.environ.get("SLURM_JOB_NODELIST") or ""
     if os.environ.get("SLURM_STEP_NUM_NODES", os.environ.get("SLURM_NNODES", "1")) == "1":
         return "127.0.0.1"
     try:
-        command = ["scontrol", "show", "hostnames", hosts]
-        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=SCONTROL_LIMIT_S)
-        return done.stdout.split()[0]
-    except (OSError, subprocess.SubprocessError, IndexError) as error:
-        raise ConfigError(f"SLURM_STEP_NODELIST={hosts}: scontrol does not name the first host: set MASTER_ADDR") from error
+        name = _scontrol("hostnames", hosts).split()[0]
+        with contextlib.suppress(OSError):
+            socket.getaddrinfo(name, None)
+            return name
+        return dict(word.partition("=")[::2] for word in _scontrol("node", name, "--oneliner").split())["NodeAddr"]
+    except (OSError, subprocess.SubprocessError, LookupError) as error:
+        raise ConfigError(
+            f"SLURM_STEP_NODELIST={hosts}: neither the network nor scontrol tells where the first host is: set MASTER_ADDR"
+        ) from error
+
+
+def _scontrol(*words: str) -> str:
+    """What `scontrol show` prints."""
+    command = ["scontrol", "show", *words]
+    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=SCONTROL_LIMIT_S).stdout
 
 
 def require_ranks(hardware: str, processes: int, *, of_torch: bool = False) -> None:
