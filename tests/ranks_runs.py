@@ -107,6 +107,12 @@ def other_settings(folder, rank):
     return {"ends": [ended(folder / str(rank), *([word] if rank == 1 else [])) for word in SETTINGS]}
 
 
+def other_revision(folder, rank):
+    """The second rank runs the code of another revision."""
+    with mock.patch("trm.run.resume.code", return_value={"revision": "x"}) if rank == 1 else contextlib.nullcontext():
+        return {"end": ended(folder / str(rank))}
+
+
 def other_data(folder, rank):
     """Each rank has a dataset, built from the same settings, but two training puzzles of the second one's have changed places."""
     own = folder / f"data_{rank}"
@@ -177,6 +183,7 @@ RUNS = (
     interrupted,
     not_finite,
     other_settings,
+    other_revision,
     other_data,
     other_checkpoint,
     no_checkpoint,

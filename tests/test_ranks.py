@@ -18,12 +18,14 @@ from ranks_worker import GOLDEN, WAYS, at_once
 from ranks_worker import SETTINGS as CASES
 from running import TINY, environment, free_port, run, small_disk, summary, values_of
 
+from trm.backends.ranks import gpu_of
 from trm.cli import compose, starts_ranks
 from trm.errors import EXIT_PREEMPTED, ConfigError
-from trm.ground.rank import process_rank, rank_of_launcher, refuse_other_starters, require_ranks
+from trm.ground.rank import Rank, process_rank, rank_of_launcher, refuse_other_starters, require_ranks
 from trm.run import experiment
 
 WORKER = Path(__file__).with_name("ranks_worker.py")
+ONE = ["hardware=cpu", "hardware.backend=eager", "hardware.dtype=float64"]  # process
 FEW = ["mlp_prefix", "attention_rope", "act", "random", "winner_takes_all", "large_table", "muon"]
 
 
@@ -53,7 +55,7 @@ def found_by(folder, count, asked):
 
 def begun(folder):
     """Train a run by one process in `outputs/r`, and put it without its last checkpoint into `resumed`, where ranks go on."""
-    run(folder, "trm.train", *SMALL, "hardware=cpu", "hardware.backend=eager", "hardware.dtype=float64")
+    run(folder, "trm.train", *SMALL, *ONE)
     shutil.copytree(folder / "outputs/r", folder / "resumed", symlinks=True)
     shutil.rmtree(folder / "resumed/checkpoints/step_12")
 
@@ -127,6 +129,15 @@ def test_two_ranks_go_on_from_a_checkpoint_of_one_process(two):
     check_values(two.folder / "resumed", two.folder / "outputs/r")
 
 
+def test_one_process_goes_on_from_a_checkpoint_of_two_ranks(two):
+    folder = two.folder / "outputs/one"
+    shutil.copytree(two.folder / "whole/0", folder, symlinks=True)
+    shutil.rmtree(folder / "checkpoints/step_12")
+    run(two.folder, "trm.train", *SMALL, *ONE, "run_name=one")
+    assert summary(folder)["resumed_from_step"] == 8
+    check_values(folder, two.folder / "outputs/r")
+
+
 def test_ctrl_c_on_one_rank_has_both_save_the_same_step_and_they_go_on_together(two):
     for rank in (two.interrupted.first, two.interrupted.second):
         assert (rank["end"], rank["again"]) == (EXIT_PREEMPTED, 0)
@@ -146,12 +157,14 @@ def test_ranks_that_differ_refuse_and_name_the_difference(two):
     for number, word in enumerate(SETTINGS):
         for rank in (two.other_settings.first, two.other_settings.second):
             assert f"the hosts differ in their {word.partition('=')[0]}" in rank["ends"][number]
+    for rank in (two.other_revision.first, two.other_revision.second):
+        assert "the hosts differ in their revision of the code (" in rank["end"]
     for rank in (two.other_data.first, two.other_data.second):
         assert "the hosts differ in their training puzzles (" in rank["end"]
     for rank in (two.other_checkpoint.first, two.other_checkpoint.second):  # which read on one rank alone would go on by itself
         assert "the hosts differ in their step, state (" in rank["end"]
         assert rank["unchanged"]
-    for folder in ("other_settings", "other_data"):
+    for folder in ("other_settings", "other_revision", "other_data"):
         assert list((two.folder / folder).rglob("checkpoints")) == []
 
 
@@ -211,7 +224,7 @@ def launched(monkeypatch):
     """No launcher, and a function that sets what one says."""
     for name in [name for name in os.environ if name.startswith(("SLURM_", "MASTER_", "TRM_RANK", "SUBMITIT_"))]:
         monkeypatch.delenv(name)
-    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "TORCHELASTIC_RUN_ID"):
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "TORCHELASTIC_RUN_ID"):
         monkeypatch.delenv(name, raising=False)
 
     def say(**variables):
@@ -253,6 +266,36 @@ def test_ranks_are_those_of_srun(launched):
     assert rank_of_launcher() == (1, 2, 1, "127.0.0.1", 20042)
     launched(MASTER_ADDR="host", MASTER_PORT="9")
     assert rank_of_launcher() == (1, 2, 1, "host", 9)
+
+
+SAID_BY_SCONTROL = """#!/bin/sh
+case "$2" in hostnames) echo no.such.host.invalid;; node) echo "NodeName=no Arch=x NodeAddr=10.0.0.7 Comment=a b";; esac
+"""
+
+
+def test_ranks_on_several_hosts_of_slurm_meet_where_the_first_host_is(launched, tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    scontrol = tmp_path / "scontrol"
+    launched(SLURM_PROCID="1", SLURM_STEP_NUM_TASKS="2", SLURM_STEP_NUM_NODES="2", SLURM_STEP_NODELIST="no[0-1]", SLURM_JOB_ID="6")
+    for script, address in (("#!/bin/sh\necho localhost other", "localhost"), (SAID_BY_SCONTROL, "10.0.0.7")):
+        scontrol.write_text(script)
+        scontrol.chmod(0o755)
+        assert rank_of_launcher() == (1, 2, 1, address, 20042)
+    scontrol.write_text("#!/bin/sh\nexit 1")
+    with pytest.raises(ConfigError, match="set MASTER_ADDR"):
+        rank_of_launcher()
+
+
+@pytest.mark.parametrize(("local", "gpus", "started", "number"), [(3, 8, 8, 3), (3, 1, 1, 0), (3, 2, 4, None), (1, 1, 2, None)])
+def test_a_rank_has_a_gpu_of_its_own_or_is_refused(launched, local, gpus, started, number):
+    """Where srun shows each process one GPU, that is the process's own whatever its number on the host is."""
+    launched(LOCAL_WORLD_SIZE=str(started))
+    rank = Rank(local, 8, local, "host", 1)
+    if number is not None:
+        assert gpu_of(rank, gpus) == torch.device("cuda", number)
+    else:
+        with pytest.raises(ConfigError, match=f"process {local} of this host has no GPU of its own"):
+            gpu_of(rank, gpus)
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ from torch.distributed import _functional_collectives as collectives
 from trm.backends.base import Fn, Rows, T, map_tensors
 from trm.backends.native import NativeRuntime
 from trm.config import HardwareConfig
-from trm.errors import RunFailure
+from trm.errors import ConfigError, RunFailure
 from trm.ground.rank import Rank, rank_of_launcher
 from trm.ground.share import R, S, Share
 
@@ -93,7 +93,7 @@ class Ranks(NativeRuntime):
         rank = rank_of_launcher()
         device = None
         if hardware.platform == "cuda":  # srun may show each process its own GPU alone
-            device = torch.device("cuda", rank.local % torch.cuda.device_count())
+            device = gpu_of(rank, torch.cuda.device_count())
             torch.cuda.set_device(device)
         super().__init__(hardware)
         if device is not None:
@@ -148,6 +148,16 @@ class Ranks(NativeRuntime):
         """The line of one device, and the number of this rank."""
         words = f"rank {self.process_index + 1} of {self.process_count} ({dist.get_backend()})"
         return f"{super().describe()} each, {words}"
+
+
+def gpu_of(rank: Rank, gpus: int) -> torch.device:
+    """The GPU of a rank, of so many that it sees. Raises ConfigError where its host has more ranks than GPUs."""
+    if rank.local >= gpus and (gpus > 1 or int(os.environ.get("LOCAL_WORLD_SIZE") or "1") > 1):
+        raise ConfigError(
+            f"process {rank.local} of this host has no GPU of its own, for there are {gpus}: start at most {gpus} on a host "
+            "(--nproc-per-node, --ntasks-per-node)"
+        )
+    return torch.device("cuda", rank.local % gpus)
 
 
 def _join(rank: Rank, device: torch.device | None) -> None:
