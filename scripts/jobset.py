@@ -31,6 +31,9 @@ from trm.study.placement import place, slice_topology
 SAVING_S = 120  # between SIGTERM and the end
 INDEX = "metadata.annotations['batch.kubernetes.io/job-completion-index']"  # GKE gives TPU workers the same numbers
 OPTIONS = ("image", "claim", "hardware", "gpus", "nodes", "dir", "restarts", "namespace", "service_account", "secret")
+OWN_POOL = {"annotations": {"alpha.jobset.sigs.k8s.io/exclusive-topology": "cloud.google.com/gke-nodepool"}}
+# For NCCL between the GPUs of a node: the 64 MB that a container has by default may be too few
+SHM: dict[str, tuple[str, dict[str, Any]]] = {"shm": ("/dev/shm", {"emptyDir": {"medium": "Memory"}})}
 GROUP, PORT = "slice", 29500  # the pods' part of their host names, and the port at which torchrun's agents meet
 
 
@@ -48,6 +51,7 @@ def manifest(name: str, command: list[str], hardware: HardwareConfig, given: dic
         selector = {"nodeSelector": {"cloud.google.com/gke-tpu-accelerator": "tpu-v4-podslice", **topology}}
     if hosts > 1 and not on_gpus:
         env = [{"name": RANK, "valueFrom": {"fieldRef": {"fieldPath": INDEX}}}, {"name": RANKS, "value": str(hosts)}]
+    volumes = {"work": ("/work", {"persistentVolumeClaim": {"claimName": given["claim"]}}), **(SHM if on_gpus else {})}
     container = {
         "name": "trm",
         "image": given["image"],
@@ -56,7 +60,7 @@ def manifest(name: str, command: list[str], hardware: HardwareConfig, given: dic
         "env": env,
         "ports": [{"containerPort": port} for port in ports],
         "resources": {kind: dict(device) for kind in ("requests", "limits")},
-        "volumeMounts": [{"name": "work", "mountPath": "/work"}],
+        "volumeMounts": [{"name": volume, "mountPath": path} for volume, (path, _) in volumes.items()],
     }
     if "secret" in given:
         container["envFrom"] = [{"secretRef": {"name": given["secret"]}}]
@@ -65,7 +69,7 @@ def manifest(name: str, command: list[str], hardware: HardwareConfig, given: dic
         "terminationGracePeriodSeconds": SAVING_S,
         **selector,
         "containers": [container],
-        "volumes": [{"name": "work", "persistentVolumeClaim": {"claimName": given["claim"]}}],
+        "volumes": [{"name": volume, **source} for volume, (_, source) in volumes.items()],
     }
     if "service_account" in given:
         pod["serviceAccountName"] = given["service_account"]
@@ -85,9 +89,7 @@ def manifest(name: str, command: list[str], hardware: HardwareConfig, given: dic
         "metadata": {
             "name": name,
             **({"namespace": given["namespace"]} if "namespace" in given else {}),
-            **(
-                {} if on_gpus else {"annotations": {"alpha.jobset.sigs.k8s.io/exclusive-topology": "cloud.google.com/gke-nodepool"}}
-            ),
+            **({} if on_gpus else OWN_POOL),
         },
         "spec": {
             "failurePolicy": {"maxRestarts": int(given["restarts"]), "rules": [fail_at_once]},

@@ -52,7 +52,14 @@ PODS = exactly(
     terminationGracePeriodSeconds=COUNT,
     nodeSelector={"type": "object", "additionalProperties": TEXT},
     serviceAccountName=NAME,
-    volumes=some(exactly({"name": NAME, "persistentVolumeClaim": exactly({"claimName": NAME})})),
+    volumes=some(
+        {
+            "oneOf": [
+                exactly({"name": NAME, "persistentVolumeClaim": exactly({"claimName": NAME})}),
+                exactly({"name": NAME, "emptyDir": exactly({"medium": {"const": "Memory"}})}),
+            ]
+        }
+    ),
 )
 EXIT_CODES = exactly({"operator": {"enum": ["In", "NotIn"]}, "values": some({"type": "integer", "minimum": 1})}, containerName=NAME)
 JOB = exactly(
@@ -125,6 +132,8 @@ def test_torchrun_starts_a_run_on_nodes_with_gpus():
     agents = ["--rdzv-backend=c10d", "--rdzv-id=base", "--rdzv-endpoint=base-slice-0-0.base:29500"]
     assert container["command"] == ["torchrun", "--nnodes=2", "--nproc-per-node=8", *agents, *ON_GPUS[2:]]
     assert (container["ports"], container["env"]) == ([{"containerPort": 29500}], [])
+    assert {"name": "shm", "mountPath": "/dev/shm"} in container["volumeMounts"]
+    assert {volume["name"] for volume in pod["volumes"]} == {mount["name"] for mount in container["volumeMounts"]}
 
 
 def test_a_sweep_shares_the_gpus_of_one_node():
