@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from trm.cli import compose, compose_jobs
+
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
@@ -56,6 +58,18 @@ def test_make_targets_that_a_page_names_exist(page):
     named = set(re.findall(r"`make ([\w-]+)", page.read_text()))
     rules = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     assert named <= rules
+
+
+def test_the_commands_for_many_devices_compose():
+    text = (ROOT / "docs" / "how-to" / "many_devices.md").read_text()
+    found = {tuple(words.replace("…", "").split()) for words in re.findall(r"-m trm\.train ([^`]*)`", text)}
+    assert len(found) > 7
+    for words in found:
+        given = [word for word in words if word != "-m"]
+        if "-m" in words:
+            assert compose_jobs([*given, "seed=0,1"]).keys() == {"seed=0", "seed=1"}
+        else:
+            assert compose([*given, *([] if any(word.startswith("run_name=") for word in given) else ["run_name=r"])])
 
 
 def test_every_command_that_a_page_gives_is_a_module():
