@@ -8,7 +8,7 @@ import subprocess
 import pytest
 from composing import composed
 
-from trm.cli import ROOT, compose
+from trm.cli import ROOT, compose, starts_ranks
 from trm.config import HardwareConfig, validate
 from trm.errors import ConfigError
 from trm.ground.cores import visible_gpus
@@ -18,7 +18,9 @@ from trm.study.placement import (
     environment,
     expand_indices,
     gpu_environment,
+    lock_names,
     place,
+    ray_cores,
     ray_resources,
     ray_slice,
     slots_of_host,
@@ -274,20 +276,60 @@ def test_what_a_job_on_gpus_asks_of_slurm_and_ray(gpus):
     assert one == {"nodes": 1, "tasks_per_node": 1, "gres": "gpu:1", "array_parallelism": 16}
     several = slurm_resources(gpu(num_devices=8))
     assert several == {"nodes": 1, "tasks_per_node": 8, "gres": "gpu:8", "array_parallelism": 1}
+    with pytest.raises(ConfigError, match="num_devices=null: a job of this sweep gets all GPUs of this machine"):
+        slurm_resources(gpu(num_devices=None))
     assert ray_resources(gpu()) == {"GPU": 1.0}
+    assert ray_resources(gpu(num_devices=8)) == {"GPU": 8.0}
     assert ray_resources(gpu(jobs_per_device=4)) == {"GPU": 0.25}
+    for jobs in range(2, 65):  # so many fit on one GPU, and no more
+        share = ray_resources(gpu(jobs_per_device=jobs))["GPU"]
+        assert (round(share * 10_000, 6) % 1, int(1 / share)) == (0, jobs)
+    gpus(2)
+    assert ray_resources(gpu(num_devices=None)) == {"GPU": 2.0}
+    assert ray_resources(gpu(jobs=16)) == {"GPU": 1.0}  # on other hosts there may be room for so many
+
+
+@pytest.mark.parametrize(
+    ("machine", "cores"),
+    [
+        (gpu(), 8),
+        (gpu(num_devices=8), 64),
+        (gpu(jobs_per_device=3), 2),
+        (HardwareConfig(name="cpu", jobs=2), 1),  # of the node with the fewest
+        (hardware("v4_8", "chip"), 2),  # where no node has the device: of the node with the fewest
+    ],
+)
+def test_a_job_on_ray_has_its_share_of_the_cores_of_a_node_with_its_devices(machine, cores):
+    assert ray_cores(machine, [{"CPU": 2.0}, {"CPU": 64.0, "GPU": 8.0}]) == cores
 
 
 def test_visible_gpus_are_those_that_cuda_would_see(monkeypatch, tmp_path):
     monkeypatch.setattr("trm.ground.cores.DEVICES", tmp_path)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     assert visible_gpus() == []
-    for name in ("nvidia0", "nvidia10", "nvidia2", "nvidiactl", "nvidia-uvm"):
+    for name in ("nvidia4", "nvidia10", "nvidia5", "nvidiactl", "nvidia-uvm"):  # of a container with three of the host's
         (tmp_path / name).touch()
-    assert visible_gpus() == ["0", "2", "10"]
+    assert visible_gpus() == ["0", "1", "2"]
     for told, seen in (("", []), ("3", ["3"]), ("1, GPU-abc", ["1", "GPU-abc"]), ("2,-1,0", ["2"])):
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", told)
         assert visible_gpus() == seen
+
+
+def test_sweeps_that_see_other_gpus_of_a_host_do_not_wait_for_one_another(monkeypatch):
+    def names(visible, **keys):
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+        return {name for slot in slots_of_host(gpu(**keys)) for name in lock_names(gpu(**keys), slot)}
+
+    assert names("0,1", jobs=0).isdisjoint(names("2,3", jobs=0))
+    assert names("2,1", jobs=0) & names("0,1", num_devices=2) == {"1_0"}
+    assert len(names("0,1", jobs=0, jobs_per_device=3)) == 6
+
+
+def test_more_ranks_than_gpus_are_refused(monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
+    assert starts_ranks(compose(["hardware=gpus", "run_name=r"]))
+    with pytest.raises(ConfigError, match="num_devices=4: a process needs a GPU of its own, and here are 2"):
+        starts_ranks(compose(["hardware=gpus", "hardware.num_devices=4", "run_name=r"]))
 
 
 def test_jobs_auto_is_as_many_as_the_gpus_have_room_for():

@@ -190,7 +190,8 @@ def test_a_preempted_job_has_not_failed_where_its_queue_starts_it_again(tmp_path
             "hydra/launcher=ray is not installed: make setup EXTRAS=dev,ray",
             marks=pytest.mark.skipif(find_spec("ray") is not None, reason="ray is installed"),
         ),
-        (["-m", "hardware.placement=chip,host", "hardware=v4_8"], "hardware.placement and hardware= must be the same"),
+        (["-m", "hardware.placement=chip,host", "hardware=v4_8"], "hardware.num_devices must be the same for all jobs"),
+        (["-m", "hardware.num_devices=1,2", "hardware=gpus"], "hardware.num_devices must be the same for all jobs"),
         (["-m", "seed=0", "hardware=v4_64", "hardware.placement=pod", "hydra/launcher=submitit_slurm"], 'Could not detect "srun"'),
     ],
 )

@@ -1,4 +1,7 @@
-"""Sweeps on a local Ray cluster of two nodes, each with four pretend TPU chips and all processes on loopback: make test-engines."""
+"""Sweeps on a local Ray cluster of two nodes, each with four pretend TPU chips and two GPUs: make test-engines.
+
+All processes are on loopback.
+"""
 
 import json
 import os
@@ -8,12 +11,15 @@ from importlib.util import find_spec
 import pytest
 from sweeping import start, summaries, sweep, wait_for
 
+from trm.ground.cores import allowed, visible_gpus
+
 pytestmark = [
     pytest.mark.long,
     pytest.mark.skipif(find_spec("ray") is None, reason="needs ray: make test-engines installs it"),
     pytest.mark.timeout(300),
 ]
 SLICE = {"ray.io/tpu-slice-name": "pretend", "ray.io/tpu-topology": "2x2x2", "ray.io/tpu-pod-type": "v4-16"}
+CORES = len(allowed())  # of each pretend GPU too
 LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "RAY_USAGE_STATS_ENABLED": "0"}  # the first means 127.0.0.1, on Linux too
 
 
@@ -21,13 +27,14 @@ LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "RAY_USAGE_STATS_ENABLED":
 def ray_sweep():
     """Arguments of a sweep on the cluster."""
     os.environ |= LOOPBACK | {"TPU_NAME": "pretend"}
+    os.environ.pop("CUDA_VISIBLE_DEVICES", None)
     from ray.cluster_utils import Cluster
 
     cluster = Cluster()
     for host in ("0", "1"):
         chips = {"TPU": 4, **({"TPU-v4-16-head": 1} if host == "0" else {})}
         labels = SLICE | {"ray.io/tpu-worker-id": host}
-        cluster.add_node(num_cpus=4, resources=chips, labels=labels, include_dashboard=False)
+        cluster.add_node(num_cpus=2 * CORES, num_gpus=2, resources=chips, labels=labels, include_dashboard=False)
     yield [
         "-m",
         "run_name=s",
@@ -72,7 +79,7 @@ def test_real_runs_keep_to_their_cores_and_are_not_repeated(tmp_path, ray_sweep)
 
 
 def test_jobs_at_once_have_chips_of_their_own(tmp_path, ray_sweep):
-    code, _, err = sweep(tmp_path, *ray_sweep, "hardware=v4_8", "seed=range(0,6)", orders={"seed=": "sleep"})
+    code, _, err = sweep(tmp_path, *ray_sweep, "hardware=v4_8", "seed=range(0,6)")
     assert (code, err) == (0, "")
     places, found = placements(tmp_path), summaries(tmp_path)
     assert len({(place["ray_node"], *place["devices"]) for place in places.values()}) > 2
@@ -85,6 +92,29 @@ def test_jobs_at_once_have_chips_of_their_own(tmp_path, ray_sweep):
             apart = found[other]["began"] >= summary["ended"] or summary["began"] >= found[other]["ended"]
             same = (places[other]["ray_node"], places[other]["devices"]) == (places[name]["ray_node"], places[name]["devices"])
             assert other == name or apart or not same
+
+
+def test_jobs_at_once_have_gpus_of_their_own(tmp_path, ray_sweep):
+    """Four jobs that all run at the same time, each with half of the cores of its node, which has two GPUs."""
+    code, _, err = sweep(
+        tmp_path, *ray_sweep, "hardware=gpu", "hydra.launcher.num_cpus=null", "seed=range(0,4)", orders={"seed=": "meet 4"}
+    )
+    assert (code, err) == (0, ""), err
+    places, found = placements(tmp_path), summaries(tmp_path)
+    assert len({(place["ray_node"], *place["devices"]) for place in places.values()}) == 4
+    for name, place in places.items():
+        gpu = found[name]["gpus"]  # CUDA_VISIBLE_DEVICES, as the job finds it
+        assert (place["devices"], place["environment"]) == ([int(gpu)], {"CUDA_VISIBLE_DEVICES": gpu})
+
+
+@pytest.mark.skipif(bool(visible_gpus()), reason="the job would find real GPUs under the numbers of the pretend ones")
+def test_a_job_of_two_ranks_has_two_gpus(tmp_path, ray_sweep):
+    """Its ranks are real ones of trm.train, which find the GPUs that they are told of not to be there."""
+    code, _, err = sweep(tmp_path, *ray_sweep, "hardware=gpus", "hardware.num_devices=2", "seed=0")
+    assert (code, "1 of 1 jobs did not complete" in err) == (1, True)
+    assert placements(tmp_path)["seed=0"]["devices"] == [0, 1]
+    assert placements(tmp_path)["seed=0"]["environment"] == {"CUDA_VISIBLE_DEVICES": "0,1"}
+    assert "torch finds no CUDA device" in (tmp_path / "multirun/s/.ray/seed=0.log").read_text()
 
 
 def test_a_killed_worker_is_reported_the_others_go_on_and_the_command_again_does_the_rest(tmp_path, ray_sweep):
@@ -103,7 +133,7 @@ def test_a_killed_worker_is_reported_the_others_go_on_and_the_command_again_does
 
 
 def test_ctrl_c_saves_what_runs_and_starts_no_more(tmp_path, ray_sweep):
-    arguments = [*ray_sweep, "hardware=cpu", "hydra.launcher.num_cpus=4", "seed=0,1,2,3"]  # one on each node
+    arguments = [*ray_sweep, "hardware=cpu", f"hydra.launcher.num_cpus={2 * CORES}", "seed=0,1,2,3"]  # one on each node
     process = start(tmp_path, *arguments, orders={"seed=": "hang"})
     wait_for(lambda: len(list(tmp_path.glob("multirun/s/*/hung"))) == 2)
     process.send_signal(signal.SIGINT)

@@ -93,9 +93,12 @@ def folder_bytes(path: Path) -> int:
 
 
 def visible_gpus() -> list[str]:
-    """The GPUs by their names in CUDA_VISIBLE_DEVICES; where it is not set, the numbers of all GPUs of the machine."""
+    """The GPUs by their names in CUDA_VISIBLE_DEVICES; where it is not set, the numbers of all GPUs that this process sees.
+
+    CUDA counts what a process sees from 0: in a container with two of eight GPUs their device files may be nvidia4 and nvidia5.
+    """
     given = os.environ.get(VISIBLE)
     if given is not None:
         names = [name.strip() for name in given.split(",")]
         return names[: next((i for i, name in enumerate(names) if name in ("", "-1")), len(names))]  # as CUDA reads it
-    return sorted((path.name.removeprefix("nvidia") for path in DEVICES.glob("nvidia[0-9]*")), key=int)
+    return [str(number) for number, _ in enumerate(DEVICES.glob("nvidia[0-9]*"))]

@@ -28,7 +28,7 @@ from trm.errors import ConfigError
 from trm.ground.cores import allowed, pin
 from trm.ground.signals import StopSignal, held_back
 from trm.study.board import Board
-from trm.study.placement import cores_of_slot, environment, gpu_environment, place, slots_of_host
+from trm.study.placement import cores_of_slot, environment, gpu_environment, lock_names, place, slots_of_host
 from trm.study.queue import POLL_S, QueueLauncher, job_environment, take_slot
 
 log = logging.getLogger(__name__)
@@ -83,7 +83,8 @@ class LocalLauncher(QueueLauncher):
         slots = slots_of_host(hardware)
         with contextlib.ExitStack() as stack:
             locks = DEVICE_LOCKS.get(hardware.platform)
-            slot = take_slot(stack, locks or sweep_dir / ".slots", slots, shared=locks is not None)
+            names = [lock_names(hardware, slot) for slot in slots]
+            slot = take_slot(stack, locks or sweep_dir / ".slots", names, shared=locks is not None)
             if hardware.platform == "cpu" and len(slots) > 1:
                 pin(cores_of_slot(allowed(), slot, len(slots)))
             where = {"host": socket.gethostname(), "slot": slot, "devices": list(slots[slot])}

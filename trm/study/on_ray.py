@@ -19,11 +19,11 @@ from typing import Any
 from trm.cli import ROOT
 from trm.config.refusals import one_line
 from trm.errors import EXIT_FAILED, UserError
-from trm.ground.cores import allowed, pin
+from trm.ground.cores import VISIBLE, allowed, pin
 from trm.ground.rank import RANK, RANKS, process_rank
 from trm.ground.signals import StopSignal
 from trm.study.board import Board
-from trm.study.placement import environment, place, ray_resources, ray_slice
+from trm.study.placement import environment, place, ray_cores, ray_resources, ray_slice
 from trm.study.queue import POLL_S, QueueLauncher, take_slot, without_outer_job
 
 log = logging.getLogger(__name__)
@@ -106,8 +106,7 @@ class RayLauncher(QueueLauncher):
         except (ConnectionError, RuntimeError, ValueError) as error:
             raise UserError(f"{where}: no Ray cluster ({one_line(error)}): {fix}") from error
         nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-        jobs = place(self.hardware).jobs_per_host
-        self.cpus = self.params["num_cpus"] or max(1, min(int(node.get("CPU", 0)) // jobs for node in nodes))
+        self.cpus = self.params["num_cpus"] or ray_cores(self.hardware, nodes)
         self.asked = {"CPU": self.cpus, **ray_resources(self.hardware), **self.params["resources"]}
         words = ", ".join(f"{name} {amount:g}" for name, amount in self.asked.items())
         log.info("Ray cluster of %s node(s), %s asked for each job and host", len(nodes), words)
@@ -136,19 +135,22 @@ class RayLauncher(QueueLauncher):
 
     @contextlib.contextmanager
     def placed(self, sweep_dir: Path) -> Iterator[dict[str, Any]]:
-        """The chips that Ray gave to this job on this host, and cores of its own."""
+        """The chips or GPUs that Ray gave to this job on this host, and cores of its own."""
         import ray
 
-        context = ray.get_runtime_context()
-        chips = tuple(sorted(map(int, context.get_accelerator_ids().get("TPU", []))))
+        context, on_gpus = ray.get_runtime_context(), self.hardware.platform == "cuda"
+        names = sorted(context.get_accelerator_ids().get("GPU" if on_gpus else "TPU", []))
+        numbers = sorted(int(name) for name in names if name.isdecimal())
+        # on GPUs as Ray sets it too, unless it was told not to
+        variables = {VISIBLE: ",".join(names)} if on_gpus else environment(self.hardware, numbers)
         cores = allowed()
         slots = [cores[first : first + self.cpus] for first in range(0, len(cores) - self.cpus + 1, self.cpus)]
         with contextlib.ExitStack() as stack:
             if len(slots) > 1:
                 pin(slots[take_slot(stack, CORE_LOCKS, slots, shared=True)])
-            where = {"host": socket.gethostname(), "ray_node": context.get_node_id(), "devices": list(chips)}
+            where = {"host": socket.gethostname(), "ray_node": context.get_node_id(), "devices": numbers or names}
             where |= {"cores": allowed(), "ranks": process_rank()[1]}
-            yield where | {"environment": environment(self.hardware, chips)}
+            yield where | {"environment": variables}
 
 
 def _log_file(sweep_dir: Path, name: str) -> Path:

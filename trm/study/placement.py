@@ -5,7 +5,7 @@ runtime (megacore), and a slice of H hosts is a block of hosts. libtpu reads fro
 and how the processes of one job tile the slice (https://cloud.google.com/tpu/docs/v4; names as in torch_xla's tpu.py).
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +16,7 @@ from trm.ground.cores import VISIBLE, visible_gpus
 CHIP_BOUNDS = {1: "1,1,1", 4: "2,2,1"}  # chips of one process -> how they lie
 HOST_BOUNDS = {1: "1,1,1", 2: "1,1,2", 4: "1,1,4", 8: "1,2,4", 16: "2,2,4"}  # hosts of a v4 slice -> how they lie
 FIRST_PORT = 8476
+RAY_PARTS = 10_000  # of one resource of Ray
 
 
 @dataclass(frozen=True)
@@ -46,10 +47,25 @@ def place(hardware: HardwareConfig) -> Placement:
 
 
 def _gpus_of_job(hardware: HardwareConfig) -> int:
-    """Devices of one job on torch's own backends: one where the placement is a chip, else hardware.num_devices."""
+    """Devices of one job on torch's own backends: one where the placement is a chip, else hardware.num_devices.
+
+    Raises ConfigError where they are all GPUs of this machine, which has none, and where other jobs would share several.
+    """
     if hardware.placement == "chip" or hardware.num_devices:
-        return hardware.devices
-    return max(len(visible_gpus()), 1) if hardware.platform == "cuda" else 1
+        width = hardware.devices
+    else:
+        width = len(visible_gpus()) if hardware.platform == "cuda" else 1
+    if width == 0:
+        raise ConfigError(
+            "hardware.num_devices=null: a job of this sweep gets all GPUs of this machine, which has none: set it to the number of "
+            "GPUs of one job"
+        )
+    if width > 1 and hardware.jobs_per_device > 1 and hardware.platform == "cuda":
+        raise ConfigError(
+            f"hardware.jobs_per_device={hardware.jobs_per_device}: a job on {width} GPUs shares none of them: set it to 1, or "
+            "hardware.placement=chip"
+        )
+    return width
 
 
 def gpu_jobs(hardware: HardwareConfig) -> int:
@@ -58,10 +74,6 @@ def gpu_jobs(hardware: HardwareConfig) -> int:
     Where no GPU is seen, as on the host that a queue is told from, it is hardware.jobs. Raises ConfigError where there is no room.
     """
     gpus, width, each = len(visible_gpus()), _gpus_of_job(hardware), hardware.jobs_per_device
-    if width > 1 and each > 1:
-        raise ConfigError(
-            f"hardware.jobs_per_device={each}: a job on {width} GPUs shares none of them: set it to 1, or hardware.placement=chip"
-        )
     room = gpus // width * each
     if gpus and hardware.jobs > room:
         raise ConfigError(
@@ -78,6 +90,13 @@ def gpu_environment(hardware: HardwareConfig, slot: Sequence[int]) -> dict[str, 
     gpus = visible_gpus()
     chosen = dict.fromkeys(gpus[place // hardware.jobs_per_device] for place in slot) if gpus else {}
     return {VISIBLE: ",".join(chosen)} if chosen else {}
+
+
+def lock_names(hardware: HardwareConfig, slot: Sequence[int]) -> list[str]:
+    """What every sweep on this host calls the places of a slot, whichever of its GPUs CUDA_VISIBLE_DEVICES shows to the sweep."""
+    gpus = visible_gpus() if hardware.platform == "cuda" else []
+    each = hardware.jobs_per_device
+    return [f"{gpus[place // each].replace('/', '-')}_{place % each}" if gpus else str(place) for place in slot]
 
 
 def batch_per_device(global_batch: int, hardware: HardwareConfig) -> int:
@@ -160,8 +179,21 @@ def expand_indices(text: str) -> tuple[int, ...]:
 def ray_resources(hardware: HardwareConfig) -> dict[str, float]:
     """What one job asks of Ray on each of its hosts, beside cores."""
     if hardware.platform == "cuda":
-        return {"GPU": float(place(hardware).devices) if hardware.jobs_per_device == 1 else 1 / hardware.jobs_per_device}
+        # Ray counts in parts of RAY_PARTS and rounds: six jobs of 0.1667 would not fit on one GPU
+        share = RAY_PARTS // hardware.jobs_per_device / RAY_PARTS
+        return {"GPU": float(_gpus_of_job(hardware)) if hardware.jobs_per_device == 1 else share}
     return {"TPU": float(place(hardware).devices_per_process)} if hardware.platform == "tpu" else {}
+
+
+def ray_cores(hardware: HardwareConfig, nodes: Sequence[Mapping[str, float]]) -> int:
+    """Cores of a job on a Ray cluster: an equal share of its node among the jobs that the node's devices have room for.
+
+    `nodes` are the resources of each node. Those without the devices do not count where others have them; the least share does.
+    """
+    asked = ray_resources(hardware)
+    able = [node for node in nodes if all(node.get(name, 0) >= amount for name, amount in asked.items())] or nodes
+    rooms = [[int(node.get(name, 0) / amount) for name, amount in asked.items()] or [hardware.jobs] for node in able]
+    return max(1, min(int(node.get("CPU", 0)) // max(1, *room) for node, room in zip(able, rooms, strict=True)))
 
 
 def slice_topology(hardware: HardwareConfig) -> str:

@@ -161,7 +161,7 @@ class QueueLauncher(submitit_launcher.BaseSubmititLauncher):  # type: ignore[mis
         raise NotImplementedError
 
 
-def take_slot(stack: contextlib.ExitStack, folder: Path, slots: Sequence[Sequence[int]], *, shared: bool = False) -> int:
+def take_slot(stack: contextlib.ExitStack, folder: Path, slots: Sequence[Sequence[object]], *, shared: bool = False) -> int:
     """Wait for a free slot, lock it until the stack closes, and return its index. All users may write in a `shared` folder."""
     folder.mkdir(parents=True, exist_ok=True)
     if shared and folder.stat().st_uid == os.geteuid():

@@ -105,9 +105,11 @@ class StudySweeper(BasicSweeper):
         names = job_names([_chosen(parser, job, cfg) for job, cfg in zip(grid, cfgs, strict=True)])
         jobs = study.without_twins([study.Job(*job) for job in zip(names, map(tuple, grid), cfgs, strict=True)])
         machines = [cfg.hardware for cfg in cfgs]
-        if any(machine.platform == "tpu" for machine in machines) and len({place(machine) for machine in machines}) > 1:
+        sizes = {place(machine) if machine.platform == "tpu" else machine.devices for machine in machines}
+        if any(machine.platform != "cpu" for machine in machines) and len(sizes) > 1:
             raise ConfigError(
-                "hardware.placement and hardware= must be the same for all jobs of a sweep on a TPU: start one sweep for each"
+                "hardware=, hardware.placement and hardware.num_devices must be the same for all jobs of a sweep on TPUs or GPUs: "
+                "start one sweep for each"
             )
         return jobs
 
