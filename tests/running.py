@@ -5,7 +5,7 @@ Everything else (torch_xla, inductor, sweeps) is a process of its own, and so is
 """
 
 import contextlib
-import importlib
+import importlib.util
 import io
 import json
 import logging
@@ -15,6 +15,7 @@ import subprocess
 import sys
 import traceback
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import yaml
@@ -142,6 +143,15 @@ def run_unread(folder: Path, *argv: str) -> tuple[int, str]:
     process.stdout.close()
     error = process.stderr.read()
     return process.wait(timeout=240), error
+
+
+def script(path: str) -> ModuleType:
+    """A file of scripts/ as a module."""
+    file = Path(__file__).parents[1] / "scripts" / path
+    spec = importlib.util.spec_from_file_location(file.stem, file)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def free_port() -> int:

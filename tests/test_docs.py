@@ -1,11 +1,11 @@
 """The documents say what is there."""
 
-import importlib.util
 import re
 import subprocess
 from pathlib import Path
 
 import pytest
+from running import script
 
 from trm.cli import compose, compose_jobs
 
@@ -15,9 +15,7 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 @pytest.mark.parametrize("name", ["config_reference", "command_reference"])
 def test_a_generated_page_is_current(name):
-    spec = importlib.util.spec_from_file_location(name, ROOT / "scripts" / "dev" / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    module = script(f"dev/{name}.py")
     assert module.FILE.read_text() == module.reference(), f"run python scripts/dev/{name}.py"
 
 

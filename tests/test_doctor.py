@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from running import TINY, XLA, command, environment, run
+from running import TINY, environment, run
 from safetensors import safe_open
 from sweeping import children, is_gone, start, stopped, wait_for
 
@@ -484,38 +484,6 @@ def test_command_before_and_after_a_run(tmp_path):
     assert str(array.relative_to(tmp_path)) in damaged.stdout
     assert damaged.stdout.splitlines()[-1].endswith("1 failure(s): fix dataset first")
     assert "Traceback" not in damaged.stdout + damaged.stderr
-
-
-@pytest.mark.long
-def test_command_on_the_wrong_machine(tmp_path):
-    done = run(tmp_path, "trm.doctor", *TINY, *XLA, "hardware=v4_64", "train.global_batch_size=64", check=1)
-    assert levels(done.stdout)["devices"] == "failure"
-    (line,) = [line for line in done.stdout.splitlines() if " devices " in line and line.startswith("failure")]
-    assert "32 tpu device(s) expected" in line
-    assert "hardware=cpu" in line
-    assert not done.stderr
-    assert not list(tmp_path.iterdir())
-
-
-@pytest.mark.long
-def test_command_where_torch_xla_does_not_load(tmp_path):
-    broken = tmp_path / "packages/torch_xla"
-    broken.mkdir(parents=True)
-    (broken / "__init__.py").write_text("raise ImportError('undefined symbol: _ZN5torch')")
-    done = subprocess.run(
-        command("trm.doctor", *TINY, *XLA, "data=sudoku_extreme", "run_name=a"),
-        cwd=tmp_path,
-        env=environment(PYTHONPATH=str(broken.parent)),
-        capture_output=True,
-        text=True,
-        timeout=240,
-        check=False,
-    )
-    assert done.returncode == 1, done.stderr
-    found = levels(done.stdout)
-    assert (found["devices"], found["compile"], found["dataset"]) == ("failure", "failure", "warning")
-    assert "undefined symbol: _ZN5torch" in done.stdout
-    assert "make setup" in done.stdout
 
 
 def test_command_that_is_stopped_keeps_what_it_printed_and_leaves_no_process(tmp_path):

@@ -1,6 +1,5 @@
 """The pages of docs/results say what their files and commands say, and at which revision that was."""
 
-import importlib.util
 import re
 import shlex
 import subprocess
@@ -9,6 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 from composing import composed, corners, jobs_composed_once  # noqa: F401 - the last is a fixture
+from running import script
 
 from trm.cli import compose_jobs
 from trm.config.groups import CONF_DIR
@@ -17,13 +17,6 @@ from trm.report.__main__ import main as report
 from trm.run.saved import open_run
 
 ROOT = Path(__file__).parents[1]
-
-
-def script(path):
-    spec = importlib.util.spec_from_file_location(Path(path).stem, ROOT / "scripts" / path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 pages = script("dev/pages.py")

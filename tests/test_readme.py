@@ -50,6 +50,8 @@ def run_small(folder, module, *words):
         assert "t2_n6" in out
     elif module == "trm.evaluate":
         assert "exact_accuracy" in run(folder, module, *words, *FEW).stdout
+    elif module == "trm.plan":  # tests/test_pages.py runs this command, whose output is on a page
+        assert " ".join(words) in pages.blocks()
     else:
         assert run(folder, module, *words).stdout
 
