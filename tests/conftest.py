@@ -1,5 +1,6 @@
 import copy
 import functools
+import importlib
 import os
 import re
 from importlib.util import find_spec
@@ -31,10 +32,6 @@ NIGHTLY = re.compile(
     r"|_compiles_for_a_v4_64\[float32"
     r"|test_a_stopped_sweep_lets_its_jobs_save_and_goes_on_later\[(1|2|10)\]"
     r"|test_a_signal_saves_and_exits_143\[12\]"
-    r"|test_weights_of_any_number_format_start_a_run_in_any\[(float64|(float32-float|bfloat16-bfloat16))"
-    r"|test_a_wandb_variable_that_the_client_refuses_is_the_users_error\[(online|offline)\]"
-    r"|test_wandbs_settings_files_count_as_its_variables_do\[wandb"
-    r"|test_results_do_not_depend_on_the_batch_to_the_bit\[vote-2x2x2"
     r"|test_all_engines_learn_the_same|test_a_trace_of_some_steps_is_written\[xla"
     r"|test_options_train\.py::test_a_run_that_goes_on_from_any_checkpoint"
     r"|test_a_stop_inside_an_evaluation_does_not_wait_for_its_end"
@@ -114,8 +111,8 @@ def shared_data():
 def undrawn(monkeypatch):
     """Reports without pictures, which take most of a report's time."""
     empty = {name: {"light": b"", "dark": b""} for name in ("curves", "bars")}
-    monkeypatch.setattr("trm.report.plots.drawn", lambda comparison: empty)
-    monkeypatch.setattr("trm.report.scaling_output.pictures", lambda found: {})
+    for module, name, nothing in (("plots", "drawn", empty), ("scaling_output", "pictures", {})):
+        monkeypatch.setattr(importlib.import_module(f"trm.report.{module}"), name, lambda _, nothing=nothing: nothing)
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -30,12 +30,14 @@ from trm.plan.workload import architecture_of
 
 SMALL = [
     *TINY, "model.hidden_size=16", "train.checkpoint_every_steps=1", "train.eval_every_steps=null", "train.keep_checkpoints=9",
-    "evaluate.max_puzzles=16", "evaluate.selection_puzzles=8",
+    "evaluate.max_puzzles=16", "evaluate.selection_puzzles=8", "recursion.T=1", "recursion.n=1",
 ]  # fmt: skip
 PUZZLE = "1...|..1.|.1..|...1"
 PAGE = toy_task.PAGE
 BACKENDS_PAGE = (Path(__file__).parents[1] / "docs" / "explanation" / "backends.md").read_text(encoding="utf-8")
 BACKEND = re.search(r"```python\n(# trm/backends/careful.py.*?)```", BACKENDS_PAGE, re.DOTALL)[1]
+
+pytestmark = pytest.mark.usefixtures("undrawn")
 
 
 def trains_resumes_solves_and_reports(folder, *overrides, tensors=(), puzzle=PUZZLE, register=lambda: None):

@@ -13,13 +13,12 @@ from trm.backends import onednn
 pytestmark = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="torch was built without oneDNN")
 
 
-@pytest.mark.parametrize("rows", [(7,), (3, 5)])
+@pytest.mark.parametrize(("rows", "transposed"), [((7,), False), ((3, 5), False), ((3, 5), True)])
 @pytest.mark.parametrize(("inner", "outer"), [(16, 512), (64, 8), (3, 3)])
-@pytest.mark.parametrize("transposed", [False, True])
 def test_values_and_gradients(rows, inner, outer, transposed):
     random = torch.Generator().manual_seed(inner * outer)
     x = torch.randn(*rows, inner, generator=random, dtype=torch.float64)
-    if transposed and len(rows) == 2:
+    if transposed:
         x = x.transpose(0, 1)
     weight = torch.randn(outer, inner, generator=random, dtype=torch.float64)
     wanted = torch.randn(*x.shape[:-1], outer, generator=random, dtype=torch.float64)
@@ -62,7 +61,7 @@ signal.signal(signal.SIGALRM, lambda number, frame: hits.append(number))
 x, weight = torch.randn(256, 256), torch.randn(64, 256)
 wanted = linear(x, weight)
 signal.setitimer(signal.ITIMER_REAL, 0.0005, 0.0005)
-while len(hits) < 2000:
+while len(hits) < 1000:
     assert torch.equal(linear(x, weight), wanted)
 signal.setitimer(signal.ITIMER_REAL, 0)
 """

@@ -80,13 +80,6 @@ def test_the_report_has_the_scores_and_names_the_one_that_decides(tmp_path, by, 
     assert [run["scores"]["optimal"] for run in json.loads(json_text(comparison))["runs"]] == [0.4, 0.6, 0.8]
 
 
-def test_a_report_without_such_scores_is_as_it_was(tmp_path):
-    write_run(tmp_path / "a", config("data=sudoku_4x4"), shown_scores=[], last_eval={"accuracy": 0.5})
-    comparison = compare(collect([tmp_path]))
-    assert "decides" not in terminal(comparison)
-    assert "optimal" not in csv_text(comparison)
-
-
 @pytest.mark.parametrize(
     "values", [{}, {"shown_scores": 3}, {"shown_scores": ["optimal"]}, {"shown_scores": ["x"], "last_eval": []}]
 )

@@ -19,12 +19,12 @@ from trm.tasks.sudoku.generate import _random_solutions, solution_classes
 from trm.tasks.sudoku.rules import BLANK
 from trm.tasks.sudoku.task import SudokuTask
 
-TASKS = [SudokuTask(2, 2), SudokuTask(2, 3), SudokuTask(2, 4), SudokuTask(3, 3), MazeTask(9, 1, None), MazeTask(10, 9, 20)]
+TASKS = [SudokuTask(2, 2), SudokuTask(2, 3), SudokuTask(3, 3), MazeTask(9, 1, None), MazeTask(10, 9, 20)]
 
 
 @pytest.mark.parametrize("task", TASKS, ids=lambda task: task.title)
 def test_splits_grow_at_their_ends_and_never_meet(task):
-    many = 3 if task.facts.seq_len >= 64 and isinstance(task, SudokuTask) else 60  # whose clues take milliseconds a puzzle
+    many = 2 if task.facts.seq_len >= 64 and isinstance(task, SudokuTask) else 30  # whose clues take milliseconds a puzzle
     small = task.generate_splits({"train": many, "test": many, "selection": many}, 5)
     large = task.generate_splits({"train": 3 * many, "test": many + 1, "selection": many // 2}, 5)
     other = task.generate_splits({"train": many, "test": many, "selection": many}, 6)
@@ -49,7 +49,7 @@ def test_each_split_owns_its_share_of_the_classes():
         assert abs((owners == split).sum() / 1000 - sixteenths) < 0.4
 
 
-@pytest.mark.parametrize("sudoku", [SudokuTask(3, 3), SudokuTask(2, 4), SudokuTask(4, 2)], ids=lambda task: task.title)
+@pytest.mark.parametrize("sudoku", [SudokuTask(3, 3), SudokuTask(2, 4)], ids=lambda task: task.title)
 def test_copies_of_a_solution_have_one_class_and_others_mostly_another(sudoku):
     grids = _random_solutions(sudoku, 5, np.arange(200))
     answers = (np.bitwise_count(grids - np.uint16(1)).T + BLANK + 1).astype(np.uint8)

@@ -32,17 +32,14 @@ def largest_difference(ours, plain):
     return max(((ours[name] - plain[name]).abs().max() / plain[name].abs().max().clamp_min(1e-30)).item() for name in plain)
 
 
-@pytest.mark.parametrize("token_multiple", [8, 16, 7])
+@pytest.mark.parametrize("token_multiple", [8, 7])
 def test_zeros_that_fill_up_the_tokens_change_no_number(token_multiple):
-    """20 tokens, of which 4 are the puzzle's: 24, 32 and 21 in the products."""
+    """20 tokens, of which 4 are the puzzle's: 24 and 21 in the products."""
     worst = largest_difference(first_step("mlp_prefix", token_multiple), first_step("mlp_prefix", 1))
-    print(f"mlp_prefix, {token_multiple}: largest relative difference {worst:.1e}")
     assert worst <= TOLERANCE
 
 
-@pytest.mark.parametrize(
-    ("name", "token_multiple"), [("mlp_prefix", 4), ("eqr_damped_mlp", 8), ("attention_rope", 8), ("urm_conv", 16)]
-)
+@pytest.mark.parametrize(("name", "token_multiple"), [("mlp_prefix", 4), ("attention_rope", 8)])
 def test_nothing_to_fill_up_is_nothing_done(name, token_multiple):
     """Tokens that are a multiple already, and attention, which has no product that sums over them as an inner size."""
     assert largest_difference(first_step(name, token_multiple), first_step(name, 1)) == 0
