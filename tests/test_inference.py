@@ -538,7 +538,7 @@ def test_a_signal_leaves_the_rungs_that_are_done(folder, monkeypatch, capsys):
     ("arguments", "words"),
     [
         (["inference=frontier", "--multirun"], "nothing to compare"),
-        (["-m", "inference=standard,frontier"], "a ladder by itself"),
+        (["-m", "inference=standard,frontier"], "already compares several ways"),
         (["inference=frontier", "inference.ladder=[nonsense]"], "nonsense"),
         (["inference=frontier", "inference.early_exit=true", "inference.ladder=[eqr]"], "none of them is possible"),
     ],
