@@ -310,13 +310,19 @@ def find_puzzles(run: SavedRun, given: str) -> tuple[list[Puzzle], Dataset, int 
     Also returns a dataset with them, and the puzzle's row in it; None = the puzzles are all rows.
     """
     data, task = run.cfg.data, task_of(run.cfg.data)
-    if not given.startswith("test:"):
-        questions = np.stack(questions_in(text_of(given), task))
+    if held_out := given.startswith("test:"):
+        dataset, where = held_out_puzzles(data), f"data.path={data.path}"
+    else:
         keys = " ".join(f"data.{key}={getattr(data, key)}" for key in task.keys)
-        _refuse_other_sizes(run, (task.facts.seq_len, task.facts.vocab_size), f"{keys}: {task.title}")
-        return [Puzzle(task.view.text(each), task, each, None) for each in questions], unanswered(task, questions), None
-    dataset = held_out_puzzles(data)
-    _refuse_other_sizes(run, (dataset.metadata.seq_len, dataset.metadata.vocab_size), f"data.path={data.path}")
+        dataset, where = unanswered(task, np.stack(questions_in(text_of(given), task))), f"{keys}: {task.title}"
+    here, trained = (dataset.metadata.seq_len, dataset.metadata.vocab_size), (run.arch.seq_len, run.arch.vocab_size)
+    if here != trained:
+        raise ConfigError(
+            f"{where}: puzzles of {here[0]} cells and {here[1]} tokens, but the run was trained on {trained[0]} cells and "
+            f"{trained[1]} tokens: give a run and puzzles of the same kind"
+        )
+    if not held_out:
+        return [Puzzle(task.view.text(each), task, each, None) for each in dataset.inputs], dataset, None
     if dataset.task is None:
         raise ConfigError(f"data.path={data.path}: holds no {task.title}, which the settings say: give a run and its own puzzles")
     check_test_puzzles(run, dataset)
@@ -324,13 +330,3 @@ def find_puzzles(run: SavedRun, given: str) -> tuple[list[Puzzle], Dataset, int 
     if not re.fullmatch(r"[0-9]{1,18}", number) or int(number) >= dataset.num_rows:
         raise ConfigError(f"{given[:40]}: the dataset's held-out puzzles are test:0 to test:{dataset.num_rows - 1}")
     return [Puzzle(given, task, dataset.inputs[int(number)], dataset.labels[int(number)])], dataset, int(number)
-
-
-def _refuse_other_sizes(run: SavedRun, sizes: tuple[int, int], where: str) -> None:
-    """Raise ConfigError if the model reads puzzles of other sizes (cells, tokens)."""
-    arch = run.arch
-    if sizes != (arch.seq_len, arch.vocab_size):
-        raise ConfigError(
-            f"{where}: puzzles of {sizes[0]} cells and {sizes[1]} tokens, but the run was trained on {arch.seq_len} cells and "
-            f"{arch.vocab_size} tokens: give a run and puzzles of the same kind"
-        )

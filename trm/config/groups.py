@@ -22,10 +22,7 @@ GROUPS = {
 
 def describe_groups() -> str:
     """The config groups with one line and the options of each, for `--help`."""
-    lines = []
-    for group, about in GROUPS.items():
-        lines.append(f"  {group:<11} {about}\n              {' | '.join(group_options(group))}")
-    return "\n".join(lines)
+    return "\n".join(f"  {group:<11} {about}\n{' ' * 14}{' | '.join(group_options(group))}" for group, about in GROUPS.items())
 
 
 def group_options(group: str) -> list[str]:
