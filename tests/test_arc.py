@@ -75,7 +75,7 @@ def tasks(tmp_path_factory):
         (lambda task: task["test"].clear(), r"task bad: has no test pairs"),
         (lambda task: task["train"][1].pop("output"), r"task bad, train pair 2: has no output"),
         (lambda task: task["train"][0].update(input=[[0] * 31]), r"train pair 1, input: has 1 rows of 31 cells"),
-        (lambda task: task["test"][0].update(input=[[0, 10]]), r"test pair 1, input: holds 10, which is no colour"),
+        (lambda task: task["test"][0].update(input=[[0, 10]]), r"test pair 1, input: holds 10, which is not a colour"),
         (lambda task: task["test"][0].update(output=[[0, 1], [2]]), r"test pair 1, output: rows have 1 and 2 cells"),
         (lambda task: task["test"][0].update(output=[]), r"test pair 1, output: is an empty grid"),
         (lambda task: task["train"][2].update(input=[[True]]), r"train pair 3, input: holds True"),

@@ -100,7 +100,7 @@ def test_text_parses_back_in_a_line_and_in_lines_whatever_an_editor_cut(question
     ("text", "words"),
     [
         ("S" + " " * 22 + "G", "24 cells, but 5x5 maze has 25"),
-        ("S" + " " * 23 + "x", r"line 1 column 25: 'x' is none of the cells '#' ' ' 'S' 'G' 'o'"),
+        ("S" + " " * 23 + "x", r"line 1 column 25: 'x' is not one of the cells '#' ' ' 'S' 'G' 'o'"),
         ("S" + " " * 24, r"0 goals \(G\), but a maze has one"),
         ("SS" + " " * 22 + "G", r"2 starts \(S\), but a maze has one"),
         ("S\n\n\nG", "4 lines, but 5x5 maze has 5 lines of 5"),
@@ -315,11 +315,11 @@ def test_more_mazes_than_there_are_are_refused():
         (["data.on_the_fly_aug=1000"], r"data\.on_the_fly_aug=1000: a maze has 7"),
         (
             ["evaluate.best_by=fastest"],
-            r"evaluate\.best_by=fastest is no score of 11x11 maze: choose one of exact, optimal, one_path",
+            r"evaluate\.best_by=fastest is not a score of 11x11 maze: choose exact, optimal, one_path",
         ),
         (
             ["data=sudoku_4x4", "evaluate.best_by=optimal"],
-            r"evaluate\.best_by=optimal is no score of 4x4 Sudoku: choose one of exact",
+            r"evaluate\.best_by=optimal is not a score of 4x4 Sudoku: choose exact",
         ),
     ],
 )

@@ -17,9 +17,9 @@ from trm.cli import compose, hydra_command
 from trm.core.metrics import training_names
 from trm.doctor import check_folder
 from trm.errors import ConfigError, RunFailure
-from trm.ground.clock import Lap
 from trm.ground.folder import InUseError, exclusive, in_use, write_summary
 from trm.ground.job import job
+from trm.ground.progress import Lap
 from trm.ground.rank import process_rank
 from trm.ground.signals import StopSignal
 from trm.run.failures import check_evaluation, check_losses, check_weights, explained, memory_words, slow_loader

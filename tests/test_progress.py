@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from trm.ground import clock as progress
+from trm.ground import progress
 from trm.ground.progress import Progress, progress_bar, work
 
 

@@ -28,7 +28,7 @@ from trm.core.initial import init_buffers, init_weights
 from trm.core.metrics import METRICS, training_names
 from trm.core.programs import eval_program
 from trm.core.step import empty_carry
-from trm.ground.clock import Lap
+from trm.ground.progress import Lap
 from trm.inference.samples import Samples
 from trm.inference.selection import over
 from trm.show.think import think

@@ -214,7 +214,7 @@ def test_a_folder_built_elsewhere_is_looked_at_as_well(tmp_path):
         np.save(tmp_path / f"d/test/all__{name}.npy", rows[1])
     told = content_of(data).caveats
     assert told[0] == "3 of 10 test puzzles are also training puzzles"
-    assert "1 of 10 test puzzles are no 4x4 Sudoku with its solution" in told
+    assert "1 of 10 test puzzles are not a 4x4 Sudoku with its solution" in told
     test = load_dataset(tmp_path / "d", "test", NINE)
     assert "but the settings say 9x9 Sudoku (" in caveats(NINE, None, test)[0]
 

@@ -4,7 +4,7 @@ import contextlib
 import time
 
 from trm.cli import compose
-from trm.ground.clock import Clock
+from trm.ground.progress import Clock
 from trm.ground.signals import StopSignal
 from trm.run.experiment import build
 from trm.run.record import Outputs, Record

@@ -30,9 +30,8 @@ from trm.core.recursion import Stage
 from trm.core.step import Batch, TrainState
 from trm.data.loader import Prefetcher
 from trm.errors import EXIT_FAILED, EXIT_PREEMPTED, RunFailure
-from trm.ground.clock import Clock
 from trm.ground.folder import exclusive, read_summary
-from trm.ground.progress import progress_bar
+from trm.ground.progress import Clock, progress_bar
 from trm.ground.rank import process_rank
 from trm.ground.signals import StopSignal
 from trm.inference.evaluator import EvaluationStopped, Evaluator, caveats_of, make_evaluator, selection_evaluator

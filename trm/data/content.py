@@ -96,10 +96,11 @@ def caveats(task: Task, train: Dataset | None, test: Dataset) -> list[str]:
         if repeated := count - len({row.tobytes() for row in questions}):
             told.append(f"{repeated} of {count} {name} puzzles repeat an earlier one")
         if unsound := count - int(task.check_rows(questions, answers).sum()):
-            told.append(f"{unsound} of {count} {name} puzzles are no {task.title} with its solution")
+            told.append(f"{unsound} of {count} {name} puzzles are not a {task.title} with its solution")
             continue
         looked_at = np.unique(np.linspace(0, count - 1, min(count, MOST_SOLVED)).astype(np.int64))
-        if several := int(task.several_solutions(questions[looked_at], answers[looked_at]).sum()):
+        solved = task.solved(questions[looked_at], quick=True)
+        if solved is not None and (several := int((solved[1] > 1).sum())):
             of = f"{count} {name} puzzles" if len(looked_at) == count else f"{len(looked_at)} {name} puzzles looked at"
             also = f", but all of them count for the score {task.score_names[0]}" if task.score_names else ""
             told.append(f"{several} of {of} have several solutions, and only one of them counts as right{also}")

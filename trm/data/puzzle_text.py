@@ -153,7 +153,11 @@ def _parsed(file: CsvFile, task: Task, block: list[tuple[int, list[str]]]) -> Sp
         else:
             answers[i] = answer
     if unsolved:
-        answers[unsolved], counts = task.solved(questions[unsolved])
+        solved = task.solved(questions[unsolved])
+        if solved is None:
+            where = f"{file.path}:{block[unsolved[0]][0]}"
+            raise DataError(f"{where}: the row has no answer, and {task.title} cannot be solved here: give a column of answers")
+        answers[unsolved], counts = solved
         for i, count in zip(unsolved, counts.tolist(), strict=True):
             found = {0: "no solution", 1: "", -1: "more possibilities than can be tried"}.get(count, "several solutions")
             if found or task.violations(questions[i], answers[i]):

@@ -1,4 +1,4 @@
-"""How much of a long piece of work is done, shown as a bar or in the log."""
+"""How long work takes and how much of it is done: a clock of training steps, and progress shown as a bar or in the log."""
 
 import contextlib
 import importlib
@@ -7,7 +7,7 @@ import logging
 import sys
 import time
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
@@ -116,3 +116,55 @@ def work(what: str, total: int, unit: str) -> Iterator[Callable[[int], None]]:
         except KeyboardInterrupt as stopped:
             stopped.add_note(f"{what}: {now:,} of {total:,}")
             raise
+
+
+class Lap(NamedTuple):
+    """Steps and seconds between two laps."""
+
+    steps: int
+    seconds: float
+    call_s: float  # the part of `seconds` in the calls of the compiled step
+
+
+class Clock:
+    """Counts the seconds of training steps, without those while it is `paused` (to compile, evaluate and save)."""
+
+    def __init__(self) -> None:
+        self._paused = False
+        self.reset(0)
+
+    @property
+    def total_s(self) -> float:
+        """Seconds counted since the last reset; read it while the clock runs."""
+        return self._counted + time.perf_counter() - self._started
+
+    def reset(self, step: int) -> None:
+        """Start over at `step`."""
+        self._counted, self._started = 0.0, time.perf_counter()  # seconds before the last start, and the time of that start
+        self._lap_s, self._lap_step, self._call_s = 0.0, step, 0.0
+
+    def lap(self, step: int) -> Lap:
+        """Steps and seconds since the last lap or reset."""
+        total = self.total_s
+        lap = Lap(step - self._lap_step, total - self._lap_s, self._call_s)
+        self._lap_s, self._lap_step, self._call_s = total, step, 0.0
+        return lap
+
+    @contextlib.contextmanager
+    def calling(self) -> Iterator[None]:
+        """Also count the time inside as a call of the step."""
+        began = time.perf_counter()
+        yield
+        self._call_s += time.perf_counter() - began
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """Do not count the time inside; may be entered again inside."""
+        if self._paused:
+            yield
+            return
+        self._counted, self._paused = self.total_s, True
+        try:
+            yield
+        finally:
+            self._started, self._paused = time.perf_counter(), False

@@ -12,8 +12,8 @@ from torch import Tensor
 from trm.config import Config
 from trm.core.metrics import LOSS_TERMS
 from trm.errors import RunFailure
-from trm.ground.clock import Lap
 from trm.ground.folder import UNWRITABLE, unwritable
+from trm.ground.progress import Lap
 from trm.run.checkpoint import saved_steps
 
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)

@@ -255,7 +255,7 @@ class Task(ABC):
         for place in np.flatnonzero(tokens == self.facts.pad)[:1].tolist():
             line, column = divmod(place, view.columns if grid else len(text))
             cells = " ".join(repr(symbol) for token, symbol in enumerate(view.symbols) if token != self.facts.pad)
-            raise DataError(f"line {first + line + 1} column {column + 1}: {text[place]!r} is none of the cells {cells}")
+            raise DataError(f"line {first + line + 1} column {column + 1}: {text[place]!r} is not one of the cells {cells}")
         if len(tokens) != self.facts.seq_len:
             raise DataError(f"{len(tokens)} cells, but {self.title} has {self.facts.seq_len}")
         return tokens
@@ -267,16 +267,12 @@ class Task(ABC):
         sound: Flags = cells[0] & cells[1] & np.array(solved, bool)
         return sound
 
-    def solved(self, questions: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], NDArray[np.integer]]:
+    def solved(self, questions: NDArray[np.uint8], *, quick: bool = False) -> tuple[NDArray[np.uint8], NDArray[np.integer]] | None:
         """Answers [N, L] to questions [N, L], and how many each question has: 0, 1, 2 for several, or -1 after too long a search.
 
-        Raises DataError where the task does not find answers.
+        `quick`: search for less long. None where the task does not find answers.
         """
-        raise DataError(f"a puzzle has no answer, and {self.title} cannot be solved here: give a column of answers")
-
-    def several_solutions(self, questions: NDArray[np.uint8], answers: NDArray[np.uint8]) -> Flags:
-        """Which sound rows [N] have another solution, by a limited search: False proves nothing."""
-        return np.zeros(len(questions), bool)
+        return None
 
     def remarks(self, questions: NDArray[np.uint8], answers: NDArray[np.uint8]) -> list[str]:
         """Remarks on a set of puzzles [N, L], one line each."""
@@ -363,7 +359,7 @@ def check_task(cfg: Config) -> None:
         )
     names = (EXACT, *task.score_names)
     if cfg.evaluate.best_by not in names:
-        raise ConfigError(f"evaluate.best_by={cfg.evaluate.best_by} is no score of {task.title}: choose one of {', '.join(names)}")
+        raise ConfigError(f"evaluate.best_by={cfg.evaluate.best_by} is not a score of {task.title}: choose {', '.join(names)}")
     copies, symmetry = way.copies, task.symmetry
     if copies > 1 and symmetry is None:
         raise ConfigError(

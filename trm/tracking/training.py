@@ -7,7 +7,7 @@ import torch
 from trm.config import Config
 from trm.core.metrics import METRICS, NORMS
 from trm.core.optim import learning_rate
-from trm.ground.clock import Lap
+from trm.ground.progress import Lap
 
 
 def training_values(

@@ -170,5 +170,5 @@ def grid_of(plain: Any, where: str, side: int) -> Grid:
     if len(plain) > side or width > side:
         raise DataError(f"{where}: has {len(plain)} rows of {width} cells, more than the canvas of {side}x{side}")
     if wrong := [cell for row in plain for cell in row if type(cell) is not int or not 0 <= cell < COLOURS]:
-        raise DataError(f"{where}: holds {wrong[0]!r}, which is no colour 0 to {COLOURS - 1}")
+        raise DataError(f"{where}: holds {wrong[0]!r}, which is not a colour from 0 to {COLOURS - 1}")
     return np.array(plain, np.uint8)

@@ -188,7 +188,7 @@ class ArcTask(PairsTask):
 
     def violations(self, question: Tokens, answer: Tokens) -> list[str]:
         """Only an answer that is not a grid is known to be wrong: the task's author has its rule."""
-        return [] if cropped(answer[None], self.side)[0].size else ["the answer has no colour in its corner: it is no grid"]
+        return [] if cropped(answer[None], self.side)[0].size else ["the answer has no colour in its corner, so it is not a grid"]
 
     def verdict(self, question: Tokens, answer: Tokens) -> str:
         ((height, width),) = sizes(answer[None], self.side).tolist()

@@ -93,12 +93,8 @@ class MazeTask(Task):
         sound[sound] = (steps > 0) & rules.optimal(questions[sound], answers[sound], steps)
         return sound
 
-    def solved(self, questions: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], NDArray[np.integer]]:
+    def solved(self, questions: NDArray[np.uint8], *, quick: bool = False) -> tuple[NDArray[np.uint8], NDArray[np.integer]]:
         return rules.solved(questions)
-
-    def several_solutions(self, questions: NDArray[np.uint8], answers: NDArray[np.uint8]) -> Flags:
-        several: Flags = rules.solved(questions)[1] > 1
-        return several
 
     def remarks(self, questions: NDArray[np.uint8], answers: NDArray[np.uint8]) -> list[str]:
         steps, alone = self.difficulty(questions, answers), int((rules.solved(questions)[1] == 1).sum())

@@ -25,8 +25,7 @@ SMALLEST_SIDE_WITH_CLASSES = 6
 SMALLEST_SIDE_SPLIT_BY_SOLUTION = 8
 _LARGEST_SIDE = 9
 _ROUND = 2048
-MOST_GUESSES = 256  # to find whether a puzzle has several solutions
-_MOST_GUESSES_FOR_AN_ANSWER = 20_000
+FEW_GUESSES, MOST_GUESSES = 256, 20_000  # to find whether a puzzle has several solutions; to find its answer
 
 
 def _propagate(sudoku: Sudoku, states: States) -> tuple[States, NDArray[np.bool_]]:
@@ -169,9 +168,7 @@ def _make(sudoku: Sudoku, seed: int, numbers: NDArray[np.int64], grids: States, 
     return np.where(given.T, answers, np.uint8(BLANK)), np.ascontiguousarray(answers)
 
 
-def solved(
-    sudoku: Sudoku, questions: NDArray[np.integer], guesses: int = _MOST_GUESSES_FOR_AN_ANSWER
-) -> tuple[NDArray[np.uint8], NDArray[np.intp]]:
+def solved(sudoku: Sudoku, questions: NDArray[np.integer], guesses: int) -> tuple[NDArray[np.uint8], NDArray[np.intp]]:
     """Answers [N, L] to questions [N, L], and how many each has: 0, 1, 2 for several, or -1 where `guesses` are too few."""
     answers, counts = np.zeros(questions.shape, np.uint8), np.zeros(len(questions), np.intp)
     if sudoku.side > np.iinfo(np.uint16).bits:
@@ -232,7 +229,7 @@ def generate(sudoku: Sudoku, count: int, seed: int, split: str | None = None) ->
             if found + len(new) < count and next_number > 3 * candidates + 1000:
                 raise DataError(
                     f"data.num_puzzles and data.num_test_puzzles need {count} different {sudoku.side}x{sudoku.side} puzzles, but "
-                    f"no more than {len(seen)} were found: lower them"
+                    f"only {len(seen)} were found: lower them"
                 )
             kept.append((questions[new], answers[new]))
             found += len(new)

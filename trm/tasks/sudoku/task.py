@@ -69,12 +69,8 @@ class SudokuTask(Sudoku, Task):
             return super().generate_splits(counts, seed)
         return {split: generator.generate(self, count, seed + SPLIT_SEEDS, split) for split, count in counts.items()}
 
-    def solved(self, questions: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], NDArray[np.integer]]:
-        return generator.solved(self, questions)
-
-    def several_solutions(self, questions: NDArray[np.uint8], answers: NDArray[np.uint8]) -> Flags:
-        several: Flags = generator.solved(self, questions, generator.MOST_GUESSES)[1] > 1
-        return several
+    def solved(self, questions: NDArray[np.uint8], *, quick: bool = False) -> tuple[NDArray[np.uint8], NDArray[np.integer]]:
+        return generator.solved(self, questions, generator.FEW_GUESSES if quick else generator.MOST_GUESSES)
 
     def given(self, question: Tokens) -> Flags:
         return question > BLANK
