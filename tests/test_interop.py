@@ -9,11 +9,12 @@ from types import SimpleNamespace
 import pytest
 import safetensors.torch
 import torch
+from test_model import make_arch as small_arch
 
 from trm import interop
 from trm.cli import compose
-from trm.config import LatentsConfig, ModelConfig, RecursionConfig
-from trm.core.architecture import Architecture, architecture
+from trm.config import LatentsConfig, RecursionConfig
+from trm.core.architecture import architecture
 from trm.core.initial import init_buffers, init_puzzle_embedding, init_weights, weight_shapes
 from trm.errors import CheckpointError, ConfigError
 from trm.interop import ModelTensors, from_reference, read_reference_file, reference_name, to_reference, write_reference_file
@@ -29,15 +30,8 @@ MODELS = {
 
 
 def make_arch(variant="trm", **model):
-    return Architecture(
-        model=ModelConfig(**({"hidden_size": 8, "num_heads": 2, "puzzle_emb_ndim": 8, "puzzle_emb_len": 0} | model)),
-        recursion=RecursionConfig(variant=variant, n=2),
-        seq_len=4,
-        vocab_size=5,
-        num_puzzle_identifiers=3,
-        dtype=torch.float32,
-        loss_dtype=torch.float64,
-    )
+    sizes = {"puzzle_emb_ndim": 8} | model
+    return small_arch(torch.float32, seq_len=4, recursion=RecursionConfig(variant=variant, n=2), **sizes)
 
 
 def make_model(arch):
@@ -74,18 +68,16 @@ def test_names_of_the_released_model():
     """The state_dict of the released TinyRecursiveReasoningModel_ACTV1 with an MLP and a puzzle prefix, written out."""
     block = ("mlp_t.gate_up_proj.weight", "mlp_t.down_proj.weight", "mlp.gate_up_proj.weight", "mlp.down_proj.weight")
     expected = {f"_orig_mod.model.inner.L_level.layers.{i}.{part}" for i in (0, 1) for part in block}
-    expected |= {
-        f"_orig_mod.model.inner.{name}"
-        for name in (
-            "H_init",
-            "L_init",
-            "embed_tokens.embedding_weight",
-            "lm_head.weight",
-            "q_head.weight",
-            "q_head.bias",
-            "puzzle_emb.weights",
-        )
-    }
+    top = (
+        "H_init",
+        "L_init",
+        "embed_tokens.embedding_weight",
+        "lm_head.weight",
+        "q_head.weight",
+        "q_head.bias",
+        "puzzle_emb.weights",
+    )
+    expected |= {f"_orig_mod.model.inner.{name}" for name in top}
     arch = make_arch()
     model = make_model(arch)
     tensors = to_reference(model, arch)

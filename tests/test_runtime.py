@@ -154,7 +154,7 @@ def test_threads_that_send_batches_and_traces_do_not_get_into_each_others_way(ru
     for thread in threads:
         thread.start()
     try:
-        for _ in range(100_000):  # failed within a few thousand when shard_batch left the sending to the next use of the devices
+        for _ in range(20_000):  # failed within a few thousand when shard_batch left the sending to the next use of the devices
             torch_xla.sync()
     finally:
         done.set()

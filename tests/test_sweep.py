@@ -41,7 +41,7 @@ def test_a_process_outside_of_a_job_is_rank_0(monkeypatch):
 
 
 def test_failures_stop_nothing_and_the_same_command_runs_only_what_is_missing(tmp_path):
-    """Of an exception, an error, an exit and later a kill; and the summary of an earlier attempt does not speak for a later one.
+    """Of an exception, a user's error and an exit; and the summary of an earlier attempt does not speak for a later one.
 
     Jobs see the GPUs that the sweep sees, and the folder for temporary files may have a long path.
     """
@@ -67,12 +67,14 @@ def test_failures_stop_nothing_and_the_same_command_runs_only_what_is_missing(tm
     assert [job["dir"] for job in grid["jobs"]] == [f"seed={i}" for i in range(4)]
     assert grid["jobs"][1]["overrides"] == ["seed=1", "run_name=s", "hardware.jobs=2"]
 
-    code, out, err = sweep(tmp_path, *command, orders={"seed=1": "kill"})
+    # in the sweep's own process, one after the other
+    code, out, err = sweep(tmp_path, *command, "hydra/launcher=basic", orders={"seed=1": "user_error"})
     assert code == 1
     assert "skipping 1 completed jobs: seed=0" in out
+    assert "1 of 4 jobs did not complete" in err
+    assert "seed=1: failed: DataError: data.path=x is not there" in err
     assert "a bad day" not in err
     second = summaries(tmp_path)
-    assert "ended without a summary" in second["seed=1"]["reason"]
     assert second["seed=0"] == first["seed=0"]
     assert [second[f"seed={i}"]["status"] for i in (2, 3)] == ["completed"] * 2
 
@@ -148,13 +150,6 @@ def test_jobs_on_other_data_are_told_apart_but_not_on_data_that_moved(swept, tmp
     assert (skipped, len(there)) == (set(), 2)
     (tmp_path / "a").rename(tmp_path / "c")
     assert swept("seed=0", "data.path=c") == ({"seed=0"}, there)
-
-
-def test_in_process_jobs_fail_alone_too(tmp_path):
-    code, _, err = sweep(tmp_path, "-m", "seed=0,1", "run_name=s", "hydra/launcher=basic", orders={"seed=0": "user_error"})
-    assert code == 1
-    assert "1 of 2 jobs did not complete" in err
-    assert "seed=0: failed: DataError: data.path=x is not there" in err
 
 
 @pytest.mark.parametrize(
