@@ -14,6 +14,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from running import refused
 from torch._inductor.cpu_vec_isa import VecAVX2, VecISA
 
 from trm.backends import inductor, machine, start
@@ -34,13 +35,6 @@ def compiled_beside(monkeypatch):
 @pytest.fixture(scope="module")
 def runtime():
     return start(HardwareConfig(name="cpu"))
-
-
-def test_a_lone_result_and_missing_ones(runtime):
-    one = runtime.replicate(torch.tensor(2.0))
-    assert runtime.fetch(runtime.compile(lambda x: x + 1)(one)).item() == 3
-    several = runtime.compile(lambda x: {"sum": x + x, "none": None, "pair": (x * 3, x)})(one)
-    assert runtime.fetch(several) == {"sum": torch.tensor(4.0), "none": None, "pair": (torch.tensor(6.0), torch.tensor(2.0))}
 
 
 def test_donated_tensors_are_gone_and_the_others_stay(runtime):
@@ -196,9 +190,7 @@ def test_folders_that_inductor_s_commands_break_on_are_refused(monkeypatch, tmp_
     monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR", raising=False)
     monkeypatch.setenv(variable, str(folder))
     monkeypatch.setattr("tempfile.tempdir", None)
-    with pytest.raises(ConfigError, match=f"^{variable}: inductor cannot compile in .*set TORCHINDUCTOR_CACHE_DIR") as refused:
-        start(HardwareConfig(name="cpu", backend="inductor"))
-    assert "\n" not in str(refused.value)
+    refused(start, HardwareConfig(name="cpu", backend="inductor"), f"{variable}: inductor cannot compile in ")
 
 
 def test_folders_that_inductor_cannot_use_are_refused(monkeypatch, tmp_path):
@@ -310,9 +302,7 @@ def test_variables_that_change_last_bits_are_recorded(monkeypatch, name, who):
 @pytest.mark.parametrize("given", ["ccache g++", "g++ -O2", "/no/such/g++", "~/bin/g++", "/my tools/g++"])
 def test_a_compiler_variable_that_inductor_cannot_start_is_named(monkeypatch, given):
     monkeypatch.setenv("CXX", given)
-    with pytest.raises(ConfigError, match=f"^CXX={re.escape(given)} in the environment") as refused:
-        start(HardwareConfig(name="cpu", backend="inductor"))
-    assert "lacks" not in str(refused.value)
+    refused(start, HardwareConfig(name="cpu", backend="inductor"), f"CXX={given} in the environment")
 
 
 @pytest.mark.parametrize("given", ["", "g++", shutil.which("g++")])
