@@ -137,14 +137,6 @@ def _run_here(folder, module, call, argv, extra):
     return subprocess.CompletedProcess(argv, code, out.getvalue(), err.getvalue())
 
 
-def run_unread(folder: Path, *argv: str) -> tuple[int, str]:
-    """Exit code and stderr of a command whose output nobody reads, as after `| head` has ended."""
-    process = subprocess.Popen(argv, cwd=folder, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    process.stdout.close()
-    error = process.stderr.read()
-    return process.wait(timeout=240), error
-
-
 def script(path: str) -> ModuleType:
     """A file of scripts/ as a module."""
     file = Path(__file__).parents[1] / "scripts" / path

@@ -32,10 +32,6 @@ def random_matrix(seed, *shape):
     return torch.from_numpy(np.random.default_rng(seed).normal(size=shape))
 
 
-def tensors(arrays):
-    return {name: torch.from_numpy(np.asarray(array)) for name, array in arrays.items()}
-
-
 # the options -------------------------------------------------------------------------------------------------------------------
 
 

@@ -140,17 +140,13 @@ def test_a_torch_xla_that_does_not_load_is_told_with_the_way_out(tmp_path):
 # ------------------------------------------------------------------------------------------------------------------- trackers
 
 
-def wandb_run(folder, server_url, *arguments):
-    env = environment(WANDB_API_KEY=KEY, WANDB_BASE_URL=server_url, WANDB_DIR=str(folder), WANDB_CONFIG_DIR=str(folder / "wandb"))
-    return subprocess.Popen(
-        command("trm.train", *FAULTY, "tracking=auto", *arguments),
-        cwd=folder, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
-
-
 def test_wandb_dying_in_the_middle(tmp_path):
     with FakeWandb() as server:
-        process = wandb_run(tmp_path, server.url, "run_name=dying")
+        wandb = {"WANDB_API_KEY": KEY, "WANDB_BASE_URL": server.url, "WANDB_DIR": str(tmp_path)}
+        process = subprocess.Popen(
+            command("trm.train", *FAULTY, "tracking=auto", "run_name=dying"), cwd=tmp_path, text=True,
+            env=environment(**wandb, WANDB_CONFIG_DIR=f"{tmp_path}/wandb"), stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        )  # fmt: skip
         try:
             log = tmp_path / "outputs" / "dying" / "train.log"
             end = time.monotonic() + 120
