@@ -33,7 +33,7 @@ SMALL = [
 ]  # fmt: skip
 WHOLE = Path("whole/0")  # the folder of the first run on rank 0
 DISK = "full_disk"  # where a tmpfs may be mounted
-SETTINGS = ("seed=1", "optimizer.lr=0.0003", "train.checkpoint_every_steps=7", "evaluate.batch_size=8")
+SETTINGS = ("seed=1", "train.checkpoint_every_steps=7")
 
 
 def ended(folder, *more, batches=0):
@@ -178,18 +178,9 @@ def full_disk(folder, rank):
 
 
 RUNS = (
-    resumed,
-    whole,
-    interrupted,
-    not_finite,
-    other_settings,
-    other_revision,
-    other_data,
-    other_checkpoint,
-    no_checkpoint,
-    other_weights,
-    full_disk,
-)
+    resumed, whole, interrupted, not_finite, other_settings, other_revision, other_data, other_checkpoint, no_checkpoint,
+    other_weights, full_disk,
+)  # fmt: skip
 
 
 def all_runs(root, rank, runs):

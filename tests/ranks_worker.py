@@ -53,6 +53,7 @@ WAYS = {
     "early_exit": ["inference.early_exit=true"],
     "race": ["inference=halt_first", "inference.copies=2"],
 }
+FEW_WAYS = ("guided", "race")  # where not all cases are asked for
 
 
 def started(dtype, count, backend="eager"):
@@ -221,12 +222,12 @@ def left(evaluator, weights, table, stop):
     return False
 
 
-def evaluations(together, alone, folder):
+def evaluations(together, alone, folder, ways):
     """Whether all ranks find in an evaluation what one process does, and leave it where one is asked to, by way of inference."""
     found = {}
-    for name, way in WAYS.items():
+    for name in ways:
         sizes = [f"data.path={folder}/data", "evaluate.batch_size=24", "evaluate.max_puzzles=12"]
-        cfg = compose([*TINY, *SMALL, "hardware.dtype=float64", "run_name=r", *sizes, *way])
+        cfg = compose([*TINY, *SMALL, "hardware.dtype=float64", "run_name=r", *sizes, *WAYS[name]])
         plain = architecture(cfg, **task_of(cfg.data).facts.sizes)
         results, trained_as = [], (init_weights(plain, 0), init_puzzle_embedding(plain))
         for runtime in (together, alone):
@@ -264,7 +265,10 @@ def figures(folder, rank, count, only):
         for number, (case, make) in enumerate(wanted.items()):
             found["training"] |= compare(case, make, together, alone, number % count == rank)
         if dtype == "float64":
-            found |= {"spoiled": spoiled(together), "evaluation": evaluations(together, alone, folder)}
+            found |= {
+                "spoiled": spoiled(together),
+                "evaluation": evaluations(together, alone, folder, WAYS if "all" in only else FEW_WAYS),
+            }
     return found
 
 

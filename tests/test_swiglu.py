@@ -56,8 +56,9 @@ def computed(function, given):
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("rows", [(1,), (2, 33), (129,), (4, 64)])  # no whole tile, an odd one, some whole ones and a rest
-@pytest.mark.parametrize(("width", "inner", "out"), [(16, 256, 16), (97, 512, 97), (7, 256, 40)])
+@pytest.mark.parametrize(  # rows: no whole tile, an odd one, some whole ones and a rest
+    ("rows", "width", "inner", "out"), [((1,), 97, 512, 97), ((2, 33), 7, 256, 40), ((129,), 97, 512, 97), ((4, 64), 16, 256, 16)]
+)
 def test_values_and_gradients(dtype, rows, width, inner, out, kernel_calls):
     on_this_machine(dtype)
     given = operands(dtype, rows, width, inner, out)
