@@ -188,19 +188,10 @@ def unanswered(task: Task, questions: NDArray[np.integer]) -> Dataset:
         if wrong := task.contradictions(question):
             where = f"puzzle {number} of {len(questions)}" if len(questions) > 1 else "the puzzle"
             raise DataError(f"{where} has no solution: {'; '.join(wrong[:3])}: correct its givens")
-    facts, count = task.facts, np.arange(len(questions) + 1)
-    metadata = Metadata(
-        **facts.sizes,
-        pad_id=facts.pad,
-        ignore_label_id=facts.ignored_label,
-        blank_identifier_id=0,
-        total_groups=len(questions),
-        mean_puzzle_examples=1.0,
-        total_puzzles=len(questions),
-        sets=["all"],
-    )
-    labels = np.full_like(questions, facts.ignored_label)
-    return Dataset(questions, labels, np.zeros(len(questions), np.int32), count, count, metadata, task)
+    count = len(questions)
+    labels, starts = np.full_like(questions, task.facts.ignored_label), np.arange(count + 1)
+    metadata = Metadata.of(task.facts, count, count, count)
+    return Dataset(questions, labels, np.zeros(count, np.int32), starts, starts, metadata, task)
 
 
 def _solve_pairs(run: SavedRun, task: PairsTask, name: str, html: Path | None, *, as_json: bool) -> None:

@@ -229,18 +229,8 @@ def _write_split(folder: Path, split: str, task: Task, rows: PairRows, found: Co
         stored, identifiers = data.num_aug > 0, (1 + np.cumsum(each) - each)[rows.puzzles]
         variants = counts = each[rows.puzzles]
     starts = np.concatenate([[0], np.cumsum(variants * pairs)])  # of each group, where all rows of its variants are written
-    metadata = Metadata(
-        seq_len=facts.seq_len,
-        vocab_size=facts.vocab_size,
-        pad_id=facts.pad,
-        ignore_label_id=facts.ignored_label,
-        blank_identifier_id=0,
-        num_puzzle_identifiers=facts.num_identifiers if draws is None else len(draws),
-        total_groups=len(pairs),
-        mean_puzzle_examples=int(starts[-1]) / int(variants.sum()),
-        total_puzzles=int(variants.sum()),
-        sets=["all"],
-    )
+    facts = facts if draws is None else dataclasses.replace(facts, num_identifiers=len(draws))
+    metadata = Metadata.of(facts, len(pairs), int(variants.sum()), int(starts[-1]))
     (folder / split).mkdir(parents=True)
     _write_json(folder / split / "dataset.json", dataclasses.asdict(metadata), indent=2)
     own = identifiers, rows.first_row, np.arange(len(pairs) + 1)

@@ -33,7 +33,7 @@ from numpy.typing import NDArray
 from trm.config.overrides import override
 from trm.errors import DataError
 from trm.ground.progress import work
-from trm.tasks.base import Split, Task
+from trm.tasks.base import Split, Task, TaskFacts
 from trm.tasks.pairs import Catalogue, PairsTask
 
 SPLITS = ("train", "test")
@@ -59,6 +59,20 @@ class Metadata:
     mean_puzzle_examples: float
     total_puzzles: int
     sets: list[str]
+
+    @classmethod
+    def of(cls, facts: TaskFacts, groups: int, puzzles: int, rows: int) -> "Metadata":
+        """The metadata of so many groups, puzzles and rows that are made here."""
+        return cls(
+            **facts.sizes,
+            pad_id=facts.pad,
+            ignore_label_id=facts.ignored_label,
+            blank_identifier_id=0,
+            total_groups=groups,
+            mean_puzzle_examples=rows / puzzles,
+            total_puzzles=puzzles,
+            sets=["all"],
+        )
 
     @property
     def sizes(self) -> dict[str, int]:
