@@ -181,6 +181,15 @@ def rates(path: Path) -> str:
     return _markdown(lines)
 
 
+def phi(path: Path) -> str:
+    """The worth of a recursion in each joint law of a file of --scaling."""
+    lines = [["passes by", "held", "phi", "verdict"], ["---", "---", "---:", "---"]]
+    for row in rows_of(path):
+        if row["quantity"] == "phi":
+            lines.append([row["axis"].split()[2], row["where"], _interval(row), row["verdict"] or "determined"])
+    return _markdown(lines)
+
+
 def _interval(row: Row) -> str:
     value, low, high = (float(row[key]) for key in ("value", "low", "high"))
     return f"{value:.3g} ({low:.3g} to {high:.3g})"
@@ -266,6 +275,7 @@ OTHERS: dict[str, Callable[[Path], str]] = {
     "sizes": sizes,
     "laws": fitted,
     "rates": rates,
+    "phi": phi,
 }
 
 
@@ -296,6 +306,12 @@ def sentences() -> dict[str, list[str]]:
         "inference_6x6": list(_inference()),
         "scaling_6x6": [
             f"buys {_at(32)} % at width 32, {_at(64)} % at width 64 and {_at(128)} % at width 128",
+            "At width 32, T=1 n=1 solves {} %, T=2 n=2 {} % and T=4 n=4 {} %".format(
+                *(_at(32, "recursion", "passes by T and n", passes) for passes in (2, 6, 20))
+            ),
+            "{} % with one step, {} % with four and {} % with sixteen".format(
+                *(_at(32, "nsup", "supervision steps", steps) for steps in (1, 4, 16))
+            ),
             *_failed_laws(),
         ],
         "gpu": list(_gpu()),
@@ -311,12 +327,12 @@ def sentences() -> dict[str, list[str]]:
     }
 
 
-def _at(width: int) -> str:
-    """Exact accuracy in percent of this width at the largest budget of the scaling study."""
-    points = json.loads((RESULTS / "scaling_6x6" / "isoflop.json").read_text())["points"]
-    own = [p for p in points if p["axis"] == "training FLOPs" and p["where"].startswith(f"hidden_size={width},")]
-    largest = max((p for p in own if p["measure"] == "exact accuracy"), key=lambda point: point["size"])
-    return _mean([100 * share for share in largest["values"]], ".1f")
+def _at(width: int, name: str = "isoflop", axis: str = "training FLOPs", size: float | None = None) -> str:
+    """Exact accuracy in percent of this width at a size of the axis of a sweep of the scaling study, by default the largest."""
+    points = json.loads((RESULTS / "scaling_6x6" / f"{name}.json").read_text())["points"]
+    own = [p for p in points if p["axis"] == axis and p["where"].startswith(f"hidden_size={width},")]
+    of = {p["size"]: p["values"] for p in own if p["measure"] == "exact accuracy"}
+    return _mean([100 * share for share in of[size or max(of)]], ".1f")
 
 
 def _failed_laws() -> Iterator[str]:
