@@ -12,7 +12,7 @@ from trm.config.checks import (
     total_steps,
     validate,
 )
-from trm.config.evaluation import SELECTIONS, EvaluateConfig, InferenceConfig
+from trm.config.evaluation import InferenceConfig
 from trm.config.identity import defaults, differences, digest, flatten, inference_steps, kept, numerics, resume_conflicts, way_keys
 from trm.config.keys import EXACT, IGNORE_LABEL, LARGEST_COUNT, NOTHING, NUMBERS, PLACE, RESULTS, SAMPLE_PUZZLES, key
 from trm.config.network import (
@@ -26,7 +26,7 @@ from trm.config.network import (
     draws_numbers,
 )
 from trm.config.reading import from_composed, from_plain, load_yaml, local_path, register_schema, unknown_keys
-from trm.config.running import DataConfig, HardwareConfig, RecipeConfig, TrackingConfig, TrainConfig
+from trm.config.running import DataConfig, HardwareConfig, TrackingConfig, TrainConfig
 from trm.config.schema import (
     TASKS,
     Config,
@@ -35,7 +35,6 @@ from trm.config.schema import (
     default_config,
     imported_task,
     keys_of,
-    of_other_tasks,
     role,
     task_settings,
     to_plain,

@@ -37,10 +37,6 @@ class EvaluateConfig:
     )
 
 
-# How the candidate that answers is selected (trm/inference/selection.py)
-SELECTIONS = ("last", "vote", "mode", "best_q", "residual", "halt_first", "resample")
-
-
 @dataclass
 class InferenceConfig:
     """How a puzzle is answered: copies x restarts x rollouts candidates of D supervision steps, and their selection."""
@@ -62,7 +58,7 @@ class InferenceConfig:
         "logit; mode = the same, in a tie the first; best_q = the highest halting logit; residual = the one whose logits change "
         "least (EqR); halt_first = the first that halts; resample = best_q of candidates that are drawn again after every step by "
         "their halting probability (guided exploration)",
-        choices=SELECTIONS,
+        choices=("last", "vote", "mode", "best_q", "residual", "halt_first", "resample"),
     )
     window: int = key(3, "residual: number of last supervision steps whose change counts", low=1, high=1024)
     beta: float = key(0.25, "resample: power of the halting probability by which candidates are drawn", low=0, high=1000)

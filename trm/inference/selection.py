@@ -71,12 +71,6 @@ def _most(candidates: Predictions) -> NDArray[np.bool_]:
     return most
 
 
-def _halted(candidates: Predictions) -> NDArray[np.bool_]:
-    halts = candidates.halting > 0
-    halted: NDArray[np.bool_] = halts | ~halts.any(axis=1, keepdims=True)
-    return halted
-
-
 # Who answers among several candidates; "last" is for the only one
 SELECTIONS: dict[str, Callable[[Predictions], Winners]] = {
     # The grid that most candidates gave; in a tie, the one with the highest halting logit. Candidates vote for whole grids, as in
@@ -90,7 +84,7 @@ SELECTIONS: dict[str, Callable[[Predictions], Winners]] = {
     # The least change of the logits in the last supervision steps (EqR); `select` put it into `change`
     "residual": lambda found: found.change.argmin(axis=1),
     # The first that halted; of several, or if none halted, the one with the highest halting logit when the race ended
-    "halt_first": lambda found: best(found.q_halt, _halted(found)),
+    "halt_first": lambda found: best(found.q_halt, (halted := found.halting > 0) | ~halted.any(axis=1, keepdims=True)),
     # best_q among the candidates that resampling left
     "resample": lambda found: best(found.q_halt),
 }
