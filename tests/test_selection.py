@@ -56,7 +56,7 @@ def test_more_selection_puzzles_than_there_are_are_refused(runs):
 
 
 def test_data_without_such_puzzles_refuses_them():
-    with pytest.raises(ConfigError, match=r"evaluate\.selection_puzzles=5: data\.source=csv has no puzzles but for"):
+    with pytest.raises(ConfigError, match=r"evaluate\.selection_puzzles=5: data\.source=csv has only training and test puzzles"):
         compose(["run_name=r", "data=sudoku_extreme", "evaluate.selection_puzzles=5"])
 
 
