@@ -158,7 +158,8 @@ def test_a_backend(tmp_path, monkeypatch):
     (tmp_path / "careful.py").write_text(BACKEND)
     assert not compose(["hardware.backend=careful", "run_name=r"]).hardware.can.in_place
     data = source(tmp_path / "s", {f"task{i}": task_json(2 + i, 3, seed=i) for i in range(4)})  # more puzzles than a batch
-    small = [*RUN, f"data.source_dir={data}", "data.path=data", "train.eval_every_steps=3", "train.checkpoint_every_steps=1"]
+    often = ["train.eval_every_steps=3", "train.checkpoint_every_steps=1"]
+    small = [*RUN, f"data.source_dir={data}", "data.path=data", *often, "recursion={T:1,n:1}"]
     careful = [*small, "hardware.backend=careful"]
 
     def train(name, steps, *arguments):

@@ -468,7 +468,8 @@ report(second)
         assert server.artifacts == []  # the client would ask the server, and wait, in the middle of training
 
 
-def test_auto_without_a_key_is_offline_and_can_be_synced(client):
+def test_auto_without_a_key_is_offline(client):
+    """The long tests upload what such a run left, by the command that it names."""
     script = f"""
 t = start()
 {LOG_3}
@@ -477,15 +478,11 @@ report(t)
 """
     [told], err = client("auto", script)
     assert (told["mode"], told["warnings"]) == ("offline", [])
-    assert f"INFO no W&B key: logging offline to {client.run}/wandb; " in err
+    folder = f"{client.run}/wandb"
+    assert f"INFO no W&B key: logging offline to {folder}; `wandb sync {folder}/offline-run-*` uploads it" in err
     assert "WARNING" not in err
     [written] = (client.run / "wandb").glob(f"offline-run-*-{told['id']}/*.wandb")
     assert written.stat().st_size > 500
-    with FakeWandb() as server:
-        client.sync(server, err)
-        run = server.runs[told["id"]]
-        assert run.history == ROWS_3
-        assert (run.exit_code, run.summary["status"], run.config["recursion"]["T"]) == (1, "failed", 5)
 
 
 def test_what_tracking_does_not_say_is_wandbs_own(client, tmp_path):
