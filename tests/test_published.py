@@ -152,7 +152,7 @@ def test_what_no_network_fits_is_refused(tmp_path):
             "53..7....\n6..195...\n.98....6.\n8..?6...3\n" + "." * 45,
             "as a 9x9 Sudoku, the nearest: line 4 column 4: '?' is neither",
         ),
-        ("#" * 20 + "S G" + "#" * 57 + "?", "as a 9x9 maze, the nearest: line 1 column 81: '?' is none"),
+        ("#" * 20 + "S G" + "#" * 57 + "?", "as a 9x9 maze, the nearest: line 1 column 81: '?' is not one"),
         ("missing.sdk", "missing.sdk: there is no such file"),
     ):
         assert words in run(tmp_path, "trm.solve", puzzle, check=2).stderr
