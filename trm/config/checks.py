@@ -287,7 +287,7 @@ def check_address(key: str, text: str | None) -> None:
     """Check a name that is a part of addresses: a project's or an entity's; None passes. Raises ConfigError."""
     _check_text(key, text, LONGEST_NAME)
     if found := [c for c in NOT_IN_ADDRESSES if c in (text or "")]:
-        raise ConfigError(f"{key}={text}: W&B does not take such a name: leave out {' '.join(found)}")
+        raise ConfigError(f"{key}={text}: not a name for W&B: leave out {' '.join(found)}")
 
 
 def _check_text(key: str, text: str | None, most: int) -> None:
