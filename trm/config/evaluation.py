@@ -11,7 +11,7 @@ class EvaluateConfig:
 
     batch_size: int | None = key(
         None,
-        "rows of one evaluation batch over all devices; null = train.global_batch_size, or fewer if the puzzles fill half of it",
+        "rows of one evaluation batch over all devices, fewer if the puzzles fill at most half; null = train.global_batch_size",
         low=1,
         changes=NOTHING,
     )

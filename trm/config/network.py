@@ -143,7 +143,7 @@ class OptimizerConfig:
         choices=("standard", "mup"),
     )
     base_hidden_size: int | None = key(None, "mup: the width at which mup and standard are the same", low=2, high=65536)
-    base_num_layers: int | None = key(None, "mup: the same for model.num_layers; null = for any depth", low=1, high=256)
+    base_num_layers: int | None = key(None, "mup: the same for model.num_layers; null = nothing follows the depth", low=1, high=256)
     decay_with_rate: bool = key(
         False, "mup: weight decay is scaled with the learning rate; false = lr * weight_decay is constant (arXiv 2510.19093)"
     )
