@@ -227,7 +227,10 @@ def starts_ranks(cfg: Config) -> bool:
     """Whether this command has to start several ranks itself, since no launcher did. Raises ConfigError without enough GPUs."""
     several = cfg.hardware.can.ranks and cfg.hardware.devices > 1 == process_rank()[1] and not by_torchrun()
     if several and cfg.hardware.platform == "cuda" and (gpus := len(visible_gpus())) < cfg.hardware.devices:
-        raise ConfigError(f"hardware.num_devices={cfg.hardware.devices}: a process needs a GPU of its own, and here are {gpus}")
+        raise ConfigError(
+            f"hardware.num_devices={cfg.hardware.devices}: a process needs a GPU of its own, and here are {gpus}: give fewer "
+            "devices or another hardware="
+        )
     return several
 
 

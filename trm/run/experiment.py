@@ -126,7 +126,8 @@ def started(cfg: Config) -> Runtime:
     if ranks > 1 and (rank, ranks) != (runtime.process_index, runtime.process_count):
         raise ConfigError(
             f"hardware={cfg.hardware.name}: the environment says that this is process {rank} of {ranks}, the devices say "
-            f"{runtime.process_index} of {runtime.process_count}: start one process on each host, in order, with their hardware="
+            f"{runtime.process_index} of {runtime.process_count}: start one process on each host, in the order of the hosts, with "
+            "the hardware= that describes all of them"
         )
     return runtime
 
