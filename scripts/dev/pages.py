@@ -215,13 +215,15 @@ def overview() -> str:
     arc = re.findall(r"^\| 31 variants, votes \|.*\*\*(.*?)\*\* \|$", (RESULTS / "arc_small.md").read_text(), re.MULTILINE)
     grid = f"mazes of side 9, {mazes['t2_n2']['seeds']} seeds"
     few = f"6x6 Sudoku, 3,000 puzzles, {field['field_trm']['seeds']} seeds"
-    equal = "6x6 Sudoku, 6 TFLOP of training, 3 seeds"
+    equal, less = (f"6x6 Sudoku, {budget} TFLOP of training, 3 seeds" for budget in (6, 2))
+    depths = ", ".join(_at(32, "recursion", "passes by T and n", passes) for passes in (2, 6))
     votes_of = f"6x6 Sudoku, width 16, {best['seeds']} seeds, {best['count']} puzzles"
     paper, absent = f"{100 * ROWS[0].exact_accuracy:.1f}", "**not run yet**"
     lines = [
         (few, "TRM, T=2 n=2", shown(field["field_trm"], "exact_accuracy_mean"), "", _link("field_6x6.md")),
         (few, "the fast recipe", shown(field["field_fast"], "exact_accuracy_mean"), "", _link("field_6x6.md")),
-        *[(equal, f"TRM of width {width}", _at(width), "", _link("scaling_6x6.md")) for width in (32, 64, 128)],
+        *[(equal, f"TRM of width {width}", _at(width), "", _link("scaling_6x6.md")) for width in (32, 128)],
+        (less, "width 32; T=1 n=1, T=2 n=2", depths, "", _link("scaling_6x6.md")),
         (votes_of, "TRM; one answer", shown(alone, "exact_accuracy"), "", _link("inference_6x6.md")),
         (votes_of, f"votes of {best['candidates']} copies", shown(best, "exact_accuracy"), "", _link("inference_6x6.md")),
         (grid, "TRM, T=2 n=2", shown(mazes["t2_n2"], "exact_accuracy_mean"), "", _link("maze_grid.md")),
@@ -288,6 +290,7 @@ def sentences() -> dict[str, list[str]]:
     adam, fast = rows_of(RESULTS / "records" / "2026-11-26_fast" / "report.csv")
     seconds, rows = (float(fast[key]) / float(adam[key]) for key in ("seconds_to_target_mean", "samples_to_target_mean"))
     entries = rows_of(RESULTS / "records" / "2026-11-30_first" / "report.csv")
+    [shallow] = rows_of(RESULTS / "scaling_6x6" / "shallow.csv")
     return {
         "field_6x6": [
             f"for the {sum(bool(row['p_corrected']) for row in field.values())} rows that have one",
@@ -309,6 +312,8 @@ def sentences() -> dict[str, list[str]]:
             "At width 32, T=1 n=1 solves {} %, T=2 n=2 {} % and T=4 n=4 {} %".format(
                 *(_at(32, "recursion", "passes by T and n", passes) for passes in (2, 6, 20))
             ),
+            f"T=1 n=1 solves {shown(shallow, 'exact_accuracy_mean')} % (three seeds, {shown(shallow, 'steps')} steps) and T=2 n=2 "
+            f"{_at(32)} %",
             "{} % with one step, {} % with four and {} % with sixteen".format(
                 *(_at(32, "nsup", "supervision steps", steps) for steps in (1, 4, 16))
             ),
