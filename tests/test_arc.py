@@ -114,7 +114,9 @@ def test_a_file_a_task_and_unknown_answers(tmp_path):
         (folder / f"task{i}.json").write_text(json.dumps(task))
     data = data_of(tmp_path, "data.num_puzzles=2")
     report = build_dataset(data)
-    assert "answers to 1 of 4 test inputs are not known" in str(report)
+    told = "the answers to 1 of 4 test inputs are not known: they are answered but not scored"
+    assert told in report.record["remarks"]
+    assert told in report.record["caveats"]
     test = load_dataset(report.path, "test", task_of(data))
     loader = PairEvalLoader(test, global_batch_size=4)
     rows, ballots = loader.rows(0, loader.num_rows), loader.ballots()
