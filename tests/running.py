@@ -113,6 +113,7 @@ def _run_here(folder, module, call, argv, extra):
     out, err, code = io.StringIO(), io.StringIO(), 0
     before = Path.cwd(), sys.argv, sys.modules["__main__"], dict(os.environ), logging.root.handlers[:], logging.root.level
     raising = logging.raiseExceptions
+    logging.root.handlers[:] = []  # a library's warning in an earlier test leaves one behind
     os.chdir(folder)
     sys.argv, sys.modules["__main__"] = [argv[2], *argv[3:]], module
     inherited = environment(**extra)

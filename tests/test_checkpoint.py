@@ -333,7 +333,7 @@ def test_a_crash_while_saving_leaves_the_previous_checkpoints(tmp_path, monkeypa
         elif moment == "before the rename":
             patch.setattr(Path, "rename", cut)
         else:
-            patch.setattr(trm.run.checkpoint, "_point", cut)
+            patch.setattr(Path, "symlink_to", cut)
         with pytest.raises(PowerCut):
             save(tmp_path, 3, best=3)
     written = moment == "before the links"  # which nothing needs
