@@ -344,7 +344,7 @@ def _failed_laws() -> Iterator[str]:
     """How many laws over training FLOPs predicted too much for the largest budget, and how many too little."""
     too_high: dict[str, list[bool]] = {"loss": [], "exact accuracy": []}
     for (axis, _, measure), of in _laws(RESULTS / "scaling_6x6" / "isoflop.csv").items():
-        if axis == "training FLOPs" and "failed" in of["predicted"]["verdict"]:
+        if axis == "training FLOPs" and "predicted" in of and "failed" in of["predicted"]["verdict"]:
             too_high[measure].append(float(of["predicted"]["value"]) > float(of["measured"]["value"]))
     words = ["none", "one", "two", "three", "four", "five"]
     losses, shares = too_high.values()
