@@ -55,7 +55,6 @@ REGISTRIES = {
     "recursion.variant": (config.RecursionConfig.variant, "trm.core.variants"),
     "optimizer.name": (config.OptimizerConfig.name, "trm.core.optimizers"),
 }
-RANKS_ON_A_CPU = 2
 NO_RUN_FOLDER = "."  # hydra.run.dir of a command that is not a run
 
 
@@ -218,7 +217,7 @@ def typed(composed: DictConfig, overrides: Sequence[str] | None = None) -> Confi
             importlib.import_module(module)  # with torch, which takes seconds
     if OmegaConf.select(composed, "hardware.num_devices", default=1) is None:
         # one device for each process that a launcher started, otherwise the devices of this machine
-        here, started = max(1, len(visible_gpus())) if composed.hardware.platform == "cuda" else RANKS_ON_A_CPU, process_rank()[1]
+        here, started = max(1, len(visible_gpus())) if composed.hardware.platform == "cuda" else 2, process_rank()[1]
         composed.hardware.num_devices = started if started > 1 or by_torchrun() else here
     return config.from_composed(composed)
 
@@ -328,8 +327,7 @@ def installed() -> None:
 
 def invocation() -> str:
     """The command line that started this process."""
-    module = command_module()
-    return shlex.join(["python", *(["-m", module] if module else [sys.argv[0]]), *sys.argv[1:]])
+    return shlex.join(["python", *(["-m", module] if (module := command_module()) else sys.argv[:1]), *sys.argv[1:]])
 
 
 @dataclass(frozen=True)
