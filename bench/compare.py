@@ -48,11 +48,11 @@ def compare(benchmark: str, arguments: Sequence[str], sides: Sequence[Side], rou
             pair = [_run(benchmark, [*arguments, *side.overrides], side) for side in sides]
             for rows, results in zip(pair, found, strict=True):
                 results.append(rows)
+            lengths = {len(rows) for results in found for rows in results}
+            if len(lengths) > 1:
+                raise RunFailure(f"the two do not give the same rows of {benchmark}: {sorted(lengths)}")
     if len(found[0]) < 2:
         return []  # stopped too early for an interval
-    lengths = {len(rows) for results in found for rows in results}
-    if len(lengths) > 1:
-        raise RunFailure(f"the two do not give the same rows of {benchmark}: {sorted(lengths)}")
     first, second = ([list(rows) for rows in zip(*results, strict=True)] for results in found)
     return [row for pair in zip(first, second, strict=True) for row in _ratios(*pair, sides)]
 

@@ -71,6 +71,14 @@ def test_facts_are_of_before_the_measurement(monkeypatch):
     assert order == ["facts", "measure"]
 
 
+def test_sides_with_other_rows_are_refused_after_one_turn(monkeypatch):
+    sides = []
+    monkeypatch.setattr(importlib.import_module("bench.compare"), "_run", lambda *of: sides.append(of) or [{}] * len(sides))
+    with pytest.raises(RunFailure, match="the same rows"):
+        main(["compare", "step", "--configs", "seed=1", "seed=2"])
+    assert len(sides) == 2
+
+
 @pytest.mark.parametrize("name", SUBCOMMANDS)
 def test_each_benchmark_takes_its_own_options(name, monkeypatch):
     benchmark = importlib.import_module(f"bench.{SUBCOMMANDS[name]}")
