@@ -38,6 +38,10 @@ class Interval:
     def __contains__(self, value: float) -> bool:
         return self.low <= value <= self.high
 
+    def is_open(self, ends: tuple[float, float]) -> bool:
+        """Whether an end of the interval is an end of the range that was fitted, up to 1 %."""
+        return self.low - ends[0] <= 0.01 * abs(ends[0]) or ends[1] - self.high <= 0.01 * abs(ends[1])
+
 
 def interval(value: float, draws: Array) -> Interval:
     """A fitted value with the quantiles of its draws."""
@@ -256,8 +260,7 @@ class JointLaw(NamedTuple):
         """Why the runs do not determine phi; empty if they do."""
         if self.A == 0:
             return "the loss does not depend on the effective parameters"
-        open_end = self.phi.low <= PHI[0] + 0.01 or self.phi.high >= PHI[1] - 0.01
-        return "the interval reaches the end of the range of the fit" if open_end else ""
+        return "the interval reaches the end of the range of the fit" if self.phi.is_open(PHI) else ""
 
 
 def fit_joint_law(losses: Mapping[tuple[float, float, float, float], Array], resamples: int = JOINT_RESAMPLES) -> JointLaw:

@@ -36,8 +36,7 @@ def rows(scaling: Scaling) -> list[Row]:
             add(place, "law", None, f"refused: {fit.refused}")
             continue
         for name, interval in fit.law.intervals().items():
-            loose = name == "a" and (interval.low <= 1.01 * laws.EXPONENTS[0] or interval.high >= 0.99 * laws.EXPONENTS[1])
-            add(place, name, interval, "not determined" if loose else "")
+            add(place, name, interval, "not determined" if name == "a" and interval.is_open(laws.EXPONENTS) else "")
         if fit.predicted:
             size, mean = f"at {fit.points.x[-1]:g}", float(fit.points.means[-1])
             verdict = f"the law {'held' if mean in fit.predicted else 'failed'}"
