@@ -133,7 +133,7 @@ class TrainLoader:
             _require_symmetry(dataset, "data.on_the_fly_aug=0")
         self._maker = RowMaker(dataset, data_seed, symmetric=on_the_fly)
         if on_the_fly:
-            self._maker.num_variants[:] = on_the_fly_aug + 1
+            self._maker.num_variants = np.full(self._num_groups, on_the_fly_aug + 1)
         self._block_steps = max(1, BLOCK_ROWS // (self._rows.stop - self._rows.start))
         self._block_number, self._block = -1, dict[str, NDArray[np.int32]]()
         self._first_epoch, self._orders = 0, np.empty((0, dataset.num_groups), np.int64)  # [epochs from the first on, G]
