@@ -326,6 +326,14 @@ def test_a_filter_that_cannot_be_applied_is_refused(data, tmp_path, changes, hea
         build_dataset(dataclasses.replace(data, **changes))
 
 
+@pytest.mark.parametrize("rating", ["nan", "inf", ""])
+def test_a_rating_that_is_no_finite_number_is_refused_with_its_line(data, tmp_path, rating):
+    header, first, *rows = (tmp_path / "train.csv").read_text().splitlines()
+    (tmp_path / "train.csv").write_text("\n".join([header, f"{first.rpartition(',')[0]},{rating}", *rows, ""]))
+    with pytest.raises(DataError, match=rf"train\.csv:2: the rating '{rating}' is not a number"):
+        build_dataset(dataclasses.replace(data, min_rating=1))
+
+
 def test_a_file_of_several_blocks_is_read_like_one_block(data, puzzles, monkeypatch):
     file, chosen = puzzle_text.scan(Path(data.train_csv), "data.train_csv"), np.array([17, 3, 11, 0])
     for size in (1, 3, 20):

@@ -327,7 +327,12 @@ def test_a_sweep_of_which_nothing_started_and_a_damaged_grid(tmp_path):
     run = only_run(tmp_path)
     assert (run.name, run.status, run.seed) == ("0", "missing", 4)
     assert report(tmp_path).variants == []
-    damages = (grid.write_text, '{"jobs": 3}'), (grid.symlink_to, "grid.json"), (grid.symlink_to, "nowhere")
+    damages = (
+        (grid.write_text, '{"jobs": 3}'),
+        (grid.write_text, r'{"jobs": [{"dir": "a\u0000b"}]}'),
+        (grid.symlink_to, "grid.json"),
+        (grid.symlink_to, "nowhere"),
+    )
     for damage, content in damages:
         grid.unlink()
         damage(content)
