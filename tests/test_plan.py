@@ -10,6 +10,7 @@ from sweeping import children, is_gone, start, stopped, wait_for
 
 from trm.cli import compose, compose_jobs
 from trm.config import HardwareConfig
+from trm.core import flops
 from trm.core.flops import count_eval_flops, count_train_flops, network_flops, passes, train_arguments, training_flops
 from trm.core.recursion import stages
 from trm.errors import ConfigError, RunFailure
@@ -175,6 +176,20 @@ def test_evaluations_of_a_run_are_counted(monkeypatch):
         data = ["data.num_test_puzzles=65", f"evaluate.selection_puzzles={few}"]
         assert workload(tiny("train.max_steps=25", *data)).selection_puzzles == count
     assert workload(tiny("data=sudoku_extreme", "train.max_steps=25")).selection_puzzles == 0
+
+
+def test_jobs_that_differ_in_length_and_seed_alone_are_counted_once(monkeypatch):
+    counted, counts = [], {name: getattr(flops, name) for name in ("depth_flops", "count_train_flops", "count_eval_flops")}
+    for name, count in counts.items():
+        monkeypatch.setattr(f"trm.plan.workload.{name}", lambda *of, count=count: counted.append(count) or count(*of))
+    once, again, longer = (
+        workload(tiny(f"train.max_flops={budget}", f"seed={seed}")) for budget, seed in ((1e11, 0), (1e11, 1), (4e11, 0))
+    )
+    assert counted == list(counts.values())
+    assert once == again
+    assert longer.train_steps == pytest.approx(4 * once.train_steps, abs=4)
+    assert workload(tiny("train.max_flops=1e11", "model.hidden_size=32")).train_flops != once.train_flops
+    assert len(counted) == 6
 
 
 def test_topologies():

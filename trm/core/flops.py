@@ -114,16 +114,16 @@ def training_flops(cfg: Config, arch: Architecture, parts: Sequence[Stage], step
     )
 
 
-def total_steps(cfg: Config, arch: Architecture, rows_of_epoch: float) -> int:
+def total_steps(cfg: Config, arch: Architecture, rows_of_epoch: float, count: Callable[..., int] = depth_flops) -> int:
     """Optimizer steps of the run. With train.max_flops it ends at the first step at which the counted FLOPs reach the budget.
 
     Schedule, warmup_share, curriculum and the last evaluation follow this number. summary.json has the count as `training_flops`.
-    Raises ConfigError where a budget is more steps than can be counted.
+    `count` is `depth_flops` or gives the same. Raises ConfigError where a budget is more steps than can be counted.
     """
     budget = cfg.train.max_flops
     if budget is None:
         return steps_of_settings(cfg, rows_of_epoch)
-    cost = functools.cache(functools.partial(depth_flops, cfg, arch))  # of a step, by its T and n
+    cost = functools.cache(functools.partial(count, cfg, arch))  # of a step, by its T and n
 
     def spent(steps: int) -> int:
         parts = stages(cfg.recursion, steps)

@@ -5,16 +5,18 @@ memory, the gradient's way between the chips, and what the host needs to start a
 of the peak in every step.
 """
 
+import functools
 import heapq
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from torch import Tensor
 
 from trm.config import LARGEST_COUNT, SAMPLE_PUZZLES, Config, HardwareConfig
 from trm.core.architecture import Architecture, architecture
-from trm.core.flops import count_eval_flops, count_train_flops, num_bytes, total_steps, train_arguments
+from trm.core.flops import count_eval_flops, count_train_flops, depth_flops, num_bytes, total_steps, train_arguments
 from trm.core.initial import num_parameters
 from trm.core.recursion import stages
 from trm.core.step import StepConfig
@@ -24,6 +26,7 @@ from trm.study.placement import batch_per_device, place, slice_topology
 from trm.tasks.base import task_of
 
 PLACEMENTS = ("chip", "host", "pod")
+COUNTED: list[tuple[tuple[Any, ...], int]] = []  # by `_once`
 
 
 def architecture_of(cfg: Config) -> Architecture:
@@ -49,10 +52,23 @@ def evaluation_puzzles(cfg: Config) -> tuple[int, int, bool]:
     return min(last, most or SAMPLE_PUZZLES), last, known is None and last == there
 
 
+def _once(count: Callable[..., int], cfg: Config, *others: Any) -> int:
+    """count(cfg, *others), the FLOPs of a graph. The jobs of a sweep share graphs, and counting one takes seconds.
+
+    `others` hold the architecture. Of the settings these here shape the graph: not the length of the run, its seed or its data.
+    """
+    graph = (count, cfg.optimizer, cfg.ema, cfg.train.global_batch_size, cfg.train.trainable, *others)
+    for known, flops in COUNTED:
+        if known == graph:
+            return flops
+    COUNTED.append((graph, count(cfg, *others)))
+    return COUNTED[-1][1]
+
+
 def planned_steps(cfg: Config) -> int:
     """Optimizer steps of the run."""
     rows_of_epoch = cfg.data.num_puzzles * task_of(cfg.data).facts.rows_of_puzzle
-    return total_steps(cfg, architecture_of(cfg), rows_of_epoch)
+    return total_steps(cfg, architecture_of(cfg), rows_of_epoch, functools.partial(_once, depth_flops))
 
 
 def step_config(cfg: Config, steps: int | None = None) -> StepConfig:
@@ -111,8 +127,8 @@ def workload(cfg: Config) -> Workload:
         parameters=num_parameters(arch),
         global_batch=batch,
         train_steps=steps,
-        train_flops=sum(length * (count_train_flops(part, step_config(part, steps)) or 0) for length, part in parts) // steps,
-        eval_flops=count_eval_flops(cfg, arch, cfg.eval_batch_size),
+        train_flops=sum(length * _once(count_train_flops, part, step_config(part, steps=1)) for length, part in parts) // steps,
+        eval_flops=_once(count_eval_flops, cfg, arch, cfg.eval_batch_size),
         eval_calls=((evaluations - 1) * batches + last_batches + evaluations * beside) * cfg.inference_steps,
         evaluations=evaluations,
         sample_puzzles=sample,
