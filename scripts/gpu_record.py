@@ -2,15 +2,16 @@
 
 Three parts, each made of the project's commands. parity: the tests on this GPU. speed: samples/s of the training step in three
 WAYS, and of the paper's beside a plain trainer. train: experiment=fast_sudoku in the fastest way until the limit, evaluated each
-minute. The same command resumes from outputs/gpu_record, and with --go-on on another machine; it repeats nothing.
+minute. The same command resumes from outputs/gpu_record, and with --go-on on another machine; it repeats nothing. What fails leaves
+the rest to run, and training that fails is tried once more in the plain way. The exit code is then 1.
 
-  --out DIR         where results go (default: $OUT, else gpu_record): record.md, record.json, curve.csv, log.txt, the checkpoint as
-                    state.json, state.0, state.1, ...
-  --limit-s N       seconds that the command may take (default: 570); parity and speed get half of it at most
+  --out DIR         where results go (default: $OUT, else gpu_record): record.md, record.json, curve.csv, log.txt, all of them
+                    while the command runs, and at its end the checkpoint as state.json, state.0, state.1, ...
+  --limit-s N       seconds that the command may take, the import of torch before it not counted (default: 560)
   --go-on DIR       results of an earlier command
   --data DIR        folder of sudoku_extreme_train_1k.csv and sudoku_extreme_test_hard_10k.csv (default: ../shared/data)
   --reference DIR   a checkout of the released code, whose samples/s are measured too
-  --parts A,B       some of parity, speed, train
+  --parts A,B       some of parity, speed, train, in the order in which they run; before train the others get half of the limit
   --hardware NAME   default: gpu
   --every-s N       seconds between evaluations (default: 60)
   --mib N           the most that the checkpoint may take (default: 45)
@@ -26,6 +27,7 @@ import csv
 import hashlib
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -41,7 +43,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from trm.cli import ROOT, options, plain_command
-from trm.errors import EXIT_PREEMPTED, CheckpointError, RunFailure, UserError
+from trm.errors import EXIT_PREEMPTED, EXIT_USER_ERROR, CheckpointError, RunFailure, UserError
 from trm.ground.folder import CHECKPOINTS, read_summary, write_summary
 from trm.inference.compute import with_intervals
 from trm.run.checkpoint import Meta, Scores, find_checkpoints, first_whole, saved_steps, write_checkpoint
@@ -50,9 +52,11 @@ sys.path.insert(0, str(ROOT))
 from bench.machine import facts
 
 RUN, RECORD = Path("outputs/gpu_record"), "record.json"
-WAYS = {"plain": ["hardware.token_multiple=1"], "tokens": [], "tokens, one graph": ["hardware.step_graph=true"]}
+PLAIN, TOKENS, GRAPH = "plain", "tokens", "tokens, one graph"
+WAYS = {TOKENS: [], GRAPH: ["hardware.step_graph=true"], PLAIN: ["hardware.token_multiple=1"]}
 CSV = {"train_csv": "sudoku_extreme_train_1k.csv", "test_csv": "sudoku_extreme_test_hard_10k.csv"}
-END_S, PARITY_S = 90, 150  # most of the limit that saving and the last evaluations, and parity, may take
+END_S, PARITY_S = 90, 120  # most of the limit that saving and the last evaluations, and parity, may take
+LEAST_S, SAVE_S, WRITE_EVERY_S = 30, 30, 20  # for a part; for a command that was asked to stop; between records
 LOG_EVERY = 50
 MIB = 2**20
 PART_BYTES = 15 * MIB
@@ -68,38 +72,49 @@ class Job:
     out: Path
     record: dict[str, Any]
     began: float = field(default_factory=time.monotonic)
+    reserved_s: float = 0.0  # of the limit, for the parts after this one
+    failed: list[str] = field(default_factory=list)
 
     def left_s(self) -> float:
-        """Seconds until the limit."""
-        return float(self.given.limit_s) - (time.monotonic() - self.began)
+        """Seconds that this part may still take."""
+        return float(self.given.limit_s) - (time.monotonic() - self.began) - self.reserved_s
 
     def run(self, name: str, words: list[str], limit_s: float, **variables: str) -> tuple[int, str]:
-        """Exit code and output of a command of the project, which gets SIGTERM after `limit_s`, and is killed if it goes on."""
+        """Exit code and output of a command of the project, which gets SIGTERM after `limit_s`, and is killed if it goes on.
+
+        The output goes into log.txt while it runs, and the record is written. Processes that it started end with it.
+        """
         print(f"== {name}, {limit_s:.0f} s at most", flush=True)
         began = time.monotonic()
-        with tempfile.TemporaryFile("w+") as output:
-            command, environment = [sys.executable, "-m", *words], os.environ | variables
-            process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, env=environment)
+        command, environment = [sys.executable, "-m", *words], os.environ | variables
+        with (self.out / "log.txt").open("a+", errors="replace") as log:
+            print(f"== {' '.join(words)}", file=log, flush=True)
+            start = log.tell()
+            process = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, env=environment, process_group=0
+            )
             try:
-                process.wait(max(limit_s, 1))
-            except subprocess.TimeoutExpired:
+                while process.poll() is None and (left_s := began + max(limit_s, 1) - time.monotonic()) > 0:
+                    with contextlib.suppress(subprocess.TimeoutExpired):
+                        process.wait(min(left_s, WRITE_EVERY_S))
+                    write(self)
+            finally:
                 process.terminate()
                 with contextlib.suppress(subprocess.TimeoutExpired):
-                    process.wait(END_S / 3)
-            finally:
-                process.kill()
+                    process.wait(max(3, min(SAVE_S, self.left_s())))
+                with contextlib.suppress(OSError):  # it has ended, and all that it started
+                    os.killpg(process.pid, signal.SIGKILL)
                 code = process.wait()
-            output.seek(0)
-            text = output.read()
+            log.seek(start)
+            text = log.read()
+            print(f"\n== exit code {code}", file=log)
         print(f"== {name}: {time.monotonic() - began:.0f} s, exit code {code}", flush=True)
-        with (self.out / "log.txt").open("a") as log:
-            log.write(f"== {' '.join(words)}\n{text}\n== exit code {code}\n")
         return code, text
 
 
 def main(arguments: list[str]) -> None:
     """The command; see the module's docstring."""
-    defaults = {"limit_s": 570.0, "every_s": 60.0, "mib": 45.0}
+    defaults = {"limit_s": 560.0, "every_s": 60.0, "mib": 45.0}
     spec: dict[str, dict[str, Any]] = {name: {"type": float, "default": value} for name, value in defaults.items()}
     spec |= {name: {"type": Path} for name in ("out", "go_on", "data", "reference")}
     spec |= {"parts": {"default": ",".join(PARTS)}, "hardware": {"default": "gpu"}}
@@ -112,12 +127,16 @@ def main(arguments: list[str]) -> None:
     job = Job(given, given.out or Path(os.environ.get("OUT") or "gpu_record"), record)
     for folder in (job.out, RUN):
         folder.mkdir(parents=True, exist_ok=True)
-    for part, function in PARTS.items():
-        if part in chosen and (part == "train" or part not in record):
-            function(job)
-            write(job)
+    for number, part in enumerate(chosen):
+        job.reserved_s = given.limit_s / 2 if "train" in chosen[number + 1 :] else 0
+        if job.left_s() < LEAST_S:
+            job.failed.append(f"{part}: no time was left")
+        elif part == "train" or part not in record:
+            PARTS[part](job)
     write(job)
     print((job.out / "record.md").read_text())
+    if job.failed:
+        raise RunFailure("; ".join(job.failed))
 
 
 def parity(job: Job) -> None:
@@ -126,8 +145,11 @@ def parity(job: Job) -> None:
     tests = [str(ROOT / "tests" / name) for name in ("test_parity.py", "test_replay.py")]
     chosen = ["-n", "10", "-k", "gpu"] if on_gpu else ["-k", "first_gradients_float64 and eager and mlp_prefix"]
     words = ["pytest", *tests, "-q", "-rA", "-p", "no:cacheprovider", *chosen]
-    code, text = job.run("parity", words, min(PARITY_S, job.given.limit_s / 4), TORCHINDUCTOR_COMPILE_THREADS="2")
+    code, text = job.run("parity", words, min(PARITY_S, job.left_s()), TORCHINDUCTOR_COMPILE_THREADS="2")
     lines = text.strip().splitlines() or ["no output"]
+    if code < 0:
+        job.failed.append(f"parity was stopped by signal {-code} and has no result: {lines[-1]}")
+        return
     errors = sorted({line for line in lines if "largest relative" in line})
     job.record["parity"] = {"passed": code == 0, "says": lines[-1], "errors": errors}
 
@@ -147,69 +169,64 @@ def speed(job: Job) -> None:
     shown = ("way", "ms", "samples/s", "peak GB", "here / this", "times ordinary_compiled")
     rows = []
     for name, words in asked.items():
-        if (limit_s := job.left_s() - given.limit_s / 2) < 1:
+        if (limit_s := job.left_s()) < 1:
             break
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder) / "rows.json"
             job.run(f"speed: {name}", ["trm.bench", *words, "--sizes", "paper_mlp", "--rounds", "3", "--json", str(file)], limit_s)
             found = json.loads(file.read_text())["rows"] if file.exists() else []
         rows += [{"measured": name} | {k: row[k] for k in shown if k in row} for row in found if row["step"] == "train"]
+    if not rows:
+        job.failed.append("speed: nothing was measured")
+        return
     job.record["speed"] = rows
-    job.record["way"] = max((row for row in rows if row["measured"] in WAYS), key=lambda row: row["samples/s"], default={}).get(
-        "measured"
-    )
+    trusted = [way for way in WAYS if way != GRAPH or job.record.get("parity", {}).get("passed")]
+    rates = {row["measured"]: row["samples/s"] for row in rows if row["measured"] in trusted}
+    job.record["way"] = max(rates, key=lambda way: rates[way], default=None)
 
 
 def train(job: Job) -> None:
     """Train until the limit, write the checkpoint in parts, and evaluate in the time that is left."""
     given, record, before = job.given, job.record, max(saved_steps(RUN), default=0)
-    way = record.get("way") or "tokens"
-    step_s = next((row["ms"] / 1e3 for row in record.get("speed", []) if row["measured"] == way), 0.15)
-    every = max(1, round(given.every_s / step_s / LOG_EVERY)) * LOG_EVERY
     data = [f"data.{key}={(given.data or ROOT.parent / 'shared' / 'data') / name}" for key, name in CSV.items()]
-    words = ["experiment=fast_sudoku", f"hardware={given.hardware}", *WAYS[way], f"run_name={RUN.name}", "tracking=none", *data]
-    words += [
-        "inference=votes8",
-        "evaluate.max_puzzles=240",
-        f"train.eval_every_steps={every}",
-        f"train.log_every_steps={LOG_EVERY}",
-    ]
-    words += ["train.checkpoint_every_steps=null", "train.keep_checkpoints=1", *given.rest]
-    code, text = job.run("train", ["trm.train", *words], job.left_s() - min(END_S, given.limit_s / 4))
-    if code not in (0, EXIT_PREEMPTED):
+    for way in dict.fromkeys((record.get("way") or TOKENS, PLAIN)):
+        step_s = next((row["ms"] / 1e3 for row in record.get("speed", []) if row["measured"] == way), 0.15)
+        every = max(1, round(given.every_s / step_s / LOG_EVERY)) * LOG_EVERY
+        words = ["experiment=fast_sudoku", f"hardware={given.hardware}", *WAYS[way], f"run_name={RUN.name}", "tracking=none", *data]
+        words += ["inference=votes8", "evaluate.max_puzzles=240", f"train.eval_every_steps={every}"]
+        words += [f"train.log_every_steps={LOG_EVERY}", "train.checkpoint_every_steps=null", "train.keep_checkpoints=1"]
+        words += given.rest
+        code, text = job.run(f"train, {way}", ["trm.train", *words], job.left_s() - min(END_S, given.limit_s / 4))
+        if code in (0, EXIT_PREEMPTED):
+            break
         last = text.strip().splitlines()[-1:] or ["no output"]
-        raise RunFailure(f"training ended with exit code {code}: {last[0]}; {job.out / 'log.txt'} has all that it said")
+        job.failed.append(f"training ended with exit code {code}: {last[0]}; {job.out / 'log.txt'} has all that it said")
+        if code == EXIT_USER_ERROR or job.left_s() < 2 * END_S:
+            break
+    if not saved_steps(RUN):
+        return
     summary = read_summary(RUN) or {}
-    start = {
-        "machine": facts(),
-        "from_step": before,
-        "to_step": summary["steps"],
-        "settings": words,
-        "warnings": summary["warnings"],
-    }
-    record.setdefault("starts", []).append(start)
-    record |= {"total_steps": summary["total_steps"], "training_s": summary["seconds"], "curve": curve(RUN / METRICS_FILE)}
-    record["checkpoint"] = split(RUN, job.out, given.mib)
-    write(job)
+    start = {"machine": facts(), "from_step": before, "to_step": max(saved_steps(RUN)), "exit_code": code, "settings": words}
+    record.setdefault("starts", []).append(start | {"warnings": summary.get("warnings")})
+    record |= {"total_steps": summary["total_steps"], "training_s": summary["seconds"]} if summary else {}
+    try:
+        record["checkpoint"] = split(RUN, job.out, given.mib)
+    except CheckpointError as error:
+        job.failed.append(str(error))
     fewer = [word for word in given.rest if word.startswith("evaluate.max_puzzles=")]  # of a trial
     for name, puzzles in FINAL.items():
         asked = ["trm.evaluate", f"checkpoint={RUN}", f"inference={name}", f"evaluate.max_puzzles={puzzles}", *fewer]
         if (limit_s := job.left_s() - 5) > 5 and (done := job.run(f"evaluation, {name}", asked, limit_s))[0] == 0:
-            found = json.loads(done[1].strip().splitlines()[-1])
-            row = {
-                "step": found["checkpoint_step"],
-                "inference": name,
-                "exact_accuracy": found["exact_accuracy"],
-                "count": found["count"],
-            }
-            record.setdefault("final", []).extend(with_intervals([row]))
+            found = json.loads(next(line for line in reversed(done[1].splitlines()) if line.startswith("{")))
+            row = {"step": found["checkpoint_step"], "inference": name, "exact_accuracy": found["exact_accuracy"]}
+            record.setdefault("final", []).extend(with_intervals([row | {"count": found["count"]}]))
 
 
 def curve(metrics: Path) -> list[dict[str, Any]]:
     """Two rows for each evaluation: the step, the seconds of training until then, and an accuracy with its interval."""
     rows: list[dict[str, Any]] = []
     seconds, last = 0.0, 0
-    for entry in map(json.loads, metrics.read_text().splitlines()):
+    for entry in map(json.loads, metrics.read_text().rpartition("\n")[0].splitlines()):  # a run may be writing its last line
         step = entry["global_step"]
         if entry["kind"] == "train":  # the first lap, of one step, has no time
             seconds, last = seconds + (step - last) * entry.get("step_time_s", 0.0), step
@@ -224,6 +241,8 @@ def curve(metrics: Path) -> list[dict[str, Any]]:
 def write(job: Job) -> None:
     """Write the record as JSON, also into the run folder, the curve as CSV, and all of it as a page."""
     record = job.record
+    if (RUN / METRICS_FILE).exists():
+        record["curve"] = curve(RUN / METRICS_FILE)
     for folder in (job.out, RUN):
         (folder / RECORD).write_text(json.dumps(record, indent=1) + "\n")
     if record.get("curve"):
@@ -235,9 +254,10 @@ def write(job: Job) -> None:
     if found := record.get("parity"):
         lines += [f"Parity: {'passed' if found['passed'] else 'NOT PASSED'} ({found['says']})", ""]
     lines += [*table(record.get("speed", [])), f"Way of training: {record.get('way') or 'tokens'}"]
+    lines += [f"- FAILED: {words}" for words in job.failed]
     for start in record.get("starts", []):
         machine = start["machine"].get("accelerator") or start["machine"]["processor"]
-        lines.append(f"- steps {start['from_step']} to {start['to_step']} of {record['total_steps']} on {machine}")
+        lines.append(f"- steps {start['from_step']} to {start['to_step']} of {record.get('total_steps')} on {machine}")
     lines += ["", *table(record.get("curve", [])), "The last evaluations:", "", *table(record.get("final", []))]
     lines += [f"Seconds of training: {record.get('training_s')}. Checkpoint: {record.get('checkpoint')}"]
     (job.out / "record.md").write_text("\n".join(lines) + "\n")

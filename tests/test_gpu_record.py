@@ -6,13 +6,14 @@ import json
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 import running
 import torch
 
-from trm.errors import CheckpointError, UserError
+from trm.errors import CheckpointError, RunFailure, UserError
 from trm.run.checkpoint import find_checkpoints, load_checkpoint
 
 ROOT = Path(__file__).parents[1]
@@ -49,8 +50,15 @@ def puzzles(tmp_path):
 
 @pytest.fixture
 def started(monkeypatch):
-    """The names of what was started. Training and evaluation run in this process, parity and speed are said to be done."""
-    names = []
+    """The names of what was started. Training and evaluation run in this process, parity and speed are said to be done.
+
+    `names.ends` has exit codes that replace those of training.
+    """
+
+    class Names(list):
+        ends = ()
+
+    names = Names()
 
     def run(job, name, words, limit_s, **variables):
         names.append(name)
@@ -62,6 +70,13 @@ def started(monkeypatch):
             rows = [row | {"samples/s": row["samples/s"] * (1 + faster)} for row in BENCH_ROWS]
             Path(words[words.index("--json") + 1]).write_text(json.dumps({"rows": rows}))
             return 0, ""
+        if name.startswith("train") and names.ends:
+            code, *names.ends = names.ends
+            if code != -signal.SIGKILL:
+                return code, "error: out of memory"
+            running.run(Path.cwd(), *words, process=False)
+            (gpu_record.RUN / "summary.json").unlink()  # which a killed run does not write
+            return code, ""
         done = running.run(Path.cwd(), *words, process=False)
         return done.returncode, done.stdout
 
@@ -86,7 +101,7 @@ def test_one_command_then_another_machine_to_the_same_numbers(tmp_path, puzzles,
         whole = record(tmp_path / "whole", puzzles, monkeypatch, "--parts", "train", "train.max_steps=6")
     started.clear()
     first = record(tmp_path / "first", puzzles, monkeypatch, "train.max_steps=4")
-    assert started == ["parity", "speed: plain", "speed: tokens", "train", "evaluation, standard", "evaluation, votes8"]
+    assert started == [*("parity", "speed: tokens", "speed: plain", "train, tokens", "evaluation, standard", "evaluation, votes8")]
     assert first["parity"] == {
         "passed": True,
         "says": "18 passed in 60.0s",
@@ -96,7 +111,7 @@ def test_one_command_then_another_machine_to_the_same_numbers(tmp_path, puzzles,
     assert first["checkpoint"]["kept"] == "all"
     started.clear()
     second = record(tmp_path / "second", puzzles, monkeypatch, "--go-on", str(tmp_path / "first" / "out"), "train.max_steps=6")
-    assert started == ["train", "evaluation, standard", "evaluation, votes8"]  # what was measured is not measured again
+    assert started == ["train, tokens", "evaluation, standard", "evaluation, votes8"]  # what was measured is not measured again
     assert [(start["from_step"], start["to_step"]) for start in second["starts"]] == [(0, 4), (4, 6)]
     (ours, meta), (reference, _) = state_of(tmp_path / "second"), state_of(tmp_path / "whole")
     assert meta.step == 6
@@ -164,12 +179,77 @@ def test_a_curve_of_one_copy_says_its_accuracy_twice(tmp_path):
     assert [row["exact_accuracy"] for row in gpu_record.curve(tmp_path / "metrics.jsonl")] == [0.25, 0.25]
 
 
-def test_what_takes_too_long_is_asked_to_end(tmp_path):
-    job = gpu_record.Job(argparse.Namespace(limit_s=60.0), tmp_path, {})
-    code, _ = job.run("sleep", ["timeit", "-n", "1", "-r", "1", "import time; time.sleep(60)"], 0.1)
+def test_training_that_fails_is_tried_in_the_plain_way_and_the_other_parts_run(tmp_path, puzzles, started, monkeypatch):
+    started.ends = [1, 1]
+    with pytest.raises(RunFailure, match=r"exit code 1: error: out of memory; out/log\.txt"):
+        record(tmp_path, puzzles, monkeypatch, "--parts", "train,parity")
+    assert started == ["train, tokens", "train, plain", "parity"]
+    assert "FAILED: training ended with exit code 1" in Path("out/record.md").read_text()
+    started.clear()
+    started.ends = [2]
+    with pytest.raises(RunFailure, match="exit code 2"):
+        record(tmp_path, puzzles, monkeypatch, "--parts", "train")
+    assert started == ["train, tokens"]  # wrong settings are wrong in every way
+
+
+def test_training_that_is_killed_leaves_its_results(tmp_path, puzzles, started, monkeypatch):
+    started.ends = [-signal.SIGKILL]
+    monkeypatch.setattr(gpu_record, "END_S", 1000)  # too late for another try
+    with pytest.raises(RunFailure, match="exit code -9"):
+        record(tmp_path, puzzles, monkeypatch, "--parts", "train", "train.max_steps=2")
+    assert started == ["train, tokens", "evaluation, standard", "evaluation, votes8"]
+    found = json.loads(Path("out/record.json").read_text())
+    assert (found["starts"][0]["to_step"], found["starts"][0]["exit_code"]) == (2, -9)
+    assert found["curve"]
+    assert Path("out/state.0").exists()
+
+
+@pytest.mark.parametrize(("passed", "way"), [(True, gpu_record.GRAPH), (False, gpu_record.TOKENS), (None, gpu_record.TOKENS)])
+def test_a_graph_trains_only_where_its_parity_was_shown(tmp_path, monkeypatch, passed, way):
+    monkeypatch.chdir(tmp_path)
+    speeds = {gpu_record.PLAIN: 1.0, gpu_record.TOKENS: 2.0, gpu_record.GRAPH: 3.0, "the paper's step": 9.0}
+
+    def run(job, name, words, limit_s, **variables):
+        row = {"step": "train", "way": "configured", "samples/s": speeds[name.removeprefix("speed: ")]}
+        Path(words[words.index("--json") + 1]).write_text(json.dumps({"rows": [row]}))
+        return 0, ""
+
+    monkeypatch.setattr(gpu_record.Job, "run", run)
+    given = argparse.Namespace(limit_s=600.0, hardware="gpu", rest=[], reference=None)
+    job = gpu_record.Job(given, tmp_path, {} if passed is None else {"parity": {"passed": passed}})
+    gpu_record.speed(job)
+    assert job.record["way"] == way
+
+
+def test_parts_without_time_or_result_are_not_done(tmp_path, puzzles, started, monkeypatch):
+    with pytest.raises(RunFailure, match="parity: no time was left"):
+        record(tmp_path, puzzles, monkeypatch, "--parts", "parity", "--limit-s", "20")
+    monkeypatch.setattr(gpu_record.Job, "run", lambda job, *_, **variables: (-signal.SIGTERM, "collected 24 items"))
+    with pytest.raises(RunFailure, match=r"parity was stopped by signal 15 .*24 items; speed: nothing was measured"):
+        record(tmp_path, puzzles, monkeypatch, "--parts", "parity,speed")
+    assert json.loads(Path("out/record.json").read_text()) == {}  # the next command tries again
+
+
+def test_the_curve_leaves_out_a_line_that_is_being_written(tmp_path):
+    entry = {"kind": "eval", "global_step": 3, "exact_accuracy": 0.25, "count": 4}
+    (tmp_path / "metrics.jsonl").write_text(f"{json.dumps(entry)}\n{json.dumps(entry)[:20]}")
+    assert len(gpu_record.curve(tmp_path / "metrics.jsonl")) == 2
+
+
+def test_what_takes_too_long_is_asked_to_end_and_leaves_no_process(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    gpu_record.RUN.mkdir(parents=True)
+    job, once = gpu_record.Job(argparse.Namespace(limit_s=60.0), tmp_path, {}), ["timeit", "-n", "1", "-r", "1"]
+    code, _ = job.run("sleep", [*once, "import time; time.sleep(60)"], 0.1)
     assert code == -signal.SIGTERM
-    assert job.run("say", ["timeit", "-n", "1", "-r", "1", "print('here')"], 60)[1].startswith("here")
-    assert "== exit code -15" in (tmp_path / "log.txt").read_text()
+    code, text = job.run("leave", [*once, "import subprocess; print(subprocess.Popen(['sleep', '60']).pid)"], 60)
+    assert code == 0
+    stat = Path(f"/proc/{text.split()[0]}/stat")
+    while stat.exists() and stat.read_text().rpartition(")")[2].split()[0] not in "ZX":  # dead, if not yet collected
+        time.sleep(0.05)
+    log = (tmp_path / "log.txt").read_text()
+    assert "== exit code -15" in log
+    assert text in log
 
 
 @pytest.mark.long
