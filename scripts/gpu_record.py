@@ -196,7 +196,7 @@ def train(job: Job) -> None:
         words += ["inference=votes8", "evaluate.max_puzzles=240", f"train.eval_every_steps={every}"]
         words += [f"train.log_every_steps={LOG_EVERY}", "train.checkpoint_every_steps=null", "train.keep_checkpoints=1"]
         words += given.rest
-        code, text = job.run(f"train, {way}", ["trm.train", *words], job.left_s() - min(END_S, given.limit_s / 4))
+        code, text = job.run(f"train, {way}", ["trm.train", *words], job.left_s() - min(END_S, given.limit_s / 3))
         if code in (0, EXIT_PREEMPTED):
             break
         last = text.strip().splitlines()[-1:] or ["no output"]
@@ -204,6 +204,7 @@ def train(job: Job) -> None:
         if code == EXIT_USER_ERROR or job.left_s() < 2 * END_S:
             break
     if not saved_steps(RUN):
+        job.failed.append("training: no step was done")
         return
     summary = read_summary(RUN) or {}
     start = {"machine": facts(), "from_step": before, "to_step": max(saved_steps(RUN)), "exit_code": code, "settings": words}
