@@ -11,8 +11,8 @@ PVC is a volume that all hosts may write (ReadWriteMany), mounted at /work. The 
 /work/trm-scaling-study), so that outputs/ and multirun/ outlive the pods. A run on several hosts needs run_name=NAME; a sweep takes
 a slice of one host, whose chips its jobs share. Where a host is lost, or a run fails or is preempted (exit code 143), all pods
 start again, at most --restarts times (default 20), and go on from the last checkpoint. Wrong settings (exit code 2) end the JobSet.
-On GPUs torchrun starts a run on --nodes (default 1) with --gpus each, and ends with exit code 1 whatever was wrong; a sweep takes
-one node, whose GPUs its jobs share.
+On GPUs torchrun starts a run on --nodes (default 1) with --gpus each, inside trm/ground/child.py, which passes the exit codes 2 and
+143 on (torchrun's own command ends with 1 after every failure). A sweep takes one node, whose GPUs its jobs share.
 Other options: --namespace=NAME, --service-account=NAME, --secret=NAME (its keys become variables, such as WANDB_API_KEY).
 """
 
@@ -34,6 +34,7 @@ OPTIONS = ("image", "claim", "hardware", "gpus", "nodes", "dir", "restarts", "na
 OWN_POOL = {"annotations": {"alpha.jobset.sigs.k8s.io/exclusive-topology": "cloud.google.com/gke-nodepool"}}
 # For NCCL between the GPUs of a node: the 64 MB that a container has by default may be too few
 SHM: dict[str, tuple[str, dict[str, Any]]] = {"shm": ("/dev/shm", {"emptyDir": {"medium": "Memory"}})}
+TORCHRUN = ("python", "-m", "trm.ground.child")  # with the exit codes of the ranks
 GROUP, PORT = "slice", 29500  # the pods' part of their host names, and the port at which torchrun's agents meet
 
 
@@ -104,7 +105,7 @@ def _by_torchrun(name: str, command: list[str], given: dict[str, str]) -> list[s
         raise UserError(f"{command[0]}: on GPUs the command is python -m trm.train ..., which torchrun starts")
     endpoint = f"--rdzv-endpoint={name}-{GROUP}-0-0.{name}:{PORT}"
     sizes = [f"--nnodes={given['nodes']}", f"--nproc-per-node={given['gpus']}"]
-    return ["torchrun", *sizes, "--rdzv-backend=c10d", f"--rdzv-id={name}", endpoint, *command[1:]]
+    return [*TORCHRUN, *sizes, "--rdzv-backend=c10d", f"--rdzv-id={name}", endpoint, *command[1:]]
 
 
 def _sweeps(command: list[str]) -> list[str]:

@@ -4,6 +4,8 @@ import contextlib
 import importlib.util
 import io
 import os
+import runpy
+import signal
 import subprocess
 import sys
 
@@ -130,10 +132,30 @@ def test_torchrun_starts_a_run_on_nodes_with_gpus():
     (container,) = pod["containers"]
     assert container["resources"]["limits"] == {"nvidia.com/gpu": 8}
     agents = ["--rdzv-backend=c10d", "--rdzv-id=base", "--rdzv-endpoint=base-slice-0-0.base:29500"]
-    assert container["command"] == ["torchrun", "--nnodes=2", "--nproc-per-node=8", *agents, *ON_GPUS[2:]]
+    starter = ["python", "-m", "trm.ground.child", "--nnodes=2", "--nproc-per-node=8"]
+    assert container["command"] == [*starter, *agents, *ON_GPUS[2:]]
     assert (container["ports"], container["env"]) == ([{"containerPort": 29500}], [])
     assert {"name": "shm", "mountPath": "/dev/shm"} in container["volumeMounts"]
     assert {volume["name"] for volume in pod["volumes"]} == {mount["name"] for mount in container["volumeMounts"]}
+
+
+@pytest.mark.parametrize("code", [2, 143])
+def test_the_ranks_exit_code_reaches_kubernetes(code, tmp_path, monkeypatch):
+    """podFailurePolicy ends the job where it is 2; torchrun's own command would end with 1."""
+    _, _, pod = written(*GPUS, "--nodes=2", *ON_GPUS)
+    starter = pod["containers"][0]["command"][:3]
+    (tmp_path / "rank.py").write_text(f"import os; os._exit({code} if os.environ['RANK'] == '1' else 0)")
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.delitem(sys.modules, starter[2], raising=False)  # else runpy warns that it runs twice
+    monkeypatch.setattr(sys, "argv", [starter[2], "--standalone", "--nproc-per-node=2", str(tmp_path / "rank.py")])
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)}
+    try:
+        with pytest.raises(SystemExit) as ended:
+            runpy.run_module(starter[2], run_name="__main__")
+    finally:
+        for number, handler in handlers.items():  # torchrun leaves its own
+            signal.signal(number, handler)
+    assert ended.value.code == code
 
 
 def test_a_sweep_shares_the_gpus_of_one_node():

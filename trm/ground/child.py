@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import time
-import uuid
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from subprocess import PIPE
@@ -50,33 +49,33 @@ def ended(
 
 
 def start_ranks(processes: int, module: str, arguments: Sequence[str]) -> int:
-    """Run `python -m MODULE ARGUMENTS` in so many processes on this machine, by torchrun's elastic agent; returns the exit code.
+    """Run `python -m MODULE ARGUMENTS` in so many processes on this machine, by torchrun's elastic agent; returns the exit code."""
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores() // processes)))
+    how = ["--standalone", "--nnodes=1", f"--nproc-per-node={processes}", "--monitor-interval=0.2"]
+    return torchrun([*how, "-m", module, *arguments])
 
-    It is 143 where a process was preempted, 2 where the input is wrong, and 1 after any other failure.
+
+def torchrun(arguments: Sequence[str]) -> int:
+    """Run torchrun with these arguments and return the exit code: 143 where a process was preempted, 2 where the input is wrong.
+
+    After any other failure it is 1, as torchrun's own code is after every failure.
     """
     # each import takes a second
     from torch.distributed.elastic.multiprocessing import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
-    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+    from torch.distributed.run import parse_args, run
 
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # the processes themselves say what is wrong
     os.environ.pop("HYDRA_FULL_ERROR", None)  # for this process alone: in the others an error is one line
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores() // processes)))
-    config = LaunchConfig(
-        min_nodes=1,
-        max_nodes=1,
-        nproc_per_node=processes,
-        run_id=str(uuid.uuid4()),
-        rdzv_backend="c10d",
-        rdzv_endpoint="localhost:0",
-        max_restarts=0,
-        monitor_interval=0.2,
-    )
     try:
-        elastic_launch(config, entrypoint=sys.executable)("-m", module, *arguments)
+        run(parse_args(list(arguments)))  # type: ignore[no-untyped-call]
     except SignalException:
         return EXIT_PREEMPTED
     except ChildFailedError as error:
         codes = {failure.exitcode for failure in error.failures.values()}
         return next((code for code in (EXIT_PREEMPTED, EXIT_USER_ERROR) if code in codes), EXIT_FAILED)
     return 0
+
+
+if __name__ == "__main__":  # as scripts/jobset.py starts the ranks
+    sys.exit(torchrun(sys.argv[1:]))
