@@ -12,13 +12,14 @@ from importlib.util import find_spec
 from itertools import accumulate, pairwise
 
 import pytest
+import yaml
 from composing import jobs_composed_once  # noqa: F401 - a fixture
 from omegaconf import OmegaConf
 from running import SMALLEST, run
 from sweeping import FAKE_JOB, put_unread_data, start, summaries, sweep, wait_for
 
 from trm.backends.xla import compile_cache
-from trm.cli import compose, compose_jobs, compose_sweep
+from trm.cli import ROOT, compose, compose_jobs, compose_sweep
 from trm.config import digest, to_plain
 from trm.errors import EXIT_FAILED, EXIT_PREEMPTED
 from trm.ground.folder import CONFIG_FILE, write_summary
@@ -196,6 +197,19 @@ def test_what_the_user_got_wrong_is_one_line_before_anything_starts(tmp_path, ar
     assert message in refused.stderr
     assert len(refused.stderr.strip().splitlines()) == 1
     assert not list(tmp_path.glob("multirun/*/*/summary.json"))
+
+
+def test_a_rank_that_fails_ends_the_other_ranks_of_its_slurm_job(tmp_path, monkeypatch):
+    """By an option of srun, whatever commands the user runs before it."""
+    (tmp_path / "srun").touch(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    compose([])  # Hydra loads its plugins first, as in every command
+    params = yaml.safe_load((ROOT / "conf/hydra/launcher/submitit_slurm.yaml").read_text()) | {"setup": ["module load cuda"]}
+    del params["_target_"]
+    slurm = importlib.import_module("trm.study.slurm").SlurmLauncher(**params)
+    script = slurm._executor(tmp_path)._executor._make_submission_file_text("COMMAND", "id")
+    assert "\nmodule load cuda\n" in script
+    assert re.search(r"^srun .*--kill-on-bad-exit=1 COMMAND$", script, re.MULTILINE)
 
 
 @pytest.mark.long

@@ -138,7 +138,7 @@ def test_srun_says_which_rank_each_process_is_and_where_all_meet():
 
 def test_two_ranks_on_two_hosts_train_as_one_process_does_and_go_on(tmp_path):
     whole = [*TINY, "model=tiny_attention", "hardware.dtype=float64", "train.eval_every_steps=null"]
-    command = ["srun", "--nodes=2", "--ntasks-per-node=1", "--kill-on-bad-exit"]
+    command = ["srun", "--nodes=2", "--ntasks-per-node=1", "--kill-on-bad-exit=1"]
     command += [sys.executable, "-m", "trm.train", *whole, "hardware=cpu_ranks", "hardware.backend=eager", "run_name=two"]
     own = environment(PYTHONPATH=str(ROOT), OMP_NUM_THREADS="1")
     for steps in (3, 5):
