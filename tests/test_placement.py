@@ -321,7 +321,7 @@ def test_sweeps_that_see_other_gpus_of_a_host_do_not_wait_for_one_another(monkey
         return {name for slot in slots_of_host(gpu(**keys)) for name in lock_names(gpu(**keys), slot)}
 
     assert names("0,1", jobs=0).isdisjoint(names("2,3", jobs=0))
-    assert names("2,1", jobs=0) & names("0,1", num_devices=2) == {"1_0"}
+    assert names("2,1", jobs=0) & names("0,1", num_devices=2) == {"1_0of1"}
     assert len(names("0,1", jobs=0, jobs_per_device=3)) == 6
 
 

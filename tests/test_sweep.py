@@ -11,6 +11,7 @@ import sys
 from importlib.util import find_spec
 from itertools import accumulate, pairwise
 
+import filelock
 import pytest
 import yaml
 from composing import jobs_composed_once  # noqa: F401 - a fixture
@@ -355,6 +356,27 @@ def test_the_chips_of_a_host_are_shared_by_all_its_users(tmp_path):
         os.umask(old)
     assert stat.S_IMODE((tmp_path / "chips").stat().st_mode) == 0o1777
     assert stat.S_IMODE((tmp_path / "chips" / "device_0.lock").stat().st_mode) == 0o666
+
+
+def test_sweeps_that_divide_a_gpu_in_different_ways_do_not_share_a_part_of_it(tmp_path):
+    compose([])  # Hydra loads its plugins first, as in every command
+    queue = importlib.import_module("trm.study.queue")
+
+    def taken(stack, *slots):
+        with contextlib.suppress(filelock.Timeout), pytest.MonkeyPatch.context() as patch:
+            patch.setattr(queue.time, "sleep", lambda seconds: (_ for _ in ()).throw(filelock.Timeout("none is free")))
+            return queue.take_slot(stack, tmp_path, [[slot] for slot in slots], shared=True)
+        return None
+
+    with contextlib.ExitStack() as half:
+        assert taken(half, "0_0of2") == 0
+        with contextlib.ExitStack() as others:
+            assert taken(others, "0_0of1", "1_0of1") == 1  # the whole of another GPU
+            assert taken(others, "0_0of3", "0_1of3", "0_2of3") == 2  # the middle third lies in both halves
+            assert taken(others, "0_0of1", "0_1of2", "0_0of3", "1_5of8") is None
+        assert taken(half, "0_0of1", "0_1of2") == 1
+    with contextlib.ExitStack() as whole:
+        assert taken(whole, "0_0of1") == 0
 
 
 def test_a_process_of_a_pod_refuses_a_sweep_and_a_run_without_a_name(tmp_path):

@@ -5,6 +5,7 @@ runtime (megacore), and a slice of H hosts is a block of hosts. libtpu reads fro
 and how the processes of one job tile the slice (https://cloud.google.com/tpu/docs/v4; names as in torch_xla's tpu.py).
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -93,10 +94,22 @@ def gpu_environment(hardware: HardwareConfig, slot: Sequence[int]) -> dict[str, 
 
 
 def lock_names(hardware: HardwareConfig, slot: Sequence[int]) -> list[str]:
-    """What every sweep on this host calls the places of a slot, whichever of its GPUs CUDA_VISIBLE_DEVICES shows to the sweep."""
+    """What every sweep on this host calls the places of a slot, whichever of its GPUs CUDA_VISIBLE_DEVICES shows to the sweep.
+
+    A place on a GPU is its part of the GPU, such as 0_1of2: sweeps may differ in hardware.jobs_per_device.
+    """
     gpus = visible_gpus() if hardware.platform == "cuda" else []
     each = hardware.jobs_per_device
-    return [f"{gpus[place // each].replace('/', '-')}_{place % each}" if gpus else str(place) for place in slot]
+    return [f"{gpus[place // each].replace('/', '-')}_{place % each}of{each}" if gpus else str(place) for place in slot]
+
+
+def overlap(name: str, other: str) -> bool:
+    """Whether two names of `lock_names` stand for places that have a part of a device in common."""
+    parts = [re.fullmatch(r"(.+)_(\d+)of(\d+)", each) for each in (name, other)]
+    if not (parts[0] and parts[1] and parts[0][1] == parts[1][1]):
+        return name == other
+    (first, of), (second, of_other) = ((int(part[2]), int(part[3])) for part in parts if part)
+    return first * of_other < (second + 1) * of and second * of < (first + 1) * of_other
 
 
 def batch_per_device(global_batch: int, hardware: HardwareConfig) -> int:

@@ -31,6 +31,7 @@ from trm.ground.folder import locked, read_summary, refuse_in_use
 from trm.ground.rank import RANK, STARTERS, process_rank
 from trm.study import sweep as study
 from trm.study.board import Board
+from trm.study.placement import overlap
 
 log = logging.getLogger(__name__)
 
@@ -167,16 +168,27 @@ def take_slot(stack: contextlib.ExitStack, folder: Path, slots: Sequence[Sequenc
     if shared and folder.stat().st_uid == os.geteuid():
         folder.chmod(0o1777)
     while True:
-        for index, slot in enumerate(slots):
-            with contextlib.ExitStack() as taken:
-                try:
-                    for device in slot:
-                        taken.enter_context(locked(folder / f"device_{device}.lock", limit_s=0, mode=0o666))
-                except Timeout:
-                    continue
-                stack.push(taken.pop_all())
-                return index
+        with locked(folder / "choice.lock", mode=0o666):  # one process at a time looks at the places of all others
+            for index, slot in enumerate(slots):
+                with contextlib.ExitStack() as taken:
+                    try:
+                        for device in map(str, slot):
+                            taken.enter_context(locked(folder / f"device_{device}.lock", limit_s=0, mode=0o666))
+                            _refuse_overlap(folder, device)
+                    except Timeout:
+                        continue
+                    stack.push(taken.pop_all())
+                    return index
         time.sleep(POLL_S)
+
+
+def _refuse_overlap(folder: Path, device: str) -> None:
+    """Raise Timeout where another process holds a place that has a part of a device in common with this one."""
+    for file in folder.glob("device_*.lock"):
+        name = file.stem.removeprefix("device_")
+        if name != device and overlap(name, device):
+            with locked(file, limit_s=0, mode=0o666):
+                pass
 
 
 # Variables by which a process knows its place in a job: of the starters of trm/ground/rank.py, of a W&B agent and its client
