@@ -259,6 +259,16 @@ OF_SWEEPS = {
 
 
 @pytest.mark.usefixtures("jobs_composed_once")
+@pytest.mark.parametrize("sweep", ["scaling_data", "scaling_inference", "scaling_isoflop", "scaling_recursion"])
+def test_a_sweep_composes_as_its_header_says_for_a_pod(sweep):
+    text = (CONF_DIR / "sweep" / f"{sweep}.yaml").read_text()
+    words = re.sub(r"\n# ", " ", re.search(r"On a pod: (.*?)\nhydra:", text, re.DOTALL)[1]).split()
+    for cfg in compose_jobs([f"+sweep={sweep}", *corners(sweep), *words]).values():
+        assert (cfg.hardware.placement, cfg.recursion.n_sup, cfg.data.name) == ("chip", 16, "sudoku_extreme")
+        assert cfg.train.max_flops >= 1e17
+
+
+@pytest.mark.usefixtures("jobs_composed_once")
 @pytest.mark.parametrize("sweep", SWEEPS)
 def test_every_sweep_composes_its_jobs(sweep):
     """Of a grid those at its corners; an alias beside its target is no job."""

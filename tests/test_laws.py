@@ -64,6 +64,54 @@ def test_the_interval_of_a_logistic_holds_its_slope():
     assert covered([half for _, half in held]) >= HOLDS
 
 
+def test_runs_that_answer_at_all_sizes_are_drawn_whole():
+    """What a run has in common at all sizes moves its law, and hardly turns it."""
+    random, held, narrower = np.random.default_rng(9), [], []
+    for _ in range(DRAWS):
+        shares, common = 1 / (1 + (1.5e5 / SIZES) ** 1.2), random.standard_normal(3)
+        own = [
+            (x, p + np.sqrt(p * (1 - p)) * (0.1 * common + 0.01 * random.standard_normal(3)))
+            for x, p in zip(SIZES, shares, strict=True)
+        ]
+        paired, apart = (laws.fit_logistic(laws.points(own, paired=each), 300).intervals() for each in (True, False))
+        held.append((1.2 in paired["slope"], 1.5e5 in paired["half"]))
+        narrower.append((paired["slope"].high - paired["slope"].low) / (apart["slope"].high - apart["slope"].low))
+        assert laws.tells_apart(laws.points(own, paired=True), shares=True) < 1e-6
+    assert covered([slope for slope, _ in held]) >= HOLDS
+    assert covered([half for _, half in held]) >= HOLDS
+    assert np.median(narrower) < 0.8
+
+
+def test_a_prediction_for_the_same_runs_leaves_out_what_they_have_in_common():
+    random, held = np.random.default_rng(10), []
+    for _ in range(DRAWS):
+        common = 0.1 * random.standard_normal(3)
+        found = laws.points([(x, law(x) * (1 + common + 0.01 * random.standard_normal(3))) for x in SIZES], paired=True)
+        predicted = laws.predict_last(found, resamples=300)[1]
+        held.append(found.means[-1] in predicted)
+        assert predicted.high - predicted.low < 0.2 * predicted.value
+    assert covered(held) >= HOLDS
+    flat = [
+        laws.points([(x, 0.5 + 0.1 * common + 0.01 * random.standard_normal(3)) for x in SIZES], paired=True) for _ in range(DRAWS)
+    ]
+    assert 0.0 < np.mean([laws.tells_apart(each) < 0.05 for each in flat]) < 0.12
+
+
+def test_sizes_that_solve_nothing_say_nothing_of_the_spread_of_others():
+    some = laws.points([(3, [0.2, 0.3, 0.25]), (4, [0.5, 0.62, 0.53])])
+    all_ = laws.points([(1, [0, 0, 0]), (2, [0, 0, 0]), (3, [0.2, 0.3, 0.25]), (4, [0.5, 0.62, 0.53])])
+    assert (laws.pooled(all_, shares=True) == laws.pooled(some, shares=True)).all()
+
+
+def test_a_spread_that_grows_with_the_size_is_noticed():
+    random = np.random.default_rng(11)
+    assert 0.0 < np.mean([laws.uneven(made(random, law))[0] < 0.05 for _ in range(DRAWS)]) < 0.12
+    grows = laws.points([(x, law(x) * (1 + x / 2e7 * random.standard_normal(3))) for x in SIZES])
+    p, ratio = laws.uneven(grows)
+    assert p < 0.01
+    assert ratio > 5
+
+
 def test_accuracies_at_the_ends_alone_have_a_finite_slope():
     found = laws.fit_logistic(laws.points([(1, [0, 0]), (2, [0, 0]), (4, [1, 1]), (8, [1, 1])]), 50)
     assert np.isfinite(found.slope[0])

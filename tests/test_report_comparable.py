@@ -60,6 +60,7 @@ def test_runs_of_one_budget_have_the_steps_that_it_buys_each():
     budget = "train.max_flops=1e15"
     assert unlike(run(budget, "recursion=t2_n2", step=900), run(budget)) == ""
     assert "is the run's last step" in unlike(run(budget) | {LAST: False}, run(budget))
+    assert "training step 300, not 200" in unlike(*(run(budget, step=step) | {LAST: False} for step in (300, 200)))
 
 
 def test_intervals_of_evaluations_matter_in_a_race():

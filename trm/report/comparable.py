@@ -45,7 +45,9 @@ def unlike(one: Facts, other: Facts, *, ways: bool = False, race: bool = False) 
         keys += [STEPS] if differ("inference.supervision_steps") else []  # otherwise each has as many as in its training
     keys += [INTERVAL] if race else []
     keys += [] if differ(*DECIDE_TRAIN) else [TRAIN]
-    keys += [LAST] if differ(*DECIDE_STEP) or one["train.max_flops"] else [STEP]  # a budget buys each its own number of steps
+    lengths, budget = differ(*DECIDE_STEP), one["train.max_flops"]  # a budget buys each its own number of steps
+    keys += [LAST] if lengths or budget else []
+    keys += [] if lengths or (budget and one[LAST]) else [STEP]
     return "; ".join(f"{key} {_word(one[key])}, not {_word(other[key])}" for key in keys if differ(key))
 
 

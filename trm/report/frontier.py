@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from trm.config import way_keys
 from trm.report.comparable import CANDIDATES, COUNT, LAST, STEP, STEPS, TEST, Facts, facts, misfits
-from trm.report.runs import Run
+from trm.report.runs import Run, finite
 from trm.report.variants import Comparison, Estimate, Variant, by_seed, estimate
 
 FRONTIER_FILE = "evaluation/frontier.json"  # of a run folder
@@ -46,7 +46,7 @@ def asked(comparison: Comparison) -> tuple[list[Run], LeftOut]:
     for row in rows:
         way = {key: row.facts[key] for key in way_keys()} | {"inference.supervision_steps": row.facts[STEPS]}
         names = {"exact_accuracy": "exact_accuracy", "loss": "lm_loss", "flops_per_puzzle": "flops_per_puzzle"}
-        values: dict[str, Any] = {field: row.values.get(name) for field, name in names.items()}
+        values: dict[str, Any] = {field: finite(row.values.get(name)) for field, name in names.items()}
         found.append(replace(row.run, settings={**row.run.settings, **way}, **values))
     return found, left_out
 

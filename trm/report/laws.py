@@ -3,8 +3,8 @@
 Intervals are 95 % and come from a bootstrap over seeds: the deviations of all runs from the mean of their size, as shares of it,
 are pooled, drawn anew and fitted again. A mean of n runs hides a part of its own deviation, and few runs tell little of their
 spread. Deviations are therefore first widened by sqrt(n / (n - 1)) and by Student's t over the normal quantile; without it the
-intervals are too narrow (tests/test_laws.py measures how often they hold the truth). Intervals do not show that a law has the wrong
-form.
+intervals are too narrow (tests/test_laws.py measures how often they hold the truth). Where the same runs were measured at all
+sizes, whole runs are weighted anew. Intervals do not show that a law has the wrong form.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import optimize, special
+from scipy import optimize, special, stats
 
 Array = NDArray[np.float64]
 RESAMPLES, JOINT_RESAMPLES = 1000, 200
@@ -55,6 +55,8 @@ class Points(NamedTuple):
 
     x: Array  # [P]
     y: Sequence[Array]  # [n_i] each
+    paired: bool = False  # whether the same runs were measured at all sizes: [n] each, in one order
+    lost: int = 0  # degrees of freedom of what was taken out of the values
 
     @property
     def means(self) -> Array:
@@ -64,31 +66,71 @@ class Points(NamedTuple):
     @property
     def spare(self) -> int:
         """Degrees of freedom of the spread over seeds: the runs less one for each size."""
-        return sum(len(values) - 1 for values in self.y)
+        return sum(len(values) - 1 for values in self.y) - self.lost
+
+    def telling(self, shares: bool) -> Points:
+        """Those that tell of the spread: not shares that are 0 in all runs, or 1."""
+        kept = [not (shares and y.mean() in (0, 1)) for y in self.y]
+        return self._replace(x=self.x[kept], y=list(itertools.compress(self.y, kept)))
 
 
-def points(sizes: Sequence[tuple[float, Sequence[float]]]) -> Points:
-    """Points of (size, values of its seeds), in any order."""
+def points(sizes: Sequence[tuple[float, Sequence[float]]], *, paired: bool = False) -> Points:
+    """Points of (size, values of its seeds), in any order; with `paired` the seeds are in one order."""
     ordered = sorted(sizes)
-    return Points(np.array([x for x, _ in ordered], dtype=np.float64), [np.asarray(y, dtype=np.float64) for _, y in ordered])
-
-
-def deviations(found: Points, *, shares: bool = False) -> Array:
-    """The deviations of all runs from their size's mean, pooled and widened: of the mean, or with `shares` of sqrt(p (1 - p))."""
-    pool = [(y - y.mean()) / _scale(y.mean(), shares) * math.sqrt(len(y) / (len(y) - 1)) for y in found.y if len(y) > 1]
-    wider = special.stdtrit(found.spare, (1 + CONFIDENCE) / 2) / special.ndtri((1 + CONFIDENCE) / 2)
-    return np.asarray(np.concatenate(pool) * wider)
+    x, y = np.array([x for x, _ in ordered], dtype=np.float64), [np.asarray(y, dtype=np.float64) for _, y in ordered]
+    return Points(x, y, paired)
 
 
 def _scale(mean: float, shares: bool) -> float:
     return math.sqrt(max(mean * (1 - mean), 1e-6)) if shares else mean
 
 
+def _deviations(found: Points, shares: bool) -> list[Array]:
+    """The deviations of each size's runs from their mean: as shares of the mean, or with `shares` of sqrt(p (1 - p))."""
+    return [(y - y.mean()) / _scale(y.mean(), shares) for y in found.y]
+
+
+def _wider(spare: int) -> float:
+    return float(special.stdtrit(spare, (1 + CONFIDENCE) / 2) / special.ndtri((1 + CONFIDENCE) / 2))
+
+
+def pooled(found: Points, *, shares: bool = False) -> Array:
+    """The deviations of all runs, widened; a single zero where no size tells of the spread."""
+    told = found.telling(shares)
+    if told.spare < 1:
+        return np.zeros(1)
+    pool = np.concatenate(_deviations(told, shares))
+    return np.asarray(pool * math.sqrt(len(pool) / told.spare) * _wider(told.spare))
+
+
+def runs_apart(found: Points, *, shares: bool = False) -> Points:
+    """The points without what a run of paired ones has in common at all sizes; those that are not paired as they are."""
+    told = found.telling(shares)
+    if not (found.paired and told.y):
+        return found
+    common = np.mean(_deviations(told, shares), axis=0)
+    alone = {x: y - _scale(y.mean(), shares) * common for x, y in zip(told.x, told.y, strict=True)}
+    return Points(found.x, [alone.get(x, y) for x, y in zip(found.x, found.y, strict=True)], lost=len(common) - 1)
+
+
+def uneven(found: Points, *, shares: bool = False) -> tuple[float, float]:
+    """The p value of Bartlett's test that all sizes have one spread of their deviations, and the largest over the least."""
+    of = [each for each in _deviations(runs_apart(found, shares=shares).telling(shares), shares) if np.ptp(each) > 0]
+    spreads = [float(each.std(ddof=1)) for each in of]
+    return (float(stats.bartlett(*of).pvalue), max(spreads) / min(spreads)) if len(of) > 1 else (1.0, 1.0)
+
+
 def resampled(found: Points, count: int, *, shares: bool = False, seed: int = 0) -> Array:
     """Means of each size, [1 + count, P]: those that were measured, then as other seeds might have given them."""
-    pool, random = deviations(found, shares=shares), np.random.default_rng(seed)
-    columns = [y.mean() + _scale(y.mean(), shares) * random.choice(pool, (count, len(y))).mean(1) for y in found.y]
-    drawn = np.stack(columns, axis=1)
+    random = np.random.default_rng(seed)
+    if found.paired:
+        runs = len(found.y[0])
+        weights = random.standard_normal((count, runs)) * _wider(runs - 1) / math.sqrt(runs * (runs - 1))
+        errors = [weights @ (y - y.mean()) for y in found.y]
+    else:
+        pool = pooled(found, shares=shares)
+        errors = [_scale(y.mean(), shares) * random.choice(pool, (count, len(y))).mean(1) for y in found.y]
+    drawn = found.means + np.stack(errors, axis=1)
     return np.concatenate([found.means[None], drawn.clip(0, 1) if shares else np.maximum(drawn, 1e-9)])
 
 
@@ -97,7 +139,8 @@ def tells_apart(found: Points, *, shares: bool = False) -> float:
 
     Both have about the same spread at all sizes. The logarithm of a share that may be 0 does not.
     """
-    even = [np.arcsin(np.sqrt(y)) if shares else np.log(np.maximum(y, 1e-9)) for y in found.y]
+    found = runs_apart(found, shares=shares)
+    even = [np.arcsin(np.sqrt(y.clip(0, 1))) if shares else np.log(np.maximum(y, 1e-9)) for y in found.y]
     total, sizes = np.concatenate(even), len(even)
     within = sum(((y - y.mean()) ** 2).sum() for y in even) / found.spare
     between = sum(len(y) * (y.mean() - total.mean()) ** 2 for y in even) / (sizes - 1)
@@ -195,11 +238,14 @@ Law = PowerLaw | Logistic
 
 
 def predict_last(found: Points, *, shares: bool = False, resamples: int = RESAMPLES) -> tuple[Law, Interval]:
-    """The law of all sizes but the largest, and what it predicts for the mean of the largest one's seeds."""
-    known = Points(found.x[:-1], found.y[:-1])
+    """The law of all sizes but the largest, and what it predicts for the mean of the largest one's seeds.
+
+    Of paired points the same runs are predicted, so that what they have in common is no part of the interval.
+    """
+    known = runs_apart(found._replace(x=found.x[:-1], y=found.y[:-1]), shares=shares)
     law: Law = fit_logistic(known, resamples) if shares else fit_power_law(known, resamples)
     middle, *band = law.at(found.x[-1:])[:, 0].tolist()
-    noise = np.random.default_rng(1).choice(deviations(known, shares=shares), (len(band), len(found.y[-1]))).mean(1)
+    noise = np.random.default_rng(1).choice(pooled(known, shares=shares), (len(band), len(found.y[-1]))).mean(1)
     drawn = np.array(band) + noise * np.array([_scale(value, shares) for value in band])
     return law, interval(middle, drawn.clip(0, 1) if shares else drawn)
 

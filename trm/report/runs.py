@@ -201,7 +201,7 @@ def _read_run(folder: Path, name: str, overrides: tuple[str, ...]) -> Run:
     # what the run read is as good as a setting: runs on other puzzles are another variant
     settings |= {key: data[name] for key, name in DIGESTS.items() if settings and isinstance(data.get(name), str)}
     seed = settings.get("seed", summary.get("seed", _seed(overrides)))
-    own: dict[str, Any] = {name: (_integer if name in COUNTS else _number)(summary.get(name)) for name in (*NUMBERS, *COUNTS)}
+    own: dict[str, Any] = {name: (_integer if name in COUNTS else finite)(summary.get(name)) for name in (*NUMBERS, *COUNTS)}
     by_step = summary.get("exact_accuracy_by_step")
     shares = [_share(each) for each in by_step] if isinstance(by_step, list) else []
     return Run(
@@ -213,9 +213,9 @@ def _read_run(folder: Path, name: str, overrides: tuple[str, ...]) -> Run:
         overrides=overrides,
         settings=settings,
         seed=seed if isinstance(seed, int) else None,
-        loss=_number(last.get("lm_loss")),
+        loss=finite(last.get("lm_loss")),
         selected_on=SELECTION if summary.get("selected_on") == SELECTION else "test",
-        scores={name: score for name in _texts(summary.get("shown_scores")) if (score := _number(last.get(name))) is not None},
+        scores={name: score for name in _texts(summary.get("shown_scores")) if (score := finite(last.get(name))) is not None},
         steps=last_step if summary.get("steps") is None else _integer(summary["steps"]),
         total_steps=_integer(summary.get("total_steps")) or _integer(settings.get("train.max_steps")),
         exact_accuracy_by_step=[] if None in shares else [share for share in shares if share is not None],
@@ -280,10 +280,10 @@ def _read_metrics(path: Path) -> tuple[dict[str, Any], int | None, int]:
             continue
         last_step = step
         for name, of_kind, key in CURVES:
-            if kind == of_kind and (value := _number(entry.get(key))) is not None:
+            if kind == of_kind and (value := finite(entry.get(key))) is not None:
                 points[name][step] = value
                 if kind == "eval":
-                    flops_per_puzzle = _number(entry.get("flops_per_puzzle"))
+                    flops_per_puzzle = finite(entry.get("flops_per_puzzle"))
     curves = {name: sorted(values.items()) for name, values in points.items()}
     return {**curves, "flops_per_puzzle": flops_per_puzzle}, last_step, torn
 
@@ -303,7 +303,7 @@ def _read(path: Path) -> dict[str, Any]:
     return {str(key): value for key, value in found.items()}
 
 
-def _number(value: object) -> float | None:
+def finite(value: object) -> float | None:
     """A finite number as it is, else None."""
     usable = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
     return float(value) if usable else None  # type: ignore[arg-type]
@@ -311,12 +311,12 @@ def _number(value: object) -> float | None:
 
 def _share(value: object) -> float | None:
     """A share of 1 as it is, else None."""
-    number = _number(value)
+    number = finite(value)
     return number if number is not None and 0 <= number <= 1 else None
 
 
 def _integer(value: object) -> int | None:
-    number = _number(value)
+    number = finite(value)
     return int(number) if number is not None else None
 
 

@@ -2,12 +2,12 @@
 
 Runs that differ in one thing alone, and in seeds, are a series: parameters, training FLOPs, training puzzles, passes of the network
 (by T or by n), or supervision steps. The ways that trm.evaluate asked runs in make series too: of supervision steps, votes or
-rollouts. Each series has its laws, or the reason why it has none.
+rollouts; there the same runs answer at all sizes. Each series has its laws, or the reason why it has none.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from operator import attrgetter
 from typing import Any, NamedTuple
@@ -17,7 +17,7 @@ import numpy as np
 from trm.errors import UserError
 from trm.report import laws
 from trm.report.frontier import asked
-from trm.report.labels import differing_keys
+from trm.report.labels import differing_keys, distinct, grouped
 from trm.report.runs import DIGESTS, Run
 from trm.report.variants import Comparison
 
@@ -26,7 +26,8 @@ WIDTH = ("model.hidden_size", "model.num_heads", "model.puzzle_emb_ndim", "model
 RATE, BUDGET = "optimizer.lr", "train.max_flops"
 LENGTH = (BUDGET, "train.max_steps", "train.epochs")
 LEAST_SIZES, LEAST_SEEDS, LEAST_BUDGETS = 4, 2, 3
-SIGNIFICANCE = 0.05
+SIGNIFICANCE, UNEVEN = 0.05, 0.01
+JOINT_PARAMETERS = 4  # E, A, a and phi; B and b come with several numbers of samples
 
 
 class Axis(NamedTuple):
@@ -39,8 +40,8 @@ class Axis(NamedTuple):
 
 
 def _passes(run: Run) -> float | None:
-    T, n = (run.settings.get(key) for key in ("recursion.T", "recursion.n"))
-    return float(T * (n + 1)) if T and n else None
+    T, n, variant = (run.settings.get(f"recursion.{key}") for key in ("T", "n", "variant"))
+    return float(T * (n if variant == "single_state" else n + 1)) if T and n else None
 
 
 AXES = (
@@ -109,33 +110,40 @@ def study(comparison: Comparison) -> Scaling:
     fits = [fit for axis in AXES for fit in _fits(axis, runs, keys, refusals)]
     ways, left_out = asked(comparison)
     refusals += [f"{line}: {reason}" for line, reason in left_out]
-    refusals += [f"{way.name}: a way of inference has no held-out loss" for way in ways if way.loss is None]
-    ways = [way for way in ways if way.loss is not None]
-    at_test_time = [fit for axis in AT_TEST_TIME for fit in _fits(axis, ways, _differing(ways), refusals)]
-    fits += at_test_time
+    refusals += [f"{way.name}: a way of inference has no held-out loss: evaluate it again" for way in ways if not _has_loss(way)]
+    ways = [way for way in ways if _has_loss(way)]
+    fits += [fit for axis in AT_TEST_TIME for fit in _fits(axis, ways, _differing(ways), refusals, paired=True)]
     rates: Parabolas = {}
-    for where, members in _split(runs, [key for key in keys if key != RATE]).items() if RATE in keys else ():
-        found = _grouped(members, lambda run: float(run.settings[RATE]))
-        if _enough(found) and _one_dataset("learning rate", where, members, refusals):
-            losses = _points(found, "loss")
-            rates[where] = losses, laws.fit_parabola(losses)
-    if not (fits or rates):
+    for where, sizes in _series(Axis("learning rate", (RATE,), lambda run: run.settings.get(RATE)), runs, keys, refusals):
+        losses = _points(sizes, "loss")
+        rates[where] = losses, laws.fit_parabola(losses)
+    joint, equal_compute = _joint(runs, keys, refusals), _equal_compute(runs, keys, refusals)
+    if not (fits or rates or joint):
         raise UserError(f"nothing to fit: {'; '.join(refusals) or 'no setting that has a law varies between these runs'}")
     warnings = [
         f"{_place(fit.axis, fit.where)}: exact accuracy is at its ceiling ({highest:.1%}): sizes hardly differ"
         for fit in fits
         if fit.shares and (highest := max(fit.points.means)) >= laws.CEILING
     ]
+    for fit in fits:
+        p, ratio = laws.uneven(fit.points, shares=fit.shares)
+        if fit.law and p < UNEVEN:
+            warnings.append(
+                f"{_place(fit.axis, fit.where)}: the spread of the seeds' {fit.measure} differs between sizes by a factor of up to "
+                f"{ratio:.0f} (p = {p:.2g}), and the intervals take it as one"
+            )
     jobs = len(comparison.runs)
-    if missing := jobs - len(runs):
+    if missing := jobs - len(comparison.counted):
         warnings.append(f"{missing} of {jobs} jobs are not counted: python -m trm.report without --scaling says why")
-    if at_test_time:
-        warnings.append("FLOPs a puzzle: the same runs answer at every size, and the intervals take these answers as independent")
-    return Scaling(fits, _equal_compute(runs, keys, refusals), _joint(runs, keys, refusals), rates, refusals, warnings)
+    return Scaling(fits, equal_compute, joint, rates, refusals, warnings)
 
 
 def _place(axis: str, where: str) -> str:
     return f"{axis} ({where})" if where else axis
+
+
+def _has_loss(run: Run) -> bool:
+    return run.loss is not None and run.loss > 0
 
 
 def _measured(comparison: Comparison) -> tuple[list[Run], list[str]]:
@@ -143,10 +151,10 @@ def _measured(comparison: Comparison) -> tuple[list[Run], list[str]]:
     found, refusals = [], []
     for run in comparison.counted:
         budget = run.settings.get(BUDGET)
-        if run.loss is None or run.loss <= 0 or run.exact_accuracy is None:
-            refusals.append(f"{run.name}: its summary has no held-out loss")
+        if not _has_loss(run) or run.exact_accuracy is None:
+            refusals.append(f"{run.name}: its summary has no held-out loss: train it again")
         elif budget and (run.training_flops or 0) < budget:
-            refusals.append(f"{run.name}: its budget of {budget:g} training FLOPs was not reached")
+            refusals.append(f"{run.name}: its budget of {budget:g} training FLOPs was not reached: run it again with this budget")
         else:
             found.append(run)
     tests = {run.settings.get(TEST) for run in found}
@@ -184,8 +192,8 @@ def _enough(sizes: Mapping[float, Sequence[Run]]) -> bool:
     return len(sizes) >= LEAST_SIZES and all(len(of_size) >= LEAST_SEEDS for of_size in sizes.values())
 
 
-def _points(sizes: Mapping[float, Sequence[Run]], quantity: str) -> laws.Points:
-    return laws.points([(size, list(map(attrgetter(quantity), of_size))) for size, of_size in sizes.items()])
+def _points(sizes: Mapping[float, Sequence[Run]], quantity: str, *, paired: bool = False) -> laws.Points:
+    return laws.points([(size, list(map(attrgetter(quantity), of_size))) for size, of_size in sizes.items()], paired=paired)
 
 
 def _samples(run: Run) -> float:
@@ -193,17 +201,38 @@ def _samples(run: Run) -> float:
     return float((run.steps or 0) * run.settings["train.global_batch_size"])
 
 
-def _fits(axis: Axis, runs: Sequence[Run], keys: Sequence[str], refusals: list[str]) -> list[Fit]:
-    """The fits of an axis; what has too few sizes or seeds is refused."""
-    found: list[Fit] = []
+def _sizes(
+    place: str, keys: Sequence[str], runs: Sequence[Run], value: Callable[[Run], Any], refusals: list[str]
+) -> dict[Any, list[Run]]:
+    """Runs by their mean size, those of one size alike in these settings; none, and refused, where others have the same size."""
+    found: dict[Any, list[Run]] = {}
+    for alike in grouped([run for run in runs if value(run) is not None], keys):
+        mean = np.mean([value(run) for run in alike], axis=0)
+        size = tuple(mean.tolist()) if mean.ndim else float(mean)
+        if size in found:
+            told = [key for key in keys if len(distinct(run.settings.get(key) for run in (alike[0], found[size][0]))) > 1]
+            refusals.append(
+                f"{place}: {found[size][0].name} and {alike[0].name} differ in {', '.join(told)} and have one size: leave one out"
+            )
+            return {}
+        found[size] = alike
+    return found
+
+
+def _series(
+    axis: Axis, runs: Sequence[Run], keys: Sequence[str], refusals: list[str]
+) -> Iterator[tuple[str, dict[float, list[Run]]]]:
+    """What is held and the runs by size, for each series along an axis; what has too few sizes or seeds is refused."""
     if not axis.varies(key in keys for key in axis.keys):
-        return found
+        return
     held = [key for key in keys if key not in axis.keys]
-    for where, members in _split(runs, held).items():
-        sizes = _grouped(members, lambda run: None if (value := axis.value(run)) is None else float(value))
-        single = [size for size, of_size in sizes.items() if len(of_size) < LEAST_SEEDS]
+    split, varied = _split(runs, held), False
+    for where, members in split.items():
         place = _place(axis.name, where)
-        if len(sizes) == 1:
+        sizes = _sizes(place, axis.keys, members, axis.value, refusals)
+        single = [size for size, of_size in sizes.items() if len(of_size) < LEAST_SEEDS]
+        varied |= len(sizes) != 1
+        if len(sizes) < 2:
             continue
         if TRAIN in held and not _one_dataset(axis.name, where, members, refusals):
             continue
@@ -212,8 +241,26 @@ def _fits(axis: Axis, runs: Sequence[Run], keys: Sequence[str], refusals: list[s
         elif single:
             refusals.append(f"{place}: one seed at {single[0]:g}, and an interval needs {LEAST_SEEDS}")
         else:
-            found.append(_fitted(Fit(axis.name, where, "loss", _points(sizes, "loss"))))
-            found.append(_fitted(Fit(axis.name, where, "exact accuracy", _points(sizes, "exact_accuracy"))))
+            yield where, sizes
+    if not varied and len({axis.value(run) for run in runs} - {None}) > 1:
+        refusals.append(f"{axis.name}: each size differs in {', '.join(held)} too: give runs that differ in {axis.name} alone")
+
+
+def _fits(axis: Axis, runs: Sequence[Run], keys: Sequence[str], refusals: list[str], *, paired: bool = False) -> list[Fit]:
+    """The fits of an axis; with `paired` each run has to be there at all sizes."""
+    found: list[Fit] = []
+    for where, sizes in _series(axis, runs, keys, refusals):
+        place = _place(axis.name, where)
+        if paired:
+            sizes = {size: sorted(of_size, key=attrgetter("name")) for size, of_size in sizes.items()}
+            if len({tuple(run.name for run in of_size) for of_size in sizes.values()}) > 1:
+                refusals.append(f"{place}: not every run was asked once at each size: evaluate all runs in the same ways")
+                continue
+        for measure, quantity in (("loss", "loss"), ("exact accuracy", "exact_accuracy")):
+            fit = _fitted(Fit(axis.name, where, measure, _points(sizes, quantity, paired=paired)))
+            found.append(fit)
+            if fit.law and not fit.predicted:
+                refusals.append(f"{place}: all sizes but the largest solve no puzzle or every one, which predicts nothing")
     return found
 
 
@@ -221,7 +268,7 @@ def _one_dataset(law: str, where: str, members: Sequence[Run], refusals: list[st
     """Whether all members were trained on the same puzzles; otherwise the law is refused."""
     alike = len({run.settings.get(TRAIN) for run in members}) == 1
     if not alike:
-        refusals.append(f"{_place(law, where)}: the runs have different training puzzles")
+        refusals.append(f"{_place(law, where)}: the runs have different training puzzles: give those of one dataset")
     return alike
 
 
@@ -232,6 +279,8 @@ def _fitted(fit: Fit) -> Fit:
     law: laws.Law = laws.fit_logistic(fit.points) if fit.shares else laws.fit_power_law(fit.points)
     if isinstance(law, laws.PowerLaw) and law.A[0] == 0:
         return replace(fit, refused=f"the loss does not fall with {fit.axis}")
+    if fit.shares and all(mean in (0, 1) for mean in fit.points.means[:-1]):
+        return replace(fit, law=law)
     smaller, predicted = laws.predict_last(fit.points, shares=fit.shares)
     return replace(fit, law=law, smaller=smaller, predicted=predicted)
 
@@ -245,7 +294,7 @@ def _equal_compute(runs: Sequence[Run], keys: Sequence[str], refusals: list[str]
         parabolas: Parabolas = {}
         inside: dict[float, tuple[laws.Array, laws.Array]] = {}  # the best size and its draws, and the samples of each of these
         for budget, of_budget in sorted(_grouped(members, lambda run: run.settings[BUDGET] or None).items()):
-            sizes = _grouped(of_budget, lambda run: float(run.parameters) if run.parameters else None)
+            sizes = _sizes("", WIDTH, of_budget, lambda run: run.parameters, [])  # the axis of parameters says what is refused
             if not _enough(sizes):
                 continue
             losses = _points(sizes, "loss")
@@ -275,13 +324,21 @@ def _joint(runs: Sequence[Run], keys: Sequence[str], refusals: list[str]) -> dic
 
     found = {}
     for name in ("T", "n"):
-        held = [key for key in keys if key not in (*WIDTH, *LENGTH, f"recursion.{name}")]
-        for where, members in _split(runs, held).items():
-            sizes = _grouped(members, size)
-            widths, depths = ({each[i] for each in sizes} for i in (1, 2))
-            seeds = all(len(of_size) >= LEAST_SEEDS for of_size in sizes.values())
-            enough = len(widths) >= 2 and len(depths) >= 3 and len(sizes) >= 6 and seeds
-            if enough and _one_dataset(f"passes by {name} and parameters", where, members, refusals):
+        own = (*WIDTH, *LENGTH, f"recursion.{name}")
+        law = f"passes by {name} and parameters"
+        for where, members in _split(runs, [key for key in keys if key not in own]).items():
+            place = _place(law, where)
+            sizes = _sizes(place, own, members, size, refusals)
+            widths, depths, samples = (len({each[i] for each in sizes}) for i in (1, 2, 3))
+            if widths < 2 or depths < 2:
+                continue
+            least = JOINT_PARAMETERS + (2 if samples > 1 else 0) + 1
+            if depths < 3 or len(sizes) < least or any(len(of_size) < LEAST_SEEDS for of_size in sizes.values()):
+                refusals.append(
+                    f"{place}: {len(sizes)} sizes of {widths} widths and {depths} depths: the law needs {least} of 2 and 3, and "
+                    f"{LEAST_SEEDS} seeds of each"
+                )
+            elif _one_dataset(law, where, members, refusals):
                 losses = {each: np.array([run.loss for run in of_size]) for each, of_size in sorted(sizes.items())}
                 found[name, where] = laws.fit_joint_law(losses)
     return found

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import EngFormatter, FuncFormatter
 
 from trm.report import laws
-from trm.report.scaling import EqualCompute, Fit, Scaling
+from trm.report.scaling import Fit, Parabolas, Scaling
 from trm.run.revision import code
 from trm.show.charts import COLOURS, Theme, chart, plain_numbers
 from trm.show.page import render
@@ -36,7 +36,10 @@ def rows(scaling: Scaling) -> list[Row]:
             add(place, "law", None, f"refused: {fit.refused}")
             continue
         for name, interval in fit.law.intervals().items():
-            add(place, name, interval, "not determined" if name == "a" and interval.is_open(laws.EXPONENTS) else "")
+            verdict = "not determined" if name == "a" and interval.is_open(laws.EXPONENTS) else ""
+            if name == "half" and not fit.points.x[0] <= interval.value <= fit.points.x[-1]:
+                verdict = "outside of the measured sizes"
+            add(place, name, interval, verdict)
         if fit.predicted:
             size, mean = f"at {fit.points.x[-1]:g}", float(fit.points.means[-1])
             verdict = f"the law {'held' if mean in fit.predicted else 'failed'}"
@@ -71,13 +74,15 @@ def written(scaling: Scaling, title: str) -> tuple[dict[str, str | bytes], str]:
     lines += ["", *(f"warning: {warning}" for warning in scaling.warnings)] if scaling.warnings else []
     points = [
         {"axis": fit.axis, "where": fit.where, "measure": fit.measure, "size": float(x), "values": list(map(float, y))}
-        for fit in scaling.fits
+        for fit in [*scaling.fits, *(Fit("learning rate", where, "loss", found) for where, (found, _) in scaling.rates.items())]
         for x, y in zip(fit.points.x, fit.points.y, strict=True)
     ]
+    told = {"not fitted": scaling.refusals, "warning": scaling.warnings}
+    notes = [{"quantity": quantity, "verdict": line} for quantity, lines in told.items() for line in lines]
     record = {"code": code(), "laws": found, "points": points, "refused": scaling.refusals, "warnings": scaling.warnings}
     drawn = pictures(scaling)
     files: dict[str, str | bytes] = {
-        "scaling.csv": csv_of(found, COLUMNS),
+        "scaling.csv": csv_of([*found, *notes], COLUMNS),
         "scaling.json": json.dumps(record, indent=1, allow_nan=False) + "\n",
         **{f"{name}.png": picture["light"] for name, picture in drawn.items()},
         "index.html": render(TEMPLATE, [], title=title, scaling=scaling, table=table, pictures=drawn),
@@ -86,13 +91,20 @@ def written(scaling: Scaling, title: str) -> tuple[dict[str, str | bytes], str]:
 
 
 def pictures(scaling: Scaling) -> dict[str, dict[Theme, bytes]]:
-    """PNGs for a light and a dark page, by name: one for each axis, and one for each set of parabolas at equal compute."""
+    """PNGs for a light and a dark page, by name: one for each axis, for each set of parabolas at equal compute, and of rates."""
     found: dict[str, dict[Theme, bytes]] = {}
     for axis in dict.fromkeys(fit.axis for fit in scaling.fits):
         own = [fit for fit in scaling.fits if fit.axis == axis]
         found[axis.replace(" ", "_").lower()] = {theme: _laws(own, theme) for theme in get_args(Theme)}
     for number, one in enumerate(scaling.equal_compute):
-        found[f"equal_compute_{number}"] = {theme: _parabolas(one, theme) for theme in get_args(Theme)}
+        named = {f"{budget:.3g} FLOPs": each for budget, each in one.parabolas.items()}
+        found[f"equal_compute_{number}"] = {
+            theme: _parabolas(named, "Equal training FLOPs", "parameters", theme) for theme in get_args(Theme)
+        }
+    if scaling.rates:
+        found["learning_rate"] = {
+            theme: _parabolas(scaling.rates, "Equal settings", "learning rate", theme) for theme in get_args(Theme)
+        }
     return found
 
 
@@ -109,7 +121,7 @@ def _laws(own: list[Fit], theme: Theme) -> bytes:
             for x, y in zip(fit.points.x, fit.points.y, strict=True):
                 axes.plot([x] * len(y), scale * y, "o", color=colour, markersize=3, alpha=0.6)
             axes.plot(fit.points.x, scale * fit.points.means, "_", color=colour, markersize=10, label=fit.where or None)
-            if fit.law is None or fit.smaller is None:
+            if fit.law is None:
                 continue
             first, known, largest = fit.points.x[[0, -2, -1]]
             x, beyond = np.geomspace(first, largest, 100), np.geomspace(known, largest, 20)
@@ -117,7 +129,8 @@ def _laws(own: list[Fit], theme: Theme) -> bytes:
             low, high = np.quantile(values[1:], [0.025, 0.975], axis=0)
             axes.plot(x, scale * values[0], color=colour, linewidth=1.5)
             axes.fill_between(x, scale * low, scale * high, color=colour, alpha=0.12, linewidth=0)
-            axes.plot(beyond, scale * fit.smaller.at(beyond)[0], color=colour, linewidth=1, linestyle="--")
+            if fit.smaller:
+                axes.plot(beyond, scale * fit.smaller.at(beyond)[0], color=colour, linewidth=1, linestyle="--")
         both[0].set(title="Held-out loss", xlabel=own[0].axis, xscale="log", yscale="log")
         both[1].set(title="Exact accuracy, %", xlabel=own[0].axis, xscale="log")
         for axes in both:
@@ -127,21 +140,22 @@ def _laws(own: list[Fit], theme: Theme) -> bytes:
     return file.getvalue()
 
 
-def _parabolas(one: EqualCompute, theme: Theme) -> bytes:
+def _parabolas(parabolas: Parabolas, title: str, sizes: str, theme: Theme) -> bytes:
     with chart(7, 4.2, theme) as (figure, file):
         axes = figure.subplots()
-        for number, (budget, (found, parabola)) in enumerate(one.parabolas.items()):
+        for number, (name, (found, parabola)) in enumerate(parabolas.items()):
             colour = COLOURS[number % len(COLOURS)]
             for size, values in zip(found.x, found.y, strict=True):
                 axes.plot([size] * len(values), values, "o", color=colour, markersize=3, alpha=0.6)
             x = np.geomspace(found.x[0], found.x[-1], 100)
-            axes.plot(x, parabola.at(x), color=colour, label=f"{budget:.3g} FLOPs")
+            axes.plot(x, parabola.at(x), color=colour, label=name or None)
             if parabola.best:
                 best = np.array([parabola.best.value])
                 axes.plot(best, parabola.at(best), "D", color=colour, markersize=6)
-        axes.set(title="Equal training FLOPs", xlabel="parameters", ylabel="held-out loss", xscale="log", yscale="log")
+        axes.set(title=title, xlabel=sizes, ylabel="held-out loss", xscale="log", yscale="log")
         _plain_numbers(axes)
-        figure.legend(loc="outside right upper", fontsize=8)
+        if any(parabolas):
+            figure.legend(loc="outside right upper", fontsize=8)
     return file.getvalue()
 
 
