@@ -308,9 +308,16 @@ def test_cfg_prints_the_values_that_the_run_will_have_and_info_their_ratios(tmp_
     assert "width_scale: 0.5" in info
 
 
-def test_a_completed_run_names_the_command_for_another_evaluation(folder, whole):
-    done = run(folder, "trm.train", *TINY, "run_name=whole", "inference=votes8")
-    assert re.search(r"nothing to train: .*python -m trm\.evaluate checkpoint=\S*outputs/whole KEY=VALUE", done.stdout)
+def test_a_completed_run_says_what_its_evaluation_had_otherwise_and_names_the_command_for_another(folder, whole):
+    command = r"python -m trm\.evaluate checkpoint=\S*outputs/whole KEY=VALUE"
+    done = run(folder, "trm.train", *TINY, "run_name=whole", "inference=votes8", "evaluate.max_puzzles=30")
+    [told] = re.findall(rf"nothing to train: .* 20 steps, evaluated with other settings \((.*)\); {command}", done.stdout)
+    keys = {words.partition("=")[0] for words in told.split("; ")}
+    assert {"inference.name", "inference.copies", "evaluate.max_puzzles"} <= keys
+    assert "evaluate.max_puzzles=40 there, 30 here" in told
+    assert re.search(
+        rf"nothing to train: \S+ already holds all 20 steps; {command}", run(folder, "trm.train", *TINY, "run_name=whole").stdout
+    )
 
 
 def test_a_graph_that_is_compiled_again_is_a_warning(tmp_path):

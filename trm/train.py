@@ -66,8 +66,9 @@ def execute(exp: Experiment, run_dir: Path, stop: StopSignal) -> float | None:
         record.warn(caveat)
     evaluated = record.step == exp.total_steps and record.scores.last_eval_step is not None
     if evaluated and (read_summary(run_dir) or {}).get("status") == "completed":
-        another = f"python -m trm.evaluate checkpoint={run_dir} KEY=VALUE makes another evaluation"
-        log.info("nothing to train: %s already holds all %s steps; %s", run_dir, exp.total_steps, another)
+        held = f"{run_dir} already holds all {exp.total_steps} steps"
+        held += f", evaluated with other settings ({'; '.join(record.evaluated_otherwise)})" if record.evaluated_otherwise else ""
+        log.info("nothing to train: %s; python -m trm.evaluate checkpoint=%s KEY=VALUE makes another evaluation", held, run_dir)
         return record.scores.selection_score
     averaging = exp.cfg.ema
     if averaging.enabled and averaging.start_step >= exp.total_steps:

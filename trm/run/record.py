@@ -44,6 +44,7 @@ class Record:
     step: int = 0  # updates done
     start_step: int = 0  # of this start
     scores: Scores = field(default_factory=Scores)
+    evaluated_otherwise: list[str] = field(default_factory=list)  # settings of evaluations that the checkpoint had otherwise
     wandb_run_id: str | None = None  # that a resumed run continues
     warnings: list[str] = field(default_factory=list)
     seconds_before: float = 0.0  # of training, by earlier starts

@@ -25,6 +25,7 @@ from trm.run.revision import code
 
 log = logging.getLogger(__name__)
 
+EVALUATIONS = ("evaluate", "inference")  # groups of settings
 HEX_DIGITS = 7  # of a number below 2**31
 
 
@@ -61,6 +62,8 @@ def _start(exp: Experiment, run_dir: Path, record: Record) -> tuple[Experiment, 
     record.step = record.start_step = meta.step
     record.scores, record.wandb_run_id = meta.scores, meta.wandb_run_id
     record.seconds_before = seconds_before(run_dir)
+    there, here = ({name: plain.get(name, {}) for name in EVALUATIONS} for plain in (meta.config, kept(to_plain(exp.cfg))))
+    record.evaluated_otherwise = differences(there, here)
     log.info("resuming from %s", folder)
     if changed := meta.surroundings is not None and differences(meta.surroundings, surroundings(exp.cfg.hardware)):
         record.warn(f"{folder}: {'; '.join(changed)}: numbers may differ in their last bits from those of an unstopped run")
