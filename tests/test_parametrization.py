@@ -209,11 +209,12 @@ def test_settings_that_do_not_fit_are_refused(overrides, words):
     refused(lambda given: settings(BASE, *given), overrides, words)
 
 
-def test_a_scale_that_would_move_the_base_is_refused():
-    given = ["experiment=_scaling", "run_name=r"]
-    assert compose([*given, "recipe.width_scale=1.5"]).optimizer.base_hidden_size == 64
-    refused(compose, [*given, "recipe.width_scale=0.3"], "recipe.width_scale=0.3 rounds model.hidden_size to 19")
-    assert compose([*given, "recipe.width_scale=0.3", "optimizer.base_hidden_size=64"]).model.hidden_size == 19
+def test_the_base_is_the_width_of_the_models_option_whatever_the_scale_rounds():
+    for scale, width in (("1.5", 96), ("0.3", 19), ("0.2", 13)):  # 19 / 0.3 is 63 when rounded, and 13 / 0.2 is 65
+        cfg = compose(["experiment=_scaling", "run_name=r", f"recipe.width_scale={scale}"])
+        assert (cfg.model.hidden_size, cfg.optimizer.base_hidden_size) == (width, 64)
+    cfg = compose(["experiment=_scaling", "run_name=r", "recipe.width_scale=0.5", "model=mlp"])
+    assert (cfg.model.hidden_size, cfg.optimizer.base_hidden_size) == (256, 512)
 
 
 def test_a_prefix_keeps_its_tokens_at_the_base():

@@ -106,7 +106,7 @@ def _of_model(cfg: Config) -> Iterator[str]:
 
 def _of_optimizer(cfg: Config) -> Iterator[str]:
     """Settings of muon and of mup without them; mup without a base width, or with one that does not go with the model."""
-    optimizer, model, scale = cfg.optimizer, cfg.model, cfg.recipe.width_scale
+    optimizer, model = cfg.optimizer, cfg.model
     for name in ("others", "matrix_lr", "matrix_weight_decay", "matrix_scale"):
         if optimizer.name != "muon" and (value := getattr(optimizer, name)) != getattr(OptimizerConfig, name):
             yield f"optimizer.{name}={value} is a setting of muon: set optimizer=muon or leave it out"
@@ -119,11 +119,6 @@ def _of_optimizer(cfg: Config) -> Iterator[str]:
     if base is None:
         yield "optimizer.parametrization=mup needs optimizer.base_hidden_size: set it to the width that the learning rate is for"
         return
-    if base == round(model.hidden_size / scale) and not math.isclose(base * scale, model.hidden_size):
-        yield (
-            f"recipe.width_scale={scale:g} rounds model.hidden_size to {model.hidden_size}, so the base width of mup would change "
-            f"to {base}: choose a scale that gives a whole width, such as 0.25 or 0.5"
-        )
     if model.mixer == "attention" and base % head_size:
         yield (
             f"optimizer.base_hidden_size={base} has no heads of {head_size} channels: heads have the same size at all widths "

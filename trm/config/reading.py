@@ -70,6 +70,7 @@ def register_schema() -> None:
         "trm_default": lambda task, key: getattr(task_settings(task)(), key, None),  # for keys of single tasks
         "trm_times": _times,
         "trm_over": lambda value, by: _times(value, 1 / by),
+        "trm_unscaled": _unscaled,
         "trm_unless": lambda budget, steps: steps if budget is None else None,
         "trm_part": lambda name, value: "" if value is None else f"_{name}{float(value):g}",  # a part of a folder's name
     }
@@ -81,6 +82,14 @@ def _times(value: float, *factors: float) -> float:
     """A recipe's value times its ratios; a whole number is rounded to a whole number."""
     product = value * math.prod(factors)
     return round(product) if isinstance(value, int) else float(f"{product:.12g}")  # 3e-4, not 0.00030000000000000003
+
+
+def _unscaled(key: str, factor: str, *, _root_: DictConfig) -> Any:
+    """The value of a key where a factor of the recipe is 1; a division by the factor would not undo the rounding."""
+    plain = OmegaConf.masked_copy(_root_, [name.partition(".")[0] for name in (key, factor)])
+    OmegaConf.set_readonly(plain, False)
+    OmegaConf.update(plain, factor, 1)
+    return OmegaConf.select(plain, key)
 
 
 def from_composed(composed: DictConfig) -> Config:
