@@ -35,9 +35,12 @@ def rows(scaling: Scaling) -> list[Row]:
         if fit.law is None:
             add(place, "law", None, f"refused: {fit.refused}")
             continue
-        for name, interval in fit.law.intervals().items():
+        found_of = fit.law.intervals()
+        for name, interval in found_of.items():
             verdict = "not determined" if name == "a" and interval.is_open(laws.EXPONENTS) else ""
-            if name == "half" and not fit.points.x[0] <= interval.value <= fit.points.x[-1]:
+            if name == "half" and 0 in found_of["slope"]:
+                verdict = "not determined"
+            elif name == "half" and not fit.points.x[0] <= interval.value <= fit.points.x[-1]:
                 verdict = "outside of the measured sizes"
             add(place, name, interval, verdict)
         if fit.predicted:
