@@ -97,6 +97,13 @@ def test_a_prediction_for_the_same_runs_leaves_out_what_they_have_in_common():
     assert 0.0 < np.mean([laws.tells_apart(each) < 0.05 for each in flat]) < 0.12
 
 
+def test_no_loss_of_the_same_runs_is_drawn_near_zero():
+    found = laws.points([(x, [0.08, 0.1, 0.15]) for x in SIZES], paired=True)
+    drawn = laws.resampled(found, 1000)
+    assert drawn[1:].min() > 0.01
+    assert np.median(drawn, axis=0) == pytest.approx(found.means, rel=0.05)
+
+
 def test_sizes_that_solve_nothing_say_nothing_of_the_spread_of_others():
     some = laws.points([(3, [0.2, 0.3, 0.25]), (4, [0.5, 0.62, 0.53])])
     all_ = laws.points([(1, [0, 0, 0]), (2, [0, 0, 0]), (3, [0.2, 0.3, 0.25]), (4, [0.5, 0.62, 0.53])])

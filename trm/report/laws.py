@@ -126,6 +126,9 @@ def resampled(found: Points, count: int, *, shares: bool = False, seed: int = 0)
     if found.paired:
         runs = len(found.y[0])
         weights = random.standard_normal((count, runs)) * _wider(runs - 1) / math.sqrt(runs * (runs - 1))
+        if not shares:  # the weights of few runs are large, and no loss is below zero
+            factors = np.exp(np.stack([weights @ (np.log(y) - np.log(y).mean()) for y in found.y], axis=1))
+            return np.concatenate([found.means[None], found.means * factors])
         errors = [weights @ (y - y.mean()) for y in found.y]
     else:
         pool = pooled(found, shares=shares)
