@@ -321,6 +321,16 @@ def test_a_job_that_its_sweep_failed_before_it_began(tmp_path):
     assert [(len(v.counted), v.planned) for v in comparison.variants] == [(1, 2)]
 
 
+def test_a_missing_job_that_may_belong_to_several_variants_is_planned_in_none(tmp_path):
+    """Its overrides without the seed are those of both variants, which differ in the seed alone."""
+    jobs = {str(seed): ["ema=off", f"seed={seed}"] for seed in range(3)}
+    for seed in range(2):
+        write_run(tmp_path / str(seed), config("data=sudoku_4x4", "ema=off"), seed=seed)
+    write_grid(tmp_path, jobs)
+    assert [(len(v.counted), v.planned) for v in report(tmp_path).variants] == [(2, 3)]
+    assert [(len(v.counted), v.planned) for v in report(tmp_path, group=["seed"]).variants] == [(1, 1), (1, 1)]
+
+
 def test_a_sweep_of_which_nothing_started_and_a_damaged_grid(tmp_path):
     grid = tmp_path / "grid.json"
     write_grid(tmp_path, {"0": ["recursion=t2_n2", "seed=4"]})
