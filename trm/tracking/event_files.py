@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import io
+import os
+import socket
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +25,36 @@ if TYPE_CHECKING:
 
 SHOWN = "eval/exact_accuracy"  # the metric of the HPARAMS table, which takes its last value: the best one was chosen
 MOST_PICTURED = 2  # puzzles, since drawing takes longest; W&B's table has all of them
-NEVER_S = 10**9  # the writer's thread does not flush, so that errors are raised here
+
+
+class EventFile:
+    """TensorBoard's event file, written where it is asked for; torch's SummaryWriter has a thread that prints a failure itself."""
+
+    def __init__(self, folder: Path, purge_step: int) -> None:
+        """Open a new file in `folder`; TensorBoard hides the steps from `purge_step` on that older files hold."""
+        from tensorboard.compat.proto.event_pb2 import Event, SessionLog
+        from tensorboard.summary.writer.record_writer import RecordWriter
+
+        folder.mkdir(parents=True, exist_ok=True)
+        name = f"events.out.tfevents.{time.time():.6f}.{socket.gethostname()}.{os.getpid()}"  # read in the order of the names
+        self._event, self._records = Event, RecordWriter((folder / name).open("ab"))
+        self._add(file_version="brain.Event:2")
+        self._add(step=purge_step, session_log=SessionLog(status=SessionLog.START))
+
+    def add(self, summary: Any, step: int) -> None:
+        """Add a Summary; it is on disk after the next flush."""
+        self._add(summary=summary, step=step)
+
+    def _add(self, **values: Any) -> None:
+        self._records.write(self._event(wall_time=time.time(), **values).SerializeToString())
+
+    def flush(self) -> None:
+        """Hand all that was added to the system."""
+        self._records.flush()
+
+    def close(self) -> None:
+        """Flush and close the file."""
+        self._records.close()
 
 
 class TensorBoardTracker:
@@ -34,12 +66,9 @@ class TensorBoardTracker:
 
     def __init__(self, cfg: Config, folder: Path, data: dict[str, Any] | None, resume_step: int | None) -> None:
         """Open an event file; TensorBoard hides what older files hold of the steps after `resume_step` (None = all steps)."""
-        from torch.utils.tensorboard import SummaryWriter
-        from torch.utils.tensorboard.summary import hparams
+        from torch.utils.tensorboard.summary import hparams, text
 
-        purge_step = 0 if resume_step is None else resume_step + 1
-        writer: Any = SummaryWriter  # which has no types
-        self._writer = writer(str(folder), purge_step=purge_step, flush_secs=NEVER_S)
+        self._events = EventFile(folder, 0 if resume_step is None else resume_step + 1)
         label, read = labels(cfg, data), dict[str, Any]()
         if data:  # what was read of the dataset, and what tells which runs may be averaged
             read = {"data": f"{data['train_digest'][:8]} {data['test_digest'][:8]}", "test_puzzles": data["test_puzzles"]}
@@ -62,16 +91,18 @@ class TensorBoardTracker:
         # takes those that come first. SummaryWriter.add_hparams would make a second run of them, beside the folder's own.
         columns, values, self._end = hparams(row, {SHOWN: 0.0})  # type: ignore[no-untyped-call]
         for summary in (columns, values):
-            self._writer.file_writer.add_summary(summary, 0)
+            self._events.add(summary, 0)
         if data and data["caveats"]:
-            self._writer.add_text("data/caveats", "\n\n".join(data["caveats"]), 0)
-        self._writer.flush()
+            self._events.add(text("data/caveats", "\n\n".join(data["caveats"])), 0)  # type: ignore[no-untyped-call]
+        self._events.flush()
 
     def log(self, kind: str, global_step: int, values: dict[str, float | int]) -> None:
         """Write a scalar for each value."""
-        for name, value in values.items():
-            self._writer.add_scalar(f"{kind}/{name}", value, global_step)
-        self._writer.flush()
+        from tensorboard.compat.proto.summary_pb2 import Summary
+
+        scalars = [Summary.Value(tag=f"{kind}/{name}", simple_value=value) for name, value in values.items()]
+        self._events.add(Summary(value=scalars), global_step)
+        self._events.flush()
 
     def show(self, global_step: int, evaluation: Evaluation) -> None:
         """Write the scores after each supervision step as a curve, and a contact sheet of each of some puzzles."""
@@ -86,21 +117,23 @@ class TensorBoardTracker:
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid(visible=True, alpha=0.4)
         axes.legend(loc="lower right")
-        self._writer.add_figure("eval/accuracy_by_supervision_step", figure, global_step)
-        for held_out in evaluation.puzzles[:MOST_PICTURED]:
-            width, height = Image.open(io.BytesIO(held_out.png)).size
-            image = Summary.Image(height=height, width=width, colorspace=3, encoded_image_string=held_out.png)
-            picture = Summary(value=[Summary.Value(tag=f"held_out/{held_out.puzzle.name}", image=image)])
-            self._writer.file_writer.add_summary(picture, global_step)
-        self._writer.flush()
+        curve = io.BytesIO()
+        figure.savefig(curve, format="png")
+        pictures = {"eval/accuracy_by_supervision_step": curve.getvalue()}
+        pictures |= {f"held_out/{held_out.puzzle.name}": held_out.png for held_out in evaluation.puzzles[:MOST_PICTURED]}
+        for tag, png in pictures.items():
+            width, height = Image.open(io.BytesIO(png)).size
+            image = Summary.Image(height=height, width=width, colorspace=3, encoded_image_string=png)
+            self._events.add(Summary(value=[Summary.Value(tag=tag, image=image)]), global_step)
+        self._events.flush()
 
     def finish(self, status: str, exit_code: int, summary: dict[str, Any]) -> None:
         """Close the event file. Only a completed run is marked as ended, since any other may be resumed."""
         if status == "completed":
-            self._writer.file_writer.add_summary(self._end, 0)
-        self._writer.close()
+            self._events.add(self._end, 0)
+        self._events.close()
 
     def abandon(self) -> None:
         """Close the file as it is."""
         with contextlib.suppress(OSError):
-            self._writer.close()
+            self._events.close()
