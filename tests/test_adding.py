@@ -87,6 +87,27 @@ def test_a_metric(tmp_path, monkeypatch, capsys):
     assert events.Scalars("eval/open_accuracy")[-1].value == torch.tensor(value).item()
 
 
+@pytest.mark.parametrize(
+    ("name", "of", "words"),
+    [
+        ("cells", lambda rows: rows.right, "METRICS['cells'] gives an array [16, 16], not [16]: give one number for each row"),
+        ("mean", lambda rows: rows.exact.float().mean(), "METRICS['mean'] gives an array [], not [16]"),
+        ("count", lambda rows: rows.exact, "METRICS['count']: a step has a sum of this name: rename the metric"),
+    ],
+)
+def test_a_metric_that_cannot_be_averaged_is_refused(tmp_path, monkeypatch, name, of, words):
+    monkeypatch.setitem(METRICS, name, Metric(of))
+    assert words in run(tmp_path, "trm.train", *SMALL, "train.max_steps=1", "run_name=r", check=2).stderr
+
+
+def test_an_optimizer_that_returns_other_tensors_is_refused(tmp_path, monkeypatch):
+    rule = OPTIMIZERS["adamw"]
+    monkeypatch.setitem(OPTIMIZERS, "forgets", rule._replace(update=lambda *given: (rule.update(*given)[0], {})))
+    given = [*SMALL, "train.max_steps=1", "run_name=r", "optimizer.name=forgets"]
+    told = run(tmp_path, "trm.train", *given, check=2).stderr
+    assert "optimizer.name=forgets: its update changes the name or shape of m/" in told
+
+
 def test_a_recursion_variant_with_a_gate_and_a_halting_head(tmp_path, monkeypatch):
     """Weights, their initial values, a head and a halting rule of its own, counted in parameters and FLOPs."""
 
@@ -245,7 +266,7 @@ def test_a_task(sums):
     [
         ("data.side=8", "data.side=8 is out of range: it must be at most 7"),
         ("data.share=1", "data.share=1.0 is out of range: it must be below 1"),
-        ("data.side=x", "data.side: Value 'x' of type 'str' could not be converted to Integer"),
+        ("data.side=x", "data.side=x: the value must be a whole number"),
         ("data.sides=3", "data.sides is not a config key: did you mean data.side?"),
         ("data.box_rows=3", "data.box_rows is a setting of data.task=sudoku alone"),
         ("data.canvas=4", "data.canvas is a setting of data.task=arc and data.task=maze alone"),

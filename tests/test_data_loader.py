@@ -232,3 +232,9 @@ def test_a_damaged_folder_is_refused_in_one_line(folders, tmp_path, damage, mess
         load_dataset(folder, "train")
     assert "\n" not in str(error.value)
     assert f"remove {folder} and build it again" in str(error.value)
+
+
+def test_a_file_is_no_dataset_folder_and_nobody_is_told_to_remove_it(tmp_path):
+    (tmp_path / "notes").write_text("mine")
+    with pytest.raises(DataError, match=r"is not a dataset folder, but a file: name another folder$"):
+        load_dataset(tmp_path / "notes", "train")

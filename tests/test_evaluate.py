@@ -224,6 +224,10 @@ def test_training_can_evaluate_with_early_exit(folder):
         (["evaluate.by_difficulty=true", "--out", "/dev/null/x"], "--out DIR"),
         (["--curve"], "--help"),
         (["puzzle"], "puzzle: not understood"),
+        (
+            ["data=sudoku_6x6", "data.num_puzzles=16", "data.num_test_puzzles=16"],
+            "puzzles of 36 cells and 8 tokens, but the run was trained on 16 cells and 6 tokens",
+        ),
     ],
 )
 def test_bad_input_names_the_key_and_the_fix(folder, monkeypatch, arguments, words):

@@ -50,7 +50,7 @@ from trm.errors import ConfigError, DataError
 from trm.ground.files import read_json
 from trm.inference.evaluator import EvalResult, See, caveats_of, make_evaluator
 from trm.inference.selection import select, votes
-from trm.run.saved import SavedRun, check_test_puzzles, is_override, open_run, published, split_arguments
+from trm.run.saved import SavedRun, check_sizes, check_test_puzzles, is_override, open_run, published, split_arguments
 from trm.show.files import write_files
 from trm.show.page import page, pairs_page
 from trm.show.pictures import animation
@@ -306,12 +306,7 @@ def find_puzzles(run: SavedRun, given: str) -> tuple[list[Puzzle], Dataset, int 
     else:
         keys = " ".join(f"data.{key}={getattr(data, key)}" for key in task.keys)
         dataset, where = unanswered(task, np.stack(questions_in(text_of(given), task))), f"{keys}: {task.title}"
-    here, trained = (dataset.metadata.seq_len, dataset.metadata.vocab_size), (run.arch.seq_len, run.arch.vocab_size)
-    if here != trained:
-        raise ConfigError(
-            f"{where}: puzzles of {here[0]} cells and {here[1]} tokens, but the run was trained on {trained[0]} cells and "
-            f"{trained[1]} tokens: give a run and puzzles of the same kind"
-        )
+    check_sizes(run, dataset, where)
     if not held_out:
         return [Puzzle(task.view.text(each), task, each, None) for each in dataset.inputs], dataset, None
     if dataset.task is None:

@@ -67,6 +67,8 @@ def quoting_hint(given: str) -> str:
     key, equals, value = given.partition("=")
     if wrong := re.match("[\u2010-\u2015]", given) or re.match("[\u2018-\u201f]", value):
         return f"{wrong[0]} is a typographic sign that a text program put in the place of a plain - or quote: type it again"
+    if wrong := re.search("[^\x00-\x7f]", key):
+        return f"its key has {wrong[0]!a}, which is not an ASCII letter: type the key again"
     quoted = override(key, value)
     if not equals or _reads(quoted) != value:
         return f"write it as {key if re.fullmatch('[a-zA-Z_.]+', key) else 'KEY'}=VALUE"

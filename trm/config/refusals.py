@@ -86,6 +86,8 @@ OPTIONS = {
     "hardware": {"cuda": "gpu", "tpu": "v4_8"},
     "model": {"trm": "mlp"},
 }
+# What a value must be where omegaconf cannot convert it.
+TYPES = {"Integer": "a whole number", "Float": "a number"}
 
 
 def key_hint(key: str) -> str:
@@ -139,14 +141,24 @@ def _in_our_terms(error: BaseException) -> str:
         return f"+{there[1]}: the key exists already: leave out the +"
     if (wrong := re.match(r"(?:In '[^']*': )?Could not find '([^'/]+)/([^']*)'", text)) and wrong[1] in GROUPS:
         return no_option(wrong[1], wrong[2], group_options(wrong[1]))
+    if several := re.match(r"Ambiguous value for argument '(.*?)'\s", text):
+        return f"{several[1]}: the key has several values: give one, write a list as [a,b], or add --multirun for a sweep"
     key = _full_key(text)
+    if key and (wrong := re.match(r"Value '(.*)' of type '\w+' could not be converted to (\w+)", text, re.DOTALL)):
+        return f"{key}={wrong[1]}: the value must be {TYPES.get(wrong[2], wrong[2])}"
+    if missing := re.search(r"has missing mandatory value: (\w+)", text):
+        return f"{key}: its entry has no {missing[1]}: give it, as docs/reference/config.md shows"
+    if key and "is not Optional" in text:
+        return f"{key}=null: the key needs a value"
     if unknown := re.match(r"Could not override '([^']+)'", text) or re.match(r"Key '([^']+)' (?:is )?not in", text):
         inside = _full_key(str(reason)) or ""  # model={mixr:mlp}: the reason names model.mixr
         if inside and "." not in inside and inside != unknown[1] and unknown[1] in all_keys():  # entries of a list have keys too
             return f"{unknown[1]}: its entries have no key {inside}: docs/reference/config.md shows one"
         return unknown_key(key or (inside if inside.startswith(f"{unknown[1]}.") else unknown[1]))
     if text.startswith("Error merging override") and reason is not None:  # the reason is one level down
-        return f"{text.splitlines()[0].removeprefix('Error merging override ')}: {one_line(reason)}"
+        given, told = text.splitlines()[0].removeprefix("Error merging override "), one_line(reason)
+        key, _, words = told.partition("=")
+        return f"{given}: {words.rpartition(': ')[2] if words and given.lstrip('+').startswith(f'{key}=') else told}"
     if key and "is not a ListConfig" in text:
         return f"{key} is a list: write {key}=[...]"
     text = text.split("Config search path:")[0].split("\nSee https://hydra.cc")[0]

@@ -16,6 +16,7 @@ from trm.config import IGNORE_LABEL
 from trm.core.architecture import Architecture
 from trm.core.losses import binary_cross_entropy, cell_cross_entropy, log_probabilities
 from trm.core.model import Output
+from trm.errors import ConfigError
 
 STOP, FAILED = 1, 2  # in a batch's "stop": a host that wants to stop, one that cannot go on
 MOST_SAMPLES = 8  # puzzles of an evaluation that are shown
@@ -66,9 +67,13 @@ def training_names() -> tuple[str, ...]:
 
     Metrics are sums over the `count` rows that halted, those of `every_row` over all `rows`. `stop_votes` are rows of hosts that
     want to stop, `failure_votes` of hosts that cannot go on. The norms are sums over steps: of the gradients of loss / global
-    batch, and of the weights that they were taken at, without the puzzle embedding, which moves by signs.
+    batch, and of the weights that they were taken at, without the puzzle embedding, which moves by signs. Raises ConfigError for
+    a metric that has the name of another sum.
     """
-    return ("count", *METRICS, "rows", "q_continue_loss", "nonfinite_steps", "stop_votes", "failure_votes", *NORMS)
+    others = ("rows", "q_continue_loss", "nonfinite_steps", "stop_votes", "failure_votes", *NORMS)
+    if taken := METRICS.keys() & {"count", *others}:
+        raise ConfigError(f"METRICS[{min(taken)!r}]: a step has a sum of this name: rename the metric")
+    return ("count", *METRICS, *others)
 
 
 def named(names: tuple[str, ...], sums: Tensor) -> dict[str, float]:
@@ -87,12 +92,17 @@ def cross_entropy(arch: Architecture, logits_BCV: Tensor, labels_BC: Tensor) -> 
 
 
 def row_metrics(arch: Architecture, out: Output, inputs_BC: Tensor, labels_BC: Tensor, steps: Tensor) -> dict[str, Tensor]:
-    """Losses, correctness and every other metric of each row, [B] each, by METRICS."""
+    """Losses, correctness and every other metric of each row, [B] each, by METRICS. Raises ConfigError for another shape."""
     labelled = labels_BC != IGNORE_LABEL
     right = labelled & (out.logits.argmax(-1) == labels_BC)
     exact = right.sum(-1) == labelled.sum(-1)
     rows = StepRows(arch, out, inputs_BC, labels_BC, steps, labelled, right, exact)
-    return {name: metric.of(rows) for name, metric in METRICS.items()}
+    values = {name: metric.of(rows) for name, metric in METRICS.items()}
+    for name, value in values.items():
+        shape = list(getattr(value, "shape", []))
+        if shape != [len(exact)]:
+            raise ConfigError(f"METRICS[{name!r}] gives an array {shape}, not [{len(exact)}]: give one number for each row")
+    return values
 
 
 def training_sums(values: dict[str, Tensor], counted: Tensor, q_continue_loss: Tensor, stop: Tensor | None) -> dict[str, Tensor]:

@@ -15,7 +15,7 @@ from torch import Tensor
 from trm.config import OptimizerConfig
 from trm.core.architecture import Architecture
 from trm.core.initial import weight_shapes
-from trm.core.optimizers import OPTIMIZERS, Buffers, Weights, matrices_in
+from trm.core.optimizers import OPTIMIZERS, Buffers, Weights, matrices_in, updated
 from trm.core.recursion import OWN
 
 BLOCKS = ("net.", "f_L.", "f_H.")
@@ -97,9 +97,9 @@ def update(
     optimizer: OptimizerConfig, arch: Architecture, weights: Weights, buffers: Buffers, grads: Weights, step: Tensor, lr: Tensor
 ) -> tuple[Weights, Buffers]:
     """One update of every weight by the rule of the settings, which is applied once for each learning rate."""
-    rule, factors, matrices = OPTIMIZERS[optimizer.name].update, rate_factors(optimizer, arch), optimizer.matrix_weight_decay
+    factors, matrices = rate_factors(optimizer, arch), optimizer.matrix_weight_decay
     if set(factors.values()) == {1.0}:
-        return rule(optimizer, weights, buffers, grads, step, lr)
+        return updated(optimizer, weights, buffers, grads, step, lr)
     moved: Weights = {}
     kept: Buffers = {key: {} for key in buffers}
     for factor, group in groupby(sorted(factors, key=factors.__getitem__), key=factors.__getitem__):
@@ -112,7 +112,7 @@ def update(
             weight_decay=optimizer.weight_decay / decay,
             matrix_weight_decay=None if matrices is None else matrices / decay,
         )
-        new, parts = rule(settings, own, part, gradients, step, lr * factor)
+        new, parts = updated(settings, own, part, gradients, step, lr * factor)
         moved |= new
         for key, values in parts.items():
             kept[key] |= values

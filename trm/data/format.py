@@ -283,6 +283,8 @@ def _read_json(path: Path, file: Path) -> dict[str, Any]:
         plain = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise _broken(path, file, "is missing") from error
+    except NotADirectoryError as error:
+        raise DataError(f"data.path={path} is not a dataset folder, but a file: name another folder") from error
     except (ValueError, OSError, RecursionError) as error:
         raise _broken(path, file, f"is not readable JSON ({error})") from error
     if not isinstance(plain, dict):

@@ -200,7 +200,10 @@ def text_of(name: str) -> str:
     except (OSError, ValueError):  # too long for a name
         there = False
     if there:
-        return read_text(Path(name))
+        text = read_text(Path(name))
+        if not text.strip():
+            raise DataError(f"{name}: the file is empty: give a file that holds a puzzle")
+        return text
     if _FILE.fullmatch(name.strip()):
         raise DataError(f"{name}: there is no such file: give a puzzle, or a file that holds one")
     return "\n".join(name.removeprefix("\ufeff").splitlines())

@@ -52,7 +52,7 @@ CAVEATS_NOTE = (
     f"{TO_BE_READ.strip()} after an accuracy: the puzzles have a fault that affects the accuracy; the warnings describe it"
 )
 SCORES_NOTE = (
-    "{names}: scores of the task at the final evaluation, means over the same seeds; {decides} decides which checkpoint of a run "
+    "{names}: at the final evaluation, means over the same seeds; {decides} decides which checkpoint of a run "
     "is the best (evaluate.best_by)"
 )
 VOTES = {"checkpoint": "votes of the last evaluation's checkpoint", "run": "votes of all evaluations of the run, up to the last"}

@@ -146,12 +146,24 @@ def published() -> list[Published]:
     return found
 
 
+def check_sizes(run: SavedRun, puzzles: Dataset, where: str) -> None:
+    """Raise ConfigError if the puzzles, which `where` names, have other sizes than those that the run was trained on."""
+    here, trained = (puzzles.metadata.seq_len, puzzles.metadata.vocab_size), (run.arch.seq_len, run.arch.vocab_size)
+    if here != trained:
+        raise ConfigError(
+            f"{where}: puzzles of {here[0]} cells and {here[1]} tokens, but the run was trained on {trained[0]} cells and "
+            f"{trained[1]} tokens: give a run and puzzles of the same kind"
+        )
+
+
 def check_test_puzzles(run: SavedRun, test: Dataset) -> list[str]:
     """Lines that say what to know before a result on these test puzzles is read.
 
-    Raises CheckpointError if they are not those that the run was tested on and the overrides do not ask for others.
+    Raises CheckpointError if they are not those that the run was tested on and the overrides do not ask for others, and
+    ConfigError if their size is not that of the run's puzzles.
     """
     own, here, where = run.meta.test_digest, test.digest(), f"data.path={run.cfg.data.path}"
+    check_sizes(run, test, where)
     if own == here:
         return (run.meta.caveats or []) + chosen_words(run)
     if own is not None and not run.asked_data:

@@ -43,6 +43,24 @@ def matrices_in(name: str) -> int:
 OPTIMIZERS: dict[str, Optimizer] = {}
 
 
+def updated(
+    cfg: OptimizerConfig, weights: Weights, buffers: Buffers, gradients: Weights, step: Tensor, lr: Tensor
+) -> tuple[Weights, Buffers]:
+    """`update` of the rule that the settings name. Raises ConfigError if it returns other names or shapes than it was given."""
+    new = OPTIMIZERS[cfg.name].update(cfg, weights, buffers, gradients, step, lr)
+    if wrong := sorted(_shapes(weights, buffers) ^ _shapes(*new)):
+        raise ConfigError(
+            f"optimizer.name={cfg.name}: its update changes the name or shape of {wrong[0][0]}: return every weight and every "
+            "buffer that init made"
+        )
+    return new
+
+
+def _shapes(weights: Weights, buffers: Buffers) -> set[tuple[str, tuple[int, ...]]]:
+    kinds = {"weights": weights, **buffers}
+    return {(f"{kind}/{name}", tuple(tensor.shape)) for kind, tensors in kinds.items() for name, tensor in tensors.items()}
+
+
 @register_check
 def check_optimizer(cfg: Config) -> None:
     """Raise ConfigError for an update rule that is not registered."""
