@@ -1,4 +1,4 @@
-# make setup | setup-plan | docs | demo | test | test-long | test-faults | nightly | test-slurm | test-engines | lint | audit | format | clean.  `make setup TORCH_INDEX=URL` takes torch from another index (CPU wheels).
+# make setup | setup-plan | setup-ray | docs | demo | test | test-long | test-faults | nightly | test-slurm | test-engines | lint | audit | format | clean.  `make setup TORCH_INDEX=URL` takes torch from another index (CPU wheels).
 # EXTRAS adds optional packages: make setup EXTRAS=dev,tpu (also: plan, ray, arc).
 SHELL := bash
 PYTHON ?= python3
@@ -8,7 +8,7 @@ TORCH_INDEX ?=
 EXTRAS ?= dev
 READY := $(VENV)/.ready-$(EXTRAS)
 
-.PHONY: setup setup-plan setup-docs docs demo test test-long test-faults nightly test-slurm test-engines lint audit format clean
+.PHONY: setup setup-plan setup-docs setup-ray docs demo test test-long test-faults nightly test-slurm test-engines lint audit format clean
 setup: $(READY)
 
 $(READY): setup.cfg pyproject.toml
@@ -44,31 +44,38 @@ docs: setup-docs   # the documentation as a site, in site/: a warning fails it, 
 demo: setup
 	@scripts/demo.sh $(DEMO)
 
+BOTH = -n 2 --dist loadfile --no-loadscope-reorder   # a worker on each core
+# LLVM's optimizations take most of the seconds of a tiny run through torch_xla, and change none of what these tests state
+QUICK = OMP_NUM_THREADS=1 XLA_FLAGS="--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+
 test: setup
-	OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m 'not long'   # a worker on each core
+	OMP_NUM_THREADS=1 $(PY) -m pytest $(BOTH) -m 'not long'
 
-test-long: setup   # whole runs through torch_xla and inductor, on several virtual devices, compiled for a TPU; servers, a browser
-	$(PY) -m pytest -n 2 --dist loadfile -m long
+test-long: setup   # whole runs through torch_xla and inductor, on virtual devices, compiled for a TPU; faults, servers, a browser
+	$(QUICK) $(PY) -m pytest $(BOTH) -m long
 
-nightly: setup   # as test-faults, with a night's count of kills and cases; every case that a compiler takes long for
-	TRM_KILLS=50 TRM_FAULT_CASES=2000 $(MAKE) test-faults
-	TRM_MATRIX=all $(PY) -m pytest -n 2 --dist loadfile -m "long or not long"
+nightly: setup   # all tests, with a night's count of kills and cases, every case that a compiler takes long for, and XLA's passes
+	TRM_KILLS=50 TRM_FAULT_CASES=2000 TRM_MATRIX=all $(PY) -m pytest $(BOTH) -m "long or not long"
 
-test-faults: setup
-	$(PY) -m pytest -n 2 --dist loadfile tests/faults
+test-faults: setup   # of test-long what kills runs, damages files and fills disks
+	$(QUICK) $(PY) -m pytest $(BOTH) tests/faults
 
 test-slurm: setup   # as root: starts a throw-away Slurm on this machine
 	scripts/dev/test_slurm.sh
 
-test-engines:   # installs ray and starts a local cluster of two nodes
-	@$(MAKE) --no-print-directory setup EXTRAS=dev,ray
+setup-ray: $(VENV)/.ready-ray
+$(VENV)/.ready-ray: $(READY)
+	@$(PY) -m pip install -q $$($(call EXTRA,ray))
+	@touch $@
+
+test-engines: setup-ray   # starts a local cluster of two nodes
 	$(PY) -m pytest tests/engines
 
 lint: setup
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
-	$(VENV)/bin/mypy
-	$(VENV)/bin/mypy --platform darwin --cache-dir .mypy_cache/darwin   # what macOS lacks
+	@# beside each other: for Linux, and what macOS lacks
+	$(VENV)/bin/mypy --platform darwin --cache-dir .mypy_cache/darwin & other=$$!; $(VENV)/bin/mypy; own=$$?; wait $$other && exit $$own
 
 audit: setup   # known vulnerabilities of the installed packages; asks the package index
 	@test -x .venv-audit/bin/pip-audit || { $(PYTHON) -m venv .venv-audit && .venv-audit/bin/pip install -q pip-audit; }

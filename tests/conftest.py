@@ -45,6 +45,20 @@ NIGHTLY = re.compile(
 )
 
 
+# The slowest files: of `make test`, and of `make test-long`.
+SLOWEST = (
+    (
+        "experiments", "parity", "sweep", "ranks", "train", "inference", "solve", "adding", "tracking", "cli", "report_scaling",
+        "plan", "data_maze", "which_puzzles", "api", "arc", "report", "doctor", "build_data", "pages",
+    ),
+    (
+        "kill", "ranks_faults", "ranks", "plan", "engines", "programs", "bad_input", "bench", "dashboards", "mesh", "readme",
+        "faults", "dashboard", "published", "doctor", "quickstart", "package", "search", "tracking", "runtime", "options_train",
+        "evaluate", "puzzle_embedding", "api", "hub", "inference", "variants", "arc", "gpu_record", "parametrization", "sweep",
+    ),
+)  # fmt: skip
+
+
 def pytest_addoption(parser):
     parser.addoption("--golden-dir", type=Path, help="folder of parity cases: NAME.json + NAME.npz, or of ARC")
 
@@ -66,16 +80,12 @@ def pytest_generate_tests(metafunc):
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config, items):
-    """Leave out what only `make nightly` runs; the slowest files first, so that two workers (make test) end together."""
+    """Leave out what only `make nightly` runs; the slowest files first, so that two workers end together."""
     if os.environ.get("TRM_MATRIX") != "all":
         nightly = [item for item in items if NIGHTLY.search(item.nodeid)]
         config.hook.pytest_deselected(items=nightly)
         items[:] = [item for item in items if item not in nightly]
-    slow = [
-        "experiments", "parity", "mesh", "sweep", "ranks", "train", "options_train", "inference", "bench", "solve", "adding",
-        "tracking", "cli", "which_puzzles", "variants", "evaluate", "plan", "report", "api", "dashboards",
-    ]  # fmt: skip
-    slow = [f"test_{name}.py" for name in slow]
+    slow = [f"test_{name}.py" for name in SLOWEST[config.option.markexpr == "long"]]
     items.sort(key=lambda item: slow.index(item.path.name) if item.path.name in slow else len(slow))
 
 

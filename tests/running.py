@@ -51,6 +51,11 @@ def environment(**extra: str) -> dict[str, str]:
     return inherited | extra
 
 
+def xla_dump(folder: Path) -> str:
+    """XLA_FLAGS with which XLA writes its modules to a folder, beside what the variable holds."""
+    return f"{os.environ.get('XLA_FLAGS', '')} --xla_dump_to={folder} --xla_dump_hlo_as_text".strip()
+
+
 def command(module: str, *arguments: str) -> list[str]:
     return [sys.executable, "-m", module, *arguments]
 

@@ -69,9 +69,10 @@ def server():
 
 @pytest.fixture(scope="module")
 def study(tmp_path_factory, server):
-    """Two runs online, one offline that is uploaded afterwards, and one of a row of the paper's."""
+    """Two runs online, of which one went on, one offline that is uploaded afterwards, and one of a row of the paper's."""
     account = Account(tmp_path_factory.mktemp("account"), server.url)
-    for run in (["seed=0", "tracking=wandb"], ["seed=1", "tracking=wandb"], ["seed=2", "tracking=offline", "ema=off"]):
+    first, *others = ["seed=0", "tracking=wandb"], ["seed=1", "tracking=wandb"], ["seed=2", "tracking=offline", "ema=off"]
+    for run in ([*first, "train.max_steps=3"], first, *others):
         account.call(*command("trm.train", *RUN, *run, "tracking.group=pair", f"run_name=seed_{run[0][-1]}"))
     assert len(server.runs) == 2
     [offline] = account.folder.glob("outputs/seed_2/wandb/offline-run-*")
@@ -98,6 +99,7 @@ def test_runs_arrive_whole_online_and_synced_later(study, server):
         for key in ("status", "steps", "best_exact_accuracy", "config_digest", "parameters"):
             assert run.summary[key] == own[key], key
         assert run.exit_code == 0
+        assert run.starts == 2 or seed > 0  # which is the same run to W&B
         assert {key: run.settings[key] for key in ("project", "groupName", "jobType", "displayName")} == {
             "project": "trm-scaling-study",
             "groupName": "pair",

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from fake_wandb import KEY, FakeWandb
-from running import TINY, command, environment, metrics, run, summary, warnings
+from running import TINY, command, environment, metrics, run, summary
 from tracking_fixtures import evaluation
 
 from trm.cli import compose
@@ -131,15 +131,3 @@ def test_a_sweeps_runs_are_one_group_in_one_wandb_folder(sweep):
             folder = sweep / server.runs[run_id].settings["displayName"] / "checkpoints/latest"
             assert artifact.committed
             assert artifact.files == {path.name: path.read_bytes() for path in folder.iterdir()}
-
-
-def test_a_run_that_goes_on_is_the_same_wandb_run(tmp_path):
-    with FakeWandb() as server:
-        online = {"WANDB_BASE_URL": server.url, "WANDB_API_KEY": KEY, "NO_PROXY": "127.0.0.1"}
-        for last in (2, 4):
-            run(tmp_path, "trm.train", *TINY, *EAGER, "tracking=wandb", "run_name=one", f"train.max_steps={last}", **online)
-        [logged] = server.runs.values()
-        assert (logged.starts, logged.exit_code) == (2, 0)
-        assert [row["global_step"] for row in logged.history if "train/loss" in row] == [1, 2, 3, 4]
-        assert logged.summary["best_exact_accuracy"] == summary(tmp_path / "outputs" / "one")["best_exact_accuracy"]
-    assert warnings(tmp_path / "outputs" / "one") == []

@@ -4,7 +4,6 @@ import csv
 import dataclasses
 import importlib.util
 import json
-import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,7 +13,7 @@ import pytest
 import torch
 from composing import composed
 from passes import ARCH, LABELLED, C, N, S, dataset, evaluator_of, halting_steps, loader_of, network, passed
-from running import MESH, TINY, XLA, environment, metrics, refused, run, summary, warnings
+from running import MESH, TINY, XLA, metrics, refused, run, summary, warnings
 from scipy import stats
 
 from trm.cli import compose
@@ -503,10 +502,11 @@ def test_solving_with_candidates(folder):
 
 
 @pytest.mark.long
-def test_the_study_writes_its_table_and_goes_on_where_it_stopped(folder):
-    command = [sys.executable, STUDY, "outputs/r", "outputs/r", "evaluate.max_puzzles=6", "--quick", "--out", "study"]
+def test_the_study_writes_its_table_and_goes_on_where_it_stopped(folder, inference_study, monkeypatch):
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(sys, "argv", ["study", "outputs/r", "outputs/r", "evaluate.max_puzzles=6", "--quick", "--out", "study"])
     for _ in range(2):
-        subprocess.run(command, cwd=folder, env=environment(), check=True, capture_output=True)
+        inference_study.main()
         rows = json.loads((folder / "study" / "frontier.json").read_text())["rows"]
         standard = next(row for row in rows if (row["selection"], row["candidates"], row["supervision_steps"]) == ("last", 1, 4))
         assert (standard["difference"], standard["p"], standard["sign_p"], standard["candidates_run"]) == (0, None, None, 1)

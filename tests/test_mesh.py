@@ -4,6 +4,7 @@ The latents of an untrained MLP mixer amplify rounding differences some tenfold 
 steps on any two machines. Float64 shows that the computation is the same; attention is tame enough to show it in float32 too.
 """
 
+import functools
 import math
 import re
 import shutil
@@ -13,7 +14,7 @@ from collections import Counter
 
 import pytest
 import torch.utils._pytree as pytree
-from running import MESH, TINY, XLA, metrics, run
+from running import MESH, TINY, XLA, metrics, run, xla_dump
 
 from trm.cli import compose
 from trm.core.architecture import architecture
@@ -38,14 +39,26 @@ pytestmark = pytest.mark.long
 PREFIX = ["model.puzzle_emb_ndim=64", "model.puzzle_emb_len=2", "train.eval_every_steps=null"]
 
 
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A function that trains a case on so many devices, once, and returns the run's folder."""
+    folder = tmp_path_factory.mktemp("work")
+
+    @functools.cache
+    def train(case, devices):
+        hardware = XLA if devices == 1 else [*MESH, f"hardware.devices_per_host={devices}"]
+        run(folder, "trm.train", *TINY, *CASES[case], *PREFIX, *hardware, f"run_name={case}_{devices}")
+        return folder / "outputs" / f"{case}_{devices}"
+
+    return train
+
+
 @pytest.mark.timeout(900)  # most of it is compiling
 @pytest.mark.parametrize(("case", "meshes"), [("mlp-float64", [8]), ("variants-float64", [8]), ("attention-float32", [2, 8])])
-def test_losses_equal_on_one_and_several_devices(tmp_path, case, meshes):
+def test_losses_equal_on_one_and_several_devices(trained, case, meshes):
     losses = {}
     for devices in (1, *meshes):
-        hardware = XLA if devices == 1 else [*MESH, f"hardware.devices_per_host={devices}"]
-        run(tmp_path, "trm.train", *TINY, *CASES[case], *PREFIX, *hardware, f"run_name=on_{devices}")
-        lines = metrics(tmp_path / "outputs" / f"on_{devices}", "train")
+        lines = metrics(trained(case, devices), "train")
         losses[devices] = [line["loss"] for line in lines]
         compiles = [line["compiles"] for line in lines]
         assert set(compiles) == {compiles[0]}
@@ -56,7 +69,7 @@ def test_losses_equal_on_one_and_several_devices(tmp_path, case, meshes):
 
 def test_the_devices_exchange_gradients_and_scalars_and_nothing_else(tmp_path, monkeypatch):
     """Read from the compiled module of the training step: its collectives, and that the state's memory is used again."""
-    monkeypatch.setenv("XLA_FLAGS", f"--xla_dump_to={tmp_path / 'dump'} --xla_dump_hlo_as_text")
+    monkeypatch.setenv("XLA_FLAGS", xla_dump(tmp_path / "dump"))
     run(tmp_path, "trm.train", *TINY, *PREFIX, *MESH, "run_name=dumped", "train.max_steps=1")
     modules = [path.read_text() for path in (tmp_path / "dump").glob("*SyncTensorsGraph*after_optimizations.txt")]
     module = max(modules, key=len)  # the evaluation step is smaller
@@ -103,20 +116,19 @@ def shapes_of(tree, devices=1):
     return [(leaf.shape[0] // devices, *leaf.shape[1:]) if leaf.ndim else () for leaf in leaves]
 
 
-def test_resume_on_a_mesh_is_exact_and_on_another_number_of_devices_close(tmp_path):
-    """To the byte on the same devices; after moving, losses equal to 1e-5 over the next 20 steps."""
-    arguments = [*TINY, *CASES["attention-float32"], "train.eval_every_steps=null", "train.checkpoint_every_steps=null"]
-    outputs = tmp_path / "outputs"
-    run(tmp_path, "trm.train", *arguments, *MESH, "run_name=whole", "train.max_steps=27")
+def test_resume_on_a_mesh_is_exact_and_on_another_number_of_devices_close(trained, tmp_path):
+    """To the byte on the same devices; after moving, losses equal to 1e-5."""
+    arguments, outputs = [*TINY, *CASES["mlp-float64"], *PREFIX], tmp_path / "outputs"
+    whole, parts, moved = trained("mlp-float64", 8), outputs / "parts", outputs / "moved"
     run(tmp_path, "trm.train", *arguments, *MESH, "run_name=parts", "train.max_steps=7")
-    shutil.copytree(outputs / "parts", outputs / "moved", symlinks=True)
-    run(tmp_path, "trm.train", *arguments, *MESH, "run_name=parts", "train.max_steps=27")
-    run(tmp_path, "trm.train", *arguments, *XLA, "run_name=moved", "train.max_steps=27")
-    whole, parts = (outputs / name / "checkpoints" / "step_27" / "state.safetensors" for name in ("whole", "parts"))
-    assert whole.read_bytes() == parts.read_bytes()
-    losses = {name: [line["loss"] for line in metrics(outputs / name, "train")] for name in ("whole", "moved")}
-    assert len(losses["moved"]) == 27
-    assert losses["moved"] == pytest.approx(losses["whole"], rel=1e-5)
+    shutil.copytree(parts, moved, symlinks=True)
+    run(tmp_path, "trm.train", *arguments, *MESH, "run_name=parts")
+    run(tmp_path, "trm.train", *arguments, *XLA, "run_name=moved")
+    states = [folder / "checkpoints" / "step_20" / "state.safetensors" for folder in (whole, parts)]
+    assert states[0].read_bytes() == states[1].read_bytes()
+    losses = [[line["loss"] for line in metrics(folder, "train")] for folder in (whole, moved)]
+    assert len(losses[1]) == 20
+    assert losses[1] == pytest.approx(losses[0], rel=1e-5)
 
 
 def test_extremes_over_hosts_are_right_on_sharded_rows(tmp_path):

@@ -319,8 +319,9 @@ def test_what_is_said_of_a_step_that_does_not_fit(message, needed, fits):
     assert words.strip() == message
 
 
-@pytest.fixture(scope="module")
-def plan_python():
+@pytest.fixture
+def plan_python(monkeypatch):
+    monkeypatch.delenv("XLA_FLAGS", raising=False)  # those of `make test-long` are for a CPU
     try:
         return find_python(None)
     except ConfigError as error:

@@ -80,9 +80,7 @@ def test_a_cards_figures_are_repeated(tmp_path, name):
     other = [] if "hardware.dtype=bfloat16" in (MODELS / name / "README.md").read_text() else ["hardware.backend=eager"]
     other += ["data.num_puzzles=20", "data.path=few"]  # the test puzzles, a split of their own, are the same
     sample = 250  # of them: all take minutes
-    found = result(
-        run(tmp_path, "trm.evaluate", f"checkpoint={MODELS / name}", f"evaluate.max_puzzles={sample}", *other, process=True)
-    )
+    found = result(run(tmp_path, "trm.evaluate", f"checkpoint={MODELS / name}", f"evaluate.max_puzzles={sample}", *other))
     assert found["count"] == sample
     for key in CARDS[name].keys() & {"exact_accuracy", "optimal", "one_path"}:
         share = CARDS[name][key]

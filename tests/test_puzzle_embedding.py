@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from golden_cases import load_case
-from running import environment
+from running import environment, xla_dump
 
 from trm.config import OptimizerConfig
 from trm.core.optim import learning_rate, update_puzzle_embedding
@@ -89,9 +89,8 @@ def test_the_compiled_step_touches_the_batchs_rows_alone(tmp_path):
     tables = {}
     for devices, identifiers in ((1, 16), (1, 1000), (8, 1000)):
         dump, out = tmp_path / f"dump_{devices}_{identifiers}", tmp_path / f"{devices}_{identifiers}.npy"
-        flags = f"--xla_dump_to={dump} --xla_dump_hlo_as_text"
         argv = [sys.executable, "-c", STEPS, str(devices), str(identifiers), str(out)]
-        subprocess.run(argv, env=environment(XLA_FLAGS=flags), check=True, capture_output=True, timeout=240)
+        subprocess.run(argv, env=environment(XLA_FLAGS=xla_dump(dump)), check=True, capture_output=True, timeout=240)
         tables[devices, identifiers] = np.load(out)
         if identifiers == 1000:
             module = max((p.read_text() for p in dump.glob("*SyncTensorsGraph*after_optimizations.txt")), key=len)

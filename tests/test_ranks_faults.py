@@ -167,9 +167,8 @@ def test_the_jobs_of_a_sweep_are_several_ranks_each(tmp_path):
 
 def test_an_evaluation_by_several_ranks_says_what_one_process_does(tmp_path):
     run(tmp_path, "trm.train", *ARGUMENTS, "hardware=cpu", "hardware.dtype=float64", "train.max_steps=3")
-    said = {}
+    said = {"alone": json.loads(run(tmp_path, "trm.evaluate", "checkpoint=outputs/r").stdout.splitlines()[-1])}
     for name, start_of, more in (
-        ("alone", [sys.executable, "-m"], []),
         ("torchrun", torchrun(2), []),
         ("by itself", [sys.executable, "-m"], ["hardware.num_devices=2"]),
     ):

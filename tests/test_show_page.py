@@ -44,12 +44,17 @@ def cells(browser):
     return browser.find_elements(By.CSS_SELECTOR, ".cells td")
 
 
+def of_cells(browser, expression: str):
+    """What a JavaScript expression is of each cell, asked for in one message to the browser."""
+    return browser.execute_script(f"return [...document.querySelectorAll('.cells td')].map(cell => {expression})")
+
+
 def grid(browser) -> str:
-    return "".join(cell.text for cell in cells(browser))
+    return "".join(of_cells(browser, "cell.innerText.trim()"))
 
 
 def with_class(browser, name: str) -> list[bool]:
-    return [name in cell.get_attribute("class").split() for cell in cells(browser)]
+    return of_cells(browser, f"cell.classList.contains('{name}')")
 
 
 def press(browser, slider: str, key: str) -> None:
@@ -93,7 +98,7 @@ def test_the_sliders_reach_every_frame(opened, made, frames):
 
 
 def test_cells_show_their_confidence(opened, frames):
-    shares = [float(opened.execute_script("return arguments[0].style.getPropertyValue('--share')", c)) for c in cells(opened)]
+    shares = [float(share) for share in of_cells(opened, "cell.style.getPropertyValue('--share')")]
     assert shares == pytest.approx(frames[-1].confidence.tolist(), abs=1e-4)
     longest, shortest = (shares.index(f(shares)) for f in (max, min))
     widths = [opened.execute_script("return arguments[0].lastChild.offsetWidth", cells(opened)[i]) for i in (longest, shortest)]
@@ -141,8 +146,8 @@ def test_cells_are_square_and_fit_a_narrow_window(browser, tmp_path, task):
         assert browser.execute_script("return document.documentElement.scrollWidth <= document.documentElement.clientWidth")
         size = browser.find_element(By.CLASS_NAME, "cells").rect
         assert size["width"] / task.view.columns == pytest.approx(size["height"] / task.view.rows, rel=0.03)
-        for cell, token, given in zip(cells(browser), tokens.tolist(), task.given(np.array(question)), strict=True):
-            ground = (task.view.colours or {}).get(token, "#f1f3f5" if given else "#ffffff")
-            assert Color.from_string(cell.value_of_css_property("background-color")).hex == ground
+        shown = of_cells(browser, "getComputedStyle(cell).backgroundColor")
+        for colour, token, given in zip(shown, tokens.tolist(), task.given(np.array(question)), strict=True):
+            assert Color.from_string(colour).hex == (task.view.colours or {}).get(token, "#f1f3f5" if given else "#ffffff")
     finally:
         browser.set_window_size(1300, 1000)

@@ -133,12 +133,11 @@ def test_a_checkpoint_is_read_with_its_own_settings_whatever_lies_beside_it(fold
     assert "after 1 supervision" in run(folder, "trm.solve", checkpoint, "test:0").stdout
 
 
-@pytest.mark.long
 def test_a_damaged_newest_checkpoint_is_told_and_the_one_before_it_taken(folder):
     train(folder, "harmed", "train.checkpoint_every_steps=1")
     file = folder / "outputs/harmed/checkpoints/step_3/state.safetensors"
     file.write_bytes(file.read_bytes()[:-1])
-    done = run(folder, "trm.evaluate", "checkpoint=outputs/harmed", process=True)
+    done = run(folder, "trm.evaluate", "checkpoint=outputs/harmed")
     assert last_line(done)["checkpoint_step"] == 2
     assert "step_3" in done.stderr
     refused = run(folder, "trm.evaluate", "checkpoint=outputs/harmed/checkpoints/step_3", check=2)
@@ -258,7 +257,6 @@ def test_a_run_is_opened_though_its_csv_files_are_gone(folder, runs):
 # --------------------------------------------------------------------------------------------- 5: every digest is kept and compared
 
 
-@pytest.mark.long
 def test_other_test_puzzles_in_the_same_folder_are_refused_everywhere(folder):
     train(folder, "rebuilt", *csvs("train_a", "test_a", "data_rebuilt"))
     meta = json.loads((folder / "outputs/rebuilt/checkpoints/step_3/meta.json").read_text())
@@ -276,10 +274,10 @@ def test_other_test_puzzles_in_the_same_folder_are_refused_everywhere(folder):
     for more in ([], ["train.max_steps=6"]):  # a kept evaluation, and a resume
         refused = train(folder, "rebuilt", *again, *more, check=2).stderr
         assert f"holds other test puzzles: digest {meta['test_digest']} there, {new} here" in refused
-    asked = run(folder, "trm.evaluate", "checkpoint=outputs/rebuilt", "data.path=data_rebuilt", process=True)
+    asked = run(folder, "trm.evaluate", "checkpoint=outputs/rebuilt", "data.path=data_rebuilt")
     assert "other test puzzles than the run's own" in asked.stdout
     run(folder, "trm.build_data", *QUICK, *csvs("train_b", "test_b", "data_bb"))
-    other = run(folder, "trm.evaluate", "checkpoint=outputs/rebuilt", "data.path=data_bb", process=True)
+    other = run(folder, "trm.evaluate", "checkpoint=outputs/rebuilt", "data.path=data_bb")
     assert "they may be copies of puzzles that the run was trained on" in other.stdout
 
 

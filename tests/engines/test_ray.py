@@ -14,7 +14,6 @@ from sweeping import start, summaries, sweep, wait_for
 from trm.ground.cores import allowed, visible_gpus
 
 pytestmark = [
-    pytest.mark.long,
     pytest.mark.skipif(find_spec("ray") is None, reason="needs ray: make test-engines installs it"),
     pytest.mark.timeout(300),
 ]

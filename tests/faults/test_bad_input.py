@@ -55,7 +55,11 @@ SMALL = ["data=sudoku_4x4", "model=tiny", "recursion=t2_n2", "recursion.n_sup=4"
 SIZES = {"seq_len": 16, "vocab_size": 6, "num_puzzle_identifiers": 1}
 
 # by a thread, since the alarm of `tried` is what a hang should meet first
-pytestmark = [pytest.mark.timeout(300 + 2 * CASES, method="thread"), pytest.mark.usefixtures("one_thread")]
+pytestmark = [
+    pytest.mark.long,
+    pytest.mark.timeout(300 + 2 * CASES, method="thread"),
+    pytest.mark.usefixtures("one_thread"),
+]
 
 
 def cases(percent, most=None):

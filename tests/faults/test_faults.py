@@ -8,11 +8,22 @@ import subprocess
 import time
 
 import pytest
-from conftest import FAULTY
 from fake_wandb import KEY, FakeWandb
-from running import XLA, command, environment, metrics, run, small_disk, summary
+from running import TINY, XLA, command, environment, metrics, run, small_disk, summary
 
 from trm.run.checkpoint import saved_steps
+
+pytestmark = pytest.mark.long
+# Long enough to be hurt on the way, with a checkpoint at every fifth step.
+FAULTY = [*TINY, "train.max_steps=30", "train.eval_every_steps=10"]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A working directory in which `outputs/whole` was trained by FAULTY without a fault."""
+    folder = tmp_path_factory.mktemp("trained")
+    run(folder, "trm.train", *FAULTY, "run_name=whole")
+    return folder
 
 
 def state(run_dir, step=30):

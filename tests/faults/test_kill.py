@@ -18,6 +18,8 @@ from running import TINY, XLA, command, environment, numbers, run
 
 from trm.run.checkpoint import load_checkpoint, saved_steps
 
+pytestmark = pytest.mark.long
+
 KILLS = int(os.environ.get("TRM_KILLS", "10"))
 SEED = int(os.environ.get("TRM_FAULT_SEED", "0"))
 ENDLESS = [*TINY, *XLA, "train.eval_every_steps=null", "train.checkpoint_every_steps=1"]
