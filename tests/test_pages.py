@@ -30,7 +30,12 @@ RUN, ALL, SWEEP = (
     )
 )
 TEXTS = {page.stem: page.read_text() for page in pages.PAGES}
-FILLED = [(page, *found) for page in pages.PAGES for found in pages.FILLED.findall(page.read_text()) if found[0] != "experiments"]
+FILLED = [
+    pytest.param(page, *found, marks=[pytest.mark.long] if found[0] == "costs" else [])  # it counts 34 graphs
+    for page in pages.PAGES
+    for found in pages.FILLED.findall(page.read_text())
+    if found[0] != "experiments"
+]
 MEANT = {"STANDING,NEW": "record_6x6_adam,record_6x6_fast", "checkpoint=RUN": f"checkpoint={ROOT}/models/sudoku_6x6"}
 COMMANDS = sorted(
     {

@@ -9,16 +9,18 @@ import contextlib
 import csv
 import io
 import json
+import math
 import re
 import shlex
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import yaml
 from scipy import stats
 
-from trm.cli import compose
+from trm.cli import compose, compose_jobs
 from trm.config import digest
 from trm.config.groups import CONF_DIR
 from trm.config.paper import ROWS
@@ -190,6 +192,52 @@ def phi(path: Path) -> str:
     return _markdown(lines)
 
 
+def costs(page: Path) -> str:
+    """What each budget of the sweeps costs that the page's commands of trm.plan name, at 40 % of the peak."""
+    from trm.plan.settings import PlanSettings
+    from trm.plan.workload import estimate as planned
+    from trm.plan.workload import workload
+
+    lines = [["sweep", "FLOPs of a job", "jobs of one seed", "hours of a job", "chip-hours, three seeds"], ["---", *["---:"] * 4]]
+    for command in re.findall(r"^python -m trm\.plan (.*)$", page.read_text().replace("\\\n", " "), re.MULTILINE):
+        words, of = shlex.split(command), dict[float, list[tuple[int, float]]]()
+        for cfg in compose_jobs(words).values():
+            run = planned(workload(cfg), cfg.hardware, PlanSettings.host_ms_per_step / 1e3)
+            of.setdefault(cfg.train.max_flops or 0, []).append((run.chips, run.hours(0.4)))
+        [name] = [word.partition("=")[2] for word in words if word.startswith("+sweep=")]
+        name += "".join(f", {word.split('.')[1].split('=')[0]}" for word in words if word.startswith("recursion.n_sup=1,"))
+        for budget, jobs in sorted(of.items()):
+            hours = sorted({f"{each:.2f}" for _, each in jobs}, key=float)
+            spent = f"{3 * sum(chips * each for chips, each in jobs):.0f}"
+            lines.append([f"`{name}`", f"{budget:g}", str(len(jobs)), " to ".join(dict.fromkeys((hours[0], hours[-1]))), spent])
+    return _markdown(lines)
+
+
+def spread(path: Path) -> str:
+    """The spread over seeds of each width in a file of --scaling, and the intervals of three seeds at four budgets that have it.
+
+    A spread is pooled over the sizes. The exponent is that of a power law without a floor, each budget four times the one before.
+    """
+    lines = [
+        ["width", "spread of the loss", "mean loss", "exponent of the loss", "spread of exact accuracy", "mean exact accuracy"],
+        ["---:"] * 6,
+    ]
+    of: dict[str, dict[str, list[float]]] = {}
+    for point in json.loads(path.read_text())["points"]:
+        if point["axis"] == "training FLOPs":
+            scale = 100 * (1 if point["measure"] == "exact accuracy" else 1 / np.mean(point["values"]))
+            of.setdefault(point["where"], {}).setdefault(point["measure"], []).append(
+                (scale * np.std(point["values"], ddof=1)) ** 2
+            )
+    half = stats.t.ppf(0.975, 4 * (3 - 1)) / math.sqrt(3)
+    for where, squares in of.items():
+        loss, exact = (math.sqrt(np.mean(squares[measure])) for measure in ("loss", "exact accuracy"))
+        slope = half * loss / 100 / (math.log(4) * math.sqrt(5))  # the root of the squares of log 4 times -1.5, -0.5, 0.5 and 1.5
+        cells = f"{loss:.1f} %", f"± {half * loss:.1f} %", f"± {slope:.3f}", f"{exact:.1f} points", f"± {half * exact:.1f} points"
+        lines.append([where.partition("hidden_size=")[2].partition(",")[0], *cells])
+    return _markdown(lines)
+
+
 def _interval(row: Row) -> str:
     value, low, high = (float(row[key]) for key in ("value", "low", "high"))
     return f"{value:.3g} ({low:.3g} to {high:.3g})"
@@ -278,6 +326,8 @@ OTHERS: dict[str, Callable[[Path], str]] = {
     "laws": fitted,
     "rates": rates,
     "phi": phi,
+    "costs": costs,
+    "spread": spread,
 }
 
 
