@@ -399,7 +399,7 @@ def _failed_laws() -> Iterator[str]:
     words = ["none", "one", "two", "three", "four", "five"]
     losses, shares = too_high.values()
     yield f"All {words[sum(losses)]} laws of the loss predict a larger loss at 6 TFLOP"
-    yield f"fail as well, {words[sum(shares)]} too high and {words[len(shares) - sum(shares)]} too low."
+    yield f"fail at {words[len(shares)]} widths, {words[sum(shares)]} too high and {words[len(shares) - sum(shares)]} too low."
 
 
 def _above_99(row: Row) -> float:
