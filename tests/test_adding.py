@@ -108,6 +108,21 @@ def test_an_optimizer_that_returns_other_tensors_is_refused(tmp_path, monkeypatc
     assert "optimizer.name=forgets: its update changes the name or shape of m/" in told
 
 
+def test_the_optimizer_and_the_metric_of_the_page_on_extending(tmp_path, monkeypatch):
+    page = (Path(__file__).parents[1] / "docs" / "how-to" / "extend.md").read_text(encoding="utf-8")
+    rule, metric = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    monkeypatch.setitem(OPTIMIZERS, "lion", None)  # is removed after the test
+    exec(compile(rule, "lion.py", "exec", dont_inherit=True), {"__name__": "lion"})
+    names = {"Metric": Metric}
+    exec(f"added = {{{metric}}}", names)
+    for name, value in names["added"].items():
+        monkeypatch.setitem(METRICS, name, value)
+    settings = re.search(r"```yaml\n(.*?)```", page, re.DOTALL)[1].replace(": ", "=").split()
+    given = [*SMALL, "train.max_steps=2", "run_name=r", *(f"optimizer.{setting}" for setting in settings)]
+    run(tmp_path, "trm.train", *given)
+    assert 0 <= summary(tmp_path / "outputs" / "r")["last_eval"]["open_accuracy"] <= 1
+
+
 def test_a_recursion_variant_with_a_gate_and_a_halting_head(tmp_path, monkeypatch):
     """Weights, their initial values, a head and a halting rule of its own, counted in parameters and FLOPs."""
 

@@ -216,3 +216,16 @@ def test_the_tutorial_says_how_to_add_a_variant(monkeypatch):
             state, out = train_step(cfg, state, buffers, make_batch(seed=1, unlabelled=0))
             losses.append(out.loss.item())
         assert losses[-1] < losses[0]
+    gate, own = (re.search(rf"`({word}.*?)`", page)[1] for word in ("gate = ", "weights="))
+    for old, new in (
+        ("import Variant", "import OwnWeight, Variant\nimport torch"),
+        ("    for _", f"    {gate}\n    for _"),
+        ("z_L + z_E + z_H", "z_L + gate * z_E + z_H"),
+        ("latent_recursion)\n", f"latent_recursion, {own})\n"),
+    ):
+        assert old in code
+        code = code.replace(old, new)
+    exec(compile(code, "docs/tutorials/your_own_variant.md", "exec", dont_inherit=True), {"__name__": "echo"})
+    cfg, state, buffers = made(**settings)
+    state, _ = train_step(cfg, state, buffers, make_batch(seed=1, unlabelled=0))
+    assert state.weights["variant.gate"].any()
