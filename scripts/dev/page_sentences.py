@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterator
 
 import yaml
-from page_tables import DOCS, RESULTS, Row, at_width, laws_of, rows_of, shown, ways_of_inference
+from page_tables import DOCS, RESULTS, Row, at_width, exact_of, laws_of, rows_of, shown, ways_of_inference
 from scipy import stats
 
 
@@ -45,6 +45,7 @@ def sentences() -> dict[str, list[str]]:
                 *(at_width(32, "nsup", "supervision steps", steps) for steps in (1, 4, 16))
             ),
             *_failed_laws(),
+            *_data_and_votes(),
         ],
         "gpu": list(_gpu()),
         "records": [
@@ -69,6 +70,20 @@ def _failed_laws() -> Iterator[str]:
     losses, shares = too_high.values()
     yield f"All {words[sum(losses)]} laws of the loss predict a larger loss at 6 TFLOP"
     yield f"fail at {words[len(shares)]} widths, {words[sum(shares)]} too high and {words[len(shares) - sum(shares)]} too low."
+
+
+def _data_and_votes() -> Iterator[str]:
+    """Exact accuracies by the number of training puzzles, and by votes and supervision steps at test time."""
+
+    alone, with_copies = (exact_of("data", f"on_the_fly_aug={count}") for count in (0, 1000))
+    yield f"train as well as 10,000**: {with_copies[0]} % and {with_copies[-1]} %"
+    yield f"100 puzzles solve {alone[0]} %, 1,000 solve {alone[2]} % and 10,000 solve {alone[-1]} %"
+    for held, words in (
+        ("hidden_size=16, num_heads=1", "take width 16 from {} % to {} %; eight times the supervision steps take it to {} %"),
+        ("hidden_size=64, num_heads=4", "Width 64 goes from {} % to {} % and {} %"),
+    ):
+        one, *_, eight = exact_of("test_time", f"{held}, supervision_steps=4")
+        yield words.format(one, eight, exact_of("test_time", f"{held}, copies=1")[-1])
 
 
 def _above_99(row: Row) -> float:

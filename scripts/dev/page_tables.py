@@ -135,7 +135,7 @@ def votes(path: Path) -> str:
         if point["axis"] == "FLOPs a puzzle by votes" and point["measure"] == "exact accuracy":
             of.setdefault(point["where"], {})[point["size"]] = mean([100 * share for share in point["values"]], ".1f")
     least = min(next(iter(of.values())))
-    heads = [f"{size / least:.0f} copies" for size in next(iter(of.values()))]
+    heads = [f"copies: {size / least:.0f}" for size in next(iter(of.values()))]
     lines = [["held", "MFLOP of one copy", *heads], ["---", "---:", *["---:"] * len(heads)]]
     lines += [[where, f"{min(each) / 1e6:,.0f}", *each.values()] for where, each in of.items()]
     return markdown(lines)
@@ -273,3 +273,10 @@ def at_width(width: int, name: str = "isoflop", axis: str = "training FLOPs", si
     own = [p for p in points if p["axis"] == axis and p["where"].startswith(f"hidden_size={width},")]
     of = {p["size"]: p["values"] for p in own if p["measure"] == "exact accuracy"}
     return mean([100 * share for share in of[size or max(of)]], ".1f")
+
+
+def exact_of(name: str, where: str) -> list[str]:
+    """Exact accuracies in percent of the sizes of one series of the scaling study, by the words for what it holds."""
+    points = json.loads((RESULTS / "scaling_6x6" / f"{name}.json").read_text())["points"]
+    own = [p for p in points if p["where"] == where and p["measure"] == "exact accuracy"]
+    return [mean([100 * share for share in p["values"]], ".1f") for p in own]

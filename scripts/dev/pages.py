@@ -23,7 +23,7 @@ from trm.config.paper import ROWS
 sys.path.insert(0, str(Path(__file__).parent))  # where tests load this file
 import page_tables
 from page_sentences import sentences
-from page_tables import DOCS, RESULTS, at_width, markdown, rows_of, shown, ways_of_inference
+from page_tables import DOCS, RESULTS, at_width, exact_of, markdown, rows_of, shown, ways_of_inference
 
 __all__ = ["sentences"]
 PAGES = sorted(RESULTS.glob("*.md"))
@@ -55,14 +55,17 @@ def overview() -> str:
     grid = f"mazes of side 9, {mazes['t2_n2']['seeds']} seeds"
     few = f"6x6 Sudoku, 3,000 puzzles, {field['field_trm']['seeds']} seeds"
     equal, less = (f"6x6 Sudoku, {budget} TFLOP of training, 3 seeds" for budget in (6, 2))
-    depths = ", ".join(at_width(32, "recursion", "passes by T and n", passes) for passes in (2, 6))
+    depths = "; ".join(at_width(32, "recursion", "passes by T and n", passes) for passes in (2, 6))
+    puzzles = "; ".join(exact_of("data", f"on_the_fly_aug={count}")[0] for count in (1000, 0))
+    few_puzzles = "6x6 Sudoku, 100 training puzzles, 3 TFLOP, 3 seeds"
     votes_of = f"6x6 Sudoku, width 16, {best['seeds']} seeds, {best['count']} puzzles"
     paper, absent = f"{100 * ROWS[0].exact_accuracy:.1f}", "**not run yet**"
     lines = [
         (few, "TRM, T=2 n=2", shown(field["field_trm"], "exact_accuracy_mean"), "", _link("field_6x6.md")),
         (few, "the fast recipe", shown(field["field_fast"], "exact_accuracy_mean"), "", _link("field_6x6.md")),
-        *[(equal, f"TRM of width {width}", at_width(width), "", _link("scaling_6x6.md")) for width in (32, 128)],
-        (less, "width 32; T=1 n=1, T=2 n=2", depths, "", _link("scaling_6x6.md")),
+        (equal, "TRM of width 32; 128", f"{at_width(32)}; {at_width(128)}", "", _link("scaling_6x6.md")),
+        (less, "width 32, T=1 n=1; T=2 n=2", depths, "", _link("scaling_6x6.md")),
+        (few_puzzles, "width 32, with symmetric copies; without", puzzles, "", _link("scaling_6x6.md")),
         (votes_of, "TRM; one answer", shown(alone, "exact_accuracy"), "", _link("inference_6x6.md")),
         (votes_of, f"votes of {best['candidates']} copies", shown(best, "exact_accuracy"), "", _link("inference_6x6.md")),
         (grid, "TRM, T=2 n=2", shown(mazes["t2_n2"], "exact_accuracy_mean"), "", _link("maze_grid.md")),
