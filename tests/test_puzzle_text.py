@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from trm.data.puzzle_text import questions_in, text_of
+from trm.data.puzzle_text import questions_in, questions_of, text_of
 from trm.errors import DataError
 from trm.ground import files
 from trm.ground.files import data_files, read_json, read_text
@@ -225,3 +225,10 @@ def test_what_is_no_data_is_skipped_and_said_once(tmp_path, monkeypatch):
     (line,) = said
     assert "no data, not read: .DS_Store, " in line
     assert "and 1 more" in line
+
+
+@pytest.mark.parametrize(("text", "words"), [("", "the file is empty"), ('{"a": ', "1 cells, but a 9x9 puzzle has 81")])
+def test_a_file_that_holds_no_puzzle_is_named(tmp_path, text, words):
+    (tmp_path / "p.txt").write_text(text)
+    with pytest.raises(DataError, match=f"p.txt: {words}"):
+        questions_of(str(tmp_path / "p.txt"), NINE)

@@ -54,7 +54,7 @@ def test_solve_shows_how_it_thinks(folder):
     ("arguments", "words"),
     [
         (["test:0", "--html"], "--html"),
-        (["test:0", "--wach"], "--wach"),
+        (["test:0", "--wach"], "--wach (did you mean --watch?)"),
         (["test:0", "--gif", "outputs"], "--gif outputs: cannot be written to"),
         (["test:0", "1234"], "one puzzle"),
         (["11.. .... .... ...."], "no solution: row 1 has 1 more than once; box 1 has 1 more than once: correct its givens"),

@@ -32,7 +32,7 @@ from trm.core.programs import ONE
 from trm.core.step import empty_carry, eval_step
 from trm.data.format import Dataset
 from trm.data.loader import EvalLoader
-from trm.data.puzzle_text import questions_in, text_of
+from trm.data.puzzle_text import questions_of
 from trm.errors import EXIT_PREEMPTED, EXIT_USER_ERROR, ConfigError, DataError, RunFailure, UserError
 from trm.ground.folder import GRID_FILE, read_summary
 from trm.inference.cost import cost, seconds_per_puzzle
@@ -222,7 +222,7 @@ class Network:
         if isinstance(puzzles, str) and puzzles.startswith("test:"):
             return find_puzzles(self._run, puzzles)[0][0].question.astype(np.uint8)[None]
         if isinstance(puzzles, str | os.PathLike):
-            return np.stack(questions_in(text_of(os.fspath(puzzles)), self.task))
+            return np.stack(questions_of(os.fspath(puzzles), self.task))
         if isinstance(puzzles, Sequence) and puzzles and all(isinstance(each, str) for each in puzzles):
             return np.concatenate([self._questions(each) for each in puzzles])
         return self._tokens(puzzles)

@@ -40,7 +40,7 @@ from trm.config import Config
 from trm.config.groups import GROUPS, describe_groups, group_options
 from trm.config.identity import LENGTH
 from trm.config.overrides import as_typed
-from trm.config.refusals import key_hint, no_option, one_line, unknown_key
+from trm.config.refusals import key_hint, near_option, no_option, one_line, unknown_key
 from trm.errors import EXIT_FAILED, EXIT_USER_ERROR, ConfigError, RunFailure, UserError
 from trm.ground.cores import visible_gpus
 from trm.ground.folder import UNWRITABLE, unwritable
@@ -67,9 +67,9 @@ def fail(error: BaseException) -> NoReturn:
 class _Options(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         wrong = message.removeprefix("unrecognized arguments: ").split()[0]
-        begun = [name for name in self._option_string_actions if wrong.startswith("--") and name.startswith(wrong)]
-        hint = f"{message} (did you mean {begun[0]}?)" if begun else message
-        if not begun and (dashed := re.search(r"unrecognized arguments: .*?--([A-Za-z][\w.-]*)", message)):
+        near = near_option(wrong, [*self._option_string_actions])
+        hint = f"{message} (did you mean {near}?)" if near else message
+        if near is None and (dashed := re.search(r"unrecognized arguments: .*?--([A-Za-z][\w.-]*)", message)):
             key = dashed[1].replace("-", "_")
             known = key in config.all_keys() or key == "checkpoint"
             hint = f"{message}: settings are KEY=VALUE, without dashes: {key}=..." + ("" if known else f" ({key_hint(key)})")

@@ -45,7 +45,7 @@ from trm.core.metrics import Predictions
 from trm.data.build import held_out_puzzles
 from trm.data.format import Dataset, Metadata, load_catalogue
 from trm.data.loader import Batch, EvalLoader
-from trm.data.puzzle_text import questions_in, text_of, unlikeness
+from trm.data.puzzle_text import questions_in, questions_of, text_of, unlikeness
 from trm.errors import ConfigError, DataError
 from trm.ground.files import read_json
 from trm.inference.evaluator import EvalResult, See, caveats_of, make_evaluator
@@ -305,7 +305,7 @@ def find_puzzles(run: SavedRun, given: str) -> tuple[list[Puzzle], Dataset, int 
         dataset, where = held_out_puzzles(data), f"data.path={data.path}"
     else:
         keys = " ".join(f"data.{key}={getattr(data, key)}" for key in task.keys)
-        dataset, where = unanswered(task, np.stack(questions_in(text_of(given), task))), f"{keys}: {task.title}"
+        dataset, where = unanswered(task, np.stack(questions_of(given, task))), f"{keys}: {task.title}"
     check_sizes(run, dataset, where)
     if not held_out:
         return [Puzzle(task.view.text(each), task, each, None) for each in dataset.inputs], dataset, None

@@ -109,6 +109,13 @@ def key_hint(key: str) -> str:
     return f"did you mean {near[0]}?" if near else "`python -m trm.train --cfg job` prints all keys"
 
 
+def near_option(given: str, options: Iterable[str]) -> str | None:
+    """The option of a command, such as --watch, that begins like what was given or is spelled almost like it."""
+    name = given.partition("=")[0]
+    begun = [option for option in options if name.startswith("--") and option.startswith(name)]
+    return next(iter(begun or difflib.get_close_matches(name, options, n=1, cutoff=0.75)), None)
+
+
 def no_option(group: str, option: str, options: list[str]) -> str:
     """What to say about an option that a config group does not have."""
     known = OPTIONS.get(group, {}).get(option.lower())

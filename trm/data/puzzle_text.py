@@ -209,6 +209,17 @@ def text_of(name: str) -> str:
     return "\n".join(name.removeprefix("\ufeff").splitlines())
 
 
+def questions_of(name: str, task: Task) -> list[NDArray[np.uint8]]:
+    """The questions [L] of a text, or of the file with this name. Raises DataError, which names the file."""
+    text = text_of(name)
+    try:
+        return questions_in(text, task)
+    except DataError as error:
+        if len(name) < 256 and "\0" not in name and Path(name).is_file():
+            raise DataError(f"{name}: {error}") from error
+        raise
+
+
 def questions_in(text: str, task: Task) -> list[NDArray[np.uint8]]:
     """The questions [L] of a text, one or many. Raises DataError that names the line and column of what is wrong.
 
