@@ -74,6 +74,9 @@ TABLES = {
 }
 
 
+SCORES = (("loss", 1, ".3f"), ("exact_accuracy", 100, ".1f"))
+
+
 def rows_of(path: Path) -> list[Row]:
     """The rows of a report's file; the evaluations of metrics.jsonl."""
     text = path.read_text(encoding="utf-8")
@@ -141,18 +144,25 @@ def votes(path: Path) -> str:
     return markdown(lines)
 
 
+def by_setting(path: Path, *, least_loss_first: bool = False) -> str:
+    """Held-out loss and exact accuracy of each seed, by the settings in which the runs of a report's file differ."""
+    found = json.loads(path.read_text())
+    runs = {run["name"]: run for run in found["runs"]}
+    keys = [key for key in found["variants"][0]["config"] if key not in ("model.num_heads", "train.max_flops", "train.max_steps")]
+    lines = [[*(key.rpartition(".")[2] for key in keys), "TFLOP", "steps", "held-out loss", "exact %"], ["---:"] * (len(keys) + 4)]
+    rows: list[tuple[float, list[float], list[str]]] = []
+    for variant in found["variants"]:
+        members = [runs[name] for name in variant["runs"]]
+        settings = [variant["config"][key][0] for key in keys]
+        values = [", ".join(f"{factor * run[key]:{form}}" for run in members) for key, factor, form in SCORES]
+        cells = [f"{variant['training_flops'] / 1e12:.3g}", f"{variant['steps']:,.0f}", *values]
+        rows.append((sum(run["loss"] for run in members) / len(members), settings, [*map(str, settings), *cells]))
+    return markdown([*lines, *(cells for *_, cells in sorted(rows, key=lambda row: row[0] if least_loss_first else row[1]))])
+
+
 def choice(path: Path) -> str:
-    """Held-out loss and exact accuracy by what the runs of +sweep=fast_9x9 differ in, of a report's file; the least loss first."""
-    keys = ("recursion.T", "recursion.n", "recursion.n_sup", "train.global_batch_size")
-    of: dict[tuple[str, ...], list[Row]] = {}
-    for run in json.loads(path.read_text())["runs"]:
-        given = {"train.global_batch_size": "32"} | dict(word.split("=", 1) for word in run["overrides"])
-        of.setdefault((*(given[key] for key in keys), f"{run['training_flops'] / 1e12:.0f}", f"{run['steps']:,}"), []).append(run)
-    lines = [["T", "n", "N_sup", "batch", "TFLOP", "steps", "seeds", "held-out loss", "exact %"], ["---:"] * 9]
-    for names, runs in sorted(of.items(), key=lambda item: sum(run["loss"] for run in item[1]) / len(item[1])):
-        shares = " and ".join(f"{100 * run['exact_accuracy']:.1f}" for run in runs)
-        lines.append([*names, str(len(runs)), " and ".join(f"{run['loss']:.3f}" for run in runs), shares])
-    return markdown(lines)
+    """`by_setting` with the least mean loss first."""
+    return by_setting(path, least_loss_first=True)
 
 
 def fitted(path: Path) -> str:

@@ -113,6 +113,7 @@ OTHERS: dict[str, Callable[[Path], str]] = {
     "sizes": page_tables.sizes,
     "votes": page_tables.votes,
     "choice": page_tables.choice,
+    "by_setting": page_tables.by_setting,
     "laws": page_tables.fitted,
     "rates": page_tables.rates,
     "phi": page_tables.phi,
