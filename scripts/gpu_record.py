@@ -214,12 +214,14 @@ def train(job: Job) -> None:
         record["checkpoint"] = split(RUN, job.out, given.mib)
     except CheckpointError as error:
         job.failed.append(str(error))
-    fewer = [word for word in given.rest if word.startswith("evaluate.max_puzzles=")]  # of a trial
+    kept = ("evaluate.max_puzzles=", "inference.supervision_steps=")  # of a trial, and what inference=NAME alone would set anew
+    same = [word for word in given.rest if word.startswith(kept)]
     for name, puzzles in FINAL.items():
-        asked = ["trm.evaluate", f"checkpoint={RUN}", f"inference={name}", f"evaluate.max_puzzles={puzzles}", *fewer]
+        asked = ["trm.evaluate", f"checkpoint={RUN}", f"inference={name}", f"evaluate.max_puzzles={puzzles}", *same]
         if (limit_s := job.left_s() - 5) > 5 and (done := job.run(f"evaluation, {name}", asked, limit_s))[0] == 0:
             found = json.loads(next(line for line in reversed(done[1].splitlines()) if line.startswith("{")))
-            row = {"step": found["checkpoint_step"], "inference": name, "exact_accuracy": found["exact_accuracy"]}
+            row = {"step": found["checkpoint_step"], "inference": name, "supervision_steps": found["steps"]}
+            row["exact_accuracy"] = found["exact_accuracy"]
             record.setdefault("final", []).extend(with_intervals([row | {"count": found["count"]}]))
 
 

@@ -24,7 +24,13 @@ SPEC.loader.exec_module(gpu_record)
 TINY = [
     *("recipe=tiny", "recursion=t2_n2", "recursion.T=1", "recursion.n=1", "recursion.n_sup=3", "model.hidden_size=16"),
     *("train.global_batch_size=8", "optimizer.schedule=constant", "ema.start_step=1", "hardware.backend=eager"),
-    *("data.num_puzzles=12", "evaluate.max_puzzles=3", "train.eval_every_steps=2", "train.log_every_steps=1"),
+    *(
+        "inference.supervision_steps=4",
+        "data.num_puzzles=12",
+        "evaluate.max_puzzles=3",
+        "train.eval_every_steps=2",
+        "train.log_every_steps=1",
+    ),
 ]
 BENCH_ROWS = [
     {"step": "train", "way": "configured", "ms": 100.0, "samples/s": 3840.0, "peak GB": 20.0},
@@ -115,6 +121,7 @@ def test_one_command_then_another_machine_to_the_same_numbers(tmp_path, puzzles,
     assert [(start["from_step"], start["to_step"]) for start in second["starts"]] == [(0, 4), (4, 6)]
     (ours, meta), (reference, _) = state_of(tmp_path / "second"), state_of(tmp_path / "whole")
     assert meta.step == 6
+    assert [row["supervision_steps"] for row in second["final"][-2:]] == [4, 4]  # not as in training
     assert ours.keys() == reference.keys()
     assert all(torch.equal(ours[name], reference[name]) for name in reference if not name.startswith("metrics/"))
     ways = [(row["step"], row["inference"]) for row in second["curve"]]
