@@ -17,6 +17,7 @@ def sentences() -> dict[str, list[str]]:
     adam, fast = rows_of(RESULTS / "records" / "2026-11-26_fast" / "report.csv")
     seconds, rows = (float(fast[key]) / float(adam[key]) for key in ("seconds_to_target_mean", "samples_to_target_mean"))
     entries = rows_of(RESULTS / "records" / "2026-11-30_first" / "report.csv")
+    phis = [row for row in rows_of(RESULTS / "scaling_6x6" / "steps.csv") if row["quantity"] == "phi"]
     [shallow] = rows_of(RESULTS / "scaling_6x6" / "shallow.csv")
     return {
         "field_6x6": [
@@ -43,6 +44,17 @@ def sentences() -> dict[str, list[str]]:
             f"{at_width(32)} %",
             "{} % with one step, {} % with four and {} % with sixteen".format(
                 *(at_width(32, "nsup", "supervision steps", steps) for steps in (1, 4, 16))
+            ),
+            "T=2 n=2 solves {1} % and T=1 n=1 solves {0} %".format(
+                *(at_width(32, "recursion", "passes by T and n", passes) for passes in (2, 6))
+            ),
+            "width 16 solves {} %, width 32 {} % and width 64 {} %".format(*(at_width(width, size=3e12) for width in (16, 32, 64))),
+            "16 solve {1} % where 4 solve {0} %".format(*(at_width(32, "nsup", "supervision steps", steps) for steps in (4, 16))),
+            "phi, the worth of a recursion, is {} for T and {} for n".format(
+                *(
+                    " (".join(f"{float(row[key]):.2f}" for key in ("value", "low")) + f" to {float(row['high']):.2f})"
+                    for row in phis
+                )
             ),
             *_failed_laws(),
             *_data_and_votes(),
@@ -81,6 +93,7 @@ def _data_and_votes() -> Iterator[str]:
     for held, words in (
         ("hidden_size=16, num_heads=1", "take width 16 from {} % to {} %; eight times the supervision steps take it to {} %"),
         ("hidden_size=64, num_heads=4", "Width 64 goes from {} % to {} % and {} %"),
+        ("hidden_size=64, num_heads=4", "eight copies take width 64 from {} % to {} %, and eight times the steps to {} %"),
     ):
         one, *_, eight = exact_of("test_time", f"{held}, supervision_steps=4")
         yield words.format(one, eight, exact_of("test_time", f"{held}, copies=1")[-1])
