@@ -51,10 +51,7 @@ def sentences() -> dict[str, list[str]]:
             "width 16 solves {} %, width 32 {} % and width 64 {} %".format(*(at_width(width, size=3e12) for width in (16, 32, 64))),
             "16 solve {1} % where 4 solve {0} %".format(*(at_width(32, "nsup", "supervision steps", steps) for steps in (4, 16))),
             "phi, the worth of a recursion, is {} for T and {} for n".format(
-                *(
-                    " (".join(f"{float(row[key]):.2f}" for key in ("value", "low")) + f" to {float(row['high']):.2f})"
-                    for row in phis
-                )
+                *("{:.2f} ({:.2f} to {:.2f})".format(*(float(row[key]) for key in ("value", "low", "high"))) for row in phis)
             ),
             *_failed_laws(),
             *_data_and_votes(),
@@ -86,7 +83,6 @@ def _failed_laws() -> Iterator[str]:
 
 def _data_and_votes() -> Iterator[str]:
     """Exact accuracies by the number of training puzzles, and by votes and supervision steps at test time."""
-
     alone, with_copies = (exact_of("data", f"on_the_fly_aug={count}") for count in (0, 1000))
     yield f"train as well as 10,000**: {with_copies[0]} % and {with_copies[-1]} %"
     yield f"100 puzzles solve {alone[0]} %, 1,000 solve {alone[2]} % and 10,000 solve {alone[-1]} %"

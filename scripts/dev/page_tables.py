@@ -72,8 +72,6 @@ TABLES = {
     "step": "step, way, ms, samples/s, times ordinary_compiled, peak GB",
     "evaluations": "global_step, exact_accuracy, count",
 }
-
-
 SCORES = (("loss", 1, ".3f"), ("exact_accuracy", 100, ".1f"))
 
 
@@ -126,8 +124,8 @@ def sizes(path: Path) -> str:
             found.setdefault((point["where"], point["size"]), {})[point["measure"]] = point["values"]
     lines = [["held", points[0]["axis"], "seeds", "held-out loss", "exact %"], ["---", "---:", "---:", "---:", "---:"]]
     for (where, size), of in found.items():
-        loss, exact = of["loss"], [100 * share for share in of["exact accuracy"]]
-        lines.append([where, f"{size:,.6g}", str(len(loss)), mean(loss, ".4f"), mean(exact, ".1f")])
+        loss, exact = of["loss"], of["exact accuracy"]
+        lines.append([where, f"{size:,.6g}", str(len(loss)), mean(loss, ".4f"), percent(exact)])
     return markdown(lines)
 
 
@@ -136,7 +134,7 @@ def votes(path: Path) -> str:
     of: dict[str, dict[float, str]] = {}
     for point in json.loads(path.read_text())["points"]:
         if point["axis"] == "FLOPs a puzzle by votes" and point["measure"] == "exact accuracy":
-            of.setdefault(point["where"], {})[point["size"]] = mean([100 * share for share in point["values"]], ".1f")
+            of.setdefault(point["where"], {})[point["size"]] = percent(point["values"])
     least = min(next(iter(of.values())))
     heads = [f"copies: {size / least:.0f}" for size in next(iter(of.values()))]
     lines = [["held", "MFLOP of one copy", *heads], ["---", "---:", *["---:"] * len(heads)]]
@@ -266,6 +264,11 @@ def mean(values: list[float], form: str) -> str:
     return f"{found.mean:{form}} ± {found.half_width:{form}}"
 
 
+def percent(shares: Sequence[float]) -> str:
+    """The mean of shares of 1 in percent, with half of Student's 95 % interval."""
+    return mean([100 * share for share in shares], ".1f")
+
+
 def markdown(lines: Iterable[Sequence[str]]) -> str:
     """Rows of cells as the rows of a Markdown table."""
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
@@ -279,14 +282,17 @@ def ways_of_inference() -> dict[str, Row]:
 
 def at_width(width: int, name: str = "isoflop", axis: str = "training FLOPs", size: float | None = None) -> str:
     """Exact accuracy in percent of this width at a size of the axis of a sweep of the scaling study, by default the largest."""
-    points = json.loads((RESULTS / "scaling_6x6" / f"{name}.json").read_text())["points"]
-    own = [p for p in points if p["axis"] == axis and p["where"].startswith(f"hidden_size={width},")]
-    of = {p["size"]: p["values"] for p in own if p["measure"] == "exact accuracy"}
-    return mean([100 * share for share in of[size or max(of)]], ".1f")
+    own = [p for p in accuracies(name) if p["axis"] == axis and p["where"].startswith(f"hidden_size={width},")]
+    of = {p["size"]: p["values"] for p in own}
+    return percent(of[size or max(of)])
 
 
 def exact_of(name: str, where: str) -> list[str]:
     """Exact accuracies in percent of the sizes of one series of the scaling study, by the words for what it holds."""
+    return [percent(p["values"]) for p in accuracies(name) if p["where"] == where]
+
+
+def accuracies(name: str) -> list[Row]:
+    """The points of exact accuracy in a file of the scaling study."""
     points = json.loads((RESULTS / "scaling_6x6" / f"{name}.json").read_text())["points"]
-    own = [p for p in points if p["where"] == where and p["measure"] == "exact accuracy"]
-    return [mean([100 * share for share in p["values"]], ".1f") for p in own]
+    return [point for point in points if point["measure"] == "exact accuracy"]

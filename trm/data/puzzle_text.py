@@ -193,13 +193,16 @@ def _row(file: CsvFile, task: Task, fields: list[str]) -> tuple[NDArray[np.uint8
     return question, answer
 
 
+def _exists(name: str) -> bool:
+    try:
+        return Path(name).exists()
+    except (OSError, ValueError):  # too long for a name
+        return False
+
+
 def text_of(name: str) -> str:
     """The text of a file with this name, or the name itself. Raises DataError where a file's name names no file."""
-    try:
-        there = Path(name).exists()
-    except (OSError, ValueError):  # too long for a name
-        there = False
-    if there:
+    if _exists(name):
         text = read_text(Path(name))
         if not text.strip():
             raise DataError(f"{name}: the file is empty: give a file that holds a puzzle")
@@ -215,7 +218,7 @@ def questions_of(name: str, task: Task) -> list[NDArray[np.uint8]]:
     try:
         return questions_in(text, task)
     except DataError as error:
-        if len(name) < 256 and "\0" not in name and Path(name).is_file():
+        if _exists(name):
             raise DataError(f"{name}: {error}") from error
         raise
 
